@@ -1,0 +1,95 @@
+"""Every error that feedbus raises, and the verdicts that a handler can raise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+class FeedbusError(Exception):
+    """Base of every error; its text is meant for the person who runs feedbus."""
+
+
+class UsageError(FeedbusError):
+    """What was asked for cannot be done as asked: an unknown consumer, exchange or option."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a topology, and where; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+    table: str
+    key: str
+    message: str
+    expected: str = ""
+    got: str = ""
+    suggestion: str = ""
+
+    def __str__(self) -> str:
+        """Give the one-line form that editors can jump to."""
+        where = f"{self.file}:{self.line}:{self.column}:"
+        table = f" [{self.table}]" if self.table else ""
+        key = f" {self.key}:" if self.key else ""
+        hint = f"; did you mean '{self.suggestion}'?" if self.suggestion else ""
+        return f"{where}{table}{key} {self.message}{hint}"
+
+
+class TopologyError(FeedbusError):
+    """A topology file has problems; all of them are told at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        """Keep the problems in the order of their places in the file."""
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class Outage(FeedbusError):  # noqa: N818 -- a state of the world, not of the message
+    """The broker or the store is away; nothing is wrong with the message in hand."""
+
+
+class InvalidBody(FeedbusError):  # noqa: N818 -- names the delivery's state
+    """A body does not parse or does not validate; errors are keyed by field."""
+
+    def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
+        """Keep each field's errors; "" is the body as a whole."""
+        self.errors = {field: list(texts) for field, texts in errors.items()}
+        told = "; ".join(
+            f"{field or 'body'}: {' '.join(texts)}" for field, texts in self.errors.items()
+        )
+        super().__init__(told)
+
+
+class PublishError(FeedbusError):
+    """Messages were not accepted by the broker; failures holds (message id, reason) pairs."""
+
+    def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
+        """Tell the first reasons and how many there are."""
+        self.failures = tuple(failures)
+        reasons = sorted({reason for _, reason in self.failures})
+        super().__init__(f"{len(self.failures)} not published: {'; '.join(reasons[:5])}")
+
+
+class Unroutable(PublishError):  # noqa: N818 -- the broker's own word
+    """Messages came back because no queue would have received them."""
+
+
+class Reject(Exception):  # noqa: N818 -- a verdict, not an error
+    """Raised by a handler to dead-letter the delivery at once."""
+
+    def __init__(self, reason: str) -> None:
+        """Keep the reason for the dead letter's headers."""
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Retry(Exception):  # noqa: N818 -- a verdict, not an error
+    """Raised by a handler to see the delivery again later."""
+
+    def __init__(self, reason: str = "", *, after_seconds: float | None = None) -> None:
+        """Wait after_seconds, or as long as the queue's retry ladder says."""
+        self.reason = reason
+        self.after_seconds = after_seconds
+        super().__init__(reason or "retry")

@@ -1,0 +1,183 @@
+"""What a system is: exchanges, queues, shards, consumers and processes, as frozen values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from feedbus.errors import UsageError
+
+ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange; pack is the most records that one message to it may carry, 0 for no packs."""
+
+    name: str
+    type: ExchangeType
+    pack: int = 0
+    arguments: Mapping[str, Any] = EMPTY
+
+    @property
+    def hashed(self) -> bool:
+        """Whether a ring places its messages."""
+        return self.type == "x-consistent-hash"
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """The waits between attempts, and what follows the last: "dead-letter", "drop" or "repeat"."""
+
+    delays_seconds: tuple[float, ...] = (1.0, 10.0, 60.0, 600.0)
+    then: Literal["dead-letter", "drop", "repeat"] = "dead-letter"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How many records a handler takes at once, and how long the first of them waits for more."""
+
+    size: int = 1
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A declared queue, or a family of shards that share one declaration."""
+
+    name: str
+    exchange: str
+    handler: str
+    routing_keys: tuple[str, ...] = ()
+    shards: int | None = None
+    weights: tuple[int, ...] = (1,)
+    batch: Batch = Batch()
+    retry: Ladder = Ladder()
+    prefetch: int = 10
+    once: bool = False
+    type: Literal["classic", "quorum"] = "classic"
+    single_active_consumer: bool = False
+    delivery_limit: int | None = None
+    message_ttl_seconds: float | None = None
+    max_length: int | None = None
+    overflow: Literal["drop-head", "reject-publish"] | None = None
+    arguments: Mapping[str, Any] = EMPTY
+    idle_timeout_seconds: float | None = None
+    max_runtime_seconds: float | None = None
+    max_messages: int | None = None
+    handler_timeout_seconds: float = 600.0
+    memory_limit_bytes: int | None = None
+    processes: int = 1
+    user: str | None = None
+    start_retries: int = 10
+    stop_timeout_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """One queue on the broker and the process that reads it: a shard, or an unsharded queue."""
+
+    name: str
+    queue: Queue
+    shard: int | None
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A supervised process that is no consumer, such as the web."""
+
+    name: str
+    command: tuple[str, ...]
+    processes: int = 1
+    user: str | None = None
+    start_retries: int = 10
+    stop_timeout_seconds: float = 5.0
+    memory_limit_bytes: int | None = None
+    environment: Mapping[str, str] = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One ring of a hash exchange: (consumer name, weight) in binding order, and their digest."""
+
+    exchange: str
+    members: tuple[tuple[str, int], ...]
+
+    @property
+    def digest(self) -> str:
+        """Eight hex digits that differ whenever placement may differ."""
+        text = json.dumps(self.members, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """All that topology.toml says, checked."""
+
+    name: str
+    path: Path
+    broker_url: str
+    store_url: str
+    exchanges: Mapping[str, Exchange]
+    queues: Mapping[str, Queue]
+    processes: Mapping[str, Process] = field(default_factory=dict)
+    commands: Mapping[str, str] = field(default_factory=dict)
+    var: Path = Path("var")
+    store_prepare: str | None = None
+
+    @property
+    def root(self) -> Path:
+        """The folder of the file: handlers are imported from it, relative paths start there."""
+        return self.path.parent
+
+    @cached_property
+    def consumers(self) -> Mapping[str, Consumer]:
+        """Every consumer by name, in the order of the file, shards ascending."""
+        found: dict[str, Consumer] = {}
+        for queue in self.queues.values():
+            if queue.shards is None:
+                found[queue.name] = Consumer(queue.name, queue, None, queue.weights[0])
+                continue
+            for shard, weight in enumerate(queue.weights):
+                name = f"{queue.name}_{shard}"
+                found[name] = Consumer(name, queue, shard, weight)
+        return found
+
+    def consumer(self, name: str) -> Consumer:
+        """Return the consumer of that name, or raise UsageError naming those there are."""
+        if name not in self.consumers:
+            known = ", ".join(self.consumers)
+            msg = f"no consumer named '{name}'; expected one of {known}"
+            raise UsageError(msg)
+        return self.consumers[name]
+
+    def exchange(self, name: str) -> Exchange:
+        """Return the exchange of that name, or raise UsageError naming those there are."""
+        if name not in self.exchanges:
+            known = ", ".join(self.exchanges)
+            msg = f"no exchange named '{name}'; expected one of {known}"
+            raise UsageError(msg)
+        return self.exchanges[name]
+
+    def generation(self, exchange: str) -> Generation:
+        """Return the ring that this file asks for on a hash exchange.
+
+        Its order is that in which a RabbitMQ 3.x that restarts rebuilds its ring: by the weight
+        as text, then by the queue's name, both bytewise. On a broker that keeps its ring any
+        order would do, so one order serves all and a key has the same shard on each.
+        """
+        members = [
+            (consumer.name, consumer.weight)
+            for consumer in self.consumers.values()
+            if consumer.queue.exchange == exchange
+        ]
+        members.sort(key=lambda member: (str(member[1]).encode(), member[0].encode()))
+        return Generation(exchange, tuple(members))
