@@ -1,0 +1,130 @@
+"""Records as handlers take them: many messages at once, by row or by column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Any, overload
+
+from feedbus.errors import Reject, Retry
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Records of one message: what they share is stored once, what differs by column.
+
+    Attributes:
+        ids: the message id of each record.
+        shared: field to the value that all records have.
+        columns: field to one value a record.
+        rows: for each record its place in the message that brought it.
+
+    """
+
+    ids: Sequence[str]
+    shared: Mapping[str, Any]
+    columns: Mapping[str, Sequence[Any]]
+    rows: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        """Count the records."""
+        return len(self.ids)
+
+    def column(self, name: str) -> Sequence[Any]:
+        """Return one value a record; KeyError when the records have no such field."""
+        if name in self.columns:
+            return self.columns[name]
+        return list(repeat(self.shared[name], len(self.ids)))
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Return one record as a dict of its own."""
+        varying = {name: values[index] for name, values in self.columns.items()}
+        return {**self.shared, **varying}
+
+    def select(self, indexes: Sequence[int]) -> Chunk:
+        """Return a chunk of these records alone."""
+        if len(indexes) == len(self.ids):
+            return self
+        columns = {
+            name: [values[index] for index in indexes] for name, values in self.columns.items()
+        }
+        rows = self.rows or range(len(self.ids))
+        return Chunk(
+            [self.ids[index] for index in indexes],
+            self.shared,
+            columns,
+            [rows[index] for index in indexes],
+        )
+
+
+@dataclass(slots=True)
+class Records(Sequence[dict[str, Any]]):
+    """Many records, validated and loaded, in the order of their deliveries.
+
+    Iterate them as dicts, take a field of all by column(), or go chunk by chunk where what a
+    chunk's records share is worth using once.
+    """
+
+    chunks: Sequence[Chunk]
+    verdicts: dict[int, Reject | Retry] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]], ids: Sequence[str] | None = None) -> Records:
+        """Make records of loaded dicts, for tests and for callers without a broker."""
+        names = ids if ids is not None else [f"record-{index}" for index in range(len(rows))]
+        pairs = zip(names, rows, strict=True)
+        return cls([Chunk([name], dict(row), {}) for name, row in pairs])
+
+    def __len__(self) -> int:
+        """Count the records."""
+        return sum(len(chunk) for chunk in self.chunks)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Go through the records as dicts."""
+        return chain.from_iterable(
+            (chunk.row(index) for index in range(len(chunk))) for chunk in self.chunks
+        )
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        """Return the record at index, or those of a slice."""
+        if isinstance(index, slice):
+            return list(self)[index]
+        chunk, place = self.locate(index)
+        return chunk.row(place)
+
+    def locate(self, index: int) -> tuple[Chunk, int]:
+        """Return the chunk that holds a record, and the record's place in it."""
+        rest = index + len(self) if index < 0 else index
+        for chunk in self.chunks:
+            if 0 <= rest < len(chunk):
+                return chunk, rest
+            rest -= len(chunk)
+        raise IndexError(index)
+
+    @property
+    def ids(self) -> list[str]:
+        """The message id of each record."""
+        return list(chain.from_iterable(chunk.ids for chunk in self.chunks))
+
+    def column(self, name: str) -> list[Any]:
+        """Return one field of every record; KeyError when a record has no such field."""
+        return list(chain.from_iterable(chunk.column(name) for chunk in self.chunks))
+
+    def reject(self, index: int, reason: str) -> None:
+        """Dead-letter this record alone when the handler returns; the others are acknowledged."""
+        self.verdicts[index] = Reject(reason)
+
+    def retry(self, index: int, reason: str = "", *, after_seconds: float | None = None) -> None:
+        """See this record again later; the others are acknowledged."""
+        self.verdicts[index] = Retry(reason, after_seconds=after_seconds)
+
+    def singles(self) -> Iterator[Records]:
+        """Go through the records one at a time, each as Records of its own."""
+        for chunk in self.chunks:
+            for index in range(len(chunk)):
+                yield Records([chunk.select([index])])
