@@ -1,0 +1,55 @@
+# The front door. Everything happens in .venv; nothing else on the machine is touched, except that
+# `make test` as root on Debian installs the servers that some tests speak to.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo up test lint bench clean
+
+help:  ## this list
+	@echo "usage: make TARGET [PYTHON=python3.12]"
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  \1\t\2/p' Makefile
+
+demo: $(VENV)/.runtime  ## seed a graph, post tweets, show the spread and the rates
+	@$(BIN)/feedbus demo
+
+up: $(VENV)/.runtime  ## start everything in the foreground; Ctrl-C stops it
+	@$(BIN)/feedbus up
+
+test: $(VENV)/.dev  ## all tests, with the servers they need where they can be installed
+	@sh tests/servers/install.sh
+	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev  ## format, rules, types and layers
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/.runtime  ## measure; see bench/
+	@$(BIN)/python -m bench
+
+clean:  ## remove .venv and caches; var/, which holds messages and feeds, stays
+	rm -rf $(VENV) dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: installed anew only when pyproject.toml changed. What .dev installs includes .runtime.
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	@test $(VENV)/.dev -nt pyproject.toml || { echo "installing feedbus into $(VENV)" && $(PIP) install -e .; }
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "installing feedbus and its development tools into $(VENV)"
+	@$(PIP) install -e ".[dev]"
+	@touch $@ $(VENV)/.runtime
+
+$(BIN)/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: expected Python 3.11 or newer, got $$("$(PYTHON)" --version 2>&1); try make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -m venv --clear $(VENV) || \
+		{ rm -rf $(VENV); echo "error: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
