@@ -1,0 +1,120 @@
+"""feedbus up: every consumer and process, supervised."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from feedbus.errors import FeedbusError
+
+if TYPE_CHECKING:
+    from feedbus.topology import Topology
+
+COLOURS = {"ready": "green", "ended": "yellow", "gave up": "red"}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  feedbus up                     # Ctrl-C stops everything
+  feedbus up --detach            # returns when everything is ready
+  circusctl --endpoint ipc://var/run/circus.sock status
+"""
+)
+@click.option(
+    "--detach", is_flag=True, help="Return when everything is ready, and leave it running."
+)
+@click.pass_obj
+def command(context: Any, detach: bool) -> None:  # noqa: FBT001 -- click passes a flag
+    """Start everything that the topology says, and restart what dies.
+
+    The store is prepared and the broker declared first. One supervisor runs in a folder of state.
+    """
+    from feedbus.supervisor.arbiter import refuse_second
+    from feedbus.supervisor.ground import prepare
+
+    topology = context.load()
+    refuse_second(topology)
+    try:
+        if not prepare(topology):
+            sys.exit(1)  # its reason is on stderr
+    except KeyboardInterrupt:
+        click.echo("stopped")
+        return
+    if detach:
+        _detach(topology)
+    else:
+        _run(topology, None)
+
+
+def _run(topology: Topology, tell: int | None) -> None:
+    from feedbus.supervisor.arbiter import only_supervisor, supervise
+
+    total = sum(consumer.queue.processes for consumer in topology.consumers.values())
+    total += sum(process.processes for process in topology.processes.values())
+    width = max(map(len, [*topology.consumers, *topology.processes]), default=0)
+    _print_events(width)
+
+    def settled(failures: list[str], took_seconds: float) -> None:
+        if failures:
+            text = "\n".join(["not everything is ready:", *failures])
+            click.secho(text, fg="red")
+        else:
+            click.secho(f"all {total} ready in {took_seconds:.1f} s", fg="green", bold=True)
+        if tell is not None:
+            os.write(tell, json.dumps([failures, took_seconds]).encode())
+            os.close(tell)
+
+    with only_supervisor(topology):
+        click.echo(f"starting {total} processes of {topology.path}, logs in {topology.var / 'log'}")
+        supervise(topology, settled)
+    click.echo("stopped")
+
+
+def _print_events(width: int) -> None:
+    class Printer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            name, what, detail = record.args  # type: ignore[misc]
+            clock = click.style(
+                logging.Formatter("%(asctime)s", "%H:%M:%S").format(record), dim=True
+            )
+            coloured = click.style(f"{what:<8}", fg=COLOURS.get(str(what)))
+            click.echo(f"{clock}  {name:<{width}}  {coloured}  {detail}")
+
+    logging.getLogger("circus").setLevel(logging.WARNING)
+    events = logging.getLogger("feedbus.supervisor")
+    events.setLevel(logging.INFO)
+    events.propagate = False
+    events.addHandler(Printer())
+
+
+def _detach(topology: Topology) -> None:
+    from feedbus.supervisor.watchers import log_path
+
+    log = log_path(topology, "supervisor")
+    heard, tell = os.pipe()
+    if os.fork() == 0:
+        os.close(heard)
+        os.setsid()
+        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(source, target)
+        _run(topology, tell)
+        return
+    os.close(tell)
+    with os.fdopen(heard) as pipe:
+        told = pipe.read()
+    if not told:
+        msg = f"the supervisor ended before everything was ready; see {log}"
+        raise FeedbusError(msg)
+    failures, took_seconds = json.loads(told)
+    if failures:
+        msg = "\n".join(["not everything is ready:", *failures, "`feedbus down` ends the rest"])
+        raise FeedbusError(msg)
+    click.echo(f"everything is ready after {took_seconds:.1f} s; logs are in {log.parent}")

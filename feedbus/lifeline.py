@@ -1,0 +1,223 @@
+"""What ties a supervised process to its supervisor: its life, its slot, its memory, its word.
+
+`python -m feedbus.lifeline --run DIR --name NAME --slot N -- COMMAND …` does the same for a
+process that is not feedbus's own, and then becomes that command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from feedbus.errors import FeedbusError, UsageError
+
+SUPERVISED = "FEEDBUS_SUPERVISED"  # the supervisor's process id, set by its watchers
+READY_FILE = "FEEDBUS_READY_FILE"  # where this process says that it is ready
+PR_SET_PDEATHSIG = 1
+LOOK_SECONDS = 0.05
+
+
+class HasVar(Protocol):
+    """Whatever names the folder of a system's state; a Topology does."""
+
+    @property
+    def var(self) -> Path:
+        """The folder, absolute."""
+
+
+class SlotTaken(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
+    """Another process holds the slot and did not let go of it in time."""
+
+
+def run_folder(topology: HasVar) -> Path:
+    """Make the folder of sockets, locks and ready files, closed to others, and return it."""
+    folder = topology.var / "run"
+    topology.var.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def slot_path(folder: Path, name: str, slot: int, kind: str) -> Path:
+    """Return where a slot's "lock" or "ready" file is."""
+    return folder / f"{name.replace('/', '%2F')}.{slot}.{kind}"
+
+
+def follow_parent() -> None:
+    """Receive SIGTERM when the supervisor dies; without one (a run by hand) do nothing.
+
+    Raises:
+        SystemExit: the supervisor was gone before this could be arranged.
+
+    """
+    told = os.environ.pop(SUPERVISED, "")  # a process started by this one is not supervised
+    if not told:
+        return
+    parent = int(told)
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    else:
+        threading.Thread(target=_watch, args=(parent,), name="lifeline", daemon=True).start()
+    if os.getppid() != parent:
+        msg = "the supervisor is gone"
+        raise SystemExit(msg)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def limit_memory(limit_bytes: int | None) -> None:
+    """Let allocations beyond limit_bytes fail, as MemoryError in Python; None is no limit."""
+    if limit_bytes is None:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    ceiling = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (ceiling, hard))
+
+
+@contextmanager
+def hold_slot(
+    topology: HasVar, name: str, slot: int, *, patience_seconds: float = 15.0
+) -> Iterator[None]:
+    """Be the only process of that name and slot, and tell mark_ready() where to say so.
+
+    Args:
+        topology: says where the folder of state is.
+        name: the consumer's or process's name.
+        slot: which of its processes this is, from 1.
+        patience_seconds: how long an earlier holder may take to end.
+
+    Raises:
+        SlotTaken: it did not end.
+
+    """
+    folder = run_folder(topology)
+    lock = _take(folder, name, slot, patience_seconds)
+    ready = slot_path(folder, name, slot, "ready")
+    os.environ[READY_FILE] = str(ready)
+    try:
+        yield
+    finally:
+        os.environ.pop(READY_FILE, None)
+        with contextlib.suppress(OSError):
+            os.truncate(ready, 0)
+        os.close(lock)
+
+
+def _take(folder: Path, name: str, slot: int, patience_seconds: float) -> int:
+    try:
+        return take_lock(slot_path(folder, name, slot, "lock"), patience_seconds=patience_seconds)
+    except BlockingIOError as error:
+        msg = (
+            f"{name} already runs as process {error.args[1]} in slot {slot}; stop that one first"
+            f" (circusctl stop {name}, or feedbus down), or choose another --slot"
+        )
+        raise SlotTaken(msg) from None
+
+
+def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
+    """Lock a file for this process and write its id there; the lock ends with the descriptor.
+
+    A record lock: it belongs to this process alone, so a child that outlives it holds nothing.
+
+    Raises:
+        BlockingIOError: another holds it; the second argument is its process id, as text.
+
+    """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):  # noqa: PTH116 -- fstat's twin
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+                return handle
+        except FileNotFoundError:
+            pass  # feedbus down has cleared it away just now
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= deadline:
+                holder = os.pread(handle, 20, 0).decode().strip()
+                os.close(handle)
+                raise BlockingIOError(0, holder or "unknown") from None
+            time.sleep(LOOK_SECONDS)
+        os.close(handle)
+
+
+def lock_holder(path: Path) -> int | None:
+    """Return the id of the process that holds a lock file, None when it is free."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        written = os.pread(handle, 20, 0).decode().strip()
+        return int(written) if written.isdigit() else 0
+    else:
+        return None
+    finally:
+        os.close(handle)
+
+
+def mark_ready() -> None:
+    """Tell the supervisor that this process does its work now; without one do nothing."""
+    path = os.environ.get(READY_FILE)
+    if path:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        os.close(handle)
+
+
+def ready_since(path: Path, pid: int) -> float | None:
+    """Return when the process said that it is ready, in seconds since the epoch, or None."""
+    try:
+        if path.read_text().strip() == str(pid):
+            return path.stat().st_mtime
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def become(arguments: Sequence[str]) -> None:
+    """Follow the supervisor, take the slot, limit memory, and become the command."""
+    parser = argparse.ArgumentParser(prog="python -m feedbus.lifeline")
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--slot", type=int, required=True)
+    parser.add_argument("--memory-limit", type=int, metavar="BYTES")
+    parser.add_argument("command", nargs="+")
+    asked = parser.parse_args(arguments)
+    follow_parent()
+    # A record lock survives exec as long as its descriptor does.
+    os.set_inheritable(_take(asked.run, asked.name, asked.slot, 15.0), True)  # noqa: FBT003 -- its only form
+    os.environ[READY_FILE] = str(slot_path(asked.run, asked.name, asked.slot, "ready"))
+    limit_memory(asked.memory_limit)
+    try:
+        os.execvp(asked.command[0], asked.command)  # noqa: S606 -- no shell is meant
+    except OSError as error:
+        msg = f"cannot start {asked.command[0]}: {error.strerror}"
+        raise UsageError(msg) from None
+
+
+if __name__ == "__main__":
+    try:
+        become(sys.argv[1:])
+    except FeedbusError as error:
+        sys.exit(f"error: {error}")

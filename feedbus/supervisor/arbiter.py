@@ -1,0 +1,78 @@
+"""Run everything under circus in this process: what `feedbus up` does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from feedbus.errors import UsageError
+from feedbus.lifeline import lock_holder, run_folder, take_lock
+from feedbus.supervisor.watchers import endpoint
+from feedbus.topology import Topology
+
+CHECK_SECONDS = 1.0
+
+
+def lock_path(topology: Topology) -> Path:
+    """Return the file that the one supervisor of a folder of state keeps locked."""
+    return run_folder(topology) / "supervisor.lock"
+
+
+def refuse_second(topology: Topology) -> None:
+    """Raise UsageError when a supervisor runs here; never call it in the supervisor itself."""
+    holder = lock_holder(lock_path(topology))
+    if holder is not None:
+        raise UsageError(_taken(topology, str(holder)))
+
+
+@contextmanager
+def only_supervisor(topology: Topology) -> Iterator[None]:
+    """Be the one supervisor of the topology's folder of state, or raise UsageError."""
+    try:
+        lock = take_lock(lock_path(topology), patience_seconds=0.5)
+    except BlockingIOError as error:
+        raise UsageError(_taken(topology, str(error.args[1]))) from None
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _taken(topology: Topology, holder: str) -> str:
+    return (
+        f"process {holder} supervises {topology.var} already; stop it with `feedbus down`,"
+        " look at it with `feedbus status`, or set another var in the topology"
+    )
+
+
+def supervise(topology: Topology, settled: Callable[[list[str], float], None]) -> None:
+    """Start every process and keep them until SIGINT, SIGTERM or circusctl quit.
+
+    The caller is the only supervisor, and has prepared the ground.
+
+    Args:
+        topology: what is to run.
+        settled: told once what is not ready and why, and the seconds it took.
+
+    """
+    from circus.arbiter import Arbiter
+
+    from feedbus.supervisor.supervision import Supervision
+
+    os.chdir(topology.root)  # the sockets' addresses are relative, for unix sockets' sake
+    os.umask(0o077)
+    arbiter = Arbiter(
+        [],
+        endpoint(topology),
+        endpoint(topology, "pubsub.sock"),
+        check_delay=CHECK_SECONDS,
+        umask=0o077,
+    )
+    supervision = Supervision(arbiter, topology, settled)
+    arbiter.loop.add_callback(supervision.start)
+    # The terminal is gone: circus would restart everything, and nobody would see it.
+    arbiter.loop.asyncio_loop.add_signal_handler(signal.SIGHUP, supervision.stop)
+    arbiter.start().result()

@@ -1,0 +1,70 @@
+"""What circus.ini names: the topology's watchers in a circusd that somebody else started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from feedbus import config
+from feedbus.errors import FeedbusError, UsageError
+from feedbus.supervisor.arbiter import only_supervisor
+from feedbus.supervisor.ground import prepare
+from feedbus.supervisor.watchers import endpoint
+
+
+class Seed:
+    """Made while circusd reads circus.ini, that is before it binds a socket or starts a process.
+
+    circus makes a watcher's stream that early and nothing else, so the seed is one, of a watcher
+    that never starts: fill() puts the topology's watchers in its place.
+    """
+
+    def __init__(self, topology: str = "") -> None:
+        """Check the topology, be the only supervisor, prepare the ground; or end circusd.
+
+        Args:
+            topology: the file; without it FEEDBUS_TOPOLOGY, or topology.toml in this folder.
+
+        """
+        path = Path(topology or os.environ.get("FEEDBUS_TOPOLOGY", "topology.toml"))
+        self.held = ExitStack()
+        try:
+            self.topology = config.load(path)
+            self.held.enter_context(only_supervisor(self.topology))
+        except FeedbusError as error:
+            sys.exit(f"error: {error}")
+        if not prepare(self.topology):
+            sys.exit(1)
+        os.chdir(self.topology.root)
+
+    def __call__(self, received: dict[str, Any]) -> None:
+        """Be a stream that nothing is written to."""
+
+    def fill(self, arbiter: Any) -> None:
+        """Put the topology's watchers into the arbiter, which has bound its sockets."""
+        from feedbus.supervisor.supervision import Supervision
+
+        for found, socket in (
+            (arbiter.endpoint, "circus.sock"),
+            (arbiter.pubsub_endpoint, "pubsub.sock"),
+        ):
+            wanted = endpoint(self.topology, socket)
+            bound = Path(found.removeprefix("ipc://"))
+            if bound.resolve() != (self.topology.var / "run" / socket).resolve():
+                msg = f"circus.ini: expected the endpoint {wanted}, got {found}"
+                raise UsageError(msg)
+        arbiter.loop.add_callback(Supervision(arbiter, self.topology).start)
+
+
+def fill(watcher: Any, arbiter: Any, hook_name: str) -> bool:  # noqa: ARG001 -- circus's signature
+    """Replace the seed by the topology's watchers: circus's before_start hook."""
+    try:
+        watcher.stdout_stream.fill(arbiter)
+    except FeedbusError as error:
+        sys.exit(f"error: {error}")
+    arbiter.watchers.remove(watcher)
+    del arbiter._watchers_names[watcher.name.lower()]  # noqa: SLF001 -- rm_watcher refuses while circus starts
+    return False

@@ -1,0 +1,64 @@
+"""Decide what a process's end means: start anew at once, wait a little, or give up."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+SETTLED_SECONDS = 1.0  # a process that was ready for so long has not failed quickly
+SILENT_SECONDS = 10.0  # nor has one that lived for so long without saying that it is ready
+FIRST_WAIT_SECONDS = 0.25
+LONGEST_WAIT_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Endurance:
+    """The quick failures of one watcher, in a row."""
+
+    start_retries: int
+    failures: int = 0
+    hasty_ends: int = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it is time to give up."""
+        return self.failures >= self.start_retries
+
+    def ended(self, exit_code: int, lived_seconds: float, ready_seconds: float | None) -> float:
+        """Count the end of a process and return how many seconds to wait before the next start.
+
+        Args:
+            exit_code: as subprocess has it, negative for a signal.
+            lived_seconds: from its start to its end.
+            ready_seconds: how long it had been ready, None when it never was.
+
+        """
+        if ready_seconds is None:
+            quick = lived_seconds < SILENT_SECONDS
+        else:
+            quick = ready_seconds < SETTLED_SECONDS
+        if exit_code == 0:
+            # Its own limits end a consumer: no failure. One that never stays must not spin, though.
+            self.failures = 0
+            self.hasty_ends = self.hasty_ends + 1 if lived_seconds < SETTLED_SECONDS else 0
+        else:
+            self.failures = self.failures + 1 if quick else 0
+            self.hasty_ends = self.failures
+        if self.hasty_ends <= 1:
+            return 0.0
+        doubled = FIRST_WAIT_SECONDS * 2.0 ** min(self.hasty_ends - 2, 10)
+        return min(doubled, LONGEST_WAIT_SECONDS)
+
+    def forgive(self) -> None:
+        """Forget what was, for somebody starts the watcher by hand."""
+        self.failures = self.hasty_ends = 0
+
+
+def describe_exit(exit_code: int) -> str:
+    """Say how a process ended, in words."""
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"killed by signal {-exit_code}"

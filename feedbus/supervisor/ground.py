@@ -1,0 +1,37 @@
+"""Make ready what the processes need before any starts: handlers, the store, the broker.
+
+In a process of its own, so that the supervisor stays small and keeps no connection.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from feedbus.errors import FeedbusError
+from feedbus.topology import Topology
+
+
+def prepare(topology: Topology) -> bool:
+    """Check the handlers, prepare the store, declare the broker; False when stderr says why not."""
+    command = [sys.executable, "-m", "feedbus.supervisor.ground", str(topology.path)]
+    return subprocess.run(command, cwd=topology.root, check=False).returncode == 0
+
+
+def main(path: Path) -> None:
+    """Do the work of prepare() in this process."""
+    from feedbus import broker, config
+    from feedbus.handler import resolve_object
+
+    topology = config.load(path, import_handlers=True)
+    if topology.store_prepare is not None:
+        resolve_object(topology.store_prepare, topology.root)(topology)
+    broker.declare(topology)
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except FeedbusError as error:
+        sys.exit(f"error: {error}")

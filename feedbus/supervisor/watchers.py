@@ -1,0 +1,127 @@
+"""Turn a topology into the options of its circus watchers, one a consumer and one a process."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from feedbus.errors import UsageError
+from feedbus.lifeline import SUPERVISED, run_folder
+from feedbus.topology import Consumer, Process, Topology
+
+LOG_BYTES = 10 * 2**20
+LOG_BACKUPS = 3
+LONGEST_STOP_SECONDS = 5.0  # while a watcher stops, circus refuses every other command
+LONGEST_SOCKET_PATH = 100  # unix sockets allow 107 bytes; circusctl may add some
+
+
+def watchers(topology: Topology) -> list[dict[str, Any]]:
+    """Make circus's options for every watcher: consumers in the file's order, then processes.
+
+    Raises:
+        UsageError: a watcher's user is unknown, or only root could change to it.
+
+    """
+    consumers = [_consumer(topology, consumer) for consumer in topology.consumers.values()]
+    return consumers + [_process(topology, process) for process in topology.processes.values()]
+
+
+def _consumer(topology: Topology, consumer: Consumer) -> dict[str, Any]:
+    command = ["-m", "feedbus", "--topology", str(topology.path)]
+    run = ["run", consumer.name, "--slot", "$(circus.wid)"]
+    # A second process on a shard would break the order of its keys, so circus refuses `incr` there.
+    alone = consumer.shard is not None and consumer.queue.processes == 1
+    return _watcher(topology, consumer.name, consumer.queue, [*command, *run]) | {
+        "singleton": alone
+    }
+
+
+def _process(topology: Topology, process: Process) -> dict[str, Any]:
+    lifeline = ["-m", "feedbus.lifeline", "--run", str(topology.var / "run")]
+    lifeline += ["--name", process.name, "--slot", "$(circus.wid)"]
+    if process.memory_limit_bytes is not None:
+        lifeline += ["--memory-limit", str(process.memory_limit_bytes)]
+    first, *rest = process.command
+    program = sys.executable if first in {"python", "python3"} else first
+    options = _watcher(topology, process.name, process, [*lifeline, "--", program, *rest])
+    options["env"] |= process.environment
+    return options
+
+
+def _watcher(
+    topology: Topology, name: str, source: Any, arguments: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "cmd": shlex.quote(sys.executable),
+        "args": list(arguments),
+        "numprocesses": source.processes,
+        "start_retries": source.start_retries,
+        "uid": _other_user(name, source.user),
+        "stop_signal": signal.SIGTERM,
+        "graceful_timeout": min(source.stop_timeout_seconds, LONGEST_STOP_SECONDS),
+        "working_dir": str(topology.root),
+        "copy_env": True,
+        "env": {
+            SUPERVISED: str(os.getpid()),
+            "FEEDBUS_TOPOLOGY": str(topology.path),
+            "PYTHONUNBUFFERED": "1",
+        },
+        "respawn": True,
+        "stdout_stream": {
+            "class": "feedbus.supervisor.logs.RotatedLog",
+            "filename": str(log_path(topology, name)),
+            "max_bytes": LOG_BYTES,
+            "backup_count": LOG_BACKUPS,
+        },
+    }
+
+
+def _other_user(name: str, user: str | None) -> str | None:
+    """Return the user to change to, None when that is who runs this already."""
+    if user is None:
+        return None
+    try:
+        uid = pwd.getpwnam(user).pw_uid
+    except KeyError:
+        msg = f"{name}: user: no user named '{user}' on this machine"
+        raise UsageError(msg) from None
+    if uid == os.getuid():
+        return None
+    if os.getuid() != 0:
+        msg = f"{name}: user: only root can start processes of '{user}'"
+        raise UsageError(msg)
+    return user
+
+
+def log_path(topology: Topology, name: str) -> Path:
+    """Return where a watcher's stdout and stderr go, making the folder."""
+    folder = topology.var / "log"
+    run_folder(topology)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / f"{name.replace('/', '%2F')}.log"
+
+
+def endpoint(topology: Topology, socket: str = "circus.sock") -> str:
+    """Return the address of one of the supervisor's sockets, for a process in the root folder.
+
+    Raises:
+        UsageError: the folder lies too deep for a unix socket.
+
+    """
+    path = topology.var / "run" / socket
+    relative = os.path.relpath(path, topology.root)
+    shortest = min(str(path), relative, key=len)
+    if len(shortest.encode()) > LONGEST_SOCKET_PATH:
+        msg = (
+            f"{shortest} is too long for a unix socket (at most {LONGEST_SOCKET_PATH} bytes):"
+            " choose a shorter var in the topology, or set FEEDBUS_VAR"
+        )
+        raise UsageError(msg)
+    return f"ipc://{shortest}"
