@@ -1,0 +1,108 @@
+"""Read topology.toml into a Topology, or say everything that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from feedbus.errors import Problem, TopologyError
+from feedbus.topology import Topology
+
+__all__ = ["load"]
+
+LARGEST_BYTES = 10_000_000
+PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+def load(
+    path: Path, *, environ: Mapping[str, str] = os.environ, import_handlers: bool = False
+) -> Topology:
+    """Read a topology file and check everything in it.
+
+    Args:
+        path: the file; what it names by relative paths starts in its folder.
+        environ: where ${VAR} is looked up.
+        import_handlers: also import every handler, and see that it fits its queue.
+
+    Raises:
+        TopologyError: with every problem that the file has, in the order of their places.
+
+    """
+    from marshmallow import ValidationError
+
+    from feedbus.config.build import build
+    from feedbus.config.checks import check
+    from feedbus.config.declaration import DECLARATION
+    from feedbus.config.draft import Draft
+    from feedbus.config.faults import Report
+    from feedbus.config.tables import load_table, spread
+    from feedbus.config.variables import expand
+
+    text = _read(path)
+    report = Report(str(path), text, _parse(path, text))
+    expanded = expand(dict(report.document), environ, report)
+    report.document = expanded
+    try:
+        loaded: Mapping[str, Any] = load_table(DECLARATION, expanded)
+    except ValidationError as error:
+        spread(error.messages, report)
+        loaded = error.valid_data if isinstance(error.valid_data, dict) else {}
+    draft = Draft(loaded, report)
+    check(draft)
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 -- resolve() would follow links
+    if import_handlers:
+        from feedbus.config.imports import check_imports
+
+        check_imports(draft, whole.parent)
+    if report.faults:
+        raise TopologyError(report.problems())
+    return build(draft, whole)
+
+
+def _read(path: Path) -> str:
+    expected = "a topology file; --topology or FEEDBUS_TOPOLOGY names another"
+    try:
+        with path.open("rb") as file:
+            body = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise _unreadable(
+            path, f"cannot be read: {reason}; expected {expected}", expected
+        ) from None
+    except ValueError:
+        raise _unreadable(path, "cannot be read: no such file", expected) from None
+    if len(body) > LARGEST_BYTES:
+        raise _unreadable(path, f"expected at most {LARGEST_BYTES:,} bytes, got more", expected)
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = body[: error.start].decode("utf-8-sig")
+        message = f"expected UTF-8, got the byte 0x{body[error.start]:02x}"
+        raise _unreadable(path, message, "UTF-8", before) from None
+
+
+def _parse(path: Path, text: str) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise _unreadable(path, "expected less depth: too many brackets", "less depth") from None
+    except ValueError as error:
+        place = PLACE.search(str(error))
+        told = PLACE.sub("", str(error))
+        message = f"this is not TOML: {told[:1].lower()}{told[1:]}"
+        if place and place[1]:
+            where = int(place[1]), int(place[2])
+            problem = Problem(str(path), *where, "", "", message, expected="TOML")
+            raise TopologyError([problem]) from None
+        raise _unreadable(path, message, "TOML", text if place else "") from None
+
+
+def _unreadable(path: Path, message: str, expected: str, before: str = "") -> TopologyError:
+    """Make the error of a file that goes wrong after what is before."""
+    line = before.count("\n") + 1
+    column = len(before) - (before.rfind("\n") + 1) + 1
+    return TopologyError([Problem(str(path), line, column, "", "", message, expected=expected)])

@@ -1,0 +1,67 @@
+"""Read and write durations and sizes: "20ms", "1h30m", "1GB"."""
+
+from __future__ import annotations
+
+import math
+import re
+
+UNIT_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+UNIT_BYTES = {
+    "TiB": 2**40, "TB": 10**12, "GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6,
+    "KiB": 2**10, "KB": 10**3, "B": 1,
+}  # fmt: skip
+# The broker keeps times to live in 32 bits of milliseconds; one limit serves every duration.
+LONGEST_SECONDS = 49 * UNIT_SECONDS["d"]
+LARGEST_BYTES = 2**50
+DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?d)?(\d{1,9}(?:\.\d{1,6})?h)?(\d{1,9}(?:\.\d{1,6})?m)?"
+                      r"(\d{1,9}(?:\.\d{1,6})?s)?(\d{1,9}(?:\.\d{1,6})?ms)?", re.ASCII)  # fmt: skip
+SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)(TiB|TB|GiB|GB|MiB|MB|KiB|KB|B)", re.ASCII)
+SPOKEN = re.compile(r"\s*(\d+)\s*(ms|msec|[smhd]|sec|min|second|minute|hour|hr|day)s?\s*", re.ASCII)
+
+
+def read_duration(text: str) -> float | None:
+    """Return the seconds that a text such as "1h30m" means, or None when it is no duration."""
+    parts = DURATION.fullmatch(text)
+    if not (text and parts):
+        return None
+    seconds = 0.0
+    for part, (unit, factor) in zip(parts.groups(), UNIT_SECONDS.items(), strict=True):
+        seconds += float(part.removesuffix(unit)) * factor if part else 0.0
+    return round(seconds, 6)
+
+
+def write_duration(seconds: float) -> str:
+    """Write seconds as the shortest text that read_duration takes back."""
+    left = round(seconds * 1000)
+    written = ""
+    for unit, factor in UNIT_SECONDS.items():
+        count, left = divmod(left, round(factor * 1000))
+        written += f"{count}{unit}" if count else ""
+    return written or "0s"
+
+
+def guess_duration(value: object) -> str:
+    """Return the duration that a number or "5 minutes" was probably meant to be, or ""."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return write_duration(value) if 0 < value <= LONGEST_SECONDS else ""
+    spoken = SPOKEN.fullmatch(value.lower()) if isinstance(value, str) else None
+    if not spoken:
+        return ""
+    return f"{spoken[1]}{'ms' if spoken[2].startswith('ms') else spoken[2][0]}"
+
+
+def read_size(text: str) -> int | None:
+    """Return the bytes that a text such as "512MB" means, or None when it is no size."""
+    found = SIZE.fullmatch(text)
+    return math.floor(float(found[1]) * UNIT_BYTES[found[2]]) if found else None
+
+
+def guess_size(value: object) -> str:
+    """Return the size that "1 gb" or "512m" was probably meant to be, or an empty text."""
+    if not isinstance(value, str):
+        return ""
+    squeezed = re.sub(r"\s+", "", value).upper().replace("IB", "iB")
+    for text in (squeezed, f"{squeezed}B"):
+        if read_size(text):
+            return text
+    return ""

@@ -1,0 +1,248 @@
+"""Check what no single value shows: names that meet, options that exclude or need each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+from feedbus.config.amounts import write_duration
+from feedbus.config.declaration import MOST_BUCKETS
+from feedbus.config.draft import RING, Draft
+from feedbus.config.faults import Fault, Path, nearest
+from feedbus.config.names import check_names
+
+Found = Iterator[tuple[Path, Fault]]
+Options = dict[str, Any]
+
+OPTION_OF_ARGUMENT = {
+    "x-queue-type": "type",
+    "x-single-active-consumer": "single_active_consumer",
+    "x-delivery-limit": "delivery_limit",
+    "x-message-ttl": "message_ttl",
+    "x-max-length": "max_length",
+    "x-overflow": "overflow",
+}
+FEEDBUS_OWN = {"x-dead-letter-exchange", "x-dead-letter-routing-key"}
+NO_ARGUMENTS = {"durable", "exclusive", "auto_delete", "auto-delete", "passive", "nowait"}
+CLASSIC_ONLY = {"x-max-priority", "x-queue-mode", "x-queue-master-locator", "x-queue-version"}
+QUORUM_ONLY = {
+    "x-dead-letter-strategy",
+    "x-quorum-initial-group-size",
+    "x-quorum-target-group-size",
+}
+RING_ARGUMENTS = {"hash-header", "hash-property", "alternate-exchange"}
+
+
+def check(draft: Draft) -> None:
+    """Report everything that is wrong between the values of a draft."""
+    for queue, options in draft.queues.items():
+        for look in LOOKS:
+            for path, fault in look(draft, queue, options):
+                draft.report.add(path, fault)
+    for path, fault in chain(_buckets(draft), _exchange_arguments(draft), check_names(draft)):
+        draft.report.add(path, fault)
+
+
+def _exchange(draft: Draft, queue: str, options: Options) -> Found:
+    declared = draft.report.document.get("exchanges")
+    if not draft.says(queue, "exchange"):
+        yield ("queues", queue, "exchange"), Fault(expected="the name of an exchange")
+    elif (
+        "exchange" in options and isinstance(declared, dict) and options["exchange"] not in declared
+    ):
+        name = options["exchange"]
+        yield (
+            draft.at(queue, "exchange"),
+            Fault(
+                message=f"no exchange named '{name}'",
+                expected=f"one of {', '.join(declared)}"
+                if declared
+                else "an exchange in [exchanges]",
+                suggestion=nearest(name, declared),
+            ),
+        )
+
+
+def _handler(draft: Draft, queue: str, options: Options) -> Found:
+    del options
+    if not draft.says(queue, "handler"):
+        yield (
+            ("queues", queue, "handler"),
+            Fault(expected="a dotted name such as 'package.module:name'"),
+        )
+
+
+def _misfits(draft: Draft, queue: str, options: Options) -> Found:
+    del options
+    for option, reason in draft.misfits(queue):
+        yield draft.at(queue, option), Fault(message=reason, at_key=True)
+
+
+def _routing_keys(draft: Draft, queue: str, options: Options) -> Found:
+    kind = draft.exchange_type(options)
+    keys = options.get("routing_keys", ())
+    if (
+        kind in {"direct", "topic"}
+        and not keys
+        and (not draft.says(queue, "routing_keys") or "routing_keys" in options)
+    ):
+        message = f"nothing reaches this queue: expected routing_keys, as '{options['exchange']}' is a {kind} exchange"
+        yield (
+            draft.at(queue, "routing_keys"),
+            Fault(message=message, expected="an array of texts, at least one"),
+        )
+    for index, key in enumerate(keys if kind in {"direct", "topic"} else ()):
+        path = draft.at(queue, "routing_keys", index)
+        if key in keys[:index]:
+            yield path, Fault(message=f"'{key}' is named twice", expected="each routing key once")
+        elif kind == "topic" and not _well_formed(key):
+            yield path, Fault(expected="words joined by dots, '*' and '#' standing alone as words")
+
+
+def _well_formed(pattern: str) -> bool:
+    words = pattern.split(".")
+    return not pattern or all(
+        word and (word in "*#" or not set(word) & set("*#")) for word in words
+    )
+
+
+def _weights(draft: Draft, queue: str, options: Options) -> Found:
+    weights = options.get("weights")
+    if not weights or draft.exchange_type(options) != RING:
+        return
+    shards = options.get("shards")
+    if shards is None:
+        if not draft.says(queue, "shards"):
+            message = "names shards, but there are none: expected weight, or shards beside it"
+            yield draft.at(queue, "weights"), Fault(message=message, at_key=True)
+        return
+    for number in weights:
+        if int(number) >= shards:
+            expected = f"the number of a shard from 0 to {shards - 1}"
+            yield (
+                draft.at(queue, "weights", number),
+                Fault(expected=expected, got=number, at_key=True),
+            )
+    if draft.report.has(("queues", queue, "weight")) and set(weights) == set(
+        map(str, range(shards))
+    ):
+        message = "means nothing: weights names every shard"
+        yield draft.at(queue, "weight"), Fault(message=message, at_key=True)
+
+
+def _retry(draft: Draft, queue: str, options: Options) -> Found:
+    retry = options.get("retry")
+    if retry is None:
+        return
+    says_then = draft.report.has(draft.at(queue, "retry", "then"))
+    if retry.get("repeat") and says_then:
+        message = "means nothing: the last delay repeats without end (repeat = true)"
+        yield draft.at(queue, "retry", "then"), Fault(message=message, at_key=True)
+    if not retry.get("repeat") and not says_then and "delays_seconds" in retry:
+        expected = "'dead-letter' or 'drop' after the last delay, or repeat = true"
+        yield draft.at(queue, "retry", "then"), Fault(expected=expected)
+
+
+def _overflow(draft: Draft, queue: str, options: Options) -> Found:
+    arguments = options.get("arguments", {})
+    bounded = options.get("max_length") or "x-max-length-bytes" in arguments
+    written = draft.says(queue, "max_length") and "max_length" not in options
+    if "overflow" in options and not bounded and not written:
+        message = "means nothing without max_length: nothing can flow over"
+        yield (
+            draft.at(queue, "overflow"),
+            Fault(message=message, expected="max_length beside it", at_key=True),
+        )
+
+
+def _wait(draft: Draft, queue: str, options: Options) -> Found:
+    batch = options.get("batch", {})
+    if batch.get("wait_seconds") and not draft.report.has(draft.at(queue, "batch", "size")):
+        message = "means nothing for one record at a time: expected size beside it"
+        yield (
+            draft.at(queue, "batch", "wait"),
+            Fault(message=message, expected="size beside it", at_key=True),
+        )
+
+
+def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
+    wait = options.get("batch", {}).get("wait_seconds", 0.0)
+    idle = options.get("idle_timeout_seconds")
+    if idle is not None and wait >= idle:
+        expected = f"less than idle_timeout ({write_duration(idle)})"
+        yield draft.at(queue, "batch", "wait"), Fault(expected=expected)
+
+
+def _arguments(draft: Draft, queue: str, options: Options) -> Found:
+    kind = options.get("type", "classic")
+    for name in options.get("arguments", {}):
+        if name in OPTION_OF_ARGUMENT:
+            reason = f"is feedbus's to set: expected {OPTION_OF_ARGUMENT[name]} of the queue"
+        elif name in FEEDBUS_OWN:
+            reason = "is feedbus's to set: dead letters go to a queue of their own"
+        elif name in NO_ARGUMENTS:
+            reason = "is no argument: feedbus's queues are durable, shared and stay"
+        elif kind == "quorum" and name in CLASSIC_ONLY:
+            reason = 'a quorum queue has none: expected type = "classic"'
+        elif kind == "classic" and name in QUORUM_ONLY:
+            reason = 'a classic queue has none: expected type = "quorum"'
+        else:
+            continue
+        yield draft.at(queue, "arguments", name), Fault(message=reason, at_key=True)
+
+
+LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
+    _exchange,
+    _handler,
+    _misfits,
+    _routing_keys,
+    _weights,
+    _retry,
+    _overflow,
+    _wait,
+    _timeouts,
+    _arguments,
+)
+
+
+def _buckets(draft: Draft) -> Found:
+    """Find the queue with which a ring grows past what brokers accept."""
+    buckets: dict[str, int] = {}
+    for queue, options in draft.queues.items():
+        if draft.exchange_type(options) != RING:
+            continue
+        exchange = options["exchange"]
+        before = buckets.get(exchange, 0)
+        buckets[exchange] = before + sum(weights_of(options))
+        if before <= MOST_BUCKETS < buckets[exchange]:
+            option = next(
+                name for name in ("weight", "weights", "shards", "exchange") if name in options
+            )
+            message = f"expected at most {MOST_BUCKETS:,} buckets in the ring of '{exchange}', got {buckets[exchange]:,}"
+            yield (
+                draft.at(queue, option),
+                Fault(
+                    message=message,
+                    expected=f"at most {MOST_BUCKETS:,} buckets",
+                    got=f"{buckets[exchange]:,}",
+                ),
+            )
+
+
+def weights_of(options: Options) -> tuple[int, ...]:
+    """Return the weight of each shard, or of the only queue."""
+    weight = options.get("weight", 1)
+    single = options.get("weights", {})
+    return tuple(single.get(str(shard), weight) for shard in range(options.get("shards", 1)))
+
+
+def _exchange_arguments(draft: Draft) -> Found:
+    for name, exchange in draft.loaded.get("exchanges", {}).items():
+        for argument in exchange.get("arguments", {}):
+            if exchange.get("type") == RING and argument in RING_ARGUMENTS:
+                message = "is feedbus's to set: a ring places by routing key and holds what it cannot place"
+                yield (
+                    ("exchanges", name, "arguments", argument),
+                    Fault(message=message, at_key=True),
+                )

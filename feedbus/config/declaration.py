@@ -1,0 +1,253 @@
+"""What topology.toml may say: every table and option, its kind and its meaning, once."""
+
+from __future__ import annotations
+
+from feedbus import topology
+from feedbus.config.fields import Choice, Dotted, Duration, Flag, Name, Size, Text, Whole
+from feedbus.config.tables import Array, Table, Tables, TableSchema
+from feedbus.config.values import (
+    Argument,
+    ArgumentName,
+    Command,
+    EnvironmentName,
+    RoutingKey,
+    Setting,
+    ShardNumber,
+    Url,
+)
+
+MOST_BUCKETS = 10_000
+MOST_PREFETCH = 65_535
+EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
+
+
+class BrokerTable(TableSchema):
+    """[broker]."""
+
+    url = Url(
+        "Where the broker is. `sqlite:///FILE` is the embedded one, its file relative to this "
+        "topology's folder; `amqp://` is RabbitMQ, `amqps://` the same over TLS.",
+        *("sqlite", "amqp", "amqps", "pyamqp"),
+        default='"sqlite:///var/broker.db"',
+    )
+
+
+class StoreTable(TableSchema):
+    """[store]."""
+
+    url = Url(
+        "Where the store is: `sqlite:///FILE`, relative to this topology's folder, or PostgreSQL.",
+        *("sqlite", "postgresql", "postgres"),
+        default='"sqlite:///var/store.db"',
+    )
+    prepare = Dotted("Called once before anything is started; migrations go here.")
+
+
+class ExchangeTable(TableSchema):
+    """[exchanges] NAME."""
+
+    builds = topology.Exchange
+
+    type = Choice(
+        "How messages find queues: by equal routing key, by pattern, to every queue, or to one "
+        "shard of a ring by the hash of the routing key.",
+        *EXCHANGE_TYPES,
+        required=True,
+    )
+    pack = Whole(
+        "The most records that one message may carry; 0 sends each record alone.",
+        least=0,
+        most=1_000_000,
+    )
+    arguments = Tables(Argument(""), "The broker's own arguments.", keys=ArgumentName(""))
+
+
+class BatchTable(TableSchema):
+    """batch of a queue."""
+
+    builds = topology.Batch
+
+    size = Whole("How many records a handler takes at once.", most=MOST_PREFETCH)
+    wait = Duration(
+        "How long the first record of a batch waits for more.", zero=True, attribute="wait_seconds"
+    )
+
+
+class RetryTable(TableSchema):
+    """retry of a queue."""
+
+    builds = topology.Ladder
+
+    delays = Array(
+        Duration(""),
+        "The waits between attempts.",
+        empty=False,
+        required=True,
+        attribute="delays_seconds",
+    )
+    then = Choice(
+        "What becomes of a message after the last attempt. Needed unless `repeat` is true.",
+        *("dead-letter", "drop"),
+        default="none: it must be said",
+    )
+    repeat = Flag("Whether the last delay repeats without end.", default="false")
+
+
+class QueueTable(TableSchema):
+    """[queues.NAME] and [defaults.queue]."""
+
+    builds = topology.Queue
+
+    exchange = Name("The exchange that the queue is bound to. Needed.", default="none: needed")
+    handler = Dotted(
+        "The handler of its messages, imported from this topology's folder. Needed.",
+        default="none: needed",
+    )
+    routing_keys = Array(
+        RoutingKey(""),
+        "The binding keys. Needed on a direct or topic exchange, refused on any other. "
+        "On a topic exchange `*` stands for one word and `#` for any number of them.",
+    )
+    shards = Whole(
+        "Makes a queue, a consumer and a process `NAME_0` … of each shard. Only on an "
+        "x-consistent-hash exchange.",
+        most=MOST_BUCKETS,
+        default="one queue, called NAME",
+    )
+    weight = Whole(
+        "Every shard's share of the ring, in buckets; a ring has at most 10,000 of them.",
+        most=MOST_BUCKETS,
+        default="1",
+    )
+    weights = Tables(
+        Whole("", most=MOST_BUCKETS),
+        "Single shards' weights by number, `{ 3 = 2 }`; the others keep `weight`.",
+        keys=ShardNumber(""),
+        default="{}",
+    )
+    batch = Table(
+        BatchTable, "How many records a handler takes at once.", default='{ size = 1, wait = "0s" }'
+    )
+    retry = Table(
+        RetryTable,
+        "The retry ladder.",
+        default='{ delays = ["1s", "10s", "1m", "10m"], then = "dead-letter" }',
+    )
+    prefetch = Whole("How many messages wait in a consumer's hands.", most=MOST_PREFETCH)
+    once = Flag(
+        "Whether the handler's effects happen once though a message comes twice: an inbox row commits with them."
+    )
+    type = Choice("The kind of queue on RabbitMQ.", "classic", "quorum")
+    single_active_consumer = Flag(
+        "Whether only one process reads the queue at a time, the others standing by.",
+        default="true for shards, false for others",
+    )
+    delivery_limit = Whole(
+        "How often a quorum queue delivers a message before it is dead-lettered.",
+        default="the broker's",
+    )
+    message_ttl = Duration(
+        "How long a message may wait in the queue.",
+        never=True,
+        attribute="message_ttl_seconds",
+        default='"never"',
+    )
+    max_length = Whole(
+        "How many messages may wait in the queue.", unlimited=True, default='"unlimited"'
+    )
+    overflow = Choice(
+        "What becomes of messages beyond `max_length`: the oldest go, or new ones are refused.",
+        *("drop-head", "reject-publish"),
+        default="drop-head, as the broker does",
+    )
+    arguments = Tables(
+        Argument(""), "The broker's own arguments.", keys=ArgumentName(""), default="{}"
+    )
+    idle_timeout = Duration(
+        "A consumer ends when nothing came for so long, and is started anew.",
+        never=True, attribute="idle_timeout_seconds", default='"never"',
+    )  # fmt: skip
+    max_runtime = Duration(
+        "A consumer ends after so long, and is started anew.",
+        never=True, attribute="max_runtime_seconds", default='"never"',
+    )  # fmt: skip
+    max_messages = Whole(
+        "A consumer ends after so many messages, and is started anew.",
+        unlimited=True,
+        default='"unlimited"',
+    )
+    handler_timeout = Duration(
+        "A handler that takes longer is ended with its process.",
+        attribute="handler_timeout_seconds",
+    )
+    memory_limit = Size(
+        "A process that takes more is started anew.",
+        attribute="memory_limit_bytes",
+        default='"unlimited"',
+    )
+    processes = Whole("How many processes read each queue.", most=1000)
+    user = Text("The user that the process runs as.", default="whoever starts it")
+    start_retries = Whole(
+        "How often a process may end at once after its start before it is given up.",
+        least=0,
+        most=1000,
+    )
+    stop_timeout = Duration(
+        "How long a process has to end before it is killed.", attribute="stop_timeout_seconds"
+    )
+
+
+class ProcessTable(TableSchema):
+    """[processes.NAME]."""
+
+    builds = topology.Process
+
+    command = Command("What is started, in this topology's folder.", required=True)
+    processes = Whole("How many of it run.", most=1000)
+    user = Text("The user that it runs as.", default="whoever starts it")
+    start_retries = Whole(
+        "How often it may end at once after its start before it is given up.", least=0, most=1000
+    )
+    stop_timeout = Duration(
+        "How long it has to end before it is killed.", attribute="stop_timeout_seconds"
+    )
+    memory_limit = Size(
+        "When it takes more it is started anew.",
+        attribute="memory_limit_bytes",
+        default='"unlimited"',
+    )
+    environment = Tables(
+        Setting(""),
+        "Environment variables, beside those it inherits.",
+        keys=EnvironmentName(""),
+        default="{}",
+    )
+
+
+class DefaultsTable(TableSchema):
+    """[defaults]."""
+
+    what = "table"
+
+    queue = Table(QueueTable, "Any queue option; a queue overrides it as a whole.")
+
+
+class TopologyTable(TableSchema):
+    """The whole file."""
+
+    what = "key"
+
+    name = Name("The prefix of every name on the broker.", required=True)
+    var = Text("The folder of sockets, locks, logs and metric files.", default='"var"')
+    broker = Table(BrokerTable, "Where the broker is.")
+    store = Table(StoreTable, "Where the store is.")
+    exchanges = Tables(Table(ExchangeTable, ""), "The exchanges by name.", required=True)
+    defaults = Table(DefaultsTable, "What queues inherit.")
+    queues = Tables(Table(QueueTable, ""), "The queues by name.", empty=False, required=True)
+    processes = Tables(
+        Table(ProcessTable, ""), "Supervised processes beside the consumers, by name."
+    )
+    commands = Tables(Dotted(""), "The project's own click commands: `feedbus NAME`.")
+
+
+DECLARATION = TopologyTable()

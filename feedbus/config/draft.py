@@ -1,0 +1,71 @@
+"""A topology half-way: what loaded, each queue with what it inherits, and where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from feedbus.config.faults import Fault, Path, Report
+
+RING = "x-consistent-hash"
+INHERITED = ("defaults", "queue")
+RING_ONLY = ("shards", "weight", "weights")
+
+
+@dataclass(slots=True)
+class Draft:
+    """What the file says as far as it could be loaded; missing parts are already reported."""
+
+    loaded: Mapping[str, Any]
+    report: Report
+    queues: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Give each queue what it inherits, but for what it could not have."""
+        inherited = self.loaded.get("defaults", {}).get("queue", {})
+        dropped: dict[str, list[str]] = {}
+        for name, own in self.loaded.get("queues", {}).items():
+            options = {**inherited, **own}
+            for option, reason in self._misfits(options):
+                if option not in own:
+                    del options[option]
+                    dropped.setdefault(option, []).append(reason)
+            self.queues[name] = options
+        for option, reasons in dropped.items():
+            if not any(option in options for options in self.queues.values()):
+                self.report.add((*INHERITED, option), Fault(message=reasons[0], at_key=True))
+
+    def exchange_type(self, options: Mapping[str, Any]) -> str | None:
+        """Return the type of a queue's exchange, when both are well."""
+        exchange = self.loaded.get("exchanges", {}).get(options.get("exchange"), {})
+        found = exchange.get("type")
+        return found if isinstance(found, str) else None
+
+    def at(self, queue: str, *keys: str | int) -> Path:
+        """Return where an option of a queue stands: with the queue, or where it is inherited."""
+        own: Path = ("queues", queue, *keys)
+        if self.report.has(own[:3]) or not self.report.has((*INHERITED, keys[0])):
+            return own
+        return (*INHERITED, *keys)
+
+    def says(self, queue: str, option: str) -> bool:
+        """Whether the file gives a queue the option, well or not."""
+        return self.report.has(("queues", queue, option)) or self.report.has((*INHERITED, option))
+
+    def misfits(self, queue: str) -> Iterator[tuple[str, str]]:
+        """Yield the options that a queue itself says and could not have, each with the reason."""
+        yield from self._misfits(self.queues[queue])
+
+    def _misfits(self, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        kind = self.exchange_type(options)
+        if kind not in {None, RING}:
+            for option in RING_ONLY:
+                if option in options:
+                    reason = f"means nothing on a {kind} exchange: only {RING} has a ring"
+                    yield option, reason
+        if kind in {"fanout", RING} and "routing_keys" in options:
+            means = "every queue gets every message" if kind == "fanout" else "the ring decides"
+            yield "routing_keys", f"means nothing on a {kind} exchange: {means}"
+        if options.get("type", "classic") == "classic" and "delivery_limit" in options:
+            yield "delivery_limit", 'a classic queue has none: expected type = "quorum"'

@@ -1,0 +1,125 @@
+"""Collect what is wrong with a topology by path, and place it in the file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from feedbus.errors import Problem
+
+Path = tuple[str | int, ...]
+TEXT_SHOWN = 80
+LISTED = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong, not yet placed; got is read off the document unless given."""
+
+    expected: str = ""
+    message: str = ""
+    got: str | None = None
+    suggestion: str = ""
+    at_key: bool = False
+
+
+@dataclass(slots=True)
+class Report:
+    """Every fault of one file; a path that is blocked takes no further ones."""
+
+    file: str
+    text: str
+    document: Mapping[str, Any] = field(default_factory=dict)
+    faults: list[tuple[Path, Fault]] = field(default_factory=list)
+    blocked: set[Path] = field(default_factory=set)
+
+    def add(self, path: Path, fault: Fault) -> None:
+        """Note a fault, unless its value could not even be read."""
+        if not any(path[:length] in self.blocked for length in range(len(path) + 1)):
+            self.faults.append((path, fault))
+
+    def has(self, path: Path) -> bool:
+        """Whether the file says anything at that path."""
+        return lookup(self.document, path) is not MISSING
+
+    def problems(self) -> list[Problem]:
+        """Place every fault, in the order of the file, each once."""
+        from feedbus.config.positions import Places
+
+        places = Places(self.text)
+        placed = (self._place(places, path, fault) for path, fault in self.faults)
+        return sorted(dict.fromkeys(placed), key=lambda problem: (problem.line, problem.column))
+
+    def _place(self, places: Any, path: Path, fault: Fault) -> Problem:
+        line, column = places.key(path) if fault.at_key else places.value(path)
+        table, key = places.names(path)
+        got = describe(lookup(self.document, path)) if fault.got is None else fault.got
+        message = fault.message or f"expected {fault.expected}, got {got}"
+        return Problem(
+            file=self.file,
+            line=line,
+            column=column,
+            table=table,
+            key=key,
+            message=message,
+            expected=fault.expected,
+            got=got,
+            suggestion=fault.suggestion,
+        )
+
+
+MISSING = object()
+
+
+def lookup(document: Any, path: Path) -> Any:
+    """Return what the document holds at path, or MISSING."""
+    found = document
+    for step in path:
+        if isinstance(found, Mapping):
+            found = found.get(step, MISSING)
+        elif isinstance(found, list) and isinstance(step, int) and step < len(found):
+            found = found[step]
+        else:
+            return MISSING
+    return found
+
+
+def describe(value: Any) -> str:
+    """Name a value as its writer would recognise it."""
+    if value is MISSING:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"'{value}'" if len(value) <= TEXT_SHOWN else f"'{value[:TEXT_SHOWN]}…'"
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list):
+        return "an array" if value else "an empty array"
+    if isinstance(value, int) and value.bit_length() > TEXT_SHOWN:
+        return "a huge integer"
+    return str(value)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that a misspelt one probably means, or an empty text."""
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    return by_folded[found[0]] if found else ""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> Fault:
+    """Make the fault of a key that nothing reads, with the nearest that something does."""
+    names = list(known)
+    suggestion = nearest(name, names)
+    expected = f"one of {', '.join(names)}"
+    message = (
+        f"unknown {what}"
+        if suggestion or len(names) > LISTED
+        else f"unknown {what}; expected {expected}"
+    )
+    return Fault(
+        message=message, expected=expected, got=f"'{name}'", suggestion=suggestion, at_key=True
+    )

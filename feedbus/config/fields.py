@@ -1,0 +1,261 @@
+"""The kinds of value that a topology may hold: each reads, refuses, and describes itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from marshmallow import ValidationError, fields
+
+from feedbus.config import amounts
+from feedbus.config.faults import Fault, describe, nearest
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
+DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+LARGEST = 2**63 - 1
+SUBSTITUTED = {"type": "string", "pattern": r"\$\{"}
+
+
+class Option(fields.Field[Any]):
+    """A value with a description; read() returns what it means or raises refusal()."""
+
+    kind: str = "anything"
+    expected: str = "a value"
+
+    def __init__(
+        self,
+        description: str,
+        *,
+        default: str = "",
+        required: bool = False,
+        attribute: str | None = None,
+    ) -> None:
+        """Keep the description, and the default where the value's dataclass does not tell it."""
+        super().__init__(
+            required=required,
+            attribute=attribute,
+            metadata={"description": description, "default": default},
+        )
+
+    def read(self, value: Any) -> Any:
+        """Return what the value means; raise refusal() when it means nothing."""
+        raise NotImplementedError
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the value as it stands in the file."""
+        raise NotImplementedError
+
+    def write(self, value: Any) -> str:
+        """Write a loaded value as the file would, for documentation."""
+        return f'"{value}"' if isinstance(value, str) else describe(value)
+
+    def refusal(self, expected: str = "", **told: Any) -> ValidationError:
+        """Make the error that says what was expected."""
+        return ValidationError([Fault(expected=expected or self.expected, **told)])
+
+    def make_error(self, key: str, **kwargs: Any) -> ValidationError:
+        """Tell a missing value (the only thing that marshmallow itself refuses) as a fault."""
+        del key, kwargs
+        return self.refusal()
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        del attr, data, kwargs
+        return self.read(value)
+
+
+class Text(Option):
+    """A text that is not empty."""
+
+    kind = "text"
+    expected = "a text that is not empty"
+
+    def read(self, value: Any) -> str:
+        """Return the text."""
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise self.refusal()
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"type": "string", "minLength": 1}
+
+
+class Name(Text):
+    """A name that may stand on the broker, in file names and on a command line."""
+
+    kind = "name"
+    expected = "a name of letters, digits, '_', '-' and '.', beginning with none of the last two"
+
+    def read(self, value: Any) -> str:
+        """Return the name."""
+        if not isinstance(value, str) or not NAME.fullmatch(value):
+            raise self.refusal()
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"anyOf": [{"type": "string", "pattern": f"^{NAME.pattern}$"}, SUBSTITUTED]}
+
+
+class Dotted(Text):
+    """A Python object by its dotted name."""
+
+    kind = '"package.module:name"'
+    expected = "a dotted name such as 'package.module:name'"
+
+    def read(self, value: Any) -> str:
+        """Return the dotted name; whether it can be imported is asked elsewhere."""
+        if not isinstance(value, str) or not DOTTED.fullmatch(value):
+            raise self.refusal()
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"type": "string", "pattern": r"^[^:]+:[^:]+$|\$\{"}
+
+
+class Flag(Option):
+    """True or false."""
+
+    kind = "true or false"
+    expected = "true or false"
+
+    def read(self, value: Any) -> bool:
+        """Return the flag."""
+        if not isinstance(value, bool):
+            raise self.refusal()
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"type": "boolean"}
+
+
+class Whole(Option):
+    """An integer within bounds, or "unlimited" where an option may be switched off."""
+
+    def __init__(
+        self,
+        description: str,
+        *,
+        least: int = 1,
+        most: int = LARGEST,
+        unlimited: bool = False,
+        **told: Any,
+    ):
+        """Set the bounds."""
+        super().__init__(description, **told)
+        self.least, self.most, self.unlimited = least, most, unlimited
+        self.expected = "a positive integer" if least else "an integer of 0 or more"
+        self.kind = "positive integer" if least else "integer from 0"
+        self.kind += f", at most {most:,}" if most < LARGEST else ""
+        if unlimited:
+            self.expected += ' or "unlimited"'
+            self.kind += ' or "unlimited"'
+
+    def read(self, value: Any) -> int | None:
+        """Return the integer, None for "unlimited"."""
+        if self.unlimited and value == "unlimited":
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or value < self.least:
+            raise self.refusal()
+        if value > self.most:
+            raise self.refusal(f"at most {self.most:,}")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        integer: dict[str, Any] = {"type": "integer", "minimum": self.least}
+        if self.most < LARGEST:
+            integer["maximum"] = self.most
+        return {"anyOf": [integer, {"const": "unlimited"}]} if self.unlimited else integer
+
+
+class Duration(Option):
+    """A time, written with its units, or "never" where an option may be switched off."""
+
+    def __init__(
+        self, description: str, *, zero: bool = False, never: bool = False, **told: Any
+    ) -> None:
+        """Say whether no time at all, or endless time, is a choice."""
+        super().__init__(description, **told)
+        self.zero, self.never = zero, never
+        self.expected = 'a duration such as "500ms", "20s" or "1h30m"'
+        self.kind = "duration"
+        if never:
+            self.expected += ' or "never"'
+            self.kind += ' or "never"'
+
+    def read(self, value: Any) -> float | None:
+        """Return seconds, None for "never"."""
+        if self.never and value == "never":
+            return None
+        seconds = amounts.read_duration(value) if isinstance(value, str) else None
+        if seconds is None:
+            raise self.refusal(suggestion=amounts.guess_duration(value))
+        if seconds > amounts.LONGEST_SECONDS:
+            raise self.refusal(
+                f"a duration of at most {amounts.write_duration(amounts.LONGEST_SECONDS)}"
+            )
+        if seconds < 0.001 and not (self.zero and seconds == 0):  # noqa: PLR2004 -- 1 ms
+            raise self.refusal("a duration of at least 1ms" + (' or "never"' if self.never else ""))
+        return seconds
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        pattern = r"^([0-9.]+d)?([0-9.]+h)?([0-9.]+m)?([0-9.]+s)?([0-9.]+ms)?$|\$\{"
+        return {
+            "type": "string",
+            "minLength": 2,
+            "pattern": pattern + ("|^never$" if self.never else ""),
+        }
+
+    def write(self, value: Any) -> str:
+        """Write seconds as a duration."""
+        return f'"{amounts.write_duration(value)}"'
+
+
+class Size(Option):
+    """A number of bytes, written with its unit, or "unlimited"."""
+
+    kind = 'size or "unlimited"'
+    expected = 'a size such as "512MB" or "1GB", or "unlimited"'
+
+    def read(self, value: Any) -> int | None:
+        """Return bytes, None for "unlimited"."""
+        if value == "unlimited":
+            return None
+        size = amounts.read_size(value) if isinstance(value, str) else None
+        if size is None:
+            raise self.refusal(suggestion=amounts.guess_size(value))
+        if not 0 < size <= amounts.LARGEST_BYTES:
+            raise self.refusal('a size from "1B" to "1024TiB", or "unlimited"')
+        return size
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"type": "string", "pattern": r"^[0-9.]+([KMGT]i?)?B$|^unlimited$|\$\{"}
+
+
+class Choice(Option):
+    """One of a few names."""
+
+    def __init__(self, description: str, *choices: str, **told: Any) -> None:
+        """Keep the names."""
+        super().__init__(description, **told)
+        self.choices = choices
+        quoted = [f"'{choice}'" for choice in choices]
+        self.expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+        self.kind = " or ".join(f'"{choice}"' for choice in choices)
+
+    def read(self, value: Any) -> str:
+        """Return the name."""
+        if not isinstance(value, str) or value not in self.choices:
+            raise self.refusal(
+                suggestion=nearest(value, self.choices) if isinstance(value, str) else ""
+            )
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"anyOf": [{"enum": list(self.choices)}, SUBSTITUTED]}

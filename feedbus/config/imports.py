@@ -1,0 +1,97 @@
+"""Check that what a topology names by dotted name can be imported, and fits."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path as FilePath
+
+from feedbus.config.draft import Draft
+from feedbus.config.faults import Fault, Path, nearest
+from feedbus.errors import UsageError
+from feedbus.handler import Handler, resolve
+
+
+def check_imports(draft: Draft, root: FilePath) -> None:
+    """Import every handler, and look for the modules of prepare and commands without importing.
+
+    What a handler's module prints goes to stderr, as stdout may hold a report.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        for queue in draft.queues:
+            for path, fault in _handler(draft, queue, root):
+                draft.report.add(path, fault)
+        for path, dotted in _others(draft):
+            _module(draft, path, dotted, root)
+
+
+def _handler(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, Fault]]:
+    options = draft.queues[queue]
+    if "handler" not in options:
+        return
+    dotted = options["handler"]
+    path = draft.at(queue, "handler")
+    try:
+        found: Handler = resolve(dotted, root)
+    except UsageError as error:
+        expected = "a function under @feedbus.handler(Schema)"
+        yield path, Fault(message=str(error), expected=expected, suggestion=_suggest(dotted, root))
+        return
+    except SystemExit as error:
+        module = dotted.partition(":")[0]
+        message = f"cannot import {module}: it exits with {error.code}"
+        yield path, Fault(message=message, expected="a module that can be imported")
+        return
+    size = options.get("batch", {}).get("size", 1)
+    if size > 1 and not found.batch:
+        message = f"takes one record at a time, but batch.size is {size}: expected @handler(…, batch=True)"
+        yield path, Fault(message=message, expected="a handler with batch=True")
+
+
+def _others(draft: Draft) -> Iterator[tuple[Path, str]]:
+    prepare = draft.loaded.get("store", {}).get("prepare")
+    if prepare:
+        yield ("store", "prepare"), prepare
+    for name, dotted in draft.loaded.get("commands", {}).items():
+        yield ("commands", name), dotted
+
+
+def _module(draft: Draft, path: Path, dotted: str, root: FilePath) -> None:
+    module = dotted.partition(":")[0]
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    try:
+        found = importlib.util.find_spec(module)
+        reason = "there is no such module"
+    except Exception as error:  # noqa: BLE001 -- a package's __init__ may raise anything
+        found, reason = None, f"{type(error).__name__}: {error}"
+    if found is None:
+        suggestion = _suggest(dotted, root)
+        expected = "a module that can be imported"
+        draft.report.add(
+            path,
+            Fault(
+                message=f"cannot import {module}: {reason}",
+                expected=expected,
+                suggestion=suggestion,
+            ),
+        )
+
+
+def _suggest(dotted: str, root: FilePath) -> str:
+    """Return the dotted name that is nearest to one that does not lead anywhere."""
+    module, _, name = dotted.partition(":")
+    if module in sys.modules:
+        found = sys.modules[module]
+        known: Iterable[str] = [
+            one for one, value in vars(found).items() if hasattr(value, "__feedbus_handler__")
+        ]
+        near = nearest(name, known)
+        return f"{module}:{near}" if near else ""
+    package, _, last = module.rpartition(".")
+    folder = root.joinpath(*package.split(".")) if package else root
+    near = nearest(last, (one.name for one in pkgutil.iter_modules([str(folder)])))
+    return f"{f'{package}.' if package else ''}{near}:{name}" if near and near != last else ""

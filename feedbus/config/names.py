@@ -1,0 +1,95 @@
+"""Check the names of exchanges, consumers and processes: none meets another, none is too long."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from feedbus.config.draft import Draft
+from feedbus.config.faults import Fault, Path
+
+LONGEST_NAME_BYTES = 255
+# What is put behind a name on the broker: a ring's digest, and the longest delay in milliseconds.
+LONGEST_SUFFIX = len(".01234567.retry.4233600000")
+DERIVED_QUEUE = re.compile(r"(.+)\.(?:dead|retry\.\d+)")
+DERIVED_EXCHANGE = re.compile(r"(.+)\.packs")
+
+Found = Iterator[tuple[Path, Fault]]
+
+
+def check_names(draft: Draft) -> Found:
+    """Find every name that cannot stand beside the others."""
+    prefix = draft.loaded.get("name", "")
+    if prefix == "amq" or prefix.startswith("amq."):
+        yield ("name",), Fault(expected="another name: 'amq' is the broker's own")
+    exchanges = draft.loaded.get("exchanges", {})
+    yield from _meetings("exchange", ((name, ("exchanges", name)) for name in exchanges))
+    yield from _meetings("consumer or process", _started(draft))
+    yield from _derived(DERIVED_EXCHANGE, {name: ("exchanges", name) for name in exchanges})
+    yield from _derived(DERIVED_QUEUE, dict(_consumers(draft)))
+    for name in exchanges:
+        yield from _length(prefix, name, ("exchanges", name))
+    for queue, options in draft.queues.items():
+        shard = f"_{options['shards'] - 1}" if "shards" in options else ""
+        yield from _length(prefix, f"{queue}{shard}", ("queues", queue))
+
+
+def _consumers(draft: Draft) -> Iterator[tuple[str, Path]]:
+    """Yield every consumer, those of unsharded queues first: a clash is told where it is spelt."""
+    for sharded in (True, False):
+        for queue, options in draft.queues.items():
+            if ("shards" in options) != sharded:
+                continue
+            numbers = [f"_{shard}" for shard in range(options["shards"])] if sharded else [""]
+            yield from ((f"{queue}{number}", ("queues", queue)) for number in numbers)
+
+
+def _started(draft: Draft) -> Iterator[tuple[str, Path]]:
+    yield from _consumers(draft)
+    yield from ((name, ("processes", name)) for name in draft.loaded.get("processes", {}))
+
+
+def _meetings(what: str, named: Iterator[tuple[str, Path]]) -> Found:
+    """Find names that differ at most in case, as supervisors and file systems do not tell them."""
+    owners: dict[str, tuple[str, Path]] = {}
+    told: set[tuple[Path, Path]] = set()
+    for name, path in named:
+        first, owner = owners.setdefault(name.casefold(), (name, path))
+        if owner == path or (owner, path) in told:
+            continue
+        told.add((owner, path))
+        told_as = f"'{name}'" if first == name else f"'{name}' (beside '{first}')"
+        table = ".".join(map(str, owner))
+        message = f"expected another name: {told_as} is already the name of a {what} of [{table}]"
+        yield path, Fault(message=message, expected="another name", got=f"'{name}'", at_key=True)
+
+
+def _derived(pattern: re.Pattern[str], named: dict[str, Path]) -> Found:
+    for name, path in named.items():
+        derived = pattern.fullmatch(name)
+        if derived and derived[1] in named:
+            message = (
+                f"expected another name: '{name}' is what feedbus itself keeps for '{derived[1]}'"
+            )
+            yield (
+                path,
+                Fault(message=message, expected="another name", got=f"'{name}'", at_key=True),
+            )
+
+
+def _length(prefix: str, name: str, path: Path) -> Found:
+    most = LONGEST_NAME_BYTES - LONGEST_SUFFIX - len(f"{prefix}.")
+    if len(name) > most:
+        message = (
+            f"expected a name of at most {most} characters, got {len(name)}: the broker takes "
+            f"{LONGEST_NAME_BYTES} bytes, and feedbus adds to it"
+        )
+        yield (
+            path,
+            Fault(
+                message=message,
+                expected=f"at most {most} characters",
+                got=str(len(name)),
+                at_key=True,
+            ),
+        )

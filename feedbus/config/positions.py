@@ -1,0 +1,126 @@
+"""Find the line and column of every table, key and value of a TOML text that parses."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+
+import tree_sitter_toml
+from tree_sitter import Language, Node, Parser
+
+from feedbus.config.faults import Path
+
+Place = tuple[int, int]
+BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Places:
+    """Lines and columns by path, counted from 1 and in characters."""
+
+    def __init__(self, text: str) -> None:
+        """Walk the syntax tree once; a path that it does not know falls back to its parent."""
+        self._keys: dict[Path, Place] = {}
+        self._values: dict[Path, Place] = {(): (1, 1)}
+        self._headers: set[Path] = {()}
+        self._lines = text.encode().split(b"\n")
+        root = Parser(Language(tree_sitter_toml.language())).parse(text.encode()).root_node
+        arrays: dict[Path, int] = {}
+        for node in root.named_children:
+            if node.type == "pair":
+                self._pair(node, ())
+            elif node.type in {"table", "table_array_element"}:
+                self._table(node, arrays)
+
+    def key(self, path: Path) -> Place:
+        """Return where the key of path stands."""
+        return _closest(self._keys, path, self._values[()])
+
+    def value(self, path: Path) -> Place:
+        """Return where the value of path stands; where its table begins when it has none."""
+        return _closest(self._values, path, self._values[()])
+
+    def names(self, path: Path) -> tuple[str, str]:
+        """Split a path into the table under whose header it stands, and the key in it."""
+        length = len(path)
+        while path[:length] not in self._headers:
+            length -= 1
+        return write(path[:length]), write(path[length:])
+
+    def _table(self, node: Node, arrays: dict[Path, int]) -> None:
+        header = next(child for child in node.named_children if child.type in KEYS)
+        path = self._name(header, (), arrays)
+        if node.type == "table_array_element":
+            arrays[path] = arrays.get(path, -1) + 1
+            self._values.setdefault(path, self._at(node))
+            path = (*path, arrays[path])
+        self._values[path] = self._at(node)
+        self._headers.add(path)
+        for child in node.named_children:
+            if child.type == "pair":
+                self._pair(child, path)
+
+    def _pair(self, node: Node, base: Path) -> None:
+        key, *_, value = node.named_children
+        path = self._name(key, base, {})
+        self._value(value, path)
+
+    def _name(self, node: Node, base: Path, arrays: Mapping[Path, int]) -> Path:
+        """Note where each part of a dotted key stands, and return the whole path."""
+        path = base
+        for part in _parts(node):
+            if path in arrays:
+                path = (*path, arrays[path])
+            path = (*path, _decode(part))
+            self._keys.setdefault(path, self._at(part))
+            self._values.setdefault(path, self._at(part))
+        return path
+
+    def _value(self, node: Node, path: Path) -> None:
+        self._values[path] = self._at(node)
+        if node.type == "inline_table":
+            for child in node.named_children:
+                if child.type == "pair":
+                    self._pair(child, path)
+        elif node.type == "array":
+            elements = [child for child in node.named_children if child.type != "comment"]
+            for index, element in enumerate(elements):
+                self._value(element, (*path, index))
+
+    def _at(self, node: Node) -> Place:
+        row, byte = node.start_point
+        return row + 1, len(self._lines[row][:byte].decode()) + 1
+
+
+KEYS = {"bare_key", "quoted_key", "dotted_key"}
+
+
+def write(path: Path) -> str:
+    """Write a path as TOML would: a.b, a."b.c", a[1]."""
+    written = ""
+    for step in path:
+        if isinstance(step, int):
+            written += f"[{step}]"
+        else:
+            name = step if BARE.fullmatch(step) else json.dumps(step, ensure_ascii=False)
+            written += f".{name}" if written else name
+    return written
+
+
+def _closest(places: Mapping[Path, Place], path: Path, otherwise: Place) -> Place:
+    for length in range(len(path), -1, -1):
+        if path[:length] in places:
+            return places[path[:length]]
+    return otherwise
+
+
+def _parts(node: Node) -> list[Node]:
+    if node.type != "dotted_key":
+        return [node]
+    return [part for child in node.named_children for part in _parts(child)]
+
+
+def _decode(node: Node) -> str:
+    text = (node.text or b"").decode()
+    return text if node.type == "bare_key" else next(iter(tomllib.loads(f"{text} = 0")))

@@ -1,0 +1,178 @@
+"""Tables and arrays: what holds the values of a topology, known keys or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from marshmallow import RAISE, Schema, ValidationError
+
+from feedbus.config.faults import Fault, Path, Report, describe, unknown
+from feedbus.config.fields import Name, Option
+
+
+class TableSchema(Schema):
+    """A table whose keys are known; builds is the dataclass that tells the defaults."""
+
+    builds: ClassVar[type | None] = None
+    what: ClassVar[str] = "option"
+
+    class Meta:
+        """Refuse what nobody would read."""
+
+        unknown = RAISE
+
+    def refused(self, error: ValidationError, known_as: Mapping[str, Any]) -> dict[Any, Any]:
+        """Return marshmallow's errors with the unknown keys told as faults."""
+        names = list(self.load_fields)
+        errors = dict(error.normalized_messages())
+        for key in known_as:
+            if key not in self.load_fields:
+                errors[key] = [unknown(self.what, key, names)]
+        return errors
+
+
+def load_table(schema: TableSchema, value: Any) -> dict[str, Any]:
+    """Load a table by its schema, raising every fault in it."""
+    if not isinstance(value, dict):
+        raise ValidationError([Fault(expected="a table")])
+    try:
+        loaded: dict[str, Any] = schema.load(value)
+    except ValidationError as error:
+        errors = schema.refused(error, value)
+        raise ValidationError(errors, valid_data=error.valid_data) from None
+    return loaded
+
+
+class Table(Option):
+    """A table within a table."""
+
+    kind = "table"
+    expected = "a table"
+
+    def __init__(self, table: type[TableSchema], description: str, **told: Any) -> None:
+        """Keep one instance of the schema."""
+        super().__init__(description, **told)
+        self.table = table()
+
+    def read(self, value: Any) -> dict[str, Any]:
+        """Return the loaded table."""
+        return load_table(self.table, value)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return table_schema(self.table)
+
+
+class Many(Option):
+    """Base of arrays and tables whose entries are all of one kind."""
+
+    container: ClassVar[str]
+
+    def __init__(self, entry: Option, description: str, *, empty: bool = True, **told: Any) -> None:
+        """Say of what kind the entries are, and whether there may be none."""
+        super().__init__(description, **told)
+        self.entry, self.empty = entry, empty
+        self.kind = f"{self.container} of {entry.kind}s"
+
+    def collect(self, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+        """Read every (key, value), and raise the faults of all at once."""
+        loaded: dict[Any, Any] = {}
+        errors: dict[Any, Any] = {}
+        for key, value in pairs:
+            try:
+                loaded[key] = self.entry.read(value)
+            except ValidationError as error:
+                errors[key] = error.messages
+                if isinstance(error.valid_data, dict):
+                    loaded[key] = error.valid_data
+        if errors:
+            raise ValidationError(errors, valid_data=loaded)
+        return loaded
+
+
+class Array(Many):
+    """An array of one kind of value."""
+
+    container = "array"
+
+    def read(self, value: Any) -> tuple[Any, ...]:
+        """Return the values in order."""
+        if not isinstance(value, list) or not (value or self.empty):
+            raise self.refusal(
+                f"an array of {self.entry.kind}s" + ("" if self.empty else ", at least one")
+            )
+        return tuple(self.collect(enumerate(value)).values())
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"type": "array", "items": self.entry.schema()} | (
+            {} if self.empty else {"minItems": 1}
+        )
+
+    def write(self, value: Any) -> str:
+        """Write the values as an array."""
+        return f"[{', '.join(map(self.entry.write, value))}]"
+
+
+class Tables(Many):
+    """A table whose keys are names of the user's choice."""
+
+    container = "table"
+    expected = "a table"
+
+    def __init__(
+        self, entry: Option, description: str, *, keys: Option | None = None, **told: Any
+    ) -> None:
+        """Say what a key must be."""
+        super().__init__(entry, description, **told)
+        self.keys = keys or Name("")
+
+    def read(self, value: Any) -> dict[str, Any]:
+        """Return the entries by name; a wrong name is told at the key."""
+        if not isinstance(value, dict) or not (value or self.empty):
+            raise self.refusal("a table" if self.empty else "a table with at least one entry")
+        errors: dict[str, Any] = {}
+        loaded: dict[str, Any] = {}
+        try:
+            loaded = self.collect(value.items())
+        except ValidationError as error:
+            errors, loaded = dict(error.messages_dict), error.valid_data or {}
+        for key in value:
+            try:
+                self.keys.read(key)
+            except ValidationError:
+                errors[key] = [Fault(expected=self.keys.expected, got=describe(key), at_key=True)]
+                loaded.pop(key, None)
+        if errors:
+            raise ValidationError(errors, valid_data=loaded)
+        return loaded
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        entries = {"type": "object", "additionalProperties": self.entry.schema()}
+        return entries if self.empty else {**entries, "minProperties": 1}
+
+
+def table_schema(table: TableSchema) -> dict[str, Any]:
+    """Return the JSON Schema of a table from its declaration."""
+    options = {
+        name: field for name, field in table.load_fields.items() if isinstance(field, Option)
+    }
+    properties = {
+        name: {**field.schema(), "description": field.metadata["description"]}
+        for name, field in options.items()
+    }
+    schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    required = [name for name, field in options.items() if field.required]
+    return {**schema, "required": required} if required else schema
+
+
+def spread(errors: Any, report: Report, path: Path = ()) -> None:
+    """Report every fault in marshmallow's nested errors at its path."""
+    if isinstance(errors, Mapping):
+        for key, inner in errors.items():
+            spread(inner, report, (*path, key))
+    else:
+        for fault in errors:
+            report.add(path, fault)
