@@ -1,0 +1,190 @@
+"""The command line: one group whose commands are imported when they are called."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from feedbus.errors import FeedbusError, TopologyError
+
+if TYPE_CHECKING:
+    from feedbus.topology import Topology
+
+DEFAULT_TOPOLOGY = "topology.toml"
+INTERRUPTED = 130
+
+# One line of help for each command, so that --help imports none; the module has its name.
+COMMANDS: Mapping[str, str] = {
+    "check": "Say every problem in the topology.",
+    "up": "Start everything, supervised.",
+    "down": "Stop everything cleanly.",
+    "run": "Run one consumer in the foreground.",
+    "status": "Show consumers, depths and rates.",
+    "publish": "Publish messages to an exchange.",
+    "dead": "List, show, requeue and purge dead letters.",
+    "spread": "Predict how keys spread over shards.",
+    "schema": "Print the JSON Schema of topology.toml.",
+    "completion": "Print the completion script of a shell.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every command gets as ctx.obj."""
+
+    topology_path: Path
+
+    def load(self, *, import_handlers: bool = False) -> Topology:
+        """Read the topology, raising TopologyError with every problem."""
+        from feedbus import config
+
+        return config.load(self.topology_path, import_handlers=import_handlers)
+
+
+class LazyGroup(click.Group):
+    """A group of feedbus's own commands and those that the topology names."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return feedbus's commands, then the project's."""
+        return [*COMMANDS, *(name for name in self._project(ctx) if name not in COMMANDS)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; a topology that is broken is told before its command is missed."""
+        if cmd_name in COMMANDS:
+            command = importlib.import_module(f"feedbus.cli.{cmd_name}").command
+        else:
+            path = topology_path(ctx)
+            lenient = ctx.resilient_parsing or not path.exists()
+            named = self._project(ctx) if lenient else Context(path).load().commands
+            if cmd_name not in named:
+                return None
+            from feedbus.handler import resolve_object
+
+            command = resolve_object(named[cmd_name], path.absolute().parent)
+        if not isinstance(command, click.Command):
+            msg = f"the command '{cmd_name}' is no click command; [commands] names something else"
+            raise FeedbusError(msg)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that was called; a misspelt one is met with the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if near and "?" not in error.message:
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List feedbus's commands, and the project's under their own heading."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+        own = [
+            (name, dotted) for name, dotted in self._project(ctx).items() if name not in COMMANDS
+        ]
+        if own:
+            with formatter.section(f"Commands of {topology_path(ctx)}"):
+                formatter.write_dl(own)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """Complete commands without importing them."""
+        from click.shell_completion import CompletionItem
+
+        helps = {**dict.fromkeys(self._project(ctx), "this project's own"), **COMMANDS}
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        found = [
+            CompletionItem(name, help=text)
+            for name, text in helps.items()
+            if name.startswith(incomplete)
+        ]
+        return [*found, *options]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what it refuses to do is told in a line, never in a traceback."""
+        try:
+            return super().invoke(ctx)
+        except FeedbusError as error:
+            tell(error)
+            raise click.exceptions.Exit(1) from None
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
+
+    def _project(self, ctx: click.Context) -> Mapping[str, str]:
+        """Return the topology's own commands, none when it cannot be read."""
+        try:
+            return Context(topology_path(ctx)).load().commands
+        except FeedbusError:
+            return {}
+
+
+def topology_path(ctx: click.Context) -> Path:
+    """Return the topology that was asked for, also while --help or a completion is at work."""
+    asked = ctx.find_root().params.get("topology")
+    return Path(asked or os.environ.get("FEEDBUS_TOPOLOGY") or DEFAULT_TOPOLOGY)
+
+
+def tell(error: FeedbusError) -> None:
+    """Write an error to stderr: one line, or one for each problem of a topology."""
+    if isinstance(error, TopologyError):
+        click.echo(f"error: {counted(len(error.problems), 'problem')} in the topology", err=True)
+        click.echo(str(error), err=True)
+    else:
+        click.echo(f"error: {error}", err=True)
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Write a count with its noun: 1 queue, 2 queues."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 -- click's
+    del parameter
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            click.echo(f"feedbus {version('feedbus')}")
+        except PackageNotFoundError:
+            click.echo("feedbus (not installed)")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="\b\nExamples:\n  feedbus check\n  feedbus up\n  feedbus run update_feed_3\n"
+    "  feedbus --topology other/topology.toml status",
+)
+@click.option(
+    "--topology",
+    type=click.Path(),
+    envvar="FEEDBUS_TOPOLOGY",
+    default=DEFAULT_TOPOLOGY,
+    show_default=True,
+    show_envvar=True,
+    is_eager=True,
+    metavar="FILE",
+    help="What the system is.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+@click.pass_context
+def main(ctx: click.Context, topology: str) -> None:
+    """Message queues from one file: edit it, and the running system follows."""
+    ctx.obj = Context(Path(topology))

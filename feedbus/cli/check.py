@@ -1,0 +1,71 @@
+"""feedbus check: every problem in the topology, in one pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from feedbus.cli import Context, counted
+from feedbus.errors import TopologyError
+from feedbus.topology import Topology
+
+
+@click.command(
+    "check",
+    epilog="\b\nExamples:\n  feedbus check\n  feedbus check other/topology.toml\n"
+    "  feedbus check --json | jq .problems",
+)
+@click.argument("file", required=False, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print problems and summary as JSON.")
+@click.pass_context
+def command(ctx: click.Context, file: str | None, *, as_json: bool) -> None:
+    """Say every problem in the topology, FILE or that of --topology; import its handlers too.
+
+    Exits with 1 when there is any problem. Problems are printed as FILE:LINE:COLUMN, which editors
+    can jump to.
+    """
+    path = Path(file) if file else ctx.find_object(Context).topology_path  # type: ignore[union-attr]
+    try:
+        topology = Context(path).load(import_handlers=True)
+    except TopologyError as error:
+        if as_json:
+            problems = [dataclasses.asdict(problem) for problem in error.problems]
+            click.echo(_json({"ok": False, "problems": problems, "summary": None}))
+        else:
+            for problem in error.problems:
+                click.echo(str(problem))
+            click.echo(f"{path}: {counted(len(error.problems), 'problem')}", err=True)
+        ctx.exit(1)
+    if as_json:
+        click.echo(_json({"ok": True, "problems": [], "summary": summarise(topology)}))
+    else:
+        click.echo(f"{path}: ok, {_sentence(topology)}")
+
+
+def summarise(topology: Topology) -> dict[str, int]:
+    """Count what a topology has."""
+    return {
+        "exchanges": len(topology.exchanges),
+        "queues": len(topology.queues),
+        "shards": sum(queue.shards or 0 for queue in topology.queues.values()),
+        "consumers": len(topology.consumers),
+        "processes": len(topology.processes),
+        "commands": len(topology.commands),
+    }
+
+
+def _sentence(topology: Topology) -> str:
+    nouns = {"processes": ("other process", "other processes")}
+    return ", ".join(
+        counted(count, *nouns.get(noun, (noun.removesuffix("s"),)))
+        for noun, count in summarise(topology).items()
+        if count or noun not in {"shards", "processes", "commands"}
+    )
+
+
+def _json(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=2, ensure_ascii=False)

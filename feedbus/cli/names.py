@@ -1,0 +1,39 @@
+"""Complete the names of consumers, queues and exchanges from the topology at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import click
+from click.shell_completion import CompletionItem
+
+from feedbus.cli import Context, topology_path
+from feedbus.errors import FeedbusError
+from feedbus.topology import Topology
+
+
+class NamedInTopology(click.ParamType):
+    """A name that the topology knows; whether it does is checked by whoever uses it."""
+
+    def __init__(self, name: str, known: Callable[[Topology], Iterable[str]]) -> None:
+        """Keep how the known names are found."""
+        self.name = name
+        self._known = known
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the names that begin so; none while the topology has problems."""
+        del param
+        try:
+            topology = Context(topology_path(ctx)).load()
+        except FeedbusError:
+            return []
+        return [
+            CompletionItem(name) for name in self._known(topology) if name.startswith(incomplete)
+        ]
+
+
+CONSUMER = NamedInTopology("consumer", lambda topology: topology.consumers)
+QUEUE = NamedInTopology("queue", lambda topology: topology.queues)
+EXCHANGE = NamedInTopology("exchange", lambda topology: topology.exchanges)
