@@ -1,0 +1,154 @@
+"""Read what a request says, strictly: its JSON body or its query, against a schema."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl
+
+import bottle
+from marshmallow import Schema, ValidationError
+
+from web.problems import BAD_REQUEST, Errors, problem
+
+LIMIT_BYTES = 64 * 1024
+MOST_PARAMETERS = 20
+
+
+class MalformedError(ValueError):
+    """A body is not the JSON that we take; errors is keyed by field, "" for the whole."""
+
+    def __init__(self, detail: str, errors: Errors | None = None) -> None:
+        """Keep the text for the sender."""
+        self.detail = detail
+        self.errors = errors
+        super().__init__(detail)
+
+
+def read_body(schema: Schema) -> dict[str, Any]:
+    """Return the request's JSON body as schema loads it, or raise the problem with it."""
+    environ = bottle.request.environ
+    check_content_type(environ.get("CONTENT_TYPE", ""))
+    try:
+        fields = parse(read_bytes(environ))
+    except MalformedError as error:
+        raise problem(BAD_REQUEST, error.detail, error.errors) from None
+    return load(schema, fields, "The body does not have the fields that were expected.")
+
+
+def read_query(schema: Schema) -> dict[str, Any]:
+    """Return the request's query parameters as schema loads them, or raise the problem."""
+    raw = bottle.request.environ.get("QUERY_STRING", "")
+    try:
+        pairs = parse_qsl(
+            raw.encode("latin-1").decode("utf-8", "replace"),
+            keep_blank_values=True,
+            errors="replace",
+            max_num_fields=MOST_PARAMETERS,
+        )
+    except ValueError:
+        detail = f"Expected at most {MOST_PARAMETERS} query parameters."
+        raise problem(BAD_REQUEST, detail) from None
+    try:
+        fields = unique(pairs)
+    except MalformedError as error:
+        raise problem(BAD_REQUEST, error.detail, error.errors) from None
+    return load(schema, fields, "The query parameters are not those that were expected.")
+
+
+def load(schema: Schema, fields: Mapping[str, Any], detail: str) -> dict[str, Any]:
+    """Load fields, or raise the problem that names each wrong one."""
+    try:
+        loaded: dict[str, Any] = schema.load(fields)
+    except ValidationError as error:
+        raise problem(BAD_REQUEST, detail, by_field(error)) from None
+    return loaded
+
+
+def by_field(error: ValidationError) -> dict[str, list[str]]:
+    """Give marshmallow's messages by field, the whole input's under ""."""
+    messages = error.normalized_messages()
+    return {
+        "" if field == "_schema" else str(field): list(texts) for field, texts in messages.items()
+    }
+
+
+def check_content_type(header: str) -> None:
+    """Refuse a body that does not say it is JSON: a form on a foreign page cannot say so."""
+    media_type, _, parameters = header.partition(";")
+    charset = parameters.strip().lower().replace('"', "")
+    if media_type.strip().lower() == "application/json" and charset in {"", "charset=utf-8"}:
+        return
+    detail = f"Expected Content-Type: application/json, got {header or 'none'}."
+    accept = [("Accept", "application/json")]
+    raise problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers=accept)
+
+
+def read_bytes(environ: Mapping[str, Any]) -> bytes:
+    """Read the body, never more than the limit and a byte."""
+    if "CONTENT_LENGTH" not in environ:
+        detail = "Expected a body, with Content-Length or chunked."
+        raise problem(HTTPStatus.LENGTH_REQUIRED, detail)
+    body: bytes = environ["wsgi.input"].read(LIMIT_BYTES + 1)
+    if len(body) > LIMIT_BYTES:
+        raise problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, too_large())
+    return body
+
+
+def too_large() -> str:
+    """Say what the limit is."""
+    return f"Expected a body of at most {LIMIT_BYTES} bytes."
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object; MalformedError for what JSON parsers disagree about, too."""
+    try:
+        parsed = json.loads(
+            body.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant
+        )
+    except UnicodeDecodeError as error:
+        detail = f"The body is not UTF-8: byte {error.start} cannot be decoded."
+        raise MalformedError(detail) from None
+    except json.JSONDecodeError as error:
+        detail = f"The body is not JSON: {error.msg}, line {error.lineno} column {error.colno}."
+        raise MalformedError(detail) from None
+    except RecursionError:
+        detail = "The body is nested too deeply."
+        raise MalformedError(detail) from None
+    except MalformedError:
+        raise
+    except ValueError:  # the interpreter's limit on digits
+        detail = "The body holds a number that is too long."
+        raise MalformedError(detail) from None
+    if not isinstance(parsed, dict):
+        detail = f"Expected a JSON object, got {name_of(parsed)}."
+        raise MalformedError(detail)
+    return parsed
+
+
+def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict, or refuse a name that is given twice: which of the two counts is unclear."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        twice = {name: ["Given more than once."] for name, count in counts.items() if count > 1}
+        detail = "A name is given more than once."
+        raise MalformedError(detail, twice)
+    return fields
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and the infinities, which Python takes and JSON does not have."""
+    detail = f"The body is not JSON: {name} is no JSON number."
+    raise MalformedError(detail)
+
+
+def name_of(value: Any) -> str:
+    """Name a value by JSON's word for its type."""
+    if value is None:
+        return "null"
+    names = {list: "an array", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,97 @@
+"""Fields as strict as JSON: no number in a string, no text that a store would refuse."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import ValidationError, fields, validate
+
+LARGEST = 2**63 - 1
+WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
+
+
+class Whole(fields.Integer):
+    """A whole number in JSON, which has one kind of number: 1.0 is 1, true is none."""
+
+    default_error_messages = {"invalid": "Expected a whole number."}  # noqa: RUF012 -- marshmallow's
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> int:
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not whole:
+            refusal = self.make_error("invalid", input=value)
+            raise refusal
+        return super()._deserialize(int(value), attr, data, **kwargs)
+
+
+class WholeText(fields.Integer):
+    """A whole number in a path or a query, where all is text."""
+
+    default_error_messages = {"invalid": "Expected a whole number."}  # noqa: RUF012 -- marshmallow's
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> int:
+        if not WHOLE.fullmatch(value):
+            refusal = self.make_error("invalid", input=value)
+            raise refusal
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class Flag(fields.Boolean):
+    """True or false, not what resembles them."""
+
+    default_error_messages = {"invalid": "Expected true or false."}  # noqa: RUF012 -- marshmallow's
+
+    def _deserialize(
+        self,
+        value: Any,
+        attr: str | None,  # noqa: ARG002 -- marshmallow's signature
+        data: Mapping[str, Any] | None,  # noqa: ARG002 -- marshmallow's signature
+        **kwargs: Any,  # noqa: ARG002 -- marshmallow's signature
+    ) -> bool:
+        if not isinstance(value, bool):
+            refusal = self.make_error("invalid", input=value)
+            raise refusal
+        return value
+
+
+class Text(fields.String):
+    """Text that every store and every UTF-8 can hold."""
+
+    default_error_messages = {  # noqa: RUF012 -- marshmallow's
+        "invalid": "Expected text.",
+        "nul": "May not hold the NUL character.",
+        "surrogate": "May not hold half of a surrogate pair.",
+    }
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if "\0" in text:
+            refusal = self.make_error("nul")
+            raise refusal
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            refusal = self.make_error("surrogate")
+            raise refusal
+        return text
+
+
+class Shape(validate.Validator):
+    """The whole text has the shape of a pattern; unlike Regexp, no newline may follow it."""
+
+    def __init__(self, pattern: str, expected: str) -> None:
+        """Keep the pattern, and in words what it takes."""
+        self.regex = re.compile(pattern)  # the OpenAPI document finds its pattern here
+        self.expected = expected
+
+    def __call__(self, value: str) -> str:
+        """Return value, or raise ValidationError."""
+        if not self.regex.fullmatch(value):
+            msg = f"Expected {self.expected}."
+            raise ValidationError(msg)
+        return value

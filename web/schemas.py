@@ -1,0 +1,166 @@
+"""What requests and responses hold: checked by it, and described by it in the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from web.fields import LARGEST, Flag, Shape, Text, Whole, WholeText
+
+TWEET_CHARACTERS = 140
+LOGIN_CHARACTERS = 32
+EMAIL_CHARACTERS = 128
+PHONE_CHARACTERS = 11
+MOST_FOLLOWERS = 100_000
+MOST_TWEETS = 1_000
+LAST_PAGE = 1_000_000
+KEY_CHARACTERS = 128
+
+LOGIN = Shape(r"^[^\s\x00-\x1f\x7f]+$", "no blanks and no control characters")
+EMAIL = Shape(r"^[!-?A-~]+@[!-?A-~]+$", "an address such as ann@example.org")
+PHONE = Shape(r"^\+?[0-9]+$", "digits, with or without a leading +")
+IDS = validate.Range(1, LARGEST)
+
+
+def identifier(**options: Any) -> Whole:
+    """Make a field for a user's or a tweet's id."""
+    return Whole(validate=IDS, **options)
+
+
+class UserBody(Schema):
+    """A user to create; notifications go to the e-mail address, or else to the phone."""
+
+    login = Text(
+        required=True,
+        validate=[validate.Length(1, LOGIN_CHARACTERS), LOGIN],
+        metadata={"description": "The user's own name.", "examples": ["ann"]},
+    )
+    email = Text(
+        validate=[validate.Length(3, EMAIL_CHARACTERS), EMAIL],
+        metadata={"examples": ["ann@example.org"]},
+    )
+    phone = Text(
+        validate=[validate.Length(3, PHONE_CHARACTERS), PHONE],
+        metadata={"examples": ["+4930123456"]},
+    )
+
+    @validates_schema
+    def reachable(self, loaded: dict[str, Any], **_: Any) -> None:
+        """Refuse a user without a channel for notifications."""
+        if "email" not in loaded and "phone" not in loaded:
+            msg = "Expected email or phone."
+            raise ValidationError(msg, "email")
+
+
+class FollowersBody(Schema):
+    """Followers to create for a user, named by followerLogin and a number."""
+
+    user_id = identifier(data_key="userId", required=True)
+    follower_login = Text(
+        data_key="followerLogin",
+        required=True,
+        validate=[validate.Length(1, LOGIN_CHARACTERS - 8), LOGIN],
+        metadata={"description": "What the followers' logins start with."},
+    )
+    count = Whole(required=True, validate=validate.Range(1, MOST_FOLLOWERS))
+    asynchronous = Flag(
+        data_key="async",
+        load_default=True,
+        metadata={"description": "False: create them before the answer."},
+    )
+
+
+class TweetBody(Schema):
+    """A tweet to post."""
+
+    user_id = identifier(data_key="userId", required=True)
+    text = Text(
+        required=True,
+        validate=[
+            validate.Length(1, TWEET_CHARACTERS),
+            Shape(r"^[\s\S]*\S[\s\S]*$", "more than blanks"),
+        ],
+        metadata={"examples": ["Hello, followers"]},
+    )
+    asynchronous = Flag(
+        data_key="async",
+        load_default=True,
+        metadata={"description": "False: fill every follower's feed before the answer."},
+    )
+
+
+class UserPath(Schema):
+    """The user that a path names."""
+
+    user_id = WholeText(data_key="id", required=True, validate=IDS)
+
+
+class FeedQuery(Schema):
+    """How much of a feed to read."""
+
+    count = WholeText(
+        load_default=20,
+        validate=validate.Range(1, MOST_TWEETS),
+        metadata={"description": "How many of the last tweets."},
+    )
+
+
+class PageQuery(Schema):
+    """Which of all tweets to read."""
+
+    page = WholeText(
+        load_default=0,
+        validate=validate.Range(0, LAST_PAGE),
+        metadata={"description": "The page, from 0."},
+    )
+    per_page = WholeText(
+        data_key="perPage", load_default=20, validate=validate.Range(1, MOST_TWEETS)
+    )
+
+
+class IdAnswer(Schema):
+    """The id of what was created."""
+
+    id = identifier(required=True)
+
+
+class CreatedAnswer(Schema):
+    """How many followers were created."""
+
+    created = Whole(required=True, validate=validate.Range(min=0))
+
+
+class AcceptedAnswer(Schema):
+    """The followers will be created."""
+
+    accepted = Flag(required=True)
+
+
+class TweetEntry(Schema):
+    """A tweet as it is read."""
+
+    id = identifier(required=True)
+    author = fields.String(required=True, metadata={"description": "The author's login."})
+    text = fields.String(required=True)
+    created_at = fields.DateTime(data_key="createdAt", required=True)
+
+
+class TweetsAnswer(Schema):
+    """Tweets, oldest first."""
+
+    tweets = fields.List(fields.Nested(TweetEntry), required=True)
+
+
+class ProblemAnswer(Schema):
+    """What went wrong (RFC 9457), and with which field."""
+
+    type = fields.String(required=True)
+    title = fields.String(required=True)
+    status = fields.Integer(required=True, validate=validate.Range(400, 599))
+    detail = fields.String(required=True)
+    errors = fields.Dict(
+        keys=fields.String(),
+        values=fields.List(fields.String()),
+        metadata={"description": 'What is wrong with each field; "" is the whole.'},
+    )
