@@ -32,9 +32,8 @@ def load(schema: Schema, pack: Pack) -> Loaded:
         pack: the records as they travelled.
 
     """
-    ids = pack.ids
     if len(pack) == 1 or not _by_field(schema):
-        return _load_rows(schema, pack, ids)
+        return _load_rows(schema, pack)
     errors: Errors = {}
     shared: dict[str, Any] = {}
     columns: dict[str, Sequence[Any]] = {}
@@ -48,7 +47,7 @@ def load(schema: Schema, pack: Pack) -> Loaded:
         if value is not missing:
             shared[target] = value
     _refuse_unknown(schema, pack, errors)
-    chunk = Chunk(ids, shared, columns, range(len(pack)))
+    chunk = Chunk(pack.origin, pack.ordinals, shared, columns, range(len(pack)))
     if errors:
         chunk = chunk.select([index for index in range(len(pack)) if index not in errors])
     return Loaded(chunk, errors)
@@ -65,24 +64,23 @@ def _by_field(schema: Schema) -> bool:
     return plain and not any(schema._hooks.values()) and schema.unknown in {RAISE, EXCLUDE}  # noqa: SLF001 -- marshmallow tells it nowhere else
 
 
-def _load_rows(schema: Schema, pack: Pack, ids: Sequence[str]) -> Loaded:
+def _load_rows(schema: Schema, pack: Pack) -> Loaded:
     errors: Errors = {}
-    chunks: list[tuple[int, dict[str, Any]]] = []
+    rows: dict[int, dict[str, Any]] = {}
     for index in range(len(pack)):
         try:
-            chunks.append((index, schema.load(pack.payload(index))))
+            rows[index] = schema.load(pack.payload(index))
         except ValidationError as error:
             errors[index] = _texts(error.normalized_messages())
         except RecursionError:
             errors[index] = {"": ["nested too deeply"]}
     if len(pack) == 1:
-        rows = [row for _, row in chunks]
-        shared = rows[0] if rows else {}
-        return Loaded(Chunk(list(ids) if rows else [], shared, {}, [0] if rows else []), errors)
-    names = {name for _, row in chunks for name in row}
-    columns = {name: [row.get(name) for _, row in chunks] for name in names}
-    kept = [index for index, _ in chunks]
-    return Loaded(Chunk([ids[index] for index in kept], {}, columns, kept), errors)
+        ordinals = pack.ordinals if rows else []
+        return Loaded(Chunk(pack.origin, ordinals, rows.get(0, {}), {}, list(rows)), errors)
+    ordinals = [(pack.ordinals or [])[index] for index in rows]
+    names = {name for row in rows.values() for name in row}
+    columns = {name: [row.get(name) for row in rows.values()] for name in names}
+    return Loaded(Chunk(pack.origin, ordinals, {}, columns, list(rows)), errors)
 
 
 def _load_column(

@@ -96,6 +96,9 @@ def decode(body: bytes, content_type: str | None, message_id: str, key: str) -> 
     """
     payload = decode_payload(body)
     if content_type != PACK:
+        origin, dash, ordinal = message_id.rpartition("-")
+        if dash and ordinal.isdecimal():
+            return Pack(origin, [int(ordinal)], [key], payload, {})
         return Pack(message_id, None, [key], payload, {})
     try:
         columns = {str(name): list(values) for name, values in payload["columns"].items()}

@@ -15,27 +15,36 @@ class Chunk:
     """Records of one message: what they share is stored once, what differs by column.
 
     Attributes:
-        ids: the message id of each record.
+        origin: what the ids of its records start with.
+        ordinals: the end of each record's id; None is one record whose id is the origin.
         shared: field to the value that all records have.
         columns: field to one value a record.
         rows: for each record its place in the message that brought it.
 
     """
 
-    ids: Sequence[str]
+    origin: str
+    ordinals: Sequence[int] | None
     shared: Mapping[str, Any]
     columns: Mapping[str, Sequence[Any]]
-    rows: Sequence[int] = ()
+    rows: Sequence[int] = (0,)
 
     def __len__(self) -> int:
         """Count the records."""
-        return len(self.ids)
+        return 1 if self.ordinals is None else len(self.ordinals)
+
+    @property
+    def ids(self) -> list[str]:
+        """The message id of each record."""
+        if self.ordinals is None:
+            return [self.origin]
+        return [f"{self.origin}-{ordinal}" for ordinal in self.ordinals]
 
     def column(self, name: str) -> Sequence[Any]:
         """Return one value a record; KeyError when the records have no such field."""
         if name in self.columns:
             return self.columns[name]
-        return list(repeat(self.shared[name], len(self.ids)))
+        return list(repeat(self.shared[name], len(self)))
 
     def row(self, index: int) -> dict[str, Any]:
         """Return one record as a dict of its own."""
@@ -43,18 +52,19 @@ class Chunk:
         return {**self.shared, **varying}
 
     def select(self, indexes: Sequence[int]) -> Chunk:
-        """Return a chunk of these records alone."""
-        if len(indexes) == len(self.ids):
+        """Return a chunk of these records alone, in this order."""
+        if len(indexes) == len(self):
             return self
         columns = {
             name: [values[index] for index in indexes] for name, values in self.columns.items()
         }
-        rows = self.rows or range(len(self.ids))
+        ordinals = self.ordinals or []
         return Chunk(
-            [self.ids[index] for index in indexes],
+            self.origin,
+            [ordinals[index] for index in indexes],
             self.shared,
             columns,
-            [rows[index] for index in indexes],
+            [self.rows[index] for index in indexes],
         )
 
 
@@ -74,7 +84,7 @@ class Records(Sequence[dict[str, Any]]):
         """Make records of loaded dicts, for tests and for callers without a broker."""
         names = ids if ids is not None else [f"record-{index}" for index in range(len(rows))]
         pairs = zip(names, rows, strict=True)
-        return cls([Chunk([name], dict(row), {}) for name, row in pairs])
+        return cls([Chunk(name, None, dict(row), {}) for name, row in pairs])
 
     def __len__(self) -> int:
         """Count the records."""
@@ -122,6 +132,15 @@ class Records(Sequence[dict[str, Any]]):
     def retry(self, index: int, reason: str = "", *, after_seconds: float | None = None) -> None:
         """See this record again later; the others are acknowledged."""
         self.verdicts[index] = Retry(reason, after_seconds=after_seconds)
+
+    def only(self, ids: Sequence[str]) -> Records:
+        """Return the records that have these ids."""
+        wanted = set(ids)
+        chunks = [
+            chunk.select([index for index, name in enumerate(chunk.ids) if name in wanted])
+            for chunk in self.chunks
+        ]
+        return Records([chunk for chunk in chunks if len(chunk)])
 
     def singles(self) -> Iterator[Records]:
         """Go through the records one at a time, each as Records of its own."""

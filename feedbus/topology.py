@@ -14,7 +14,10 @@ from typing import Any, Literal
 from feedbus.errors import UsageError
 
 ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
-EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+def _empty() -> Mapping[str, Any]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Exchange:
     name: str
     type: ExchangeType
     pack: int = 0
-    arguments: Mapping[str, Any] = EMPTY
+    arguments: Mapping[str, Any] = field(default_factory=_empty)
 
     @property
     def hashed(self) -> bool:
@@ -68,7 +71,7 @@ class Queue:
     message_ttl_seconds: float | None = None
     max_length: int | None = None
     overflow: Literal["drop-head", "reject-publish"] | None = None
-    arguments: Mapping[str, Any] = EMPTY
+    arguments: Mapping[str, Any] = field(default_factory=_empty)
     idle_timeout_seconds: float | None = None
     max_runtime_seconds: float | None = None
     max_messages: int | None = None
@@ -101,20 +104,24 @@ class Process:
     start_retries: int = 10
     stop_timeout_seconds: float = 5.0
     memory_limit_bytes: int | None = None
-    environment: Mapping[str, str] = EMPTY
+    environment: Mapping[str, str] = field(default_factory=_empty)
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One ring of a hash exchange: (consumer name, weight) in binding order, and their digest."""
+    """One ring of a hash exchange: (consumer name, weight) in binding order.
+
+    The turn tells it from an earlier one of the same members that still drains.
+    """
 
     exchange: str
     members: tuple[tuple[str, int], ...]
+    turn: int = 0
 
     @property
     def digest(self) -> str:
         """Eight hex digits that differ whenever placement may differ."""
-        text = json.dumps(self.members, separators=(",", ":"))
+        text = json.dumps([*self.members, self.turn], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -1,0 +1,161 @@
+"""Publish records: at once from outside a handler, after the commit from inside one."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Self
+
+from feedbus.encoding import Rows, columnar
+from feedbus.errors import Outage
+from feedbus.metrics import Metrics
+from feedbus.sender import Sender, raise_refused
+from feedbus.topology import Topology
+
+RECONNECT_SECONDS = 0.1
+
+
+class Bus(ABC):
+    """Where records are published; exchange names are those of topology.toml."""
+
+    def publish(self, exchange: str, payload: Mapping[str, Any], key: str = "") -> None:
+        """Publish one record."""
+        self.publish_many(exchange, [(key, payload)])
+
+    @abstractmethod
+    def publish_many(
+        self,
+        exchange: str,
+        pairs: Iterable[tuple[str, Mapping[str, Any]]],
+        *,
+        causes: Sequence[int] | None = None,
+    ) -> int:
+        """Publish (routing key, payload) pairs in order and return how many there were.
+
+        Args:
+            exchange: as topology.toml names it.
+            pairs: any iterable; it is not held as a whole outside a handler.
+            causes: in a batch handler, for each pair the index of the record that causes it, so
+                that its id stays the same however the batch is composed next time.
+
+        """
+
+    @abstractmethod
+    def publish_columns(
+        self,
+        exchange: str,
+        keys: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+        shared: Mapping[str, Any],
+        *,
+        causes: Sequence[int] | None = None,
+    ) -> int:
+        """Publish records given by column: what differs, and what all of them share."""
+
+    @staticmethod
+    def connect(topology: Topology, metrics: Metrics | None = None) -> LiveBus:
+        """Connect a bus that publishes at once and returns when the broker has confirmed."""
+        return LiveBus(topology, metrics)
+
+
+class LiveBus(Bus):
+    """A bus of its own connection, for any thread; it reconnects when the broker comes back."""
+
+    SLICE = 5_000
+    TIMEOUT_SECONDS = 10.0
+
+    def __init__(
+        self,
+        topology: Topology,
+        metrics: Metrics | None = None,
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        """Connect at the first publish; timeout_seconds is how long the broker may be away."""
+        self._sender = Sender(topology, metrics)
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        """Return the bus itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self.close()
+
+    def publish(
+        self,
+        exchange: str,
+        payload: Mapping[str, Any],
+        key: str = "",
+        *,
+        message_id: str | None = None,
+    ) -> None:
+        """Publish one record; where a message_id is given, a repeat is known by it.
+
+        Raises: as publish_many.
+        """
+        rows = Rows(message_id or uuid.uuid4().hex, [0], [key], payload, {})
+        self._send(exchange, rows)
+
+    def publish_many(
+        self,
+        exchange: str,
+        pairs: Iterable[tuple[str, Mapping[str, Any]]],
+        *,
+        causes: Sequence[int] | None = None,  # noqa: ARG002 -- nothing causes an outside publish
+    ) -> int:
+        """Publish pairs; return how many the broker has confirmed.
+
+        Raises:
+            Unroutable: messages came back; those beside them were published.
+            PublishError: messages were refused.
+            Outage: the broker was away for too long; what was not confirmed may have arrived.
+
+        """
+        origin, count, left = uuid.uuid4().hex, 0, iter(pairs)
+        while run := list(islice(left, self.SLICE)):
+            for rows in columnar(run, f"{origin}.{count}"):
+                self._send(exchange, rows)
+            count += len(run)
+        return count
+
+    def publish_columns(
+        self,
+        exchange: str,
+        keys: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+        shared: Mapping[str, Any],
+        *,
+        causes: Sequence[int] | None = None,  # noqa: ARG002 -- nothing causes an outside publish
+    ) -> int:
+        """Publish records by column; return how many the broker has confirmed."""
+        if keys:
+            self._send(
+                exchange, Rows(uuid.uuid4().hex, range(len(keys)), keys, shared, columns)
+            )
+        return len(keys)
+
+    def close(self) -> None:
+        """Close the connection; the next publish opens another."""
+        with self._lock:
+            self._sender.close()
+
+    def _send(self, exchange: str, rows: Rows) -> None:
+        deadline = time.monotonic() + self._timeout_seconds
+        with self._lock:
+            messages = self._sender.encoder.encode(exchange, rows)
+            while True:
+                try:
+                    refusals = self._sender.send(messages)
+                    break
+                except Outage:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(RECONNECT_SECONDS)
+        raise_refused(refusals)

@@ -1,0 +1,233 @@
+"""Deliveries and a handler make verdicts: open, validate, call in a transaction, publish, tell."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from feedbus import broker, outbox
+from feedbus.collecting import CollectingBus
+from feedbus.deliveries import Delivery
+from feedbus.errors import InvalidBody, Outage, Reject, Retry
+from feedbus.handler import Handler
+from feedbus.loading import load
+from feedbus.metrics import ConsumerMetrics
+from feedbus.names import Names
+from feedbus.packs import Pack, decode
+from feedbus.publisher import Outgoing
+from feedbus.records import Records
+from feedbus.retry import Fate, Ladder
+from feedbus.sender import Sender, raise_refused
+from feedbus.topology import Consumer, Topology
+
+log = logging.getLogger(__name__)
+
+Failures = dict[int, BaseException]
+
+
+@dataclass(slots=True)
+class Opened:
+    """A delivery whose body has been read: its records, and the fate of each that failed."""
+
+    delivery: Delivery
+    pack: Pack
+    fates: list[Fate] = field(default_factory=list)
+
+
+class Dispatch:
+    """Runs one consumer's handler over deliveries."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        consumer: Consumer,
+        handler: Handler,
+        sender: Sender,
+        metrics: ConsumerMetrics,
+    ) -> None:
+        """Publish by sender; count in metrics."""
+        self._consumer = consumer
+        self._handler = handler
+        self._sender = sender
+        self._metrics = metrics
+        self._names = Names(topology)
+        self._ladder = Ladder(self._names, consumer)
+
+    def handle(self, deliveries: Sequence[Delivery]) -> None:
+        """Handle deliveries; when this returns, all of them are to be acknowledged.
+
+        Whatever has to outlive them (what the handler published, retries, dead letters) is
+        confirmed by the broker by then.
+
+        Raises:
+            Outage: the store or the broker is away; handle the same deliveries again later.
+
+        """
+        started = time.perf_counter()
+        opened: list[Opened] = []
+        owners: list[tuple[Opened, int]] = []
+        records = Records([])
+        chunks = []
+        for delivery in deliveries:
+            arrived = self._open(delivery)
+            opened.append(arrived)
+            if not arrived.pack.keys:
+                continue
+            loaded = load(self._handler.schema, arrived.pack)
+            for row, errors in loaded.errors.items():
+                self._fail(arrived, row, InvalidBody(errors))
+            if len(loaded.chunk):
+                chunks.append(loaded.chunk)
+                owners += [(arrived, row) for row in loaded.chunk.rows]
+        records = Records(chunks)
+        for index, error in self._perform(records).items():
+            arrived, row = owners[index]
+            self._fail(arrived, row, error)
+        self._send_fates(opened)
+        self._metrics.handled(time.perf_counter() - started, len(owners))
+        self._count(opened)
+
+    def give_up(self, delivery: Delivery, reason: str) -> None:
+        """Dead-letter a delivery unread; it is to be acknowledged then."""
+        opened = Opened(delivery, Pack(delivery.message_id, None, [], {}, {}))
+        opened.fates.append(self._ladder.lost(delivery, reason))
+        self._send_fates([opened])
+        self._count([opened])
+
+    def _open(self, delivery: Delivery) -> Opened:
+        try:
+            pack = decode(
+                delivery.body, delivery.content_type, delivery.message_id, delivery.routing_key
+            )
+        except InvalidBody as error:
+            log.warning("%s invalid body %s: %s", self._consumer.name, delivery.message_id, error)
+            opened = Opened(delivery, Pack(delivery.message_id, None, [], {}, {}))
+            opened.fates.append(self._ladder.unreadable(delivery, error))
+            return opened
+        return Opened(delivery, pack)
+
+    def _perform(self, records: Records) -> Failures:
+        """Give records to the handler and return what was raised for which of them."""
+        if not self._handler.batch:
+            return self._one_at_a_time(records)
+        if not len(records):
+            return {}
+        try:
+            self._call(records, records)
+        except (Reject, Retry) as verdict:
+            if len(records) == 1:
+                return {0: verdict}
+        except Outage:
+            raise
+        except (Exception, SystemExit) as error:
+            self._raise_outage(error)
+            if len(records) == 1:
+                self._log_failure(records.ids[0], error)
+                return {0: error}
+        else:
+            return dict(records.verdicts)
+        return self._one_at_a_time(records)
+
+    def _one_at_a_time(self, records: Records) -> Failures:
+        failures: Failures = {}
+        for index, single in enumerate(records.singles()):
+            try:
+                self._call(single if self._handler.batch else single[0], single)
+            except (Reject, Retry) as verdict:
+                failures[index] = verdict
+            except Outage:
+                raise
+            except (Exception, SystemExit) as error:
+                self._raise_outage(error)
+                self._log_failure(single.ids[0], error)
+                failures[index] = error
+            else:
+                if single.verdicts:
+                    failures[index] = single.verdicts[0]
+        return failures
+
+    def _call(self, argument: object, records: Records) -> None:
+        """Call the handler in one transaction, then send what it published."""
+        if self._consumer.queue.once:
+            self._call_once(records)
+            return
+        bus = CollectingBus(records)
+        with outbox.transaction():
+            self._handler.function(argument, bus)
+        if bus.published:
+            self._send(self._encoded(bus))
+
+    def _call_once(self, records: Records) -> None:
+        """Call a handler that is not idempotent: inbox, effects and outbox commit together."""
+        queue = self._consumer.queue.name
+        with outbox.transaction():
+            fresh = records.only(outbox.unseen(queue, records.ids))
+            if not len(fresh):
+                return
+            bus = CollectingBus(fresh)
+            self._handler.function(fresh if self._handler.batch else fresh[0], bus)
+            messages = list(self._encoded(bus))
+            kept = outbox.keep(messages)
+        records.verdicts.update(
+            {records.ids.index(fresh.ids[index]): v for index, v in fresh.verdicts.items()}
+        )
+        self._send(messages)
+        outbox.remove(kept)
+
+    def _encoded(self, bus: CollectingBus) -> Iterator[Outgoing]:
+        for exchange, rows in bus.published:
+            yield from self._sender.encoder.encode(exchange, rows)
+
+    def _send(self, messages: Iterator[Outgoing] | Sequence[Outgoing]) -> None:
+        raise_refused(self._sender.send(list(messages)))
+
+    def _fail(self, opened: Opened, row: int, error: BaseException) -> None:
+        opened.fates.append(self._ladder.decide(opened.delivery, opened.pack, row, error))
+
+    def _send_fates(self, opened: Sequence[Opened]) -> None:
+        fates = [fate for arrived in opened for fate in arrived.fates]
+        for odd in {fate.odd_delay_milliseconds for fate in fates} - {None}:
+            if odd is not None:
+                channel, queue = self._sender.channel(), self._consumer.queue
+                broker.declare_delay(channel, self._names, queue, odd, expires=True)
+        messages = [fate.message for fate in fates if fate.message is not None]
+        if messages:
+            refusals = self._sender.send(messages)
+            if refusals:
+                # Where failures go has to exist: until it does again nothing may be settled.
+                reason = refusals[0].reason
+                msg = f"{self._consumer.name}: cannot put failures aside: {reason}"
+                raise Outage(msg)
+
+    def _count(self, opened: Sequence[Opened]) -> None:
+        now = time.time_ns() // 1000
+        for arrived in opened:
+            failed = Counter(fate.verdict for fate in arrived.fates)
+            acknowledged = max(len(arrived.pack) - failed.total(), 0)
+            first = "ack" if acknowledged or not failed else next(iter(failed))
+            self._metrics.settled("ack", int(first == "ack"), acknowledged)
+            for verdict, count in failed.items():
+                self._metrics.settled(verdict, int(verdict == first), count)
+            published_at = arrived.delivery.published_at_microseconds
+            if published_at is not None:
+                self._metrics.lag(max(now - published_at, 0) / 1e6)
+            if arrived.delivery.redelivered:
+                self._metrics.redelivered(1)
+
+    def _raise_outage(self, error: BaseException) -> None:
+        if outbox.outage(error):
+            msg = f"store: {error}"
+            raise Outage(msg) from error
+
+    def _log_failure(self, message_id: str, error: BaseException) -> None:
+        log.error(
+            "%s failed on %s: %s: %s",
+            self._consumer.name,
+            message_id,
+            type(error).__name__,
+            error,
+            exc_info=error,
+        )

@@ -1,0 +1,172 @@
+"""Turn records into messages: grouped by the shard that will own them, packed, or plain."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feedbus.errors import UsageError
+from feedbus.names import Names
+from feedbus.packs import JSON, PACK, Pack, decode, encode_payload
+from feedbus.publisher import RECORD_COUNT, Outgoing
+from feedbus.ring import Ring
+from feedbus.topology import Exchange, Generation, Topology
+
+GENERATION = "feedbus-generation"
+KEY_LIMIT_BYTES = 255
+ID_DIGITS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Records to publish: one origin, and for each its ordinal, key and values."""
+
+    origin: str
+    ordinals: Sequence[int]
+    keys: Sequence[str]
+    shared: Mapping[str, Any]
+    columns: Mapping[str, Sequence[Any]]
+
+    def select(self, indexes: Sequence[int]) -> Pack:
+        """Return the pack of some of them."""
+        columns = {name: [values[i] for i in indexes] for name, values in self.columns.items()}
+        ordinals = [self.ordinals[i] for i in indexes]
+        return Pack(self.origin, ordinals, [self.keys[i] for i in indexes], self.shared, columns)
+
+
+def derive(*causes: str) -> str:
+    """Return an origin for ids that is the same whenever the causes are."""
+    return hashlib.sha256("\n".join(causes).encode()).hexdigest()[:ID_DIGITS]
+
+
+def columnar(pairs: Sequence[tuple[str, Mapping[str, Any]]], origin: str) -> Iterator[Rows]:
+    """Turn pairs with like fields into rows, in order: what all share is stored once."""
+    start = 0
+    while start < len(pairs):
+        fields = pairs[start][1].keys()
+        end = start + 1
+        while end < len(pairs) and pairs[end][1].keys() == fields:
+            end += 1
+        run = pairs[start:end]
+        shared: dict[str, Any] = {}
+        columns: dict[str, list[Any]] = {}
+        for name in fields:
+            values = [payload[name] for _, payload in run]
+            first = values[0]
+            if all(value is first for value in values) or _all_equal(values):
+                shared[name] = first
+            else:
+                columns[name] = values
+        yield Rows(origin, range(start, end), [key for key, _ in run], shared, columns)
+        start = end
+
+
+def _all_equal(values: Sequence[Any]) -> bool:
+    # 1, 1.0 and True are equal and yet not the same JSON; containers may hide such.
+    first = values[0]
+    return isinstance(first, str | int) and all(
+        type(value) is type(first) and value == first for value in values
+    )
+
+
+class Encoder:
+    """Makes messages of records, in packs where the exchange says so."""
+
+    def __init__(self, topology: Topology) -> None:
+        """Predict placement by the topology's own generations until told of others."""
+        self._topology = topology
+        self._names = Names(topology)
+        self._rings: dict[str, tuple[Generation, Ring]] = {}
+
+    def lead(self, generation: Generation) -> None:
+        """Predict placement on a generation's exchange by that generation from now on."""
+        self._rings[generation.exchange] = (generation, Ring.of(generation.members))
+
+    def encode(self, exchange_name: str, rows: Rows) -> list[Outgoing]:
+        """Return the messages that carry rows, those of each key in order."""
+        exchange = self._topology.exchange(exchange_name)
+        for key in set(rows.keys):
+            _check_key(key)
+        if exchange.pack < 2 or len(rows.keys) < 2:  # noqa: PLR2004 -- a pack of one is plain
+            return list(self._plain(exchange, rows, range(len(rows.keys))))
+        messages: list[Outgoing] = []
+        for target, indexes in self._grouped(exchange, rows).items():
+            for start in range(0, len(indexes), exchange.pack):
+                part = indexes[start : start + exchange.pack]
+                if len(part) == 1:
+                    messages.extend(self._plain(exchange, rows, part))
+                else:
+                    messages.append(self._packed(exchange, rows.select(part), target))
+        return messages
+
+    def apart(self, message: Outgoing) -> list[Outgoing]:
+        """Return a pack's records as plain messages for its exchange's entry."""
+        exchange = next(
+            name
+            for name in self._topology.exchanges
+            if self._names.packs(name) == message.exchange
+        )
+        pack = decode(message.body, message.content_type, message.message_id, "")
+        rows = Rows(pack.origin, pack.ordinals or [0], pack.keys, pack.shared, pack.columns)
+        return list(self._plain(self._topology.exchanges[exchange], rows, range(len(pack))))
+
+    def _grouped(self, exchange: Exchange, rows: Rows) -> Mapping[str, list[int]]:
+        groups: dict[str, list[int]] = {}
+        if not exchange.hashed:
+            for index, key in enumerate(rows.keys):
+                groups.setdefault(key, []).append(index)
+            return groups
+        route = self._ring(exchange.name)[1].route
+        for index, key in enumerate(rows.keys):
+            groups.setdefault(route(key), []).append(index)
+        return groups
+
+    def _ring(self, exchange: str) -> tuple[Generation, Ring]:
+        if exchange not in self._rings:
+            self.lead(self._topology.generation(exchange))
+        return self._rings[exchange]
+
+    def _packed(self, exchange: Exchange, pack: Pack, target: str) -> Outgoing:
+        headers: dict[str, Any] = {RECORD_COUNT: len(pack)}
+        name, key = self._names.exchange(exchange.name), target
+        if exchange.hashed:
+            generation = self._ring(exchange.name)[0]
+            headers[GENERATION] = generation.digest
+            name = self._names.packs(exchange.name)
+            key = self._names.pack_key(generation, target)
+        message_id = f"{pack.origin}-{(pack.ordinals or [0])[0]}+"
+        return Outgoing(name, key, _body(pack.encode), PACK, message_id, headers)
+
+    def _plain(
+        self, exchange: Exchange, rows: Rows, indexes: Iterable[int]
+    ) -> Iterator[Outgoing]:
+        name = self._names.exchange(exchange.name)
+        for index in indexes:
+            payload = {field: values[index] for field, values in rows.columns.items()}
+            payload.update(rows.shared)
+            body = _body(encode_payload, payload)
+            message_id = f"{rows.origin}-{rows.ordinals[index]}"
+            yield Outgoing(name, rows.keys[index], body, JSON, message_id)
+
+
+def _body(encode: Callable[..., bytes], *arguments: Any) -> bytes:
+    try:
+        return encode(*arguments)
+    except (TypeError, ValueError) as error:
+        msg = f"cannot publish: {error}"
+        raise UsageError(msg) from error
+
+
+def _check_key(key: str) -> None:
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError as error:
+        msg = f"cannot publish: routing key {key!r} is not UTF-8"
+        raise UsageError(msg) from error
+    if size > KEY_LIMIT_BYTES:
+        msg = f"cannot publish: routing key of {size} bytes; expected at most {KEY_LIMIT_BYTES}"
+        raise UsageError(msg)
+
+

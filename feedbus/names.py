@@ -1,0 +1,54 @@
+"""The names on the broker of what a topology declares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from feedbus.topology import Consumer, Generation, Queue, Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names of one topology's entities; every one starts with the topology's name."""
+
+    topology: Topology
+
+    def exchange(self, exchange: str) -> str:
+        """Return where publishers publish: for a hash exchange, the entry to its current ring."""
+        return f"{self.topology.name}.{exchange}"
+
+    def ring(self, generation: Generation) -> str:
+        """Return the exchange that holds a generation's ring."""
+        return f"{self.exchange(generation.exchange)}.{generation.digest}"
+
+    def packs(self, exchange: str) -> str:
+        """Return where packs for a ring's shards are published."""
+        return f"{self.exchange(exchange)}.packs"
+
+    def pack_key(self, generation: Generation, consumer: str) -> str:
+        """Return the routing key of a pack: it leads nowhere once its generation is not current."""
+        return f"{generation.digest}.{consumer}"
+
+    def held(self, exchange: str) -> str:
+        """Return the exchange and queue that hold what arrives while a ring is switched."""
+        return f"{self.exchange(exchange)}.held"
+
+    def generations(self, exchange: str) -> str:
+        """Return the queue whose one message says which generation is current."""
+        return f"{self.exchange(exchange)}.generations"
+
+    def member(self, generation: Generation, consumer: str) -> str:
+        """Return the queue of one member of a ring."""
+        return f"{self.topology.name}.{consumer}.{generation.digest}"
+
+    def queue(self, consumer: Consumer) -> str:
+        """Return the queue that the consumer of an unsharded queue on no ring reads."""
+        return f"{self.topology.name}.{consumer.name}"
+
+    def dead(self, queue: Queue) -> str:
+        """Return the queue of a queue's dead letters; shards share one."""
+        return f"{self.topology.name}.{queue.name}.dead"
+
+    def delay(self, queue: Queue, milliseconds: int) -> str:
+        """Return the exchange and queue in which retries wait; shards share them."""
+        return f"{self.topology.name}.{queue.name}.retry.{milliseconds}"

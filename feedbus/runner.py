@@ -1,0 +1,273 @@
+"""Run one consumer until told to stop: subscribe, collect a batch, dispatch it, settle it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from feedbus import broker, generations, outbox
+from feedbus.deliveries import Delivery
+from feedbus.dispatch import Dispatch
+from feedbus.drain import Drain
+from feedbus.errors import Outage
+from feedbus.handler import Handler
+from feedbus.keeper import Keeper
+from feedbus.metrics import Metrics
+from feedbus.names import Names
+from feedbus.sender import Sender
+from feedbus.suspects import DEATHS_ALLOWED, Suspects
+from feedbus.topology import Consumer, Topology
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+BACKOFF_FIRST_SECONDS = 0.1
+BACKOFF_LAST_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a runner ends by itself; None is never.
+
+    Attributes:
+        max_messages: deliveries handled.
+        idle_timeout_seconds: since anything came.
+        max_runtime_seconds: since the start.
+        memory_limit_bytes: resident after a batch; a leak ends here, not in the kernel's killer.
+
+    """
+
+    max_messages: int | None = None
+    idle_timeout_seconds: float | None = None
+    max_runtime_seconds: float | None = None
+    memory_limit_bytes: int | None = None
+
+
+class Runner:
+    """One consumer in the foreground."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        consumer: Consumer,
+        handler: Handler,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        suspects: Suspects,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take all that a run needs; on_ready is called once the consumer has subscribed."""
+        self._topology = topology
+        self._consumer = consumer
+        self._limits = limits
+        self._suspects = suspects
+        self._on_ready = on_ready
+        self._metrics = metrics.consumer(consumer.name)
+        self._sender = Sender(topology, metrics)
+        self._dispatch = Dispatch(topology, consumer, handler, self._sender, self._metrics)
+        self._keeper = Keeper(consumer)
+        self._buffer: deque[Delivery] = deque()
+        self._buffered_records = 0
+        self._handled = 0
+        self._started = self._last_arrival = time.monotonic()
+        self._told_to_stop = threading.Event()
+        self._failures = 0
+
+    def stop(self) -> None:
+        """Ask for a clean end: what is in hand is settled, the rest goes back."""
+        self._told_to_stop.set()
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """Stop cleanly on SIGTERM and SIGINT."""
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            self.stop()
+
+        earlier = {
+            number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            yield
+        finally:
+            for number, action in earlier.items():
+                signal.signal(number, action)
+
+    def run(self) -> str:
+        """Consume until a limit or a signal ends it; return which, in words."""
+        with self._keeper:
+            try:
+                while (reason := self._ended()) is None:
+                    try:
+                        self._consume()
+                    except Outage as error:
+                        self._hold("broker", error)
+            finally:
+                self._sender.close()
+        return reason
+
+    def _consume(self) -> None:
+        """Subscribe on a connection of its own and handle what comes, until it ends or breaks."""
+        self._buffer.clear()
+        self._buffered_records = 0
+        url = self._topology.broker_url
+        states = generations.known(self._topology)
+        for state in states.values():
+            self._sender.encoder.lead(state.current)
+        connection = broker.connect(self._topology)
+        try:
+            with broker.outage(connection, url), self._keeper.keeping(connection):
+                drain = Drain(
+                    self._topology, self._consumer, states, lambda: self._ended() is not None
+                )
+                for queues in drain.queues(connection):
+                    self._consume_from(connection, queues, drain)
+                    if self._ended() is not None:
+                        break
+        finally:
+            _close(connection)
+
+    def _consume_from(self, connection: Any, queues: Sequence[str], drain: Drain) -> None:
+        """Consume until a limit, or until the drain says that these queues are done with."""
+        channel = connection.channel()
+        queue = self._consumer.queue
+        channel.basic_qos(0, max(queue.prefetch, min(queue.batch.size, 1000)), False)  # noqa: FBT003 -- AMQP's own order
+        for name in queues:
+            channel.basic_consume(
+                name, consumer_tag=f"{self._consumer.name}.{name}", callback=self._on_message
+            )
+        self._on_ready()
+        self._failures = 0
+        while self._ended() is None:
+            if self._collect(connection):
+                self._handle(channel)
+            elif drain.done(channel, queues):
+                break
+        if channel.is_open:
+            channel.close()
+
+    def _on_message(self, message: Any) -> None:
+        delivery = Delivery.of(message)
+        self._buffer.append(delivery)
+        self._buffered_records += delivery.record_count
+        self._last_arrival = time.monotonic()
+
+    def _collect(self, connection: Any) -> bool:
+        """Wait for a batch: full, or its first record has waited long enough."""
+        batch = self._consumer.queue.batch
+        deadline = time.monotonic() + self._patience()
+        if self._buffer:
+            deadline = time.monotonic()
+        while self._buffered_records < batch.size:
+            had = bool(self._buffer)
+            try:
+                connection.drain_events(timeout=max(deadline - time.monotonic(), 0.001))
+            except TimeoutError:
+                break
+            if self._buffer and not had:
+                deadline = time.monotonic() + batch.wait_seconds
+            if time.monotonic() >= deadline or self._told_to_stop.is_set():
+                break
+        return bool(self._buffer)
+
+    def _patience(self) -> float:
+        idle = self._limits.idle_timeout_seconds
+        if idle is None:
+            return POLL_SECONDS
+        return max(min(POLL_SECONDS, self._last_arrival + idle - time.monotonic()), 0.001)
+
+    def _take_batch(self) -> list[Delivery]:
+        """Take deliveries from the buffer: up to a batch, a suspect alone, none past the limit."""
+        taken: list[Delivery] = []
+        records = 0
+        while self._buffer and records < self._consumer.queue.batch.size:
+            if self._limits.max_messages is not None:
+                if self._handled + len(taken) >= self._limits.max_messages:
+                    break
+            suspected = self._suspects.deaths(self._buffer[0].message_id) > 0
+            if suspected and taken:
+                break
+            delivery = self._buffer.popleft()
+            taken.append(delivery)
+            records += delivery.record_count
+            if suspected:
+                break
+        self._buffered_records -= records
+        return taken
+
+    def _handle(self, channel: Any) -> None:
+        deliveries = self._take_batch()
+        if not deliveries:
+            return
+        ids = [delivery.message_id for delivery in deliveries]
+        deaths = self._suspects.deaths(ids[0])
+        self._suspects.take(ids)
+        while True:
+            try:
+                with self._keeper.watching(ids[0]):
+                    if deaths >= DEATHS_ALLOWED:
+                        reason = f"its consumer died {deaths} times with this message in hand"
+                        log.error("%s gives up %s: %s", self._consumer.name, ids[0], reason)
+                        self._dispatch.give_up(deliveries[0], reason)
+                    else:
+                        self._dispatch.handle(deliveries)
+                break
+            except Outage as error:
+                part = "store" if str(error).startswith("store") else "broker"
+                self._hold(part, error)
+                if self._told_to_stop.is_set():
+                    self._suspects.release()
+                    return
+        # Settle last: if publishing failed, the broker must still own the deliveries.
+        channel.basic_ack(deliveries[-1].tag, multiple=True)
+        self._suspects.release(settled=True)
+        self._failures = 0
+        self._handled += len(deliveries)
+
+    def _hold(self, part: str, error: Outage) -> None:
+        """Wait before the next attempt, longer each time, while the store or the broker is away."""
+        self._metrics.outage(part)
+        longest = min(BACKOFF_FIRST_SECONDS * 2**self._failures, BACKOFF_LAST_SECONDS)
+        seconds = random.uniform(longest / 2, longest)  # noqa: S311 -- jitter, not a secret
+        log.warning("%s holds for %.1f s: %s", self._consumer.name, seconds, error)
+        self._failures += 1
+        self._told_to_stop.wait(seconds)
+        if part == "store":
+            outbox.close_store()
+
+    def _ended(self) -> str | None:
+        """Return why the run is over, None while it is not."""
+        now = time.monotonic()
+        limits = self._limits
+        if self._told_to_stop.is_set():
+            return "told to stop"
+        if limits.max_messages is not None and self._handled >= limits.max_messages:
+            return f"handled {self._handled} messages"
+        if limits.max_runtime_seconds is not None:
+            if now - self._started >= limits.max_runtime_seconds:
+                return f"ran for {limits.max_runtime_seconds:g} s"
+        if limits.idle_timeout_seconds is not None and not self._buffer:
+            if now - self._last_arrival >= limits.idle_timeout_seconds:
+                return f"idle for {limits.idle_timeout_seconds:g} s"
+        if limits.memory_limit_bytes is not None and self._keeper.memory_above(
+            limits.memory_limit_bytes
+        ):
+            return "above its memory limit"
+        return None
+
+
+def _close(connection: Any) -> None:
+    try:
+        connection.close()
+    except broker.connection_errors(connection):
+        connection.collapse()

@@ -1,0 +1,105 @@
+"""Send messages to the broker; packs whose generation has passed are taken apart and sent anew."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from feedbus import broker, generations
+from feedbus.encoding import Encoder
+from feedbus.errors import Outage, PublishError, Unroutable
+from feedbus.metrics import Metrics
+from feedbus.packs import PACK
+from feedbus.publisher import RECORD_COUNT, Outgoing, Publisher, Refusal
+from feedbus.topology import Topology
+
+
+class Sender:
+    """A connection for publishing alone, opened when there is something to send."""
+
+    def __init__(self, topology: Topology, metrics: Metrics | None = None) -> None:
+        """Connect at the first send."""
+        self.encoder = Encoder(topology)
+        self._topology = topology
+        self._metrics = metrics
+        self._connection: Any = None
+        self._publisher: Publisher | None = None
+
+    def send(self, messages: Sequence[Outgoing]) -> list[Refusal]:
+        """Send messages in order and return those that the broker did not take.
+
+        Raises:
+            Outage: the broker is away; what was not confirmed may have arrived all the same.
+
+        """
+        try:
+            publisher = self._open()
+            with broker.outage(self._connection, self._topology.broker_url):
+                refusals = publisher.send(messages)
+                stale = [refusal.message for refusal in refusals if _stale(refusal)]
+                if stale:
+                    refusals = [refusal for refusal in refusals if not _stale(refusal)]
+                    refusals += publisher.send(self._apart(publisher, stale))
+        except Outage:
+            self._count(messages, "unconfirmed")
+            self.close()
+            raise
+        refused = Counter(refusal.outcome for refusal in refusals)
+        for refusal in refusals:
+            self._count([refusal.message], refusal.outcome)
+        self._count(messages[: len(messages) - refused.total()], "confirmed")
+        return refusals
+
+    def channel(self) -> Any:
+        """Return the publishing channel, for declarations that a send needs first."""
+        return self._open().channel
+
+    def close(self) -> None:
+        """Close the connection; the next send opens another."""
+        connection, self._connection, self._publisher = self._connection, None, None
+        if connection is None:
+            return
+        try:
+            connection.close()
+        except broker.connection_errors(connection):
+            connection.collapse()
+
+    def _open(self) -> Publisher:
+        if self._publisher is None:
+            self._connection = broker.connect(self._topology)
+            with broker.outage(self._connection, self._topology.broker_url):
+                self._publisher = Publisher(self._connection)
+        return self._publisher
+
+    def _apart(self, publisher: Publisher, packs: Sequence[Outgoing]) -> list[Outgoing]:
+        """Return the packs' records as plain messages, and learn the generations of now."""
+        for exchange in self._topology.exchanges.values():
+            if exchange.hashed:
+                state = generations.read(publisher.channel, self._topology, exchange.name)
+                if state is not None:
+                    self.encoder.lead(state.current)
+        return [message for pack in packs for message in self.encoder.apart(pack)]
+
+    def _count(self, messages: Sequence[Outgoing], outcome: str) -> None:
+        if self._metrics is None:
+            return
+        counts: Counter[str] = Counter()
+        for message in messages:
+            counts[message.exchange] += int(message.headers.get(RECORD_COUNT, 1))
+        for exchange, count in counts.items():
+            self._metrics.published(exchange, outcome, count)
+
+
+def _stale(refusal: Refusal) -> bool:
+    packed = refusal.message.content_type == PACK
+    return packed and refusal.outcome == "returned" and refusal.message.exchange.endswith(".packs")
+
+
+def raise_refused(refusals: Sequence[Refusal]) -> None:
+    """Raise Unroutable or PublishError when there are refusals."""
+    if not refusals:
+        return
+    failures = [(refusal.message.message_id, refusal.reason) for refusal in refusals]
+    returned = all(refusal.outcome == "returned" for refusal in refusals)
+    raise (Unroutable if returned else PublishError)(failures)
