@@ -5,6 +5,7 @@ In a process of its own, so that the supervisor stays small and keeps no connect
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,18 +17,20 @@ from feedbus.topology import Topology
 def prepare(topology: Topology) -> bool:
     """Check the handlers, prepare the store, declare the broker; False when stderr says why not."""
     command = [sys.executable, "-m", "feedbus.supervisor.ground", str(topology.path)]
-    return subprocess.run(command, cwd=topology.root, check=False).returncode == 0
+    with subprocess.Popen(command, cwd=topology.root) as process:
+        importlib.import_module("feedbus.supervisor.supervision")  # what comes next, meanwhile
+        return process.wait() == 0
 
 
 def main(path: Path) -> None:
     """Do the work of prepare() in this process."""
-    from feedbus import broker, config
+    from feedbus import config, generations
     from feedbus.handler import resolve_object
 
     topology = config.load(path, import_handlers=True)
     if topology.store_prepare is not None:
         resolve_object(topology.store_prepare, topology.root)(topology)
-    broker.declare(topology)
+    generations.establish(topology)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,7 @@ class Supervision:
     async def start(self) -> None:
         """Start every watcher, and listen to signals in the way that loses none."""
         arbiter = self.arbiter
-        for address in (arbiter.endpoint, arbiter.pubsub_endpoint):
-            Path(address.removeprefix("ipc://")).chmod(0o600)
+        self._close_sockets_to_others()
         loop = arbiter.loop.asyncio_loop
         loop.add_signal_handler(signal.SIGCHLD, self._child_ended)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
@@ -73,6 +72,10 @@ class Supervision:
             arbiter._watchers_names[watcher.name.lower()] = watcher  # noqa: SLF001 -- add_watcher makes plain ones
         for watcher in self.watchers:
             await watcher._start()  # noqa: SLF001 -- start() refuses while anything else goes on
+
+    def _close_sockets_to_others(self) -> None:
+        for address in (self.arbiter.endpoint, self.arbiter.pubsub_endpoint):
+            Path(address.removeprefix("ipc://")).chmod(0o600)
 
     def stop(self) -> None:
         """End everything; circus refuses while another command runs, so ask until it does not."""

@@ -1,0 +1,127 @@
+"""feedbus status: what runs, what waits, what has died."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from feedbus.errors import FeedbusError
+
+if TYPE_CHECKING:
+    from feedbus.topology import Topology
+
+COLOURS = {"running": "green", "starting": "yellow", "waiting": "yellow", "gave up": "red"}
+NOT_RUNNING = {"state": "stopped", "processes": [], "restarts": 0, "last_exit": ""}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  feedbus status
+  feedbus status --json | jq '.consumers[] | select(.state != "running")'
+"""
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@click.pass_obj
+def command(context: Any, as_json: bool) -> None:  # noqa: FBT001 -- click passes a flag
+    """Show every consumer and process: state, restarts, what waits for it, what has died.
+
+    Works whether or not anything runs.
+    """
+    found = gather(context.load())
+    click.echo(json.dumps(found, indent=2) if as_json else _table(found))
+
+
+def gather(topology: Topology) -> dict[str, Any]:
+    """Return what can be learnt about a system now; what cannot be reached says why."""
+    depths, broker = _broker(topology)
+    handled = _handled(topology)
+    try:
+        answer, trouble = _supervisor(topology), ""
+    except FeedbusError as error:
+        answer, trouble = None, str(error)
+    kept = answer["watchers"] if answer else {}
+    consumers = {}
+    for name in topology.consumers:
+        ready, dead = depths.get(name, (None, None))
+        waiting = {"ready": ready, "dead": dead, "handled": handled.get(name)}
+        consumers[name] = kept.get(name, NOT_RUNNING) | waiting
+    return {
+        "supervisor": {"pid": answer["pid"] if answer else None, "error": trouble},
+        "broker": broker,
+        "store": _store(topology),
+        "consumers": consumers,
+        "processes": {name: kept.get(name, NOT_RUNNING) for name in topology.processes},
+    }
+
+
+def _supervisor(topology: Topology) -> dict[str, Any] | None:
+    from feedbus.supervisor.client import state
+
+    return state(topology)
+
+
+def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
+    from feedbus import broker, generations
+
+    url = broker.public_url(topology.broker_url)
+    try:
+        with broker.connect(topology) as connection:
+            depths = generations.depths(connection.channel(), topology)
+    except FeedbusError as error:
+        return {}, {"url": url, "reachable": False, "error": str(error)}
+    return depths, {"url": url, "reachable": True, "error": ""}
+
+
+def _store(topology: Topology) -> dict[str, Any]:
+    from feedbus import broker, outbox
+
+    url = broker.public_url(topology.store_url)
+    try:
+        outbox.ping(topology.store_url)
+    except FeedbusError as error:
+        return {"url": url, "reachable": False, "error": str(error)}
+    return {"url": url, "reachable": True, "error": ""}
+
+
+def _handled(topology: Topology) -> dict[str, int]:
+    return {}
+
+
+def _table(found: dict[str, Any]) -> str:
+    header = ("", "STATE", "PIDS", "UP", "RESTARTS", "READY", "DEAD", "HANDLED")
+    rows = [header]
+    for name, one in (found["consumers"] | found["processes"]).items():
+        pids = ",".join(str(process["pid"]) for process in one["processes"])
+        uptimes = [process["uptime_seconds"] for process in one["processes"]]
+        counts = [_text(one.get(key)) for key in ("ready", "dead", "handled")]
+        up = _span(min(uptimes)) if uptimes else ""
+        rows.append((name, one["state"], pids, up, str(one["restarts"]), *counts))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[1] = click.style(cells[1], fg=COLOURS.get(row[1]))
+        lines.append("  ".join(cells).rstrip())
+    supervisor = found["supervisor"]
+    runs = f"process {supervisor['pid']}" if supervisor["pid"] else "nothing runs: `feedbus up`"
+    lines.append("")
+    lines.append(f"supervisor  {supervisor['error'] or runs}")
+    for name in ("broker", "store"):
+        one = found[name]
+        lines.append(f"{name:<10}  {one['url']}  {one['error'] or 'reachable'}")
+    return "\n".join(lines)
+
+
+def _text(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

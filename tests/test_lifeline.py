@@ -1,0 +1,190 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from feedbus import lifeline
+
+
+@dataclass(frozen=True)
+class Folder:
+    var: Path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "var")
+
+
+@contextmanager
+def python(code, *arguments, **options):
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+HOLD = """
+import sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from feedbus import lifeline
+class Folder: var = Path(sys.argv[1])
+with lifeline.hold_slot(Folder, "feed_3", 1):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+SUPERVISED = """
+import os, subprocess, sys, time
+code = "import time; from feedbus import lifeline; lifeline.follow_parent(); print(1, flush=True)"
+code += "; time.sleep(60)"
+environment = os.environ | {"FEEDBUS_SUPERVISED": str(os.getpid())}
+child = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def is_alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until(happened):
+    while not happened():
+        time.sleep(0.01)
+
+
+def test_a_slot_is_held_by_one_process_and_the_other_learns_by_which(folder):
+    with python(HOLD, folder.var) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(lifeline.SlotTaken, match=f"feed_3 already runs as process {holder.pid}"),
+            lifeline.hold_slot(folder, "feed_3", 1, patience_seconds=0.1),
+        ):
+            pytest.fail("two hold one slot")
+
+
+def test_another_slot_of_the_same_consumer_is_free(folder):
+    with (
+        python(HOLD, folder.var) as holder,
+        lifeline.hold_slot(folder, "feed_3", 2, patience_seconds=0.1),
+    ):
+        assert holder.stdout.readline() == "held\n"
+
+
+def test_a_slot_is_free_as_soon_as_its_holder_is_killed(folder):
+    with python(HOLD, folder.var) as holder:
+        holder.stdout.readline()
+        os.kill(holder.pid, signal.SIGKILL)
+        with lifeline.hold_slot(folder, "feed_3", 1, patience_seconds=10):
+            pass
+
+
+def test_a_child_that_outlives_its_parent_does_not_hold_the_slot(folder):
+    forking = HOLD.replace("    time.sleep(60)", "    import os; os.fork(); time.sleep(60)")
+    with python(forking, folder.var, start_new_session=True) as holder:
+        holder.stdout.readline()
+        os.kill(holder.pid, signal.SIGKILL)
+        try:
+            with lifeline.hold_slot(folder, "feed_3", 1, patience_seconds=10):
+                pass
+        finally:
+            os.killpg(holder.pid, signal.SIGKILL)
+
+
+def test_the_folder_of_locks_is_closed_to_others(folder):
+    with lifeline.hold_slot(folder, "feed_3", 1):
+        assert (folder.var / "run").stat().st_mode & 0o777 == 0o700
+        assert (folder.var / "run" / "feed_3.1.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_process_that_says_it_is_ready_is_ready_until_it_lets_go(folder):
+    path = folder.var / "run" / "feed_3.1.ready"
+    with lifeline.hold_slot(folder, "feed_3", 1):
+        assert lifeline.ready_since(path, os.getpid()) is None
+        lifeline.mark_ready()
+        assert lifeline.ready_since(path, os.getpid()) == pytest.approx(time.time(), abs=60)
+        assert lifeline.ready_since(path, os.getpid() + 1) is None
+    assert lifeline.ready_since(path, os.getpid()) is None
+
+
+def test_without_a_slot_saying_ready_does_nothing(folder):
+    lifeline.mark_ready()
+    assert not folder.var.exists()
+
+
+def test_a_process_ends_when_its_supervisor_is_killed():
+    with python(SUPERVISED) as supervisor:
+        child = int(supervisor.stdout.readline())
+        assert is_alive(child)
+        os.kill(supervisor.pid, signal.SIGKILL)
+        wait_until(lambda: not is_alive(child))
+
+
+def test_a_process_whose_supervisor_was_gone_already_ends():
+    code = "from feedbus import lifeline; lifeline.follow_parent(); print('lives')"
+    environment = os.environ | {lifeline.SUPERVISED: "1"}
+    with python(code, env=environment) as orphan:
+        output, trouble = orphan.communicate()
+    assert (output, trouble, orphan.returncode) == ("", "the supervisor is gone\n", 1)
+
+
+def test_a_process_started_by_hand_follows_nobody(monkeypatch):
+    monkeypatch.delenv(lifeline.SUPERVISED, raising=False)
+    lifeline.follow_parent()
+
+
+def test_an_allocation_beyond_the_memory_limit_is_a_memory_error():
+    code = """
+from feedbus import lifeline
+lifeline.limit_memory(200 * 2**20)
+try:
+    bytearray(300 * 2**20)
+except MemoryError:
+    print("caught", len(bytearray(2**20)))
+"""
+    with python(code) as limited:
+        output, _ = limited.communicate()
+    assert output == "caught 1048576\n"
+
+
+def test_a_command_under_the_lifeline_holds_its_slot_and_says_that_it_is_ready(folder):
+    run = lifeline.run_folder(folder)
+    code = "import time; from feedbus import lifeline; lifeline.mark_ready(); time.sleep(60)"
+    command = ["-m", "feedbus.lifeline", "--run", run, "--name", "web", "--slot", "1"]
+    process = subprocess.Popen([sys.executable, *command, "--", sys.executable, "-c", code])
+    try:
+        wait_until(lambda: lifeline.ready_since(run / "web.1.ready", process.pid) is not None)
+        assert lifeline.lock_holder(run / "web.1.lock") == process.pid
+    finally:
+        process.kill()
+        process.wait()
+    assert lifeline.lock_holder(run / "web.1.lock") is None
+
+
+def test_a_command_that_does_not_exist_is_told_without_a_traceback(folder):
+    run = lifeline.run_folder(folder)
+    command = ["-m", "feedbus.lifeline", "--run", run, "--name", "web", "--slot", "1", "--", "nope"]
+    ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    assert ended.stderr == "error: cannot start nope: No such file or directory\n"
+    assert ended.returncode == 1
