@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from feedbus.deliveries import Delivery
+from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import InvalidBody, Reject, Retry
-from feedbus.names import Names
-from feedbus.packs import JSON, Pack, encode_payload
-from feedbus.publisher import PUBLISHED_AT, Outgoing
+from feedbus.broker.names import Names
+from feedbus.records.packs import JSON, Pack, encode_payload
+from feedbus.bus.publisher import PUBLISHED_AT, Outgoing
 from feedbus.topology import Consumer
 
 ATTEMPT = "feedbus-attempt"

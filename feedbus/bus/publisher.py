@@ -89,9 +89,7 @@ class Publisher:
         )
         self._last_tag += 1
         self._waiting[self._last_tag] = message
-        self._channel.basic_publish(
-            prepared, message.exchange, message.routing_key, mandatory=True
-        )
+        self._channel.basic_publish(prepared, message.exchange, message.routing_key, mandatory=True)
 
     def _await(self, timeout_seconds: float) -> None:
         deadline = time.monotonic() + timeout_seconds

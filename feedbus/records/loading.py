@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing, validate
 
-from feedbus.packs import Pack
 from feedbus.records import Chunk
+from feedbus.records.packs import Pack
 
 Errors = dict[int, dict[str, list[str]]]
 
@@ -113,9 +113,7 @@ def _already_loaded(declared: fields.Field, values: Sequence[Any]) -> bool:
         highest = cast("float | None", validator.max)
     if set(map(type, values)) != {int}:
         return False
-    return (lowest is None or min(values) >= lowest) and (
-        highest is None or max(values) <= highest
-    )
+    return (lowest is None or min(values) >= lowest) and (highest is None or max(values) <= highest)
 
 
 def _load_value(
@@ -156,5 +154,3 @@ def _flatten(messages: object) -> list[str]:
     if isinstance(messages, list | tuple):
         return [text for inner in messages for text in _flatten(inner)]
     return [str(messages)]
-
-

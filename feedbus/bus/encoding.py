@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from feedbus.broker.names import Names
+from feedbus.bus.publisher import RECORD_COUNT, Outgoing
 from feedbus.errors import UsageError
-from feedbus.names import Names
-from feedbus.packs import JSON, PACK, Pack, decode, encode_payload
-from feedbus.publisher import RECORD_COUNT, Outgoing
+from feedbus.records.packs import JSON, PACK, Pack, decode, encode_payload
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 
@@ -104,9 +104,7 @@ class Encoder:
     def apart(self, message: Outgoing) -> list[Outgoing]:
         """Return a pack's records as plain messages for its exchange's entry."""
         exchange = next(
-            name
-            for name in self._topology.exchanges
-            if self._names.packs(name) == message.exchange
+            name for name in self._topology.exchanges if self._names.packs(name) == message.exchange
         )
         pack = decode(message.body, message.content_type, message.message_id, "")
         rows = Rows(pack.origin, pack.ordinals or [0], pack.keys, pack.shared, pack.columns)
@@ -139,9 +137,7 @@ class Encoder:
         message_id = f"{pack.origin}-{(pack.ordinals or [0])[0]}+"
         return Outgoing(name, key, _body(pack.encode), PACK, message_id, headers)
 
-    def _plain(
-        self, exchange: Exchange, rows: Rows, indexes: Iterable[int]
-    ) -> Iterator[Outgoing]:
+    def _plain(self, exchange: Exchange, rows: Rows, indexes: Iterable[int]) -> Iterator[Outgoing]:
         name = self._names.exchange(exchange.name)
         for index in indexes:
             payload = {field: values[index] for field, values in rows.columns.items()}
@@ -168,5 +164,3 @@ def _check_key(key: str) -> None:
     if size > KEY_LIMIT_BYTES:
         msg = f"cannot publish: routing key of {size} bytes; expected at most {KEY_LIMIT_BYTES}"
         raise UsageError(msg)
-
-

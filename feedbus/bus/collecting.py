@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from feedbus.bus import Bus
-from feedbus.encoding import Rows, columnar, derive
+from feedbus.bus.encoding import Rows, columnar, derive
+from feedbus.bus.interface import Bus
 from feedbus.records import Records
 
 
@@ -63,10 +63,8 @@ class CollectingBus(Bus):
             self.published.append((exchange, rows))
         return len(keys)
 
-    def _by_origin(
-        self, causes: Sequence[int]
-    ) -> Iterator[tuple[str, list[int], list[int]]]:
-        """Group by the causing message; a record's second child comes under an origin of its own."""
+    def _by_origin(self, causes: Sequence[int]) -> Iterator[tuple[str, list[int], list[int]]]:
+        """Group by the causing message; a second child of a record has an origin of its own."""
         owners = [
             (chunk.origin, 0 if chunk.ordinals is None else chunk.ordinals[place])
             for chunk in self._records.chunks

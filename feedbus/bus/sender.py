@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from feedbus import broker, generations
-from feedbus.encoding import Encoder
+from feedbus import broker
+from feedbus.broker import generations
+from feedbus.bus.encoding import Encoder
+from feedbus.bus.publisher import RECORD_COUNT, Outgoing, Publisher, Refusal
 from feedbus.errors import Outage, PublishError, Unroutable
 from feedbus.metrics import Metrics
-from feedbus.packs import PACK
-from feedbus.publisher import RECORD_COUNT, Outgoing, Publisher, Refusal
+from feedbus.records.packs import PACK
 from feedbus.topology import Topology
 
 

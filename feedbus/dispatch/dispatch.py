@@ -9,18 +9,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from feedbus import broker, outbox
-from feedbus.collecting import CollectingBus
-from feedbus.deliveries import Delivery
+from feedbus.broker.names import Names
+from feedbus.bus.collecting import CollectingBus
+from feedbus.bus.publisher import Outgoing
+from feedbus.bus.sender import Sender, raise_refused
+from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import InvalidBody, Outage, Reject, Retry
 from feedbus.handler import Handler
-from feedbus.loading import load
 from feedbus.metrics import ConsumerMetrics
-from feedbus.names import Names
-from feedbus.packs import Pack, decode
-from feedbus.publisher import Outgoing
 from feedbus.records import Records
+from feedbus.records.loading import load
+from feedbus.records.packs import Pack, decode
 from feedbus.retry import Fate, Ladder
-from feedbus.sender import Sender, raise_refused
 from feedbus.topology import Consumer, Topology
 
 log = logging.getLogger(__name__)
@@ -111,52 +111,41 @@ class Dispatch:
 
     def _perform(self, records: Records) -> Failures:
         """Give records to the handler and return what was raised for which of them."""
-        if not self._handler.batch:
-            return self._one_at_a_time(records)
-        if not len(records):
-            return {}
-        try:
-            self._call(records, records)
-        except (Reject, Retry) as verdict:
-            if len(records) == 1:
-                return {0: verdict}
-        except Outage:
-            raise
-        except (Exception, SystemExit) as error:
-            self._raise_outage(error)
-            if len(records) == 1:
-                self._log_failure(records.ids[0], error)
-                return {0: error}
-        else:
+        if self._handler.batch and len(records) > 1 and self._attempt(records) is None:
             return dict(records.verdicts)
-        return self._one_at_a_time(records)
-
-    def _one_at_a_time(self, records: Records) -> Failures:
+        # One at a time, also after a batch that raised: a bad record never fails its neighbours.
         failures: Failures = {}
         for index, single in enumerate(records.singles()):
-            try:
-                self._call(single if self._handler.batch else single[0], single)
-            except (Reject, Retry) as verdict:
-                failures[index] = verdict
-            except Outage:
-                raise
-            except (Exception, SystemExit) as error:
-                self._raise_outage(error)
-                self._log_failure(single.ids[0], error)
+            error = self._attempt(single)
+            error = error or single.verdicts.get(0)
+            if error is not None:
                 failures[index] = error
-            else:
-                if single.verdicts:
-                    failures[index] = single.verdicts[0]
         return failures
 
-    def _call(self, argument: object, records: Records) -> None:
+    def _attempt(self, records: Records) -> BaseException | None:
+        """Call the handler and return what it raised, unless that is an outage's doing."""
+        try:
+            self._call(records)
+        except Outage:
+            raise
+        except (Reject, Retry) as verdict:
+            return verdict
+        except (Exception, SystemExit) as error:
+            if outbox.outage(error):
+                msg = f"store: {error}"
+                raise Outage(msg) from error
+            self._log_failure(records, error)
+            return error
+        return None
+
+    def _call(self, records: Records) -> None:
         """Call the handler in one transaction, then send what it published."""
         if self._consumer.queue.once:
             self._call_once(records)
             return
         bus = CollectingBus(records)
         with outbox.transaction():
-            self._handler.function(argument, bus)
+            self._handler.function(self._argument(records), bus)
         if bus.published:
             self._send(self._encoded(bus))
 
@@ -168,7 +157,7 @@ class Dispatch:
             if not len(fresh):
                 return
             bus = CollectingBus(fresh)
-            self._handler.function(fresh if self._handler.batch else fresh[0], bus)
+            self._handler.function(self._argument(fresh), bus)
             messages = list(self._encoded(bus))
             kept = outbox.keep(messages)
         records.verdicts.update(
@@ -217,17 +206,16 @@ class Dispatch:
             if arrived.delivery.redelivered:
                 self._metrics.redelivered(1)
 
-    def _raise_outage(self, error: BaseException) -> None:
-        if outbox.outage(error):
-            msg = f"store: {error}"
-            raise Outage(msg) from error
+    def _argument(self, records: Records) -> object:
+        return records if self._handler.batch else records[0]
 
-    def _log_failure(self, message_id: str, error: BaseException) -> None:
+    def _log_failure(self, records: Records, error: BaseException) -> None:
+        alone = len(records) == 1
         log.error(
             "%s failed on %s: %s: %s",
             self._consumer.name,
-            message_id,
+            records.ids[0] if alone else f"a batch of {len(records)}, taking each alone",
             type(error).__name__,
             error,
-            exc_info=error,
+            exc_info=error if alone else None,
         )

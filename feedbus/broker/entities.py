@@ -1,87 +1,18 @@
-"""Speak to a broker: connect, declare what a topology says, count what waits."""
+"""What a topology declares on a broker: exchanges, queues and bindings, with their arguments."""
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from kombu.connection import Connection
 
-from feedbus import locks
-from feedbus.errors import Outage, UsageError
-from feedbus.names import Names
+from feedbus.broker.names import Names
+from feedbus.errors import UsageError
 from feedbus.topology import Consumer, Exchange, Generation, Queue, Topology
 
-CONNECT_TIMEOUT_SECONDS = 5.0
-HEARTBEAT_SECONDS = 20.0
-TCP_USER_TIMEOUT_MILLISECONDS = 30_000
-LOCK_TIMEOUT_SECONDS = 10.0
-LOCK_POLL_SECONDS = 0.1
 EXPIRES_MARGIN_MILLISECONDS = 60_000
-TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
-
-
-def connect(topology: Topology) -> Connection:
-    """Return an open connection to the topology's broker.
-
-    Raises:
-        Outage: the broker cannot be reached.
-
-    """
-    connection = _connection(topology.broker_url)
-    with outage(connection, topology.broker_url):
-        connection.connect()
-    return connection
-
-
-def _connection(url: str) -> Connection:
-    scheme, _, rest = url.partition("://")
-    if scheme == "sqlite":
-        from feedbus.transports.sqlite import Transport  # noqa: PLC0415 -- only where it is used
-
-        path = Path("/" + rest.lstrip("/"))
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Connection(transport=Transport, virtual_host=str(path))
-    secure = scheme == "amqps"
-    # Not amqp://, which would pick librabbitmq where that happens to be installed.
-    return Connection(
-        f"pyamqp://{rest}",
-        ssl=secure,
-        heartbeat=HEARTBEAT_SECONDS,
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        transport_options={
-            "socket_settings": {TCP_USER_TIMEOUT: TCP_USER_TIMEOUT_MILLISECONDS},
-            "confirm_publish": False,
-        },
-    )
-
-
-def connection_errors(connection: Connection) -> tuple[type[BaseException], ...]:
-    """Return what a lost or refusing broker raises on this connection."""
-    errors = (*connection.connection_errors, *connection.recoverable_connection_errors)
-    return tuple({*errors, ConnectionError, OSError})
-
-
-@contextlib.contextmanager
-def outage(connection: Connection, url: str) -> Iterator[None]:
-    """Raise Outage for whatever a lost or refusing broker raises inside."""
-    try:
-        yield
-    except connection_errors(connection) as error:
-        msg = f"broker {public_url(url)}: {error or type(error).__name__}"
-        raise Outage(msg) from error
-
-
-def public_url(url: str) -> str:
-    """Return a URL without its password, for messages."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
 
 
 def declare(channel: Any, topology: Topology) -> None:
@@ -124,9 +55,7 @@ def _declare_exchange(channel: Any, names: Names, exchange: Exchange) -> None:
     channel.queue_bind(held, held, "")
     entry = {"alternate-exchange": held}
     channel.exchange_declare(name, "fanout", durable=True, auto_delete=False, arguments=entry)
-    channel.exchange_declare(
-        names.packs(exchange.name), "direct", durable=True, auto_delete=False
-    )
+    channel.exchange_declare(names.packs(exchange.name), "direct", durable=True, auto_delete=False)
 
 
 def declare_ring(channel: Any, names: Names, generation: Generation) -> None:
@@ -214,7 +143,7 @@ def declare_delay(
 @contextlib.contextmanager
 def _told_apart(name: str) -> Iterator[None]:
     """Tell what the broker has otherwise than the topology, instead of its 406."""
-    from amqp.exceptions import PreconditionFailed  # noqa: PLC0415 -- with kombu, late
+    from amqp.exceptions import PreconditionFailed
 
     try:
         yield
@@ -228,7 +157,7 @@ def _told_apart(name: str) -> Iterator[None]:
 
 def queue_exists(connection: Connection, name: str) -> bool:
     """Whether the broker has a queue of that name."""
-    from amqp.exceptions import NotFound  # noqa: PLC0415 -- with kombu, late
+    from amqp.exceptions import NotFound
 
     channel = connection.channel()
     try:
@@ -237,43 +166,3 @@ def queue_exists(connection: Connection, name: str) -> bool:
         return False  # which has closed the channel
     channel.close()
     return True
-
-
-@contextlib.contextmanager
-def locked(connection: Connection, topology: Topology) -> Iterator[None]:
-    """Hold the lock under which rings are switched; whoever dies with it gives it back.
-
-    Raises:
-        UsageError: somebody else holds it for longer than LOCK_TIMEOUT_SECONDS.
-
-    """
-    scheme, _, rest = topology.broker_url.partition("://")
-    taken = (
-        locks.held(Path("/" + rest.lstrip("/") + ".lock"), LOCK_TIMEOUT_SECONDS)
-        if scheme == "sqlite"
-        else _exclusive_queue(connection, f"{topology.name}.lock")
-    )
-    with taken:
-        yield
-
-
-@contextlib.contextmanager
-def _exclusive_queue(connection: Connection, name: str) -> Iterator[None]:
-    from amqp.exceptions import ResourceLocked  # noqa: PLC0415 -- with kombu, late
-
-    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
-    while True:
-        channel = connection.channel()
-        try:
-            channel.queue_declare(name, exclusive=True, auto_delete=True, durable=False)
-            break
-        except ResourceLocked as error:
-            if time.monotonic() > deadline:
-                msg = f"{name} is held: another apply or up is at work; wait for it to end"
-                raise UsageError(msg) from error
-            time.sleep(LOCK_POLL_SECONDS)
-    try:
-        yield
-    finally:
-        channel.queue_delete(name)
-        channel.close()

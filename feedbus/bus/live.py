@@ -1,65 +1,22 @@
-"""Publish records: at once from outside a handler, after the commit from inside one."""
+"""The bus of those who are no handlers: it publishes at once and returns when confirmed."""
 
 from __future__ import annotations
 
 import threading
 import time
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Self
 
-from feedbus.encoding import Rows, columnar
+from feedbus.bus.encoding import Rows, columnar
+from feedbus.bus.interface import Bus
+from feedbus.bus.sender import Sender, raise_refused
 from feedbus.errors import Outage
 from feedbus.metrics import Metrics
-from feedbus.sender import Sender, raise_refused
 from feedbus.topology import Topology
 
 RECONNECT_SECONDS = 0.1
-
-
-class Bus(ABC):
-    """Where records are published; exchange names are those of topology.toml."""
-
-    def publish(self, exchange: str, payload: Mapping[str, Any], key: str = "") -> None:
-        """Publish one record."""
-        self.publish_many(exchange, [(key, payload)])
-
-    @abstractmethod
-    def publish_many(
-        self,
-        exchange: str,
-        pairs: Iterable[tuple[str, Mapping[str, Any]]],
-        *,
-        causes: Sequence[int] | None = None,
-    ) -> int:
-        """Publish (routing key, payload) pairs in order and return how many there were.
-
-        Args:
-            exchange: as topology.toml names it.
-            pairs: any iterable; it is not held as a whole outside a handler.
-            causes: in a batch handler, for each pair the index of the record that causes it, so
-                that its id stays the same however the batch is composed next time.
-
-        """
-
-    @abstractmethod
-    def publish_columns(
-        self,
-        exchange: str,
-        keys: Sequence[str],
-        columns: Mapping[str, Sequence[Any]],
-        shared: Mapping[str, Any],
-        *,
-        causes: Sequence[int] | None = None,
-    ) -> int:
-        """Publish records given by column: what differs, and what all of them share."""
-
-    @staticmethod
-    def connect(topology: Topology, metrics: Metrics | None = None) -> LiveBus:
-        """Connect a bus that publishes at once and returns when the broker has confirmed."""
-        return LiveBus(topology, metrics)
 
 
 class LiveBus(Bus):
@@ -136,9 +93,7 @@ class LiveBus(Bus):
     ) -> int:
         """Publish records by column; return how many the broker has confirmed."""
         if keys:
-            self._send(
-                exchange, Rows(uuid.uuid4().hex, range(len(keys)), keys, shared, columns)
-            )
+            self._send(exchange, Rows(uuid.uuid4().hex, range(len(keys)), keys, shared, columns))
         return len(keys)
 
     def close(self) -> None:

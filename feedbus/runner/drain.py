@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from feedbus import broker, generations
+from feedbus import broker
+from feedbus.broker import generations
+from feedbus.broker.generations import State
+from feedbus.broker.names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import State
-from feedbus.names import Names
 from feedbus.topology import Consumer, Generation, Topology
 
 BARRIER_POLL_SECONDS = 0.1
@@ -51,7 +52,7 @@ class Drain:
         if self._state and consumer.name not in dict(self._state.current.members):
             msg = (
                 f"{consumer.name} is not on the broker's current ring of "
-                f"{consumer.queue.exchange}; run feedbus up, which makes the topology's ring current"
+                f"{consumer.queue.exchange}; feedbus up makes the topology's ring current"
             )
             raise UsageError(msg)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from feedbus import broker
-from feedbus.names import Names
+from feedbus.broker.names import Names
 from feedbus.topology import Generation, Topology
 
 READ_ATTEMPTS = 10
@@ -126,9 +126,7 @@ def drained(channel: Any, topology: Topology, generation: Generation) -> None:
 
 
 def _declare(channel: Any, queue: str) -> None:
-    channel.queue_declare(
-        queue, durable=True, auto_delete=False, arguments={"x-max-length": 1}
-    )
+    channel.queue_declare(queue, durable=True, auto_delete=False, arguments={"x-max-length": 1})
 
 
 def _lead(channel: Any, names: Names, generation: Generation) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import signal
 import threading
@@ -14,17 +15,17 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from feedbus import broker, generations, outbox
-from feedbus.deliveries import Delivery
+from feedbus import broker, outbox
+from feedbus.broker import generations
+from feedbus.bus.sender import Sender
 from feedbus.dispatch import Dispatch
-from feedbus.drain import Drain
+from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import Outage
 from feedbus.handler import Handler
-from feedbus.keeper import Keeper
 from feedbus.metrics import Metrics
-from feedbus.names import Names
-from feedbus.sender import Sender
-from feedbus.suspects import DEATHS_ALLOWED, Suspects
+from feedbus.runner.drain import Drain
+from feedbus.runner.keeper import Keeper
+from feedbus.runner.suspects import DEATHS_ALLOWED, Suspects
 from feedbus.topology import Consumer, Topology
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Limits:
 class Runner:
     """One consumer in the foreground."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- a run's parts, each given by name
         self,
         topology: Topology,
         consumer: Consumer,
@@ -191,9 +192,8 @@ class Runner:
         taken: list[Delivery] = []
         records = 0
         while self._buffer and records < self._consumer.queue.batch.size:
-            if self._limits.max_messages is not None:
-                if self._handled + len(taken) >= self._limits.max_messages:
-                    break
+            if self._handled + len(taken) >= (self._limits.max_messages or math.inf):
+                break
             suspected = self._suspects.deaths(self._buffer[0].message_id) > 0
             if suspected and taken:
                 break
@@ -253,12 +253,11 @@ class Runner:
             return "told to stop"
         if limits.max_messages is not None and self._handled >= limits.max_messages:
             return f"handled {self._handled} messages"
-        if limits.max_runtime_seconds is not None:
-            if now - self._started >= limits.max_runtime_seconds:
-                return f"ran for {limits.max_runtime_seconds:g} s"
-        if limits.idle_timeout_seconds is not None and not self._buffer:
-            if now - self._last_arrival >= limits.idle_timeout_seconds:
-                return f"idle for {limits.idle_timeout_seconds:g} s"
+        if now - self._started >= (limits.max_runtime_seconds or math.inf):
+            return f"ran for {limits.max_runtime_seconds:g} s"
+        idle_seconds = 0.0 if self._buffer else now - self._last_arrival
+        if idle_seconds >= (limits.idle_timeout_seconds or math.inf):
+            return f"idle for {limits.idle_timeout_seconds:g} s"
         if limits.memory_limit_bytes is not None and self._keeper.memory_above(
             limits.memory_limit_bytes
         ):

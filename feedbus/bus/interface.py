@@ -1,0 +1,57 @@
+"""What a bus is, inside a handler and outside."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from feedbus.bus.live import LiveBus
+    from feedbus.metrics import Metrics
+    from feedbus.topology import Topology
+
+
+class Bus(ABC):
+    """Where records are published; exchange names are those of topology.toml."""
+
+    def publish(self, exchange: str, payload: Mapping[str, Any], key: str = "") -> None:
+        """Publish one record."""
+        self.publish_many(exchange, [(key, payload)])
+
+    @abstractmethod
+    def publish_many(
+        self,
+        exchange: str,
+        pairs: Iterable[tuple[str, Mapping[str, Any]]],
+        *,
+        causes: Sequence[int] | None = None,
+    ) -> int:
+        """Publish (routing key, payload) pairs in order and return how many there were.
+
+        Args:
+            exchange: as topology.toml names it.
+            pairs: any iterable; it is not held as a whole outside a handler.
+            causes: in a batch handler, for each pair the index of the record that causes it, so
+                that its id stays the same however the batch is composed next time.
+
+        """
+
+    @abstractmethod
+    def publish_columns(
+        self,
+        exchange: str,
+        keys: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+        shared: Mapping[str, Any],
+        *,
+        causes: Sequence[int] | None = None,
+    ) -> int:
+        """Publish records given by column: what differs, and what all of them share."""
+
+    @staticmethod
+    def connect(topology: Topology, metrics: Metrics | None = None) -> LiveBus:
+        """Connect a bus that publishes at once and returns when the broker has confirmed."""
+        from feedbus.bus.live import LiveBus
+
+        return LiveBus(topology, metrics)

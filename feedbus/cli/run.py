@@ -1,0 +1,75 @@
+"""feedbus run: one consumer in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from feedbus.cli import Context
+from feedbus.cli.names import CONSUMER
+from feedbus.cli.values import DURATION
+
+
+@click.command("run")
+@click.argument("consumer", type=CONSUMER)
+@click.option("--max-messages", type=click.IntRange(min=1), help="End after so many messages.")
+@click.option("--idle-timeout", type=DURATION, help="End when nothing came for so long: 30s, 5m.")
+@click.option("--max-runtime", type=DURATION, help="End after so long: 30s, 5m.")
+@click.option("--slot", type=click.IntRange(min=1), default=1, help="Which of its processes.")
+@click.pass_obj
+def command(  # noqa: PLR0913, PLR0917 -- an option each
+    context: Context,
+    consumer: str,
+    max_messages: int | None,
+    idle_timeout: float | None,
+    max_runtime: float | None,
+    slot: int,
+) -> None:
+    r"""Run CONSUMER until a limit or a signal ends it, which is exit code 0.
+
+    \b
+    Examples:
+      feedbus run update_feed_3
+      feedbus run send_notification.email --max-messages 100 --idle-timeout 10s
+    """
+    from feedbus import handler, lifeline, outbox
+    from feedbus.metrics import Metrics
+    from feedbus.runner import Limits, Runner, Suspects
+
+    lifeline.follow_parent()
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    topology = context.load()
+    chosen = topology.consumer(consumer)
+    queue = chosen.queue
+    resolved = handler.resolve(queue.handler, topology.root)
+    limits = Limits(
+        max_messages=max_messages or queue.max_messages,
+        idle_timeout_seconds=idle_timeout or queue.idle_timeout_seconds,
+        max_runtime_seconds=max_runtime or queue.max_runtime_seconds,
+        memory_limit_bytes=queue.memory_limit_bytes,
+    )
+    if queue.memory_limit_bytes is not None:
+        lifeline.limit_memory(queue.memory_limit_bytes)
+    name = f"{chosen.name}.{slot}"
+    with lifeline.hold_slot(topology, chosen.name, slot):
+        outbox.open_store(topology.store_url)
+        metrics = Metrics.open(topology.var / "metrics", name)
+        with Suspects(topology.var / "run" / f"{name}.hand") as suspects:
+            runner = Runner(
+                topology,
+                chosen,
+                resolved,
+                limits=limits,
+                metrics=metrics,
+                suspects=suspects,
+                on_ready=lifeline.mark_ready,
+            )
+            with runner.stopping_on_signals():
+                logging.getLogger(__name__).info("%s started", name)
+                reason = runner.run()
+        logging.getLogger(__name__).info("%s ended: %s", name, reason)
+        outbox.close_store()
