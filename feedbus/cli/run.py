@@ -34,7 +34,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
       feedbus run update_feed_3
       feedbus run send_notification.email --max-messages 100 --idle-timeout 10s
     """
-    from feedbus import handler, lifeline, outbox
+    from feedbus import handling, lifeline, outbox
     from feedbus.metrics import Metrics
     from feedbus.runner import Limits, Runner, Suspects
 
@@ -45,7 +45,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     topology = context.load()
     chosen = topology.consumer(consumer)
     queue = chosen.queue
-    resolved = handler.resolve(queue.handler, topology.root)
+    resolved = handling.resolve(queue.handler, topology.root)
     limits = Limits(
         max_messages=max_messages or queue.max_messages,
         idle_timeout_seconds=idle_timeout or queue.idle_timeout_seconds,

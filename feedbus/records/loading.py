@@ -71,7 +71,7 @@ def _load_rows(schema: Schema, pack: Pack) -> Loaded:
         try:
             rows[index] = schema.load(pack.payload(index))
         except ValidationError as error:
-            errors[index] = _texts(error.normalized_messages())
+            errors[index] = _texts(error.messages_dict)
         except RecursionError:
             errors[index] = {"": ["nested too deeply"]}
     if len(pack) == 1:
@@ -84,7 +84,7 @@ def _load_rows(schema: Schema, pack: Pack) -> Loaded:
 
 
 def _load_column(
-    declared: fields.Field, key: str, values: Sequence[Any], errors: Errors
+    declared: fields.Field[Any], key: str, values: Sequence[Any], errors: Errors
 ) -> Sequence[Any]:
     if _already_loaded(declared, values):
         return values
@@ -98,7 +98,7 @@ def _load_column(
     return loaded
 
 
-def _already_loaded(declared: fields.Field, values: Sequence[Any]) -> bool:
+def _already_loaded(declared: fields.Field[Any], values: Sequence[Any]) -> bool:
     """Whether loading would return these very integers: the commonest column, at C speed."""
     if type(declared) is not fields.Integer:
         return False
@@ -117,7 +117,7 @@ def _already_loaded(declared: fields.Field, values: Sequence[Any]) -> bool:
 
 
 def _load_value(
-    declared: fields.Field, key: str, value: object, count: int, errors: Errors
+    declared: fields.Field[Any], key: str, value: object, count: int, errors: Errors
 ) -> object:
     try:
         return declared.deserialize(value, key, {} if value is missing else {key: value})
