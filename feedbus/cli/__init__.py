@@ -65,7 +65,7 @@ class LazyGroup(click.Group):
             named = self._project(ctx) if lenient else Context(path).load().commands
             if cmd_name not in named:
                 return None
-            from feedbus.handler import resolve_object
+            from feedbus.handling import resolve_object
 
             command = resolve_object(named[cmd_name], path.absolute().parent)
         if not isinstance(command, click.Command):
@@ -79,10 +79,10 @@ class LazyGroup(click.Group):
         """Find the command that was called; a misspelt one is met with the nearest."""
         try:
             return super().resolve_command(ctx, args)
-        except click.UsageError as error:
+        except click.UsageError:
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            if near and "?" not in error.message:
-                error.message += f" Did you mean '{near[0]}'?"
+            if near and not args[0].startswith("-"):
+                ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

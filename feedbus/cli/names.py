@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 
 import click
 from click.shell_completion import CompletionItem
+from click.types import StringParamType
 
 from feedbus.cli import Context, topology_path
 from feedbus.errors import FeedbusError
 from feedbus.topology import Topology
 
 
-class NamedInTopology(click.ParamType):
+class NamedInTopology(StringParamType):
     """A name that the topology knows; whether it does is checked by whoever uses it."""
 
     def __init__(self, name: str, known: Callable[[Topology], Iterable[str]]) -> None:

@@ -87,7 +87,8 @@ def _routing_keys(draft: Draft, queue: str, options: Options) -> Found:
         and not keys
         and (not draft.says(queue, "routing_keys") or "routing_keys" in options)
     ):
-        message = f"nothing reaches this queue: expected routing_keys, as '{options['exchange']}' is a {kind} exchange"
+        exchange = options["exchange"]
+        message = f"nothing reaches this queue: expected routing_keys, as '{exchange}' is {kind}"
         yield (
             draft.at(queue, "routing_keys"),
             Fault(message=message, expected="an array of texts, at least one"),
@@ -219,14 +220,10 @@ def _buckets(draft: Draft) -> Found:
             option = next(
                 name for name in ("weight", "weights", "shards", "exchange") if name in options
             )
-            message = f"expected at most {MOST_BUCKETS:,} buckets in the ring of '{exchange}', got {buckets[exchange]:,}"
+            expected = f"at most {MOST_BUCKETS:,} buckets in the ring of '{exchange}'"
             yield (
                 draft.at(queue, option),
-                Fault(
-                    message=message,
-                    expected=f"at most {MOST_BUCKETS:,} buckets",
-                    got=f"{buckets[exchange]:,}",
-                ),
+                Fault(expected=expected, got=f"{buckets[exchange]:,}"),
             )
 
 
@@ -241,7 +238,7 @@ def _exchange_arguments(draft: Draft) -> Found:
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         for argument in exchange.get("arguments", {}):
             if exchange.get("type") == RING and argument in RING_ARGUMENTS:
-                message = "is feedbus's to set: a ring places by routing key and holds what it cannot place"
+                message = "is feedbus's to set: a ring places by routing key and loses nothing"
                 yield (
                     ("exchanges", name, "arguments", argument),
                     Fault(message=message, at_key=True),

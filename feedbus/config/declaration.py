@@ -59,7 +59,9 @@ class ExchangeTable(TableSchema):
         least=0,
         most=1_000_000,
     )
-    arguments = Tables(Argument(""), "The broker's own arguments.", keys=ArgumentName(""))
+    arguments = Tables(
+        Argument(""), "The broker's own arguments.", of="arguments", keys=ArgumentName("")
+    )
 
 
 class BatchTable(TableSchema):
@@ -81,14 +83,15 @@ class RetryTable(TableSchema):
     delays = Array(
         Duration(""),
         "The waits between attempts.",
+        of="durations",
         empty=False,
         required=True,
         attribute="delays_seconds",
     )
     then = Choice(
-        "What becomes of a message after the last attempt. Needed unless `repeat` is true.",
+        "What becomes of a message after the last attempt.",
         *("dead-letter", "drop"),
-        default="none: it must be said",
+        default="needed, unless `repeat` is true",
     )
     repeat = Flag("Whether the last delay repeats without end.", default="false")
 
@@ -98,15 +101,16 @@ class QueueTable(TableSchema):
 
     builds = topology.Queue
 
-    exchange = Name("The exchange that the queue is bound to. Needed.", default="none: needed")
+    exchange = Name("The exchange that the queue is bound to.", default="needed")
     handler = Dotted(
-        "The handler of its messages, imported from this topology's folder. Needed.",
-        default="none: needed",
+        "The handler of its messages, imported from this topology's folder.",
+        default="needed",
     )
     routing_keys = Array(
         RoutingKey(""),
         "The binding keys. Needed on a direct or topic exchange, refused on any other. "
         "On a topic exchange `*` stands for one word and `#` for any number of them.",
+        of="texts",
     )
     shards = Whole(
         "Makes a queue, a consumer and a process `NAME_0` … of each shard. Only on an "
@@ -122,6 +126,7 @@ class QueueTable(TableSchema):
     weights = Tables(
         Whole("", most=MOST_BUCKETS),
         "Single shards' weights by number, `{ 3 = 2 }`; the others keep `weight`.",
+        of="positive integers",
         keys=ShardNumber(""),
         default="{}",
     )
@@ -135,7 +140,7 @@ class QueueTable(TableSchema):
     )
     prefetch = Whole("How many messages wait in a consumer's hands.", most=MOST_PREFETCH)
     once = Flag(
-        "Whether the handler's effects happen once though a message comes twice: an inbox row commits with them."
+        "Whether a message that comes twice has its effects once: an inbox row commits with them."
     )
     type = Choice("The kind of queue on RabbitMQ.", "classic", "quorum")
     single_active_consumer = Flag(
@@ -161,7 +166,11 @@ class QueueTable(TableSchema):
         default="drop-head, as the broker does",
     )
     arguments = Tables(
-        Argument(""), "The broker's own arguments.", keys=ArgumentName(""), default="{}"
+        Argument(""),
+        "The broker's own arguments.",
+        of="arguments",
+        keys=ArgumentName(""),
+        default="{}",
     )
     idle_timeout = Duration(
         "A consumer ends when nothing came for so long, and is started anew.",
@@ -219,6 +228,7 @@ class ProcessTable(TableSchema):
     environment = Tables(
         Setting(""),
         "Environment variables, beside those it inherits.",
+        of="texts",
         keys=EnvironmentName(""),
         default="{}",
     )
@@ -241,13 +251,19 @@ class TopologyTable(TableSchema):
     var = Text("The folder of sockets, locks, logs and metric files.", default='"var"')
     broker = Table(BrokerTable, "Where the broker is.")
     store = Table(StoreTable, "Where the store is.")
-    exchanges = Tables(Table(ExchangeTable, ""), "The exchanges by name.", required=True)
-    defaults = Table(DefaultsTable, "What queues inherit.")
-    queues = Tables(Table(QueueTable, ""), "The queues by name.", empty=False, required=True)
-    processes = Tables(
-        Table(ProcessTable, ""), "Supervised processes beside the consumers, by name."
+    exchanges = Tables(
+        Table(ExchangeTable, ""), "The exchanges by name.", of="tables", required=True
     )
-    commands = Tables(Dotted(""), "The project's own click commands: `feedbus NAME`.")
+    defaults = Table(DefaultsTable, "What queues inherit.")
+    queues = Tables(
+        Table(QueueTable, ""), "The queues by name.", of="tables", empty=False, required=True
+    )
+    processes = Tables(
+        Table(ProcessTable, ""), "Supervised processes beside the consumers, by name.", of="tables"
+    )
+    commands = Tables(
+        Dotted(""), "The project's own click commands: `feedbus NAME`.", of="dotted names"
+    )
 
 
 DECLARATION = TopologyTable()

@@ -12,6 +12,7 @@ from feedbus.errors import Problem
 Path = tuple[str | int, ...]
 TEXT_SHOWN = 80
 LISTED = 12
+LONG_BITS = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +89,19 @@ def lookup(document: Any, path: Path) -> Any:
 
 def describe(value: Any) -> str:
     """Name a value as its writer would recognise it."""
-    if value is MISSING:
-        return "nothing"
     if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f"'{value}'" if len(value) <= TEXT_SHOWN else f"'{value[:TEXT_SHOWN]}…'"
-    if isinstance(value, Mapping):
-        return "a table"
-    if isinstance(value, list):
-        return "an array" if value else "an empty array"
-    if isinstance(value, int) and value.bit_length() > TEXT_SHOWN:
-        return "a huge integer"
-    return str(value)
+        told = str(value).lower()
+    elif isinstance(value, str):
+        told = f"'{value}'" if len(value) <= TEXT_SHOWN else f"'{value[:TEXT_SHOWN]}…'"
+    elif isinstance(value, Mapping):
+        told = "a table"
+    elif isinstance(value, list):
+        told = "an array" if value else "an empty array"
+    elif isinstance(value, int) and value.bit_length() > LONG_BITS:
+        told = "a huge integer"
+    else:
+        told = "nothing" if value is MISSING else str(value)
+    return told
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

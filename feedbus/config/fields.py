@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 from marshmallow import ValidationError, fields
 
 from feedbus.config import amounts
 from feedbus.config.faults import Fault, describe, nearest
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 LARGEST = 2**63 - 1
 SUBSTITUTED = {"type": "string", "pattern": r"\$\{"}
 
 
 class Option(fields.Field[Any]):
-    """A value with a description; read() returns what it means or raises refusal()."""
+    """A value with a description; read() returns what it means or calls refuse()."""
 
     kind: str = "anything"
     expected: str = "a value"
+    pattern: str = ""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Option(fields.Field[Any]):
         )
 
     def read(self, value: Any) -> Any:
-        """Return what the value means; raise refusal() when it means nothing."""
+        """Return what the value means; call refuse() when it means nothing."""
         raise NotImplementedError
 
     def schema(self) -> dict[str, Any]:
@@ -52,6 +52,10 @@ class Option(fields.Field[Any]):
     def refusal(self, expected: str = "", **told: Any) -> ValidationError:
         """Make the error that says what was expected."""
         return ValidationError([Fault(expected=expected or self.expected, **told)])
+
+    def refuse(self, expected: str = "", **told: Any) -> NoReturn:
+        """Raise the error that says what was expected."""
+        raise self.refusal(expected, **told)
 
     def make_error(self, key: str, **kwargs: Any) -> ValidationError:
         """Tell a missing value (the only thing that marshmallow itself refuses) as a fault."""
@@ -72,7 +76,7 @@ class Text(Option):
     def read(self, value: Any) -> str:
         """Return the text."""
         if not isinstance(value, str) or not value.strip() or "\0" in value:
-            raise self.refusal()
+            self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -85,28 +89,29 @@ class Name(Text):
 
     kind = "name"
     expected = "a name of letters, digits, '_', '-' and '.', beginning with none of the last two"
+    pattern = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
     def read(self, value: Any) -> str:
         """Return the name."""
-        if not isinstance(value, str) or not NAME.fullmatch(value):
-            raise self.refusal()
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
+            self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
-        return {"anyOf": [{"type": "string", "pattern": f"^{NAME.pattern}$"}, SUBSTITUTED]}
+        return {"anyOf": [{"type": "string", "pattern": f"^{self.pattern}$"}, SUBSTITUTED]}
 
 
 class Dotted(Text):
     """A Python object by its dotted name."""
 
-    kind = '"package.module:name"'
+    kind = "dotted name, `package.module:name`"
     expected = "a dotted name such as 'package.module:name'"
 
     def read(self, value: Any) -> str:
         """Return the dotted name; whether it can be imported is asked elsewhere."""
         if not isinstance(value, str) or not DOTTED.fullmatch(value):
-            raise self.refusal()
+            self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -123,7 +128,7 @@ class Flag(Option):
     def read(self, value: Any) -> bool:
         """Return the flag."""
         if not isinstance(value, bool):
-            raise self.refusal()
+            self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -142,7 +147,7 @@ class Whole(Option):
         most: int = LARGEST,
         unlimited: bool = False,
         **told: Any,
-    ):
+    ) -> None:
         """Set the bounds."""
         super().__init__(description, **told)
         self.least, self.most, self.unlimited = least, most, unlimited
@@ -151,16 +156,16 @@ class Whole(Option):
         self.kind += f", at most {most:,}" if most < LARGEST else ""
         if unlimited:
             self.expected += ' or "unlimited"'
-            self.kind += ' or "unlimited"'
+            self.kind += ' or `"unlimited"`'
 
     def read(self, value: Any) -> int | None:
         """Return the integer, None for "unlimited"."""
         if self.unlimited and value == "unlimited":
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < self.least:
-            raise self.refusal()
+            self.refuse()
         if value > self.most:
-            raise self.refusal(f"at most {self.most:,}")
+            self.refuse(f"at most {self.most:,}")
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -184,7 +189,7 @@ class Duration(Option):
         self.kind = "duration"
         if never:
             self.expected += ' or "never"'
-            self.kind += ' or "never"'
+            self.kind += ' or `"never"`'
 
     def read(self, value: Any) -> float | None:
         """Return seconds, None for "never"."""
@@ -192,13 +197,11 @@ class Duration(Option):
             return None
         seconds = amounts.read_duration(value) if isinstance(value, str) else None
         if seconds is None:
-            raise self.refusal(suggestion=amounts.guess_duration(value))
+            self.refuse(suggestion=amounts.guess_duration(value))
         if seconds > amounts.LONGEST_SECONDS:
-            raise self.refusal(
-                f"a duration of at most {amounts.write_duration(amounts.LONGEST_SECONDS)}"
-            )
+            self.refuse(f"a duration of at most {amounts.write_duration(amounts.LONGEST_SECONDS)}")
         if seconds < 0.001 and not (self.zero and seconds == 0):  # noqa: PLR2004 -- 1 ms
-            raise self.refusal("a duration of at least 1ms" + (' or "never"' if self.never else ""))
+            self.refuse("a duration of at least 1ms" + (' or "never"' if self.never else ""))
         return seconds
 
     def schema(self) -> dict[str, Any]:
@@ -218,7 +221,7 @@ class Duration(Option):
 class Size(Option):
     """A number of bytes, written with its unit, or "unlimited"."""
 
-    kind = 'size or "unlimited"'
+    kind = 'size or `"unlimited"`'
     expected = 'a size such as "512MB" or "1GB", or "unlimited"'
 
     def read(self, value: Any) -> int | None:
@@ -227,9 +230,9 @@ class Size(Option):
             return None
         size = amounts.read_size(value) if isinstance(value, str) else None
         if size is None:
-            raise self.refusal(suggestion=amounts.guess_size(value))
+            self.refuse(suggestion=amounts.guess_size(value))
         if not 0 < size <= amounts.LARGEST_BYTES:
-            raise self.refusal('a size from "1B" to "1024TiB", or "unlimited"')
+            self.refuse('a size from "1B" to "1024TiB", or "unlimited"')
         return size
 
     def schema(self) -> dict[str, Any]:
@@ -246,14 +249,12 @@ class Choice(Option):
         self.choices = choices
         quoted = [f"'{choice}'" for choice in choices]
         self.expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
-        self.kind = " or ".join(f'"{choice}"' for choice in choices)
+        self.kind = ", ".join(f'`"{choice}"`' for choice in choices)
 
     def read(self, value: Any) -> str:
         """Return the name."""
         if not isinstance(value, str) or value not in self.choices:
-            raise self.refusal(
-                suggestion=nearest(value, self.choices) if isinstance(value, str) else ""
-            )
+            self.refuse(suggestion=nearest(value, self.choices) if isinstance(value, str) else "")
         return value
 
     def schema(self) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import contextlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path as FilePath
 
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, Path, nearest
 from feedbus.errors import UsageError
-from feedbus.handler import Handler, resolve
+from feedbus.handling import Handler, resolve
 
 
 def check_imports(draft: Draft, root: FilePath) -> None:
@@ -37,8 +38,9 @@ def _handler(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, F
     try:
         found: Handler = resolve(dotted, root)
     except UsageError as error:
-        expected = "a function under @feedbus.handler(Schema)"
-        yield path, Fault(message=str(error), expected=expected, suggestion=_suggest(dotted, root))
+        expected = "a function under @feedbus.handling(Schema)"
+        message = _reason(error, dotted.partition(":")[0], root)
+        yield path, Fault(message=message, expected=expected, suggestion=_suggest(dotted, root))
         return
     except SystemExit as error:
         module = dotted.partition(":")[0]
@@ -47,8 +49,30 @@ def _handler(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, F
         return
     size = options.get("batch", {}).get("size", 1)
     if size > 1 and not found.batch:
-        message = f"takes one record at a time, but batch.size is {size}: expected @handler(…, batch=True)"
+        message = (
+            f"takes one record at a time: expected @handler(…, batch=True) for batch.size {size}"
+        )
         yield path, Fault(message=message, expected="a handler with batch=True")
+
+
+def _reason(error: UsageError, module: str, root: FilePath) -> str:
+    """Say why a handler cannot be imported, and in which line of whose file."""
+    cause = error.__cause__
+    if isinstance(cause, ModuleNotFoundError) and f"{module}.".startswith(f"{cause.name}."):
+        return f"cannot import {module}: there is no such module"
+    frames = traceback.extract_tb(cause.__traceback__ if cause else None)
+    places = [(frame.filename, frame.lineno) for frame in frames]
+    if isinstance(cause, SyntaxError) and cause.filename:
+        return (
+            f"cannot import {module}: {cause.msg} ({_short(cause.filename, root)}:{cause.lineno})"
+        )
+    inside = [place for place in places if FilePath(place[0]).is_relative_to(root)]
+    return f"{error} ({_short(inside[-1][0], root)}:{inside[-1][1]})" if inside else str(error)
+
+
+def _short(file: str, root: FilePath) -> str:
+    path = FilePath(file)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else file
 
 
 def _others(draft: Draft) -> Iterator[tuple[Path, str]]:

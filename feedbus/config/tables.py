@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -25,7 +28,7 @@ class TableSchema(Schema):
     def refused(self, error: ValidationError, known_as: Mapping[str, Any]) -> dict[Any, Any]:
         """Return marshmallow's errors with the unknown keys told as faults."""
         names = list(self.load_fields)
-        errors = dict(error.normalized_messages())
+        errors = dict(error.messages_dict)
         for key in known_as:
             if key not in self.load_fields:
                 errors[key] = [unknown(self.what, key, names)]
@@ -69,11 +72,13 @@ class Many(Option):
 
     container: ClassVar[str]
 
-    def __init__(self, entry: Option, description: str, *, empty: bool = True, **told: Any) -> None:
-        """Say of what kind the entries are, and whether there may be none."""
+    def __init__(
+        self, entry: Option, description: str, *, of: str, empty: bool = True, **told: Any
+    ) -> None:
+        """Say of what kind the entries are, in the plural too, and whether there may be none."""
         super().__init__(description, **told)
         self.entry, self.empty = entry, empty
-        self.kind = f"{self.container} of {entry.kind}s"
+        self.kind = f"{self.container} of {of}"
 
     def collect(self, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
         """Read every (key, value), and raise the faults of all at once."""
@@ -99,9 +104,7 @@ class Array(Many):
     def read(self, value: Any) -> tuple[Any, ...]:
         """Return the values in order."""
         if not isinstance(value, list) or not (value or self.empty):
-            raise self.refusal(
-                f"an array of {self.entry.kind}s" + ("" if self.empty else ", at least one")
-            )
+            self.refuse(f"an {self.kind}{'' if self.empty else ', at least one'}")
         return tuple(self.collect(enumerate(value)).values())
 
     def schema(self) -> dict[str, Any]:
@@ -131,13 +134,14 @@ class Tables(Many):
     def read(self, value: Any) -> dict[str, Any]:
         """Return the entries by name; a wrong name is told at the key."""
         if not isinstance(value, dict) or not (value or self.empty):
-            raise self.refusal("a table" if self.empty else "a table with at least one entry")
+            self.refuse("a table" if self.empty else "a table with at least one entry")
         errors: dict[str, Any] = {}
         loaded: dict[str, Any] = {}
         try:
             loaded = self.collect(value.items())
         except ValidationError as error:
-            errors, loaded = dict(error.messages_dict), error.valid_data or {}
+            errors = dict(error.messages_dict)
+            loaded = error.valid_data if isinstance(error.valid_data, dict) else {}
         for key in value:
             try:
                 self.keys.read(key)
@@ -151,20 +155,40 @@ class Tables(Many):
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
         entries = {"type": "object", "additionalProperties": self.entry.schema()}
+        if self.keys.pattern:
+            entries["propertyNames"] = {"pattern": f"^({self.keys.pattern})$"}
         return entries if self.empty else {**entries, "minProperties": 1}
+
+
+def options_of(table: TableSchema) -> dict[str, Option]:
+    """Return the options of a table by name."""
+    fields = table.load_fields.items()
+    return {name: field for name, field in fields if isinstance(field, Option)}
+
+
+def default_of(table: TableSchema, name: str) -> str:
+    """Return an option's default as the file would write it, or in words."""
+    option = options_of(table)[name]
+    told: str = option.metadata["default"]
+    if told or option.required or table.builds is None:
+        return told
+    defaults = {field.name: field.default for field in dataclasses.fields(table.builds)}
+    default = defaults.get(option.attribute or name)
+    if default is None or default is dataclasses.MISSING:
+        return ""
+    return "{}" if isinstance(default, Mapping) else option.write(default)
 
 
 def table_schema(table: TableSchema) -> dict[str, Any]:
     """Return the JSON Schema of a table from its declaration."""
-    options = {
-        name: field for name, field in table.load_fields.items() if isinstance(field, Option)
-    }
-    properties = {
-        name: {**field.schema(), "description": field.metadata["description"]}
-        for name, field in options.items()
-    }
+    options = options_of(table)
+    properties: dict[str, Any] = {}
+    for name, option in options.items():
+        properties[name] = {**option.schema(), "description": option.metadata["description"]}
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            properties[name]["default"] = tomllib.loads(f"it = {default_of(table, name)}")["it"]
     schema = {"type": "object", "additionalProperties": False, "properties": properties}
-    required = [name for name, field in options.items() if field.required]
+    required = [name for name, option in options.items() if option.required]
     return {**schema, "required": required} if required else schema
 
 

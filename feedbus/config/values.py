@@ -7,11 +7,10 @@ import shlex
 from typing import Any
 from urllib.parse import urlsplit
 
-from feedbus.config.faults import describe, nearest
+from feedbus.config.faults import LONG_BITS, describe, nearest
 from feedbus.config.fields import Option, Text
 
 PASSWORD = re.compile(r"(?<=://)([^:/@]*):.*@")
-ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 LONGEST_KEY_BYTES = 255
 
 
@@ -31,28 +30,28 @@ class Url(Text):
     def read(self, value: Any) -> str:
         """Return the URL as it is written."""
         if not isinstance(value, str):
-            raise self.refusal()
+            self.refuse()
         got = describe(PASSWORD.sub(r"\1:…@", value))
         scheme, separator, rest = value.partition("://")
         if scheme not in self.schemes or not separator:
             suggestion = nearest(scheme, self.schemes) if scheme else ""
-            raise self.refusal(got=got, suggestion=f"{suggestion}://" if suggestion else "")
+            self.refuse(got=got, suggestion=f"{suggestion}://" if suggestion else "")
         if "\0" in value or any(sign.isspace() for sign in value if scheme != "sqlite"):
-            raise self.refusal("a URL without blanks", got=got)
+            self.refuse("a URL without blanks", got=got)
         if scheme == "sqlite":
             if (
                 not rest.startswith("/")
                 or rest.strip("/") in {"", ":memory:"}
                 or rest.endswith("/")
             ):
-                raise self.refusal(
+                self.refuse(
                     "a file: sqlite:///relative/to/this.db or sqlite:////absolute.db", got=got
                 )
             if "?" in rest or "#" in rest:
-                raise self.refusal("a file without '?' and '#'", got=got)
+                self.refuse("a file without '?' and '#'", got=got)
             return value
         if not _splits(value):
-            raise self.refusal(f"{scheme}://USER:PASSWORD@HOST:PORT/NAME", got=got)
+            self.refuse(f"{scheme}://USER:PASSWORD@HOST:PORT/NAME", got=got)
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -79,13 +78,13 @@ class Command(Option):
             try:
                 words = shlex.split(value)
             except ValueError as error:
-                raise self.refusal(f"{self.expected} ({str(error).lower()})") from None
+                self.refuse(f"{self.expected} ({str(error).lower()})")
         elif isinstance(value, list) and all(isinstance(word, str) for word in value):
             words = value
         else:
-            raise self.refusal()
+            self.refuse()
         if not words or not words[0] or any("\0" in word for word in words):
-            raise self.refusal()
+            self.refuse()
         return tuple(words)
 
     def schema(self) -> dict[str, Any]:
@@ -103,7 +102,7 @@ class RoutingKey(Option):
     def read(self, value: Any) -> str:
         """Return the key."""
         if not isinstance(value, str) or len(value.encode()) > LONGEST_KEY_BYTES:
-            raise self.refusal()
+            self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -120,9 +119,9 @@ class Argument(Option):
     def read(self, value: Any) -> Any:
         """Return the value."""
         if not isinstance(value, str | int | float) or (
-            isinstance(value, int) and value.bit_length() > 63
-        ):  # noqa: PLR2004 -- AMQP's long
-            raise self.refusal()
+            isinstance(value, int) and value.bit_length() > LONG_BITS
+        ):
+            self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -146,7 +145,7 @@ class Setting(Option):
     def read(self, value: Any) -> str:
         """Return the text."""
         if not isinstance(value, str) or "\0" in value:
-            raise self.refusal()
+            self.refuse()
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -158,11 +157,12 @@ class EnvironmentName(Text):
     """What an environment variable is called."""
 
     expected = "a variable's name of letters, digits and '_'"
+    pattern = "[A-Za-z_][A-Za-z0-9_]*"
 
     def read(self, value: Any) -> str:
         """Return the name."""
-        if not isinstance(value, str) or not ENVIRONMENT_NAME.fullmatch(value):
-            raise self.refusal()
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
+            self.refuse()
         return value
 
 
@@ -170,9 +170,10 @@ class ShardNumber(Text):
     """A shard's number, as TOML writes keys: a text of digits."""
 
     expected = "the number of a shard"
+    pattern = "0|[1-9][0-9]{0,4}"
 
     def read(self, value: Any) -> str:
         """Return the text."""
-        if not isinstance(value, str) or not re.fullmatch(r"0|[1-9][0-9]{0,4}", value):
-            raise self.refusal()
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
+            self.refuse()
         return value

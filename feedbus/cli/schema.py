@@ -1,0 +1,22 @@
+"""feedbus schema: what topology.toml may say, for editors and for people."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command(
+    "schema",
+    epilog="\b\nExamples:\n  feedbus schema > topology.schema.json\n  feedbus schema --markdown",
+)
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the reference of options.")
+def command(*, as_markdown: bool) -> None:
+    """Print the JSON Schema of topology.toml, by which editors complete and check it."""
+    from feedbus.config import reference
+
+    if as_markdown:
+        click.echo(reference.markdown(), nl=False)
+    else:
+        click.echo(json.dumps(reference.json_schema(), indent=2, ensure_ascii=False))

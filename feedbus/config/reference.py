@@ -1,0 +1,57 @@
+"""Describe topology.toml from its declaration: as JSON Schema for editors, as tables for docs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from feedbus.config.declaration import DECLARATION
+from feedbus.config.tables import Table, Tables, TableSchema, default_of, options_of, table_schema
+
+DRAFT = "http://json-schema.org/draft-07/schema#"  # the one that TOML editors know
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the whole file."""
+    return {"$schema": DRAFT, "title": "feedbus topology", **table_schema(DECLARATION)}
+
+
+def markdown() -> str:
+    """Return a section for each table, with every option, its kind, default and meaning."""
+    return "\n".join(_section("The top of the file", DECLARATION, "")) + "\n"
+
+
+def _section(title: str, table: TableSchema, path: str) -> Iterator[str]:
+    options = options_of(table)
+    plain = {name: option for name, option in options.items() if not _opens(name, option)}
+    if plain:
+        yield f"### {title}\n"
+        yield "| option | kind | default | meaning |\n|---|---|---|---|"
+        for name, option in plain.items():
+            default = "needed" if option.required else default_of(table, name) or "none"
+            literal = default[0] in '"[{' or default.isdecimal() or default in {"true", "false"}
+            default = f"`{default}`" if literal else default
+            meaning = option.metadata["description"]
+            yield f"| `{name}` | {option.kind} | {default} | {meaning} |"
+        yield ""
+    for name, option in options.items():
+        inner, below = _inner(option), f"{path}{name}"
+        if inner is None or below == "defaults.queue":
+            continue
+        if isinstance(option, Tables):
+            yield from _section(f"`[{below}.NAME]`", inner, f"{below}.NAME.")
+        else:
+            yield from _section(
+                f"`{name} = {{ … }}`" if "NAME" in below else f"`[{below}]`", inner, f"{below}."
+            )
+
+
+def _opens(name: str, option: Any) -> bool:
+    """Whether an option of the top level is told in a section of its own only."""
+    return _inner(option) is not None and name not in {"batch", "retry"}
+
+
+def _inner(option: Any) -> TableSchema | None:
+    if isinstance(option, Tables):
+        return _inner(option.entry)
+    return option.table if isinstance(option, Table) else None
