@@ -47,7 +47,7 @@ def resolve(dotted: str, root: Path) -> Handler:
     found = resolve_object(dotted, root)
     marked = getattr(found, MARK, None)
     if not isinstance(marked, Handler):
-        msg = f"{dotted} is not a handler: expected a function under @feedbus.handling(Schema)"
+        msg = f"{dotted} is not a handler: expected a function under @feedbus.handler(Schema)"
         raise UsageError(msg)
     return marked
 
