@@ -1,0 +1,207 @@
+"""Numbers by name in a mapped file: what was counted before a kill -9 stays counted.
+
+A file is a row of segments of 64 KiB, so that it grows without moving what is mapped. A segment
+is a magic word, the bytes in use, and entries: key length, count of numbers, key, numbers. Every
+word is aligned to 8 bytes, and the bytes in use are written last, so a writer may be killed
+between any two instructions.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import math
+import mmap
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+SUFFIX = ".counts"
+UNREADABLE_SUFFIX = ".unreadable"
+SEGMENT_BYTES = 64 * 1024
+HEADER_BYTES = 16
+ENTRY = struct.Struct("=II")
+MAGIC = int.from_bytes(b"feedbus\1", sys.byteorder)
+MOST_CLAIMS = 100
+
+log = logging.getLogger("feedbus.metrics")
+
+
+class Counts:
+    """Numbers by key; kept in a file, or in memory when there is none or its disk is full."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        """Map what the file holds; ValueError says that it is not ours to read.
+
+        Args:
+            descriptor: an open file, locked for this writer alone; closed by close().
+
+        """
+        self.lock = threading.Lock()
+        self._descriptor = descriptor
+        self._numbers: dict[str, memoryview[float]] = {}
+        self._space = memoryview(b"")
+        self._used = 0
+        self._segments = 0
+        if descriptor is None:
+            return
+        for index in range(os.fstat(descriptor).st_size // SEGMENT_BYTES):
+            self._space = self._map(index)
+            self._segments += 1
+            self._used = HEADER_BYTES
+            for key, start, end, _ in entries(self._space):
+                self._numbers[key] = self._space[start:end].cast("d")
+                self._used = end
+
+    @classmethod
+    def claim(cls, directory: Path, name: str) -> Counts:
+        """Open the file of that name, as its only writer; OSError when that cannot be.
+
+        A name that is in use gets a numbered file beside the first, which the next to come finds
+        free again. A file that cannot be read is set aside, so that it costs only itself.
+        """
+        for number in range(MOST_CLAIMS):
+            mark = f"~{number}" if number else ""
+            path = directory / f"{quote(name, safe='')}{mark}{SUFFIX}"
+            descriptor = _open_alone(path)
+            if descriptor is None:
+                continue
+            try:
+                return cls(descriptor)
+            except ValueError as error:
+                aside = path.with_name(path.name + UNREADABLE_SUFFIX)
+                log.warning("%s: %s; kept as %s, counting from 0", path, error, aside.name)
+                path.replace(aside)
+                os.close(descriptor)
+                descriptor = _open_alone(path)
+                if descriptor is not None:
+                    return cls(descriptor)
+            except OSError:
+                os.close(descriptor)
+                raise
+        raise OSError(errno.EBUSY, "all metric files of this name are in use", str(directory))
+
+    def numbers(self, key: str, length: int) -> memoryview[float]:
+        """Return the length numbers of key, which start at 0; change them under lock only."""
+        with self.lock:
+            known = self._numbers.get(key)
+            if known is None or len(known) != length:
+                known = self._numbers[key] = self._append(key.encode(), length)
+            return known
+
+    def read(self) -> dict[str, tuple[float, ...]]:
+        """Return every key's numbers as they stand."""
+        with self.lock:
+            return {key: tuple(numbers) for key, numbers in self._numbers.items()}
+
+    def close(self) -> None:
+        """Let the next writer of the same name have the file."""
+        if self._descriptor is not None:
+            # The maps hold the file open, and its lock with it: closing alone would not free it.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _append(self, key: bytes, length: int) -> memoryview[float]:
+        start = self._used + ENTRY.size + _aligned(len(key))
+        end = start + 8 * length
+        if end > len(self._space):
+            self._grow()
+            start = self._used + ENTRY.size + _aligned(len(key))
+            end = start + 8 * length
+        ENTRY.pack_into(self._space, self._used, len(key), length)
+        self._space[self._used + ENTRY.size : self._used + ENTRY.size + len(key)] = key
+        self._used = end
+        self._space[:HEADER_BYTES].cast("Q")[1] = end
+        return self._space[start:end].cast("d")
+
+    def _grow(self) -> None:
+        if self._descriptor is None:
+            self._space = memoryview(bytearray(SEGMENT_BYTES))
+        else:
+            try:
+                _allocate(self._descriptor, self._segments * SEGMENT_BYTES)
+                self._space = self._map(self._segments)
+                self._segments += 1
+            except OSError as error:
+                log.warning("new metrics of this process are kept in memory only: %s", error)
+                self._space = memoryview(bytearray(SEGMENT_BYTES))
+        header = self._space[:HEADER_BYTES].cast("Q")
+        header[0] = MAGIC
+        header[1] = self._used = HEADER_BYTES
+
+    def _map(self, index: int) -> memoryview:
+        assert self._descriptor is not None  # noqa: S101 -- for the type checker
+        offset = index * SEGMENT_BYTES
+        return memoryview(mmap.mmap(self._descriptor, SEGMENT_BYTES, offset=offset))
+
+
+def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """Give every key and its numbers while others may be writing; ValueError says what is wrong."""
+    content = memoryview(path.read_bytes())
+    for offset in range(0, len(content), SEGMENT_BYTES):
+        for key, _, _, numbers in entries(content[offset : offset + SEGMENT_BYTES]):
+            yield key, numbers
+
+
+def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, ...]]]:
+    """Give each entry's key, where its numbers start and end, and the numbers."""
+    if len(segment) < HEADER_BYTES or int.from_bytes(segment[:8], sys.byteorder) != MAGIC:
+        # Nothing but zeros is a segment whose writer was stopped before its first word.
+        if any(segment):
+            msg = "expected a file of feedbus's metrics, got something else"
+            raise ValueError(msg)
+        return
+    used = int.from_bytes(segment[8:HEADER_BYTES], sys.byteorder)
+    if used > len(segment) or used % 8:
+        msg = f"expected a segment of {used} bytes in use, got {len(segment)} bytes"
+        raise ValueError(msg)
+    at = HEADER_BYTES
+    while at < used:
+        key_bytes, length = ENTRY.unpack_from(segment, at)
+        start = at + ENTRY.size + _aligned(key_bytes)
+        end = start + 8 * length
+        if end > used or not length:
+            msg = f"expected an entry at byte {at}, got one that ends outside its segment"
+            raise ValueError(msg)
+        key = str(segment[at + ENTRY.size : at + ENTRY.size + key_bytes], "utf-8")
+        numbers = struct.unpack_from(f"={length}d", segment, start)
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            msg = f"expected counts for {key}, got {numbers}"
+            raise ValueError(msg)
+        yield key, start, end, numbers
+        at = end
+
+
+def _aligned(count: int) -> int:
+    return (count + 7) & ~7
+
+
+def _allocate(descriptor: int, offset: int) -> None:
+    # A hole in a mapped file kills its writer with SIGBUS when the disk is full; zeros do not.
+    written = os.pwrite(descriptor, bytes(SEGMENT_BYTES), offset)
+    if written < SEGMENT_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _open_alone(path: Path) -> int | None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # A killed writer's lock goes with it, though perhaps a moment after its successor has come.
+    for wait_seconds in (0.01, 0.04, 0.1, 0.0):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(wait_seconds)
+        except OSError:
+            os.close(descriptor)
+            raise
+        else:
+            return descriptor
+    os.close(descriptor)
+    return None

@@ -1,0 +1,124 @@
+"""Read the metrics of all processes together, for Prometheus and for feedbus status."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from feedbus.metrics.catalogue import GAUGES, RECORDED, RECORDS, UNREADABLE, Family
+from feedbus.metrics.counts import SUFFIX, UNREADABLE_SUFFIX, read_file
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Series = dict[tuple[str, ...], list[float]]
+
+log = logging.getLogger("feedbus.metrics")
+
+
+def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None = None) -> bytes:
+    """Give the metrics of all processes in Prometheus's text format.
+
+    Args:
+        directory: where the processes keep their metrics; none there is no metrics.
+        gauges: what is so right now, by metric and label value, such as
+            {"feedbus_queue_messages": {"update_feed_3": 12}}; KeyError for a metric that
+            the catalogue does not have.
+
+    A file that cannot be read costs only itself: it is logged once and counted in
+    feedbus_metric_files_unreadable.
+    """
+    from prometheus_client.exposition import generate_latest
+    from prometheus_client.registry import Collector, CollectorRegistry
+
+    merged, unreadable = _merge(directory)
+    families = [
+        *(_recorded(RECORDED[name], series) for name, series in sorted(merged.items())),
+        *(
+            _gauge(GAUGES[name], (((label,), value) for label, value in values.items()))
+            for name, values in (gauges or {}).items()
+        ),
+        _gauge(UNREADABLE, [((), unreadable)]),
+    ]
+
+    class Merged(Collector):
+        def collect(self) -> Iterator[Metric]:
+            yield from families
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Merged())
+    return generate_latest(registry)
+
+
+def totals(directory: Path) -> dict[str, dict[str, int]]:
+    """Return how many records each consumer has settled, by verdict, in all its lives."""
+    merged, _ = _merge(directory)
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for (consumer, verdict), (count,) in sorted(merged.get(RECORDS.name, {}).items()):
+        found[consumer][verdict] = int(count)
+    return dict(found)
+
+
+def _merge(directory: Path) -> tuple[dict[str, Series], int]:
+    merged: dict[str, Series] = defaultdict(dict)
+    unreadable = sum(1 for _ in directory.glob(f"*{SUFFIX}{UNREADABLE_SUFFIX}"))
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
+        try:
+            found = [(*_parse(key), numbers) for key, numbers in read_file(path)]
+        except (OSError, ValueError) as error:
+            unreadable += 1
+            _tell_once(path, str(error))
+            continue
+        for name, labels, numbers in found:
+            family = RECORDED.get(name)
+            # Left by another version of feedbus, whose metric had other labels or buckets.
+            if family is None or (len(labels), len(numbers)) != (len(family.labels), family.length):
+                continue
+            known = merged[name].setdefault(labels, [0.0] * family.length)
+            known[:] = [one + other for one, other in zip(known, numbers, strict=True)]
+    return merged, unreadable
+
+
+def _parse(key: str) -> tuple[str, tuple[str, ...]]:
+    parts = json.loads(key)
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts) or not parts:
+        msg = f"expected a series, got {key}"
+        raise ValueError(msg)
+    return parts[0], tuple(parts[1:])
+
+
+def _recorded(family: Family, series: Series) -> Metric:
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+    if family.kind == "counter":
+        counter = CounterMetricFamily(family.name, family.says, labels=family.labels)
+        for labels, (value,) in sorted(series.items()):
+            counter.add_metric(labels, value)
+        return counter
+    histogram = HistogramMetricFamily(family.name, family.says, labels=family.labels)
+    ends = [*(str(bound) for bound in family.bounds), "+Inf"]
+    for labels, (*buckets, total) in sorted(series.items()):
+        histogram.add_metric(labels, list(zip(ends, accumulate(buckets), strict=True)), total)
+    return histogram
+
+
+def _gauge(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+    from prometheus_client.core import GaugeMetricFamily
+
+    gauge = GaugeMetricFamily(family.name, family.says, labels=family.labels)
+    for labels, value in values:
+        gauge.add_metric(labels, value)
+    return gauge
+
+
+@lru_cache(maxsize=1000)
+def _tell_once(path: Path, reason: str) -> None:
+    log.warning("%s: %s; its metrics are left out", path, reason)

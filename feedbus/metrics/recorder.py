@@ -1,0 +1,212 @@
+"""Record what one process does; its counts go on where those of its last life ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from bisect import bisect_left
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from feedbus.metrics import catalogue
+from feedbus.metrics.catalogue import (
+    OUTCOMES,
+    PARTS,
+    RECORDED,
+    VERDICTS,
+    Family,
+    Outcome,
+    Part,
+    Verdict,
+)
+from feedbus.metrics.counts import Counts
+
+LONGEST_SECONDS = 366 * 86400.0
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+log = logging.getLogger("feedbus.metrics")
+
+
+class Metrics:
+    """All metrics of one process."""
+
+    def __init__(self, counts: Counts) -> None:
+        """Record into counts; open() and none() are the usual ways here."""
+        self._counts = counts
+        self._consumers: dict[str, ConsumerMetrics] = {}
+        self._published: dict[tuple[str, str], _Counter] = {}
+        self._requests: dict[tuple[str, str, int], tuple[_Counter, _Histogram]] = {}
+
+    @classmethod
+    def open(cls, directory: Path, process: str) -> Self:
+        """Record into the process's file in directory, made with mode 0700 if it is not there.
+
+        Args:
+            directory: where all processes of a system keep their metrics.
+            process: a name that is the same after a restart: the consumer and its slot.
+
+        A folder that cannot be written does not stop the process: it is logged, and what the
+        process counts is then told to nobody.
+        """
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return cls(Counts.claim(directory, process))
+        except OSError as error:
+            log.warning("no metrics from %s: expected a folder to write to, got %s", process, error)
+            return cls.none()
+
+    @classmethod
+    def none(cls) -> Self:
+        """Record into memory, for tests and tools that keep no files."""
+        return cls(Counts())
+
+    def consumer(self, name: str) -> ConsumerMetrics:
+        """Return the metrics of that consumer, all of its series there from the start."""
+        known = self._consumers.get(name)
+        if known is None:
+            known = self._consumers.setdefault(name, ConsumerMetrics(self._counts, name))
+        return known
+
+    def published(self, exchange: str, outcome: Outcome, count: int = 1) -> None:
+        """Count messages that the broker confirmed, returned, nacked or said nothing about.
+
+        A count of 0 makes the exchange's series known before anything is published.
+        """
+        known = self._published.get((exchange, outcome))
+        if known is None:
+            for each in OUTCOMES:
+                labels = (exchange, each)
+                self._published[labels] = _Counter(self._counts, catalogue.PUBLISHED, *labels)
+            known = self._published[exchange, outcome]
+        known.add(count)
+
+    def http(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an HTTP request.
+
+        Args:
+            method: as sent; one that is not in use counts as "other".
+            route: the rule that matched, never the path, which has no end of values.
+            status: the answer's.
+            seconds: from request to answer.
+
+        """
+        key = (method if method in METHODS else "other", route, status)
+        known = self._requests.get(key)
+        if known is None:
+            counter = _Counter(self._counts, catalogue.REQUESTS, key[0], route, str(status))
+            histogram = _Histogram(self._counts, catalogue.REQUEST_TIME, key[0], route)
+            known = self._requests.setdefault(key, (counter, histogram))
+        known[0].add(1)
+        known[1].observe(seconds)
+
+    def value(self, name: str, *labels: str) -> float:
+        """Return a counter, or how often a histogram was observed; 0 when it is not known."""
+        numbers = self._counts.read().get(series_key(RECORDED[name], labels), (0.0,))
+        return sum(numbers[:-1]) if RECORDED[name].kind == "histogram" else numbers[0]
+
+    def close(self) -> None:
+        """Let the next process of this name have the file; what was counted stays."""
+        self._counts.close()
+
+    def __enter__(self) -> Self:
+        """Be closed at the end of a with statement."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+class ConsumerMetrics:
+    """The metrics of one consumer; each call costs under a microsecond, whatever the batch."""
+
+    def __init__(self, counts: Counts, name: str) -> None:
+        """Make every series known at 0, so that rates are true from the first event."""
+
+        def by(family: Family, values: tuple[str, ...]) -> dict[str, _Counter]:
+            return {value: _Counter(counts, family, name, value) for value in values}
+
+        self._deliveries = by(catalogue.DELIVERIES, VERDICTS)
+        self._records = by(catalogue.RECORDS, VERDICTS)
+        self._outages = by(catalogue.OUTAGES, PARTS)
+        self._held = by(catalogue.HELD, PARTS)
+        self._redelivered = _Counter(counts, catalogue.REDELIVERIES, name)
+        self._misplaced = _Counter(counts, catalogue.MISPLACED, name)
+        self._handling = _Histogram(counts, catalogue.HANDLING, name)
+        self._batch = _Histogram(counts, catalogue.BATCH, name)
+        self._lag = _Histogram(counts, catalogue.LAG, name)
+
+    def settled(self, verdict: Verdict, deliveries: int = 1, records: int = 1) -> None:
+        """Count deliveries that were settled with one verdict, and the records in them."""
+        self._deliveries[verdict].add(deliveries)
+        self._records[verdict].add(records)
+
+    def handled(self, seconds: float, records: int = 1) -> None:
+        """Count one call of the handler, the time in it and the records that it took."""
+        self._handling.observe(seconds)
+        self._batch.observe(records)
+
+    def lag(self, seconds: float, count: int = 1) -> None:
+        """Count the time from publish to settle of count deliveries."""
+        self._lag.observe(seconds, count)
+
+    def redelivered(self, deliveries: int = 1) -> None:
+        """Count deliveries that had been delivered before."""
+        self._redelivered.add(deliveries)
+
+    def misplaced(self, deliveries: int = 1) -> None:
+        """Count deliveries with records that another shard owns."""
+        self._misplaced.add(deliveries)
+
+    def outage(self, part: Part) -> None:
+        """Count one outage, when it begins."""
+        self._outages[part].add(1)
+
+    def held(self, part: Part, seconds: float) -> None:
+        """Count time spent holding; told while an outage lasts, its rate says that it does."""
+        self._held[part].add(max(0.0, seconds))
+
+
+class _Counter:
+    """A number that grows."""
+
+    __slots__ = ("_lock", "_numbers")
+
+    def __init__(self, counts: Counts, family: Family, *labels: str) -> None:
+        self._numbers = counts.numbers(series_key(family, labels), family.length)
+        self._lock: threading.Lock = counts.lock
+
+    def add(self, amount: float) -> None:
+        with self._lock:
+            self._numbers[0] += amount
+
+
+class _Histogram:
+    """Observations by bucket, and their sum."""
+
+    __slots__ = ("_bounds", "_lock", "_numbers")
+
+    def __init__(self, counts: Counts, family: Family, *labels: str) -> None:
+        self._numbers = counts.numbers(series_key(family, labels), family.length)
+        self._lock: threading.Lock = counts.lock
+        self._bounds = family.bounds
+
+    def observe(self, value: float, count: int = 1) -> None:
+        # Two machines' clocks may differ, and a header may hold any time at all.
+        value = min(max(0.0, value), LONGEST_SECONDS)
+        bucket = bisect_left(self._bounds, value)
+        with self._lock:
+            self._numbers[bucket] += count
+            self._numbers[-1] += value * count
+
+
+def series_key(family: Family, labels: tuple[str, ...]) -> str:
+    """Name a series in a file; exposition takes it apart again."""
+    return json.dumps([family.name, *labels], separators=(",", ":"))
