@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from feedbus.broker.names import Names
+from feedbus.bus.publisher import PUBLISHED_AT, Outgoing
 from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import InvalidBody, Reject, Retry
-from feedbus.broker.names import Names
 from feedbus.records.packs import JSON, Pack, encode_payload
-from feedbus.bus.publisher import PUBLISHED_AT, Outgoing
 from feedbus.topology import Consumer
 
 ATTEMPT = "feedbus-attempt"
@@ -66,9 +66,7 @@ class Ladder:
             "dead_letter", self._dead(delivery.body, content_type, delivery.message_id, headers)
         )
 
-    def decide(
-        self, delivery: Delivery, pack: Pack, row: int, error: BaseException
-    ) -> Fate:
+    def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Fate:
         """Decide on one record of a delivery by what was raised for it."""
         reason = str(error) if isinstance(error, Reject | Retry | InvalidBody) else _told(error)
         headers = self._headers(delivery, reason, pack.keys[row])
@@ -105,13 +103,13 @@ class Ladder:
             pack.keys[row],
             encode_payload(pack.payload(row)),
             JSON,
-            pack.ids[row],
+            pack.record_id(row),
             headers,
         )
         return Fate("retry", message, None if milliseconds in declared else milliseconds)
 
     def _letter(self, pack: Pack, row: int, headers: Mapping[str, Any]) -> Outgoing:
-        return self._dead(encode_payload(pack.payload(row)), JSON, pack.ids[row], headers)
+        return self._dead(encode_payload(pack.payload(row)), JSON, pack.record_id(row), headers)
 
     def _dead(
         self, body: bytes, content_type: str, message_id: str, headers: Mapping[str, Any]

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from feedbus.bus.encoding import Rows, columnar, derive
+from feedbus.bus.encoding import columnar, derive
 from feedbus.bus.interface import Bus
 from feedbus.records import Records
+from feedbus.records.packs import Pack
 
 
 class CollectingBus(Bus):
@@ -18,7 +19,7 @@ class CollectingBus(Bus):
     def __init__(self, records: Records) -> None:
         """Collect for a handler that was given these records."""
         self._records = records
-        self.published: list[tuple[str, Rows]] = []
+        self.published: list[tuple[str, Pack]] = []
 
     def publish_many(
         self,
@@ -29,10 +30,11 @@ class CollectingBus(Bus):
     ) -> int:
         """Collect (routing key, payload) pairs."""
         collected = list(pairs)
-        for rows in columnar(collected, ""):
-            first = rows.ordinals[0]
-            part = None if causes is None else causes[first : first + len(rows.keys)]
-            self.publish_columns(exchange, rows.keys, rows.columns, rows.shared, causes=part)
+        first = 0
+        for pack in columnar(collected, ""):
+            part = None if causes is None else causes[first : first + len(pack)]
+            first += len(pack)
+            self.publish_columns(exchange, pack.keys, pack.columns, pack.shared, causes=part)
         return len(collected)
 
     def publish_columns(
@@ -50,8 +52,8 @@ class CollectingBus(Bus):
         call = f"{exchange}/{len(self.published)}"
         if causes is None:
             ids = chain.from_iterable(chunk.ids for chunk in self._records.chunks)
-            rows = Rows(derive(call, *ids), range(len(keys)), keys, shared, columns)
-            self.published.append((exchange, rows))
+            pack = Pack(derive(call, *ids), range(len(keys)), keys, shared, columns)
+            self.published.append((exchange, pack))
             return len(keys)
         if len(causes) != len(keys):
             msg = f"expected a cause for each of {len(keys)} records, got {len(causes)}"
@@ -59,8 +61,8 @@ class CollectingBus(Bus):
         for origin, ordinals, indexes in self._by_origin(causes):
             part = {name: [values[i] for i in indexes] for name, values in columns.items()}
             part_keys = [keys[i] for i in indexes]
-            rows = Rows(derive(call, origin), ordinals, part_keys, shared, part)
-            self.published.append((exchange, rows))
+            pack = Pack(derive(call, origin), ordinals, part_keys, shared, part)
+            self.published.append((exchange, pack))
         return len(keys)
 
     def _by_origin(self, causes: Sequence[int]) -> Iterator[tuple[str, list[int], list[int]]]:

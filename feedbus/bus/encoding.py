@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from feedbus.broker.names import Names
@@ -19,30 +18,13 @@ KEY_LIMIT_BYTES = 255
 ID_DIGITS = 24
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Records to publish: one origin, and for each its ordinal, key and values."""
-
-    origin: str
-    ordinals: Sequence[int]
-    keys: Sequence[str]
-    shared: Mapping[str, Any]
-    columns: Mapping[str, Sequence[Any]]
-
-    def select(self, indexes: Sequence[int]) -> Pack:
-        """Return the pack of some of them."""
-        columns = {name: [values[i] for i in indexes] for name, values in self.columns.items()}
-        ordinals = [self.ordinals[i] for i in indexes]
-        return Pack(self.origin, ordinals, [self.keys[i] for i in indexes], self.shared, columns)
-
-
 def derive(*causes: str) -> str:
     """Return an origin for ids that is the same whenever the causes are."""
     return hashlib.sha256("\n".join(causes).encode()).hexdigest()[:ID_DIGITS]
 
 
-def columnar(pairs: Sequence[tuple[str, Mapping[str, Any]]], origin: str) -> Iterator[Rows]:
-    """Turn pairs with like fields into rows, in order: what all share is stored once."""
+def columnar(pairs: Sequence[tuple[str, Mapping[str, Any]]], origin: str) -> Iterator[Pack]:
+    """Turn pairs with like fields into packs, in order: what all share is stored once."""
     start = 0
     while start < len(pairs):
         fields = pairs[start][1].keys()
@@ -59,7 +41,7 @@ def columnar(pairs: Sequence[tuple[str, Mapping[str, Any]]], origin: str) -> Ite
                 shared[name] = first
             else:
                 columns[name] = values
-        yield Rows(origin, range(start, end), [key for key, _ in run], shared, columns)
+        yield Pack(origin, range(start, end), [key for key, _ in run], shared, columns)
         start = end
 
 
@@ -84,21 +66,21 @@ class Encoder:
         """Predict placement on a generation's exchange by that generation from now on."""
         self._rings[generation.exchange] = (generation, Ring.of(generation.members))
 
-    def encode(self, exchange_name: str, rows: Rows) -> list[Outgoing]:
-        """Return the messages that carry rows, those of each key in order."""
+    def encode(self, exchange_name: str, pack: Pack) -> list[Outgoing]:
+        """Return the messages that carry a pack's records, those of each key in order."""
         exchange = self._topology.exchange(exchange_name)
-        for key in set(rows.keys):
+        for key in set(pack.keys):
             _check_key(key)
-        if exchange.pack < 2 or len(rows.keys) < 2:  # noqa: PLR2004 -- a pack of one is plain
-            return list(self._plain(exchange, rows, range(len(rows.keys))))
+        if exchange.pack < 2 or len(pack) < 2:  # noqa: PLR2004 -- a pack of one is plain
+            return list(self._plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
-        for target, indexes in self._grouped(exchange, rows).items():
+        for target, indexes in self._grouped(exchange, pack).items():
             for start in range(0, len(indexes), exchange.pack):
                 part = indexes[start : start + exchange.pack]
                 if len(part) == 1:
-                    messages.extend(self._plain(exchange, rows, part))
+                    messages.extend(self._plain(exchange, pack, part))
                 else:
-                    messages.append(self._packed(exchange, rows.select(part), target))
+                    messages.append(self._packed(exchange, pack.select(part), target))
         return messages
 
     def apart(self, message: Outgoing) -> list[Outgoing]:
@@ -107,17 +89,16 @@ class Encoder:
             name for name in self._topology.exchanges if self._names.packs(name) == message.exchange
         )
         pack = decode(message.body, message.content_type, message.message_id, "")
-        rows = Rows(pack.origin, pack.ordinals or [0], pack.keys, pack.shared, pack.columns)
-        return list(self._plain(self._topology.exchanges[exchange], rows, range(len(pack))))
+        return list(self._plain(self._topology.exchanges[exchange], pack, range(len(pack))))
 
-    def _grouped(self, exchange: Exchange, rows: Rows) -> Mapping[str, list[int]]:
+    def _grouped(self, exchange: Exchange, pack: Pack) -> Mapping[str, list[int]]:
         groups: dict[str, list[int]] = {}
         if not exchange.hashed:
-            for index, key in enumerate(rows.keys):
+            for index, key in enumerate(pack.keys):
                 groups.setdefault(key, []).append(index)
             return groups
         route = self._ring(exchange.name)[1].route
-        for index, key in enumerate(rows.keys):
+        for index, key in enumerate(pack.keys):
             groups.setdefault(route(key), []).append(index)
         return groups
 
@@ -134,17 +115,13 @@ class Encoder:
             headers[GENERATION] = generation.digest
             name = self._names.packs(exchange.name)
             key = self._names.pack_key(generation, target)
-        message_id = f"{pack.origin}-{(pack.ordinals or [0])[0]}+"
-        return Outgoing(name, key, _body(pack.encode), PACK, message_id, headers)
+        return Outgoing(name, key, _body(pack.encode), PACK, f"{pack.record_id(0)}+", headers)
 
-    def _plain(self, exchange: Exchange, rows: Rows, indexes: Iterable[int]) -> Iterator[Outgoing]:
+    def _plain(self, exchange: Exchange, pack: Pack, indexes: Iterable[int]) -> Iterator[Outgoing]:
         name = self._names.exchange(exchange.name)
         for index in indexes:
-            payload = {field: values[index] for field, values in rows.columns.items()}
-            payload.update(rows.shared)
-            body = _body(encode_payload, payload)
-            message_id = f"{rows.origin}-{rows.ordinals[index]}"
-            yield Outgoing(name, rows.keys[index], body, JSON, message_id)
+            body = _body(encode_payload, pack.payload(index))
+            yield Outgoing(name, pack.keys[index], body, JSON, pack.record_id(index))
 
 
 def _body(encode: Callable[..., bytes], *arguments: Any) -> bytes:

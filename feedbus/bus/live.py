@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Self
 
-from feedbus.bus.encoding import Rows, columnar
+from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.errors import Outage
 from feedbus.metrics import Metrics
+from feedbus.records.packs import Pack, single
 from feedbus.topology import Topology
 
 RECONNECT_SECONDS = 0.1
@@ -57,8 +58,7 @@ class LiveBus(Bus):
 
         Raises: as publish_many.
         """
-        rows = Rows(message_id or uuid.uuid4().hex, [0], [key], payload, {})
-        self._send(exchange, rows)
+        self._send(exchange, single(message_id or uuid.uuid4().hex, key, payload))
 
     def publish_many(
         self,
@@ -77,8 +77,8 @@ class LiveBus(Bus):
         """
         origin, count, left = uuid.uuid4().hex, 0, iter(pairs)
         while run := list(islice(left, self.SLICE)):
-            for rows in columnar(run, f"{origin}.{count}"):
-                self._send(exchange, rows)
+            for pack in columnar(run, f"{origin}.{count}"):
+                self._send(exchange, pack)
             count += len(run)
         return count
 
@@ -93,7 +93,7 @@ class LiveBus(Bus):
     ) -> int:
         """Publish records by column; return how many the broker has confirmed."""
         if keys:
-            self._send(exchange, Rows(uuid.uuid4().hex, range(len(keys)), keys, shared, columns))
+            self._send(exchange, Pack(uuid.uuid4().hex, range(len(keys)), keys, shared, columns))
         return len(keys)
 
     def close(self) -> None:
@@ -101,10 +101,10 @@ class LiveBus(Bus):
         with self._lock:
             self._sender.close()
 
-    def _send(self, exchange: str, rows: Rows) -> None:
+    def _send(self, exchange: str, pack: Pack) -> None:
         deadline = time.monotonic() + self._timeout_seconds
         with self._lock:
-            messages = self._sender.encoder.encode(exchange, rows)
+            messages = self._sender.encoder.encode(exchange, pack)
             while True:
                 try:
                     refusals = self._sender.send(messages)

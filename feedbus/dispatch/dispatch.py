@@ -15,7 +15,7 @@ from feedbus.bus.publisher import Outgoing
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import InvalidBody, Outage, Reject, Retry
-from feedbus.handler import Handler
+from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics
 from feedbus.records import Records
 from feedbus.records.loading import load
@@ -158,17 +158,20 @@ class Dispatch:
                 return
             bus = CollectingBus(fresh)
             self._handler.function(self._argument(fresh), bus)
-            messages = list(self._encoded(bus))
-            kept = outbox.keep(messages)
+            kept = [
+                outbox.put(exchange, pack.payload(i), pack.keys[i], message_id=pack.record_id(i)).id
+                for exchange, pack in bus.published
+                for i in range(len(pack))
+            ]
         records.verdicts.update(
             {records.ids.index(fresh.ids[index]): v for index, v in fresh.verdicts.items()}
         )
-        self._send(messages)
+        self._send(self._encoded(bus))
         outbox.remove(kept)
 
     def _encoded(self, bus: CollectingBus) -> Iterator[Outgoing]:
-        for exchange, rows in bus.published:
-            yield from self._sender.encoder.encode(exchange, rows)
+        for exchange, pack in bus.published:
+            yield from self._sender.encoder.encode(exchange, pack)
 
     def _send(self, messages: Iterator[Outgoing] | Sequence[Outgoing]) -> None:
         raise_refused(self._sender.send(list(messages)))

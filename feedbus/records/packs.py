@@ -40,9 +40,18 @@ class Pack:
     @property
     def ids(self) -> list[str]:
         """The message id of each record."""
-        if self.ordinals is None:
-            return [self.origin]
-        return [f"{self.origin}-{ordinal}" for ordinal in self.ordinals]
+        return [self.record_id(index) for index in range(len(self.keys))]
+
+    def select(self, indexes: Sequence[int]) -> Pack:
+        """Return a pack of these records alone, in this order."""
+        columns = {name: [values[i] for i in indexes] for name, values in self.columns.items()}
+        ordinals = None if self.ordinals is None else [self.ordinals[i] for i in indexes]
+        keys = [self.keys[i] for i in indexes]
+        return Pack(self.origin, ordinals, keys, self.shared, columns)
+
+    def record_id(self, index: int) -> str:
+        """Return the message id of one record."""
+        return self.origin if self.ordinals is None else f"{self.origin}-{self.ordinals[index]}"
 
     def payload(self, index: int) -> dict[str, Any]:
         """Return one record as a plain message would carry it."""
@@ -96,10 +105,7 @@ def decode(body: bytes, content_type: str | None, message_id: str, key: str) -> 
     """
     payload = decode_payload(body)
     if content_type != PACK:
-        origin, dash, ordinal = message_id.rpartition("-")
-        if dash and ordinal.isdecimal():
-            return Pack(origin, [int(ordinal)], [key], payload, {})
-        return Pack(message_id, None, [key], payload, {})
+        return single(message_id, key, payload)
     try:
         columns = {str(name): list(values) for name, values in payload["columns"].items()}
         ordinals = [int(ordinal) for ordinal in payload["ordinals"]]
@@ -115,6 +121,14 @@ def decode(body: bytes, content_type: str | None, message_id: str, key: str) -> 
     if not pack.keys or {len(values) for values in columns.values()} - {len(pack)}:
         raise InvalidBody({"": ["not a pack: its columns differ in length"]})
     return pack
+
+
+def single(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
+    """Return the pack of a plain message; its id may say where in another pack it was."""
+    origin, dash, ordinal = message_id.rpartition("-")
+    if dash and ordinal.isdecimal() and str(int(ordinal)) == ordinal:
+        return Pack(origin, [int(ordinal)], [key], payload, {})
+    return Pack(message_id, None, [key], payload, {})
 
 
 def _keys(keys: str | list[str], columns: Mapping[str, list[Any]], count: int) -> list[str]:
