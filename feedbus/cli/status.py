@@ -64,7 +64,8 @@ def _supervisor(topology: Topology) -> dict[str, Any] | None:
 
 
 def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
-    from feedbus import broker, generations
+    from feedbus import broker
+    from feedbus.broker import generations
 
     url = broker.public_url(topology.broker_url)
     try:
@@ -87,7 +88,10 @@ def _store(topology: Topology) -> dict[str, Any]:
 
 
 def _handled(topology: Topology) -> dict[str, int]:
-    return {}
+    from feedbus.metrics import totals
+
+    counts = totals(topology.var / "metrics")
+    return {consumer: sum(verdicts.values()) for consumer, verdicts in counts.items()}
 
 
 def _table(found: dict[str, Any]) -> str:

@@ -24,8 +24,9 @@ def prepare(topology: Topology) -> bool:
 
 def main(path: Path) -> None:
     """Do the work of prepare() in this process."""
-    from feedbus import config, generations
-    from feedbus.handler import resolve_object
+    from feedbus import config
+    from feedbus.broker import generations
+    from feedbus.handling import resolve_object
 
     topology = config.load(path, import_handlers=True)
     if topology.store_prepare is not None:

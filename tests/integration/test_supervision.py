@@ -1,0 +1,367 @@
+"""Real processes under a real circus; the broker and the store are files."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+CIRCUSCTL = Path(sys.executable).with_name("circusctl")
+CIRCUSD = Path(sys.executable).with_name("circusd")
+
+TOPOLOGY = """
+name = "small"
+[broker]
+url = "sqlite:///var/broker.db"
+[store]
+url = "sqlite:///var/store.db"
+[exchanges]
+feed = { type = "x-consistent-hash" }
+mail = { type = "direct" }
+[queues.feed]
+exchange = "feed"
+shards = 2
+handler = "handle:handle"
+[queues.mail]
+exchange = "mail"
+routing_keys = ["mail"]
+handler = "handle:handle"
+[processes.clock]
+command = "python clock.py"
+"""
+
+HANDLE = """
+from marshmallow import Schema, fields
+from feedbus import handler
+
+class Note(Schema):
+    text = fields.Str(required=True)
+
+@handler(Note)
+def handle(message, bus):
+    print(message["text"], flush=True)
+"""
+
+CLOCK = """
+import signal, sys
+from feedbus import lifeline
+lifeline.mark_ready()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+while True:
+    signal.pause()
+"""
+
+CRASHING = """
+[processes.broken]
+command = "python -c 'import sys; sys.exit(\\"no such thing\\")'"
+start_retries = 3
+"""
+
+ALL = {"feed_0", "feed_1", "mail", "clock"}
+
+
+class System:
+    """A project of its own in a folder, and the commands that a person would type there."""
+
+    def __init__(self, root):
+        self.root = root
+        self.environment = {
+            name: text for name, text in os.environ.items() if not name.startswith("FEEDBUS_")
+        } | {"PYTHONPATH": str(PROJECT)}
+        (root / "topology.toml").write_text(TOPOLOGY)
+        (root / "handle.py").write_text(HANDLE)
+        (root / "clock.py").write_text(CLOCK)
+        shutil.copy(PROJECT / "circus.ini", root)
+
+    def run(self, *command):
+        return subprocess.run(
+            list(map(str, command)),
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def feedbus(self, *arguments):
+        return self.run(sys.executable, "-m", "feedbus", *arguments)
+
+    def circusctl(self, *arguments):
+        answer = self.run(CIRCUSCTL, "--endpoint", "ipc://var/run/circus.sock", *arguments)
+        assert answer.returncode == 0, answer.stderr + answer.stdout
+        return answer.stdout.strip()
+
+    @contextmanager
+    def started(self, *command):
+        """Run a supervisor in the foreground, its output in a file, until the block ends."""
+        with (self.root / "output").open("w") as output:
+            process = subprocess.Popen(
+                list(map(str, command)),
+                cwd=self.root,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            process.wait()
+
+    def up(self):
+        return self.started(sys.executable, "-m", "feedbus", "up")
+
+    def circusd(self):
+        return self.started(CIRCUSD, "circus.ini")
+
+    @property
+    def output(self):
+        return (self.root / "output").read_text()
+
+    def status(self):
+        found = json.loads(self.feedbus("status", "--json").stdout)
+        return found["consumers"] | found["processes"]
+
+    def pids(self, name):
+        return [process["pid"] for process in self.status()[name]["processes"]]
+
+    def wait_for_output(self, pattern):
+        wait_until(lambda: re.search(pattern, self.output), lambda: self.output)
+
+    def wait_for_running(self, names):
+        wait_until(
+            lambda: all(self.status()[name]["state"] == "running" for name in names),
+            lambda: self.output,
+        )
+
+    def processes(self):
+        """Return the ids of all processes that run in this folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if (entry / "cwd").readlink() == self.root and is_alive(int(entry.name)):
+                        found.append(int(entry.name))
+                except OSError:
+                    continue
+        return found
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(happened, told=lambda: ""):
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def system(tmp_path):
+    system = System(tmp_path)
+    yield system
+    system.feedbus("down")
+    assert system.processes() == []
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A system that several tests look at, each leaving it whole."""
+    system = System(tmp_path_factory.mktemp("running"))
+    with system.up():
+        system.wait_for_output("all 4 ready")
+        yield system
+    assert system.output.endswith("stopped\n")
+    assert system.processes() == []
+
+
+def test_up_says_of_every_consumer_and_process_when_it_is_ready(running):
+    assert set(re.findall(r"(\S+) +ready ", running.output)) == ALL
+
+
+def test_status_shows_every_consumer_with_its_processes_and_depths(running):
+    found = json.loads(running.feedbus("status", "--json").stdout)
+    assert set(found["consumers"]) | set(found["processes"]) == ALL
+    assert found["broker"]["reachable"]
+    assert found["store"]["reachable"]
+    mail = found["consumers"]["mail"]
+    assert (mail["state"], mail["ready"], mail["dead"]) == ("running", 0, 0)
+    assert is_alive(mail["processes"][0]["pid"])
+
+
+def test_status_is_a_table_for_people(running):
+    lines = running.feedbus("status").stdout.splitlines()
+    assert lines[0].split()[:2] == ["STATE", "PIDS"]
+    assert any(line.startswith("feed_0") and "running" in line for line in lines)
+
+
+def test_the_sockets_are_closed_to_others_and_there_is_no_port(running):
+    run = running.root / "var" / "run"
+    assert run.stat().st_mode & 0o777 == 0o700
+    for name in ("circus.sock", "pubsub.sock"):
+        assert (run / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_killed_consumer_is_back_and_the_others_never_left(running):
+    before = {name: running.pids(name) for name in ALL}
+    (victim,) = before["feed_1"]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: running.pids("feed_1") not in ([], [victim]))
+    running.wait_for_running(["feed_1"])
+    after = {name: running.pids(name) for name in ALL}
+    assert {name for name in ALL if before[name] != after[name]} == {"feed_1"}
+    assert running.status()["feed_1"]["restarts"] == 1
+    assert re.search(r"feed_1 +ended +killed by SIGKILL; starting it anew", running.output)
+
+
+def test_circusctl_sees_stops_and_starts_what_the_topology_names(running):
+    assert running.circusctl("status").splitlines() == [f"{name}: active" for name in sorted(ALL)]
+    running.circusctl("stop", "feed_0")
+    wait_until(lambda: running.circusctl("status", "feed_0") == "stopped")
+    assert running.pids("feed_0") == []
+    running.circusctl("start", "feed_0")
+    running.wait_for_running(["feed_0"])
+
+
+def test_circusctl_incr_gives_a_queue_another_process_in_a_slot_of_its_own(running):
+    assert running.circusctl("incr", "mail") == "2"
+    running.wait_for_running(["mail"])
+    assert len(running.pids("mail")) == 2
+    assert running.circusctl("decr", "mail") == "1"
+    wait_until(lambda: len(running.pids("mail")) == 1)
+
+
+def test_circusctl_incr_leaves_a_shard_with_its_one_process(running):
+    running.circusctl("incr", "feed_0")
+    assert len(running.pids("feed_0")) == 1
+
+
+def test_circusctl_reload_never_runs_a_slot_twice(running):
+    (before,) = running.pids("feed_0")
+    running.circusctl("reload", "feed_0", "--waiting")
+    running.wait_for_running(["feed_0"])
+    (after,) = running.pids("feed_0")
+    assert after != before
+    assert "already runs" not in (running.root / "var" / "log" / "feed_0.log").read_text()
+
+
+def test_a_second_up_in_the_same_folder_is_refused(running):
+    refused = running.feedbus("up")
+    assert refused.returncode == 1
+    assert re.match(r"error: process \d+ supervises .* already; stop it with", refused.stderr)
+
+
+def test_a_consumer_run_by_hand_beside_its_supervised_one_is_refused(running):
+    refused = running.feedbus("run", "feed_0")
+    assert refused.returncode == 1
+    assert "feed_0 already runs as process" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_killed_supervisor_leaves_no_process_behind_and_can_be_followed_at_once(system):
+    with system.up() as supervisor:
+        system.wait_for_output("all 4 ready")
+        orphans = set(system.processes()) - {supervisor.pid}
+        assert len(orphans) == 4
+        supervisor.kill()
+        supervisor.wait()
+        with system.up():
+            system.wait_for_output("all 4 ready")
+            wait_until(lambda: not any(map(is_alive, orphans)))
+            assert len(system.processes()) == 5
+
+
+def test_a_process_that_keeps_failing_is_given_up_with_the_reason_and_its_log(system):
+    with (system.root / "topology.toml").open("a") as topology:
+        topology.write(CRASHING)
+    failed = system.feedbus("up", "--detach")
+    assert failed.returncode == 1
+    log = system.root / "var" / "log" / "broken.log"
+    assert f"broken gave up, the last process with exit code 1; its log is {log}" in failed.stderr
+    assert log.read_text() == "no such thing\n" * 3
+    told = (system.root / "var" / "log" / "supervisor.log").read_text()
+    assert re.search(r"broken +gave up +after 3 quick failures in a row", told)
+    assert system.status()["broken"]["state"] == "gave up"
+    assert system.status()["clock"]["state"] == "running"
+
+
+def test_circusd_starts_the_very_same_watchers_as_up(system):
+    with system.up():
+        system.wait_for_output("all 4 ready")
+        ours = {name: system.circusctl("options", name) for name in ALL}
+        listed = system.circusctl("list")
+    with system.circusd():
+        wait_until(lambda: system.output.count(" ready: ") == 4, lambda: system.output)
+        theirs = {name: system.circusctl("options", name) for name in ALL}
+        assert system.circusctl("list") == listed
+        sockets = (system.root / "var" / "run").glob("*.sock")
+        assert {path.stat().st_mode & 0o777 for path in sockets} == {0o600}
+        assert set(system.status()) == ALL
+    environment = re.compile(r"^env: .*$", re.MULTILINE)  # holds the supervisor's process id
+    assert {name: environment.sub("", text) for name, text in ours.items()} == {
+        name: environment.sub("", text) for name, text in theirs.items()
+    }
+
+
+def test_circusd_refuses_a_broken_topology_before_it_starts_anything(system):
+    (system.root / "topology.toml").write_text(TOPOLOGY.replace("handle:handle", "handle:handel"))
+    refused = system.run(CIRCUSD, "circus.ini")
+    assert refused.returncode == 1
+    assert "handel" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (system.root / "var" / "run" / "circus.sock").exists()
+
+
+def test_up_refuses_a_broken_topology_before_it_starts_anything(system):
+    (system.root / "topology.toml").write_text(TOPOLOGY.replace("handle:handle", "handle:handel"))
+    refused = system.feedbus("up")
+    assert refused.returncode == 1
+    assert "handel" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (system.root / "var" / "run" / "circus.sock").exists()
+
+
+def test_more_shards_in_the_file_are_more_consumers_after_down_and_up(system):
+    up = system.feedbus("up", "--detach")
+    assert up.returncode == 0, up.stderr
+    assert "logs are in" in up.stdout
+    assert len(system.processes()) == 5
+    down = system.feedbus("down")
+    assert (down.returncode, down.stdout) == (0, "stopped\n")
+    assert system.processes() == []
+    more = TOPOLOGY.replace("shards = 2", "shards = 5")
+    (system.root / "topology.toml").write_text(more)
+    assert system.feedbus("up", "--detach").returncode == 0
+    assert set(system.status()) == ALL | {"feed_2", "feed_3", "feed_4"}
+    assert len(system.processes()) == 8
+
+
+def test_where_nothing_runs_status_says_so_and_down_is_no_error(system):
+    assert all(one["state"] == "stopped" for one in system.status().values())
+    assert "nothing runs" in system.feedbus("status").stdout
+    down = system.feedbus("down")
+    assert (down.returncode, down.stdout) == (0, f"nothing runs in {system.root / 'var'}\n")
+
+
+def test_down_clears_away_what_a_killed_supervisor_left(system):
+    with system.up() as supervisor:
+        system.wait_for_output("all 4 ready")
+        supervisor.kill()
+        supervisor.wait()
+        assert system.feedbus("down").returncode == 0
+    run = system.root / "var" / "run"
+    assert [path.name for path in run.iterdir() if path.suffix in {".sock", ".ready"}] == []
