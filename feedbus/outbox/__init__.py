@@ -1,0 +1,52 @@
+"""The store as the framework sees it: transactions, outages, the outbox and the inbox."""
+
+from feedbus.outbox.connection import (
+    close_store,
+    database,
+    on_postgres,
+    open_store,
+    ping,
+    ready,
+    transaction,
+)
+from feedbus.outbox.exclusion import exclusive
+from feedbus.outbox.outages import outage
+from feedbus.outbox.relay import publish_entries, relay
+from feedbus.outbox.tables import (
+    Entry,
+    Inbox,
+    Outbox,
+    create_tables,
+    drop_tables,
+    forget,
+    keep,
+    pending,
+    put,
+    remove,
+    unseen,
+)
+
+__all__ = [
+    "Entry",
+    "Inbox",
+    "Outbox",
+    "close_store",
+    "create_tables",
+    "database",
+    "drop_tables",
+    "exclusive",
+    "forget",
+    "keep",
+    "on_postgres",
+    "open_store",
+    "outage",
+    "pending",
+    "ping",
+    "publish_entries",
+    "put",
+    "ready",
+    "relay",
+    "remove",
+    "transaction",
+    "unseen",
+]

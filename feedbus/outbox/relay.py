@@ -1,0 +1,102 @@
+"""Publish what is left in the outbox by processes that committed it and then could not send it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from feedbus.errors import PublishError, UsageError
+from feedbus.outbox.exclusion import exclusive
+from feedbus.outbox.tables import Entry, pending, remove
+
+if TYPE_CHECKING:
+    from feedbus.bus.publisher import Outgoing
+
+log = logging.getLogger(__name__)
+
+
+class Publisher(Protocol):
+    """What the relay needs of a bus."""
+
+    def publish(
+        self, exchange: str, payload: Mapping[str, Any], key: str = "", *, message_id: str | None
+    ) -> None:
+        """Return when the broker has confirmed the message, raise otherwise."""
+
+    def resend(self, messages: Sequence[Outgoing]) -> None:
+        """Return when the broker has confirmed messages that were encoded before."""
+
+
+def publish_entries(bus: Publisher, entries: Iterable[Entry]) -> int:
+    """Publish these rows in order and remove them; returns how many were published.
+
+    A row that the broker does not accept stays, with those behind it of the same exchange and
+    key, so that their order is kept; the others go on.
+
+    Raises:
+        Outage: the broker is away; what was confirmed until then is removed.
+
+    """
+    sent: list[int] = []
+    stuck: set[tuple[str, str]] = set()
+    try:
+        for entry in entries:
+            if (entry.exchange, entry.key) in stuck:
+                continue
+            try:
+                _publish(bus, entry)
+            except (PublishError, UsageError) as error:
+                stuck.add((entry.exchange, entry.key))
+                log.warning(
+                    "outbox row %d stays: %s with key '%s' was not published: %s",
+                    entry.id,
+                    entry.exchange,
+                    entry.key,
+                    error,
+                )
+            else:
+                sent.append(entry.id)
+    finally:
+        remove(sent)
+    return len(sent)
+
+
+def _publish(bus: Publisher, entry: Entry) -> None:
+    if not entry.content_type:
+        payload = json.loads(entry.payload)
+        bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id)
+        return
+    from feedbus.bus.publisher import Outgoing
+
+    message = Outgoing(
+        entry.exchange,
+        entry.key,
+        entry.payload.encode(),
+        entry.content_type,
+        entry.message_id,
+        json.loads(entry.headers),
+    )
+    bus.resend([message])
+
+
+def relay(bus: Publisher, *, limit: int = 100, older_than_seconds: float = 5.0) -> int:
+    """Publish leftover rows in order and remove them; one process at a time, the others return 0.
+
+    Args:
+        bus: where to publish; the message ids are the rows' own, so that a repeat is known.
+        limit: rows a round; rounds follow one another until none is left.
+        older_than_seconds: younger rows are still in the hands of those who put them.
+
+    Raises:
+        Outage: the store or the broker is away.
+
+    """
+    published = 0
+    with exclusive("relay") as held:
+        after = 0
+        while held and (entries := pending(limit, older_than_seconds, after=after)):
+            published += publish_entries(bus, entries)
+            after = entries[-1].id
+    return published

@@ -1,0 +1,216 @@
+"""The framework's own tables: messages still to be published, and messages already handled."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import peewee
+
+from feedbus.outbox.connection import bound, database, on_postgres
+
+SLICE = 5_000
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000
+
+
+class Outbox(peewee.Model):
+    """A message that is committed with its cause and not yet known to be on the broker.
+
+    Either a payload for an exchange of the topology, or (with a content type) a message as it was
+    encoded for an exchange of the broker.
+    """
+
+    id = peewee.BigAutoField()
+    exchange = peewee.TextField()
+    routing_key = peewee.TextField()
+    payload = peewee.TextField()
+    message_id = peewee.TextField()
+    content_type = peewee.TextField(default="")
+    headers = peewee.TextField(default="{}")
+    created_at = peewee.BigIntegerField(default=_now_us)
+
+    class Meta:
+        """Where it is stored."""
+
+        database = database
+        table_name = "feedbus_outbox"
+
+
+class Inbox(peewee.Model):
+    """A message that a consumer's queue has handled, so that a repeat has no second effect."""
+
+    queue = peewee.TextField()
+    message_id = peewee.TextField()
+    created_at = peewee.BigIntegerField(default=_now_us, index=True)
+
+    class Meta:
+        """Where it is stored."""
+
+        database = database
+        table_name = "feedbus_inbox"
+        primary_key = peewee.CompositeKey("queue", "message_id")
+
+
+TABLES: tuple[type[peewee.Model], ...] = (Outbox, Inbox)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of the outbox; its message id stays the same however often it is published.
+
+    content_type is "" where payload is a record for one of the topology's exchanges.
+    """
+
+    id: int
+    exchange: str
+    key: str
+    payload: str
+    message_id: str
+    content_type: str = ""
+    headers: str = "{}"
+
+
+class Encoded(Protocol):
+    """A message as the bus encodes it; exchange is its name on the broker."""
+
+    @property
+    def exchange(self) -> str: ...  # noqa: D102 -- as on Entry
+    @property
+    def routing_key(self) -> str: ...  # noqa: D102
+    @property
+    def body(self) -> bytes: ...  # noqa: D102
+    @property
+    def content_type(self) -> str: ...  # noqa: D102
+    @property
+    def message_id(self) -> str: ...  # noqa: D102
+    @property
+    def headers(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+
+def create_tables() -> None:
+    """Create the outbox and the inbox where they are missing."""
+    bound().create_tables(TABLES, safe=True)
+
+
+def drop_tables() -> None:
+    """Drop the outbox and the inbox with all that they hold."""
+    bound().drop_tables(TABLES, safe=True)
+
+
+def put(
+    exchange: str, payload: Mapping[str, Any], key: str = "", *, message_id: str | None = None
+) -> Entry:
+    """Add a message to the outbox, within the caller's transaction.
+
+    Args:
+        exchange: the topology's name of it.
+        payload: a JSON object.
+        key: the routing key.
+        message_id: derived from the message that caused this one; otherwise made up and kept.
+
+    """
+    text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    name = message_id or uuid.uuid4().hex
+    number = Outbox.insert(
+        exchange=exchange, routing_key=key, payload=text, message_id=name
+    ).execute()
+    return Entry(int(number), exchange, key, text, name)
+
+
+def keep(messages: Sequence[Encoded]) -> list[int]:
+    """Add encoded messages to the outbox, within the caller's transaction; returns the rows' ids.
+
+    Args:
+        messages: their bodies are UTF-8, as JSON is.
+
+    """
+    return [
+        int(
+            Outbox.insert(
+                exchange=message.exchange,
+                routing_key=message.routing_key,
+                payload=message.body.decode(),
+                message_id=message.message_id,
+                content_type=message.content_type,
+                headers=json.dumps(dict(message.headers)),
+            ).execute()
+        )
+        for message in messages
+    ]
+
+
+def pending(limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0) -> list[Entry]:
+    """Return the oldest rows of the outbox, in the order in which they were put.
+
+    Args:
+        limit: at most so many.
+        older_than_seconds: leave younger ones to those who put them and publish them now.
+        after: only rows with an id above this.
+
+    """
+    youngest = _now_us() - int(older_than_seconds * 1_000_000)
+    rows = (
+        Outbox.select()
+        .where(Outbox.id > after, Outbox.created_at <= youngest)
+        .order_by(Outbox.id)
+        .limit(limit)
+    )
+    return [
+        Entry(
+            row.id,
+            row.exchange,
+            row.routing_key,
+            row.payload,
+            row.message_id,
+            row.content_type,
+            row.headers,
+        )
+        for row in rows
+    ]
+
+
+def remove(ids: Sequence[int]) -> int:
+    """Delete rows whose messages the broker has confirmed; returns how many there were."""
+    return sum(
+        int(Outbox.delete().where(Outbox.id.in_(ids[start : start + SLICE])).execute())
+        for start in range(0, len(ids), SLICE)
+    )
+
+
+def unseen(queue: str, ids: Sequence[str]) -> list[str]:
+    """Note these messages as handled by a queue, and return those that were not before.
+
+    In a transaction with the handler's effects: both commit or neither. A message that comes
+    twice in ids is returned once.
+    """
+    distinct = list(dict.fromkeys(ids))
+    if not distinct:
+        return []
+    values: tuple[str, int, object]
+    if on_postgres():
+        source, values = "unnest(%s::text[]) AS given(value)", (queue, _now_us(), distinct)
+    else:
+        source, values = "json_each(?)", (queue, _now_us(), json.dumps(distinct))
+    mark = bound().param
+    # WHERE true: SQLite would otherwise read ON CONFLICT as a join's condition.
+    rows = bound().execute_sql(
+        "INSERT INTO feedbus_inbox (queue, message_id, created_at) "  # noqa: S608 -- no input in it
+        f"SELECT {mark}, value, {mark} FROM {source} WHERE true "
+        "ON CONFLICT DO NOTHING RETURNING message_id",
+        values,
+    )
+    new = {row[0] for row in rows.fetchall()}
+    return [each for each in distinct if each in new]
+
+
+def forget(older_than_seconds: float) -> int:
+    """Delete inbox rows so old that no repeat of their messages can come any more."""
+    oldest = _now_us() - int(older_than_seconds * 1_000_000)
+    return int(Inbox.delete().where(Inbox.created_at < oldest).execute())
