@@ -35,25 +35,30 @@ def command(context: Any, detach: bool) -> None:  # noqa: FBT001 -- click passes
 
     The store is prepared and the broker declared first. One supervisor runs in a folder of state.
     """
-    from feedbus.supervisor.arbiter import refuse_second
-    from feedbus.supervisor.ground import prepare
+    from feedbus.supervisor.arbiter import only_supervisor
 
     topology = context.load()
-    refuse_second(topology)
+    with only_supervisor(topology):
+        _prepare(topology)
+        if not detach:
+            _supervise(topology, None)
+    if detach:
+        _detach(topology)  # a lock is its process's own, and this takes another process
+
+
+def _prepare(topology: Topology) -> None:
+    from feedbus.supervisor.ground import prepare
+
     try:
         if not prepare(topology):
             sys.exit(1)  # its reason is on stderr
     except KeyboardInterrupt:
         click.echo("stopped")
-        return
-    if detach:
-        _detach(topology)
-    else:
-        _run(topology, None)
+        sys.exit(0)
 
 
-def _run(topology: Topology, tell: int | None) -> None:
-    from feedbus.supervisor.arbiter import only_supervisor, supervise
+def _supervise(topology: Topology, tell: int | None) -> None:
+    from feedbus.supervisor.arbiter import supervise
 
     total = sum(consumer.queue.processes for consumer in topology.consumers.values())
     total += sum(process.processes for process in topology.processes.values())
@@ -70,9 +75,8 @@ def _run(topology: Topology, tell: int | None) -> None:
             os.write(tell, json.dumps([failures, took_seconds]).encode())
             os.close(tell)
 
-    with only_supervisor(topology):
-        click.echo(f"starting {total} processes of {topology.path}, logs in {topology.var / 'log'}")
-        supervise(topology, settled)
+    click.echo(f"starting {total} processes of {topology.path}, logs in {topology.var / 'log'}")
+    supervise(topology, settled)
     click.echo("stopped")
 
 
@@ -94,6 +98,7 @@ def _print_events(width: int) -> None:
 
 
 def _detach(topology: Topology) -> None:
+    from feedbus.supervisor.arbiter import only_supervisor
     from feedbus.supervisor.watchers import log_path
 
     log = log_path(topology, "supervisor")
@@ -105,7 +110,8 @@ def _detach(topology: Topology) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
-        _run(topology, tell)
+        with only_supervisor(topology):
+            _supervise(topology, tell)
         return
     os.close(tell)
     with os.fdopen(heard) as pipe:

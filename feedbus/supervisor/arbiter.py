@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from feedbus.errors import UsageError
-from feedbus.lifeline import lock_holder, run_folder, take_lock
+from feedbus.lifeline import run_folder, take_lock
 from feedbus.supervisor.watchers import endpoint
 from feedbus.topology import Topology
 
@@ -21,31 +21,21 @@ def lock_path(topology: Topology) -> Path:
     return run_folder(topology) / "supervisor.lock"
 
 
-def refuse_second(topology: Topology) -> None:
-    """Raise UsageError when a supervisor runs here; never call it in the supervisor itself."""
-    holder = lock_holder(lock_path(topology))
-    if holder is not None:
-        raise UsageError(_taken(topology, str(holder)))
-
-
 @contextmanager
 def only_supervisor(topology: Topology) -> Iterator[None]:
     """Be the one supervisor of the topology's folder of state, or raise UsageError."""
     try:
         lock = take_lock(lock_path(topology), patience_seconds=0.5)
     except BlockingIOError as error:
-        raise UsageError(_taken(topology, str(error.args[1]))) from None
+        msg = (
+            f"process {error.args[1]} supervises {topology.var} already; stop it with"
+            " `feedbus down`, look at it with `feedbus status`, or set another var in the topology"
+        )
+        raise UsageError(msg) from None
     try:
         yield
     finally:
         os.close(lock)
-
-
-def _taken(topology: Topology, holder: str) -> str:
-    return (
-        f"process {holder} supervises {topology.var} already; stop it with `feedbus down`,"
-        " look at it with `feedbus status`, or set another var in the topology"
-    )
 
 
 def supervise(topology: Topology, settled: Callable[[list[str], float], None]) -> None:

@@ -6,18 +6,21 @@ In a process of its own, so that the supervisor stays small and keeps no connect
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from feedbus.errors import FeedbusError
+from feedbus.supervisor.watchers import KEEP_BYTECODE
 from feedbus.topology import Topology
 
 
 def prepare(topology: Topology) -> bool:
     """Check the handlers, prepare the store, declare the broker; False when stderr says why not."""
     command = [sys.executable, "-m", "feedbus.supervisor.ground", str(topology.path)]
-    with subprocess.Popen(command, cwd=topology.root) as process:
+    environment = os.environ | KEEP_BYTECODE
+    with subprocess.Popen(command, cwd=topology.root, env=environment) as process:
         importlib.import_module("feedbus.supervisor.supervision")  # what comes next, meanwhile
         return process.wait() == 0
 
@@ -32,6 +35,7 @@ def main(path: Path) -> None:
     if topology.store_prepare is not None:
         resolve_object(topology.store_prepare, topology.root)(topology)
     generations.establish(topology)
+    importlib.import_module("feedbus.runner")  # compiled once here, not once a consumer
 
 
 if __name__ == "__main__":

@@ -47,6 +47,10 @@ class Supervision:
         self.started_at = time.monotonic()
         self.looking = False
         folder = run_folder(topology)
+        options_of_all = watchers(topology)
+        if any(options["uid"] for options in options_of_all):
+            for passage in (topology.var, folder):  # to the slots' files, which are theirs
+                passage.chmod(0o711)
         self.watchers = [
             KeptWatcher(
                 run_folder=folder,
@@ -55,7 +59,7 @@ class Supervision:
                 loop=arbiter.loop,
                 **options,
             )
-            for options in watchers(topology)
+            for options in options_of_all
         ]
 
     async def start(self) -> None:

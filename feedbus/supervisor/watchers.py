@@ -15,6 +15,8 @@ from feedbus.errors import UsageError
 from feedbus.lifeline import SUPERVISED, run_folder
 from feedbus.topology import Consumer, Process, Topology
 
+# Fifteen processes that compile the same modules anew at each start would need seconds more.
+KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 LOG_BYTES = 10 * 2**20
 LOG_BACKUPS = 3
 LONGEST_STOP_SECONDS = 5.0  # while a watcher stops, circus refuses every other command
@@ -72,6 +74,7 @@ def _watcher(
             SUPERVISED: str(os.getpid()),
             "FEEDBUS_TOPOLOGY": str(topology.path),
             "PYTHONUNBUFFERED": "1",
+            **KEEP_BYTECODE,
         },
         "respawn": True,
         "stdout_stream": {
