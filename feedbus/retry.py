@@ -12,6 +12,7 @@ from feedbus.broker.names import Names
 from feedbus.bus.publisher import PUBLISHED_AT, Outgoing
 from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import InvalidBody, Reject, Retry
+from feedbus.metrics import Verdict
 from feedbus.records.packs import JSON, Pack, encode_payload
 from feedbus.topology import Consumer
 
@@ -37,7 +38,7 @@ class Fate:
 
     """
 
-    verdict: str
+    verdict: Verdict
     message: Outgoing | None
     odd_delay_milliseconds: int | None = None
 

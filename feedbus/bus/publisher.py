@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from feedbus.errors import Outage
+from feedbus.metrics import Outcome
 
 WINDOW = 500
 CONFIRM_TIMEOUT_SECONDS = 30.0
@@ -33,7 +34,7 @@ class Refusal:
     """A message that the broker did not take: "returned" or "nacked", and why."""
 
     message: Outgoing
-    outcome: str
+    outcome: Outcome
     reason: str
 
 

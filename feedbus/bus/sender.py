@@ -11,7 +11,7 @@ from feedbus.broker import generations
 from feedbus.bus.encoding import Encoder
 from feedbus.bus.publisher import RECORD_COUNT, Outgoing, Publisher, Refusal
 from feedbus.errors import Outage, PublishError, Unroutable
-from feedbus.metrics import Metrics
+from feedbus.metrics import Metrics, Outcome
 from feedbus.records.packs import PACK
 from feedbus.topology import Topology
 
@@ -82,7 +82,7 @@ class Sender:
                     self.encoder.lead(state.current)
         return [message for pack in packs for message in self.encoder.apart(pack)]
 
-    def _count(self, messages: Sequence[Outgoing], outcome: str) -> None:
+    def _count(self, messages: Sequence[Outgoing], outcome: Outcome) -> None:
         if self._metrics is None:
             return
         counts: Counter[str] = Counter()

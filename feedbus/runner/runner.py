@@ -21,8 +21,8 @@ from feedbus.bus.sender import Sender
 from feedbus.dispatch import Dispatch
 from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import Outage
-from feedbus.handler import Handler
-from feedbus.metrics import Metrics
+from feedbus.handling import Handler
+from feedbus.metrics import Metrics, Part
 from feedbus.runner.drain import Drain
 from feedbus.runner.keeper import Keeper
 from feedbus.runner.suspects import DEATHS_ALLOWED, Suspects
@@ -223,7 +223,7 @@ class Runner:
                         self._dispatch.handle(deliveries)
                 break
             except Outage as error:
-                part = "store" if str(error).startswith("store") else "broker"
+                part: Part = "store" if str(error).startswith("store") else "broker"
                 self._hold(part, error)
                 if self._told_to_stop.is_set():
                     self._suspects.release()
@@ -234,7 +234,7 @@ class Runner:
         self._failures = 0
         self._handled += len(deliveries)
 
-    def _hold(self, part: str, error: Outage) -> None:
+    def _hold(self, part: Part, error: Outage) -> None:
         """Wait before the next attempt, longer each time, while the store or the broker is away."""
         self._metrics.outage(part)
         longest = min(BACKOFF_FIRST_SECONDS * 2**self._failures, BACKOFF_LAST_SECONDS)

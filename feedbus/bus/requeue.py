@@ -1,0 +1,62 @@
+"""Send dead letters back to the queue that they came from, and to no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from feedbus.broker.dead import DeadLetter
+from feedbus.broker.names import Names
+from feedbus.bus.publisher import Outgoing
+from feedbus.bus.sender import Sender, raise_refused
+from feedbus.records.packs import JSON, PACK, decode, encode_payload
+from feedbus.topology import Queue, Topology
+
+
+class Requeue:
+    """Publishes a queue's dead letters anew, with no attempt counted."""
+
+    def __init__(self, topology: Topology, queue: Queue) -> None:
+        """Send to a queue; to the shard that owns the key now, where it has shards."""
+        self._sender = Sender(topology)
+        names = Names(topology)
+        self._hashed = topology.exchanges[queue.exchange].hashed
+        self._exchange = names.exchange(queue.exchange) if self._hashed else ""
+        self._queue = f"{topology.name}.{queue.name}"
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self._sender.close()
+
+    def send(self, letter: DeadLetter) -> None:
+        """Send one dead letter back; when this returns the broker has it.
+
+        Raises:
+            Outage: the broker is away.
+            PublishError: the broker did not take it.
+
+        """
+        raise_refused(self._sender.send(self._messages(letter)))
+
+    def _messages(self, letter: DeadLetter) -> Sequence[Outgoing]:
+        if letter.content_type != PACK or not self._hashed:
+            key = letter.key if self._hashed else self._queue
+            return [
+                Outgoing(self._exchange, key, letter.body, letter.content_type, letter.message_id)
+            ]
+        # Its records may belong to different shards by now.
+        pack = decode(letter.body, PACK, letter.message_id, letter.key)
+        return [
+            Outgoing(
+                self._exchange,
+                pack.keys[index],
+                encode_payload(pack.payload(index)),
+                JSON,
+                pack.record_id(index),
+            )
+            for index in range(len(pack))
+        ]

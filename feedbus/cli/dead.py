@@ -1,0 +1,169 @@
+"""feedbus dead: the dead letters."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from feedbus.cli import Context, counted
+from feedbus.cli.names import QUEUE
+from feedbus.errors import UsageError
+
+if TYPE_CHECKING:
+    from feedbus.broker.dead import DeadLetter
+    from feedbus.topology import Queue, Topology
+
+BODY_SHOWN = 10_000
+
+
+@click.group(
+    "dead",
+    epilog="""\b
+Examples:
+  feedbus dead list
+  feedbus dead show update_feed 4f1c0e-17
+  feedbus dead requeue update_feed --all
+  feedbus dead purge send_notification.sms --yes
+""",
+)
+def command() -> None:
+    """List, show, requeue and purge dead letters."""
+
+
+@command.command("list")
+@click.argument("queue", type=QUEUE, required=False)
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def list_letters(context: Context, queue: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001 -- click passes a flag
+    """List dead letters, oldest first, of one QUEUE or of all."""
+    from feedbus.broker import dead
+
+    topology = context.load()
+    with dead.opened(topology) as channel:
+        found = [
+            letter
+            for chosen in _queues(topology, queue)
+            for _, letter in itertools.islice(dead.letters(channel, topology, chosen), limit)
+        ]
+    for letter in found[:limit]:
+        click.echo(json.dumps(_values(letter)) if as_json else _line(letter))
+    if not found and not as_json:
+        click.echo("no dead letters")
+
+
+@command.command("show")
+@click.argument("queue", type=QUEUE)
+@click.argument("message_id")
+@click.pass_obj
+def show(context: Context, queue: str, message_id: str) -> None:
+    """Show one dead letter of QUEUE: why it died, each field's error, its body."""
+    from feedbus.broker import dead
+
+    topology = context.load()
+    with dead.opened(topology) as channel:
+        for _, letter in dead.letters(channel, topology, _queue(topology, queue)):
+            if letter.message_id == message_id:
+                click.echo(json.dumps(_values(letter), indent=2, ensure_ascii=False))
+                return
+    msg = f"no dead letter '{message_id}' in {queue}; feedbus dead list {queue} shows those there"
+    raise UsageError(msg)
+
+
+@command.command("requeue")
+@click.argument("queue", type=QUEUE)
+@click.argument("message_ids", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All that are there now.")
+@click.pass_obj
+def requeue(
+    context: Context,
+    queue: str,
+    message_ids: tuple[str, ...],
+    everything: bool,  # noqa: FBT001 -- click passes a flag
+) -> None:
+    """Send dead letters of QUEUE back to it, as if they had just been published."""
+    from feedbus.broker import dead
+    from feedbus.bus.requeue import Requeue
+
+    if bool(message_ids) == everything:
+        msg = "expected the ids of dead letters, or --all"
+        raise click.UsageError(msg)
+    topology = context.load()
+    chosen = _queue(topology, queue)
+    wanted = set(message_ids)
+    with dead.opened(topology) as channel, Requeue(topology, chosen) as back:
+        count = dead.settle(
+            channel,
+            topology,
+            chosen,
+            lambda letter: everything or letter.message_id in wanted,
+            back.send,
+        )
+    click.echo(f"{counted(count, 'dead letter')} sent back to {queue}")
+    if len(wanted) > count:
+        msg = f"{len(wanted) - count} of the ids given are not in {queue}"
+        raise UsageError(msg)
+
+
+@command.command("purge")
+@click.argument("queue", type=QUEUE)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- click passes a flag
+    """Drop the dead letters of QUEUE for good."""
+    from feedbus.broker import dead
+    from feedbus.broker.names import Names
+
+    topology = context.load()
+    name = Names(topology).dead(_queue(topology, queue))
+    with dead.opened(topology) as channel:
+        count = channel.queue_declare(name, passive=True).message_count
+        if count and not yes:
+            click.confirm(f"Drop {counted(count, 'dead letter')} of {queue} for good?", abort=True)
+        dropped = channel.queue_purge(name)
+    click.echo(f"{counted(int(dropped or 0), 'dead letter')} dropped")
+
+
+def _queues(topology: Topology, name: str | None) -> Iterable[Queue]:
+    return topology.queues.values() if name is None else [_queue(topology, name)]
+
+
+def _queue(topology: Topology, name: str) -> Queue:
+    if name not in topology.queues:
+        known = ", ".join(topology.queues)
+        msg = f"no queue named '{name}'; expected one of {known}"
+        raise UsageError(msg)
+    return topology.queues[name]
+
+
+def _values(letter: DeadLetter) -> dict[str, Any]:
+    shown = letter.body[:BODY_SHOWN].decode(errors="replace")
+    return {
+        "id": letter.message_id,
+        "queue": letter.queue,
+        "key": letter.key,
+        "reason": letter.reason,
+        "errors": letter.errors,
+        "attempts": letter.attempts,
+        "failedAt": _when(letter),
+        "contentType": letter.content_type,
+        "body": shown,
+        "bodyBytes": len(letter.body),
+    }
+
+
+def _line(letter: DeadLetter) -> str:
+    when = _when(letter) or "-"
+    return f"{when}  {letter.queue}  {letter.message_id}  key={letter.key}  {letter.reason}"
+
+
+def _when(letter: DeadLetter) -> str | None:
+    if letter.failed_at_microseconds is None:
+        return None
+    moment = dt.datetime.fromtimestamp(letter.failed_at_microseconds / 1e6, dt.UTC)
+    return moment.isoformat(timespec="seconds")

@@ -1,0 +1,31 @@
+"""Values that options take, in the words of topology.toml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+class Duration(click.ParamType[float]):
+    """A duration such as 500ms, 30s or 5m, in seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the seconds."""
+        from feedbus.config.amounts import guess_duration, read_duration
+
+        if isinstance(value, int | float):
+            return float(value)
+        seconds = read_duration(value)
+        if not seconds:
+            guess = guess_duration(value)
+            hint = f"; did you mean '{guess}'?" if guess else ""
+            self.fail(f"expected a duration such as 30s or 5m, got '{value}'{hint}", param, ctx)
+        return seconds
+
+
+DURATION = Duration()
