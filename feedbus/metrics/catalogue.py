@@ -75,7 +75,7 @@ HELD = Family(
 HANDLING = Family(
     "feedbus_handling_seconds",
     "histogram",
-    "Time in the handler, a batch at a time.",
+    "Time to handle what was taken at once.",
     ("consumer",),
     HANDLING_BOUNDS,
 )
@@ -96,7 +96,7 @@ BATCH = Family(
 PUBLISHED = Family(
     "feedbus_published_total",
     "counter",
-    "Messages published, by what the broker answered.",
+    "Records published, by what the broker answered.",
     ("exchange", "outcome"),
 )
 REQUESTS = Family(

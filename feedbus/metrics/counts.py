@@ -51,13 +51,14 @@ class Counts:
         self._segments = 0
         if descriptor is None:
             return
-        for index in range(os.fstat(descriptor).st_size // SEGMENT_BYTES):
-            self._space = self._map(index)
-            self._segments += 1
-            self._used = HEADER_BYTES
-            for key, start, end, _ in entries(self._space):
-                self._numbers[key] = self._space[start:end].cast("d")
-                self._used = end
+        whole, rest = divmod(os.fstat(descriptor).st_size, SEGMENT_BYTES)
+        for index in range(whole):
+            self._take(self._map(index))
+        self._segments = whole
+        # What is left of a segment that was being made is zeros, and is made anew when needed.
+        for _ in entries(memoryview(os.pread(descriptor, rest, whole * SEGMENT_BYTES))):
+            msg = f"expected whole segments of {SEGMENT_BYTES} bytes, got {rest} bytes at the end"
+            raise ValueError(msg)
 
     @classmethod
     def claim(cls, directory: Path, name: str) -> Counts:
@@ -122,19 +123,25 @@ class Counts:
         return self._space[start:end].cast("d")
 
     def _grow(self) -> None:
-        if self._descriptor is None:
-            self._space = memoryview(bytearray(SEGMENT_BYTES))
-        else:
+        space = memoryview(bytearray(SEGMENT_BYTES))
+        if self._descriptor is not None:
             try:
                 _allocate(self._descriptor, self._segments * SEGMENT_BYTES)
-                self._space = self._map(self._segments)
+                space = self._map(self._segments)
                 self._segments += 1
             except OSError as error:
                 log.warning("new metrics of this process are kept in memory only: %s", error)
-                self._space = memoryview(bytearray(SEGMENT_BYTES))
-        header = self._space[:HEADER_BYTES].cast("Q")
+        self._take(space)
+
+    def _take(self, space: memoryview) -> None:
+        self._space = space
+        self._used = HEADER_BYTES
+        for key, start, end, _ in entries(space):
+            self._numbers[key] = space[start:end].cast("d")
+            self._used = end
+        header = space[:HEADER_BYTES].cast("Q")
         header[0] = MAGIC
-        header[1] = self._used = HEADER_BYTES
+        header[1] = self._used
 
     def _map(self, index: int) -> memoryview:
         assert self._descriptor is not None  # noqa: S101 -- for the type checker

@@ -70,7 +70,7 @@ class Metrics:
         return known
 
     def published(self, exchange: str, outcome: Outcome, count: int = 1) -> None:
-        """Count messages that the broker confirmed, returned, nacked or said nothing about.
+        """Count records that the broker confirmed, returned, nacked or said nothing about.
 
         A count of 0 makes the exchange's series known before anything is published.
         """

@@ -1,0 +1,424 @@
+"""Counts must be true whatever happens to the processes that count and to their files."""
+
+import logging
+import math
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from feedbus.metrics import Metrics, exposition, totals
+from feedbus.metrics.counts import SEGMENT_BYTES, Counts
+
+GAUGES = {"feedbus_queue_messages": {"update_feed_3": 12}, "feedbus_dead_letters": {"x": 0}}
+
+COUNT_ALOUD = """
+metrics = Metrics.open(directory, "update_feed_3")
+consumer = metrics.consumer("update_feed_3")
+while True:
+    consumer.settled("ack", 1, 1000)
+    print("counted", flush=True)
+"""
+MAKE_SERIES = """
+metrics = Metrics.open(directory, "web")
+print("counted", flush=True)
+for number in range(400):
+    metrics.http("GET", f"/{sys.argv[2]}/{number}", 200, 0.001)
+print("all made", flush=True)
+"""
+COUNT_MUCH = """
+with Metrics.open(directory, sys.argv[2]) as metrics:
+    consumer = metrics.consumer("shared")
+    for _ in range(20_000):
+        consumer.settled("ack", 1, 3)
+        consumer.lag(0.5)
+"""
+
+
+def start(source, directory, *arguments, **options):
+    lines = [
+        "import sys",
+        "from pathlib import Path",
+        "from feedbus.metrics import Metrics",
+        "directory = Path(sys.argv[1])",
+        source,
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines), str(directory), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process):
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return output
+
+
+def samples(directory, gauges=None):
+    text = exposition(directory, gauges).decode()
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def record(directory, name, deliveries=1):
+    with Metrics.open(directory, name) as metrics:
+        metrics.consumer(name).settled("ack", deliveries, deliveries * 10)
+
+
+def test_counts_go_on_in_one_file_when_their_process_is_killed_and_started_again(tmp_path):
+    told = 0
+    for life in range(1, 5):
+        process = start(COUNT_ALOUD, tmp_path)
+        for _ in range(50 * life):
+            assert process.stdout.readline() == "counted\n"
+        process.kill()
+        told += 50 * life + process.stdout.read().count("counted\n")
+        process.communicate()
+        counted = samples(tmp_path)["feedbus_deliveries_total", "ack", "update_feed_3"]
+        # It may have been killed after it counted and before it said so.
+        assert told <= counted <= told + life
+    assert totals(tmp_path)["update_feed_3"]["ack"] == counted * 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["update_feed_3.counts"]
+
+
+def test_a_process_killed_while_it_makes_series_leaves_a_file_that_its_next_life_takes(tmp_path):
+    for life in range(6):
+        process = start(MAKE_SERIES, tmp_path, str(life))
+        assert process.stdout.readline() == "counted\n"
+        threading.Event().wait(0.002 * life)
+        process.kill()
+        process.communicate()
+        assert samples(tmp_path)["feedbus_metric_files_unreadable",] == 0
+    finish(start(MAKE_SERIES, tmp_path, "last"))
+    found = samples(tmp_path)
+    assert all(
+        found["feedbus_http_requests_total", f"/last/{number}", "200", "GET"] == 1
+        for number in range(400)
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["web.counts"]
+
+
+def truncated(content):
+    return content[:1000]
+
+
+def cut_in_its_header(content):
+    return content[:5]
+
+
+def of_another_kind(content):
+    return b"SQLite format 3\0" + content[16:]
+
+
+def with_no_number(content):
+    one = struct.pack("=d", 10.0)
+    assert one in content
+    return content.replace(one, struct.pack("=d", math.nan), 1)
+
+
+def with_a_number_below_0(content):
+    return content.replace(struct.pack("=d", 10.0), struct.pack("=d", -1e300), 1)
+
+
+def with_a_key_that_is_no_text(content):
+    return content.replace(b"feedbus_records", b"feedbus_\xff\xfeecords", 1)
+
+
+def with_a_key_that_is_no_series(content):
+    return content.replace(b'["feedbus_records_total"', b'{"feedbus_records_total"', 1)
+
+
+def with_an_entry_that_never_ends(content):
+    return content[:16] + b"\xff" * 8 + content[24:]
+
+
+def with_more_in_use_than_there_is(content):
+    return content[:8] + struct.pack("=Q", 1 << 40) + content[16:]
+
+
+def with_an_odd_end(content):
+    return content[:8] + struct.pack("=Q", 21) + content[16:]
+
+
+DAMAGES = [
+    truncated,
+    cut_in_its_header,
+    of_another_kind,
+    with_no_number,
+    with_a_number_below_0,
+    with_a_key_that_is_no_text,
+    with_a_key_that_is_no_series,
+    with_an_entry_that_never_ends,
+    with_more_in_use_than_there_is,
+    with_an_odd_end,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_costs_only_itself_and_is_told_once(tmp_path, caplog, damage):
+    record(tmp_path, "good", 7)
+    record(tmp_path, "bad")
+    damaged = tmp_path / "bad.counts"
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    for _ in range(3):
+        found = samples(tmp_path)
+    assert found["feedbus_deliveries_total", "ack", "good"] == 7
+    assert ("feedbus_deliveries_total", "ack", "bad") not in found
+    assert found["feedbus_metric_files_unreadable",] == 1
+    assert caplog.text.count(str(damaged)) == 1
+
+
+@pytest.mark.parametrize("damage", [truncated, of_another_kind, with_no_number, with_an_odd_end])
+def test_a_process_whose_file_is_damaged_sets_it_aside_and_counts(tmp_path, caplog, damage):
+    record(tmp_path, "bad")
+    damaged = tmp_path / "bad.counts"
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        record(tmp_path, "bad", 3)
+    assert "kept as bad.counts.unreadable" in caplog.text
+    found = samples(tmp_path)
+    assert found["feedbus_deliveries_total", "ack", "bad"] == 3
+    assert found["feedbus_metric_files_unreadable",] == 1
+
+
+@pytest.mark.parametrize("content", [b"", bytes(100), bytes(SEGMENT_BYTES)])
+def test_a_file_whose_writer_was_stopped_before_its_first_word_is_taken_as_empty(tmp_path, content):
+    (tmp_path / "early.counts").write_bytes(content)
+    assert samples(tmp_path) == {("feedbus_metric_files_unreadable",): 0}
+    record(tmp_path, "early", 2)
+    assert samples(tmp_path)["feedbus_deliveries_total", "ack", "early"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["early.counts"]
+
+
+def test_two_processes_of_one_name_lose_no_count_and_leave_no_more_files_than_they_were(tmp_path):
+    for _ in range(3):
+        with Metrics.open(tmp_path, "publish") as one, Metrics.open(tmp_path, "publish") as other:
+            one.published("update_feed", "confirmed", 5)
+            other.published("update_feed", "confirmed", 7)
+    assert samples(tmp_path)["feedbus_published_total", "confirmed", "update_feed"] == 36
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["publish.counts", "publish~1.counts"]
+
+
+def test_processes_count_at_once_while_they_are_read(tmp_path):
+    processes = [start(COUNT_MUCH, tmp_path, f"process {number}") for number in range(3)]
+    seen = [0.0]
+    while any(process.poll() is None for process in processes):
+        found = samples(tmp_path)
+        assert found["feedbus_metric_files_unreadable",] == 0
+        seen.append(found.get(("feedbus_deliveries_total", "ack", "shared"), 0.0))
+        threading.Event().wait(0.02)
+    for process in processes:
+        finish(process)
+    assert seen == sorted(seen)
+    found = samples(tmp_path)
+    assert found["feedbus_records_total", "ack", "shared"] == 3 * 20_000 * 3
+    assert found["feedbus_lag_seconds_count", "shared"] == 3 * 20_000
+    assert found["feedbus_lag_seconds_sum", "shared"] == 3 * 20_000 * 0.5
+
+
+def test_threads_of_one_process_lose_no_count():
+    metrics = Metrics.none()
+
+    def work():
+        for _ in range(5_000):
+            metrics.http("GET", "/healthz", 200, 0.001)
+            metrics.consumer("x").redelivered()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert metrics.value("feedbus_http_requests_total", "GET", "/healthz", "200") == 20_000
+    assert metrics.value("feedbus_http_request_seconds", "GET", "/healthz") == 20_000
+    assert metrics.value("feedbus_redeliveries_total", "x") == 20_000
+
+
+def everything(directory):
+    with Metrics.open(directory, "all") as metrics:
+        consumer = metrics.consumer('send_notification."email"\\\n')
+        consumer.settled("retry", 2, 20)
+        consumer.handled(0.2, 20)
+        consumer.lag(3, 2)
+        consumer.misplaced()
+        consumer.redelivered(4)
+        consumer.outage("store")
+        consumer.held("store", 1.5)
+        metrics.published("update_feed", "returned", 3)
+        metrics.http("POST", "/api/v1/post-tweet", 201, 0.004)
+
+
+def test_names_types_and_units_keep_to_prometheus_conventions(tmp_path):
+    everything(tmp_path)
+    families = list(text_string_to_metric_families(exposition(tmp_path, GAUGES).decode()))
+    assert len(families) == 15
+    for family in families:
+        assert family.documentation.endswith(".")
+        assert family.type in {"counter", "histogram", "gauge"}
+        assert family.name.startswith("feedbus_")
+        assert not family.name.endswith("_total")  # the parser took it off the counters
+        assert ("seconds" in family.name) or not family.name.endswith(("_ms", "_time"))
+        if family.type == "counter":
+            assert all(sample.name == f"{family.name}_total" for sample in family.samples)
+    labels = {label for family in families for sample in family.samples for label in sample.labels}
+    known = {"consumer", "verdict", "part", "exchange", "outcome", "method", "route", "status"}
+    assert labels == known | {"queue", "le"}
+
+
+def test_promtool_finds_no_fault_with_the_exposition(tmp_path):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        if os.environ.get("FEEDBUS_REQUIRE_SERVERS") == "1":
+            pytest.fail("promtool is not installed, and FEEDBUS_REQUIRE_SERVERS=1 expects it")
+        pytest.skip("promtool is not installed")
+    everything(tmp_path)
+    checked = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=exposition(tmp_path, GAUGES),
+        capture_output=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_every_series_of_a_consumer_is_there_at_0_from_the_start(tmp_path):
+    with Metrics.open(tmp_path, "x") as metrics:
+        metrics.consumer("x")
+        metrics.published("update_feed", "confirmed", 0)
+    found = samples(tmp_path)
+    assert set(found.values()) == {0.0}
+    verdicts = {"ack", "reject", "retry", "dead_letter", "invalid", "drop"}
+    assert {key[1] for key in found if key[0] == "feedbus_records_total"} == verdicts
+    outcomes = {"confirmed", "returned", "nacked", "unconfirmed"}
+    assert {key[1] for key in found if key[0] == "feedbus_published_total"} == outcomes
+    assert found["feedbus_lag_seconds_count", "x"] == 0
+
+
+def test_a_histogram_counts_an_observation_in_every_bucket_that_it_fits(tmp_path):
+    with Metrics.open(tmp_path, "x") as metrics:
+        consumer = metrics.consumer("x")
+        consumer.handled(0.1, 1000)
+        consumer.handled(0.11, 1001)
+        consumer.handled(1e6, 1)
+    found = samples(tmp_path)
+    assert found["feedbus_handling_seconds_bucket", "0.05", "x"] == 0
+    assert found["feedbus_handling_seconds_bucket", "0.1", "x"] == 1
+    assert found["feedbus_handling_seconds_bucket", "0.25", "x"] == 2
+    assert found["feedbus_handling_seconds_bucket", "300.0", "x"] == 2
+    assert found["feedbus_handling_seconds_bucket", "+Inf", "x"] == 3
+    assert found["feedbus_handling_seconds_count", "x"] == 3
+    assert found["feedbus_handling_seconds_sum", "x"] == pytest.approx(1e6 + 0.21)
+    assert found["feedbus_batch_records_bucket", "1000.0", "x"] == 2
+    assert found["feedbus_batch_records_sum", "x"] == 2002
+
+
+@pytest.mark.parametrize("seconds", [-5.0, math.nan, -math.inf])
+def test_a_lag_that_clocks_make_impossible_counts_as_none(tmp_path, seconds):
+    with Metrics.open(tmp_path, "x") as metrics:
+        metrics.consumer("x").lag(seconds)
+    found = samples(tmp_path)
+    assert found["feedbus_lag_seconds_sum", "x"] == 0
+    assert found["feedbus_lag_seconds_count", "x"] == 1
+
+
+def test_a_lag_without_end_spoils_no_sum(tmp_path):
+    with Metrics.open(tmp_path, "x") as metrics:
+        metrics.consumer("x").lag(math.inf)
+    found = samples(tmp_path)
+    assert math.isfinite(found["feedbus_lag_seconds_sum", "x"])
+    assert found["feedbus_metric_files_unreadable",] == 0
+
+
+def test_methods_that_clients_make_up_share_one_label(tmp_path):
+    with Metrics.open(tmp_path, "web") as metrics:
+        for number in range(10):
+            metrics.http(f"HACK{number}", "none", 405, 0.001)
+    assert samples(tmp_path)["feedbus_http_requests_total", "405", "none", "other"] == 10
+
+
+def test_live_gauges_are_what_the_caller_says(tmp_path):
+    assert samples(tmp_path, GAUGES)["feedbus_queue_messages", "update_feed_3"] == 12
+    with pytest.raises(KeyError, match="feedbus_queue_lenght"):
+        exposition(tmp_path, {"feedbus_queue_lenght": {"x": 1}})
+
+
+def test_no_folder_yet_is_no_metrics(tmp_path):
+    assert samples(tmp_path / "none") == {("feedbus_metric_files_unreadable",): 0}
+    assert totals(tmp_path / "none") == {}
+
+
+def test_totals_are_records_by_consumer_and_verdict_over_all_processes(tmp_path):
+    for slot in range(2):
+        with Metrics.open(tmp_path, f"x.{slot}") as metrics:
+            metrics.consumer("x").settled("ack", 1, 100)
+            metrics.consumer("x").settled("reject", 1, slot)
+    found = totals(tmp_path)
+    assert list(found) == ["x"]
+    assert {verdict: count for verdict, count in found["x"].items() if count} == {
+        "ack": 200,
+        "reject": 1,
+    }
+
+
+def test_a_series_that_another_version_left_with_other_buckets_is_passed_over(tmp_path):
+    counts = Counts.claim(tmp_path, "x")
+    counts.numbers('["feedbus_lag_seconds","x"]', 3)[0] = 5.0
+    counts.numbers('["feedbus_gone_total","x"]', 1)[0] = 5.0
+    counts.close()
+    record(tmp_path, "x")
+    found = samples(tmp_path)
+    assert found["feedbus_deliveries_total", "ack", "x"] == 1
+    assert found["feedbus_lag_seconds_count", "x"] == 0
+    assert not any("gone" in key[0] for key in found)
+
+
+def test_files_are_their_owners_alone_and_no_name_leaves_the_folder(tmp_path):
+    directory = tmp_path / "var" / "metrics"
+    record(directory, "../../x y")
+    assert directory.stat().st_mode & 0o777 == 0o700
+    (path,) = directory.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert samples(directory)["feedbus_deliveries_total", "../../x y", "ack"] == 1
+
+
+def limit_files_to_one_segment():
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SEGMENT_BYTES, SEGMENT_BYTES))
+
+
+def test_a_full_disk_stops_no_process_and_spoils_no_file(tmp_path):
+    process = start(MAKE_SERIES, tmp_path, "x", preexec_fn=limit_files_to_one_segment)
+    output, errors = process.communicate()
+    assert output == "counted\nall made\n", errors
+    assert "kept in memory only" in errors
+    found = samples(tmp_path)
+    assert found["feedbus_http_requests_total", "/x/0", "200", "GET"] == 1
+    assert ("feedbus_http_requests_total", "/x/399", "200", "GET") not in found
+    assert found["feedbus_metric_files_unreadable",] == 0
+
+
+def test_a_folder_that_cannot_be_made_is_told_and_stops_nothing(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    with Metrics.open(tmp_path / "file" / "metrics", "x") as metrics:
+        metrics.consumer("x").settled("ack")
+        assert metrics.value("feedbus_deliveries_total", "x", "ack") == 1
+    assert "no metrics from x: expected a folder to write to" in caplog.text
+
+
+def test_a_process_that_only_counts_does_not_load_prometheus_client(tmp_path):
+    source = 'Metrics.open(directory, "x"); print("prometheus_client" in sys.modules)'
+    assert finish(start(source, tmp_path)) == "False\n"
