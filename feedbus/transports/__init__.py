@@ -1,0 +1,1 @@
+"""Transports for Kombu that feedbus brings along."""

@@ -1,0 +1,37 @@
+"""What happens by time alone: heads of queues expire, and queues that nobody uses."""
+
+from __future__ import annotations
+
+from feedbus.transports.sqlite.declarations import delete_queue
+from feedbus.transports.sqlite.delivery import arm, expire_head, head_expiry, keep_limits
+from feedbus.transports.sqlite.file import Transaction
+from feedbus.transports.sqlite.routing import Queue
+
+
+def expire_due(tx: Transaction) -> None:
+    """Expire all that is due, and set the clock to what comes next."""
+    if tx.armed_ms is None or tx.armed_ms > tx.now_ms:
+        return  # another connection was faster
+    for queue in tx.routes.queues.values():
+        if queue.expires_ms is not None and (unused_until(tx, queue) or tx.now_ms + 1) <= tx.now_ms:
+            delete_queue(tx, queue)
+        elif queue.expiring:
+            expire_head(tx, queue)
+    keep_limits(tx)
+    everyone, tx.armed_ms = tx.everyone, None
+    for queue in tx.routes.queues.values():
+        if queue.expiring:
+            arm(tx, head_expiry(tx, queue.id))
+        if queue.expires_ms is not None:
+            arm(tx, unused_until(tx, queue))
+    tx.everyone = everyone  # all others see the new clock when the old one rings for them
+
+
+def unused_until(tx: Transaction, queue: Queue) -> int | None:
+    """Return when an unused queue expires, None while it has consumers."""
+    row = tx.execute(
+        "SELECT used_ms FROM queues WHERE id = ?"
+        " AND NOT EXISTS (SELECT 1 FROM consumers WHERE queue = queues.id)",
+        (queue.id,),
+    ).fetchone()
+    return row[0] + (queue.expires_ms or 0) if row else None

@@ -1,0 +1,88 @@
+"""Storing what was published, many in one transaction, and telling the publisher of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from amqp.exceptions import ChannelError, NotFound, error_for_code
+
+from feedbus.transports.sqlite.content import Content
+from feedbus.transports.sqlite.deadletter import put
+from feedbus.transports.sqlite.file import Transaction
+
+NO_ROUTE = 312
+BASIC_RETURN = (60, 50)
+
+Events = Mapping[str, set[Callable[..., None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A published message; tag is 0 outside confirm mode."""
+
+    tag: int
+    content: Content
+    message: Any
+    mandatory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A confirm or refusal of one message, or with multiple of all up to it."""
+
+    event: str
+    tag: int
+    multiple: bool
+
+    def tell(self, events: Events) -> None:
+        """Call back as py-amqp does."""
+        for callback in list(events.get(self.event, ())):
+            callback(self.tag, self.multiple)
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A mandatory message that no queue would have got."""
+
+    outgoing: Outgoing
+
+    def tell(self, events: Events) -> None:
+        """Call back as py-amqp does; without a callback the error is raised, as there."""
+        error = error_for_code(NO_ROUTE, "NO_ROUTE", BASIC_RETURN, ChannelError)
+        callbacks = list(events.get("basic_return", ()))
+        if not callbacks:
+            raise error
+        content = self.outgoing.content
+        for callback in callbacks:
+            callback(error, content.exchange, content.routing_key, self.outgoing.message)
+
+
+Outcome = Settled | Returned
+
+
+def store(tx: Transaction, outgoing: Sequence[Outgoing]) -> tuple[list[Outcome], NotFound | None]:
+    """Put messages into their queues; say what to tell, and the error that ended it early."""
+    outcomes: list[Outcome] = []
+    accepted_tag = 0  # acknowledged with all before it, once one comes that is not
+    failure = None
+    for item in outgoing:
+        content = item.content
+        try:
+            queues = tx.routes.route(content.exchange, content.routing_key)
+        except NotFound as error:
+            failure = error
+            break
+        if not queues and item.mandatory:
+            outcomes.append(Returned(item))
+        if put(tx, content, queues):
+            accepted_tag = item.tag
+        elif item.tag:
+            if accepted_tag:
+                outcomes.append(Settled("basic_ack", accepted_tag, multiple=True))
+                accepted_tag = 0
+            outcomes.append(Settled("basic_nack", item.tag, multiple=False))
+    if accepted_tag:
+        outcomes.append(Settled("basic_ack", accepted_tag, multiple=True))
+    return outcomes, failure

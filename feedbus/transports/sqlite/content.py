@@ -1,0 +1,124 @@
+"""Messages as py-amqp's clients make and see them, and as the file keeps them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from amqp.basic_message import Message
+from amqp.exceptions import FrameSyntaxError, PreconditionFailed
+
+PROPERTIES = tuple(name for name, _ in Message.PROPERTIES)
+TAG = "\x00type"  # marks what JSON has no form for; no header is named so
+LONGEST_KEY_BYTES = 255
+
+Properties = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A message as it is kept: properties as JSON text, the body as bytes."""
+
+    exchange: str
+    routing_key: str
+    properties: str
+    body: bytes
+    expiration_ms: int | None = None
+
+
+def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
+    """Make what is kept from an amqp Message.
+
+    Raises:
+        UnicodeError: the routing key is not UTF-8.
+        FrameSyntaxError: a key too long, or a header that AMQP has no type for.
+        PreconditionFailed: an expiration that is no number of milliseconds.
+
+    """
+    properties = {name: value for name, value in message.properties.items() if value is not None}
+    body = message.body
+    if isinstance(body, str):
+        body = body.encode(properties.setdefault("content_encoding", "utf-8"))
+    expiration = properties.get("expiration")
+    return Content(
+        exchange or "",
+        check_key(routing_key),
+        dump(properties),
+        bytes(body),
+        None if expiration is None else _milliseconds(expiration),
+    )
+
+
+def check_key(routing_key: str | bytes | None) -> str:
+    """Return the routing key as text; refuse what a receiver could not decode."""
+    key = routing_key.decode() if isinstance(routing_key, bytes) else routing_key or ""
+    if len(key.encode()) > LONGEST_KEY_BYTES:
+        msg = f"routing key: expected at most {LONGEST_KEY_BYTES} bytes, got {len(key.encode())}"
+        raise FrameSyntaxError(msg)
+    return key
+
+
+def _milliseconds(expiration: Any) -> int:
+    text = str(expiration)
+    if not (text.isascii() and text.isdigit()):
+        msg = f"PRECONDITION_FAILED - invalid expiration '{text}'"
+        raise PreconditionFailed(msg, (60, 40))
+    return int(text)
+
+
+def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channel: Any) -> Any:
+    """Make the amqp Message that a client sees; delivery_info is the caller's to complete."""
+    found = load(properties)
+    decoded: bytes | str = body
+    encoding = found.get("content_encoding")
+    if encoding:  # as py-amqp does on receipt, text for who declared it and bytes for the rest
+        with contextlib.suppress(LookupError, UnicodeError):
+            decoded = body.decode(encoding)
+    message = Message(decoded, channel=channel, **found)
+    message.delivery_info = {"exchange": exchange, "routing_key": routing_key}
+    return message
+
+
+def dump(properties: Properties) -> str:
+    """Write properties and headers as JSON, with marks for what JSON lacks."""
+    return json.dumps(
+        {name: properties[name] for name in properties if name in PROPERTIES},
+        default=_mark,
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def load(text: str) -> Properties:
+    """Read what dump wrote."""
+    marked = TAG in text or "\\u0000type" in text
+    found: Properties = json.loads(text, object_hook=_unmark if marked else None)
+    return found
+
+
+def _mark(value: Any) -> dict[str, str]:
+    if isinstance(value, datetime):
+        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return {TAG: "time", "value": str(int(moment.timestamp()))}
+    if isinstance(value, Decimal):
+        return {TAG: "decimal", "value": str(value)}
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {TAG: "bytes", "value": base64.b64encode(value).decode()}
+    msg = f"Table type {type(value)!r} not handled by amqp."
+    raise FrameSyntaxError(msg)
+
+
+def _unmark(found: dict[str, Any]) -> Any:
+    kind = found.get(TAG)
+    if kind == "time":  # naive and in UTC, as py-amqp reads an AMQP timestamp
+        return datetime.fromtimestamp(int(found["value"]), UTC).replace(tzinfo=None)
+    if kind == "decimal":
+        return Decimal(found["value"])
+    if kind == "bytes":
+        return base64.b64decode(found["value"])
+    return found

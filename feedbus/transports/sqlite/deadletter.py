@@ -1,0 +1,106 @@
+"""Dead letters: where a message goes that expired, was refused or came back too often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from feedbus.transports.sqlite.content import Content, Properties, dump, load
+from feedbus.transports.sqlite.file import Transaction
+from feedbus.transports.sqlite.routing import Queue
+
+EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_limit"
+
+
+def bury(tx: Transaction, queue: Queue, messages: Sequence[int], reason: str) -> None:
+    """Dead-letter messages that are no longer in ready or unacked, or drop them without a way."""
+    if queue.dead_letter_exchange is not None:
+        for message in messages:
+            row = tx.execute(
+                "SELECT exchange, routing_key, properties, body FROM messages WHERE id = ?",
+                (message,),
+            ).fetchone()
+            if row:
+                send_on(tx, queue, Content(*row), reason)
+    tx.database.executemany(
+        "DELETE FROM messages WHERE id = ?", ((message,) for message in messages)
+    )
+
+
+def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> None:
+    """Publish one dead letter to the queue's dead-letter exchange, if that exists."""
+    exchange = queue.dead_letter_exchange or ""
+    if exchange and exchange not in tx.routes.exchanges:
+        return
+    key = content.routing_key if queue.dead_letter_key is None else queue.dead_letter_key
+    properties = load(content.properties)
+    deaths = note_death(properties, queue.name, content, reason)
+    letter = Content(exchange, key, dump(properties), content.body)
+    targets = [
+        target
+        for target in tx.routes.route(exchange, key)
+        if reason == REJECTED or not in_cycle(target.name, deaths)
+    ]
+    put(tx, letter, targets)
+
+
+def note_death(
+    properties: Properties, queue: str, content: Content, reason: str
+) -> list[dict[str, Any]]:
+    """Write the x-death headers as RabbitMQ does: newest first, one entry per queue and reason."""
+    headers = properties.setdefault("application_headers", {})
+    found = headers.get("x-death")
+    deaths = (
+        [death for death in found if isinstance(death, dict)] if isinstance(found, list) else []
+    )
+    death: dict[str, Any] = {"count": 1}
+    for position, earlier in enumerate(deaths):
+        if earlier.get("queue") == queue and earlier.get("reason") == reason:
+            death = {**deaths.pop(position)}
+            death["count"] = int(death.get("count", 0)) + 1
+            break
+    else:
+        death |= {
+            "reason": reason,
+            "queue": queue,
+            "time": datetime.now(UTC),
+            "exchange": content.exchange,
+            "routing-keys": [content.routing_key],
+        }
+        expiration = properties.get("expiration")
+        if expiration is not None:
+            death["original-expiration"] = expiration
+    properties.pop("expiration", None)  # it would expire again where it is kept
+    headers["x-death"] = [death, *deaths]
+    headers.setdefault("x-first-death-queue", queue)
+    headers.setdefault("x-first-death-reason", reason)
+    headers.setdefault("x-first-death-exchange", content.exchange)
+    return [death, *deaths]
+
+
+def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether a message comes back to a queue with no rejection on its way round."""
+    for position, death in enumerate(deaths):
+        if death.get("queue") == queue:
+            return all(step.get("reason") != REJECTED for step in deaths[: position + 1])
+    return False
+
+
+def put(tx: Transaction, content: Content, queues: Sequence[Queue]) -> bool:
+    """Put a message into queues; False when one of them is full and refuses."""
+    accepted = True
+    for queue in queues:
+        full = queue.max_length is not None and queue.overflow.startswith("reject-publish")
+        if full and queue.max_length is not None and tx.depth(queue.id) >= queue.max_length:
+            accepted = False
+            if queue.overflow == "reject-publish-dlx" and queue.dead_letter_exchange is not None:
+                send_on(tx, queue, content, MAXLEN)
+            continue
+        waits = [wait for wait in (queue.ttl_ms, content.expiration_ms) if wait is not None]
+        if content.expiration_ms is not None and not queue.expiring:
+            tx.execute("UPDATE queues SET expiring = 1 WHERE id = ?", (queue.id,))
+            tx.topology_changed = True
+            tx.unsettled[queue.id] = queue
+        tx.add(queue, content, tx.now_ms + min(waits) if waits else None)
+    return accepted

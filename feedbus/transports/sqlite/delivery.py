@@ -1,0 +1,223 @@
+"""What stands where: messages taken from a queue's head, settled, put back, expired, dropped."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from feedbus.transports.sqlite.deadletter import EXPIRED, LIMIT, MAXLEN, REJECTED, bury
+from feedbus.transports.sqlite.file import Transaction
+from feedbus.transports.sqlite.routing import Queue
+
+HEADS_AT_ONCE = 500
+
+
+def expire_head(tx: Transaction, queue: Queue) -> None:
+    """Dead-letter what has expired at the head of a queue; RabbitMQ looks no further either."""
+    tx.write_added()
+    while True:
+        rows = tx.execute(
+            "SELECT message, expires_ms FROM ready WHERE queue = ? ORDER BY message LIMIT ?",
+            (queue.id, HEADS_AT_ONCE),
+        ).fetchall()
+        expired = []
+        for message, expires_ms in rows:
+            if expires_ms is None or expires_ms > tx.now_ms:
+                break
+            expired.append(message)
+        if not expired:
+            return
+        _drop(tx, queue, expired, EXPIRED)
+
+
+def _drop(tx: Transaction, queue: Queue, heads: Sequence[int], reason: str) -> None:
+    tx.execute("DELETE FROM ready WHERE queue = ? AND message <= ?", (queue.id, heads[-1]))
+    tx.count(queue.id, -len(heads))
+    bury(tx, queue, heads, reason)
+
+
+def claim(
+    tx: Transaction, queue: Queue, owner: int, wanted: int, sharers: int
+) -> list[tuple[int, int]]:
+    """Take messages from the head for a consumer: at most wanted, and at most its share.
+
+    Args:
+        tx: the transaction.
+        queue: the queue.
+        owner: the connection that will hold them.
+        wanted: how many it has room for.
+        sharers: how many consumers the queue has, this one included.
+
+    Returns:
+        Ids with how often each came back before, in queue order.
+
+    """
+    taken: list[tuple[int, int]] = []
+    while not taken:
+        rows = tx.execute(
+            "SELECT message, returns, expires_ms FROM ready WHERE queue = ?"
+            " ORDER BY message LIMIT ?",
+            (queue.id, wanted * sharers),
+        ).fetchall()
+        if not rows:
+            break
+        if queue.expiring and any(row[2] is not None and row[2] <= tx.now_ms for row in rows):
+            _expire_among(tx, queue, rows)
+            continue
+        rows = rows[: min(wanted, -(-len(rows) // sharers))]
+        last = rows[-1][0]
+        tx.execute(
+            "INSERT INTO unacked SELECT ?, message, queue, returns, expires_ms FROM ready"
+            " WHERE queue = ? AND message <= ?",
+            (owner, queue.id, last),
+        )
+        tx.execute("DELETE FROM ready WHERE queue = ? AND message <= ?", (queue.id, last))
+        tx.count(queue.id, -len(rows))
+        taken = [(message, returns) for message, returns, _ in rows]
+    if taken and queue.expiring:
+        tx.unsettled[queue.id] = queue  # another head, another clock
+    return taken
+
+
+def _expire_among(
+    tx: Transaction, queue: Queue, rows: Iterable[tuple[int, int, int | None]]
+) -> None:
+    # All of these are about to be delivered, so each is or becomes the head.
+    expired = [message for message, _, at in rows if at is not None and at <= tx.now_ms]
+    tx.database.executemany(
+        "DELETE FROM ready WHERE queue = ? AND message = ?",
+        ((queue.id, message) for message in expired),
+    )
+    tx.count(queue.id, -len(expired))
+    bury(tx, queue, expired, EXPIRED)
+    tx.write_added()
+
+
+def content_of(tx: Transaction, message: int) -> tuple[str, str, str, bytes] | None:
+    """Read a message: exchange, routing key, properties, body."""
+    row: tuple[str, str, str, bytes] | None = tx.execute(
+        "SELECT exchange, routing_key, properties, body FROM messages WHERE id = ?", (message,)
+    ).fetchone()
+    return row
+
+
+def settle(tx: Transaction, owner: int, messages: Sequence[int]) -> int:
+    """Forget acknowledged messages; return how many of them the owner really held.
+
+    Ids are never reused, so what is forgotten without being held was deleted with its queue;
+    an owner that was taken out holds none at all, and then nothing is forgotten.
+    """
+    held = tx.database.executemany(
+        "DELETE FROM unacked WHERE owner = ? AND message = ?",
+        ((owner, message) for message in messages),
+    ).rowcount
+    if held > 0:
+        tx.database.executemany(
+            "DELETE FROM messages WHERE id = ?", ((message,) for message in messages)
+        )
+    return max(0, held)
+
+
+def reject(tx: Transaction, owner: int, message: int) -> bool:
+    """Dead-letter a delivery; False when the owner does not hold it any more."""
+    row = tx.execute(
+        "DELETE FROM unacked WHERE owner = ? AND message = ? RETURNING queue", (owner, message)
+    ).fetchone()
+    if row is None:
+        return False
+    queue = tx.routes.queues_by_id.get(row[0])
+    if queue is None:
+        tx.execute("DELETE FROM messages WHERE id = ?", (message,))
+    else:
+        bury(tx, queue, [message], REJECTED)
+    return True
+
+
+def put_back(
+    tx: Transaction, owner: int, messages: Iterable[int] | None = None, *, delivered: bool = True
+) -> int:
+    """Return deliveries to their places in their queues.
+
+    Args:
+        tx: the transaction.
+        owner: the connection that held them.
+        messages: which; None for all that it holds.
+        delivered: whether a consumer saw them, so that they count as redelivered.
+
+    Returns:
+        How many there were.
+
+    """
+    if messages is None:
+        rows = tx.execute(
+            "DELETE FROM unacked WHERE owner = ? RETURNING message, queue, returns, expires_ms",
+            (owner,),
+        ).fetchall()
+    else:
+        rows = []
+        for message in messages:
+            rows += tx.execute(
+                "DELETE FROM unacked WHERE owner = ? AND message = ?"
+                " RETURNING message, queue, returns, expires_ms",
+                (owner, message),
+            ).fetchall()
+    exhausted: dict[int, list[int]] = defaultdict(list)
+    for message, queue_id, returns, expires_ms in sorted(rows):
+        queue = tx.routes.queues_by_id.get(queue_id)
+        count = returns + delivered
+        if queue is None:
+            tx.execute("DELETE FROM messages WHERE id = ?", (message,))
+        elif queue.delivery_limit is not None and count > queue.delivery_limit:
+            exhausted[queue_id].append(message)
+        else:
+            tx.execute("INSERT INTO ready VALUES (?,?,?,?)", (queue_id, message, count, expires_ms))
+            tx.count(queue_id, 1)
+            tx.supplied[queue_id] = queue
+            if queue.max_length is not None or queue.expiring:
+                tx.unsettled[queue_id] = queue
+    for queue_id, spent in exhausted.items():
+        bury(tx, tx.routes.queues_by_id[queue_id], spent, LIMIT)
+    return len(rows)
+
+
+def purge(tx: Transaction, queue: Queue) -> int:
+    """Forget what is ready in a queue; return how many messages that was."""
+    tx.execute(
+        "DELETE FROM messages WHERE id IN (SELECT message FROM ready WHERE queue = ?)", (queue.id,)
+    )
+    gone = tx.execute("DELETE FROM ready WHERE queue = ?", (queue.id,)).rowcount
+    tx.count(queue.id, -gone)
+    return gone
+
+
+def keep_limits(tx: Transaction) -> None:
+    """Drop heads of overfull queues and set the clock for new heads; the end of every write."""
+    tx.write_added()
+    while tx.unsettled:
+        _, queue = tx.unsettled.popitem()
+        if queue.max_length is not None:
+            while (excess := tx.depth(queue.id) - queue.max_length) > 0:
+                heads = tx.execute(
+                    "SELECT message FROM ready WHERE queue = ? ORDER BY message LIMIT ?",
+                    (queue.id, min(excess, HEADS_AT_ONCE)),
+                ).fetchall()
+                if not heads:
+                    break
+                _drop(tx, queue, [head for (head,) in heads], MAXLEN)
+        tx.write_added()
+        arm(tx, head_expiry(tx, queue.id))
+
+
+def head_expiry(tx: Transaction, queue: int) -> int | None:
+    """Return when the head of a queue expires, None when it is empty or its head lasts."""
+    row = tx.execute(
+        "SELECT expires_ms FROM ready WHERE queue = ? ORDER BY message LIMIT 1", (queue,)
+    ).fetchone()
+    return row[0] if row else None
+
+
+def arm(tx: Transaction, at_ms: int | None) -> None:
+    """Set the clock of all who wait to an earlier time, and wake them to see it."""
+    if at_ms is not None and (tx.armed_ms is None or at_ms < tx.armed_ms):
+        tx.armed_ms = at_ms
+        tx.everyone = True

@@ -1,0 +1,175 @@
+"""One connection's hold on the broker file: reads, and writes that tell what they changed."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from feedbus.transports.sqlite.content import Content
+from feedbus.transports.sqlite.routing import Queue, Routes, load_routes
+from feedbus.transports.sqlite.schema import live_folder, open_database
+
+BUSY_TIMEOUT_SECONDS = 10.0
+
+
+class FileUnavailable(sqlite3.OperationalError):
+    """The broker file cannot be used now: read-only, disk full, locked for too long, or broken."""
+
+
+class Transaction:
+    """A write in progress; counts, clocks and wake-ups follow from what it did at its end."""
+
+    def __init__(self, database: sqlite3.Connection, now_ms: int) -> None:
+        """Read the state that this transaction starts from; the write lock is held."""
+        self.database = database
+        self.execute = database.execute
+        self.now_ms = now_ms
+        row = self.execute("SELECT topology, owners, next_message, armed_ms FROM state").fetchone()
+        self.topology, self.owners, self.next_message, self.armed_ms = self._before = row
+        self.routes: Routes
+        self.topology_changed = False  # exchanges, queues, bindings
+        self.owners_changed = False  # owners, consumers
+        self.supplied: dict[int, Queue] = {}  # queues with messages that they did not have
+        self.unsettled: dict[int, Queue] = {}  # queues whose limits and clocks must be looked at
+        self.stirred: set[int] = set()  # owners to wake for another reason
+        self.everyone = False  # whether to wake all owners
+        self._depths: dict[int, int] = defaultdict(int)
+        self._messages: list[tuple[int, str, str, str, bytes]] = []
+        self._ready: list[tuple[int, int, int | None]] = []
+
+    def add(self, queue: Queue, content: Content, expires_ms: int | None) -> None:
+        """Put a new message at the end of a queue."""
+        message = self.next_message
+        self.next_message = message + 1
+        self._messages.append(
+            (message, content.exchange, content.routing_key, content.properties, content.body)
+        )
+        self._ready.append((queue.id, message, expires_ms))
+        self._depths[queue.id] += 1
+        self.supplied[queue.id] = queue
+        if queue.max_length is not None or queue.expiring:
+            self.unsettled[queue.id] = queue
+
+    def write_added(self) -> None:
+        """Write what add collected, so that statements see it."""
+        if self._messages:
+            self.database.executemany("INSERT INTO messages VALUES (?,?,?,?,?)", self._messages)
+            self.database.executemany("INSERT INTO ready VALUES (?,?,0,?)", self._ready)
+            self._messages.clear()
+            self._ready.clear()
+
+    def count(self, queue: int, change: int) -> None:
+        """Note that rows of ready came (positive) or went (negative)."""
+        self._depths[queue] += change
+
+    def depth(self, queue: int) -> int:
+        """Return how many messages are ready in a queue."""
+        row = self.execute("SELECT depth FROM queues WHERE id = ?", (queue,)).fetchone()
+        return (row[0] if row else 0) + self._depths.get(queue, 0)
+
+    def write_state(self) -> None:
+        """Write counts and versions; the last thing before the commit."""
+        changed = [(change, queue) for queue, change in self._depths.items() if change]
+        if changed:
+            self.database.executemany("UPDATE queues SET depth = depth + ? WHERE id = ?", changed)
+        self.topology += self.topology_changed
+        self.owners += self.owners_changed
+        after = (self.topology, self.owners, self.next_message, self.armed_ms)
+        if after != self._before:
+            self.execute(
+                "UPDATE state SET topology = ?, owners = ?, next_message = ?, armed_ms = ?", after
+            )
+
+
+class BrokerFile:
+    """The file, its routes as last read, and its errors in plain words."""
+
+    def __init__(self, path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> None:
+        """Open or create the file.
+
+        Raises:
+            FileUnavailable: it cannot be opened or created.
+
+        """
+        self.path = path
+        self.live = live_folder(path)
+        self._busy_timeout_seconds = busy_timeout_seconds
+        self._durable = False
+        self._routes: Routes | None = None
+        try:
+            self.database = open_database(path, busy_timeout_seconds=busy_timeout_seconds)
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Run one query outside any transaction.
+
+        Raises:
+            FileUnavailable: the file cannot be read.
+
+        """
+        try:
+            return self.database.execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._unavailable(error) from error
+
+    @contextmanager
+    def write(self, *, durable: bool = False) -> Iterator[Transaction]:
+        """Run a write transaction; nothing of it stays when the block raises.
+
+        Args:
+            durable: whether it must survive a power cut, not only the death of every process.
+
+        Raises:
+            FileUnavailable: the file cannot be written.
+
+        """
+        try:
+            if durable != self._durable:
+                self.database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
+            self.database.execute("BEGIN IMMEDIATE")
+            try:
+                transaction = Transaction(self.database, time.time_ns() // 1_000_000)
+                transaction.routes = self._current_routes(transaction.topology)
+                yield transaction
+                transaction.write_added()
+                transaction.write_state()
+                self.database.execute("COMMIT")
+            except BaseException:
+                if self.database.in_transaction:
+                    self.database.execute("ROLLBACK")
+                raise
+        except sqlite3.DatabaseError as error:
+            raise self._unavailable(error) from error
+
+    def _current_routes(self, version: int) -> Routes:
+        if self._routes is None or self._routes.version != version:
+            self._routes = load_routes(self.database, version)
+        return self._routes
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        self.database.close()
+
+    def _unavailable(self, error: Exception) -> FileUnavailable:
+        if isinstance(error, FileUnavailable):
+            return error
+        told = str(error)
+        if "locked" in told or "busy" in told:
+            reason = (
+                f"another process has kept it locked for {self._busy_timeout_seconds:g} seconds;"
+                " find the one that hangs and end it"
+            )
+        elif "full" in told or getattr(error, "errno", None) == 28:  # noqa: PLR2004 -- ENOSPC
+            reason = "the disk is full; free some space"
+        elif "readonly" in told or getattr(error, "errno", None) in {1, 13, 30}:
+            reason = f"it cannot be written ({told}); check its permissions and its file system"
+        else:
+            reason = told
+        return FileUnavailable(f"broker file {self.path}: {reason}")

@@ -1,0 +1,80 @@
+"""Which connections live: each holds a lock that the kernel releases when its process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import weakref
+from pathlib import Path
+
+_held: weakref.WeakSet[Pulse] = weakref.WeakSet()
+
+
+class Pulse:
+    """A connection's sign of life: a locked file named by the connection's id."""
+
+    def __init__(self, folder: Path, owner: int) -> None:
+        """Create and lock the file; do so before others can see the id."""
+        self.path = lock_path(folder, owner)
+        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _held.add(self)
+
+    def stop(self) -> None:
+        """Release the lock and remove the file; a second time does nothing."""
+        if self._handle >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
+            self.drop()
+
+    def drop(self) -> None:
+        """Close this process's copy of the lock."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def _drop_in_child() -> None:
+    # A forked child would keep the lock of a parent that died.
+    for pulse in list(_held):
+        pulse.drop()
+
+
+os.register_at_fork(after_in_child=_drop_in_child)
+
+
+def lock_path(folder: Path, owner: int) -> Path:
+    """Name the lock of a connection."""
+    return folder / f"{owner}.lock"
+
+
+def lives(folder: Path, owner: int) -> bool:
+    """Tell whether a connection lives; call it under the write lock, as it takes the lock to see."""
+    try:
+        handle = os.open(lock_path(folder, owner), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path, owner: int) -> None:
+    """Remove what a dead connection left in the folder."""
+    for path in (lock_path(folder, owner), folder / f"{owner}.sock"):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def process_namespace() -> str:
+    """Name the space in which this process's id has a meaning: others cannot be watched by id."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "unknown"

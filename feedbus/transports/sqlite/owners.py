@@ -1,0 +1,63 @@
+"""Connections that hold deliveries: entered in the file, and taken out when they close or die."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from feedbus.transports.sqlite.declarations import delete_queue, touch
+from feedbus.transports.sqlite.delivery import put_back
+from feedbus.transports.sqlite.file import Transaction
+from feedbus.transports.sqlite.liveness import lives, process_namespace, sweep
+
+
+def enter(tx: Transaction) -> int:
+    """Enter this connection and return its id, which no other ever gets."""
+    (owner,) = tx.execute(
+        "INSERT INTO owners (pid, namespace) VALUES (?,?) RETURNING id",
+        (os.getpid(), process_namespace()),
+    ).fetchone()
+    tx.owners_changed = tx.everyone = True  # the others are to watch over it
+    return int(owner)
+
+
+def is_entered(tx: Transaction, owner: int) -> bool:
+    """Tell whether a connection still counts as living."""
+    return tx.execute("SELECT 1 FROM owners WHERE id = ?", (owner,)).fetchone() is not None
+
+
+def reap(tx: Transaction, folder: Path, own: int | None) -> None:
+    """Take out every connection whose process is dead; its deliveries go back to their places."""
+    for (owner,) in tx.execute("SELECT id FROM owners").fetchall():
+        if owner != own and not lives(folder, owner):
+            take_out(tx, owner)
+            sweep(folder, owner)
+
+
+def take_out(tx: Transaction, owner: int) -> None:
+    """Remove a connection: deliveries go back, consumers end, its exclusive queues are deleted."""
+    put_back(tx, owner)
+    rows = tx.execute("SELECT id FROM consumers WHERE owner = ?", (owner,)).fetchall()
+    for (consumer,) in rows:
+        end_consumer(tx, consumer)
+    for queue in tx.routes.queues.values():
+        if queue.exclusive and queue.owner == owner:
+            delete_queue(tx, queue)
+    tx.execute("DELETE FROM owners WHERE id = ?", (owner,))
+    tx.owners_changed = True
+
+
+def end_consumer(tx: Transaction, consumer: int) -> None:
+    """End a consumer; the next one of a single-active queue is woken, an auto-delete queue ends."""
+    row = tx.execute("DELETE FROM consumers WHERE id = ? RETURNING queue", (consumer,)).fetchone()
+    tx.owners_changed = True
+    queue = tx.routes.queues_by_id.get(row[0]) if row else None
+    if queue is None:
+        return
+    left = tx.execute("SELECT 1 FROM consumers WHERE queue = ? LIMIT 1", (queue.id,)).fetchone()
+    if left:
+        tx.supplied[queue.id] = queue
+    elif queue.auto_delete:
+        delete_queue(tx, queue)
+    else:
+        touch(tx, queue)

@@ -1,0 +1,267 @@
+"""Where a message goes: a snapshot of exchanges, queues and bindings, and the walk through it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from sqlite3 import Connection
+from typing import Any
+
+from amqp.exceptions import NotFound
+
+QUEUE, EXCHANGE = "queue", "exchange"
+REMEMBERED_ROUTES = 20_000
+
+Destination = tuple[str, str]  # kind, name
+Match = Callable[[str], Iterable[Destination]]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange as declared."""
+
+    name: str
+    type: str
+    durable: bool
+    auto_delete: bool
+    arguments: Mapping[str, Any]
+
+    @property
+    def alternate(self) -> str | None:
+        """The exchange that gets what this one has no destination for."""
+        return self.arguments.get("alternate-exchange")
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue as declared, with what its arguments ask for."""
+
+    id: int
+    name: str
+    durable: bool
+    exclusive: bool
+    auto_delete: bool
+    arguments: Mapping[str, Any]
+    owner: int | None
+    expiring: bool
+    ttl_ms: int | None
+    expires_ms: int | None
+    max_length: int | None
+    overflow: str
+    dead_letter_exchange: str | None
+    dead_letter_key: str | None
+    delivery_limit: int | None
+    single_active: bool
+    quorum: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A binding, in the order of binding by its id."""
+
+    id: int
+    source: str
+    kind: str
+    destination: str
+    routing_key: str
+    bucketed: bool
+
+
+class Routes:
+    """One version of the topology in the file; never changed, replaced when its version is old."""
+
+    def __init__(
+        self,
+        version: int,
+        exchanges: Iterable[Exchange],
+        queues: Iterable[Queue],
+        bindings: Iterable[Binding],
+    ) -> None:
+        """Index what was read."""
+        self.version = version
+        self.exchanges = {exchange.name: exchange for exchange in exchanges}
+        self.queues = {queue.name: queue for queue in queues}
+        self.queues_by_id = {queue.id: queue for queue in self.queues.values()}
+        self.bindings: dict[str, list[Binding]] = defaultdict(list)
+        for binding in bindings:
+            self.bindings[binding.source].append(binding)
+        self._matches: dict[str, Match] = {}
+        self._known: dict[tuple[str, str], tuple[Queue, ...]] = {}
+
+    def route(self, exchange: str, routing_key: str) -> tuple[Queue, ...]:
+        """Return the queues that get a message, each once.
+
+        Raises:
+            NotFound: there is no such exchange.
+
+        """
+        known = self._known.get((exchange, routing_key))
+        if known is None:
+            known = tuple(self._walk(exchange, routing_key))
+            if len(self._known) >= REMEMBERED_ROUTES:
+                self._known.clear()
+            self._known[exchange, routing_key] = known
+        return known
+
+    def _walk(self, exchange: str, routing_key: str) -> Iterable[Queue]:
+        if not exchange:
+            return [self.queues[routing_key]] if routing_key in self.queues else []
+        if exchange not in self.exchanges:
+            msg = f"NOT_FOUND - no exchange '{exchange}' in vhost '/'"
+            raise NotFound(msg, (60, 40))
+        found: dict[str, Queue] = {}
+        seen = [exchange]
+        for name in seen:  # grows while it is walked
+            destinations = list(self._match(name)(routing_key))
+            alternate = self.exchanges[name].alternate
+            if not destinations and alternate:
+                destinations = [(EXCHANGE, alternate)]
+            for kind, target in destinations:
+                if kind == QUEUE and target in self.queues:
+                    found[target] = self.queues[target]
+                elif kind == EXCHANGE and target in self.exchanges and target not in seen:
+                    seen.append(target)
+        return found.values()
+
+    def _match(self, exchange: str) -> Match:
+        match = self._matches.get(exchange)
+        if match is None:
+            build = MATCHES[self.exchanges[exchange].type]
+            match = self._matches[exchange] = build(self.bindings.get(exchange, []))
+        return match
+
+
+def _match_direct(bindings: Sequence[Binding]) -> Match:
+    table: dict[str, list[Destination]] = defaultdict(list)
+    for binding in bindings:
+        table[binding.routing_key].append((binding.kind, binding.destination))
+    return lambda routing_key: table.get(routing_key, ())
+
+
+def _match_fanout(bindings: Sequence[Binding]) -> Match:
+    everyone = [(binding.kind, binding.destination) for binding in bindings]
+    return lambda _: everyone
+
+
+def _match_topic(bindings: Sequence[Binding]) -> Match:
+    table = [
+        (binding.routing_key.split("."), (binding.kind, binding.destination))
+        for binding in bindings
+    ]
+
+    def match(routing_key: str) -> Iterable[Destination]:
+        words = routing_key.split(".") if routing_key else []
+        return [to for pattern, to in table if topic_matches(pattern, words)]
+
+    return match
+
+
+def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    """Tell whether words match: * stands for one word, # for any number, none included."""
+    if list(pattern) == [""]:
+        return not words
+    reached = {0}  # positions in the pattern after the words so far, past any #
+    reached = _skip_hashes(pattern, reached)
+    for word in words:
+        following = set()
+        for position in reached:
+            if position == len(pattern):
+                continue
+            if pattern[position] == "#":
+                following.add(position)
+            elif pattern[position] in {"*", word}:
+                following.add(position + 1)
+        reached = _skip_hashes(pattern, following)
+    return len(pattern) in reached
+
+
+def _skip_hashes(pattern: Sequence[str], positions: set[int]) -> set[int]:
+    found = set(positions)
+    for start in positions:
+        position = start
+        while position < len(pattern) and pattern[position] == "#":
+            position += 1
+            found.add(position)
+    return found
+
+
+def _match_ring(bindings: Sequence[Binding]) -> Match:
+    from feedbus.ring import Ring
+
+    ring = Ring()
+    destinations: dict[str, Destination] = {}
+    for binding in bindings:
+        if binding.bucketed:
+            member = f"{binding.kind} {binding.destination}"
+            destinations[member] = (binding.kind, binding.destination)
+            ring.bind(member, int(binding.routing_key))
+    if not destinations:
+        return lambda _: ()
+    return lambda routing_key: (destinations[ring.route(routing_key)],)
+
+
+MATCHES: Mapping[str, Callable[[Sequence[Binding]], Match]] = {
+    "direct": _match_direct,
+    "fanout": _match_fanout,
+    "topic": _match_topic,
+    "x-consistent-hash": _match_ring,
+}
+
+
+def load_routes(database: Connection, version: int) -> Routes:
+    """Read the topology; the caller's transaction makes it one consistent version."""
+    exchanges = [
+        Exchange(name, kind, bool(durable), bool(auto_delete), json.loads(arguments))
+        for name, kind, durable, auto_delete, arguments in database.execute(
+            "SELECT name, type, durable, auto_delete, arguments FROM exchanges"
+        )
+    ]
+    queues = [
+        make_queue(*row)
+        for row in database.execute(
+            "SELECT id, name, durable, exclusive, auto_delete, arguments, owner, expiring"
+            " FROM queues"
+        )
+    ]
+    bindings = [
+        Binding(*row)
+        for row in database.execute(
+            "SELECT id, source, kind, destination, routing_key, bucketed FROM bindings ORDER BY id"
+        )
+    ]
+    return Routes(version, exchanges, queues, bindings)
+
+
+def make_queue(
+    identity: int,
+    name: str,
+    durable: int,
+    exclusive: int,
+    auto_delete: int,
+    text: str,
+    owner: int | None,
+    expiring: int,
+) -> Queue:
+    """Read a queue's row; a quorum queue's delivery limit has no default, as on RabbitMQ 3."""
+    arguments = json.loads(text)
+    return Queue(
+        id=identity,
+        name=name,
+        durable=bool(durable),
+        exclusive=bool(exclusive),
+        auto_delete=bool(auto_delete),
+        arguments=arguments,
+        owner=owner,
+        expiring=bool(expiring),
+        ttl_ms=arguments.get("x-message-ttl"),
+        expires_ms=arguments.get("x-expires"),
+        max_length=arguments.get("x-max-length"),
+        overflow=arguments.get("x-overflow", "drop-head"),
+        dead_letter_exchange=arguments.get("x-dead-letter-exchange"),
+        dead_letter_key=arguments.get("x-dead-letter-routing-key"),
+        delivery_limit=arguments.get("x-delivery-limit"),
+        single_active=bool(arguments.get("x-single-active-consumer")),
+        quorum=arguments.get("x-queue-type", "classic") == "quorum",
+    )

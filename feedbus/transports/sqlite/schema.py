@@ -1,0 +1,137 @@
+"""The tables of a broker file, and creating them once however many processes start together."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+
+# A message is written once and never changed. What changes is where it stands: `ready` holds the
+# small rows that are claimed and put back, `unacked` those that a connection holds. Both are
+# keyed so that taking the head of a queue is one seek, however long the queue is.
+TABLES = """
+CREATE TABLE state (
+    topology INTEGER NOT NULL,      -- counts changes of exchanges, queues and bindings
+    owners INTEGER NOT NULL,        -- counts changes of owners and consumers
+    next_message INTEGER NOT NULL,  -- never reused, so that no stale tag meets another message
+    armed_ms INTEGER                -- when some queue next has something to expire
+);
+INSERT INTO state VALUES (1, 1, 1, NULL);
+CREATE TABLE exchanges (
+    name TEXT PRIMARY KEY, type TEXT NOT NULL, durable INTEGER NOT NULL,
+    auto_delete INTEGER NOT NULL, arguments TEXT NOT NULL
+) WITHOUT ROWID;
+INSERT INTO exchanges VALUES
+    ('amq.direct', 'direct', 1, 0, '{}'),
+    ('amq.fanout', 'fanout', 1, 0, '{}'),
+    ('amq.topic', 'topic', 1, 0, '{}');
+CREATE TABLE queues (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, durable INTEGER NOT NULL,
+    exclusive INTEGER NOT NULL, auto_delete INTEGER NOT NULL, arguments TEXT NOT NULL,
+    owner INTEGER,                  -- of an exclusive queue
+    expiring INTEGER NOT NULL,      -- whether any message in it may have a time to live
+    depth INTEGER NOT NULL,         -- its rows in ready
+    used_ms INTEGER NOT NULL        -- for x-expires
+);
+CREATE TABLE bindings (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL, kind TEXT NOT NULL,
+    destination TEXT NOT NULL, routing_key TEXT NOT NULL, arguments TEXT NOT NULL,
+    bucketed INTEGER NOT NULL,      -- whether it gave its destination buckets on a ring
+    UNIQUE (source, kind, destination, routing_key, arguments)
+);
+CREATE INDEX bindings_destination ON bindings (kind, destination);
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY, exchange TEXT NOT NULL, routing_key TEXT NOT NULL,
+    properties TEXT NOT NULL, body BLOB NOT NULL
+);
+CREATE TABLE ready (
+    queue INTEGER NOT NULL, message INTEGER NOT NULL,
+    returns INTEGER NOT NULL,       -- how many deliveries came back unsettled
+    expires_ms INTEGER, PRIMARY KEY (queue, message)
+) WITHOUT ROWID;
+CREATE TABLE unacked (
+    owner INTEGER NOT NULL, message INTEGER NOT NULL, queue INTEGER NOT NULL,
+    returns INTEGER NOT NULL, expires_ms INTEGER, PRIMARY KEY (owner, message)
+) WITHOUT ROWID;
+CREATE TABLE owners (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, namespace TEXT NOT NULL
+);
+CREATE TABLE consumers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, owner INTEGER NOT NULL,
+    tag TEXT NOT NULL, exclusive INTEGER NOT NULL
+);
+CREATE INDEX consumers_queue ON consumers (queue);
+"""
+
+
+def live_folder(path: Path) -> Path:
+    """Name the folder beside the file where its connections keep their locks and sockets."""
+    return path.with_name(f"{path.name}.live")
+
+
+def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connection:
+    """Open the file, creating it (0600), its folders (0700) and its tables where missing.
+
+    Raises:
+        sqlite3.DatabaseError: the file cannot be opened, is no broker file, or is of another
+            version of feedbus.
+        OSError: a folder cannot be made.
+
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    live_folder(path).mkdir(mode=0o700, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    database = sqlite3.connect(
+        path,
+        timeout=busy_timeout_seconds,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    try:
+        database.execute("PRAGMA synchronous = NORMAL")
+        if _version(database) != SCHEMA_VERSION:
+            with _alone(path):
+                _create(database, path)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _version(database: sqlite3.Connection) -> int:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _create(database: sqlite3.Connection, path: Path) -> None:
+    version = _version(database)
+    if version == SCHEMA_VERSION:  # another process was faster
+        return
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if version or tables:
+        msg = (
+            f"{path} is no broker file that this feedbus can read: expected version"
+            f" {SCHEMA_VERSION} of its tables, got {version}"
+        )
+        raise sqlite3.DatabaseError(msg)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.executescript(
+        f"BEGIN IMMEDIATE;\n{TABLES}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"
+    )
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    # SQLite answers "locked" at once, whatever the timeout, when two switch to WAL together.
+    handle = os.open(live_folder(path) / "creation", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
