@@ -1,0 +1,1 @@
+"""The reference application's store: users, followers, tweets, feeds and notifications."""

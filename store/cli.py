@@ -1,0 +1,74 @@
+"""feedbus migrate: bring the store's tables forward or back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from feedbus.topology import Topology
+
+
+def _url(context: click.Context) -> str:
+    known: Any = context.obj
+    topology: Topology = known.load()
+    return topology.store_url
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def migrate(context: click.Context) -> None:
+    """Bring the store's tables forward or back.
+
+    Without a command it applies all that is pending, as up does. Several at once are safe.
+
+    \b
+    Examples:
+      feedbus migrate
+      feedbus migrate status
+      feedbus migrate down --yes
+    """  # noqa: D301 -- \b is click's mark of lines to keep
+    if context.invoked_subcommand is None:
+        context.invoke(up, name=None)
+
+
+@migrate.command()
+@click.argument("name", required=False)
+@click.pass_context
+def up(context: click.Context, name: str | None) -> None:
+    """Apply the migrations that are pending, up to NAME or all."""
+    from store import migrations
+
+    _tell("applied", migrations.forward(_url(context), name))
+
+
+@migrate.command()
+@click.argument("name", required=False)
+@click.option("--yes", is_flag=True, help="Do not ask: what the tables hold is lost.")
+@click.pass_context
+def down(context: click.Context, name: str | None, yes: bool) -> None:  # noqa: FBT001 -- click's
+    """Revert the last migration, or all back through NAME."""
+    from store import migrations
+
+    url = _url(context)
+    if not yes:
+        click.confirm("Tables are dropped with all that they hold. Go on?", abort=True)
+    _tell("reverted", migrations.back(url, name))
+
+
+@migrate.command()
+@click.pass_context
+def status(context: click.Context) -> None:
+    """List the migrations and when each was applied."""
+    from store import migrations
+
+    for step in migrations.steps(_url(context)):
+        click.echo(f"{step.name}  {step.applied or 'pending'}")
+
+
+def _tell(done: str, names: list[str]) -> None:
+    for name in names:
+        click.echo(f"{done} {name}")
+    if not names:
+        click.echo("nothing to do")

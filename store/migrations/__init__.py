@@ -1,0 +1,105 @@
+"""Bring the store's tables forward and back, one process at a time.
+
+Each migration is a numbered file of this folder with up() and down(), run by peewee's own runner.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import peewee
+from playhouse.migrations import MigrationError, Runner
+
+from feedbus import outbox
+from feedbus.errors import FeedbusError, Outage
+from feedbus.topology import Topology
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).parent
+WAIT_SECONDS = 120.0
+
+
+class CannotMigrate(FeedbusError):  # noqa: N818 -- says what cannot be done
+    """A migration does not exist, cannot be reverted or has failed; nothing of it was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One migration; applied is the local time at which it was, or "" when it was not."""
+
+    name: str
+    applied: str
+
+
+def migrate(topology: Topology) -> None:
+    """Create or bring forward the tables; topology.toml names this as the store's preparation.
+
+    Any number of processes may call it at once: one works, the others wait and find it done.
+
+    Raises:
+        Outage: the store is away, or another process has been migrating for two minutes.
+        CannotMigrate: a migration has failed; it was rolled back.
+
+    """
+    forward(topology.store_url)
+
+
+def forward(url: str, target: str | None = None) -> list[str]:
+    """Apply what is pending, up to and including target; returns the names applied."""
+    with _runner(url) as runner:
+        applied: list[str] = runner.up(target)
+    for name in applied:
+        log.info("event=migrated name=%s", name)
+    return applied
+
+
+def back(url: str, target: str | None = None) -> list[str]:
+    """Revert the last migration, or all back through target; returns the names reverted."""
+    with _runner(url) as runner:
+        reverted: list[str] = runner.down(target)
+    for name in reverted:
+        log.info("event=reverted name=%s", name)
+    return reverted
+
+
+def steps(url: str) -> list[Step]:
+    """Return every migration in order, those in the store's history without a file included."""
+    with _opened(url) as store:
+        return [
+            Step(each.name, f"{each.applied:%Y-%m-%d %H:%M:%S}" if each.applied else "")
+            for each in Runner(store, str(FOLDER)).status()
+        ]
+
+
+@contextmanager
+def _runner(url: str) -> Iterator[Runner]:
+    with _opened(url) as store, outbox.exclusive("migrate", wait_seconds=WAIT_SECONDS) as held:
+        if not held:
+            msg = f"another process has been migrating the store for {WAIT_SECONDS:.0f} s"
+            raise Outage(msg)
+        if outbox.on_postgres():
+            store.execute_sql("SET statement_timeout = 0")  # a migration may take its time
+        yield Runner(store, str(FOLDER))
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[peewee.Database]:
+    """Open the store for as long as the block runs, and say what fails in words for people."""
+    store = outbox.open_store(url, application_name="feedbus migrate")
+    try:
+        outbox.ready()
+        yield store
+    except MigrationError as error:
+        msg = f"cannot migrate: {error}"
+        raise CannotMigrate(msg) from error
+    except peewee.PeeweeException as error:
+        kind = Outage if outbox.outage(error) else CannotMigrate
+        msg = f"cannot migrate: {error}"
+        raise kind(msg) from error
+    finally:
+        outbox.close_store()

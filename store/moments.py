@@ -1,0 +1,25 @@
+"""Moments as the store keeps them (microseconds since 1970, UTC) and as JSON shows them."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+def now_us() -> int:
+    """Return this moment."""
+    return time.time_ns() // 1_000
+
+
+def to_text(moment_us: int) -> str:
+    """Return ISO 8601 in UTC, always with six digits of a second, so that texts sort as moments."""
+    moment = EPOCH + moment_us * MICROSECOND
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+def to_us(moment: datetime) -> int:
+    """Return the microseconds of an aware datetime."""
+    return (moment - EPOCH) // MICROSECOND

@@ -1,0 +1,41 @@
+"""Every question that the application asks of its store, and everything it writes there."""
+
+from store.queries.feeds import add_feed_entries, read_feed
+from store.queries.notifications import add_email_notifications, add_sms_notifications
+from store.queries.tweets import (
+    KeyReused,
+    NewTweet,
+    Posted,
+    create_tweet,
+    ensure_tweets,
+    list_tweets,
+)
+from store.queries.users import (
+    LoginTaken,
+    UnknownUser,
+    add_followers,
+    channels_of,
+    create_user,
+    login_of,
+    stream_followers,
+)
+
+__all__ = [
+    "KeyReused",
+    "LoginTaken",
+    "NewTweet",
+    "Posted",
+    "UnknownUser",
+    "add_email_notifications",
+    "add_feed_entries",
+    "add_followers",
+    "add_sms_notifications",
+    "channels_of",
+    "create_tweet",
+    "create_user",
+    "ensure_tweets",
+    "list_tweets",
+    "login_of",
+    "read_feed",
+    "stream_followers",
+]

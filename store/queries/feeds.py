@@ -1,0 +1,69 @@
+"""Feeds: rows of reader and tweet, so that a long feed costs no more than a short one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from feedbus.outbox import on_postgres
+from store.queries.sql import numbers, rows, run
+from store.queries.tweets import shown
+from store.queries.users import login_of
+
+# The limit is inside, so that no plan can join a whole feed to its tweets first.
+READ = """
+    SELECT tweet.id, users.login, tweet.text, tweet.created_at
+    FROM (
+        SELECT tweet_id FROM feed WHERE reader_id = ? ORDER BY tweet_id DESC LIMIT ?
+    ) AS latest
+    JOIN tweet ON tweet.id = latest.tweet_id
+    JOIN users ON users.id = tweet.author_id
+"""
+ADD_TWEET = """
+    INSERT INTO feed (reader_id, tweet_id) SELECT value, CAST(? AS bigint) FROM $NUMBERS
+    WHERE true ON CONFLICT DO NOTHING
+"""
+ADD_PAIRS_POSTGRES = """
+    INSERT INTO feed (reader_id, tweet_id)
+    SELECT * FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[])) ON CONFLICT DO NOTHING
+"""
+ADD_PAIRS_SQLITE = """
+    INSERT INTO feed (reader_id, tweet_id)
+    SELECT readers.value, tweets.value
+    FROM json_each(?) AS readers CROSS JOIN json_each(?) AS tweets ON tweets.key = readers.key
+    WHERE true ON CONFLICT DO NOTHING
+"""
+
+
+def add_feed_entries(groups: Iterable[tuple[int, Sequence[int]]]) -> int:
+    """Put tweets into feeds; returns how many entries are new.
+
+    Args:
+        groups: (tweet id, ids of the readers), in any order; entries that are there stay.
+
+    """
+    pairs = sorted({(reader, tweet) for tweet, readers in groups for reader in readers})
+    # In one order everywhere, so that two processes that write the same entries cannot deadlock.
+    if not pairs:
+        return 0
+    readers = numbers(reader for reader, _ in pairs)
+    tweets = {tweet for _, tweet in pairs}
+    if len(tweets) == 1:
+        return int(run(ADD_TWEET, tweets.pop(), readers).rowcount)
+    add = ADD_PAIRS_POSTGRES if on_postgres() else ADD_PAIRS_SQLITE
+    return int(run(add, readers, numbers(tweet for _, tweet in pairs)).rowcount)
+
+
+def read_feed(reader_id: int, count: int) -> list[dict[str, Any]]:
+    """Return the last count tweets of a feed, the oldest of them first.
+
+    Raises:
+        UnknownUser: there is no such reader.
+
+    """
+    found = rows(READ, reader_id, count)
+    if not found:
+        login_of(reader_id)
+    # By moment: ids of tweets posted at once, or in another system, may disagree with it.
+    ordered = sorted(found, key=lambda row: (row[3], row[0]))
+    return [shown(*row) for row in ordered]

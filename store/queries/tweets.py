@@ -1,0 +1,146 @@
+"""Tweets: those posted here, and those that other systems tell of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feedbus.errors import FeedbusError
+from feedbus.outbox import on_postgres, transaction
+from store.moments import now_us, to_text
+from store.queries.sql import first, numbers, rows, run
+from store.queries.users import login_of
+
+# Our own ids stay below this, exact in every JSON reader, whatever ids other systems' tweets have.
+OWN_IDS_END = 2**53
+
+# SQLite counts on from its highest id, which may be another system's: count from our own.
+NUMBER = f"SELECT coalesce(max(id), 0) + 1 FROM tweet WHERE id < {OWN_IDS_END}"  # noqa: S608 -- of constants
+ADD_SQLITE = f"""
+    INSERT INTO tweet (id, author_id, text, created_at, request_key) VALUES (({NUMBER}), ?, ?, ?, ?)
+    ON CONFLICT DO NOTHING RETURNING id
+"""  # noqa: S608 -- of constants
+ADD_POSTGRES = """
+    INSERT INTO tweet (author_id, text, created_at, request_key) VALUES (?, ?, ?, ?)
+    ON CONFLICT DO NOTHING RETURNING id
+"""
+SKIP_TAKEN = (
+    "SELECT setval(pg_get_serial_sequence('tweet', 'id'),"  # noqa: S608 -- of constants
+    f" (SELECT max(id) FROM tweet WHERE id < {OWN_IDS_END}))"
+)
+
+
+class KeyReused(FeedbusError):  # noqa: N818 -- what is the case
+    """A request key came with one text, and comes now with another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A tweet as publish_tweet carries it, and whether an earlier request of its key made it."""
+
+    tweet: dict[str, Any]
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewTweet:
+    """A tweet that may have been posted in another system."""
+
+    id: int
+    author_id: int
+    text: str
+    created_at_us: int
+
+
+def create_tweet(author_id: int, text: str, request_key: str | None = None) -> Posted:
+    """Store a tweet, or find the one that a request of this author and key has stored.
+
+    Args:
+        author_id: whose it is.
+        text: 1 to 140 characters.
+        request_key: the same for a request and its repeats.
+
+    Raises:
+        UnknownUser: there is no such author.
+        KeyReused: the earlier request of this key had another text.
+
+    """
+    with transaction():
+        author, moment = login_of(author_id), now_us()
+        add = ADD_POSTGRES if on_postgres() else ADD_SQLITE
+        while (made := first(add, author_id, text, moment, request_key)) is None:
+            # Either the key is known, or the id that was next belongs to another system's tweet.
+            earlier = _of_request(author_id, author, request_key)
+            if earlier is None:
+                run(SKIP_TAKEN)
+            elif earlier["text"] != text:
+                msg = f"the request key '{request_key}' came with another text before"
+                raise KeyReused(msg)
+            else:
+                return Posted(earlier, repeated=True)
+    return Posted(_wire(int(made[0]), author_id, author, text, moment), repeated=False)
+
+
+def _of_request(author_id: int, author: str, request_key: str | None) -> dict[str, Any] | None:
+    if request_key is None:
+        return None
+    found = first(
+        "SELECT id, text, created_at FROM tweet WHERE author_id = ? AND request_key = ?",
+        author_id,
+        request_key,
+    )
+    return _wire(found[0], author_id, author, found[1], found[2]) if found else None
+
+
+def _wire(
+    tweet_id: int, author_id: int, author: str, text: str, created_at_us: int
+) -> dict[str, Any]:
+    return {
+        "id": tweet_id,
+        "author": author,
+        "authorId": author_id,
+        "text": text,
+        "createdAt": to_text(created_at_us),
+    }
+
+
+def ensure_tweets(tweets: Sequence[NewTweet]) -> set[int]:
+    """Store those tweets that are not there yet; returns the ids of all that are there now.
+
+    Those whose author is unknown are not.
+    """
+    asked = {tweet.id: tweet for tweet in tweets}
+    question = "SELECT id FROM tweet WHERE id IN (SELECT value FROM $NUMBERS)"
+    there = {row[0] for row in rows(question, numbers(asked))}
+    missing = [tweet for tweet in asked.values() if tweet.id not in there]
+    if not missing:
+        return there
+    for tweet in missing:
+        run(
+            "INSERT INTO tweet (id, author_id, text, created_at)"
+            " SELECT CAST(? AS bigint), id, ?, ? FROM users WHERE id = ? ON CONFLICT DO NOTHING",
+            tweet.id,
+            tweet.text,
+            tweet.created_at_us,
+            tweet.author_id,
+        )
+    return {row[0] for row in rows(question, numbers(asked))}
+
+
+def list_tweets(page: int, per_page: int) -> list[dict[str, Any]]:
+    """Return a page of all tweets, the newest first; the first page is 0."""
+    found = rows(
+        "SELECT tweet.id, users.login, tweet.text, tweet.created_at"
+        " FROM (SELECT id FROM tweet ORDER BY id DESC LIMIT ? OFFSET ?) AS shown"
+        " JOIN tweet ON tweet.id = shown.id JOIN users ON users.id = tweet.author_id"
+        " ORDER BY tweet.id DESC",
+        per_page,
+        page * per_page,
+    )
+    return [shown(*row) for row in found]
+
+
+def shown(tweet_id: int, author: str, text: str, created_at_us: int) -> dict[str, Any]:
+    """Return a tweet as the API shows it."""
+    return {"id": tweet_id, "author": author, "text": text, "createdAt": to_text(created_at_us)}

@@ -1,0 +1,133 @@
+"""Users, and who follows whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from feedbus.errors import FeedbusError
+from feedbus.outbox import transaction
+from store.moments import now_us
+from store.queries.sql import first, numbers, rows, run
+
+CHUNK = 10_000
+PHONE_BASE = 79_000_000_000  # made-up phones are this and the follower's number: eleven digits
+
+# By whether there is an e-mail address, then by whether there is a phone.
+CHANNELS = (((), ("phone",)), (("email",), ("email", "phone")))
+
+NUMBERED = """
+    WITH RECURSIVE numbered (i) AS (
+        SELECT CAST(? AS bigint) UNION ALL SELECT i + 1 FROM numbered WHERE i + 1 < ?
+    )
+"""
+ADD_USERS = f"""
+    INSERT INTO users (login, email, phone, created_at)
+    {NUMBERED}
+    SELECT
+        CAST(? AS text) || '_' || CAST(i AS text),
+        CASE WHEN i & 1 = 0 THEN CAST(? AS text) || '_' || CAST(i AS text) || '@example.com' END,
+        CASE WHEN i & 1 = 1 THEN CAST({PHONE_BASE} + i AS text) END,
+        ?
+    FROM numbered WHERE true
+    ON CONFLICT DO NOTHING
+"""  # noqa: S608 -- of constants
+ADD_EDGES = f"""
+    INSERT INTO follower (author_id, follower_id)
+    {NUMBERED}
+    SELECT CAST(? AS bigint), users.id
+    FROM numbered JOIN users ON users.login = CAST(? AS text) || '_' || CAST(i AS text)
+    WHERE users.id <> ?
+    ON CONFLICT DO NOTHING
+"""  # noqa: S608 -- of constants
+
+
+class LoginTaken(FeedbusError):  # noqa: N818 -- what is the case
+    """There is a user of that login already."""
+
+
+class UnknownUser(FeedbusError):  # noqa: N818 -- what is the case
+    """There is no user of that id."""
+
+    def __init__(self, user_id: int) -> None:
+        """Keep the id."""
+        self.user_id = user_id
+        super().__init__(f"no user has the id {user_id}")
+
+
+def create_user(login: str, email: str | None = None, phone: str | None = None) -> int:
+    """Create a user and return the id, or raise LoginTaken."""
+    found = first(
+        "INSERT INTO users (login, email, phone, created_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING RETURNING id",
+        login,
+        email,
+        phone,
+        now_us(),
+    )
+    if found is None:
+        msg = f"the login '{login}' is taken"
+        raise LoginTaken(msg)
+    return int(found[0])
+
+
+def login_of(user_id: int) -> str:
+    """Return a user's login, or raise UnknownUser."""
+    found = first("SELECT login FROM users WHERE id = ?", user_id)
+    if found is None:
+        raise UnknownUser(user_id)
+    return str(found[0])
+
+
+def add_followers(author_id: int, follower_login: str, count: int, start: int = 0) -> int:
+    """Let users FOLLOWERLOGIN_0, FOLLOWERLOGIN_1, … follow an author; returns how many are new.
+
+    Users that are missing are created, those of an even number with an e-mail address, the others
+    with a phone. To repeat it changes nothing.
+
+    Args:
+        author_id: whom they follow; nobody follows themselves.
+        follower_login: what their logins begin with.
+        count: how many they are.
+        start: the number of the first, for work that is done in parts.
+
+    Raises:
+        UnknownUser: there is no such author.
+
+    """
+    login_of(author_id)
+    added, end = 0, start + count
+    for low in range(start, end, CHUNK):
+        high = min(low + CHUNK, end)
+        with transaction():
+            run(ADD_USERS, low, high, follower_login, follower_login, now_us())
+            edges = run(ADD_EDGES, low, high, author_id, follower_login, author_id)
+            added += edges.rowcount
+    return added
+
+
+def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[list[int]]:
+    """Go through an author's followers in the order of their ids, so many at a time.
+
+    Each chunk starts where the last one ended, so memory is that of one chunk however many follow.
+    """
+    last = 0
+    while found := rows(
+        "SELECT follower_id FROM follower WHERE author_id = ? AND follower_id > ?"
+        " ORDER BY follower_id LIMIT ?",
+        author_id,
+        last,
+        chunk,
+    ):
+        ids = [row[0] for row in found]
+        yield ids
+        last = ids[-1]
+
+
+def channels_of(user_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """Return by which of "email" and "phone" each user can be told; unknown users are left out."""
+    found = rows(
+        "SELECT id, email IS NOT NULL, phone IS NOT NULL FROM users"
+        " WHERE id IN (SELECT value FROM $NUMBERS)",
+        numbers(set(user_ids)),
+    )
+    return {user_id: CHANNELS[email][phone] for user_id, email, phone in found}
