@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from feedbus.config.checks import weights_of
+from feedbus.config.declaration import BROKER_URL, STORE_URL, VAR
 from feedbus.config.draft import Draft
 from feedbus.topology import Batch, Exchange, Ladder, Process, Queue, Topology
 
@@ -23,8 +24,8 @@ def build(draft: Draft, path: Path) -> Topology:
     return Topology(
         name=loaded["name"],
         path=path,
-        broker_url=_resolve(loaded.get("broker", {}).get("url", "sqlite:///var/broker.db"), root),
-        store_url=_resolve(store.get("url", "sqlite:///var/store.db"), root),
+        broker_url=_resolve(loaded.get("broker", {}).get("url", BROKER_URL), root),
+        store_url=_resolve(store.get("url", STORE_URL), root),
         store_prepare=store.get("prepare"),
         exchanges=_freeze(
             {name: Exchange(name, **_frozen(one)) for name, one in loaded["exchanges"].items()}
@@ -37,7 +38,7 @@ def build(draft: Draft, path: Path) -> Topology:
             }
         ),
         commands=_freeze(loaded.get("commands", {})),
-        var=_absolute(root, loaded.get("var", "var")),
+        var=_absolute(root, loaded.get("var", VAR)),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from feedbus.config.amounts import write_duration
 from feedbus.config.declaration import MOST_BUCKETS
 from feedbus.config.draft import RING, Draft
-from feedbus.config.faults import Fault, Path, nearest
+from feedbus.config.faults import Fault, Path, lookup, nearest
 from feedbus.config.names import check_names
 
 Found = Iterator[tuple[Path, Fault]]
@@ -119,7 +119,7 @@ def _weights(draft: Draft, queue: str, options: Options) -> Found:
             yield draft.at(queue, "weights"), Fault(message=message, at_key=True)
         return
     for number in weights:
-        if int(number) >= shards:
+        if number.isdecimal() and int(number) >= shards:
             expected = f"the number of a shard from 0 to {shards - 1}"
             yield (
                 draft.at(queue, "weights", number),
@@ -133,16 +133,17 @@ def _weights(draft: Draft, queue: str, options: Options) -> Found:
 
 
 def _retry(draft: Draft, queue: str, options: Options) -> Found:
-    retry = options.get("retry")
-    if retry is None:
-        return
-    says_then = draft.report.has(draft.at(queue, "retry", "then"))
-    if retry.get("repeat") and says_then:
+    del options
+    # As written, not as loaded: a ladder with a wrong delay may lack its end besides.
+    path = draft.at(queue, "retry")
+    retry = lookup(draft.report.document, path)
+    endless = retry.get("repeat", False) if isinstance(retry, dict) else None
+    if endless is True and "then" in retry:
         message = "means nothing: the last delay repeats without end (repeat = true)"
-        yield draft.at(queue, "retry", "then"), Fault(message=message, at_key=True)
-    if not retry.get("repeat") and not says_then and "delays_seconds" in retry:
+        yield (*path, "then"), Fault(message=message, at_key=True)
+    if endless is False and "then" not in retry:
         expected = "'dead-letter' or 'drop' after the last delay, or repeat = true"
-        yield draft.at(queue, "retry", "then"), Fault(expected=expected)
+        yield (*path, "then"), Fault(expected=expected)
 
 
 def _overflow(draft: Draft, queue: str, options: Options) -> Found:

@@ -18,6 +18,9 @@ from feedbus.config.values import (
 
 MOST_BUCKETS = 10_000
 MOST_PREFETCH = 65_535
+BROKER_URL = "sqlite:///var/broker.db"
+STORE_URL = "sqlite:///var/store.db"
+VAR = "var"
 EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
 
 
@@ -28,7 +31,7 @@ class BrokerTable(TableSchema):
         "Where the broker is. `sqlite:///FILE` is the embedded one, its file relative to this "
         "topology's folder; `amqp://` is RabbitMQ, `amqps://` the same over TLS.",
         *("sqlite", "amqp", "amqps", "pyamqp"),
-        default='"sqlite:///var/broker.db"',
+        default=f'"{BROKER_URL}"',
     )
 
 
@@ -38,7 +41,7 @@ class StoreTable(TableSchema):
     url = Url(
         "Where the store is: `sqlite:///FILE`, relative to this topology's folder, or PostgreSQL.",
         *("sqlite", "postgresql", "postgres"),
-        default='"sqlite:///var/store.db"',
+        default=f'"{STORE_URL}"',
     )
     prepare = Dotted("Called once before anything is started; migrations go here.")
 
@@ -248,7 +251,7 @@ class TopologyTable(TableSchema):
     what = "key"
 
     name = Name("The prefix of every name on the broker.", required=True)
-    var = Text("The folder of sockets, locks, logs and metric files.", default='"var"')
+    var = Text("The folder of sockets, locks, logs and metric files.", default=f'"{VAR}"')
     broker = Table(BrokerTable, "Where the broker is.")
     store = Table(StoreTable, "Where the store is.")
     exchanges = Tables(

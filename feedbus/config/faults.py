@@ -94,7 +94,7 @@ def describe(value: Any) -> str:
     elif isinstance(value, str):
         told = f"'{value}'" if len(value) <= TEXT_SHOWN else f"'{value[:TEXT_SHOWN]}…'"
     elif isinstance(value, Mapping):
-        told = "a table"
+        told = "a table" if value else "an empty table"
     elif isinstance(value, list):
         told = "an array" if value else "an empty array"
     elif isinstance(value, int) and value.bit_length() > LONG_BITS:

@@ -38,7 +38,7 @@ def _handler(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, F
     try:
         found: Handler = resolve(dotted, root)
     except UsageError as error:
-        expected = "a function under @feedbus.handling(Schema)"
+        expected = "a function under @feedbus.handler(Schema)"
         message = _reason(error, dotted.partition(":")[0], root)
         yield path, Fault(message=message, expected=expected, suggestion=_suggest(dotted, root))
         return
@@ -58,7 +58,7 @@ def _handler(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, F
 def _reason(error: UsageError, module: str, root: FilePath) -> str:
     """Say why a handler cannot be imported, and in which line of whose file."""
     cause = error.__cause__
-    if isinstance(cause, ModuleNotFoundError) and f"{module}.".startswith(f"{cause.name}."):
+    if _missing(cause, module):
         return f"cannot import {module}: there is no such module"
     frames = traceback.extract_tb(cause.__traceback__ if cause else None)
     places = [(frame.filename, frame.lineno) for frame in frames]
@@ -68,6 +68,11 @@ def _reason(error: UsageError, module: str, root: FilePath) -> str:
         )
     inside = [place for place in places if FilePath(place[0]).is_relative_to(root)]
     return f"{error} ({_short(inside[-1][0], root)}:{inside[-1][1]})" if inside else str(error)
+
+
+def _missing(error: BaseException | None, module: str) -> bool:
+    """Whether it is the module itself, or a package around it, that does not exist."""
+    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 
 def _short(file: str, root: FilePath) -> str:
@@ -87,11 +92,13 @@ def _module(draft: Draft, path: Path, dotted: str, root: FilePath) -> None:
     module = dotted.partition(":")[0]
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
+    reason = "there is no such module"
     try:
         found = importlib.util.find_spec(module)
-        reason = "there is no such module"
     except Exception as error:  # noqa: BLE001 -- a package's __init__ may raise anything
-        found, reason = None, f"{type(error).__name__}: {error}"
+        found = None
+        if not _missing(error, module):
+            reason = f"{type(error).__name__}: {error}"
     if found is None:
         suggestion = _suggest(dotted, root)
         expected = "a module that can be imported"

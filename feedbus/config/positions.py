@@ -53,7 +53,8 @@ class Places:
         path = self._name(header, (), arrays)
         if node.type == "table_array_element":
             arrays[path] = arrays.get(path, -1) + 1
-            self._values.setdefault(path, self._at(node))
+            if not arrays[path]:
+                self._values[path] = self._at(node)
             path = (*path, arrays[path])
         self._values[path] = self._at(node)
         self._headers.add(path)
@@ -62,7 +63,7 @@ class Places:
                 self._pair(child, path)
 
     def _pair(self, node: Node, base: Path) -> None:
-        key, *_, value = node.named_children
+        key, value = _named(node)
         path = self._name(key, base, {})
         self._value(value, path)
 
@@ -84,8 +85,7 @@ class Places:
                 if child.type == "pair":
                     self._pair(child, path)
         elif node.type == "array":
-            elements = [child for child in node.named_children if child.type != "comment"]
-            for index, element in enumerate(elements):
+            for index, element in enumerate(_named(node)):
                 self._value(element, (*path, index))
 
     def _at(self, node: Node) -> Place:
@@ -106,6 +106,11 @@ def write(path: Path) -> str:
             name = step if BARE.fullmatch(step) else json.dumps(step, ensure_ascii=False)
             written += f".{name}" if written else name
     return written
+
+
+def _named(node: Node) -> list[Node]:
+    """Return a node's children; a comment behind a value is none of them."""
+    return [child for child in node.named_children if child.type != "comment"]
 
 
 def _closest(places: Mapping[Path, Place], path: Path, otherwise: Place) -> Place:

@@ -67,6 +67,11 @@ class Table(Option):
         return table_schema(self.table)
 
 
+# In errors, what is wrong with an entry's name, and what is wrong in the entry.
+NAMED, HELD = object(), object()
+ARTICLES = {"array": "an", "table": "a"}
+
+
 class Many(Option):
     """Base of arrays and tables whose entries are all of one kind."""
 
@@ -79,6 +84,8 @@ class Many(Option):
         super().__init__(description, **told)
         self.entry, self.empty = entry, empty
         self.kind = f"{self.container} of {of}"
+        self.expected = f"{ARTICLES[self.container]} {self.kind}"
+        self.expected += "" if empty else ", at least one"
 
     def collect(self, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
         """Read every (key, value), and raise the faults of all at once."""
@@ -104,7 +111,7 @@ class Array(Many):
     def read(self, value: Any) -> tuple[Any, ...]:
         """Return the values in order."""
         if not isinstance(value, list) or not (value or self.empty):
-            self.refuse(f"an {self.kind}{'' if self.empty else ', at least one'}")
+            self.refuse()
         return tuple(self.collect(enumerate(value)).values())
 
     def schema(self) -> dict[str, Any]:
@@ -122,7 +129,6 @@ class Tables(Many):
     """A table whose keys are names of the user's choice."""
 
     container = "table"
-    expected = "a table"
 
     def __init__(
         self, entry: Option, description: str, *, keys: Option | None = None, **told: Any
@@ -134,7 +140,7 @@ class Tables(Many):
     def read(self, value: Any) -> dict[str, Any]:
         """Return the entries by name; a wrong name is told at the key."""
         if not isinstance(value, dict) or not (value or self.empty):
-            self.refuse("a table" if self.empty else "a table with at least one entry")
+            self.refuse()
         errors: dict[str, Any] = {}
         loaded: dict[str, Any] = {}
         try:
@@ -146,8 +152,8 @@ class Tables(Many):
             try:
                 self.keys.read(key)
             except ValidationError:
-                errors[key] = [Fault(expected=self.keys.expected, got=describe(key), at_key=True)]
-                loaded.pop(key, None)
+                fault = Fault(expected=self.keys.expected, got=describe(key), at_key=True)
+                errors[key] = {NAMED: [fault], HELD: errors.get(key, [])}
         if errors:
             raise ValidationError(errors, valid_data=loaded)
         return loaded
@@ -196,7 +202,7 @@ def spread(errors: Any, report: Report, path: Path = ()) -> None:
     """Report every fault in marshmallow's nested errors at its path."""
     if isinstance(errors, Mapping):
         for key, inner in errors.items():
-            spread(inner, report, (*path, key))
+            spread(inner, report, path if key in {NAMED, HELD} else (*path, key))
     else:
         for fault in errors:
             report.add(path, fault)

@@ -1,0 +1,1014 @@
+"""Reading topology.toml: what is right loads, and what is wrong is told at its place."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from feedbus import config
+from feedbus.errors import Problem, TopologyError
+from feedbus.topology import Batch, Exchange, Ladder, Process, Queue
+
+PROJECT = Path(__file__).parent.parent
+MARK = "▸"  # stands before what a problem must point at, and is taken out before reading
+
+START = """\
+name = "shop"
+[exchanges]
+orders = { type = "direct" }
+mail = { type = "topic" }
+news = { type = "fanout" }
+feed = { type = "x-consistent-hash" }
+"""
+ORDERS = """\
+[queues.orders]
+exchange = "orders"
+routing_keys = ["new"]
+handler = "handlers.orders:take"
+"""
+FEED = """\
+[queues.feed]
+exchange = "feed"
+handler = "handlers.feed:take"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "topology.toml"
+    path.write_bytes(text.encode())
+    return path
+
+
+def problems_of(path: Path, **options) -> tuple[Problem, ...]:
+    with pytest.raises(TopologyError) as caught:
+        config.load(path, **{"environ": {}, **options})
+    return caught.value.problems
+
+
+def places(marked: str) -> list[str]:
+    """Return LINE:COLUMN of every mark, as an editor counts them."""
+    found, line, column = [], 1, 1
+    for sign in marked:
+        if sign == MARK:
+            found.append(f"{line}:{column}")
+        elif sign == "\n":
+            line, column = line + 1, 1
+        else:
+            column += 1
+    return found
+
+
+def assert_told(folder: Path, marked: str, *told: str, **options) -> None:
+    """Assert that exactly these problems are told, each at its mark."""
+    path = write(folder, marked.replace(MARK, ""))
+    expected = [f"{path}:{at}: {text}" for at, text in zip(places(marked), told, strict=True)]
+    assert [str(problem) for problem in problems_of(path, **options)] == expected
+
+
+WRONG_FILES = {
+    "an unknown key at the top": (
+        "▸names = 1\n" + START + ORDERS,
+        "names: unknown key; did you mean 'name'?",
+    ),
+    "an unknown table": (
+        START + ORDERS + "[▸brokr]\nurl = 1\n",
+        "[brokr] unknown key; did you mean 'broker'?",
+    ),
+    "an unknown option of the broker": (
+        START + ORDERS + '[broker]\n▸uri = "sqlite:///b.db"\n',
+        "[broker] uri: unknown option; did you mean 'url'?",
+    ),
+    "an unknown table of defaults": (
+        START + ORDERS + "[defaults]\n▸exchange = {}\n",
+        "[defaults] exchange: unknown table; expected one of queue",
+    ),
+    "a name that is missing": (
+        "▸" + START.replace('name = "shop"\n', "") + ORDERS,
+        (
+            "name: expected a name of letters, digits, '_', '-' and '.', "
+            "beginning with none of the last two, got nothing"
+        ),
+    ),
+    "a name that is a number": (
+        START.replace('"shop"', "▸7") + ORDERS,
+        (
+            "name: expected a name of letters, digits, '_', '-' and '.', "
+            "beginning with none of the last two, got 7"
+        ),
+    ),
+    "a name that is the broker's own": (
+        START.replace('"shop"', '▸"amq.x"') + ORDERS,
+        "name: expected another name: 'amq' is the broker's own, got 'amq.x'",
+    ),
+    "a table that is a text": (
+        'broker = ▸"amqp://"\n' + START + ORDERS,
+        "broker: expected a table, got 'amqp://'",
+    ),
+    "a queue that is a number": (
+        START + "[queues]\norders = ▸7\n",
+        "[queues] orders: expected a table, got 7",
+    ),
+    "queues that are an array of tables": (
+        START + "▸[[queues]]\n" + 'exchange = "orders"\n',
+        "queues: expected a table of tables, at least one, got an array",
+    ),
+    "a table of queues without any": (
+        START + "▸[queues]\n",
+        "[queues] expected a table of tables, at least one, got an empty table",
+    ),
+    "exchanges that are missing": (
+        '▸name = "shop"\n' + ORDERS,
+        "exchanges: expected a table of tables, got nothing",
+    ),
+    "an unknown exchange type": (
+        START.replace('"topic"', '▸"topics"') + ORDERS,
+        (
+            "[exchanges] mail.type: expected 'direct', 'topic', 'fanout' or 'x-consistent-hash', "
+            "got 'topics'; did you mean 'topic'?"
+        ),
+    ),
+    "an exchange without a type": (
+        START.replace('{ type = "topic" }', "▸{ pack = 5 }") + ORDERS,
+        (
+            "[exchanges] mail.type: expected 'direct', 'topic', 'fanout' or 'x-consistent-hash', "
+            "got nothing"
+        ),
+    ),
+    "a pack below nothing": (
+        START.replace('"topic" }', '"topic", pack = ▸-1 }') + ORDERS,
+        "[exchanges] mail.pack: expected an integer of 0 or more, got -1",
+    ),
+    "an argument of a ring that feedbus sets": (
+        START.replace('hash" }', 'hash", arguments = { ▸hash-header = "id" } }') + ORDERS,
+        (
+            "[exchanges] feed.arguments.hash-header: is feedbus's to set: "
+            "a ring places by routing key and loses nothing"
+        ),
+    ),
+    "a broker of an unknown scheme": (
+        START + ORDERS + '[broker]\nurl = ▸"ampq://localhost"\n',
+        (
+            "[broker] url: expected a URL that begins with sqlite://, amqp://, amqps:// or "
+            "pyamqp://, got 'ampq://localhost'; did you mean 'amqp://'?"
+        ),
+    ),
+    "a store of an unknown scheme": (
+        START + ORDERS + '[store]\nurl = ▸"mysql://localhost/x"\n',
+        (
+            "[store] url: expected a URL that begins with sqlite://, postgresql:// or postgres://, "
+            "got 'mysql://localhost/x'"
+        ),
+    ),
+    "an sqlite URL that lacks a slash": (
+        START + ORDERS + '[store]\nurl = ▸"sqlite://var/x.db"\n',
+        (
+            "[store] url: expected a file: sqlite:///relative/to/this.db or "
+            "sqlite:////absolute.db, got 'sqlite://var/x.db'"
+        ),
+    ),
+    "an sqlite URL in memory": (
+        START + ORDERS + '[broker]\nurl = ▸"sqlite:///:memory:"\n',
+        (
+            "[broker] url: expected a file: sqlite:///relative/to/this.db or "
+            "sqlite:////absolute.db, got 'sqlite:///:memory:'"
+        ),
+    ),
+    "a URL whose port is none, its password kept secret": (
+        START + ORDERS + '[broker]\nurl = ▸"amqp://me:secret@host:56x72/"\n',
+        "[broker] url: expected amqp://USER:PASSWORD@HOST:PORT/NAME, got 'amqp://me:…@host:56x72/'",
+    ),
+    "a prepare without a colon": (
+        START + ORDERS + '[store]\nprepare = ▸"store.migrate"\n',
+        (
+            "[store] prepare: expected a dotted name such as 'package.module:name', "
+            "got 'store.migrate'"
+        ),
+    ),
+    "a variable that is unset and has no default": (
+        START + ORDERS + '[broker]\nurl = ▸"${BROKER}"\n',
+        "[broker] url: variable BROKER is not set and has no default",
+    ),
+    "a variable that is not closed": (
+        START + ORDERS + '[broker]\nurl = ▸"${BROKER:-sqlite:///x.db"\n',
+        (
+            "[broker] url: expected ${NAME} or ${NAME:-default} ($$ for a dollar), "
+            "got '${BROKER:-sqlite:///x.db'"
+        ),
+    ),
+    "a process without a command": (
+        START + ORDERS + "▸[processes.web]\nprocesses = 2\n",
+        (
+            '[processes.web] command: expected a command such as "python -m web" or '
+            "an array of its words, got nothing"
+        ),
+    ),
+    "a command with an open quotation": (
+        START + ORDERS + '[processes.web]\ncommand = ▸"python -c \'x"\n',
+        (
+            '[processes.web] command: expected a command such as "python -m web" or '
+            "an array of its words (no closing quotation), got 'python -c 'x'"
+        ),
+    ),
+    "an environment that holds a number": (
+        START + ORDERS + '[processes.web]\ncommand = "x"\nenvironment = { PORT = ▸80 }\n',
+        "[processes.web] environment.PORT: expected a text, got 80",
+    ),
+    "an environment variable with a blank": (
+        START + ORDERS + '[processes.web]\ncommand = "x"\nenvironment = { ▸"A B" = "1" }\n',
+        (
+            '[processes.web] environment."A B": expected a variable\'s name of letters, digits '
+            "and '_', got 'A B'"
+        ),
+    ),
+    "a process named like a consumer": (
+        START + ORDERS + '[processes.▸orders]\ncommand = "x"\n',
+        (
+            "[processes.orders] expected another name: 'orders' is already the name of a "
+            "consumer or process of [queues.orders]"
+        ),
+    ),
+    "a command of the project that is no dotted name": (
+        START + ORDERS + '[commands]\ndemo = ▸"web.demo"\n',
+        "[commands] demo: expected a dotted name such as 'package.module:name', got 'web.demo'",
+    ),
+    "a name with a blank": (
+        START + ORDERS.replace("orders]", '▸"my orders"]', 1),
+        (
+            "[queues.\"my orders\"] expected a name of letters, digits, '_', '-' and '.', "
+            "beginning with none of the last two, got 'my orders'"
+        ),
+    ),
+    "a name that is longer than the broker takes": (
+        START + ORDERS.replace("orders]", f"▸{'x' * 225}]", 1),
+        (
+            f"[queues.{'x' * 225}] expected a name of at most 224 characters, got 225: "
+            "the broker takes 255 bytes, and feedbus adds to it"
+        ),
+    ),
+    "a queue declared beside the shard of that name": (
+        START + ORDERS.replace("orders]", "▸feed_3]", 1) + FEED + "shards = 4\n",
+        (
+            "[queues.feed_3] expected another name: 'feed_3' is already the name of a "
+            "consumer or process of [queues.feed]"
+        ),
+    ),
+    "two queues that differ only in case": (
+        START + ORDERS + ORDERS.replace("orders]", "▸Orders]", 1),
+        (
+            "[queues.Orders] expected another name: 'Orders' (beside 'orders') is already the name "
+            "of a consumer or process of [queues.orders]"
+        ),
+    ),
+    "a queue named like the dead letters of another": (
+        START + ORDERS + ORDERS.replace("orders]", '▸"orders.dead"]', 1),
+        (
+            "[queues.\"orders.dead\"] expected another name: 'orders.dead' is what feedbus itself "
+            "keeps for 'orders'"
+        ),
+    ),
+    "a queue without an exchange": (
+        START + "▸[queues.orders]\n" + 'handler = "a:b"\n',
+        "[queues.orders] exchange: expected the name of an exchange, got nothing",
+    ),
+    "a queue without a handler": (
+        START + "▸" + ORDERS.replace('handler = "handlers.orders:take"\n', ""),
+        (
+            "[queues.orders] handler: expected a dotted name such as 'package.module:name', "
+            "got nothing"
+        ),
+    ),
+    "a queue with an unknown exchange": (
+        START + ORDERS.replace('"orders"', '▸"order"'),
+        "[queues.orders] exchange: no exchange named 'order'; did you mean 'orders'?",
+    ),
+    "an inherited option that no queue could have": (
+        START + ORDERS + "[defaults.queue]\n▸delivery_limit = 3\n",
+        '[defaults.queue] delivery_limit: a classic queue has none: expected type = "quorum"',
+    ),
+    "an inherited retry without its end, told once": (
+        START + ORDERS + FEED + '[defaults.queue]\nretry = ▸{ delays = ["1s"] }\n',
+        (
+            "[defaults.queue] retry.then: expected 'dead-letter' or 'drop' after the last delay, "
+            "or repeat = true, got nothing"
+        ),
+    ),
+    "a direct queue without routing keys": (
+        START + "▸" + ORDERS.replace('routing_keys = ["new"]\n', ""),
+        (
+            "[queues.orders] routing_keys: nothing reaches this queue: expected routing_keys, "
+            "as 'orders' is direct"
+        ),
+    ),
+    "a topic queue with no routing key in its array": (
+        START + ORDERS.replace('"orders"', '"mail"', 1).replace('["new"]', "▸[]"),
+        (
+            "[queues.orders] routing_keys: nothing reaches this queue: expected routing_keys, "
+            "as 'mail' is topic"
+        ),
+    ),
+    "a topic pattern that is malformed": (
+        START + ORDERS.replace('"orders"', '"mail"', 1).replace('"new"', '"a.*", ▸"a.b*"'),
+        (
+            "[queues.orders] routing_keys[1]: expected words joined by dots, '*' and '#' standing "
+            "alone as words, got 'a.b*'"
+        ),
+    ),
+    "a topic pattern with an empty word": (
+        START + ORDERS.replace('"orders"', '"mail"', 1).replace('"new"', '▸"a..b"'),
+        (
+            "[queues.orders] routing_keys[0]: expected words joined by dots, '*' and '#' standing "
+            "alone as words, got 'a..b'"
+        ),
+    ),
+    "a routing key that is named twice": (
+        START + ORDERS.replace('"new"', '"new", ▸"new"'),
+        "[queues.orders] routing_keys[1]: 'new' is named twice",
+    ),
+    "a routing key that is longer than AMQP takes": (
+        START + ORDERS.replace('"new"', f'▸"{"é" * 128}"'),
+        (
+            "[queues.orders] routing_keys[0]: expected a routing key of at most 255 bytes, "
+            f"got '{'é' * 80}…'"
+        ),
+    ),
+    "routing keys on a fanout exchange": (
+        START + ORDERS.replace('"orders"', '"news"', 1).replace("routing_keys", "▸routing_keys"),
+        (
+            "[queues.orders] routing_keys: means nothing on a fanout exchange: "
+            "every queue gets every message"
+        ),
+    ),
+    "routing keys on a hash exchange": (
+        START + FEED + '▸routing_keys = ["x"]\n',
+        (
+            "[queues.feed] routing_keys: means nothing on a x-consistent-hash exchange: "
+            "the ring decides"
+        ),
+    ),
+    "two rings' worth of buckets in one": (
+        START + FEED + "shards = 100\nweight = ▸101\n",
+        "[queues.feed] weight: expected at most 10,000 buckets in the ring of 'feed', got 10,100",
+    ),
+    "a second queue with which a ring grows too large": (
+        START + FEED + "weight = 9999\n" + FEED.replace("feed]", "more]") + "shards = ▸2\n",
+        "[queues.more] shards: expected at most 10,000 buckets in the ring of 'feed', got 10,001",
+    ),
+}
+
+WRONG_OPTIONS = {
+    "a misspelt option": ("▸prefech = 5", "prefech: unknown option; did you mean 'prefetch'?"),
+    "an option that is nothing known": ("▸zzz = 5", "zzz: unknown option"),
+    "a prefetch that is a text": (
+        'prefetch = ▸"5"',
+        "prefetch: expected a positive integer, got '5'",
+    ),
+    "a prefetch that is true": (
+        "prefetch = ▸true",
+        "prefetch: expected a positive integer, got true",
+    ),
+    "a prefetch that is a fraction": (
+        "prefetch = ▸1.5",
+        "prefetch: expected a positive integer, got 1.5",
+    ),
+    "a prefetch that AMQP cannot carry": (
+        "prefetch = ▸65536",
+        "prefetch: expected at most 65,535, got 65536",
+    ),
+    "an integer of many digits": (
+        f"max_messages = ▸0x{'f' * 9999}",
+        "max_messages: expected at most 9,223,372,036,854,775,807, got a huge integer",
+    ),
+    "a date where an integer is due": (
+        "max_messages = ▸2026-01-01",
+        'max_messages: expected a positive integer or "unlimited", got 2026-01-01',
+    ),
+    "a flag that is a number": ("once = ▸1", "once: expected true or false, got 1"),
+    "a handler without a colon": (
+        'batch = { size = 1 }\nuser = ▸""',
+        "user: expected a text that is not empty, got ''",
+    ),
+    "a queue type that is unknown": (
+        'type = ▸"quorom"',
+        "type: expected 'classic' or 'quorum', got 'quorom'; did you mean 'quorum'?",
+    ),
+    "shards on a direct exchange": (
+        "▸shards = 2",
+        "shards: means nothing on a direct exchange: only x-consistent-hash has a ring",
+    ),
+    "a weight on a direct exchange": (
+        "▸weight = 2",
+        "weight: means nothing on a direct exchange: only x-consistent-hash has a ring",
+    ),
+    "a batch of nothing": (
+        "batch = { size = ▸0 }",
+        "batch.size: expected a positive integer, got 0",
+    ),
+    "a batch that is a number": ("batch = ▸5", "batch: expected a table, got 5"),
+    "a batch with an unknown option": (
+        "batch = { ▸sise = 5 }",
+        "batch.sise: unknown option; did you mean 'size'?",
+    ),
+    "a batch that waits without a size": (
+        'batch = { ▸wait = "1s" }',
+        "batch.wait: means nothing for one record at a time: expected size beside it",
+    ),
+    "a batch that waits longer than the consumer": (
+        'idle_timeout = "1s"\nbatch = { size = 5, wait = ▸"2s" }',
+        "batch.wait: expected less than idle_timeout (1s), got '2s'",
+    ),
+    "a duration that is a number": (
+        "idle_timeout = ▸5",
+        (
+            'idle_timeout: expected a duration such as "500ms", "20s" or "1h30m" or "never", '
+            "got 5; did you mean '5s'?"
+        ),
+    ),
+    "a duration in words": (
+        'idle_timeout = ▸"5 minutes"',
+        (
+            'idle_timeout: expected a duration such as "500ms", "20s" or "1h30m" or "never", '
+            "got '5 minutes'; did you mean '5m'?"
+        ),
+    ),
+    "a duration in the wrong order": (
+        'stop_timeout = ▸"1s5m"',
+        'stop_timeout: expected a duration such as "500ms", "20s" or "1h30m", got \'1s5m\'',
+    ),
+    "a duration of nothing": (
+        'stop_timeout = ▸"0s"',
+        "stop_timeout: expected a duration of at least 1ms, got '0s'",
+    ),
+    "a duration that brokers cannot hold": (
+        'message_ttl = ▸"50d"',
+        "message_ttl: expected a duration of at most 49d, got '50d'",
+    ),
+    "a size without its unit": (
+        "memory_limit = ▸512",
+        'memory_limit: expected a size such as "512MB" or "1GB", or "unlimited", got 512',
+    ),
+    "a size that is nearly one": (
+        'memory_limit = ▸"512 mb"',
+        (
+            'memory_limit: expected a size such as "512MB" or "1GB", or "unlimited", '
+            "got '512 mb'; did you mean '512MB'?"
+        ),
+    ),
+    "a retry without delays": (
+        'retry = ▸{ then = "drop" }',
+        "retry.delays: expected an array of durations, at least one, got nothing",
+    ),
+    "a retry of no delays": (
+        'retry = { delays = ▸[], then = "drop" }',
+        "retry.delays: expected an array of durations, at least one, got an empty array",
+    ),
+    "a retry with one delay that is none": (
+        'retry = { delays = ["1s", ▸"soon"], then = "drop" }',
+        'retry.delays[1]: expected a duration such as "500ms", "20s" or "1h30m", got \'soon\'',
+    ),
+    "a bounded retry with no end": (
+        'retry = ▸{ delays = ["1s"] }',
+        (
+            "retry.then: expected 'dead-letter' or 'drop' after the last delay, or repeat = true, "
+            "got nothing"
+        ),
+    ),
+    "a retry with an end that is unknown": (
+        'retry = { delays = ["1s"], then = ▸"dead" }',
+        "retry.then: expected 'dead-letter' or 'drop', got 'dead'",
+    ),
+    "an endless retry with an end": (
+        'retry = { delays = ["1s"], repeat = true, ▸then = "drop" }',
+        "retry.then: means nothing: the last delay repeats without end (repeat = true)",
+    ),
+    "overflow without a maximal length": (
+        '▸overflow = "drop-head"',
+        "overflow: means nothing without max_length: nothing can flow over",
+    ),
+    "a delivery limit on a classic queue": (
+        "▸delivery_limit = 5",
+        'delivery_limit: a classic queue has none: expected type = "quorum"',
+    ),
+    "priorities on a quorum queue": (
+        'type = "quorum"\narguments = { ▸x-max-priority = 5 }',
+        'arguments.x-max-priority: a quorum queue has none: expected type = "classic"',
+    ),
+    "a dead letter strategy on a classic queue": (
+        'arguments = { ▸x-dead-letter-strategy = "at-least-once" }',
+        'arguments.x-dead-letter-strategy: a classic queue has none: expected type = "quorum"',
+    ),
+    "an exclusive queue": (
+        'type = "quorum"\narguments = { ▸exclusive = true }',
+        "arguments.exclusive: is no argument: feedbus's queues are durable, shared and stay",
+    ),
+    "an argument that an option says": (
+        "arguments = { ▸x-message-ttl = 5 }",
+        "arguments.x-message-ttl: is feedbus's to set: expected message_ttl of the queue",
+    ),
+    "an argument that is a table": (
+        "arguments = { x-thing = ▸{} }",
+        (
+            "arguments.x-thing: expected a text, an integer, a number, true or false, "
+            "got an empty table"
+        ),
+    ),
+}
+
+WRONG_RINGS = {
+    "a weight below 1": ("weight = ▸0", "weight: expected a positive integer, got 0"),
+    "shards below 1": ("shards = ▸0", "shards: expected a positive integer, got 0"),
+    "more shards than a ring has buckets": (
+        "shards = ▸10001",
+        "shards: expected at most 10,000, got 10001",
+    ),
+    "weights without shards": (
+        "▸weights = { 3 = 2 }",
+        "weights: names shards, but there are none: expected weight, or shards beside it",
+    ),
+    "the weight of a shard that does not exist": (
+        "shards = 3\nweights = { 2 = 2, ▸3 = 2 }",
+        "weights.3: expected the number of a shard from 0 to 2, got 3",
+    ),
+    "the weight of a shard that is no number": (
+        "shards = 3\nweights = { ▸one = 2 }",
+        "weights.one: expected the number of a shard, got 'one'",
+    ),
+    "a single weight below 1": (
+        "shards = 3\nweights = { 2 = ▸0 }",
+        "weights.2: expected a positive integer, got 0",
+    ),
+    "a weight beside weights for every shard": (
+        "shards = 2\n▸weight = 5\nweights = { 0 = 1, 1 = 2 }",
+        "weight: means nothing: weights names every shard",
+    ),
+}
+
+
+@pytest.mark.parametrize(("marked", "told"), WRONG_FILES.values(), ids=WRONG_FILES)
+def test_a_wrong_file_is_told_at_its_place(tmp_path, marked, told):
+    assert_told(tmp_path, marked, told)
+
+
+@pytest.mark.parametrize(("option", "told"), WRONG_OPTIONS.values(), ids=WRONG_OPTIONS)
+def test_a_wrong_option_of_a_queue_is_told_at_its_place(tmp_path, option, told):
+    assert_told(tmp_path, f"{START}{ORDERS}{option}\n", f"[queues.orders] {told}")
+
+
+@pytest.mark.parametrize(("option", "told"), WRONG_RINGS.values(), ids=WRONG_RINGS)
+def test_a_wrong_ring_is_told_at_its_place(tmp_path, option, told):
+    assert_told(tmp_path, f"{START}{FEED}{option}\n", f"[queues.feed] {told}")
+
+
+def test_every_problem_in_a_topology_is_reported_in_one_pass_in_the_order_of_the_file(tmp_path):
+    marked = (
+        START.replace('"topic"', '▸"topics"')
+        + '[broker]\nurl = ▸"http://x"\n'
+        + '[queues.a]\nexchange = ▸"feeds"\nhandler = ▸"x"\nretry = ▸{ delays = [▸"x"] }\n'
+        + "▸[queues.b]\nexchange = 'feed'\nweight = ▸0\nshards = ▸0\n▸shads = 1\n"
+        + "▸▸[queues.▸'b c']\nbatch = { size = ▸0, wait = ▸0 }\n"
+        + "[processes.p]\ncommand = ▸7\n[▸procesess]\n"
+    )
+    path = write(tmp_path, marked.replace(MARK, ""))
+    found = [f"{problem.line}:{problem.column}" for problem in problems_of(path)]
+    assert found == places(marked)
+
+
+def test_a_problem_tells_its_parts(tmp_path):
+    path = write(tmp_path, START + ORDERS.replace('exchange = "orders"', 'exchange = "order"'))
+    assert problems_of(path) == (
+        Problem(
+            file=str(path),
+            line=8,
+            column=12,
+            table="queues.orders",
+            key="exchange",
+            message="no exchange named 'order'",
+            expected="one of orders, mail, news, feed",
+            got="'order'",
+            suggestion="orders",
+        ),
+    )
+
+
+def test_columns_count_characters_and_not_bytes(tmp_path):
+    assert_told(
+        tmp_path,
+        START + FEED + '"arguments" = { "é😀" = "ü", "x" = ▸[] }\n',
+        "[queues.feed] arguments.x: expected a text, an integer, a number, true or false, "
+        "got an empty array",
+    )
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[queues.feed.batch]\nsize = ▸0\n",
+        "[queues.feed]\nbatch.size = ▸0\n",
+        "[queues]\nfeed.batch = { 'size' = ▸0 }\n",
+        'queues."feed".batch."size" = ▸0\n',
+        "[ queues . feed ]\r\nbatch = {\tsize = ▸0 } # why\r\n",
+    ],
+    ids=["header", "dotted key", "inline", "quoted", "blanks and CRLF"],
+)
+def test_a_value_is_found_however_toml_spells_its_path(tmp_path, written):
+    rest = '[defaults.queue]\nexchange = "feed"\nhandler = "a:b"\n'
+    body = written + START[14:] if written.startswith("queues.") else START[14:] + written
+    marked = f'name = "shop"\n{body}{rest}'
+    path = write(tmp_path, marked.replace(MARK, ""))
+    (problem,) = problems_of(path)
+    assert f"{problem.line}:{problem.column}" == places(marked)[0]
+    assert problem.message == "expected a positive integer, got 0"
+
+
+@pytest.mark.parametrize(
+    ("marked", "told"),
+    [
+        ("name = ▸\n", "this is not TOML: invalid value"),
+        ("name = 1\nname = 2▸\n", "this is not TOML: cannot overwrite a value"),
+        ("name = [1,\n▸", "this is not TOML: invalid value"),
+        ("a = 1\n\n[x▸\ny = 2", "this is not TOML: expected ']' at the end of a table declaration"),
+        ("▸é = 1\n", "this is not TOML: invalid statement"),
+    ],
+    ids=["no value", "a key twice", "cut off", "a bracket open", "a bare key beyond ASCII"],
+)
+def test_a_file_that_is_not_toml_is_told_with_its_line_and_column(tmp_path, marked, told):
+    assert_told(tmp_path, marked, told)
+
+
+def test_an_empty_file_is_told_what_it_needs(tmp_path):
+    path = write(tmp_path, "")
+    assert [(p.line, p.column, p.key, p.got) for p in problems_of(path)] == [
+        (1, 1, "name", "nothing"),
+        (1, 1, "exchanges", "nothing"),
+        (1, 1, "queues", "nothing"),
+    ]
+
+
+def test_a_file_that_is_nested_too_deeply_is_told(tmp_path):
+    (problem,) = problems_of(write(tmp_path, "a = " + "[" * 100_000))
+    assert problem.message == "expected less depth: too many brackets"
+
+
+def test_a_file_that_is_not_utf_8_is_told_with_its_line_and_column(tmp_path):
+    path = tmp_path / "topology.toml"
+    path.write_bytes(
+        'name = "é"\nvar = "\xe9"\n'.encode("latin-1").replace(b"\xe9", "é".encode(), 1)
+    )
+    (problem,) = problems_of(path)
+    assert str(problem) == f"{path}:2:8: expected UTF-8, got the byte 0xe9"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("absent.toml", "no such file or directory"),
+        (".", "is a directory"),
+        ("topology.toml/x", "not a directory"),
+        ("x" * 300, "file name too long"),
+        ("a\0b", "no such file"),
+    ],
+    ids=["missing", "a folder", "below a file", "too long a name", "a name with NUL"],
+)
+def test_a_file_that_cannot_be_read_is_told_by_its_reason(tmp_path, name, reason):
+    write(tmp_path, START + ORDERS)
+    (problem,) = problems_of(tmp_path / name)
+    assert (problem.line, problem.column) == (1, 1)
+    assert problem.message.startswith(f"cannot be read: {reason}")
+
+
+def test_a_file_without_end_is_refused():
+    (problem,) = problems_of(Path("/dev/zero"))
+    assert problem.message == "expected at most 10,000,000 bytes, got more"
+
+
+def test_a_good_topology_has_every_option_in_its_place(tmp_path):
+    path = write(
+        tmp_path,
+        textwrap.dedent(
+            """\
+            name = "shop"
+            var = "state"
+            [broker]
+            url = "pyamqp://me:pass@host:5673/v"
+            [store]
+            url = "postgresql://me@host/shop"
+            prepare = "store.migrations:migrate"
+            [exchanges]
+            feed = { type = "x-consistent-hash", pack = 500 }
+            mail = { type = "topic", arguments = { alternate-exchange = "lost" } }
+            [defaults.queue]
+            retry = { delays = ["20ms", "1h30m"], then = "drop" }
+            max_messages = 5
+            weight = 3
+            [queues.feed]
+            exchange = "feed"
+            handler = "handlers.feed:take"
+            shards = 4
+            weights = { 2 = 7 }
+            batch = { size = 1_000, wait = "20ms" }
+            [queues."mail.all"]
+            exchange = "mail"
+            routing_keys = ["#", "a.*", ""]
+            handler = "handlers.mail:send"
+            retry = { delays = ["1d"], repeat = true }
+            prefetch = 7
+            once = true
+            type = "quorum"
+            single_active_consumer = true
+            delivery_limit = 9
+            message_ttl = "1d"
+            max_length = 1000
+            overflow = "reject-publish"
+            arguments = { x-quorum-initial-group-size = 3 }
+            idle_timeout = "5m"
+            max_runtime = "1.5h"
+            max_messages = "unlimited"
+            handler_timeout = "30s"
+            memory_limit = "64MiB"
+            processes = 2
+            user = "nobody"
+            start_retries = 0
+            stop_timeout = "500ms"
+            [processes.web]
+            command = "python -m 'the web'"
+            processes = 3
+            user = "www"
+            start_retries = 4
+            stop_timeout = "2s"
+            memory_limit = "512MB"
+            environment = { PORT = "80", EMPTY = "" }
+            [commands]
+            demo = "web.demo:demo"
+            """
+        ),
+    )
+    topology = config.load(path, environ={})
+    assert (topology.name, topology.path, topology.root) == ("shop", path, tmp_path)
+    assert topology.var == tmp_path / "state"
+    assert topology.broker_url == "pyamqp://me:pass@host:5673/v"
+    assert topology.store_url == "postgresql://me@host/shop"
+    assert topology.store_prepare == "store.migrations:migrate"
+    assert dict(topology.commands) == {"demo": "web.demo:demo"}
+    assert dict(topology.exchanges) == {
+        "feed": Exchange("feed", "x-consistent-hash", pack=500),
+        "mail": Exchange("mail", "topic", arguments={"alternate-exchange": "lost"}),
+    }
+    assert topology.queues["feed"] == Queue(
+        name="feed",
+        exchange="feed",
+        handler="handlers.feed:take",
+        shards=4,
+        weights=(3, 3, 7, 3),
+        batch=Batch(1000, 0.02),
+        retry=Ladder((0.02, 5400.0), "drop"),
+        max_messages=5,
+        single_active_consumer=True,
+    )
+    assert topology.queues["mail.all"] == Queue(
+        name="mail.all",
+        exchange="mail",
+        handler="handlers.mail:send",
+        routing_keys=("#", "a.*", ""),
+        retry=Ladder((86400.0,), "repeat"),
+        prefetch=7,
+        once=True,
+        type="quorum",
+        single_active_consumer=True,
+        delivery_limit=9,
+        message_ttl_seconds=86400.0,
+        max_length=1000,
+        overflow="reject-publish",
+        arguments={"x-quorum-initial-group-size": 3},
+        idle_timeout_seconds=300.0,
+        max_runtime_seconds=5400.0,
+        max_messages=None,
+        handler_timeout_seconds=30.0,
+        memory_limit_bytes=64 * 2**20,
+        processes=2,
+        user="nobody",
+        start_retries=0,
+        stop_timeout_seconds=0.5,
+    )
+    assert dict(topology.processes) == {
+        "web": Process(
+            name="web",
+            command=("python", "-m", "the web"),
+            processes=3,
+            user="www",
+            start_retries=4,
+            stop_timeout_seconds=2.0,
+            memory_limit_bytes=512_000_000,
+            environment={"PORT": "80", "EMPTY": ""},
+        )
+    }
+
+
+def test_a_bare_topology_has_safe_defaults(tmp_path):
+    topology = config.load(write(tmp_path, START + ORDERS), environ={})
+    assert topology.broker_url == f"sqlite:///{tmp_path}/var/broker.db"
+    assert topology.store_url == f"sqlite:///{tmp_path}/var/store.db"
+    assert topology.var == tmp_path / "var"
+    assert topology.queues["orders"] == Queue(
+        "orders", "orders", "handlers.orders:take", routing_keys=("new",)
+    )
+
+
+def test_an_option_of_a_queue_replaces_the_inherited_one_as_a_whole(tmp_path):
+    text = START + ORDERS + 'batch = { size = 5 }\nidle_timeout = "never"\n'
+    text += '[defaults.queue]\nbatch = { size = 9, wait = "1s" }\nidle_timeout = "5m"\n'
+    queue = config.load(write(tmp_path, text), environ={}).queues["orders"]
+    assert queue.batch == Batch(5, 0.0)
+    assert queue.idle_timeout_seconds is None
+
+
+def test_a_queue_does_not_inherit_what_it_could_not_have(tmp_path):
+    text = START + ORDERS + FEED + 'type = "quorum"\n'
+    text += '[defaults.queue]\nweight = 4\ndelivery_limit = 3\nrouting_keys = ["x"]\n'
+    queues = config.load(write(tmp_path, text), environ={}).queues
+    orders, feed = queues["orders"], queues["feed"]
+    assert (orders.weights, orders.delivery_limit, orders.routing_keys) == ((1,), None, ("new",))
+    assert (feed.weights, feed.delivery_limit, feed.routing_keys) == ((4,), 3, ())
+
+
+@pytest.mark.parametrize(
+    ("written", "environ", "read"),
+    [
+        ("${VAR_X}", {"VAR_X": "here"}, "here"),
+        ("${VAR_X:-there}", {"VAR_X": "here"}, "here"),
+        ("${VAR_X:-there}", {}, "there"),
+        ("${VAR_X:-there}", {"VAR_X": ""}, "there"),
+        ("a${VAR_X:-}b", {}, "ab"),
+        ("$${VAR_X}", {}, "${VAR_X}"),
+        ("$VAR_X", {"VAR_X": "here"}, "$VAR_X"),
+        ("${VAR_X}", {"VAR_X": "${VAR_Y}"}, "${VAR_Y}"),
+    ],
+    ids=[
+        "a variable that is set",
+        "a default is not needed",
+        "a default",
+        "an empty variable is as good as none",
+        "an empty default",
+        "two dollars are one",
+        "only braces make a variable",
+        "what a variable holds is not read again",
+    ],
+)
+def test_variables_are_replaced_in_texts(tmp_path, written, environ, read):
+    text = START + ORDERS + f'[processes.web]\ncommand = ["x", "{written}"]\n'
+    topology = config.load(write(tmp_path, text), environ=environ)
+    assert topology.processes["web"].command == ("x", read)
+
+
+def test_each_variable_that_is_unset_is_told_and_nothing_else_of_its_value(tmp_path):
+    text = START + ORDERS + '[broker]\nurl = "${VAR_X}://${VAR_Y}"\n'
+    told = [problem.message for problem in problems_of(write(tmp_path, text))]
+    assert told == [f"variable {name} is not set and has no default" for name in ("VAR_X", "VAR_Y")]
+
+
+def test_relative_places_start_in_the_folder_of_the_file(tmp_path, monkeypatch):
+    (tmp_path / "system").mkdir()
+    text = f'var = "../state"\n{START}{ORDERS}[broker]\nurl = "sqlite:///b/c.db"\n'
+    write(tmp_path / "system", f'{text}[store]\nurl = "sqlite:////abs/d.db"\n')
+    monkeypatch.chdir(tmp_path)
+    topology = config.load(Path("system/topology.toml"), environ={})
+    assert topology.path == tmp_path / "system/topology.toml"
+    assert topology.var == tmp_path / "state"
+    assert topology.broker_url == f"sqlite:///{tmp_path}/system/b/c.db"
+    assert topology.store_url == "sqlite:////abs/d.db"
+
+
+numbers = itertools.count()
+
+
+@pytest.fixture
+def handlers(tmp_path, monkeypatch):
+    """Write a module of handlers under a name of its own, and return that name."""
+    name = f"handlers_of_config_{next(numbers)}"
+    monkeypatch.syspath_prepend(tmp_path)
+    source = """\
+        from marshmallow import Schema
+        from feedbus import handler
+
+        @handler(Schema)
+        def take(message, bus): ...
+
+        @handler(Schema, batch=True)
+        def take_many(records, bus): ...
+
+        def plain(message, bus): ...
+        """
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+    return name
+
+
+def with_handler(dotted: str, options: str = "") -> str:
+    return START + ORDERS.replace('"handlers.orders:take"', f'▸"{dotted}"') + options
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("take", ""), ("take_many", "batch = { size = 5 }"), ("take_many", "")],
+    ids=["one record", "a batch", "a batch of one"],
+)
+def test_a_handler_that_fits_is_taken(tmp_path, handlers, name, options):
+    path = write(tmp_path, with_handler(f"{handlers}:{name}", options).replace(MARK, ""))
+    topology = config.load(path, environ={}, import_handlers=True)
+    assert topology.queues["orders"].handler == f"{handlers}:{name}"
+
+
+def test_a_handler_is_not_imported_unless_asked_for(tmp_path):
+    path = write(tmp_path, with_handler("no_such_module:take").replace(MARK, ""))
+    assert config.load(path, environ={}).queues["orders"].handler == "no_such_module:take"
+
+
+def assert_handler_told(folder: Path, dotted: str, told: str, options: str = "") -> None:
+    assert_told(
+        folder,
+        with_handler(dotted, options),
+        f"[queues.orders] handler: {told}",
+        import_handlers=True,
+    )
+
+
+def test_a_handler_whose_module_does_not_exist_is_told_with_the_nearest(tmp_path, handlers):
+    wrong = handlers.replace("config", "confg")
+    told = f"cannot import {wrong}: there is no such module; did you mean '{handlers}:take'?"
+    assert_handler_told(tmp_path, f"{wrong}:take", told)
+
+
+def test_a_handler_that_its_module_does_not_have_is_told_with_the_nearest(tmp_path, handlers):
+    told = f"{handlers} has no 'tak'; did you mean '{handlers}:take'?"
+    assert_handler_told(tmp_path, f"{handlers}:tak", told)
+
+
+def test_a_function_that_is_no_handler_is_told(tmp_path, handlers):
+    told = f"{handlers}:plain is not a handler: expected a function under @feedbus.handler(Schema)"
+    assert_handler_told(tmp_path, f"{handlers}:plain", told)
+
+
+def test_a_batch_for_a_handler_of_single_records_is_told(tmp_path, handlers):
+    told = "takes one record at a time: expected @handler(…, batch=True) for batch.size 2"
+    assert_handler_told(tmp_path, f"{handlers}:take", told, "batch = { size = 2 }\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("x = 1\nx.y\n", "AttributeError: 'int' object has no attribute 'y' (NAME.py:2)"),
+        ("x = 1\ndef (:\n", "invalid syntax (NAME.py:2)"),
+        (
+            "import no_such_thing\n",
+            "ModuleNotFoundError: No module named 'no_such_thing' (NAME.py:1)",
+        ),
+        ("raise SystemExit(3)\n", "it exits with 3"),
+    ],
+    ids=["raises", "does not parse", "imports what is not there", "exits"],
+)
+def test_a_module_that_cannot_be_imported_is_told_with_its_line(
+    tmp_path, monkeypatch, source, told
+):
+    name = f"broken_handlers_{next(numbers)}"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"{name}.py").write_text(source)
+    told = told.replace("NAME", name)
+    assert_handler_told(tmp_path, f"{name}:take", f"cannot import {name}: {told}")
+
+
+def test_prepare_and_commands_are_looked_for_without_importing_them(tmp_path, handlers):
+    (tmp_path / f"x{handlers}.py").write_text("raise RuntimeError")
+    (tmp_path / f"y{handlers}").mkdir()
+    (tmp_path / f"y{handlers}/__init__.py").write_text("raise RuntimeError('not today')")
+    assert_told(
+        tmp_path,
+        with_handler(f"{handlers}:take").replace(MARK, "")
+        + f'[commands]\ngood = "x{handlers}:x"\nbad = ▸"absent_{handlers}.y:x"\n'
+        f'worse = ▸"y{handlers}.z:x"\n',
+        f"[commands] bad: cannot import absent_{handlers}.y: there is no such module",
+        f"[commands] worse: cannot import y{handlers}.z: RuntimeError: not today",
+        import_handlers=True,
+    )
+
+
+def test_what_a_module_prints_does_not_reach_stdout(tmp_path, handlers, capsys):
+    with (tmp_path / f"{handlers}.py").open("a") as file:
+        file.write("print('hello')\n")
+    path = write(tmp_path, with_handler(f"{handlers}:take").replace(MARK, ""))
+    config.load(path, environ={}, import_handlers=True)
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_the_projects_own_topology_is_right():
+    topology = config.load(PROJECT / "topology.toml", environ={})
+    shards = [f"update_feed_{shard}" for shard in range(10)]
+    assert [name for name in topology.consumers if name.startswith("update_feed")] == shards
+    assert topology.queues["update_feed"].batch == Batch(1000, 0.02)
+    assert topology.broker_url == f"sqlite:///{PROJECT}/var/broker.db"
+
+
+def test_the_environment_of_the_process_is_the_default(tmp_path, monkeypatch):
+    monkeypatch.setitem(os.environ, "SHOP_VAR", "from_here")
+    path = write(tmp_path, f'var = "${{SHOP_VAR}}"\n{START}{ORDERS}')
+    assert config.load(path).var == tmp_path / "from_here"
