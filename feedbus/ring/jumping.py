@@ -1,0 +1,129 @@
+"""From a key's hash to its bucket: Erlang's exs1024 stream, and the jumps that it drives.
+
+Of a hash only 21 bits matter: they seed a 64-bit xorshift, whose sixteen outputs are the state of
+an xorshift1024*, whose outputs R in (0, 1] drive jump consistent hashing (Lamping and Veach,
+https://arxiv.org/abs/1406.2294): from bucket b on to trunc((b + 1) / R) while that is a bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+
+SEED_BITS = 21
+CLASSES = 1 << SEED_BITS
+SEED_FACTORS = (-21, -19, -9)
+STATE_WORDS = 16
+STATE_FACTOR = 2685821657736338717
+OUTPUT_FACTOR = 1181783497276652981
+WORD = (1 << 64) - 1
+ONE = float(1 << 64)
+
+LANE_BITS = 128
+LANES = sum(WORD << LANE_BITS * lane for lane in range(STATE_WORDS))
+LOW_BITS = 11
+LOW = (1 << LOW_BITS) - 1
+HIGH = (1 << SEED_BITS - LOW_BITS) - 1
+
+Jump = Callable[[int, int], int]
+
+
+def draws(key_hash: int) -> Iterator[int]:
+    """Yield the 64-bit outputs of exs1024 seeded with a hash: the stream as it is defined."""
+    seed = key_hash % CLASSES + 1
+    first, second, third = (seed * factor % CLASSES for factor in SEED_FACTORS)
+    words = [
+        word * STATE_FACTOR & WORD
+        for word in _xorshift(first << 43 | second << 22 | third << 1 | 1)
+    ]
+    place = 0
+    while True:
+        former = words[place]
+        place = (place + 1) % STATE_WORDS
+        word = words[place]
+        word ^= word << 31 & WORD
+        words[place] = word ^ word >> 11 ^ former ^ former >> 30
+        yield words[place] * OUTPUT_FACTOR & WORD
+
+
+def _xorshift(word: int) -> list[int]:
+    """Return what follows a word in a 64-bit xorshift, the last one first."""
+    found = []
+    for _ in range(STATE_WORDS):
+        word ^= word >> 12
+        word ^= word << 25 & WORD
+        word ^= word >> 27
+        found.append(word)
+    return found[::-1]
+
+
+@cache
+def tables() -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
+    """Return four tables that give the sixteen xorshift words of a seed, one in each lane.
+
+    The words are linear over GF(2) in the bits of what the xorshift starts with, so the words of
+    a seed are the XOR of table entries. Three multiples of the seed are what it starts with: their
+    low bits depend on the seed's low bits alone, the first table; each one's high bits index one
+    of the others.
+    """
+
+    def spread(bit: int) -> int:
+        words = enumerate(_xorshift(1 << bit))
+        return sum(word << LANE_BITS * lane for lane, word in words)
+
+    def span(start: int, stop: int) -> list[int]:
+        found = [0]
+        for bit in range(start, stop):
+            entry = spread(bit)
+            found += [entry ^ other for other in found]
+        return found
+
+    starts = (43, 22, 1)
+    lows = [span(start, start + LOW_BITS) for start in starts]
+    highs = [span(start + LOW_BITS, start + SEED_BITS) for start in starts]
+    low = [spread(0)] * (LOW + 1)
+    for factor, table in zip(SEED_FACTORS, lows, strict=True):
+        low = [entry ^ table[factor * seed & LOW] for seed, entry in enumerate(low)]
+    return low, highs[0], highs[1], highs[2]
+
+
+@cache
+def jumper() -> Jump:
+    """Return the function of (hash, number of buckets, at least 1) that gives the bucket."""
+    low, first, second, third = tables()
+    steps = (None,) * (STATE_WORDS - 1)
+
+    def jump(key_hash: int, buckets: int) -> int:
+        seed = (key_hash & 0x1F_FFFF) + 1
+        words = (
+            low[seed & 2047]
+            ^ first[-21 * seed >> 11 & 1023]
+            ^ second[-19 * seed >> 11 & 1023]
+            ^ third[-9 * seed >> 11 & 1023]
+        ) * STATE_FACTOR & LANES
+        word = words & 0xFFFF_FFFF_FFFF_FFFF
+        words ^= words << 31 & LANES
+        words ^= words >> 11
+        following = 1
+        for _ in steps:
+            words >>= 128
+            word ^= (word >> 30) ^ (words & 0xFFFF_FFFF_FFFF_FFFF)
+            bucket = following - 1
+            # Dividing doubles as Erlang does; 2 to the 64th scales without rounding.
+            draw = word * OUTPUT_FACTOR & 0xFFFF_FFFF_FFFF_FFFF
+            following = int(ONE * following / draw) + 1
+            if following > buckets:
+                return bucket
+        return _far(key_hash, buckets)
+
+    return jump
+
+
+def _far(key_hash: int, buckets: int) -> int:
+    """Jump on the stream as defined: for the few keys that jump oftener than a state has words."""
+    bucket = reached = 0
+    for draw in draws(key_hash):
+        bucket, reached = reached, int(ONE * (reached + 1) / draw)
+        if reached >= buckets:
+            return bucket
+    raise AssertionError

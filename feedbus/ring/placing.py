@@ -1,0 +1,91 @@
+"""Which queue gets a routing key: the broker's buckets, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+from feedbus.errors import UsageError
+from feedbus.ring.hashing import phash2
+from feedbus.ring.jumping import jumper
+
+REMEMBERED = 65_536
+
+
+class Ring:
+    """The ring of an x-consistent-hash exchange, as RabbitMQ places routing keys on it.
+
+    It remembers where the latest keys went, so a key that comes again costs a look-up.
+    """
+
+    __slots__ = ("_buckets", "_jump", "_placed", "_weights")
+
+    def __init__(self) -> None:
+        """Start without buckets."""
+        self._weights: dict[str, int] = {}
+        self._buckets: list[str] = []
+        self._placed: dict[str | bytes, str] = {}
+        self._jump = jumper()
+
+    @classmethod
+    def of(cls, members: Iterable[tuple[str, int]]) -> Self:
+        """Return the ring of (queue, weight) pairs, bound in their order."""
+        ring = cls()
+        for queue, weight in members:
+            ring.bind(queue, weight)
+        return ring
+
+    def __len__(self) -> int:
+        """Count the buckets; a ring without any is false."""
+        return len(self._buckets)
+
+    @property
+    def buckets(self) -> tuple[tuple[str, int], ...]:
+        """The bucket table from bucket 0 on: (queue, how many consecutive buckets)."""
+        return tuple(self._weights.items())
+
+    def bind(self, queue: str, weight: int) -> None:
+        """Append weight buckets for a queue; a queue that has buckets keeps those, as on RabbitMQ.
+
+        Raises:
+            UsageError: the weight is no positive integer.
+
+        """
+        if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:
+            msg = f"weight of {queue}: expected a positive integer, got {weight!r}"
+            raise UsageError(msg)
+        if queue not in self._weights:
+            self._weights[queue] = weight
+            self._rebuild()
+
+    def unbind(self, queue: str) -> None:
+        """Take away all buckets of a queue, if it has any; those above move down."""
+        if self._weights.pop(queue, None) is not None:
+            self._rebuild()
+
+    def route(self, routing_key: str | bytes) -> str:
+        """Return the queue that gets a message of this routing key; a text counts as UTF-8.
+
+        Raises:
+            UsageError: the ring has no buckets.
+
+        """
+        # Taken before the buckets: a ring rebuilt meanwhile must not remember an old place.
+        placed = self._placed
+        queue = placed.get(routing_key)
+        if queue is not None:
+            return queue
+        buckets = self._buckets
+        if not buckets:
+            msg = "no queue is bound to this ring: bind one before routing"
+            raise UsageError(msg)
+        data = routing_key.encode() if isinstance(routing_key, str) else routing_key
+        queue = buckets[self._jump(phash2(data), len(buckets))]
+        if len(placed) >= REMEMBERED:
+            placed.clear()
+        placed[routing_key] = queue
+        return queue
+
+    def _rebuild(self) -> None:
+        self._buckets = [queue for queue, weight in self._weights.items() for _ in range(weight)]
+        self._placed = {}

@@ -1,0 +1,210 @@
+"""Placement on a ring, held against what a RabbitMQ 3.10.8 did."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feedbus.errors import UsageError
+from feedbus.ring import Ring, flows, phash2, placing, share_moved
+from feedbus.ring.jumping import CLASSES, ONE, draws, jumper
+from feedbus.topology import Generation
+
+OBSERVED = json.loads(
+    (Path(__file__).parent / "data" / "consistent_hash_vectors.json").read_text("utf-8")
+)
+KEYS = [key.encode() for key in OBSERVED["keys"]]
+RAW_KEYS = [bytes.fromhex(key) for key in OBSERVED["raw_keys_hex"]]
+
+keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
+weights = st.lists(st.integers(1, 5), min_size=1, max_size=6)
+
+
+def ring_of(sizes: list[int]) -> Ring:
+    return Ring.of((f"q{number}", weight) for number, weight in enumerate(sizes))
+
+
+def ring_after(layout: dict) -> Ring:
+    ring = Ring()
+    for operation, queue, weight in layout["ops"]:
+        if operation == "bind":
+            ring.bind(queue, weight)
+        else:
+            ring.unbind(queue)
+    return ring
+
+
+layouts = pytest.mark.parametrize(
+    "layout", OBSERVED["layouts"], ids=[layout["name"] for layout in OBSERVED["layouts"]]
+)
+
+
+def test_hashes_are_those_that_erlang_prints():
+    assert [phash2(key) for key in KEYS] == OBSERVED["phash2"]
+    assert [phash2(key) for key in RAW_KEYS] == OBSERVED["raw_phash2"]
+
+
+def test_the_empty_key_hashes_as_in_erlang():
+    assert phash2(b"") == 0x08D12E65 & 0x7FFFFFF
+
+
+@layouts
+def test_every_key_goes_where_rabbitmq_put_it(layout):
+    ring = ring_after(layout)
+    queues = layout["queues"]
+    assert [ring.route(key) for key in KEYS] == [queues[i] for i in layout["placement"]]
+    assert [ring.route(key) for key in RAW_KEYS] == [queues[i] for i in layout["raw_placement"]]
+
+
+@layouts
+def test_every_text_key_goes_where_rabbitmq_put_it(layout):
+    ring = ring_after(layout)
+    placed = [ring.route(key) for key in OBSERVED["keys"]]
+    assert placed == [layout["queues"][i] for i in layout["placement"]]
+
+
+@layouts
+def test_the_bucket_table_is_the_one_that_rabbitmq_reports(layout):
+    ring = ring_after(layout)
+    assert [list(run) for run in ring.buckets] == layout["ring"]
+    assert len(ring) == sum(weight for _, weight in layout["ring"])
+
+
+@given(st.integers(0, 2**27 - 1), st.integers(1, 10**12))
+def test_jumps_follow_the_stream_as_it_is_defined_however_far_they_go(key_hash, buckets):
+    stream = draws(key_hash)
+    bucket, following = -1, 0
+    while following < buckets:
+        bucket = following
+        following = int((bucket + 1) / (next(stream) / ONE))
+    assert jumper()(key_hash, buckets) == bucket
+
+
+@given(weights, st.lists(keys))
+def test_a_text_and_its_utf_8_bytes_have_one_place(sizes, texts):
+    ring = ring_of(sizes)
+    assert [ring.route(text) for text in texts] == [ring.route(text.encode()) for text in texts]
+
+
+@given(weights, st.integers(1, 5), st.lists(keys))
+def test_keys_move_only_to_the_queue_that_is_appended(sizes, weight, texts):
+    old, new = ring_of(sizes), ring_of(sizes)
+    new.bind("appended", weight)
+    for text in texts:
+        assert new.route(text) in {old.route(text), "appended"}
+
+
+@given(weights, weights, st.data())
+def test_unbinding_moves_the_buckets_above_down(before, after, data):
+    ring = ring_of([*before, 2, *after])
+    ring.unbind(f"q{len(before)}")
+    closed_up = Ring.of(
+        (f"q{number}", weight)
+        for number, weight in enumerate([*before, 2, *after])
+        if number != len(before)
+    )
+    assert ring.buckets == closed_up.buckets
+    for text in data.draw(st.lists(keys, max_size=20)):
+        assert ring.route(text) == closed_up.route(text)
+
+
+def test_a_ring_that_changes_forgets_where_keys_went():
+    texts = [str(number) for number in range(200)]
+    ring = ring_of([1, 1])
+    for change in (lambda: ring.bind("q2", 3), lambda: ring.unbind("q0")):
+        for text in texts:
+            ring.route(text)
+        change()
+        fresh = Ring.of(ring.buckets)
+        assert [ring.route(text) for text in texts] == [fresh.route(text) for text in texts]
+
+
+def test_remembered_keys_keep_their_place_and_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(placing, "REMEMBERED", 50)
+    ring = ring_of([1] * 10)
+    texts = [str(number) for number in range(120)]
+    first = [ring.route(text) for text in texts]
+    assert [ring.route(text) for text in texts] == first
+    assert [ring.route(text) for text in texts[-20:]] == first[-20:]
+    assert len(ring._placed) <= 50
+
+
+def test_binding_a_queue_again_with_another_weight_changes_nothing():
+    ring = ring_of([1, 2, 3])
+    ring.bind("q1", 9)
+    assert ring.buckets == (("q0", 1), ("q1", 2), ("q2", 3))
+    assert len(ring) == 6
+
+
+def test_unbinding_a_queue_without_buckets_changes_nothing():
+    ring = ring_of([1, 2])
+    ring.unbind("elsewhere")
+    assert ring.buckets == (("q0", 1), ("q1", 2))
+
+
+def test_a_queue_bound_again_after_unbinding_gets_the_last_buckets():
+    ring = ring_of([1, 1])
+    ring.unbind("q0")
+    ring.bind("q0", 2)
+    assert ring.buckets == (("q1", 1), ("q0", 2))
+
+
+def test_a_ring_without_buckets_is_false_and_refuses_to_route():
+    ring = Ring()
+    assert not ring
+    with pytest.raises(UsageError, match="no queue is bound"):
+        ring.route("1")
+    ring.bind("q", 1)
+    assert ring
+    assert ring.route("1") == "q"
+    ring.unbind("q")
+    with pytest.raises(UsageError, match="no queue is bound"):
+        ring.route("1")
+
+
+@pytest.mark.parametrize("weight", [0, -1, 1.5, "1", True, None])
+def test_a_weight_that_is_no_positive_integer_is_refused_and_changes_nothing(weight):
+    ring = ring_of([1])
+    with pytest.raises(UsageError, match="weight of other: expected a positive integer, got"):
+        ring.bind("other", weight)
+    assert ring.buckets == (("q0", 1),)
+
+
+def test_a_generation_becomes_a_ring_in_one_call():
+    generation = Generation("feed", (("feed_1", 2), ("feed_0", 1)))
+    assert Ring.of(generation.members).buckets == generation.members
+
+
+def test_flows_count_every_class_of_keys():
+    jump = jumper()
+    second = sum(jump(key_hash, 2) for key_hash in range(CLASSES)) / CLASSES
+    found = flows(Ring.of([("a", 1)]), Ring.of([("b", 1), ("a", 1)]))
+    assert found == {("a", "b"): 1 - second, ("a", "a"): second}
+
+
+def test_flows_say_whence_and_where_keys_go():
+    old, new = ring_of([1] * 10), ring_of([1] * 10)
+    new.unbind("q3")
+    found = flows(old, new)
+    assert sum(found.values()) == 1
+    sample = Counter((old.route(key), new.route(key)) for key in map(str, range(20_000)))
+    for pair in found.keys() | sample.keys():
+        assert found[pair] == pytest.approx(sample[pair] / 20_000, abs=0.006)
+
+
+def test_the_share_that_moves_is_what_rabbitmq_moved():
+    assert share_moved(ring_of([1] * 10), ring_of([1] * 13)) == pytest.approx(0.231, abs=0.001)
+
+
+def test_replacing_a_ring_by_an_equal_one_moves_nothing():
+    assert share_moved(ring_of([1, 2]), ring_of([1, 2])) == 0
+
+
+def test_flows_between_rings_need_buckets():
+    with pytest.raises(UsageError, match="two rings with buckets"):
+        flows(Ring(), ring_of([1]))
+    with pytest.raises(UsageError, match="two rings with buckets"):
+        share_moved(Ring(), Ring())
