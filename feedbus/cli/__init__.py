@@ -100,7 +100,8 @@ class LazyGroup(click.Group):
         """Complete commands without importing them."""
         from click.shell_completion import CompletionItem
 
-        helps = {**dict.fromkeys(self._project(ctx), "this project's own"), **COMMANDS}
+        own = dict.fromkeys(self._project(ctx), "this project's own")
+        helps = {**COMMANDS, **own, **COMMANDS}
         options = click.Command.shell_complete(self, ctx, incomplete)
         found = [
             CompletionItem(name, help=text)
