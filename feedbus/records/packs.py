@@ -118,7 +118,8 @@ def decode(body: bytes, content_type: str | None, message_id: str, key: str) -> 
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidBody({"": [f"not a pack: {type(error).__name__} {error}"]}) from error
-    if not pack.keys or {len(values) for values in columns.values()} - {len(pack)}:
+    lengths = {len(ordinals), *(len(values) for values in columns.values())}
+    if not pack.keys or lengths != {len(pack)}:
         raise InvalidBody({"": ["not a pack: its columns differ in length"]})
     return pack
 

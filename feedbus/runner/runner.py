@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import generations
 from feedbus.bus.sender import Sender
 from feedbus.dispatch import Dispatch
@@ -242,8 +242,6 @@ class Runner:
         log.warning("%s holds for %.1f s: %s", self._consumer.name, seconds, error)
         self._failures += 1
         self._told_to_stop.wait(seconds)
-        if part == "store":
-            outbox.close_store()
 
     def _ended(self) -> str | None:
         """Return why the run is over, None while it is not."""

@@ -1,0 +1,125 @@
+"""Whole small projects in a folder, driven by the command line as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+TOPOLOGY = """
+name = "small"
+var = "var"
+[broker]
+url = "sqlite:///var/broker.db"
+[store]
+url = "sqlite:///var/store.db"
+[exchanges]
+work = {{ type = "direct" }}
+[queues.work]
+exchange = "work"
+routing_keys = [""]
+handler = "small_handlers:work"
+retry = {{ delays = ["20ms"], then = "dead-letter" }}
+{options}
+"""
+
+HANDLERS = """
+import os, sys, time
+from marshmallow import Schema, fields
+from feedbus import Bus, Reject, handler
+
+class Numbered(Schema):
+    n = fields.Integer(strict=True, required=True)
+
+def note(text):
+    with open({log!r}, "a") as log:
+        log.write(str(text) + "\\n")
+
+@handler(Numbered)
+def work(message, bus):
+    n = message["n"]
+{body}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A folder with a topology and a handler that writes what it saw to a log."""
+
+    folder: Path
+
+    @classmethod
+    def at(cls, folder: Path, body: str, options: str = "") -> Project:
+        """Write a project whose handler runs body with n, the message's number."""
+        project = cls(folder)
+        indented = "\n".join(f"    {line}" for line in body.splitlines())
+        text = HANDLERS.format(log=str(project.log), body=indented)
+        (folder / "small_handlers.py").write_text(text)
+        (folder / "topology.toml").write_text(TOPOLOGY.format(options=options))
+        return project
+
+    @property
+    def log(self) -> Path:
+        """Where the handler notes what it saw."""
+        return self.folder / "seen.log"
+
+    def seen(self) -> list[str]:
+        """Return what the handler noted."""
+        return self.log.read_text().split() if self.log.exists() else []
+
+    def command(self, *words: str) -> list[str]:
+        """Return the words that run feedbus on this project."""
+        return [sys.executable, "-m", "feedbus", "--topology", str(self.topology), *words]
+
+    @property
+    def topology(self) -> Path:
+        """The project's topology file."""
+        return self.folder / "topology.toml"
+
+    def feedbus(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end and see its exit code, any when code is None."""
+        done = subprocess.run(
+            self.command(*words), capture_output=True, text=True, timeout=60, check=False
+        )
+        if code is not None:
+            assert done.returncode == code, done.stderr
+        return done
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        return subprocess.Popen(
+            self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def publish(self, *numbers: int) -> None:
+        """Publish numbered messages."""
+        lines = self.folder / "lines.jsonl"
+        lines.write_text("".join(json.dumps({"n": number}) + "\n" for number in numbers))
+        self.feedbus("publish", "work", "--file", str(lines))
+
+    def dead(self) -> list[dict[str, object]]:
+        """Return the dead letters."""
+        listed = self.feedbus("dead", "list", "--json").stdout
+        return [json.loads(line) for line in listed.splitlines()]
+
+
+def wait_until(true: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until something is true, or fail."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not become true"
+        time.sleep(0.02)
+
+
+def gone(process_id: int) -> bool:
+    """Whether no process has this id."""
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return True
+    return False

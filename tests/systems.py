@@ -1,0 +1,143 @@
+"""Small systems for tests: a topology over an embedded broker and store, and a way to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from marshmallow import EXCLUDE, Schema, fields
+
+from feedbus import broker, outbox
+from feedbus.broker import dead, generations
+from feedbus.bus import LiveBus
+from feedbus.handling import Handler
+from feedbus.metrics import Metrics
+from feedbus.runner import Limits, Runner, Suspects
+from feedbus.topology import Batch, Exchange, Ladder, Queue, Topology
+
+QUICK = Ladder((0.02, 0.05), "dead-letter")
+
+
+class Numbered(Schema):
+    """What these systems carry."""
+
+    n = fields.Integer(strict=True, required=True)
+    text = fields.String()
+
+    class Meta:
+        """Foreign fields are left out."""
+
+        unknown = EXCLUDE
+
+
+def queue(name: str = "work", **options: Any) -> Queue:
+    """Make a queue with a quick ladder."""
+    defaults = {"exchange": "work", "handler": "tests:none", "routing_keys": ("",), "retry": QUICK}
+    return Queue(name=name, **{**defaults, **options})
+
+
+def sharded(shards: int, **options: Any) -> Queue:
+    """Make a sharded queue on the hash exchange "ring"."""
+    return queue(
+        "shard",
+        **{"exchange": "ring", "routing_keys": (), "shards": shards, "weights": (1,) * shards}
+        | options,
+    )
+
+
+@dataclass(slots=True)
+class System:
+    """A topology at work in a folder."""
+
+    topology: Topology
+    seen: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def at(cls, folder: Path, *queues: Queue, broker_url: str = "", pack: int = 0) -> System:
+        """Declare a system of these queues and open its store."""
+        topology = Topology(
+            name="test",
+            path=folder / "topology.toml",
+            broker_url=broker_url or f"sqlite:///{folder}/broker.db",
+            store_url=f"sqlite:///{folder}/store.db",
+            exchanges={
+                "work": Exchange("work", "direct", pack),
+                "other": Exchange("other", "topic", pack),
+                "ring": Exchange("ring", "x-consistent-hash", pack),
+            },
+            queues={each.name: each for each in queues},
+            var=folder / "var",
+        )
+        outbox.open_store(topology.store_url)
+        outbox.create_tables()
+        generations.establish(topology)
+        return cls(topology)
+
+    def bus(self) -> LiveBus:
+        """Return a bus from outside."""
+        return LiveBus(self.topology)
+
+    def run(
+        self,
+        function: Callable[[Any, Any], None],
+        name: str = "work",
+        *,
+        batch: bool = False,
+        idle_seconds: float = 0.3,
+        metrics: Metrics | None = None,
+        **limits: Any,
+    ) -> str:
+        """Run a consumer until it has been idle for a while; return why it ended."""
+        consumer = self.topology.consumer(name)
+        with Suspects(self.topology.var / "run" / f"{name}.hand") as suspects:
+            runner = Runner(
+                self.topology,
+                consumer,
+                Handler(function, Numbered(), batch),
+                limits=Limits(idle_timeout_seconds=idle_seconds, **limits),
+                metrics=metrics or Metrics.none(),
+                suspects=suspects,
+            )
+            return runner.run()
+
+    def note(self, message: dict[str, Any], _bus: Any = None) -> None:
+        """Handle a message by noting its number."""
+        self.seen.append(message["n"])
+
+    def dead(self, name: str = "work") -> list[dead.DeadLetter]:
+        """Return the dead letters of a queue."""
+        with dead.opened(self.topology) as channel:
+            chosen = self.topology.queues[name]
+            return [letter for _, letter in dead.letters(channel, self.topology, chosen)]
+
+    def ready(self) -> dict[str, int]:
+        """Return what waits for each consumer."""
+        with broker.connect(self.topology) as connection:
+            depths = generations.depths(connection.channel(), self.topology)
+        return {name: ready for name, (ready, _) in depths.items()}
+
+    def publish(self, numbers: Sequence[int], exchange: str = "work", key: str = "") -> None:
+        """Publish numbered messages."""
+        with self.bus() as bus:
+            bus.publish_many(exchange, [(key, {"n": number}) for number in numbers])
+
+    def reshaped(self, *queues: Queue) -> System:
+        """Return a system of other queues on the same broker, its rings made current."""
+        changed = replace(self.topology, queues={each.name: each for each in queues})
+        generations.establish(changed)
+        return System(changed, self.seen)
+
+
+@contextmanager
+def closing_store() -> Iterator[None]:
+    """Close the store after a test."""
+    try:
+        yield
+    finally:
+        outbox.close_store()
+
+
+BATCH = Batch(1000, 0.02)

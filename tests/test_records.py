@@ -1,0 +1,178 @@
+"""Records, packs and validation by column."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
+
+from feedbus.errors import InvalidBody
+from feedbus.records import Chunk, Records
+from feedbus.records.loading import load
+from feedbus.records.packs import JSON, PACK, Pack, decode, single
+
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 200),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+)
+names = st.sampled_from(["id", "followerId", "text", "flag", "note", "stranger"])
+
+
+class ByField(Schema):
+    """Each field stands alone."""
+
+    id = fields.Integer(strict=True, required=True, validate=validate.Range(min=1))
+    follower_id = fields.Integer(strict=True, data_key="followerId", required=True)
+    text = fields.String(required=True, validate=validate.Length(max=3))
+    flag = fields.Boolean(load_default=False)
+    note = fields.String(allow_none=True)
+
+
+class Lenient(ByField):
+    """Leaves out what it does not know."""
+
+    class Meta:
+        """How unknown fields are met."""
+
+        unknown = EXCLUDE
+
+
+class Hooked(ByField):
+    """Has a rule over the whole record."""
+
+    @post_load
+    def add(self, loaded: dict[str, Any], **_: object) -> dict[str, Any]:
+        """Add a field that the message does not have."""
+        return {**loaded, "sum": loaded["id"] + loaded["follower_id"]}
+
+
+def row_by_row(schema: Schema, pack: Pack) -> tuple[dict[str, dict[str, Any]], dict[int, Any]]:
+    """Load every record on its own, as a plain message would be."""
+    loaded, errors = {}, {}
+    for index, name in enumerate(pack.ids):
+        try:
+            loaded[name] = schema.load(pack.payload(index))
+        except ValidationError as error:
+            errors[index] = set(error.messages_dict)
+    return loaded, errors
+
+
+@st.composite
+def packs(draw: st.DrawFn) -> Pack:
+    """Any records with like fields, some of them shared."""
+    count = draw(st.integers(1, 5))
+    shared = draw(st.dictionaries(names, values, max_size=4))
+    columns = draw(
+        st.dictionaries(
+            names.filter(lambda name: name not in shared),
+            st.lists(values, min_size=count, max_size=count),
+            max_size=4,
+        )
+    )
+    return Pack("o", list(range(count)), [str(i) for i in range(count)], shared, columns)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(packs(), st.sampled_from([ByField(), Lenient(), Hooked()]))
+def test_loading_by_column_is_loading_row_by_row(pack: Pack, schema: Schema) -> None:
+    loaded, errors = row_by_row(schema, pack)
+    found = load(schema, pack)
+    rows = {name: found.chunk.row(i) for i, name in enumerate(found.chunk.ids)}
+    assert rows == loaded
+    assert {name: list(map(type, row.values())) for name, row in rows.items()} == {
+        name: [type(row[field]) for field in rows[name]] for name, row in loaded.items()
+    }
+    assert {index: set(told) for index, told in found.errors.items()} == errors
+
+
+@given(packs())
+def test_a_pack_survives_its_encoding(pack: Pack) -> None:
+    assert decode(pack.encode(), PACK, "unused", "unused") == pack
+
+
+def test_keys_that_are_a_columns_text_are_not_stored_twice() -> None:
+    pack = Pack("o", [0, 1], ["7", "8"], {}, {"followerId": [7, 8]})
+    assert json.loads(pack.encode())["keys"] == "followerId"
+    assert decode(pack.encode(), PACK, "", "").keys == ["7", "8"]
+
+
+def test_a_plain_message_is_a_pack_of_one() -> None:
+    pack = decode(b'{"id": 1}', JSON, "m", "k")
+    assert (pack.ids, pack.keys, pack.payload(0)) == (["m"], ["k"], {"id": 1})
+
+
+def test_a_record_has_the_same_id_packed_and_plain() -> None:
+    packed = Pack("o", [3, 4], ["a", "b"], {}, {"id": [1, 2]})
+    assert single(packed.record_id(1), "b", {"id": 2}).ids == ["o-4"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff", "not UTF-8"),
+        (b"[1]", "expected a JSON object, got list"),
+        (b'{"id": NaN}', "NaN is no JSON number"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b" " * (5 * 1024 * 1024), "expected at most 4194304 bytes"),
+    ],
+)
+def test_a_body_that_is_no_record_says_what_it_is(body: bytes, told: str) -> None:
+    with pytest.raises(InvalidBody, match=told):
+        decode(body, JSON, "m", "k")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"origin": "o", "ordinals": [0], "keys": "gone", "shared": {}, "columns": {}},
+        {
+            "origin": "o",
+            "ordinals": [0, 1],
+            "keys": ["a", "b"],
+            "shared": {},
+            "columns": {"x": [1]},
+        },
+        {"origin": "o", "ordinals": [], "keys": [], "shared": {}, "columns": {}},
+        {"origin": "o", "ordinals": ["a"], "keys": ["a"], "shared": [], "columns": {}},
+        {"origin": "o", "ordinals": [0, 1], "keys": ["a", "b", "c"], "shared": {}, "columns": {}},
+    ],
+)
+def test_a_pack_that_is_none_is_an_invalid_body(payload: dict[str, Any]) -> None:
+    with pytest.raises(InvalidBody, match="not a pack"):
+        decode(json.dumps(payload).encode(), PACK, "m", "k")
+
+
+def test_records_read_by_row_and_by_column_alike() -> None:
+    records = Records(
+        [
+            Chunk("p", [0, 1], {"text": "hi"}, {"reader": [7, 8]}, [0, 1]),
+            Chunk("q", None, {"text": "yo", "reader": 9}, {}),
+        ]
+    )
+    assert list(records) == [
+        {"text": "hi", "reader": 7},
+        {"text": "hi", "reader": 8},
+        {"text": "yo", "reader": 9},
+    ]
+    assert records.column("reader") == [7, 8, 9]
+    assert records.column("text") == ["hi", "hi", "yo"]
+    assert records.ids == ["p-0", "p-1", "q"]
+    assert records[-1] == records[2] == {"text": "yo", "reader": 9}
+    assert [single.ids for single in records.singles()] == [["p-0"], ["p-1"], ["q"]]
+    assert records.only(["p-1", "q"]).column("reader") == [8, 9]
+    with pytest.raises(IndexError):
+        records[3]
+
+
+def test_schemas_of_these_tests_differ_in_how_they_meet_unknown_fields() -> None:
+    assert (ByField().unknown, Lenient().unknown) == (RAISE, EXCLUDE)

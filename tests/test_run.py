@@ -1,0 +1,143 @@
+"""feedbus run, publish and dead as processes: ends, deaths, and what they leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.projects import Project, wait_until
+
+IDLE = ("run", "work", "--idle-timeout", "500ms")
+
+
+def test_a_run_that_has_been_idle_ends_with_0(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "note(n)")
+    project.publish(1, 2)
+    done = project.feedbus(*IDLE)
+    assert project.seen() == ["1", "2"]
+    assert "work.1 ended: idle for 0.5 s" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_message_in_hand_be_settled_and_ends_with_0(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    project = Project.at(tmp_path, "note(n)\ntime.sleep(0.6)\nnote(f'{n}-done')")
+    project.publish(1, 2)
+    with project.start("run", "work") as process:
+        wait_until(lambda: project.seen() == ["1"])
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output
+    assert project.seen() == ["1", "1-done"]
+    project.feedbus("run", "work", "--max-messages", "1")
+    assert project.seen() == ["1", "1-done", "2", "2-done"]
+
+
+def test_a_consumer_killed_with_a_message_in_hand_loses_nothing(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "note(n)\nif len(open(LOG).readlines()) == 1: time.sleep(60)")
+    handlers = tmp_path / "small_handlers.py"
+    handlers.write_text(handlers.read_text().replace("LOG)", f"{str(project.log)!r})"))
+    project.publish(1, 2, 3)
+    with project.start("run", "work") as process:
+        wait_until(lambda: project.seen() == ["1"])
+        process.kill()
+        process.communicate(timeout=20)
+    project.feedbus(*IDLE)
+    assert project.seen() == ["1", "1", "2", "3"]
+    assert project.dead() == []
+
+
+def test_a_message_that_kills_its_consumer_is_found_out_and_set_aside(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "note(n)\nif n == 2: os._exit(9)")
+    project.publish(1, 2, 3)
+    codes = [project.feedbus(*IDLE, code=None).returncode for _ in range(4)]
+    assert codes == [9, 9, 9, 0]
+    assert project.seen() == ["1", "2", "2", "2", "3"]
+    (letter,) = project.dead()
+    assert letter["reason"] == "its consumer died 3 times with this message in hand"
+
+
+def test_a_handler_that_exits_fails_its_message_alone(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "note(n)\nif n == 1: sys.exit(3)")
+    project.publish(1, 2)
+    project.feedbus(*IDLE)
+    assert sorted(project.seen()) == ["1", "1", "2"]
+    assert [letter["reason"] for letter in project.dead()] == ["SystemExit: 3"]
+
+
+def test_a_handler_that_hangs_is_ended_and_says_where_it_hung(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "note(n)\ntime.sleep(60)", 'handler_timeout = "500ms"')
+    project.publish(1)
+    done = project.feedbus("run", "work", code=70)
+    assert "work hangs on" in done.stderr
+    assert "small_handlers.py" in done.stderr
+
+
+def test_a_handler_that_eats_memory_fails_its_message_and_nothing_else(tmp_path: Path) -> None:
+    project = Project.at(
+        tmp_path,
+        "if n == 1: return len(bytearray(2_000_000_000))\nnote(n)",
+        'memory_limit = "300MB"',
+    )
+    project.publish(1, 2)
+    project.feedbus(*IDLE)
+    assert project.seen() == ["2"]
+    assert [letter["reason"] for letter in project.dead()] == ["MemoryError"]
+
+
+def test_dead_letters_are_shown_sent_back_and_purged(tmp_path: Path) -> None:
+    body = "if not os.path.exists('mended'): raise Reject('broken')\nnote(n)"
+    project = Project.at(tmp_path, body.replace("'mended'", repr(str(tmp_path / "mended"))))
+    project.publish(1, 2, 3)
+    project.feedbus(*IDLE)
+    first, second, _ = project.dead()
+    shown = project.feedbus("dead", "show", "work", str(first["id"])).stdout
+    assert '"reason": "broken"' in shown
+    (tmp_path / "mended").touch()
+    told = project.feedbus("dead", "requeue", "work", str(second["id"])).stdout
+    assert told == "1 dead letter sent back to work\n"
+    project.feedbus(*IDLE)
+    assert project.seen() == ["2"]
+    assert project.feedbus("dead", "requeue", "work", "--all").stdout.startswith("2 dead letters")
+    project.feedbus(*IDLE)
+    assert project.seen() == ["2", "1", "3"]
+    assert project.dead() == []
+    (tmp_path / "mended").unlink()
+    project.publish(4)
+    project.feedbus(*IDLE)
+    assert project.feedbus("dead", "purge", "work", "--yes").stdout == "1 dead letter dropped\n"
+    assert project.feedbus("dead", "list").stdout == "no dead letters\n"
+
+
+def test_what_cannot_be_published_is_told_with_its_line(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "note(n)")
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('{"n": 1}\n[2]\n')
+    told = project.feedbus("publish", "work", "--file", str(lines), code=1).stderr
+    assert told == "error: line 2: expected a JSON object, got '[2]'\n"
+    told = project.feedbus("publish", "work", "--key", "no", "--json", "{}", code=1).stderr
+    assert "no queue for key 'no' on small.work" in told
+    told = project.feedbus("publish", "wrk", "--json", "{}", code=1).stderr
+    assert told == "error: no exchange named 'wrk'; expected one of work\n"
+
+
+def test_a_consumer_that_there_is_not_is_met_with_those_there_are(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "note(n)")
+    told = project.feedbus("run", "wrok", code=1).stderr
+    assert told == "error: no consumer named 'wrok'; expected one of work\n"
+
+
+def test_a_broker_file_that_cannot_be_opened_is_an_error_without_a_traceback(
+    tmp_path: Path,
+) -> None:
+    project = Project.at(tmp_path, "note(n)")
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "broker.db").mkdir()
+    told = project.feedbus("publish", "work", "--json", "{}", code=1).stderr
+    assert told.startswith("error: broker sqlite:///")
+    assert "Traceback" not in told
+    assert os.path.isdir(tmp_path / "var" / "broker.db")

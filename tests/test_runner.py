@@ -1,0 +1,273 @@
+"""A consumer's life: deliveries, verdicts, limits, on a real embedded broker."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feedbus import outbox
+from feedbus.bus import Bus
+from feedbus.errors import Reject, Retry, Unroutable
+from feedbus.records import Records
+from feedbus.ring import Ring
+from feedbus.topology import Ladder
+from tests.systems import BATCH, System, queue, sharded
+
+
+@pytest.fixture(autouse=True)
+def _store() -> Iterator[None]:
+    yield
+    outbox.close_store()
+
+
+def test_a_message_is_handled_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue())
+    system.publish([1, 2, 3])
+    assert system.run(system.note) == "idle for 0.3 s"
+    assert system.seen == [1, 2, 3]
+    assert system.ready() == {"work": 0}
+    assert system.dead() == []
+
+
+def test_a_rejected_message_is_dead_lettered_with_its_reason(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue())
+
+    def refuse(message: dict[str, Any], _bus: Bus) -> None:
+        if message["n"] == 2:
+            msg = "nobody wants 2"
+            raise Reject(msg)
+        system.note(message)
+
+    system.publish([1, 2, 3])
+    system.run(refuse)
+    (letter,) = system.dead()
+    assert system.seen == [1, 3]
+    assert (letter.reason, letter.attempts, json.loads(letter.body)) == (
+        "nobody wants 2",
+        1,
+        {"n": 2},
+    )
+
+
+def test_a_failing_message_climbs_the_ladder_and_then_is_dead(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue())
+
+    def fail(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        if message["n"] == 1:
+            msg = "no luck"
+            raise ValueError(msg)
+
+    system.publish([1, 2])
+    system.run(fail)
+    (letter,) = system.dead()
+    assert sorted(system.seen) == [1, 1, 1, 2]
+    assert (letter.reason, letter.attempts) == ("ValueError: no luck", 3)
+
+
+def test_a_retry_comes_back_after_the_time_it_asks_for(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue(retry=Ladder((60.0,), "dead-letter")))
+
+    def once_more(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        if len(system.seen) == 1:
+            raise Retry(after_seconds=0.05)
+
+    system.publish([1])
+    system.run(once_more)
+    assert system.seen == [1, 1]
+    assert system.dead() == []
+
+
+def test_a_ladder_that_drops_leaves_no_dead_letter(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue(retry=Ladder((0.01,), "drop")))
+
+    def fail(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        raise Retry
+
+    system.publish([1])
+    system.run(fail)
+    assert (system.seen, system.dead()) == ([1, 1], [])
+
+
+def test_bodies_that_are_no_messages_are_dead_at_once_with_every_fields_error(
+    tmp_path: Path,
+) -> None:
+    system = System.at(tmp_path, queue())
+    with system.bus() as bus:
+        bus.publish("work", {"n": "one", "text": 3})
+        bus.publish("work", {"n": 1})
+    system.run(system.note)
+    (letter,) = system.dead()
+    assert system.seen == [1]
+    assert letter.errors == {"n": ["Not a valid integer."], "text": ["Not a valid string."]}
+
+
+def test_one_bad_record_in_a_batch_does_not_fail_its_neighbours(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue(batch=BATCH), pack=100)
+
+    def choke(records: Records, _bus: Bus) -> None:
+        if 13 in records.column("n"):
+            msg = "13"
+            raise ValueError(msg)
+        system.seen.extend(records.column("n"))
+
+    system.publish(range(20))
+    system.run(choke, batch=True)
+    (letter,) = system.dead()
+    assert system.seen == [n for n in range(20) if n != 13]
+    assert json.loads(letter.body) == {"n": 13}
+
+
+def test_a_batch_handler_rejects_single_records_of_a_pack(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue(batch=BATCH), pack=100)
+
+    def pick(records: Records, _bus: Bus) -> None:
+        for index, number in enumerate(records.column("n")):
+            if number % 7 == 0:
+                records.reject(index, "divisible")
+
+    system.publish(range(20))
+    system.run(pick, batch=True)
+    assert [json.loads(letter.body)["n"] for letter in system.dead()] == [0, 7, 14]
+
+
+def test_invalid_records_of_a_pack_are_dead_and_the_others_handled(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue(batch=BATCH), pack=100)
+    with system.bus() as bus:
+        bus.publish_columns("work", ["", "", ""], {"n": [1, "two", 3]}, {})
+    system.run(lambda records, _: system.seen.extend(records.column("n")), batch=True)
+    assert system.seen == [1, 3]
+    assert [letter.errors for letter in system.dead()] == [{"n": ["Not a valid integer."]}]
+
+
+def test_what_a_failing_handler_published_is_not_sent(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue(), queue("next", exchange="other", routing_keys=("n",)))
+
+    def publish_then_fail(message: dict[str, Any], bus: Bus) -> None:
+        bus.publish("other", message, "n")
+        if message["n"] == 1:
+            msg = "no"
+            raise Reject(msg)
+
+    system.publish([1, 2])
+    system.run(publish_then_fail)
+    assert system.ready() == {"work": 0, "next": 1}
+
+
+def test_a_child_that_nobody_would_receive_is_its_parents_failure(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue())
+    system.publish([1])
+    system.run(lambda message, bus: bus.publish("other", message, "nowhere"))
+    (letter,) = system.dead()
+    assert "no queue for key 'nowhere'" in letter.reason
+    with system.bus() as bus, pytest.raises(Unroutable):
+        bus.publish("other", {"n": 1}, "nowhere")
+
+
+def test_a_store_that_is_locked_holds_the_runner_and_counts_no_attempt(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue())
+    outbox.database.execute_sql("CREATE TABLE effects (n integer)")
+    outbox.database.execute_sql("PRAGMA busy_timeout = 50")
+    blocker = sqlite3.connect(tmp_path / "store.db", isolation_level=None, check_same_thread=False)
+    blocker.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(0.5, lambda: blocker.execute("COMMIT"))
+
+    def write(message: dict[str, Any], _bus: Bus) -> None:
+        outbox.database.execute_sql("INSERT INTO effects VALUES (?)", (message["n"],))
+
+    system.publish([1])
+    timer.start()
+    system.run(write, idle_seconds=1.5)
+    timer.join()
+    assert blocker.execute("SELECT n FROM effects").fetchall() == [(1,)]
+    blocker.close()
+    assert system.dead() == []
+
+
+def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(tmp_path: Path) -> None:
+    system = System.at(
+        tmp_path, queue(once=True), queue("next", exchange="other", routing_keys=("n",))
+    )
+
+    def effect(message: dict[str, Any], bus: Bus) -> None:
+        system.note(message)
+        bus.publish("other", message, "n")
+
+    with system.bus() as bus:
+        for _ in range(2):
+            bus.publish("work", {"n": 1}, message_id="the-same")
+        bus.publish("work", {"n": 1}, message_id="another")
+    system.run(effect)
+    assert system.seen == [1, 1]
+    assert system.ready()["next"] == 2
+    assert outbox.pending() == []
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_no_more_messages_are_handled_than_asked_for(tmp_path: Path, limit: int) -> None:
+    system = System.at(tmp_path, queue())
+    system.publish(range(5))
+    assert system.run(system.note, max_messages=limit) == f"handled {limit} messages"
+    assert system.seen == list(range(limit))
+    assert system.ready() == {"work": 5 - limit}
+
+
+def test_a_run_ends_after_its_longest_time_though_messages_come(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue())
+
+    def slow(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        time.sleep(0.1)
+
+    system.publish(range(50))
+    assert system.run(slow, max_runtime_seconds=0.3) == "ran for 0.3 s"
+    assert system.ready() == {"work": 50 - len(system.seen)}
+
+
+def test_each_shard_handles_the_keys_that_the_ring_gives_it(tmp_path: Path) -> None:
+    system = System.at(tmp_path, sharded(4, batch=BATCH), pack=10)
+    keys = [str(key) for key in range(200)]
+    with system.bus() as bus:
+        bus.publish_many("ring", [(key, {"n": int(key)}) for key in keys])
+    ring = Ring.of(system.topology.generation("ring").members)
+    for name in system.topology.consumers:
+        own: list[int] = []
+        system.run(lambda records, _, own=own: own.extend(records.column("n")), name, batch=True)
+        assert own == [int(key) for key in keys if ring.route(key) == name]
+
+
+def test_records_from_before_a_reshard_are_handled_before_those_after_it(tmp_path: Path) -> None:
+    system = System.at(tmp_path, sharded(3, batch=BATCH), pack=5)
+    keys = [str(key) for key in range(60)]
+    with system.bus() as stale:
+        stale.publish_many("ring", [(key, {"n": 1}) for key in keys])
+        after = system.reshaped(sharded(5, batch=BATCH))
+        # This bus still predicts by the old ring: its packs come back and go as plain messages.
+        stale.publish_many("ring", [(key, {"n": 2}) for key in keys])
+    by_key: dict[str, list[int]] = {}
+    lock = threading.Lock()
+
+    def collect(records: Records, _bus: Bus) -> None:
+        with lock:
+            by_key.setdefault("all", []).extend(records.column("n"))
+
+    threads = [
+        threading.Thread(
+            target=after.run, args=(collect, name), kwargs={"batch": True, "idle_seconds": 2.0}
+        )
+        for name in after.topology.consumers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert by_key["all"] == [1] * 60 + [2] * 60
