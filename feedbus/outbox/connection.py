@@ -17,7 +17,11 @@ from feedbus.outbox.outages import describe, outage
 SQLITE_PREFIX = "sqlite:///"
 POSTGRES_PREFIXES = ("postgresql://", "postgres://")
 BUSY_TIMEOUT_SECONDS = 10
-STATEMENT_TIMEOUT_MS = 30_000
+POSTGRES_SETTINGS = {
+    "statement_timeout": "30s",
+    "random_page_cost": "1.1",  # solid state: else a batch of keys may read its whole table
+    "jit": "off",  # compiling takes longer than any statement here
+}
 PRAGMAS = {
     "journal_mode": "wal",
     # A delivery is settled after its commit, so a commit must survive a power cut. An fsync a
@@ -176,8 +180,8 @@ def _make_postgres(url: str, application_name: str) -> PostgresStore:
         "tcp_user_timeout": "30000",
         "application_name": application_name,
     }
-    timeout = f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
-    options = f"{timeout} {given.pop('options', '')}".strip()
+    settings = " ".join(f"-c {name}={value}" for name, value in POSTGRES_SETTINGS.items())
+    options = f"{settings} {given.pop('options', '')}".strip()
     name = given.pop("dbname", given.get("user", "postgres"))
     where = f"postgresql://{given.get('host', '')}:{given.get('port', '5432')}/{name}"
     return PostgresStore(name, where=where, **(defaults | given), options=options)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from feedbus.outbox import on_postgres
-from store.queries.sql import numbers, rows, run
+from store.queries.sql import numbers, rows, run, run_each
 from store.queries.tweets import shown
 from store.queries.users import login_of
 
@@ -27,12 +27,7 @@ ADD_PAIRS_POSTGRES = """
     INSERT INTO feed (reader_id, tweet_id)
     SELECT * FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[])) ON CONFLICT DO NOTHING
 """
-ADD_PAIRS_SQLITE = """
-    INSERT INTO feed (reader_id, tweet_id)
-    SELECT readers.value, tweets.value
-    FROM json_each(?) AS readers CROSS JOIN json_each(?) AS tweets ON tweets.key = readers.key
-    WHERE true ON CONFLICT DO NOTHING
-"""
+ADD_PAIR_SQLITE = "INSERT INTO feed (reader_id, tweet_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
 
 
 def add_feed_entries(groups: Iterable[tuple[int, Sequence[int]]]) -> int:
@@ -50,8 +45,10 @@ def add_feed_entries(groups: Iterable[tuple[int, Sequence[int]]]) -> int:
     tweets = {tweet for _, tweet in pairs}
     if len(tweets) == 1:
         return int(run(ADD_TWEET, tweets.pop(), readers).rowcount)
-    add = ADD_PAIRS_POSTGRES if on_postgres() else ADD_PAIRS_SQLITE
-    return int(run(add, readers, numbers(tweet for _, tweet in pairs)).rowcount)
+    if not on_postgres():
+        return run_each(ADD_PAIR_SQLITE, pairs)
+    tweet_ids = numbers(tweet for _, tweet in pairs)
+    return int(run(ADD_PAIRS_POSTGRES, readers, tweet_ids).rowcount)
 
 
 def read_feed(reader_id: int, count: int) -> list[dict[str, Any]]:

@@ -30,34 +30,41 @@ def _add(table: str, column: str, channel: str, groups: Sequence[Group]) -> set[
     asked = {user for _, _, users in groups for user in users}
     if not asked:
         return set()
-    if on_postgres():
-        added = _add_postgres(table, column, channel, groups)
+    if on_postgres() and len(groups) > 1:
+        added = _add_groups(table, column, channel, groups)
     else:
-        added = _add_sqlite(table, column, channel, groups)
+        added = sum(_add_one(table, column, channel, group) for group in groups)
     if added == sum(len(users) for _, _, users in groups):
         return set()
     found = rows(
         f"SELECT id FROM users WHERE {channel} IS NOT NULL"  # noqa: S608 -- a column of ours
-        " AND id IN (SELECT value FROM $NUMBERS)",
-        numbers(asked),
+        " AND id $AMONG",
+        numbers(sorted(asked)),
     )
     return asked - {row[0] for row in found}
 
 
-def _add_postgres(table: str, column: str, channel: str, groups: Sequence[Group]) -> int:
-    """One statement for all groups: each text travels once, each user by the group's number."""
+def _add_groups(table: str, column: str, channel: str, groups: Sequence[Group]) -> int:
+    """One statement for all groups: each text travels once, each user by the group's number.
+
+    The address comes from a subquery, one index look-up a row: no plan can read all users.
+    """
     users = [user for _, _, users in groups for user in users]
     places = [place for place, group in enumerate(groups, 1) for _ in group[2]]
     added = run(
         f"""
         INSERT INTO {table} (source, user_id, {column}, text)
-        SELECT told.source, users.id, users.{channel}, told.text
-        FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[])) AS given (user_id, place)
-        JOIN unnest(CAST(? AS text[]), CAST(? AS text[])) WITH ORDINALITY
-            AS told (source, text, place) ON told.place = given.place
-        JOIN users ON users.id = given.user_id
-        WHERE users.{channel} IS NOT NULL
-        ORDER BY told.source, users.id
+        SELECT source, user_id, address, text
+        FROM (
+            SELECT told.source, told.text, given.user_id,
+                (SELECT {channel} FROM users WHERE users.id = given.user_id) AS address
+            FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[])) AS given (user_id, place)
+            JOIN unnest(CAST(? AS text[]), CAST(? AS text[])) WITH ORDINALITY
+                AS told (source, text, place) ON told.place = given.place
+            OFFSET 0
+        ) AS found
+        WHERE address IS NOT NULL
+        ORDER BY source, user_id
         ON CONFLICT DO NOTHING
         """,  # noqa: S608 -- names of ours
         numbers(users),
@@ -68,18 +75,17 @@ def _add_postgres(table: str, column: str, channel: str, groups: Sequence[Group]
     return int(added.rowcount)
 
 
-def _add_sqlite(table: str, column: str, channel: str, groups: Sequence[Group]) -> int:
-    return sum(
-        run(
-            f"""
-            INSERT INTO {table} (source, user_id, {column}, text)
-            SELECT ?, id, {channel}, ? FROM users
-            WHERE id IN (SELECT value FROM $NUMBERS) AND {channel} IS NOT NULL
-            ON CONFLICT DO NOTHING
-            """,  # noqa: S608 -- names of ours
-            source,
-            text,
-            numbers(users),
-        ).rowcount
-        for source, text, users in groups
+def _add_one(table: str, column: str, channel: str, group: Group) -> int:
+    source, text, users = group
+    added = run(
+        f"""
+        INSERT INTO {table} (source, user_id, {column}, text)
+        SELECT CAST(? AS text), id, {channel}, ? FROM users
+        WHERE id $AMONG AND {channel} IS NOT NULL
+        ON CONFLICT DO NOTHING
+        """,  # noqa: S608 -- names of ours
+        source,
+        text,
+        numbers(sorted(users)),
     )
+    return int(added.rowcount)

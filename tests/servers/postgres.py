@@ -1,0 +1,169 @@
+"""A private PostgreSQL: its own folder, a free loopback port, real durability."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+START_SECONDS = 60
+CONF = """
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 60
+shared_buffers = 64MB
+"""
+
+
+class MissingServer(Exception):  # noqa: N818 -- what is the case
+    """PostgreSQL cannot run here; the text says why and what to do."""
+
+
+def binary(name: str) -> Path:
+    """Find one of PostgreSQL's programs, which Debian keeps off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    if found:
+        return found[-1]
+    on_path = shutil.which(name)
+    if on_path is None:
+        msg = f"{name} is not installed: apt-get install postgresql"
+        raise MissingServer(msg)
+    return Path(on_path)
+
+
+@dataclass(slots=True)
+class Postgres:
+    """A server that can be stopped, killed and started anew on the same port and data."""
+
+    folder: Path
+    port: int
+    user: str | None
+    process: subprocess.Popen[bytes] | None = None
+    databases: list[str] = field(default_factory=list)
+
+    @classmethod
+    def create(cls) -> Postgres:
+        """Make a data folder and start a server on it."""
+        initdb = binary("initdb")
+        folder = Path(tempfile.mkdtemp(prefix="feedbus-postgres-"))
+        server = cls(folder, free_port(), unprivileged())
+        if server.user is not None:
+            shutil.chown(folder, server.user, server.user)
+        server.run(
+            [initdb, "-D", folder / "data", "-U", "feedbus", "--auth=trust", "-E", "UTF8", "-N"]
+        )
+        with (folder / "data" / "postgresql.conf").open("a") as conf:
+            conf.write(f"{CONF}port = {server.port}\n")
+        server.start()
+        return server
+
+    def run(self, command: list[object]) -> None:
+        """Run a program as the server's user and raise what it says when it fails."""
+        done = subprocess.run(
+            [str(word) for word in command],
+            user=self.user,
+            group=self.user,
+            extra_groups=[] if self.user else None,
+            cwd=self.folder,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(binary("postgres")), "-D", str(self.folder / "data")],
+                user=self.user,
+                group=self.user,
+                extra_groups=[] if self.user else None,
+                cwd=self.folder,
+                env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self.answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError((self.folder / "log").read_text())
+            time.sleep(0.05)
+
+    def answers(self) -> bool:
+        """Whether it takes connections."""
+        ready = [str(binary("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(ready, check=False).returncode == 0
+
+    def stop(self) -> None:
+        """Stop it, ending its clients' sessions."""
+        self.end(2)  # SIGINT: the fast shutdown
+
+    def kill(self) -> None:
+        """Let it crash: no checkpoint, no goodbye."""
+        self.end(3)  # SIGQUIT: the immediate shutdown, which leaves no orphans
+
+    def end(self, signal_number: int) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal_number)
+            self.process.wait(START_SECONDS)
+            self.process = None
+
+    def url(self, database: str = "postgres") -> str:
+        """Return the URL of a database in it."""
+        return f"postgresql://feedbus@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self) -> str:
+        """Create an empty database and return its URL."""
+        name = f"feedbus_{len(self.databases)}"
+        self.sql(
+            f"CREATE DATABASE {name} TEMPLATE template0 LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'"
+        )
+        self.databases.append(name)
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Drop a database, ending the sessions in it."""
+        self.sql(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    def sql(self, statement: str) -> None:
+        """Execute a statement as an operator would."""
+        import psycopg2
+
+        connection = psycopg2.connect(self.url())
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+        finally:
+            connection.close()
+
+    def remove(self) -> None:
+        """Stop it and delete its folder."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def unprivileged() -> str | None:
+    """Name the user to run as when this is root, which PostgreSQL refuses to run as."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    msg = "PostgreSQL refuses to run as root, and there is no user to run it as"
+    raise MissingServer(msg)
+
+
+def free_port() -> int:
+    """Find a port of loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
