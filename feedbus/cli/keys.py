@@ -1,0 +1,77 @@
+"""Routing keys named on a command line: a range, a file of lines, or standard input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from feedbus.errors import UsageError
+
+KEY_BYTES = 255
+_RANGE = re.compile(r"(\d+)\.\.(\d+)", re.ASCII)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Where routing keys come from; reading them raises UsageError at the first that is none."""
+
+    source: str
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the keys in their order; one that stands there twice comes twice."""
+        match = _RANGE.fullmatch(self.source)
+        if match:
+            return map(str, range(int(match[1]), int(match[2]) + 1))
+        return self._lines()
+
+    def _lines(self) -> Iterator[str]:
+        name = "standard input" if self.source == "-" else self.source
+        try:
+            with click.open_file(self.source, "rb") as file:
+                for number, line in enumerate(file, 1):
+                    key = line.removesuffix(b"\n").removesuffix(b"\r")
+                    if number == 1:
+                        key = key.removeprefix(_BYTE_ORDER_MARK)
+                    if key:
+                        yield _decode(key, f"{name}:{number}")
+        except OSError as error:
+            msg = f"cannot read keys from {name}: {error.strerror or error}"
+            raise UsageError(msg) from error
+
+
+def _decode(key: bytes, where: str) -> str:
+    try:
+        text = key.decode()
+    except UnicodeDecodeError as error:
+        msg = f"{where}: expected a routing key in UTF-8, one on each line, got {error.reason}"
+        raise UsageError(msg) from error
+    if len(key) > KEY_BYTES:
+        msg = f"{where}: expected a routing key of at most {KEY_BYTES} bytes, got {len(key):,}"
+        raise UsageError(msg)
+    return text
+
+
+class KeysType(click.ParamType[Keys]):
+    """A..B, a file or -."""
+
+    name = "keys"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Keys:
+        """Return the source of keys; what can only be a range must be a good one."""
+        match = _RANGE.fullmatch(value)
+        if match and int(match[1]) > int(match[2]):
+            self.fail(f"expected A..B with A up to B, got '{value}'", param, ctx)
+        if not match and ".." in Path(value).name and not Path(value).exists():
+            self.fail(
+                f"expected A..B in whole numbers, such as 1..10000, got '{value}'", param, ctx
+            )
+        return Keys(value)
+
+
+KEYS = KeysType()
