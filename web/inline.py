@@ -9,11 +9,12 @@ from itertools import islice
 from typing import Any
 
 from feedbus.bus import Bus
-from feedbus.encoding import Rows, columnar
+from feedbus.bus.encoding import columnar
 from feedbus.errors import Reject, Unroutable
-from feedbus.handler import Handler, resolve
-from feedbus.loading import load
+from feedbus.handling import Handler, resolve
 from feedbus.records import Records
+from feedbus.records.loading import load
+from feedbus.records.packs import Pack
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Queue, Topology
 
@@ -44,8 +45,8 @@ class InlineBus(Bus):
         """Handle pairs in order, so many at a time that memory stays small."""
         count, left = 0, iter(pairs)
         while run := list(islice(left, SLICE)):
-            for rows in columnar(run, uuid.uuid4().hex):
-                self._handle(exchange, rows)
+            for pack in columnar(run, uuid.uuid4().hex):
+                self._handle(exchange, pack)
             count += len(run)
         return count
 
@@ -60,15 +61,15 @@ class InlineBus(Bus):
     ) -> int:
         """Handle records given by column."""
         if keys:
-            self._handle(exchange, Rows(uuid.uuid4().hex, range(len(keys)), keys, shared, columns))
+            self._handle(exchange, Pack(uuid.uuid4().hex, range(len(keys)), keys, shared, columns))
         return len(keys)
 
-    def _handle(self, exchange: str, rows: Rows) -> None:
-        for queue, indexes in self._placed(self._topology.exchange(exchange), rows.keys):
+    def _handle(self, exchange: str, pack: Pack) -> None:
+        for queue, indexes in self._placed(self._topology.exchange(exchange), pack.keys):
             handler = self._handler(queue)
             for start in range(0, len(indexes), queue.batch.size):
                 part = indexes[start : start + queue.batch.size]
-                loaded = load(handler.schema, rows.select(part))
+                loaded = load(handler.schema, pack.select(part))
                 for errors in loaded.errors.values():
                     log.warning("event=invalid queue=%s errors=%s", queue.name, errors)
                 if len(loaded.chunk):

@@ -6,12 +6,9 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
+from store.models import EMAIL_CHARACTERS, LOGIN_CHARACTERS, PHONE_CHARACTERS, TWEET_CHARACTERS
 from web.fields import LARGEST, Flag, Shape, Text, Whole, WholeText
 
-TWEET_CHARACTERS = 140
-LOGIN_CHARACTERS = 32
-EMAIL_CHARACTERS = 128
-PHONE_CHARACTERS = 11
 MOST_FOLLOWERS = 100_000
 MOST_TWEETS = 1_000
 LAST_PAGE = 1_000_000
@@ -60,7 +57,7 @@ class FollowersBody(Schema):
     follower_login = Text(
         data_key="followerLogin",
         required=True,
-        validate=[validate.Length(1, LOGIN_CHARACTERS - 8), LOGIN],
+        validate=[validate.Length(1, LOGIN_CHARACTERS - 7), LOGIN],
         metadata={"description": "What the followers' logins start with."},
     )
     count = Whole(required=True, validate=validate.Range(1, MOST_FOLLOWERS))

@@ -14,7 +14,7 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask
 
-from feedbus.errors import UsageError
+from feedbus.errors import FeedbusError
 from web.bodies import LIMIT_BYTES, too_large
 from web.problems import MEDIA_TYPE, document, encode
 
@@ -23,6 +23,10 @@ MOST_CONNECTIONS = 1000
 LOOP_SECONDS = 5.0
 LINGER_SECONDS = 3.0
 FINISH_SECONDS = 4.0  # less than the time that a supervisor gives
+
+
+class CannotListen(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
+    """An address cannot be bound."""
 
 
 class ProblemTask(ErrorTask):
@@ -150,7 +154,7 @@ def bind(host: str, port: int) -> socket.socket:
     """Return a socket bound to host and port, 0 for any free port.
 
     Raises:
-        UsageError: it cannot be bound, with the reason and what to do.
+        CannotListen: it cannot be bound, with the reason and what to do.
 
     """
     try:
@@ -159,19 +163,18 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
     except (OSError, UnicodeError, OverflowError) as error:
         msg = f"--host {host} --port {port}: no such address: {error}"
-        raise UsageError(msg) from None
+        raise CannotListen(msg) from None
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         msg = (
             f"cannot listen on {host} port {port}: {error.strerror}; "
             "stop what listens there, or choose another with --port (0 for any free one)"
         )
-        raise UsageError(msg) from None
+        raise CannotListen(msg) from None
     return listener
 
 

@@ -1,0 +1,152 @@
+"""The web application as tests use it: served by waitress on loopback, with stores of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feedbus import broker, config, outbox
+from feedbus.broker import generations
+from feedbus.bus import LiveBus
+from feedbus.metrics import Metrics
+from feedbus.topology import Topology
+from store import migrations
+from web.app import Web, make_app
+from web.depths import Depths
+from web.guard import Guard
+from web.posting import Posting
+from web.server import Server, bind
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP response."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(slots=True)
+class Site:
+    """A served application."""
+
+    topology: Topology
+    app: Web
+    port: int
+    posting: Posting
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.call("GET", path, headers=headers)
+
+    def post(self, path: str, fields: Any, headers: Mapping[str, str] | None = None) -> Answer:
+        body = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
+        told = {"Content-Type": "application/json", **(headers or {})}
+        return self.call("POST", path, body, told)
+
+    def user(self, login: str, **fields: str) -> int:
+        """Create a user and return its id."""
+        channel = fields or {"email": f"{login}@example.org"}
+        answer = self.post("/api/v2/user", {"login": login, **channel})
+        assert answer.status == 201, answer.body
+        return int(answer.json["id"])
+
+
+def topology_in(folder: Path, **urls: str) -> Topology:
+    """Load the project's own topology with all of its state in a folder."""
+    environ = {
+        "FEEDBUS_VAR": str(folder),
+        "FEEDBUS_BROKER_URL": f"sqlite:///{folder}/broker.db",
+        "FEEDBUS_DATABASE_URL": f"sqlite:///{folder}/feeds.db",
+        **urls,
+    }
+    return config.load(ROOT / "topology.toml", environ=environ)
+
+
+@contextmanager
+def served(topology: Topology, guard: Guard | None = None) -> Iterator[Site]:
+    """Serve the application on a free port for as long as the block runs."""
+    outbox.open_store(topology.store_url)
+    try:
+        with (
+            Metrics.open(topology.var / "metrics", "web") as metrics,
+            LiveBus(topology, metrics, timeout_seconds=0.2) as bus,
+            Posting(bus) as posting,
+            Depths(topology) as depths,
+            bind("127.0.0.1", 0) as listener,
+        ):
+            app = make_app(topology, posting, depths, metrics=metrics, guard=guard)
+            server = Server(app, listener, threads=4)
+            thread = threading.Thread(target=server.run)
+            thread.start()
+            try:
+                yield Site(topology, app, server.port, posting)
+            finally:
+                server.stop()
+                thread.join()
+    finally:
+        outbox.close_store()
+
+
+@contextmanager
+def fresh_site(folder: Path, guard: Guard | None = None) -> Iterator[Site]:
+    """Serve with a new store and a declared broker in a folder."""
+    topology = topology_in(folder)
+    migrations.migrate(topology)
+    generations.establish(topology)
+    with served(topology, guard) as site:
+        yield site
+
+
+def problem(answer: Answer, status: int) -> dict:
+    """Check that an answer is a problem of that status, and return it."""
+    assert answer.status == status, answer.body
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json["status"] == status
+    assert answer.json["title"]
+    assert answer.json["detail"]
+    return answer.json
+
+
+def waiting(site: Site, consumer: str) -> int:
+    """Count what waits in a consumer's queue, asking the broker anew."""
+    with broker.connect(site.topology) as connection:
+        return generations.depths(connection.channel(), site.topology)[consumer][0]
+
+
+def until(condition, seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

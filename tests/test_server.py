@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.site import ROOT, fresh_site
+
+
+@contextmanager
+def command(folder: Path, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """Run python -m web in the project with its state in a folder."""
+    told = {
+        **os.environ,
+        "FEEDBUS_VAR": str(folder),
+        "FEEDBUS_BROKER_URL": f"sqlite:///{folder}/broker.db",
+        "FEEDBUS_DATABASE_URL": f"sqlite:///{folder}/feeds.db",
+        **environ,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "web", *arguments],
+        cwd=ROOT,
+        env=told,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def listening_port(process: subprocess.Popen[str]) -> int:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)$", line):
+            return int(found[1])
+    pytest.fail("it ended without listening")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_an_address_that_others_reach_is_refused_without_a_token(tmp_path, host):
+    with command(tmp_path, "--host", host, "--port", "0", FEEDBUS_API_TOKEN=" ") as process:
+        _, told = process.communicate(timeout=30)
+    assert process.returncode in ({2} if host != "192.0.2.1" else {1, 2})
+    assert told.startswith("error: ")
+    assert "Traceback" not in told
+    if host != "192.0.2.1":
+        assert "FEEDBUS_API_TOKEN" in told
+
+
+def test_a_port_in_use_is_told_without_a_traceback(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with command(tmp_path, "--port", str(port)) as process:
+            _, told = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert f"port {port}" in told
+    assert "--port" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_0_after_the_requests_in_hand(tmp_path, number):
+    with fresh_site(tmp_path) as prepared:
+        author = prepared.user("author")
+    with command(tmp_path, "--port", "0") as process:
+        port = listening_port(process)
+        body = json.dumps({"userId": author, "text": "Hello"}).encode()
+        head = (
+            "POST /api/v1/post-tweet HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(head.encode() + body[:5])
+            time.sleep(0.2)  # the request is in hand now, half of it
+            process.send_signal(number)
+            time.sleep(0.2)
+            connection.sendall(body[5:])
+            assert connection.recv(1_000).startswith(b"HTTP/1.1 202 ")
+        assert process.wait(timeout=10) == 0
+        assert process.stderr is not None
+        assert "event=stopped" in process.stderr.read()
+
+
+def test_a_wrong_topology_is_told_line_by_line(tmp_path):
+    wrong = tmp_path / "topology.toml"
+    wrong.write_text("name = 3\n")
+    with command(tmp_path, "--topology", str(wrong), "--port", "0") as process:
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "topology.toml:1:" in told
+    assert "Traceback" not in told

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from feedbus import outbox
+from tests.site import Site, fresh_site, problem, served, until, waiting
+
+
+@pytest.fixture
+def site(tmp_path) -> Iterator[Site]:
+    with fresh_site(tmp_path) as served_site:
+        yield served_site
+
+
+def test_followers_are_accepted_and_published_when_asynchronous(site):
+    author = site.user("followed")
+    fields = {"userId": author, "followerLogin": "fan", "count": 7, "async": True}
+    answer = site.post("/api/v1/add-followers", fields)
+    assert (answer.status, answer.json) == (202, {"accepted": True})
+    assert waiting(site, "add_followers") == 1
+
+
+def test_a_tweet_is_stored_and_published(site):
+    author = site.user("author")
+    answer = site.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"})
+    assert answer.status == 202
+    listed = site.get("/api/v1/get-tweets").json["tweets"]
+    assert [(one["id"], one["author"], one["text"]) for one in listed] == [
+        (answer.json["id"], "author", "Hello")
+    ]
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", listed[0]["createdAt"]
+    )
+    assert waiting(site, "publish_tweet") == 1
+    assert until(lambda: not outbox.pending())
+
+
+def test_a_tweet_posted_synchronously_is_in_the_followers_feeds_at_once(site):
+    author = site.user("author")
+    fields = {"userId": author, "followerLogin": "fan", "count": 25, "async": False}
+    site.post("/api/v1/add-followers", fields)
+    posted = site.post("/api/v1/post-tweet", {"userId": author, "text": "At once", "async": False})
+    assert posted.status == 201
+    reader = site.get("/api/v1/get-tweets")
+    assert reader.status == 200
+    feeds = [site.get(f"/api/v1/get-feed/{author + n}").json["tweets"] for n in range(1, 26)]
+    assert [[tweet["id"] for tweet in feed] for feed in feeds] == [[posted.json["id"]]] * 25
+    assert waiting(site, "publish_tweet") == 0
+    assert not outbox.pending()
+
+
+def test_a_feed_holds_the_last_tweets_oldest_first(site):
+    author = site.user("author")
+    fields = {"userId": author, "followerLogin": "fan", "count": 1, "async": False}
+    site.post("/api/v1/add-followers", fields)
+    for number in range(1, 31):
+        tweet = {"userId": author, "text": f"number {number}", "async": False}
+        assert site.post("/api/v1/post-tweet", tweet).status == 201
+    path = f"/api/v1/get-feed/{author + 1}"
+    texts = [tweet["text"] for tweet in site.get(path).json["tweets"]]
+    assert texts == [f"number {number}" for number in range(11, 31)]
+    texts = [tweet["text"] for tweet in site.get(f"{path}?count=3").json["tweets"]]
+    assert texts == ["number 28", "number 29", "number 30"]
+
+
+def test_pages_of_tweets_follow_one_another(site):
+    author = site.user("author")
+    for number in range(5):
+        site.post("/api/v1/post-tweet", {"userId": author, "text": str(number)})
+    pages = [
+        [
+            one["text"]
+            for one in site.get(f"/api/v1/get-tweets?page={page}&perPage=2").json["tweets"]
+        ]
+        for page in range(4)
+    ]
+    assert pages == [["4", "3"], ["2", "1"], ["0"], []]
+
+
+@pytest.mark.parametrize("text", ["x", "x" * 140, "\U0001f600" * 140, "  x", "é\u0301\n"])
+def test_texts_that_fit_are_taken_and_come_back_unchanged(site, text):
+    author = site.user("author")
+    assert site.post("/api/v1/post-tweet", {"userId": author, "text": text}).status == 202
+    assert site.get("/api/v1/get-tweets").json["tweets"][0]["text"] == text
+
+
+def test_a_repeated_post_with_one_key_is_one_tweet(site):
+    author = site.user("author")
+    key = {"Idempotency-Key": "once"}
+    fields = {"userId": author, "text": "Hello"}
+    answers = [site.post("/api/v1/post-tweet", fields, key) for _ in range(3)]
+    assert [answer.status for answer in answers] == [202, 202, 202]
+    assert len({answer.json["id"] for answer in answers}) == 1
+    assert len(site.get("/api/v1/get-tweets").json["tweets"]) == 1
+
+
+def test_a_key_that_stood_for_another_text_is_a_conflict(site):
+    author = site.user("author")
+    key = {"Idempotency-Key": "once"}
+    site.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"}, key)
+    answer = site.post("/api/v1/post-tweet", {"userId": author, "text": "Goodbye"}, key)
+    assert "Idempotency-Key" in problem(answer, 409)["errors"]
+
+
+def test_metrics_count_requests_by_route_and_status(site):
+    site.get("/api/v1/get-feed/1")
+    site.get("/api/v1/get-feed/2")
+    site.get("/nothing/at/all")
+    site.call("BREW", "/healthz")
+    exposed = site.get("/metrics").body.decode()
+    sample = (
+        'feedbus_http_requests_total{method="GET",route="/api/v1/get-feed/<user>",status="404"} 2.0'
+    )
+    assert sample in exposed
+    assert 'route="none",status="404"} 1.0' in exposed
+    assert 'method="other",route="none",status="405"} 1.0' in exposed
+    assert (
+        'feedbus_http_request_seconds_count{method="GET",route="/api/v1/get-feed/<user>"} 2'
+        in exposed
+    )
+    assert 'feedbus_queue_messages{queue="update_feed_9"} 0.0' in exposed
+
+
+def test_the_figures_tell_what_waits(site):
+    author = site.user("author")
+    site.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"})
+    figures = site.get("/api/v1/operations").json
+    queues = {queue["name"]: queue for queue in figures["queues"]}
+    assert queues["publish_tweet"]["consumers"][0]["ready"] == 1
+    assert len(queues["update_feed"]["consumers"]) == 10
+    assert queues["update_feed"]["dead"] == 0
+    assert figures["broker"] == {"kind": "SQLite", "reachable": True}
+
+
+def test_readiness_names_what_is_away_and_liveness_does_not_care(site):
+    assert site.get("/readyz").status == 200
+    store = Path(site.topology.store_url.removeprefix("sqlite:///"))
+    store.write_bytes(b"no database at all" * 100)
+    for leftover in store.parent.glob("feeds.db-*"):
+        leftover.unlink()
+    outbox.close_store()
+    outbox.open_store(site.topology.store_url)
+    answer = site.get("/readyz")
+    assert list(problem(answer, 503)["errors"]) == ["store"]
+    assert str(store) not in answer.body.decode()
+    assert site.get("/healthz").status == 200
+
+
+def test_a_store_that_cannot_be_written_is_an_outage_and_not_a_crash(site):
+    author = site.user("author")
+    path = Path(site.topology.store_url.removeprefix("sqlite:///"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("ALTER TABLE tweet RENAME TO hidden")
+        answer = site.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"})
+        told = problem(answer, 503)
+        assert answer.headers["Retry-After"]
+        assert "table" not in told["detail"]
+        assert str(path) not in answer.body.decode()
+        other.execute("ALTER TABLE hidden RENAME TO tweet")
+    assert site.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"}).status == 202
+
+
+def test_a_tweet_is_accepted_while_the_broker_is_away_and_published_when_it_is_back(tmp_path):
+    with fresh_site(tmp_path) as first:
+        author = first.user("author")
+    path = tmp_path / "broker.db"
+    kept = path.with_suffix(".kept")
+    path.rename(kept)
+    for leftover in tmp_path.glob("broker.db-*"):
+        leftover.unlink()
+    path.mkdir()  # nothing can be opened there
+    with served(first.topology) as own:
+        for text in ("one", "two"):
+            answer = own.post("/api/v1/post-tweet", {"userId": author, "text": text})
+            assert answer.status == 202
+        assert list(problem(own.get("/readyz"), 503)["errors"]) == ["broker"]
+        assert len(outbox.pending()) == 2
+        path.rmdir()
+        kept.rename(path)
+        assert until(lambda: not outbox.pending())
+        assert waiting(own, "publish_tweet") == 2
+        answer = own.post("/api/v1/post-tweet", {"userId": author, "text": "three"})
+        assert waiting(own, "publish_tweet") == 3

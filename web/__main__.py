@@ -1,0 +1,128 @@
+"""python -m web: serve the API and the operations page until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from feedbus import config, outbox
+from feedbus.bus import LiveBus
+from feedbus.errors import FeedbusError, UsageError
+from feedbus.lifeline import follow_parent, mark_ready
+from feedbus.metrics import Metrics
+from web.app import make_app
+from web.depths import Depths
+from web.guard import TOKEN, Guard, token_from
+from web.posting import Posting
+from web.server import Server, bind, is_loopback
+
+log = logging.getLogger("web")
+
+BROKER_PATIENCE_SECONDS = 0.5  # then the relay publishes what the request could not
+
+
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.option("--host", envvar="FEEDBUS_HTTP_HOST", default="127.0.0.1", help="Address to bind.")
+@click.option(
+    "--port",
+    envvar="FEEDBUS_HTTP_PORT",
+    default=8080,
+    type=click.IntRange(0, 65_535),
+    help="Port to listen on; 0 takes a free one and prints it.",
+)
+@click.option(
+    "--threads", default=8, type=click.IntRange(1, 256), help="Requests answered at a time."
+)
+@click.option(
+    "--topology",
+    "path",
+    envvar="FEEDBUS_TOPOLOGY",
+    default="topology.toml",
+    type=click.Path(path_type=Path),
+    help="The file that says what the system is.",
+)
+def main(host: str, port: int, threads: int, path: Path) -> None:
+    """Serve the API and the operations page until SIGTERM or SIGINT, then exit 0.
+
+    An address that other machines reach needs FEEDBUS_API_TOKEN, which every request then has to
+    show as Authorization: Bearer TOKEN.
+    """
+    write_logs()
+    follow_parent()
+    try:
+        serve(host, port, threads, path)
+    except UsageError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except FeedbusError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+def serve(host: str, port: int, threads: int, path: Path) -> None:
+    """Serve until a signal.
+
+    Raises:
+        UsageError: the address cannot be bound, or may not be without a token.
+        FeedbusError: the topology is wrong, or the store cannot be opened.
+
+    """
+    token = token_from(os.environ)
+    with bind(host, port) as listener:
+        loopback = is_loopback(listener)
+        if token is None and not loopback:
+            msg = (
+                f"--host {host} can be reached from other machines: set {TOKEN} to a secret that"
+                " requests have to show, or bind to 127.0.0.1"
+            )
+            raise UsageError(msg)
+        topology = config.load(path)
+        outbox.open_store(topology.store_url)
+        with (
+            Metrics.open(topology.var / "metrics", f"web-{port}") as metrics,
+            LiveBus(topology, metrics, timeout_seconds=BROKER_PATIENCE_SECONDS) as bus,
+            Posting(bus) as posting,
+            Depths(topology) as depths,
+        ):
+            guard = Guard(token, loopback)
+            app = make_app(topology, posting, depths, metrics=metrics, guard=guard)
+            run(Server(app, listener, threads=threads), host)
+        outbox.close_store()
+
+
+def run(server: Server, host: str) -> None:
+    """Run a server until SIGTERM or SIGINT."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        log.info("event=stop signal=%s", signal.Signals(number).name)
+        server.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    shown = f"[{host}]" if ":" in host else host
+    log.info("listening on http://%s:%d", shown, server.port)
+    mark_ready()
+    server.run()
+    log.info("event=stopped")
+
+
+def write_logs() -> None:
+    """Log to stderr, a line an event, in UTC."""
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        format="%(asctime)sZ %(levelname)s %(name)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+        level=logging.INFO,
+    )
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is no news
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m web")

@@ -1,0 +1,137 @@
+"""The API's routes: users, followers, tweets and feeds."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import bottle
+
+from feedbus import outbox
+from feedbus.topology import Topology
+from store import queries
+from web import schemas
+from web.answers import answer
+from web.bodies import load, read_body, read_query
+from web.inline import InlineBus
+from web.posting import Posting, one_line
+from web.problems import BAD_REQUEST, CONFLICT, NOT_FOUND, problem
+
+log = logging.getLogger("web")
+
+USER, FOLLOWERS, TWEET = schemas.UserBody(), schemas.FollowersBody(), schemas.TweetBody()
+USER_PATH, FEED, PAGE = schemas.UserPath(), schemas.FeedQuery(), schemas.PageQuery()
+USER_ID, READER_ID = "userId", "id"
+KEY_HEADER = "Idempotency-Key"
+KEY = re.compile(rf"[!-~]{{1,{schemas.KEY_CHARACTERS}}}")
+
+
+class Api:
+    """What each route does."""
+
+    def __init__(self, topology: Topology, posting: Posting) -> None:
+        """Publish by posting what is not done within the request."""
+        self._posting = posting
+        self._inline = InlineBus(topology)
+
+    def create_user(self) -> bytes:
+        """Create a user and return the id."""
+        user = read_body(USER)
+        try:
+            made = queries.create_user(user["login"], user.get("email"), user.get("phone"))
+        except queries.LoginTaken:
+            errors = {"login": ["There is a user of this login."]}
+            raise problem(CONFLICT, "The login is taken; choose another.", errors) from None
+        return answer({"id": made}, 201)
+
+    def add_followers(self) -> bytes:
+        """Create followers and say how many, or have them created."""
+        body = read_body(FOLLOWERS)
+        author, login, count = body["user_id"], body["follower_login"], body["count"]
+        try:
+            if not body["asynchronous"]:
+                return answer({"created": queries.add_followers(author, login, count)})
+            with outbox.transaction():
+                queries.login_of(author)
+                payload = {"userId": author, "followerLogin": login, "count": count}
+                entry = outbox.put("add_followers", payload, "add_followers")
+        except queries.UnknownUser as error:
+            raise nobody(error, USER_ID) from None
+        self._posting.publish(entry)
+        return answer({"accepted": True}, 202)
+
+    def post_tweet(self) -> bytes:
+        """Store a tweet and its message together, then fill the feeds or have them filled."""
+        key = request_key(bottle.request.environ)
+        body = read_body(TWEET)
+        try:
+            with outbox.transaction():
+                posted = queries.create_tweet(body["user_id"], body["text"], key)
+                # A repeat puts it again: its sender may not know whether the first went well.
+                entry = outbox.put(
+                    "publish_tweet",
+                    posted.tweet,
+                    "publish_tweet",
+                    message_id=f"tweet-{posted.tweet['id']}",
+                )
+        except queries.UnknownUser as error:
+            raise nobody(error, USER_ID) from None
+        except queries.KeyReused:
+            errors = {KEY_HEADER: ["This key came with another text before."]}
+            raise problem(CONFLICT, "Another tweet needs another key.", errors) from None
+        made = {"id": posted.tweet["id"]}
+        if not body["asynchronous"] and self._fill_feeds(entry, posted.tweet):
+            return answer(made, 201)
+        self._posting.publish(entry)
+        return answer(made, 202)
+
+    def get_feed(self, user: str) -> bytes:
+        """Return the last tweets of a feed, oldest first."""
+        count = read_query(FEED)["count"]
+        reader = load(USER_PATH, {"id": user}, "The path names no user.")["user_id"]
+        try:
+            return answer({"tweets": queries.read_feed(reader, count)})
+        except queries.UnknownUser as error:
+            raise nobody(error, READER_ID) from None
+
+    def get_tweets(self) -> bytes:
+        """Return a page of all tweets, newest first."""
+        query = read_query(PAGE)
+        return answer({"tweets": queries.list_tweets(query["page"], query["per_page"])})
+
+    def _fill_feeds(self, entry: outbox.Entry, tweet: Mapping[str, Any]) -> bool:
+        """Do here what the consumers would do; False when that failed and is left to them."""
+        try:
+            with outbox.transaction():
+                self._inline.publish(entry.exchange, tweet, entry.key)
+                outbox.remove([entry.id])
+        except Exception as error:  # noqa: BLE001 -- a handler may raise anything; the tweet is stored
+            log.warning("event=left_to_consumers row=%d error=%s", entry.id, one_line(error))
+            return False
+        return True
+
+
+def install(app: bottle.Bottle, topology: Topology, posting: Posting) -> None:
+    """Add the routes to an app."""
+    api = Api(topology, posting)
+    app.route("/api/v2/user", "POST", api.create_user)
+    app.route("/api/v1/add-followers", "POST", api.add_followers)
+    app.route("/api/v1/post-tweet", "POST", api.post_tweet)
+    app.route("/api/v1/get-feed/<user>", "GET", api.get_feed)
+    app.route("/api/v1/get-tweets", "GET", api.get_tweets)
+
+
+def request_key(environ: Mapping[str, Any]) -> str | None:
+    """Return the key by which a repeat of the request is known, None without one."""
+    key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
+    if key is None or KEY.fullmatch(key):
+        return key
+    expected = f"Expected 1 to {schemas.KEY_CHARACTERS} visible ASCII characters."
+    raise problem(BAD_REQUEST, f"The {KEY_HEADER} is none.", {KEY_HEADER: [expected]})
+
+
+def nobody(error: queries.UnknownUser, field: str) -> bottle.HTTPResponse:
+    """Return the problem of a user that is not there."""
+    return problem(NOT_FOUND, "There is no such user.", {field: [f"No user {error.user_id}."]})

@@ -1,0 +1,77 @@
+"""How many messages wait, asked of the broker on a connection of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+from feedbus import broker
+from feedbus.broker import generations
+from feedbus.errors import Outage
+from feedbus.topology import Topology
+
+FRESH_SECONDS = 1.0
+
+Counts = Mapping[str, tuple[int, int]]
+
+
+class Depths:
+    """Asks at most once a second, however many ask it."""
+
+    def __init__(self, topology: Topology) -> None:
+        """Connect when first asked."""
+        self._topology = topology
+        self._lock = threading.Lock()
+        self._connection: Any = None
+        self._channel: Any = None
+        self._counts: Counts = {}
+        self._asked_at = float("-inf")
+
+    def read(self) -> Counts:
+        """Return (messages ready, dead letters of its queue) of each consumer by name.
+
+        Raises:
+            Outage: the broker is away.
+
+        """
+        with self._lock:
+            if time.monotonic() - self._asked_at > FRESH_SECONDS:
+                self._counts = self._ask()
+                self._asked_at = time.monotonic()
+            return self._counts
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection; a read would open another."""
+        with self._lock:
+            self._drop()
+
+    def _ask(self) -> Counts:
+        try:
+            if self._connection is None:
+                self._connection = broker.connect(self._topology)
+            with broker.outage(self._connection, self._topology.broker_url):
+                if self._channel is None:
+                    self._channel = self._connection.channel()
+                return generations.depths(self._channel, self._topology)
+        except Outage:
+            self._drop()
+            raise
+        except Exception as error:
+            # A queue that was deleted a moment ago closes the channel.
+            self._drop()
+            msg = f"broker {broker.public_url(self._topology.broker_url)}: {error}"
+            raise Outage(msg) from error
+
+    def _drop(self) -> None:
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            try:
+                connection.close()
+            except broker.connection_errors(connection):
+                connection.collapse()

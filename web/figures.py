@@ -1,0 +1,76 @@
+"""The figures of the operations page: what waits, what was handled, how long it took."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from feedbus.metrics import exposition
+from feedbus.topology import Queue, Topology
+from web.depths import Counts
+
+SAMPLE = re.compile(r"^(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+Samples = Mapping[str, Mapping[str, float]]
+
+
+def figures(topology: Topology, depths: Counts) -> dict[str, Any]:
+    """Return what the page shows of queues and requests.
+
+    Args:
+        topology: whose consumers they are; its metrics are read.
+        depths: by consumer, empty when the broker is away.
+
+    """
+    samples = sums(exposition(metrics_folder(topology)).decode())
+    requests = samples["feedbus_http_requests_total"].values()
+    return {
+        "name": topology.name,
+        "at": time.time(),
+        "http": {"requests": sum(requests)},
+        "queues": [
+            of_queue(topology, queue, samples, depths) for queue in topology.queues.values()
+        ],
+    }
+
+
+def of_queue(topology: Topology, queue: Queue, samples: Samples, depths: Counts) -> dict[str, Any]:
+    """Return the figures of a queue and of each of its consumers."""
+    consumers = [one for one in topology.consumers.values() if one.queue.name == queue.name]
+    dead = [depths[one.name][1] for one in consumers if one.name in depths]
+    return {
+        "name": queue.name,
+        "exchange": queue.exchange,
+        "sharded": queue.shards is not None,
+        "dead": dead[0] if dead else None,  # shards share them
+        "consumers": [
+            {
+                "name": one.name,
+                "weight": one.weight,
+                "ready": depths[one.name][0] if one.name in depths else None,
+                "handled": samples["feedbus_records_total"].get(one.name, 0),
+                "lagSeconds": samples["feedbus_lag_seconds_sum"].get(one.name, 0),
+                "lagCount": samples["feedbus_lag_seconds_count"].get(one.name, 0),
+            }
+            for one in consumers
+        ],
+    }
+
+
+def sums(exposed: str) -> defaultdict[str, dict[str, float]]:
+    """Add samples up by metric and consumer; those without a consumer under ""."""
+    found: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for name, labels, value in SAMPLE.findall(exposed):
+        consumer = dict(LABEL.findall(labels)).get("consumer", "")
+        found[name][consumer] = found[name].get(consumer, 0) + float(value)
+    return found
+
+
+def metrics_folder(topology: Topology) -> Path:
+    """Return where the processes of a system keep their metrics."""
+    return topology.var / "metrics"

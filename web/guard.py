@@ -1,0 +1,77 @@
+"""Who may ask: the bearer of the API token, or on loopback without one, a page of this host."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from web.problems import problem
+
+TOKEN = "FEEDBUS_API_TOKEN"  # noqa: S105 -- the variable's name
+
+
+def token_from(environ: Mapping[str, str]) -> bytes | None:
+    """Return the API token of the environment; blank is none."""
+    token = environ.get(TOKEN, "").strip()
+    return os.fsencode(token) or None
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Lets requests through or raises the problem with them.
+
+    Attributes:
+        token: what the bearer has to show, None for no token.
+        loopback: whether the server can be reached from its own machine alone; then figures are
+            open, and without a token so is all else.
+
+    """
+
+    token: bytes | None = None
+    loopback: bool = True
+
+    def check(self, environ: Mapping[str, Any], *, figures: bool = False) -> None:
+        """Raise the problem unless the request may pass; figures are metrics without names."""
+        if self.token is None:
+            check_host(environ.get("HTTP_HOST"))
+        elif not (figures and self.loopback):
+            self.check_token(environ.get("HTTP_AUTHORIZATION", ""))
+
+    def check_token(self, header: str) -> None:
+        """Raise 401 unless the header bears the token; takes as long for any wrong one."""
+        scheme, _, shown = header.partition(" ")
+        expected = self.token or b""
+        right = hmac.compare_digest(shown.strip().encode("latin-1", "replace"), expected)
+        if right and scheme.lower() == "bearer":
+            return
+        detail = f"Expected the header Authorization: Bearer TOKEN, with the server's {TOKEN}."
+        challenge = [("WWW-Authenticate", 'Bearer realm="feedbus"')]
+        raise problem(HTTPStatus.UNAUTHORIZED, detail, headers=challenge)
+
+
+def check_host(header: str | None) -> None:
+    """Raise 421 when a name other than this machine's led here, as a foreign page's might."""
+    if header is None:
+        return
+    try:
+        name = urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        name = ""
+    if name == "localhost" or name.endswith(".localhost"):
+        return
+    try:
+        if ipaddress.ip_address(name).is_loopback:
+            return
+    except ValueError:
+        pass
+    detail = (
+        f"This server has no API token and answers for localhost alone, not for {header};"
+        f" set {TOKEN} to let others in."
+    )
+    raise problem(HTTPStatus.MISDIRECTED_REQUEST, detail)

@@ -1,0 +1,144 @@
+"""The routes for whoever runs it: metrics, health, the API's description, the operations page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import bottle
+
+from feedbus import outbox
+from feedbus.errors import Outage
+from feedbus.metrics import CONTENT_TYPE, exposition
+from feedbus.topology import Topology
+from web.answers import answer, typed
+from web.depths import Counts, Depths
+from web.figures import figures, metrics_folder
+from web.problems import UNAVAILABLE, problem
+
+log = logging.getLogger("web")
+
+PAGE = Path(__file__).with_name("page.html")
+INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+
+
+class Operations:
+    """What each of these routes does."""
+
+    def __init__(self, topology: Topology, depths: Depths) -> None:
+        """Show this topology's system."""
+        self._topology = topology
+        self._depths = depths
+
+    def metrics(self) -> bytes:
+        """Return the metrics of all processes, and what waits in the broker while it answers."""
+        depths, _ = self._look()
+        gauges: dict[str, dict[str, float]] = {"feedbus_queue_messages": {}}
+        dead = gauges["feedbus_dead_letters"] = {}
+        for consumer, (ready, kept) in depths.items():
+            gauges["feedbus_queue_messages"][consumer] = ready
+            dead[self._topology.consumers[consumer].queue.name] = kept
+        return typed(CONTENT_TYPE, exposition(metrics_folder(self._topology), gauges))
+
+    def health(self) -> bytes:
+        """Say that this process answers."""
+        return answer({"status": "ok"})
+
+    def ready(self) -> bytes:
+        """Say that broker and store are reachable, or which is not."""
+        _, away = self._look()
+        parts = {"broker": away, "store": store_away()}
+        for part, error in parts.items():
+            if error:
+                log.warning("event=not_ready part=%s error=%s", part, " ".join(error.split()))
+        errors = {part: ["Does not answer."] for part, error in parts.items() if error}
+        if errors:
+            detail = f"Not ready: {' and '.join(errors)} cannot be reached."
+            raise problem(UNAVAILABLE, detail, errors)
+        return answer({"status": "ok", "broker": "reachable", "store": "reachable"})
+
+    def figures(self) -> bytes:
+        """Return what the operations page shows."""
+        depths, away = self._look()
+        shown = figures(self._topology, depths)
+        shown["broker"] = state(self._topology.broker_url, away)
+        shown["store"] = state(self._topology.store_url, store_away())
+        return answer(shown)
+
+    def document(self) -> bytes:
+        """Return the OpenAPI document."""
+        return typed("application/json", openapi_document())
+
+    def page(self) -> bytes:
+        """Return the operations page."""
+        page, policy = page_and_policy()
+        bottle.response.set_header("Content-Security-Policy", policy)
+        return typed("text/html; charset=utf-8", page)
+
+    def _look(self) -> tuple[Counts, str]:
+        try:
+            return self._depths.read(), ""
+        except Outage as error:
+            return {}, str(error)
+
+
+def install(app: bottle.Bottle, topology: Topology, depths: Depths) -> None:
+    """Add the routes to an app."""
+    operations = Operations(topology, depths)
+    routes: list[tuple[str, Callable[[], bytes], Mapping[str, bool]]] = [
+        ("/metrics", operations.metrics, {"figures": True}),
+        ("/api/v1/operations", operations.figures, {}),
+        ("/healthz", operations.health, {"public": True}),
+        ("/readyz", operations.ready, {"public": True}),
+        ("/openapi.json", operations.document, {"public": True}),
+        ("/", operations.page, {"public": True}),
+    ]
+    for rule, function, access in routes:
+        app.route(rule, "GET", function, **access)
+
+
+def store_away() -> str:
+    """Return why the store does not answer, "" when it does."""
+    try:
+        outbox.ready()
+    except Outage as error:
+        return str(error)
+    return ""
+
+
+def state(url: str, away: str) -> dict[str, Any]:
+    """Describe a broker or a store without telling where it is."""
+    scheme = url.partition(":")[0]
+    kinds = {"sqlite": "SQLite", "amqp": "RabbitMQ", "amqps": "RabbitMQ"}
+    return {"kind": kinds.get(scheme, "PostgreSQL"), "reachable": not away}
+
+
+@cache
+def openapi_document() -> bytes:
+    """Make the OpenAPI document once; its library is imported when it is first asked for."""
+    from web.openapi import build
+
+    return json.dumps(build(), ensure_ascii=False).encode()
+
+
+@cache
+def page_and_policy() -> tuple[bytes, str]:
+    """Return the page, and the policy under which only its own script and style may run."""
+    page = PAGE.read_bytes()
+    sources = {"script": "", "style": ""}
+    for tag, content in INLINE.findall(page.decode()):
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        sources[tag] += f" 'sha256-{digest}'"
+    policy = (
+        f"default-src 'none'; script-src{sources['script']}; style-src{sources['style']};"
+        " connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none';"
+        " frame-ancestors 'none'"
+    )
+    return page, policy
