@@ -1012,3 +1012,48 @@ def test_the_environment_of_the_process_is_the_default(tmp_path, monkeypatch):
     monkeypatch.setitem(os.environ, "SHOP_VAR", "from_here")
     path = write(tmp_path, f'var = "${{SHOP_VAR}}"\n{START}{ORDERS}')
     assert config.load(path).var == tmp_path / "from_here"
+
+
+STRANGE = [
+    "0", "-1", "1.5", "nan", "inf", "true", '""', '" "', '"x"', '"\\u0000"', '"😀"', "[]", "[[]]",
+    "[1]", '["", ""]', "{}", "{ a = 1 }", '{ "" = {} }', "[{}]", "2026-01-01", "07:00:00",
+    f"0x{'f' * 5000}", '"${X}"', '"${"', '"$$"', '"5m"', '"1GB"', '"never"', '"unlimited"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", STRANGE, ids=lambda value: value[:12])
+def test_no_value_of_any_option_makes_more_than_problems(tmp_path, value):
+    from feedbus.config.declaration import ProcessTable, QueueTable
+    from feedbus.config.tables import options_of
+
+    texts = [f"{option} = {value}\n" + START + ORDERS for option in ("var", "broker", "commands")]
+    texts += [f"{START}{ORDERS}[{table}]\n{option} = {value}\n" for table, option in OPENED]
+    for option in options_of(QueueTable()):
+        kept = [line for line in FEED.splitlines() if not line.startswith(f"{option} ")]
+        texts.append("\n".join([START, *kept, f"{option} = {value}\n"]))
+    for option in options_of(ProcessTable()):
+        texts.append(f"{START}{ORDERS}[processes.p]\n{option} = {value}\n")
+    for text in texts:
+        path = write(tmp_path, text)
+        lines = text.splitlines()
+        try:
+            config.load(path, environ={})
+        except TopologyError as error:
+            for problem in error.problems:
+                assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1, text
+
+
+OPENED = [
+    ("broker", "url"),
+    ("store", "url"),
+    ("store", "prepare"),
+    ("defaults", "queue"),
+    ("exchanges2", "x"),
+    ("commands", "x"),
+    ("queues", "x"),
+    ("processes", "x"),
+    ("queues.x.batch", "size"),
+    ("queues.x.retry", "delays"),
+    ("queues.x.weights", "0"),
+    ("queues.x.arguments", "x-max-priority"),
+]

@@ -61,7 +61,8 @@ class LazyGroup(click.Group):
             command = importlib.import_module(f"feedbus.cli.{cmd_name}").command
         else:
             path = topology_path(ctx)
-            lenient = ctx.resilient_parsing or not path.exists()
+            absent = not os.path.exists(path)  # noqa: PTH110 -- Path's raises where it may not look
+            lenient = ctx.resilient_parsing or absent
             named = self._project(ctx) if lenient else Context(path).load().commands
             if cmd_name not in named:
                 return None

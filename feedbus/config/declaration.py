@@ -141,7 +141,10 @@ class QueueTable(TableSchema):
         "The retry ladder.",
         default='{ delays = ["1s", "10s", "1m", "10m"], then = "dead-letter" }',
     )
-    prefetch = Whole("How many messages wait in a consumer's hands.", most=MOST_PREFETCH)
+    prefetch = Whole(
+        "How many messages wait in a consumer's hands; for a batch at least its size.",
+        most=MOST_PREFETCH,
+    )
     once = Flag(
         "Whether a message that comes twice has its effects once: an inbox row commits with them."
     )
