@@ -26,6 +26,7 @@ SUPERVISED = "FEEDBUS_SUPERVISED"  # the supervisor's process id, set by its wat
 READY_FILE = "FEEDBUS_READY_FILE"  # where this process says that it is ready
 PR_SET_PDEATHSIG = 1
 LOOK_SECONDS = 0.05
+PATIENCE_SECONDS = 15.0
 
 
 class HasVar(Protocol):
@@ -60,9 +61,10 @@ def follow_parent() -> None:
         SystemExit: the supervisor was gone before this could be arranged.
 
     """
-    told = os.environ.pop(SUPERVISED, "")  # a process started by this one is not supervised
+    told = os.environ.get(SUPERVISED, "")
     if not told:
         return
+    os.environ[SUPERVISED] = ""  # what this process starts has this one for a parent
     parent = int(told)
     if sys.platform == "linux":
         import ctypes
@@ -92,7 +94,7 @@ def limit_memory(limit_bytes: int | None) -> None:
 
 @contextmanager
 def hold_slot(
-    topology: HasVar, name: str, slot: int, *, patience_seconds: float = 15.0
+    topology: HasVar, name: str, slot: int, *, patience_seconds: float | None = None
 ) -> Iterator[None]:
     """Be the only process of that name and slot, and tell mark_ready() where to say so.
 
@@ -100,12 +102,15 @@ def hold_slot(
         topology: says where the folder of state is.
         name: the consumer's or process's name.
         slot: which of its processes this is, from 1.
-        patience_seconds: how long an earlier holder may take to end.
+        patience_seconds: how long an earlier holder may take to end; by default long under a
+            supervisor, whose predecessor may have been killed, and short by hand.
 
     Raises:
         SlotTaken: it did not end.
 
     """
+    if patience_seconds is None:
+        patience_seconds = PATIENCE_SECONDS if SUPERVISED in os.environ else 1.0
     folder = run_folder(topology)
     lock = _take(folder, name, slot, patience_seconds)
     ready = slot_path(folder, name, slot, "ready")
@@ -206,7 +211,7 @@ def become(arguments: Sequence[str]) -> None:
     asked = parser.parse_args(arguments)
     follow_parent()
     # A record lock survives exec as long as its descriptor does.
-    os.set_inheritable(_take(asked.run, asked.name, asked.slot, 15.0), True)  # noqa: FBT003 -- its only form
+    os.set_inheritable(_take(asked.run, asked.name, asked.slot, PATIENCE_SECONDS), True)  # noqa: FBT003 -- its only form
     os.environ[READY_FILE] = str(slot_path(asked.run, asked.name, asked.slot, "ready"))
     limit_memory(asked.memory_limit)
     try:

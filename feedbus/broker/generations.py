@@ -11,6 +11,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+from amqp.exceptions import NotFound
+from kombu.connection import Connection
+
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.topology import Generation, Topology
@@ -188,12 +191,13 @@ def _generation(exchange: str, told: tuple[int, list[tuple[str, int]]]) -> Gener
     return Generation(exchange, tuple((name, weight) for name, weight in members), turn)
 
 
-def depths(channel: Any, topology: Topology) -> dict[str, tuple[int, int]]:
+def depths(connection: Connection, topology: Topology) -> dict[str, tuple[int, int]]:
     """Return (messages ready, dead letters) for each consumer by name.
 
     A queue that is not declared yet counts as empty; shards share their dead letters.
     """
     names = Names(topology)
+    channel = connection.channel()
     current = {
         exchange.name: state.current
         for exchange in topology.exchanges.values()
@@ -204,11 +208,17 @@ def depths(channel: Any, topology: Topology) -> dict[str, tuple[int, int]]:
         generation = current.get(consumer.queue.exchange)
         queue = names.member(generation, consumer.name) if generation else names.queue(consumer)
         found[consumer.name] = (
-            _count(channel, queue),
-            _count(channel, names.dead(consumer.queue)),
+            _count(connection, queue),
+            _count(connection, names.dead(consumer.queue)),
         )
     return found
 
 
-def _count(channel: Any, queue: str) -> int:
-    return int(channel.queue_declare(queue, passive=True).message_count)
+def _count(connection: Connection, queue: str) -> int:
+    channel = connection.channel()
+    try:
+        count = int(channel.queue_declare(queue, passive=True).message_count)
+    except NotFound:
+        return 0  # which has closed the channel
+    channel.close()
+    return count

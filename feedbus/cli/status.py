@@ -69,8 +69,11 @@ def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, A
 
     url = broker.public_url(topology.broker_url)
     try:
-        with broker.connect(topology) as connection:
-            depths = generations.depths(connection.channel(), topology)
+        with (
+            broker.connect(topology) as connection,
+            broker.outage(connection, topology.broker_url),
+        ):
+            depths = generations.depths(connection, topology)
     except FeedbusError as error:
         return {}, {"url": url, "reachable": False, "error": str(error)}
     return depths, {"url": url, "reachable": True, "error": ""}

@@ -35,15 +35,16 @@ def command(context: Any, detach: bool) -> None:  # noqa: FBT001 -- click passes
 
     The store is prepared and the broker declared first. One supervisor runs in a folder of state.
     """
-    from feedbus.supervisor.arbiter import only_supervisor
+    from feedbus.supervisor.arbiter import become_supervisor
 
     topology = context.load()
-    with only_supervisor(topology):
-        _prepare(topology)
-        if not detach:
-            _supervise(topology, None)
+    lock = become_supervisor(topology)
+    _prepare(topology)
     if detach:
-        _detach(topology)  # a lock is its process's own, and this takes another process
+        os.close(lock)  # it is this process's own, and another one will supervise
+        _detach(topology)
+    else:
+        _supervise(topology, None)
 
 
 def _prepare(topology: Topology) -> None:
@@ -98,7 +99,7 @@ def _print_events(width: int) -> None:
 
 
 def _detach(topology: Topology) -> None:
-    from feedbus.supervisor.arbiter import only_supervisor
+    from feedbus.supervisor.arbiter import become_supervisor
     from feedbus.supervisor.watchers import log_path
 
     log = log_path(topology, "supervisor")
@@ -110,8 +111,8 @@ def _detach(topology: Topology) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
-        with only_supervisor(topology):
-            _supervise(topology, tell)
+        become_supervisor(topology)
+        _supervise(topology, tell)
         return
     os.close(tell)
     with os.fdopen(heard) as pipe:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from feedbus.errors import UsageError
@@ -21,21 +20,24 @@ def lock_path(topology: Topology) -> Path:
     return run_folder(topology) / "supervisor.lock"
 
 
-@contextmanager
-def only_supervisor(topology: Topology) -> Iterator[None]:
-    """Be the one supervisor of the topology's folder of state, or raise UsageError."""
+def become_supervisor(topology: Topology) -> int:
+    """Be the one supervisor of the topology's folder of state until this process is gone.
+
+    Returns:
+        The lock's descriptor; who closes it is supervisor no more.
+
+    Raises:
+        UsageError: another process is.
+
+    """
     try:
-        lock = take_lock(lock_path(topology), patience_seconds=0.5)
+        return take_lock(lock_path(topology), patience_seconds=0.5)
     except BlockingIOError as error:
         msg = (
             f"process {error.args[1]} supervises {topology.var} already; stop it with"
             " `feedbus down`, look at it with `feedbus status`, or set another var in the topology"
         )
         raise UsageError(msg) from None
-    try:
-        yield
-    finally:
-        os.close(lock)
 
 
 def supervise(topology: Topology, settled: Callable[[list[str], float], None]) -> None:

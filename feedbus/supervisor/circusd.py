@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from feedbus import config
 from feedbus.errors import FeedbusError, UsageError
-from feedbus.supervisor.arbiter import only_supervisor
+from feedbus.supervisor.arbiter import become_supervisor
 from feedbus.supervisor.ground import prepare
 from feedbus.supervisor.watchers import endpoint
 
@@ -30,10 +29,9 @@ class Seed:
 
         """
         path = Path(topology or os.environ.get("FEEDBUS_TOPOLOGY", "topology.toml"))
-        self.held = ExitStack()
         try:
             self.topology = config.load(path)
-            self.held.enter_context(only_supervisor(self.topology))
+            become_supervisor(self.topology)
         except FeedbusError as error:
             sys.exit(f"error: {error}")
         if not prepare(self.topology):

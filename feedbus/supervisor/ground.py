@@ -18,9 +18,9 @@ from feedbus.topology import Topology
 
 def prepare(topology: Topology) -> bool:
     """Check the handlers, prepare the store, declare the broker; False when stderr says why not."""
-    command = [sys.executable, "-m", "feedbus.supervisor.ground", str(topology.path)]
+    command = [sys.executable, "-m", "feedbus.supervisor.ground", os.path.relpath(topology.path)]
     environment = os.environ | KEEP_BYTECODE
-    with subprocess.Popen(command, cwd=topology.root, env=environment) as process:
+    with subprocess.Popen(command, env=environment) as process:
         importlib.import_module("feedbus.supervisor.supervision")  # what comes next, meanwhile
         return process.wait() == 0
 
@@ -42,4 +42,7 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
     except FeedbusError as error:
-        sys.exit(f"error: {error}")
+        from feedbus.cli import tell
+
+        tell(error)
+        sys.exit(1)

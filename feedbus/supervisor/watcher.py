@@ -93,11 +93,20 @@ class KeptWatcher(Watcher):
         self._filling = True
         try:
             if len(self.processes) > self.numprocesses:
-                yield super().manage_processes()
+                yield self._end_newest(len(self.processes) - self.numprocesses)
             elif time.monotonic() >= self._resume_at:
                 yield self.spawn_processes()
         finally:
             self._filling = False
+
+    @gen.coroutine
+    def _end_newest(self, count: int) -> Generator[Any, Any, None]:
+        newest = sorted(self.processes.values(), key=lambda process: process.started)[-count:]
+        ended = yield [self.kill_process(process) for process in newest]
+        for process, done in zip(newest, ended, strict=True):
+            if done:  # it may have been reaped meanwhile
+                self.processes.pop(process.pid, None)
+                self.ready_pids.discard(process.pid)
 
     def spawn_process(self, recovery_wid: int | None = None) -> Any:
         """Start one process, whose user, if it has one, may write its slot's files."""
