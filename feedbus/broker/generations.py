@@ -203,6 +203,7 @@ def depths(connection: Connection, topology: Topology) -> dict[str, tuple[int, i
         for exchange in topology.exchanges.values()
         if exchange.hashed and (state := read(channel, topology, exchange.name)) is not None
     }
+    channel.close()
     found: dict[str, tuple[int, int]] = {}
     for consumer in topology.consumers.values():
         generation = current.get(consumer.queue.exchange)
