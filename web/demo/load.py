@@ -1,0 +1,100 @@
+"""Seed a graph and post tweets over HTTP, as clients would: patient, and safe to repeat."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from feedbus.errors import FeedbusError
+
+SEED = 7
+CLIENTS = 4
+PATIENCE_SECONDS = 40.0
+PAUSE_SECONDS = 0.1
+POWER = 0.8
+OK, SERVER_ERROR, CONFLICT = 200, 500, 409
+TEXT = "the ring turns and every key finds its shard while queues hum in the quiet night"
+
+Progress = Callable[[str, int, int], None]
+
+
+class Load:
+    """A handful of HTTP clients."""
+
+    def __init__(self, port: int, keep_up: Callable[[], None]) -> None:
+        """Speak to a port of this machine; keep_up is called when it does not answer."""
+        self._port = port
+        self._keep_up = keep_up
+        self._random = random.Random(SEED)  # noqa: S311 -- a demo, the same each time
+        self._authors: list[int] = []
+
+    def seed(self, authors: int, followers: int, progress: Progress) -> int:
+        """Create authors and their followers; return how many follow."""
+        counts = [max(1, round(followers / rank**POWER)) for rank in range(1, authors + 1)]
+        for index, count in enumerate(counts):
+            login = f"author{index}"
+            made = self._post("/api/v2/user", {"login": login, "email": f"{login}@example.com"})
+            body = {"userId": made["id"], "followerLogin": f"fan{index}", "count": count}
+            self._post("/api/v1/add-followers", {**body, "async": False})
+            self._authors.append(made["id"])
+            progress("followers", sum(counts[: index + 1]), sum(counts))
+        return sum(counts)
+
+    def post(self, tweets: int, progress: Progress) -> None:
+        """Post tweets of random authors; each has a key, so that repeating one is harmless."""
+        posts = [
+            (
+                index,
+                self._random.choice(self._authors),
+                " ".join(self._random.choices(TEXT.split(), k=9)),
+            )
+            for index in range(tweets)
+        ]
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            running = [clients.submit(self._tweet, *post) for post in posts]
+            for done, future in enumerate(as_completed(running), start=1):
+                future.result()
+                progress("tweets", done, tweets)
+
+    def _tweet(self, index: int, author: int, text: str) -> None:
+        body = {"userId": author, "text": text, "async": True}
+        self._post("/api/v1/post-tweet", body, {"Idempotency-Key": f"demo-{index}"})
+
+    def _post(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Post until it is answered, however often the server dies meanwhile."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        told = "no answer"
+        while time.monotonic() < deadline:
+            try:
+                status, answer = self._exchange(path, body, headers or {})
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                told = f"{type(error).__name__}: {error}"
+            else:
+                if status < OK + 100:
+                    return answer
+                told = f"{status}: {answer.get('detail', answer.get('title', ''))}"
+                if status < SERVER_ERROR:
+                    break
+            self._keep_up()
+            time.sleep(PAUSE_SECONDS)
+        msg = f"POST {path}: {told}"
+        raise FeedbusError(msg)
+
+    def _exchange(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        try:
+            sent = {"Content-Type": "application/json", **headers}
+            connection.request("POST", path, json.dumps(body), sent)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()

@@ -1,0 +1,96 @@
+"""Run the system for the length of a demo, and see to it that it stays up."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Self
+
+from feedbus.errors import FeedbusError
+from feedbus.supervisor import client
+from feedbus.topology import Topology
+
+READY_SECONDS = 40.0
+STOP_SECONDS = 30.0
+LOOK_SECONDS = 0.1
+RESTARTS = 20
+
+
+class Running:
+    """`feedbus up` as a child process, started anew when something kills it."""
+
+    def __init__(self, topology: Topology, environment: Mapping[str, str], log: Path) -> None:
+        """Start it; its output goes to a log."""
+        self._topology = topology
+        self._environment = dict(environment)
+        self._log = log
+        self._output: IO[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+
+    def __enter__(self) -> Self:
+        """Start the system."""
+        self._log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._output = self._log.open("ab")
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the system, and wait until all of it is gone."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(STOP_SECONDS)
+        client.stop(self._topology)
+        if self._child is not None:
+            self._child.wait(STOP_SECONDS)
+        if self._output is not None:
+            self._output.close()
+
+    def keep_up(self) -> None:
+        """Start the system again if it has died.
+
+        Raises:
+            FeedbusError: it dies again and again.
+
+        """
+        if self._child is not None and self._child.poll() is None:
+            return
+        if self._starts >= RESTARTS:
+            msg = f"feedbus up ended {self._starts} times; its last words are in {self._log}"
+            raise FeedbusError(msg)
+        self._start()
+
+    def wait_until_ready(self) -> int:
+        """Wait until every process is ready; return how many they are.
+
+        Raises:
+            FeedbusError: they do not get ready in time.
+
+        """
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            if self._child is None or self._child.poll() is not None:
+                break
+            with contextlib.suppress(FeedbusError):
+                answer = client.state(self._topology)
+                watchers = answer["watchers"].values() if answer else []
+                if watchers and all(one["state"] == "running" for one in watchers):
+                    return sum(len(one["processes"]) for one in watchers)
+            time.sleep(LOOK_SECONDS)
+        told = self._log.read_text(errors="replace").strip().splitlines()
+        msg = "feedbus up did not get everything ready:\n" + "\n".join(told[-10:])
+        raise FeedbusError(msg)
+
+    def _start(self) -> None:
+        self._starts += 1
+        words = [sys.executable, "-m", "feedbus", "--topology", str(self._topology.path), "up"]
+        self._child = subprocess.Popen(
+            words, cwd=self._topology.root, env=self._environment, stdout=self._output,
+            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip

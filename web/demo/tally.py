@@ -1,0 +1,74 @@
+"""What the store has to hold after a demo, and what it holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self, cast
+
+from peewee import fn
+
+from feedbus import outbox
+from feedbus.ring import Ring
+from feedbus.topology import Topology
+from store.models import EmailNotification, FeedEntry, Follower, SmsNotification, Tweet, User
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows of each kind."""
+
+    entries: int
+    emails: int
+    messages: int
+
+    def __str__(self) -> str:
+        """Tell them in words."""
+        return f"{self.entries:,} feed entries, {self.emails:,} e-mails, {self.messages:,} SMS"
+
+
+class Tally:
+    """Counts in the store that the system under demonstration writes."""
+
+    def __init__(self, topology: Topology) -> None:
+        """Open the topology's store."""
+        self._topology = topology
+
+    def __enter__(self) -> Self:
+        """Open the store."""
+        outbox.open_store(self._topology.store_url)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the store."""
+        outbox.close_store()
+
+    def expected(self) -> Counts:
+        """Return what the tweets and the graph call for."""
+        told = (
+            Tweet.select(fn.COUNT(Follower.follower), fn.COUNT(User.email), fn.COUNT(User.phone))
+            .join(Follower, on=(Follower.author == Tweet.author))
+            .join(User, on=(User.id == Follower.follower))
+        )
+        entries, emails, messages = told.scalar(as_tuple=True)
+        return Counts(entries, emails, messages)
+
+    def stored(self) -> Counts:
+        """Return what is there."""
+        return Counts(
+            FeedEntry.select().count(),
+            EmailNotification.select().count(),
+            SmsNotification.select().count(),
+        )
+
+    def by_shard(self) -> dict[str, int]:
+        """Return how many feed entries each shard owns, by the ring."""
+        ring = Ring.of(self._topology.generation("update_feed").members)
+        owned: Counter[str] = Counter()
+        feeds = FeedEntry.select(FeedEntry.reader_id, fn.COUNT(FeedEntry.tweet_id)).group_by(
+            FeedEntry.reader_id
+        )
+        for reader, count in cast("Iterable[tuple[int, int]]", feeds.tuples()):
+            owned[ring.route(str(reader))] += count
+        return dict(owned)
