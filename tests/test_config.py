@@ -181,6 +181,21 @@ WRONG_FILES = {
         START + ORDERS + '[broker]\nurl = ▸"amqp://me:secret@host:56x72/"\n',
         "[broker] url: expected amqp://USER:PASSWORD@HOST:PORT/NAME, got 'amqp://me:…@host:56x72/'",
     ),
+    "an sqlite URL with a question": (
+        START + ORDERS + '[store]\nurl = ▸"sqlite:///x.db?mode=ro"\n',
+        "[store] url: expected a file without '?' and '#', got 'sqlite:///x.db?mode=ro'",
+    ),
+    "a URL with a blank": (
+        START + ORDERS + '[broker]\nurl = ▸"amqp://my host/"\n',
+        "[broker] url: expected a URL without blanks, got 'amqp://my host/'",
+    ),
+    "a queue type that is unknown, and nothing more that follows from it": (
+        START + ORDERS + 'type = ▸"quorun"\ndelivery_limit = 3\n',
+        (
+            "[queues.orders] type: expected 'classic' or 'quorum', got 'quorun'; "
+            "did you mean 'quorum'?"
+        ),
+    ),
     "a prepare without a colon": (
         START + ORDERS + '[store]\nprepare = ▸"store.migrate"\n',
         (
@@ -338,14 +353,14 @@ WRONG_FILES = {
     "routing keys on a fanout exchange": (
         START + ORDERS.replace('"orders"', '"news"', 1).replace("routing_keys", "▸routing_keys"),
         (
-            "[queues.orders] routing_keys: means nothing on a fanout exchange: "
+            "[queues.orders] routing_keys: means nothing on an exchange of type fanout: "
             "every queue gets every message"
         ),
     ),
     "routing keys on a hash exchange": (
         START + FEED + '▸routing_keys = ["x"]\n',
         (
-            "[queues.feed] routing_keys: means nothing on a x-consistent-hash exchange: "
+            "[queues.feed] routing_keys: means nothing on an exchange of type x-consistent-hash: "
             "the ring decides"
         ),
     ),
@@ -397,11 +412,11 @@ WRONG_OPTIONS = {
     ),
     "shards on a direct exchange": (
         "▸shards = 2",
-        "shards: means nothing on a direct exchange: only x-consistent-hash has a ring",
+        "shards: means nothing on an exchange of type direct: only x-consistent-hash has a ring",
     ),
     "a weight on a direct exchange": (
         "▸weight = 2",
-        "weight: means nothing on a direct exchange: only x-consistent-hash has a ring",
+        "weight: means nothing on an exchange of type direct: only x-consistent-hash has a ring",
     ),
     "a batch of nothing": (
         "batch = { size = ▸0 }",

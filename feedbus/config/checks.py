@@ -177,7 +177,7 @@ def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
 
 
 def _arguments(draft: Draft, queue: str, options: Options) -> Found:
-    kind = options.get("type", "classic")
+    kind = draft.queue_type(queue)
     for name in options.get("arguments", {}):
         if name in OPTION_OF_ARGUMENT:
             reason = f"is feedbus's to set: expected {OPTION_OF_ARGUMENT[name]} of the queue"

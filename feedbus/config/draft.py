@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.config.faults import Fault, Path, Report
+from feedbus.config.faults import Fault, Path, Report, lookup
 
 RING = "x-consistent-hash"
 INHERITED = ("defaults", "queue")
@@ -27,7 +27,7 @@ class Draft:
         dropped: dict[str, list[str]] = {}
         for name, own in self.loaded.get("queues", {}).items():
             options = {**inherited, **own}
-            for option, reason in self._misfits(options):
+            for option, reason in self._misfits(name, options):
                 if option not in own:
                     del options[option]
                     dropped.setdefault(option, []).append(reason)
@@ -42,6 +42,14 @@ class Draft:
         found = exchange.get("type")
         return found if isinstance(found, str) else None
 
+    def queue_type(self, queue: str) -> str | None:
+        """Return the type of a queue, when it is well."""
+        for table in (("queues", queue), INHERITED):
+            if self.report.has((*table, "type")):
+                found = lookup(self.loaded, (*table, "type"))
+                return found if isinstance(found, str) else None
+        return "classic"
+
     def at(self, queue: str, *keys: str | int) -> Path:
         """Return where an option of a queue stands: with the queue, or where it is inherited."""
         own: Path = ("queues", queue, *keys)
@@ -55,17 +63,17 @@ class Draft:
 
     def misfits(self, queue: str) -> Iterator[tuple[str, str]]:
         """Yield the options that a queue itself says and could not have, each with the reason."""
-        yield from self._misfits(self.queues[queue])
+        yield from self._misfits(queue, self.queues[queue])
 
-    def _misfits(self, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    def _misfits(self, queue: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         kind = self.exchange_type(options)
         if kind not in {None, RING}:
             for option in RING_ONLY:
                 if option in options:
-                    reason = f"means nothing on a {kind} exchange: only {RING} has a ring"
+                    reason = f"means nothing on an exchange of type {kind}: only {RING} has a ring"
                     yield option, reason
         if kind in {"fanout", RING} and "routing_keys" in options:
             means = "every queue gets every message" if kind == "fanout" else "the ring decides"
-            yield "routing_keys", f"means nothing on a {kind} exchange: {means}"
-        if options.get("type", "classic") == "classic" and "delivery_limit" in options:
+            yield "routing_keys", f"means nothing on an exchange of type {kind}: {means}"
+        if self.queue_type(queue) == "classic" and "delivery_limit" in options:
             yield "delivery_limit", 'a classic queue has none: expected type = "quorum"'
