@@ -89,7 +89,8 @@ def test_counts_go_on_in_one_file_when_their_process_is_killed_and_started_again
         counted = samples(tmp_path)["feedbus_deliveries_total", "ack", "update_feed_3"]
         # It may have been killed after it counted and before it said so.
         assert told <= counted <= told + life
-    assert totals(tmp_path)["update_feed_3"]["ack"] == counted * 1000
+    # The two counters of a delivery are two writes, and a kill may come between them.
+    assert told * 1000 <= totals(tmp_path)["update_feed_3"]["ack"] <= counted * 1000
     assert [path.name for path in tmp_path.iterdir()] == ["update_feed_3.counts"]
 
 
