@@ -24,7 +24,7 @@ from kombu.transport import pyamqp
 from kombu.transport.base import StdChannel, to_rabbitmq_queue_arguments
 
 from feedbus.transports.sqlite import declarations, delivery, owners
-from feedbus.transports.sqlite.confirms import Outgoing, Outcome, store
+from feedbus.transports.sqlite.confirms import Outcome, Outgoing, store
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.content import check_key, pack, unpack
 from feedbus.transports.sqlite.file import Transaction
