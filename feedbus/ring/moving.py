@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from itertools import repeat
-from operator import xor
+from collections.abc import Iterator, Sequence
+from struct import Struct
 
 from feedbus.errors import UsageError
 from feedbus.ring.jumping import (
     CLASSES,
     HIGH,
     LANE_BITS,
-    LANES,
     LOW,
     LOW_BITS,
     ONE,
@@ -26,12 +24,16 @@ from feedbus.ring.jumping import (
 )
 from feedbus.ring.placing import Ring
 
+LANE_BYTES = LANE_BITS // 8
+SEEDS = HIGH + 1
+_WORDS = Struct("<" + "Q8x" * SEEDS)
+
 
 def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
     """Return the share of all keys for each (queue in old, queue in new) that any key takes.
 
     Placement tells 2**21 classes of keys apart, all equally likely. Every one is placed, which
-    takes two or three seconds for tens of buckets.
+    takes about two seconds for tens of buckets and nine for ten thousand.
 
     Raises:
         UsageError: a ring has no buckets.
@@ -70,46 +72,74 @@ def _count(fewer: int, more: int) -> dict[tuple[int, int], int]:
 
     One walk finds both: the jumps are the same, only their end differs.
     """
-    counts: dict[tuple[int, int], int] = defaultdict(int)
-    steps = (None,) * (STATE_WORDS - 1)
+    counts: dict[int, int] = defaultdict(int)
     jump = jumper()
-    for seed, entry in _states():
-        words = entry * STATE_FACTOR & LANES
-        word = words & WORD
-        words ^= words << 31 & LANES
-        words ^= words >> 11
-        following, among_fewer = 1, -1
-        for _ in steps:
-            words >>= LANE_BITS
-            word ^= (word >> 30) ^ (words & WORD)
-            bucket = following - 1
-            following = int(ONE * following / (word * OUTPUT_FACTOR & WORD)) + 1
-            if following > fewer:
-                if among_fewer < 0:
-                    among_fewer = bucket
-                if following > more:
-                    counts[among_fewer, bucket] += 1
-                    break
-        else:
-            key_hash = (seed - 1) % CLASSES
-            counts[jump(key_hash, fewer), jump(key_hash, more)] += 1
-    return counts
+    # Enough for all but a hundredth of the classes: the jumps grow with the logarithm.
+    depth = min(STATE_WORDS - 1, more.bit_length() + 2)
+    for seeds, columns in _outputs(depth):
+        for seed, outputs in zip(seeds, zip(*columns, strict=True), strict=True):
+            following, among_fewer = 1, -1
+            for draw in outputs:
+                bucket = following - 1
+                following = int(ONE * following / draw) + 1
+                if following > fewer:
+                    if among_fewer < 0:
+                        among_fewer = bucket
+                    if following > more:
+                        counts[among_fewer * more + bucket] += 1
+                        break
+            else:
+                key_hash = (seed - 1) % CLASSES
+                counts[jump(key_hash, fewer) * more + jump(key_hash, more)] += 1
+    return {divmod(place, more): classes for place, classes in counts.items()}
 
 
-def _states() -> Iterator[tuple[int, int]]:
-    """Yield each seed with its sixteen xorshift words; seeds of the same low bits together."""
+def _outputs(depth: int) -> Iterator[tuple[range, list[tuple[int, ...]]]]:
+    """Yield seeds and, for each of the first draws, a column of outputs aligned with the seeds.
+
+    Seeds of the same low bits come together. Their words stand in the lanes of one long integer,
+    so that one operation of Python's serves them all.
+    """
     low, *highs = tables()
-    known: tuple[int, ...] = ()
-    shared: Iterable[int] = ()
+    known: list[int] = []
+    shared: list[int] = []
+    lanes = _repeat(WORD)
     for index, entry in enumerate(low):
-        carries = tuple(factor * index >> LOW_BITS for factor in SEED_FACTORS)
+        # How much the low bits carry into the high ones has but 49 values, in runs.
+        carries = [factor * index >> LOW_BITS for factor in SEED_FACTORS]
         if carries != known:
-            known = carries
-            shared = [
-                highs[0][carries[0] + SEED_FACTORS[0] * high & HIGH]
-                ^ highs[1][carries[1] + SEED_FACTORS[1] * high & HIGH]
-                ^ highs[2][carries[2] + SEED_FACTORS[2] * high & HIGH]
-                for high in range(HIGH + 1)
-            ]
-        seeds = range(index, CLASSES, LOW + 1)
-        yield from zip(seeds, map(xor, shared, repeat(entry)), strict=True)
+            known, shared = carries, _high_words(highs, carries, depth)
+        columns = []
+        word = 0
+        for lane, high_words in enumerate(shared):
+            own = _repeat(entry >> LANE_BITS * lane & WORD)
+            state = (high_words ^ own) * STATE_FACTOR & lanes
+            if lane:
+                state ^= state << 31 & lanes
+                word = (state ^ state >> 11 ^ word ^ word >> 30) & lanes
+                columns.append(_split(word * OUTPUT_FACTOR & lanes))
+            else:
+                word = state
+        yield range(index, CLASSES, LOW + 1), columns
+
+
+def _high_words(highs: list[Sequence[int]], carries: list[int], depth: int) -> list[int]:
+    """Return what the high bits of all seeds give to each word that so many draws need."""
+    found = [0] * SEEDS
+    for table, carry, factor in zip(highs, carries, SEED_FACTORS, strict=True):
+        found = [words ^ table[carry + factor * high & HIGH] for high, words in enumerate(found)]
+    return [
+        _join([words >> LANE_BITS * lane & WORD for words in found]) for lane in range(depth + 1)
+    ]
+
+
+def _join(words: Sequence[int]) -> int:
+    return int.from_bytes(b"".join(word.to_bytes(LANE_BYTES, "little") for word in words), "little")
+
+
+def _repeat(word: int) -> int:
+    return int.from_bytes(word.to_bytes(LANE_BYTES, "little") * SEEDS, "little")
+
+
+def _split(lanes: int) -> tuple[int, ...]:
+    return _WORDS.unpack(lanes.to_bytes(LANE_BYTES * SEEDS, "little"))
