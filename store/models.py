@@ -37,7 +37,7 @@ class Follower(peewee.Model):
     """That one user follows another: the author's followers lie together, in order."""
 
     author = peewee.ForeignKeyField(User, on_delete="CASCADE", index=False)
-    follower = peewee.ForeignKeyField(User, on_delete="CASCADE")
+    follower = peewee.ForeignKeyField(User, on_delete="CASCADE", index=False)
 
     class Meta:
         """Where it is stored."""

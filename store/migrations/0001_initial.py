@@ -30,7 +30,6 @@ STATEMENTS = (
         PRIMARY KEY (author_id, follower_id)
     ) $CLUSTERED
     """,
-    "CREATE INDEX follower_follower_id ON follower (follower_id)",
     """
     CREATE TABLE tweet (
         id $ID,

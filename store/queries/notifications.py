@@ -37,34 +37,26 @@ def _add(table: str, column: str, channel: str, groups: Sequence[Group]) -> set[
     if added == sum(len(users) for _, _, users in groups):
         return set()
     found = rows(
-        f"SELECT id FROM users WHERE {channel} IS NOT NULL"  # noqa: S608 -- a column of ours
-        " AND id $AMONG",
+        f"SELECT users.id FROM $ROWS(users) WHERE {channel} IS NOT NULL",  # noqa: S608 -- a column of ours
         numbers(sorted(asked)),
     )
     return asked - {row[0] for row in found}
 
 
 def _add_groups(table: str, column: str, channel: str, groups: Sequence[Group]) -> int:
-    """One statement for all groups: each text travels once, each user by the group's number.
-
-    The address comes from a subquery, one index look-up a row: no plan can read all users.
-    """
+    """One statement for all groups: each text travels once, each user by the group's number."""
     users = [user for _, _, users in groups for user in users]
     places = [place for place, group in enumerate(groups, 1) for _ in group[2]]
     added = run(
         f"""
         INSERT INTO {table} (source, user_id, {column}, text)
-        SELECT source, user_id, address, text
-        FROM (
-            SELECT told.source, told.text, given.user_id,
-                (SELECT {channel} FROM users WHERE users.id = given.user_id) AS address
-            FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[])) AS given (user_id, place)
-            JOIN unnest(CAST(? AS text[]), CAST(? AS text[])) WITH ORDINALITY
-                AS told (source, text, place) ON told.place = given.place
-            OFFSET 0
-        ) AS found
-        WHERE address IS NOT NULL
-        ORDER BY source, user_id
+        SELECT told.source, users.id, users.{channel}, told.text
+        FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[])) AS given (value, place)
+        JOIN unnest(CAST(? AS text[]), CAST(? AS text[])) WITH ORDINALITY
+            AS told (source, text, place) ON told.place = given.place
+        CROSS JOIN LATERAL (SELECT * FROM users WHERE id = given.value OFFSET 0) AS users
+        WHERE users.{channel} IS NOT NULL
+        ORDER BY told.source, users.id
         ON CONFLICT DO NOTHING
         """,  # noqa: S608 -- names of ours
         numbers(users),
@@ -80,8 +72,8 @@ def _add_one(table: str, column: str, channel: str, group: Group) -> int:
     added = run(
         f"""
         INSERT INTO {table} (source, user_id, {column}, text)
-        SELECT CAST(? AS text), id, {channel}, ? FROM users
-        WHERE id $AMONG AND {channel} IS NOT NULL
+        SELECT CAST(? AS text), users.id, {channel}, ? FROM $ROWS(users)
+        WHERE {channel} IS NOT NULL
         ON CONFLICT DO NOTHING
         """,  # noqa: S608 -- names of ours
         source,

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 from feedbus.outbox import database, on_postgres, transaction
 
-# Parameters made by numbers(): $NUMBERS are rows with a column "value"; x $AMONG is a condition.
-# ANY reads the index; with IN and a subquery PostgreSQL may read the whole table to hash it.
-POSTGRES = {
-    "$NUMBERS": "unnest(CAST(? AS bigint[])) AS given (value)",
-    "$AMONG": "= ANY (CAST(? AS bigint[]))",
-    "?": "%s",
-}
-SQLITE = {
-    "$NUMBERS": "json_each(?) AS given",
-    "$AMONG": "IN (SELECT value FROM json_each(?))",
-}
+# Where a parameter made by numbers() goes: $NUMBERS are rows with a column "value", and
+# $ROWS(table) the table's rows that have these ids. The latter look each id up by the index; left
+# to itself PostgreSQL may read a whole table for a batch, above all before it has statistics.
+TABLE = re.compile(r"\$ROWS\((\w+)\)")
+POSTGRES_ROWS = (
+    r"$NUMBERS CROSS JOIN LATERAL (SELECT * FROM \1 WHERE id = given.value OFFSET 0) AS \1"
+)
+SQLITE_ROWS = r"$NUMBERS CROSS JOIN \1 ON \1.id = given.value"
+POSTGRES_NUMBERS = "unnest(CAST(? AS bigint[])) AS given (value)"
+SQLITE_NUMBERS = "json_each(?) AS given"
 
 
 @cache
 def _words(sql: str, postgres: bool) -> str:  # noqa: FBT001 -- a key of the cache
-    for word, meaning in (POSTGRES if postgres else SQLITE).items():
-        sql = sql.replace(word, meaning)
-    return sql
+    if postgres:
+        found = TABLE.sub(POSTGRES_ROWS, sql).replace("$NUMBERS", POSTGRES_NUMBERS)
+        return found.replace("?", "%s")
+    return TABLE.sub(SQLITE_ROWS, sql).replace("$NUMBERS", SQLITE_NUMBERS)
 
 
 def run(sql: str, *values: Any) -> Any:
@@ -52,6 +53,6 @@ def first(sql: str, *values: Any) -> tuple[Any, ...] | None:
 
 
 def numbers(values: Iterable[int]) -> str:
-    """Return integers as one parameter, of $NUMBERS or $AMONG: read faster than many."""
+    """Return integers as one parameter, of $NUMBERS or $ROWS: read faster than many."""
     text = ",".join(map(str, values))
     return f"{{{text}}}" if on_postgres() else f"[{text}]"

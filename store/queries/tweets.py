@@ -111,7 +111,7 @@ def ensure_tweets(tweets: Sequence[NewTweet]) -> set[int]:
     Those whose author is unknown are not.
     """
     asked = {tweet.id: tweet for tweet in tweets}
-    question = "SELECT id FROM tweet WHERE id $AMONG"
+    question = "SELECT tweet.id FROM $ROWS(tweet)"
     there = {row[0] for row in rows(question, numbers(asked))}
     missing = [tweet for tweet in asked.values() if tweet.id not in there]
     if not missing:

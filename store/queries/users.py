@@ -126,7 +126,7 @@ def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[list[int]]:
 def channels_of(user_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
     """Return by which of "email" and "phone" each user can be told; unknown users are left out."""
     found = rows(
-        "SELECT id, email IS NOT NULL, phone IS NOT NULL FROM users WHERE id $AMONG",
+        "SELECT users.id, email IS NOT NULL, phone IS NOT NULL FROM $ROWS(users)",
         numbers(sorted(set(user_ids))),
     )
     return {user_id: CHANNELS[email][phone] for user_id, email, phone in found}

@@ -1,0 +1,1 @@
+"""The reference application's handlers: one file a kind of message."""

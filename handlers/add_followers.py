@@ -1,0 +1,18 @@
+"""add_followers: create users and let them follow somebody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feedbus import Bus, Reject, handler
+from handlers.schemas import AddFollowers
+from store import queries
+
+
+@handler(AddFollowers)
+def add_followers(message: dict[str, Any], bus: Bus) -> None:  # noqa: ARG001 -- it publishes nothing
+    """Add the followers that are missing; a repeat adds none."""
+    try:
+        queries.add_followers(message["user_id"], message["follower_login"], message["count"])
+    except queries.UnknownUser as error:
+        raise Reject(str(error)) from error

@@ -1,0 +1,41 @@
+"""What the two notification handlers share: records by source, and who cannot be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from feedbus import Records
+
+Group = tuple[str, str, Sequence[int]]
+
+
+def store_notifications(
+    records: Records,
+    add: Callable[[Sequence[Group]], set[int]],
+    shorten: Callable[[str], str],
+    lacking: str,
+) -> None:
+    """Store a notification a record; records of users who cannot be told are rejected.
+
+    Args:
+        records: loaded by SendNotification.
+        add: stores groups of (source, text, users) and returns the users who cannot be told.
+        shorten: makes a text fit.
+        lacking: what such a user lacks.
+
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    users, tweets = records.column("user_id"), records.column("tweet_id")
+    texts, ids = records.column("text"), records.ids
+    for user, tweet, text, message_id in zip(users, tweets, texts, ids, strict=True):
+        groups.setdefault((_source(tweet, message_id), text), []).append(user)
+    untold = add([(source, shorten(text), found) for (source, text), found in groups.items()])
+    for index, user in enumerate(users) if untold else ():
+        if user in untold:
+            records.reject(index, f"user {user} is gone or has no {lacking}")
+
+
+def _source(tweet_id: Any, message_id: str) -> str:
+    """Name what is told of, the same at each repeat: a tweet, or else the message itself."""
+    return str(tweet_id) if tweet_id is not None else f"message:{message_id}"
