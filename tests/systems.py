@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -59,7 +60,7 @@ class System:
     def at(cls, folder: Path, *queues: Queue, broker_url: str = "", pack: int = 0) -> System:
         """Declare a system of these queues and open its store."""
         topology = Topology(
-            name="test",
+            name=f"test-{uuid.uuid4().hex[:8]}",
             path=folder / "topology.toml",
             broker_url=broker_url or f"sqlite:///{folder}/broker.db",
             store_url=f"sqlite:///{folder}/store.db",
@@ -116,7 +117,7 @@ class System:
     def ready(self) -> dict[str, int]:
         """Return what waits for each consumer."""
         with broker.connect(self.topology) as connection:
-            depths = generations.depths(connection.channel(), self.topology)
+            depths = generations.depths(connection, self.topology)
         return {name: ready for name, (ready, _) in depths.items()}
 
     def publish(self, numbers: Sequence[int], exchange: str = "work", key: str = "") -> None:

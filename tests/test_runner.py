@@ -6,7 +6,8 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,18 @@ from feedbus.topology import Ladder
 from tests.systems import BATCH, System, queue, sharded
 
 
-@pytest.fixture(autouse=True)
-def _store() -> Iterator[None]:
-    yield
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
+    """Make systems on either broker; what they promise is the same on both."""
+    url = ""
+    if request.param == "rabbitmq":
+        url = request.getfixturevalue("rabbitmq").url
+    yield partial(System.at, tmp_path, broker_url=url)
     outbox.close_store()
 
 
-def test_a_message_is_handled_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue())
+def test_a_message_is_handled_once_and_leaves_nothing_behind(make: Callable[..., System]) -> None:
+    system = make(queue())
     system.publish([1, 2, 3])
     assert system.run(system.note) == "idle for 0.3 s"
     assert system.seen == [1, 2, 3]
@@ -36,8 +41,8 @@ def test_a_message_is_handled_once_and_leaves_nothing_behind(tmp_path: Path) -> 
     assert system.dead() == []
 
 
-def test_a_rejected_message_is_dead_lettered_with_its_reason(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue())
+def test_a_rejected_message_is_dead_lettered_with_its_reason(make: Callable[..., System]) -> None:
+    system = make(queue())
 
     def refuse(message: dict[str, Any], _bus: Bus) -> None:
         if message["n"] == 2:
@@ -56,8 +61,8 @@ def test_a_rejected_message_is_dead_lettered_with_its_reason(tmp_path: Path) -> 
     )
 
 
-def test_a_failing_message_climbs_the_ladder_and_then_is_dead(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue())
+def test_a_failing_message_climbs_the_ladder_and_then_is_dead(make: Callable[..., System]) -> None:
+    system = make(queue())
 
     def fail(message: dict[str, Any], _bus: Bus) -> None:
         system.note(message)
@@ -72,8 +77,8 @@ def test_a_failing_message_climbs_the_ladder_and_then_is_dead(tmp_path: Path) ->
     assert (letter.reason, letter.attempts) == ("ValueError: no luck", 3)
 
 
-def test_a_retry_comes_back_after_the_time_it_asks_for(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue(retry=Ladder((60.0,), "dead-letter")))
+def test_a_retry_comes_back_after_the_time_it_asks_for(make: Callable[..., System]) -> None:
+    system = make(queue(retry=Ladder((60.0,), "dead-letter")))
 
     def once_more(message: dict[str, Any], _bus: Bus) -> None:
         system.note(message)
@@ -86,8 +91,8 @@ def test_a_retry_comes_back_after_the_time_it_asks_for(tmp_path: Path) -> None:
     assert system.dead() == []
 
 
-def test_a_ladder_that_drops_leaves_no_dead_letter(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue(retry=Ladder((0.01,), "drop")))
+def test_a_ladder_that_drops_leaves_no_dead_letter(make: Callable[..., System]) -> None:
+    system = make(queue(retry=Ladder((0.01,), "drop")))
 
     def fail(message: dict[str, Any], _bus: Bus) -> None:
         system.note(message)
@@ -99,9 +104,9 @@ def test_a_ladder_that_drops_leaves_no_dead_letter(tmp_path: Path) -> None:
 
 
 def test_bodies_that_are_no_messages_are_dead_at_once_with_every_fields_error(
-    tmp_path: Path,
+    make: Callable[..., System],
 ) -> None:
-    system = System.at(tmp_path, queue())
+    system = make(queue())
     with system.bus() as bus:
         bus.publish("work", {"n": "one", "text": 3})
         bus.publish("work", {"n": 1})
@@ -111,8 +116,10 @@ def test_bodies_that_are_no_messages_are_dead_at_once_with_every_fields_error(
     assert letter.errors == {"n": ["Not a valid integer."], "text": ["Not a valid string."]}
 
 
-def test_one_bad_record_in_a_batch_does_not_fail_its_neighbours(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue(batch=BATCH), pack=100)
+def test_one_bad_record_in_a_batch_does_not_fail_its_neighbours(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(batch=BATCH), pack=100)
 
     def choke(records: Records, _bus: Bus) -> None:
         if 13 in records.column("n"):
@@ -127,8 +134,8 @@ def test_one_bad_record_in_a_batch_does_not_fail_its_neighbours(tmp_path: Path) 
     assert json.loads(letter.body) == {"n": 13}
 
 
-def test_a_batch_handler_rejects_single_records_of_a_pack(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue(batch=BATCH), pack=100)
+def test_a_batch_handler_rejects_single_records_of_a_pack(make: Callable[..., System]) -> None:
+    system = make(queue(batch=BATCH), pack=100)
 
     def pick(records: Records, _bus: Bus) -> None:
         for index, number in enumerate(records.column("n")):
@@ -140,8 +147,10 @@ def test_a_batch_handler_rejects_single_records_of_a_pack(tmp_path: Path) -> Non
     assert [json.loads(letter.body)["n"] for letter in system.dead()] == [0, 7, 14]
 
 
-def test_invalid_records_of_a_pack_are_dead_and_the_others_handled(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue(batch=BATCH), pack=100)
+def test_invalid_records_of_a_pack_are_dead_and_the_others_handled(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(batch=BATCH), pack=100)
     with system.bus() as bus:
         bus.publish_columns("work", ["", "", ""], {"n": [1, "two", 3]}, {})
     system.run(lambda records, _: system.seen.extend(records.column("n")), batch=True)
@@ -149,8 +158,8 @@ def test_invalid_records_of_a_pack_are_dead_and_the_others_handled(tmp_path: Pat
     assert [letter.errors for letter in system.dead()] == [{"n": ["Not a valid integer."]}]
 
 
-def test_what_a_failing_handler_published_is_not_sent(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue(), queue("next", exchange="other", routing_keys=("n",)))
+def test_what_a_failing_handler_published_is_not_sent(make: Callable[..., System]) -> None:
+    system = make(queue(), queue("next", exchange="other", routing_keys=("n",)))
 
     def publish_then_fail(message: dict[str, Any], bus: Bus) -> None:
         bus.publish("other", message, "n")
@@ -163,8 +172,10 @@ def test_what_a_failing_handler_published_is_not_sent(tmp_path: Path) -> None:
     assert system.ready() == {"work": 0, "next": 1}
 
 
-def test_a_child_that_nobody_would_receive_is_its_parents_failure(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue())
+def test_a_child_that_nobody_would_receive_is_its_parents_failure(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
     system.publish([1])
     system.run(lambda message, bus: bus.publish("other", message, "nowhere"))
     (letter,) = system.dead()
@@ -173,8 +184,10 @@ def test_a_child_that_nobody_would_receive_is_its_parents_failure(tmp_path: Path
         bus.publish("other", {"n": 1}, "nowhere")
 
 
-def test_a_store_that_is_locked_holds_the_runner_and_counts_no_attempt(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue())
+def test_a_store_that_is_locked_holds_the_runner_and_counts_no_attempt(
+    make: Callable[..., System], tmp_path: Path
+) -> None:
+    system = make(queue())
     outbox.database.execute_sql("CREATE TABLE effects (n integer)")
     outbox.database.execute_sql("PRAGMA busy_timeout = 50")
     blocker = sqlite3.connect(tmp_path / "store.db", isolation_level=None, check_same_thread=False)
@@ -193,10 +206,10 @@ def test_a_store_that_is_locked_holds_the_runner_and_counts_no_attempt(tmp_path:
     assert system.dead() == []
 
 
-def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(tmp_path: Path) -> None:
-    system = System.at(
-        tmp_path, queue(once=True), queue("next", exchange="other", routing_keys=("n",))
-    )
+def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(once=True), queue("next", exchange="other", routing_keys=("n",)))
 
     def effect(message: dict[str, Any], bus: Bus) -> None:
         system.note(message)
@@ -213,16 +226,20 @@ def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(tmp_path: Path)
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_no_more_messages_are_handled_than_asked_for(tmp_path: Path, limit: int) -> None:
-    system = System.at(tmp_path, queue())
+def test_no_more_messages_are_handled_than_asked_for(
+    make: Callable[..., System], limit: int
+) -> None:
+    system = make(queue())
     system.publish(range(5))
     assert system.run(system.note, max_messages=limit) == f"handled {limit} messages"
     assert system.seen == list(range(limit))
     assert system.ready() == {"work": 5 - limit}
 
 
-def test_a_run_ends_after_its_longest_time_though_messages_come(tmp_path: Path) -> None:
-    system = System.at(tmp_path, queue())
+def test_a_run_ends_after_its_longest_time_though_messages_come(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
 
     def slow(message: dict[str, Any], _bus: Bus) -> None:
         system.note(message)
@@ -233,8 +250,8 @@ def test_a_run_ends_after_its_longest_time_though_messages_come(tmp_path: Path) 
     assert system.ready() == {"work": 50 - len(system.seen)}
 
 
-def test_each_shard_handles_the_keys_that_the_ring_gives_it(tmp_path: Path) -> None:
-    system = System.at(tmp_path, sharded(4, batch=BATCH), pack=10)
+def test_each_shard_handles_the_keys_that_the_ring_gives_it(make: Callable[..., System]) -> None:
+    system = make(sharded(4, batch=BATCH), pack=10)
     keys = [str(key) for key in range(200)]
     with system.bus() as bus:
         bus.publish_many("ring", [(key, {"n": int(key)}) for key in keys])
@@ -245,8 +262,10 @@ def test_each_shard_handles_the_keys_that_the_ring_gives_it(tmp_path: Path) -> N
         assert own == [int(key) for key in keys if ring.route(key) == name]
 
 
-def test_records_from_before_a_reshard_are_handled_before_those_after_it(tmp_path: Path) -> None:
-    system = System.at(tmp_path, sharded(3, batch=BATCH), pack=5)
+def test_records_from_before_a_reshard_are_handled_before_those_after_it(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(3, batch=BATCH), pack=5)
     keys = [str(key) for key in range(60)]
     with system.bus() as stale:
         stale.publish_many("ring", [(key, {"n": 1}) for key in keys])
