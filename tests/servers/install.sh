@@ -14,8 +14,8 @@ missing() {
 }
 
 leave_out() {
-    # $1: why; the tests that need a missing server skip themselves, or fail when FEEDBUS_REQUIRE_SERVERS=1.
-    echo "left out: the tests that need $(missing | tr '\n' ' ')($1)"
+    # $*: why. The tests that need a missing server skip themselves, or fail when FEEDBUS_REQUIRE_SERVERS=1.
+    echo "left out: the tests that need" $(missing) "($*)"
     [ "${FEEDBUS_REQUIRE_SERVERS:-0}" != 1 ] && exit 0
     echo "error: FEEDBUS_REQUIRE_SERVERS=1 expects every server to be installed" >&2
     exit 1
@@ -24,7 +24,7 @@ leave_out() {
 wanted=$(missing)
 [ -z "$wanted" ] && exit 0
 command -v apt-get >/dev/null || leave_out "not Debian: install them yourself to run these tests"
-[ "$(id -u)" = 0 ] || leave_out "not root: sudo apt-get install" $wanted
+[ "$(id -u)" = 0 ] || leave_out "not root; to run them:" sudo apt-get install $wanted
 
 log=$(mktemp)
 policy=/usr/sbin/policy-rc.d
