@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -69,16 +70,23 @@ def _supervise(topology: Topology, tell: int | None) -> None:
     def settled(failures: list[str], took_seconds: float) -> None:
         if failures:
             text = "\n".join(["not everything is ready:", *failures])
-            click.secho(text, fg="red")
+            _say(click.style(text, fg="red"))
         else:
-            click.secho(f"all {total} ready in {took_seconds:.1f} s", fg="green", bold=True)
+            text = f"all {total} ready in {took_seconds:.1f} s"
+            _say(click.style(text, fg="green", bold=True))
         if tell is not None:
             os.write(tell, json.dumps([failures, took_seconds]).encode())
             os.close(tell)
 
     click.echo(f"starting {total} processes of {topology.path}, logs in {topology.var / 'log'}")
     supervise(topology, settled)
-    click.echo("stopped")
+    _say("stopped")
+
+
+def _say(text: str) -> None:
+    # A terminal that is gone or a pipe that is closed must not trouble what runs.
+    with contextlib.suppress(OSError):
+        click.echo(text)
 
 
 def _print_events(width: int) -> None:
@@ -89,7 +97,7 @@ def _print_events(width: int) -> None:
                 logging.Formatter("%(asctime)s", "%H:%M:%S").format(record), dim=True
             )
             coloured = click.style(f"{what:<8}", fg=COLOURS.get(str(what)))
-            click.echo(f"{clock}  {name:<{width}}  {coloured}  {detail}")
+            _say(f"{clock}  {name:<{width}}  {coloured}  {detail}")
 
     logging.getLogger("circus").setLevel(logging.WARNING)
     events = logging.getLogger("feedbus.supervisor")

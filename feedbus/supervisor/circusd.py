@@ -41,7 +41,7 @@ class Seed:
     def __call__(self, received: dict[str, Any]) -> None:
         """Be a stream that nothing is written to."""
 
-    def fill(self, arbiter: Any) -> None:
+    def fill(self, arbiter: Any, watcher: Any) -> None:
         """Put the topology's watchers into the arbiter, which has bound its sockets."""
         from feedbus.supervisor.supervision import Supervision
 
@@ -54,15 +54,21 @@ class Seed:
             if bound.resolve() != (self.topology.var / "run" / socket).resolve():
                 msg = f"circus.ini: expected the endpoint {wanted}, got {found}"
                 raise UsageError(msg)
-        arbiter.loop.add_callback(Supervision(arbiter, self.topology).start)
+        supervision = Supervision(arbiter, self.topology)
+
+        async def replace() -> None:
+            await supervision.start()
+            if watcher in arbiter.watchers:
+                arbiter.watchers.remove(watcher)
+            arbiter._watchers_names.pop(watcher.name.lower(), None)  # noqa: SLF001 -- rm_watcher refuses while circus starts
+
+        arbiter.loop.add_callback(replace)
 
 
 def fill(watcher: Any, arbiter: Any, hook_name: str) -> bool:  # noqa: ARG001 -- circus's signature
     """Replace the seed by the topology's watchers: circus's before_start hook."""
     try:
-        watcher.stdout_stream.fill(arbiter)
+        watcher.stdout_stream.fill(arbiter, watcher)
     except FeedbusError as error:
         sys.exit(f"error: {error}")
-    arbiter.watchers.remove(watcher)
-    del arbiter._watchers_names[watcher.name.lower()]  # noqa: SLF001 -- rm_watcher refuses while circus starts
     return False

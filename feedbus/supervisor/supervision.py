@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 from circus.commands.base import Command
 from circus.exc import ConflictError
+from tornado.ioloop import PeriodicCallback
 
 from feedbus.lifeline import run_folder
 from feedbus.supervisor.watcher import KeptWatcher
@@ -66,6 +68,10 @@ class Supervision:
         """Start every watcher, and listen to signals in the way that loses none."""
         arbiter = self.arbiter
         self._close_sockets_to_others()
+        # circus's own check tells of every command that it collides with, and makes it collide.
+        arbiter.ctrl.caller.stop()
+        arbiter.ctrl.caller = PeriodicCallback(self._check, arbiter.check_delay * 1000)
+        arbiter.ctrl.caller.start()
         loop = arbiter.loop.asyncio_loop
         loop.add_signal_handler(signal.SIGCHLD, self._child_ended)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
@@ -90,8 +96,15 @@ class Supervision:
         except ConflictError:
             self.arbiter.loop.call_later(LOOK_SECONDS, self.stop)
 
+    def _check(self) -> None:
+        if all(isinstance(one, KeptWatcher) for one in self.arbiter.watchers):
+            self._child_ended()
+        else:  # somebody added a watcher of circus's own kind
+            with contextlib.suppress(ConflictError):
+                self.arbiter.manage_watchers()
+
     def _child_ended(self) -> None:
-        # At once, not at circus's next check, which is then only a second net and can be rare.
+        # At once, and not at the next check, which is only a second net.
         if not self.arbiter._stopping:  # noqa: SLF001 -- as above
             self.arbiter.reap_processes()
             for watcher in self.watchers:

@@ -184,7 +184,7 @@ class KeptWatcher(Watcher):
             f" its log is {where}; try again with: circusctl start {self.name}",
             logging.ERROR,
         )
-        self.loop.add_callback(self._stop, True)  # noqa: FBT003 -- circus's signature
+        self.loop.add_callback(self._stop, True)
 
     # -- telling -------------------------------------------------------------------------------
 
