@@ -140,7 +140,7 @@ def problem(answer: Answer, status: int) -> dict:
 def waiting(site: Site, consumer: str) -> int:
     """Count what waits in a consumer's queue, asking the broker anew."""
     with broker.connect(site.topology) as connection:
-        return generations.depths(connection.channel(), site.topology)[consumer][0]
+        return generations.depths(connection, site.topology)[consumer][0]
 
 
 def until(condition, seconds: float = 10.0) -> bool:

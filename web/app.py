@@ -138,7 +138,8 @@ def make_app(
 
     """
     app = Web(metrics)
-    app.install(Shield(guard or Guard()))
+    guard = guard or Guard()
+    app.install(Shield(guard))
     api.install(app, topology, posting)
-    operations.install(app, topology, depths)
+    operations.install(app, topology, depths, locked=guard.token is not None)
     return app

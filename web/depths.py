@@ -25,7 +25,6 @@ class Depths:
         self._topology = topology
         self._lock = threading.Lock()
         self._connection: Any = None
-        self._channel: Any = None
         self._counts: Counts = {}
         self._asked_at = float("-inf")
 
@@ -56,20 +55,18 @@ class Depths:
             if self._connection is None:
                 self._connection = broker.connect(self._topology)
             with broker.outage(self._connection, self._topology.broker_url):
-                if self._channel is None:
-                    self._channel = self._connection.channel()
-                return generations.depths(self._channel, self._topology)
+                return generations.depths(self._connection, self._topology)
         except Outage:
             self._drop()
             raise
         except Exception as error:
-            # A queue that was deleted a moment ago closes the channel.
+            # Whatever it is, the connection may be in any state now.
             self._drop()
             msg = f"broker {broker.public_url(self._topology.broker_url)}: {error}"
             raise Outage(msg) from error
 
     def _drop(self) -> None:
-        connection, self._connection, self._channel = self._connection, None, None
+        connection, self._connection = self._connection, None
         if connection is not None:
             try:
                 connection.close()

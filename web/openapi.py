@@ -34,8 +34,8 @@ EVERYWHERE = (401, 421, 500, 503)
 WITH_BODY = (400, 411, 413, 415)
 
 
-def build() -> dict[str, Any]:
-    """Return the document."""
+def build(*, locked: bool) -> dict[str, Any]:
+    """Return the document of a server that asks for a token, or of one that does not."""
     plugin = MarshmallowPlugin(schema_name_resolver=name_of)
     spec = APISpec(
         title="feedbus reference application",
@@ -43,7 +43,7 @@ def build() -> dict[str, Any]:
         openapi_version="3.1.0",
         info={"description": DESCRIPTION},
         plugins=[plugin],
-        security=[{"token": []}, {}],
+        security=[{"token": []}] if locked else [],
     )
     spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
     spec.components.schema("Problem", schema=schemas.ProblemAnswer)
@@ -55,6 +55,7 @@ def build() -> dict[str, Any]:
     for path, operations in PATHS.items():
         spec.path(path, operations={method: dict(told) for method, told in operations.items()})
     document: dict[str, Any] = spec.to_dict()
+    document["paths"]["/api/v2/user"]["post"]["responses"]["201"]["links"] = USER_LINKS
     refine(document["components"]["schemas"])
     return document
 
@@ -126,17 +127,33 @@ def get(
 
 
 def plain(
-    operation: str, summary: str, media_type: str, schema: Mapping[str, Any], *statuses: int
+    operation: str, summary: str, media_type: str, schema: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Describe an operation without parameters that is not made of schemas."""
     success = {"description": "OK", "content": {media_type: {"schema": dict(schema)}}}
     return {
         "operationId": operation,
         "summary": summary,
-        "responses": {"200": success, **problems(*statuses)},
+        "responses": {"200": success, **problems()},
     }
 
 
+def public(operation: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe an operation that needs no token."""
+    return {**operation, "security": []}
+
+
+USER_LINKS = {
+    "tweet": {
+        "operationId": "postTweet",
+        "requestBody": {"userId": "$response.body#/id", "text": "Hello, followers"},
+    },
+    "feed": {"operationId": "getFeed", "parameters": {"id": "$response.body#/id"}},
+    "followers": {
+        "operationId": "addFollowers",
+        "requestBody": {"userId": "$response.body#/id", "followerLogin": "fan", "count": 3},
+    },
+}
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -199,8 +216,8 @@ PATHS: Mapping[str, Mapping[str, Any]] = {
         "get": plain("operations", "The figures of the operations page", JSON, OBJECT)
     },
     "/metrics": {"get": plain("metrics", "Prometheus metrics", "text/plain", TEXT)},
-    "/healthz": {"get": plain("health", "This process answers", JSON, OBJECT)},
-    "/readyz": {"get": plain("ready", "Broker and store are reachable", JSON, OBJECT)},
-    "/openapi.json": {"get": plain("document", "This document", JSON, OBJECT)},
-    "/": {"get": plain("page", "The operations page", "text/html", TEXT)},
+    "/healthz": {"get": public(plain("health", "This process answers", JSON, OBJECT))},
+    "/readyz": {"get": public(plain("ready", "Broker and store are reachable", JSON, OBJECT))},
+    "/openapi.json": {"get": public(plain("document", "This document", JSON, OBJECT))},
+    "/": {"get": public(plain("page", "The operations page", "text/html", TEXT))},
 }

@@ -32,8 +32,9 @@ INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 class Operations:
     """What each of these routes does."""
 
-    def __init__(self, topology: Topology, depths: Depths) -> None:
-        """Show this topology's system."""
+    def __init__(self, topology: Topology, depths: Depths, *, locked: bool) -> None:
+        """Show this topology's system; locked is whether the API asks for a token."""
+        self._locked = locked
         self._topology = topology
         self._depths = depths
 
@@ -74,7 +75,7 @@ class Operations:
 
     def document(self) -> bytes:
         """Return the OpenAPI document."""
-        return typed("application/json", openapi_document())
+        return typed("application/json", openapi_document(locked=self._locked))
 
     def page(self) -> bytes:
         """Return the operations page."""
@@ -89,9 +90,9 @@ class Operations:
             return {}, str(error)
 
 
-def install(app: bottle.Bottle, topology: Topology, depths: Depths) -> None:
+def install(app: bottle.Bottle, topology: Topology, depths: Depths, *, locked: bool) -> None:
     """Add the routes to an app."""
-    operations = Operations(topology, depths)
+    operations = Operations(topology, depths, locked=locked)
     routes: list[tuple[str, Callable[[], bytes], Mapping[str, bool]]] = [
         ("/metrics", operations.metrics, {"figures": True}),
         ("/api/v1/operations", operations.figures, {}),
@@ -121,11 +122,11 @@ def state(url: str, away: str) -> dict[str, Any]:
 
 
 @cache
-def openapi_document() -> bytes:
-    """Make the OpenAPI document once; its library is imported when it is first asked for."""
+def openapi_document(*, locked: bool) -> bytes:
+    """Make each OpenAPI document once; its library is imported when it is first asked for."""
     from web.openapi import build
 
-    return json.dumps(build(), ensure_ascii=False).encode()
+    return json.dumps(build(locked=locked), ensure_ascii=False).encode()
 
 
 @cache

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.site import Site, fresh_site
+from web.guard import Guard
+from web.openapi import build
+
+
+def drive(site: Site, folder: Path, *arguments: str) -> str:
+    """Run schemathesis against a site, the same cases each time, and return what it printed."""
+    command = Path(sys.executable).with_name("st")
+    process = subprocess.run(
+        [
+            *(str(command), "run", f"http://127.0.0.1:{site.port}/openapi.json"),
+            *("--checks", "all", "--generation-deterministic"),
+            *("--max-examples", "25", "--no-color", *arguments),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
+
+
+def test_schemathesis_finds_no_fault_in_any_operation(tmp_path):
+    with fresh_site(tmp_path) as site:
+        told = drive(site, tmp_path)
+    assert "Operations:       10 selected / 10 total" in told  # all but the document itself
+    generated = re.search(r"(\d+) generated, \1 passed", told)
+    assert generated, told
+    assert int(generated[1]) > 300
+    assert "API Links:    3 covered" in told
+
+
+def test_schemathesis_finds_no_way_around_the_token(tmp_path):
+    with fresh_site(tmp_path, Guard(b"s3cret", loopback=False)) as site:
+        told = drive(site, tmp_path, "-H", "Authorization: Bearer s3cret", "--phases", "coverage")
+    assert re.search(r"(\d+) generated, \1 passed", told), told
+
+
+def test_the_document_asks_for_the_token_where_the_server_does(tmp_path):
+    with fresh_site(tmp_path, Guard(b"s3cret")) as site:
+        document = site.get("/openapi.json").json
+    assert document["security"] == [{"token": []}]
+    assert document["paths"]["/healthz"]["get"]["security"] == []
+
+
+def test_every_route_is_described_and_every_description_is_a_route(tmp_path):
+    with fresh_site(tmp_path) as site:
+        routes = {(route.method, re.sub(r"<\w+>", "{}", route.rule)) for route in site.app.routes}
+        served = site.get("/openapi.json").json
+    described = {
+        (method.upper(), re.sub(r"\{\w+\}", "{}", path))
+        for path, operations in served["paths"].items()
+        for method in operations
+    }
+    assert described == routes
+
+
+@pytest.mark.parametrize(
+    "reference", sorted(set(re.findall(r"#/[\w/]+", json.dumps(build(locked=True)))))
+)
+def test_every_reference_of_the_document_leads_somewhere(reference):
+    found = build(locked=True)
+    if reference == "#/id":
+        return  # into a response's body
+    for part in reference.split("/")[1:]:
+        found = found[part]
+    assert found
