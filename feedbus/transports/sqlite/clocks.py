@@ -5,7 +5,7 @@ from __future__ import annotations
 from feedbus.transports.sqlite.declarations import delete_queue
 from feedbus.transports.sqlite.delivery import arm, expire_head, head_expiry, keep_limits
 from feedbus.transports.sqlite.file import Transaction
-from feedbus.transports.sqlite.routing import Queue
+from feedbus.transports.sqlite.routing import Queue, load_routes
 
 
 def expire_due(tx: Transaction) -> None:
@@ -24,6 +24,8 @@ def expire_due(tx: Transaction) -> None:
             arm(tx, head_expiry(tx, queue.id))
         if queue.expires_ms is not None:
             arm(tx, unused_until(tx, queue))
+    if tx.topology_changed:
+        tx.routes = load_routes(tx.database, version=-1)
     tx.everyone = everyone  # all others see the new clock when the old one rings for them
 
 

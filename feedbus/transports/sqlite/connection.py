@@ -72,6 +72,7 @@ class Connection:
     def write(self, *, durable: bool = False) -> Iterator[Transaction]:
         """Run a write transaction, then wake those whom it concerns."""
         with self.file.write(durable=durable) as tx:
+            expire_due(tx)
             yield tx
             keep_limits(tx)
             concerned = self._concerned(tx)
@@ -149,9 +150,8 @@ class Connection:
         self.enlist()
         due = self._look_around()
         if due is not None and due <= 0:
-            with self.write() as tx:
-                expire_due(tx)
-            return
+            with self.write():  # every write looks at the clock first
+                return
         if due is not None:
             due += random.uniform(0, SPREAD_SECONDS)  # noqa: S311 -- spreads load, hides nothing
         waits = [wait for wait in (left, due) if wait is not None]
@@ -227,16 +227,21 @@ class Connection:
         self._turn += 1
         first = self._turn % len(hungry)
         found: list[Arrival] = []
-        with self.write() as tx:
-            entered = is_entered(tx, self.owner)
-            for consumer in hungry[first:] + hungry[:first] if entered else ():
-                found += self._claim(tx, consumer)
+        held = [consumer.held for consumer in hungry]
+        try:
+            with self.write() as tx:
+                entered = is_entered(tx, self.owner)
+                for consumer in hungry[first:] + hungry[:first] if entered else ():
+                    claimed = self._claim(tx, consumer)
+                    consumer.held += 0 if consumer.no_ack else len(claimed)
+                    found += claimed
+        except BaseException:
+            for consumer, before in zip(hungry, held, strict=True):
+                consumer.held = before
+            raise
         if not entered:
             self.fence()
         self.inbox.extend(found)
-        for arrival in found:
-            if arrival.consumer is not None:
-                arrival.consumer.held += not arrival.settled
         return bool(found)
 
     def _has_messages(self, consumer: Consumer) -> bool:
@@ -261,7 +266,8 @@ class Connection:
             if row[1] != consumer.id:
                 return []
             sharers = 1
-        taken = claim(tx, queue, self.owner, consumer.room(), sharers)
+        room = consumer.room()
+        taken = claim(tx, queue, self.owner, room, sharers) if room else []
         arrivals = [
             Arrival(consumer, message, returns, queue.quorum, consumer.no_ack)
             for message, returns in taken

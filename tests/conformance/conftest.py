@@ -1,0 +1,80 @@
+"""One broker fixture for both brokers, empty for each test."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+import uuid
+from base64 import b64encode
+
+import pytest
+from kombu.connection import Connection
+
+from feedbus.transports.sqlite import Transport
+from tests.servers.rabbitmq import PASSWORD, USER
+
+
+class Broker:
+    """Connects as a client would; what it opened it closes."""
+
+    def __init__(self, **parameters):
+        self._parameters = parameters
+        self._opened = []
+
+    def connect(self):
+        connection = Connection(**self._parameters)
+        self._opened.append(connection)
+        connection.ensure_connection(max_retries=1, timeout=10)
+        return connection
+
+    def channel(self):
+        return self.connect().channel()
+
+    def close(self):
+        for connection in self._opened:
+            connection.release()
+
+
+def ask(node, method, path, body=None):
+    token = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    request = urllib.request.Request(
+        f"{node.management_url}/api/{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Basic {token}", "Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def broker(request, tmp_path):
+    if request.param == "embedded":
+        made = Broker(transport=Transport, virtual_host=str(tmp_path / "broker.db"))
+        yield made
+        made.close()
+        return
+    node = request.getfixturevalue("rabbitmq")
+    space = uuid.uuid4().hex
+    ask(node, "PUT", f"vhosts/{space}")
+    ask(
+        node,
+        "PUT",
+        f"permissions/{space}/{USER}",
+        {"configure": ".*", "write": ".*", "read": ".*"},
+    )
+    made = Broker(
+        transport="pyamqp",
+        hostname="127.0.0.1",
+        port=node.port,
+        userid=USER,
+        password=PASSWORD,
+        virtual_host=space,
+    )
+    yield made
+    made.close()
+    ask(node, "DELETE", f"vhosts/{space}")
+
+
+@pytest.fixture
+def channel(broker):
+    return broker.channel()

@@ -1,0 +1,173 @@
+"""What conformance tests say to a channel, in short."""
+
+from __future__ import annotations
+
+import time
+
+DEADLINE_SECONDS = 20
+QUIET_SECONDS = 0.3
+
+
+def link(channel):
+    """The connection that a channel's events arrive on."""
+    return channel.connection
+
+
+def drain_until(channel, reached, seconds=DEADLINE_SECONDS):
+    """Let events happen until reached() is true; fail when it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        try:
+            link(channel).drain_events(timeout=0.2)
+        except TimeoutError:
+            pass
+
+
+def drain_quietly(channel, seconds=QUIET_SECONDS):
+    """Let happen what is under way."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            link(channel).drain_events(timeout=left)
+        except TimeoutError:
+            return
+
+
+def eventually(found, seconds=DEADLINE_SECONDS):
+    """Return what found() gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        time.sleep(0.02)
+    return result
+
+
+def make(channel, body, *, headers=None, **properties):
+    """Make a message; its body goes as bytes."""
+    body = body.encode() if isinstance(body, str) else body
+    named = {
+        name: properties.pop(name)
+        for name in ("priority", "content_type", "content_encoding")
+        if name in properties
+    }
+    return channel.prepare_message(body, headers=headers, properties=properties, **named)
+
+
+class Publisher:
+    """Publishes on a channel in confirm mode and notes what became of each message."""
+
+    def __init__(self, channel):
+        self.channel = channel
+        self.sent = 0
+        self.told = []  # ("ack" or "nack", tag, multiple) and ("return", exchange, key, body)
+        self._open = set()
+        channel.events["basic_ack"].add(lambda tag, multiple: self._settle("ack", tag, multiple))
+        channel.events["basic_nack"].add(lambda tag, multiple: self._settle("nack", tag, multiple))
+        channel.events["basic_return"].add(
+            lambda error, exchange, key, message: self.told.append(
+                ("return", exchange, key, message.body)
+            )
+        )
+        channel.confirm_select()
+
+    def _settle(self, verdict, tag, multiple):
+        for each in sorted(self._open):
+            if each == tag or (multiple and each <= tag):
+                self._open.discard(each)
+                self.told.append((verdict, each))
+
+    def send(self, body, exchange="", key="", *, mandatory=False, headers=None, **properties):
+        message = make(self.channel, body, headers=headers, **properties)
+        self.channel.basic_publish(message, exchange, key, mandatory=mandatory)
+        self.sent += 1
+        self._open.add(self.sent)
+
+    def wait(self):
+        """Wait until each message is acked or nacked; return those that were acked."""
+        drain_until(self.channel, lambda: not self._open)
+        return [each[1] for each in self.told if each[0] == "ack"]
+
+    @property
+    def returned(self):
+        return [each[1:] for each in self.told if each[0] == "return"]
+
+    @property
+    def nacked(self):
+        return [each[1] for each in self.told if each[0] == "nack"]
+
+
+def put(channel, queue, *bodies, **properties):
+    """Publish to a queue and wait for the confirms, on a channel of its own."""
+    with link(channel).channel() as own:
+        publisher = Publisher(own)
+        for body in bodies:
+            publisher.send(body, key=queue, **properties)
+        publisher.wait()
+
+
+def queue(channel, name, **arguments):
+    """Declare a durable queue; keywords are x-arguments with _ for -."""
+    given = {f"x-{key.replace('_', '-')}": value for key, value in arguments.items()}
+    channel.queue_declare(name, durable=True, auto_delete=False, arguments=given)
+    return name
+
+
+def quorum(channel, name, **arguments):
+    """Declare a quorum queue."""
+    return queue(channel, name, queue_type="quorum", **arguments)
+
+
+def exchange(channel, name, kind, **arguments):
+    """Declare a durable exchange; keywords are arguments with _ for -."""
+    given = {key.replace("_", "-"): value for key, value in arguments.items()}
+    channel.exchange_declare(name, kind, durable=True, auto_delete=False, arguments=given)
+    return name
+
+
+def consume(channel, name, *, prefetch=0, tag="", no_ack=False):
+    """Start a consumer; return the list that its deliveries are added to."""
+    got = []
+    channel.basic_qos(0, prefetch, False)
+    channel.basic_consume(name, consumer_tag=tag, callback=got.append, no_ack=no_ack)
+    return got
+
+
+def take(channel, name, *, no_ack=True):
+    """Get one message, waiting for it."""
+    return eventually(lambda: channel.basic_get(name, no_ack=no_ack))
+
+
+def contents(channel, name):
+    """Take all that a queue has ready; return the bodies in order."""
+    found = []
+    while (message := channel.basic_get(name, no_ack=True)) is not None:
+        found.append(text(message))
+    return found
+
+
+def depth(channel, name):
+    """Count what a queue has ready."""
+    return channel.queue_declare(name, passive=True).message_count
+
+
+def text(message):
+    """The body as text, which py-amqp gives as bytes where no encoding is declared."""
+    return message.body.decode() if isinstance(message.body, bytes) else message.body
+
+
+def raw(message):
+    """The body as bytes; py-amqp gives an empty one as text."""
+    return message.body.encode() if isinstance(message.body, str) else message.body
+
+
+def texts(messages):
+    return [text(message) for message in messages]
+
+
+def tag(message):
+    return message.delivery_info["delivery_tag"]
+
+
+def redelivered(message):
+    return bool(message.delivery_info["redelivered"])

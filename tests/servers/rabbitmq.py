@@ -1,0 +1,233 @@
+"""A private RabbitMQ: own folder, own ports on loopback, own epmd; nothing of it stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from pathlib import Path
+
+import amqp
+
+SCRIPTS = Path("/usr/lib/rabbitmq/bin")  # Debian's wrapper in /usr/sbin changes the user
+PLUGINS = ("rabbitmq_consistent_hash_exchange", "rabbitmq_management")
+START_SECONDS = 90
+STOP_SECONDS = 30
+USER, PASSWORD = "guest", "guest"
+
+
+def is_installed() -> bool:
+    """Tell whether there is a RabbitMQ to start."""
+    return (SCRIPTS / "rabbitmq-server").exists() and shutil.which("erl") is not None
+
+
+def free_port() -> int:
+    """Return a port on loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Epmd:
+    """An Erlang port mapper of our own; nodes that are to meet share one."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._process = subprocess.Popen(
+            ["epmd", "-port", str(self.port), "-address", "127.0.0.1"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(STOP_SECONDS)
+
+
+class RabbitMQ:
+    """One node. `with RabbitMQ(folder) as node:` starts it and ends it.
+
+    Args:
+        folder: an empty folder for all that it writes.
+        name: the first part of the node's name.
+        config: lines to add to rabbitmq.conf.
+        epmd: a port mapper to share, as nodes of one cluster do; None for one of its own.
+        cookie: the secret that nodes of one cluster share; None for a new one.
+
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str = "feedbus",
+        config: str = "",
+        epmd: Epmd | None = None,
+        cookie: str | None = None,
+    ) -> None:
+        self.folder = folder
+        self.node = f"{name}@localhost"
+        self.port, self.management_port, self.distribution_port = (free_port() for _ in range(3))
+        self._own_epmd = Epmd() if epmd is None else None
+        self._epmd = epmd or self._own_epmd
+        self._process: subprocess.Popen[bytes] | None = None
+        self._write(config, cookie or secrets.token_hex(16))
+
+    def _write(self, config: str, cookie: str) -> None:
+        (self.folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
+            "management.tcp.ip = 127.0.0.1\n"
+            f"management.tcp.port = {self.management_port}\n"
+            "disk_free_limit.absolute = 1MB\n"
+            f"{config}"
+        )
+        # One worker rebuilds a ring's bindings in their order; several shuffle it now and then.
+        (self.folder / "advanced.config").write_text("[{rabbit,[{default_worker_pool_size,1}]}].\n")
+        (self.folder / "enabled_plugins").write_text(f"[{','.join(PLUGINS)}].\n")
+        secret = self.folder / ".erlang.cookie"
+        secret.write_text(cookie)
+        secret.chmod(0o400)
+
+    @property
+    def url(self) -> str:
+        """The URL that feedbus takes."""
+        return f"amqp://{USER}:{PASSWORD}@127.0.0.1:{self.port}//"
+
+    @property
+    def management_url(self) -> str:
+        """The URL of the management API."""
+        return f"http://127.0.0.1:{self.management_port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that the server and its tools run under."""
+        assert self._epmd is not None
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        return kept | {
+            "HOME": str(self.folder),
+            "LC_ALL": "C.UTF-8",
+            "ERL_EPMD_PORT": str(self._epmd.port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_DIST_PORT": str(self.distribution_port),
+            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "none.conf"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(self.folder / "generated"),
+            "RABBITMQ_FEATURE_FLAGS_FILE": str(self.folder / "feature_flags"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
+            ),
+        }
+
+    def start(self) -> None:
+        """Start the node and wait until it takes connections; it keeps what it had."""
+        with (self.folder / "console").open("ab") as console:
+            self._process = subprocess.Popen(
+                [SCRIPTS / "rabbitmq-server"],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self.is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                told = (self.folder / "console").read_text(errors="replace")[-3000:]
+                msg = f"RabbitMQ did not start in {START_SECONDS} seconds:\n{told}"
+                raise RuntimeError(msg)
+            time.sleep(0.2)
+
+    def is_ready(self) -> bool:
+        """Tell whether clients and the management API are answered."""
+        try:
+            with amqp.Connection(
+                f"127.0.0.1:{self.port}", userid=USER, password=PASSWORD, connect_timeout=5
+            ):
+                pass
+            self.get("/api/overview")
+        except (OSError, amqp.AMQPError, urllib.error.URLError):
+            return False
+        return True
+
+    def get(self, path: str) -> bytes:
+        """Ask the management API."""
+        token = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        request = urllib.request.Request(
+            f"{self.management_url}{path}", headers={"Authorization": f"Basic {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return bytes(answer.read())
+
+    def control(self, *arguments: str, tool: str = "rabbitmqctl") -> str:
+        """Run rabbitmqctl, or another of RabbitMQ's tools, against this node."""
+        done = subprocess.run(
+            [SCRIPTS / tool, "-n", self.node, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout
+
+    def stop(self) -> None:
+        """End the node in order."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the node at once, as a power cut would."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # its own session, started above
+        self._process.wait(STOP_SECONDS)
+        self._process = None
+
+    def restart(self) -> None:
+        """Stop in order and start again on the same ports."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """End the node and its port mapper; nobody will miss what it had."""
+        self.kill()
+        if self._own_epmd is not None:
+            self._own_epmd.close()
+            self._own_epmd = None
+
+    def __enter__(self) -> RabbitMQ:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
