@@ -99,10 +99,15 @@ class SqliteStore(_Connected, peewee.SqliteDatabase):
 
     def _connect(self) -> Any:
         path = Path(self.database)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(OSError):  # SQLite tells better what is wrong with the file
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         return super()._connect()
+
+    def rollback(self) -> None:
+        """Roll back, unless SQLite has done so by itself, as it does when the disk is full."""
+        if self.connection().in_transaction:
+            super().rollback()
 
 
 class PostgresStore(_Connected, peewee.PostgresqlDatabase):

@@ -57,11 +57,11 @@ def describe(error: BaseException, where: str) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Go through an error as raised and as its driver raised it."""
-    yield error
-    original = getattr(error, "orig", None)
-    if isinstance(original, BaseException):
-        yield original
+    """Go through an error as raised, and as peewee and its driver raised it before."""
+    found: object = error
+    while isinstance(found, BaseException):
+        yield found
+        found = getattr(found, "orig", None)
 
 
 def _reason(error: BaseException) -> str | None:
