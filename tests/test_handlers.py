@@ -1,0 +1,298 @@
+"""The handlers, each called as a runner calls it, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from marshmallow import ValidationError
+
+from feedbus import Records, Reject
+from feedbus.handling import MARK
+from feedbus.records.loading import load
+from feedbus.records.packs import Pack
+from feedbus.testing import RecordingBus
+from handlers import schemas
+from handlers.add_followers import add_followers
+from handlers.publish_tweet import publish_tweet
+from handlers.send_email import send_email
+from handlers.send_sms import send_sms
+from handlers.update_feed import OWN_PACK, update_feed
+from store import queries
+from store.models import EmailNotification, FeedEntry, Follower, SmsNotification
+
+MOMENT = "2026-11-24T22:15:57.123456Z"
+
+
+class CausedBus(RecordingBus):
+    """Records also which record of the batch caused what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.causes: list[int] = []
+
+    def publish_many(self, exchange, pairs, *, causes=None):
+        self.causes += list(causes or [])
+        return super().publish_many(exchange, pairs, causes=causes)
+
+
+def loaded(function: Any, payload: Mapping[str, Any]) -> dict[str, Any]:
+    return getattr(function, MARK).schema.load(payload)
+
+
+def records(function: Any, payloads: Sequence[Mapping[str, Any]]) -> Records:
+    return Records.of([loaded(function, payload) for payload in payloads])
+
+
+def packed(function: Any, shared: Mapping[str, Any], columns: Mapping[str, list]) -> Records:
+    count = len(next(iter(columns.values())))
+    pack = Pack("pack", range(count), ["k"] * count, shared, columns)
+    return Records([load(getattr(function, MARK).schema, pack).chunk])
+
+
+def tweet_of(author: int, **changes: Any) -> dict[str, Any]:
+    tweet = {"id": 7, "author": "author", "authorId": author, "text": "hello", "createdAt": MOMENT}
+    return tweet | changes
+
+
+def feed(user: int) -> list[str]:
+    return [tweet["text"] for tweet in queries.read_feed(user, 20)]
+
+
+@pytest.fixture
+def author(store_url) -> int:
+    return queries.create_user("author", "author@example.com")
+
+
+@pytest.fixture
+def readers(author) -> list[int]:
+    """Three followers: by e-mail, by phone, by e-mail."""
+    queries.add_followers(author, "fan", 3)
+    return [each for chunk in queries.stream_followers(author) for each in chunk]
+
+
+# add_followers
+
+
+def test_followers_are_added_once_however_often_the_message_comes(author):
+    message = loaded(add_followers, {"userId": author, "followerLogin": "fan", "count": 3})
+    for _ in range(2):
+        add_followers(message, RecordingBus())
+    assert Follower.select().count() == 3
+
+
+def test_followers_of_an_unknown_user_are_rejected_with_the_reason(store_url):
+    message = loaded(add_followers, {"userId": 5, "followerLogin": "fan", "count": 3})
+    with pytest.raises(Reject, match="no user has the id 5"):
+        add_followers(message, RecordingBus())
+
+
+# publish_tweet
+
+
+def test_a_tweet_goes_to_each_follower_under_the_followers_key(author, readers):
+    tweet = queries.create_tweet(author, "hello").tweet
+    bus = RecordingBus()
+    publish_tweet(loaded(publish_tweet, tweet), bus)
+    assert [(found.exchange, found.key) for found in bus.published] == [
+        ("update_feed", str(reader)) for reader in readers
+    ]
+    assert [found.payload for found in bus.published] == [
+        {**tweet, "followerId": reader} for reader in readers
+    ]
+
+
+def test_a_tweet_of_another_system_is_stored_and_sent_on(author, readers):
+    bus = RecordingBus()
+    foreign = tweet_of(author, createdAt="2020-05-05 01:02:03", extra="ignored")
+    publish_tweet(loaded(publish_tweet, foreign), bus)
+    assert len(bus.published) == 3
+    assert queries.list_tweets(0, 1)[0]["createdAt"] == "2020-05-05T01:02:03.000000Z"
+
+
+def test_a_tweet_of_an_unknown_author_is_rejected_with_the_reason(store_url):
+    bus = RecordingBus()
+    with pytest.raises(Reject, match="no user has the id 5"):
+        publish_tweet(loaded(publish_tweet, tweet_of(5)), bus)
+    assert bus.published == []
+
+
+def test_a_tweet_without_followers_is_sent_to_nobody(author):
+    bus = RecordingBus()
+    publish_tweet(loaded(publish_tweet, tweet_of(author)), bus)
+    assert bus.published == []
+
+
+# update_feed
+
+
+def test_each_reader_gets_the_tweet_and_a_notification_by_the_channel_there_is(author, readers):
+    bus = CausedBus()
+    found = packed(update_feed, tweet_of(author), {"followerId": readers})
+    update_feed(found, bus)
+    assert [feed(reader) for reader in readers] == [["hello"]] * 3
+    assert {found.exchange for found in bus.published} == {"send_notification"}
+    told = [(found.key, found.payload["userId"]) for found in bus.published]
+    assert told == [("email", readers[0]), ("email", readers[2]), ("phone", readers[1])]
+    assert {(n.payload["text"], n.payload["tweetId"]) for n in bus.published} == {("hello", 7)}
+    assert bus.causes == [0, 2, 1]
+    assert found.verdicts == {}
+
+
+def test_a_batch_repeated_stores_nothing_twice_and_publishes_the_same(author, readers):
+    first, second = CausedBus(), CausedBus()
+    for bus in (first, second):
+        update_feed(packed(update_feed, tweet_of(author), {"followerId": readers}), bus)
+    assert FeedEntry.select().count() == 3
+    assert first.published == second.published
+    assert first.causes == second.causes
+
+
+def test_plain_messages_of_many_tweets_are_one_batch(author, readers):
+    payloads = [
+        tweet_of(author, id=number, text=f"tweet {number}", followerId=reader)
+        for number in (1, 2, 3)
+        for reader in readers
+    ]
+    bus = CausedBus()
+    update_feed(records(update_feed, payloads), bus)
+    assert feed(readers[1]) == ["tweet 1", "tweet 2", "tweet 3"]
+    told = [(n.key, n.payload["userId"], n.payload["text"]) for n in bus.published]
+    assert sorted(told) == sorted(
+        ("phone" if place == 1 else "email", reader, f"tweet {number}")
+        for number in (1, 2, 3)
+        for place, reader in enumerate(readers)
+    )
+    assert [payloads[cause]["followerId"] for cause in bus.causes] == [
+        found.payload["userId"] for found in bus.published
+    ]
+
+
+def test_a_tweet_of_many_readers_shares_its_text_among_other_tweets(author):
+    queries.add_followers(author, "fan", 2 * OWN_PACK)
+    readers = [each for chunk in queries.stream_followers(author) for each in chunk]
+    many = packed(update_feed, tweet_of(author, id=1, text="many"), {"followerId": readers})
+    few = packed(update_feed, tweet_of(author, id=2, text="few"), {"followerId": readers[:2]})
+    bus = CausedBus()
+    update_feed(Records([*many.chunks, *few.chunks]), bus)
+    assert sorted((n.payload["text"], n.payload["userId"]) for n in bus.published) == sorted(
+        [("many", reader) for reader in readers] + [("few", reader) for reader in readers[:2]]
+    )
+    assert sorted(bus.causes) == list(range(2 * OWN_PACK + 2))
+
+
+def test_a_reader_that_is_gone_is_rejected_alone(author, readers):
+    bus = RecordingBus()
+    found = packed(update_feed, tweet_of(author), {"followerId": [readers[0], 9999, readers[1]]})
+    update_feed(found, bus)
+    assert {index: verdict.reason for index, verdict in found.verdicts.items()} == {
+        1: "no user has the id 9999"
+    }
+    assert FeedEntry.select().count() == 2
+    assert len(bus.published) == 2
+
+
+def test_a_record_whose_author_is_gone_is_rejected_alone(author, readers):
+    payloads = [
+        tweet_of(4444, id=1, followerId=readers[0]),
+        tweet_of(author, id=2, followerId=readers[0]),
+    ]
+    found = records(update_feed, payloads)
+    update_feed(found, RecordingBus())
+    assert list(found.verdicts) == [0]
+    assert "author is gone" in found.verdicts[0].reason
+    assert len(feed(readers[0])) == 1
+
+
+def test_a_reader_without_a_channel_gets_the_tweet_and_no_notification(author):
+    silent = queries.create_user("silent")
+    bus = RecordingBus()
+    found = records(update_feed, [tweet_of(author, followerId=silent)])
+    update_feed(found, bus)
+    assert feed(silent) == ["hello"]
+    assert (bus.published, found.verdicts) == ([], {})
+
+
+# send_email, send_sms
+
+
+def test_an_email_is_stored_once_for_a_tweet_however_often_it_is_sent(author):
+    payload = {"userId": author, "text": "hello", "tweetId": 7}
+    for _ in range(2):
+        send_email(records(send_email, [payload, payload]), RecordingBus())
+    stored = [(n.source, n.user_id, n.address, n.text) for n in EmailNotification.select()]
+    assert stored == [("7", author, "author@example.com", "hello")]
+
+
+def test_a_notification_without_a_tweet_is_known_by_its_message(author):
+    payload = {"userId": author, "text": "hello"}
+    loaded_rows = [loaded(send_email, payload)] * 3
+    for _ in range(2):
+        send_email(Records.of(loaded_rows, ids=["7", "b", "7"]), RecordingBus())
+    send_email(records(send_email, [payload | {"tweetId": 7}]), RecordingBus())
+    sources = sorted(found.source for found in EmailNotification.select())
+    assert sources == ["7", "message:7", "message:b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [("x" * 60, "x" * 60), ("x" * 61, "x" * 59 + "…"), ("🙂" * 140, "🙂" * 59 + "…")],
+)
+def test_a_long_text_is_shortened_for_a_phone(author, readers, text, stored):
+    send_sms(records(send_sms, [{"userId": readers[1], "text": text}]), RecordingBus())
+    assert [found.text for found in SmsNotification.select()] == [stored]
+
+
+def test_users_who_cannot_be_told_are_rejected_alone(author, readers):
+    payloads = [{"userId": user, "text": "t", "tweetId": 1} for user in (*readers, 9999)]
+    by_email, by_phone = records(send_email, payloads), records(send_sms, payloads)
+    send_email(by_email, RecordingBus())
+    send_sms(by_phone, RecordingBus())
+    assert {i: v.reason for i, v in by_email.verdicts.items()} == {
+        1: f"user {readers[1]} is gone or has no e-mail address",
+        3: "user 9999 is gone or has no e-mail address",
+    }
+    assert sorted(by_phone.verdicts) == [0, 2, 3]
+    assert [found.user_id for found in EmailNotification.select()] == [readers[0], readers[2]]
+    assert [found.user_id for found in SmsNotification.select()] == [readers[1]]
+
+
+# what the schemas refuse
+
+BAD_TEXTS = ["", " \t\n\u2003", "x" * 141, "a\0b", "\ud83d", 5, None]
+BAD_IDS = [0, -1, 2**63, 1.0, "1", True, None]
+
+
+@pytest.mark.parametrize("text", BAD_TEXTS, ids=repr)
+def test_a_text_that_no_tweet_has_is_refused_by_field(text):
+    with pytest.raises(ValidationError) as caught:
+        schemas.PublishTweet().load(tweet_of(1, text=text))
+    assert list(caught.value.messages) == ["text"]
+
+
+@pytest.mark.parametrize("number", BAD_IDS, ids=repr)
+def test_an_id_that_is_none_is_refused_by_field(number):
+    with pytest.raises(ValidationError) as caught:
+        schemas.UpdateFeed().load(tweet_of(1, followerId=number))
+    assert list(caught.value.messages) == ["followerId"]
+
+
+@pytest.mark.parametrize("count", [0, -1, 1_000_001, "ten", 1.5], ids=repr)
+def test_a_count_that_is_none_is_refused_by_field(count):
+    with pytest.raises(ValidationError) as caught:
+        schemas.AddFollowers().load({"userId": 1, "followerLogin": "f", "count": count})
+    assert list(caught.value.messages) == ["count"]
+
+
+@pytest.mark.parametrize(
+    "moment", ["yesterday", 5, "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"]
+)
+def test_a_moment_that_is_none_is_refused_by_field(moment):
+    with pytest.raises(ValidationError) as caught:
+        schemas.PublishTweet().load(tweet_of(1, createdAt=moment))
+    assert list(caught.value.messages) == ["createdAt"]
+
+
+def test_a_text_of_140_emoji_passes():
+    assert schemas.PublishTweet().load(tweet_of(1, text="🙂" * 140))["text"] == "🙂" * 140
