@@ -1,0 +1,167 @@
+"""The demo as a newcomer runs it, also while its processes are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("demo", "--authors", "5", "--followers", "2000", "--tweets", "150")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    """The reference application in a folder of its own; whatever still runs there is ended."""
+    for name in ("handlers", "web", "store", "topology.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    yield tmp_path
+    for pid in processes(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+
+
+def start(project: Path) -> subprocess.Popen[str]:
+    """Start a small demo."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FEEDBUS_")}
+    words = [sys.executable, "-m", "feedbus", "--topology", str(project / "topology.toml"), *SMALL]
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=environment, cwd=project, start_new_session=True,
+    )  # fmt: skip
+
+
+def processes(project: Path) -> dict[int, str]:
+    """Return what runs for a project by its command line: consumers, web, supervisor."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            where = (folder / "cwd").readlink()
+        except OSError:
+            continue
+        if where == project and (" run " in command or " up" in command or "-m web" in command):
+            found[int(folder.name)] = command
+    return found
+
+
+def counts(output: str) -> list[int]:
+    """Read the demo's last counts: feed entries, e-mails, SMS."""
+    line = re.search(r"([\d,]+) feed entries, ([\d,]+) e-mails, ([\d,]+) SMS: as expected", output)
+    assert line, output
+    return [int(text.replace(",", "")) for text in line.groups()]
+
+
+def test_a_demo_counts_what_it_has_to_and_leaves_nothing_running(project: Path) -> None:
+    with start(project) as demo:
+        output, _ = demo.communicate(timeout=90)
+    assert demo.returncode == 0, output
+    entries, emails, messages = counts(output)
+    assert emails + messages == entries > 10_000
+    assert len(re.findall(r"^update_feed_\d +[\d,]+ +[\d,]+", output, re.MULTILINE)) == 10
+    assert "\033" not in output
+    assert processes(project) == {}
+
+
+@pytest.mark.parametrize(
+    "victims",
+    [
+        ("run update_feed_3 ", "run publish_tweet ", "run send_notification.email "),
+        ("-m web",),
+        (" up",),
+    ],
+    ids=["consumers", "web", "supervisor"],
+)
+def test_a_kill_during_a_demo_changes_nothing_in_its_counts(
+    project: Path, victims: tuple[str, ...]
+) -> None:
+    with start(project) as demo:
+        killed: set[int] = set()
+        deadline = time.monotonic() + 40
+        rounds = 1 if victims == (" up",) else 3
+        while (
+            demo.poll() is None
+            and time.monotonic() < deadline
+            and len(killed) < len(victims) * rounds
+        ):
+            for pid, command in processes(project).items():
+                if has_tweets(project) and pid not in killed and any(v in command for v in victims):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.add(pid)
+            time.sleep(0.15)
+        output, _ = demo.communicate(timeout=90)
+    assert demo.returncode == 0, output
+    assert killed, output
+    counts(output)
+    assert processes(project) == {}
+
+
+def has_tweets(project: Path) -> bool:
+    """Whether the demo has begun to fill feeds."""
+    metrics = project / "var/demo/metrics"
+    return (
+        any(path.name.startswith("update_feed_") for path in metrics.glob("*"))
+        and (project / "var/demo/feeds.db-wal").exists()
+    )
+
+
+def test_changed_shards_work_after_down_and_up(project: Path) -> None:
+    text = (ROOT / "topology.toml").read_text()
+    (project / "topology.toml").unlink()
+    (project / "topology.toml").write_text(text)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FEEDBUS_")}
+    environment["FEEDBUS_HTTP_PORT"] = "0"
+
+    def feedbus(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "feedbus", *words],
+            cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def publish(first: int) -> None:
+        lines = project / "lines.jsonl"
+        tweet = {"author": "a", "authorId": 1, "text": "t", "createdAt": "2026-01-01T00:00:00Z"}
+        lines.write_text(
+            "".join(
+                json.dumps({**tweet, "id": n, "followerId": n}) + "\n"
+                for n in range(first, first + 300)
+            )
+        )
+        feedbus("publish", "update_feed", "--file", str(lines), "--key-field", "followerId")
+
+    feedbus("up", "--detach")
+    feedbus("down")
+    publish(1)
+    (project / "topology.toml").write_text(text.replace("shards   = 10", "shards   = 13"))
+    feedbus("up", "--detach")
+    publish(1001)
+
+    def settled() -> dict[str, int]:
+        told = json.loads(feedbus("status", "--json"))["consumers"]
+        return {
+            name: one["handled"] or 0
+            for name, one in told.items()
+            if name.startswith("update_feed")
+        }
+
+    try:
+        deadline = time.monotonic() + 30
+        while sum(settled().values()) < 600 and time.monotonic() < deadline:
+            time.sleep(0.3)
+        found = settled()
+    finally:
+        feedbus("down")
+    assert sum(found.values()) == 600
+    assert len(found) == 13
+    assert all(found.values())
