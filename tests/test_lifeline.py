@@ -182,6 +182,15 @@ def test_a_command_under_the_lifeline_holds_its_slot_and_says_that_it_is_ready(f
     assert lifeline.lock_holder(run / "web.1.lock") is None
 
 
+def test_a_command_under_the_lifeline_has_its_memory_limited(folder):
+    run = lifeline.run_folder(folder)
+    code = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
+    command = ["-m", "feedbus.lifeline", "--run", run, "--name", "web", "--slot", "1"]
+    limited = [*command, "--memory-limit", "123456789", "--", sys.executable, "-c", code]
+    ended = subprocess.run([sys.executable, *limited], capture_output=True, text=True, check=True)
+    assert ended.stdout == "123456789\n"
+
+
 def test_a_command_that_does_not_exist_is_told_without_a_traceback(folder):
     run = lifeline.run_folder(folder)
     command = ["-m", "feedbus.lifeline", "--run", run, "--name", "web", "--slot", "1", "--", "nope"]

@@ -49,6 +49,9 @@ class Supervision:
         self.started_at = time.monotonic()
         self.looking = False
         folder = run_folder(topology)
+        # circus's own handlers lose a signal that comes while it is busy.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            arbiter.loop.asyncio_loop.add_signal_handler(number, self.stop)
         options_of_all = watchers(topology)
         if any(options["uid"] for options in options_of_all):
             for passage in (topology.var, folder):  # to the slots' files, which are theirs
@@ -65,17 +68,14 @@ class Supervision:
         ]
 
     async def start(self) -> None:
-        """Start every watcher, and listen to signals in the way that loses none."""
+        """Start every watcher, and from then on what ends."""
         arbiter = self.arbiter
         self._close_sockets_to_others()
         # circus's own check tells of every command that it collides with, and makes it collide.
         arbiter.ctrl.caller.stop()
         arbiter.ctrl.caller = PeriodicCallback(self._check, arbiter.check_delay * 1000)
         arbiter.ctrl.caller.start()
-        loop = arbiter.loop.asyncio_loop
-        loop.add_signal_handler(signal.SIGCHLD, self._child_ended)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-            loop.add_signal_handler(number, self.stop)
+        arbiter.loop.asyncio_loop.add_signal_handler(signal.SIGCHLD, self._child_ended)
         for watcher in self.watchers:
             watcher.initialize(arbiter.evpub_socket, arbiter.sockets, arbiter)
             arbiter.watchers.append(watcher)
@@ -130,12 +130,11 @@ class Supervision:
 
 
 def _why(watcher: KeptWatcher) -> str:
-    state = watcher.state()
-    last = f", the last process with {state['last_exit']}" if state["last_exit"] else ""
-    where = watcher.stdout_stream.path
+    where = f"its log is {watcher.stdout_stream.path}"
     if watcher.gave_up:
-        return f"{watcher.name} gave up{last}; its log is {where}"
-    return f"{watcher.name} is not ready yet{last}; its log is {where}"
+        return f"{watcher.name} gave up {watcher.gave_up_because}; {where}"
+    last = f", its last process ended with {watcher.last_exit}" if watcher.last_exit else ""
+    return f"{watcher.name} is not ready yet{last}; {where}"
 
 
 class State(Command):

@@ -52,6 +52,7 @@ class KeptWatcher(Watcher):
         self.marks = marks
         self.endurance = Endurance(start_retries)
         self.gave_up = False
+        self.gave_up_because = ""
         self.restarts = 0
         self.last_exit = ""
         self.ready_pids: set[int] = set()
@@ -118,7 +119,10 @@ class KeptWatcher(Watcher):
                 path.touch(mode=0o600)
                 os.chown(path, user.pw_uid, user.pw_gid)
         started = super().spawn_process(recovery_wid)
-        if started:
+        if started is False:
+            self.last_exit = "no start"
+            self._give_up("because the system refuses to start it, as told above")
+        elif started:
             self.spawned()
         return started
 
@@ -164,7 +168,8 @@ class KeptWatcher(Watcher):
         self.last_exit = describe_exit(code)
         self.restarts += 1
         if self.endurance.exhausted:
-            self._give_up()
+            count = self.endurance.failures
+            self._give_up(f"after {count} quick failures in a row, the last with {self.last_exit}")
             return True
         level = logging.WARNING if code else logging.INFO
         then = f"starting it anew in {wait_seconds:g} s" if wait_seconds else "starting it anew"
@@ -174,16 +179,12 @@ class KeptWatcher(Watcher):
             self.loop.call_later(wait_seconds, self.manage_processes)
         return True
 
-    def _give_up(self) -> None:
+    def _give_up(self, why: str) -> None:
         self.gave_up = True
-        count = self.endurance.failures
-        where = self.stdout_stream.path
-        self.tell(
-            "gave up",
-            f"after {count} quick failures in a row, the last with {self.last_exit};"
-            f" its log is {where}; try again with: circusctl start {self.name}",
-            logging.ERROR,
-        )
+        self.gave_up_because = why
+        where = f"its log is {self.stdout_stream.path}"
+        again = f"try again with: circusctl start {self.name}"
+        self.tell("gave up", f"{why}; {where}; {again}", logging.ERROR)
         self.loop.add_callback(self._stop, True)
 
     # -- telling -------------------------------------------------------------------------------

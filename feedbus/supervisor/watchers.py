@@ -77,6 +77,7 @@ def _watcher(
             **KEEP_BYTECODE,
         },
         "respawn": True,
+        "max_retry": 2,  # attempts of one start that the system refuses, not starts
         "stdout_stream": {
             "class": "feedbus.supervisor.logs.RotatedLog",
             "filename": str(log_path(topology, name)),

@@ -309,12 +309,24 @@ def test_a_process_that_keeps_failing_is_given_up_with_the_reason_and_its_log(sy
     failed = system.feedbus("up", "--detach")
     assert failed.returncode == 1
     log = system.root / "var" / "log" / "broken.log"
-    assert f"broken gave up, the last process with exit code 1; its log is {log}" in failed.stderr
+    why = "after 3 quick failures in a row, the last with exit code 1"
+    assert f"broken gave up {why}; its log is {log}" in failed.stderr
     assert log.read_text() == "no such thing\n" * 3
     told = (system.root / "var" / "log" / "supervisor.log").read_text()
-    assert re.search(r"broken +gave up +after 3 quick failures in a row", told)
+    assert re.search(rf"broken +gave up +{why}; its log is .*; try again with: circusctl", told)
     assert system.status()["broken"]["state"] == "gave up"
     assert system.status()["clock"]["state"] == "running"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_midst_of_starting_stops_everything_cleanly(system, number):
+    with system.up() as supervisor:
+        wait_until((system.root / "var" / "run" / "circus.sock").exists)
+        wait_until(lambda: len(system.processes()) > 1)
+        supervisor.send_signal(number)
+        assert supervisor.wait() == 0
+    assert system.output.endswith("stopped\n")
+    assert system.processes() == []
 
 
 def test_circusd_starts_the_very_same_watchers_as_up(system):
@@ -330,6 +342,17 @@ def test_circusd_starts_the_very_same_watchers_as_up(system):
         assert {path.stat().st_mode & 0o777 for path in sockets} == {0o600}
         assert set(system.status()) == ALL
     assert ours == theirs
+
+
+def test_circusctl_reloadconfig_makes_circusd_follow_the_file(system):
+    with system.circusd():
+        wait_until(lambda: system.output.count(" ready: ") == 4, lambda: system.output)
+        more = TOPOLOGY.replace("shards = 2", "shards = 3")
+        (system.root / "topology.toml").write_text(more)
+        system.circusctl("reloadconfig", "--waiting")
+        system.wait_for_running(ALL | {"feed_2"})
+        assert set(system.circusctl("list").split(",")) == ALL | {"feed_2"}
+        assert "Traceback" not in system.output
 
 
 def test_circusd_refuses_a_broken_topology_before_it_starts_anything(system):
