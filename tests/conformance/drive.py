@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 DEADLINE_SECONDS = 20
@@ -18,10 +19,8 @@ def drain_until(channel, reached, seconds=DEADLINE_SECONDS):
     deadline = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < deadline, "what was waited for did not happen"
-        try:
+        with contextlib.suppress(TimeoutError):
             link(channel).drain_events(timeout=0.2)
-        except TimeoutError:
-            pass
 
 
 def drain_quietly(channel, seconds=QUIET_SECONDS):
@@ -65,7 +64,7 @@ class Publisher:
         channel.events["basic_ack"].add(lambda tag, multiple: self._settle("ack", tag, multiple))
         channel.events["basic_nack"].add(lambda tag, multiple: self._settle("nack", tag, multiple))
         channel.events["basic_return"].add(
-            lambda error, exchange, key, message: self.told.append(
+            lambda _, exchange, key, message: self.told.append(
                 ("return", exchange, key, message.body)
             )
         )

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from pathlib import Path
+from typing import Self
 
 import amqp
 
@@ -130,7 +131,8 @@ class RabbitMQ:
             "RABBITMQ_GENERATED_CONFIG_DIR": str(self.folder / "generated"),
             "RABBITMQ_FEATURE_FLAGS_FILE": str(self.folder / "feature_flags"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
+                "-kernel inet_dist_use_interface {127,0,0,1}"
+                " +sbwt none +sbwtdcpu none +sbwtdio none"
             ),
         }
 
@@ -221,7 +223,7 @@ class RabbitMQ:
             self._own_epmd.close()
             self._own_epmd = None
 
-    def __enter__(self) -> RabbitMQ:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:

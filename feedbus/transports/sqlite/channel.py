@@ -1,6 +1,6 @@
 """A channel with the methods, events and errors of py-amqp's, so that one code drives both."""
 
-# ruff: noqa: A002, ARG002, FBT001, FBT002, PLR0913, PLR0917 -- the signatures are py-amqp's
+# ruff: noqa: A002, ARG002, FBT001, FBT002 -- the signatures are py-amqp's
 
 from __future__ import annotations
 

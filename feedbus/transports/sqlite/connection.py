@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections import deque
@@ -298,11 +299,10 @@ class Connection:
             for arrival, _ in zip(self.inbox, range(LOADED_AT_ONCE), strict=False)
             if arrival.content is None
         }
-        marks = ",".join("?" * len(near))
         for message, *content in self.file.read(
             "SELECT id, exchange, routing_key, properties, body FROM messages"
-            f" WHERE id IN ({marks})",  # noqa: S608 -- question marks only
-            list(near),
+            " WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(near)),),
         ):
             near[message].content = tuple(content)
 

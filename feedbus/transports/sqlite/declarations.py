@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from amqp.exceptions import (
@@ -20,9 +20,13 @@ from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.routing import EXCHANGE, MATCHES, QUEUE, Queue, make_queue
 
 DECLARE_EXCHANGE, DECLARE_QUEUE = (40, 10), (50, 10)
-OVERFLOWS = ("drop-head", "reject-publish", "reject-publish-dlx")
+SMALLEST = {"x-message-ttl": 0, "x-expires": 1, "x-max-length": 0, "x-delivery-limit": 0}
+CHOICES = {
+    "x-queue-type": ("classic", "quorum"),
+    "x-overflow": ("drop-head", "reject-publish", "reject-publish-dlx"),
+}
 NOT_BUILT = ("x-max-length-bytes", "x-max-priority")
-LARGEST_MS = 2**32 - 1
+LARGEST = 2**32 - 1
 
 Arguments = Mapping[str, Any]
 
@@ -227,39 +231,39 @@ def touch(tx: Transaction, queue: Queue) -> None:
 
 
 def _check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive: bool) -> None:
-    def refuse(name: str, why: str) -> NoReturn:
-        msg = f"PRECONDITION_FAILED - invalid arg '{name}' for {what} in vhost '/': {why}"
+    for name, problem in _problems(arguments, durable=durable, exclusive=exclusive):
+        msg = f"PRECONDITION_FAILED - invalid arg '{name}' for {what} in vhost '/': {problem}"
         raise PreconditionFailed(msg, DECLARE_QUEUE)
-
-    quorum = arguments.get("x-queue-type", "classic") == "quorum"
-    for name, smallest in (
-        ("x-message-ttl", 0),
-        ("x-expires", 1),
-        ("x-max-length", 0),
-        ("x-delivery-limit", 0),
-    ):
-        value = arguments.get(name, smallest)
-        if isinstance(value, bool) or not isinstance(value, int):
-            refuse(name, f"expected an integer, got {value!r}")
-        if not smallest <= value <= LARGEST_MS:
-            refuse(name, f"expected {smallest} to {LARGEST_MS}, got {value}")
-    if arguments.get("x-queue-type", "classic") not in {"classic", "quorum"}:
-        refuse("x-queue-type", f"expected 'classic' or 'quorum', got {arguments['x-queue-type']!r}")
-    if arguments.get("x-overflow", OVERFLOWS[0]) not in OVERFLOWS:
-        refuse("x-overflow", f"expected one of {OVERFLOWS}, got {arguments['x-overflow']!r}")
-    if "x-delivery-limit" in arguments and not quorum:
-        refuse("x-delivery-limit", "expected on a quorum queue only")
-    if quorum and (exclusive or not durable):
-        refuse("x-queue-type", "a quorum queue is durable and not exclusive")
-    if "x-dead-letter-routing-key" in arguments and "x-dead-letter-exchange" not in arguments:
-        refuse("x-dead-letter-routing-key", "expected x-dead-letter-exchange beside it")
-    for name in ("x-dead-letter-exchange", "x-dead-letter-routing-key"):
-        if not isinstance(arguments.get(name, ""), str):
-            refuse(name, f"expected text, got {arguments[name]!r}")
     for name in NOT_BUILT:
         if name in arguments:
             msg = f"NOT_IMPLEMENTED - the embedded broker has no {name} ({what})"
             raise AMQPNotImplementedError(msg, DECLARE_QUEUE)
+
+
+def _problems(arguments: Arguments, *, durable: bool, exclusive: bool) -> Iterator[tuple[str, str]]:
+    for name, smallest in SMALLEST.items():
+        value = arguments.get(name, smallest)
+        if isinstance(value, bool) or not isinstance(value, int):
+            yield name, f"expected an integer, got {value!r}"
+        elif not smallest <= value <= LARGEST:
+            yield name, f"expected {smallest} to {LARGEST}, got {value}"
+    for name, choices in CHOICES.items():
+        if arguments.get(name, choices[0]) not in choices:
+            yield name, f"expected one of {', '.join(choices)}, got {arguments[name]!r}"
+    quorum = arguments.get("x-queue-type") == "quorum"
+    if "x-delivery-limit" in arguments and not quorum:
+        yield "x-delivery-limit", "expected on a quorum queue only"
+    if quorum and (exclusive or not durable):
+        yield "x-queue-type", "a quorum queue is durable and not exclusive"
+    yield from _dead_letter_problems(arguments)
+
+
+def _dead_letter_problems(arguments: Arguments) -> Iterator[tuple[str, str]]:
+    for name in ("x-dead-letter-exchange", "x-dead-letter-routing-key"):
+        if not isinstance(arguments.get(name, ""), str):
+            yield name, f"expected text, got {arguments[name]!r}"
+    if "x-dead-letter-routing-key" in arguments and "x-dead-letter-exchange" not in arguments:
+        yield "x-dead-letter-routing-key", "expected x-dead-letter-exchange beside it"
 
 
 def delete_queue(

@@ -50,7 +50,7 @@ def lock_path(folder: Path, owner: int) -> Path:
 
 
 def lives(folder: Path, owner: int) -> bool:
-    """Tell whether a connection lives; call it under the write lock, as it takes the lock to see."""
+    """Tell whether a connection lives; it takes the lock to see, so hold the write lock."""
     try:
         handle = os.open(lock_path(folder, owner), os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -75,6 +75,6 @@ def sweep(folder: Path, owner: int) -> None:
 def process_namespace() -> str:
     """Name the space in which this process's id has a meaning: others cannot be watched by id."""
     try:
-        return os.readlink("/proc/self/ns/pid")
+        return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return "unknown"
