@@ -174,3 +174,11 @@ def test_checking_imports_no_broker_library(shop):
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_projects_own_topology_and_its_handlers_have_no_problem():
+    done = check(cwd=PROJECT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(
+        "topology.toml: ok, 4 exchanges, 5 queues, 10 shards, 14 consumers"
+    )
