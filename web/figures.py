@@ -13,6 +13,7 @@ from feedbus.metrics import exposition
 from feedbus.topology import Queue, Topology
 from web.depths import Counts
 
+OWN = "/api/v1/operations"
 SAMPLE = re.compile(r"^(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -27,12 +28,12 @@ def figures(topology: Topology, depths: Counts) -> dict[str, Any]:
         depths: by consumer, empty when the broker is away.
 
     """
-    samples = sums(exposition(metrics_folder(topology)).decode())
-    requests = samples["feedbus_http_requests_total"].values()
+    exposed = exposition(metrics_folder(topology)).decode()
+    samples = sums(exposed)
     return {
         "name": topology.name,
         "at": time.time(),
-        "http": {"requests": sum(requests)},
+        "http": {"requests": requests(exposed)},
         "queues": [
             of_queue(topology, queue, samples, depths) for queue in topology.queues.values()
         ],
@@ -69,6 +70,15 @@ def sums(exposed: str) -> defaultdict[str, dict[str, float]]:
         consumer = dict(LABEL.findall(labels)).get("consumer", "")
         found[name][consumer] = found[name].get(consumer, 0) + float(value)
     return found
+
+
+def requests(exposed: str) -> float:
+    """Count requests, without those of the page itself."""
+    return sum(
+        float(value)
+        for name, labels, value in SAMPLE.findall(exposed)
+        if name == "feedbus_http_requests_total" and dict(LABEL.findall(labels))["route"] != OWN
+    )
 
 
 def metrics_folder(topology: Topology) -> Path:
