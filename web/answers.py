@@ -9,12 +9,13 @@ from typing import Any
 import bottle
 
 JSON = "application/json"
+encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def answer(fields: Mapping[str, Any], status: int = 200) -> bytes:
     """Return a JSON response's body, with its status and type set."""
     bottle.response.status = status
-    return typed(JSON, json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode())
+    return typed(JSON, encode(fields).encode())
 
 
 def typed(media_type: str, body: bytes) -> bytes:
