@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "dead": "List, show, requeue and purge dead letters.",
     "spread": "Predict how keys spread over shards.",
     "schema": "Print the JSON Schema of topology.toml.",
+    "grafana": "Print a Grafana dashboard of the topology.",
     "completion": "Print the completion script of a shell.",
 }
 

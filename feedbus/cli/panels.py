@@ -1,0 +1,239 @@
+"""What the dashboard of a topology shows: every panel and its questions to Prometheus."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from feedbus.topology import Consumer, Queue, Topology
+
+RATE = "$__rate_interval"
+RANGE = "$__range"
+JOB = 'job=~"$job"'
+QUANTILES = (0.5, 0.95, 0.99)
+FULL, HALF, THIRD = 24, 12, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question in PromQL, and how its answers are called."""
+
+    expr: str
+    legend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One picture; a width of 24 is all of a row."""
+
+    title: str
+    says: str
+    queries: tuple[Query, ...]
+    unit: str = "short"
+    kind: Literal["timeseries", "bargauge", "stat"] = "timeseries"
+    width: int = HALF
+    height: int = 8
+
+
+def rows(topology: Topology) -> Iterator[tuple[str, list[Panel]]]:
+    """Give each row's title and its panels, from what is asked first to what is asked last."""
+    yield "Consumers, side by side", _consumers(topology)
+    for queue in topology.queues.values():
+        if queue.shards is not None:
+            yield f"Shards of {queue.name}", _shards(topology, queue)
+    yield "Waiting", _waiting(topology)
+    yield "Handling", _handling(topology)
+    yield "Publishing and outages", _speaking()
+    yield "HTTP", _http()
+
+
+def _consumers(topology: Topology) -> list[Panel]:
+    names = _names(topology.consumers.values())
+    rate = _rate("feedbus_records_total", "consumer", f"consumer=~{names}")
+    query = (Query(rate, "{{consumer}}"),)
+    says = "Records settled in a second, whatever the verdict."
+    return [
+        Panel("Records/s now", says, query, "cps", "bargauge", THIRD, 14),
+        Panel("Records/s", says, query, "cps", width=FULL - THIRD, height=14),
+    ]
+
+
+def _shards(topology: Topology, queue: Queue) -> list[Panel]:
+    shards = _consumers_of(topology, queue)
+    names = _names(shards)
+    settled = _settled(names)
+    fair = _by_weight(shards)
+    waiting = f"max by (queue) (feedbus_queue_messages{{queue=~{names},{JOB}}})"
+    rate = _rate("feedbus_records_total", "consumer", f"consumer=~{names}")
+    return [
+        Panel(
+            f"{queue.name}: records by shard",
+            "Records settled by each shard in the time that is shown.",
+            (Query(settled, "{{consumer}}"),),
+            kind="bargauge",
+            width=THIRD,
+            height=10,
+        ),
+        Panel(
+            f"{queue.name}: busiest over mean",
+            "Records of the busiest shard, weights considered, over the mean; 1 is perfectly even.",
+            (Query(f"max({fair}) / avg({fair})", "max/mean"),),
+            kind="stat",
+            width=4,
+            height=10,
+        ),
+        Panel(
+            f"{queue.name}: records/s by shard",
+            "The same as it goes.",
+            (Query(rate, "{{consumer}}"),),
+            "cps",
+            width=6,
+            height=10,
+        ),
+        Panel(
+            f"{queue.name}: waiting by shard",
+            "Messages ready in each shard's queue; a pack of records is one message.",
+            (Query(waiting, "{{queue}}"),),
+            width=6,
+            height=10,
+        ),
+    ]
+
+
+def _waiting(topology: Topology) -> list[Panel]:
+    queues = topology.queues.values()
+    backlog = tuple(
+        Query(
+            f"sum(max by (queue) (feedbus_queue_messages"
+            f"{{queue=~{_names(_consumers_of(topology, queue))},{JOB}}}))",
+            queue.name,
+        )
+        for queue in queues
+    )
+    lag = tuple(
+        Panel(
+            f"Lag, {_percent(quantile)}",
+            f"{_percent(quantile)} of the deliveries were settled within so long of their publish.",
+            tuple(
+                Query(_quantile("feedbus_lag_seconds", topology, queue, quantile), queue.name)
+                for queue in queues
+            ),
+            "s",
+            width=THIRD,
+        )
+        for quantile in QUANTILES
+    )
+    dead = Query(f"max by (queue) (feedbus_dead_letters{{{JOB}}})", "{{queue}}")
+    return [
+        Panel("Backlog", "Messages ready in each queue, all shards together.", backlog),
+        Panel("Dead letters", "What `feedbus dead list` shows.", (dead,)),
+        *lag,
+    ]
+
+
+def _handling(topology: Topology) -> list[Panel]:
+    queues = topology.queues.values()
+    batches = tuple(
+        Query(_mean("feedbus_batch_records", topology, queue), queue.name) for queue in queues
+    )
+    times = tuple(
+        Query(_quantile("feedbus_handling_seconds", topology, queue, 0.99), queue.name)
+        for queue in queues
+    )
+    verdicts = Query(_rate("feedbus_records_total", "verdict"), "{{verdict}}")
+    again = Query(_rate("feedbus_redeliveries_total", "consumer"), "{{consumer}}")
+    misplaced = Query(_rate("feedbus_misplaced_deliveries_total", "consumer"), "{{consumer}}")
+    return [
+        Panel("Verdicts", "Records settled in a second, by verdict.", (verdicts,), "cps"),
+        Panel("Handling time, 99 %", "99 % of the calls of a handler took so long.", times, "s"),
+        Panel("Records a call", "How many records a handler takes at once.", batches, width=THIRD),
+        Panel("Redelivered/s", "Delivered again after a crash.", (again,), "cps", width=THIRD),
+        Panel("Misplaced/s", "Owned by another shard; always 0.", (misplaced,), "cps", width=THIRD),
+    ]
+
+
+def _speaking() -> list[Panel]:
+    published = Query(
+        _rate("feedbus_published_total", "exchange, outcome"), "{{exchange}} {{outcome}}"
+    )
+    outages = Query(f"sum by (part) (increase(feedbus_outages_total{{{JOB}}}[{RATE}]))", "{{part}}")
+    held = Query(_rate("feedbus_held_seconds_total", "part"), "{{part}}")
+    return [
+        Panel("Published/s", "Records, by what the broker answered.", (published,), "cps"),
+        Panel("Outages", "Consumers that began to hold.", (outages,), width=6),
+        Panel("Holding", "Consumers that hold now: seconds held in a second.", (held,), width=6),
+    ]
+
+
+def _http() -> list[Panel]:
+    requests = Query(_rate("feedbus_http_requests_total", "route, status"), "{{route}} {{status}}")
+    time = Query(
+        "histogram_quantile(0.99, "
+        + _rate("feedbus_http_request_seconds_bucket", "route, le")
+        + ")",
+        "{{route}}",
+    )
+    return [
+        Panel("Requests/s", "By route and status.", (requests,), "reqps"),
+        Panel("Answer time, 99 %", "99 % of the requests were answered in so long.", (time,), "s"),
+    ]
+
+
+def _rate(metric: str, by: str, *matchers: str) -> str:
+    chosen = ",".join([*matchers, JOB])
+    return f"sum by ({by}) (rate({metric}{{{chosen}}}[{RATE}]))"
+
+
+def _settled(names: str) -> str:
+    """Ask how many records each of these consumers settled in the time that is shown."""
+    return (
+        f"sum by (consumer) (increase(feedbus_records_total{{consumer=~{names},{JOB}}}[{RANGE}]))"
+    )
+
+
+def _quantile(metric: str, topology: Topology, queue: Queue, quantile: float) -> str:
+    names = _names(_consumers_of(topology, queue))
+    return (
+        f"histogram_quantile({quantile}, {_rate(f'{metric}_bucket', 'le', f'consumer=~{names}')})"
+    )
+
+
+def _mean(metric: str, topology: Topology, queue: Queue) -> str:
+    chosen = f"{{consumer=~{_names(_consumers_of(topology, queue))},{JOB}}}[{RATE}]"
+    return f"sum(rate({metric}_sum{chosen})) / sum(rate({metric}_count{chosen}))"
+
+
+def _by_weight(shards: list[Consumer]) -> str:
+    """Ask how many records each shard settled, divided by its weight where weights differ."""
+    weights = sorted({shard.weight for shard in shards})
+    parts = []
+    for weight in weights:
+        names = _names(shard for shard in shards if shard.weight == weight)
+        part = _settled(names)
+        parts.append(part if len(weights) == 1 else f"{part} / {weight}")
+    return " or ".join(parts)
+
+
+def _consumers_of(topology: Topology, queue: Queue) -> list[Consumer]:
+    return [one for one in topology.consumers.values() if one.queue.name == queue.name]
+
+
+def _names(consumers: Iterable[Consumer]) -> str:
+    """Write a matcher's value: exactly these consumers."""
+    found: dict[str, list[str]] = {}
+    for consumer in consumers:
+        found.setdefault(consumer.queue.name, [])
+        if consumer.shard is not None:
+            found[consumer.queue.name].append(str(consumer.shard))
+    patterns = [
+        f"{re.escape(name)}_({'|'.join(shards)})" if shards else re.escape(name)
+        for name, shards in found.items()
+    ]
+    return json.dumps("|".join(patterns), ensure_ascii=False)
+
+
+def _percent(quantile: float) -> str:
+    return f"{quantile * 100:g} %"
