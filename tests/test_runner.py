@@ -19,6 +19,7 @@ from feedbus.errors import Reject, Retry, Unroutable
 from feedbus.records import Records
 from feedbus.ring import Ring
 from feedbus.topology import Ladder
+from tests.projects import wait_until
 from tests.systems import BATCH, System, queue, sharded
 
 
@@ -290,3 +291,45 @@ def test_records_from_before_a_reshard_are_handled_before_those_after_it(
     for thread in threads:
         thread.join()
     assert by_key["all"] == [1] * 60 + [2] * 60
+
+
+def test_a_ring_that_changes_under_load_keeps_every_key_in_order(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(3, batch=BATCH), pack=5)
+    keys = [str(key) for key in range(40)]
+    seen: dict[str, list[int]] = {key: [] for key in keys}
+    lock, over = threading.Lock(), threading.Event()
+
+    def collect(records: Records, _bus: Bus) -> None:
+        with lock:
+            for row in records:
+                seen[row["text"]].append(row["n"])
+
+    def consume(current: System, name: str) -> None:
+        ended = ""
+        while not over.is_set() and ended != "its shard is no more":
+            ended = current.run(collect, name, batch=True, idle_seconds=1.0)
+
+    def publish() -> None:
+        with system.bus() as bus:
+            for number in range(60):
+                bus.publish_many("ring", [(key, {"n": number, "text": key}) for key in keys])
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=publish)]
+    threads[0].start()
+    running: set[str] = set()
+    for shards in (3, 5, 2, 3):
+        current = system.reshaped(sharded(shards, batch=BATCH))
+        # Those that run already learn of the new ring from the fence in their queue.
+        for name in set(current.topology.consumers) - running:
+            threads.append(threading.Thread(target=consume, args=(current, name)))
+            threads[-1].start()
+        running = set(current.topology.consumers)
+        time.sleep(0.4)
+    wait_until(lambda: sum(map(len, seen.values())) >= 60 * len(keys))
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert seen == {key: list(range(60)) for key in keys}

@@ -22,20 +22,25 @@ TCP_USER_TIMEOUT_MILLISECONDS = 30_000
 TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
 
 
-def connect(topology: Topology) -> Connection:
+def connect(topology: Topology, *, beating: bool = False) -> Connection:
     """Return an open connection to the topology's broker.
+
+    Args:
+        topology: whose broker.
+        beating: True for a caller that sends heartbeats; the broker then drops the connection
+            when they stop. Others are found dead by TCP alone.
 
     Raises:
         Outage: the broker cannot be reached.
 
     """
-    connection = _connection(topology.broker_url)
+    connection = _connection(topology.broker_url, HEARTBEAT_SECONDS if beating else 0)
     with outage(connection, topology.broker_url):
         connection.connect()
     return connection
 
 
-def _connection(url: str) -> Connection:
+def _connection(url: str, heartbeat_seconds: float) -> Connection:
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite":
         from feedbus.transports.sqlite import Transport
@@ -48,7 +53,7 @@ def _connection(url: str) -> Connection:
     return Connection(
         f"pyamqp://{rest}",
         ssl=secure,
-        heartbeat=HEARTBEAT_SECONDS,
+        heartbeat=heartbeat_seconds,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         transport_options={
             "socket_settings": {TCP_USER_TIMEOUT: TCP_USER_TIMEOUT_MILLISECONDS},

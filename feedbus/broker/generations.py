@@ -7,6 +7,7 @@ generation and those that still drain, oldest first. Whoever changes it holds th
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,16 +19,25 @@ from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.topology import Generation, Topology
 
+FENCE = "feedbus-fence"
+EXIT_AT = "FEEDBUS_EXIT_AT"
+EXIT_CODE = 99
+APPEND_PAUSE_SECONDS = 0.05
 READ_ATTEMPTS = 10
 READ_PAUSE_SECONDS = 0.03
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The current generation of an exchange, and those before it that are not empty yet."""
+    """The current generation of an exchange, and those before it that are not empty yet.
+
+    While it is not settled, a switch is under way: what drains may still get records.
+    """
 
     current: Generation
     draining: tuple[Generation, ...] = ()
+    settled: bool = True
+    serial: int = 0
 
 
 def establish(topology: Topology) -> dict[str, State]:
@@ -74,10 +84,16 @@ def read(channel: Any, topology: Topology, exchange: str) -> State | None:
     queue = Names(topology).generations(exchange)
     _declare(channel, queue)
     for _ in range(READ_ATTEMPTS):
-        message = channel.basic_get(queue)
-        if message is not None:
-            channel.basic_reject(message.delivery_tag, requeue=True)
-            return _decode(exchange, message.body)
+        found: list[State] = []
+        tags: list[int] = []
+        while (message := channel.basic_get(queue)) is not None:
+            tags.append(message.delivery_tag)
+            found.append(_decode(exchange, message.body))
+        for tag in tags:
+            channel.basic_reject(tag, requeue=True)
+        if found:
+            # There may be two for a moment, when another reader gives back one that was replaced.
+            return max(found, key=lambda state: state.serial)
         # Another reader has it in hand for a moment, or there is none.
         time.sleep(READ_PAUSE_SECONDS)
     return None
@@ -95,23 +111,40 @@ def adopt(channel: Any, topology: Topology, exchange: str) -> State:
     wanted = topology.generation(exchange)
     state = read(channel, topology, exchange)
     if state is None:
-        state = State(wanted)
-        _write(channel, names, state)
+        state = State(wanted, settled=False)
     elif state.current.members != wanted.members:
-        # Said before it is done: whoever finds it so after a crash finishes it.
         draining = (*state.draining, state.current)
         while wanted in draining:
             wanted = replace(wanted, turn=wanted.turn + 1)
-        state = State(wanted, draining)
-        _write(channel, names, state)
-    wanted = state.current
-    broker.declare_ring(channel, names, wanted)
+        state = State(wanted, draining, settled=False, serial=state.serial)
+    elif state.settled:
+        broker.declare_ring(channel, names, state.current)
+        return state
+    broker.declare_ring(channel, names, state.current)
+    step("declared")
+    # Said before it is done: consumers delete nothing, and after a crash it is done again.
+    state = _write(channel, names, state)
+    step("written")
     for old in state.draining:
         _leave(channel, names, old)
-    _lead(channel, names, wanted)
+    step("left")
+    _lead(channel, names, state.current)
+    step("led")
     if state.draining:
         _append_held(channel, names, state.draining[-1])
+        step("appended")
+        for old in state.draining:
+            _fence(channel, names, old)
+        step("fenced")
+    state = _write(channel, names, replace(state, settled=True))
+    step("settled")
     return state
+
+
+def step(name: str) -> None:
+    """Pass a step of a switch; FEEDBUS_EXIT_AT=NAME ends the process at it, to test crashes."""
+    if os.environ.get(EXIT_AT) == name:
+        os._exit(EXIT_CODE)
 
 
 def drained(channel: Any, topology: Topology, generation: Generation) -> None:
@@ -123,9 +156,9 @@ def drained(channel: Any, topology: Topology, generation: Generation) -> None:
     if state is None or generation not in state.draining:
         return
     names = Names(topology)
+    channel.exchange_delete(names.ring(generation))
     left = tuple(old for old in state.draining if old != generation)
     _write(channel, names, replace(state, draining=left))
-    channel.exchange_delete(names.ring(generation))
 
 
 def _declare(channel: Any, queue: str) -> None:
@@ -151,7 +184,7 @@ def _leave(channel: Any, names: Names, generation: Generation) -> None:
 def _append_held(channel: Any, names: Names, old: Generation) -> None:
     """Append what was held to the old ring, in order."""
     held = names.held(old.exchange)
-    while (message := channel.basic_get(held)) is not None:
+    while (message := _next_held(channel, held)) is not None:
         copy = channel.prepare_message(
             message.body,
             content_type=message.properties.get("content_type"),
@@ -166,24 +199,51 @@ def _append_held(channel: Any, names: Names, old: Generation) -> None:
         channel.basic_ack(message.delivery_tag)
 
 
-def _write(channel: Any, names: Names, state: State) -> None:
-    queue = names.generations(state.current.exchange)
+def _next_held(channel: Any, held: str) -> Any:
+    """Take the next held message; one that was routed here just before may take a moment."""
+    message = channel.basic_get(held)
+    if message is None:
+        time.sleep(APPEND_PAUSE_SECONDS)
+        message = channel.basic_get(held)
+    return message
+
+
+def _fence(channel: Any, names: Names, old: Generation) -> None:
+    """End each of a ring's queues with a message that says so.
+
+    Whoever is given it knows that everything before it has been given out, and once that is
+    settled deletes the queue.
+    """
+    for member, _ in old.members:
+        message = channel.prepare_message(
+            b"", headers={FENCE: old.digest}, properties={"delivery_mode": 2}
+        )
+        channel.basic_publish(message, "", names.member(old, member))
+
+
+def _write(channel: Any, names: Names, state: State) -> State:
+    """Replace what is written, and return it as it is now."""
+    written = replace(state, serial=state.serial + 1)
     body = json.dumps(
         {
-            "current": [state.current.turn, state.current.members],
-            "draining": [[old.turn, old.members] for old in state.draining],
+            "current": [written.current.turn, written.current.members],
+            "draining": [[old.turn, old.members] for old in written.draining],
+            "settled": written.settled,
+            "serial": written.serial,
         }
     )
     message = channel.prepare_message(
         body.encode(), content_type="application/json", properties={"delivery_mode": 2}
     )
-    channel.basic_publish(message, "", queue)
+    channel.basic_publish(message, "", names.generations(state.current.exchange))
+    return written
 
 
 def _decode(exchange: str, body: bytes | str) -> State:
     told = json.loads(body)
     draining = tuple(_generation(exchange, old) for old in told["draining"])
-    return State(_generation(exchange, told["current"]), draining)
+    current = _generation(exchange, told["current"])
+    return State(current, draining, told["settled"], told["serial"])
 
 
 def _generation(exchange: str, told: tuple[int, list[tuple[str, int]]]) -> Generation:

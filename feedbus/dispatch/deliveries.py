@@ -22,6 +22,7 @@ class Delivery:
     routing_key: str
     headers: Mapping[str, Any]
     redelivered: bool
+    consumer_tag: str = ""
 
     @classmethod
     def of(cls, message: Any) -> Delivery:
@@ -37,6 +38,7 @@ class Delivery:
             routing_key=info.get("routing_key", ""),
             headers=message.headers or {},
             redelivered=bool(info.get("redelivered")),
+            consumer_tag=info.get("consumer_tag", ""),
         )
 
     @property

@@ -32,6 +32,7 @@ class Keeper:
         self._working_since: float | None = None
         self._message_id = ""
         self._connection: Any = None
+        self._last_beat = 0.0
         self._over = threading.Event()
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="keeper", daemon=True)
@@ -75,8 +76,17 @@ class Keeper:
             return False  # no /proc here: the hard limit alone holds
         return resident > limit_bytes
 
+    def beat(self, connection: Any) -> None:
+        """Send a heartbeat when one is due, on a connection that has them."""
+        now = time.monotonic()
+        send = getattr(getattr(connection, "connection", None), "send_heartbeat", None)
+        if send is None or now - self._last_beat < BEAT_SECONDS:
+            return
+        self._last_beat = now
+        with contextlib.suppress(OSError, AttributeError):
+            send()  # a broken connection is the consuming loop's to find
+
     def _watch(self) -> None:
-        last_beat = time.monotonic()
         while not self._over.is_set():
             # Asleep while no handler works: an idle consumer costs nothing.
             self._begun.wait()
@@ -89,16 +99,7 @@ class Keeper:
                 continue
             if now - since > self._consumer.queue.handler_timeout_seconds:
                 self._end(now - since)
-            if now - last_beat > BEAT_SECONDS:
-                last_beat = now
-                self._beat()
-
-    def _beat(self) -> None:
-        connection = self._connection
-        beat = getattr(getattr(connection, "connection", None), "send_heartbeat", None)
-        if beat is not None:
-            with contextlib.suppress(OSError, AttributeError):
-                beat()  # a broken connection is the consuming loop's to find
+            self.beat(self._connection)
 
     def _end(self, seconds: float) -> None:
         """End a process whose handler hangs; its deliveries go back to the broker."""

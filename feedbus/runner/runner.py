@@ -17,6 +17,7 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import generations
+from feedbus.broker.generations import FENCE
 from feedbus.bus.sender import Sender
 from feedbus.dispatch import Dispatch
 from feedbus.dispatch.deliveries import Delivery
@@ -31,6 +32,7 @@ from feedbus.topology import Consumer, Topology
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+BARRIER_POLL_SECONDS = 0.1
 BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_LAST_SECONDS = 5.0
 
@@ -83,6 +85,7 @@ class Runner:
         self._started = self._last_arrival = time.monotonic()
         self._told_to_stop = threading.Event()
         self._failures = 0
+        self._passed = False
 
     def stop(self) -> None:
         """Ask for a clean end: what is in hand is settled, the rest goes back."""
@@ -121,41 +124,71 @@ class Runner:
         """Subscribe on a connection of its own and handle what comes, until it ends or breaks."""
         self._buffer.clear()
         self._buffered_records = 0
-        url = self._topology.broker_url
         states = generations.known(self._topology)
         for state in states.values():
             self._sender.encoder.lead(state.current)
-        connection = broker.connect(self._topology)
+        connection = broker.connect(self._topology, beating=True)
+
+        def pause() -> bool:
+            self._keeper.beat(connection)
+            return not self._told_to_stop.wait(BARRIER_POLL_SECONDS) and self._ended() is None
+
         try:
-            with broker.outage(connection, url), self._keeper.keeping(connection):
-                drain = Drain(
-                    self._topology, self._consumer, states, lambda: self._ended() is not None
-                )
+            with (
+                broker.outage(connection, self._topology.broker_url),
+                self._keeper.keeping(connection),
+            ):
+                drain = Drain(self._topology, self._consumer, states, pause)
+                self._passed = drain.passed
+                if self._passed:
+                    return
                 for queues in drain.queues(connection):
-                    self._consume_from(connection, queues, drain)
+                    self._consume_from(connection, queues)
                     if self._ended() is not None:
-                        break
+                        return
+        except connection.channel_errors as error:
+            msg = f"broker: {error}"
+            raise Outage(msg) from error
         finally:
             _close(connection)
 
-    def _consume_from(self, connection: Any, queues: Sequence[str], drain: Drain) -> None:
-        """Consume until a limit, or until the drain says that these queues are done with."""
+    def _consume_from(self, connection: Any, queues: Sequence[str]) -> None:
+        """Consume until a limit, or until each of the queues is at its fence or gone."""
         channel = connection.channel()
         queue = self._consumer.queue
-        channel.basic_qos(0, max(queue.prefetch, min(queue.batch.size, 1000)), False)  # noqa: FBT003 -- AMQP's own order
-        for name in queues:
+        channel.basic_qos(0, max(queue.prefetch, min(queue.batch.size, 1000)), False)
+        left = {f"{self._consumer.name}.{name}": name for name in queues}
+        cancelled: list[str] = []
+        for tag, name in left.items():
             channel.basic_consume(
-                name, consumer_tag=f"{self._consumer.name}.{name}", callback=self._on_message
+                name, consumer_tag=tag, callback=self._on_message, on_cancel=cancelled.append
             )
         self._on_ready()
         self._failures = 0
-        while self._ended() is None:
+        while left and self._ended() is None:
             if self._collect(connection):
-                self._handle(channel)
-            elif drain.done(channel, queues):
-                break
+                if FENCE in self._buffer[0].headers:
+                    self._pass_fence(channel, left)
+                else:
+                    self._handle(channel)
+            # Deleted by another consumer, or moved by the broker: see anew what there is.
+            while cancelled:
+                left.pop(cancelled.pop(), None)
         if channel.is_open:
             channel.close()
+
+    def _pass_fence(self, channel: Any, left: dict[str, str]) -> None:
+        """Delete a queue that has been read to its fence: all before it is settled."""
+        fence = self._buffer.popleft()
+        self._buffered_records -= fence.record_count
+        channel.basic_ack(fence.tag)
+        queue = left.get(fence.consumer_tag)
+        if queue is None or any(d.consumer_tag == fence.consumer_tag for d in self._buffer):
+            return
+        # Behind it there can only be another fence, of a switch that was begun anew.
+        if channel.queue_declare(queue, passive=True).message_count == 0:
+            channel.queue_delete(queue, if_empty=True)
+            del left[fence.consumer_tag]
 
     def _on_message(self, message: Any) -> None:
         delivery = Delivery.of(message)
@@ -179,6 +212,7 @@ class Runner:
                 deadline = time.monotonic() + batch.wait_seconds
             if time.monotonic() >= deadline or self._told_to_stop.is_set():
                 break
+        self._keeper.beat(connection)
         return bool(self._buffer)
 
     def _patience(self) -> float:
@@ -195,7 +229,7 @@ class Runner:
             if self._handled + len(taken) >= (self._limits.max_messages or math.inf):
                 break
             suspected = self._suspects.deaths(self._buffer[0].message_id) > 0
-            if suspected and taken:
+            if taken and (suspected or FENCE in self._buffer[0].headers):
                 break
             delivery = self._buffer.popleft()
             taken.append(delivery)
@@ -245,22 +279,23 @@ class Runner:
 
     def _ended(self) -> str | None:
         """Return why the run is over, None while it is not."""
-        now = time.monotonic()
-        limits = self._limits
-        if self._told_to_stop.is_set():
-            return "told to stop"
-        if limits.max_messages is not None and self._handled >= limits.max_messages:
-            return f"handled {self._handled} messages"
-        if now - self._started >= (limits.max_runtime_seconds or math.inf):
-            return f"ran for {limits.max_runtime_seconds:g} s"
+        now, limits = time.monotonic(), self._limits
         idle_seconds = 0.0 if self._buffer else now - self._last_arrival
-        if idle_seconds >= (limits.idle_timeout_seconds or math.inf):
-            return f"idle for {limits.idle_timeout_seconds:g} s"
-        if limits.memory_limit_bytes is not None and self._keeper.memory_above(
-            limits.memory_limit_bytes
-        ):
-            return "above its memory limit"
-        return None
+        memory_limit = limits.memory_limit_bytes
+        reason = None
+        if self._told_to_stop.is_set():
+            reason = "told to stop"
+        elif self._passed:
+            reason = "its shard is no more"
+        elif self._handled >= (limits.max_messages or math.inf):
+            reason = f"handled {self._handled} messages"
+        elif now - self._started >= (limits.max_runtime_seconds or math.inf):
+            reason = f"ran for {limits.max_runtime_seconds:g} s"
+        elif idle_seconds >= (limits.idle_timeout_seconds or math.inf):
+            reason = f"idle for {limits.idle_timeout_seconds:g} s"
+        elif memory_limit is not None and self._keeper.memory_above(memory_limit):
+            reason = "above its memory limit"
+        return reason
 
 
 def _close(connection: Any) -> None:
