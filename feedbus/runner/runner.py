@@ -32,6 +32,7 @@ from feedbus.topology import Consumer, Topology
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+LONG_POLL_SECONDS = 5.0
 BARRIER_POLL_SECONDS = 0.1
 BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_LAST_SECONDS = 5.0
@@ -199,7 +200,7 @@ class Runner:
     def _collect(self, connection: Any) -> bool:
         """Wait for a batch: full, or its first record has waited long enough."""
         batch = self._consumer.queue.batch
-        deadline = time.monotonic() + self._patience()
+        deadline = time.monotonic() + self._patience(connection)
         if self._buffer:
             deadline = time.monotonic()
         while self._buffered_records < batch.size:
@@ -215,11 +216,18 @@ class Runner:
         self._keeper.beat(connection)
         return bool(self._buffer)
 
-    def _patience(self) -> float:
-        idle = self._limits.idle_timeout_seconds
-        if idle is None:
-            return POLL_SECONDS
-        return max(min(POLL_SECONDS, self._last_arrival + idle - time.monotonic()), 0.001)
+    def _patience(self, connection: Any) -> float:
+        """Return how long to wait for a delivery: until a limit, or until a signal may be seen."""
+        wakes = getattr(connection.transport, "wakes_on_signals", False)
+        now, limits = time.monotonic(), self._limits
+        return max(
+            min(
+                LONG_POLL_SECONDS if wakes else POLL_SECONDS,
+                self._last_arrival + (limits.idle_timeout_seconds or math.inf) - now,
+                self._started + (limits.max_runtime_seconds or math.inf) - now,
+            ),
+            0.001,
+        )
 
     def _take_batch(self) -> list[Delivery]:
         """Take deliveries from the buffer: up to a batch, a suspect alone, none past the limit."""
