@@ -211,7 +211,7 @@ def become(arguments: Sequence[str]) -> None:
     asked = parser.parse_args(arguments)
     follow_parent()
     # A record lock survives exec as long as its descriptor does.
-    os.set_inheritable(_take(asked.run, asked.name, asked.slot, PATIENCE_SECONDS), True)  # noqa: FBT003 -- its only form
+    os.set_inheritable(_take(asked.run, asked.name, asked.slot, PATIENCE_SECONDS), True)
     os.environ[READY_FILE] = str(slot_path(asked.run, asked.name, asked.slot, "ready"))
     limit_memory(asked.memory_limit)
     try:

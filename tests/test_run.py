@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -140,4 +139,4 @@ def test_a_broker_file_that_cannot_be_opened_is_an_error_without_a_traceback(
     told = project.feedbus("publish", "work", "--json", "{}", code=1).stderr
     assert told.startswith("error: broker sqlite:///")
     assert "Traceback" not in told
-    assert os.path.isdir(tmp_path / "var" / "broker.db")
+    assert (tmp_path / "var" / "broker.db").is_dir()
