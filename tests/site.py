@@ -100,7 +100,7 @@ def served(topology: Topology, guard: Guard | None = None) -> Iterator[Site]:
         with (
             Metrics.open(topology.var / "metrics", "web") as metrics,
             LiveBus(topology, metrics, timeout_seconds=0.2) as bus,
-            Posting(bus) as posting,
+            Posting(topology, bus) as posting,
             Depths(topology) as depths,
             bind("127.0.0.1", 0) as listener,
         ):

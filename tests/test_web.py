@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from feedbus import outbox
-from tests.site import Site, fresh_site, problem, served, until, waiting
+from store import migrations, queries
+from tests.site import Site, fresh_site, problem, served, topology_in, until, waiting
 
 
 @pytest.fixture
@@ -187,3 +188,39 @@ def test_a_tweet_is_accepted_while_the_broker_is_away_and_published_when_it_is_b
         assert waiting(own, "publish_tweet") == 2
         answer = own.post("/api/v1/post-tweet", {"userId": author, "text": "three"})
         assert waiting(own, "publish_tweet") == 3
+
+
+def test_without_tables_or_a_declared_broker_it_waits_for_them(tmp_path):
+    topology = topology_in(tmp_path)
+    with served(topology) as own:
+        assert list(problem(own.get("/readyz"), 503)["errors"]) == ["store"]
+        problem(own.get("/api/v1/get-tweets"), 503)
+    migrations.migrate(topology)
+    with served(topology) as own:
+        author = own.user("author")
+        assert own.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"}).status == 202
+        assert until(lambda: waiting(own, "publish_tweet") == 1)
+        assert until(lambda: not outbox.pending())
+
+
+@pytest.mark.integration
+def test_postgres_keeps_users_tweets_and_feeds_as_sqlite_does(tmp_path, postgres):
+    url = postgres.new_database()
+    topology = topology_in(tmp_path, FEEDBUS_DATABASE_URL=url)
+    migrations.migrate(topology)
+    with served(topology) as own:
+        author = own.user("author")
+        problem(own.post("/api/v2/user", {"login": "author", "phone": "4912345"}), 409)
+        fields = {"userId": author, "followerLogin": "fan", "count": 3, "async": False}
+        assert own.post("/api/v1/add-followers", fields).json == {"created": 3}
+        tweet = {"userId": author, "text": "\U0001f600", "async": False}
+        answers = [
+            own.post("/api/v1/post-tweet", tweet, {"Idempotency-Key": "once"}) for _ in range(2)
+        ]
+        assert [answer.status for answer in answers] == [201, 201]
+        listed = own.get("/api/v1/get-tweets").json["tweets"]
+        assert [one["id"] for one in listed] == [answers[0].json["id"]]
+        readers = [reader for chunk in queries.stream_followers(author) for reader in chunk]
+        feeds = [own.get(f"/api/v1/get-feed/{reader}").json["tweets"] for reader in readers]
+        assert feeds == [listed] * 3
+    postgres.drop_database(url)

@@ -88,7 +88,7 @@ def serve(host: str, port: int, threads: int, path: Path) -> None:
         with (
             Metrics.open(topology.var / "metrics", f"web-{port}") as metrics,
             LiveBus(topology, metrics, timeout_seconds=BROKER_PATIENCE_SECONDS) as bus,
-            Posting(bus) as posting,
+            Posting(topology, bus) as posting,
             Depths(topology) as depths,
         ):
             guard = Guard(token, loopback)

@@ -106,10 +106,13 @@ def install(app: bottle.Bottle, topology: Topology, depths: Depths, *, locked: b
 
 
 def store_away() -> str:
-    """Return why the store does not answer, "" when it does."""
+    """Return why the store does not answer or has no tables, "" when all is well."""
     try:
         outbox.ready()
-    except Outage as error:
+        outbox.pending(1)
+    except Exception as error:
+        if not (isinstance(error, Outage) or outbox.outage(error)):
+            raise
         return str(error)
     return ""
 

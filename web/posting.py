@@ -8,8 +8,10 @@ import threading
 from typing import Self
 
 from feedbus import outbox
+from feedbus.broker import generations
 from feedbus.bus import LiveBus
 from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.topology import Topology
 
 log = logging.getLogger("web")
 
@@ -27,9 +29,11 @@ class Posting:
     was published, many rows at once, so that no request waits for that either.
     """
 
-    def __init__(self, bus: LiveBus) -> None:
+    def __init__(self, topology: Topology, bus: LiveBus) -> None:
         """Publish by this bus; the relay runs within a with statement."""
+        self._topology = topology
         self._bus = bus
+        self._declared = False
         self._away = False
         self._publishing = threading.Lock()
         self._published: list[int] = []
@@ -47,11 +51,12 @@ class Posting:
             try:
                 payload = json.loads(entry.payload)
                 self._bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id)
-            except Outage as error:
-                self._away = True
-                log.warning("event=broker_away error=%s", one_line(error))
             except (PublishError, UsageError) as error:
                 log.warning("event=unpublished row=%d error=%s", entry.id, one_line(error))
+            except Exception as error:  # noqa: BLE001 -- what is stored is published later, whatever it is
+                self._away = True
+                self._bus.close()
+                log.warning("event=broker_away error=%s", one_line(error))
             else:
                 self._published.append(entry.id)
         self._wake.set()
@@ -74,6 +79,7 @@ class Posting:
             self._over.wait(GATHER_SECONDS)
             self._wake.clear()
             try:
+                self._declare()
                 self._remove_published()
                 if self._away or not woken:
                     self._relay_once()
@@ -92,6 +98,12 @@ class Posting:
             self._remove_published()
         except Outage as error:
             log.warning("event=unremoved rows=%d error=%s", len(self._published), one_line(error))
+
+    def _declare(self) -> None:
+        """Declare the topology once, as consumers do: the web may be there before them."""
+        if not self._declared:
+            generations.known(self._topology)
+            self._declared = True
 
     def _relay_once(self) -> None:
         younger = 0.0 if self._away else IN_HAND_SECONDS
