@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
@@ -22,10 +23,15 @@ from feedbus.transports.sqlite.delivery import (
     put_back,
     settle,
 )
-from feedbus.transports.sqlite.file import BUSY_TIMEOUT_SECONDS, BrokerFile, Transaction
+from feedbus.transports.sqlite.file import (
+    BUSY_TIMEOUT_SECONDS,
+    BrokerFile,
+    FileUnavailable,
+    Transaction,
+)
 from feedbus.transports.sqlite.liveness import Pulse, process_namespace
 from feedbus.transports.sqlite.owners import enter, is_entered, reap, take_out
-from feedbus.transports.sqlite.wakeup import DIED, SIGNALLED, Bell, Watch
+from feedbus.transports.sqlite.wakeup import DIED, FAREWELL, SIGNALLED, Bell, Watch
 
 LOADED_AT_ONCE = 50  # bodies held in memory beside those that were handed over
 SPREAD_SECONDS = 0.004  # so that those who wait for one clock do not all wake on it at once
@@ -174,7 +180,7 @@ class Connection:
     def _heed(self) -> None:
         ((self._owners_seen,),) = self.file.read("SELECT owners FROM state")
         rows = self.file.read("SELECT id, pid, namespace FROM owners")
-        if self.owner is not None and self.owner not in {row[0] for row in rows}:
+        if self.owner is not None and self.owner not in {owner for owner, _, _ in rows}:
             self.fence()
         others = {pid: namespace for _, pid, namespace in rows}
         if self._watch and self._watch.heed(process_namespace(), others):
@@ -332,7 +338,10 @@ class Connection:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
-        self._bell.close(self.owner)
         if self._pulse is not None:
             self._pulse.stop()
+            with contextlib.suppress(FileUnavailable):  # no process dies that they could watch
+                others = self.file.read("SELECT id FROM owners WHERE id <> ?", (self.owner,))
+                self._bell.ring((owner for (owner,) in others), FAREWELL)
+        self._bell.close(self.owner)
         self.file.close()

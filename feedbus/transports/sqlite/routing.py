@@ -11,6 +11,8 @@ from typing import Any
 
 from amqp.exceptions import NotFound
 
+from feedbus.ring import Ring
+
 QUEUE, EXCHANGE = "queue", "exchange"
 REMEMBERED_ROUTES = 20_000
 
@@ -188,8 +190,6 @@ def _skip_hashes(pattern: Sequence[str], positions: set[int]) -> set[int]:
 
 
 def _match_ring(bindings: Sequence[Binding]) -> Match:
-    from feedbus.ring import Ring
-
     ring = Ring()
     destinations: dict[str, Destination] = {}
     for binding in bindings:

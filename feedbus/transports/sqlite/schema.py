@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SCHEMA_VERSION = 1
+JOURNAL_BYTES = 64_000_000  # a burst's journal shrinks back to this
 
 # A message is written once and never changed. What changes is where it stands: `ready` holds the
 # small rows that are claimed and put back, `unacked` those that a connection holds. Both are
@@ -95,6 +96,7 @@ def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connect
     )
     try:
         database.execute("PRAGMA synchronous = NORMAL")
+        database.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
         if _version(database) != SCHEMA_VERSION:
             with _alone(path):
                 _create(database, path)

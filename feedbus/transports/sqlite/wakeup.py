@@ -1,7 +1,7 @@
 """Waiting without polling: until a publisher rings, another connection dies, or a signal comes.
 
 Each connection that consumes has a datagram socket in the folder beside the broker file, named by
-its id; who puts something on its queues sends it a byte after the commit. A socket's path may have
+its id; who puts something on its queues sends it a word after the commit. A socket's path may have
 108 bytes at most; on Linux a longer one goes through a descriptor of the folder.
 """
 
@@ -20,11 +20,12 @@ from pathlib import Path
 
 LONGEST_SOCKET_PATH = 107
 FALLBACK_SECONDS = 1.0  # between looks where the kernel cannot tell
+NEWS, FAREWELL = b"news", b"farewell"  # what the sender wants looked at
 RANG, DIED, SIGNALLED = "rang", "died", "signalled"
 
 
 class Bell:
-    """Sends bytes to connections' sockets, and receives those for this one."""
+    """Sends words to connections' sockets, and receives those for this one."""
 
     def __init__(self, folder: Path) -> None:
         """Prepare to ring others."""
@@ -54,17 +55,19 @@ class Bell:
         else:
             self.receiver = receiver
 
-    def ring(self, owners: Iterable[int]) -> None:
-        """Wake connections; one that is gone, or has bytes waiting already, needs no other."""
+    def ring(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
+        """Wake connections; one that is gone, or has words waiting already, needs no other."""
         for owner in owners:
             with contextlib.suppress(OSError):
-                self._sender.sendto(b"!", self._address(owner))
+                self._sender.sendto(meaning, self._address(owner))
 
-    def silence(self) -> None:
-        """Take what has arrived."""
+    def silence(self) -> set[bytes]:
+        """Take what has arrived, and say what it means."""
+        heard = set()
         with contextlib.suppress(OSError):
-            while self.receiver is not None and self.receiver.recv(16):
-                pass
+            while self.receiver is not None and (meaning := self.receiver.recv(16)):
+                heard.add(meaning)
+        return heard
 
     def close(self, owner: int | None) -> None:
         """Close and remove the socket; a second time does nothing."""
@@ -147,8 +150,8 @@ class Watch:
                 gone = [pid for pid, number in self._processes.items() if number == key.fd]
                 for pid in gone:
                     self._forget(pid)
-        if RANG in happened:
-            self._bell.silence()
+        if RANG in happened and FAREWELL in self._bell.silence():
+            happened.add(DIED)
         if (self._blind or self._unseen) and not happened:
             happened = {RANG, DIED} if self._unseen else {RANG}
         return happened

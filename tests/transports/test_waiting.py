@@ -1,0 +1,166 @@
+"""An idle connection sleeps, and is woken by what concerns it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from kombu.connection import Connection
+
+from feedbus.transports.sqlite import Transport
+from tests.conformance.drive import consume, depth, drain_until, put, queue, text, texts
+
+LONG_SECONDS = 60  # far beyond what is waited for: who oversleeps times out
+
+
+def test_a_message_of_another_process_ends_the_wait(connect, client):
+    channel = connect().channel()
+    queue(channel, "q")
+    waiting = client()
+    waiting.say("consume", "q", 1, 1)
+    assert waiting.hear() == "consuming"
+    put(channel, "q", "m")
+    assert waiting.hear() == [["m", False]]
+
+
+def test_a_delay_that_began_in_a_process_that_is_gone_ends_the_wait(connect, client):
+    setup = connect()
+    channel = setup.channel()
+    queue(channel, "q")
+    queue(channel, "later", message_ttl=300, dead_letter_exchange="", dead_letter_routing_key="q")
+    waiting = client()
+    waiting.say("consume", "q", 1, 1)
+    assert waiting.hear() == "consuming"
+    put(channel, "later", "m")
+    setup.release()
+    assert waiting.hear() == [["m", False]]
+
+
+def test_an_earlier_delay_is_not_kept_waiting_by_a_later_one(connect):
+    channel = connect().channel()
+    queue(channel, "q")
+    for wait in (LONG_SECONDS * 1000, 100):
+        queue(
+            channel,
+            f"later.{wait}",
+            message_ttl=wait,
+            dead_letter_exchange="",
+            dead_letter_routing_key="q",
+        )
+        put(channel, f"later.{wait}", str(wait))
+    got = consume(channel, "q")
+    channel.connection.drain_events(timeout=LONG_SECONDS)
+    assert texts(got) == ["100"]
+
+
+def test_an_idle_wait_costs_no_processor_time(connect):
+    channel = connect().channel()
+    queue(channel, "q")
+    consume(channel, "q")
+    before = time.process_time()
+    with pytest.raises(TimeoutError):
+        channel.connection.drain_events(timeout=2)
+    assert time.process_time() - before < 1  # polling in a loop would take all of it
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_once_its_handler_has_run(connect, number):
+    channel = connect().channel()
+    queue(channel, "q")
+    consume(channel, "q")
+    handled = []
+    before = signal.signal(number, lambda *_: handled.append(number))
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
+    timer.start()
+    try:
+        with pytest.raises(TimeoutError, match="signal"):
+            channel.connection.drain_events(timeout=LONG_SECONDS)
+    finally:
+        signal.signal(number, before)
+        timer.join()
+    assert handled == [number]
+    assert signal.set_wakeup_fd(-1) == -1  # left as it was found
+
+
+def test_a_connection_may_move_to_another_thread(connect):
+    channel = connect().channel()
+    queue(channel, "q")
+    got = consume(channel, "q")
+    put(channel, "q", "m")
+    thread = threading.Thread(target=drain_until, args=(channel, lambda: got))
+    thread.start()
+    thread.join()
+    assert texts(got) == ["m"]
+    channel.basic_ack(got[0].delivery_tag)
+    assert depth(channel, "q") == 0
+
+
+def test_a_path_too_long_for_a_socket_wakes_all_the_same(tmp_path):
+    folder = tmp_path / ("deep" * 20) / ("deeper" * 20)
+    with (
+        Connection(transport=Transport, virtual_host=str(folder / "broker.db")) as one,
+        Connection(transport=Transport, virtual_host=str(folder / "broker.db")) as other,
+    ):
+        channel = one.channel()
+        queue(channel, "q")
+        got = consume(channel, "q")
+        timer = threading.Timer(0.3, put, (other.default_channel, "q", "m"))
+        timer.start()
+        one.drain_events(timeout=LONG_SECONDS)
+        timer.join()
+        assert texts(got) == ["m"]
+
+
+def test_a_connection_that_could_not_say_goodbye_is_missed_at_once(connect):
+    leaving, staying = connect(), connect()
+    queue(staying.default_channel, "q")
+    put(staying.default_channel, "q", "m")
+    held = consume(leaving.default_channel, "q")
+    drain_until(leaving.default_channel, lambda: held)
+    got = consume(staying.default_channel, "q")
+    timer = threading.Timer(0.3, leaving.connection.collect)
+    timer.start()
+    staying.drain_events(timeout=LONG_SECONDS)
+    timer.join()
+    assert texts(got) == ["m"]
+
+
+def test_a_program_without_kombus_connection_open_leaves_nothing_running(path):
+    program = (
+        "import json, sys\n"
+        "from kombu.connection import Connection\n"
+        "from feedbus.transports.sqlite import Transport\n"
+        "with Connection(transport=Transport, virtual_host=sys.argv[1]) as connection:\n"
+        "    channel = connection.channel()\n"
+        "    channel.queue_declare('q', durable=True, auto_delete=False)\n"
+        "    channel.basic_publish(channel.prepare_message(b'm'), '', 'q')\n"
+        "    print(json.dumps(channel.basic_get('q', no_ack=True).body.decode()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+    )
+    assert json.loads(done.stdout) == "m"
+    assert done.stderr == ""
+
+
+def test_unconfirmed_publishes_are_stored_when_the_connection_closes(connect):
+    first = connect()
+    channel = first.channel()
+    queue(channel, "q")
+    channel.confirm_select()
+    channel.basic_publish(channel.prepare_message(b"m"), "", "q")
+    first.release()
+    other = connect().channel()
+    assert text(other.basic_get("q", no_ack=True)) == "m"
