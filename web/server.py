@@ -12,7 +12,7 @@ from typing import Any
 import waitress
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
-from waitress.task import ErrorTask
+from waitress.task import ErrorTask, WSGITask
 
 from feedbus.errors import FeedbusError
 from web.bodies import LIMIT_BYTES, too_large
@@ -50,6 +50,21 @@ class ProblemTask(ErrorTask):
         self.write(body)
 
 
+class WholeTask(WSGITask):
+    """Sends an answer's headers and body at once, where waitress makes two packets of them."""
+
+    wrote_header: bool = False
+
+    def write(self, data: bytes) -> None:
+        """Write data, with the headers before the first of it."""
+        if self.wrote_header or not self.has_body or self.content_length != len(data):
+            super().write(data)
+            return
+        self.channel.write_soon(self.build_response_header() + data)
+        self.wrote_header = True
+        self.content_bytes_written = len(data)
+
+
 class LingeringChannel(HTTPChannel):
     """A connection that after a refusal discards what is still sent, for a few seconds.
 
@@ -58,6 +73,7 @@ class LingeringChannel(HTTPChannel):
     """
 
     error_task_class = ProblemTask
+    task_class = WholeTask
     close_when_flushed: bool = False
     will_close: bool = False
     lingers = False
