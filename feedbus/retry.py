@@ -106,6 +106,7 @@ class Ladder:
             JSON,
             pack.record_id(row),
             headers,
+            "retry",
         )
         return Fate("retry", message, None if milliseconds in declared else milliseconds)
 
@@ -116,7 +117,7 @@ class Ladder:
         self, body: bytes, content_type: str, message_id: str, headers: Mapping[str, Any]
     ) -> Outgoing:
         dead = self.names.dead(self.consumer.queue)
-        return Outgoing("", dead, body, content_type, message_id, headers)
+        return Outgoing("", dead, body, content_type, message_id, headers, "dead-letter")
 
     def _headers(self, delivery: Delivery, reason: str, key: str) -> dict[str, Any]:
         earlier = delivery.headers.get(ATTEMPT, 0)

@@ -14,6 +14,8 @@ from feedbus import broker, outbox
 from feedbus.broker.names import Names
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.encoding import Encoder, columnar
+from feedbus.bus.publisher import Outgoing
+from feedbus.bus.spool import Spool
 from feedbus.errors import Outage, Unroutable, UsageError
 from feedbus.metrics import Metrics
 from feedbus.records import Chunk, Records
@@ -102,11 +104,12 @@ def test_ids_of_children_depend_on_their_causes_and_not_on_the_batch() -> None:
     first, second = Chunk("p", [0, 1], {}, {"n": [1, 2]}, [0, 1]), Chunk("q", [5], {}, {"n": [3]})
 
     def children(*chunks: Chunk) -> set[str]:
-        bus = CollectingBus(Records(chunks))
+        published: list[Pack] = []
+        bus = CollectingBus(Records(chunks), lambda _, pack: published.append(pack))
         count = sum(len(chunk) for chunk in chunks)
         keys = ["k"] * count
         bus.publish_columns("work", keys, {"n": list(range(count))}, {}, causes=range(count))
-        return {name for _, pack in bus.published for name in pack.ids}
+        return {name for pack in published for name in pack.ids}
 
     apart = children(first) | children(second)
     assert children(first, second) == apart
@@ -115,14 +118,15 @@ def test_ids_of_children_depend_on_their_causes_and_not_on_the_batch() -> None:
 
 
 def test_a_record_with_two_children_gives_each_an_id_of_its_own() -> None:
-    bus = CollectingBus(Records([Chunk("p", [0], {}, {"n": [1]})]))
+    names: list[str] = []
+    records = Records([Chunk("p", [0], {}, {"n": [1]})])
+    bus = CollectingBus(records, lambda _, pack: names.extend(pack.ids))
     bus.publish_many("work", [("a", {"n": 1}), ("b", {"n": 1})], causes=[0, 0])
-    names = [name for _, pack in bus.published for name in pack.ids]
     assert len(set(names)) == 2
 
 
 def test_causes_that_are_not_one_a_record_are_refused() -> None:
-    bus = CollectingBus(Records([Chunk("p", [0], {}, {"n": [1]})]))
+    bus = CollectingBus(Records([Chunk("p", [0], {}, {"n": [1]})]), lambda *_: None)
     with pytest.raises(ValueError, match="a cause for each of 2"):
         bus.publish_columns("work", ["a", "b"], {"n": [1, 2]}, {}, causes=[0])
 
@@ -167,3 +171,17 @@ def test_a_recording_bus_keeps_what_a_handler_published() -> None:
         ("work", "b", {"n": 2, "text": "x"}),
         ("work", "c", {"n": 3, "text": "x"}),
     ]
+
+
+def test_a_spool_gives_back_what_it_was_given_from_memory_and_from_its_file() -> None:
+    messages = [
+        Outgoing("work", str(number), b"x" * 100, "application/json", f"m-{number}")
+        for number in range(100)
+    ]
+    with Spool(memory_bytes=1_000) as spool:
+        assert not spool
+        for start in range(0, 100, 7):
+            spool.add(messages[start : start + 7])
+        assert spool
+        assert list(spool) == messages
+        assert list(spool) == messages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -16,10 +16,17 @@ from feedbus.records.packs import Pack
 class CollectingBus(Bus):
     """Collects what one call of a handler publishes, with ids derived from what it was given."""
 
-    def __init__(self, records: Records) -> None:
-        """Collect for a handler that was given these records."""
+    def __init__(self, records: Records, collect: Callable[[str, Pack], None]) -> None:
+        """Collect for a handler that was given these records.
+
+        Args:
+            records: what causes all that is published.
+            collect: takes each exchange's name and the records for it.
+
+        """
         self._records = records
-        self.published: list[tuple[str, Pack]] = []
+        self._collect = collect
+        self._calls = 0
 
     def publish_many(
         self,
@@ -49,11 +56,12 @@ class CollectingBus(Bus):
         """Collect records by column."""
         if not keys:
             return 0
-        call = f"{exchange}/{len(self.published)}"
+        call = f"{exchange}/{self._calls}"
+        self._calls += 1
         if causes is None:
             ids = chain.from_iterable(chunk.ids for chunk in self._records.chunks)
-            pack = Pack(derive(call, *ids), range(len(keys)), keys, shared, columns)
-            self.published.append((exchange, pack))
+            origin = derive(call, *ids)
+            self._collect(exchange, Pack(origin, range(len(keys)), keys, shared, columns))
             return len(keys)
         if len(causes) != len(keys):
             msg = f"expected a cause for each of {len(keys)} records, got {len(causes)}"
@@ -61,8 +69,8 @@ class CollectingBus(Bus):
         for origin, ordinals, indexes in self._by_origin(causes):
             part = {name: [values[i] for i in indexes] for name, values in columns.items()}
             part_keys = [keys[i] for i in indexes]
-            pack = Pack(derive(call, origin), ordinals, part_keys, shared, part)
-            self.published.append((exchange, pack))
+            derived = derive(call, origin)
+            self._collect(exchange, Pack(derived, ordinals, part_keys, shared, part))
         return len(keys)
 
     def _by_origin(self, causes: Sequence[int]) -> Iterator[tuple[str, list[int], list[int]]]:

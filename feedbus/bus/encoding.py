@@ -115,13 +115,15 @@ class Encoder:
             headers[GENERATION] = generation.digest
             name = self._names.packs(exchange.name)
             key = self._names.pack_key(generation, target)
-        return Outgoing(name, key, _body(pack.encode), PACK, f"{pack.record_id(0)}+", headers)
+        message_id, body = f"{pack.record_id(0)}+", _body(pack.encode)
+        return Outgoing(name, key, body, PACK, message_id, headers, exchange.name)
 
     def _plain(self, exchange: Exchange, pack: Pack, indexes: Iterable[int]) -> Iterator[Outgoing]:
         name = self._names.exchange(exchange.name)
         for index in indexes:
             body = _body(encode_payload, pack.payload(index))
-            yield Outgoing(name, pack.keys[index], body, JSON, pack.record_id(index))
+            message_id = pack.record_id(index)
+            yield Outgoing(name, pack.keys[index], body, JSON, message_id, counted_as=exchange.name)
 
 
 def _body(encode: Callable[..., bytes], *arguments: Any) -> bytes:

@@ -19,7 +19,10 @@ RECORD_COUNT = "feedbus-records"
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message on its way to the broker; exchange is the name on the broker."""
+    """One message on its way to the broker; exchange is the name on the broker.
+
+    What metrics count it as is the exchange's name in the topology, or what else it is for.
+    """
 
     exchange: str
     routing_key: str
@@ -27,6 +30,7 @@ class Outgoing:
     content_type: str
     message_id: str
     headers: Mapping[str, Any] = field(default_factory=dict)
+    counted_as: str = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +69,18 @@ class Publisher:
         """Publish in order, persistent and mandatory; return what the broker did not take.
 
         Args:
-            messages: in the order in which they are to arrive.
-            timeout_seconds: for the confirms of each window of messages.
+            messages: a window of them, in the order in which they are to arrive.
+            timeout_seconds: for the confirms of all of them.
 
         Raises:
-            Outage: a window was not confirmed in time; the connection is of no use any more.
+            Outage: they were not confirmed in time; the connection is of no use any more.
 
         """
         self._refusals = []
         self._returned.clear()
-        for start in range(0, len(messages), WINDOW):
-            for message in messages[start : start + WINDOW]:
-                self._put(message)
-            self._await(timeout_seconds)
+        for message in messages:
+            self._put(message)
+        self._await(timeout_seconds)
         return self._refusals
 
     def _put(self, message: Outgoing) -> None:

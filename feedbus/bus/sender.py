@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from feedbus import broker
 from feedbus.broker import generations
 from feedbus.bus.encoding import Encoder
-from feedbus.bus.publisher import RECORD_COUNT, Outgoing, Publisher, Refusal
+from feedbus.bus.publisher import RECORD_COUNT, WINDOW, Outgoing, Publisher, Refusal
 from feedbus.errors import Outage, PublishError, Unroutable
 from feedbus.metrics import Metrics, Outcome
 from feedbus.records.packs import PACK
@@ -27,13 +28,20 @@ class Sender:
         self._connection: Any = None
         self._publisher: Publisher | None = None
 
-    def send(self, messages: Sequence[Outgoing]) -> list[Refusal]:
+    def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
         """Send messages in order and return those that the broker did not take.
 
         Raises:
             Outage: the broker is away; what was not confirmed may have arrived all the same.
 
         """
+        refusals: list[Refusal] = []
+        left = iter(messages)
+        while window := list(islice(left, WINDOW)):
+            refusals += self._send_window(window)
+        return refusals
+
+    def _send_window(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         try:
             publisher = self._open()
             with broker.outage(self._connection, self._topology.broker_url):
@@ -43,13 +51,10 @@ class Sender:
                     refusals = [refusal for refusal in refusals if not _stale(refusal)]
                     refusals += publisher.send(self._apart(publisher, stale))
         except Outage:
-            self._count(messages, "unconfirmed")
+            self._count(messages, "unconfirmed", [])
             self.close()
             raise
-        refused = Counter(refusal.outcome for refusal in refusals)
-        for refusal in refusals:
-            self._count([refusal.message], refusal.outcome)
-        self._count(messages[: len(messages) - refused.total()], "confirmed")
+        self._count(messages, "confirmed", refusals)
         return refusals
 
     def channel(self) -> Any:
@@ -82,14 +87,24 @@ class Sender:
                     self.encoder.lead(state.current)
         return [message for pack in packs for message in self.encoder.apart(pack)]
 
-    def _count(self, messages: Sequence[Outgoing], outcome: Outcome) -> None:
+    def _count(
+        self, messages: Sequence[Outgoing], outcome: Outcome, refusals: Sequence[Refusal]
+    ) -> None:
+        """Count records: all of the messages as outcome, but those refused as what they met."""
         if self._metrics is None:
             return
-        counts: Counter[str] = Counter()
+        counts: Counter[tuple[str, Outcome]] = Counter()
         for message in messages:
-            counts[message.exchange] += int(message.headers.get(RECORD_COUNT, 1))
-        for exchange, count in counts.items():
-            self._metrics.published(exchange, outcome, count)
+            counts[message.counted_as, outcome] += _records(message)
+        for refusal in refusals:
+            counts[refusal.message.counted_as, outcome] -= _records(refusal.message)
+            counts[refusal.message.counted_as, refusal.outcome] += _records(refusal.message)
+        for (exchange, told), count in counts.items():
+            self._metrics.published(exchange, told, count)
+
+
+def _records(message: Outgoing) -> int:
+    return int(message.headers.get(RECORD_COUNT, 1))
 
 
 def _stale(refusal: Refusal) -> bool:

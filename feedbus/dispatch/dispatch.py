@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from feedbus import broker, outbox
 from feedbus.broker.names import Names
 from feedbus.bus.collecting import CollectingBus
-from feedbus.bus.publisher import Outgoing
 from feedbus.bus.sender import Sender, raise_refused
+from feedbus.bus.spool import Spool
 from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import InvalidBody, Outage, Reject, Retry
 from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics
-from feedbus.records import Records
+from feedbus.records import Chunk, Records
 from feedbus.records.loading import load
 from feedbus.records.packs import Pack, decode
 from feedbus.retry import Fate, Ladder
@@ -68,9 +68,8 @@ class Dispatch:
         """
         started = time.perf_counter()
         opened: list[Opened] = []
-        owners: list[tuple[Opened, int]] = []
-        records = Records([])
-        chunks = []
+        owners: list[Opened] = []
+        chunks: list[Chunk] = []
         for delivery in deliveries:
             arrived = self._open(delivery)
             opened.append(arrived)
@@ -81,13 +80,13 @@ class Dispatch:
                 self._fail(arrived, row, InvalidBody(errors))
             if len(loaded.chunk):
                 chunks.append(loaded.chunk)
-                owners += [(arrived, row) for row in loaded.chunk.rows]
+                owners.append(arrived)
         records = Records(chunks)
         for index, error in self._perform(records).items():
-            arrived, row = owners[index]
-            self._fail(arrived, row, error)
+            place, row = records.place(index)
+            self._fail(owners[place], chunks[place].rows[row], error)
         self._send_fates(opened)
-        self._metrics.handled(time.perf_counter() - started, len(owners))
+        self._metrics.handled(time.perf_counter() - started, len(records))
         self._count(opened)
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
@@ -139,42 +138,34 @@ class Dispatch:
         return None
 
     def _call(self, records: Records) -> None:
-        """Call the handler in one transaction, then send what it published."""
-        if self._consumer.queue.once:
-            self._call_once(records)
-            return
-        bus = CollectingBus(records)
-        with outbox.transaction():
-            self._handler.function(self._argument(records), bus)
-        if bus.published:
-            self._send(self._encoded(bus))
+        """Call the handler in one transaction, then send what it published.
 
-    def _call_once(self, records: Records) -> None:
-        """Call a handler that is not idempotent: inbox, effects and outbox commit together."""
-        queue = self._consumer.queue.name
-        with outbox.transaction():
-            fresh = records.only(outbox.unseen(queue, records.ids))
-            if not len(fresh):
-                return
-            bus = CollectingBus(fresh)
-            self._handler.function(self._argument(fresh), bus)
-            kept = [
-                outbox.put(exchange, pack.payload(i), pack.keys[i], message_id=pack.record_id(i)).id
-                for exchange, pack in bus.published
-                for i in range(len(pack))
-            ]
-        records.verdicts.update(
-            {records.ids.index(fresh.ids[index]): v for index, v in fresh.verdicts.items()}
-        )
-        self._send(self._encoded(bus))
+        On a queue that says once, records seen before are left out, and what the handler publishes
+        is in the outbox by the commit: a relay sends it should this process die before it has.
+        """
+        once, queue = self._consumer.queue.once, self._consumer.queue.name
+        kept: list[int] = []
+        with Spool() as spool:
+
+            def collect(exchange: str, pack: Pack) -> None:
+                spool.add(self._sender.encoder.encode(exchange, pack))
+                for index in range(len(pack)) if once else ():
+                    payload, key = pack.payload(index), pack.keys[index]
+                    entry = outbox.put(exchange, payload, key, message_id=pack.record_id(index))
+                    kept.append(entry.id)
+
+            with outbox.transaction():
+                given = records.only(outbox.unseen(queue, records.ids)) if once else records
+                if not len(given):
+                    return
+                self._handler.function(self._argument(given), CollectingBus(given, collect))
+            if given is not records:
+                ids = records.ids
+                for index, verdict in given.verdicts.items():
+                    records.verdicts[ids.index(given.ids[index])] = verdict
+            if spool:
+                raise_refused(self._sender.send(spool))
         outbox.remove(kept)
-
-    def _encoded(self, bus: CollectingBus) -> Iterator[Outgoing]:
-        for exchange, pack in bus.published:
-            yield from self._sender.encoder.encode(exchange, pack)
-
-    def _send(self, messages: Iterator[Outgoing] | Sequence[Outgoing]) -> None:
-        raise_refused(self._sender.send(list(messages)))
 
     def _fail(self, opened: Opened, row: int, error: BaseException) -> None:
         opened.fates.append(self._ladder.decide(opened.delivery, opened.pack, row, error))

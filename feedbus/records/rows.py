@@ -104,15 +104,15 @@ class Records(Sequence[dict[str, Any]]):
         """Return the record at index, or those of a slice."""
         if isinstance(index, slice):
             return list(self)[index]
-        chunk, place = self.locate(index)
-        return chunk.row(place)
+        chunk, place = self.place(index)
+        return self.chunks[chunk].row(place)
 
-    def locate(self, index: int) -> tuple[Chunk, int]:
-        """Return the chunk that holds a record, and the record's place in it."""
+    def place(self, index: int) -> tuple[int, int]:
+        """Return which chunk holds a record, and the record's place in it."""
         rest = index + len(self) if index < 0 else index
-        for chunk in self.chunks:
+        for number, chunk in enumerate(self.chunks):
             if 0 <= rest < len(chunk):
-                return chunk, rest
+                return number, rest
             rest -= len(chunk)
         raise IndexError(index)
 

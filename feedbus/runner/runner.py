@@ -278,12 +278,14 @@ class Runner:
 
     def _hold(self, part: Part, error: Outage) -> None:
         """Wait before the next attempt, longer each time, while the store or the broker is away."""
-        self._metrics.outage(part)
+        if not self._failures:
+            self._metrics.outage(part)
         longest = min(BACKOFF_FIRST_SECONDS * 2**self._failures, BACKOFF_LAST_SECONDS)
         seconds = random.uniform(longest / 2, longest)  # noqa: S311 -- jitter, not a secret
         log.warning("%s holds for %.1f s: %s", self._consumer.name, seconds, error)
         self._failures += 1
         self._told_to_stop.wait(seconds)
+        self._metrics.held(part, seconds)
 
     def _ended(self) -> str | None:
         """Return why the run is over, None while it is not."""

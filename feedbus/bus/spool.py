@@ -1,0 +1,55 @@
+"""Messages that wait for a commit: in memory while they are few, in a file when they are many."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO, Self
+
+from feedbus.bus.publisher import Outgoing
+
+MEMORY_BYTES = 4_000_000
+
+
+class Spool:
+    """A list of messages that costs the same memory however long it is."""
+
+    def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
+        """Keep bodies of so many bytes in memory before a file is used."""
+        self._memory_bytes = memory_bytes
+        self._recent: list[Outgoing] = []
+        self._recent_bytes = 0
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Return the spool itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Drop the file, which has no name and is nobody else's."""
+        if self._file is not None:
+            self._file.close()
+
+    def __bool__(self) -> bool:
+        """Whether there are any messages."""
+        return bool(self._recent) or self._file is not None
+
+    def add(self, messages: Sequence[Outgoing]) -> None:
+        """Append messages."""
+        self._recent += messages
+        self._recent_bytes += sum(len(message.body) for message in messages)
+        if self._recent_bytes > self._memory_bytes:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="feedbus-")  # noqa: SIM115 -- closed on exit
+            pickle.dump(self._recent, self._file, pickle.HIGHEST_PROTOCOL)
+            self._recent, self._recent_bytes = [], 0
+
+    def __iter__(self) -> Iterator[Outgoing]:
+        """Go through the messages in order; adding ends meanwhile."""
+        if self._file is not None:
+            end = self._file.tell()
+            self._file.seek(0)
+            while self._file.tell() < end:
+                yield from pickle.load(self._file)  # noqa: S301 -- what add wrote, in a file without a name
+        yield from self._recent
