@@ -1,12 +1,10 @@
-"""A connection to the broker file: its channels, what its consumers hold, and how it waits."""
+"""A connection to the broker file: its channels, how it writes, and how it waits."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +13,10 @@ from amqp.exceptions import ConsumerCancelled, RecoverableConnectionError
 
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.clocks import expire_due
-from feedbus.transports.sqlite.consumers import Arrival, Consumer
+from feedbus.transports.sqlite.consumers import Consumer
 from feedbus.transports.sqlite.delivery import (
-    claim,
-    content_of,
     keep_limits,
     put_back,
-    settle,
 )
 from feedbus.transports.sqlite.file import (
     BUSY_TIMEOUT_SECONDS,
@@ -29,11 +24,11 @@ from feedbus.transports.sqlite.file import (
     FileUnavailable,
     Transaction,
 )
+from feedbus.transports.sqlite.inbox import Inbox
 from feedbus.transports.sqlite.liveness import Pulse, process_namespace
-from feedbus.transports.sqlite.owners import enter, is_entered, reap, take_out
+from feedbus.transports.sqlite.owners import enter, reap, take_out
 from feedbus.transports.sqlite.wakeup import DIED, FAREWELL, SIGNALLED, Bell, Watch
 
-LOADED_AT_ONCE = 50  # bodies held in memory beside those that were handed over
 SPREAD_SECONDS = 0.004  # so that those who wait for one clock do not all wake on it at once
 BASIC_CANCEL = (60, 30)
 
@@ -52,12 +47,10 @@ class Connection:
         self.connected = True
         self.owner: int | None = None
         self.channels: dict[int, Channel] = {}
-        self.consumers: dict[int, Consumer] = {}
-        self.inbox: deque[Arrival] = deque()
+        self.inbox = Inbox(self)
         self._bell = Bell(self.file.live)
         self._watch: Watch | None = None
         self._pulse: Pulse | None = None
-        self._turn = 0
         self._owners_seen = -1
         self._audience: dict[int, list[int]] = {}  # queue: owners of its consumers, in their order
         self._audience_version = -1
@@ -142,10 +135,10 @@ class Connection:
                 return
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            if self._hand_over():
+            if self.inbox.hand_over():
                 return
             self._react(self._watch.wait(0) if self._watch else set())
-            if self._fetch():
+            if self.inbox.fetch():
                 continue
             self._sleep(deadline)
 
@@ -186,9 +179,9 @@ class Connection:
         if self._watch and self._watch.heed(process_namespace(), others):
             self._react({DIED})
         living = self.file.read("SELECT id FROM consumers WHERE owner = ?", (self.owner,))
-        ended = self.consumers.keys() - {identity for (identity,) in living}
+        ended = self.inbox.consumers.keys() - {identity for (identity,) in living}
         for identity in ended:
-            self._cancelled(self.consumers[identity])
+            self._cancelled(self.inbox.consumers[identity])
 
     def _react(self, happened: set[str]) -> None:
         if DIED in happened:
@@ -210,107 +203,10 @@ class Connection:
         raise RecoverableConnectionError(msg)
 
     def _cancelled(self, consumer: Consumer) -> None:
-        self.forget(consumer)
+        self.inbox.forget(consumer)
         if consumer.on_cancel is None:
             raise ConsumerCancelled(consumer.tag, BASIC_CANCEL)
         consumer.on_cancel(consumer.tag)
-
-    def forget(self, consumer: Consumer) -> list[int]:
-        """Drop a consumer here; return what was claimed for it and not handed over."""
-        self.consumers.pop(consumer.id, None)
-        consumer.channel.consumers.pop(consumer.tag, None)
-        left = [arrival.message for arrival in self.inbox if arrival.consumer is consumer]
-        self.inbox = deque(arrival for arrival in self.inbox if arrival.consumer is not consumer)
-        return left
-
-    def _fetch(self) -> bool:
-        hungry = [
-            consumer
-            for consumer in self.consumers.values()
-            if consumer.room() and self._has_messages(consumer)
-        ]
-        if not hungry or self.owner is None:
-            return False
-        self._turn += 1
-        first = self._turn % len(hungry)
-        found: list[Arrival] = []
-        held = [consumer.held for consumer in hungry]
-        try:
-            with self.write() as tx:
-                entered = is_entered(tx, self.owner)
-                for consumer in hungry[first:] + hungry[:first] if entered else ():
-                    claimed = self._claim(tx, consumer)
-                    consumer.held += 0 if consumer.no_ack else len(claimed)
-                    found += claimed
-        except BaseException:
-            for consumer, before in zip(hungry, held, strict=True):
-                consumer.held = before
-            raise
-        if not entered:
-            self.fence()
-        self.inbox.extend(found)
-        return bool(found)
-
-    def _has_messages(self, consumer: Consumer) -> bool:
-        if not self.file.read("SELECT 1 FROM ready WHERE queue = ? LIMIT 1", (consumer.queue_id,)):
-            return False
-        if not consumer.single_active:
-            return True
-        ((active,),) = self.file.read(
-            "SELECT min(id) FROM consumers WHERE queue = ?", (consumer.queue_id,)
-        )
-        return bool(active == consumer.id)
-
-    def _claim(self, tx: Transaction, consumer: Consumer) -> list[Arrival]:
-        queue = tx.routes.queues_by_id.get(consumer.queue_id)
-        if queue is None or self.owner is None:
-            return []
-        row = tx.execute(
-            "SELECT count(*), min(id) FROM consumers WHERE queue = ?", (queue.id,)
-        ).fetchone()
-        sharers = max(1, row[0])
-        if queue.single_active:
-            if row[1] != consumer.id:
-                return []
-            sharers = 1
-        room = consumer.room()
-        taken = claim(tx, queue, self.owner, room, sharers) if room else []
-        arrivals = [
-            Arrival(consumer, message, returns, queue.quorum, consumer.no_ack)
-            for message, returns in taken
-        ]
-        if consumer.no_ack:
-            for arrival in arrivals:
-                arrival.content = content_of(tx, arrival.message)
-            settle(tx, self.owner, [message for message, _ in taken])
-        return arrivals
-
-    def _hand_over(self) -> bool:
-        while self.inbox:
-            if self.inbox[0].content is None:
-                self._load_bodies()
-            arrival = self.inbox.popleft()
-            if arrival.consumer is None:
-                continue
-            if arrival.content is None:  # its queue was deleted meanwhile
-                arrival.consumer.held -= not arrival.settled
-                continue
-            arrival.consumer.channel.deliver(arrival, arrival.consumer)
-            return True
-        return False
-
-    def _load_bodies(self) -> None:
-        near = {
-            arrival.message: arrival
-            for arrival, _ in zip(self.inbox, range(LOADED_AT_ONCE), strict=False)
-            if arrival.content is None
-        }
-        for message, *content in self.file.read(
-            "SELECT id, exchange, routing_key, properties, body FROM messages"
-            " WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(near)),),
-        ):
-            near[message].content = tuple(content)
 
     def close(self) -> None:
         """Close all channels; what they hold goes back. A second time does nothing."""
@@ -321,8 +217,7 @@ class Connection:
                 channel.flush()
             if self.owner is not None:
                 with self.write() as tx:
-                    unseen = [arrival.message for arrival in self.inbox]
-                    put_back(tx, self.owner, unseen, delivered=False)
+                    put_back(tx, self.owner, self.inbox.unseen(), delivered=False)
                     take_out(tx, self.owner)
         finally:
             self.collect()
@@ -333,7 +228,6 @@ class Connection:
         for channel in self.channels.values():
             channel.is_open = False
         self.channels.clear()
-        self.consumers.clear()
         self.inbox.clear()
         if self._watch is not None:
             self._watch.close()

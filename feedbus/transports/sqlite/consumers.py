@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from feedbus.transports.sqlite.channel import Channel
+    from feedbus.transports.sqlite.consuming import Consuming
 
 UNLIMITED_AT_ONCE = 200  # claimed in one go for a consumer without prefetch
 
@@ -17,7 +17,7 @@ class Consumer:
     """A consumer of this connection and how many deliveries it holds."""
 
     id: int
-    channel: Channel
+    channel: Consuming
     queue_id: int
     tag: str
     no_ack: bool

@@ -9,24 +9,27 @@ from feedbus.transports.sqlite.deadletter import EXPIRED, LIMIT, MAXLEN, REJECTE
 from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.routing import Queue
 
-HEADS_AT_ONCE = 500
+HEADS_AT_ONCE = 1000
+PASSES = 4  # over rows that turn out to be expired, before others may write
 
 
 def expire_head(tx: Transaction, queue: Queue) -> None:
-    """Dead-letter what has expired at the head of a queue; RabbitMQ looks no further either."""
+    """Dead-letter what has expired at the head of a queue; RabbitMQ looks no further either.
+
+    A long row of them goes in portions: the clock stays due until the last is gone, and others
+    can write in between.
+    """
     tx.write_added()
-    while True:
-        rows = tx.execute(
-            "SELECT message, expires_ms FROM ready WHERE queue = ? ORDER BY message LIMIT ?",
-            (queue.id, HEADS_AT_ONCE),
-        ).fetchall()
-        expired = []
-        for message, expires_ms in rows:
-            if expires_ms is None or expires_ms > tx.now_ms:
-                break
-            expired.append(message)
-        if not expired:
-            return
+    rows = tx.execute(
+        "SELECT message, expires_ms FROM ready WHERE queue = ? ORDER BY message LIMIT ?",
+        (queue.id, HEADS_AT_ONCE),
+    ).fetchall()
+    expired = []
+    for message, expires_ms in rows:
+        if expires_ms is None or expires_ms > tx.now_ms:
+            break
+        expired.append(message)
+    if expired:
         _drop(tx, queue, expired, EXPIRED)
 
 
@@ -53,7 +56,9 @@ def claim(
 
     """
     taken: list[tuple[int, int]] = []
-    while not taken:
+    passes = 0
+    while not taken and passes < PASSES:
+        passes += 1
         rows = tx.execute(
             "SELECT message, returns, expires_ms FROM ready WHERE queue = ?"
             " ORDER BY message LIMIT ?",
@@ -74,7 +79,7 @@ def claim(
         tx.execute("DELETE FROM ready WHERE queue = ? AND message <= ?", (queue.id, last))
         tx.count(queue.id, -len(rows))
         taken = [(message, returns) for message, returns, _ in rows]
-    if taken and queue.expiring:
+    if passes and queue.expiring:
         tx.unsettled[queue.id] = queue  # another head, another clock
     return taken
 

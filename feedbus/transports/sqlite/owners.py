@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from feedbus.transports.sqlite.declarations import delete_queue, touch
 from feedbus.transports.sqlite.delivery import put_back
 from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.liveness import lives, process_namespace, sweep
+from feedbus.transports.sqlite.queues import delete_queue, touch
 
 
 def enter(tx: Transaction) -> int:

@@ -1,0 +1,60 @@
+"""Which arguments a queue can have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from amqp.exceptions import AMQPNotImplementedError, PreconditionFailed
+
+from feedbus.transports.sqlite.equivalence import DECLARE_QUEUE, Arguments
+
+SMALLEST = {"x-message-ttl": 0, "x-expires": 1, "x-max-length": 0, "x-delivery-limit": 0}
+CHOICES = {
+    "x-queue-type": ("classic", "quorum"),
+    "x-overflow": ("drop-head", "reject-publish", "reject-publish-dlx"),
+}
+NOT_BUILT = ("x-max-length-bytes", "x-max-priority")
+LARGEST = 2**32 - 1
+
+
+def check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive: bool) -> None:
+    """Refuse a queue's arguments when one makes no sense or is not built.
+
+    Raises:
+        PreconditionFailed: as RabbitMQ says it.
+        AMQPNotImplementedError: RabbitMQ has it, the embedded broker has not.
+
+    """
+    for name, problem in _problems(arguments, durable=durable, exclusive=exclusive):
+        msg = f"PRECONDITION_FAILED - invalid arg '{name}' for {what} in vhost '/': {problem}"
+        raise PreconditionFailed(msg, DECLARE_QUEUE)
+    for name in NOT_BUILT:
+        if name in arguments:
+            msg = f"NOT_IMPLEMENTED - the embedded broker has no {name} ({what})"
+            raise AMQPNotImplementedError(msg, DECLARE_QUEUE)
+
+
+def _problems(arguments: Arguments, *, durable: bool, exclusive: bool) -> Iterator[tuple[str, str]]:
+    for name, smallest in SMALLEST.items():
+        value = arguments.get(name, smallest)
+        if isinstance(value, bool) or not isinstance(value, int):
+            yield name, f"expected an integer, got {value!r}"
+        elif not smallest <= value <= LARGEST:
+            yield name, f"expected {smallest} to {LARGEST}, got {value}"
+    for name, choices in CHOICES.items():
+        if arguments.get(name, choices[0]) not in choices:
+            yield name, f"expected one of {', '.join(choices)}, got {arguments[name]!r}"
+    quorum = arguments.get("x-queue-type") == "quorum"
+    if "x-delivery-limit" in arguments and not quorum:
+        yield "x-delivery-limit", "expected on a quorum queue only"
+    if quorum and (exclusive or not durable):
+        yield "x-queue-type", "a quorum queue is durable and not exclusive"
+    yield from _dead_letter_problems(arguments)
+
+
+def _dead_letter_problems(arguments: Arguments) -> Iterator[tuple[str, str]]:
+    for name in ("x-dead-letter-exchange", "x-dead-letter-routing-key"):
+        if not isinstance(arguments.get(name, ""), str):
+            yield name, f"expected text, got {arguments[name]!r}"
+    if "x-dead-letter-routing-key" in arguments and "x-dead-letter-exchange" not in arguments:
+        yield "x-dead-letter-routing-key", "expected x-dead-letter-exchange beside it"

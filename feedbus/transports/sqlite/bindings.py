@@ -1,0 +1,123 @@
+"""Binding queues and exchanges to exchanges, with RabbitMQ's refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import NoReturn
+
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
+
+from feedbus.transports.sqlite.equivalence import DECLARE_EXCHANGE, Arguments
+from feedbus.transports.sqlite.file import Transaction
+from feedbus.transports.sqlite.routing import EXCHANGE
+
+
+def no_exchange(name: str, method: tuple[int, int] = DECLARE_EXCHANGE) -> NoReturn:
+    """Raise what RabbitMQ says to a name that no exchange has."""
+    msg = f"NOT_FOUND - no exchange '{name}' in vhost '/'"
+    raise NotFound(msg, method)
+
+
+def bind(
+    tx: Transaction,
+    source: str,
+    kind: str,
+    destination: str,
+    routing_key: str,
+    arguments: Arguments,
+) -> None:
+    """Bind a queue or an exchange; a binding that exists stays as it is, in its place.
+
+    Raises:
+        NotFound: there is no such source or destination exchange.
+        AccessRefused: the default exchange is bound as it is.
+        PreconditionFailed: a weight on a ring that is no positive integer.
+
+    """
+    _check_ends(tx, source, kind, destination)
+    bucketed = False
+    if tx.routes.exchanges[source].type == "x-consistent-hash":
+        if not (routing_key.isascii() and routing_key.isdigit() and int(routing_key) > 0):
+            msg = (
+                f"PRECONDITION_FAILED - Binding key must be a positive integer on exchange"
+                f" '{source}' in vhost '/', got '{routing_key}'"
+            )
+            raise PreconditionFailed(msg, (50, 20))
+        # A second weight for a destination is listed and changes nothing on the ring.
+        bucketed = not any(
+            binding.bucketed and (binding.kind, binding.destination) == (kind, destination)
+            for binding in tx.routes.bindings.get(source, ())
+        )
+    changed = tx.execute(
+        "INSERT OR IGNORE INTO bindings (source, kind, destination, routing_key, arguments,"
+        " bucketed) VALUES (?,?,?,?,?,?)",
+        (
+            source,
+            kind,
+            destination,
+            routing_key,
+            json.dumps(dict(arguments), sort_keys=True),
+            bucketed,
+        ),
+    ).rowcount
+    tx.topology_changed = tx.topology_changed or bool(changed)
+
+
+def unbind(
+    tx: Transaction,
+    source: str,
+    kind: str,
+    destination: str,
+    routing_key: str,
+    arguments: Arguments,
+) -> None:
+    """Remove a binding; one that does not exist is no error.
+
+    Raises:
+        NotFound: there is no such source or destination exchange.
+        AccessRefused: the default exchange is bound as it is.
+
+    """
+    _check_ends(tx, source, kind, destination)
+    changed = tx.execute(
+        "DELETE FROM bindings WHERE source = ? AND kind = ? AND destination = ?"
+        " AND routing_key = ? AND arguments = ?",
+        (source, kind, destination, routing_key, json.dumps(dict(arguments), sort_keys=True)),
+    ).rowcount
+    if changed:
+        # Any unbinding takes all buckets of the destination: bound, but unreachable.
+        tx.execute(
+            "UPDATE bindings SET bucketed = 0 WHERE source = ? AND kind = ? AND destination = ?",
+            (source, kind, destination),
+        )
+        drop_unbound(tx, source)
+        tx.topology_changed = True
+
+
+def _check_ends(tx: Transaction, source: str, kind: str, destination: str) -> None:
+    if not source or (kind == EXCHANGE and not destination):
+        msg = "ACCESS_REFUSED - operation not permitted on the default exchange"
+        raise AccessRefused(msg, (50, 20))
+    if source not in tx.routes.exchanges:
+        no_exchange(source, (50, 20))
+    if kind == EXCHANGE and destination not in tx.routes.exchanges:
+        no_exchange(destination, (40, 30))
+
+
+def drop_bindings_to(tx: Transaction, kind: str, name: str) -> None:
+    """Remove the bindings that lead to a queue or exchange that is gone."""
+    sources = tx.execute(
+        "DELETE FROM bindings WHERE kind = ? AND destination = ? RETURNING source", (kind, name)
+    ).fetchall()
+    for source in {source for (source,) in sources}:
+        drop_unbound(tx, source)
+
+
+def drop_unbound(tx: Transaction, source: str) -> None:
+    """Delete an auto-delete exchange that has lost its last binding."""
+    exchange = tx.routes.exchanges.get(source)
+    if exchange is None or not exchange.auto_delete:
+        return
+    if not tx.execute("SELECT 1 FROM bindings WHERE source = ? LIMIT 1", (source,)).fetchone():
+        tx.execute("DELETE FROM exchanges WHERE name = ?", (source,))
+        drop_bindings_to(tx, EXCHANGE, source)

@@ -1,0 +1,213 @@
+"""The part of a channel that delivers and settles."""
+
+# ruff: noqa: ARG002, FBT001, FBT002 -- the signatures are py-amqp's
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from amqp.exceptions import (
+    AccessRefused,
+    AMQPNotImplementedError,
+    NotAllowed,
+    PreconditionFailed,
+)
+
+from feedbus.transports.sqlite import delivery, owners, queues
+from feedbus.transports.sqlite.consumers import Arrival, Consumer
+from feedbus.transports.sqlite.content import unpack
+from feedbus.transports.sqlite.file import Transaction
+from feedbus.transports.sqlite.routing import Queue
+from feedbus.transports.sqlite.session import Held, Session
+
+
+class Consuming(Session):
+    """Methods that take messages out of the file."""
+
+    def basic_qos(
+        self,
+        prefetch_size: int = 0,
+        prefetch_count: int = 0,
+        a_global: bool = False,
+    ) -> None:
+        """Limit unsettled deliveries: of each consumer started later, or of all together."""
+        if prefetch_size:
+            msg = "NOT_IMPLEMENTED - prefetch_size!=0"
+            raise AMQPNotImplementedError(msg, (60, 10))
+        if a_global:
+            self.shared_prefetch = prefetch_count
+        else:
+            self._prefetch = prefetch_count
+
+    def basic_consume(
+        self,
+        queue: str = "",
+        consumer_tag: str = "",
+        no_local: bool = False,
+        no_ack: bool = False,
+        exclusive: bool = False,
+        nowait: bool = False,
+        callback: Callable[[Any], None] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        on_cancel: Callable[[str], None] | None = None,
+    ) -> str:
+        """Start a consumer; callback gets each amqp Message when events are drained."""
+        link = self._link
+        tag = consumer_tag or f"amq.ctag-{uuid.uuid4().hex}"
+        owner = link.enlist()
+        with self._method() as tx:
+            if tag in self.consumers:
+                msg = f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'"
+                raise NotAllowed(msg, (60, 20))
+            owners.reap(tx, link.file.live, owner)
+            found = queues.find_queue(tx, queue, owner, (60, 20))
+            self._check_exclusive(tx, found, exclusive=exclusive)
+            (identity,) = tx.execute(
+                "INSERT INTO consumers (queue, owner, tag, exclusive) VALUES (?,?,?,?)"
+                " RETURNING id",
+                (found.id, owner, tag, exclusive),
+            ).fetchone()
+            tx.owners_changed = True
+        consumer = Consumer(
+            identity,
+            self,
+            found.id,
+            tag,
+            no_ack,
+            self._prefetch,
+            found.single_active,
+            callback,
+            on_cancel,
+        )
+        self.consumers[tag] = link.inbox.consumers[identity] = consumer
+        if no_ack:
+            self.no_ack_consumers.add(tag)
+        return tag
+
+    def _check_exclusive(self, tx: Transaction, queue: Queue, *, exclusive: bool) -> None:
+        rows = tx.execute("SELECT exclusive FROM consumers WHERE queue = ?", (queue.id,)).fetchall()
+        if any(taken for (taken,) in rows) or (exclusive and rows):
+            msg = f"ACCESS_REFUSED - queue '{queue.name}' in vhost '/' in exclusive use"
+            raise AccessRefused(msg, (60, 20))
+
+    def basic_cancel(self, consumer_tag: str, nowait: bool = False) -> None:
+        """End a consumer; what it was handed stays with this channel to settle."""
+        link = self._link
+        consumer = self.consumers.get(consumer_tag)
+        if consumer is None or link.owner is None:
+            return
+        unseen = link.inbox.forget(consumer)
+        with self._method() as tx:
+            delivery.put_back(tx, link.owner, unseen, delivered=False)
+            owners.end_consumer(tx, consumer.id)
+
+    def deliver(self, arrival: Arrival, consumer: Consumer) -> None:
+        """Hand a claimed message to its consumer's callback."""
+        message = self._open(arrival, consumer)
+        message.delivery_info["consumer_tag"] = consumer.tag
+        if consumer.callback is not None:
+            consumer.callback(message)
+
+    def _open(self, arrival: Arrival, consumer: Consumer | None) -> Any:
+        if arrival.content is None:
+            msg = "a message without content was to be delivered"
+            raise RuntimeError(msg)
+        message = unpack(*arrival.content, channel=self)
+        self._last_tag += 1
+        message.delivery_info |= {
+            "delivery_tag": self._last_tag,
+            "redelivered": arrival.returns > 0,
+        }
+        if arrival.returns and arrival.counted:
+            headers = message.properties.setdefault("application_headers", {})
+            headers["x-delivery-count"] = arrival.returns
+        if not arrival.settled:
+            self._held[self._last_tag] = Held(arrival.message, consumer)
+        return message
+
+    def basic_get(self, queue: str = "", no_ack: bool = False) -> Any:
+        """Return one message of a queue, None when it is empty."""
+        owner = self._link.enlist()
+        with self._method() as tx:
+            found = queues.find_queue(tx, queue, owner, (60, 70))
+            queues.touch(tx, found)
+            taken = delivery.claim(tx, found, owner, 1, 1)
+            if not taken:
+                return None
+            ((message, returns),) = taken
+            content = delivery.content_of(tx, message)
+            if no_ack:
+                delivery.settle(tx, owner, [message])
+            left = tx.depth(found.id)
+        arrival = Arrival(None, message, returns, found.quorum, no_ack, content)
+        got = self._open(arrival, None)
+        got.delivery_info["message_count"] = left
+        return got
+
+    def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
+        """Settle a delivery, or with multiple all up to it (0: all); stored when this returns.
+
+        Raises:
+            PreconditionFailed: no such delivery is unsettled on this channel.
+            RecoverableConnectionError: this connection was taken for dead, and others have it.
+
+        """
+        with self._method() as tx:
+            tags = self._tags(delivery_tag, multiple=multiple)
+            messages = [self._held[tag].message for tag in tags]
+            owner = self._link.owner or 0
+            held = delivery.settle(tx, owner, messages)
+            fenced = held < len(messages) and not owners.is_entered(tx, owner)
+        self._released(tags)
+        if fenced:
+            self._link.fence()
+
+    def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
+        """Return a delivery to its place in the queue, or dead-letter it.
+
+        Raises:
+            PreconditionFailed: no such delivery is unsettled on this channel.
+            RecoverableConnectionError: this connection was taken for dead, and others have it.
+
+        """
+        with self._method() as tx:
+            tags = self._tags(delivery_tag, multiple=False)
+            message = self._held[delivery_tag].message
+            owner = self._link.owner or 0
+            if requeue:
+                held = bool(delivery.put_back(tx, owner, [message]))
+            else:
+                held = delivery.reject(tx, owner, message)
+            fenced = not held and not owners.is_entered(tx, owner)
+        self._released(tags)
+        if fenced:
+            self._link.fence()
+
+    def basic_recover(self, requeue: bool = False) -> None:
+        """Return all unsettled deliveries of this channel to their places."""
+        with self._method() as tx:
+            if not requeue:
+                msg = "NOT_IMPLEMENTED - requeue=false"
+                raise AMQPNotImplementedError(msg, (60, 110))
+            tags = list(self._held)
+            messages = [self._held[tag].message for tag in tags]
+            delivery.put_back(tx, self._link.owner or 0, messages)
+        self._released(tags)
+
+    def _tags(self, delivery_tag: int, *, multiple: bool) -> list[int]:
+        if multiple and not delivery_tag:
+            return list(self._held)
+        if delivery_tag not in self._held:
+            msg = f"PRECONDITION_FAILED - unknown delivery tag {delivery_tag}"
+            raise PreconditionFailed(msg, (60, 80))
+        if not multiple:
+            return [delivery_tag]
+        return [tag for tag in self._held if tag <= delivery_tag]
+
+    def _released(self, tags: list[int]) -> None:
+        for tag in tags:
+            consumer = self._held.pop(tag).consumer
+            if consumer is not None:
+                consumer.held -= 1

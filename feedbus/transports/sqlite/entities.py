@@ -1,0 +1,156 @@
+"""The part of a channel that declares, binds and deletes."""
+
+# ruff: noqa: A002, ARG002, FBT001, FBT002 -- the signatures are py-amqp's
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from amqp.protocol import queue_declare_ok_t
+
+from feedbus.transports.sqlite import bindings, delivery, exchanges, queues
+from feedbus.transports.sqlite.content import check_key
+from feedbus.transports.sqlite.routing import EXCHANGE, QUEUE
+from feedbus.transports.sqlite.session import Session
+
+
+class Entities(Session):
+    """Methods of AMQP's classes exchange and queue."""
+
+    def exchange_declare(
+        self,
+        exchange: str,
+        type: str = "direct",
+        passive: bool = False,
+        durable: bool = False,
+        auto_delete: bool = True,
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Declare an exchange, or with passive only ask whether it exists."""
+        with self._method() as tx:
+            if passive:
+                if exchange and exchange not in tx.routes.exchanges:
+                    bindings.no_exchange(exchange)
+                return
+            exchanges.declare_exchange(
+                tx,
+                exchange,
+                type,
+                durable=durable,
+                auto_delete=auto_delete,
+                arguments=arguments or {},
+            )
+
+    def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
+        """Delete an exchange and its bindings."""
+        with self._method() as tx:
+            exchanges.delete_exchange(tx, exchange, if_unused=if_unused)
+
+    def exchange_bind(
+        self,
+        destination: str,
+        source: str = "",
+        routing_key: str = "",
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Let destination get what source routes by that key."""
+        with self._method() as tx:
+            bindings.bind(
+                tx, source, EXCHANGE, destination, check_key(routing_key), arguments or {}
+            )
+
+    def exchange_unbind(
+        self,
+        destination: str,
+        source: str = "",
+        routing_key: str = "",
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Undo exchange_bind."""
+        with self._method() as tx:
+            bindings.unbind(
+                tx, source, EXCHANGE, destination, check_key(routing_key), arguments or {}
+            )
+
+    def queue_declare(
+        self,
+        queue: str = "",
+        passive: bool = False,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = True,
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> queue_declare_ok_t:
+        """Declare a queue, or with passive only ask; return its name and counts."""
+        owner = self._link.enlist() if exclusive else self._link.owner
+        with self._method() as tx:
+            if passive:
+                found = queues.find_queue(tx, queue, owner)
+            else:
+                found = queues.declare_queue(
+                    tx,
+                    queue or f"amq.gen-{uuid.uuid4().hex}",
+                    owner,
+                    durable=durable,
+                    exclusive=exclusive,
+                    auto_delete=auto_delete,
+                    arguments=arguments or {},
+                )
+            if found.expiring:
+                delivery.expire_head(tx, found)
+            (consumers,) = tx.execute(
+                "SELECT count(*) FROM consumers WHERE queue = ?", (found.id,)
+            ).fetchone()
+            return queue_declare_ok_t(found.name, tx.depth(found.id), consumers)
+
+    def queue_bind(
+        self,
+        queue: str,
+        exchange: str = "",
+        routing_key: str = "",
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Let a queue get what exchange routes by that key."""
+        with self._method() as tx:
+            queues.find_queue(tx, queue, self._link.owner, (50, 20))
+            bindings.bind(tx, exchange, QUEUE, queue, check_key(routing_key), arguments or {})
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str = "",
+        nowait: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Undo queue_bind."""
+        with self._method() as tx:
+            queues.find_queue(tx, queue, self._link.owner, (50, 50))
+            bindings.unbind(tx, exchange, QUEUE, queue, check_key(routing_key), arguments or {})
+
+    def queue_delete(
+        self,
+        queue: str = "",
+        if_unused: bool = False,
+        if_empty: bool = False,
+        nowait: bool = False,
+    ) -> int:
+        """Delete a queue; return how many ready messages went with it, 0 when there is none."""
+        with self._method() as tx:
+            if queue not in tx.routes.queues:
+                return 0
+            found = queues.find_queue(tx, queue, self._link.owner, (50, 40))
+            return queues.delete_queue(tx, found, if_unused=if_unused, if_empty=if_empty)
+
+    def queue_purge(self, queue: str = "", nowait: bool = False) -> int:
+        """Forget a queue's ready messages; return how many there were."""
+        with self._method() as tx:
+            found = queues.find_queue(tx, queue, self._link.owner, (50, 30))
+            return delivery.purge(tx, found)

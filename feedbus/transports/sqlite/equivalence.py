@@ -1,0 +1,46 @@
+"""Whether a declaration says what is there, and RabbitMQ's words where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from amqp.exceptions import PreconditionFailed
+
+DECLARE_EXCHANGE, DECLARE_QUEUE = (40, 10), (50, 10)
+
+Arguments = Mapping[str, Any]
+
+
+def same(what: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- compared, not obeyed
+    """Refuse a property that is not what it was declared as."""
+    if received != current:
+        told = (
+            str(value).lower() if isinstance(value, bool) else value
+            for value in (received, current)
+        )
+        msg = (
+            f"PRECONDITION_FAILED - inequivalent arg '{name}' for {what} in vhost '/':"
+            " received '{}' but current is '{}'".format(*told)
+        )
+        raise PreconditionFailed(msg, DECLARE_EXCHANGE if "exchange" in what else DECLARE_QUEUE)
+
+
+def same_argument(
+    what: str, name: str, received: Arguments, current: Arguments, method: tuple[int, int]
+) -> None:
+    """Refuse an argument that is not what it was declared as."""
+    if received.get(name) != current.get(name):
+        msg = (
+            f"PRECONDITION_FAILED - inequivalent arg '{name}' for {what} in vhost '/': received"
+            f" {_told(received, name)} but current is {_told(current, name)}"
+        )
+        raise PreconditionFailed(msg, method)
+
+
+def _told(arguments: Arguments, name: str) -> str:
+    if name not in arguments:
+        return "none"
+    value = arguments[name]
+    kind = {bool: "bool", int: "signedint", str: "longstr"}.get(type(value), type(value).__name__)
+    return f"the value '{value}' of type '{kind}'"

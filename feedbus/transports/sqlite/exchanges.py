@@ -1,0 +1,83 @@
+"""Declaring and deleting exchanges, with RabbitMQ's refusals."""
+
+from __future__ import annotations
+
+import json
+
+from amqp.exceptions import (
+    AccessRefused,
+    AMQPNotImplementedError,
+    InvalidCommand,
+    PreconditionFailed,
+)
+
+from feedbus.transports.sqlite.bindings import drop_bindings_to
+from feedbus.transports.sqlite.equivalence import (
+    DECLARE_EXCHANGE,
+    Arguments,
+    same,
+    same_argument,
+)
+from feedbus.transports.sqlite.file import Transaction
+from feedbus.transports.sqlite.routing import EXCHANGE, MATCHES
+
+
+def declare_exchange(
+    tx: Transaction, name: str, kind: str, *, durable: bool, auto_delete: bool, arguments: Arguments
+) -> None:
+    """Declare an exchange; the same again does nothing.
+
+    Raises:
+        PreconditionFailed: it exists and differs.
+        InvalidCommand: there is no such type.
+        AccessRefused: the name is the broker's own.
+
+    """
+    if not name:
+        msg = "ACCESS_REFUSED - operation not permitted on the default exchange"
+        raise AccessRefused(msg, DECLARE_EXCHANGE)
+    if kind not in MATCHES:
+        msg = f"COMMAND_INVALID - unknown exchange type '{kind}'"
+        raise InvalidCommand(msg, DECLARE_EXCHANGE)
+    for key in ("hash-header", "hash-property"):
+        if key in arguments:
+            msg = f"NOT_IMPLEMENTED - the embedded broker hashes routing keys only, not by {key}"
+            raise AMQPNotImplementedError(msg, DECLARE_EXCHANGE)
+    existing = tx.routes.exchanges.get(name)
+    if existing is None:
+        if name.startswith("amq."):
+            msg = f"ACCESS_REFUSED - exchange name '{name}' contains reserved prefix 'amq.*'"
+            raise AccessRefused(msg, DECLARE_EXCHANGE)
+        tx.execute(
+            "INSERT INTO exchanges VALUES (?,?,?,?,?)",
+            (name, kind, durable, auto_delete, json.dumps(dict(arguments))),
+        )
+        tx.topology_changed = True
+        return
+    what = f"exchange '{name}'"
+    same(what, "type", kind, existing.type)
+    same(what, "durable", durable, existing.durable)
+    same(what, "auto_delete", auto_delete, existing.auto_delete)
+    same_argument(what, "alternate-exchange", arguments, existing.arguments, DECLARE_EXCHANGE)
+
+
+def delete_exchange(tx: Transaction, name: str, *, if_unused: bool) -> None:
+    """Delete an exchange and its bindings; one that does not exist is no error.
+
+    Raises:
+        PreconditionFailed: if_unused, and it has bindings.
+        AccessRefused: it is the broker's own.
+
+    """
+    if not name or name.startswith("amq."):
+        msg = f"ACCESS_REFUSED - operation not permitted on exchange '{name}'"
+        raise AccessRefused(msg, (40, 20))
+    if name not in tx.routes.exchanges:
+        return
+    if if_unused and tx.routes.bindings.get(name):
+        msg = f"PRECONDITION_FAILED - exchange '{name}' in vhost '/' in use"
+        raise PreconditionFailed(msg, (40, 20))
+    tx.execute("DELETE FROM exchanges WHERE name = ?", (name,))
+    tx.execute("DELETE FROM bindings WHERE source = ?", (name,))
+    tx.topology_changed = True
+    drop_bindings_to(tx, EXCHANGE, name)

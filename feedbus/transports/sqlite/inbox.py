@@ -1,0 +1,144 @@
+"""What a connection has claimed for its consumers and not handed over yet."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from typing import TYPE_CHECKING
+
+from feedbus.transports.sqlite.consumers import Arrival, Consumer
+from feedbus.transports.sqlite.delivery import claim, content_of, settle
+from feedbus.transports.sqlite.file import Transaction
+from feedbus.transports.sqlite.owners import is_entered
+
+if TYPE_CHECKING:
+    from feedbus.transports.sqlite.connection import Connection
+
+LOADED_AT_ONCE = 50  # bodies held in memory beside those that were handed over
+
+
+class Inbox:
+    """Claims messages as consumers have room, and hands them over one by one."""
+
+    def __init__(self, link: Connection) -> None:
+        """Start with no consumers."""
+        self.consumers: dict[int, Consumer] = {}
+        self._link = link
+        self._arrivals: deque[Arrival] = deque()
+        self._turn = 0
+
+    def unseen(self) -> list[int]:
+        """Return the messages that no callback has seen."""
+        return [arrival.message for arrival in self._arrivals if not arrival.settled]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.consumers.clear()
+        self._arrivals.clear()
+
+    def forget(self, consumer: Consumer) -> list[int]:
+        """Drop a consumer here; return what was claimed for it and not handed over."""
+        self.consumers.pop(consumer.id, None)
+        consumer.channel.consumers.pop(consumer.tag, None)
+        left = [
+            arrival.message
+            for arrival in self._arrivals
+            if arrival.consumer is consumer and not arrival.settled
+        ]
+        self._arrivals = deque(
+            arrival for arrival in self._arrivals if arrival.consumer is not consumer
+        )
+        return left
+
+    def fetch(self) -> bool:
+        """Claim what consumers have room for; False when there was nothing."""
+        hungry = [
+            consumer
+            for consumer in self.consumers.values()
+            if consumer.room() and self._has_messages(consumer)
+        ]
+        if not hungry or self._link.owner is None:
+            return False
+        self._turn += 1
+        first = self._turn % len(hungry)
+        found: list[Arrival] = []
+        held = [consumer.held for consumer in hungry]
+        try:
+            with self._link.write() as tx:
+                entered = is_entered(tx, self._link.owner)
+                for consumer in hungry[first:] + hungry[:first] if entered else ():
+                    claimed = self._claim(tx, consumer)
+                    consumer.held += 0 if consumer.no_ack else len(claimed)
+                    found += claimed
+        except BaseException:
+            for consumer, before in zip(hungry, held, strict=True):
+                consumer.held = before
+            raise
+        if not entered:
+            self._link.fence()
+        self._arrivals.extend(found)
+        return bool(found)
+
+    def _has_messages(self, consumer: Consumer) -> bool:
+        if not self._link.file.read(
+            "SELECT 1 FROM ready WHERE queue = ? LIMIT 1", (consumer.queue_id,)
+        ):
+            return False
+        if not consumer.single_active:
+            return True
+        ((active,),) = self._link.file.read(
+            "SELECT min(id) FROM consumers WHERE queue = ?", (consumer.queue_id,)
+        )
+        return bool(active == consumer.id)
+
+    def _claim(self, tx: Transaction, consumer: Consumer) -> list[Arrival]:
+        queue = tx.routes.queues_by_id.get(consumer.queue_id)
+        if queue is None or self._link.owner is None:
+            return []
+        row = tx.execute(
+            "SELECT count(*), min(id) FROM consumers WHERE queue = ?", (queue.id,)
+        ).fetchone()
+        sharers = max(1, row[0])
+        if queue.single_active:
+            if row[1] != consumer.id:
+                return []
+            sharers = 1
+        room = consumer.room()
+        taken = claim(tx, queue, self._link.owner, room, sharers) if room else []
+        arrivals = [
+            Arrival(consumer, message, returns, queue.quorum, consumer.no_ack)
+            for message, returns in taken
+        ]
+        if consumer.no_ack:
+            for arrival in arrivals:
+                arrival.content = content_of(tx, arrival.message)
+            settle(tx, self._link.owner, [message for message, _ in taken])
+        return arrivals
+
+    def hand_over(self) -> bool:
+        """Give the next message to its consumer's callback; False when there is none."""
+        while self._arrivals:
+            if self._arrivals[0].content is None:
+                self._load_bodies()
+            arrival = self._arrivals.popleft()
+            if arrival.consumer is None:
+                continue
+            if arrival.content is None:  # its queue was deleted meanwhile
+                arrival.consumer.held -= not arrival.settled
+                continue
+            arrival.consumer.channel.deliver(arrival, arrival.consumer)
+            return True
+        return False
+
+    def _load_bodies(self) -> None:
+        near = {
+            arrival.message: arrival
+            for arrival, _ in zip(self._arrivals, range(LOADED_AT_ONCE), strict=False)
+            if arrival.content is None
+        }
+        for message, *content in self._link.file.read(
+            "SELECT id, exchange, routing_key, properties, body FROM messages"
+            " WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(near)),),
+        ):
+            near[message].content = tuple(content)

@@ -1,0 +1,81 @@
+"""The part of a channel that publishes and tells what became of it."""
+
+# ruff: noqa: ARG002, FBT001, FBT002 -- the signatures are py-amqp's
+
+from __future__ import annotations
+
+from typing import Any
+
+from amqp.exceptions import AMQPNotImplementedError
+
+from feedbus.transports.sqlite.confirms import Outgoing, store
+from feedbus.transports.sqlite.content import pack
+from feedbus.transports.sqlite.session import Session
+
+BUFFERED_MESSAGES = 500
+BUFFERED_BYTES = 8_000_000
+
+
+class Publishing(Session):
+    """Methods that put messages into the file."""
+
+    def confirm_select(self, nowait: bool = False) -> None:
+        """Number what is published from now on, and tell its fate when events are drained."""
+        self.flush()
+        self._confirming = True
+
+    def basic_publish(
+        self,
+        msg: Any,
+        exchange: str = "",
+        routing_key: str = "",
+        mandatory: bool = False,
+        immediate: bool = False,
+        timeout: float | None = None,
+        confirm_timeout: float | None = None,
+    ) -> None:
+        """Publish a message: at once, or in confirm mode with those around it in one transaction.
+
+        Raises:
+            NotFound: no such exchange; in confirm mode told when the messages are stored.
+            FileUnavailable: it could not be stored, so it is not confirmed either.
+            UnicodeError: the routing key is not UTF-8.
+
+        """
+        if immediate:
+            refusal = "NOT_IMPLEMENTED - immediate=true"
+            raise AMQPNotImplementedError(refusal, (60, 40))
+        self._link.check_open()
+        with self._refusals():
+            content = pack(msg, exchange, routing_key)
+        tag = 0
+        if self._confirming:
+            self._published += 1
+            tag = self._published
+        self._outgoing.append(Outgoing(tag, content, msg, mandatory))
+        self._outgoing_bytes += len(content.body)
+        if not self._confirming or self._is_full():
+            self.flush()
+
+    def _is_full(self) -> bool:
+        return len(self._outgoing) >= BUFFERED_MESSAGES or self._outgoing_bytes >= BUFFERED_BYTES
+
+    def flush(self) -> None:
+        """Store what is buffered; its confirms and returns are told at the next drain."""
+        if not self._outgoing:
+            return
+        outgoing, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
+        with self._link.write(durable=self._confirming) as tx:
+            outcomes, failure = store(tx, outgoing)
+        self._untold += outcomes
+        if failure is not None:
+            self.tell()
+            self._revive()
+            raise failure
+
+    def tell(self) -> bool:
+        """Call back for returns and confirms; False when there were none to tell."""
+        untold, self._untold = self._untold, []
+        for outcome in untold:
+            outcome.tell(self.events)
+        return bool(untold)

@@ -1,0 +1,135 @@
+"""Declaring, finding and deleting queues, with RabbitMQ's refusals."""
+
+from __future__ import annotations
+
+import json
+
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
+
+from feedbus.transports.sqlite.arguments import check_arguments
+from feedbus.transports.sqlite.bindings import drop_bindings_to
+from feedbus.transports.sqlite.delivery import arm, purge
+from feedbus.transports.sqlite.equivalence import (
+    DECLARE_QUEUE,
+    Arguments,
+    same,
+    same_argument,
+)
+from feedbus.transports.sqlite.file import Transaction
+from feedbus.transports.sqlite.routing import QUEUE, Queue, make_queue
+
+
+def find_queue(
+    tx: Transaction, name: str, owner: int | None, method: tuple[int, int] = DECLARE_QUEUE
+) -> Queue:
+    """Return a queue, or refuse as RabbitMQ does.
+
+    Raises:
+        NotFound: there is none.
+        ResourceLocked: it belongs to another connection alone.
+
+    """
+    queue = tx.routes.queues.get(name)
+    if queue is None:
+        msg = f"NOT_FOUND - no queue '{name}' in vhost '/'"
+        raise NotFound(msg, method)
+    if queue.exclusive and queue.owner != owner:
+        msg = (
+            f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost"
+            " '/'. It could be originally declared on another connection or the exclusive property"
+            " value does not match that of the original declaration."
+        )
+        raise ResourceLocked(msg, method)
+    return queue
+
+
+def declare_queue(
+    tx: Transaction,
+    name: str,
+    owner: int | None,
+    *,
+    durable: bool,
+    exclusive: bool,
+    auto_delete: bool,
+    arguments: Arguments,
+) -> Queue:
+    """Declare a queue; the same again does nothing but count as a use.
+
+    Raises:
+        PreconditionFailed: it exists and differs, or an argument makes no sense.
+        ResourceLocked: it belongs to another connection alone.
+
+    """
+    what = f"queue '{name}'"
+    if name in tx.routes.queues:
+        queue = find_queue(tx, name, owner)
+        same(what, "durable", durable, queue.durable)
+        same(what, "exclusive", exclusive, queue.exclusive)
+        same(what, "auto_delete", auto_delete, queue.auto_delete)
+        current = {"x-queue-type": "classic"} | dict(queue.arguments)
+        received = {"x-queue-type": "classic"} | dict(arguments)
+        for key in sorted(current.keys() | received.keys()):
+            same_argument(what, key, received, current, DECLARE_QUEUE)
+    else:
+        if name.startswith("amq.") and not name.startswith("amq.gen-"):
+            msg = f"ACCESS_REFUSED - queue name '{name}' contains reserved prefix 'amq.*'"
+            raise AccessRefused(msg, DECLARE_QUEUE)
+        check_arguments(what, arguments, durable=durable, exclusive=exclusive)
+        values = (
+            name,
+            durable,
+            exclusive,
+            auto_delete,
+            json.dumps(dict(arguments)),
+            owner if exclusive else None,
+            "x-message-ttl" in arguments,
+        )
+        (identity,) = tx.execute(
+            "INSERT INTO queues (name, durable, exclusive, auto_delete, arguments, owner,"
+            " expiring, depth, used_ms) VALUES (?,?,?,?,?,?,?,0,0) RETURNING id",
+            values,
+        ).fetchone()
+        queue = make_queue(identity, *values[:5], *values[5:])
+        tx.topology_changed = True
+    touch(tx, queue)
+    return queue
+
+
+def touch(tx: Transaction, queue: Queue) -> None:
+    """Note that a queue was used now, and set its clock when it expires unused."""
+    if queue.expires_ms is not None:
+        tx.execute("UPDATE queues SET used_ms = ? WHERE id = ?", (tx.now_ms, queue.id))
+        arm(tx, tx.now_ms + queue.expires_ms)
+
+
+def delete_queue(
+    tx: Transaction, queue: Queue, *, if_unused: bool = False, if_empty: bool = False
+) -> int:
+    """Delete a queue, its bindings and messages; return how many were ready.
+
+    Raises:
+        PreconditionFailed: if_unused and it has consumers, or if_empty and it has messages.
+
+    """
+    where = f"queue '{queue.name}' in vhost '/'"
+    holders = tx.execute(
+        "SELECT DISTINCT owner FROM consumers WHERE queue = ?", (queue.id,)
+    ).fetchall()
+    if if_unused and holders:
+        msg = f"PRECONDITION_FAILED - {where} in use"
+        raise PreconditionFailed(msg, (50, 40))
+    if if_empty and tx.depth(queue.id):
+        msg = f"PRECONDITION_FAILED - {where} not empty"
+        raise PreconditionFailed(msg, (50, 40))
+    gone = purge(tx, queue)
+    held = tx.execute(
+        "DELETE FROM unacked WHERE queue = ? RETURNING message", (queue.id,)
+    ).fetchall()
+    tx.database.executemany("DELETE FROM messages WHERE id = ?", held)
+    tx.execute("DELETE FROM consumers WHERE queue = ?", (queue.id,))
+    tx.execute("DELETE FROM queues WHERE id = ?", (queue.id,))
+    drop_bindings_to(tx, QUEUE, queue.name)
+    tx.unsettled.pop(queue.id, None)
+    tx.stirred.update(holder for (holder,) in holders)  # they are to hear of it
+    tx.topology_changed = tx.owners_changed = True
+    return gone

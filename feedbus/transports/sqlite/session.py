@@ -1,0 +1,121 @@
+"""A channel's life: opened, refused something and opened anew, closed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from amqp.exceptions import ChannelError, FrameSyntaxError, RecoverableConnectionError
+from amqp.exceptions import ConnectionError as BrokenConnection
+from kombu.transport.base import StdChannel
+
+from feedbus.transports.sqlite import delivery, owners
+from feedbus.transports.sqlite.confirms import Outcome, Outgoing
+from feedbus.transports.sqlite.consumers import Consumer
+from feedbus.transports.sqlite.file import Transaction
+
+if TYPE_CHECKING:
+    from feedbus.transports.sqlite.connection import Connection
+
+
+class Held(NamedTuple):
+    """A delivery that a client has not settled yet."""
+
+    message: int
+    consumer: Consumer | None
+
+
+class Session(StdChannel):
+    """What the parts of a channel share; errors of AMQP close it and open it anew."""
+
+    no_ack_consumers: Any
+
+    def __init__(self, connection: Connection, channel_id: int) -> None:
+        """Open the channel; its connection keeps it."""
+        self.connection: Connection | None = connection
+        self.channel_id = channel_id
+        self.is_open = True
+        self.events: dict[str, set[Callable[..., None]]] = defaultdict(set)
+        self._start()
+
+    def _start(self) -> None:
+        self.consumers: dict[str, Consumer] = {}
+        self.no_ack_consumers = set()
+        self.shared_prefetch = 0
+        self._prefetch = 0
+        self._held: dict[int, Held] = {}
+        self._last_tag = 0
+        self._confirming = False
+        self._published = 0
+        self._outgoing: list[Outgoing] = []
+        self._outgoing_bytes = 0
+        self._untold: list[Outcome] = []
+
+    def held(self) -> int:
+        """Return how many deliveries the consumers of this channel hold together."""
+        return sum(consumer.held for consumer in self.consumers.values())
+
+    @property
+    def _link(self) -> Connection:
+        if self.connection is None or not self.is_open:
+            msg = "the channel is closed; open another"
+            raise RecoverableConnectionError(msg)
+        self.connection.check_open()
+        return self.connection
+
+    @contextmanager
+    def _method(self) -> Iterator[Transaction]:
+        # What was published before on this channel is stored before, as on one TCP stream.
+        link = self._link
+        self.flush()
+        with self._refusals(), link.write() as tx:
+            yield tx
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except ChannelError:
+            self._revive()
+            raise
+        except FrameSyntaxError:  # found before anything was said to the broker
+            raise
+        except BrokenConnection:
+            if self.connection is not None:
+                self.connection.close()
+            raise
+
+    def _revive(self) -> None:
+        self._outgoing.clear()
+        self._let_go()
+        self._start()
+
+    def _let_go(self) -> None:
+        link = self._link
+        if link.owner is None:
+            return
+        with link.write() as tx:
+            for consumer in list(self.consumers.values()):
+                unseen = link.inbox.forget(consumer)
+                delivery.put_back(tx, link.owner, unseen, delivered=False)
+                owners.end_consumer(tx, consumer.id)
+            delivery.put_back(tx, link.owner, [held.message for held in self._held.values()])
+        self._held.clear()
+
+    def close(self) -> None:
+        """Close the channel: consumers end and what they hold goes back to its place."""
+        link = self.connection
+        if link is None or not self.is_open:
+            return
+        if link.connected:
+            self.flush()
+            self._let_go()
+        self.is_open = False
+        link.channels.pop(self.channel_id, None)
+        self.connection = None
+
+    def flush(self) -> None:
+        """Store what was published and is buffered."""
+        raise NotImplementedError
