@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import pytest
 
 from feedbus import outbox
 from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.outbox.turns import Turn
 from tests.servers.postgres import Postgres, free_port
 
+ROOT = Path(__file__).parents[1]
 AWAY = Outage("the broker is away")
 
 
@@ -22,7 +26,6 @@ class ListBus:
 
     def __init__(self, refused: tuple[str, ...] = (), *, away_after: int | None = None) -> None:
         self.published: list[tuple[str, dict, str, str | None]] = []
-        self.resent: list = []
         self.refused, self.away_after = refused, away_after
 
     def publish(self, exchange, payload, key="", *, message_id=None):
@@ -31,9 +34,6 @@ class ListBus:
         if key in self.refused:
             raise PublishError([(message_id or "", "nacked")])
         self.published.append((exchange, payload, key, message_id))
-
-    def resend(self, messages):
-        self.resent.extend(messages)
 
 
 def outbox_rows() -> int:
@@ -104,7 +104,7 @@ def test_a_broker_that_goes_away_leaves_the_rows_it_did_not_confirm(store_url):
 
 def test_one_relay_works_at_a_time(store_url):
     outbox.put("publish_tweet", {"n": 1})
-    other = outbox.connection._make(store_url, "other")
+    other = outbox.databases.make_store(store_url, "other")
     inside, result = threading.Event(), []
 
     def publish_elsewhere():
@@ -122,19 +122,16 @@ def test_one_relay_works_at_a_time(store_url):
     assert outbox.relay(ListBus(), older_than_seconds=0) == 1
 
 
-def test_an_encoded_message_is_kept_and_sent_again_as_it_was(store_url):
-    from feedbus.bus.publisher import Outgoing
-
-    message = Outgoing(
-        "feedbus.x", "k", '{"text":"é"}'.encode(), "application/json", "id-1", {"a": 1}
-    )
+def test_many_rows_are_put_in_order_and_removed_by_their_ids(store_url):
     with outbox.transaction():
-        kept = outbox.keep([message, message])
-    assert len(set(kept)) == 2
-    outbox.remove(kept[:1])
-    bus = ListBus()
-    assert outbox.relay(bus, older_than_seconds=0) == 1
-    assert bus.resent == [message]
+        ids = outbox.put_many("x", ((str(n), {"n": n}, f"id-{n}") for n in range(2500)))
+    assert [entry.message_id for entry in outbox.pending(limit=5000)] == [
+        f"id-{n}" for n in range(2500)
+    ]
+    assert outbox.remove(ids[:2499]) == 2499
+    (left,) = outbox.pending()
+    assert (left.key, left.payload, left.message_id) == ("2499", '{"n":2499}', "id-2499")
+    assert outbox.put_many("x", []) == []
 
 
 def test_the_inbox_tells_new_messages_from_repeats_and_doubles(store_url):
@@ -249,7 +246,7 @@ def test_sqlite_commits_survive_a_power_cut(tmp_path: Path):
 
 
 def test_a_locked_sqlite_file_is_an_outage_and_loses_nothing(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(outbox.connection, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(outbox.databases, "BUSY_TIMEOUT_SECONDS", 0.05)
     path = tmp_path / "feeds.db"
     outbox.open_store(f"sqlite:///{path}")
     outbox.create_tables()
@@ -259,6 +256,39 @@ def test_a_locked_sqlite_file_is_an_outage_and_loses_nothing(tmp_path: Path, mon
         outbox.put("x", {"n": 1})
     other.execute("ROLLBACK")
     other.close()
+    with outbox.transaction():
+        outbox.put("x", {"n": 2})
+    assert [entry.payload for entry in outbox.pending()] == ['{"n":2}']
+    outbox.close_store()
+
+
+def test_sqlite_writers_take_turns_and_one_that_waits_in_vain_gives_up(tmp_path: Path):
+    path = str(tmp_path / "turn")
+    first, second, third = Turn(path), Turn(path), Turn(path)
+    assert first.take(0)
+    assert not second.take(0.05)
+    got = []
+    waiting = threading.Thread(target=lambda: got.append(third.take(20)))
+    waiting.start()
+    first.give()
+    waiting.join(20)
+    assert got == [True]
+    assert not first.take(0.05)
+    third.give()
+    third.give()
+    assert second.take(20)  # its earlier place in the queue was given up, so nobody else holds it
+    second.give()
+
+
+def test_a_writer_killed_in_its_transaction_gives_its_turn_away(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/feeds.db"
+    outbox.open_store(url)
+    outbox.create_tables()
+    program = (
+        f"import os; from feedbus import outbox; outbox.open_store({url!r})\n"
+        "with outbox.transaction():\n    outbox.put('x', {'n': 1}); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == -9
     with outbox.transaction():
         outbox.put("x", {"n": 2})
     assert [entry.payload for entry in outbox.pending()] == ['{"n":2}']

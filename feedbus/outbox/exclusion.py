@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from feedbus.errors import Outage
-from feedbus.outbox.connection import PostgresStore, bound
+from feedbus.outbox.connection import bound
+from feedbus.outbox.databases import PostgresStore
 
 POLL_SECONDS = 0.05
 

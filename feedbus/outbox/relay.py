@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 from feedbus.errors import PublishError, UsageError
+from feedbus.outbox.connection import transaction
 from feedbus.outbox.exclusion import exclusive
 from feedbus.outbox.tables import Entry, pending, remove
-
-if TYPE_CHECKING:
-    from feedbus.bus.publisher import Outgoing
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +22,6 @@ class Publisher(Protocol):
         self, exchange: str, payload: Mapping[str, Any], key: str = "", *, message_id: str | None
     ) -> None:
         """Return when the broker has confirmed the message, raise otherwise."""
-
-    def resend(self, messages: Sequence[Outgoing]) -> None:
-        """Return when the broker has confirmed messages that were encoded before."""
 
 
 def publish_entries(bus: Publisher, entries: Iterable[Entry]) -> int:
@@ -46,7 +41,8 @@ def publish_entries(bus: Publisher, entries: Iterable[Entry]) -> int:
             if (entry.exchange, entry.key) in stuck:
                 continue
             try:
-                _publish(bus, entry)
+                payload = json.loads(entry.payload)
+                bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id)
             except (PublishError, UsageError) as error:
                 stuck.add((entry.exchange, entry.key))
                 log.warning(
@@ -59,26 +55,10 @@ def publish_entries(bus: Publisher, entries: Iterable[Entry]) -> int:
             else:
                 sent.append(entry.id)
     finally:
-        remove(sent)
+        if sent:
+            with transaction():
+                remove(sent)
     return len(sent)
-
-
-def _publish(bus: Publisher, entry: Entry) -> None:
-    if not entry.content_type:
-        payload = json.loads(entry.payload)
-        bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id)
-        return
-    from feedbus.bus.publisher import Outgoing
-
-    message = Outgoing(
-        entry.exchange,
-        entry.key,
-        entry.payload.encode(),
-        entry.content_type,
-        entry.message_id,
-        json.loads(entry.headers),
-    )
-    bus.resend([message])
 
 
 def relay(bus: Publisher, *, limit: int = 100, older_than_seconds: float = 5.0) -> int:

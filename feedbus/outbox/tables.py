@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any
 
 import peewee
 
 from feedbus.outbox.connection import bound, database, on_postgres
 
-SLICE = 5_000
+SLICE = 1_000  # rows a statement: SQLite takes 32,766 parameters
 
 
 def _now_us() -> int:
@@ -21,19 +22,13 @@ def _now_us() -> int:
 
 
 class Outbox(peewee.Model):
-    """A message that is committed with its cause and not yet known to be on the broker.
-
-    Either a payload for an exchange of the topology, or (with a content type) a message as it was
-    encoded for an exchange of the broker.
-    """
+    """A record that is committed with its cause and not yet known to be on the broker."""
 
     id = peewee.BigAutoField()
     exchange = peewee.TextField()
     routing_key = peewee.TextField()
     payload = peewee.TextField()
     message_id = peewee.TextField()
-    content_type = peewee.TextField(default="")
-    headers = peewee.TextField(default="{}")
     created_at = peewee.BigIntegerField(default=_now_us)
 
     class Meta:
@@ -65,7 +60,7 @@ TABLES: tuple[type[peewee.Model], ...] = (Outbox, Inbox)
 class Entry:
     """A row of the outbox; its message id stays the same however often it is published.
 
-    content_type is "" where payload is a record for one of the topology's exchanges.
+    exchange is the topology's name of it, payload a JSON object as text.
     """
 
     id: int
@@ -73,25 +68,6 @@ class Entry:
     key: str
     payload: str
     message_id: str
-    content_type: str = ""
-    headers: str = "{}"
-
-
-class Encoded(Protocol):
-    """A message as the bus encodes it; exchange is its name on the broker."""
-
-    @property
-    def exchange(self) -> str: ...  # noqa: D102 -- as on Entry
-    @property
-    def routing_key(self) -> str: ...  # noqa: D102
-    @property
-    def body(self) -> bytes: ...  # noqa: D102
-    @property
-    def content_type(self) -> str: ...  # noqa: D102
-    @property
-    def message_id(self) -> str: ...  # noqa: D102
-    @property
-    def headers(self) -> Mapping[str, Any]: ...  # noqa: D102
 
 
 def create_tables() -> None:
@@ -116,34 +92,35 @@ def put(
         message_id: derived from the message that caused this one; otherwise made up and kept.
 
     """
-    text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    name = message_id or uuid.uuid4().hex
+    text, name = _text(payload), message_id or uuid.uuid4().hex
     number = Outbox.insert(
         exchange=exchange, routing_key=key, payload=text, message_id=name
     ).execute()
     return Entry(int(number), exchange, key, text, name)
 
 
-def keep(messages: Sequence[Encoded]) -> list[int]:
-    """Add encoded messages to the outbox, within the caller's transaction; returns the rows' ids.
+def put_many(exchange: str, rows: Iterable[tuple[str, Mapping[str, Any], str]]) -> list[int]:
+    """Add (routing key, payload, message id) rows in order; returns the ids to remove them by."""
+    ids: list[int] = []
+    moment_us, left = _now_us(), iter(rows)
+    while slice_ := list(islice(left, SLICE)):
+        values = [(exchange, key, _text(payload), name, moment_us) for key, payload, name in slice_]
+        added = Outbox.insert_many(
+            values,
+            [
+                Outbox.exchange,
+                Outbox.routing_key,
+                Outbox.payload,
+                Outbox.message_id,
+                Outbox.created_at,
+            ],
+        ).returning(Outbox.id)
+        ids += [row.id for row in added.execute()]
+    return ids
 
-    Args:
-        messages: their bodies are UTF-8, as JSON is.
 
-    """
-    return [
-        int(
-            Outbox.insert(
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                payload=message.body.decode(),
-                message_id=message.message_id,
-                content_type=message.content_type,
-                headers=json.dumps(dict(message.headers)),
-            ).execute()
-        )
-        for message in messages
-    ]
+def _text(payload: Mapping[str, Any]) -> str:
+    return json.dumps(payload, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def pending(limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0) -> list[Entry]:
@@ -163,16 +140,7 @@ def pending(limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0
         .limit(limit)
     )
     return [
-        Entry(
-            row.id,
-            row.exchange,
-            row.routing_key,
-            row.payload,
-            row.message_id,
-            row.content_type,
-            row.headers,
-        )
-        for row in rows
+        Entry(row.id, row.exchange, row.routing_key, row.payload, row.message_id) for row in rows
     ]
 
 

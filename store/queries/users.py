@@ -56,14 +56,15 @@ class UnknownUser(FeedbusError):  # noqa: N818 -- what is the case
 
 def create_user(login: str, email: str | None = None, phone: str | None = None) -> int:
     """Create a user and return the id, or raise LoginTaken."""
-    found = first(
-        "INSERT INTO users (login, email, phone, created_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO NOTHING RETURNING id",
-        login,
-        email,
-        phone,
-        now_us(),
-    )
+    with transaction():
+        found = first(
+            "INSERT INTO users (login, email, phone, created_at) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO NOTHING RETURNING id",
+            login,
+            email,
+            phone,
+            now_us(),
+        )
     if found is None:
         msg = f"the login '{login}' is taken"
         raise LoginTaken(msg)

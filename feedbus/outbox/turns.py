@@ -1,0 +1,57 @@
+"""Take turns at writing a SQLite file: processes queue up, and none waits for long."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from concurrent.futures import Future, InvalidStateError
+
+
+class Turn:
+    """One connection's place in the queue of those who write; the queue is a lock on a file.
+
+    SQLite itself lets a writer sleep and ask again, up to 100 ms later: among a dozen writers some
+    wait for seconds. The kernel wakes the next one at once, and frees the lock of one that dies.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Queue at this file, which is created for its owner alone."""
+        self._path = path
+        self._held: int | None = None
+
+    def take(self, patience_seconds: float) -> bool:
+        """Wait for the turn; False when those in front took longer than patience_seconds."""
+        handle = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return self._wait(handle, patience_seconds)
+        self._held = handle
+        return True
+
+    def give(self) -> None:
+        """Let the next one write; harmless without a turn."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def _wait(self, handle: int, patience_seconds: float) -> bool:
+        # A wait in the kernel has no time limit, so another thread does it.
+        granted: Future[None] = Future()
+        threading.Thread(target=_queue, args=(handle, granted), daemon=True).start()
+        try:
+            granted.result(patience_seconds)
+        except TimeoutError:
+            if granted.cancel():
+                return False
+        self._held = handle
+        return True
+
+
+def _queue(handle: int, granted: Future[None]) -> None:
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        granted.set_result(None)
+    except InvalidStateError:  # nobody waits any more
+        os.close(handle)
