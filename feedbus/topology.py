@@ -15,6 +15,17 @@ from feedbus.errors import UsageError
 
 ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
 
+# What a queue is declared with: it cannot be changed on a queue that exists.
+DECLARED = (
+    "type",
+    "single_active_consumer",
+    "delivery_limit",
+    "message_ttl_seconds",
+    "max_length",
+    "overflow",
+    "arguments",
+)
+
 
 def _empty() -> Mapping[str, Any]:
     return MappingProxyType({})
@@ -111,17 +122,20 @@ class Process:
 class Generation:
     """One ring of a hash exchange: (consumer name, weight) in binding order.
 
-    The turn tells it from an earlier one of the same members that still drains.
+    The turn tells it from an earlier one of the same members that still drains; the shape is a
+    digest of what its queues are declared with, "" where that is nothing out of the ordinary.
     """
 
     exchange: str
     members: tuple[tuple[str, int], ...]
     turn: int = 0
+    shape: str = ""
 
     @property
     def digest(self) -> str:
-        """Eight hex digits that differ whenever placement may differ."""
-        text = json.dumps([*self.members, self.turn], separators=(",", ":"))
+        """Eight hex digits that differ whenever placement or a queue's arguments may differ."""
+        shape = [self.shape] if self.shape else []
+        text = json.dumps([*self.members, self.turn, *shape], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -139,6 +153,7 @@ class Topology:
     commands: Mapping[str, str] = field(default_factory=dict)
     var: Path = Path("var")
     store_prepare: str | None = None
+    management_url: str | None = None
 
     @property
     def root(self) -> Path:
@@ -189,4 +204,20 @@ class Topology:
         ]
         if not self.broker_url.startswith("sqlite:"):
             members.sort(key=lambda member: (str(member[1]).encode(), member[0].encode()))
-        return Generation(exchange, tuple(members))
+        return Generation(exchange, tuple(members), shape=self._shape(exchange))
+
+    def _shape(self, exchange: str) -> str:
+        found: list[Any] = [sorted(self.exchanges[exchange].arguments.items())]
+        for queue in self.queues.values():
+            if queue.exchange == exchange:
+                usual = Queue(queue.name, "", "", single_active_consumer=queue.shards is not None)
+                changed = {
+                    name: value
+                    for name in DECLARED
+                    if (value := getattr(queue, name)) != getattr(usual, name)
+                }
+                if changed:
+                    found.append([queue.name, changed | {"arguments": dict(queue.arguments)}])
+        if found == [[]]:
+            return ""
+        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,8 +82,13 @@ def known(topology: Topology) -> dict[str, State]:
 
 def read(channel: Any, topology: Topology, exchange: str) -> State | None:
     """Return the state of an exchange, None when the broker knows of no generation yet."""
+    _declare(channel, Names(topology).generations(exchange))
+    return peek(channel, topology, exchange)
+
+
+def peek(channel: Any, topology: Topology, exchange: str) -> State | None:
+    """Return the state of an exchange whose queue of generations exists, None when it is empty."""
     queue = Names(topology).generations(exchange)
-    _declare(channel, queue)
     for _ in range(READ_ATTEMPTS):
         found: list[State] = []
         tags: list[int] = []
@@ -112,7 +118,7 @@ def adopt(channel: Any, topology: Topology, exchange: str) -> State:
     state = read(channel, topology, exchange)
     if state is None:
         state = State(wanted, settled=False)
-    elif state.current.members != wanted.members:
+    elif not same(state.current, wanted):
         draining = (*state.draining, state.current)
         while wanted in draining:
             wanted = replace(wanted, turn=wanted.turn + 1)
@@ -141,8 +147,13 @@ def adopt(channel: Any, topology: Topology, exchange: str) -> State:
     return state
 
 
+def same(one: Generation, other: Generation) -> bool:
+    """Whether two generations are one ring, but perhaps in another turn."""
+    return (one.members, one.shape) == (other.members, other.shape)
+
+
 def step(name: str) -> None:
-    """Pass a step of a switch; FEEDBUS_EXIT_AT=NAME ends the process at it, to test crashes."""
+    """Pass a step of a change; FEEDBUS_EXIT_AT=NAME ends the process at it, to test crashes."""
     if os.environ.get(EXIT_AT) == name:
         os._exit(EXIT_CODE)
 
@@ -226,8 +237,8 @@ def _write(channel: Any, names: Names, state: State) -> State:
     written = replace(state, serial=state.serial + 1)
     body = json.dumps(
         {
-            "current": [written.current.turn, written.current.members],
-            "draining": [[old.turn, old.members] for old in written.draining],
+            "current": _told(written.current),
+            "draining": [_told(old) for old in written.draining],
             "settled": written.settled,
             "serial": written.serial,
         }
@@ -246,9 +257,15 @@ def _decode(exchange: str, body: bytes | str) -> State:
     return State(current, draining, told["settled"], told["serial"])
 
 
-def _generation(exchange: str, told: tuple[int, list[tuple[str, int]]]) -> Generation:
-    turn, members = told
-    return Generation(exchange, tuple((name, weight) for name, weight in members), turn)
+def _told(generation: Generation) -> list[Any]:
+    shape = [generation.shape] if generation.shape else []
+    return [generation.turn, generation.members, *shape]
+
+
+def _generation(exchange: str, told: Sequence[Any]) -> Generation:
+    turn, members, *shape = told
+    pairs = tuple((name, weight) for name, weight in members)
+    return Generation(exchange, pairs, turn, *shape)
 
 
 def depths(connection: Connection, topology: Topology) -> dict[str, tuple[int, int]]:

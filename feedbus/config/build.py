@@ -26,6 +26,7 @@ def build(draft: Draft, path: Path) -> Topology:
         path=path,
         broker_url=_resolve(loaded.get("broker", {}).get("url", BROKER_URL), root),
         store_url=_resolve(store.get("url", STORE_URL), root),
+        management_url=loaded.get("broker", {}).get("management"),
         store_prepare=store.get("prepare"),
         exchanges=_freeze(
             {name: Exchange(name, **_frozen(one)) for name, one in loaded["exchanges"].items()}

@@ -33,6 +33,12 @@ class BrokerTable(TableSchema):
         *("sqlite", "amqp", "amqps", "pyamqp"),
         default=f'"{BROKER_URL}"',
     )
+    management = Url(
+        "Where RabbitMQ's management API answers; `feedbus plan` and `apply` read it. Without a "
+        "user in it they log in as `url` does.",
+        *("http", "https"),
+        default="port 15672 on the host of `url`",
+    )
 
 
 class StoreTable(TableSchema):
