@@ -1,0 +1,51 @@
+"""A private RabbitMQ on the files of deploy/rabbitmq, with the user of docker-compose.yml."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import amqp
+
+from tests.servers.compose import PROJECT, Compose
+from tests.servers.rabbitmq import RabbitMQ, free_port
+
+SHIPPED = PROJECT / "deploy/rabbitmq"
+
+
+class ShippedRabbitMQ(RabbitMQ):
+    """One node; nothing but the addresses that it listens on is the test's own."""
+
+    def __init__(self, folder: Path, compose: Compose) -> None:
+        told = compose.environment("rabbitmq")
+        self.credentials = {name: told[name] for name in told if name.startswith("RABBITMQ_")}
+        self.prometheus_port = free_port()
+        super().__init__(folder)
+
+    def _write(self, config: str, cookie: str) -> None:
+        super()._write(config, cookie)
+        for name in ("advanced.config", "enabled_plugins"):
+            shutil.copy(SHIPPED / name, self.folder)
+        (self.folder / "rabbitmq.conf").write_text(
+            f"{(SHIPPED / 'rabbitmq.conf').read_text()}\n"
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
+            "management.tcp.ip = 127.0.0.1\n"
+            f"management.tcp.port = {self.management_port}\n"
+            "prometheus.tcp.ip = 127.0.0.1\n"
+            f"prometheus.tcp.port = {self.prometheus_port}\n"
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super().environment | self.credentials
+
+    def is_ready(self) -> bool:
+        """Tell whether the user of the environment is let in."""
+        name, password = (self.credentials[f"RABBITMQ_DEFAULT_{what}"] for what in ("USER", "PASS"))
+        try:
+            with amqp.Connection(
+                f"127.0.0.1:{self.port}", userid=name, password=password, connect_timeout=5
+            ):
+                return True
+        except (OSError, amqp.AMQPError):
+            return False
