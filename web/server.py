@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import time
@@ -145,7 +146,8 @@ class Server:
     def stop(self) -> None:
         """Make run() return."""
         self._stopping = True
-        self._waitress.pull_trigger()
+        with contextlib.suppress(OSError):  # it has seen that already, and closed everything
+            self._waitress.pull_trigger()
 
     def _turn(self, timeout_seconds: float) -> None:
         wasyncore.loop(timeout=timeout_seconds, use_poll=True, map=self._map, count=1)
