@@ -1,0 +1,1 @@
+"""Measurements: what feedbus does in a second, beside the database alone and beside its peers."""

@@ -1,0 +1,108 @@
+"""Compare what a run has stored with what it had to store, row by row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from bench.graphs import Tweet
+from feedbus import outbox
+from handlers.send_sms import shorten
+from store.queries.sql import rows, run, run_each
+
+PATIENCE_SECONDS = 120.0
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.1, 0.03
+
+FEED = (
+    "SELECT follower_id, id, text FROM expected JOIN follower USING (author_id)",
+    "SELECT reader_id, feed.tweet_id, tweet.text FROM feed"
+    " JOIN expected ON expected.id = tweet_id JOIN tweet ON tweet.id = tweet_id",
+)
+EMAILS = (
+    "SELECT follower_id, source, email, text FROM expected JOIN follower USING (author_id)"
+    " JOIN users ON users.id = follower_id WHERE email IS NOT NULL",
+    "SELECT user_id, source, address, told.text FROM email_notification AS told"
+    " JOIN expected USING (source)",
+)
+MESSAGES = (
+    "SELECT follower_id, source, phone, short_text FROM expected JOIN follower USING (author_id)"
+    " JOIN users ON users.id = follower_id WHERE phone IS NOT NULL",
+    "SELECT user_id, source, phone, told.text FROM sms_notification AS told"
+    " JOIN expected USING (source)",
+)
+JSON_FEED = (
+    FEED[0],
+    "SELECT reader_id, CAST(entry ->> 'id' AS bigint), entry ->> 'text'"
+    " FROM json_feed CROSS JOIN jsonb_array_elements(CAST(tweets AS jsonb)) AS entry"
+    " JOIN expected ON expected.id = CAST(entry ->> 'id' AS bigint)",
+)
+
+
+def expect(tweets: Sequence[Tweet]) -> int:
+    """Note which tweets a run is to deliver; return to how many followers in all."""
+    run("DROP TABLE IF EXISTS expected")
+    run(
+        "CREATE TABLE expected (id bigint PRIMARY KEY, source text, author_id bigint, text text,"
+        " short_text text)"
+    )
+    add = "INSERT INTO expected (id, source, author_id, text, short_text) VALUES (?, ?, ?, ?, ?)"
+    noted = [(t.id, str(t.id), t.author_id, t.text, shorten(t.text)) for t in tweets]
+    if outbox.on_postgres():
+        with outbox.transaction():
+            for row in noted:
+                run(add, *row)
+        run("ANALYZE expected")
+    else:
+        run_each(add, noted)
+    return count("SELECT id FROM expected JOIN follower USING (author_id)")
+
+
+def count(query: str) -> int:
+    """Count the rows of a query."""
+    return int(rows(f"SELECT count(*) FROM ({query}) AS counted")[0][0])  # noqa: S608 -- ours
+
+
+def notifications() -> int:
+    """Count all notifications: each is the last that becomes of a feed update."""
+    emails, messages = "SELECT 1 FROM email_notification", "SELECT 1 FROM sms_notification"
+    return count(emails) + count(messages)
+
+
+def await_rows(look: Callable[[], int], wanted: int, started: float) -> float:
+    """Wait until look() tells wanted; return the seconds since started.
+
+    It looks rarely at first and more often near the end, so that looking costs little and the
+    end is told to a few hundredths of a second.
+
+    Raises:
+        AssertionError: nothing has changed for two minutes, or there are too many.
+
+    """
+    seen, changed = 0, time.monotonic()
+    while True:
+        found, now = look(), time.monotonic()
+        if found >= wanted:
+            assert found == wanted, f"expected {wanted} rows, got {found}"
+            return now - started
+        if found != seen:
+            seen, changed = found, now
+        assert now - changed < PATIENCE_SECONDS, f"expected {wanted} rows, got {found}, stuck"
+        rest = (now - started) * (wanted - found) / found if found else FIRST_LOOK_SECONDS
+        time.sleep(min(max(rest / 3, LAST_LOOK_SECONDS), 1.0))
+
+
+def check(feed: tuple[str, str] = FEED) -> int:
+    """Compare the expected tweets' feed entries and notifications; return how many entries.
+
+    Raises:
+        AssertionError: a row is lost, doubled, or says something else.
+
+    """
+    for what, (wanted, stored) in {"feed": feed, "e-mail": EMAILS, "SMS": MESSAGES}.items():
+        lost = rows(f"SELECT * FROM ({wanted} EXCEPT {stored}) AS lost LIMIT 3")  # noqa: S608 -- ours
+        assert not lost, f"{what}: lost or wrong: {lost}"
+        wrong = rows(f"SELECT * FROM ({stored} EXCEPT {wanted}) AS wrong LIMIT 3")  # noqa: S608 -- ours
+        assert not wrong, f"{what}: nobody called for: {wrong}"
+        right, there = count(wanted), count(stored)
+        assert there == right, f"{what}: expected {right} rows, got {there}: some are doubled"
+    return count(feed[1])

@@ -1,0 +1,97 @@
+"""A running feedbus system: `feedbus up` on a place, and what its processes use."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bench.stage import Place, Stage
+from feedbus.lifeline import lock_holder
+from feedbus.supervisor.arbiter import lock_path
+from web.demo.running import Running
+
+PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
+ENDED = (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError)
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A place whose processes are all ready."""
+
+    place: Place
+    ready_seconds: float
+
+    def processes(self) -> Sequence[psutil.Process]:
+        """Return the supervisor and all its processes."""
+        pid = lock_holder(lock_path(self.place.topology))
+        assert pid, "the supervisor is gone"
+        supervisor = psutil.Process(pid)
+        return [supervisor, *supervisor.children(recursive=True)]
+
+    def peak_bytes(self) -> dict[str, int]:
+        """Return the most memory that each process has held so far, by what it runs."""
+        peaks: dict[str, int] = {}
+        for process in self.processes():
+            with contextlib.suppress(*ENDED):
+                found = PEAK.search(Path(f"/proc/{process.pid}/status").read_text())
+                name = self.name(process)
+                if found:
+                    peaks[name] = max(peaks.get(name, 0), int(found[1]) * 1024)
+        return peaks
+
+    def name(self, process: psutil.Process) -> str:
+        """Name a process by what it runs."""
+        words = process.cmdline()
+        if "run" in words and "feedbus" in words:
+            return words[words.index("run") + 1]
+        return "supervisor" if "up" in words else "web"
+
+    def pss_bytes(self) -> int:
+        """Return the memory that the processes take in all, what they share counted once."""
+        return sum(process.memory_full_info().pss for process in self.processes())
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the processes have used so far."""
+        times = [process.cpu_times() for process in self.processes()]
+        return sum(each.user + each.system for each in times)
+
+
+@contextmanager
+def running(stage: Stage, kind: str, graph: str) -> Iterator[System]:
+    """Run a system on a new place, or where runs share one, on the kind's one place."""
+    if not stage.scale.shared:
+        with _started(stage, kind, graph) as system:
+            yield system
+        return
+    if kind not in stage.systems:
+        stage.systems[kind] = stage.kept.enter_context(_started(stage, kind, graph))
+    system = stage.systems[kind]
+    stage.reopen(system.place)
+    yield system
+
+
+@contextmanager
+def _started(stage: Stage, kind: str, graph: str) -> Iterator[System]:
+    with stage.place(kind, graph) as place:
+        log = place.topology.var / "up.log"
+        started = time.monotonic()
+        with Running(place.topology, place.environment, log) as child:
+            child.wait_until_ready()
+            yield System(place, time.monotonic() - started)
+            _tell_failures(place)
+
+
+def _tell_failures(place: Place) -> None:
+    """Show what consumers complained of: a figure of a failing system is none."""
+    for log in sorted((place.topology.var / "log").glob("*.log")):
+        for line in log.read_text(errors="replace").splitlines():
+            if " ERROR " in line or " CRITICAL " in line or "Traceback" in line:
+                print(f"{log.name}: {line}", file=sys.stderr)
