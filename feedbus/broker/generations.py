@@ -1,7 +1,10 @@
 """Which ring of a hash exchange is current, and the step from one generation to the next.
 
 The broker itself keeps the answer: a queue of length one holds a message that names the current
-generation and those that still drain, oldest first. Whoever changes it holds the topology's lock.
+generation and those that still drain, oldest first. Whoever changes it holds the topology's lock,
+and reads it from a second such queue, the ledger: a reader has the first in hand for a moment, so
+that another may find nothing there, or what was true before. Readers may err so, since an old
+state leads to queues that are gone or to packs that come back; whoever switches may not.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,14 +20,18 @@ from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from feedbus import broker
+from feedbus.broker.confirming import Confirming
 from feedbus.broker.names import Names
 from feedbus.topology import Generation, Topology
 
 FENCE = "feedbus-fence"
 EXIT_AT = "FEEDBUS_EXIT_AT"
 EXIT_CODE = 99
-APPEND_PAUSE_SECONDS = 0.05
-READ_ATTEMPTS = 10
+# How long RabbitMQ may take from placing a message to putting it into its queue: the two are no
+# one step there, and a message that was placed by a ring just left must not come behind its fence.
+IN_FLIGHT_SECONDS = 0.2
+APPENDED_AT_ONCE = 200
+READ_ATTEMPTS = 100
 READ_PAUSE_SECONDS = 0.03
 
 
@@ -32,13 +39,15 @@ READ_PAUSE_SECONDS = 0.03
 class State:
     """The current generation of an exchange, and those before it that are not empty yet.
 
-    While it is not settled, a switch is under way: what drains may still get records.
+    While it is not settled, a switch is under way: what drains may still get records. It is
+    disordered when the broker was seen to place by another order than the current generation's.
     """
 
     current: Generation
     draining: tuple[Generation, ...] = ()
     settled: bool = True
     serial: int = 0
+    disordered: bool = False
 
 
 def establish(topology: Topology) -> dict[str, State]:
@@ -76,8 +85,14 @@ def known(topology: Topology) -> dict[str, State]:
         channel = connection.channel()
         broker.declare(channel, topology)
         states = {exchange: read(channel, topology, exchange) for exchange in hashed}
-    found = {exchange: state for exchange, state in states.items() if state is not None}
-    return found if len(found) == len(hashed) else establish(topology)
+        found = {exchange: state for exchange, state in states.items() if state is not None}
+        missing = [exchange for exchange in hashed if exchange not in found]
+        if missing:
+            with broker.locked(connection, topology):
+                for exchange in missing:
+                    state = _recall(channel, topology, exchange)
+                    found[exchange] = state or adopt(channel, topology, exchange)
+        return found
 
 
 def read(channel: Any, topology: Topology, exchange: str) -> State | None:
@@ -88,7 +103,10 @@ def read(channel: Any, topology: Topology, exchange: str) -> State | None:
 
 def peek(channel: Any, topology: Topology, exchange: str) -> State | None:
     """Return the state of an exchange whose queue of generations exists, None when it is empty."""
-    queue = Names(topology).generations(exchange)
+    return _take(channel, exchange, Names(topology).generations(exchange))
+
+
+def _take(channel: Any, exchange: str, queue: str) -> State | None:
     for _ in range(READ_ATTEMPTS):
         found: list[State] = []
         tags: list[int] = []
@@ -110,24 +128,32 @@ def adopt(channel: Any, topology: Topology, exchange: str) -> State:
 
     What arrives between the two rings is held, then appended to the old one, so that each key's
     records stay in order: the new ring's consumers wait until the old ring is empty. Every step
-    can be repeated, so a crash anywhere is mended by calling this again. The caller holds the
+    can be repeated, so a crash anywhere is mended by calling this again; a switch that was begun
+    is ended first, also where the topology wants another ring by now. The caller holds the
     topology's lock.
     """
     names = Names(topology)
     wanted = topology.generation(exchange)
-    state = read(channel, topology, exchange)
+    state = _recall(channel, topology, exchange)
+    if state is not None and not state.settled:
+        state = _carry_out(channel, names, state)
     if state is None:
         state = State(wanted, settled=False)
-    elif not same(state.current, wanted):
-        draining = (*state.draining, state.current)
-        while wanted in draining:
-            wanted = replace(wanted, turn=wanted.turn + 1)
-        state = State(wanted, draining, settled=False, serial=state.serial)
-    elif state.settled:
+    elif same(state.current, wanted) and not state.disordered:
         broker.declare_ring(channel, names, state.current)
         return state
+    else:
+        # No turn ever comes again, so a pack that is late finds no ring but its own.
+        turned = replace(wanted, turn=state.current.turn + 1)
+        draining = (*state.draining, state.current)
+        state = State(turned, draining, settled=False, serial=state.serial)
     broker.declare_ring(channel, names, state.current)
     step("declared")
+    return _carry_out(channel, names, state)
+
+
+def _carry_out(channel: Any, names: Names, state: State) -> State:
+    """Carry out a switch whose new ring is declared; begin anew where one was left half done."""
     # Said before it is done: consumers delete nothing, and after a crash it is done again.
     state = _write(channel, names, state)
     step("written")
@@ -137,10 +163,12 @@ def adopt(channel: Any, topology: Topology, exchange: str) -> State:
     _lead(channel, names, state.current)
     step("led")
     if state.draining:
-        _append_held(channel, names, state.draining[-1])
+        if not names.topology.broker_url.startswith("sqlite:"):
+            time.sleep(IN_FLIGHT_SECONDS)
+        _append_held(channel, names, state)
         step("appended")
         for old in state.draining:
-            _fence(channel, names, old)
+            fence(channel, names, old)
         step("fenced")
     state = _write(channel, names, replace(state, settled=True))
     step("settled")
@@ -163,13 +191,34 @@ def drained(channel: Any, topology: Topology, generation: Generation) -> None:
 
     The caller holds the topology's lock.
     """
-    state = read(channel, topology, generation.exchange)
-    if state is None or generation not in state.draining:
+    state = _recall(channel, topology, generation.exchange)
+    if state is None:
         return
     names = Names(topology)
-    channel.exchange_delete(names.ring(generation))
-    left = tuple(old for old in state.draining if old != generation)
-    _write(channel, names, replace(state, draining=left))
+    if generation in state.draining:
+        channel.exchange_delete(names.ring(generation))
+        left = tuple(old for old in state.draining if old != generation)
+        state = replace(state, draining=left)
+    # Told again even where nothing changes: whoever asks for it has read what was true before.
+    _write(channel, names, state)
+
+
+def disorder(channel: Any, topology: Topology, generation: Generation) -> None:
+    """Write down that the broker places by another order than a generation's.
+
+    The next adopt makes a new generation of the same members. The caller holds the topology's
+    lock.
+    """
+    state = _recall(channel, topology, generation.exchange)
+    if state is not None and state.current == generation and not state.disordered:
+        _write(channel, Names(topology), replace(state, disordered=True))
+
+
+def _recall(channel: Any, topology: Topology, exchange: str) -> State | None:
+    """Read the state under the topology's lock, None when the broker knows of no generation."""
+    ledger = Names(topology).ledger(exchange)
+    _declare(channel, ledger)
+    return _take(channel, exchange, ledger) or read(channel, topology, exchange)
 
 
 def _declare(channel: Any, queue: str) -> None:
@@ -192,44 +241,48 @@ def _leave(channel: Any, names: Names, generation: Generation) -> None:
     channel.exchange_unbind(names.ring(generation), names.exchange(generation.exchange), "")
 
 
-def _append_held(channel: Any, names: Names, old: Generation) -> None:
-    """Append what was held to the old ring, in order."""
-    held = names.held(old.exchange)
-    while (message := _next_held(channel, held)) is not None:
-        copy = channel.prepare_message(
-            message.body,
-            content_type=message.properties.get("content_type"),
-            content_encoding="utf-8",
-            headers=dict(message.headers or {}),
-            properties={
-                "delivery_mode": 2,
-                "message_id": message.properties.get("message_id"),
-            },
-        )
-        channel.basic_publish(copy, names.ring(old), message.delivery_info["routing_key"])
-        channel.basic_ack(message.delivery_tag)
+def _append_held(channel: Any, names: Names, state: State) -> None:
+    """Append what was held to the latest of the old rings, in order."""
+    held = names.held(state.current.exchange)
+    old, current = names.ring(state.draining[-1]), names.ring(state.current)
+    moving = Confirming(channel.connection)
+    while letters := _next_held(channel, held):
+        back = moving.publish([(message, old, key) for message, key, _ in letters], mandatory=True)
+        # The old ring may be gone already, where this is done again after a crash.
+        moving.publish([(message, current, key) for message, key in back])
+        channel.basic_ack(letters[-1][2], multiple=True)
+    moving.close()
 
 
-def _next_held(channel: Any, held: str) -> Any:
-    """Take the next held message; one that was routed here just before may take a moment."""
-    message = channel.basic_get(held)
-    if message is None:
-        time.sleep(APPEND_PAUSE_SECONDS)
-        message = channel.basic_get(held)
-    return message
+def _next_held(channel: Any, held: str) -> list[tuple[Any, str, int]]:
+    """Take the next held messages, each with its routing key and delivery tag."""
+    taken: list[tuple[Any, str, int]] = []
+    while len(taken) < APPENDED_AT_ONCE and (message := channel.basic_get(held)) is not None:
+        message.properties.pop("user_id", None)  # the broker takes none but our own
+        message.properties["delivery_mode"] = 2
+        taken.append((message, message.delivery_info["routing_key"], message.delivery_tag))
+    return taken
 
 
-def _fence(channel: Any, names: Names, old: Generation) -> None:
-    """End each of a ring's queues with a message that says so.
+def fence(channel: Any, names: Names, old: Generation, queues: Sequence[str] = ()) -> None:
+    """End queues of a ring, all of them by default, with a message that says so.
 
     Whoever is given it knows that everything before it has been given out, and once that is
-    settled deletes the queue.
+    settled deletes the queue. Nothing may lead to the ring any more.
     """
-    for member, _ in old.members:
-        message = channel.prepare_message(
-            b"", headers={FENCE: old.digest}, properties={"delivery_mode": 2}
+    fencing = Confirming(channel.connection)
+    letters = [
+        (
+            channel.prepare_message(
+                b"", headers={FENCE: old.digest}, properties={"delivery_mode": 2}
+            ),
+            "",
+            queue,
         )
-        channel.basic_publish(message, "", names.member(old, member))
+        for queue in queues or [names.member(old, member) for member, _ in old.members]
+    ]
+    fencing.publish(letters)
+    fencing.close()
 
 
 def _write(channel: Any, names: Names, state: State) -> State:
@@ -241,12 +294,17 @@ def _write(channel: Any, names: Names, state: State) -> State:
             "draining": [_told(old) for old in written.draining],
             "settled": written.settled,
             "serial": written.serial,
+            "disordered": written.disordered,
         }
     )
-    message = channel.prepare_message(
-        body.encode(), content_type="application/json", properties={"delivery_mode": 2}
-    )
-    channel.basic_publish(message, "", names.generations(state.current.exchange))
+    writing = Confirming(channel.connection)
+    for queue in (names.ledger(state.current.exchange), names.generations(state.current.exchange)):
+        _declare(channel, queue)
+        message = channel.prepare_message(
+            body.encode(), content_type="application/json", properties={"delivery_mode": 2}
+        )
+        writing.publish([(message, "", queue)])
+    writing.close()
     return written
 
 
@@ -254,7 +312,8 @@ def _decode(exchange: str, body: bytes | str) -> State:
     told = json.loads(body)
     draining = tuple(_generation(exchange, old) for old in told["draining"])
     current = _generation(exchange, told["current"])
-    return State(current, draining, told["settled"], told["serial"])
+    disordered = told.get("disordered", False)
+    return State(current, draining, told["settled"], told["serial"], disordered)
 
 
 def _told(generation: Generation) -> list[Any]:
@@ -274,13 +333,7 @@ def depths(connection: Connection, topology: Topology) -> dict[str, tuple[int, i
     A queue that is not declared yet counts as empty; shards share their dead letters.
     """
     names = Names(topology)
-    channel = connection.channel()
-    current = {
-        exchange.name: state.current
-        for exchange in topology.exchanges.values()
-        if exchange.hashed and (state := read(channel, topology, exchange.name)) is not None
-    }
-    channel.close()
+    current = {name: state.current for name, state in states(connection, topology).items()}
     found: dict[str, tuple[int, int]] = {}
     for consumer in topology.consumers.values():
         generation = current.get(consumer.queue.exchange)

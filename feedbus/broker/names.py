@@ -34,8 +34,12 @@ class Names:
         return f"{self.exchange(exchange)}.held"
 
     def generations(self, exchange: str) -> str:
-        """Return the queue whose one message says which generation is current."""
+        """Return the queue whose one message tells everybody which generation is current."""
         return f"{self.exchange(exchange)}.generations"
+
+    def ledger(self, exchange: str) -> str:
+        """Return the queue with the same message for whoever switches: no reader ever holds it."""
+        return f"{self.exchange(exchange)}.generations.ledger"
 
     def member(self, generation: Generation, consumer: str) -> str:
         """Return the queue of one member of a ring."""
@@ -52,3 +56,19 @@ class Names:
     def delay(self, queue: Queue, milliseconds: int) -> str:
         """Return the exchange and queue in which retries wait; shards share them."""
         return f"{self.topology.name}.{queue.name}.retry.{milliseconds}"
+
+    def before(self, consumer: Consumer) -> str:
+        """Return the exchange and queue of what came before a queue was replaced: read first."""
+        return f"{self.queue(consumer)}.before"
+
+    def gate(self, consumer: Consumer) -> str:
+        """Return the exchange that leads to a queue while it is being replaced."""
+        return f"{self.queue(consumer)}.gate"
+
+    def gate_held(self, consumer: Consumer) -> str:
+        """Return the exchange and queue that hold what arrives while the gate is closed."""
+        return f"{self.gate(consumer)}.held"
+
+    def parked(self, delay: str) -> str:
+        """Return the exchange and queue of retries whose queue is being replaced."""
+        return f"{delay}.parked"

@@ -71,13 +71,16 @@ class Encoder:
         exchange = self._topology.exchange(exchange_name)
         for key in set(pack.keys):
             _check_key(key)
-        if exchange.pack < 2 or len(pack) < 2:  # noqa: PLR2004 -- a pack of one is plain
+        packed = exchange.pack > 1 and pack.ordinals is not None
+        if not packed:
             return list(self._plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
         for target, indexes in self._grouped(exchange, pack).items():
             for start in range(0, len(indexes), exchange.pack):
                 part = indexes[start : start + exchange.pack]
-                if len(part) == 1:
+                # Packs and plain messages go different ways to a ring. Where it passes, a pack comes
+                # back while a plain message sent after it goes on: one key, one way.
+                if len(part) == 1 and not exchange.hashed:
                     messages.extend(self._plain(exchange, pack, part))
                 else:
                     messages.append(self._packed(exchange, pack.select(part), target))

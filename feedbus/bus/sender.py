@@ -46,10 +46,12 @@ class Sender:
             publisher = self._open()
             with broker.outage(self._connection, self._topology.broker_url):
                 refusals = publisher.send(messages)
-                stale = [refusal.message for refusal in refusals if _stale(refusal)]
+                stale = {id(refusal.message) for refusal in refusals if _stale(refusal)}
                 if stale:
                     refusals = [refusal for refusal in refusals if not _stale(refusal)]
-                    refusals += publisher.send(self._apart(publisher, stale))
+                    # In the order in which they were sent, whatever order they came back in.
+                    packs = [message for message in messages if id(message) in stale]
+                    refusals += publisher.send(self._apart(publisher, packs))
         except Outage:
             self._count(messages, "unconfirmed", [])
             self.close()
@@ -78,13 +80,10 @@ class Sender:
                 self._publisher = Publisher(self._connection)
         return self._publisher
 
-    def _apart(self, publisher: Publisher, packs: Sequence[Outgoing]) -> list[Outgoing]:
+    def _apart(self, packs: Sequence[Outgoing]) -> list[Outgoing]:
         """Return the packs' records as plain messages, and learn the generations of now."""
-        for exchange in self._topology.exchanges.values():
-            if exchange.hashed:
-                state = generations.read(publisher.channel, self._topology, exchange.name)
-                if state is not None:
-                    self.encoder.lead(state.current)
+        for state in generations.states(self._connection, self._topology).values():
+            self.encoder.lead(state.current)
         return [message for pack in packs for message in self.encoder.apart(pack)]
 
     def _count(
