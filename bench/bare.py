@@ -1,4 +1,4 @@
-"""`python -m bench.bare PORT THREADS < BODY`: Bottle and nothing else, on the server that web has."""
+"""`python -m bench.bare PORT THREADS < BODY`: bare Bottle, on the server that web has."""
 
 from __future__ import annotations
 

@@ -13,28 +13,45 @@ from store.queries.sql import rows, run, run_each
 PATIENCE_SECONDS = 120.0
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.1, 0.03
 
+# Pairs of queries: the rows that had to be stored, and those that are.
 FEED = (
-    "SELECT follower_id, id, text FROM expected JOIN follower USING (author_id)",
-    "SELECT reader_id, feed.tweet_id, tweet.text FROM feed"
-    " JOIN expected ON expected.id = tweet_id JOIN tweet ON tweet.id = tweet_id",
+    """
+    SELECT follower_id, id, text FROM expected JOIN follower USING (author_id)
+    """,
+    """
+    SELECT reader_id, feed.tweet_id, tweet.text
+    FROM feed JOIN expected ON expected.id = tweet_id JOIN tweet ON tweet.id = tweet_id
+    """,
 )
 EMAILS = (
-    "SELECT follower_id, source, email, text FROM expected JOIN follower USING (author_id)"
-    " JOIN users ON users.id = follower_id WHERE email IS NOT NULL",
-    "SELECT user_id, source, address, told.text FROM email_notification AS told"
-    " JOIN expected USING (source)",
+    """
+    SELECT follower_id, source, email, text
+    FROM expected JOIN follower USING (author_id) JOIN users ON users.id = follower_id
+    WHERE email IS NOT NULL
+    """,
+    """
+    SELECT user_id, source, address, told.text
+    FROM email_notification AS told JOIN expected USING (source)
+    """,
 )
 MESSAGES = (
-    "SELECT follower_id, source, phone, short_text FROM expected JOIN follower USING (author_id)"
-    " JOIN users ON users.id = follower_id WHERE phone IS NOT NULL",
-    "SELECT user_id, source, phone, told.text FROM sms_notification AS told"
-    " JOIN expected USING (source)",
+    """
+    SELECT follower_id, source, phone, short_text
+    FROM expected JOIN follower USING (author_id) JOIN users ON users.id = follower_id
+    WHERE phone IS NOT NULL
+    """,
+    """
+    SELECT user_id, source, phone, told.text
+    FROM sms_notification AS told JOIN expected USING (source)
+    """,
 )
 JSON_FEED = (
     FEED[0],
-    "SELECT reader_id, CAST(entry ->> 'id' AS bigint), entry ->> 'text'"
-    " FROM json_feed CROSS JOIN jsonb_array_elements(CAST(tweets AS jsonb)) AS entry"
-    " JOIN expected ON expected.id = CAST(entry ->> 'id' AS bigint)",
+    """
+    SELECT reader_id, CAST(entry ->> 'id' AS bigint), entry ->> 'text'
+    FROM json_feed CROSS JOIN jsonb_array_elements(CAST(tweets AS jsonb)) AS entry
+    JOIN expected ON expected.id = CAST(entry ->> 'id' AS bigint)
+    """,
 )
 
 

@@ -50,7 +50,7 @@ def _of(run: str, what: str, divisor: float = 1) -> Callable[[Results], float]:
     return lambda results: results[run][what] / divisor
 
 
-TIMES, SHARE, RATE = "{:,.1f} ×", "{:.2f}", "{:,.0f} updates/s"
+TIMES, SHARE, RATE = "{:,.1f} ×", "{:.2f}", "{:,.0f} updates/s"  # noqa: RUF001 -- times
 MS, SECONDS, MEGABYTES = "{:,.1f} ms", "{:.2f} s", "{:,.0f} MB"
 
 # fmt: off

@@ -15,7 +15,7 @@ from store.queries.sql import numbers, rows, run
 SEED = 11
 POWER = 0.8
 FOREIGN_IDS = 2**53  # tweets below it are those that the API has numbered
-WORDS = "the ring turns and every key finds its shard while queues hum in the quiet night".split()
+SENTENCE = "the ring turns and every key finds its shard while queues hum in the quiet night"
 ALL = "all"
 LONG, SHORT = "long", "brief"
 READERS = 9_000
@@ -97,7 +97,7 @@ def make_tweets(chosen: Sequence[tuple[int, str]], count: int) -> list[Tweet]:
 
 def text(dice: random.Random) -> str:
     """Return what a tweet says: some of it too long for a short message."""
-    return " ".join(dice.choices(WORDS, k=dice.randint(5, 20)))
+    return " ".join(dice.choices(SENTENCE.split(), k=dice.randint(5, 20)))
 
 
 def _fan(graph: str, followers: int) -> None:

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +28,8 @@ SHARD = re.compile(r"_\d+$")
 WATCHED = ("publish_tweet", "update_feed_0", "send_notification.email")
 RATE = 200
 FRAME = re.compile(r"^(.*) \((.*)\)$")
-TOP = 22
+TOP = 40
+OUTER = re.compile(r"click/|cli/|contextlib|^<module>|^_run_|^main |^Runner\\.(run|_consume)")
 
 
 @click.command()
@@ -39,7 +40,7 @@ def main(graph: str, *, embedded: bool) -> None:
     kind = EMBEDDED if embedded else SERVERS
     count = {"wide": FULL.wide_tweets, "everyday": FULL.everyday_tweets, "million": 1}[graph]
     with Stage.started(FULL) as stage:
-        seconds: Counter[str] = Counter()
+        seconds: defaultdict[str, float] = defaultdict(float)
         stacks: dict[str, Counter[str]] = {}
 
         @contextmanager
@@ -54,7 +55,7 @@ def main(graph: str, *, embedded: bool) -> None:
         result = feeds.deliver(stage, kind, graph, count, watched)
     click.echo(f"{graph}, {kind}: {result['rate']:,.0f} updates/s in {result['seconds']:.2f} s")
     click.echo("\nprocessor seconds by kind of process")
-    for name, used in seconds.most_common():
+    for name, used in sorted(seconds.items(), key=lambda item: -item[1]):
         if used >= 0.01:
             click.echo(f"{used:8.2f}  {name}")
     for name, counted in stacks.items():
@@ -72,7 +73,7 @@ def _used(stage: Stage, system: System) -> Mapping[tuple[str, int], float]:
                 used[name(process), process.pid] = times.user + times.system
 
     add(lambda process: SHARD.sub("", system.name(process)), list(system.processes()))
-    for server in (stage.postgres.process, stage.rabbitmq._process):
+    for server in (stage.postgres.process, stage.rabbitmq._process):  # noqa: SLF001 -- its pid
         if server is not None:
             root = psutil.Process(server.pid)
             add(_server_kind, [root, *root.children(recursive=True)])
@@ -95,9 +96,11 @@ def _spied(system: System, folder: Path, stacks: dict[str, Counter[str]]) -> Ite
         name = system.name(process)
         if name in WATCHED:
             path = folder / f"{name}.stacks"
-            words = [spy, "record", "-p", str(process.pid), "-r", str(RATE), "-f", "raw", "-o", path]
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            spies[name] = subprocess.Popen([*words, "--nonblocking"], **quiet), path  # type: ignore[list-item, call-overload]
+            words = (
+                f"{spy} record --nonblocking -f raw -r {RATE} -p {process.pid} -o {path}".split()
+            )
+            child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            spies[name] = child, path
     yield
     for name, (child, path) in spies.items():
         child.send_signal(signal.SIGINT)
@@ -120,8 +123,8 @@ def _tell(name: str, counted: Counter[str]) -> None:
         itself[frames[-1]] += samples
     click.echo(f"\n{name}: {total} samples at {RATE} a second while it worked")
     click.echo(f"{'within':>7} {'itself':>7}  function")
-    for frame, samples in within.most_common(TOP + 12):
-        if frame.startswith(("<module>", "_run_", "main ", "invoke", "__call__")):
+    for frame, samples in within.most_common(TOP):
+        if OUTER.search(frame):
             continue
         click.echo(f"{100 * samples / total:6.1f}% {100 * itself[frame] / total:6.1f}%  {frame}")
 

@@ -1,4 +1,4 @@
-"""How much each run does: the sizes that the figures speak of, and tiny ones that prove they run."""
+"""How much each run does: the sizes of the figures, and tiny ones for tests."""
 
 from __future__ import annotations
 

@@ -49,19 +49,19 @@ class System:
 
     def name(self, process: psutil.Process) -> str:
         """Name a process by what it runs."""
-        words = process.cmdline()
+        words: list[str] = process.cmdline()
         if "run" in words and "feedbus" in words:
             return words[words.index("run") + 1]
         return "supervisor" if "up" in words else "web"
 
     def pss_bytes(self) -> int:
         """Return the memory that the processes take in all, what they share counted once."""
-        return sum(process.memory_full_info().pss for process in self.processes())
+        return sum(int(process.memory_full_info().pss) for process in self.processes())
 
     def cpu_seconds(self) -> float:
         """Return the processor time that the processes have used so far."""
         times = [process.cpu_times() for process in self.processes()]
-        return sum(each.user + each.system for each in times)
+        return sum(float(each.user + each.system) for each in times)
 
 
 @contextmanager

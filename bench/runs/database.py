@@ -8,6 +8,7 @@ import psycopg2
 
 from bench import checking, graphs
 from bench.stage import SERVERS, Stage
+from handlers.send_sms import shorten
 
 TWEET = "INSERT INTO tweet (id, author_id, text, created_at) VALUES (%s, %s, %s, %s)"
 FEED = """
@@ -40,7 +41,7 @@ def wide(stage: Stage) -> dict[str, float]:
                     cursor.execute(TWEET, (tweet.id, author, text, 0))
                     cursor.execute(FEED, (tweet.id, author))
                     cursor.execute(EMAILS, (source, text, author))
-                    cursor.execute(MESSAGES, (source, checking.shorten(text), author))
+                    cursor.execute(MESSAGES, (source, shorten(text), author))
                     connection.commit()
                 seconds = time.monotonic() - started
         finally:

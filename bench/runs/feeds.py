@@ -17,7 +17,7 @@ def deliver(
     kind: str,
     graph: str,
     count: int,
-    watch: Callable[[System], AbstractContextManager[None]] = nullcontext,
+    watch: Callable[[System], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, float]:
     """Publish a graph's tweets and wait for the last row of them, under watch's eyes."""
     with running(stage, kind, graph) as system:
@@ -55,4 +55,3 @@ def everyday(stage: Stage, kind: str) -> dict[str, float]:
 def million(stage: Stage) -> dict[str, float]:
     """Deliver one tweet of an author whom 1,000,000 follow."""
     return deliver(stage, SERVERS, "million", 1)
-

@@ -1,4 +1,4 @@
-"""Tweets through other designs and frameworks, on the same servers, until the last row is stored."""
+"""Tweets through other designs and frameworks, on the same servers, checked alike."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from bench import checking, graphs
 from bench.comparators import PORT_CONSUMERS
 from bench.stage import SERVERS, Place, Stage
 from store.queries.sql import run
 
+NOTHING = subprocess.DEVNULL
 START_SECONDS, STOP_SECONDS = 60.0, 20.0
 CREATE = "CREATE TABLE json_feed (reader_id bigint PRIMARY KEY, tweets text NOT NULL)"
 
@@ -40,49 +42,80 @@ def everyday(stage: Stage, peer: str) -> dict[str, float]:
 
 def deliver(stage: Stage, peer: str, graph: str, count: int) -> dict[str, float]:
     """Run a peer's consumers, publish tweets, and wait until the last notification is stored."""
-    with stage.place(SERVERS, graph) as place:
-        run(CREATE)
+    with _working(stage, peer, graph) as place, ExitStack() as stack:
         tweets = graphs.tweets(graph, count)
-        wanted = checking.expect(tweets)
-        with _working(stage, place, peer) as publisher:
-            started = time.monotonic()
-            publisher.communicate(json.dumps([tweet.payload() for tweet in tweets]).encode())
-            assert publisher.returncode == 0, f"{peer} could not publish"
-            seconds = checking.await_rows(checking.notifications, wanted, started)
+        wanted, before = checking.expect(tweets), checking.notifications()
+        publisher = _publisher(stack, place, peer)
+        started = time.monotonic()
+        publisher.communicate(json.dumps([tweet.payload() for tweet in tweets]).encode())
+        assert publisher.returncode == 0, f"{peer} could not publish"
+        seconds = checking.await_rows(lambda: checking.notifications() - before, wanted, started)
         checking.check(checking.JSON_FEED)
     return {"updates": wanted, "seconds": seconds, "rate": wanted / seconds}
 
 
 @contextmanager
-def _working(stage: Stage, place: Place, peer: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a peer's publisher and consumers; when all are ready, yield the publisher."""
+def _working(stage: Stage, peer: str, graph: str) -> Iterator[Place]:
+    """Run a peer's consumers on a new place, or where runs share one, on the peer's one place."""
+    if not stage.scale.shared:
+        with _consuming(stage, peer, graph) as place:
+            yield place
+        return
+    if peer not in stage.systems:
+        stage.systems[peer] = stage.kept.enter_context(_consuming(stage, peer, graph))
+    stage.reopen(stage.systems[peer])
+    yield stage.systems[peer]
+
+
+@contextmanager
+def _consuming(stage: Stage, peer: str, graph: str) -> Iterator[Place]:
     commands, consumers = PEERS[peer]
-    module = f"bench.comparators.{peer}"
-    log = place.topology.var.parent / "peer.log"
-    with ExitStack() as stack, log.open("wb") as output:
-
-        def start(words: Sequence[str], **pipes: int) -> subprocess.Popen[bytes]:
-            child = subprocess.Popen(
-                [sys.executable, "-m", *words],
-                cwd=place.topology.root,
-                env=place.environment,
-                stderr=output,
-                start_new_session=True,
-                **{"stdin": subprocess.DEVNULL, "stdout": output, **pipes},  # type: ignore[call-overload]
-            )
-            stack.callback(_stop, child)
-            return child
-
-        publisher = start([module, "publish"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert publisher.stdout is not None
-        assert publisher.stdout.readline() == b"ready\n", log.read_text()
-        children = [start(words) for words in commands]
+    with stage.place(SERVERS, graph) as place, ExitStack() as stack:
+        run(CREATE)
+        _publisher(stack, place, peer).communicate(b"[]")  # it declares what is consumed
+        children = [_started(stack, place, words) for words in commands]
         deadline = time.monotonic() + START_SECONDS
         while stage.consumers(place) < consumers:
             dead = any(child.poll() is not None for child in children)
-            assert not dead and time.monotonic() < deadline, log.read_text()[-3000:]
+            if dead or time.monotonic() > deadline:
+                raise AssertionError(_log(place).read_text(errors="replace")[-3000:])
             time.sleep(0.1)
-        yield publisher
+        yield place
+
+
+def _publisher(stack: ExitStack, place: Place, peer: str) -> subprocess.Popen[bytes]:
+    """Start the process that publishes the tweets it is sent; it is ready on return."""
+    words = [f"bench.comparators.{peer}", "publish"]
+    publisher = _started(stack, place, words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert publisher.stdout is not None
+    assert publisher.stdout.readline() == b"ready\n", _log(place).read_text(errors="replace")
+    return publisher
+
+
+def _started(
+    stack: ExitStack,
+    place: Place,
+    words: Sequence[str],
+    *,
+    stdin: int = NOTHING,
+    stdout: int = NOTHING,
+) -> subprocess.Popen[bytes]:
+    with _log(place).open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=place.topology.root,
+            env=place.environment,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=log,
+            start_new_session=True,
+        )
+    stack.callback(_stop, child)
+    return child
+
+
+def _log(place: Place) -> Path:
+    return place.topology.var.parent / "peer.log"
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Reading feeds over HTTP: short and long ones, one request at a time and from 32 clients at once."""
+"""Reading feeds over HTTP: short and long ones, one at a time and from 32 clients at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from bench import graphs
 from bench.clients import Client, await_server, requests_per_second
 from bench.runs.latency import percentile
-from bench.stage import SERVERS, Place, Stage, free_port
+from bench.stage import SERVERS, Place, Stage
 from store.queries.sql import rows
+from tests.servers.rabbitmq import free_port
 
 STOP_SECONDS = 20.0
 THREADS = 8

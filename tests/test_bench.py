@@ -1,0 +1,71 @@
+"""Prove that every measurement runs, and that each figure of the table comes out of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.figures import FIGURES
+from bench.runs import RUNS
+from tests.servers.postgres import MissingServer, binary
+from tests.servers.rabbitmq import is_installed
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def require_servers() -> None:
+    try:
+        binary("postgres")
+        missing = "" if is_installed() else "RabbitMQ is not installed"
+    except MissingServer as error:
+        missing = str(error)
+    if missing and os.environ.get("FEEDBUS_REQUIRE_SERVERS") == "1":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_the_short_form_runs_every_measurement_and_every_figure_comes_out():
+    require_servers()
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--short", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert [figure["text"] for figure in told["figures"]] == [figure.text for figure in FIGURES]
+    assert all(math.isfinite(figure["median"]) for figure in told["figures"])
+    (results,) = told["rounds"]
+    assert set(results) == set(RUNS)
+
+
+def test_every_run_serves_a_figure_and_every_figure_names_runs_that_there_are():
+    assert {run for figure in FIGURES for run in figure.runs} == set(RUNS)
+
+
+@pytest.mark.parametrize(
+    ("lower", "value", "told"),
+    [
+        (False, 0.7, "aim"),
+        (False, 0.5, "must"),
+        (False, 0.4, "no"),
+        (True, 0.4, "aim"),
+        (True, 0.5, "must"),
+        (True, 0.7, "no"),
+    ],
+)
+def test_a_figure_tells_whether_it_reaches_what_must_be_or_the_aim(lower, value, told):
+    must, aim = (0.6, 0.45) if lower else (0.45, 0.6)
+    figure = FIGURES[0].__class__("f", "f", must, aim, "{}", (), lambda _: 0.0, lower)
+    assert figure.met(value) == told
