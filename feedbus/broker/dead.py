@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus import broker
+from feedbus.broker import generations
 from feedbus.broker.names import Names
 from feedbus.topology import Queue, Topology
 
@@ -44,10 +45,10 @@ class DeadLetter:
 @contextmanager
 def opened(topology: Topology) -> Iterator[Any]:
     """Open a channel on which dead letters can be taken; those not settled go back in order."""
+    generations.known(topology)
     connection = broker.connect(topology)
     try:
         with broker.outage(connection, topology.broker_url):
-            broker.declare(connection.default_channel, topology)
             yield connection.default_channel
     finally:
         connection.close()
@@ -56,6 +57,8 @@ def opened(topology: Topology) -> Iterator[Any]:
 def letters(channel: Any, topology: Topology, queue: Queue) -> Iterator[tuple[int, DeadLetter]]:
     """Take a queue's dead letters, oldest first, each with the delivery tag that settles it."""
     name = Names(topology).dead(queue)
+    if not broker.queue_exists(channel.connection, name):
+        return
     # No further than what is there now: what is sent back may fail again meanwhile.
     count = channel.queue_declare(name, passive=True).message_count
     for _ in range(count):

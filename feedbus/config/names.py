@@ -11,7 +11,7 @@ from feedbus.config.faults import Fault, Path
 LONGEST_NAME_BYTES = 255
 # What is put behind a name on the broker: a ring's digest, and the longest delay in milliseconds.
 LONGEST_SUFFIX = len(".01234567.retry.4233600000")
-DERIVED_QUEUE = re.compile(r"(.+)\.(?:dead|retry\.\d+)")
+DERIVED_QUEUE = re.compile(r"(.+)\.(?:dead|before|retry\.\d+)")
 DERIVED_EXCHANGE = re.compile(r"(.+)\.packs")
 
 Found = Iterator[tuple[Path, Fault]]
