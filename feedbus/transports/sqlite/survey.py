@@ -1,0 +1,59 @@
+"""What a broker file holds, read in one look without taking part: no owner, no lock, no change."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from feedbus.transports.sqlite.schema import SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Rows of a broker file: exchanges (name, type, arguments), queues (name, arguments, ready,
+    unacknowledged, consumers), bindings (source, kind, destination, key), in binding order.
+    """  # noqa: D205 -- one sentence
+
+    exchanges: list[tuple[str, str, Mapping[str, Any]]]
+    queues: list[tuple[str, Mapping[str, Any], int, int, int]]
+    bindings: list[tuple[str, str, str, str]]
+
+
+def survey(path: Path) -> Survey:
+    """Read a broker file; one that does not exist yet holds nothing.
+
+    Raises:
+        sqlite3.DatabaseError: it cannot be read.
+
+    """
+    if not path.exists():
+        return Survey([], [], [])
+    uri = f"file:{quote(str(path))}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
+        database.execute("BEGIN")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == 0:  # created just now, its tables not yet
+            return Survey([], [], [])
+        if version != SCHEMA_VERSION:
+            msg = f"{path}: expected version {SCHEMA_VERSION} of its tables, got {version}"
+            raise sqlite3.DatabaseError(msg)
+        exchanges = database.execute("SELECT name, type, arguments FROM exchanges").fetchall()
+        queues = database.execute(
+            "SELECT name, arguments, depth,"
+            " (SELECT count(*) FROM unacked WHERE unacked.queue = queues.id),"
+            " (SELECT count(*) FROM consumers WHERE consumers.queue = queues.id) FROM queues"
+        ).fetchall()
+        bindings = database.execute(
+            "SELECT source, kind, destination, routing_key FROM bindings ORDER BY id"
+        ).fetchall()
+    return Survey(
+        [(name, kind, json.loads(text)) for name, kind, text in exchanges],
+        [(name, json.loads(text), *counts) for name, text, *counts in queues],
+        bindings,
+    )
