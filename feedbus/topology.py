@@ -160,6 +160,13 @@ class Topology:
         """The folder of the file: handlers are imported from it, relative paths start there."""
         return self.path.parent
 
+    @property
+    def broker_urls(self) -> tuple[str, ...]:
+        """One URL, or one for each node of a cluster, in the order in which they are tried."""
+        if self.broker_url.startswith("sqlite:"):
+            return (self.broker_url,)
+        return tuple(self.broker_url.split(";"))
+
     @cached_property
     def consumers(self) -> Mapping[str, Consumer]:
         """Every consumer by name, in the order of the file, shards ascending."""

@@ -1,14 +1,24 @@
 """Speak to a broker: connect, declare what a topology says, know which rings are current."""
 
-from feedbus.broker.connecting import connect, connection_errors, locked, outage, public_url
+from feedbus.broker.connecting import (
+    close,
+    connect,
+    connection_errors,
+    drop,
+    locked,
+    outage,
+    public_url,
+)
 from feedbus.broker.entities import declare, declare_delay, declare_ring, queue_exists
 
 __all__ = [
+    "close",
     "connect",
     "connection_errors",
     "declare",
     "declare_delay",
     "declare_ring",
+    "drop",
     "locked",
     "outage",
     "public_url",

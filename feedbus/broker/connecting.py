@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from kombu.connection import Connection
 
@@ -15,6 +15,7 @@ from feedbus.errors import Outage, UsageError
 from feedbus.topology import Topology
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
 HEARTBEAT_SECONDS = 20.0
 LOCK_TIMEOUT_SECONDS = 10.0
 LOCK_POLL_SECONDS = 0.1
@@ -23,7 +24,7 @@ TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
 
 
 def connect(topology: Topology, *, beating: bool = False) -> Connection:
-    """Return an open connection to the topology's broker.
+    """Return an open connection to the topology's broker: to the first node that answers.
 
     Args:
         topology: whose broker.
@@ -31,16 +32,27 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
             when they stop. Others are found dead by TCP alone.
 
     Raises:
-        Outage: the broker cannot be reached.
+        Outage: the broker cannot be reached, or does not let us in.
 
     """
-    connection = _connection(topology.broker_url, HEARTBEAT_SECONDS if beating else 0)
-    with outage(connection, topology.broker_url):
-        connection.connect()
+    *others, last = topology.broker_urls
+    for url in others:
+        with contextlib.suppress(Outage):
+            return _connect(url, beating=beating)
+    return _connect(last, beating=beating)
+
+
+def _connect(url: str, *, beating: bool) -> Connection:
+    connection = _connection(url, beating=beating)
+    with outage(connection, url):
+        # Once: kombu's connect() sleeps for two seconds and tries again.
+        connection.ensure_connection(
+            max_retries=0, interval_start=0, reraise_as_library_errors=False
+        )
     return connection
 
 
-def _connection(url: str, heartbeat_seconds: float) -> Connection:
+def _connection(url: str, *, beating: bool) -> Connection:
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite":
         from feedbus.transports.sqlite import Transport
@@ -48,18 +60,35 @@ def _connection(url: str, heartbeat_seconds: float) -> Connection:
         path = Path("/" + rest.lstrip("/"))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Connection(transport=Transport, virtual_host=str(path))
-    secure = scheme == "amqps"
+    rest, _, query = rest.partition("?")
+    options = dict(parse_qsl(query))
+    heartbeat_seconds = float(options.pop("heartbeat", HEARTBEAT_SECONDS))
     # Not amqp://, which would pick librabbitmq where that happens to be installed.
     return Connection(
-        f"pyamqp://{rest}",
-        ssl=secure,
-        heartbeat=heartbeat_seconds,
+        f"pyamqp://{rest}" + (f"?{urlencode(options)}" if options else ""),
+        ssl=scheme == "amqps",
+        heartbeat=heartbeat_seconds if beating else 0,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         transport_options={
             "socket_settings": {TCP_USER_TIMEOUT: TCP_USER_TIMEOUT_MILLISECONDS},
             "confirm_publish": False,
+            "write_timeout": WRITE_TIMEOUT_SECONDS,
         },
     )
+
+
+def close(connection: Connection) -> None:
+    """Take leave of a broker, whatever state the connection is in."""
+    try:
+        connection.release()
+    except connection_errors(connection):
+        drop(connection)
+
+
+def drop(connection: Connection) -> None:
+    """Close a connection without a word: a broker that reads nothing would never answer."""
+    with contextlib.suppress(Exception):
+        connection.collect()
 
 
 def connection_errors(connection: Connection) -> tuple[type[BaseException], ...]:
@@ -71,19 +100,35 @@ def connection_errors(connection: Connection) -> tuple[type[BaseException], ...]
 @contextlib.contextmanager
 def outage(connection: Connection, url: str) -> Iterator[None]:
     """Raise Outage for whatever a lost or refusing broker raises inside."""
+    from amqp.exceptions import AccessRefused, NotAllowed
+
     try:
         yield
+    except AccessRefused as error:
+        msg = (
+            f"broker {public_url(url)}: {error.reply_text}; check the user and the password in"
+            " [broker] url, and the user's permissions on its virtual host"
+        )
+        raise Outage(msg) from error
+    except NotAllowed as error:
+        msg = (
+            f"broker {public_url(url)}: {error.reply_text}; check the virtual host, which is what"
+            " follows the port in [broker] url ('/' is written as //)"
+        )
+        raise Outage(msg) from error
     except connection_errors(connection) as error:
         msg = f"broker {public_url(url)}: {error or type(error).__name__}"
         raise Outage(msg) from error
 
 
 def public_url(url: str) -> str:
-    """Return a URL without its password, for messages."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    """Return a URL, or several, without passwords, for messages."""
+    return ";".join(_without_password(each) for each in url.split(";"))
+
+
+def _without_password(url: str) -> str:
+    password = urlsplit(url).password
+    return url if password is None else url.replace(f":{password}@", ":***@", 1)
 
 
 @contextlib.contextmanager

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from kombu.connection import Connection
 
+from feedbus.broker.differences import differs_in, told_apart
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.topology import Consumer, Exchange, Generation, Queue, Topology
 
 EXPIRES_MARGIN_MILLISECONDS = 60_000
+TYPE_ARGUMENTS = ("x-queue-type", "x-delivery-limit")
+# A quorum queue gives its dead letters away once they are confirmed; by default it just sends them.
+AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+NO_LIMIT = 2**31 - 1  # looking at a message counts as a delivery of a quorum queue; 4.x allows 20
 
 
 def declare(channel: Any, topology: Topology) -> None:
@@ -26,7 +30,7 @@ def declare(channel: Any, topology: Topology) -> None:
     """
     names = Names(topology)
     for exchange in topology.exchanges.values():
-        with _told_apart(names.exchange(exchange.name)):
+        with told_apart(names.exchange(exchange.name)):
             _declare_exchange(channel, names, exchange)
     for queue in topology.queues.values():
         _declare_trouble_queues(channel, names, queue)
@@ -35,7 +39,7 @@ def declare(channel: Any, topology: Topology) -> None:
         if exchange.hashed:
             continue
         name = names.queue(consumer)
-        with _told_apart(name):
+        with told_apart(name):
             declare_queue(channel, names, consumer, name)
         for key in consumer.queue.routing_keys or ("",):
             channel.queue_bind(name, names.exchange(exchange.name), key)
@@ -51,7 +55,7 @@ def _declare_exchange(channel: Any, names: Names, exchange: Exchange) -> None:
         return
     held = names.held(exchange.name)
     channel.exchange_declare(held, "fanout", durable=True, auto_delete=False)
-    channel.queue_declare(held, durable=True, auto_delete=False)
+    declare_kept(channel, held, {}, quorum=quorum_beside(names.topology, exchange.name))
     channel.queue_bind(held, held, "")
     entry = {"alternate-exchange": held}
     channel.exchange_declare(name, "fanout", durable=True, auto_delete=False, arguments=entry)
@@ -63,13 +67,13 @@ def declare_ring(channel: Any, names: Names, generation: Generation) -> None:
     topology = names.topology
     ring = names.ring(generation)
     arguments = dict(topology.exchanges[generation.exchange].arguments)
-    with _told_apart(ring):
+    with told_apart(ring):
         channel.exchange_declare(
             ring, "x-consistent-hash", durable=True, auto_delete=False, arguments=arguments
         )
     for member, weight in generation.members:
         queue = names.member(generation, member)
-        with _told_apart(queue):
+        with told_apart(queue):
             declare_queue(channel, names, topology.consumer(member), queue)
         channel.queue_bind(queue, ring, str(weight))
 
@@ -102,10 +106,40 @@ def queue_arguments(names: Names, queue: Queue) -> dict[str, Any]:
     return {**arguments, **queue.arguments}
 
 
+def quorum_beside(topology: Topology, exchange: str) -> bool:
+    """Whether what is kept for an exchange must outlive a node, as one of its queues does."""
+    return any(
+        queue.type == "quorum" for queue in topology.queues.values() if queue.exchange == exchange
+    )
+
+
+def kept_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
+    """Return the arguments of a queue of our own, which is of its family's type."""
+    if not quorum:
+        return dict(arguments)
+    kept = {"x-queue-type": "quorum", "x-delivery-limit": NO_LIMIT, **arguments}
+    return kept | AT_LEAST_ONCE if "x-dead-letter-exchange" in kept else kept
+
+
+def declare_kept(channel: Any, name: str, arguments: Mapping[str, Any], *, quorum: bool) -> None:
+    """Declare a queue of our own: dead letters, retries, what is held, the generations.
+
+    One that is there with the other type stays as it is, since it may hold messages; deleted
+    when it is empty, it is declared anew with its family's.
+    """
+    wanted, other = (kept_arguments(arguments, quorum=each) for each in (quorum, not quorum))
+    try:
+        with told_apart(name):
+            channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
+    except UsageError as error:
+        if differs_in(error.__cause__) not in TYPE_ARGUMENTS:
+            raise
+        with told_apart(name):  # on the same channel, which an error closes and opens anew
+            channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)
+
+
 def _declare_trouble_queues(channel: Any, names: Names, queue: Queue) -> None:
-    dead = names.dead(queue)
-    with _told_apart(dead):
-        channel.queue_declare(dead, durable=True, auto_delete=False)
+    declare_kept(channel, names.dead(queue), {}, quorum=queue.type == "quorum")
     for delay in queue.retry.delays_seconds:
         declare_delay(channel, names, queue, round(delay * 1000))
 
@@ -134,25 +168,10 @@ def declare_delay(
         arguments["x-dead-letter-routing-key"] = f"{names.topology.name}.{queue.name}"
     if expires:
         arguments["x-expires"] = 2 * milliseconds + EXPIRES_MARGIN_MILLISECONDS
-    with _told_apart(name):
+    with told_apart(name):
         channel.exchange_declare(name, "fanout", durable=True, auto_delete=expires)
-        channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
-        channel.queue_bind(name, name, "")
-
-
-@contextlib.contextmanager
-def _told_apart(name: str) -> Iterator[None]:
-    """Tell what the broker has otherwise than the topology, instead of its 406."""
-    from amqp.exceptions import PreconditionFailed
-
-    try:
-        yield
-    except PreconditionFailed as error:
-        msg = (
-            f"{name} exists on the broker with other arguments: {error.reply_text}; "
-            "drain and delete it there, or give it the arguments that it has"
-        )
-        raise UsageError(msg) from error
+    declare_kept(channel, name, arguments, quorum=queue.type == "quorum")
+    channel.queue_bind(name, name, "")
 
 
 def queue_exists(connection: Connection, name: str) -> bool:

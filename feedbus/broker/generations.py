@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from feedbus import broker
+from feedbus.broker import entities
 from feedbus.broker.confirming import Confirming
 from feedbus.broker.names import Names
 from feedbus.topology import Generation, Topology
@@ -32,6 +33,7 @@ EXIT_CODE = 99
 IN_FLIGHT_SECONDS = 0.2
 APPENDED_AT_ONCE = 200
 READ_ATTEMPTS = 100
+RECALL_ATTEMPTS = 10  # nobody reads the ledger but under the lock; who died with it gives it back
 READ_PAUSE_SECONDS = 0.03
 
 
@@ -97,8 +99,9 @@ def known(topology: Topology) -> dict[str, State]:
 
 def read(channel: Any, topology: Topology, exchange: str) -> State | None:
     """Return the state of an exchange, None when the broker knows of no generation yet."""
-    _declare(channel, Names(topology).generations(exchange))
-    return peek(channel, topology, exchange)
+    queue = Names(topology).generations(exchange)
+    _declare(channel, topology, exchange, queue)
+    return _take(channel, exchange, queue, RECALL_ATTEMPTS)
 
 
 def peek(channel: Any, topology: Topology, exchange: str) -> State | None:
@@ -106,8 +109,8 @@ def peek(channel: Any, topology: Topology, exchange: str) -> State | None:
     return _take(channel, exchange, Names(topology).generations(exchange))
 
 
-def _take(channel: Any, exchange: str, queue: str) -> State | None:
-    for _ in range(READ_ATTEMPTS):
+def _take(channel: Any, exchange: str, queue: str, attempts: int = READ_ATTEMPTS) -> State | None:
+    for _ in range(attempts):
         found: list[State] = []
         tags: list[int] = []
         while (message := channel.basic_get(queue)) is not None:
@@ -217,12 +220,13 @@ def disorder(channel: Any, topology: Topology, generation: Generation) -> None:
 def _recall(channel: Any, topology: Topology, exchange: str) -> State | None:
     """Read the state under the topology's lock, None when the broker knows of no generation."""
     ledger = Names(topology).ledger(exchange)
-    _declare(channel, ledger)
-    return _take(channel, exchange, ledger) or read(channel, topology, exchange)
+    _declare(channel, topology, exchange, ledger)
+    return _take(channel, exchange, ledger, RECALL_ATTEMPTS) or read(channel, topology, exchange)
 
 
-def _declare(channel: Any, queue: str) -> None:
-    channel.queue_declare(queue, durable=True, auto_delete=False, arguments={"x-max-length": 1})
+def _declare(channel: Any, topology: Topology, exchange: str, queue: str) -> None:
+    quorum = entities.quorum_beside(topology, exchange)
+    entities.declare_kept(channel, queue, {"x-max-length": 1}, quorum=quorum)
 
 
 def _lead(channel: Any, names: Names, generation: Generation) -> None:
@@ -299,7 +303,7 @@ def _write(channel: Any, names: Names, state: State) -> State:
     )
     writing = Confirming(channel.connection)
     for queue in (names.ledger(state.current.exchange), names.generations(state.current.exchange)):
-        _declare(channel, queue)
+        _declare(channel, names.topology, state.current.exchange, queue)
         message = channel.prepare_message(
             body.encode(), content_type="application/json", properties={"delivery_mode": 2}
         )
@@ -325,6 +329,20 @@ def _generation(exchange: str, told: Sequence[Any]) -> Generation:
     turn, members, *shape = told
     pairs = tuple((name, weight) for name, weight in members)
     return Generation(exchange, pairs, turn, *shape)
+
+
+def states(connection: Connection, topology: Topology) -> dict[str, State]:
+    """Return the state of each exchange that the broker knows a generation of; declare nothing."""
+    names = Names(topology)
+    found: dict[str, State] = {}
+    channel = connection.channel()
+    for exchange in topology.exchanges.values():
+        if exchange.hashed and broker.queue_exists(connection, names.generations(exchange.name)):
+            state = peek(channel, topology, exchange.name)
+            if state is not None:
+                found[exchange.name] = state
+    channel.close()
+    return found
 
 
 def depths(connection: Connection, topology: Topology) -> dict[str, tuple[int, int]]:

@@ -51,7 +51,7 @@ class Sender:
                     refusals = [refusal for refusal in refusals if not _stale(refusal)]
                     # In the order in which they were sent, whatever order they came back in.
                     packs = [message for message in messages if id(message) in stale]
-                    refusals += publisher.send(self._apart(publisher, packs))
+                    refusals += publisher.send(self._apart(packs))
         except Outage:
             self._count(messages, "unconfirmed", [])
             self.close()
