@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
+from amqp.exceptions import (
+    AccessRefused,
+    ConsumerCancelled,
+    NotFound,
+    PreconditionFailed,
+    ResourceLocked,
+)
 
 from tests.conformance.drive import (
     consume,
@@ -290,3 +296,18 @@ def test_a_consumer_hears_that_its_queue_was_deleted(broker):
     other.queue_delete("q")
     drain_until(channel, lambda: ended)
     assert ended == ["c"]
+
+
+def test_each_consumer_of_a_deleted_queue_is_told_by_an_error(broker):
+    channel, other = broker.channel(), broker.channel()
+    for name in ("a", "b"):
+        queue(channel, name)
+        channel.basic_consume(name, consumer_tag=f"of {name}", callback=print)
+    for name in ("a", "b"):
+        other.queue_delete(name)
+    told = set()
+    for _ in range(2):
+        with pytest.raises(ConsumerCancelled) as error:
+            drain_until(channel, lambda: False)
+        told.add(str(error.value).rpartition("of ")[2])
+    assert told == {"a", "b"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
@@ -17,7 +18,7 @@ from kombu.connection import Connection
 from feedbus.transports.sqlite import Transport
 from tests.conformance.drive import consume, depth, drain_until, put, queue, text, texts
 
-LONG_SECONDS = 60  # far beyond what is waited for: who oversleeps times out
+LONG_SECONDS = 30  # far beyond what is waited for: who oversleeps times out
 
 
 def test_a_message_of_another_process_ends_the_wait(connect, client):
@@ -70,23 +71,57 @@ def test_an_idle_wait_is_one_sleep_not_many(connect):
     assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before < 20
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_wait_once_its_handler_has_run(connect, number):
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGINT])
+def handled(request):
+    """The signals that were handled, and a function that sends one."""
+    noted = []
+    before = signal.signal(request.param, lambda *_: noted.append(request.param))
+    yield noted, functools.partial(os.kill, os.getpid(), request.param)
+    signal.signal(request.param, before)
+
+
+def test_a_signal_ends_the_wait_once_its_handler_has_run(connect, handled):
+    noted, send = handled
     channel = connect().channel()
     queue(channel, "q")
     consume(channel, "q")
-    handled = []
-    before = signal.signal(number, lambda *_: handled.append(number))
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
+    timer = threading.Timer(0.3, send)
     timer.start()
-    try:
-        with pytest.raises(TimeoutError, match="signal"):
-            channel.connection.drain_events(timeout=LONG_SECONDS)
-    finally:
-        signal.signal(number, before)
-        timer.join()
-    assert handled == [number]
-    assert signal.set_wakeup_fd(-1) == -1  # left as it was found
+    with pytest.raises(TimeoutError, match="signal"):
+        channel.connection.drain_events(timeout=LONG_SECONDS)
+    timer.join()
+    assert len(noted) == 1
+
+
+def test_a_signal_just_before_the_wait_ends_it_too(connect, handled):
+    noted, send = handled
+    channel = connect().channel()
+    queue(channel, "q")
+    consume(channel, "q")
+    with pytest.raises(TimeoutError, match="timed out"):
+        channel.connection.drain_events(timeout=0.01)
+    send()
+    assert len(noted) == 1
+    with pytest.raises(TimeoutError, match="signal"):
+        channel.connection.drain_events(timeout=LONG_SECONDS)
+
+
+def test_who_listened_to_signals_before_hears_of_them_and_gets_them_back(connect, handled):
+    _, send = handled
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    signal.set_wakeup_fd(writer)
+    connection = connect()
+    consume(connection.default_channel, queue(connection.default_channel, "q"))
+    with pytest.raises(TimeoutError, match="timed out"):
+        connection.drain_events(timeout=0.01)
+    send()
+    with pytest.raises(TimeoutError, match="signal"):
+        connection.drain_events(timeout=LONG_SECONDS)
+    connection.release()
+    assert signal.set_wakeup_fd(-1) == writer
+    assert len(os.read(reader, 10)) == 1
+    os.close(reader)
+    os.close(writer)
 
 
 def test_a_connection_may_move_to_another_thread(connect):

@@ -27,7 +27,7 @@ from feedbus.transports.sqlite.file import (
 from feedbus.transports.sqlite.inbox import Inbox
 from feedbus.transports.sqlite.liveness import Pulse, process_namespace
 from feedbus.transports.sqlite.owners import enter, reap, take_out
-from feedbus.transports.sqlite.wakeup import DIED, FAREWELL, SIGNALLED, Bell, Watch
+from feedbus.transports.sqlite.wakeup import DIED, FAREWELL, RANG, SIGNALLED, Bell, Watch
 
 SPREAD_SECONDS = 0.004  # so that those who wait for one clock do not all wake on it at once
 BASIC_CANCEL = (60, 30)
@@ -137,28 +137,34 @@ class Connection:
         while True:
             if self.inbox.hand_over():
                 return
-            self._react(self._watch.wait(0) if self._watch else set())
+            happened = self._watch.wait(0) if self._watch else set()
+            self._react(happened)
             if self.inbox.fetch():
                 continue
+            self._end_for_signal(happened)
             self._sleep(deadline)
 
     def _sleep(self, deadline: float | None) -> None:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            msg = "timed out"
-            raise TimeoutError(msg)
         self.enlist()
-        due = self._look_around()
-        if due is not None and due <= 0:
-            with self.write():  # every write looks at the clock first
+        while self._watch is not None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                msg = "timed out"
+                raise TimeoutError(msg)
+            due = self._look_around()
+            if due is not None and due <= 0:
+                with self.write():  # every write looks at the clock first
+                    return
+            if due is not None:
+                due += random.uniform(0, SPREAD_SECONDS)  # noqa: S311 -- spreads load
+            waits = [wait for wait in (left, due) if wait is not None]
+            happened = self._watch.wait(min(waits) if waits else None)
+            self._react(happened)
+            self._end_for_signal(happened)
+            if happened:
                 return
-        if due is not None:
-            due += random.uniform(0, SPREAD_SECONDS)  # noqa: S311 -- spreads load, hides nothing
-        waits = [wait for wait in (left, due) if wait is not None]
-        if self._watch is None:
-            return
-        happened = self._watch.wait(min(waits) if waits else None)
-        self._react(happened)
+
+    def _end_for_signal(self, happened: set[str]) -> None:
         if SIGNALLED in happened:
             msg = "interrupted by a signal"
             raise TimeoutError(msg)
@@ -175,15 +181,17 @@ class Connection:
         rows = self.file.read("SELECT id, pid, namespace FROM owners")
         if self.owner is not None and self.owner not in {owner for owner, _, _ in rows}:
             self.fence()
-        others = {pid: namespace for _, pid, namespace in rows}
-        if self._watch and self._watch.heed(process_namespace(), others):
-            self._react({DIED})
+        if self._watch:
+            others = {owner: (pid, namespace) for owner, pid, namespace in rows}
+            self._watch.heed(process_namespace(), others)
         living = self.file.read("SELECT id FROM consumers WHERE owner = ?", (self.owner,))
         ended = self.inbox.consumers.keys() - {identity for (identity,) in living}
         for identity in ended:
             self._cancelled(self.inbox.consumers[identity])
 
     def _react(self, happened: set[str]) -> None:
+        if RANG in happened:  # who is always busy never sleeps, and looks around here
+            self._look_around()
         if DIED in happened:
             with self.write() as tx:
                 reap(tx, self.file.live, self.owner)
@@ -205,6 +213,7 @@ class Connection:
     def _cancelled(self, consumer: Consumer) -> None:
         self.inbox.forget(consumer)
         if consumer.on_cancel is None:
+            self._owners_seen = -1  # there may be more to tell
             raise ConsumerCancelled(consumer.tag, BASIC_CANCEL)
         consumer.on_cancel(consumer.tag)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SCHEMA_VERSION = 1
+OLDEST_SQLITE = (3, 38)  # RETURNING, and JSON without asking for it
 JOURNAL_BYTES = 64_000_000  # a burst's journal shrinks back to this
 
 # A message is written once and never changed. What changes is where it stands: `ready` holds the
@@ -84,6 +85,10 @@ def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connect
         OSError: a folder cannot be made.
 
     """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        needed = ".".join(str(number) for number in OLDEST_SQLITE)
+        msg = f"expected SQLite {needed} or newer, got {sqlite3.sqlite_version}"
+        raise sqlite3.DatabaseError(msg)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     live_folder(path).mkdir(mode=0o700, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

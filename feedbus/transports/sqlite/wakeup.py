@@ -10,16 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import socket
 import sys
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from feedbus.transports.sqlite.signals import pipe
 
 LONGEST_SOCKET_PATH = 107
 FALLBACK_SECONDS = 1.0  # between looks where the kernel cannot tell
+LINGER_SECONDS = 0.1  # between looks at a lock that outlives its process
 NEWS, FAREWELL = b"news", b"farewell"  # what the sender wants looked at
 RANG, DIED, SIGNALLED = "rang", "died", "signalled"
 
@@ -93,41 +93,44 @@ class Watch:
         self._blind = bell.receiver is None
         if bell.receiver is not None:
             self._selector.register(bell.receiver, selectors.EVENT_READ, RANG)
-        self._signalled, self._signal_writer = socket.socketpair()
-        for end in (self._signalled, self._signal_writer):
-            end.setblocking(False)
-        self._selector.register(self._signalled, selectors.EVENT_READ, SIGNALLED)
+        self._signals = -1  # registered while the main thread waits
+        pipe.join()
+        self._others: Mapping[int, int] = {}  # owner: pid
         self._processes: dict[int, int] = {}  # pid: descriptor
-        self._unseen = False
+        self._gone: set[int] = set()  # owners whose process is dead, and whose lock may be held
+        self._unseen = False  # whether some cannot be watched by their pid
 
-    def heed(self, namespace: str, others: Mapping[int, str]) -> bool:
+    def heed(self, namespace: str, others: Mapping[int, tuple[int, str]]) -> None:
         """Watch exactly these processes.
 
         Args:
             namespace: the space of process ids that this process lives in.
-            others: process ids and the spaces they are from.
-
-        Returns:
-            Whether one of them is dead already, or cannot be told from a dead one.
+            others: of each connection by its id, the process and the space of its id.
 
         """
-        own = os.getpid()
-        wanted = {pid for pid, space in others.items() if space == namespace and pid != own}
-        self._unseen = any(space != namespace for space in others.values())
+        self._unseen = any(space != namespace for _, space in others.values())
+        self._others = {
+            owner: pid
+            for owner, (pid, space) in others.items()
+            if space == namespace and pid != os.getpid()
+        }
+        self._gone &= self._others.keys()
+        wanted = {pid for owner, pid in self._others.items() if owner not in self._gone}
         for pid in self._processes.keys() - wanted:
             self._forget(pid)
-        died = False
         for pid in wanted - self._processes.keys():
             try:
                 descriptor = os.pidfd_open(pid)
             except ProcessLookupError:
-                died = True
+                self._note_death(pid)
             except (OSError, AttributeError):
                 self._unseen = True
             else:
                 self._processes[pid] = descriptor
                 self._selector.register(descriptor, selectors.EVENT_READ, DIED)
-        return died
+
+    def _note_death(self, pid: int) -> None:
+        self._gone |= {owner for owner, process in self._others.items() if process == pid}
 
     def _forget(self, pid: int) -> None:
         descriptor = self._processes.pop(pid)
@@ -136,46 +139,41 @@ class Watch:
 
     def wait(self, timeout_seconds: float | None) -> set[str]:
         """Wait until something happens; say what, nothing when the time is up."""
-        limit = timeout_seconds
-        if self._blind or self._unseen:
-            limit = FALLBACK_SECONDS if limit is None else min(limit, FALLBACK_SECONDS)
-        if limit is not None and limit <= 0:
-            events = self._selector.select(0)
-        else:
-            with self._hearing_signals():
-                events = self._selector.select(limit)
+        looking = self._look_seconds()
+        limits = [limit for limit in (timeout_seconds, looking) if limit is not None]
+        self._listen_to_signals()
+        events = self._selector.select(max(0, min(limits)) if limits else None)
         happened = {key.data for key, _ in events}
         for key, _ in events:
             if key.data == DIED:
-                gone = [pid for pid, number in self._processes.items() if number == key.fd]
-                for pid in gone:
-                    self._forget(pid)
+                pid = next(pid for pid, number in self._processes.items() if number == key.fd)
+                self._forget(pid)
+                self._note_death(pid)
         if RANG in happened and FAREWELL in self._bell.silence():
             happened.add(DIED)
-        if (self._blind or self._unseen) and not happened:
-            happened = {RANG, DIED} if self._unseen else {RANG}
+        if SIGNALLED in happened:
+            pipe.hear()
+        if not happened and looking is not None and looking == min(limits):
+            happened = {RANG, DIED}
         return happened
 
-    @contextmanager
-    def _hearing_signals(self) -> Iterator[None]:
-        # Python retries an interrupted wait; only a byte ends it once the handler has run.
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.set_wakeup_fd(self._signal_writer.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
-            with contextlib.suppress(OSError):
-                heard = self._signalled.recv(4096)
-                if before >= 0:
-                    os.write(before, heard)
+    def _look_seconds(self) -> float | None:
+        if self._gone:  # a process that it left behind may hold its lock a little longer
+            return LINGER_SECONDS
+        return FALLBACK_SECONDS if self._blind or self._unseen else None
+
+    def _listen_to_signals(self) -> None:
+        reader = pipe.listen()
+        if reader != self._signals:
+            if self._signals >= 0:
+                self._selector.unregister(self._signals)
+            if reader >= 0:
+                self._selector.register(reader, selectors.EVENT_READ, SIGNALLED)
+            self._signals = reader
 
     def close(self) -> None:
         """Close all that is watched."""
         for pid in list(self._processes):
             self._forget(pid)
         self._selector.close()
-        self._signalled.close()
-        self._signal_writer.close()
+        pipe.leave()

@@ -1,0 +1,75 @@
+"""Ending a wait because a signal's handler has run, even when it ran just before the wait began.
+
+Python goes on with an interrupted wait once the handler has returned, and a handler that ran a
+moment earlier leaves no trace at all. So signals also write to a pipe that waits listen to. There
+is one such pipe for a process, as Python has one place for it, and the main thread alone uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+
+
+class Pipe:
+    """The pipe of this process, made when the main thread first waits."""
+
+    def __init__(self) -> None:
+        """Wait to be needed."""
+        self.reader = self._writer = self._foreign = -1
+        self._users = 0
+
+    def join(self) -> None:
+        """Count another user; the last that leaves closes the pipe."""
+        self._users += 1
+
+    def listen(self) -> int:
+        """Let signals write to the pipe; return its reading end, -1 outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return -1
+        if self.reader < 0:
+            self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        if before not in {-1, self._writer}:
+            self._foreign = before  # an event loop's, which is told of what is heard here
+        return self.reader
+
+    def hear(self) -> None:
+        """Take what signals wrote."""
+        with contextlib.suppress(OSError):
+            heard = os.read(self.reader, 4096)
+            if self._foreign >= 0:
+                os.write(self._foreign, heard)
+
+    def leave(self) -> None:
+        """Count one user less."""
+        self._users -= 1
+        if self._users or self.reader < 0:
+            return
+        if threading.current_thread() is threading.main_thread():  # nobody else may put it back
+            current = signal.set_wakeup_fd(self._foreign, warn_on_full_buffer=False)
+            if current != self._writer:
+                signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+            self.drop()
+
+    def drop(self) -> None:
+        """Close this process's ends."""
+        for end in (self.reader, self._writer):
+            if end >= 0:
+                os.close(end)
+        self.reader = self._writer = self._foreign = -1
+
+
+pipe = Pipe()
+
+
+def _drop_in_child() -> None:
+    # The child's signals must not end its parent's waits.
+    if pipe.reader >= 0:
+        signal.set_wakeup_fd(-1)
+        pipe.drop()
+
+
+os.register_at_fork(after_in_child=_drop_in_child)
