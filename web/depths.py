@@ -68,7 +68,4 @@ class Depths:
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
-                connection.close()
-            except broker.connection_errors(connection):
-                connection.collapse()
+            broker.close(connection)

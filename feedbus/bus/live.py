@@ -25,6 +25,7 @@ class LiveBus(Bus):
 
     SLICE = 5_000
     TIMEOUT_SECONDS = 10.0
+    LEAST_CONFIRM_SECONDS = 2.0
 
     def __init__(
         self,
@@ -33,9 +34,13 @@ class LiveBus(Bus):
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Connect at the first publish; timeout_seconds is how long the broker may be away."""
+        """Connect at the first publish; timeout_seconds is how long the broker may be away.
+
+        A broker that answers slowly gets LEAST_CONFIRM_SECONDS at least.
+        """
         self._sender = Sender(topology, metrics)
         self._timeout_seconds = timeout_seconds
+        self._confirm_seconds = max(timeout_seconds, self.LEAST_CONFIRM_SECONDS)
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -107,7 +112,7 @@ class LiveBus(Bus):
             messages = self._sender.encoder.encode(exchange, pack)
             while True:
                 try:
-                    refusals = self._sender.send(messages)
+                    refusals = self._sender.send(messages, self._confirm_seconds)
                     break
                 except Outage:
                     if time.monotonic() > deadline:

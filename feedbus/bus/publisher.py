@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from feedbus.bus.blockage import Blockage
 from feedbus.errors import Outage
 from feedbus.metrics import Outcome
 
 WINDOW = 500
 CONFIRM_TIMEOUT_SECONDS = 30.0
+NACKED = "refused by the broker (nack): its queue is full or cannot write"
 PUBLISHED_AT = "feedbus-published-at"
 RECORD_COUNT = "feedbus-records"
 
@@ -45,9 +48,11 @@ class Refusal:
 class Publisher:
     """Publishes on one channel of a connection that does nothing else."""
 
-    def __init__(self, connection: Any) -> None:
-        """Put a channel of the connection into confirm mode."""
+    def __init__(self, connection: Any, blockage: Blockage | None = None) -> None:
+        """Put a channel of the connection into confirm mode; blockage learns of alarms."""
         self._connection = connection
+        self._blockage = blockage or Blockage()
+        self._blockage.watch(connection)
         self._channel = connection.channel()
         self._channel.confirm_select()
         self._channel.events["basic_ack"].add(self._on_ack)
@@ -57,11 +62,6 @@ class Publisher:
         self._waiting: dict[int, Outgoing] = {}
         self._returned: dict[str, deque[str]] = {}
         self._refusals: list[Refusal] = []
-
-    @property
-    def channel(self) -> Any:
-        """The channel, for declarations that a publish needs first."""
-        return self._channel
 
     def send(
         self, messages: Sequence[Outgoing], timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS
@@ -78,10 +78,22 @@ class Publisher:
         """
         self._refusals = []
         self._returned.clear()
+        deadline = time.monotonic() + timeout_seconds
         for message in messages:
             self._put(message)
-        self._await(timeout_seconds)
+            # What is written now would only fill buffers that nobody reads.
+            while self._blockage.active:
+                self._drain(deadline)
+        while self._waiting:
+            self._drain(deadline)
+        self._blockage.over()
         return self._refusals
+
+    def refuse_waiting(self, reason: str) -> list[Refusal]:
+        """Return those without an answer as refused: the broker closed the channel over one."""
+        waiting, self._waiting = self._waiting, {}
+        refusals = [Refusal(message, "nacked", reason) for message in waiting.values()]
+        return self._refusals + refusals
 
     def _put(self, message: Outgoing) -> None:
         prepared = self._channel.prepare_message(
@@ -95,17 +107,14 @@ class Publisher:
         self._waiting[self._last_tag] = message
         self._channel.basic_publish(prepared, message.exchange, message.routing_key, mandatory=True)
 
-    def _await(self, timeout_seconds: float) -> None:
-        deadline = time.monotonic() + timeout_seconds
-        while self._waiting:
-            rest = deadline - time.monotonic()
-            if rest <= 0:
-                msg = f"broker: {len(self._waiting)} messages unconfirmed in {timeout_seconds} s"
-                raise Outage(msg)
-            try:
-                self._connection.drain_events(timeout=min(rest, 1.0))
-            except TimeoutError:
-                continue
+    def _drain(self, deadline: float) -> None:
+        rest = deadline - time.monotonic()
+        if rest <= 0:
+            why = "; it blocks publishers" if self._blockage.active else ""
+            msg = f"broker: {len(self._waiting)} messages unconfirmed in time{why}"
+            raise Outage(msg)
+        with self._blockage.counting(), contextlib.suppress(TimeoutError):
+            self._connection.drain_events(timeout=min(rest, 1.0))
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- py-amqp's signature
         for message in self._settled(tag, multiple=multiple):
@@ -115,7 +124,7 @@ class Publisher:
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- py-amqp's signature
         for message in self._settled(tag, multiple=multiple):
-            self._refusals.append(Refusal(message, "nacked", "refused by the broker (nack)"))
+            self._refusals.append(Refusal(message, "nacked", NACKED))
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         reason = f"no queue for key '{routing_key}' on {exchange} ({error})"

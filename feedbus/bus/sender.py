@@ -7,10 +7,20 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
+from amqp.exceptions import AccessRefused, ChannelError, NotFound
+
 from feedbus import broker
 from feedbus.broker import generations
+from feedbus.bus.blockage import Blockage
 from feedbus.bus.encoding import Encoder
-from feedbus.bus.publisher import RECORD_COUNT, WINDOW, Outgoing, Publisher, Refusal
+from feedbus.bus.publisher import (
+    CONFIRM_TIMEOUT_SECONDS,
+    RECORD_COUNT,
+    WINDOW,
+    Outgoing,
+    Publisher,
+    Refusal,
+)
 from feedbus.errors import Outage, PublishError, Unroutable
 from feedbus.metrics import Metrics, Outcome
 from feedbus.records.packs import PACK
@@ -25,11 +35,18 @@ class Sender:
         self.encoder = Encoder(topology)
         self._topology = topology
         self._metrics = metrics
+        self._blockage = Blockage(metrics)
         self._connection: Any = None
         self._publisher: Publisher | None = None
 
-    def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
+    def send(
+        self, messages: Iterable[Outgoing], timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS
+    ) -> list[Refusal]:
         """Send messages in order and return those that the broker did not take.
+
+        Args:
+            messages: in the order in which they are to arrive.
+            timeout_seconds: for the confirms of each window of them.
 
         Raises:
             Outage: the broker is away; what was not confirmed may have arrived all the same.
@@ -38,47 +55,68 @@ class Sender:
         refusals: list[Refusal] = []
         left = iter(messages)
         while window := list(islice(left, WINDOW)):
-            refusals += self._send_window(window)
+            refusals += self._send_window(window, timeout_seconds)
         return refusals
 
-    def _send_window(self, messages: Sequence[Outgoing]) -> list[Refusal]:
+    def _send_window(self, messages: Sequence[Outgoing], timeout_seconds: float) -> list[Refusal]:
         try:
             publisher = self._open()
             with broker.outage(self._connection, self._topology.broker_url):
-                refusals = publisher.send(messages)
+                refusals = self._publish(publisher, messages, timeout_seconds)
                 stale = {id(refusal.message) for refusal in refusals if _stale(refusal)}
-                if stale:
+                if stale and self._publisher is publisher:
                     refusals = [refusal for refusal in refusals if not _stale(refusal)]
                     # In the order in which they were sent, whatever order they came back in.
                     packs = [message for message in messages if id(message) in stale]
-                    refusals += publisher.send(self._apart(packs))
+                    refusals += self._publish(publisher, self._apart(packs), timeout_seconds)
         except Outage:
             self._count(messages, "unconfirmed", [])
-            self.close()
+            self._drop()
             raise
         self._count(messages, "confirmed", refusals)
         return refusals
 
     def channel(self) -> Any:
-        """Return the publishing channel, for declarations that a send needs first."""
-        return self._open().channel
+        """Return a channel for declarations that a send needs first."""
+        self._open()
+        return self._connection.default_channel
 
     def close(self) -> None:
         """Close the connection; the next send opens another."""
+        if self._blockage.active:
+            self._drop()
         connection, self._connection, self._publisher = self._connection, None, None
-        if connection is None:
-            return
-        try:
-            connection.close()
-        except broker.connection_errors(connection):
-            connection.collapse()
+        if connection is not None:
+            broker.close(connection)
+
+    def _drop(self) -> None:
+        """Give up a connection on which something is unanswered, not waiting for a goodbye."""
+        connection, self._connection, self._publisher = self._connection, None, None
+        if connection is not None:
+            broker.drop(connection)
 
     def _open(self) -> Publisher:
         if self._publisher is None:
             self._connection = broker.connect(self._topology)
             with broker.outage(self._connection, self._topology.broker_url):
-                self._publisher = Publisher(self._connection)
+                self._publisher = Publisher(self._connection, self._blockage)
         return self._publisher
+
+    def _publish(
+        self, publisher: Publisher, messages: Sequence[Outgoing], timeout_seconds: float
+    ) -> list[Refusal]:
+        """Publish a window; what makes the broker close the channel is refused, not tried on."""
+        try:
+            return publisher.send(messages, timeout_seconds)
+        except NotFound as error:
+            msg = f"broker: {error.reply_text}; `feedbus up` declares it"
+            raise Outage(msg) from error
+        except AccessRefused:
+            raise  # an outage, whose end need not be the messages'
+        except ChannelError as error:
+            refusals = publisher.refuse_waiting(f"refused by the broker: {error.reply_text}")
+            self._drop()
+            return refusals
 
     def _apart(self, packs: Sequence[Outgoing]) -> list[Outgoing]:
         """Return the packs' records as plain messages, and learn the generations of now."""

@@ -99,6 +99,12 @@ PUBLISHED = Family(
     "Records published, by what the broker answered.",
     ("exchange", "outcome"),
 )
+BLOCKED = Family(
+    "feedbus_publisher_blocked_seconds_total",
+    "counter",
+    "Time that publishers waited because the broker, short of memory or disk, blocked them.",
+    (),
+)
 REQUESTS = Family(
     "feedbus_http_requests_total", "counter", "HTTP requests.", ("method", "route", "status")
 )
@@ -134,6 +140,7 @@ RECORDED = {
         LAG,
         BATCH,
         PUBLISHED,
+        BLOCKED,
         REQUESTS,
         REQUEST_TIME,
     )

@@ -37,6 +37,7 @@ class Metrics:
         self._counts = counts
         self._consumers: dict[str, ConsumerMetrics] = {}
         self._published: dict[tuple[str, str], _Counter] = {}
+        self._blocked: _Counter | None = None
         self._requests: dict[tuple[str, str, int], tuple[_Counter, _Histogram]] = {}
 
     @classmethod
@@ -81,6 +82,12 @@ class Metrics:
                 self._published[labels] = _Counter(self._counts, catalogue.PUBLISHED, *labels)
             known = self._published[exchange, outcome]
         known.add(count)
+
+    def publisher_blocked(self, seconds: float) -> None:
+        """Count time that a publisher waited for a broker that blocks it."""
+        if self._blocked is None:
+            self._blocked = _Counter(self._counts, catalogue.BLOCKED)
+        self._blocked.add(max(0.0, seconds))
 
     def http(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import logging
+import math
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from feedbus.topology import Consumer
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-BEAT_SECONDS = 5.0
+BEATS_AN_INTERVAL = 4  # the broker drops a connection after two intervals without one
 EXIT_HUNG = 70
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -31,8 +32,9 @@ class Keeper:
         self._consumer = consumer
         self._working_since: float | None = None
         self._message_id = ""
-        self._connection: Any = None
+        self._raw: Any = None
         self._last_beat = 0.0
+        self._writing = threading.Lock()
         self._over = threading.Event()
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="keeper", daemon=True)
@@ -51,11 +53,11 @@ class Keeper:
     @contextlib.contextmanager
     def keeping(self, connection: Any) -> Iterator[None]:
         """Send this connection's heartbeats while a handler works."""
-        self._connection = connection
+        self._raw = connection.connection
         try:
             yield
         finally:
-            self._connection = None
+            self._raw = None
 
     @contextlib.contextmanager
     def watching(self, message_id: str) -> Iterator[None]:
@@ -66,7 +68,9 @@ class Keeper:
         try:
             yield
         finally:
-            self._working_since = None
+            # Two threads that write at once would mix up their frames: from here on it is ours.
+            with self._writing:
+                self._working_since = None
 
     def memory_above(self, limit_bytes: int) -> bool:
         """Whether this process holds more memory than that."""
@@ -76,21 +80,31 @@ class Keeper:
             return False  # no /proc here: the hard limit alone holds
         return resident > limit_bytes
 
+    def wait(self, over: threading.Event, seconds: float) -> None:
+        """Wait until something is over, sending this connection's heartbeats meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not over.wait(min(max(deadline - time.monotonic(), 0), self._look_seconds())):
+            if time.monotonic() >= deadline:
+                return
+            self._beat(self._raw)
+
     def beat(self, connection: Any) -> None:
         """Send a heartbeat when one is due, on a connection that has them."""
+        self._beat(connection.connection)
+
+    def _beat(self, raw: Any) -> None:
         now = time.monotonic()
-        send = getattr(getattr(connection, "connection", None), "send_heartbeat", None)
-        if send is None or now - self._last_beat < BEAT_SECONDS:
+        if now - self._last_beat < _interval_seconds(raw) / BEATS_AN_INTERVAL:
             return
         self._last_beat = now
         with contextlib.suppress(OSError, AttributeError):
-            send()  # a broken connection is the consuming loop's to find
+            raw.send_heartbeat()  # a broken connection is the consuming loop's to find
 
     def _watch(self) -> None:
         while not self._over.is_set():
             # Asleep while no handler works: an idle consumer costs nothing.
             self._begun.wait()
-            self._over.wait(LOOK_SECONDS)
+            self._over.wait(self._look_seconds())
             since, now = self._working_since, time.monotonic()
             if since is None:
                 self._begun.clear()
@@ -99,7 +113,12 @@ class Keeper:
                 continue
             if now - since > self._consumer.queue.handler_timeout_seconds:
                 self._end(now - since)
-            self.beat(self._connection)
+            with self._writing:
+                if self._working_since is not None:
+                    self._beat(self._raw)
+
+    def _look_seconds(self) -> float:
+        return min(LOOK_SECONDS, _interval_seconds(self._raw) / BEATS_AN_INTERVAL)
 
     def _end(self, seconds: float) -> None:
         """End a process whose handler hangs; its deliveries go back to the broker."""
@@ -111,3 +130,9 @@ class Keeper:
         )
         faulthandler.dump_traceback(sys.stderr)
         os._exit(EXIT_HUNG)
+
+
+def _interval_seconds(raw: Any) -> float:
+    """Return what was agreed with the broker, infinity where there are no heartbeats."""
+    agreed: float = getattr(raw, "heartbeat", None) or math.inf
+    return agreed if hasattr(raw, "send_heartbeat") else math.inf

@@ -151,7 +151,7 @@ class Runner:
             msg = f"broker: {error}"
             raise Outage(msg) from error
         finally:
-            _close(connection)
+            broker.close(connection)
 
     def _consume_from(self, connection: Any, queues: Sequence[str]) -> None:
         """Consume until a limit, or until each of the queues is at its fence or gone."""
@@ -284,7 +284,7 @@ class Runner:
         seconds = random.uniform(longest / 2, longest)  # noqa: S311 -- jitter, not a secret
         log.warning("%s holds for %.1f s: %s", self._consumer.name, seconds, error)
         self._failures += 1
-        self._told_to_stop.wait(seconds)
+        self._keeper.wait(self._told_to_stop, seconds)
         self._metrics.held(part, seconds)
 
     def _ended(self) -> str | None:
@@ -306,10 +306,3 @@ class Runner:
         elif memory_limit is not None and self._keeper.memory_above(memory_limit):
             reason = "above its memory limit"
         return reason
-
-
-def _close(connection: Any) -> None:
-    try:
-        connection.close()
-    except broker.connection_errors(connection):
-        connection.collapse()
