@@ -1072,3 +1072,27 @@ OPENED = [
     ("queues.x.weights", "0"),
     ("queues.x.arguments", "x-max-priority"),
 ]
+
+
+def test_the_nodes_of_a_cluster_are_tried_in_the_order_of_the_file(tmp_path):
+    urls = ("amqp://a", "amqp://b:5673//", "amqps://c/?heartbeat=2")
+    broker = f'[broker]\nurl = "{";".join(urls)}"\n'
+    topology = config.load(write(tmp_path, START + broker + ORDERS), environ={})
+    assert topology.broker_urls == urls
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("amqp://a;ampq://b", "got 'ampq://b'; did you mean 'amqp://'?"),
+        ("amqp://a;sqlite:///b.db", "expected one file, or the nodes of one cluster"),
+        ("amqp://a;", "expected a URL that begins with"),
+        ("amqp://a/?heartbeat=0", "expected heartbeat=SECONDS, got 'heartbeat=0'"),
+        ("amqp://a/?timeout=3", "expected heartbeat or ssl_… after '?', got 'timeout'"),
+    ],
+)
+def test_each_node_of_a_cluster_is_checked(tmp_path, url, told):
+    path = write(tmp_path, f'{START}[broker]\nurl = "{url}"\n{ORDERS}')
+    (problem,) = problems_of(path)
+    assert (problem.table, problem.key) == ("broker", "url")
+    assert told in str(problem)

@@ -8,6 +8,7 @@ from feedbus.config.tables import Array, Table, Tables, TableSchema
 from feedbus.config.values import (
     Argument,
     ArgumentName,
+    BrokerUrl,
     Command,
     EnvironmentName,
     RoutingKey,
@@ -27,9 +28,11 @@ EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
 class BrokerTable(TableSchema):
     """[broker]."""
 
-    url = Url(
+    url = BrokerUrl(
         "Where the broker is. `sqlite:///FILE` is the embedded one, its file relative to this "
-        "topology's folder; `amqp://` is RabbitMQ, `amqps://` the same over TLS.",
+        "topology's folder; `amqp://` is RabbitMQ, `amqps://` the same over TLS. The nodes of a "
+        "cluster are apart by `;`, and the first that answers is taken. `?heartbeat=SECONDS` "
+        "is for consumers, 20 without it.",
         *("sqlite", "amqp", "amqps", "pyamqp"),
         default=f'"{BROKER_URL}"',
     )

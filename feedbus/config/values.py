@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from feedbus.config.faults import LONG_BITS, describe, nearest
 from feedbus.config.fields import Option, Text
@@ -57,6 +58,32 @@ class Url(Text):
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
         return {"type": "string", "pattern": rf"^({'|'.join(self.schemes)})://|\$\{{"}
+
+
+class BrokerUrl(Url):
+    """Where a broker is: one URL, or one for each node of a cluster, apart by semicolons."""
+
+    def read(self, value: Any) -> str:
+        """Return the URLs as they are written."""
+        if not isinstance(value, str) or value.startswith("sqlite:"):
+            return super().read(value)
+        nodes = [super(BrokerUrl, self).read(node) for node in value.split(";")]
+        if any(node.startswith("sqlite:") for node in nodes):
+            self.refuse("one file, or the nodes of one cluster", got=describe(value))
+        for node in nodes:
+            for name, text in parse_qsl(urlsplit(node).query, keep_blank_values=True):
+                if name == "heartbeat" and not _positive(text):
+                    self.refuse("heartbeat=SECONDS", got=describe(f"{name}={text}"))
+                elif name != "heartbeat" and not name.startswith("ssl_"):
+                    self.refuse("heartbeat or ssl_… after '?'", got=describe(name))
+        return value
+
+
+def _positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def _splits(url: str) -> bool:
