@@ -9,16 +9,25 @@ from feedbus.broker.connecting import (
     outage,
     public_url,
 )
-from feedbus.broker.entities import declare, declare_delay, declare_ring, queue_exists
+from feedbus.broker.entities import (
+    count,
+    declare,
+    declare_delay,
+    declare_ring,
+    exchange_exists,
+    queue_exists,
+)
 
 __all__ = [
     "close",
     "connect",
     "connection_errors",
+    "count",
     "declare",
     "declare_delay",
     "declare_ring",
     "drop",
+    "exchange_exists",
     "locked",
     "outage",
     "public_url",

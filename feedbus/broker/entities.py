@@ -29,9 +29,7 @@ def declare(channel: Any, topology: Topology) -> None:
 
     """
     names = Names(topology)
-    for exchange in topology.exchanges.values():
-        with told_apart(names.exchange(exchange.name)):
-            _declare_exchange(channel, names, exchange)
+    declare_exchanges(channel, names)
     for queue in topology.queues.values():
         _declare_trouble_queues(channel, names, queue)
     for consumer in topology.consumers.values():
@@ -41,8 +39,20 @@ def declare(channel: Any, topology: Topology) -> None:
         name = names.queue(consumer)
         with told_apart(name):
             declare_queue(channel, names, consumer, name)
-        for key in consumer.queue.routing_keys or ("",):
+        for key in binding_keys(consumer.queue):
             channel.queue_bind(name, names.exchange(exchange.name), key)
+
+
+def binding_keys(queue: Queue) -> tuple[str, ...]:
+    """Return the keys by which a queue on no ring is bound to its exchange."""
+    return queue.routing_keys or ("",)
+
+
+def declare_exchanges(channel: Any, names: Names) -> None:
+    """Declare every exchange of a topology, and what a hash exchange's entry needs beside it."""
+    for exchange in names.topology.exchanges.values():
+        with told_apart(names.exchange(exchange.name)):
+            _declare_exchange(channel, names, exchange)
 
 
 def _declare_exchange(channel: Any, names: Names, exchange: Exchange) -> None:
@@ -86,7 +96,7 @@ def declare_queue(channel: Any, names: Names, consumer: Consumer, name: str) -> 
 
 
 def queue_arguments(names: Names, queue: Queue) -> dict[str, Any]:
-    """Return a queue's arguments as the broker takes them."""
+    """Return a queue's arguments as the broker takes them; feedbus.topology.DECLARED names them."""
     arguments: dict[str, Any] = {
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": names.dead(queue),
@@ -161,17 +171,23 @@ def declare_delay(
 
     """
     name = names.delay(queue, milliseconds)
-    arguments: dict[str, Any] = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ""}
-    if names.topology.exchanges[queue.exchange].hashed:
-        arguments["x-dead-letter-exchange"] = names.exchange(queue.exchange)
-    else:
-        arguments["x-dead-letter-routing-key"] = f"{names.topology.name}.{queue.name}"
+    arguments = delay_arguments(names, queue, milliseconds)
     if expires:
         arguments["x-expires"] = 2 * milliseconds + EXPIRES_MARGIN_MILLISECONDS
     with told_apart(name):
         channel.exchange_declare(name, "fanout", durable=True, auto_delete=expires)
     declare_kept(channel, name, arguments, quorum=queue.type == "quorum")
     channel.queue_bind(name, name, "")
+
+
+def delay_arguments(names: Names, queue: Queue, milliseconds: int) -> dict[str, Any]:
+    """Return the arguments of the queue where retries wait so long."""
+    arguments: dict[str, Any] = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ""}
+    if names.topology.exchanges[queue.exchange].hashed:
+        arguments["x-dead-letter-exchange"] = names.exchange(queue.exchange)
+    else:
+        arguments["x-dead-letter-routing-key"] = f"{names.topology.name}.{queue.name}"
+    return arguments
 
 
 def queue_exists(connection: Connection, name: str) -> bool:
@@ -185,3 +201,29 @@ def queue_exists(connection: Connection, name: str) -> bool:
         return False  # which has closed the channel
     channel.close()
     return True
+
+
+def exchange_exists(connection: Connection, name: str) -> bool:
+    """Whether the broker has an exchange of that name."""
+    from amqp.exceptions import NotFound
+
+    channel = connection.channel()
+    try:
+        channel.exchange_declare(name, "", passive=True)
+    except NotFound:
+        return False  # which has closed the channel
+    channel.close()
+    return True
+
+
+def count(connection: Connection, queue: str) -> int | None:
+    """Count the messages ready in a queue, None when there is no such queue."""
+    from amqp.exceptions import NotFound
+
+    channel = connection.channel()
+    try:
+        ready = int(channel.queue_declare(queue, passive=True).message_count)
+    except NotFound:
+        return None  # which has closed the channel
+    channel.close()
+    return ready

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from feedbus import broker
@@ -66,6 +65,7 @@ def establish(topology: Topology) -> dict[str, State]:
         broker.locked(connection, topology),
     ):
         channel = connection.channel()
+        end_replacements(connection, topology)
         broker.declare(channel, topology)
         return {
             exchange.name: adopt(channel, topology, exchange.name)
@@ -74,27 +74,48 @@ def establish(topology: Topology) -> dict[str, State]:
         }
 
 
-def known(topology: Topology) -> dict[str, State]:
-    """Declare a topology without switching a ring; return the state of each ring.
+def end_replacements(connection: Connection, topology: Topology) -> None:
+    """End what an apply that was killed has begun with queues on no ring."""
+    from feedbus.broker import replacing  # which needs this module
 
-    The very first time, when the broker knows of no ring yet, the topology's become current.
+    names = Names(topology)
+    for consumer in topology.consumers.values():
+        if topology.exchanges[consumer.queue.exchange].hashed:
+            continue
+        if entities.exchange_exists(connection, names.gate(consumer)):
+            entities.declare_exchanges(connection.channel(), names)
+            replacing.Replacement(connection, topology, consumer).carry_out()
+
+
+def known(topology: Topology) -> dict[str, State]:
+    """Return the state of each ring; where the broker has nothing of the topology, declare it all.
+
+    What is declared already is not touched: that is for `feedbus up` and `feedbus apply` alone,
+    lest a process that started before a change undoes it.
     """
-    hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
+    names = Names(topology)
     with (
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
-        channel = connection.channel()
-        broker.declare(channel, topology)
-        states = {exchange: read(channel, topology, exchange) for exchange in hashed}
-        found = {exchange: state for exchange, state in states.items() if state is not None}
-        missing = [exchange for exchange in hashed if exchange not in found]
-        if missing:
-            with broker.locked(connection, topology):
-                for exchange in missing:
-                    state = _recall(channel, topology, exchange)
-                    found[exchange] = state or adopt(channel, topology, exchange)
-        return found
+        entries = {exchange: names.exchange(exchange) for exchange in topology.exchanges}
+        if any(entities.exchange_exists(connection, entry) for entry in entries.values()):
+            return states(connection, topology)
+    return establish(topology)
+
+
+def states(connection: Connection, topology: Topology) -> dict[str, State]:
+    """Return the state of each ring that the broker knows of, declaring nothing."""
+    names = Names(topology)
+    found: dict[str, State] = {}
+    channel = connection.channel()
+    for exchange in topology.exchanges.values():
+        if exchange.hashed and broker.queue_exists(connection, names.generations(exchange.name)):
+            state = peek(channel, topology, exchange.name)
+            if state is not None:
+                found[exchange.name] = state
+    channel.close()
+    return found
 
 
 def read(channel: Any, topology: Topology, exchange: str) -> State | None:
@@ -146,10 +167,8 @@ def adopt(channel: Any, topology: Topology, exchange: str) -> State:
         broker.declare_ring(channel, names, state.current)
         return state
     else:
-        # No turn ever comes again, so a pack that is late finds no ring but its own.
-        turned = replace(wanted, turn=state.current.turn + 1)
         draining = (*state.draining, state.current)
-        state = State(turned, draining, settled=False, serial=state.serial)
+        state = State(successor(state, wanted), draining, settled=False, serial=state.serial)
     broker.declare_ring(channel, names, state.current)
     step("declared")
     return _carry_out(channel, names, state)
@@ -176,6 +195,12 @@ def _carry_out(channel: Any, names: Names, state: State) -> State:
     state = _write(channel, names, replace(state, settled=True))
     step("settled")
     return state
+
+
+def successor(state: State, wanted: Generation) -> Generation:
+    """Return the generation that follows the current one."""
+    # No turn ever comes again, so a pack that is late finds no ring but its own.
+    return replace(wanted, turn=state.current.turn + 1)
 
 
 def same(one: Generation, other: Generation) -> bool:
@@ -219,7 +244,11 @@ def disorder(channel: Any, topology: Topology, generation: Generation) -> None:
 
 def _recall(channel: Any, topology: Topology, exchange: str) -> State | None:
     """Read the state under the topology's lock, None when the broker knows of no generation."""
-    ledger = Names(topology).ledger(exchange)
+    names = Names(topology)
+    ledger = names.ledger(exchange)
+    there = (ledger, names.generations(exchange))
+    if not any(broker.queue_exists(channel.connection, queue) for queue in there):
+        return None  # without waiting for a reader that might have it in hand
     _declare(channel, topology, exchange, ledger)
     return _take(channel, exchange, ledger, RECALL_ATTEMPTS) or read(channel, topology, exchange)
 
@@ -331,20 +360,6 @@ def _generation(exchange: str, told: Sequence[Any]) -> Generation:
     return Generation(exchange, pairs, turn, *shape)
 
 
-def states(connection: Connection, topology: Topology) -> dict[str, State]:
-    """Return the state of each exchange that the broker knows a generation of; declare nothing."""
-    names = Names(topology)
-    found: dict[str, State] = {}
-    channel = connection.channel()
-    for exchange in topology.exchanges.values():
-        if exchange.hashed and broker.queue_exists(connection, names.generations(exchange.name)):
-            state = peek(channel, topology, exchange.name)
-            if state is not None:
-                found[exchange.name] = state
-    channel.close()
-    return found
-
-
 def depths(connection: Connection, topology: Topology) -> dict[str, tuple[int, int]]:
     """Return (messages ready, dead letters) for each consumer by name.
 
@@ -357,17 +372,7 @@ def depths(connection: Connection, topology: Topology) -> dict[str, tuple[int, i
         generation = current.get(consumer.queue.exchange)
         queue = names.member(generation, consumer.name) if generation else names.queue(consumer)
         found[consumer.name] = (
-            _count(connection, queue),
-            _count(connection, names.dead(consumer.queue)),
+            broker.count(connection, queue) or 0,
+            broker.count(connection, names.dead(consumer.queue)) or 0,
         )
     return found
-
-
-def _count(connection: Connection, queue: str) -> int:
-    channel = connection.channel()
-    try:
-        count = int(channel.queue_declare(queue, passive=True).message_count)
-    except NotFound:
-        return 0  # which has closed the channel
-    channel.close()
-    return count

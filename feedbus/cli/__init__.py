@@ -23,6 +23,8 @@ INTERRUPTED = 130
 # One line of help for each command, so that --help imports none; the module has its name.
 COMMANDS: Mapping[str, str] = {
     "check": "Say every problem in the topology.",
+    "plan": "Say what apply would change.",
+    "apply": "Change the running system to what the topology says.",
     "up": "Start everything, supervised.",
     "down": "Stop everything cleanly.",
     "run": "Run one consumer in the foreground.",

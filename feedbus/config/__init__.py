@@ -12,14 +12,21 @@ from typing import Any
 from feedbus.errors import Problem, TopologyError
 from feedbus.topology import Topology
 
-__all__ = ["load"]
+__all__ = ["APPLIED", "load", "read"]
 
+# Names the file in which the supervisor keeps what was applied: a process that it starts anew while
+# somebody edits the topology must not go by what is half done.
+APPLIED = "FEEDBUS_APPLIED"
 LARGEST_BYTES = 10_000_000
 PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
 def load(
-    path: Path, *, environ: Mapping[str, str] = os.environ, import_handlers: bool = False
+    path: Path,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    import_handlers: bool = False,
+    text: str | None = None,
 ) -> Topology:
     """Read a topology file and check everything in it.
 
@@ -27,6 +34,7 @@ def load(
         path: the file; what it names by relative paths starts in its folder.
         environ: where ${VAR} is looked up.
         import_handlers: also import every handler, and see that it fits its queue.
+        text: what the file says, where that was read before.
 
     Raises:
         TopologyError: with every problem that the file has, in the order of their places.
@@ -42,7 +50,8 @@ def load(
     from feedbus.config.tables import load_table, spread
     from feedbus.config.variables import expand
 
-    text = _read(path)
+    if text is None:
+        text = read(_applied(path, environ))
     report = Report(str(path), text, _parse(path, text))
     expanded = expand(dict(report.document), environ, report)
     report.document = expanded
@@ -63,7 +72,20 @@ def load(
     return build(draft, whole)
 
 
-def _read(path: Path) -> str:
+def _applied(path: Path, environ: Mapping[str, str]) -> Path:
+    """Return what the supervisor keeps of a topology, for a process of its; else the topology."""
+    kept = environ.get(APPLIED)
+    ours = environ.get("FEEDBUS_TOPOLOGY") == os.path.abspath(path)  # noqa: PTH100 -- as above
+    return Path(kept) if kept and ours and os.access(kept, os.R_OK) else path
+
+
+def read(path: Path) -> str:
+    """Return what a topology file says.
+
+    Raises:
+        TopologyError: it cannot be read, or is no text.
+
+    """
     expected = "a topology file; --topology or FEEDBUS_TOPOLOGY names another"
     try:
         with path.open("rb") as file:

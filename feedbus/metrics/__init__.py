@@ -1,7 +1,7 @@
 """Every metric: recorded by each process into a file of its name, read together for /metrics."""
 
 from feedbus.metrics.catalogue import Outcome, Part, Verdict
-from feedbus.metrics.exposition import CONTENT_TYPE, exposition, totals
+from feedbus.metrics.exposition import CONTENT_TYPE, deliveries, exposition, totals
 from feedbus.metrics.recorder import ConsumerMetrics, Metrics
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Outcome",
     "Part",
     "Verdict",
+    "deliveries",
     "exposition",
     "totals",
 ]

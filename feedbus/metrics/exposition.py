@@ -11,7 +11,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feedbus.metrics.catalogue import GAUGES, RECORDED, RECORDS, UNREADABLE, Family
+from feedbus.metrics.catalogue import (
+    DELIVERIES,
+    GAUGES,
+    RECORDED,
+    RECORDS,
+    UNREADABLE,
+    Family,
+)
 from feedbus.metrics.counts import SUFFIX, UNREADABLE_SUFFIX, read_file
 
 if TYPE_CHECKING:
@@ -64,6 +71,15 @@ def totals(directory: Path) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for (consumer, verdict), (count,) in sorted(merged.get(RECORDS.name, {}).items()):
         found[consumer][verdict] = int(count)
+    return dict(found)
+
+
+def deliveries(directory: Path) -> dict[str, int]:
+    """Return how many deliveries each consumer has settled in all its lives."""
+    merged, _ = _merge(directory)
+    found: dict[str, int] = defaultdict(int)
+    for (consumer, _verdict), (count,) in merged.get(DELIVERIES.name, {}).items():
+        found[consumer] += int(count)
     return dict(found)
 
 

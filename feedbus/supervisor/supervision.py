@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from circus.commands.base import Command
 from circus.exc import ConflictError
 from tornado.ioloop import PeriodicCallback
 
+from feedbus import config
+from feedbus.errors import FeedbusError
 from feedbus.lifeline import run_folder
+from feedbus.supervisor.settings import Settings
 from feedbus.supervisor.watcher import KeptWatcher
-from feedbus.supervisor.watchers import watchers
+from feedbus.supervisor.watchers import applied_path, watchers
 from feedbus.topology import Topology
 
 logger = logging.getLogger("feedbus.supervisor")
@@ -56,16 +61,19 @@ class Supervision:
         if any(options["uid"] for options in options_of_all):
             for passage in (topology.var, folder):  # to the slots' files, which are theirs
                 passage.chmod(0o711)
-        self.watchers = [
-            KeptWatcher(
-                run_folder=folder,
-                marks=options["name"] in topology.consumers,
-                spawned=self.expect_ready,
-                loop=arbiter.loop,
-                **options,
-            )
-            for options in options_of_all
-        ]
+        self.watchers = [self._make(options) for options in options_of_all]
+        self.settings = Settings.of(topology)
+        keep(topology, config.read(topology.path))
+        arbiter.supervision = self  # for the commands below
+
+    def _make(self, options: dict[str, Any]) -> KeptWatcher:
+        return KeptWatcher(
+            run_folder=run_folder(self.topology),
+            marks=options["name"] in self.topology.consumers,
+            spawned=self.expect_ready,
+            loop=self.arbiter.loop,
+            **options,
+        )
 
     async def start(self) -> None:
         """Start every watcher, and from then on what ends."""
@@ -77,11 +85,86 @@ class Supervision:
         arbiter.ctrl.caller.start()
         arbiter.loop.asyncio_loop.add_signal_handler(signal.SIGCHLD, self._child_ended)
         for watcher in self.watchers:
-            watcher.initialize(arbiter.evpub_socket, arbiter.sockets, arbiter)
-            arbiter.watchers.append(watcher)
-            arbiter._watchers_names[watcher.name.lower()] = watcher  # noqa: SLF001 -- add_watcher makes plain ones
+            self._put_in(watcher)
         for watcher in self.watchers:
             await watcher._start()  # noqa: SLF001 -- start() refuses while anything else goes on
+
+    def _put_in(self, watcher: KeptWatcher) -> None:
+        arbiter = self.arbiter
+        watcher.initialize(arbiter.evpub_socket, arbiter.sockets, arbiter)
+        arbiter.watchers.append(watcher)
+        arbiter._watchers_names[watcher.name.lower()] = watcher  # noqa: SLF001 -- add_watcher makes plain ones
+
+    async def _take_out(self, watcher: KeptWatcher) -> None:
+        """Stop a watcher and forget it."""
+        self.watchers = [one for one in self.watchers if one is not watcher]
+        await watcher._stop(close_output_streams=True)  # noqa: SLF001 -- stop() refuses while anything else goes on
+        if watcher in self.arbiter.watchers:
+            self.arbiter.watchers.remove(watcher)
+            self.arbiter._watchers_names.pop(watcher.name.lower(), None)  # noqa: SLF001 -- rm_watcher refuses likewise
+
+    async def pause(self, names: Sequence[str]) -> None:
+        """Stop watchers until the topology is followed."""
+        chosen = [one for one in self.watchers if one.name in names]
+        for watcher in chosen:
+            watcher.paused = True
+        await asyncio.gather(*(one._stop() for one in chosen))  # noqa: SLF001 -- as above
+
+    async def follow(self, topology: Topology) -> None:
+        """Make the watchers those of a topology: those that do not differ are not touched.
+
+        Consumers that it has no more read what is left for them, and end by themselves.
+        """
+        wanted = Settings.of(topology)
+        difference = self.settings.difference(wanted, os.getpid())
+        options_of_all = {options["name"]: options for options in watchers(topology)}
+        self.topology, consumers = topology, self.topology.consumers
+        for watcher in self.watchers:
+            watcher.leaving = watcher.name in difference.removed and watcher.name in consumers
+        out = [
+            one
+            for one in self.watchers
+            if one.name in difference.restarted
+            or (one.name in difference.removed and not one.leaving)
+            or (one.leaving and not one.processes)
+        ]
+        await asyncio.gather(*(self._take_out(one) for one in out))
+        there = {one.name: one for one in self.watchers}
+        made = [self._make(options_of_all[name]) for name in options_of_all if name not in there]
+        for watcher in made:
+            self._put_in(watcher)
+        self._order(made, options_of_all)
+        # What is leaving stays known, so that whoever asks again is told so.
+        self.settings = replace(
+            wanted, watchers=wanted.watchers | {one.name: "" for one in self._leaving()}
+        )
+        again = [one for one in self.watchers if one.paused or (one.gave_up and not one.leaving)]
+        for watcher in (*made, *again):
+            await watcher._start()  # noqa: SLF001 -- as above
+
+    def _order(self, made: Sequence[KeptWatcher], names: Iterable[str]) -> None:
+        """Keep the topology's order, in which status shows them; what leaves comes last."""
+        places = {name: place for place, name in enumerate(names)}
+        self.watchers = sorted(
+            (*self.watchers, *made), key=lambda one: places.get(one.name, len(places))
+        )
+        kept = set(self.watchers)
+        others = [one for one in self.arbiter.watchers if one not in kept]
+        self.arbiter.watchers[:] = [*others, *self.watchers]
+
+    def _leaving(self) -> list[KeptWatcher]:
+        return [one for one in self.watchers if one.leaving]
+
+    async def finish(self) -> None:
+        """End what is leaving: there is nothing left for it to read."""
+        await asyncio.gather(*(self._take_out(one) for one in self._leaving()))
+        self.settings = Settings.of(self.topology)
+
+    async def _bury(self) -> None:
+        for watcher in self._leaving():
+            if not watcher.processes:
+                await self._take_out(watcher)
+                self.settings.watchers.pop(watcher.name, None)
 
     def _close_sockets_to_others(self) -> None:
         for address in (self.arbiter.endpoint, self.arbiter.pubsub_endpoint):
@@ -109,6 +192,7 @@ class Supervision:
             self.arbiter.reap_processes()
             for watcher in self.watchers:
                 self.arbiter.loop.add_callback(watcher.manage_processes)
+            self.arbiter.loop.add_callback(self._bury)
 
     def expect_ready(self) -> None:
         """Look for ready files until every process has said its word."""
@@ -119,7 +203,9 @@ class Supervision:
     def _look(self) -> None:
         waiting = sum(watcher.look_for_ready() for watcher in self.watchers)
         took = time.monotonic() - self.started_at
-        pending = [one for one in self.watchers if not (one.all_ready or one.gave_up)]
+        pending = [
+            one for one in self.watchers if not (one.all_ready or one.gave_up or one.leaving)
+        ]
         if self.settled is not None and (not pending or took > SETTLE_SECONDS):
             settled, self.settled = self.settled, None
             settled([_why(one) for one in self.watchers if not one.all_ready], took)
@@ -137,12 +223,56 @@ def _why(watcher: KeptWatcher) -> str:
     return f"{watcher.name} is not ready yet{last}; {where}"
 
 
+def keep(topology: Topology, text: str) -> None:
+    """Keep what a topology says where its processes read it, as readable as the file itself."""
+    path = applied_path(topology)
+    beside = path.with_suffix(".new")
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    beside.chmod(topology.path.stat().st_mode & 0o777 | 0o400)
+    beside.replace(path)
+
+
 class State(Command):
     """Everything that feedbus status shows of processes."""
 
     name = "feedbus"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 -- circus's signature
-        """Answer with each watcher's state, in the topology's order."""
+        """Answer with each watcher's state, in the topology's order, and what it was started with.
+
+        circus answers so before the watchers are there, too.
+        """
         kept = [one for one in arbiter.watchers if isinstance(one, KeptWatcher)]
-        return {"pid": os.getpid(), "watchers": {one.name: one.state() for one in kept}}
+        supervision = getattr(arbiter, "supervision", None)
+        return {
+            "pid": os.getpid(),
+            "watchers": {one.name: one.state() for one in kept},
+            "settings": asdict(supervision.settings) if supervision else None,
+        }
+
+
+class Apply(Command):
+    """Follow a topology that has changed: what feedbus apply asks for."""
+
+    name = "feedbus-apply"
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
+        """Pause the watchers named, follow the topology whose text is given, or finish."""
+        return asyncio.ensure_future(self._carry_out(arbiter.supervision, props))
+
+    async def _carry_out(self, supervision: Supervision, props: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if "pause" in props:
+                await supervision.pause(props["pause"])
+            elif "text" in props:
+                text = props["text"]
+                topology = config.load(supervision.topology.path, text=text)
+                keep(topology, text)
+                await supervision.follow(topology)
+            else:
+                await supervision.finish()
+        except FeedbusError as error:
+            return {"refused": str(error)}
+        return {"refused": ""}

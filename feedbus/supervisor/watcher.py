@@ -56,6 +56,8 @@ class KeptWatcher(Watcher):
         self.restarts = 0
         self.last_exit = ""
         self.ready_pids: set[int] = set()
+        self.leaving = False  # the topology has it no more: who ends is not started anew
+        self.paused = False  # by apply, until it has replaced the queue
         self._told_to_end: set[int] = set()
         self._resume_at = 0.0
         self._filling = False
@@ -73,7 +75,7 @@ class KeptWatcher(Watcher):
             return gen.sleep(0)
         if self.is_stopped():
             self.endurance.forgive()
-            self.gave_up = False
+            self.gave_up = self.paused = False
             self._resume_at = 0.0
         return super()._start()
 
@@ -89,7 +91,7 @@ class KeptWatcher(Watcher):
         for process in list(self.processes.values()):
             if process.returncode() is not None and not process.stopping:
                 self.reap_process(process.pid)
-        if len(self.processes) == self.numprocesses:
+        if self.leaving or len(self.processes) == self.numprocesses:
             return
         self._filling = True
         try:
@@ -161,6 +163,9 @@ class KeptWatcher(Watcher):
         if told:
             return True
         code = exit_code or 0
+        if self.leaving:
+            self.tell("left", describe_exit(code))
+            return True
         now = time.time()
         wait_seconds = self.endurance.ended(
             code, now - process.started, None if ready_at is None else now - ready_at
@@ -220,7 +225,9 @@ class KeptWatcher(Watcher):
 
     def state(self) -> dict[str, Any]:
         """Return what `feedbus status` shows of this watcher."""
-        if self.gave_up:
+        if self.leaving:
+            state = "leaving"
+        elif self.gave_up:
             state = "gave up"
         elif not self.is_active():
             state = str(self.status())

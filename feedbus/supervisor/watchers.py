@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from feedbus.config import APPLIED
 from feedbus.errors import UsageError
 from feedbus.lifeline import SUPERVISED, run_folder
 from feedbus.topology import Consumer, Process, Topology
@@ -73,6 +74,7 @@ def _watcher(
         "env": {
             SUPERVISED: str(os.getpid()),
             "FEEDBUS_TOPOLOGY": str(topology.path),
+            APPLIED: str(applied_path(topology)),
             "PYTHONUNBUFFERED": "1",
             **KEEP_BYTECODE,
         },
@@ -85,6 +87,11 @@ def _watcher(
             "backup_count": LOG_BACKUPS,
         },
     }
+
+
+def applied_path(topology: Topology) -> Path:
+    """Return where the supervisor keeps the topology that it goes by."""
+    return topology.var / "run" / "applied.toml"
 
 
 def _other_user(name: str, user: str | None) -> str | None:

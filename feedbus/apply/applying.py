@@ -1,0 +1,188 @@
+"""The order of an apply: make what is new, switch the rings, lead the processes, drain, delete."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from feedbus import broker
+from feedbus.apply.draining import await_drained
+from feedbus.broker import entities, generations, inventory, locks, removing, replacing
+from feedbus.broker.generations import step
+from feedbus.broker.names import Names
+from feedbus.errors import UsageError
+from feedbus.lifeline import run_folder
+from feedbus.plan.changes import Plan
+from feedbus.topology import Topology
+
+# A ring, what is held, and where retries wait are needed until the last message is handled.
+NEEDED_TO_THE_END = re.compile(r".+\.(?:[0-9a-f]{8}|held|before|retry\.\d+)")
+
+
+class Supervisor(Protocol):
+    """Whoever runs the consumers."""
+
+    def pause(self, consumers: tuple[str, ...]) -> None:
+        """Stop consumers whose queue is to be replaced."""
+
+    def follow(self) -> None:
+        """Take the new topology over: add, remove and restart what differs."""
+
+    def finish(self) -> None:
+        """End the consumers that the topology has no more."""
+
+
+@contextmanager
+def exclusive(topology: Topology) -> Iterator[None]:
+    """Be the one apply in a folder of state.
+
+    Raises:
+        UsageError: another one is at work.
+
+    """
+    path = run_folder(topology) / "apply.lock"
+    try:
+        with locks.held(path, 0.0):
+            yield
+    except UsageError as error:
+        if str(path) not in str(error):
+            raise
+        msg = f"another apply is at work ({path} is locked); wait for it to end, or end it"
+        raise UsageError(msg) from None
+
+
+def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
+    topology: Topology,
+    plan: Plan,
+    supervisor: Supervisor | None,
+    *,
+    wait: bool,
+    tell: Callable[[str], None],
+    progress: Callable[[int], None],
+) -> bool:
+    """Carry a plan out.
+
+    Args:
+        topology: what is wanted.
+        plan: made just now, of this topology; the caller holds exclusive().
+        supervisor: whoever runs the consumers, None when nothing runs.
+        wait: whether to return only when what has passed is drained, and to delete then.
+        tell: told what was done, a line each.
+        progress: told how many messages are left in what drains, as often as that is looked at.
+
+    Returns:
+        Whether all is done; otherwise another apply, or `feedbus up`, does the rest.
+
+    Raises:
+        Outage: the broker is away.
+        UsageError: the plan has dangers, or somebody else holds what has to change.
+
+    """
+    _refuse(plan)
+    step("planned")
+    with (
+        broker.connect(topology) as connection,
+        broker.outage(connection, topology.broker_url),
+    ):
+        with broker.locked(connection, topology):
+            _make(connection, topology, plan, supervisor)
+            _leave(connection, topology, plan)
+            _switch(connection, topology, tell)
+        if supervisor is not None:
+            supervisor.follow()
+            step("followed")
+            if not wait:
+                return False
+            await_drained(connection, topology, plan.work.leaving, progress)
+            step("drained")
+            supervisor.finish()
+            step("finished")
+        with broker.locked(connection, topology):
+            done = _delete(connection, plan, tell)
+        step("deleted")
+        return done and (supervisor is not None or not _draining(connection, topology))
+
+
+def _refuse(plan: Plan) -> None:
+    if plan.dangers:
+        told = "\n".join(
+            f"  {danger.name}: {danger.messages:,} messages; {danger.reason}"
+            for danger in plan.dangers
+        )
+        msg = f"nothing is touched, since messages would be lost:\n{told}"
+        raise UsageError(msg)
+
+
+def _make(connection: Any, topology: Topology, plan: Plan, supervisor: Supervisor | None) -> None:
+    """Declare what is new and replace what differs."""
+    names, work = Names(topology), plan.work
+    channel = connection.channel()
+    for exchange in work.exchanges:
+        channel.exchange_delete(exchange)
+        step("exchange-deleted")
+    entities.declare_exchanges(channel, names)
+    step("exchanges-declared")
+    if work.replaced and supervisor is not None:
+        supervisor.pause(work.replaced)
+        step("paused")
+    for consumer in work.replaced:
+        replacing.Replacement(connection, topology, topology.consumer(consumer)).carry_out()
+    for queue, delay in work.delays:
+        replacing.replace_delay(connection, topology, topology.queues[queue], delay)
+    broker.declare(channel, topology)
+    step("created")
+    for bound, exchange, key in work.unbound:
+        channel.queue_unbind(bound, exchange, key)
+    step("unbound")
+    channel.close()
+
+
+def _leave(connection: Any, topology: Topology, plan: Plan) -> None:
+    """Lead nothing more to what is to go, so that its consumers can empty it."""
+    seen = inventory.take(topology)
+    channel = connection.channel()
+    for exchange in plan.work.deleted_exchanges:
+        if not NEEDED_TO_THE_END.fullmatch(exchange):
+            channel.exchange_delete(exchange)
+    for queue in plan.work.leaving:
+        for binding in seen.bound_to("queue", queue):
+            if not NEEDED_TO_THE_END.fullmatch(binding.source):
+                channel.queue_unbind(queue, binding.source, binding.key)
+    channel.close()
+    step("left-behind")
+
+
+def _switch(connection: Any, topology: Topology, tell: Callable[[str], None]) -> None:
+    before = generations.states(connection, topology)
+    channel = connection.channel()
+    for exchange in topology.exchanges.values():
+        if not exchange.hashed:
+            continue
+        state = generations.adopt(channel, topology, exchange.name)
+        known = before.get(exchange.name)
+        if known is None or known.current != state.current:
+            tell(f"{exchange.name} is led to generation {state.current.digest}")
+    channel.close()
+    step("switched")
+
+
+def _delete(connection: Any, plan: Plan, tell: Callable[[str], None]) -> bool:
+    """Delete what the plan says, as far as nobody has put anything in meanwhile."""
+    done = True
+    for queue in plan.work.deleted_queues:
+        reason = removing.remove_queue(connection, queue, nonempty=queue in plan.work.nonempty)
+        done = done and not reason
+        tell(f"{queue} stays: {reason}" if reason else f"{queue} is deleted")
+        step("queue-removed")
+    if done:  # else what is left may still need them
+        channel = connection.channel()
+        for exchange in plan.work.deleted_exchanges:
+            channel.exchange_delete(exchange)
+        channel.close()
+    return done
+
+
+def _draining(connection: Any, topology: Topology) -> bool:
+    return any(state.draining for state in generations.states(connection, topology).values())

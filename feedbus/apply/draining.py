@@ -1,0 +1,52 @@
+"""Wait until what has passed is empty."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from feedbus import broker
+from feedbus.broker import generations
+from feedbus.broker.names import Names
+from feedbus.topology import Topology
+
+LOOK_SECONDS = 0.25
+
+
+def await_drained(
+    connection: Any,
+    topology: Topology,
+    leaving: Iterable[str],
+    progress: Callable[[int], None],
+) -> None:
+    """Return when old generations, queues that leave and what came before a replacement are empty.
+
+    Args:
+        connection: to the broker.
+        topology: of today.
+        leaving: queues on the broker that are to be deleted.
+        progress: told how many messages are left at each look.
+
+    """
+    while True:
+        left = [broker.count(connection, queue) for queue in _passing(connection, topology)]
+        waiting = [broker.count(connection, queue) for queue in leaving]
+        if all(count is None for count in left) and not any(waiting):
+            remembered = generations.states(connection, topology).values()
+            if not any(state.draining for state in remembered):
+                progress(0)
+                return
+        progress(sum(count or 0 for count in (*left, *waiting)))
+        time.sleep(LOOK_SECONDS)
+
+
+def _passing(connection: Any, topology: Topology) -> Iterator[str]:
+    """Yield queues that their readers delete once they are empty."""
+    names = Names(topology)
+    for state in generations.states(connection, topology).values():
+        for old in state.draining:
+            yield from (names.member(old, member) for member, _ in old.members)
+    for consumer in topology.consumers.values():
+        if not topology.exchanges[consumer.queue.exchange].hashed:
+            yield names.before(consumer)

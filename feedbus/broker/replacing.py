@@ -1,0 +1,305 @@
+"""Replace a queue by one of the same name with other arguments; nothing is lost, order is kept.
+
+A queue's arguments cannot be changed, so it has to be deleted and declared anew, while messages
+come. A gate, an exchange of its own, is put before it; closed, it holds what comes:
+
+    exchange ──▶ gate ──▶ queue            the gate opened: as before
+    exchange ──▶ gate ──▶ gate.held        the gate closed, since the queue is bound to it no more
+
+With the gate closed the old queue's content moves to a queue named before, the old queue is
+deleted, the new one declared, the gate opened to it, and what was held moves behind what is in
+before. Whoever consumes reads before first, up to the fence that ends it. Every step can be
+repeated, so a crash anywhere is mended by carrying it out again. The queue's consumers are stopped
+meanwhile, and the caller holds the topology's lock.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from amqp.exceptions import PreconditionFailed
+from kombu.connection import Connection
+
+from feedbus import broker
+from feedbus.broker import entities, inventory
+from feedbus.broker.confirming import Confirming
+from feedbus.broker.generations import FENCE, IN_FLIGHT_SECONDS, step
+from feedbus.broker.inventory import Inventory, SeenQueue
+from feedbus.broker.names import Names
+from feedbus.errors import UsageError
+from feedbus.topology import Consumer, Queue, Topology
+
+MOVED_AT_ONCE = 200
+LEAVE_SECONDS = 10.0
+LEAVE_PAUSE_SECONDS = 0.1
+KEPT_ARGUMENTS = (
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-single-active-consumer",
+)
+
+
+def equal(found: SeenQueue, wanted: dict[str, Any]) -> bool:
+    """Whether a queue was declared with these arguments."""
+    plain = {"x-queue-type": "classic"}
+    return plain | dict(found.arguments) == plain | wanted
+
+
+def differs(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
+    """Whether the queue of a consumer on no ring exists with other arguments."""
+    names = Names(topology)
+    found = seen.queues.get(names.queue(consumer))
+    wanted = entities.queue_arguments(names, consumer.queue)
+    return found is not None and not equal(found, wanted)
+
+
+def begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
+    """Whether a replacement of a consumer's queue was begun and not ended."""
+    names = Names(topology)
+    queue = names.queue(consumer)
+    parked = re.compile(rf"{re.escape(queue)}\.retry\.\d+\.parked")
+    return names.gate(consumer) in seen.exchanges or any(map(parked.fullmatch, seen.queues))
+
+
+def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
+    """Return where retries of a queue wait with arguments that they should not have."""
+    names = Names(topology)
+    found = []
+    for delay in queue.retry.delays_seconds:
+        milliseconds = round(delay * 1000)
+        name = names.delay(queue, milliseconds)
+        if name not in seen.queues:
+            continue
+        arguments = entities.delay_arguments(names, queue, milliseconds)
+        kinds = [entities.kept_arguments(arguments, quorum=quorum) for quorum in (False, True)]
+        if not any(equal(seen.queues[name], wanted) for wanted in kinds):
+            found.append(name)
+    return found
+
+
+def replace_delay(connection: Connection, topology: Topology, queue: Queue, name: str) -> None:
+    """Declare anew where retries of a queue wait; those that wait there begin to wait anew."""
+    consumer = next(each for each in topology.consumers.values() if each.queue == queue)
+    replacement = Replacement(connection, topology, consumer)
+    channel = connection.channel()
+    replacement.park(name)
+    step("delay-parked")
+    channel.queue_delete(name, if_empty=True)
+    step("delay-deleted")
+    entities.declare_delay(channel, Names(topology), queue, int(name.rpartition(".")[2]))
+    replacement.unpark(name)
+    channel.close()
+
+
+@dataclass(slots=True)
+class Replacement:
+    """One queue being replaced."""
+
+    connection: Connection
+    topology: Topology
+    consumer: Consumer
+
+    def carry_out(self) -> None:
+        """Replace the queue, or end what was begun.
+
+        Raises:
+            UsageError: somebody still consumes it.
+
+        """
+        seen = inventory.take(self.topology)
+        if differs(self.topology, self.consumer, seen):
+            self._await_consumers()
+            self._put_gate(seen)
+            step("gate-put")
+            self._close_gate()
+            step("gate-closed")
+            for delay in self._delays(seen):
+                self.park(delay)
+            step("retries-parked")
+            self._empty()
+            step("queue-deleted")
+        if Names(self.topology).gate(self.consumer) in inventory.take(self.topology).exchanges:
+            self._open_gate()
+            step("gate-opened")
+            self._append_held()
+            step("held-appended")
+            self._take_gate_away()
+            step("gate-gone")
+        for queue in inventory.take(self.topology).queues:
+            if queue.startswith(f"{self._queue}.retry.") and queue.endswith(".parked"):
+                self.unpark(queue.removesuffix(".parked"))
+        step("retries-returned")
+
+    @property
+    def _names(self) -> Names:
+        return Names(self.topology)
+
+    @property
+    def _queue(self) -> str:
+        return self._names.queue(self.consumer)
+
+    def _await_consumers(self) -> None:
+        """Wait until nobody consumes the queue, for what is in their hands must be back in it."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        channel = self.connection.channel()
+        while count := channel.queue_declare(self._queue, passive=True).consumer_count:
+            if time.monotonic() > deadline:
+                msg = (
+                    f"{self._queue} has to be declared anew, but {count} still consume it: stop"
+                    " them (`feedbus down` where they run) and apply again"
+                )
+                raise UsageError(msg)
+            time.sleep(LEAVE_PAUSE_SECONDS)
+        channel.close()
+
+    def _put_gate(self, seen: Inventory) -> None:
+        channel = self.connection.channel()
+        gate, held = self._names.gate(self.consumer), self._names.gate_held(self.consumer)
+        before = self._names.before(self.consumer)
+        wanted = entities.queue_arguments(self._names, self.consumer.queue)
+        kept = {name: wanted[name] for name in KEPT_ARGUMENTS if name in wanted}
+        quorum = self.consumer.queue.type == "quorum"
+        for name, arguments in ((held, {}), (before, kept)):
+            channel.exchange_declare(name, "fanout", durable=True, auto_delete=False)
+            entities.declare_kept(channel, name, arguments, quorum=quorum)
+            channel.queue_bind(name, name, "")
+        alternate = {"alternate-exchange": held}
+        channel.exchange_declare(
+            gate, "fanout", durable=True, auto_delete=False, arguments=alternate
+        )
+        direct = [one for one in seen.bound_to("queue", self._queue) if one.source != gate]
+        if direct or not seen.bound_to("exchange", gate):
+            # A broker gives a message once to each queue, whichever ways lead there.
+            channel.queue_bind(self._queue, gate, "")
+        exchange = self._names.exchange(self.consumer.queue.exchange)
+        for key in entities.binding_keys(self.consumer.queue):
+            channel.exchange_bind(gate, exchange, key)
+        for one in direct:
+            channel.queue_unbind(self._queue, one.source, one.key)
+        channel.close()
+
+    def _close_gate(self) -> None:
+        channel = self.connection.channel()
+        channel.queue_unbind(self._queue, self._names.gate(self.consumer), "")
+        channel.close()
+        self._let_arrive()
+
+    def _let_arrive(self) -> None:
+        if not self.topology.broker_url.startswith("sqlite:"):
+            time.sleep(IN_FLIGHT_SECONDS)
+
+    def _delays(self, seen: Inventory) -> Iterator[str]:
+        # Their letters go straight to the queue by its name, and would be dropped while it is gone.
+        waiting = re.compile(rf"{re.escape(self._queue)}\.retry\.\d+")
+        return filter(waiting.fullmatch, seen.queues)
+
+    def park(self, delay: str) -> None:
+        """Take retries out of where they wait."""
+        channel = self.connection.channel()
+        parked = self._names.parked(delay)
+        channel.exchange_declare(parked, "fanout", durable=True, auto_delete=False)
+        quorum = self.consumer.queue.type == "quorum"
+        entities.declare_kept(channel, parked, {}, quorum=quorum)
+        channel.queue_bind(parked, parked, "")
+        channel.close()
+        self._move(delay, parked)
+
+    def unpark(self, delay: str) -> None:
+        """Let retries wait anew."""
+        parked = self._names.parked(delay)
+        if broker.exchange_exists(self.connection, delay):
+            self._move(parked, delay)
+        else:
+            self._move(parked, "", self._queue)
+        self._delete(parked)
+
+    def _empty(self) -> None:
+        """Move the old queue's content and delete it."""
+        while True:
+            self._move(self._queue, self._names.before(self.consumer))
+            channel = self.connection.channel()
+            try:
+                channel.queue_delete(self._queue, if_unused=True, if_empty=True)
+            except PreconditionFailed as error:
+                if "in use" in str(error):
+                    self._await_consumers()
+                continue  # one came late
+            channel.close()
+            return
+
+    def _open_gate(self) -> None:
+        channel = self.connection.channel()
+        entities.declare_queue(channel, self._names, self.consumer, self._queue)
+        channel.queue_bind(self._queue, self._names.gate(self.consumer), "")
+        channel.close()
+        self._let_arrive()
+
+    def _append_held(self) -> None:
+        """Move what was held behind what is in before, and end that with a fence."""
+        before = self._names.before(self.consumer)
+        held = self._names.gate_held(self.consumer)
+        if broker.queue_exists(self.connection, held):
+            self._move(held, before)
+        if not broker.queue_exists(self.connection, before):
+            return
+        channel = self.connection.channel()
+        if channel.queue_declare(before, passive=True).message_count:
+            ending = Confirming(channel.connection)
+            headers = {FENCE: self._queue}
+            fence = channel.prepare_message(b"", headers=headers, properties={"delivery_mode": 2})
+            ending.publish([(fence, "", before)])
+            ending.close()
+        channel.close()
+
+    def _take_gate_away(self) -> None:
+        channel = self.connection.channel()
+        exchange = self._names.exchange(self.consumer.queue.exchange)
+        for key in entities.binding_keys(self.consumer.queue):
+            channel.queue_bind(self._queue, exchange, key)
+        channel.exchange_delete(self._names.gate_held(self.consumer))
+        channel.queue_delete(self._names.gate_held(self.consumer), if_empty=True)
+        before = self._names.before(self.consumer)
+        channel.exchange_delete(before)
+        if broker.queue_exists(self.connection, before):
+            told = channel.queue_declare(before, passive=True)
+            if not told.message_count and not told.consumer_count:
+                channel.queue_delete(before, if_empty=True)
+        # Last, for it says that all this was begun; its bindings go with it.
+        channel.exchange_delete(self._names.gate(self.consumer))
+        channel.close()
+
+    def _delete(self, name: str) -> None:
+        channel = self.connection.channel()
+        channel.exchange_delete(name)
+        channel.queue_delete(name, if_empty=True)
+        channel.close()
+
+    def _move(self, source: str, exchange: str, key: str | None = None) -> None:
+        move(self.connection, source, exchange, key)
+
+
+def move(connection: Connection, source: str, exchange: str, key: str | None = None) -> None:
+    """Move all messages of a queue to an exchange, in order, by their own routing keys or by one.
+
+    Each is confirmed there before it is taken here: a crash may double a few, and loses none.
+    """
+    channel = connection.channel()
+    moving = Confirming(channel.connection)
+    while True:
+        letters: list[tuple[Any, str, str]] = []
+        tag = 0
+        while len(letters) < MOVED_AT_ONCE and (message := channel.basic_get(source)) is not None:
+            message.properties.pop("user_id", None)  # the broker takes none but our own
+            message.properties["delivery_mode"] = 2
+            tag = message.delivery_tag
+            letters.append((message, exchange, key or message.delivery_info["routing_key"]))
+        if not letters:
+            break
+        moving.publish(letters)
+        channel.basic_ack(tag, multiple=True)
+    moving.close()
+    channel.close()

@@ -1,0 +1,138 @@
+"""feedbus apply: change the running system to what the topology says."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from feedbus.cli import Context, counted
+from feedbus.cli.plan import look, show
+from feedbus.errors import UsageError
+
+if TYPE_CHECKING:
+    from feedbus.apply import Supervisor
+    from feedbus.topology import Topology
+
+TELL_SECONDS = 2.0
+PATIENCE_SECONDS = 60.0
+
+
+@click.command(
+    "apply",
+    epilog="""\b
+Examples:
+  feedbus apply
+  feedbus apply --dry-run            # the same as feedbus plan
+  feedbus apply --delete-nonempty orders
+""",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option(
+    "--delete-nonempty",
+    metavar="NAME",
+    multiple=True,
+    help="Delete this queue with what is in it.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask, also on a terminal.")
+@click.option("--no-wait", is_flag=True, help="Return after the switch, while old queues drain.")
+@click.pass_obj
+def command(
+    context: Context,
+    *,
+    dry_run: bool,
+    delete_nonempty: tuple[str, ...],
+    yes: bool,
+    no_wait: bool,
+) -> None:
+    """Carry out what `feedbus plan` says, while the system runs.
+
+    Nothing is lost and every key's records stay in order. Whatever ends it midway, run it again:
+    it ends what was begun.
+    """
+    from feedbus import config
+
+    text = config.read(context.topology_path)
+    topology = config.load(context.topology_path, text=text, import_handlers=not dry_run)
+    if dry_run:
+        show(look(topology, delete_nonempty), as_json=False)
+        return
+    from feedbus.apply import apply, exclusive
+
+    with exclusive(topology):
+        plan = look(topology, delete_nonempty)
+        show(plan, as_json=False)
+        if plan.empty and not plan.draining:
+            _follow(topology, text, runs=plan.watchers is not None)
+            return
+        if not (yes or plan.dangers or plan.empty) and sys.stdin.isatty():
+            click.confirm("Apply this?", abort=True)
+        supervisor = _follower(topology, text) if plan.watchers is not None else None
+        progress = Progress()
+        done = apply(
+            topology,
+            plan,
+            supervisor,
+            wait=not no_wait,
+            tell=progress.tell,
+            progress=progress.show,
+        )
+    if done:
+        progress.tell(click.style("applied", fg="green", bold=True))
+    elif supervisor is None:
+        progress.tell("switched; what has passed drains when `feedbus up` is next started")
+    elif no_wait:
+        progress.tell("switched; what has passed drains meanwhile, the next apply deletes it")
+    else:
+        msg = "not all is done; apply again"
+        raise UsageError(msg)
+
+
+def _follow(topology: Topology, text: str, *, runs: bool) -> None:
+    """Let the supervisor know the file as it is: its processes go by what was applied."""
+    if runs:
+        _follower(topology, text).follow()
+
+
+def _follower(topology: Topology, text: str) -> Supervisor:
+    from feedbus.supervisor.client import Follower
+
+    return Follower(topology, text)
+
+
+class Progress:
+    """Tells how many messages are left: on one line of a terminal, else now and then."""
+
+    def __init__(self) -> None:
+        """Start with a clean line."""
+        self._terminal = sys.stdout.isatty()
+        self._shown = False
+        self._last: int | None = None
+        self._told_at = 0.0
+        self._moved_at = time.monotonic()
+
+    def tell(self, line: str) -> None:
+        """Print a line of its own."""
+        if self._shown:
+            click.echo()
+            self._shown = False
+        click.echo(line)
+
+    def show(self, left: int) -> None:
+        """Print how many messages are left to handle."""
+        now = time.monotonic()
+        if left != self._last:
+            self._moved_at = now
+        stuck = now - self._moved_at > PATIENCE_SECONDS
+        text = f"draining: {counted(left, 'message')} left"
+        if stuck:
+            text += "; none was handled for a while, see `feedbus status`"
+        if self._terminal:
+            click.echo(f"\r{text:<70}", nl=False)
+            self._shown = True
+        elif (left != self._last or stuck) and (now - self._told_at > TELL_SECONDS or not left):
+            click.echo(text)
+            self._told_at = now
+        self._last = left

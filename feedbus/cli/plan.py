@@ -1,0 +1,143 @@
+"""feedbus plan: what apply would do, and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from feedbus.cli import Context, counted
+from feedbus.plan.changes import DEAD_LETTERS, RETRIES
+
+if TYPE_CHECKING:
+    from feedbus.plan import Change, Draining, Evenness, Plan, RingChange
+    from feedbus.topology import Topology
+
+SIGNS = {
+    "create": ("+", "green"),
+    "change": ("~", "yellow"),
+    "delete": ("-", "red"),
+    "dangerous": ("!", "bright_red"),
+}
+
+
+@click.command(
+    "plan",
+    epilog="""\b
+Examples:
+  feedbus plan
+  feedbus plan --check           # in CI: exit 1 when anything would change
+  feedbus plan --json | jq .rings
+""",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a list.")
+@click.option("--check", is_flag=True, help="Exit 1 when apply would change anything.")
+@click.option(
+    "--delete-nonempty",
+    metavar="NAME",
+    multiple=True,
+    help="Plan to delete this queue with what is in it.",
+)
+@click.pass_obj
+def command(
+    context: Context, *, as_json: bool, check: bool, delete_nonempty: tuple[str, ...]
+) -> None:
+    """Compare the topology with the live broker and the running supervisor.
+
+    It reads only. What it says is created, changed and deleted by `feedbus apply`; what it calls
+    dangerous is not done unless it is named.
+    """
+    found = look(context.load(), delete_nonempty)
+    show(found, as_json=as_json)
+    if check and not found.empty:
+        sys.exit(1)
+
+
+def look(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
+    """Make the plan of a topology."""
+    from feedbus.plan.making import make_plan
+    from feedbus.supervisor.client import watched
+
+    return make_plan(topology, watched(topology), delete_nonempty=delete_nonempty)
+
+
+def show(plan: Plan, *, as_json: bool) -> None:
+    """Print a plan."""
+    if as_json:
+        click.echo(json.dumps(plan.report(), indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(_lines(plan)))
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    beside = [change for change in plan.changes if change.action == "create" and _beside(change)]
+    shown = [change for change in plan.changes if change not in beside]
+    width = max((len(change.name) for change in shown), default=0)
+    for change in shown:
+        waiting = f" ({counted(change.messages, 'message')})" if change.messages else ""
+        text = f"{change.kind:<8}  {change.name:<{width}}  {change.reason}{waiting}"
+        yield _signed(change.action, text)
+    if beside:
+        text = f"{'queues':<8}  {len(beside)} for retries and dead letters; --json names them"
+        yield _signed("create", text)
+    for ring in plan.rings:
+        yield from _ring(ring)
+    for one in plan.draining:
+        yield _draining(one)
+    if plan.watchers is not None and plan.watchers.kept and not plan.empty:
+        yield f"  {counted(len(plan.watchers.kept), 'watcher')} untouched"
+    for note in plan.notes:
+        yield f"  {note}"
+    if plan.empty:
+        yield "nothing to change"
+        return
+    counts = plan.counts()
+    told = [f"{counts[one]} to {one}" for one in ("create", "change", "delete") if counts[one]]
+    if counts["dangerous"]:
+        told.append(f"{counts['dangerous']} dangerous: apply refuses until they are named")
+    yield ""
+    yield click.style(f"{', '.join(told)}", bold=True)
+
+
+def _beside(change: Change) -> bool:
+    return change.reason in {RETRIES, DEAD_LETTERS}
+
+
+def _signed(action: str, text: str) -> str:
+    sign, colour = SIGNS[action]
+    return click.style(f"{sign} {text}", fg=colour)
+
+
+def _ring(ring: RingChange) -> Iterator[str]:
+    generation = f"{ring.old} -> {ring.new}" if ring.old else ring.new
+    yield _signed(ring.action, f"{'ring':<8}  {ring.exchange}  generation {generation}")
+    yield f"    why        {ring.reason}"
+    if ring.old == ring.new:
+        return
+    if ring.before and ring.after:
+        yield f"    keys       {ring.moved_share:.1%} move to another shard"
+    even = " -> ".join(_even(one) for one in (ring.before, ring.after) if one)
+    yield f"    evenness   {even}, the busiest shard to the mean"
+    if ring.old:
+        yield f"    backlog    {_backlog(ring)}"
+
+
+def _even(evenness: Evenness) -> str:
+    return f"{evenness.max_over_mean:.3f} over {counted(evenness.shards, 'shard')}"
+
+
+def _backlog(ring: RingChange) -> str:
+    if not ring.backlog_messages:
+        return "none: the new shards begin at once"
+    first = f"{counted(ring.backlog_messages, 'message')} are handled before any new one"
+    if ring.drain_seconds is None:
+        return f"{first}; how long that takes is unknown, since nobody handles any now"
+    return f"{first}, about {ring.drain_seconds:,.0f} s at the rate of now"
+
+
+def _draining(one: Draining) -> str:
+    left = f"{counted(one.messages, 'message')} left"
+    return f"  generation {one.digest} of {one.exchange} drains: {left}"

@@ -1,0 +1,159 @@
+"""What a plan consists of: changes, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Action = Literal["create", "change", "delete", "dangerous"]
+Kind = Literal["exchange", "queue", "binding", "ring", "consumer", "process"]
+
+RETRIES = "retries wait there"
+DEAD_LETTERS = "dead letters"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that apply would do, or would not do unless it is told to by name."""
+
+    action: Action
+    kind: Kind
+    name: str
+    reason: str
+    messages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evenness:
+    """The busiest shard's keys over those of an average one, predicted for 10,000 keys."""
+
+    shards: int
+    max_over_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class RingChange:
+    """A hash exchange that gets a new generation, and what that means.
+
+    Attributes:
+        exchange: as the topology names it.
+        old: digest of the current generation, None when there is none yet.
+        new: digest of the one to come.
+        reason: what differs.
+        moved_share: of all keys, those that another shard will handle.
+        before: the spread over the old shards.
+        after: over the new ones.
+        backlog_messages: in the old generation's queues, to be handled first.
+        drain_seconds: how long that takes at the rate of now, None when nobody handles any.
+
+    """
+
+    exchange: str
+    old: str | None
+    new: str
+    reason: str
+    moved_share: float = 0.0
+    before: Evenness | None = None
+    after: Evenness | None = None
+    backlog_messages: int = 0
+    drain_seconds: float | None = None
+
+    @property
+    def action(self) -> Action:
+        """A first ring is created."""
+        return "create" if self.old is None else "change"
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """A generation that has passed and is not empty yet."""
+
+    exchange: str
+    digest: str
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """How the supervisor's watchers differ from the topology's."""
+
+    supervisor_pid: int
+    added: tuple[str, ...] = ()
+    restarted: Mapping[str, str] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The names on the broker that apply goes by.
+
+    Attributes:
+        exchanges: to be declared anew.
+        replaced: consumers whose queue is declared anew, its content kept.
+        delays: (queue, where its retries wait) to be declared anew.
+        unbound: (queue on the broker, exchange on the broker, key) to be taken away.
+        leaving: queues to be deleted that consumers empty first.
+        deleted_queues: with those to be deleted though they are not empty.
+        deleted_exchanges: the hash exchanges' entries first.
+
+    """
+
+    exchanges: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    delays: tuple[tuple[str, str], ...] = ()
+    unbound: tuple[tuple[str, str, str], ...] = ()
+    leaving: tuple[str, ...] = ()
+    deleted_queues: tuple[str, ...] = ()
+    nonempty: tuple[str, ...] = ()
+    deleted_exchanges: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is different between a topology, its broker and its supervisor."""
+
+    changes: tuple[Change, ...] = ()
+    rings: tuple[RingChange, ...] = ()
+    draining: tuple[Draining, ...] = ()
+    watchers: Watchers | None = None
+    notes: tuple[str, ...] = ()
+    work: Work = Work()
+
+    @property
+    def empty(self) -> bool:
+        """Whether apply would do nothing."""
+        return not self.changes and not self.rings
+
+    @property
+    def dangers(self) -> tuple[Change, ...]:
+        """What apply refuses to do unless it is named."""
+        return tuple(change for change in self.changes if change.action == "dangerous")
+
+    def counts(self) -> dict[str, int]:
+        """Count the changes by action."""
+        found: dict[str, int] = dict.fromkeys(("create", "change", "delete", "dangerous"), 0)
+        for action in (*(one.action for one in self.changes), *(one.action for one in self.rings)):
+            found[action] += 1
+        return found
+
+    def report(self) -> dict[str, Any]:
+        """Return what --json prints."""
+        watchers = self.watchers
+        return {
+            "changes": [asdict(change) for change in self.changes],
+            "rings": [{"action": ring.action, **asdict(ring)} for ring in self.rings],
+            "draining": [asdict(one) for one in self.draining],
+            "consumers": None
+            if watchers is None
+            else {
+                "supervisor": watchers.supervisor_pid,
+                "add": list(watchers.added),
+                "restart": dict(watchers.restarted),
+                "remove": list(watchers.removed),
+                "untouched": list(watchers.kept),
+            },
+            "notes": list(self.notes),
+            "counts": self.counts(),
+        }

@@ -1,0 +1,273 @@
+"""What a broker has otherwise than a topology: exchanges, queues, bindings, leftovers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from feedbus.broker import entities, replacing
+from feedbus.broker.generations import State
+from feedbus.broker.inventory import Inventory, SeenQueue
+from feedbus.broker.names import Names
+from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind, Work
+from feedbus.topology import Consumer, Exchange, Topology
+
+OWN = r"(?:_\d+)?(?:\.(?:dead|before|gate\.held|retry\.\d+(?:\.parked)?|[0-9a-f]{8}))?"
+OF_A_QUEUE = re.compile(r"(.+?)\.(?:before|gate|gate\.held|retry\.\d+(?:\.parked)?|[0-9a-f]{8})")
+OF_A_RING = re.compile(r"(.+)\.(?:held|packs|generations|generations\.ledger|[0-9a-f]{8})")
+
+
+@dataclass(slots=True)
+class Comparison:
+    """The topology on one hand, the broker's inventory and the rings' states on the other."""
+
+    topology: Topology
+    seen: Inventory
+    states: Mapping[str, State]
+    doomed: Collection[str]
+    changes: list[Change] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
+
+    def work(self) -> Work:
+        """Go through everything, note the changes, and return the names to go by."""
+        exchanges = tuple(self._exchanges())
+        replaced = tuple(self._queues())
+        delays = tuple(self._delays())
+        unbound = tuple(self._bindings())
+        leaving, deleted, nonempty = self._leftover_queues()
+        return Work(
+            exchanges=exchanges,
+            replaced=replaced,
+            delays=delays,
+            unbound=unbound,
+            leaving=tuple(leaving),
+            deleted_queues=tuple(deleted),
+            nonempty=tuple(nonempty),
+            deleted_exchanges=tuple(self._leftover_exchanges()),
+        )
+
+    @property
+    def _names(self) -> Names:
+        return Names(self.topology)
+
+    def _note(self, action: Any, kind: Kind, name: str, reason: str, messages: int = 0) -> None:
+        self.changes.append(Change(action, kind, name, reason, messages))
+
+    # -- what is wanted ------------------------------------------------------------------------
+
+    def _exchanges(self) -> Iterator[str]:
+        for exchange in self.topology.exchanges.values():
+            name = self._names.exchange(exchange.name)
+            kind, arguments = self._declared(exchange)
+            found = self.seen.exchanges.get(name)
+            if found is None:
+                self._note("create", "exchange", name, f"{exchange.type}, new in the topology")
+            elif found.type != kind or _differ(found.arguments, arguments):
+                was = found.type if found.type != kind else "other arguments"
+                self._note(
+                    *("change", "exchange", name),
+                    f"{exchange.type}, was {was}: declared anew; until then publishers are refused",
+                )
+                yield name
+
+    def _declared(self, exchange: Exchange) -> tuple[str, Mapping[str, Any]]:
+        if exchange.hashed:
+            return "fanout", {"alternate-exchange": self._names.held(exchange.name)}
+        return exchange.type, exchange.arguments
+
+    def _queues(self) -> Iterator[str]:
+        for consumer in self._on_no_ring():
+            name = self._names.queue(consumer)
+            if replacing.begun(self.topology, consumer, self.seen):
+                self._note("change", "queue", name, "its replacement was begun and is ended")
+                yield consumer.name
+            elif name not in self.seen.queues:
+                on = self._names.exchange(consumer.queue.exchange)
+                self._note("create", "queue", name, f"new in the topology, bound to {on}")
+            elif replacing.differs(self.topology, consumer, self.seen):
+                found = self.seen.queues[name]
+                self._note(
+                    *("change", "queue", name),
+                    f"{self._difference(consumer, found)}: declared anew, its content is kept",
+                    found.messages,
+                )
+                yield consumer.name
+
+    def _on_no_ring(self) -> Iterator[Consumer]:
+        for consumer in self.topology.consumers.values():
+            if not self.topology.exchanges[consumer.queue.exchange].hashed:
+                yield consumer
+
+    def _difference(self, consumer: Consumer, found: SeenQueue) -> str:
+        wanted = entities.queue_arguments(self._names, consumer.queue)
+        told = []
+        for name in sorted({*wanted, *found.arguments}):
+            old, new = found.arguments.get(name), wanted.get(name)
+            if old != new:
+                told.append(f"{name} {'none' if old is None else old} to {new or 'none'}")
+        return ", ".join(told)
+
+    def _delays(self) -> Iterator[tuple[str, str]]:
+        for queue in self.topology.queues.values():
+            for name in replacing.wrong_delays(self.topology, queue, self.seen):
+                self._note(
+                    *("change", "queue", name),
+                    "its retries come back another way: declared anew, they wait anew",
+                    self.seen.queues[name].messages,
+                )
+                yield queue.name, name
+            for delay in queue.retry.delays_seconds:
+                name = self._names.delay(queue, round(delay * 1000))
+                if name not in self.seen.queues:
+                    self._note("create", "queue", name, RETRIES)
+            if self._names.dead(queue) not in self.seen.queues:
+                self._note("create", "queue", self._names.dead(queue), DEAD_LETTERS)
+
+    def _bindings(self) -> Iterator[tuple[str, str, str]]:
+        for consumer in self._on_no_ring():
+            queue = self._names.queue(consumer)
+            begun = replacing.begun(self.topology, consumer, self.seen)
+            if queue not in self.seen.queues or begun:
+                continue
+            source = self._names.exchange(consumer.queue.exchange)
+            wanted = {(source, key) for key in entities.binding_keys(consumer.queue)}
+            found = {(one.source, one.key) for one in self.seen.bound_to("queue", queue)}
+            for exchange, key in sorted(wanted - found):
+                self._note("create", "binding", queue, f"key '{key}' of {exchange}")
+            for exchange, key in sorted(found - wanted):
+                # Whoever bound it to an exchange of another name meant it.
+                if exchange.startswith(f"{self.topology.name}."):
+                    self._note("delete", "binding", queue, f"key '{key}' of {exchange}")
+                    yield queue, exchange, key
+
+    # -- what is left over ---------------------------------------------------------------------
+
+    def _wanted_queues(self) -> set[str]:
+        names, topology = self._names, self.topology
+        found = {f"{topology.name}.lock"}
+        for queue in topology.queues.values():
+            found.add(names.dead(queue))
+            found |= {
+                names.delay(queue, round(delay * 1000)) for delay in queue.retry.delays_seconds
+            }
+        for consumer in self._on_no_ring():
+            before = (names.before, names.gate_held)
+            found |= {names.queue(consumer), *(name(consumer) for name in before)}
+        for exchange in topology.exchanges.values():
+            if exchange.hashed:
+                beside = (names.held, names.generations, names.ledger)
+                found |= {name(exchange.name) for name in beside}
+        for exchange_name, state in self.states.items():
+            if exchange_name in topology.exchanges and topology.exchanges[exchange_name].hashed:
+                for generation in (state.current, *state.draining):
+                    found |= {names.member(generation, member) for member, _ in generation.members}
+        return found
+
+    def _wanted_exchanges(self) -> set[str]:
+        names, topology = self._names, self.topology
+        found = {names.exchange(exchange) for exchange in topology.exchanges}
+        for queue in topology.queues.values():
+            found |= {
+                names.delay(queue, round(delay * 1000)) for delay in queue.retry.delays_seconds
+            }
+        for consumer in self._on_no_ring():
+            own = (names.before, names.gate, names.gate_held)
+            found |= {name(consumer) for name in own}
+        for exchange in topology.exchanges.values():
+            if exchange.hashed:
+                found |= {names.held(exchange.name), names.packs(exchange.name)}
+                state = self.states.get(exchange.name)
+                if state:
+                    found |= {names.ring(one) for one in (state.current, *state.draining)}
+        return found
+
+    def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:
+        """Return those that consumers empty first, all to be deleted, and those not when empty."""
+        leaving, deleted, nonempty = [], [], []
+        wanted = self._wanted_queues()
+        kept = re.compile(rf"{re.escape(self.topology.name)}\..+\.generations(\.ledger)?")
+        for name, found in self.seen.queues.items():
+            if name in wanted or self._odd_delay(found) or self._parked(name):
+                continue
+            if kept.fullmatch(name):
+                deleted.append(name)
+                nonempty.append(name)
+                self._note("delete", "queue", name, "its exchange is no ring any more")
+                continue
+            waiting = found.messages
+            if not waiting:
+                deleted.append(name)
+                self._note("delete", "queue", name, f"{self._why(name)}; it is empty")
+            elif self._named(name):
+                deleted.append(name)
+                nonempty.append(name)
+                told = "it is not empty, and its messages go with it, as --delete-nonempty says"
+                self._note("delete", "queue", name, f"{self._why(name)}; {told}", waiting)
+            elif self._consumed(name):
+                leaving.append(name)
+                deleted.append(name)
+                told = "its consumers empty it first"
+                self._note("delete", "queue", name, f"{self._why(name)}; {told}", waiting)
+            else:
+                told = (
+                    "nobody empties it. Name it (--delete-nonempty"
+                    f" {name.removeprefix(self.topology.name + '.')}) or put it back"
+                )
+                self._note("dangerous", "queue", name, f"{self._why(name)}; {told}", waiting)
+        # Also those that are empty now get messages until they are unbound.
+        leaving += [name for name in deleted if self._consumed(name) and name not in leaving]
+        return leaving, deleted, nonempty
+
+    def _odd_delay(self, found: SeenQueue) -> bool:
+        """Whether it is where a handler's own retries wait, which the broker deletes by itself."""
+        return ".retry." in found.name and "x-expires" in found.arguments
+
+    def _parked(self, name: str) -> bool:
+        return name.endswith(".parked") and name.removesuffix(".parked") in self.seen.exchanges
+
+    def _named(self, name: str) -> bool:
+        bare = name.removeprefix(f"{self.topology.name}.")
+        for doomed in self.doomed:
+            told = doomed.removeprefix(f"{self.topology.name}.")
+            if re.fullmatch(re.escape(told) + OWN, bare):
+                self.named.add(doomed)
+                return True
+        return False
+
+    def _consumed(self, name: str) -> bool:
+        """Whether somebody reads it, or the queue to which what it holds comes back."""
+        if self.seen.queues[name].consumers:
+            return True
+        retry = re.fullmatch(r"(.+)\.retry\.\d+", name)
+        if retry is None:
+            return False
+        queue = self.seen.queues.get(retry[1])
+        return queue is not None and queue.consumers > 0
+
+    def _why(self, name: str) -> str:
+        derived = OF_A_QUEUE.fullmatch(name) or re.fullmatch(r"(.+)\.dead", name)
+        owner = derived[1].removeprefix(f"{self.topology.name}.") if derived else ""
+        queue = re.sub(r"_\d+$", "", owner)
+        if owner and (owner in self.topology.queues or queue in self.topology.queues):
+            kind = "the retry ladder" if ".retry." in name else "any ring"
+            return f"no longer part of {kind}"
+        return "no longer in the topology"
+
+    def _leftover_exchanges(self) -> Iterator[str]:
+        wanted = self._wanted_exchanges()
+        queues = self.seen.queues
+        found = []
+        for name in self.seen.exchanges:
+            odd = name in queues and self._odd_delay(queues[name])
+            if name in wanted or odd or self._parked(name):
+                continue
+            found.append(name)
+            self._note("delete", "exchange", name, self._why(name))
+        # Entries first: what is published to a ring that is to go must not be lost in the ring.
+        yield from sorted(found, key=lambda name: (OF_A_RING.fullmatch(name) is not None, name))
+
+
+def _differ(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return any(found.get(name) != wanted.get(name) for name in {*found, *wanted})

@@ -1,0 +1,81 @@
+"""Make a plan: look at the broker and the rings, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from feedbus import broker
+from feedbus.broker import generations, inventory
+from feedbus.broker.generations import State
+from feedbus.broker.inventory import Inventory
+from feedbus.plan import rings
+from feedbus.plan.changes import Change, Plan, Watchers
+from feedbus.plan.entities import Comparison
+from feedbus.topology import Topology
+
+NOTHING_RUNS = (
+    "nothing runs here: consumers follow, and what has passed drains, when `feedbus up` is next"
+    " started"
+)
+
+
+def make_plan(
+    topology: Topology, watchers: Watchers | None, *, delete_nonempty: Collection[str] = ()
+) -> Plan:
+    """Compare; nothing is declared, changed or deleted.
+
+    Args:
+        topology: what is wanted.
+        watchers: how the supervisor's differ, None when none runs.
+        delete_nonempty: queues that may be deleted with what is in them.
+
+    Raises:
+        Outage: the broker is away.
+        UsageError: RabbitMQ's management API does not answer.
+
+    """
+    seen = inventory.take(topology)
+    states = _states(topology, seen)
+    comparison = Comparison(topology, seen, states, delete_nonempty)
+    work = comparison.work()
+    changes = [*comparison.changes, *_watched(topology, watchers)]
+    unknown = sorted(set(delete_nonempty) - comparison.named)
+    notes = [
+        f"--delete-nonempty {name}: no queue of that name is to go and is not empty"
+        for name in unknown
+    ]
+    if watchers is None:
+        notes.append(NOTHING_RUNS)
+    return Plan(
+        changes=tuple(changes),
+        rings=tuple(rings.changes(topology, seen, states)),
+        draining=tuple(rings.draining(topology, seen, states)),
+        watchers=watchers,
+        notes=tuple(notes),
+        work=work,
+    )
+
+
+def _states(topology: Topology, seen: Inventory) -> dict[str, State]:
+    if not seen.queues:
+        return {}  # also where the embedded broker's file does not exist: no look may make it
+    with (
+        broker.connect(topology) as connection,
+        broker.outage(connection, topology.broker_url),
+    ):
+        return generations.states(connection, topology)
+
+
+def _watched(topology: Topology, watchers: Watchers | None) -> list[Change]:
+    if watchers is None:
+        return []
+
+    def change(action: str, name: str, reason: str) -> Change:
+        kind = "process" if name in topology.processes else "consumer"
+        return Change(action, kind, name, reason)  # type: ignore[arg-type]
+
+    return [
+        *(change("create", name, "a process for it is started") for name in watchers.added),
+        *(change("change", name, why) for name, why in watchers.restarted.items()),
+        *(change("delete", name, "its process ends") for name in watchers.removed),
+    ]

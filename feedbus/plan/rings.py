@@ -1,0 +1,126 @@
+"""What becomes of each hash exchange's ring, and what that means for its keys."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from feedbus.broker import generations
+from feedbus.broker.generations import State
+from feedbus.broker.inventory import Inventory
+from feedbus.broker.names import Names
+from feedbus.metrics import deliveries
+from feedbus.plan.changes import Draining, Evenness, RingChange
+from feedbus.ring import Ring, share_moved
+from feedbus.topology import Generation, Topology
+
+KEYS = 10_000
+SAMPLE_SECONDS = 1.0
+
+
+def changes(
+    topology: Topology, seen: Inventory, states: Mapping[str, State]
+) -> Iterator[RingChange]:
+    """Yield the rings that get a new generation."""
+    for exchange in topology.exchanges.values():
+        if not exchange.hashed:
+            continue
+        wanted = topology.generation(exchange.name)
+        state = states.get(exchange.name)
+        if state is None:
+            first = _evenness(wanted) if wanted.members else None
+            yield RingChange(exchange.name, None, wanted.digest, "the first ring", after=first)
+        elif not (state.settled and generations.same(state.current, wanted)) or state.disordered:
+            yield _change(topology, seen, state, wanted)
+
+
+def _change(topology: Topology, seen: Inventory, state: State, wanted: Generation) -> RingChange:
+    old = state.current
+    if generations.same(old, wanted) and not state.disordered:
+        return RingChange(old.exchange, old.digest, old.digest, "a switch that was begun is ended")
+    names = Names(topology)
+    backlog = sum(messages(names, seen, one) for one in (*state.draining, old))
+    new = generations.successor(state, wanted)
+    rings = Ring.of(old.members), Ring.of(wanted.members)
+    started, before = time.monotonic(), _handled(topology.var, old)
+    return RingChange(
+        exchange=old.exchange,
+        old=old.digest,
+        new=new.digest,
+        reason=_reason(state, wanted),
+        moved_share=share_moved(*rings) if all(rings) else 0.0,
+        before=_evenness(old),
+        after=_evenness(wanted),
+        backlog_messages=backlog,
+        drain_seconds=_drain_seconds(topology.var, old, backlog, before, started),
+    )
+
+
+def _reason(state: State, wanted: Generation) -> str:
+    old = dict(state.current.members)
+    new = dict(wanted.members)
+    told = []
+    if len(old) != len(new):
+        told.append(f"{len(old)} shards become {len(new)}")
+    elif old.keys() != new.keys():
+        told.append("other shards")
+    heavier = [name for name in new if name in old and old[name] != new[name]]
+    if heavier:
+        told.append(f"weights differ: {_listed(f'{n} {old[n]} to {new[n]}' for n in heavier)}")
+    if state.current.shape != wanted.shape:
+        told.append("its queues' arguments differ")
+    if state.disordered:
+        told.append("the broker places by another order than it was bound in")
+    if not told:
+        told.append("the shards are bound in another order")
+    if not state.settled:
+        told.append("a switch that was begun is ended first")
+    return "; ".join(told)
+
+
+def _listed(texts: Iterator[str]) -> str:
+    all_of_them = list(texts)
+    more = f" and {len(all_of_them) - 3} more" if len(all_of_them) > 3 else ""  # noqa: PLR2004 -- enough to see
+    return ", ".join(all_of_them[:3]) + more
+
+
+def _evenness(generation: Generation) -> Evenness | None:
+    if not generation.members:
+        return None
+    ring = Ring.of(generation.members)
+    counts = Counter(ring.route(str(key)) for key in range(1, KEYS + 1))
+    shards = len(generation.members)
+    return Evenness(shards, round(max(counts.values()) * shards / KEYS, 4))
+
+
+def messages(names: Names, seen: Inventory, generation: Generation) -> int:
+    """Count what is in a generation's queues."""
+    members = (names.member(generation, member) for member, _ in generation.members)
+    return sum(seen.queues[name].messages for name in members if name in seen.queues)
+
+
+def _handled(var: Path, generation: Generation) -> int:
+    counts = deliveries(var / "metrics")
+    return sum(counts.get(member, 0) for member, _ in generation.members)
+
+
+def _drain_seconds(
+    var: Path, generation: Generation, backlog: int, before: int, started: float
+) -> float | None:
+    if not backlog:
+        return 0.0
+    time.sleep(max(0.0, started + SAMPLE_SECONDS - time.monotonic()))
+    rate = (_handled(var, generation) - before) / (time.monotonic() - started)
+    return round(backlog / rate, 1) if rate > 0 else None
+
+
+def draining(topology: Topology, seen: Inventory, states: Mapping[str, State]) -> list[Draining]:
+    """Return the generations that have passed and are not gone yet."""
+    names = Names(topology)
+    return [
+        Draining(exchange, old.digest, messages(names, seen, old))
+        for exchange, state in states.items()
+        for old in state.draining
+    ]
