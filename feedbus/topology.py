@@ -199,18 +199,14 @@ class Topology:
     def generation(self, exchange: str) -> Generation:
         """Return the ring that this file asks for on a hash exchange.
 
-        The embedded broker keeps its ring, so there shards are bound in the order of their
-        numbers: more of them at the end move the fewest keys. A RabbitMQ that restarts may
-        rebuild its ring by the weight as text, then by the queue's name, both bytewise, so there
-        they are bound in that order from the start.
+        Shards are bound in the order of their numbers, so that more of them at the end move the
+        fewest keys; the broker is told so in a way that outlives its restart.
         """
         members = [
             (consumer.name, consumer.weight)
             for consumer in self.consumers.values()
             if consumer.queue.exchange == exchange
         ]
-        if not self.broker_url.startswith("sqlite:"):
-            members.sort(key=lambda member: (str(member[1]).encode(), member[0].encode()))
         return Generation(exchange, tuple(members), shape=self._shape(exchange))
 
     def _shape(self, exchange: str) -> str:

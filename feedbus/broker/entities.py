@@ -7,6 +7,7 @@ from typing import Any
 
 from kombu.connection import Connection
 
+from feedbus.broker import ordering
 from feedbus.broker.differences import differs_in, told_apart
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
@@ -81,11 +82,12 @@ def declare_ring(channel: Any, names: Names, generation: Generation) -> None:
         channel.exchange_declare(
             ring, "x-consistent-hash", durable=True, auto_delete=False, arguments=arguments
         )
-    for member, weight in generation.members:
-        queue = names.member(generation, member)
+    queues = [(names.member(generation, member), weight) for member, weight in generation.members]
+    keys = ordering.weight_keys(queues)
+    for (member, _), (queue, _), key in zip(generation.members, queues, keys, strict=True):
         with told_apart(queue):
             declare_queue(channel, names, topology.consumer(member), queue)
-        channel.queue_bind(queue, ring, str(weight))
+        channel.queue_bind(queue, ring, key)
 
 
 def declare_queue(channel: Any, names: Names, consumer: Consumer, name: str) -> None:

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "publish": "Publish messages to an exchange.",
     "dead": "List, show, requeue and purge dead letters.",
     "spread": "Predict how keys spread over shards.",
+    "balance": "Find weights that even out keys over shards.",
     "schema": "Print the JSON Schema of topology.toml.",
     "grafana": "Print a Grafana dashboard of the topology.",
     "completion": "Print the completion script of a shell.",

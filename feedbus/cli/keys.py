@@ -28,33 +28,49 @@ class Keys:
         match = _RANGE.fullmatch(self.source)
         if match:
             return map(str, range(int(match[1]), int(match[2]) + 1))
-        return self._lines()
+        return (check_key(text, where) for where, text in self.lines())
 
-    def _lines(self) -> Iterator[str]:
+    @property
+    def is_range(self) -> bool:
+        """Whether the keys are numbers, not lines."""
+        return _RANGE.fullmatch(self.source) is not None
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield each line of the file that is not empty, and before it where it stands."""
         name = "standard input" if self.source == "-" else self.source
         try:
             with click.open_file(self.source, "rb") as file:
                 for number, line in enumerate(file, 1):
-                    key = line.removesuffix(b"\n").removesuffix(b"\r")
+                    text = line.removesuffix(b"\n").removesuffix(b"\r")
                     if number == 1:
-                        key = key.removeprefix(_BYTE_ORDER_MARK)
-                    if key:
-                        yield _decode(key, f"{name}:{number}")
+                        text = text.removeprefix(_BYTE_ORDER_MARK)
+                    if text:
+                        yield f"{name}:{number}", _decode(text, f"{name}:{number}")
         except OSError as error:
             msg = f"cannot read keys from {name}: {error.strerror or error}"
             raise UsageError(msg) from error
 
 
-def _decode(key: bytes, where: str) -> str:
+def _decode(line: bytes, where: str) -> str:
     try:
-        text = key.decode()
+        return line.decode()
     except UnicodeDecodeError as error:
         msg = f"{where}: expected a routing key in UTF-8, one on each line, got {error.reason}"
         raise UsageError(msg) from error
-    if len(key) > KEY_BYTES:
-        msg = f"{where}: expected a routing key of at most {KEY_BYTES} bytes, got {len(key):,}"
+
+
+def check_key(key: str, where: str) -> str:
+    """Return a routing key; what is too long for one is refused.
+
+    Raises:
+        UsageError: it has more than 255 bytes in UTF-8.
+
+    """
+    length = len(key.encode())
+    if length > KEY_BYTES:
+        msg = f"{where}: expected a routing key of at most {KEY_BYTES} bytes, got {length:,}"
         raise UsageError(msg)
-    return text
+    return key
 
 
 class KeysType(click.ParamType[Keys]):

@@ -63,17 +63,17 @@ class Places:
                 self._pair(child, path)
 
     def _pair(self, node: Node, base: Path) -> None:
-        key, value = _named(node)
+        key, value = named(node)
         path = self._name(key, base, {})
         self._value(value, path)
 
     def _name(self, node: Node, base: Path, arrays: Mapping[Path, int]) -> Path:
         """Note where each part of a dotted key stands, and return the whole path."""
         path = base
-        for part in _parts(node):
+        for part in parts(node):
             if path in arrays:
                 path = (*path, arrays[path])
-            path = (*path, _decode(part))
+            path = (*path, decode(part))
             self._keys.setdefault(path, self._at(part))
             self._values.setdefault(path, self._at(part))
         return path
@@ -85,7 +85,7 @@ class Places:
                 if child.type == "pair":
                     self._pair(child, path)
         elif node.type == "array":
-            for index, element in enumerate(_named(node)):
+            for index, element in enumerate(named(node)):
                 self._value(element, (*path, index))
 
     def _at(self, node: Node) -> Place:
@@ -108,7 +108,7 @@ def write(path: Path) -> str:
     return written
 
 
-def _named(node: Node) -> list[Node]:
+def named(node: Node) -> list[Node]:
     """Return a node's children; a comment behind a value is none of them."""
     return [child for child in node.named_children if child.type != "comment"]
 
@@ -120,12 +120,14 @@ def _closest(places: Mapping[Path, Place], path: Path, otherwise: Place) -> Plac
     return otherwise
 
 
-def _parts(node: Node) -> list[Node]:
+def parts(node: Node) -> list[Node]:
+    """Return the parts of a key, one unless it is dotted."""
     if node.type != "dotted_key":
         return [node]
-    return [part for child in node.named_children for part in _parts(child)]
+    return [part for child in node.named_children for part in parts(child)]
 
 
-def _decode(node: Node) -> str:
+def decode(node: Node) -> str:
+    """Return what a part of a key says."""
     text = (node.text or b"").decode()
     return text if node.type == "bare_key" else next(iter(tomllib.loads(f"{text} = 0")))

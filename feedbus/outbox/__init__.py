@@ -11,6 +11,7 @@ from feedbus.outbox.connection import (
 )
 from feedbus.outbox.exclusion import exclusive
 from feedbus.outbox.outages import outage
+from feedbus.outbox.reading import reading
 from feedbus.outbox.relay import publish_entries, relay
 from feedbus.outbox.tables import (
     Entry,
@@ -44,6 +45,7 @@ __all__ = [
     "publish_entries",
     "put",
     "put_many",
+    "reading",
     "ready",
     "relay",
     "remove",

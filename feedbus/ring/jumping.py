@@ -127,3 +127,42 @@ def _far(key_hash: int, buckets: int) -> int:
         if reached >= buckets:
             return bucket
     raise AssertionError
+
+
+def visits(key_hash: int, buckets: int) -> list[int]:
+    """Return the buckets that a hash comes to after bucket 0, in their order.
+
+    The last of them that is below N is its bucket among N, for every N up to the number given.
+    """
+    low, first, second, third = tables()
+    seed = (key_hash & 0x1F_FFFF) + 1
+    words = (
+        low[seed & LOW]
+        ^ first[-21 * seed >> LOW_BITS & HIGH]
+        ^ second[-19 * seed >> LOW_BITS & HIGH]
+        ^ third[-9 * seed >> LOW_BITS & HIGH]
+    ) * STATE_FACTOR & LANES
+    word = words & WORD
+    words ^= words << 31 & LANES
+    words ^= words >> 11
+    found: list[int] = []
+    reached = 0
+    for _ in range(STATE_WORDS - 1):
+        words >>= LANE_BITS
+        word ^= (word >> 30) ^ (words & WORD)
+        reached = int(ONE * (reached + 1) / (word * OUTPUT_FACTOR & WORD))
+        if reached >= buckets:
+            return found
+        found.append(reached)
+    return _visits_far(key_hash, buckets)
+
+
+def _visits_far(key_hash: int, buckets: int) -> list[int]:
+    found: list[int] = []
+    reached = 0
+    for draw in draws(key_hash):
+        reached = int(ONE * (reached + 1) / draw)
+        if reached >= buckets:
+            break
+        found.append(reached)
+    return found

@@ -1,0 +1,44 @@
+"""Write the weights of a ring so that a RabbitMQ which rebuilds it at its start keeps its order.
+
+A RabbitMQ that starts may build a ring anew from its bindings, which it then sorts: by the binding
+key, the weight as text, then by the queue's name, both bytewise. So "10" comes before "9", and
+most keys move. It reads a weight with zeros before it as the same number, though, and sorts it
+further to the front: with zeros in the right places the sorted order is the order of binding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from feedbus.errors import UsageError
+
+MOST_ZEROS = 240
+
+
+def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
+    """Return the binding key of each (queue's name on the broker, weight), in the order given.
+
+    Raises:
+        UsageError: no keys of the length that AMQP allows keep so uneven a ring in order.
+
+    """
+    keys: list[str] = []
+    zeros, behind = 0, None
+    for name, weight in reversed(members):
+        found = _sorted_as(zeros, weight, name)
+        if behind is not None and found >= behind:
+            zeros += 1
+            found = _sorted_as(zeros, weight, name)
+        behind = found
+        keys.append("0" * zeros + str(weight))
+    if zeros > MOST_ZEROS:
+        msg = (
+            f"a ring of {len(members)} queues: expected weights that descend at most {MOST_ZEROS} "
+            f"times from one queue to the next, got {zeros}; give more of them the same weight"
+        )
+        raise UsageError(msg)
+    return keys[::-1]
+
+
+def _sorted_as(zeros: int, weight: int, name: str) -> tuple[bytes, bytes]:
+    return b"0" * zeros + str(weight).encode(), name.encode()

@@ -1,0 +1,161 @@
+"""Routing keys with their traffic: from the columns of a file, another file, or the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from feedbus.cli.keys import Keys, check_key
+from feedbus.errors import UsageError
+from feedbus.ring import key_class
+
+PLACES = 6
+UNIT = 10**PLACES
+MOST_TRAFFIC = 10**15
+
+Pair = tuple[str, int | Decimal]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What each class of keys counts, in whole numbers of which unit make one record."""
+
+    loads: dict[int, int] = field(default_factory=dict)
+    unit: int = 1
+    keys: int = 0
+    heaviest: str = ""
+    _heaviest_load: int = 0
+
+    def add(self, pairs: Iterable[Pair]) -> None:
+        """Add keys and their traffic."""
+        for key, traffic in pairs:
+            if self.unit == 1 and traffic != int(traffic):
+                self._refine()
+            self.keys += 1
+            each = key_class(key)
+            load = self.loads.get(each, 0) + int(traffic * self.unit)
+            self.loads[each] = load
+            if load > self._heaviest_load:
+                self.heaviest, self._heaviest_load = key, load
+
+    def _refine(self) -> None:
+        self.unit = UNIT
+        self.loads = {each: load * UNIT for each, load in self.loads.items()}
+        self._heaviest_load *= UNIT
+
+    @property
+    def total(self) -> int:
+        """The traffic of all keys, in units."""
+        return sum(self.loads.values())
+
+    @property
+    def heaviest_load(self) -> int:
+        """The traffic of the key with the most, in units."""
+        return self._heaviest_load
+
+
+def pairs_of_keys(keys: Keys, traffic: str | None) -> Iterator[Pair]:
+    """Yield keys with what the traffic option says of them: a column's number, or a file."""
+    if traffic is None:
+        return ((key, 1) for key in keys)
+    if not traffic.isdecimal():
+        return _looked_up(keys, traffic)
+    column = int(traffic)
+    if keys.is_range or column < 2:  # noqa: PLR2004 -- the key is the first column
+        msg = f"--traffic {traffic}: expected the number of a column of the file of keys, 2 or more"
+        raise UsageError(msg)
+    return (_columns(where, text, column) for where, text in keys.lines())
+
+
+def pairs_of_rows(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], traffic: str | None
+) -> Iterator[Pair]:
+    """Yield keys of a query's first column, with another column, or a file, as their traffic."""
+    place = 1 if len(columns) > 1 else None
+    lookup = None
+    if traffic is not None:
+        place = _place(columns, traffic)
+        lookup = None if place is not None else _read_file(traffic)
+    for number, row in enumerate(rows, 1):
+        where = f"query: row {number}"
+        key = _key_of(row[0], where)
+        if lookup is not None:
+            yield key, lookup.get(key, 0)
+        else:
+            yield key, 1 if place is None else _amount(row[place], where)
+
+
+def _place(columns: Sequence[str], traffic: str) -> int | None:
+    if traffic in columns:
+        return columns.index(traffic)
+    if not traffic.isdecimal():
+        if Path(traffic).exists():
+            return None
+        msg = (
+            f"--traffic {traffic}: the query has no such column, and there is no such file; "
+            f"expected one of {', '.join(columns)}"
+        )
+        raise UsageError(msg)
+    if not 1 <= int(traffic) <= len(columns):
+        msg = f"--traffic {traffic}: expected a column from 1 to {len(columns)} of the query"
+        raise UsageError(msg)
+    return int(traffic) - 1
+
+
+def _looked_up(keys: Iterable[str], path: str) -> Iterator[Pair]:
+    lookup = _read_file(path)
+    return ((key, lookup.get(key, 0)) for key in keys)
+
+
+def _read_file(path: str) -> dict[str, int | Decimal]:
+    """Read a file of keys and traffic; a key that stands there twice counts both."""
+    found: dict[str, int | Decimal] = {}
+    for where, text in Keys(path).lines():
+        key, traffic = _columns(where, text, 2)
+        found[key] = found.get(key, 0) + traffic
+    return found
+
+
+def _columns(where: str, text: str, column: int) -> Pair:
+    """Split a line at its tabs or, if it has none, at its commas."""
+    fields = text.split("\t" if "\t" in text else ",")
+    if len(fields) < column:
+        msg = (
+            f"{where}: expected {column} columns, a key and its traffic among them, with tabs or "
+            f"commas between, got {len(fields)}"
+        )
+        raise UsageError(msg)
+    return check_key(fields[0], where), _amount(fields[column - 1].strip(), where)
+
+
+def _key_of(value: Any, where: str) -> str:
+    if value is None or isinstance(value, float | bool):
+        told = "nothing" if value is None else str(value)
+        msg = f"{where}: expected a routing key, a text or an integer, got {told}"
+        raise UsageError(msg)
+    if isinstance(value, bytes | memoryview):
+        try:
+            value = bytes(value).decode()
+        except UnicodeDecodeError as error:
+            msg = f"{where}: expected a routing key in UTF-8, got {error.reason}"
+            raise UsageError(msg) from error
+    return check_key(str(value), where)
+
+
+def _amount(value: Any, where: str) -> int | Decimal:
+    """Return traffic: a number from 0, to six decimals."""
+    if isinstance(value, int) and 0 <= value < MOST_TRAFFIC:
+        return value
+    try:
+        amount = Decimal(str(value))
+        if 0 <= amount < MOST_TRAFFIC:  # which also refuses NaN, by an error
+            rounded = round(amount, PLACES)
+            return int(rounded) if rounded == int(rounded) else rounded
+    except InvalidOperation:
+        pass
+    told = "nothing" if value is None else f"'{value}'"
+    msg = f"{where}: expected traffic as a number from 0 up to {MOST_TRAFFIC:,}, got {told}"
+    raise UsageError(msg)

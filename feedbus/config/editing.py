@@ -1,0 +1,245 @@
+"""Set weights in a topology file; all else in it, comments and spacing, stays as it is."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import tree_sitter_toml
+from tree_sitter import Language, Node, Parser
+
+from feedbus import config
+from feedbus.config.positions import KEYS, decode, named, parts, write
+from feedbus.errors import TopologyError, UsageError
+from feedbus.topology import Topology
+
+Keys = tuple[str, ...]
+# One weight of a queue without shards, or the weight of each shard by its number.
+Weights = int | Mapping[int, int]
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LEAST_PAD = 2
+# Beside which of a queue's options a new one is put: the first of them that it has.
+BESIDE = ("weight", "shards", "exchange", "handler")
+
+
+def write_weights(weights: Weights) -> str:
+    """Write weights as the file does: `weight = 2`, or `weights = { 0 = 19, 1 = 21 }`."""
+    return f"weight = {weights}" if isinstance(weights, int) else f"weights = {_table(weights)}"
+
+
+def rewrite(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
+    """Set the weights of queues in the file of a topology, and return what it says now.
+
+    The file is replaced at once, by one that was read back and says nothing else than before but
+    for these weights.
+
+    Raises:
+        UsageError: the file has changed, or the weights cannot be set without changing more.
+
+    """
+    try:
+        return _replace(topology, weights)
+    except OSError as error:
+        msg = f"{topology.path}: cannot be written: {error.strerror or error}"
+        raise UsageError(msg) from error
+
+
+def _replace(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
+    path = Path(os.path.realpath(topology.path))  # a link stays one
+    whole = path.read_bytes()
+    text = whole.removeprefix(BYTE_ORDER_MARK)
+    mark = whole[: len(whole) - len(text)]
+    for queue, wanted in weights.items():
+        text = set_weights(text, queue, wanted)
+    expected = weighted(topology, weights)
+    folder = topology.path.parent  # where relative paths in it start
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(mark + text)
+            file.flush()
+            os.fsync(file.fileno())
+        _compare(draft, topology.path, expected)
+        draft.chmod(path.stat().st_mode & 0o7777)
+        draft.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            draft.unlink()
+    return expected
+
+
+def weighted(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
+    """Return a topology with other weights."""
+    queues = {
+        name: replace(queue, weights=_row(weights[name])) if name in weights else queue
+        for name, queue in topology.queues.items()
+    }
+    return replace(topology, queues=queues)
+
+
+def set_weights(text: bytes, queue: str, weights: Weights) -> bytes:
+    """Return the text of a topology file with the weights of one queue set.
+
+    Raises:
+        UsageError: there is no place for them.
+
+    """
+    found, base = _Tree(text), ("queues", queue)
+    one, whole = (*base, "weight"), (*base, "weights")
+    if isinstance(weights, int):
+        return found.put(one, str(weights), base)
+    single = whole in found.headers or any(path[:-1] == whole for path in found.pairs)
+    if single and whole not in found.pairs:
+        # A table of its own, or dotted keys: one pair for each shard.
+        for shard, weight in weights.items():
+            found = _Tree(found.put((*whole, str(shard)), str(weight), whole))
+    elif one in found.pairs and whole not in found.pairs:
+        return found.rename(one, "weights", _table(weights))
+    else:
+        found = _Tree(found.put(whole, _table(weights), base))
+    # A weight beside the weights of all shards means nothing, so it would be refused.
+    return found.remove(one) if one in found.pairs else found.text
+
+
+@dataclass(slots=True)
+class _Tree:
+    """Where the pairs and headers of a TOML text stand."""
+
+    text: bytes
+    pairs: dict[Keys, Node] = field(default_factory=dict)
+    headers: dict[Keys, Node] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        root = Parser(Language(tree_sitter_toml.language())).parse(self.text).root_node
+        for node in root.named_children:
+            if node.type == "pair":
+                self._note(node, ())
+            elif node.type == "table":
+                path = _path(next(child for child in node.named_children if child.type in KEYS))
+                self.headers[path] = node
+                for child in node.named_children:
+                    if child.type == "pair":
+                        self._note(child, path)
+
+    def _note(self, node: Node, base: Keys) -> None:
+        key, value = named(node)
+        path = base + _path(key)
+        self.pairs[path] = node
+        if value.type == "inline_table":
+            for child in named(value):
+                self._note(child, path)
+
+    def put(self, path: Keys, value: str, table: Keys) -> bytes:
+        """Return the text with the value of a path, which goes into a table if it is not there."""
+        pair = self.pairs.get(path)
+        if pair is not None:
+            old = named(pair)[1]
+            return self._fill(old.start_byte, old.end_byte, value)
+        for neighbour in self._neighbours(table):
+            return self._put_behind(neighbour, path[-1], value)
+        if table in self.headers:
+            header = self.headers[table]
+            bracket = next(child for child in header.children if child.type == "]")
+            return self._put_line(bracket.end_byte, f"{path[-1]} = {value}")
+        msg = f"there is no [{write(table)}] to set {path[-1]} in: write it by hand"
+        raise UsageError(msg)
+
+    def rename(self, path: Keys, name: str, value: str) -> bytes:
+        """Return the text with another name and value for the last part of a path."""
+        key, old = named(self.pairs[path])
+        last = parts(key)[-1]
+        between = self.text[last.end_byte : old.start_byte].decode()
+        spare = len(between) - len(between.lstrip(" ")) - 1
+        kept = between[max(min(len(name) - len(path[-1]), spare), 0) :]
+        return self._fill(last.start_byte, old.end_byte, f"{name}{kept}{value}")
+
+    def remove(self, path: Keys) -> bytes:
+        """Return the text without a pair; a comment behind it stays, on the line that it had."""
+        node = self.pairs[path]
+        table = node.parent
+        if table is not None and table.type == "inline_table":
+            pairs = named(table)
+            place = pairs.index(node)
+            if place:
+                return self._splice(_end(pairs[place - 1]), _end(node), "")
+            end = pairs[1].start_byte if len(pairs) > 1 else _end(node)
+            return self._splice(node.start_byte, end, "")
+        line = self.text.rfind(b"\n", 0, node.start_byte) + 1
+        end = self.text.find(b"\n", _end(node)) + 1 or len(self.text)
+        rest = self.text[_end(node) : end].lstrip().decode()
+        return self._splice(line, end, rest)
+
+    def _neighbours(self, table: Keys) -> Iterator[Node]:
+        """Yield pairs of a table, the best to stand behind first."""
+        found = {path[-1]: node for path, node in self.pairs.items() if path[:-1] == table}
+        yield from (found[name] for name in BESIDE if name in found)
+        yield from reversed(found.values())
+
+    def _put_behind(self, neighbour: Node, name: str, value: str) -> bytes:
+        key, old = named(neighbour)
+        last = parts(key)[-1]
+        prefix = self.text[key.start_byte : last.start_byte].decode()
+        if neighbour.parent is not None and neighbour.parent.type == "inline_table":
+            return self._splice(
+                _end(neighbour), _end(neighbour), f", {prefix}{name} = {value}"
+            )
+        line = self.text.rfind(b"\n", 0, key.start_byte) + 1
+        indent = self.text[line : key.start_byte].decode()
+        # As wide as the neighbour, so that where signs stand in a column this one does too.
+        between = self.text[last.start_byte : old.start_byte].decode().partition("=")[0]
+        return self._put_line(
+            _end(neighbour), f"{indent}{prefix}{name:<{max(len(between) - 1, 0)}} = {value}"
+        )
+
+    def _put_line(self, place: int, line: str) -> bytes:
+        """Put a line behind the one in which a place is."""
+        ending = "\r\n" if b"\r\n" in self.text else "\n"
+        end = self.text.find(b"\n", place)
+        if end < 0:
+            return self._splice(len(self.text), len(self.text), f"{ending}{line}")
+        return self._splice(end + 1, end + 1, f"{line}{ending}")
+
+    def _fill(self, start: int, end: int, value: str) -> bytes:
+        """Put a value for another; what pads a comment behind it gives way."""
+        rest = self.text[end:]
+        pad = len(rest) - len(rest.lstrip(b" "))
+        spare = max(pad - LEAST_PAD, 0) if rest.lstrip(b" ").startswith(b"#") else 0
+        return self._splice(start, end + min(spare, max(len(value) - (end - start), 0)), value)
+
+    def _splice(self, start: int, end: int, value: str) -> bytes:
+        return self.text[:start] + value.encode() + self.text[end:]
+
+
+def _compare(draft: Path, path: Path, expected: Topology) -> None:
+    try:
+        found = replace(config.load(draft), path=path)
+    except TopologyError as error:
+        msg = f"{path}: cannot set the weights in it: {error}; write them by hand"
+        raise UsageError(msg) from error
+    if found != replace(expected, path=path):
+        msg = f"{path}: it has changed meanwhile, or says its weights in a way that is not known"
+        msg = f"{msg}: write them by hand"
+        raise UsageError(msg)
+
+
+def _end(pair: Node) -> int:
+    """Return where a pair's value ends: the pair itself may take the comment behind it along."""
+    return named(pair)[1].end_byte
+
+
+def _path(node: Node) -> Keys:
+    return tuple(decode(part) for part in parts(node))
+
+
+def _table(weights: Mapping[int, int]) -> str:
+    pairs = (f"{shard} = {weight}" for shard, weight in weights.items())
+    return f"{{ {', '.join(pairs)} }}"
+
+
+def _row(weights: Weights) -> tuple[int, ...]:
+    return (weights,) if isinstance(weights, int) else tuple(weights.values())

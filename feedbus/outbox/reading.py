@@ -1,0 +1,89 @@
+"""Ask the store a question of the user's own, which must change nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import peewee
+
+from feedbus.errors import Outage, UsageError
+from feedbus.outbox.databases import PostgresStore, Store, make_store
+from feedbus.outbox.outages import describe, outage
+
+ROWS_AT_ONCE = 10_000
+LONGEST_SECONDS = 600
+POSTGRES_READ_ONLY = "25006"
+
+Answer = tuple[Sequence[str], Iterator[Sequence[Any]]]
+
+
+@contextmanager
+def reading(url: str, query: str) -> Iterator[Answer]:
+    """Give the names of a query's columns, and its rows one by one, whatever store is open.
+
+    Raises:
+        UsageError: the store refused the query, as it does one that would write.
+        Outage: the store is away, or has no such table.
+
+    """
+    store = make_store(url, "feedbus balance")
+    try:
+        with closing(_cursor(store, query)) as cursor:
+            first = cursor.fetchmany(ROWS_AT_ONCE)
+            yield _columns(cursor), _rows(cursor, first)
+    except Exception as error:
+        if not (isinstance(error, peewee.PeeweeException) or _of_driver(error)):
+            raise
+        if outage(error) and not _would_write(error):
+            raise Outage(describe(error, store.where)) from error
+        msg = f"query: {store.where} refuses it: {' '.join(str(error).split())}"
+        raise UsageError(msg) from error
+    finally:
+        store.discard()
+        store.close_all()
+
+
+def _cursor(store: Store, query: str) -> Any:
+    if isinstance(store, PostgresStore):
+        connection = store.connection()
+        connection.set_session(readonly=True, autocommit=False)
+        with connection.cursor() as setting:
+            setting.execute(f"SET statement_timeout = '{LONGEST_SECONDS}s'")
+        # A named cursor takes nothing but a query, and holds no more than some rows at once.
+        cursor = connection.cursor(name="feedbus_reading")
+        cursor.itersize = ROWS_AT_ONCE
+        cursor.execute(query)
+        return cursor
+    if not Path(store.database).exists():
+        msg = f"store {store.where}: there is no such file yet"
+        raise Outage(msg)
+    connection = store.connection()
+    connection.execute("PRAGMA query_only = ON")
+    return connection.execute(query)
+
+
+def _columns(cursor: Any) -> list[str]:
+    if cursor.description is None:
+        msg = "query: expected one that gives rows, such as SELECT follower_id FROM feed"
+        raise UsageError(msg)
+    return [column[0] for column in cursor.description]
+
+
+def _rows(cursor: Any, rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    while rows:
+        yield from rows
+        rows = cursor.fetchmany(ROWS_AT_ONCE)
+
+
+def _would_write(error: BaseException) -> bool:
+    """Whether the store is as it should be, and the query is not."""
+    refused = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY
+    return refused or getattr(error, "pgcode", None) == POSTGRES_READ_ONLY
+
+
+def _of_driver(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in {"sqlite3", "psycopg2"}

@@ -1,0 +1,165 @@
+"""Weights that even out given keys, the best for every number of buckets, found exactly.
+
+Of a ring only the number of its buckets decides each key's bucket, so weights do no more than cut
+the row of buckets into as many runs as there are queues. The best cut is computed, not guessed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from feedbus.errors import UsageError
+from feedbus.ring.hashing import phash2
+from feedbus.ring.jumping import CLASSES, jumper, visits
+from feedbus.ring.placing import Ring
+
+Loads = Mapping[int, int]
+Cut = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Weights in the order of binding, and what the busiest of their queues gets."""
+
+    weights: Cut
+    busiest: int
+
+    @property
+    def buckets(self) -> int:
+        """How many buckets the weights make together."""
+        return sum(self.weights)
+
+
+def key_class(key: str) -> int:
+    """Return the class of a key: all keys of one class go together on every ring."""
+    return phash2(key.encode()) % CLASSES
+
+
+def placer(ring: Ring) -> Callable[[int], str]:
+    """Return the function that gives a key class's queue.
+
+    Raises:
+        UsageError: the ring has no buckets.
+
+    """
+    owners = [queue for queue, weight in ring.buckets for _ in range(weight)]
+    if not owners:
+        msg = "no queue is bound to this ring: bind one before routing"
+        raise UsageError(msg)
+    jump, buckets = jumper(), len(owners)
+    return lambda each: owners[jump(each, buckets)]
+
+
+def frontier(loads: Loads, queues: int, most_buckets: int) -> list[Balance]:
+    """Return the best weights for ever more buckets, each more even than all with fewer.
+
+    Args:
+        loads: what each class of keys counts, in whole numbers from 0.
+        queues: how many there are, at least 1.
+        most_buckets: how many buckets the weights may make together, at least one each.
+
+    """
+    total = sum(loads.values())
+    floor = max(-(-total // queues), max(loads.values(), default=0))
+    found: list[Balance] = []
+    for row in _rows(loads, queues, most_buckets):
+        sums = [0, *accumulate(row)]
+        cutter = _Cutter(sums, queues)
+        worth = found[-1].busiest - 1 if found else total
+        if max(row) <= worth and cutter.fits(worth):
+            busiest = _least(max(floor, *row), worth, cutter.fits)
+            found.append(Balance(cutter.evenest(busiest), busiest))
+        if found[-1].busiest == floor:
+            break
+    return found
+
+
+def _rows(loads: Loads, fewest: int, most: int) -> Iterator[list[int]]:
+    """Yield the loads of the buckets for each number of them: one more takes from the others."""
+    taken: list[dict[int, int]] = [defaultdict(int) for _ in range(most)]
+    row = [sum(loads.values())]
+    for each, load in loads.items():
+        former = 0
+        for bucket in visits(each, most):
+            taken[bucket][former] += load
+            former = bucket
+    for bucket in range(1, most + 1):
+        if bucket >= fewest:
+            yield row
+        if bucket < most:
+            for former, load in taken[bucket].items():
+                row[former] -= load
+            row.append(sum(taken[bucket].values()))
+
+
+def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """Return the least number for which it holds; it holds for high and, once, for all above."""
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@dataclass(frozen=True, slots=True)
+class _Cutter:
+    """A row of buckets by its running sums, to be cut into runs of one bucket or more."""
+
+    sums: Sequence[int]
+    runs: int
+
+    def fits(self, most: int) -> bool:
+        """Whether a cut gives no run more than most, which is no less than any one bucket has."""
+        buckets, place = len(self.sums) - 1, 0
+        for _ in range(self.runs):
+            place = bisect_right(self.sums, self.sums[place] + most) - 1
+            if place >= buckets:
+                return True
+        return False
+
+    def cut(self, least: int, most: int) -> Cut | None:
+        """Return the sizes of runs whose loads lie between least and most, None if there are none.
+
+        For each run in turn: where it may end, and from where.
+        """
+        layers: list[dict[int, int]] = [{0: 0}]
+        for run in range(1, self.runs + 1):
+            layer: dict[int, int] = {}
+            first, last = self._window(run, least, most)
+            for start in layers[-1]:
+                load = self.sums[start]
+                begin = max(first, start + 1, bisect_left(self.sums, load + least))
+                end = min(last, bisect_right(self.sums, load + most) - 1)
+                layer.update((place, start) for place in range(begin, end + 1))
+            if not layer:
+                return None
+            layers.append(layer)
+        sizes, place = [], len(self.sums) - 1
+        for layer in reversed(layers[1:]):
+            sizes.append(place - layer[place])
+            place = layer[place]
+        return tuple(reversed(sizes))
+
+    def evenest(self, most: int) -> Cut:
+        """Of the cuts that give no run more than most return one whose idlest run gets most."""
+        mean = self.sums[-1] // self.runs
+        lack = _least(0, mean, lambda lack: self.cut(mean - lack, most) is not None)
+        sizes = self.cut(mean - lack, most)
+        if sizes is None:
+            raise AssertionError
+        return sizes
+
+    def _window(self, run: int, least: int, most: int) -> tuple[int, int]:
+        """Return between which places so many runs may end, for the others to fit behind."""
+        buckets, total, behind = len(self.sums) - 1, self.sums[-1], self.runs - run
+        if not behind:
+            return buckets, buckets
+        first = bisect_left(self.sums, max(run * least, total - behind * most))
+        last = bisect_right(self.sums, min(run * most, total - behind * least)) - 1
+        return max(first, run), min(last, buckets - behind)
