@@ -94,7 +94,7 @@ def test_followers_of_an_unknown_user_are_rejected_with_the_reason(store_url):
 def test_a_tweet_goes_to_each_follower_under_the_followers_key(author, readers):
     tweet = queries.create_tweet(author, "hello").tweet
     bus = RecordingBus()
-    publish_tweet(loaded(publish_tweet, tweet), bus)
+    publish_tweet(records(publish_tweet, [tweet]), bus)
     assert [(found.exchange, found.key) for found in bus.published] == [
         ("update_feed", str(reader)) for reader in readers
     ]
@@ -106,21 +106,37 @@ def test_a_tweet_goes_to_each_follower_under_the_followers_key(author, readers):
 def test_a_tweet_of_another_system_is_stored_and_sent_on(author, readers):
     bus = RecordingBus()
     foreign = tweet_of(author, createdAt="2020-05-05 01:02:03", extra="ignored")
-    publish_tweet(loaded(publish_tweet, foreign), bus)
+    publish_tweet(records(publish_tweet, [foreign]), bus)
     assert len(bus.published) == 3
     assert queries.list_tweets(0, 1)[0]["createdAt"] == "2020-05-05T01:02:03.000000Z"
 
 
 def test_a_tweet_of_an_unknown_author_is_rejected_with_the_reason(store_url):
     bus = RecordingBus()
-    with pytest.raises(Reject, match="no user has the id 5"):
-        publish_tweet(loaded(publish_tweet, tweet_of(5)), bus)
+    tweets = records(publish_tweet, [tweet_of(5)])
+    publish_tweet(tweets, bus)
+    assert "no user has the id 5" in str(tweets.verdicts[0])
     assert bus.published == []
+
+
+def test_tweets_of_one_batch_go_out_together_each_with_its_own_text(author, readers):
+    other = queries.create_user("other", "other@example.com")
+    tweets = [queries.create_tweet(author, f"text {n}").tweet for n in range(3)]
+    tweets.insert(1, queries.create_tweet(other, "to nobody").tweet)
+    bus = CausedBus()
+    publish_tweet(records(publish_tweet, tweets), bus)
+    assert [found.payload for found in bus.published] == [
+        {**tweet, "followerId": reader}
+        for tweet in tweets
+        if tweet["authorId"] == author
+        for reader in readers
+    ]
+    assert bus.causes == [index for index in (0, 2, 3) for _ in readers]
 
 
 def test_a_tweet_without_followers_is_sent_to_nobody(author):
     bus = RecordingBus()
-    publish_tweet(loaded(publish_tweet, tweet_of(author)), bus)
+    publish_tweet(records(publish_tweet, [tweet_of(author)]), bus)
     assert bus.published == []
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from feedbus.bus.encoding import columnar, derive
 from feedbus.bus.interface import Bus
 from feedbus.records import Records
-from feedbus.records.packs import Pack
+from feedbus.records.packs import Ordinal, Pack
 
 
 class CollectingBus(Bus):
@@ -27,6 +27,9 @@ class CollectingBus(Bus):
         self._records = records
         self._collect = collect
         self._calls = 0
+        self._flat: list[Ordinal] | None = None
+        # By exchange: for each record the children that it caused there beside the first.
+        self._caused: defaultdict[str, dict[int, int]] = defaultdict(dict)
 
     def publish_many(
         self,
@@ -56,9 +59,9 @@ class CollectingBus(Bus):
         """Collect records by column."""
         if not keys:
             return 0
-        call = f"{exchange}/{self._calls}"
-        self._calls += 1
         if causes is None:
+            call = f"{exchange}/{self._calls}"
+            self._calls += 1
             ids = chain.from_iterable(chunk.ids for chunk in self._records.chunks)
             origin = derive(call, *ids)
             self._collect(exchange, Pack(origin, range(len(keys)), keys, shared, columns))
@@ -66,29 +69,43 @@ class CollectingBus(Bus):
         if len(causes) != len(keys):
             msg = f"expected a cause for each of {len(keys)} records, got {len(causes)}"
             raise ValueError(msg)
-        for origin, ordinals, indexes in self._by_origin(causes):
-            part = {name: [values[i] for i in indexes] for name, values in columns.items()}
-            part_keys = [keys[i] for i in indexes]
-            derived = derive(call, origin)
-            self._collect(exchange, Pack(derived, ordinals, part_keys, shared, part))
+        ordinals = self._ordinals(exchange, causes)
+        for origin, indexes in self._by_origin(causes):
+            derived = derive(exchange, origin)
+            pack = Pack(derived, ordinals, keys, shared, columns)
+            self._collect(exchange, pack if indexes is None else pack.select(indexes))
         return len(keys)
 
-    def _by_origin(self, causes: Sequence[int]) -> Iterator[tuple[str, list[int], list[int]]]:
-        """Group by the causing message; a second child of a record has an origin of its own."""
-        owners = [
-            (chunk.origin, 0 if chunk.ordinals is None else chunk.ordinals[place])
-            for chunk in self._records.chunks
-            for place in range(len(chunk))
-        ]
-        groups: dict[str, tuple[list[int], list[int]]] = {}
-        times: defaultdict[int, int] = defaultdict(int)
+    def _ordinals(self, exchange: str, causes: Sequence[int]) -> Sequence[Ordinal]:
+        """End each child's id as its cause's ends; a cause's later children count on from it."""
+        if self._flat is None:
+            self._flat = [
+                ordinal for chunk in self._records.chunks for ordinal in chunk.ordinals or (0,)
+            ]
+        flat, known = self._flat, self._caused[exchange]
+        before, distinct = len(known), len(causes)
+        known.update(dict.fromkeys((cause for cause in causes if cause not in known), 0))
+        if len(known) == before + distinct:
+            return [flat[cause] for cause in causes]  # the first child of each
+        ordinals: list[Ordinal] = []
+        fresh = set(islice(known, before, None))
+        for cause in causes:
+            if cause in fresh:
+                fresh.remove(cause)
+                ordinals.append(flat[cause])
+            else:
+                known[cause] += 1
+                ordinals.append(f"{flat[cause]}.{known[cause]}")
+        return ordinals
+
+    def _by_origin(self, causes: Sequence[int]) -> Iterator[tuple[str, list[int] | None]]:
+        """Group children by what their causes' ids start with; None is all of them."""
+        origins = {chunk.origin for chunk in self._records.chunks}
+        if len(origins) == 1:
+            yield origins.pop(), None
+            return
+        owners = [chunk.origin for chunk in self._records.chunks for _ in range(len(chunk))]
+        groups: defaultdict[str, list[int]] = defaultdict(list)
         for index, cause in enumerate(causes):
-            origin, ordinal = owners[cause]
-            if times[cause]:
-                origin = f"{origin}/{times[cause]}"
-            times[cause] += 1
-            ordinals, indexes = groups.setdefault(origin, ([], []))
-            ordinals.append(ordinal)
-            indexes.append(index)
-        for origin, (ordinals, indexes) in groups.items():
-            yield origin, ordinals, indexes
+            groups[owners[cause]].append(index)
+        yield from groups.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from feedbus.errors import InvalidBody
 
 JSON = "application/json"
 PACK = "application/vnd.feedbus.pack+json"
+Ordinal = int | str
+ORDINAL = re.compile(r"(0|[1-9][0-9]*)(\.[1-9][0-9]*)*", re.ASCII)
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
 
@@ -20,7 +23,8 @@ class Pack:
 
     Attributes:
         origin: what the records' ids start with.
-        ordinals: the end of each record's id; None for a plain message, whose id is origin.
+        ordinals: the end of each record's id, such as 5 or "5.2" for what the record 5 caused
+            beside another; None for a plain message, whose id is origin.
         keys: the routing key of each record.
         shared: field to the value that all records have.
         columns: field to one value a record.
@@ -28,7 +32,7 @@ class Pack:
     """
 
     origin: str
-    ordinals: Sequence[int] | None
+    ordinals: Sequence[Ordinal] | None
     keys: Sequence[str]
     shared: Mapping[str, Any]
     columns: Mapping[str, Sequence[Any]]
@@ -108,7 +112,7 @@ def decode(body: bytes, content_type: str | None, message_id: str, key: str) -> 
         return single(message_id, key, payload)
     try:
         columns = {str(name): list(values) for name, values in payload["columns"].items()}
-        ordinals = [int(ordinal) for ordinal in payload["ordinals"]]
+        ordinals = [_ordinal(ordinal) for ordinal in payload["ordinals"]]
         pack = Pack(
             str(payload["origin"]),
             ordinals,
@@ -127,9 +131,18 @@ def decode(body: bytes, content_type: str | None, message_id: str, key: str) -> 
 def single(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
     """Return the pack of a plain message; its id may say where in another pack it was."""
     origin, dash, ordinal = message_id.rpartition("-")
-    if dash and ordinal.isdecimal() and str(int(ordinal)) == ordinal:
-        return Pack(origin, [int(ordinal)], [key], payload, {})
+    if dash and ORDINAL.fullmatch(ordinal):
+        return Pack(origin, [_ordinal(ordinal)], [key], payload, {})
     return Pack(message_id, None, [key], payload, {})
+
+
+def _ordinal(told: object) -> Ordinal:
+    if type(told) is int:
+        return told
+    if not (isinstance(told, str) and ORDINAL.fullmatch(told)):
+        msg = f"no ordinal: {told!r}"
+        raise ValueError(msg)
+    return told if "." in told else int(told)
 
 
 def _keys(keys: str | list[str], columns: Mapping[str, list[Any]], count: int) -> list[str]:

@@ -24,7 +24,7 @@ class Chunk:
     """
 
     origin: str
-    ordinals: Sequence[int] | None
+    ordinals: Sequence[int | str] | None
     shared: Mapping[str, Any]
     columns: Mapping[str, Sequence[Any]]
     rows: Sequence[int] = (0,)
