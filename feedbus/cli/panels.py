@@ -161,10 +161,20 @@ def _speaking() -> list[Panel]:
     )
     outages = Query(f"sum by (part) (increase(feedbus_outages_total{{{JOB}}}[{RATE}]))", "{{part}}")
     held = Query(_rate("feedbus_held_seconds_total", "part"), "{{part}}")
+    # Nobody has this series until a broker has blocked somebody.
+    blocked = f"sum(rate(feedbus_publisher_blocked_seconds_total{{{JOB}}}[{RATE}])) or vector(0)"
     return [
-        Panel("Published/s", "Records, by what the broker answered.", (published,), "cps"),
-        Panel("Outages", "Consumers that began to hold.", (outages,), width=6),
-        Panel("Holding", "Consumers that hold now: seconds held in a second.", (held,), width=6),
+        Panel(
+            "Published/s", "Records, by what the broker answered.", (published,), "cps", width=FULL
+        ),
+        Panel("Outages", "Consumers that began to hold.", (outages,), width=THIRD),
+        Panel("Holding", "Consumers that hold: seconds held in a second.", (held,), width=THIRD),
+        Panel(
+            "Blocked",
+            "Publishers that a broker short of memory or disk makes wait.",
+            (Query(blocked, "blocked"),),
+            width=THIRD,
+        ),
     ]
 
 
