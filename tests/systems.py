@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -57,13 +58,20 @@ class System:
     seen: list[Any] = field(default_factory=list)
 
     @classmethod
-    def at(cls, folder: Path, *queues: Queue, broker_url: str = "", pack: int = 0) -> System:
+    def at(
+        cls,
+        folder: Path,
+        *queues: Queue,
+        broker_url: str = "",
+        store_url: str = "",
+        pack: int = 0,
+    ) -> System:
         """Declare a system of these queues and open its store."""
         topology = Topology(
             name=f"test-{uuid.uuid4().hex[:8]}",
             path=folder / "topology.toml",
             broker_url=broker_url or f"sqlite:///{folder}/broker.db",
-            store_url=f"sqlite:///{folder}/store.db",
+            store_url=store_url or f"sqlite:///{folder}/store.db",
             exchanges={
                 "work": Exchange("work", "direct", pack),
                 "other": Exchange("other", "topic", pack),
@@ -92,17 +100,47 @@ class System:
         **limits: Any,
     ) -> str:
         """Run a consumer until it has been idle for a while; return why it ended."""
-        consumer = self.topology.consumer(name)
+        limits = {"idle_timeout_seconds": idle_seconds, **limits}
+        with self._runner(function, name, batch, metrics, limits) as runner:
+            return runner.run()
+
+    @contextmanager
+    def running(
+        self,
+        function: Callable[[Any, Any], None],
+        name: str = "work",
+        *,
+        batch: bool = False,
+        metrics: Metrics | None = None,
+    ) -> Iterator[threading.Thread]:
+        """Run a consumer in a thread for as long as the block does."""
+        with self._runner(function, name, batch, metrics, {}) as runner:
+            thread = threading.Thread(target=runner.run)
+            thread.start()
+            try:
+                yield thread
+            finally:
+                runner.stop()
+                thread.join()
+
+    @contextmanager
+    def _runner(
+        self,
+        function: Callable[[Any, Any], None],
+        name: str,
+        batch: bool,
+        metrics: Metrics | None,
+        limits: dict[str, Any],
+    ) -> Iterator[Runner]:
         with Suspects(self.topology.var / "run" / f"{name}.hand") as suspects:
-            runner = Runner(
+            yield Runner(
                 self.topology,
-                consumer,
+                self.topology.consumer(name),
                 Handler(function, Numbered(), batch),
-                limits=Limits(idle_timeout_seconds=idle_seconds, **limits),
+                limits=Limits(**limits),
                 metrics=metrics or Metrics.none(),
                 suspects=suspects,
             )
-            return runner.run()
 
     def note(self, message: dict[str, Any], _bus: Any = None) -> None:
         """Handle a message by noting its number."""

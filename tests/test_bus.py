@@ -154,7 +154,10 @@ def test_a_broker_that_is_away_for_too_long_is_an_outage(tmp_path: Path) -> None
 
 def test_a_mismatch_with_what_the_broker_has_is_told_and_not_a_traceback(tmp_path: Path) -> None:
     system = System.at(tmp_path, queue())
-    with pytest.raises(UsageError, match=r"\.work: expected x-max-length = 5, got none on the broker; change max_length"):
+    with pytest.raises(
+        UsageError,
+        match=r"\.work: expected x-max-length = 5, got none on the broker; change max_length",
+    ):
         system.reshaped(queue(max_length=5))
     names = Names(system.topology)
     with broker.connect(system.topology) as connection:

@@ -167,5 +167,7 @@ def _exclusive_queue(connection: Connection, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        channel.queue_delete(name)
-        channel.close()
+        # With the connection the lock is gone too, and why it went is what is to be told.
+        with contextlib.suppress(*connection_errors(connection)):
+            channel.queue_delete(name)
+            channel.close()

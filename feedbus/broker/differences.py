@@ -62,7 +62,7 @@ def _refusal(name: str, error: PreconditionFailed) -> str:
     if found is None:
         return f"the broker refuses {name}: {error.reply_text}; change the topology's arguments"
     argument, kind, named = found["argument"], found["kind"], found["name"]
-    wanted, got = _value(found["wanted"]), _value(found["got"])
+    wanted, got = (_value(argument, found[side]) for side in ("wanted", "got"))
     remedy = (
         f"empty and delete the queue (rabbitmqctl delete_queue {named})"
         if kind == "queue"
@@ -75,6 +75,8 @@ def _refusal(name: str, error: PreconditionFailed) -> str:
     )
 
 
-def _value(text: str) -> str:
+def _value(argument: str, text: str) -> str:
     found = VALUE.fullmatch(text.strip())
+    if found is None and argument == "x-queue-type":
+        return "classic"
     return found["value"] if found else text.strip()

@@ -14,7 +14,6 @@ from feedbus.errors import UsageError
 from feedbus.topology import Consumer, Exchange, Generation, Queue, Topology
 
 EXPIRES_MARGIN_MILLISECONDS = 60_000
-TYPE_ARGUMENTS = ("x-queue-type", "x-delivery-limit")
 # A quorum queue gives its dead letters away once they are confirmed; by default it just sends them.
 AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 NO_LIMIT = 2**31 - 1  # looking at a message counts as a delivery of a quorum queue; 4.x allows 20
@@ -144,7 +143,7 @@ def declare_kept(channel: Any, name: str, arguments: Mapping[str, Any], *, quoru
         with told_apart(name):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
     except UsageError as error:
-        if differs_in(error.__cause__) not in TYPE_ARGUMENTS:
+        if differs_in(error.__cause__) not in wanted.keys() ^ other.keys():
             raise
         with told_apart(name):  # on the same channel, which an error closes and opens anew
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)

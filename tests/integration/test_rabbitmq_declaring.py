@@ -1,0 +1,209 @@
+"""What a topology says is what RabbitMQ has; where it cannot be, the reason is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from feedbus import broker, outbox
+from feedbus.broker import generations
+from feedbus.broker.names import Names
+from feedbus.errors import Outage, UsageError
+from feedbus.topology import Exchange
+from tests.servers.rabbitmq import RabbitMQ
+from tests.systems import System, queue, sharded
+
+pytestmark = pytest.mark.integration
+PROJECT = Path(__file__).parents[2]
+
+OPTIONS = {
+    "classic": ({}, {}),
+    "quorum": ({"type": "quorum"}, {"x-queue-type": "quorum"}),
+    "delivery limit": (
+        {"type": "quorum", "delivery_limit": 7},
+        {"x-queue-type": "quorum", "x-delivery-limit": 7},
+    ),
+    "single active": ({"single_active_consumer": True}, {"x-single-active-consumer": True}),
+    "time to live": ({"message_ttl_seconds": 1.5}, {"x-message-ttl": 1500}),
+    "length": ({"max_length": 5}, {"x-max-length": 5}),
+    "overflow": (
+        {"max_length": 5, "overflow": "reject-publish"},
+        {"x-max-length": 5, "x-overflow": "reject-publish"},
+    ),
+    "the broker's own": ({"arguments": {"x-max-priority": 3}}, {"x-max-priority": 3}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _closed_store():
+    yield
+    outbox.close_store()
+
+
+def had(node, kind: str, name: str) -> dict:
+    """Return what the broker has of that name."""
+    return json.loads(node.get(f"/api/{kind}/%2F/{quote(name, safe='')}"))
+
+
+@pytest.mark.parametrize(("options", "expected"), OPTIONS.values(), ids=OPTIONS)
+def test_each_option_of_a_queue_arrives_at_the_broker(rabbitmq, tmp_path, options, expected):
+    system = System.at(tmp_path, queue(**options), broker_url=rabbitmq.url)
+    found = had(rabbitmq, "queues", f"{system.topology.name}.work")
+    arguments = {
+        name: value
+        for name, value in found["arguments"].items()
+        if not name.startswith("x-dead-letter")
+    }
+    assert found["durable"] is True
+    assert found["arguments"]["x-dead-letter-routing-key"] == f"{system.topology.name}.work.dead"
+    assert {"x-queue-type": "classic", **arguments} == {"x-queue-type": "classic", **expected}
+
+
+def test_what_is_kept_beside_a_quorum_queue_is_as_durable(rabbitmq, tmp_path):
+    system = System.at(tmp_path, sharded(2, type="quorum"), broker_url=rabbitmq.url)
+    names = Names(system.topology)
+    (shard,) = system.topology.queues.values()
+    kept = [names.dead(shard), names.generations("ring"), names.held("ring")]
+    kept += [names.delay(shard, round(delay * 1000)) for delay in shard.retry.delays_seconds]
+    found = [had(rabbitmq, "queues", name)["arguments"] for name in kept]
+    assert [each["x-queue-type"] for each in found] == ["quorum"] * len(kept)
+    delay = found[-1]
+    assert (delay["x-dead-letter-strategy"], delay["x-overflow"]) == (
+        "at-least-once",
+        "reject-publish",
+    )
+
+
+def test_an_exchanges_type_and_arguments_arrive_at_the_broker(rabbitmq, tmp_path):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    lost = Exchange("lost", "topic", arguments={"alternate-exchange": "elsewhere"})
+    changed = replace(system.topology, exchanges={**system.topology.exchanges, "lost": lost})
+    generations.establish(changed)
+    found = had(rabbitmq, "exchanges", f"{system.topology.name}.lost")
+    assert (found["type"], found["durable"]) == ("topic", True)
+    assert found["arguments"] == {"alternate-exchange": "elsewhere"}
+
+
+MISMATCHES = {
+    "type": ({}, {"type": "quorum"}, "expected x-queue-type = quorum, got classic"),
+    "delivery limit": (
+        {"type": "quorum"},
+        {"type": "quorum", "delivery_limit": 7},
+        "expected x-delivery-limit = 7, got none on the broker; change delivery_limit",
+    ),
+    "single active": (
+        {},
+        {"single_active_consumer": True},
+        "expected x-single-active-consumer = true, got none on the broker",
+    ),
+    "time to live": (
+        {"message_ttl_seconds": 1},
+        {"message_ttl_seconds": 2},
+        "expected x-message-ttl = 2000, got 1000 on the broker; change message_ttl",
+    ),
+    "length": (
+        {"max_length": 5},
+        {},
+        "expected x-max-length = none, got 5 on the broker; change max_length",
+    ),
+    "overflow": (
+        {"overflow": "reject-publish"},
+        {"overflow": "drop-head"},
+        "expected x-overflow = drop-head, got reject-publish on the broker; change overflow",
+    ),
+    "the broker's own": (
+        {},
+        {"arguments": {"x-max-priority": 3}},
+        "expected x-max-priority = 3, got none on the broker; change arguments",
+    ),
+}
+
+
+@pytest.mark.parametrize(("there", "wanted", "told"), MISMATCHES.values(), ids=MISMATCHES)
+def test_a_mismatch_is_told_by_argument_and_with_what_to_do(
+    rabbitmq, tmp_path, there, wanted, told
+):
+    system = System.at(tmp_path, queue(**there), broker_url=rabbitmq.url)
+    name = f"{system.topology.name}.work"
+    with pytest.raises(UsageError) as caught:
+        system.reshaped(queue(**wanted))
+    assert f"queue {name}: {told}" in str(caught.value)
+    assert f"rabbitmqctl delete_queue {name}" in str(caught.value)
+
+
+def test_an_exchange_of_another_type_is_told(rabbitmq, tmp_path):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    other = {**system.topology.exchanges, "work": Exchange("work", "topic")}
+    with pytest.raises(UsageError, match="expected type = topic, got direct on the broker"):
+        generations.establish(replace(system.topology, exchanges=other))
+
+
+def test_arguments_that_make_no_sense_are_told_in_the_brokers_words(rabbitmq, tmp_path):
+    with pytest.raises(UsageError, match=r"the broker refuses .*work: .*invalid arg"):
+        System.at(tmp_path, queue(arguments={"x-queue-type": "nothing"}), broker_url=rabbitmq.url)
+
+
+def test_dead_letters_stay_where_they_are_when_their_queue_becomes_quorum(rabbitmq, tmp_path):
+    system = System.at(tmp_path, sharded(2), broker_url=rabbitmq.url)
+    after = system.reshaped(sharded(2, type="quorum"))
+    (shard,) = after.topology.queues.values()
+    dead = had(rabbitmq, "queues", Names(after.topology).dead(shard))
+    assert dead["arguments"].get("x-queue-type", "classic") == "classic"
+
+
+def test_a_missing_plugin_is_told_with_the_command_that_enables_it(rabbitmq, tmp_path):
+    assert rabbitmq  # which skips this where there is none to start
+    plugin = "rabbitmq_consistent_hash_exchange"
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    bare = RabbitMQ(folder)
+    (folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
+    with bare, pytest.raises(UsageError, match=f"rabbitmq-plugins enable {plugin}"):
+        System.at(tmp_path, sharded(2), broker_url=bare.url)
+
+
+REFUSALS = {
+    "password": (("guest:wrong@", "/"), "check the user and the password"),
+    "virtual host": (("guest:guest@", "nowhere"), "check the virtual host"),
+}
+
+
+@pytest.mark.parametrize(("place", "told"), REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize("command", [["up"], ["run", "publish_tweet"], ["dead", "list"]])
+def test_a_refusal_is_told_in_a_line(rabbitmq, tmp_path, place, told, command):
+    user, space = place
+    url = f"amqp://{user}127.0.0.1:{rabbitmq.port}/{space}"
+    environment = os.environ | {"FEEDBUS_VAR": str(tmp_path), "FEEDBUS_BROKER_URL": url}
+    environment["FEEDBUS_DATABASE_URL"] = f"sqlite:///{tmp_path}/feeds.db"
+    limited = [*command, "--max-runtime", "1s"] if command[0] == "run" else command
+    done = subprocess.run(
+        [sys.executable, "-m", "feedbus", "--topology", str(PROJECT / "topology.toml"), *limited],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told in done.stderr
+    assert "wrong" not in done.stderr
+    assert "Traceback" not in done.stderr
+    # A consumer holds until it is let in; a command gives up.
+    assert done.returncode == (0 if command[0] == "run" else 1)
+
+
+def test_the_first_node_that_answers_is_taken(rabbitmq, tmp_path):
+    urls = f"amqp://guest:guest@127.0.0.1:1//;{rabbitmq.url}"
+    system = System.at(tmp_path, queue(), broker_url=urls)
+    system.publish([1])
+    system.run(system.note)
+    assert system.seen == [1]
+    nobody = "amqp://guest:secret@127.0.0.1:1//;amqp://guest:secret@127.0.0.1:2//"
+    with pytest.raises(Outage, match="refused") as caught:
+        broker.connect(replace(system.topology, broker_url=nobody))
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,174 @@
+"""Of every message that is published on RabbitMQ it is known what became of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from feedbus import broker, outbox
+from feedbus.broker import generations
+from feedbus.broker.names import Names
+from feedbus.bus import LiveBus
+from feedbus.bus.publisher import Outgoing, Publisher
+from feedbus.errors import Outage, PublishError
+from feedbus.metrics import Metrics
+from tests.projects import wait_until
+from tests.servers.rabbitmq import RabbitMQ
+from tests.systems import System, queue
+
+pytestmark = pytest.mark.integration
+BLOCKED = "feedbus_publisher_blocked_seconds_total"
+FULL = {"max_length": 1, "overflow": "reject-publish"}
+
+
+@pytest.fixture(autouse=True)
+def _closed_store():
+    yield
+    outbox.close_store()
+
+
+@contextmanager
+def alarm(node: RabbitMQ):
+    """Let a node be out of memory, so that it blocks publishers, until the block ends."""
+    node.control("set_vm_memory_high_watermark", "absolute", "1")
+    try:
+        yield
+    finally:
+        node.control("set_vm_memory_high_watermark", "0.6")
+
+
+def numbers(system: System) -> list[int]:
+    """Take all that waits for "work"."""
+    system.run(system.note)
+    return system.seen
+
+
+def test_a_window_is_told_apart_message_by_message(rabbitmq, tmp_path: Path):
+    system = System.at(
+        tmp_path, queue(), queue("full", routing_keys=("full",), **FULL), broker_url=rabbitmq.url
+    )
+    exchange = Names(system.topology).exchange("work")
+    keys = ["", "full", "nowhere", "full", "", "full", "nowhere"]
+    window = [
+        Outgoing(exchange, key, b'{"n": 1}', "application/json", f"m{number}")
+        for number, key in enumerate(keys)
+    ]
+    with broker.connect(system.topology) as connection:
+        refusals = Publisher(connection).send(window)
+        again = Publisher(connection).send(window[:1])
+    told = {refusal.message.message_id: refusal.outcome for refusal in refusals}
+    assert told == {"m2": "returned", "m3": "nacked", "m5": "nacked", "m6": "returned"}
+    assert again == []
+    assert system.ready() == {"work": 3, "full": 1}
+
+
+def test_a_full_queue_is_an_error_that_says_so(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(**FULL), broker_url=rabbitmq.url)
+    with system.bus() as bus:
+        bus.publish("work", {"n": 1})
+        with pytest.raises(PublishError, match=r"nack.*its queue is full"):
+            bus.publish("work", {"n": 2})
+    assert numbers(system) == [1]
+
+
+def test_what_a_handler_publishes_to_a_full_queue_is_its_failure_and_not_lost(
+    rabbitmq, tmp_path: Path
+):
+    full = queue("next", exchange="other", routing_keys=("n",), **FULL)
+    system = System.at(tmp_path, queue(), full, broker_url=rabbitmq.url)
+    system.publish([1, 2])
+    system.run(lambda message, bus: bus.publish("other", message, "n"), idle_seconds=1.0)
+    (letter,) = system.dead()
+    assert "nack" in letter.reason
+    assert letter.body == b'{"n":2}'
+    assert system.ready() == {"work": 0, "next": 1}
+
+
+def test_an_alarm_slows_the_publisher_and_loses_nothing(
+    fragile_rabbitmq, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    metrics = Metrics.none()
+    published: list[int] = []
+
+    def publish() -> None:
+        with LiveBus(system.topology, metrics, timeout_seconds=60.0) as bus:
+            for number in range(40):
+                bus.publish_many("work", [("", {"n": number}), ("", {"n": number + 1000})])
+                published.append(number)
+
+    with caplog.at_level(logging.WARNING):
+        thread = threading.Thread(target=publish)
+        with alarm(fragile_rabbitmq):
+            thread.start()
+            wait_until(lambda: metrics.value(BLOCKED) > 1.5)
+            assert published == []
+        thread.join()
+    assert published == list(range(40))
+    assert numbers(system) == [each for n in range(40) for each in (n, n + 1000)]
+    told = [record.getMessage() for record in caplog.records if "bus" in record.name]
+    assert [text.split(",")[0] for text in told] == [
+        "the broker blocks publishers",
+        "the broker takes messages again",
+    ]
+
+
+def test_a_publisher_does_not_wait_for_an_alarm_longer_than_it_may(
+    fragile_rabbitmq, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    with LiveBus(system.topology, timeout_seconds=0.2) as bus:
+        with alarm(fragile_rabbitmq):
+            started = time.monotonic()
+            for _ in range(2):
+                with pytest.raises(Outage, match="blocks publishers"):
+                    bus.publish("work", {"n": 1}, message_id="the-same")
+            assert time.monotonic() - started < 20  # neither for the alarm's end nor for a goodbye
+        bus.publish("work", {"n": 2})
+    assert set(numbers(system)) == {1, 2}
+    told = [record for record in caplog.records if "blocks publishers," in record.getMessage()]
+    assert len(told) == 1
+
+
+def test_a_message_that_the_broker_never_takes_is_an_error_and_not_an_outage(
+    fragile_rabbitmq, tmp_path: Path
+):
+    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    with system.bus() as bus:
+        with pytest.raises(PublishError, match="larger than configured max size"):
+            bus.publish("work", {"n": 1, "text": "x" * 300_000})
+        bus.publish("work", {"n": 2})
+    assert numbers(system) == [2]
+
+
+def test_a_child_that_is_too_large_is_its_parents_failure(fragile_rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+
+    def grow(message, bus) -> None:
+        system.note(message)
+        if message["n"] == 1:
+            bus.publish("work", {"n": 9, "text": "x" * 300_000})
+
+    system.publish([1, 2])
+    system.run(grow, idle_seconds=1.0)
+    (letter,) = system.dead()
+    assert "larger than configured max size" in letter.reason
+    assert 2 in system.seen
+
+
+def test_an_exchange_that_is_gone_is_waited_for(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    with LiveBus(system.topology, timeout_seconds=0.2) as bus:
+        bus.publish("work", {"n": 1})
+        with broker.connect(system.topology) as connection:
+            connection.default_channel.exchange_delete(Names(system.topology).exchange("work"))
+        with pytest.raises(Outage, match=r"no exchange .*work.*; `feedbus up` declares it"):
+            bus.publish("work", {"n": 2})
+        generations.establish(system.topology)
+        bus.publish("work", {"n": 3})
+    assert numbers(system) == [1, 3]
