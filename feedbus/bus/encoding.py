@@ -78,8 +78,8 @@ class Encoder:
         for target, indexes in self._grouped(exchange, pack).items():
             for start in range(0, len(indexes), exchange.pack):
                 part = indexes[start : start + exchange.pack]
-                # Packs and plain messages go different ways to a ring. Where it passes, a pack comes
-                # back while a plain message sent after it goes on: one key, one way.
+                # Packs and plain messages go different ways to a ring. Where it passes, a pack
+                # comes back while a plain message sent after it goes on: one key, one way.
                 if len(part) == 1 and not exchange.hashed:
                     messages.extend(self._plain(exchange, pack, part))
                 else:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from feedbus import broker
 from feedbus.broker import generations
 from feedbus.broker.generations import State
 from feedbus.broker.names import Names
+from feedbus.errors import UsageError
 from feedbus.topology import Consumer, Generation, Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A queue to read; exclusive where the broker would hand it to several at once."""
+
+    queue: str
+    exclusive: bool = False
 
 
 class Drain:
@@ -42,27 +52,61 @@ class Drain:
         self._state = states.get(consumer.queue.exchange)
         self._pause = pause
 
-    @property
-    def passed(self) -> bool:
-        """Whether the consumer is on no ring that is current: its shard is no more."""
-        return self._state is not None and self._consumer.name not in dict(
-            self._state.current.members
-        )
+    def over(self, connection: Any) -> str | None:
+        """Return why there is nothing to read, None while there is something."""
+        if self._state is None:
+            hashed = self._topology.exchanges[self._consumer.queue.exchange].hashed
+            if hashed or not broker.queue_exists(connection, self._names.queue(self._consumer)):
+                return "the broker has no queue for it: `feedbus apply` declares one"
+        elif self._consumer.name not in dict(self._state.current.members):
+            return "its shard is no more"
+        return None
 
-    def queues(self, connection: Any) -> Iterator[Sequence[str]]:
+    def queues(self, connection: Any) -> Iterator[Sequence[Source]]:
         """Go through lists of queues, each to be read until all are fenced or gone."""
         if self._state is None:
-            yield [self._names.queue(self._consumer)]
+            before = self._names.before(self._consumer)
+            if broker.queue_exists(connection, before):
+                yield [Source(before)]
+                if not self._await_end(connection, before):
+                    return
+            yield [Source(self._names.queue(self._consumer))]
             return
         for generation in self._state.draining:
             share = [
                 queue for queue in self._share(generation) if broker.queue_exists(connection, queue)
             ]
             if share:
-                yield share
+                if self._state.settled:
+                    self._fence(connection, generation, share)
+                yield [Source(queue, self._alone(generation)) for queue in share]
             if not self._await_others(connection, generation):
                 return
-        yield [self._names.member(self._state.current, self._consumer.name)]
+        own = self._names.member(self._state.current, self._consumer.name)
+        yield [Source(own, self._alone(self._state.current))]
+
+    def _alone(self, generation: Generation) -> bool:
+        """Whether a generation's queues have to be taken exclusively for one to read at a time.
+
+        A single active consumer is the broker's own way to that, which the other excludes; whether
+        queues that were declared otherwise have it is not known here.
+        """
+        queue = self._consumer.queue
+        alike = generation.shape == self._topology.generation(generation.exchange).shape
+        return alike and not queue.single_active_consumer and queue.processes == 1
+
+    def _fence(self, connection: Any, generation: Generation, queues: Sequence[str]) -> None:
+        """End queues anew: a fence may be lost with whoever had passed it, or have expired."""
+        channel = connection.channel()
+        generations.fence(channel, self._names, generation, queues)
+        channel.close()
+
+    def _await_end(self, connection: Any, queue: str) -> bool:
+        """Wait until a queue is gone; False when the run is over first."""
+        while broker.queue_exists(connection, queue):
+            if not self._pause():
+                return False
+        return True
 
     def _share(self, generation: Generation) -> list[str]:
         """Return this consumer's share of a generation's queues: the same ones at every start."""
@@ -79,11 +123,21 @@ class Drain:
     def _await_others(self, connection: Any, generation: Generation) -> bool:
         """Wait until every queue of a generation is gone, then have it forgotten."""
         for member, _ in generation.members:
-            while broker.queue_exists(connection, self._names.member(generation, member)):
+            if not self._await_end(connection, self._names.member(generation, member)):
+                return False
+        while self._remembered(connection, generation):
+            try:
+                with broker.locked(connection, self._topology):
+                    channel = connection.channel()
+                    generations.drained(channel, self._topology, generation)
+                    channel.close()
+            except UsageError:  # a switch is under way, or another consumer is at this
                 if not self._pause():
                     return False
-        with broker.locked(connection, self._topology):
-            channel = connection.channel()
-            generations.drained(channel, self._topology, generation)
-            channel.close()
         return True
+
+    def _remembered(self, connection: Any, generation: Generation) -> bool:
+        channel = connection.channel()
+        state = generations.read(channel, self._topology, generation.exchange)
+        channel.close()
+        return state is None or generation in state.draining

@@ -24,8 +24,9 @@ from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import Outage
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics, Part
-from feedbus.runner.drain import Drain
+from feedbus.runner.drain import Drain, Source
 from feedbus.runner.keeper import Keeper
+from feedbus.runner.reading import Reading
 from feedbus.runner.suspects import DEATHS_ALLOWED, Suspects
 from feedbus.topology import Consumer, Topology
 
@@ -86,7 +87,8 @@ class Runner:
         self._started = self._last_arrival = time.monotonic()
         self._told_to_stop = threading.Event()
         self._failures = 0
-        self._passed = False
+        self._passed: str | None = None
+        self._reading: dict[str, Reading] = {}
 
     def stop(self) -> None:
         """Ask for a clean end: what is in hand is settled, the rest goes back."""
@@ -131,6 +133,7 @@ class Runner:
         connection = broker.connect(self._topology, beating=True)
 
         def pause() -> bool:
+            self._on_ready()  # it is here, though others have to end before it begins
             self._keeper.beat(connection)
             return not self._told_to_stop.wait(BARRIER_POLL_SECONDS) and self._ended() is None
 
@@ -140,8 +143,8 @@ class Runner:
                 self._keeper.keeping(connection),
             ):
                 drain = Drain(self._topology, self._consumer, states, pause)
-                self._passed = drain.passed
-                if self._passed:
+                self._passed = drain.over(connection)
+                if self._passed is not None:
                     return
                 for queues in drain.queues(connection):
                     self._consume_from(connection, queues)
@@ -153,43 +156,71 @@ class Runner:
         finally:
             broker.close(connection)
 
-    def _consume_from(self, connection: Any, queues: Sequence[str]) -> None:
+    def _consume_from(self, connection: Any, queues: Sequence[Source]) -> None:
         """Consume until a limit, or until each of the queues is at its fence or gone."""
-        channel = connection.channel()
-        queue = self._consumer.queue
-        channel.basic_qos(0, max(queue.prefetch, min(queue.batch.size, 1000)), False)
-        left = {f"{self._consumer.name}.{name}": name for name in queues}
         cancelled: list[str] = []
-        for tag, name in left.items():
-            channel.basic_consume(
-                name, consumer_tag=tag, callback=self._on_message, on_cancel=cancelled.append
-            )
-        self._on_ready()
-        self._failures = 0
-        while left and self._ended() is None:
+        self._reading = {}
+        left = list(queues)
+        while (left or self._reading) and self._ended() is None:
+            left = [source for source in left if not self._subscribe(connection, source, cancelled)]
+            self._on_ready()
+            self._failures = 0
             if self._collect(connection):
                 if FENCE in self._buffer[0].headers:
-                    self._pass_fence(channel, left)
+                    self._pass_fence()
                 else:
-                    self._handle(channel)
+                    self._handle()
+            for reading in [each for each in self._reading.values() if each.fenced]:
+                self._end(reading)
             # Deleted by another consumer, or moved by the broker: see anew what there is.
             while cancelled:
-                left.pop(cancelled.pop(), None)
-        if channel.is_open:
-            channel.close()
+                self._drop(cancelled.pop())
+        for reading in self._reading.values():
+            reading.close()
+        # What is left in hand went back with its channel.
+        self._buffer.clear()
+        self._buffered_records = 0
 
-    def _pass_fence(self, channel: Any, left: dict[str, str]) -> None:
-        """Delete a queue that has been read to its fence: all before it is settled."""
+    def _subscribe(self, connection: Any, source: Source, cancelled: list[str]) -> bool:
+        """Begin to read a queue; False while it has to be had alone and somebody has it."""
+        queue = self._consumer.queue
+        tag = f"{self._consumer.name}.{source.queue}"
+        reading = Reading.begin(
+            connection,
+            source.queue,
+            tag=tag,
+            prefetch=max(queue.prefetch, min(queue.batch.size, 1000)),
+            exclusive=source.exclusive,
+            on_message=self._on_message,
+            on_cancel=cancelled.append,
+        )
+        if reading is not None:
+            self._reading[tag] = reading
+        return reading is not None
+
+    def _drop(self, tag: str) -> None:
+        """Read a queue no more; what is in hand of it went back, or went with it."""
+        reading = self._reading.pop(tag, None)
+        if reading is not None:
+            reading.close()
+        self._buffer = deque(each for each in self._buffer if each.consumer_tag != tag)
+        self._buffered_records = sum(each.record_count for each in self._buffer)
+
+    def _pass_fence(self) -> None:
         fence = self._buffer.popleft()
         self._buffered_records -= fence.record_count
-        channel.basic_ack(fence.tag)
-        queue = left.get(fence.consumer_tag)
-        if queue is None or any(d.consumer_tag == fence.consumer_tag for d in self._buffer):
-            return
-        # Behind it there can only be another fence, of a switch that was begun anew.
-        if channel.queue_declare(queue, passive=True).message_count == 0:
-            channel.queue_delete(queue, if_empty=True)
-            del left[fence.consumer_tag]
+        reading = self._reading.get(fence.consumer_tag)
+        if reading is not None:
+            reading.pass_fence(fence.tag)
+
+    def _end(self, reading: Reading) -> None:
+        """Delete a queue that has been read to its fence, unless more has come behind it."""
+
+        def in_hand() -> bool:
+            return any(each.consumer_tag == reading.tag for each in self._buffer)
+
+        if reading.end(in_hand):
+            del self._reading[reading.tag]
 
     def _on_message(self, message: Any) -> None:
         delivery = Delivery.of(message)
@@ -247,7 +278,7 @@ class Runner:
         self._buffered_records -= records
         return taken
 
-    def _handle(self, channel: Any) -> None:
+    def _handle(self) -> None:
         deliveries = self._take_batch()
         if not deliveries:
             return
@@ -271,7 +302,9 @@ class Runner:
                     self._suspects.release()
                     return
         # Settle last: if publishing failed, the broker must still own the deliveries.
-        channel.basic_ack(deliveries[-1].tag, multiple=True)
+        latest = {delivery.consumer_tag: delivery.tag for delivery in deliveries}
+        for consumer_tag, tag in latest.items():
+            self._reading[consumer_tag].settle(tag)
         self._suspects.release(settled=True)
         self._failures = 0
         self._handled += len(deliveries)
@@ -295,8 +328,8 @@ class Runner:
         reason = None
         if self._told_to_stop.is_set():
             reason = "told to stop"
-        elif self._passed:
-            reason = "its shard is no more"
+        elif self._passed is not None:
+            reason = self._passed
         elif self._handled >= (limits.max_messages or math.inf):
             reason = f"handled {self._handled} messages"
         elif now - self._started >= (limits.max_runtime_seconds or math.inf):
