@@ -30,8 +30,9 @@ lint: $(VENV)/.dev  ## format, rules, types and layers
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/.runtime  ## measure; see bench/
-	@$(BIN)/python -m bench
+bench: $(VENV)/.runtime  ## measure against private servers; see docs/performance.md
+	@sh tests/servers/install.sh
+	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean:  ## remove .venv and caches; var/, which holds messages and feeds, stays
 	rm -rf $(VENV) dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

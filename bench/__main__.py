@@ -15,6 +15,8 @@ from bench.figures import FIGURES, Figure, chosen
 from bench.runs import RUNS
 from bench.scale import FULL, SHORT
 from bench.stage import Stage
+from tests.servers.postgres import MissingServer, binary
+from tests.servers.rabbitmq import is_installed
 
 NAMES = list(dict.fromkeys(figure.name for figure in FIGURES))
 
@@ -33,6 +35,7 @@ def main(rounds: int | None, only: tuple[str, ...], *, as_json: bool, short: boo
     figures = chosen(only)
     wanted = [name for name in RUNS if any(name in figure.runs for figure in figures)]
     count = rounds or (1 if short else 5)
+    _require_servers()
     with Stage.started(SHORT if short else FULL) as stage:
         facts = machine.facts(stage)
         measured: list[dict[str, dict[str, float]]] = []
@@ -51,6 +54,17 @@ def main(rounds: int | None, only: tuple[str, ...], *, as_json: bool, short: boo
         click.echo(f"{name:<12} {fact}")
     click.echo(f"{'rounds':<12} {count}{', all tiny: these are no figures' if short else ''}\n")
     _print(figures, values)
+
+
+def _require_servers() -> None:
+    try:
+        binary("postgres")
+        missing = None if is_installed() else "RabbitMQ is not installed"
+    except MissingServer as error:
+        missing = str(error).partition(":")[0]
+    if missing:
+        msg = f"{missing}; on Debian: apt-get install rabbitmq-server postgresql"
+        raise click.ClickException(msg)
 
 
 def _told(figure: Figure, values: Sequence[float]) -> dict[str, Any]:

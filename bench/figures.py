@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from bench.runs import RUNS
+
 Results = Mapping[str, Mapping[str, float]]
 
 
@@ -110,10 +112,17 @@ FIGURES = (
            ("serving",), _of("serving", "requests")),
     Figure("peers", "message per follower on Kombu, 10,000 followers", None, None, RATE,
            ("wide-port",), _of("wide-port", "rate")),
+    Figure("peers", "Celery, 10,000 followers", None, None, RATE,
+           ("wide-celery_app",), _of("wide-celery_app", "rate")),
+    Figure("peers", "Dramatiq, 10,000 followers", None, None, RATE,
+           ("wide-dramatiq_app",), _of("wide-dramatiq_app", "rate")),
+    Figure("peers", "FastStream, 10,000 followers", None, None, RATE,
+           ("wide-faststream_app",), _of("wide-faststream_app", "rate")),
 )
 # fmt: on
 
 
 def chosen(names: tuple[str, ...]) -> list[Figure]:
-    """Return the figures of some names, all where none is given."""
-    return [figure for figure in FIGURES if not names or figure.name in names]
+    """Return the figures of some names, all where none is given; those that can be taken here."""
+    named = [figure for figure in FIGURES if not names or figure.name in names]
+    return [figure for figure in named if set(figure.runs) <= RUNS.keys()]

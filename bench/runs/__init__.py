@@ -15,7 +15,11 @@ RUNS: Mapping[str, Callable[[Stage], dict[str, float]]] = {
     "everyday": partial(feeds.everyday, kind=SERVERS),
     "everyday-embedded": partial(feeds.everyday, kind=EMBEDDED),
     "million": feeds.million,
-    **{f"wide-{peer}": partial(peers.wide, peer=peer) for peer in peers.PEERS},
+    **{
+        f"wide-{peer}": partial(peers.wide, peer=peer)
+        for peer in peers.PEERS
+        if peers.installed(peer)
+    },
     "everyday-port": partial(peers.everyday, peer="port"),
     "latency": latency.latency,
     "reading": web.reading,

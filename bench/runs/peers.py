@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -21,13 +22,31 @@ NOTHING = subprocess.DEVNULL
 START_SECONDS, STOP_SECONDS = 60.0, 20.0
 CREATE = "CREATE TABLE json_feed (reader_id bigint PRIMARY KEY, tweets text NOT NULL)"
 
-# For each peer what runs its consumers, and how many consumers the broker then knows.
+CELERY, DRAMATIQ, FASTSTREAM = (
+    f"bench.comparators.{name}" for name in ("celery_app", "dramatiq_app", "faststream_app")
+)
+CELERY_QUEUES = "publish_tweet,update_feed,send_email,send_sms"
+
+# For each peer what runs its consumers, and how many consumers the broker then knows at least.
 PEERS: dict[str, tuple[list[list[str]], int]] = {
     "port": (
         [["bench.comparators.port", consumer] for consumer in PORT_CONSUMERS],
         len(PORT_CONSUMERS),
     ),
+    "celery_app": (
+        [["celery", "-A", CELERY, "worker", "-c", "4", "-l", "WARNING", "-Q", CELERY_QUEUES]],
+        4,
+    ),
+    "dramatiq_app": ([["dramatiq", DRAMATIQ, "--processes", "2", "--threads", "4"]], 8),
+    "faststream_app": ([["faststream", "run", f"{FASTSTREAM}:app", "--workers", "2"]], 8),
 }
+# What is measured only where it is installed: the extra `bench`.
+PACKAGES = {"celery_app": "celery", "dramatiq_app": "dramatiq", "faststream_app": "faststream"}
+
+
+def installed(peer: str) -> bool:
+    """Whether there is all that a peer needs."""
+    return peer not in PACKAGES or importlib.util.find_spec(PACKAGES[peer]) is not None
 
 
 def wide(stage: Stage, peer: str) -> dict[str, float]:
