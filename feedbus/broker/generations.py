@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from feedbus import broker
@@ -85,6 +86,12 @@ def end_replacements(connection: Connection, topology: Topology) -> None:
         if entities.exchange_exists(connection, names.gate(consumer)):
             entities.declare_exchanges(connection.channel(), names)
             replacing.Replacement(connection, topology, consumer).carry_out()
+    for queue in topology.queues.values():
+        for delay in queue.retry.delays_seconds:
+            waiting = names.delay(queue, round(delay * 1000))
+            if broker.queue_exists(connection, names.parked(waiting)):
+                entities.declare_delay(connection.channel(), names, queue, round(delay * 1000))
+                replacing.unpark(connection, topology, queue, waiting)
 
 
 def known(topology: Topology) -> dict[str, State]:
@@ -224,11 +231,11 @@ def drained(channel: Any, topology: Topology, generation: Generation) -> None:
         return
     names = Names(topology)
     if generation in state.draining:
-        channel.exchange_delete(names.ring(generation))
         left = tuple(old for old in state.draining if old != generation)
         state = replace(state, draining=left)
     # Told again even where nothing changes: whoever asks for it has read what was true before.
     _write(channel, names, state)
+    channel.exchange_delete(names.ring(generation))
 
 
 def disorder(channel: Any, topology: Topology, generation: Generation) -> None:
@@ -270,7 +277,12 @@ def _leave(channel: Any, names: Names, generation: Generation) -> None:
     """Lead nothing more to a generation: packs for it return, plain messages are held."""
     for member, _ in generation.members:
         queue, key = names.member(generation, member), names.pack_key(generation, member)
-        channel.queue_unbind(queue, names.packs(generation.exchange), key)
+        apart = channel.connection.channel()
+        try:
+            apart.queue_unbind(queue, names.packs(generation.exchange), key)
+        except NotFound:  # which closes the channel: read to its fence already, and deleted
+            continue
+        apart.close()
     channel.exchange_unbind(names.ring(generation), names.exchange(generation.exchange), "")
 
 
