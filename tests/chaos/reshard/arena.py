@@ -1,0 +1,305 @@
+"""A small sharded system under load: real consumers that are killed, a switch that is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Self
+
+from feedbus import broker, config
+from feedbus.broker import generations
+from feedbus.broker.generations import EXIT_AT, EXIT_CODE, State
+from feedbus.broker.names import Names
+from feedbus.topology import Topology
+
+ROOT = Path(__file__).parents[3]
+KEYS = 2_000
+FOREIGN_KEYS = 200  # the last of them, published as plain JSON by a client of its own
+STEPS = ("declared", "written", "left", "led", "appended", "fenced", "settled")
+RESTART_SECONDS = 0.3
+
+TOPOLOGY = """
+name = "arena"
+var = "var"
+[broker]
+url = "{url}"
+[store]
+url = "sqlite:///var/store.db"
+[exchanges]
+ring = {{ type = "x-consistent-hash", pack = 100 }}
+[queues.shard]
+exchange = "ring"
+shards = {shards}
+weights = {weights}
+handler = "arena_handlers:note"
+batch = {{ size = 500, wait = "5ms" }}
+retry = {{ delays = ["50ms"], then = "dead-letter" }}
+"""
+
+HANDLERS = '''
+"""Write what arrives, in the order of the database's own sequence; a repeat has no effect."""
+import sys
+
+from marshmallow import Schema, fields
+
+from feedbus import handler, outbox
+
+SHARD = sys.argv[sys.argv.index("run") + 1] if "run" in sys.argv else "?"
+
+
+class Numbered(Schema):
+    key = fields.String(required=True)
+    number = fields.Integer(required=True)
+
+
+def generation():
+    """Return the ring of the queue that the runner took these from: evidence for a failure."""
+    frame = sys._getframe(1)
+    while frame is not None and "deliveries" not in frame.f_locals:
+        frame = frame.f_back
+    tags = {each.consumer_tag for each in frame.f_locals["deliveries"]} if frame else {"?"}
+    return "/".join(sorted(tag.rpartition(".")[2] for tag in tags))
+
+
+@handler(Numbered, batch=True)
+def note(records, bus):
+    ring = generation()
+    rows = list(zip(records.column("key"), records.column("number")))
+    for start in range(0, len(rows), 200):
+        part = rows[start : start + 200]
+        values = [each for key, number in part for each in (key, number, SHARD, ring)]
+        places = ", ".join(["(?, ?, ?, ?)"] * len(part))
+        outbox.database.execute_sql(
+            "INSERT OR IGNORE INTO seen (key, number, shard, generation) VALUES " + places, values
+        )
+'''
+
+SWITCH = """
+import sys
+from pathlib import Path
+from feedbus import config
+from feedbus.broker import generations
+generations.establish(config.load(Path(sys.argv[1])))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One effect: what was handled, by whom, in the database's order."""
+
+    sequence: int
+    key: str
+    number: int
+    shard: str
+    generation: str
+
+
+@dataclass
+class Arena:
+    """A project in a folder, its consumers and its publishers; everything ends with it."""
+
+    folder: Path
+    url: str
+    seed: int = 0
+    wanted: set[str] = field(default_factory=set)
+    kills: int = 0
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._consumers: dict[str, subprocess.Popen[bytes]] = {}
+        self._publishers: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self._ended: dict[str, float] = {}
+        self._over = threading.Event()
+        self._killing = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._keep)
+        (self.folder / "var").mkdir()
+        (self.folder / "logs").mkdir()
+        (self.folder / "arena_handlers.py").write_text(HANDLERS)
+        with closing(self._store()) as store:
+            store.execute("PRAGMA journal_mode = WAL")
+            store.execute(
+                "CREATE TABLE seen (sequence INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT,"
+                " number INTEGER, shard TEXT, generation TEXT, UNIQUE (key, number))"
+            )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        for process in [*self._consumers.values(), *(each for each, _ in self._publishers)]:
+            process.kill()
+            process.wait()
+
+    @property
+    def path(self) -> Path:
+        """The topology file."""
+        return self.folder / "topology.toml"
+
+    @property
+    def topology(self) -> Topology:
+        """What the file says now."""
+        return config.load(self.path)
+
+    def edit(self, shards: int, weights: str = "{}") -> None:
+        """Write the file anew."""
+        text = TOPOLOGY.format(url=self.url, shards=shards, weights=weights)
+        beside = self.folder / "topology.new"
+        beside.write_text(text)
+        beside.replace(self.path)
+
+    def switch(self, kills: Sequence[str] = ()) -> None:
+        """Make the file's ring the current one, by a process that is killed at these steps first.
+
+        Then run the consumers that the file names.
+        """
+        for step in kills:
+            code = self._switch(step)
+            assert code == EXIT_CODE, f"the switch was to end at {step!r}, but ended with {code}"
+        assert self._switch("") == 0
+        with self._lock:
+            self.wanted = set(self.topology.consumers)
+
+    def _switch(self, step: str) -> int:
+        return subprocess.run(
+            [sys.executable, "-c", SWITCH, str(self.path)],
+            cwd=ROOT,
+            env={**os.environ, EXIT_AT: step},
+            check=False,
+            timeout=120,
+        ).returncode
+
+    def publish(self, records: int, rate: int) -> None:
+        """Start publishers: they go on until there are so many records and stop() was called."""
+        third = (KEYS - FOREIGN_KEYS) // 2
+        spans = [
+            ("bus", 0, third),
+            ("bus", third, KEYS - FOREIGN_KEYS),
+            ("foreign", KEYS - FOREIGN_KEYS, KEYS),
+        ]
+        for kind, first, last in spans:
+            told = self.folder / f"published.{first}"
+            words = [kind, self.path, first, last, records // KEYS, rate / KEYS, told, self._stop]
+            with self._log(f"publisher.{first}") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "tests.chaos.reshard.publishing", *map(str, words)],
+                    cwd=ROOT,
+                    stderr=log,
+                )
+            self._publishers.append((process, told))
+
+    @property
+    def _stop(self) -> Path:
+        return self.folder / "stop"
+
+    def stop(self) -> int:
+        """Let the publishers end their round; return how many numbers each key has."""
+        self._stop.touch()
+        for process, _ in self._publishers:
+            assert process.wait(600) == 0, self.logs()
+        return sum(int(told.read_text()) for _, told in self._publishers)
+
+    def rounds(self) -> dict[int, int]:
+        """Return how many numbers the keys have, by the first key of each publisher."""
+        return {
+            int(told.suffix[1:]): int(told.read_text() or 0) if told.exists() else 0
+            for _, told in self._publishers
+        }
+
+    def await_round(self, number: int) -> None:
+        """Wait until every publisher has come so far."""
+        while min(self.rounds().values()) < number:
+            for process, _ in self._publishers:
+                assert process.poll() is None, self.logs()
+            time.sleep(0.05)
+
+    def kill_consumers(self, on: bool) -> None:
+        """Begin to kill consumers at random, or end it."""
+        (self._killing.set if on else self._killing.clear)()
+
+    def _keep(self) -> None:
+        due = 0.0
+        while not self._over.wait(0.1):
+            with self._lock:
+                wanted = set(self.wanted)
+            now = time.monotonic()
+            for name in sorted(wanted | set(self._consumers)):
+                self._keep_one(name, wanted=name in wanted, now=now)
+            if self._killing.is_set() and now > due and self._consumers:
+                due = now + self._random.uniform(0.5, 2.0)
+                name = self._random.choice(sorted(self._consumers))
+                self._consumers[name].send_signal(signal.SIGKILL)
+                self.kills += 1
+
+    def _keep_one(self, name: str, *, wanted: bool, now: float) -> None:
+        process = self._consumers.get(name)
+        if process is not None and process.poll() is not None:
+            del self._consumers[name]
+            self._ended[name] = now
+            process = None
+        if process is None and wanted and now - self._ended.get(name, 0.0) > RESTART_SECONDS:
+            with self._log(name) as log:
+                self._consumers[name] = subprocess.Popen(
+                    [sys.executable, "-m", "feedbus", "--topology", str(self.path), "run", name],
+                    cwd=ROOT,
+                    stderr=log,
+                )
+
+    def _log(self, name: str) -> IO[bytes]:
+        return (self.folder / "logs" / name).open("ab")
+
+    def logs(self) -> str:
+        """Return the last lines of every log."""
+        told = []
+        for path in sorted((self.folder / "logs").iterdir()):
+            told += [f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-15:]]
+        return "\n".join(told)
+
+    def _store(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.folder / "var" / "store.db", timeout=60)
+
+    def count(self) -> int:
+        """Return how many records have had their effect."""
+        with closing(self._store()) as store:
+            return int(store.execute("SELECT count(*) FROM seen").fetchone()[0])
+
+    def seen(self) -> list[Seen]:
+        """Return every effect in the database's order."""
+        with closing(self._store()) as store:
+            rows = store.execute(
+                "SELECT sequence, key, number, shard, generation FROM seen ORDER BY sequence"
+            ).fetchall()
+        return [Seen(*row) for row in rows]
+
+    def state(self) -> State:
+        """Return the state of the ring."""
+        with broker.connect(self.topology) as connection:
+            return generations.states(connection, self.topology)["ring"]
+
+    def left_behind(self) -> dict[str, int]:
+        """Return how many messages are held, dead, or in the current shards' queues."""
+        topology = self.topology
+        names, state = Names(topology), self.state()
+        queues = {
+            "held": names.held("ring"),
+            "dead letters": names.dead(topology.queues["shard"]),
+        } | {member: names.member(state.current, member) for member, _ in state.current.members}
+        with broker.connect(topology) as connection:
+            channel = connection.default_channel
+            return {
+                told: int(channel.queue_declare(queue, passive=True).message_count)
+                for told, queue in queues.items()
+            }

@@ -1,0 +1,107 @@
+"""The order test: a ring is switched under load, and everything that can be killed is killed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.reshard.arena import FOREIGN_KEYS, KEYS, STEPS, Arena, Seen
+from tests.servers.rabbitmq import RabbitMQ
+
+RECORDS = int(os.environ.get("FEEDBUS_CHAOS_RECORDS", "100000"))
+RATE = int(os.environ.get("FEEDBUS_CHAOS_RATE", "5000"))
+SEED = int(os.environ.get("FEEDBUS_CHAOS_SEED", "20"))
+PATIENCE_SECONDS = 300.0
+
+# Each shape, and the steps at which the switch to it is killed before it is let through.
+SHAPES = (
+    (13, "{}", STEPS[:3]),
+    (7, "{}", STEPS[3:5]),
+    (7, "{ 0 = 3, 4 = 2, 6 = 5 }", STEPS[5:]),
+    (10, "{}", ("led",)),
+)
+
+
+def violations(seen: list[Seen]) -> list[str]:
+    """Return each record that had its effect before one with a smaller number of its key."""
+    latest: dict[str, Seen] = {}
+    found = []
+    for each in seen:
+        before = latest.get(each.key)
+        if before is not None and before.number > each.number:
+            found.append(f"{each} came after {before}")
+        else:
+            latest[each.key] = each
+    return found
+
+
+def missing(seen: list[Seen], rounds: dict[int, int]) -> list[str]:
+    """Return the records that were confirmed to their publisher and had no effect."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for each in seen:
+        numbers[each.key].add(each.number)
+    firsts = sorted(rounds)
+    lasts = [*firsts[1:], KEYS]
+    return [
+        f"key-{key}: numbers {lost[:10]}, which is {len(lost)} of {rounds[first]}"
+        for first, last in zip(firsts, lasts, strict=True)
+        for key in range(first, last)
+        if (lost := sorted(set(range(rounds[first])) - numbers[f"key-{key}"]))
+    ]
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("on", ["embedded", "rabbitmq"])
+def test_resharding_under_load_keeps_every_record_once_and_every_key_in_order(
+    on: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    node: RabbitMQ | None = request.getfixturevalue("rabbitmq") if on == "rabbitmq" else None
+    url = "sqlite:///var/broker.db" if node is None else node.url
+    with Arena(tmp_path, url, SEED) as arena:
+        arena.edit(10)
+        arena.switch()
+        arena.publish(RECORDS, RATE)
+        arena.await_round(1)
+        arena.kill_consumers(True)
+        each_shape = RECORDS // KEYS // (len(SHAPES) + 1)
+        for place, (shards, weights, kills) in enumerate(SHAPES):
+            arena.await_round(each_shape * (place + 1))
+            arena.edit(shards, weights)
+            arena.switch(kills)
+            if place == 1 and node is not None:
+                node.restart()
+        arena.stop()
+        rounds = arena.rounds()
+        expected = sum(
+            count * (FOREIGN_KEYS if first == KEYS - FOREIGN_KEYS else (KEYS - FOREIGN_KEYS) // 2)
+            for first, count in rounds.items()
+        )
+        arena.kill_consumers(False)
+        settle(arena, expected)
+        seen = arena.seen()
+        told = f"seed {SEED}, {arena.kills} kills, published {rounds}\n"
+        assert not (wrong := violations(seen)), told + "\n".join(wrong[:20]) + arena.logs()
+        assert not (lost := missing(seen, rounds)), told + "\n".join(lost[:20]) + arena.logs()
+        assert len(seen) == expected
+        assert arena.state().draining == ()
+        assert arena.state().current.members == arena.topology.generation("ring").members
+        assert set(arena.left_behind().values()) == {0}, arena.left_behind()
+        print(f"{len(seen)} records, {arena.kills} kills")  # noqa: T201 -- figures of a run
+
+
+def settle(arena: Arena, expected: int) -> None:
+    """Wait until everything has had its effect and only the current ring is left."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if (
+            arena.count() >= expected
+            and not arena.state().draining
+            and not any(arena.left_behind().values())
+        ):
+            return
+        time.sleep(0.5)
