@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+LONGEST_WAIT_SECONDS = 49 * 24 * 3600
+
 
 class FeedbusError(Exception):
     """Base of every error; its text is meant for the person who runs feedbus."""
@@ -89,7 +91,15 @@ class Retry(Exception):  # noqa: N818 -- a verdict, not an error
     """Raised by a handler to see the delivery again later."""
 
     def __init__(self, reason: str = "", *, after_seconds: float | None = None) -> None:
-        """Wait after_seconds, or as long as the queue's retry ladder says."""
+        """Wait after_seconds, or as long as the queue's retry ladder says.
+
+        Raises:
+            ValueError: no broker waits for so long, or for less than no time.
+
+        """
+        if after_seconds is not None and not 0 <= after_seconds <= LONGEST_WAIT_SECONDS:
+            msg = f"after_seconds: expected 0 to {LONGEST_WAIT_SECONDS}, got {after_seconds}"
+            raise ValueError(msg)
         self.reason = reason
         self.after_seconds = after_seconds
         super().__init__(reason or "retry")

@@ -25,6 +25,7 @@ KEY = "feedbus-key"
 QUEUE = "feedbus-queue"
 REASON = "feedbus-reason"
 REASON_LIMIT = 1000
+MOST = 2**31  # attempts; a header that says otherwise is not ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +123,13 @@ class Ladder:
     def _headers(self, delivery: Delivery, reason: str, key: str) -> dict[str, Any]:
         earlier = delivery.headers.get(ATTEMPT, 0)
         return {
-            ATTEMPT: (earlier if isinstance(earlier, int) else 0) + 1,
+            ATTEMPT: (earlier if isinstance(earlier, int) and 0 <= earlier < MOST else 0) + 1,
             CONSUMER: self.consumer.name,
             EXCHANGE: self.consumer.queue.exchange,
             FAILED_AT: time.time_ns() // 1000,
             KEY: delivery.headers.get(KEY, key),
             QUEUE: self.consumer.queue.name,
-            REASON: reason[:REASON_LIMIT],
+            REASON: reason[:REASON_LIMIT].encode(errors="backslashreplace").decode(),
         }
 
 

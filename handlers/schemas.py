@@ -11,11 +11,14 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
-from store.models import EMAIL_TEXT_CHARACTERS, TWEET_CHARACTERS
+from store.models import (
+    EMAIL_TEXT_CHARACTERS,
+    FOLLOWER_LOGIN_CHARACTERS,
+    LOGIN_CHARACTERS,
+    TWEET_CHARACTERS,
+)
 
 LARGEST_ID = 2**63 - 1
-LOGIN_CHARACTERS = 64
-FOLLOWER_LOGIN_CHARACTERS = 56  # with _ and its number a follower's login still fits
 MOST_FOLLOWERS = 1_000_000
 YEARS = validate.Range(
     min=datetime(1970, 1, 1, tzinfo=UTC),

@@ -33,7 +33,7 @@ def migrate(context: click.Context) -> None:
         context.invoke(up, name=None)
 
 
-@migrate.command()
+@migrate.command(epilog="\b\nExample:\n  feedbus migrate up")
 @click.argument("name", required=False)
 @click.pass_context
 def up(context: click.Context, name: str | None) -> None:
@@ -43,7 +43,7 @@ def up(context: click.Context, name: str | None) -> None:
     _tell("applied", migrations.forward(_url(context), name))
 
 
-@migrate.command()
+@migrate.command(epilog="\b\nExample:\n  feedbus migrate down 0001_initial --yes")
 @click.argument("name", required=False)
 @click.option("--yes", is_flag=True, help="Do not ask: what the tables hold is lost.")
 @click.pass_context
@@ -57,7 +57,7 @@ def down(context: click.Context, name: str | None, yes: bool) -> None:  # noqa: 
     _tell("reverted", migrations.back(url, name))
 
 
-@migrate.command()
+@migrate.command(epilog="\b\nExample:\n  feedbus migrate status")
 @click.pass_context
 def status(context: click.Context) -> None:
     """List the migrations and when each was applied."""

@@ -10,6 +10,7 @@ import peewee
 from feedbus.outbox import database
 
 LOGIN_CHARACTERS = 64
+FOLLOWER_LOGIN_CHARACTERS = LOGIN_CHARACTERS - 7  # then come _ and a number below a million
 EMAIL_CHARACTERS = 128
 PHONE_CHARACTERS = 11
 TWEET_CHARACTERS = 140

@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pytest
 
+from handlers.schemas import AddFollowers
 from tests.site import Answer, Site, fresh_site, problem
 
 
@@ -72,6 +73,15 @@ def test_followers_are_created_in_the_request_and_counted(site):
 def test_a_wrong_count_of_followers_is_refused(site, count):
     fields = {"userId": 1, "followerLogin": "fan", "count": count}
     assert "count" in problem(site.post("/api/v1/add-followers", fields), 400)["errors"]
+
+
+def test_the_longest_login_that_is_accepted_is_one_that_the_handler_takes(site):
+    fields = {"userId": site.user("longest"), "followerLogin": "f" * 57, "count": 1}
+    assert site.post("/api/v1/add-followers", fields).status == 202
+    assert AddFollowers().validate(fields) == {}
+    fields["followerLogin"] += "f"
+    assert "followerLogin" in problem(site.post("/api/v1/add-followers", fields), 400)["errors"]
+    assert "followerLogin" in AddFollowers().validate(fields)
 
 
 def test_followers_of_nobody_are_refused(site):

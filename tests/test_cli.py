@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,6 +15,9 @@ from click.testing import CliRunner
 from feedbus.cli import COMMANDS, Context, main
 from feedbus.cli.names import CONSUMER, EXCHANGE, QUEUE
 from feedbus.errors import UsageError
+from store.cli import migrate
+from web.__main__ import main as web
+from web.demo import demo
 
 TOPOLOGY = """\
 name = "shop"
@@ -89,6 +93,26 @@ def test_help_lists_every_command_with_a_line_and_the_projects_own(shop):
     for name, line in COMMANDS.items():
         assert f"  {name:<12}{line}\n" in result.output
     assert "Commands of topology.toml:\n  greet  shop_commands_of_cli:greet\n" in result.output
+
+
+def commands(command: click.Command, context: click.Context) -> Iterator[click.Command]:
+    yield command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from commands(found, context)
+
+
+@pytest.mark.parametrize(
+    "root", [main, migrate, web, demo], ids=["feedbus", "migrate", "web", "demo"]
+)
+def test_the_help_of_every_command_shows_an_example(root):
+    context = click.Context(main)
+    for command in commands(root, context):
+        shown = CliRunner().invoke(command, ["--help"]).output
+        assert "Example" in shown, command.name
+        assert "\\b" not in shown, command.name
 
 
 def test_help_works_without_any_topology(tmp_path, monkeypatch):

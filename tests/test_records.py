@@ -13,7 +13,15 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_lo
 from feedbus.errors import InvalidBody
 from feedbus.records import Chunk, Records
 from feedbus.records.loading import load
-from feedbus.records.packs import JSON, PACK, Pack, decode, single
+from feedbus.records.packs import (
+    JSON,
+    PACK,
+    Pack,
+    decode,
+    decode_payload,
+    encode_payload,
+    single,
+)
 
 values = st.one_of(
     st.none(),
@@ -121,6 +129,7 @@ def test_a_record_has_the_same_id_packed_and_plain() -> None:
         (b"\xff", "not UTF-8"),
         (b"[1]", "expected a JSON object, got list"),
         (b'{"id": NaN}', "NaN is no JSON number"),
+        (b'{"id": 1e999}', "1e999 is too large a number"),
         (b"[" * 100_000, "nested too deeply"),
         (b" " * (5 * 1024 * 1024), "expected at most 4194304 bytes"),
     ],
@@ -128,6 +137,12 @@ def test_a_record_has_the_same_id_packed_and_plain() -> None:
 def test_a_body_that_is_no_record_says_what_it_is(body: bytes, told: str) -> None:
     with pytest.raises(InvalidBody, match=told):
         decode(body, JSON, "m", "k")
+
+
+def test_whatever_is_read_can_be_written_again() -> None:
+    body = b'{"text":"half a pair: \\ud800","number":1e308}'
+    payload = decode_payload(body)
+    assert decode_payload(encode_payload(payload)) == payload
 
 
 @pytest.mark.parametrize(
@@ -172,6 +187,17 @@ def test_records_read_by_row_and_by_column_alike() -> None:
     assert records.only(["p-1", "q"]).column("reader") == [8, 9]
     with pytest.raises(IndexError):
         records[3]
+
+
+@pytest.mark.parametrize("index", [-4, 3])
+def test_a_verdict_on_a_record_that_is_not_there_is_an_error_at_once(index: int) -> None:
+    records = Records.of([{}, {}, {}])
+    with pytest.raises(IndexError, match="one of 3 records"):
+        records.reject(index, "bad")
+    with pytest.raises(IndexError, match="one of 3 records"):
+        records.retry(index)
+    records.reject(-1, "the last")
+    assert list(records.verdicts) == [2]
 
 
 def test_schemas_of_these_tests_differ_in_how_they_meet_unknown_fields() -> None:

@@ -7,13 +7,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from feedbus import outbox
+from feedbus import broker, outbox
+from feedbus.broker.names import Names
 from feedbus.bus import Bus
 from feedbus.errors import Reject, Retry, Unroutable
 from feedbus.records import Records
@@ -115,6 +117,82 @@ def test_bodies_that_are_no_messages_are_dead_at_once_with_every_fields_error(
     (letter,) = system.dead()
     assert system.seen == [1]
     assert letter.errors == {"n": ["Not a valid integer."], "text": ["Not a valid string."]}
+
+
+def test_a_body_of_half_a_surrogate_pair_is_dead_as_it_came_and_ends_no_runner(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+    with system.bus() as bus:
+        bus.publish("work", {"n": "\ud800"})
+        bus.publish("work", {"n": 1})
+    system.run(system.note)
+    (letter,) = system.dead()
+    assert system.seen == [1]
+    assert json.loads(letter.body) == {"n": "\ud800"}
+
+
+def test_a_reason_that_is_no_text_and_a_wait_that_is_none_end_no_runner(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(retry=Ladder((), "dead-letter")))
+
+    def refuse(message: dict[str, Any], _bus: Bus) -> None:
+        if message["n"] == 1:
+            msg = "\ud800"
+            raise Reject(msg)
+        raise Retry(after_seconds=float("nan"))
+
+    system.publish([1, 2])
+    system.run(refuse)
+    assert sorted(letter.reason for letter in system.dead()) == [
+        "ValueError: after_seconds: expected 0 to 4233600, got nan",
+        "\\ud800",
+    ]
+
+
+def test_attempts_that_a_foreign_header_makes_up_are_not_counted(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+
+    def fail(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        raise ValueError
+
+    with broker.connect(system.topology) as connection:
+        for attempts in (-9, 2**62, "many"):
+            message = connection.channel().prepare_message(
+                b'{"n": 1}', headers={"feedbus-attempt": attempts}
+            )
+            name = Names(system.topology).exchange("work")
+            connection.default_channel.basic_publish(message, name, "")
+    system.run(fail)
+    assert [letter.attempts for letter in system.dead()] == [3, 3, 3]
+
+
+def test_a_message_whose_error_ends_the_runner_is_given_up_after_three(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+
+    class Unforeseen(BaseException):
+        """What no dispatch foresees."""
+
+    def end(message: dict[str, Any], _bus: Bus) -> None:
+        if message["n"] == 2:
+            raise Unforeseen
+        system.note(message)
+
+    system.publish([1, 2, 3])
+    for _ in range(3):
+        with pytest.raises(Unforeseen):
+            system.run(end)
+    system.run(end)
+    (letter,) = system.dead()
+    assert json.loads(letter.body) == {"n": 2}
+    assert "died 3 times" in letter.reason
+    assert set(system.seen) == {1, 3}
 
 
 def test_one_bad_record_in_a_batch_does_not_fail_its_neighbours(
@@ -224,6 +302,22 @@ def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
     assert system.seen == [1, 1]
     assert system.ready()["next"] == 2
     assert outbox.pending() == []
+
+
+def test_a_run_that_connects_for_longer_than_it_may_idle_still_handles_what_waits(
+    tmp_path: Path,
+) -> None:
+    system = System.at(tmp_path, queue())
+    system.publish([1])
+    with closing(sqlite3.connect(tmp_path / "broker.db", check_same_thread=False)) as writer:
+        writer.isolation_level = None
+        writer.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(0.6, writer.execute, ["ROLLBACK"])
+        release.start()
+        system.run(system.note)
+        release.join()
+    outbox.close_store()
+    assert system.seen == [1]
 
 
 @pytest.mark.parametrize("limit", [1, 3])

@@ -28,7 +28,14 @@ log = logging.getLogger("web")
 BROKER_PATIENCE_SECONDS = 0.5  # then the relay publishes what the request could not
 
 
-@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.command(
+    context_settings={"show_default": True, "help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Examples:
+  python -m web --port 8081
+  FEEDBUS_API_TOKEN=secret python -m web --host 0.0.0.0
+""",
+)
 @click.option("--host", envvar="FEEDBUS_HTTP_HOST", default="127.0.0.1", help="Address to bind.")
 @click.option(
     "--port",

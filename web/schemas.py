@@ -6,7 +6,13 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from store.models import EMAIL_CHARACTERS, LOGIN_CHARACTERS, PHONE_CHARACTERS, TWEET_CHARACTERS
+from store.models import (
+    EMAIL_CHARACTERS,
+    FOLLOWER_LOGIN_CHARACTERS,
+    LOGIN_CHARACTERS,
+    PHONE_CHARACTERS,
+    TWEET_CHARACTERS,
+)
 from web.fields import LARGEST, Flag, Shape, Text, Whole, WholeText
 
 MOST_FOLLOWERS = 100_000
@@ -59,7 +65,7 @@ class FollowersBody(Schema):
     follower_login = Text(
         data_key="followerLogin",
         required=True,
-        validate=[validate.Length(1, LOGIN_CHARACTERS - 7), LOGIN],
+        validate=[validate.Length(1, FOLLOWER_LOGIN_CHARACTERS), LOGIN],
         metadata={"description": "What the followers' logins start with."},
     )
     count = Whole(required=True, validate=validate.Range(1, MOST_FOLLOWERS))

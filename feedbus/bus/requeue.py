@@ -9,6 +9,7 @@ from feedbus.broker.dead import DeadLetter
 from feedbus.broker.names import Names
 from feedbus.bus.publisher import Outgoing
 from feedbus.bus.sender import Sender, raise_refused
+from feedbus.errors import InvalidBody
 from feedbus.records.packs import JSON, PACK, decode, encode_payload
 from feedbus.topology import Queue, Topology
 
@@ -43,13 +44,15 @@ class Requeue:
         raise_refused(self._sender.send(self._messages(letter)))
 
     def _messages(self, letter: DeadLetter) -> Sequence[Outgoing]:
+        key = letter.key if self._hashed else self._queue
+        whole = Outgoing(self._exchange, key, letter.body, letter.content_type, letter.message_id)
         if letter.content_type != PACK or not self._hashed:
-            key = letter.key if self._hashed else self._queue
-            return [
-                Outgoing(self._exchange, key, letter.body, letter.content_type, letter.message_id)
-            ]
+            return [whole]
+        try:
+            pack = decode(letter.body, PACK, letter.message_id, letter.key)
+        except InvalidBody:
+            return [whole]
         # Its records may belong to different shards by now.
-        pack = decode(letter.body, PACK, letter.message_id, letter.key)
         return [
             Outgoing(
                 self._exchange,

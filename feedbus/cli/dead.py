@@ -35,9 +35,11 @@ def command() -> None:
     """List, show, requeue and purge dead letters."""
 
 
-@command.command("list")
+@command.command("list", epilog="\b\nExample:\n  feedbus dead list update_feed --limit 10 --json")
 @click.argument("queue", type=QUEUE, required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show so many."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
 def list_letters(context: Context, queue: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001 -- click passes a flag
@@ -57,7 +59,7 @@ def list_letters(context: Context, queue: str | None, limit: int, as_json: bool)
         click.echo("no dead letters")
 
 
-@command.command("show")
+@command.command("show", epilog="\b\nExample:\n  feedbus dead show update_feed 4f1c0e-17")
 @click.argument("queue", type=QUEUE)
 @click.argument("message_id")
 @click.pass_obj
@@ -75,7 +77,14 @@ def show(context: Context, queue: str, message_id: str) -> None:
     raise UsageError(msg)
 
 
-@command.command("requeue")
+@command.command(
+    "requeue",
+    epilog="""\b
+Examples:
+  feedbus dead requeue update_feed 4f1c0e-17 4f1c0e-18
+  feedbus dead requeue update_feed --all
+""",
+)
 @click.argument("queue", type=QUEUE)
 @click.argument("message_ids", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All that are there now.")
@@ -110,7 +119,7 @@ def requeue(
         raise UsageError(msg)
 
 
-@command.command("purge")
+@command.command("purge", epilog="\b\nExample:\n  feedbus dead purge send_notification.sms --yes")
 @click.argument("queue", type=QUEUE)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 
-@click.command()
+@click.command(epilog="\b\nExample:\n  feedbus down")
 @click.pass_obj
 def command(context: Any) -> None:
     """Stop everything that `feedbus up` or circusd started here, and wait until it is gone.

@@ -12,12 +12,25 @@ from feedbus.cli.names import CONSUMER
 from feedbus.cli.values import DURATION
 
 
-@click.command("run")
+@click.command(
+    "run",
+    epilog="""\b
+Examples:
+  feedbus run update_feed_3
+  feedbus run send_notification.email --max-messages 100 --idle-timeout 10s
+""",
+)
 @click.argument("consumer", type=CONSUMER)
 @click.option("--max-messages", type=click.IntRange(min=1), help="End after so many messages.")
 @click.option("--idle-timeout", type=DURATION, help="End when nothing came for so long: 30s, 5m.")
 @click.option("--max-runtime", type=DURATION, help="End after so long: 30s, 5m.")
-@click.option("--slot", type=click.IntRange(min=1), default=1, help="Which of its processes.")
+@click.option(
+    "--slot",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Which of its processes.",
+)
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917 -- an option each
     context: Context,
@@ -27,13 +40,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     max_runtime: float | None,
     slot: int,
 ) -> None:
-    r"""Run CONSUMER until a limit or a signal ends it, which is exit code 0.
-
-    \b
-    Examples:
-      feedbus run update_feed_3
-      feedbus run send_notification.email --max-messages 100 --idle-timeout 10s
-    """
+    """Run CONSUMER until a limit or a signal ends it, which is exit code 0."""
     from feedbus import handling, lifeline, outbox
     from feedbus.metrics import Metrics
     from feedbus.runner import Limits, Runner, Suspects

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,8 +91,14 @@ def _once(keys: Sequence[str]) -> Sequence[str]:
 
 def encode_payload(payload: Mapping[str, Any]) -> bytes:
     """Return compact JSON; ValueError or TypeError for what JSON does not have."""
-    text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
+    try:
+        return _write(payload, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry
+        return _write(payload, ensure_ascii=True).encode()
+
+
+def _write(payload: Mapping[str, Any], *, ensure_ascii: bool) -> str:
+    return json.dumps(payload, separators=(",", ":"), ensure_ascii=ensure_ascii, allow_nan=False)
 
 
 def decode(body: bytes, content_type: str | None, message_id: str, key: str) -> Pack:
@@ -159,7 +166,7 @@ def decode_payload(body: bytes) -> dict[str, Any]:
         text = f"expected at most {BODY_LIMIT_BYTES} bytes, got {len(body)}"
         raise InvalidBody({"": [text]})
     try:
-        payload = json.loads(body.decode(), parse_constant=_refuse_constant)
+        payload = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise InvalidBody({"": [f"not UTF-8: {error.reason} at byte {error.start}"]}) from error
     except RecursionError as error:
@@ -174,3 +181,12 @@ def decode_payload(body: bytes) -> dict[str, Any]:
 def _refuse_constant(name: str) -> None:
     msg = f"{name} is no JSON number"
     raise ValueError(msg)
+
+
+def _finite(digits: str) -> float:
+    """Refuse what Python reads as infinite, for nothing could write that down again."""
+    number = float(digits)
+    if math.isinf(number):
+        msg = f"{digits[:20]} is too large a number"
+        raise ValueError(msg)
+    return number

@@ -127,11 +127,18 @@ class Records(Sequence[dict[str, Any]]):
 
     def reject(self, index: int, reason: str) -> None:
         """Dead-letter this record alone when the handler returns; the others are acknowledged."""
-        self.verdicts[index] = Reject(reason)
+        self.verdicts[self._checked(index)] = Reject(reason)
 
     def retry(self, index: int, reason: str = "", *, after_seconds: float | None = None) -> None:
         """See this record again later; the others are acknowledged."""
-        self.verdicts[index] = Retry(reason, after_seconds=after_seconds)
+        self.verdicts[self._checked(index)] = Retry(reason, after_seconds=after_seconds)
+
+    def _checked(self, index: int) -> int:
+        count = len(self)
+        if not -count <= index < count:
+            msg = f"expected the index of one of {count} records, got {index}"
+            raise IndexError(msg)
+        return index % count
 
     def only(self, ids: Sequence[str]) -> Records:
         """Return the records that have these ids."""

@@ -161,6 +161,8 @@ class Runner:
         cancelled: list[str] = []
         self._reading = {}
         left = list(queues)
+        # Who has not begun to read is not idle, however long it took to connect.
+        self._last_arrival = time.monotonic()
         while (left or self._reading) and self._ended() is None:
             left = [source for source in left if not self._subscribe(connection, source, cancelled)]
             self._on_ready()

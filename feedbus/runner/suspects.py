@@ -33,9 +33,10 @@ class Suspects:
         """Return the suspects themselves."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Leave the file; a clean end leaves no one in hand."""
-        self.release()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave the file; a clean end leaves no one in hand, an error those it may be due to."""
+        if kind is None:
+            self.release()
         os.close(self._descriptor)
 
     def deaths(self, message_id: str) -> int:
