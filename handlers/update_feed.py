@@ -44,11 +44,13 @@ def _ensure_tweets(records: Records) -> dict[int, str]:
     """Store tweets of other systems; returns the text of each tweet whose author there is."""
     tweets: dict[int, queries.NewTweet] = {}
     for chunk in records.chunks:
-        for index in range(1 if "id" in chunk.shared else len(chunk)):
-            row = chunk.row(index)
-            moment_us = moments.to_us(row["created_at"])
-            tweet = queries.NewTweet(row["id"], row["author_id"], row["text"], moment_us)
-            tweets.setdefault(tweet.id, tweet)
+        for index, tweet_id in enumerate(chunk.column("id")):
+            if tweet_id not in tweets:
+                row = chunk.row(index)
+                moment_us = moments.to_us(row["created_at"])
+                tweets[tweet_id] = queries.NewTweet(
+                    tweet_id, row["author_id"], row["text"], moment_us
+                )
     stored = queries.ensure_tweets(list(tweets.values()))
     return {tweet_id: tweet.text for tweet_id, tweet in tweets.items() if tweet_id in stored}
 
