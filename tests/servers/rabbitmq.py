@@ -64,6 +64,7 @@ class RabbitMQ:
         config: lines to add to rabbitmq.conf.
         epmd: a port mapper to share, as nodes of one cluster do; None for one of its own.
         cookie: the secret that nodes of one cluster share; None for a new one.
+        schedulers: how many processors its Erlang may use at once; None for all.
 
     """
 
@@ -75,7 +76,9 @@ class RabbitMQ:
         config: str = "",
         epmd: Epmd | None = None,
         cookie: str | None = None,
+        schedulers: int | None = None,
     ) -> None:
+        self._schedulers = "" if schedulers is None else f" +S {schedulers}:{schedulers}"
         self.folder = folder
         self.node = f"{name}@localhost"
         self.port, self.management_port, self.distribution_port = (free_port() for _ in range(3))
@@ -132,7 +135,7 @@ class RabbitMQ:
             "RABBITMQ_FEATURE_FLAGS_FILE": str(self.folder / "feature_flags"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "-kernel inet_dist_use_interface {127,0,0,1}"
-                " +sbwt none +sbwtdcpu none +sbwtdio none"
+                f" +sbwt none +sbwtdcpu none +sbwtdio none{self._schedulers}"
             ),
         }
 

@@ -1,0 +1,242 @@
+"""Consumers on RabbitMQ outlive its restarts, cancellations and refusals by themselves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feedbus import broker, outbox
+from feedbus.broker import generations
+from feedbus.bus import Bus, LiveBus
+from feedbus.metrics import Metrics
+from feedbus.ring import Ring
+from store import migrations
+from tests.projects import wait_until
+from tests.site import served, topology_in, until, waiting
+from tests.systems import System, queue, sharded
+
+pytestmark = pytest.mark.integration
+OUTAGES = "feedbus_outages_total"
+WEIGHTS = (1, 2, 3, 1, 3, 2)
+
+
+@pytest.fixture(autouse=True)
+def _closed_store():
+    yield
+    outbox.close_store()
+
+
+@contextmanager
+def kept_running(system: System, function: Any):
+    """Run the consumer of "work", anew whenever it ends, as a supervisor does."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.is_set():
+            system.run(function, idle_seconds=1.0)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def spread(system: System, keys: list[str], folder: Path) -> dict[str, int]:
+    """Ask `feedbus spread` how many of the keys each shard gets."""
+    weights = ", ".join(f"{shard} = {weight}" for shard, weight in enumerate(WEIGHTS))
+    (folder / "topology.toml").write_text(
+        f'name = "{system.topology.name}"\n[broker]\nurl = "amqp://nowhere"\n'
+        '[exchanges]\nring = { type = "x-consistent-hash" }\n'
+        f'[queues.shard]\nexchange = "ring"\nshards = {len(WEIGHTS)}\nhandler = "none:none"\n'
+        f"weights = {{ {weights} }}\n"
+    )
+    words = ["--topology", str(folder / "topology.toml"), "spread", "shard", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "feedbus", *words, "--keys", "-"],
+        input="".join(f"{key}\n" for key in keys),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {shard["name"]: shard["records"] for shard in json.loads(done.stdout)["shards"]}
+
+
+def handled_by_shard(system: System) -> dict[str, list[str]]:
+    """Run each shard's consumer until it is idle; return the keys that it handled."""
+    handled: dict[str, list[str]] = {name: [] for name in system.topology.consumers}
+    threads = [
+        threading.Thread(
+            target=system.run,
+            args=(lambda message, _, own=own: own.append(message["text"]), name),
+            kwargs={"idle_seconds": 2.0},
+        )
+        for name, own in handled.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return handled
+
+
+def test_each_key_is_handled_by_the_shard_that_spread_names_also_after_a_restart(
+    fragile_rabbitmq, tmp_path: Path
+):
+    shards = sharded(len(WEIGHTS), weights=WEIGHTS)
+    system = System.at(tmp_path, shards, broker_url=fragile_rabbitmq.url)
+    keys = [
+        *map(str, range(150)),
+        *(f"key-{n * n}" for n in range(100)),
+        *("ä", "日本", "a b", "#"),
+    ]
+    ring = Ring.of(system.topology.generation("ring").members)
+    expected = {name: [k for k in keys if ring.route(k) == name] for name in ring_names(system)}
+    assert spread(system, keys, tmp_path) == {name: len(own) for name, own in expected.items()}
+    for again in (False, True):
+        if again:
+            fragile_rabbitmq.restart()
+        with LiveBus(system.topology, timeout_seconds=30.0) as bus:
+            bus.publish_many("ring", [(key, {"n": 1, "text": key}) for key in keys])
+        assert handled_by_shard(system) == expected
+
+
+def ring_names(system: System) -> list[str]:
+    """Return the shards in the order of their numbers."""
+    return list(system.topology.consumers)
+
+
+def test_a_broker_that_restarts_under_load_loses_nothing(fragile_rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(prefetch=20), broker_url=fragile_rabbitmq.url)
+    metrics, confirmed, over = Metrics.none(), [], threading.Event()
+
+    def publish() -> None:
+        with LiveBus(system.topology, timeout_seconds=60.0) as bus:
+            while not over.is_set():
+                bus.publish("work", {"n": len(confirmed)})
+                confirmed.append(len(confirmed))
+
+    def slow(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        time.sleep(0.001)
+
+    publisher = threading.Thread(target=publish)
+    with system.running(slow, metrics=metrics):
+        publisher.start()
+        wait_until(lambda: len(system.seen) > 50)
+        fragile_rabbitmq.restart()
+        before = len(confirmed)
+        wait_until(lambda: len(confirmed) > before + 50)
+        over.set()
+        publisher.join()
+        wait_until(lambda: len(set(system.seen)) == len(confirmed))
+    assert set(system.seen) == set(confirmed)
+    assert metrics.value(OUTAGES, "work", "broker") == 1
+    assert (system.ready(), system.dead()) == ({"work": 0}, [])
+
+
+def test_a_cancelled_consumer_subscribes_again(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    with kept_running(system, system.note):
+        system.publish([1])
+        wait_until(lambda: system.seen == [1])
+        with broker.connect(system.topology) as connection:
+            connection.default_channel.queue_delete(f"{system.topology.name}.work")
+        generations.establish(system.topology)
+        system.publish([2])
+        wait_until(lambda: system.seen == [1, 2])
+
+
+def test_a_refused_channel_is_opened_again_until_it_is_not_refused(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    metrics = Metrics.none()
+    with broker.connect(system.topology) as connection:
+        rival = connection.channel()
+        rival.basic_consume(f"{system.topology.name}.work", exclusive=True, no_ack=False)
+        with system.running(system.note, metrics=metrics):
+            wait_until(lambda: metrics.value("feedbus_held_seconds_total", "work", "broker") > 0)
+            rival.close()
+            system.publish([1])
+            wait_until(lambda: system.seen == [1])
+    assert metrics.value(OUTAGES, "work", "broker") == 1
+
+
+def test_a_connection_that_the_broker_closes_is_opened_again(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    metrics = Metrics.none()
+    with system.running(system.note, metrics=metrics):
+        system.publish([1])
+        wait_until(lambda: system.seen == [1])
+        rabbitmq.control("close_all_connections", "an operator did it")
+        system.publish([2])
+        wait_until(lambda: system.seen == [1, 2])
+    assert metrics.value(OUTAGES, "work", "broker") == 1
+
+
+def test_heartbeats_go_on_while_a_handler_works(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(), broker_url=f"{rabbitmq.url}?heartbeat=1")
+    metrics = Metrics.none()
+
+    def work(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        if message["n"] == 1:
+            time.sleep(5.0)  # the broker drops a silent connection after two to three intervals
+
+    with system.running(work, metrics=metrics):
+        system.publish([1])
+        wait_until(lambda: metrics.value("feedbus_deliveries_total", "work", "ack") == 1)
+        system.publish([2])
+        wait_until(lambda: len(system.seen) > 1)
+    assert system.seen == [1, 2]
+    assert metrics.value(OUTAGES, "work", "broker") == 0
+
+
+def test_heartbeats_go_on_while_the_store_is_away(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(), broker_url=f"{rabbitmq.url}?heartbeat=1")
+    metrics = Metrics.none()
+
+    def write(message: dict[str, Any], _bus: Bus) -> None:
+        outbox.database.execute_sql("INSERT INTO effects VALUES (?)", (message["n"],))
+
+    with system.running(write, metrics=metrics):
+        system.publish([1])
+        time.sleep(7.0)  # by now it holds for longer than the broker waits
+        outbox.database.execute_sql("CREATE TABLE effects (n integer)")
+        wait_until(lambda: metrics.value("feedbus_deliveries_total", "work", "ack") == 1)
+    assert outbox.database.execute_sql("SELECT n FROM effects").fetchall() == [(1,)]
+    assert metrics.value(OUTAGES, "work", "store") == 1
+    assert metrics.value(OUTAGES, "work", "broker") == 0
+
+
+def test_the_web_answers_while_the_broker_is_away_and_its_posts_arrive_later(
+    fragile_rabbitmq, tmp_path: Path
+):
+    topology = topology_in(tmp_path, FEEDBUS_BROKER_URL=fragile_rabbitmq.url)
+    topology = replace(topology, name=f"web-{tmp_path.name}")
+    migrations.migrate(topology)
+    generations.establish(topology)
+    with served(topology) as site:
+        author = site.user("ann")
+        fragile_rabbitmq.stop()
+        try:
+            for number in range(5):
+                started = time.monotonic()
+                body = {"userId": author, "text": f"tweet {number}"}
+                assert site.post("/api/v1/post-tweet", body).status == 202
+                assert time.monotonic() - started < 5
+            assert site.get("/metrics").status == 200
+        finally:
+            fragile_rabbitmq.start()
+        assert until(lambda: waiting(site, "publish_tweet") == 5, 30.0)
