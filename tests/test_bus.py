@@ -68,6 +68,16 @@ def test_packs_for_a_ring_hold_records_of_one_shard_in_order(numbers: list[int])
     assert found == {key: [i for i, other in enumerate(keys) if other == key] for key in keys}
 
 
+def test_records_too_large_for_one_pack_travel_in_several_in_order() -> None:
+    texts = [str(place) * 1_000_000 for place in range(10)]
+    pack = Pack("o", range(10), ["k"] * 10, {}, {"text": texts})
+    messages = Encoder(topology(pack=1000)).encode("ring", pack)
+    read = [decode(each.body, each.content_type, each.message_id, "") for each in messages]
+    assert [text for each in read for text in each.columns.get("text", [])] == texts
+    assert [name for each in read for name in each.ids] == pack.ids
+    assert len({each.message_id for each in messages}) == len(messages) == 4
+
+
 def test_an_exchange_without_packs_sends_each_record_plain() -> None:
     pack = Pack("o", [0, 1], ["a", "a"], {"text": "x"}, {"n": [1, 2]})
     messages = Encoder(topology(pack=0)).encode("work", pack)
@@ -84,6 +94,7 @@ def test_an_exchange_without_packs_sends_each_record_plain() -> None:
         ("k" * 256, {"n": 1}, "routing key of 256 bytes"),
         ("k", {"n": float("nan")}, "cannot publish"),
         ("k", {"n": object()}, "cannot publish"),
+        ("k", {"n": "x" * 2**22}, "body of 4194312 bytes; expected at most 4194304"),
     ],
 )
 def test_what_no_broker_could_carry_is_refused(

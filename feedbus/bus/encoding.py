@@ -9,7 +9,7 @@ from typing import Any
 from feedbus.broker.names import Names
 from feedbus.bus.publisher import RECORD_COUNT, Outgoing
 from feedbus.errors import UsageError
-from feedbus.records.packs import JSON, PACK, Pack, decode, encode_payload
+from feedbus.records.packs import BODY_LIMIT_BYTES, JSON, PACK, Pack, decode, encode_payload
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 
@@ -83,7 +83,7 @@ class Encoder:
                 if len(part) == 1 and not exchange.hashed:
                     messages.extend(self._plain(exchange, pack, part))
                 else:
-                    messages.append(self._packed(exchange, pack.select(part), target))
+                    messages.extend(self._packed(exchange, pack.select(part), target))
         return messages
 
     def apart(self, message: Outgoing) -> list[Outgoing]:
@@ -110,7 +110,14 @@ class Encoder:
             self.lead(self._topology.generation(exchange))
         return self._rings[exchange]
 
-    def _packed(self, exchange: Exchange, pack: Pack, target: str) -> Outgoing:
+    def _packed(self, exchange: Exchange, pack: Pack, target: str) -> Iterator[Outgoing]:
+        body = _body(pack.encode)
+        if len(body) > BODY_LIMIT_BYTES and len(pack) > 1:
+            middle, end = len(pack) // 2, len(pack)
+            for part in (range(middle), range(middle, end)):
+                yield from self._packed(exchange, pack.select(part), target)
+            return
+        _check_size(body)
         headers: dict[str, Any] = {RECORD_COUNT: len(pack)}
         name, key = self._names.exchange(exchange.name), target
         if exchange.hashed:
@@ -118,13 +125,14 @@ class Encoder:
             headers[GENERATION] = generation.digest
             name = self._names.packs(exchange.name)
             key = self._names.pack_key(generation, target)
-        message_id, body = f"{pack.record_id(0)}+", _body(pack.encode)
-        return Outgoing(name, key, body, PACK, message_id, headers, exchange.name)
+        message_id = f"{pack.record_id(0)}+"
+        yield Outgoing(name, key, body, PACK, message_id, headers, exchange.name)
 
     def _plain(self, exchange: Exchange, pack: Pack, indexes: Iterable[int]) -> Iterator[Outgoing]:
         name = self._names.exchange(exchange.name)
         for index in indexes:
             body = _body(encode_payload, pack.payload(index))
+            _check_size(body)
             message_id = pack.record_id(index)
             yield Outgoing(name, pack.keys[index], body, JSON, message_id, counted_as=exchange.name)
 
@@ -135,6 +143,12 @@ def _body(encode: Callable[..., bytes], *arguments: Any) -> bytes:
     except (TypeError, ValueError) as error:
         msg = f"cannot publish: {error}"
         raise UsageError(msg) from error
+
+
+def _check_size(body: bytes) -> None:
+    if len(body) > BODY_LIMIT_BYTES:
+        msg = f"cannot publish: body of {len(body)} bytes; expected at most {BODY_LIMIT_BYTES}"
+        raise UsageError(msg)
 
 
 def _check_key(key: str) -> None:
