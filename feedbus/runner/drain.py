@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from feedbus.broker.generations import State
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.topology import Consumer, Generation, Topology
+
+LOOKS_A_STATE = 10  # how often a consumer that waits looks for a queue until it reads the state
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +105,22 @@ class Drain:
         channel.close()
 
     def _await_end(self, connection: Any, queue: str) -> bool:
-        """Wait until a queue is gone; False when the run is over first."""
-        while broker.queue_exists(connection, queue):
-            if not self._pause():
+        """Wait until a queue is gone; False when the run is over first, or the ring has moved on.
+
+        Then the queues are dealt out anew, and one that others were to read may be ours.
+        """
+        for look in itertools.count(1):
+            if not broker.queue_exists(connection, queue):
+                return True
+            if not self._pause() or (look % LOOKS_A_STATE == 0 and self._moved_on(connection)):
                 return False
         return True
+
+    def _moved_on(self, connection: Any) -> bool:
+        if self._state is None:
+            return False
+        current = generations.states(connection, self._topology).get(self._state.current.exchange)
+        return current is not None and current.current != self._state.current
 
     def _share(self, generation: Generation) -> list[str]:
         """Return this consumer's share of a generation's queues: the same ones at every start."""
