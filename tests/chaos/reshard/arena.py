@@ -263,7 +263,7 @@ class Arena:
 
     def logs(self) -> str:
         """Return the last lines of every log."""
-        told = []
+        told = ["", f"state: {self.state()}", f"queues: {self.queues()}"]
         for path in sorted((self.folder / "logs").iterdir()):
             told += [f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-15:]]
         return "\n".join(told)
@@ -288,6 +288,19 @@ class Arena:
         """Return the state of the ring."""
         with broker.connect(self.topology) as connection:
             return generations.states(connection, self.topology)["ring"]
+
+    def queues(self) -> dict[str, int]:
+        """Return the queues of rings that pass and how many messages are ready in each."""
+        topology = self.topology
+        names, found = Names(topology), {}
+        with broker.connect(topology) as connection:
+            for old in self.state().draining:
+                for member, _ in old.members:
+                    queue = names.member(old, member)
+                    if broker.queue_exists(connection, queue):
+                        told = connection.default_channel.queue_declare(queue, passive=True)
+                        found[queue] = told.message_count
+        return found
 
     def left_behind(self) -> dict[str, int]:
         """Return how many messages are held, dead, or in the current shards' queues."""
