@@ -15,6 +15,7 @@ from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.lifeline import run_folder
 from feedbus.plan.changes import Plan
+from feedbus.plan.making import make_plan
 from feedbus.topology import Topology
 
 # A ring, what is held, and where retries wait are needed until the last message is handled.
@@ -100,7 +101,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
             supervisor.finish()
             step("finished")
         with broker.locked(connection, topology):
-            done = _delete(connection, plan, tell)
+            done = _delete(connection, topology, plan, tell)
         step("deleted")
         return done and (supervisor is not None or not _draining(connection, topology))
 
@@ -133,6 +134,9 @@ def _make(connection: Any, topology: Topology, plan: Plan, supervisor: Superviso
         replacing.replace_delay(connection, topology, topology.queues[queue], delay)
     broker.declare(channel, topology)
     step("created")
+    for queue, delay in replacing.parked_delays(topology, inventory.take(topology)):
+        replacing.unpark(connection, topology, topology.queues[queue], delay)
+    step("retries-returned")
     for bound, exchange, key in work.unbound:
         channel.queue_unbind(bound, exchange, key)
     step("unbound")
@@ -168,18 +172,26 @@ def _switch(connection: Any, topology: Topology, tell: Callable[[str], None]) ->
     step("switched")
 
 
-def _delete(connection: Any, plan: Plan, tell: Callable[[str], None]) -> bool:
-    """Delete what the plan says, as far as nobody has put anything in meanwhile."""
-    done = True
+def _delete(connection: Any, topology: Topology, plan: Plan, tell: Callable[[str], None]) -> bool:
+    """Delete what the plan says, as far as it is left over still and nobody put anything in."""
+    done, doomed = True, plan.work.nonempty
+    now = make_plan(topology, None, delete_nonempty=doomed, predict=False)
+    refilled = {danger.name for danger in now.dangers}
     for queue in plan.work.deleted_queues:
-        reason = removing.remove_queue(connection, queue, nonempty=queue in plan.work.nonempty)
+        if queue in refilled:
+            reason = removing.REFILLED
+        elif queue in now.work.deleted_queues:
+            reason = removing.remove_queue(connection, queue, nonempty=queue in doomed)
+        else:
+            continue  # gone, or part of a ring by now
         done = done and not reason
         tell(f"{queue} stays: {reason}" if reason else f"{queue} is deleted")
         step("queue-removed")
     if done:  # else what is left may still need them
         channel = connection.channel()
         for exchange in plan.work.deleted_exchanges:
-            channel.exchange_delete(exchange)
+            if exchange in now.work.deleted_exchanges:
+                channel.exchange_delete(exchange)
         channel.close()
     return done
 

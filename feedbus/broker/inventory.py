@@ -96,19 +96,19 @@ def _embedded(topology: Topology, path: Path) -> Inventory:
 
 
 def _rabbitmq(topology: Topology) -> Inventory:
-    api = management.Api.of(topology)
     exchanges = [
-        SeenExchange(one["name"], one["type"], one["arguments"]) for one in api.list("exchanges")
+        SeenExchange(one["name"], one["type"], one["arguments"])
+        for one in management.listed(topology, "exchanges")
     ]
     bindings = [
         SeenBinding(
             one["source"], _kind(one["destination_type"]), one["destination"], one["routing_key"]
         )
-        for one in api.list("bindings")
+        for one in management.listed(topology, "bindings")
     ]
     held = {
         one["name"]: (one["arguments"], int(one.get("messages_unacknowledged", 0)))
-        for one in api.list("queues")
+        for one in management.listed(topology, "queues")
         if one["name"].startswith(f"{topology.name}.") and one.get("owner_pid_details") is None
     }
     return _within(topology, exchanges, _counted(topology, held), bindings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import urllib.error
 import urllib.request
@@ -28,18 +29,22 @@ class Api:
     virtual_host: str
 
     @classmethod
-    def of(cls, topology: Topology) -> Self:
-        """Find the API of a topology's broker: as it says, else on the broker's own host."""
-        broker = urlsplit(topology.broker_url)
-        told = urlsplit(topology.management_url or f"http://{_host(broker.hostname)}:{PORT}")
-        place = told.netloc.rpartition("@")[2]
-        speaker = told if told.username is not None else broker
-        return cls(
-            urlunsplit((told.scheme, place, told.path.rstrip("/"), "", "")),
-            unquote(speaker.username or "guest"),
-            unquote(speaker.password or "guest"),
-            unquote(broker.path[1:]) or "/",
-        )
+    def of(cls, topology: Topology) -> list[Self]:
+        """Find the APIs of a topology's broker: the one it says, else one on each node's host."""
+        found = []
+        for broker in map(urlsplit, topology.broker_urls):
+            told = urlsplit(topology.management_url or f"http://{_host(broker.hostname)}:{PORT}")
+            place = told.netloc.rpartition("@")[2]
+            speaker = told if told.username is not None else broker
+            found.append(
+                cls(
+                    urlunsplit((told.scheme, place, told.path.rstrip("/"), "", "")),
+                    unquote(speaker.username or "guest"),
+                    unquote(speaker.password or "guest"),
+                    unquote(broker.path[1:]) or "/",
+                )
+            )
+        return found
 
     def list(self, kind: str) -> list[dict[str, Any]]:
         """Return every exchange, queue or binding of the virtual host.
@@ -78,6 +83,20 @@ class Api:
 
     def _told(self, hint: str) -> str:
         return f"RabbitMQ's management API at {self.url} does not tell what is there: {hint}"
+
+
+def listed(topology: Topology, kind: str) -> list[dict[str, Any]]:
+    """Return every exchange, queue or binding, as the first node tells whose API answers.
+
+    Raises:
+        UsageError: none answers; it says what to set.
+
+    """
+    *others, last = Api.of(topology)
+    for api in others:
+        with contextlib.suppress(UsageError):
+            return api.list(kind)
+    return last.list(kind)
 
 
 def _host(name: str | None) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from amqp.exceptions import NotFound, PreconditionFailed
 from kombu.connection import Connection
 
+REFILLED = "messages have come meanwhile; apply again"
+
 
 def remove_queue(connection: Connection, queue: str, *, nonempty: bool) -> str:
     """Delete a queue that nobody consumes; return why that was not done, "" when it is gone.
@@ -23,6 +25,6 @@ def remove_queue(connection: Connection, queue: str, *, nonempty: bool) -> str:
     except PreconditionFailed as error:
         if "in use" in str(error):
             return "somebody consumes it; end that and apply again"
-        return "messages have come meanwhile; apply again"
+        return REFILLED
     channel.close()
     return ""

@@ -59,10 +59,14 @@ def differs(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
 
 def begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     """Whether a replacement of a consumer's queue was begun and not ended."""
-    names = Names(topology)
-    queue = names.queue(consumer)
-    parked = re.compile(rf"{re.escape(queue)}\.retry\.\d+\.parked")
-    return names.gate(consumer) in seen.exchanges or any(map(parked.fullmatch, seen.queues))
+    return Names(topology).gate(consumer) in seen.exchanges
+
+
+def parked_delays(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
+    """Return (queue, where its retries wait) for those that were parked and not returned."""
+    parked = re.compile(rf"({re.escape(topology.name)}\.(.+)\.retry\.\d+)\.parked")
+    found = filter(None, map(parked.fullmatch, seen.queues))
+    return [(match[2], match[1]) for match in found if match[2] in topology.queues]
 
 
 def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
@@ -81,17 +85,40 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
     return found
 
 
-def replace_delay(connection: Connection, topology: Topology, queue: Queue, name: str) -> None:
-    """Declare anew where retries of a queue wait; those that wait there begin to wait anew."""
-    consumer = next(each for each in topology.consumers.values() if each.queue == queue)
-    replacement = Replacement(connection, topology, consumer)
-    channel = connection.channel()
-    replacement.park(name)
+def replace_delay(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
+    """Take away a queue where retries wait, which are parked meanwhile."""
+    park(connection, topology, queue, delay)
     step("delay-parked")
-    channel.queue_delete(name, if_empty=True)
+    channel = connection.channel()
+    channel.queue_delete(delay, if_empty=True)
+    channel.close()
     step("delay-deleted")
-    entities.declare_delay(channel, Names(topology), queue, int(name.rpartition(".")[2]))
-    replacement.unpark(name)
+
+
+def park(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
+    """Take retries out of where they wait."""
+    parked = Names(topology).parked(delay)
+    channel = connection.channel()
+    channel.exchange_declare(parked, "fanout", durable=True, auto_delete=False)
+    entities.declare_kept(channel, parked, {}, quorum=queue.type == "quorum")
+    channel.queue_bind(parked, parked, "")
+    channel.close()
+    move(connection, delay, parked)
+
+
+def unpark(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
+    """Let retries wait anew; at once they go where no retries wait any more."""
+    names = Names(topology)
+    parked = names.parked(delay)
+    if broker.queue_exists(connection, delay):
+        move(connection, parked, delay)
+    elif topology.exchanges[queue.exchange].hashed:
+        move(connection, parked, names.exchange(queue.exchange))
+    else:
+        move(connection, parked, "", f"{topology.name}.{queue.name}")
+    channel = connection.channel()
+    channel.exchange_delete(parked)
+    channel.queue_delete(parked, if_empty=True)
     channel.close()
 
 
@@ -118,7 +145,7 @@ class Replacement:
             self._close_gate()
             step("gate-closed")
             for delay in self._delays(seen):
-                self.park(delay)
+                park(self.connection, self.topology, self.consumer.queue, delay)
             step("retries-parked")
             self._empty()
             step("queue-deleted")
@@ -129,10 +156,6 @@ class Replacement:
             step("held-appended")
             self._take_gate_away()
             step("gate-gone")
-        for queue in inventory.take(self.topology).queues:
-            if queue.startswith(f"{self._queue}.retry.") and queue.endswith(".parked"):
-                self.unpark(queue.removesuffix(".parked"))
-        step("retries-returned")
 
     @property
     def _names(self) -> Names:
@@ -197,26 +220,6 @@ class Replacement:
         waiting = re.compile(rf"{re.escape(self._queue)}\.retry\.\d+")
         return filter(waiting.fullmatch, seen.queues)
 
-    def park(self, delay: str) -> None:
-        """Take retries out of where they wait."""
-        channel = self.connection.channel()
-        parked = self._names.parked(delay)
-        channel.exchange_declare(parked, "fanout", durable=True, auto_delete=False)
-        quorum = self.consumer.queue.type == "quorum"
-        entities.declare_kept(channel, parked, {}, quorum=quorum)
-        channel.queue_bind(parked, parked, "")
-        channel.close()
-        self._move(delay, parked)
-
-    def unpark(self, delay: str) -> None:
-        """Let retries wait anew."""
-        parked = self._names.parked(delay)
-        if broker.exchange_exists(self.connection, delay):
-            self._move(parked, delay)
-        else:
-            self._move(parked, "", self._queue)
-        self._delete(parked)
-
     def _empty(self) -> None:
         """Move the old queue's content and delete it."""
         while True:
@@ -272,14 +275,8 @@ class Replacement:
         channel.exchange_delete(self._names.gate(self.consumer))
         channel.close()
 
-    def _delete(self, name: str) -> None:
-        channel = self.connection.channel()
-        channel.exchange_delete(name)
-        channel.queue_delete(name, if_empty=True)
-        channel.close()
-
-    def _move(self, source: str, exchange: str, key: str | None = None) -> None:
-        move(self.connection, source, exchange, key)
+    def _move(self, source: str, exchange: str) -> None:
+        move(self.connection, source, exchange)
 
 
 def move(connection: Connection, source: str, exchange: str, key: str | None = None) -> None:

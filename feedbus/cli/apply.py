@@ -62,7 +62,7 @@ def command(
     from feedbus.apply import apply, exclusive
 
     with exclusive(topology):
-        plan = look(topology, delete_nonempty)
+        plan = look(topology, delete_nonempty, predict=False)
         show(plan, as_json=False)
         if plan.empty and not plan.draining:
             _follow(topology, text, runs=plan.watchers is not None)

@@ -56,12 +56,13 @@ def command(
         sys.exit(1)
 
 
-def look(topology: Topology, delete_nonempty: tuple[str, ...]) -> Plan:
+def look(topology: Topology, delete_nonempty: tuple[str, ...], *, predict: bool = True) -> Plan:
     """Make the plan of a topology."""
     from feedbus.plan.making import make_plan
     from feedbus.supervisor.client import watched
 
-    return make_plan(topology, watched(topology), delete_nonempty=delete_nonempty)
+    watchers = watched(topology)
+    return make_plan(topology, watchers, delete_nonempty=delete_nonempty, predict=predict)
 
 
 def show(plan: Plan, *, as_json: bool) -> None:
@@ -117,10 +118,11 @@ def _ring(ring: RingChange) -> Iterator[str]:
     yield f"    why        {ring.reason}"
     if ring.old == ring.new:
         return
-    if ring.before and ring.after:
+    if ring.moved_share is not None:
         yield f"    keys       {ring.moved_share:.1%} move to another shard"
     even = " -> ".join(_even(one) for one in (ring.before, ring.after) if one)
-    yield f"    evenness   {even}, the busiest shard to the mean"
+    if even:
+        yield f"    evenness   {even}, the busiest shard to the mean"
     if ring.old:
         yield f"    backlog    {_backlog(ring)}"
 
@@ -133,6 +135,8 @@ def _backlog(ring: RingChange) -> str:
     if not ring.backlog_messages:
         return "none: the new shards begin at once"
     first = f"{counted(ring.backlog_messages, 'message')} are handled before any new one"
+    if ring.moved_share is None:
+        return first
     if ring.drain_seconds is None:
         return f"{first}; how long that takes is unknown, since nobody handles any now"
     return f"{first}, about {ring.drain_seconds:,.0f} s at the rate of now"

@@ -41,7 +41,8 @@ class RingChange:
         old: digest of the current generation, None when there is none yet.
         new: digest of the one to come.
         reason: what differs.
-        moved_share: of all keys, those that another shard will handle.
+        moved_share: of all keys, those that another shard will handle; None where, as before and
+            after, it was not asked for.
         before: the spread over the old shards.
         after: over the new ones.
         backlog_messages: in the old generation's queues, to be handled first.
@@ -53,7 +54,7 @@ class RingChange:
     old: str | None
     new: str
     reason: str
-    moved_share: float = 0.0
+    moved_share: float | None = None
     before: Evenness | None = None
     after: Evenness | None = None
     backlog_messages: int = 0
@@ -93,6 +94,7 @@ class Work:
         exchanges: to be declared anew.
         replaced: consumers whose queue is declared anew, its content kept.
         delays: (queue, where its retries wait) to be declared anew.
+        parked: the same, with retries that a crash left parked.
         unbound: (queue on the broker, exchange on the broker, key) to be taken away.
         leaving: queues to be deleted that consumers empty first.
         deleted_queues: with those to be deleted though they are not empty.
@@ -103,6 +105,7 @@ class Work:
     exchanges: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     delays: tuple[tuple[str, str], ...] = ()
+    parked: tuple[tuple[str, str], ...] = ()
     unbound: tuple[tuple[str, str, str], ...] = ()
     leaving: tuple[str, ...] = ()
     deleted_queues: tuple[str, ...] = ()

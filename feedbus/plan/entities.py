@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.broker import entities, replacing
+from feedbus.broker import entities, generations, replacing
 from feedbus.broker.generations import State
 from feedbus.broker.inventory import Inventory, SeenQueue
 from feedbus.broker.names import Names
 from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind, Work
-from feedbus.topology import Consumer, Exchange, Topology
+from feedbus.topology import Consumer, Exchange, Generation, Topology
 
 OWN = r"(?:_\d+)?(?:\.(?:dead|before|gate\.held|retry\.\d+(?:\.parked)?|[0-9a-f]{8}))?"
 OF_A_QUEUE = re.compile(r"(.+?)\.(?:before|gate|gate\.held|retry\.\d+(?:\.parked)?|[0-9a-f]{8})")
@@ -35,12 +35,14 @@ class Comparison:
         exchanges = tuple(self._exchanges())
         replaced = tuple(self._queues())
         delays = tuple(self._delays())
+        parked = tuple(self._parked_delays())
         unbound = tuple(self._bindings())
         leaving, deleted, nonempty = self._leftover_queues()
         return Work(
             exchanges=exchanges,
             replaced=replaced,
             delays=delays,
+            parked=parked,
             unbound=unbound,
             leaving=tuple(leaving),
             deleted_queues=tuple(deleted),
@@ -109,6 +111,11 @@ class Comparison:
                 told.append(f"{name} {'none' if old is None else old} to {new or 'none'}")
         return ", ".join(told)
 
+    def _parked_delays(self) -> Iterator[tuple[str, str]]:
+        for queue, name in replacing.parked_delays(self.topology, self.seen):
+            self._note("change", "queue", name, "retries that were parked are returned")
+            yield queue, name
+
     def _delays(self) -> Iterator[tuple[str, str]]:
         for queue in self.topology.queues.values():
             for name in replacing.wrong_delays(self.topology, queue, self.seen):
@@ -159,11 +166,21 @@ class Comparison:
             if exchange.hashed:
                 beside = (names.held, names.generations, names.ledger)
                 found |= {name(exchange.name) for name in beside}
-        for exchange_name, state in self.states.items():
-            if exchange_name in topology.exchanges and topology.exchanges[exchange_name].hashed:
-                for generation in (state.current, *state.draining):
-                    found |= {names.member(generation, member) for member, _ in generation.members}
+        for generation in self._generations():
+            found |= {names.member(generation, member) for member, _ in generation.members}
         return found
+
+    def _generations(self) -> Iterator[Generation]:
+        """Yield those that are, and those to come: a crash may have declared these already."""
+        for exchange in self.topology.exchanges.values():
+            if not exchange.hashed:
+                continue
+            wanted = self.topology.generation(exchange.name)
+            state = self.states.get(exchange.name)
+            if state is None:
+                yield wanted
+            else:
+                yield from (state.current, *state.draining, generations.successor(state, wanted))
 
     def _wanted_exchanges(self) -> set[str]:
         names, topology = self._names, self.topology
@@ -178,10 +195,7 @@ class Comparison:
         for exchange in topology.exchanges.values():
             if exchange.hashed:
                 found |= {names.held(exchange.name), names.packs(exchange.name)}
-                state = self.states.get(exchange.name)
-                if state:
-                    found |= {names.ring(one) for one in (state.current, *state.draining)}
-        return found
+        return found | {names.ring(one) for one in self._generations()}
 
     def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:
         """Return those that consumers empty first, all to be deleted, and those not when empty."""
@@ -225,7 +239,9 @@ class Comparison:
         return ".retry." in found.name and "x-expires" in found.arguments
 
     def _parked(self, name: str) -> bool:
-        return name.endswith(".parked") and name.removesuffix(".parked") in self.seen.exchanges
+        delay = name.removesuffix(".parked")
+        known = replacing.parked_delays(self.topology, self.seen)
+        return name.endswith(".parked") and delay in {waiting for _, waiting in known}
 
     def _named(self, name: str) -> bool:
         bare = name.removeprefix(f"{self.topology.name}.")

@@ -20,7 +20,11 @@ NOTHING_RUNS = (
 
 
 def make_plan(
-    topology: Topology, watchers: Watchers | None, *, delete_nonempty: Collection[str] = ()
+    topology: Topology,
+    watchers: Watchers | None,
+    *,
+    delete_nonempty: Collection[str] = (),
+    predict: bool = True,
 ) -> Plan:
     """Compare; nothing is declared, changed or deleted.
 
@@ -28,6 +32,7 @@ def make_plan(
         topology: what is wanted.
         watchers: how the supervisor's differ, None when none runs.
         delete_nonempty: queues that may be deleted with what is in them.
+        predict: whether to tell where keys go and how long a backlog takes, some seconds' work.
 
     Raises:
         Outage: the broker is away.
@@ -48,7 +53,7 @@ def make_plan(
         notes.append(NOTHING_RUNS)
     return Plan(
         changes=tuple(changes),
-        rings=tuple(rings.changes(topology, seen, states)),
+        rings=tuple(rings.changes(topology, seen, states, predict=predict)),
         draining=tuple(rings.draining(topology, seen, states)),
         watchers=watchers,
         notes=tuple(notes),

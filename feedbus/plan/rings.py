@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from feedbus.broker import generations
@@ -21,19 +22,20 @@ SAMPLE_SECONDS = 1.0
 
 
 def changes(
-    topology: Topology, seen: Inventory, states: Mapping[str, State]
+    topology: Topology, seen: Inventory, states: Mapping[str, State], *, predict: bool
 ) -> Iterator[RingChange]:
-    """Yield the rings that get a new generation."""
+    """Yield the rings that get a new generation; predicting where keys go takes some seconds."""
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
             continue
         wanted = topology.generation(exchange.name)
         state = states.get(exchange.name)
         if state is None:
-            first = _evenness(wanted) if wanted.members else None
+            first = _evenness(wanted) if predict else None
             yield RingChange(exchange.name, None, wanted.digest, "the first ring", after=first)
         elif not (state.settled and generations.same(state.current, wanted)) or state.disordered:
-            yield _change(topology, seen, state, wanted)
+            change = _change(topology, seen, state, wanted)
+            yield _predicted(topology, change, state, wanted) if predict else change
 
 
 def _change(topology: Topology, seen: Inventory, state: State, wanted: Generation) -> RingChange:
@@ -43,18 +45,25 @@ def _change(topology: Topology, seen: Inventory, state: State, wanted: Generatio
     names = Names(topology)
     backlog = sum(messages(names, seen, one) for one in (*state.draining, old))
     new = generations.successor(state, wanted)
-    rings = Ring.of(old.members), Ring.of(wanted.members)
-    started, before = time.monotonic(), _handled(topology.var, old)
     return RingChange(
-        exchange=old.exchange,
-        old=old.digest,
-        new=new.digest,
-        reason=_reason(state, wanted),
+        old.exchange, old.digest, new.digest, _reason(state, wanted), backlog_messages=backlog
+    )
+
+
+def _predicted(
+    topology: Topology, change: RingChange, state: State, wanted: Generation
+) -> RingChange:
+    old = state.current
+    if change.old == change.new:
+        return change
+    rings = Ring.of(old.members), Ring.of(wanted.members)
+    started, handled = time.monotonic(), _handled(topology.var, old)
+    return replace(
+        change,
         moved_share=share_moved(*rings) if all(rings) else 0.0,
         before=_evenness(old),
         after=_evenness(wanted),
-        backlog_messages=backlog,
-        drain_seconds=_drain_seconds(topology.var, old, backlog, before, started),
+        drain_seconds=_drain_seconds(topology.var, old, change.backlog_messages, handled, started),
     )
 
 

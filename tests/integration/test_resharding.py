@@ -1,0 +1,277 @@
+"""A running system that follows its topology: real processes, messages coming all the while."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from feedbus import config
+from feedbus.broker import inventory
+from feedbus.bus import Bus
+from feedbus.topology import Topology
+
+PROJECT = Path(__file__).parents[2]
+KEYS = [str(key) for key in range(50)]
+
+TOPOLOGY = """
+name = "small"
+[broker]
+url = "sqlite:///var/broker.db"
+[store]
+url = "sqlite:///var/store.db"
+[exchanges]
+feed = {{ type = "x-consistent-hash", pack = 20 }}
+mail = {{ type = "direct" }}
+[queues.feed]
+exchange = "feed"
+shards = {shards}
+handler = "handle:feed"
+batch = {{ size = 100, wait = "5ms" }}
+[queues.mail]
+exchange = "mail"
+routing_keys = ["mail"]
+handler = "handle:mail"
+{more}
+[processes.clock]
+command = "python clock.py"
+"""
+
+HANDLE = """
+import os, time
+from marshmallow import Schema, fields
+from feedbus import handler
+
+class Note(Schema):
+    key = fields.Str(required=True)
+    n = fields.Int(strict=True, required=True)
+
+log = os.open("seen.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@handler(Note, batch=True)
+def feed(records, bus):
+    rows = zip(records.column("key"), records.column("n"))
+    os.write(log, "".join(f"{key} {n}\\n" for key, n in rows).encode())
+
+@handler(Note)
+def mail(message, bus):
+    os.write(log, f"{message['key']} {message['n']}\\n".encode())
+"""
+
+CLOCK = """
+import signal, sys
+from feedbus import lifeline
+lifeline.mark_ready()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+while True:
+    signal.pause()
+"""
+
+
+class System:
+    """A project in a folder, its command line, and a publisher that does not know of changes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environment = {
+            name: text for name, text in os.environ.items() if not name.startswith("FEEDBUS_")
+        } | {"PYTHONPATH": str(PROJECT)}
+        (root / "handle.py").write_text(HANDLE)
+        (root / "clock.py").write_text(CLOCK)
+        self.sent: dict[str, int] = defaultdict(int)
+
+    def write(self, shards: int, more: str = "") -> Topology:
+        (self.root / "topology.toml").write_text(TOPOLOGY.format(shards=shards, more=more))
+        return config.load(self.root / "topology.toml", environ={})
+
+    def feedbus(self, *words: str, code: int = 0, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "feedbus", *words],
+            cwd=self.root, env=self.environment | environment,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def status(self) -> dict[str, dict]:
+        told = json.loads(self.feedbus("status", "--json"))
+        return told["consumers"] | told["processes"]
+
+    def pids(self) -> dict[str, int]:
+        return {name: one["processes"][0]["pid"] for name, one in self.status().items()}
+
+    def seen(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = defaultdict(list)
+        for line in (self.root / "seen.log").read_text().splitlines():
+            key, number = line.split()
+            found[key].append(int(number))
+        return found
+
+    @contextmanager
+    def publishing(self, topology: Topology) -> Iterator[None]:
+        """Publish numbered records of every key until the block ends."""
+        over = threading.Event()
+
+        def publish() -> None:
+            with Bus.connect(topology) as bus:
+                for number in itertools.count(self.sent["0"]):
+                    bus.publish_many("feed", [(key, {"key": key, "n": number}) for key in KEYS])
+                    bus.publish("mail", {"key": "mail", "n": number}, "mail")
+                    for key in (*KEYS, "mail"):
+                        self.sent[key] = number + 1
+                    if over.wait(0.01):
+                        return
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def wait_for_all(self) -> None:
+        """Wait until as many records were handled as were published."""
+        deadline = time.monotonic() + 60
+        while sum(map(len, self.seen().values())) < sum(self.sent.values()):
+            assert time.monotonic() < deadline, self.feedbus("status")
+            time.sleep(0.1)
+
+    def check(self) -> None:
+        """See that every record was handled once, each key's in their order."""
+        self.wait_for_all()
+        assert self.seen() == {key: list(range(count)) for key, count in self.sent.items()}
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    system = System(tmp_path)
+    yield system
+    system.feedbus("down")
+
+
+def test_shards_come_and_go_while_messages_come_and_untouched_watchers_keep_running(
+    system: System,
+) -> None:
+    topology = system.write(10)
+    system.feedbus("up", "--detach")
+    first = system.pids()
+    with system.publishing(topology):
+        system.write(13)
+        assert "10 shards become 13" in system.feedbus("plan", "--check", code=1)
+        told = system.feedbus("apply")
+        assert told.endswith("applied\n")
+        second = system.pids()
+        assert set(second) - set(first) == {"feed_10", "feed_11", "feed_12"}
+        system.write(7)
+        system.feedbus("apply")
+        third = system.pids()
+        assert "nothing to change" in system.feedbus("plan", "--check")
+    assert {name: second[name] for name in first} == first
+    assert third == {name: first[name] for name in third}
+    assert len(third) == 9
+    system.check()
+
+
+def test_a_queue_is_replaced_another_added_and_one_removed_while_messages_come(
+    system: System,
+) -> None:
+    extra = '[queues.extra]\nexchange = "mail"\nrouting_keys = ["x"]\nhandler = "handle:mail"\n'
+    topology = system.write(2, extra)
+    system.feedbus("up", "--detach")
+    first = system.pids()
+    with system.publishing(topology):
+        more = extra.replace("extra", "other")
+        changed = system.write(2, f"max_length = 100_000\n{more}")
+        plan = system.feedbus("plan")
+        assert re.search(r"~ queue +small\.mail +x-max-length none to 100000: declared anew", plan)
+        assert re.search(r"- queue +small\.extra +no longer in the topology; it is empty", plan)
+        assert re.search(r"\+ consumer +other", plan)
+        system.feedbus("apply")
+        second = system.pids()
+        found = inventory.take(changed)
+    assert found.queues["small.mail"].arguments["x-max-length"] == 100_000
+    assert "small.extra" not in found.queues
+    assert {name for name in first if second.get(name) != first[name]} == {"mail", "extra"}
+    assert set(second) == {"feed_0", "feed_1", "mail", "other", "clock"}
+    system.check()
+    assert "nothing to change" in system.feedbus("plan", "--check")
+
+
+def test_an_apply_that_is_killed_beside_a_running_system_is_ended_by_the_next(
+    system: System,
+) -> None:
+    topology = system.write(2)
+    system.feedbus("up", "--detach")
+    with system.publishing(topology):
+        for number, step in enumerate(("paused", "followed", "drained", "finished"), start=3):
+            system.write(number, f"max_length = {number}000_000")
+            system.feedbus("apply", "--yes", code=99, FEEDBUS_EXIT_AT=step)
+            system.feedbus("apply", "--yes")
+            assert "nothing to change" in system.feedbus("plan", "--check")
+    assert {name for name in system.pids() if name.startswith("feed")} == {
+        f"feed_{shard}" for shard in range(6)
+    }
+    system.check()
+
+
+def test_a_topology_that_is_wrong_changes_nothing_not_even_for_processes_that_start_anew(
+    system: System,
+) -> None:
+    system.write(2)
+    system.feedbus("up", "--detach")
+    first = system.pids()
+    path = system.root / "topology.toml"
+    path.write_text(path.read_text().replace("handle:mail", "handle:male").replace("= 2", "= 5"))
+    assert "male" in system.feedbus("apply", code=1)
+    os.kill(first["mail"], 9)
+    deadline = time.monotonic() + 20
+    while True:
+        system.write(2)  # only so that status can be asked
+        now = system.status()["mail"]
+        path.write_text(path.read_text().replace("handle:mail", "handle:male"))
+        if now["state"] == "running" and now["processes"][0]["pid"] != first["mail"]:
+            break
+        assert time.monotonic() < deadline, now
+        time.sleep(0.1)
+    assert now["restarts"] == 1
+    system.write(2)
+    assert "nothing to change" in system.feedbus("plan", "--check")
+
+
+def test_without_a_supervisor_apply_switches_and_says_who_drains(system: System) -> None:
+    topology = system.write(2)
+    system.feedbus("apply")
+    with system.publishing(topology):
+        time.sleep(0.2)
+    system.write(3)
+    told = system.feedbus("apply")
+    assert "switched; what has passed drains when `feedbus up` is next started" in told
+    system.feedbus("up", "--detach")
+    system.check()
+
+
+def test_a_removed_queue_that_nobody_reads_is_refused_and_named_is_gone(system: System) -> None:
+    extra = '[queues.extra]\nexchange = "mail"\nrouting_keys = ["x"]\nhandler = "handle:mail"\n'
+    system.write(2, extra)
+    system.feedbus("apply")
+    system.feedbus("publish", "mail", "--key", "x", "--json", '{"key": "x", "n": 1}')
+    system.write(3)
+    told = system.feedbus("apply", code=1)
+    assert "small.extra: 1 messages" in told
+    assert "--delete-nonempty extra" in told
+    assert "2 shards become 3" in system.feedbus("plan")
+    system.feedbus("apply", "--delete-nonempty", "extra")
+    assert "nothing to change" in system.feedbus("plan", "--check")
+    assert "small.extra" not in inventory.take(system.write(3)).queues

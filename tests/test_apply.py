@@ -1,0 +1,294 @@
+"""Applying a change: what it does, and that a crash at any step of it is mended by the next."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from feedbus import broker, outbox
+from feedbus.apply import apply, exclusive
+from feedbus.broker import entities, generations, inventory
+from feedbus.broker.names import Names
+from feedbus.errors import UsageError
+from feedbus.plan import Plan
+from feedbus.plan.making import make_plan
+from feedbus.records import Records
+from feedbus.topology import Exchange, Ladder, Topology
+from tests.projects import wait_until
+from tests.systems import BATCH, System, queue, sharded
+
+PROJECT = Path(__file__).parent.parent
+KEYS = [str(key) for key in range(20)]
+WAITING = Ladder((600.0,), "dead-letter")
+
+# Passed when nothing runs; those with a supervisor are in tests/integration/test_resharding.py.
+STEPS = [
+    *("planned", "exchange-deleted", "exchanges-declared"),
+    *("gate-put", "gate-closed", "retries-parked", "queue-deleted", "gate-opened"),
+    *("held-appended", "gate-gone", "delay-parked", "delay-deleted", "created"),
+    *("retries-returned", "unbound", "left-behind"),
+    *("declared", "written", "left", "led", "appended", "fenced", "settled", "switched"),
+    *("queue-removed", "deleted"),
+]
+# On RabbitMQ those between which messages go another way: each takes some seconds.
+ON_RABBITMQ = ("gate-put", "gate-closed", "queue-deleted", "gate-opened", "held-appended", "left")
+CRASHES = [
+    *(("embedded", step) for step in STEPS),
+    *(("rabbitmq", step) for step in ON_RABBITMQ),
+]
+WITH_A_SUPERVISOR = {"paused", "followed", "drained", "finished"}
+
+
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def broker_kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def make(
+    request: pytest.FixtureRequest, tmp_path: Path, broker_kind: str
+) -> Iterator[Callable[..., System]]:
+    """Make systems on either broker."""
+    url, management = "", None
+    if broker_kind == "rabbitmq":
+        node = request.getfixturevalue("rabbitmq")
+        url, management = node.url, node.management_url
+
+    def made(*queues, **options) -> System:
+        system = System.at(tmp_path, *queues, broker_url=url, **options)
+        system.topology = replace(system.topology, management_url=management)
+        return system
+
+    yield made
+    outbox.close_store()
+
+
+def carry_out(topology: Topology, *doomed: str) -> tuple[Plan, bool, list[str]]:
+    """Apply a topology while nothing runs; return the plan, whether all is done, what was told."""
+    told: list[str] = []
+    with exclusive(topology):
+        plan = make_plan(topology, None, delete_nonempty=doomed, predict=False)
+        done = apply(topology, plan, None, wait=True, tell=told.append, progress=lambda _left: None)
+    return plan, done, told
+
+
+def nothing_to_do(topology: Topology) -> bool:
+    return make_plan(topology, None, predict=False).empty
+
+
+def killed_at(step: str, work: Callable[[], object]) -> bool:
+    """Do something in a process that ends at a step; return whether it came there."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.environ[generations.EXIT_AT] = step
+            work()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) == generations.EXIT_CODE
+
+
+def changed(system: System, *queues, **exchanges: Exchange) -> Topology:
+    topology = system.topology
+    return replace(
+        topology,
+        queues={each.name: each for each in queues},
+        exchanges={**topology.exchanges, **exchanges},
+    )
+
+
+def consume_ring(topology: Topology, each: int) -> dict[str, list[int]]:
+    """Run every shard at once until each key came so often; return its numbers as handled."""
+    seen: dict[str, list[int]] = {key: [] for key in KEYS}
+    lock, over = threading.Lock(), threading.Event()
+
+    def collect(records: Records, _bus) -> None:
+        with lock:
+            for row in records:
+                seen[row["text"]].append(row["n"])
+
+    def consume(name: str) -> None:
+        while not over.is_set():
+            System(topology).run(collect, name, batch=True, idle_seconds=0.5)
+
+    members = [name for name, _ in topology.generation("ring").members]
+    threads = [threading.Thread(target=consume, args=(name,)) for name in members]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: sum(map(len, seen.values())) >= each * len(KEYS), 40.0)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    return seen
+
+
+def consume_work(topology: Topology, count: int) -> list[int]:
+    """Run the queue "work" until so many came; return their numbers as handled."""
+    system = System(topology)
+    deadline = time.monotonic() + 40.0
+    while len(system.seen) < count and time.monotonic() < deadline:
+        system.run(system.note, idle_seconds=0.5)
+    return system.seen
+
+
+def publish(topology: Topology, number: int) -> None:
+    with System(topology).bus() as bus:
+        bus.publish("work", {"n": number})
+        bus.publish_many("ring", [(key, {"n": number, "text": key}) for key in KEYS])
+
+
+def wait_for_retry(topology: Topology, number: int) -> None:
+    """Put a record where a retry of the queue "work" waits."""
+    names = Names(topology)
+    delay = names.delay(topology.queues["work"], 600_000)
+    with broker.connect(topology) as connection:
+        channel = connection.channel()
+        message = channel.prepare_message(
+            b'{"n": %d}' % number, content_type="application/json", properties={"delivery_mode": 2}
+        )
+        channel.basic_publish(message, delay, "")
+        channel.close()
+
+
+@pytest.mark.parametrize(("broker_kind", "step"), CRASHES, indirect=["broker_kind"])
+def test_an_apply_that_ends_at_any_step_is_ended_by_the_next(
+    make: Callable[..., System], step: str
+) -> None:
+    system = make(
+        queue(retry=WAITING, routing_keys=("", "old")),
+        sharded(2, batch=BATCH),
+        queue("moved", exchange="other", routing_keys=("m",)),
+        queue("gone", exchange="other", routing_keys=("g",)),
+        pack=5,
+    )
+    wait_for_retry(system.topology, 99)
+    publish(system.topology, 0)
+    wanted = changed(
+        system,
+        queue(retry=WAITING, max_length=1000),
+        sharded(3, batch=BATCH),
+        queue("moved", exchange="ring", routing_keys=()),
+        other=Exchange("other", "direct", 5),
+    )
+    if step == "unbound":
+        wanted = replace(
+            wanted, queues={**wanted.queues, "work": queue(retry=WAITING)}
+        )  # only a queue that is not replaced keeps its other bindings
+    assert killed_at(step, lambda: carry_out(wanted))
+    publish(wanted, 1)
+    _, _, told = carry_out(wanted)
+    publish(wanted, 2)
+    assert nothing_to_do(wanted), told
+    assert consume_ring(wanted, 3) == {key: [0, 1, 2] for key in KEYS}
+    assert consume_work(wanted, 3) == [0, 1, 2]
+    seen = inventory.take(wanted)
+    names = Names(wanted)
+    work = seen.queues[names.queue(wanted.consumers["work"])]
+    assert (
+        dict(work.arguments).items()
+        >= entities.queue_arguments(names, wanted.queues["work"]).items()
+    )
+    assert seen.queues[names.delay(wanted.queues["work"], 600_000)].ready == 1
+    left = {name.removeprefix(f"{wanted.name}.") for name in (*seen.queues, *seen.exchanges)}
+    assert not {name for name in left if re.search(r"gone|gate|before|parked", name)}
+    assert nothing_to_do(wanted)
+
+
+def test_every_step_has_its_crash_test() -> None:
+    found = set()
+    for path in (PROJECT / "feedbus").rglob("*.py"):
+        found |= set(re.findall(r"\bstep\(\"([a-z-]+)\"\)", path.read_text()))
+    assert found == {*STEPS, *WITH_A_SUPERVISOR}
+
+
+def test_a_queue_that_is_not_empty_is_not_deleted_unless_it_is_named(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), queue("gone", exchange="other", routing_keys=("g",)))
+    with system.bus() as bus:
+        bus.publish("other", {"n": 1}, "g")
+    wanted = changed(system, queue("new", exchange="work"))
+    with pytest.raises(UsageError, match=r"nothing is touched.*\n.*gone: 1 messages; .*Name it"):
+        carry_out(wanted)
+    assert f"{wanted.name}.new" not in inventory.take(wanted).queues
+    plan, done, _ = carry_out(wanted, "gone")
+    assert done
+    assert f"{wanted.name}.gone" in plan.work.nonempty
+    assert not {f"{wanted.name}.gone", f"{wanted.name}.work"} & {*inventory.take(wanted).queues}
+    assert nothing_to_do(wanted)
+
+
+def test_two_applies_exclude_each_other(make: Callable[..., System]) -> None:
+    system = make(queue())
+    with exclusive(system.topology), pytest.raises(UsageError, match="another apply is at work"):
+        carry_out(system.topology)
+
+
+def test_a_queue_that_somebody_reads_is_not_replaced_under_them(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feedbus.broker.replacing.LEAVE_SECONDS", 0.3)
+    system = make(queue())
+    wanted = changed(system, queue(max_length=5))
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        channel.basic_consume(f"{wanted.name}.work", callback=lambda _: None)
+        with pytest.raises(UsageError, match="1 still consume it: stop them"):
+            carry_out(wanted)
+        channel.close()
+    system.publish([1, 2])
+    carry_out(wanted)
+    assert consume_work(wanted, 2) == [1, 2]
+
+
+def test_up_ends_a_replacement_that_an_apply_left_half_done(make: Callable[..., System]) -> None:
+    system = make(queue())
+    system.publish([1])
+    wanted = changed(system, queue(max_length=5))
+    assert killed_at("queue-deleted", lambda: carry_out(wanted))
+    System(wanted).publish([2])
+    generations.establish(wanted)
+    assert consume_work(wanted, 2) == [1, 2]
+    assert nothing_to_do(wanted)
+
+
+def test_shards_with_other_arguments_are_a_new_generation(make: Callable[..., System]) -> None:
+    system = make(sharded(2, batch=BATCH))
+    with system.bus() as bus:
+        bus.publish_many("ring", [(key, {"n": 1, "text": key}) for key in KEYS])
+    wanted = changed(system, sharded(2, batch=BATCH, max_length=500))
+    plan, done, _ = carry_out(wanted)
+    assert [ring.reason for ring in plan.rings] == ["its queues' arguments differ"]
+    assert not done
+    assert consume_ring(wanted, 1) == {key: [1] for key in KEYS}
+    assert nothing_to_do(wanted)
+    found = [one for one in inventory.take(wanted).queues.values() if ".shard_" in one.name]
+    assert [one.arguments["x-max-length"] for one in found] == [500, 500]
+
+
+def test_what_a_retry_waits_for_is_kept_where_its_queue_is_replaced(
+    make: Callable[..., System],
+) -> None:
+    quick = Ladder((1.0,), "dead-letter")
+    system = make(queue(retry=quick))
+    names = Names(system.topology)
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        message = channel.prepare_message(
+            b'{"n": 7}', content_type="application/json", properties={"delivery_mode": 2}
+        )
+        channel.basic_publish(message, names.delay(system.topology.queues["work"], 1000), "")
+        channel.close()
+    wanted = changed(system, queue(retry=quick, max_length=5))
+    carry_out(wanted)
+    assert consume_work(wanted, 1) == [7]

@@ -1,0 +1,303 @@
+"""What a plan says of a topology, its broker and its supervisor; it reads only."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from feedbus import broker, outbox
+from feedbus.broker import inventory, management
+from feedbus.broker.names import Names
+from feedbus.cli import main
+from feedbus.errors import UsageError
+from feedbus.metrics import Metrics
+from feedbus.plan import Plan, Watchers
+from feedbus.plan.making import make_plan
+from feedbus.ring import Ring, share_moved
+from feedbus.supervisor.settings import Settings
+from feedbus.topology import Exchange, Topology
+from tests.projects import Project
+from tests.systems import BATCH, System, queue, sharded
+
+
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
+    """Make systems on either broker."""
+    url, management_url = "", None
+    if request.param == "rabbitmq":
+        node = request.getfixturevalue("rabbitmq")
+        url, management_url = node.url, node.management_url
+
+    def made(*queues, **options) -> System:
+        system = System.at(tmp_path, *queues, broker_url=url, **options)
+        system.topology = replace(system.topology, management_url=management_url)
+        return system
+
+    yield made
+    outbox.close_store()
+
+
+def told(plan: Plan, topology: Topology) -> set[tuple[str, str, str]]:
+    """Return (action, kind, name without the topology's) of each change."""
+    prefix = f"{topology.name}."
+    return {(one.action, one.kind, one.name.removeprefix(prefix)) for one in plan.changes}
+
+
+def quick(topology: Topology, *doomed: str) -> Plan:
+    return make_plan(topology, None, delete_nonempty=doomed, predict=False)
+
+
+def changed(system: System, *queues, **exchanges: Exchange) -> Topology:
+    kept = {**system.topology.exchanges, **exchanges}
+    named = {each.name: each for each in queues}
+    return replace(system.topology, queues=named, exchanges=kept)
+
+
+def test_where_everything_is_as_the_topology_says_there_is_nothing_to_change(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), sharded(3), queue("mail", exchange="other", routing_keys=("a", "b")))
+    system.publish([1, 2])
+    plan = make_plan(system.topology, None)
+    assert (plan.empty, plan.changes, plan.rings) == (True, (), ())
+
+
+def test_every_kind_of_difference_is_told_with_its_reason(make: Callable[..., System]) -> None:
+    system = make(
+        queue(routing_keys=("", "old")),
+        queue("kept"),
+        queue("gone", exchange="other", routing_keys=("g",)),
+    )
+    wanted = changed(
+        system,
+        queue(routing_keys=("", "new")),
+        queue("kept", max_length=7),
+        queue("added"),
+        other=Exchange("other", "direct"),
+        more=Exchange("more", "fanout"),
+    )
+    plan = quick(wanted)
+    assert told(plan, wanted) >= {
+        ("create", "exchange", "more"),
+        ("change", "exchange", "other"),
+        ("create", "queue", "added"),
+        ("change", "queue", "kept"),
+        ("create", "binding", "work"),
+        ("delete", "binding", "work"),
+        ("delete", "queue", "gone"),
+        ("delete", "queue", "gone.dead"),
+    }
+    reasons = {one.name.removeprefix(f"{wanted.name}."): one.reason for one in plan.changes}
+    assert reasons["kept"].startswith("x-max-length none to 7: declared anew")
+    assert reasons["gone"] == "no longer in the topology; it is empty"
+    assert plan.counts()["dangerous"] == 0
+
+
+def test_a_plan_changes_nothing_on_the_broker(make: Callable[..., System]) -> None:
+    system = make(queue(), sharded(2), queue("gone", exchange="other", routing_keys=("g",)))
+    system.publish([1, 2, 3])
+    before = inventory.take(system.topology)
+    wanted = changed(
+        system, queue(max_length=9), sharded(5), queue("new", exchange="other", routing_keys=("n",))
+    )
+    quick(wanted)
+    assert inventory.take(wanted) == before
+
+
+def test_a_queue_that_is_not_empty_and_that_nobody_reads_is_dangerous_unless_it_is_named(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), queue("gone", exchange="other", routing_keys=("g",)))
+    with system.bus() as bus:
+        bus.publish("other", {"n": 1}, "g")
+    wanted = changed(system, queue())
+    (danger,) = quick(wanted).dangers
+    assert (danger.name, danger.messages) == (f"{wanted.name}.gone", 1)
+    assert "--delete-nonempty gone" in danger.reason
+    named = quick(wanted, "gone")
+    assert named.dangers == ()
+    assert f"{wanted.name}.gone" in named.work.nonempty
+
+
+def test_a_removed_queue_that_somebody_reads_is_emptied_first(make: Callable[..., System]) -> None:
+    system = make(queue(), queue("gone", exchange="other", routing_keys=("g",)))
+    with system.bus() as bus, broker.connect(system.topology) as connection:
+        bus.publish("other", {"n": 1}, "g")
+        channel = connection.channel()
+        channel.basic_qos(0, 1, False)
+        channel.basic_consume(f"{system.topology.name}.gone", callback=lambda _: None)
+        plan = quick(changed(system, queue()))
+        channel.close()
+    assert plan.dangers == ()
+    assert plan.work.leaving[0] == f"{system.topology.name}.gone"
+
+
+def test_a_name_that_is_not_to_go_is_told(make: Callable[..., System]) -> None:
+    system = make(queue())
+    assert "--delete-nonempty wrk" in quick(system.topology, "wrk").notes[0]
+
+
+def test_a_ring_that_changes_is_told_with_exact_shares_and_its_backlog(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(3, batch=BATCH))
+    with system.bus() as bus:
+        bus.publish_many("ring", [(str(n), {"n": n}) for n in range(40)])
+    wanted = changed(system, sharded(4, batch=BATCH))
+    (ring,) = make_plan(wanted, None).rings
+    rings = [Ring.of(each.generation("ring").members) for each in (system.topology, wanted)]
+    assert ring.moved_share == share_moved(*rings)
+    assert (ring.action, ring.reason) == ("change", "3 shards become 4")
+    assert (ring.before.shards, ring.after.shards) == (3, 4)
+    assert 1.0 < ring.after.max_over_mean < 1.2
+    assert (ring.backlog_messages, ring.drain_seconds) == (40, None)
+
+
+def test_how_long_a_backlog_takes_is_told_by_what_is_handled_meanwhile(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(2))
+    with system.bus() as bus:
+        bus.publish_many("ring", [(str(n), {"n": n}) for n in range(30)])
+    over = threading.Event()
+
+    def handle() -> None:
+        with Metrics.open(system.topology.var / "metrics", "shard_0.1") as metrics:
+            while not over.wait(0.05):
+                metrics.consumer("shard_0").settled("ack", 10)
+
+    handling = threading.Thread(target=handle)
+    handling.start()
+    (ring,) = make_plan(changed(system, sharded(3)), None).rings
+    over.set()
+    handling.join()
+    assert ring.backlog_messages == 30
+    assert ring.drain_seconds is not None
+
+
+def test_weights_arguments_and_removed_rings_each_have_their_reason(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(2), queue())
+    heavier = changed(system, sharded(2, weights=(1, 3)), queue())
+    shorter = changed(system, sharded(2, max_length=3), queue())
+    assert quick(heavier).rings[0].reason == "weights differ: shard_1 1 to 3"
+    assert quick(shorter).rings[0].reason == "its queues' arguments differ"
+    exchanges = {"work": system.topology.exchanges["work"]}
+    without = replace(system.topology, exchanges=exchanges, queues={"work": queue()})
+    plan = quick(without)
+    names, generation = Names(system.topology), system.topology.generation("ring")
+    gone = {f"{names.member(generation, member)}" for member, _ in generation.members}
+    assert gone | {names.ledger("ring"), names.held("ring")} <= set(plan.work.deleted_queues)
+    assert plan.work.deleted_exchanges[0] == names.exchange("other")
+    assert {names.exchange("ring"), names.ring(generation)} <= set(plan.work.deleted_exchanges)
+    assert plan.dangers == ()
+
+
+def test_foreign_names_are_nobodys_business(make: Callable[..., System]) -> None:
+    system = make(queue())
+    name = system.topology.name
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        channel.queue_declare(f"{name}x.foreign", durable=True, auto_delete=False)
+        channel.queue_bind(f"{name}.work", "amq.topic", "theirs")
+        plan = quick(system.topology)
+        channel.queue_delete(f"{name}x.foreign")
+        channel.close()
+    assert plan.empty
+
+
+def test_a_management_api_that_does_not_answer_says_what_to_set(rabbitmq, tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    outbox.close_store()
+    nobody = replace(system.topology, management_url="http://127.0.0.1:1")
+    with pytest.raises(UsageError, match=r"127\.0\.0\.1:1 does not tell.*\[broker\] management"):
+        inventory.take(nobody)
+    stranger = rabbitmq.management_url.replace("://", "://nobody:wrong@")
+    with pytest.raises(UsageError, match="does not know 'nobody' with this password"):
+        inventory.take(replace(system.topology, management_url=stranger))
+
+
+@pytest.mark.parametrize(
+    ("url", "told_url", "expected"),
+    [
+        ("amqp://a:b%40@rabbit/vh", None, ("http://rabbit:15672", "a", "b@", "vh")),
+        ("amqps://a:b@rabbit:5671//", None, ("http://rabbit:15672", "a", "b", "/")),
+        ("amqp://[::1]:5672", None, ("http://[::1]:15672", "guest", "guest", "/")),
+        ("amqp://a:b@r/", "https://x:y@m/api-of-it/", ("https://m/api-of-it", "x", "y", "/")),
+        ("amqp://a:b@r1/;amqp://c:d@r2/", None, ("http://r1:15672", "a", "b", "/")),
+    ],
+)
+def test_the_management_api_is_found_by_the_brokers_url(
+    tmp_path: Path, url: str, told_url: str | None, expected: tuple[str, ...]
+) -> None:
+    topology = Topology("t", tmp_path / "t.toml", url, "", {}, {}, management_url=told_url)
+    api = management.Api.of(topology)[0]
+    assert (api.url, api.user, api.password, api.virtual_host) == expected
+
+
+def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
+    tmp_path: Path,
+) -> None:
+    def settings(*queues, **exchanges: Exchange) -> Settings:
+        topology = Topology(
+            name="t",
+            path=tmp_path / "topology.toml",
+            broker_url="sqlite:////b",
+            store_url="sqlite:////s",
+            exchanges={"work": Exchange("work", "direct"), **exchanges},
+            queues={each.name: each for each in queues},
+            var=tmp_path / "var",
+        )
+        return Settings.of(topology)
+
+    ring = Exchange("ring", "x-consistent-hash")
+    running = settings(queue(), queue("other"), queue("old"), sharded(2), ring=ring)
+    wanted = settings(queue(prefetch=99), queue("other"), sharded(3, weights=(1, 1, 9)), ring=ring)
+    found = running.difference(wanted, 1)
+    assert (found.added, found.removed) == (("shard_2",), ("old",))
+    assert list(found.restarted) == ["work"]
+    assert found.kept == ("other", "shard_0", "shard_1")
+    packed = settings(queue(), queue("other"), ring=Exchange("ring", "x-consistent-hash", 50))
+    assert list(running.difference(packed, 1).restarted) == ["work", "other"]
+    more = settings(queue(), queue("other"), ring=ring, new=Exchange("new", "direct"))
+    assert running.difference(more, 1).restarted == {}
+
+
+def test_what_becomes_of_watchers_is_part_of_the_plan(make: Callable[..., System]) -> None:
+    system = make(queue())
+    watchers = Watchers(7, ("new",), {"work": "its settings differ"}, ("old",), ("kept",))
+    plan = make_plan(system.topology, watchers)
+    assert told(plan, system.topology) == {
+        ("create", "consumer", "new"),
+        ("change", "consumer", "work"),
+        ("delete", "consumer", "old"),
+    }
+    assert plan.report()["consumers"]["untouched"] == ["kept"]
+
+
+def test_the_commands_print_a_plan_and_check_tells_by_its_exit_code(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "pass")
+    planned = project.feedbus("plan", "--check", code=1).stdout
+    assert "+ queue     small.work" in planned
+    assert "\033" not in planned
+    assert not (tmp_path / "var").exists() or not (tmp_path / "var" / "broker.db").exists()
+    dry = project.feedbus("apply", "--dry-run").stdout
+    assert dry == planned
+    project.feedbus("apply")
+    assert "nothing to change" in project.feedbus("plan", "--check").stdout
+    report = json.loads(project.feedbus("plan", "--json").stdout)
+    assert (report["changes"], report["rings"], report["consumers"]) == ([], [], None)
+
+
+def test_help_shows_examples() -> None:
+    for name in ("plan", "apply"):
+        result = CliRunner().invoke(main, [name, "--help"])
+        assert result.exit_code == 0
+        assert "Examples:" in result.output
