@@ -55,6 +55,7 @@ class Dispatch:
         self._metrics = metrics
         self._names = Names(topology)
         self._ladder = Ladder(self._names, consumer)
+        self.first_key: str | None = None  # of the latest deliveries, as a sample of them
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         """Handle deliveries; when this returns, all of them are to be acknowledged.
@@ -81,6 +82,7 @@ class Dispatch:
             if len(loaded.chunk):
                 chunks.append(loaded.chunk)
                 owners.append(arrived)
+        self.first_key = next((each.pack.keys[0] for each in opened[:1] if each.pack.keys), None)
         records = Records(chunks)
         for index, error in self._perform(records).items():
             place, row = records.place(index)

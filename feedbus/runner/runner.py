@@ -26,6 +26,7 @@ from feedbus.handling import Handler
 from feedbus.metrics import Metrics, Part
 from feedbus.runner.drain import Drain, Source
 from feedbus.runner.keeper import Keeper
+from feedbus.runner.placement import Placement
 from feedbus.runner.reading import Reading
 from feedbus.runner.suspects import DEATHS_ALLOWED, Suspects
 from feedbus.topology import Consumer, Topology
@@ -80,6 +81,7 @@ class Runner:
         self._metrics = metrics.consumer(consumer.name)
         self._sender = Sender(topology, metrics)
         self._dispatch = Dispatch(topology, consumer, handler, self._sender, self._metrics)
+        self._placement = Placement(topology)
         self._keeper = Keeper(consumer)
         self._buffer: deque[Delivery] = deque()
         self._buffered_records = 0
@@ -130,6 +132,7 @@ class Runner:
         states = generations.known(self._topology)
         for state in states.values():
             self._sender.encoder.lead(state.current)
+        self._placement.follow(states.values())
         connection = broker.connect(self._topology, beating=True)
 
         def pause() -> bool:
@@ -308,8 +311,19 @@ class Runner:
         for consumer_tag, tag in latest.items():
             self._reading[consumer_tag].settle(tag)
         self._suspects.release(settled=True)
+        self._sample(deliveries[0])
         self._failures = 0
         self._handled += len(deliveries)
+
+    def _sample(self, delivery: Delivery) -> None:
+        """Look whether a batch's first record came to the shard that owns it."""
+        reading, key = self._reading.get(delivery.consumer_tag), self._dispatch.first_key
+        if (
+            reading is not None
+            and key is not None
+            and self._placement.misplaced(reading.queue, delivery, key)
+        ):
+            self._metrics.misplaced()
 
     def _hold(self, part: Part, error: Outage) -> None:
         """Wait before the next attempt, longer each time, while the store or the broker is away."""

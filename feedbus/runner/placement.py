@@ -1,0 +1,80 @@
+"""Look whether deliveries come to the shards that own them, and say what to do if not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from feedbus import broker
+from feedbus.broker import generations
+from feedbus.broker.generations import State
+from feedbus.broker.names import Names
+from feedbus.dispatch.deliveries import Delivery
+from feedbus.errors import Outage, UsageError
+from feedbus.ring import Ring
+from feedbus.topology import Generation, Topology
+
+log = logging.getLogger(__name__)
+
+
+class Placement:
+    """Where the keys of one exchange belong, by the ring whose queue a delivery comes from.
+
+    A broker that rebuilds its ring in another order hands a key's records to another shard than
+    before, and nothing fails: only a look at what arrives tells.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        """Know of no ring yet."""
+        self._topology = topology
+        self._names = Names(topology)
+        self._members: dict[str, tuple[Generation, str]] = {}
+        self._rings: dict[Generation, Ring] = {}
+        self._told: set[Generation] = set()
+
+    def follow(self, states: Iterable[State]) -> None:
+        """Know the rings of these states."""
+        for state in states:
+            for generation in (state.current, *state.draining):
+                self._rings.setdefault(generation, Ring.of(generation.members))
+                for member, _ in generation.members:
+                    queue = self._names.member(generation, member)
+                    self._members[queue] = (generation, member)
+
+    def misplaced(self, queue: str, delivery: Delivery, key: str) -> bool:
+        """Whether a key in a delivery from a queue belongs to another queue of its ring."""
+        if queue not in self._members:
+            return False
+        generation, member = self._members[queue]
+        owner = self._rings[generation].route(key)
+        if owner == member:
+            return False
+        if generation not in self._told:
+            self._told.add(generation)
+            self._tell(generation, queue, key, owner, delivery)
+        return True
+
+    def _tell(
+        self, generation: Generation, queue: str, key: str, owner: str, delivery: Delivery
+    ) -> None:
+        log.error(
+            "key '%s' came to %s but belongs to %s: the broker has rebuilt the ring of '%s' in "
+            "another order; run `feedbus apply` to make a new ring in order",
+            key,
+            queue,
+            owner,
+            generation.exchange,
+        )
+        ways = (self._names.exchange(generation.exchange), self._names.ring(generation))
+        if delivery.exchange not in ways:
+            return  # somebody published it to this very queue: the ring had no part in it
+        try:
+            with (
+                broker.connect(self._topology) as connection,
+                broker.outage(connection, self._topology.broker_url),
+                broker.locked(connection, self._topology),
+            ):
+                generations.disorder(connection.channel(), self._topology, generation)
+        except (Outage, UsageError) as error:
+            self._told.discard(generation)
+            log.warning("could not write down that '%s' is disordered: %s", queue, error)
