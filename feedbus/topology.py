@@ -76,6 +76,7 @@ class Queue:
     retry: Ladder = Ladder()
     prefetch: int = 10
     once: bool = False
+    stream: bool = False
     type: Literal["classic", "quorum"] = "classic"
     single_active_consumer: bool = False
     delivery_limit: int | None = None

@@ -499,6 +499,10 @@ WRONG_OPTIONS = {
         'retry = { delays = ["1s"], repeat = true, ▸then = "drop" }',
         "retry.then: means nothing: the last delay repeats without end (repeat = true)",
     ),
+    "once and stream": (
+        "once = true\n▸stream = true",
+        "stream: cannot be kept beside once: without a transaction nothing commits together",
+    ),
     "overflow without a maximal length": (
         '▸overflow = "drop-head"',
         "overflow: means nothing without max_length: nothing can flow over",

@@ -320,6 +320,21 @@ def test_a_run_that_connects_for_longer_than_it_may_idle_still_handles_what_wait
     assert system.seen == [1]
 
 
+def test_a_queue_that_says_stream_sends_while_its_handler_still_works(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(stream=True), queue("next", exchange="other", routing_keys=("n",)))
+    ready: list[int] = []
+
+    def publish(message: dict[str, Any], bus: Bus) -> None:
+        bus.publish("other", message, "n")
+        ready.append(system.ready()["next"])
+
+    system.publish([1, 2])
+    system.run(publish)
+    assert ready == [1, 2]
+
+
 @pytest.mark.parametrize("limit", [1, 3])
 def test_no_more_messages_are_handled_than_asked_for(
     make: Callable[..., System], limit: int

@@ -158,6 +158,15 @@ def _overflow(draft: Draft, queue: str, options: Options) -> Found:
         )
 
 
+def _stream(draft: Draft, queue: str, options: Options) -> Found:
+    if options.get("stream") and options.get("once"):
+        message = "cannot be kept beside once: without a transaction nothing commits together"
+        yield (
+            draft.at(queue, "stream"),
+            Fault(message=message, expected="either once or stream", at_key=True),
+        )
+
+
 def _wait(draft: Draft, queue: str, options: Options) -> Found:
     batch = options.get("batch", {})
     if batch.get("wait_seconds") and not draft.report.has(draft.at(queue, "batch", "size")):
@@ -202,6 +211,7 @@ LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
     _weights,
     _retry,
     _overflow,
+    _stream,
     _wait,
     _timeouts,
     _arguments,

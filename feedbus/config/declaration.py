@@ -157,6 +157,10 @@ class QueueTable(TableSchema):
     once = Flag(
         "Whether a message that comes twice has its effects once: an inbox row commits with them."
     )
+    stream = Flag(
+        "Whether what the handler publishes is sent as it goes, in no transaction of the store: "
+        "for one that publishes very much and stores nothing that must not be stored twice."
+    )
     type = Choice("The kind of queue on RabbitMQ.", "classic", "quorum")
     single_active_consumer = Flag(
         "Whether only one process reads the queue at a time, the others standing by.",

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from feedbus import broker, outbox
@@ -144,19 +145,25 @@ class Dispatch:
 
         On a queue that says once, records seen before are left out, and what the handler publishes
         is in the outbox by the commit: a relay sends it should this process die before it has.
+        On one that says stream, there is no transaction, and what is published is sent at once.
         """
-        once, queue = self._consumer.queue.once, self._consumer.queue.name
+        queue, once = self._consumer.queue.name, self._consumer.queue.once
+        stream = self._consumer.queue.stream
         kept: list[int] = []
         with Spool() as spool:
 
             def collect(exchange: str, pack: Pack) -> None:
-                spool.add(self._sender.encoder.encode(exchange, pack))
+                messages = self._sender.encoder.encode(exchange, pack)
+                if stream:
+                    raise_refused(self._sender.send(messages))
+                    return
+                spool.add(messages)
                 for index in range(len(pack)) if once else ():
                     payload, key = pack.payload(index), pack.keys[index]
                     entry = outbox.put(exchange, payload, key, message_id=pack.record_id(index))
                     kept.append(entry.id)
 
-            with outbox.transaction():
+            with nullcontext() if stream else outbox.transaction():
                 given = records.only(outbox.unseen(queue, records.ids)) if once else records
                 if not len(given):
                     return
