@@ -33,7 +33,7 @@ def measure(members: Sequence[tuple[str, int]], keys: Sequence[str]) -> tuple[fl
 
 
 def main() -> None:
-    """Measure short keys and UUIDs on a ring of ten buckets and one of two hundred."""
+    """Measure short keys and UUIDs on a ring of ten, two hundred and a thousand buckets."""
     kinds = {
         "user ids 1 to 100,000": [str(number) for number in range(1, KEYS + 1)],
         "UUIDs of 36 characters": [
@@ -43,7 +43,7 @@ def main() -> None:
     heads = ("buckets", "fresh keys/s", "100,000 take", "remembered/s")
     print(f"{'keys':<24}", "{:>8} {:>14} {:>13} {:>14}".format(*heads))
     for label, keys in kinds.items():
-        for weight in (1, 20):
+        for weight in (1, 20, 100):
             fresh, remembered = measure([(f"q{n}", weight) for n in range(10)], keys)
             took = f"{KEYS / fresh:.3f} s"
             print(f"{label:<24} {10 * weight:>8} {fresh:>14,.0f} {took:>13} {remembered:>14,.0f}")

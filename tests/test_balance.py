@@ -207,6 +207,17 @@ def test_written_weights_are_what_the_next_look_finds(balance, path):
     assert path.read_text() == again
 
 
+def test_spread_against_the_file_from_before_tells_the_same_moves(balance, path, tmp_path):
+    before = tmp_path / "before.toml"
+    before.write_text(path.read_text())
+    report = json.loads(balance("feed", "--keys", "1..1000", "--write", "--json").stdout)
+    words = ["--topology", str(path), "spread", "feed", "--keys", "1..1000", "--json"]
+    spread = json.loads(CliRunner().invoke(main, [*words, "--against", str(before)]).stdout)
+    assert spread["against"]["moved_share"] == report["moved_share"] > 0
+    assert spread["shards"] == report["after"]["shards"]
+    assert spread["against"]["shards"] == report["before"]["shards"]
+
+
 def test_all_queues_of_a_ring_get_weights(balance, path):
     path.write_text(path.read_text() + AUDIT)
     found = balance("audit", "--keys", "1..1100", "--write", "--json")

@@ -185,9 +185,7 @@ class _Tree:
         last = parts(key)[-1]
         prefix = self.text[key.start_byte : last.start_byte].decode()
         if neighbour.parent is not None and neighbour.parent.type == "inline_table":
-            return self._splice(
-                _end(neighbour), _end(neighbour), f", {prefix}{name} = {value}"
-            )
+            return self._splice(_end(neighbour), _end(neighbour), f", {prefix}{name} = {value}")
         line = self.text.rfind(b"\n", 0, key.start_byte) + 1
         indent = self.text[line : key.start_byte].decode()
         # As wide as the neighbour, so that where signs stand in a column this one does too.

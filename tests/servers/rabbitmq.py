@@ -108,6 +108,12 @@ class RabbitMQ:
         return f"amqp://{USER}:{PASSWORD}@127.0.0.1:{self.port}//"
 
     @property
+    def session(self) -> int:
+        """The session of the node's processes, which leads to no other."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def management_url(self) -> str:
         """The URL of the management API."""
         return f"http://127.0.0.1:{self.management_port}"
