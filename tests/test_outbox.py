@@ -238,6 +238,28 @@ def test_the_sqlite_file_is_for_its_owner_alone_and_its_folder_is_made(tmp_path:
     assert modes == {"feeds.db": 0o600, "feeds.db-wal": 0o600, "feeds.db-shm": 0o600}
 
 
+def test_a_process_that_leaves_does_not_take_the_log_of_those_that_stay(tmp_path: Path):
+    path = tmp_path / "feeds.db"
+    ask = (
+        "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone())"
+    )
+    query = "SELECT count(*) FROM feedbus_outbox"
+    outbox.open_store(f"sqlite:///{path}")
+    try:
+        outbox.create_tables()
+        other = threading.Thread(target=outbox.database.execute_sql, args=["SELECT 1"])
+        other.start()
+        other.join()
+        subprocess.run([sys.executable, "-c", ask, path, query], check=True)
+        outbox.put("e", {}, "k")
+        told = subprocess.run(
+            [sys.executable, "-c", ask, path, query], check=True, capture_output=True, text=True
+        ).stdout
+    finally:
+        outbox.close_store()
+    assert told == "1\n"
+
+
 def test_sqlite_commits_survive_a_power_cut(tmp_path: Path):
     outbox.open_store(f"sqlite:///{tmp_path}/feeds.db")
     asked = {name: outbox.database.pragma(name) for name in ("journal_mode", "synchronous")}

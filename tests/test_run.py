@@ -112,6 +112,14 @@ def test_dead_letters_are_shown_sent_back_and_purged(tmp_path: Path) -> None:
     assert project.feedbus("dead", "list").stdout == "no dead letters\n"
 
 
+def test_a_dead_letter_is_listed_on_one_line_whatever_its_reason_holds(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "raise Reject('one\\ntwo \\x1b[2J')")
+    project.publish(1)
+    project.feedbus(*IDLE)
+    (line,) = project.feedbus("dead", "list", "work").stdout.splitlines()
+    assert line.endswith("one two  [2J")
+
+
 def test_what_cannot_be_published_is_told_with_its_line(tmp_path: Path) -> None:
     project = Project.at(tmp_path, "note(n)")
     lines = tmp_path / "lines.jsonl"

@@ -168,7 +168,9 @@ def _values(letter: DeadLetter) -> dict[str, Any]:
 
 def _line(letter: DeadLetter) -> str:
     when = _when(letter) or "-"
-    return f"{when}  {letter.queue}  {letter.message_id}  key={letter.key}  {letter.reason}"
+    told = f"{when}  {letter.queue}  {letter.message_id}  key={letter.key}  {letter.reason}"
+    # One line a letter, and nothing in it that a terminal would obey.
+    return "".join(character if character.isprintable() else " " for character in told)
 
 
 def _when(letter: DeadLetter) -> str | None:

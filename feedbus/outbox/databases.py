@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import peewee
 from feedbus.errors import UsageError
 from feedbus.outbox.outages import outage
 from feedbus.outbox.turns import Turn
+from feedbus.privacy import make_private
 
 SQLITE_PREFIX = "sqlite:///"
 POSTGRES_PREFIXES = ("postgresql://", "postgres://")
@@ -101,10 +101,8 @@ class SqliteStore(Store, peewee.SqliteDatabase):
         super().__init__(database, **options)
 
     def _connect(self) -> Any:
-        path = Path(self.database)
         with suppress(OSError):  # SQLite tells better what is wrong with the file
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            make_private(Path(self.database))
         return super()._connect()
 
     def begin(self, lock_type: str | None = None) -> None:

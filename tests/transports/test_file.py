@@ -6,12 +6,14 @@ import os
 import sqlite3
 import stat
 import subprocess
-from contextlib import contextmanager
+import sys
+from contextlib import closing, contextmanager
 
 import pytest
 from kombu.connection import Connection
 
 from feedbus.transports.sqlite import Transport
+from feedbus.transports.sqlite.schema import open_database
 from tests.conformance.drive import Publisher, contents, depth, put, queue
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
@@ -37,6 +39,22 @@ def test_the_file_and_its_folders_are_closed_to_others(connect, path):
     for name in ("broker.db", "broker.db-wal", "broker.db-shm"):
         assert mode(path.parent / name) == 0o600
     assert mode(path.parent / "broker.db.live") == 0o700
+
+
+def test_a_process_that_leaves_does_not_take_the_log_of_those_that_stay(path):
+    first = open_database(path, busy_timeout_seconds=1)
+    second = open_database(path, busy_timeout_seconds=1)
+    ask = (
+        "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone())"
+    )
+    query = "SELECT next_message FROM state"
+    with closing(first), closing(second):
+        subprocess.run([sys.executable, "-c", ask, path, query], check=True)
+        first.execute("UPDATE state SET next_message = 77")
+        told = subprocess.run(
+            [sys.executable, "-c", ask, path, query], check=True, capture_output=True, text=True
+        ).stdout
+    assert told == "77\n"
 
 
 def test_a_missing_folder_is_made_closed_to_others(tmp_path):

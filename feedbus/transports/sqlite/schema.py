@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from feedbus.privacy import make_private
+
 SCHEMA_VERSION = 1
 OLDEST_SQLITE = (3, 38)  # RETURNING, and JSON without asking for it
 JOURNAL_BYTES = 64_000_000  # a burst's journal shrinks back to this
@@ -89,9 +91,8 @@ def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connect
         needed = ".".join(str(number) for number in OLDEST_SQLITE)
         msg = f"expected SQLite {needed} or newer, got {sqlite3.sqlite_version}"
         raise sqlite3.DatabaseError(msg)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path)
     live_folder(path).mkdir(mode=0o700, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     database = sqlite3.connect(
         path,
         timeout=busy_timeout_seconds,
