@@ -11,6 +11,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing
 from feedbus.records import Chunk
 from feedbus.records.packs import Pack
 
+OF_TEXT = {fields.String, fields.DateTime, fields.AwareDateTime, fields.NaiveDateTime, fields.Date}
 Errors = dict[int, dict[str, list[str]]]
 
 
@@ -88,6 +89,8 @@ def _load_column(
 ) -> Sequence[Any]:
     if _already_loaded(declared, values):
         return values
+    if type(declared) in OF_TEXT and set(map(type, values)) == {str}:
+        return _load_texts(declared, key, values, errors)
     loaded: list[Any] = []
     for index, value in enumerate(values):
         try:
@@ -96,6 +99,24 @@ def _load_column(
             loaded.append(None)
             _note(errors, index, key, error)
     return loaded
+
+
+def _load_texts(
+    declared: fields.Field[Any], key: str, values: Sequence[str], errors: Errors
+) -> Sequence[Any]:
+    """Load each distinct text once: what it becomes cannot be changed, and texts repeat."""
+    loaded: dict[str, Any] = dict.fromkeys(values)
+    failed: dict[str, ValidationError] = {}
+    for text in loaded:
+        try:
+            loaded[text] = declared.deserialize(text, key, {key: text})
+        except ValidationError as error:
+            failed[text] = error
+    if failed:
+        for index, text in enumerate(values):
+            if text in failed:
+                _note(errors, index, key, failed[text])
+    return [loaded[text] for text in values]
 
 
 def _already_loaded(declared: fields.Field[Any], values: Sequence[Any]) -> bool:
