@@ -109,7 +109,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
 def _refuse(plan: Plan) -> None:
     if plan.dangers:
         told = "\n".join(
-            f"  {danger.name}: {danger.messages:,} messages; {danger.reason}"
+            f"  {danger.name}: messages: {danger.messages:,}; {danger.reason}"
             for danger in plan.dangers
         )
         msg = f"nothing is touched, since messages would be lost:\n{told}"

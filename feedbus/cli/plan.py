@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from feedbus.cli import Context, counted
-from feedbus.plan.changes import DEAD_LETTERS, RETRIES
 
 if TYPE_CHECKING:
     from feedbus.plan import Change, Draining, Evenness, Plan, RingChange
     from feedbus.topology import Topology
 
+BESIDE = re.compile(r".+\.(?:dead|retry\.\d+)")
 SIGNS = {
     "create": ("+", "green"),
     "change": ("~", "yellow"),
@@ -74,16 +75,17 @@ def show(plan: Plan, *, as_json: bool) -> None:
 
 
 def _lines(plan: Plan) -> Iterator[str]:
-    beside = [change for change in plan.changes if change.action == "create" and _beside(change)]
-    shown = [change for change in plan.changes if change not in beside]
+    shown = [change for change in plan.changes if not _beside(change)]
     width = max((len(change.name) for change in shown), default=0)
     for change in shown:
         waiting = f" ({counted(change.messages, 'message')})" if change.messages else ""
         text = f"{change.kind:<8}  {change.name:<{width}}  {change.reason}{waiting}"
         yield _signed(change.action, text)
-    if beside:
-        text = f"{'queues':<8}  {len(beside)} for retries and dead letters; --json names them"
-        yield _signed("create", text)
+    for action in ("create", "delete"):
+        count = sum(_beside(change) and change.action == action for change in plan.changes)
+        if count:
+            text = f"{'beside':<8}  {count} for retries and dead letters, empty; --json names them"
+            yield _signed(action, text)
     for ring in plan.rings:
         yield from _ring(ring)
     for one in plan.draining:
@@ -104,7 +106,9 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 
 def _beside(change: Change) -> bool:
-    return change.reason in {RETRIES, DEAD_LETTERS}
+    """Whether it is one of the many that every queue has beside it, and nothing is in it."""
+    ours = BESIDE.fullmatch(change.name) is not None
+    return ours and not change.messages and change.action in {"create", "delete"}
 
 
 def _signed(action: str, text: str) -> str:

@@ -225,10 +225,10 @@ class Comparison:
                 told = "its consumers empty it first"
                 self._note("delete", "queue", name, f"{self._why(name)}; {told}", waiting)
             else:
-                told = (
-                    "nobody empties it. Name it (--delete-nonempty"
-                    f" {name.removeprefix(self.topology.name + '.')}) or put it back"
+                bare = re.sub(
+                    r"\.(dead|retry\.\d+)$", "", name.removeprefix(f"{self.topology.name}.")
                 )
+                told = f"nobody empties it. Put it back, or name it: --delete-nonempty {bare}"
                 self._note("dangerous", "queue", name, f"{self._why(name)}; {told}", waiting)
         # Also those that are empty now get messages until they are unbound.
         leaving += [name for name in deleted if self._consumed(name) and name not in leaving]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +27,9 @@ PROJECT = Path(__file__).parents[2]
 KEYS = [str(key) for key in range(50)]
 
 TOPOLOGY = """
-name = "small"
+name = "{name}"
 [broker]
-url = "sqlite:///var/broker.db"
+{broker}
 [store]
 url = "sqlite:///var/store.db"
 [exchanges]
@@ -82,8 +83,10 @@ while True:
 class System:
     """A project in a folder, its command line, and a publisher that does not know of changes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, broker: str = 'url = "sqlite:///var/broker.db"') -> None:
         self.root = root
+        self.broker = broker
+        self.name = f"small-{uuid.uuid4().hex[:6]}"
         self.environment = {
             name: text for name, text in os.environ.items() if not name.startswith("FEEDBUS_")
         } | {"PYTHONPATH": str(PROJECT)}
@@ -92,7 +95,9 @@ class System:
         self.sent: dict[str, int] = defaultdict(int)
 
     def write(self, shards: int, more: str = "") -> Topology:
-        (self.root / "topology.toml").write_text(TOPOLOGY.format(shards=shards, more=more))
+        (self.root / "topology.toml").write_text(
+            TOPOLOGY.format(name=self.name, broker=self.broker, shards=shards, more=more)
+        )
         return config.load(self.root / "topology.toml", environ={})
 
     def feedbus(self, *words: str, code: int = 0, **environment: str) -> str:
@@ -161,9 +166,21 @@ def system(tmp_path: Path) -> Iterator[System]:
     system.feedbus("down")
 
 
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def on_either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
+    """Make the system on the embedded broker, and on RabbitMQ."""
+    system = System(tmp_path)
+    if request.param == "rabbitmq":
+        node = request.getfixturevalue("rabbitmq")
+        system.broker = f'url = "{node.url}"\nmanagement = "{node.management_url}"'
+    yield system
+    system.feedbus("down")
+
+
 def test_shards_come_and_go_while_messages_come_and_untouched_watchers_keep_running(
-    system: System,
+    on_either: System,
 ) -> None:
+    system = on_either
     topology = system.write(10)
     system.feedbus("up", "--detach")
     first = system.pids()
@@ -185,8 +202,9 @@ def test_shards_come_and_go_while_messages_come_and_untouched_watchers_keep_runn
 
 
 def test_a_queue_is_replaced_another_added_and_one_removed_while_messages_come(
-    system: System,
+    on_either: System,
 ) -> None:
+    system = on_either
     extra = '[queues.extra]\nexchange = "mail"\nrouting_keys = ["x"]\nhandler = "handle:mail"\n'
     topology = system.write(2, extra)
     system.feedbus("up", "--detach")
@@ -195,14 +213,18 @@ def test_a_queue_is_replaced_another_added_and_one_removed_while_messages_come(
         more = extra.replace("extra", "other")
         changed = system.write(2, f"max_length = 100_000\n{more}")
         plan = system.feedbus("plan")
-        assert re.search(r"~ queue +small\.mail +x-max-length none to 100000: declared anew", plan)
-        assert re.search(r"- queue +small\.extra +no longer in the topology; it is empty", plan)
+        assert re.search(
+            rf"~ queue +{system.name}\.mail +x-max-length none to 100000: declared anew", plan
+        )
+        assert re.search(
+            rf"- queue +{system.name}\.extra +no longer in the topology; it is empty", plan
+        )
         assert re.search(r"\+ consumer +other", plan)
         system.feedbus("apply")
         second = system.pids()
         found = inventory.take(changed)
-    assert found.queues["small.mail"].arguments["x-max-length"] == 100_000
-    assert "small.extra" not in found.queues
+    assert found.queues[f"{system.name}.mail"].arguments["x-max-length"] == 100_000
+    assert f"{system.name}.extra" not in found.queues
     assert {name for name in first if second.get(name) != first[name]} == {"mail", "extra"}
     assert set(second) == {"feed_0", "feed_1", "mail", "other", "clock"}
     system.check()
@@ -269,9 +291,9 @@ def test_a_removed_queue_that_nobody_reads_is_refused_and_named_is_gone(system: 
     system.feedbus("publish", "mail", "--key", "x", "--json", '{"key": "x", "n": 1}')
     system.write(3)
     told = system.feedbus("apply", code=1)
-    assert "small.extra: 1 messages" in told
+    assert f"{system.name}.extra: messages: 1" in told
     assert "--delete-nonempty extra" in told
     assert "2 shards become 3" in system.feedbus("plan")
     system.feedbus("apply", "--delete-nonempty", "extra")
     assert "nothing to change" in system.feedbus("plan", "--check")
-    assert "small.extra" not in inventory.take(system.write(3)).queues
+    assert f"{system.name}.extra" not in inventory.take(system.write(3)).queues
