@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,27 @@ def test_dead_letters_are_shown_sent_back_and_purged(tmp_path: Path) -> None:
     project.feedbus(*IDLE)
     assert project.feedbus("dead", "purge", "work", "--yes").stdout == "1 dead letter dropped\n"
     assert project.feedbus("dead", "list").stdout == "no dead letters\n"
+
+
+def test_ctrl_c_while_things_are_made_ready_ends_without_a_traceback(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, "pass")
+    text = project.topology.read_text()
+    project.topology.write_text(text.replace("[store]", '[store]\nprepare = "slow:prepare"'))
+    begun = tmp_path / "begun"
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, time\n"
+        "def prepare(topology):\n"
+        f"    pathlib.Path({str(begun)!r}).touch()\n"
+        "    time.sleep(60)\n"
+    )
+    command = project.command("up")
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        wait_until(begun.exists)
+        os.killpg(process.pid, signal.SIGINT)
+        told, _ = process.communicate(timeout=30)
+    assert (process.returncode, told) == (0, b"stopped\n")
 
 
 def test_a_dead_letter_is_listed_on_one_line_whatever_its_reason_holds(tmp_path: Path) -> None:

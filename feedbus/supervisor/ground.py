@@ -20,9 +20,14 @@ def prepare(topology: Topology) -> bool:
     """Check the handlers, prepare the store, declare the broker; False when stderr says why not."""
     command = [sys.executable, "-m", "feedbus.supervisor.ground", os.path.relpath(topology.path)]
     environment = os.environ | KEEP_BYTECODE
-    with subprocess.Popen(command, env=environment) as process:
-        importlib.import_module("feedbus.supervisor.supervision")  # what comes next, meanwhile
-        return process.wait() == 0
+    # A group of its own: Ctrl-C is for its parent, who ends it without a traceback.
+    with subprocess.Popen(command, env=environment, process_group=0) as process:
+        try:
+            importlib.import_module("feedbus.supervisor.supervision")  # what comes next, meanwhile
+            return process.wait() == 0
+        except BaseException:
+            process.terminate()
+            raise
 
 
 def main(path: Path) -> None:
