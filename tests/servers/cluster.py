@@ -16,7 +16,7 @@ NODES = ("one", "two", "three")
 
 
 class Cluster:
-    """Three nodes that find one another. `with Cluster(folder) as cluster:` starts and ends them."""
+    """Three nodes that find one another; `with Cluster(folder) as cluster:` runs them."""
 
     def __init__(self, folder: Path) -> None:
         self._ending = ExitStack()
