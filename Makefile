@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test lint bench clean
+.PHONY: help demo up test lint cluster bench clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -23,6 +23,9 @@ up: $(VENV)/.runtime  ## start everything in the foreground; Ctrl-C stops it
 test: $(VENV)/.dev  ## all tests, with the servers they need where they can be installed
 	@sh tests/servers/install.sh
 	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+cluster: $(VENV)/.dev  ## three RabbitMQ nodes and two hosts that die in turn, three times over
+	@FEEDBUS_CLUSTER_ROUNDS=3 $(BIN)/python -m pytest tests/chaos/cluster $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## format, rules, types and layers
 	@$(BIN)/python -m ruff format --check .

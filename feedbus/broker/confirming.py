@@ -20,15 +20,18 @@ class Confirming:
     def __init__(self, connection: Any) -> None:
         """Open a channel of a connection, as a channel names it, in confirm mode."""
         self._connection = connection
-        self._channel = connection.channel()
+        self._waiting: dict[int, Letter] = {}
+        self._full: list[Letter] = []
+        self._returned: list[tuple[Any, str]] = []
+        self._open()
+
+    def _open(self) -> None:
+        self._channel = self._connection.channel()
         self._channel.confirm_select()
         self._channel.events["basic_ack"].add(self._on_ack)
         self._channel.events["basic_nack"].add(self._on_nack)
         self._channel.events["basic_return"].add(self._on_return)
         self._last_tag = 0
-        self._waiting: dict[int, Letter] = {}
-        self._full: list[Letter] = []
-        self._returned: list[tuple[Any, str]] = []
 
     def close(self) -> None:
         """Close the channel."""
@@ -58,6 +61,9 @@ class Confirming:
             left, self._full = self._full, []
             if left:
                 time.sleep(FULL_PAUSE_SECONDS)
+                # RabbitMQ 3.10 nacks for ever on a channel that met a queue between two leaders.
+                self._channel.close()
+                self._open()
         return list(self._returned)
 
     def _await(self) -> None:

@@ -25,7 +25,7 @@ class LiveBus(Bus):
 
     SLICE = 5_000
     TIMEOUT_SECONDS = 10.0
-    LEAST_CONFIRM_SECONDS = 2.0
+    CONFIRM_SECONDS = (2.0, 10.0)  # at least, at most: a node that dies may take confirms with it
 
     def __init__(
         self,
@@ -36,11 +36,17 @@ class LiveBus(Bus):
     ) -> None:
         """Connect at the first publish; timeout_seconds is how long the broker may be away.
 
-        A broker that answers slowly gets LEAST_CONFIRM_SECONDS at least.
+        What is not confirmed within CONFIRM_SECONDS is sent again, under the same ids.
         """
-        self._sender = Sender(topology, metrics)
+        least, most = self.CONFIRM_SECONDS
+        self._sender = Sender(
+            topology,
+            metrics,
+            timeout_seconds=min(max(timeout_seconds, least), most),
+            blocked_seconds=max(timeout_seconds, least),
+            nacked_seconds=timeout_seconds,
+        )
         self._timeout_seconds = timeout_seconds
-        self._confirm_seconds = max(timeout_seconds, self.LEAST_CONFIRM_SECONDS)
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -112,7 +118,7 @@ class LiveBus(Bus):
             messages = self._sender.encoder.encode(exchange, pack)
             while True:
                 try:
-                    refusals = self._sender.send(messages, self._confirm_seconds)
+                    refusals = self._sender.send(messages)
                     break
                 except Outage:
                     if time.monotonic() > deadline:

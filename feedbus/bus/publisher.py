@@ -62,15 +62,21 @@ class Publisher:
         self._waiting: dict[int, Outgoing] = {}
         self._returned: dict[str, deque[str]] = {}
         self._refusals: list[Refusal] = []
+        self._timeout_seconds = CONFIRM_TIMEOUT_SECONDS
+        self._confirmed_by = self._unblocked_by = 0.0
 
     def send(
-        self, messages: Sequence[Outgoing], timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS
+        self,
+        messages: Sequence[Outgoing],
+        timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS,
+        blocked_seconds: float = CONFIRM_TIMEOUT_SECONDS,
     ) -> list[Refusal]:
         """Publish in order, persistent and mandatory; return what the broker did not take.
 
         Args:
             messages: a window of them, in the order in which they are to arrive.
             timeout_seconds: for the confirms of all of them.
+            blocked_seconds: for an alarm of the broker, after which the confirms have their time.
 
         Raises:
             Outage: they were not confirmed in time; the connection is of no use any more.
@@ -78,16 +84,22 @@ class Publisher:
         """
         self._refusals = []
         self._returned.clear()
-        deadline = time.monotonic() + timeout_seconds
+        self._timeout_seconds = timeout_seconds
+        self._confirmed_by = time.monotonic() + timeout_seconds
+        self._unblocked_by = time.monotonic() + blocked_seconds
         for message in messages:
             self._put(message)
             # What is written now would only fill buffers that nobody reads.
             while self._blockage.active:
-                self._drain(deadline)
+                self._drain()
         while self._waiting:
-            self._drain(deadline)
+            self._drain()
         self._blockage.over()
         return self._refusals
+
+    def close(self) -> None:
+        """Close the channel; the connection stays."""
+        self._channel.close()
 
     def refuse_waiting(self, reason: str) -> list[Refusal]:
         """Return those without an answer as refused: the broker closed the channel over one."""
@@ -107,14 +119,17 @@ class Publisher:
         self._waiting[self._last_tag] = message
         self._channel.basic_publish(prepared, message.exchange, message.routing_key, mandatory=True)
 
-    def _drain(self, deadline: float) -> None:
-        rest = deadline - time.monotonic()
+    def _drain(self) -> None:
+        blocked = self._blockage.active
+        rest = (self._unblocked_by if blocked else self._confirmed_by) - time.monotonic()
         if rest <= 0:
-            why = "; it blocks publishers" if self._blockage.active else ""
+            why = "; it blocks publishers" if blocked else ""
             msg = f"broker: {len(self._waiting)} messages unconfirmed in time{why}"
             raise Outage(msg)
         with self._blockage.counting(), contextlib.suppress(TimeoutError):
             self._connection.drain_events(timeout=min(rest, 1.0))
+        if blocked:
+            self._confirmed_by = time.monotonic() + self._timeout_seconds
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- py-amqp's signature
         for message in self._settled(tag, multiple=multiple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -15,6 +16,7 @@ from feedbus.bus.blockage import Blockage
 from feedbus.bus.encoding import Encoder
 from feedbus.bus.publisher import (
     CONFIRM_TIMEOUT_SECONDS,
+    NACKED,
     RECORD_COUNT,
     WINDOW,
     Outgoing,
@@ -26,12 +28,35 @@ from feedbus.metrics import Metrics, Outcome
 from feedbus.records.packs import PACK
 from feedbus.topology import Topology
 
+NACKED_SECONDS = 2.0
+NACKED_PAUSE_SECONDS = 0.1
+
 
 class Sender:
     """A connection for publishing alone, opened when there is something to send."""
 
-    def __init__(self, topology: Topology, metrics: Metrics | None = None) -> None:
-        """Connect at the first send."""
+    def __init__(
+        self,
+        topology: Topology,
+        metrics: Metrics | None = None,
+        *,
+        timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS,
+        blocked_seconds: float = CONFIRM_TIMEOUT_SECONDS,
+        nacked_seconds: float = NACKED_SECONDS,
+    ) -> None:
+        """Connect at the first send.
+
+        Args:
+            topology: whose broker.
+            metrics: where records are counted.
+            timeout_seconds: for the confirms of a window of messages.
+            blocked_seconds: for an alarm of the broker, while it takes nothing.
+            nacked_seconds: for a queue that is full, or whose node has just died, to take them.
+
+        """
+        self._timeout_seconds = timeout_seconds
+        self._blocked_seconds = blocked_seconds
+        self._nacked_seconds = nacked_seconds
         self.encoder = Encoder(topology)
         self._topology = topology
         self._metrics = metrics
@@ -39,14 +64,8 @@ class Sender:
         self._connection: Any = None
         self._publisher: Publisher | None = None
 
-    def send(
-        self, messages: Iterable[Outgoing], timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS
-    ) -> list[Refusal]:
+    def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
         """Send messages in order and return those that the broker did not take.
-
-        Args:
-            messages: in the order in which they are to arrive.
-            timeout_seconds: for the confirms of each window of them.
 
         Raises:
             Outage: the broker is away; what was not confirmed may have arrived all the same.
@@ -55,20 +74,20 @@ class Sender:
         refusals: list[Refusal] = []
         left = iter(messages)
         while window := list(islice(left, WINDOW)):
-            refusals += self._send_window(window, timeout_seconds)
+            refusals += self._send_window(window)
         return refusals
 
-    def _send_window(self, messages: Sequence[Outgoing], timeout_seconds: float) -> list[Refusal]:
+    def _send_window(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         try:
-            publisher = self._open()
+            self._open()
             with broker.outage(self._connection, self._topology.broker_url):
-                refusals = self._publish(publisher, messages, timeout_seconds)
+                refusals = self._publish(messages)
                 stale = {id(refusal.message) for refusal in refusals if _stale(refusal)}
-                if stale and self._publisher is publisher:
+                if stale and self._connection is not None:
                     refusals = [refusal for refusal in refusals if not _stale(refusal)]
                     # In the order in which they were sent, whatever order they came back in.
                     packs = [message for message in messages if id(message) in stale]
-                    refusals += self._publish(publisher, self._apart(packs), timeout_seconds)
+                    refusals += self._publish(self._apart(packs))
         except Outage:
             self._count(messages, "unconfirmed", [])
             self._drop()
@@ -97,17 +116,28 @@ class Sender:
 
     def _open(self) -> Publisher:
         if self._publisher is None:
-            self._connection = broker.connect(self._topology)
+            if self._connection is None:
+                self._connection = broker.connect(self._topology)
             with broker.outage(self._connection, self._topology.broker_url):
                 self._publisher = Publisher(self._connection, self._blockage)
         return self._publisher
 
-    def _publish(
-        self, publisher: Publisher, messages: Sequence[Outgoing], timeout_seconds: float
-    ) -> list[Refusal]:
-        """Publish a window; what makes the broker close the channel is refused, not tried on."""
+    def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
+        """Publish a window; what is nacked is tried on, what closes the channel is refused."""
+        deadline = time.monotonic() + self._nacked_seconds
+        refusals: list[Refusal] = []
+        while True:
+            found = self._publish_once(messages)
+            messages = [each.message for each in found if each.reason == NACKED]
+            if not messages or time.monotonic() > deadline:
+                return refusals + found
+            refusals += [each for each in found if each.reason != NACKED]
+            time.sleep(NACKED_PAUSE_SECONDS)
+
+    def _publish_once(self, messages: Sequence[Outgoing]) -> list[Refusal]:
+        publisher = self._open()
         try:
-            return publisher.send(messages, timeout_seconds)
+            refusals = publisher.send(messages, self._timeout_seconds, self._blocked_seconds)
         except NotFound as error:
             msg = f"broker: {error.reply_text}; `feedbus up` declares it"
             raise Outage(msg) from error
@@ -117,6 +147,11 @@ class Sender:
             refusals = publisher.refuse_waiting(f"refused by the broker: {error.reply_text}")
             self._drop()
             return refusals
+        if any(each.reason == NACKED for each in refusals):
+            # RabbitMQ 3.10 nacks for ever on a channel that met a queue between two leaders.
+            publisher.close()
+            self._publisher = None
+        return refusals
 
     def _apart(self, packs: Sequence[Outgoing]) -> list[Outgoing]:
         """Return the packs' records as plain messages, and learn the generations of now."""

@@ -69,11 +69,20 @@ def test_a_window_is_told_apart_message_by_message(rabbitmq, tmp_path: Path):
 
 def test_a_full_queue_is_an_error_that_says_so(rabbitmq, tmp_path: Path):
     system = System.at(tmp_path, queue(**FULL), broker_url=rabbitmq.url)
-    with system.bus() as bus:
+    with LiveBus(system.topology, timeout_seconds=0.3) as bus:
         bus.publish("work", {"n": 1})
         with pytest.raises(PublishError, match=r"nack.*its queue is full"):
             bus.publish("work", {"n": 2})
     assert numbers(system) == [1]
+
+
+def test_a_full_queue_that_is_read_in_time_slows_its_publisher_only(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(**FULL), broker_url=rabbitmq.url)
+    with system.running(system.note), LiveBus(system.topology, timeout_seconds=30.0) as bus:
+        for number in range(10):
+            bus.publish("work", {"n": number})
+        wait_until(lambda: len(system.seen) == 10)
+    assert system.seen == list(range(10))
 
 
 def test_what_a_handler_publishes_to_a_full_queue_is_its_failure_and_not_lost(
@@ -82,7 +91,7 @@ def test_what_a_handler_publishes_to_a_full_queue_is_its_failure_and_not_lost(
     full = queue("next", exchange="other", routing_keys=("n",), **FULL)
     system = System.at(tmp_path, queue(), full, broker_url=rabbitmq.url)
     system.publish([1, 2])
-    system.run(lambda message, bus: bus.publish("other", message, "n"), idle_seconds=1.0)
+    system.run(lambda message, bus: bus.publish("other", message, "n"), idle_seconds=3.0)
     (letter,) = system.dead()
     assert "nack" in letter.reason
     assert letter.body == b'{"n":2}'

@@ -53,14 +53,12 @@ class Cluster:
 
     def __enter__(self) -> Self:
         try:
-            first, *others = self.nodes
-            first.start()
-            threads = [Thread(target=node.start) for node in others]
+            threads = [Thread(target=node.start) for node in self.nodes]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-            running = json.loads(first.get("/api/nodes"))
+            running = json.loads(self.nodes[0].get("/api/nodes"))
             assert len(running) == len(NODES), running
         except BaseException:
             self._ending.close()
