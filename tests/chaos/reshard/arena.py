@@ -33,6 +33,7 @@ name = "arena"
 var = "var"
 [broker]
 url = "{url}"
+{management}
 [store]
 url = "sqlite:///var/store.db"
 [exchanges]
@@ -84,14 +85,6 @@ def note(records, bus):
         )
 '''
 
-SWITCH = """
-import sys
-from pathlib import Path
-from feedbus import config
-from feedbus.broker import generations
-generations.establish(config.load(Path(sys.argv[1])))
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -110,6 +103,7 @@ class Arena:
 
     folder: Path
     url: str
+    management_url: str = ""
     seed: int = 0
     wanted: set[str] = field(default_factory=set)
     kills: int = 0
@@ -156,7 +150,12 @@ class Arena:
 
     def edit(self, shards: int, weights: str = "{}") -> None:
         """Write the file anew."""
-        text = TOPOLOGY.format(url=self.url, shards=shards, weights=weights)
+        text = TOPOLOGY.format(
+            url=self.url,
+            management=f'management = "{self.management_url}"' if self.management_url else "",
+            shards=shards,
+            weights=weights,
+        )
         beside = self.folder / "topology.new"
         beside.write_text(text)
         beside.replace(self.path)
@@ -168,19 +167,26 @@ class Arena:
         """
         for step in kills:
             code = self._switch(step)
-            assert code == EXIT_CODE, f"the switch was to end at {step!r}, but ended with {code}"
-        assert self._switch("") == 0
+            told = f"apply was to end at {step!r}, but ended with {code}"
+            assert code == EXIT_CODE, told + self.logs()
+        assert self._switch("") == 0, self.logs()
         with self._lock:
             self.wanted = set(self.topology.consumers)
 
     def _switch(self, step: str) -> int:
-        return subprocess.run(
-            [sys.executable, "-c", SWITCH, str(self.path)],
-            cwd=ROOT,
-            env={**os.environ, EXIT_AT: step},
-            check=False,
-            timeout=120,
-        ).returncode
+        with self._log("apply") as log:
+            return subprocess.run(
+                self._feedbus("apply", "--yes", "--no-wait"),
+                cwd=ROOT,
+                env={**os.environ, EXIT_AT: step},
+                stdout=log,
+                stderr=log,
+                check=False,
+                timeout=120,
+            ).returncode
+
+    def _feedbus(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "feedbus", "--topology", str(self.path), *words]
 
     def publish(self, records: int, rate: int) -> None:
         """Start publishers: they go on until there are so many records and stop() was called."""
@@ -253,7 +259,7 @@ class Arena:
         if process is None and wanted and now - self._ended.get(name, 0.0) > RESTART_SECONDS:
             with self._log(name) as log:
                 self._consumers[name] = subprocess.Popen(
-                    [sys.executable, "-m", "feedbus", "--topology", str(self.path), "run", name],
+                    self._feedbus("run", name),
                     cwd=ROOT,
                     stderr=log,
                 )

@@ -62,7 +62,8 @@ def test_resharding_under_load_keeps_every_record_once_and_every_key_in_order(
 ) -> None:
     node: RabbitMQ | None = request.getfixturevalue("rabbitmq") if on == "rabbitmq" else None
     url = "sqlite:///var/broker.db" if node is None else node.url
-    with Arena(tmp_path, url, SEED) as arena:
+    management = "" if node is None else node.management_url
+    with Arena(tmp_path, url, management, SEED) as arena:
         arena.edit(10)
         arena.switch()
         arena.publish(RECORDS, RATE)
