@@ -171,6 +171,20 @@ def test_attempts_that_a_foreign_header_makes_up_are_not_counted(
     assert [letter.attempts for letter in system.dead()] == [3, 3, 3]
 
 
+def test_a_dead_letter_of_made_up_headers_is_read_all_the_same(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+    made_up = {"feedbus-attempt": "many", "feedbus-failed-at": "once", "x-death": "by water"}
+    with broker.connect(system.topology) as connection:
+        message = connection.channel().prepare_message(b"{}", headers=made_up)
+        dead_queue = Names(system.topology).dead(system.topology.queues["work"])
+        connection.default_channel.basic_publish(message, "", dead_queue)
+    (letter,) = system.dead()
+    assert (letter.attempts, letter.failed_at_microseconds) == (0, None)
+    assert letter.reason == "broker: unknown"
+
+
 def test_a_message_whose_error_ends_the_runner_is_given_up_after_three(
     make: Callable[..., System],
 ) -> None:

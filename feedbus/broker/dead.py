@@ -87,16 +87,19 @@ def settle(
 
 def _read(queue: Queue, message: Any) -> DeadLetter:
     headers = message.headers or {}
-    deaths = headers.get("x-death") or [{}]
+    # Where the broker dead-lettered it, headers are whatever its publisher made up.
+    told = headers.get("x-death")
+    deaths = told if isinstance(told, list) and told and isinstance(told[0], dict) else [{}]
+    attempts, failed_at = headers.get("feedbus-attempt"), headers.get("feedbus-failed-at")
     body = message.body
     return DeadLetter(
         message_id=str(message.properties.get("message_id") or ""),
         queue=queue.name,
         key=str(headers.get("feedbus-key", (deaths[0].get("routing-keys") or [""])[0])),
         reason=str(headers.get("feedbus-reason", f"broker: {deaths[0].get('reason', 'unknown')}")),
-        attempts=int(headers.get("feedbus-attempt", 0)),
+        attempts=attempts if isinstance(attempts, int) else 0,
         errors=_errors(headers.get("feedbus-errors")),
-        failed_at_microseconds=headers.get("feedbus-failed-at"),
+        failed_at_microseconds=failed_at if isinstance(failed_at, int) else None,
         content_type=str(message.properties.get("content_type") or ""),
         body=body if isinstance(body, bytes) else str(body).encode(),
     )
