@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test lint cluster bench clean
+.PHONY: help demo up test chaos lint cluster bench clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -26,6 +26,10 @@ test: $(VENV)/.dev  ## all tests, with the servers they need where they can be i
 
 cluster: $(VENV)/.dev  ## three RabbitMQ nodes and two hosts that die in turn, three times over
 	@FEEDBUS_CLUSTER_ROUNDS=3 $(BIN)/python -m pytest tests/chaos/cluster $(PYTEST_ARGS)
+
+chaos: $(VENV)/.dev  ## reshard under a million records, killing what can be killed
+	@sh tests/servers/install.sh
+	@FEEDBUS_CHAOS_RECORDS=$${FEEDBUS_CHAOS_RECORDS:-1000000} $(BIN)/python -m pytest -s tests/chaos $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## format, rules, types and layers
 	@$(BIN)/python -m ruff format --check .

@@ -199,3 +199,12 @@ def test_a_spool_gives_back_what_it_was_given_from_memory_and_from_its_file() ->
         assert spool
         assert list(spool) == messages
         assert list(spool) == messages
+
+
+def test_a_single_record_goes_to_a_ring_as_those_beside_it_do() -> None:
+    pack = Pack("o", range(3), ["a", "a", "b"], {}, {"n": [1, 2, 3]})
+    for size in (2, 3):
+        messages = Encoder(topology(pack=size)).encode("ring", pack)
+        assert {message.content_type for message in messages} == {PACK}
+    alone = Encoder(topology()).encode("ring", Pack("o", [7], ["a"], {}, {"n": [1]}))
+    assert [(each.exchange, each.content_type) for each in alone] == [("t.ring.packs", PACK)]

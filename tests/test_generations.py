@@ -1,0 +1,183 @@
+"""The switch of rings, step by step: what a crash, a reader or a second switch finds half done."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feedbus import broker, outbox
+from feedbus.broker import generations
+from feedbus.broker.generations import State
+from feedbus.broker.names import Names
+from feedbus.records import Records
+from feedbus.topology import Topology
+from tests.systems import BATCH, System, sharded
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
+    url = ""
+    if request.param == "rabbitmq":
+        url = request.getfixturevalue("rabbitmq").url
+    yield partial(System.at, tmp_path, broker_url=url)
+    outbox.close_store()
+
+
+def reshaped(system: System, shards: int) -> Topology:
+    """Return the system's topology with another number of shards."""
+    return replace(system.topology, queues={"shard": sharded(shards, batch=BATCH)})
+
+
+def switch_killed(topology: Topology, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch, and be killed at a step."""
+
+    def end(code: int) -> None:
+        assert code == generations.EXIT_CODE
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "_exit", end)
+        patch.setenv(generations.EXIT_AT, step)
+        with pytest.raises(Killed):
+            generations.establish(topology)
+
+
+def state(system: System) -> State:
+    """Return the state of the ring."""
+    with broker.connect(system.topology) as connection:
+        return generations.states(connection, system.topology)["ring"]
+
+
+def publish(system: System, number: int, key: str = "k") -> None:
+    """Publish a plain record."""
+    with system.bus() as bus:
+        bus.publish("ring", {"n": number}, key)
+
+
+def drained_by(topology: Topology) -> list[int]:
+    """Run the consumers of a topology, one after another until all is handled; return the order."""
+    seen: list[int] = []
+
+    def note(records: Records, _bus: Any) -> None:
+        seen.extend(records.column("n"))
+
+    after = System(topology)
+    threads = [
+        threading.Thread(
+            target=after.run, args=(note, name), kwargs={"batch": True, "idle_seconds": 1.5}
+        )
+        for name in topology.consumers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seen
+
+
+@pytest.mark.parametrize("step", ["written", "left", "led", "appended", "fenced"])
+def test_a_switch_that_was_begun_is_ended_before_another_begins(
+    make: Callable[..., System], step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(sharded(3, batch=BATCH))
+    publish(system, 1)
+    real = generations.step
+
+    def publishing(name: str) -> None:
+        if name == "left":
+            publish(system, 2)  # which is held
+        real(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generations, "step", publishing)
+        switch_killed(reshaped(system, 5), step, monkeypatch)
+    publish(system, 3)
+    last = reshaped(system, 2)
+    generations.establish(last)
+    publish(system, 4)
+    expected = [1, 3, 4] if step == "written" else [1, 2, 3, 4]
+    assert drained_by(last) == expected
+    assert state(system).draining == ()
+
+
+def test_every_ring_has_a_turn_of_its_own(make: Callable[..., System]) -> None:
+    system = make(sharded(3))
+    first = state(system).current
+    for turn, shards in enumerate((5, 3, 5), start=1):
+        generations.establish(reshaped(system, shards))
+        assert state(system).current.turn == turn
+    rings = (*state(system).draining, state(system).current)
+    assert rings[0] == first
+    assert len({each.digest for each in rings}) == 4
+
+
+def test_whoever_switches_finds_the_state_while_readers_have_it_in_hand(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(3))
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        assert channel.basic_get(Names(system.topology).generations("ring")) is not None
+        generations.establish(reshaped(system, 5))
+        found = generations.read(channel, system.topology, "ring")
+    assert found is not None
+    assert [len(each.members) for each in (*found.draining, found.current)] == [3, 5]
+
+
+def test_a_consumer_that_dies_before_it_deletes_a_queue_leaves_the_fence_to_the_next(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feedbus.runner.reading import Reading
+
+    system = make(sharded(1, batch=BATCH))
+    publish(system, 1)
+    after = reshaped(system, 2)
+    generations.establish(after)
+    publish(system, 2)
+
+    def killed(*_: object) -> bool:
+        raise Killed
+
+    # Nobody puts another fence there, as whoever begins to drain does.
+    monkeypatch.setattr(generations, "fence", lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Reading, "end", killed)
+        with pytest.raises(Killed):
+            System(after).run(lambda *_: None, "shard_0", batch=True)
+    assert drained_by(after) == [2]
+    assert state(system).draining == ()
+
+
+def test_what_is_held_keeps_its_headers_and_properties_and_is_behind_what_was_there(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(sharded(1, batch=BATCH))
+    names = Names(system.topology)
+    switch_killed(reshaped(system, 2), "left", monkeypatch)
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        message = channel.prepare_message(
+            b'{"n": 1}',
+            headers={"trace": "abc"},
+            properties={"correlation_id": "c", "type": "t", "message_id": "m"},
+        )
+        channel.basic_publish(message, names.exchange("ring"), "k")
+        generations.establish(reshaped(system, 2))
+        old = state(system).draining[0]
+        got = channel.basic_get(names.member(old, "shard_0"), no_ack=True)
+        fence = channel.basic_get(names.member(old, "shard_0"), no_ack=True)
+    kept = {name: got.properties[name] for name in ("correlation_id", "type", "message_id")}
+    assert kept == {"correlation_id": "c", "type": "t", "message_id": "m"}
+    assert got.headers["trace"] == "abc"
+    assert fence.headers[generations.FENCE] == old.digest
