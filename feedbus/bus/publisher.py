@@ -7,13 +7,14 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from feedbus.bus.blockage import Blockage
 from feedbus.errors import Outage
 from feedbus.metrics import Outcome
 
-WINDOW = 500
+WINDOW = 1000
 CONFIRM_TIMEOUT_SECONDS = 30.0
 NACKED = "refused by the broker (nack): its queue is full or cannot write"
 PUBLISHED_AT = "feedbus-published-at"
@@ -148,5 +149,5 @@ class Publisher:
     def _settled(self, tag: int, *, multiple: bool) -> list[Outgoing]:
         if not multiple:
             return [self._waiting.pop(tag)] if tag in self._waiting else []
-        tags = [waiting for waiting in self._waiting if waiting <= tag]
+        tags = list(takewhile(lambda waiting: waiting <= tag, self._waiting))  # which ascend
         return [self._waiting.pop(settled) for settled in tags]
