@@ -74,6 +74,8 @@ def _unconfirmed(connection: Connection) -> Callable[[Sequence[Outgoing]], None]
                 properties={"delivery_mode": 2, "message_id": message.message_id},
             )
             channel.basic_publish(prepared, message.exchange, message.routing_key, mandatory=True)
+        # An answer on the same channel: the broker has read them, else it is a socket's rate.
+        channel.queue_declare(QUEUE, passive=True)
 
     return publish
 
