@@ -27,9 +27,10 @@ KEYS = 2_000
 FOREIGN_KEYS = 200  # the last of them, published as plain JSON by a client of its own
 STEPS = ("declared", "written", "left", "led", "appended", "fenced", "settled")
 RESTART_SECONDS = 0.3
+SPARED_SECONDS = 5.0
 
 TOPOLOGY = """
-name = "arena"
+name = "{name}"
 var = "var"
 [broker]
 url = "{url}"
@@ -104,6 +105,7 @@ class Arena:
     folder: Path
     url: str
     management_url: str = ""
+    name: str = "arena"
     seed: int = 0
     wanted: set[str] = field(default_factory=set)
     kills: int = 0
@@ -112,6 +114,7 @@ class Arena:
         self._random = random.Random(self.seed)
         self._consumers: dict[str, subprocess.Popen[bytes]] = {}
         self._publishers: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self._began: dict[str, float] = {}
         self._ended: dict[str, float] = {}
         self._over = threading.Event()
         self._killing = threading.Event()
@@ -151,6 +154,7 @@ class Arena:
     def edit(self, shards: int, weights: str = "{}") -> None:
         """Write the file anew."""
         text = TOPOLOGY.format(
+            name=self.name,
             url=self.url,
             management=f'management = "{self.management_url}"' if self.management_url else "",
             shards=shards,
@@ -211,12 +215,11 @@ class Arena:
     def _stop(self) -> Path:
         return self.folder / "stop"
 
-    def stop(self) -> int:
-        """Let the publishers end their round; return how many numbers each key has."""
+    def stop(self) -> None:
+        """Let the publishers end with the round that they are in."""
         self._stop.touch()
         for process, _ in self._publishers:
             assert process.wait(600) == 0, self.logs()
-        return sum(int(told.read_text()) for _, told in self._publishers)
 
     def rounds(self) -> dict[int, int]:
         """Return how many numbers the keys have, by the first key of each publisher."""
@@ -244,10 +247,11 @@ class Arena:
             now = time.monotonic()
             for name in sorted(wanted | set(self._consumers)):
                 self._keep_one(name, wanted=name in wanted, now=now)
-            if self._killing.is_set() and now > due and self._consumers:
-                due = now + self._random.uniform(0.5, 2.0)
-                name = self._random.choice(sorted(self._consumers))
-                self._consumers[name].send_signal(signal.SIGKILL)
+            # One that dies three times with a message in hand gives that message up, as it should.
+            ripe = sorted(n for n in self._consumers if now - self._began[n] > SPARED_SECONDS)
+            if self._killing.is_set() and now > due and ripe:
+                due = now + self._random.uniform(0.3, 1.0)
+                self._consumers[self._random.choice(ripe)].send_signal(signal.SIGKILL)
                 self.kills += 1
 
     def _keep_one(self, name: str, *, wanted: bool, now: float) -> None:
@@ -257,6 +261,7 @@ class Arena:
             self._ended[name] = now
             process = None
         if process is None and wanted and now - self._ended.get(name, 0.0) > RESTART_SECONDS:
+            self._began[name] = now
             with self._log(name) as log:
                 self._consumers[name] = subprocess.Popen(
                     self._feedbus("run", name),
@@ -281,6 +286,12 @@ class Arena:
         """Return how many records have had their effect."""
         with closing(self._store()) as store:
             return int(store.execute("SELECT count(*) FROM seen").fetchone()[0])
+
+    def count_of(self, number: int) -> int:
+        """Return how many keys have had this number's effect."""
+        with closing(self._store()) as store:
+            count = store.execute("SELECT count(*) FROM seen WHERE number = ?", (number,))
+            return int(count.fetchone()[0])
 
     def seen(self) -> list[Seen]:
         """Return every effect in the database's order."""

@@ -1,0 +1,63 @@
+"""Measure how long new records wait behind a switch: python -m tests.chaos.reshard.waiting BACKLOG…
+
+Ten shards with a backlog become thirteen while their consumers work it off; then every key gets
+one more record. The same is measured without a switch. Set FEEDBUS_BROKER_URL for RabbitMQ.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from feedbus.broker import generations
+from feedbus.bus import LiveBus
+from tests.chaos.reshard.arena import KEYS, Arena
+
+
+def measure(backlog: int, folder: Path, *, shards: int) -> None:
+    """Print how long the switch took and when the new records had their effect."""
+    url = os.environ.get("FEEDBUS_BROKER_URL", "sqlite:///var/broker.db")
+    keys = [f"key-{number}" for number in range(KEYS)]
+    with Arena(folder, url, name=f"waiting{os.urandom(3).hex()}") as arena:
+        arena.edit(10)
+        generations.establish(arena.topology)
+        with LiveBus(arena.topology) as bus:
+            for number in range(backlog // KEYS):
+                bus.publish_many("ring", [(key, {"key": key, "number": number}) for key in keys])
+            arena.wanted = set(arena.topology.consumers)
+            first = LiveBus(arena.topology)
+            first.publish("ring", {"key": "first", "number": 0}, "first")
+            first.close()
+            while not arena.count():
+                time.sleep(0.01)
+            if not backlog:
+                time.sleep(3)  # all are there, and have nothing to do
+            arena.edit(shards)
+            started = time.monotonic()
+            generations.establish(arena.topology)
+            switched = time.monotonic()
+            arena.wanted = set(arena.topology.consumers)
+            bus.publish_many("ring", [(key, {"key": key, "number": 10**6}) for key in keys])
+            published = time.monotonic()
+            first_seconds = 0.0
+            while (count := arena.count_of(10**6)) < KEYS:
+                if count and not first_seconds:
+                    first_seconds = time.monotonic() - published
+                time.sleep(0.02)
+            last_seconds = time.monotonic() - published
+        sys.stdout.write(
+            f"{url.partition(':')[0]:6} backlog {backlog:>9,} 10 -> {shards}: switch"
+            f" {switched - started:.2f} s, first new {first_seconds or last_seconds:.2f} s, last"
+            f" {last_seconds:.2f} s\n"
+        )
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    for size in map(int, sys.argv[1:]):
+        for wanted in (10, 13):
+            with tempfile.TemporaryDirectory() as made:
+                measure(size, Path(made), shards=wanted)
