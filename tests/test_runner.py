@@ -74,7 +74,7 @@ def test_a_failing_message_climbs_the_ladder_and_then_is_dead(make: Callable[...
             raise ValueError(msg)
 
     system.publish([1, 2])
-    system.run(fail)
+    system.run(fail, idle_seconds=1.5)
     (letter,) = system.dead()
     assert sorted(system.seen) == [1, 1, 1, 2]
     assert (letter.reason, letter.attempts) == ("ValueError: no luck", 3)
@@ -89,7 +89,7 @@ def test_a_retry_comes_back_after_the_time_it_asks_for(make: Callable[..., Syste
             raise Retry(after_seconds=0.05)
 
     system.publish([1])
-    system.run(once_more)
+    system.run(once_more, idle_seconds=1.5)
     assert system.seen == [1, 1]
     assert system.dead() == []
 
@@ -102,7 +102,7 @@ def test_a_ladder_that_drops_leaves_no_dead_letter(make: Callable[..., System]) 
         raise Retry
 
     system.publish([1])
-    system.run(fail)
+    system.run(fail, idle_seconds=1.5)
     assert (system.seen, system.dead()) == ([1, 1], [])
 
 
@@ -221,7 +221,7 @@ def test_one_bad_record_in_a_batch_does_not_fail_its_neighbours(
         system.seen.extend(records.column("n"))
 
     system.publish(range(20))
-    system.run(choke, batch=True)
+    system.run(choke, batch=True, idle_seconds=1.5)
     (letter,) = system.dead()
     assert system.seen == [n for n in range(20) if n != 13]
     assert json.loads(letter.body) == {"n": 13}
@@ -270,7 +270,7 @@ def test_a_child_that_nobody_would_receive_is_its_parents_failure(
 ) -> None:
     system = make(queue())
     system.publish([1])
-    system.run(lambda message, bus: bus.publish("other", message, "nowhere"))
+    system.run(lambda message, bus: bus.publish("other", message, "nowhere"), idle_seconds=1.5)
     (letter,) = system.dead()
     assert "no queue for key 'nowhere'" in letter.reason
     with system.bus() as bus, pytest.raises(Unroutable):
