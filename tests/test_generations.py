@@ -18,6 +18,7 @@ from feedbus.broker.generations import State
 from feedbus.broker.names import Names
 from feedbus.records import Records
 from feedbus.topology import Topology
+from tests.projects import wait_until
 from tests.systems import BATCH, System, sharded
 
 
@@ -181,3 +182,37 @@ def test_what_is_held_keeps_its_headers_and_properties_and_is_behind_what_was_th
     assert kept == {"correlation_id": "c", "type": "t", "message_id": "m"}
     assert got.headers["trace"] == "abc"
     assert fence.headers[generations.FENCE] == old.digest
+
+
+def test_a_consumer_that_waits_for_another_takes_over_when_the_ring_moves_on(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(2, batch=BATCH))
+    publish(system, 1, "a")
+    publish(system, 1, "b")
+    three, one = reshaped(system, 3), reshaped(system, 1)
+    generations.establish(three)
+    seen: list[int] = []
+    over = threading.Event()
+
+    def note(records: Records, _bus: Any) -> None:
+        seen.extend(records.column("n"))
+
+    def consume() -> None:
+        while not over.is_set():
+            System(three).run(note, "shard_0", batch=True, idle_seconds=60, max_messages=4)
+
+    # Nobody runs shard_1, to whom the other old queue was dealt.
+    thread = threading.Thread(target=consume)
+    thread.start()
+    with broker.connect(system.topology) as connection:
+        first = Names(system.topology).member(state(system).draining[0], "shard_0")
+        wait_until(lambda: not broker.queue_exists(connection, first))
+    generations.establish(one)
+    publish(system, 2)
+    publish(system, 2)
+    over.set()
+    wait_until(lambda: len(seen) == 4)
+    thread.join()
+    assert seen == [1, 1, 2, 2]
+    assert state(system).draining == ()
