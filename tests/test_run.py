@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -55,11 +56,31 @@ def test_a_consumer_killed_with_a_message_in_hand_loses_nothing(tmp_path: Path) 
 def test_a_message_that_kills_its_consumer_is_found_out_and_set_aside(tmp_path: Path) -> None:
     project = Project.at(tmp_path, "note(n)\nif n == 2: os._exit(9)")
     project.publish(1, 2, 3)
-    codes = [project.feedbus(*IDLE, code=None).returncode for _ in range(4)]
-    assert codes == [9, 9, 9, 0]
-    assert project.seen() == ["1", "2", "2", "2", "3"]
+    codes = [project.feedbus(*IDLE, code=None).returncode for _ in range(6)]
+    assert codes == [9, 9, 9, 9, 9, 0]
+    assert project.seen() == ["1", *["2"] * 5, "3"]
     (letter,) = project.dead()
-    assert letter["reason"] == "its consumer died 3 times with this message in hand"
+    assert letter["reason"] == "its consumer died 5 times with this message in hand"
+
+
+def test_kills_from_outside_are_held_against_no_message_of_a_batch(tmp_path: Path) -> None:
+    body = "note(n)\nif not os.path.exists('free'): time.sleep(60)"
+    project = Project.at(tmp_path, body.replace("'free'", repr(str(tmp_path / "free"))))
+    hand = tmp_path / "var" / "run" / "work.1.hand"
+    project.publish(1, 2)
+    for _ in range(3):
+        with project.start("run", "work") as process:
+            seen = len(project.seen())
+            wait_until(lambda seen=seen: len(project.seen()) > seen)
+            # As it is with more than one message in hand, which this handler never has.
+            deaths, (in_hand,) = json.loads(hand.read_text())
+            hand.write_text(json.dumps([deaths, [in_hand, "another"]]))
+            process.kill()
+            process.communicate(timeout=20)
+    (tmp_path / "free").touch()
+    project.feedbus(*IDLE)
+    assert project.seen()[-2:] == ["1", "2"]
+    assert project.dead() == []
 
 
 def test_a_handler_that_exits_fails_its_message_alone(tmp_path: Path) -> None:

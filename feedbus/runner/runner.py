@@ -272,7 +272,7 @@ class Runner:
         while self._buffer and records < self._consumer.queue.batch.size:
             if self._handled + len(taken) >= (self._limits.max_messages or math.inf):
                 break
-            suspected = self._suspects.deaths(self._buffer[0].message_id) > 0
+            suspected = self._suspects.suspected(self._buffer[0].message_id)
             if taken and (suspected or FENCE in self._buffer[0].headers):
                 break
             delivery = self._buffer.popleft()

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-DEATHS_ALLOWED = 3
+DEATHS_ALLOWED = 5
 
 
 class Suspects:
     """Message ids in hand, in a file that outlives the process.
 
-    Whatever the file names when a process starts was in hand when the one before it died: it is
-    handled alone, and after DEATHS_ALLOWED deaths it is a dead letter. A classic queue has no
-    delivery count that would tell this.
+    Whatever the file names when a process starts was in hand when the one before it died: from
+    then on it is handled alone, and after DEATHS_ALLOWED deaths while it was alone it is a dead
+    letter. Deaths in company are held against nobody: somebody may just kill processes. A classic
+    queue has no delivery count that would tell this.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,8 +25,9 @@ class Suspects:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._deaths, in_hand = self._read()
+        alone = len(in_hand) == 1
         for message_id in in_hand:
-            self._deaths[message_id] = self.deaths(message_id) + 1
+            self._deaths[message_id] = self.deaths(message_id) + alone
         self._in_hand: list[str] = []
         self._write()
 
@@ -39,8 +41,12 @@ class Suspects:
             self.release()
         os.close(self._descriptor)
 
+    def suspected(self, message_id: str) -> bool:
+        """Whether a process died with this message in hand, so that it is to be handled alone."""
+        return message_id in self._deaths
+
     def deaths(self, message_id: str) -> int:
-        """Return how many processes died with this message in hand."""
+        """Return how many processes died with this message alone in hand."""
         return self._deaths.get(message_id, 0)
 
     def take(self, message_ids: Sequence[str]) -> None:
