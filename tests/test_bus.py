@@ -136,6 +136,14 @@ def test_a_record_with_two_children_gives_each_an_id_of_its_own() -> None:
     assert len(set(names)) == 2
 
 
+def test_children_of_different_messages_stay_in_the_order_of_publishing() -> None:
+    published: list[int] = []
+    chunks = [Chunk(origin, None, {"n": n}, {}) for n, origin in enumerate(["a-x", "b", "a-x"])]
+    bus = CollectingBus(Records(chunks), lambda _, pack: published.extend(pack.columns["n"]))
+    bus.publish_columns("work", ["k"] * 3, {"n": [0, 1, 2]}, {}, causes=[0, 1, 2])
+    assert published == [0, 1, 2]
+
+
 def test_causes_that_are_not_one_a_record_are_refused() -> None:
     bus = CollectingBus(Records([Chunk("p", [0], {}, {"n": [1]})]), lambda *_: None)
     with pytest.raises(ValueError, match="a cause for each of 2"):

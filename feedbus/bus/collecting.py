@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Any
 
 from feedbus.bus.encoding import columnar, derive
@@ -105,7 +105,6 @@ class CollectingBus(Bus):
             yield origins.pop(), None
             return
         owners = [chunk.origin for chunk in self._records.chunks for _ in range(len(chunk))]
-        groups: defaultdict[str, list[int]] = defaultdict(list)
-        for index, cause in enumerate(causes):
-            groups[owners[cause]].append(index)
-        yield from groups.items()
+        # Run by run, not origin by origin: each key's records stay in the order of publishing.
+        for origin, run in groupby(range(len(causes)), lambda index: owners[causes[index]]):
+            yield origin, list(run)
