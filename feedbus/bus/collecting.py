@@ -99,7 +99,7 @@ class CollectingBus(Bus):
         return ordinals
 
     def _by_origin(self, causes: Sequence[int]) -> Iterator[tuple[str, list[int] | None]]:
-        """Group children by what their causes' ids start with; None is all of them."""
+        """Go through runs of children whose causes' ids start alike; None is all of them."""
         origins = {chunk.origin for chunk in self._records.chunks}
         if len(origins) == 1:
             yield origins.pop(), None
