@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from feedbus.outbox import on_postgres
-from store.queries.sql import numbers, rows, run, run_each
+from store.queries.sql import copy, numbers, rows, run, run_each
 from store.queries.tweets import shown
 from store.queries.users import login_of
 
@@ -19,15 +19,15 @@ READ = """
     JOIN tweet ON tweet.id = latest.tweet_id
     JOIN users ON users.id = tweet.author_id
 """
-ADD_TWEET = """
-    INSERT INTO feed (reader_id, tweet_id) SELECT value, CAST(? AS bigint) FROM $NUMBERS
+ADD_TWEET_SQLITE = """
+    INSERT INTO feed (reader_id, tweet_id) SELECT value, ? FROM $NUMBERS
     WHERE true ON CONFLICT DO NOTHING
 """
-ADD_PAIRS_POSTGRES = """
+ADD_PAIR_SQLITE = "INSERT INTO feed (reader_id, tweet_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
+ADD_MISSING_POSTGRES = """
     INSERT INTO feed (reader_id, tweet_id)
     SELECT * FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[])) ON CONFLICT DO NOTHING
 """
-ADD_PAIR_SQLITE = "INSERT INTO feed (reader_id, tweet_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
 
 
 def add_feed_entries(groups: Iterable[tuple[int, Sequence[int]]]) -> int:
@@ -37,18 +37,21 @@ def add_feed_entries(groups: Iterable[tuple[int, Sequence[int]]]) -> int:
         groups: (tweet id, ids of the readers), in any order; entries that are there stay.
 
     """
+    # In one order everywhere, so that two processes that write the same entries cannot deadlock,
+    # and a reader's entries side by side, so that the index is gone through once.
     pairs = sorted({(reader, tweet) for tweet, readers in groups for reader in readers})
-    # In one order everywhere, so that two processes that write the same entries cannot deadlock.
     if not pairs:
         return 0
-    readers = numbers(reader for reader, _ in pairs)
-    tweets = {tweet for _, tweet in pairs}
-    if len(tweets) == 1:
-        return int(run(ADD_TWEET, tweets.pop(), readers).rowcount)
-    if not on_postgres():
-        return run_each(ADD_PAIR_SQLITE, pairs)
-    tweet_ids = numbers(tweet for _, tweet in pairs)
-    return int(run(ADD_PAIRS_POSTGRES, readers, tweet_ids).rowcount)
+    readers, tweets = [reader for reader, _ in pairs], [tweet for _, tweet in pairs]
+    if on_postgres():
+        return copy(
+            "feed (reader_id, tweet_id)",
+            "".join([f"{reader}\t{tweet}\n" for reader, tweet in pairs]),
+            lambda: int(run(ADD_MISSING_POSTGRES, numbers(readers), numbers(tweets)).rowcount),
+        )
+    if len(set(tweets)) == 1:
+        return int(run(ADD_TWEET_SQLITE, tweets[0], numbers(readers)).rowcount)
+    return run_each(ADD_PAIR_SQLITE, pairs)
 
 
 def read_feed(reader_id: int, count: int) -> list[dict[str, Any]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from feedbus.outbox import on_postgres
-from store.queries.sql import numbers, rows, run
+from store.queries.sql import copy, escaped, numbers, rows, run
 
 Group = tuple[str, str, Sequence[int]]
 
@@ -28,12 +28,15 @@ def add_sms_notifications(groups: Sequence[Group]) -> set[int]:
 
 def _add(table: str, column: str, channel: str, groups: Sequence[Group]) -> set[int]:
     asked = {user for _, _, users in groups for user in users}
-    if not asked:
-        return set()
-    if on_postgres() and len(groups) > 1:
-        added = _add_groups(table, column, channel, groups)
-    else:
-        added = sum(_add_one(table, column, channel, group) for group in groups)
+    if on_postgres():
+        found = rows(
+            f"SELECT users.id, {channel} FROM $ROWS(users) WHERE {channel} IS NOT NULL",  # noqa: S608 -- a column of ours
+            numbers(sorted(asked)),
+        )
+        addresses: dict[int, str] = dict(found)  # type: ignore[arg-type]  # rows of two
+        _add_addressed(table, column, addresses, groups)
+        return asked - addresses.keys()
+    added = sum(_add_looking_up(table, column, channel, group) for group in groups)
     if added == sum(len(users) for _, _, users in groups):
         return set()
     found = rows(
@@ -43,31 +46,51 @@ def _add(table: str, column: str, channel: str, groups: Sequence[Group]) -> set[
     return asked - {row[0] for row in found}
 
 
-def _add_groups(table: str, column: str, channel: str, groups: Sequence[Group]) -> int:
-    """One statement for all groups: each text travels once, each user by the group's number."""
-    users = [user for _, _, users in groups for user in users]
-    places = [place for place, group in enumerate(groups, 1) for _ in group[2]]
+def _add_addressed(
+    table: str, column: str, addresses: Mapping[int, str], groups: Sequence[Group]
+) -> None:
+    """Add to a table of PostgreSQL, in the order of its key, for whom there are addresses."""
+    told = [
+        (source, text, [user for user in sorted(set(users)) if user in addresses])
+        for source, text, users in sorted(groups)
+    ]
+    pairs = zip(addresses, escaped(addresses.values()), strict=True)
+    middles = {user: f"{user}\t{address}" for user, address in pairs}
+    sources, texts = escaped(group[0] for group in told), escaped(group[1] for group in told)
+    lines = [
+        _lines(f"{source}\t", [middles[user] for user in users], f"\t{text}\n")
+        for source, text, (_, _, users) in zip(sources, texts, told, strict=True)
+    ]
+    copy(
+        f"{table} (source, user_id, {column}, text)",
+        "".join(lines),
+        lambda: sum(_add_missing(table, column, addresses, group) for group in told),
+    )
+
+
+def _lines(start: str, middles: Sequence[str], end: str) -> str:
+    return f"{start}{f'{end}{start}'.join(middles)}{end}" if middles else ""
+
+
+def _add_missing(table: str, column: str, addresses: Mapping[int, str], group: Group) -> int:
+    source, text, users = group
     added = run(
         f"""
         INSERT INTO {table} (source, user_id, {column}, text)
-        SELECT told.source, users.id, users.{channel}, told.text
-        FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[])) AS given (value, place)
-        JOIN unnest(CAST(? AS text[]), CAST(? AS text[])) WITH ORDINALITY
-            AS told (source, text, place) ON told.place = given.place
-        CROSS JOIN LATERAL (SELECT * FROM users WHERE id = given.value OFFSET 0) AS users
-        WHERE users.{channel} IS NOT NULL
-        ORDER BY told.source, users.id
+        SELECT CAST(? AS text), given.value, given.address, ?
+        FROM unnest(CAST(? AS bigint[]), CAST(? AS text[])) AS given (value, address)
         ON CONFLICT DO NOTHING
         """,  # noqa: S608 -- names of ours
+        source,
+        text,
         numbers(users),
-        numbers(places),
-        [source for source, _, _ in groups],
-        [text for _, text, _ in groups],
+        [addresses[user] for user in users],
     )
     return int(added.rowcount)
 
 
-def _add_one(table: str, column: str, channel: str, group: Group) -> int:
+def _add_looking_up(table: str, column: str, channel: str, group: Group) -> int:
+    """Add to a table of SQLite, which joins at no cost worth saving."""
     source, text, users = group
     added = run(
         f"""
