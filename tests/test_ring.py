@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedbus.errors import UsageError
-from feedbus.ring import Ring, flows, phash2, placing, share_moved
+from feedbus.ring import Ring, bulk, flows, phash2, placing, share_moved
 from feedbus.ring.jumping import CLASSES, ONE, draws, jumper
 from feedbus.topology import Generation
 
@@ -130,6 +130,25 @@ def test_remembered_keys_keep_their_place_and_do_not_pile_up(monkeypatch):
     assert [ring.route(text) for text in texts] == first
     assert [ring.route(text) for text in texts[-20:]] == first[-20:]
     assert len(ring._placed) <= 50
+
+
+@given(st.lists(keys), st.integers(1, 10**6))
+def test_many_keys_placed_at_once_go_where_each_goes_alone(texts, buckets):
+    alone = [jumper()(phash2(text.encode()), buckets) for text in texts]
+    assert bulk.buckets_of(texts, buckets) == alone
+
+
+def test_tens_of_thousands_of_fresh_keys_are_placed_at_once(monkeypatch):
+    members = [(f"q{number}", number + 1) for number in range(7)]
+    alone, together = Ring.of(members), Ring.of(members)
+    calls, place = [], bulk.buckets_of
+    monkeypatch.setattr(bulk, "buckets_of", lambda *asked: calls.append(1) or place(*asked))
+    for start in range(0, 60_000, 20_000):
+        keys = [str(number) for number in range(start, start + 20_000)]
+        assert together.route_many(keys) == [alone.route(key) for key in keys]
+    assert len(calls) == 2
+    with pytest.raises(UsageError):
+        Ring().route_many(["a"])
 
 
 def test_binding_a_queue_again_with_another_weight_changes_nothing():

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from feedbus.topology import Generation, Topology
 
 BAR_WIDTH = 40
 MOVES_SHOWN = 20
+AT_ONCE = 10_000
 
 
 @dataclass(slots=True)
@@ -156,15 +158,15 @@ def find_ring(topology: Topology, name: str, path: Path) -> Generation:
 
 def place(keys: Iterable[str], spread: Spread, before: Spread | None) -> Counter[tuple[str, str]]:
     """Count each key's place in spread, and in before; return how many went whence and where."""
-    route = spread.ring.route
-    if before is None:
-        spread.records.update(map(route, keys))
-        return Counter()
-    earlier = before.ring.route
-    pairs = Counter((earlier(key), route(key)) for key in keys)
-    for (left, entered), records in pairs.items():
-        before.records[left] += records
-        spread.records[entered] += records
+    pairs: Counter[tuple[str, str]] = Counter()
+    left = iter(keys)
+    while some := list(islice(left, AT_ONCE)):
+        entered = spread.ring.route_many(some)
+        spread.records.update(entered)
+        if before is not None:
+            earlier = before.ring.route_many(some)
+            before.records.update(earlier)
+            pairs.update(zip(earlier, entered, strict=True))
     return pairs
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Iterable, Sequence
+from typing import Self, cast
 
 from feedbus.errors import UsageError
 from feedbus.ring.hashing import phash2
 from feedbus.ring.jumping import jumper
 
 REMEMBERED = 65_536
+WORTH_BULK = 30_000  # keys placed one by one take as long as loading what places many at once
 
 
 class Ring:
@@ -18,7 +19,7 @@ class Ring:
     It remembers where the latest keys went, so a key that comes again costs a look-up.
     """
 
-    __slots__ = ("_buckets", "_jump", "_placed", "_weights")
+    __slots__ = ("_buckets", "_fresh", "_jump", "_placed", "_weights")
 
     def __init__(self) -> None:
         """Start without buckets."""
@@ -26,6 +27,7 @@ class Ring:
         self._buckets: list[str] = []
         self._placed: dict[str | bytes, str] = {}
         self._jump = jumper()
+        self._fresh = 0  # keys that route_many had to place
 
     @classmethod
     def of(cls, members: Iterable[tuple[str, int]]) -> Self:
@@ -85,6 +87,32 @@ class Ring:
             placed.clear()
         placed[routing_key] = queue
         return queue
+
+    def route_many(self, routing_keys: Sequence[str]) -> list[str]:
+        """Return the queue of each of many routing keys.
+
+        Raises:
+            UsageError: the ring has no buckets.
+
+        """
+        placed = self._placed
+        found = list(map(placed.get, routing_keys))
+        if None not in found:
+            return cast("list[str]", found)
+        fresh = [index for index, queue in enumerate(found) if queue is None]
+        self._fresh += len(fresh)
+        if self._fresh < WORTH_BULK or not self._buckets:
+            for index in fresh:
+                found[index] = self.route(routing_keys[index])
+            return cast("list[str]", found)
+        from feedbus.ring.bulk import buckets_of
+
+        buckets = self._buckets
+        chosen = [routing_keys[index] for index in fresh]
+        # Not remembered: so many different keys would only push one another out.
+        for index, bucket in zip(fresh, buckets_of(chosen, len(buckets)), strict=True):
+            found[index] = buckets[bucket]
+        return cast("list[str]", found)
 
     def _rebuild(self) -> None:
         self._buckets = [queue for queue, weight in self._weights.items() for _ in range(weight)]

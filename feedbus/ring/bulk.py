@@ -1,0 +1,120 @@
+"""Place many routing keys at once: hashing and jumping by numpy, ten times as fast as one by one.
+
+The algorithms are those of feedbus.ring.hashing and feedbus.ring.jumping, for a column of keys.
+Words wrap around at their width here, so nothing has to be cut. Loading numpy takes a tenth of a
+second and 16 MB, so who has few keys does without this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feedbus.ring.hashing import BLOCK_BYTES, GOLDEN_RATIO, RESULT, SEED
+from feedbus.ring.jumping import (
+    CLASSES,
+    ONE,
+    OUTPUT_FACTOR,
+    SEED_FACTORS,
+    STATE_FACTOR,
+    STATE_WORDS,
+)
+
+WORDS_OF_BLOCK = 3
+SHIFTS = ((-13, 8, -13), (-12, 16, -5), (-3, 10, -15))  # to the left where positive
+
+Words = NDArray[np.uint32]
+Longs = NDArray[np.uint64]
+
+
+def buckets_of(keys: Sequence[str], buckets: int) -> list[int]:
+    """Return the bucket of each key among so many, at least one."""
+    if not keys:
+        return []
+    places: list[int] = _jump(_hash([key.encode() for key in keys]), buckets).tolist()
+    return places
+
+
+def _hash(keys: Sequence[bytes]) -> Words:
+    """Return phash2 of each key."""
+    lengths = np.fromiter(map(len, keys), np.uint32, len(keys))
+    width = (int(lengths.max()) // BLOCK_BYTES + 1) * BLOCK_BYTES
+    padded = np.array(keys, dtype=f"S{width}")
+    words = padded.view("<u4").reshape(len(keys), -1)
+    whole = lengths // BLOCK_BYTES
+    hashes = np.empty(len(keys), np.uint32)
+    for blocks in np.unique(whole).tolist():
+        chosen = whole == blocks
+        hashes[chosen] = _hash_alike(words[chosen], lengths[chosen], blocks)
+    hashes[lengths == 0] = SEED
+    return hashes & np.uint32(RESULT)
+
+
+def _hash_alike(words: Words, lengths: Words, blocks: int) -> Words:
+    """Hash keys that have so many whole blocks, and then a part of one."""
+    a = np.full(len(words), GOLDEN_RATIO, np.uint32)
+    b, c = a.copy(), np.full(len(words), SEED, np.uint32)
+    for block in range(blocks + 1):
+        start = block * WORDS_OF_BLOCK
+        a += words[:, start]
+        b += words[:, start + 1]
+        # The lowest byte of the last word belongs to the length.
+        last = words[:, start + 2]
+        c += last if block < blocks else (last << np.uint32(8)) + lengths
+        for shifts in SHIFTS:
+            _mix(a, b, c, shifts[0])
+            _mix(b, c, a, shifts[1])
+            _mix(c, a, b, shifts[2])
+    return c
+
+
+def _mix(one: Words, two: Words, three: Words, shift: int) -> None:
+    """Change the first words in place by the others."""
+    one -= two
+    one -= three
+    one ^= three << np.uint32(shift) if shift > 0 else three >> np.uint32(-shift)
+
+
+def _jump(hashes: Words, buckets: int) -> NDArray[Any]:
+    """Return the bucket of each hash."""
+    words = _state(hashes)
+    found = np.zeros(len(hashes), np.int64)
+    active = np.arange(len(hashes))
+    following = np.ones(len(hashes), np.int64)
+    place = 0
+    while len(active):
+        former = words[place]
+        place = (place + 1) % STATE_WORDS
+        word = words[place]
+        word ^= word << np.uint64(31)
+        word ^= word >> np.uint64(11)
+        word ^= former ^ (former >> np.uint64(30))
+        draws = word * np.uint64(OUTPUT_FACTOR)
+        found[active] = following - 1
+        # A draw of 0 is an infinite jump, as it is one past all buckets.
+        with np.errstate(divide="ignore"):
+            reached = np.minimum(ONE * following / draws.astype(np.float64), float(buckets))
+        following = reached.astype(np.int64) + 1
+        on = following <= buckets
+        active, following = active[on], following[on]
+        words = [each[on] for each in words]
+    return found
+
+
+def _state(hashes: Words) -> list[Longs]:
+    """Return the words of exs1024 seeded by each hash."""
+    seeds = hashes.astype(np.uint64) % np.uint64(CLASSES) + np.uint64(1)
+    first, second, third = (
+        seeds * np.uint64(factor % CLASSES) % np.uint64(CLASSES) for factor in SEED_FACTORS
+    )
+    word = first << np.uint64(43) | second << np.uint64(22) | third << np.uint64(1) | np.uint64(1)
+    words: list[Longs] = []
+    for _ in range(STATE_WORDS):
+        word = word ^ (word >> np.uint64(12))
+        word = word ^ (word << np.uint64(25))
+        word = word ^ (word >> np.uint64(27))
+        words.append(word * np.uint64(STATE_FACTOR))
+    return words[::-1]
