@@ -71,7 +71,7 @@ class Ladder:
     def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Fate:
         """Decide on one record of a delivery by what was raised for it."""
         reason = str(error) if isinstance(error, Reject | Retry | InvalidBody) else _told(error)
-        headers = self._headers(delivery, reason, pack.keys[row])
+        headers = self._headers(delivery, reason, pack.key(row))
         if isinstance(error, InvalidBody):
             headers[ERRORS] = json.dumps(error.errors)
             return Fate("invalid", self._letter(pack, row, headers))
@@ -102,17 +102,17 @@ class Ladder:
             headers[PUBLISHED_AT] = published_at
         message = Outgoing(
             self.names.delay(self.consumer.queue, milliseconds),
-            pack.keys[row],
+            pack.key(row),
             encode_payload(pack.payload(row)),
             JSON,
-            pack.record_id(row),
+            pack.ids[row],
             headers,
             "retry",
         )
         return Fate("retry", message, None if milliseconds in declared else milliseconds)
 
     def _letter(self, pack: Pack, row: int, headers: Mapping[str, Any]) -> Outgoing:
-        return self._dead(encode_payload(pack.payload(row)), JSON, pack.record_id(row), headers)
+        return self._dead(encode_payload(pack.payload(row)), JSON, pack.ids[row], headers)
 
     def _dead(
         self, body: bytes, content_type: str, message_id: str, headers: Mapping[str, Any]

@@ -8,6 +8,7 @@ from typing import Any
 
 from feedbus.bus import Bus
 from feedbus.records import Records
+from feedbus.records.packs import Pack
 
 __all__ = ["Published", "RecordingBus", "Records"]
 
@@ -42,15 +43,13 @@ class RecordingBus(Bus):
     def publish_columns(
         self,
         exchange: str,
-        keys: Sequence[str],
+        keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
         shared: Mapping[str, Any],
         *,
         causes: Sequence[int] | None = None,
     ) -> int:
-        """Record one payload a key."""
-        rows = (
-            {**shared, **{name: values[index] for name, values in columns.items()}}
-            for index in range(len(keys))
-        )
-        return self.publish_many(exchange, zip(keys, rows, strict=True), causes=causes)
+        """Record one payload a record."""
+        pack = Pack.numbered("", keys, shared, columns)
+        rows = map(pack.payload, range(len(pack)))
+        return self.publish_many(exchange, zip(pack.keys, rows, strict=True), causes=causes)

@@ -119,7 +119,7 @@ class Process:
     environment: Mapping[str, str] = field(default_factory=_empty)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Generation:
     """One ring of a hash exchange: (consumer name, weight) in binding order.
 
@@ -132,7 +132,7 @@ class Generation:
     turn: int = 0
     shape: str = ""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Eight hex digits that differ whenever placement or a queue's arguments may differ."""
         shape = [self.shape] if self.shape else []

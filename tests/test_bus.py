@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from feedbus.bus.spool import Spool
 from feedbus.errors import Outage, Unroutable, UsageError
 from feedbus.metrics import Metrics
 from feedbus.records import Chunk, Records
-from feedbus.records.packs import PACK, Pack, decode
+from feedbus.records.ids import Ids, children
+from feedbus.records.packs import PACK, Pack, decode, single
 from feedbus.ring import Ring
 from feedbus.testing import RecordingBus
 from feedbus.topology import Exchange, Topology
@@ -51,7 +53,7 @@ def topology(pack: int = 3) -> Topology:
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40))
 def test_packs_for_a_ring_hold_records_of_one_shard_in_order(numbers: list[int]) -> None:
     keys = [str(number) for number in numbers]
-    pack = Pack("o", range(len(keys)), keys, {"text": "x"}, {"place": list(range(len(keys)))})
+    pack = Pack.numbered("o", keys, {"text": "x"}, {"place": list(range(len(keys)))})
     ring = Ring.of(topology().generation("ring").members)
     digest = topology().generation("ring").digest
     found: dict[str, list[int]] = {}
@@ -70,16 +72,16 @@ def test_packs_for_a_ring_hold_records_of_one_shard_in_order(numbers: list[int])
 
 def test_records_too_large_for_one_pack_travel_in_several_in_order() -> None:
     texts = [str(place) * 1_000_000 for place in range(10)]
-    pack = Pack("o", range(10), ["k"] * 10, {}, {"text": texts})
+    pack = Pack.numbered("o", ["k"] * 10, {}, {"text": texts})
     messages = Encoder(topology(pack=1000)).encode("ring", pack)
     read = [decode(each.body, each.content_type, each.message_id, "") for each in messages]
     assert [text for each in read for text in each.columns.get("text", [])] == texts
-    assert [name for each in read for name in each.ids] == pack.ids
+    assert [name for each in read for name in each.ids] == list(pack.ids)
     assert len({each.message_id for each in messages}) == len(messages) == 4
 
 
 def test_an_exchange_without_packs_sends_each_record_plain() -> None:
-    pack = Pack("o", [0, 1], ["a", "a"], {"text": "x"}, {"n": [1, 2]})
+    pack = Pack.numbered("o", ["a", "a"], {"text": "x"}, {"n": [1, 2]})
     messages = Encoder(topology(pack=0)).encode("work", pack)
     assert [(m.exchange, m.routing_key, m.body, m.message_id) for m in messages] == [
         ("t.work", "a", b'{"text":"x","n":1}', "o-0"),
@@ -101,7 +103,7 @@ def test_what_no_broker_could_carry_is_refused(
     key: str, payload: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(UsageError, match=told):
-        Encoder(topology()).encode("work", Pack("o", None, [key], payload, {}))
+        Encoder(topology()).encode("work", single("o", key, payload))
 
 
 def test_pairs_are_packed_as_they_are_and_not_as_they_compare() -> None:
@@ -112,9 +114,10 @@ def test_pairs_are_packed_as_they_are_and_not_as_they_compare() -> None:
 
 
 def test_ids_of_children_depend_on_their_causes_and_not_on_the_batch() -> None:
-    first, second = Chunk("p", [0, 1], {}, {"n": [1, 2]}, [0, 1]), Chunk("q", [5], {}, {"n": [3]})
+    first = Chunk(Ids("p", [0, 1]), {}, {"n": [1, 2]}, [0, 1])
+    second = Chunk(Ids(["q", "r"], [5, 0]), {}, {"n": [3, 4]}, [0, 1])
 
-    def children(*chunks: Chunk) -> set[str]:
+    def caused(*chunks: Chunk) -> set[str]:
         published: list[Pack] = []
         bus = CollectingBus(Records(chunks), lambda _, pack: published.append(pack))
         count = sum(len(chunk) for chunk in chunks)
@@ -122,30 +125,68 @@ def test_ids_of_children_depend_on_their_causes_and_not_on_the_batch() -> None:
         bus.publish_columns("work", keys, {"n": list(range(count))}, {}, causes=range(count))
         return {name for pack in published for name in pack.ids}
 
-    apart = children(first) | children(second)
-    assert children(first, second) == apart
-    assert len(apart) == 3
-    assert children(first.select([1])) < children(first)
+    apart = caused(first) | caused(second)
+    assert caused(first, second) == apart
+    assert len(apart) == 4
+    assert caused(first.select([1])) < caused(first)
+    assert caused(second.select([1])) < caused(second)
 
 
-def test_a_record_with_two_children_gives_each_an_id_of_its_own() -> None:
-    names: list[str] = []
-    records = Records([Chunk("p", [0], {}, {"n": [1]})])
-    bus = CollectingBus(records, lambda _, pack: names.extend(pack.ids))
-    bus.publish_many("work", [("a", {"n": 1}), ("b", {"n": 1})], causes=[0, 0])
-    assert len(set(names)) == 2
+def test_a_records_children_keep_their_ids_however_many_calls_publish_them() -> None:
+    records = Records([Chunk(Ids("p", [0, 7]), {}, {"n": [1, 2]}, [0, 1])])
+
+    def caused(*calls: list[int]) -> list[str]:
+        names: list[str] = []
+        bus = CollectingBus(records, lambda _, pack: names.extend(pack.ids))
+        for causes in calls:
+            bus.publish_many("work", [("a", {"n": 1}) for _ in causes], causes=causes)
+        return names
+
+    together = caused([0, 0, 0, 1, 1])
+    assert len(set(together)) == 5
+    assert caused([0], [0, 0], [1], [1]) == together
+    assert sorted(caused([0, 1], [1, 0, 0])) == sorted(together)
+
+
+@given(
+    st.lists(st.integers(1, 2**32 - 1), max_size=4), st.lists(st.integers(1, 2**32 - 1), max_size=4)
+)
+def test_no_two_descendants_share_an_ordinal(one: list[int], other: list[int]) -> None:
+    def descend(path: list[int]) -> int:
+        ordinal = 0
+        for number in path:
+            (ordinal,) = children(ordinal, number, 1)
+        return ordinal
+
+    assert (descend(one) == descend(other)) == (one == other)
+    assert children(5, 0, 1) == range(5, 6, 2**32)[:1]
+
+
+def test_records_keyed_by_a_column_need_no_keys_of_their_own() -> None:
+    columns = {"follower": [7, 8, 7]}
+    by_name = Encoder(topology()).encode("ring", Pack.numbered("o", "follower", {}, columns))
+    by_key = Encoder(topology()).encode("ring", Pack.numbered("o", ["7", "8", "7"], {}, columns))
+    assert [(each.routing_key, each.message_id) for each in by_name] == [
+        (each.routing_key, each.message_id) for each in by_key
+    ]
+    assert all(b'"keys":"follower"' in each.body for each in by_name)
+    read = [decode(each.body, each.content_type, each.message_id, "") for each in by_name]
+    assert sorted(key for each in read for key in each.keys) == ["7", "7", "8"]
+    assert all(each.key(0) == each.keys[0] for each in read)
 
 
 def test_children_of_different_messages_stay_in_the_order_of_publishing() -> None:
     published: list[int] = []
-    chunks = [Chunk(origin, None, {"n": n}, {}) for n, origin in enumerate(["a-x", "b", "a-x"])]
+    chunks = [
+        Chunk(Ids(origin, None), {"n": n}, {}) for n, origin in enumerate(["a-x", "b", "a-x"])
+    ]
     bus = CollectingBus(Records(chunks), lambda _, pack: published.extend(pack.columns["n"]))
     bus.publish_columns("work", ["k"] * 3, {"n": [0, 1, 2]}, {}, causes=[0, 1, 2])
     assert published == [0, 1, 2]
 
 
 def test_causes_that_are_not_one_a_record_are_refused() -> None:
-    bus = CollectingBus(Records([Chunk("p", [0], {}, {"n": [1]})]), lambda *_: None)
+    bus = CollectingBus(Records([Chunk(Ids("p", [0]), {}, {"n": [1]})]), lambda *_: None)
     with pytest.raises(ValueError, match="a cause for each of 2"):
         bus.publish_columns("work", ["a", "b"], {"n": [1, 2]}, {}, causes=[0])
 
@@ -159,6 +200,29 @@ def test_a_returned_message_is_told_and_those_beside_it_arrive(tmp_path: Path) -
     ):
         bus.publish_many("work", [("known", {"n": 1}), ("unknown", {"n": 2}), ("known", {"n": 3})])
     assert system.ready() == {"work": 2}
+
+
+def test_threads_publish_together_and_each_learns_of_its_own(tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue(routing_keys=("known",)))
+    told: list[str] = []
+
+    def publish(number: int) -> None:
+        for turn in range(20):
+            key = "unknown" if number == 3 else "known"
+            payload = {"n": object()} if number == 5 else {"n": turn}
+            try:
+                bus.publish("work", payload, key, message_id=f"m-{number}-{turn}")
+            except (Unroutable, UsageError) as error:
+                told.append(f"{number}: {type(error).__name__}")
+
+    with system.bus() as bus:
+        threads = [threading.Thread(target=publish, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(told) == ["3: Unroutable"] * 20 + ["5: UsageError"] * 20
+    assert system.ready() == {"work": 120}
 
 
 def test_a_broker_that_is_away_for_too_long_is_an_outage(tmp_path: Path) -> None:
@@ -210,9 +274,9 @@ def test_a_spool_gives_back_what_it_was_given_from_memory_and_from_its_file() ->
 
 
 def test_a_single_record_goes_to_a_ring_as_those_beside_it_do() -> None:
-    pack = Pack("o", range(3), ["a", "a", "b"], {}, {"n": [1, 2, 3]})
+    pack = Pack.numbered("o", ["a", "a", "b"], {}, {"n": [1, 2, 3]})
     for size in (2, 3):
         messages = Encoder(topology(pack=size)).encode("ring", pack)
         assert {message.content_type for message in messages} == {PACK}
-    alone = Encoder(topology()).encode("ring", Pack("o", [7], ["a"], {}, {"n": [1]}))
+    alone = Encoder(topology()).encode("ring", Pack(Ids("o", [7]), ["a"], {}, {"n": [1]}))
     assert [(each.exchange, each.content_type) for each in alone] == [("t.ring.packs", PACK)]

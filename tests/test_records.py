@@ -12,6 +12,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_lo
 
 from feedbus.errors import InvalidBody
 from feedbus.records import Chunk, Records
+from feedbus.records.ids import Ids
 from feedbus.records.loading import load
 from feedbus.records.packs import (
     JSON,
@@ -85,7 +86,11 @@ def packs(draw: st.DrawFn) -> Pack:
             max_size=4,
         )
     )
-    return Pack("o", list(range(count)), [str(i) for i in range(count)], shared, columns)
+    origins = draw(st.one_of(st.just("o"), st.lists(names, min_size=count, max_size=count)))
+    if not isinstance(origins, str) and len(set(origins)) == 1:
+        origins = origins[0]
+    ids = Ids(origins, list(range(count)))
+    return Pack(ids, [str(i) for i in range(count)], shared, columns)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -107,19 +112,21 @@ def test_a_pack_survives_its_encoding(pack: Pack) -> None:
 
 
 def test_keys_that_are_a_columns_text_are_not_stored_twice() -> None:
-    pack = Pack("o", [0, 1], ["7", "8"], {}, {"followerId": [7, 8]})
+    pack = Pack.numbered("o", "followerId", {}, {"followerId": [7, 8]})
     assert json.loads(pack.encode())["keys"] == "followerId"
     assert decode(pack.encode(), PACK, "", "").keys == ["7", "8"]
 
 
 def test_a_plain_message_is_a_pack_of_one() -> None:
     pack = decode(b'{"id": 1}', JSON, "m", "k")
-    assert (pack.ids, pack.keys, pack.payload(0)) == (["m"], ["k"], {"id": 1})
+    assert (list(pack.ids), pack.keys, pack.payload(0)) == (["m"], ["k"], {"id": 1})
 
 
 def test_a_record_has_the_same_id_packed_and_plain() -> None:
-    packed = Pack("o", [3, 4], ["a", "b"], {}, {"id": [1, 2]})
-    assert single(packed.record_id(1), "b", {"id": 2}).ids == ["o-4"]
+    packed = Pack(Ids(["o", "p"], [3, 4]), ["a", "b"], {}, {"id": [1, 2]})
+    plain = single(packed.ids[1], "b", {"id": 2}).ids
+    assert list(plain) == list(packed.ids)[1:] == ["p-4"]
+    assert (plain.origins, plain.ordinals) == ("p", [4])
 
 
 @pytest.mark.parametrize(
@@ -145,21 +152,36 @@ def test_whatever_is_read_can_be_written_again() -> None:
     assert decode_payload(encode_payload(payload)) == payload
 
 
+GOOD = {
+    "origins": ["o"],
+    "owners": [],
+    "ordinals": [0, 1],
+    "keys": ["a", "b"],
+    "shared": {},
+    "columns": {"x": [1, 2]},
+}
+
+
+def test_a_pack_that_is_one_is_read() -> None:
+    assert list(decode(json.dumps(GOOD).encode(), PACK, "m", "k").ids) == ["o-0", "o-1"]
+
+
 @pytest.mark.parametrize(
     "payload",
     [
         {},
-        {"origin": "o", "ordinals": [0], "keys": "gone", "shared": {}, "columns": {}},
-        {
-            "origin": "o",
-            "ordinals": [0, 1],
-            "keys": ["a", "b"],
-            "shared": {},
-            "columns": {"x": [1]},
-        },
-        {"origin": "o", "ordinals": [], "keys": [], "shared": {}, "columns": {}},
-        {"origin": "o", "ordinals": ["a"], "keys": ["a"], "shared": [], "columns": {}},
-        {"origin": "o", "ordinals": [0, 1], "keys": ["a", "b", "c"], "shared": {}, "columns": {}},
+        GOOD | {"keys": "gone"},
+        GOOD | {"columns": {"x": [1]}},
+        GOOD | {"ordinals": [], "keys": []},
+        GOOD | {"ordinals": ["a", 1]},
+        GOOD | {"ordinals": [-1, 0]},
+        GOOD | {"keys": ["a", "b", "c"]},
+        GOOD | {"shared": [1]},
+        GOOD | {"origins": []},
+        GOOD | {"origins": [5]},
+        GOOD | {"owners": [0]},
+        GOOD | {"owners": [0, 1]},
+        GOOD | {"owners": [0, -1]},
     ],
 )
 def test_a_pack_that_is_none_is_an_invalid_body(payload: dict[str, Any]) -> None:
@@ -170,8 +192,8 @@ def test_a_pack_that_is_none_is_an_invalid_body(payload: dict[str, Any]) -> None
 def test_records_read_by_row_and_by_column_alike() -> None:
     records = Records(
         [
-            Chunk("p", [0, 1], {"text": "hi"}, {"reader": [7, 8]}, [0, 1]),
-            Chunk("q", None, {"text": "yo", "reader": 9}, {}),
+            Chunk(Ids("p", [0, 1]), {"text": "hi"}, {"reader": [7, 8]}, [0, 1]),
+            Chunk(Ids("q", None), {"text": "yo", "reader": 9}, {}),
         ]
     )
     assert list(records) == [

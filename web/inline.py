@@ -53,16 +53,17 @@ class InlineBus(Bus):
     def publish_columns(
         self,
         exchange: str,
-        keys: Sequence[str],
+        keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
         shared: Mapping[str, Any],
         *,
         causes: Sequence[int] | None = None,  # noqa: ARG002 -- nothing is sent again here
     ) -> int:
         """Handle records given by column."""
-        if keys:
-            self._handle(exchange, Pack(uuid.uuid4().hex, range(len(keys)), keys, shared, columns))
-        return len(keys)
+        pack = Pack.numbered(uuid.uuid4().hex, keys, shared, columns)
+        if len(pack):
+            self._handle(exchange, pack)
+        return len(pack)
 
     def _handle(self, exchange: str, pack: Pack) -> None:
         for queue, indexes in self._placed(self._topology.exchange(exchange), pack.keys):

@@ -35,7 +35,6 @@ class Posting:
         self._bus = bus
         self._declared = False
         self._away = False
-        self._publishing = threading.Lock()
         self._published: list[int] = []
         self._wake = threading.Event()
         self._over = threading.Event()
@@ -45,20 +44,17 @@ class Posting:
         """Publish a committed row of the outbox, or leave it to the relay."""
         if self._away:
             return
-        with self._publishing:
-            if self._away:
-                return
-            try:
-                payload = json.loads(entry.payload)
-                self._bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id)
-            except (PublishError, UsageError) as error:
-                log.warning("event=unpublished row=%d error=%s", entry.id, one_line(error))
-            except Exception as error:  # noqa: BLE001 -- what is stored is published later, whatever it is
-                self._away = True
-                self._bus.close()
-                log.warning("event=broker_away error=%s", one_line(error))
-            else:
-                self._published.append(entry.id)
+        try:
+            payload = json.loads(entry.payload)
+            self._bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id)
+        except (PublishError, UsageError) as error:
+            log.warning("event=unpublished row=%d error=%s", entry.id, one_line(error))
+        except Exception as error:  # noqa: BLE001 -- what is stored is published later, whatever it is
+            self._away = True
+            self._bus.close()
+            log.warning("event=broker_away error=%s", one_line(error))
+        else:
+            self._published.append(entry.id)
         self._wake.set()
 
     def __enter__(self) -> Self:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, groupby, islice
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, groupby
 from typing import Any
 
 from feedbus.bus.encoding import columnar, derive
 from feedbus.bus.interface import Bus
 from feedbus.records import Records
-from feedbus.records.packs import Ordinal, Pack
+from feedbus.records.ids import Ids, children, pick
+from feedbus.records.packs import Pack
 
 
 class CollectingBus(Bus):
@@ -27,9 +28,9 @@ class CollectingBus(Bus):
         self._records = records
         self._collect = collect
         self._calls = 0
-        self._flat: list[Ordinal] | None = None
-        # By exchange: for each record the children that it caused there beside the first.
-        self._caused: defaultdict[str, dict[int, int]] = defaultdict(dict)
+        self._parents: Ids | None = None
+        # By exchange: how many children each record has caused there.
+        self._caused: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
     def publish_many(
         self,
@@ -50,61 +51,57 @@ class CollectingBus(Bus):
     def publish_columns(
         self,
         exchange: str,
-        keys: Sequence[str],
+        keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
         shared: Mapping[str, Any],
         *,
         causes: Sequence[int] | None = None,
     ) -> int:
         """Collect records by column."""
-        if not keys:
-            return 0
         if causes is None:
             call = f"{exchange}/{self._calls}"
             self._calls += 1
-            ids = chain.from_iterable(chunk.ids for chunk in self._records.chunks)
-            origin = derive(call, *ids)
-            self._collect(exchange, Pack(origin, range(len(keys)), keys, shared, columns))
-            return len(keys)
-        if len(causes) != len(keys):
-            msg = f"expected a cause for each of {len(keys)} records, got {len(causes)}"
-            raise ValueError(msg)
-        ordinals = self._ordinals(exchange, causes)
-        for origin, indexes in self._by_origin(causes):
-            derived = derive(exchange, origin)
-            pack = Pack(derived, ordinals, keys, shared, columns)
-            self._collect(exchange, pack if indexes is None else pack.select(indexes))
-        return len(keys)
+            pack = Pack.numbered(derive(call, *self._records.ids), keys, shared, columns)
+        else:
+            pack = Pack(self._children(exchange, causes), keys, shared, columns)
+            if len(causes) != len(pack):
+                msg = f"expected a cause for each of {len(pack)} records, got {len(causes)}"
+                raise ValueError(msg)
+        if len(pack):
+            self._collect(exchange, pack)
+        return len(pack)
 
-    def _ordinals(self, exchange: str, causes: Sequence[int]) -> Sequence[Ordinal]:
-        """End each child's id as its cause's ends; a cause's later children count on from it."""
-        if self._flat is None:
-            self._flat = [
-                ordinal for chunk in self._records.chunks for ordinal in chunk.ordinals or (0,)
-            ]
-        flat, known = self._flat, self._caused[exchange]
-        before, distinct = len(known), len(causes)
-        known.update(dict.fromkeys((cause for cause in causes if cause not in known), 0))
-        if len(known) == before + distinct:
-            return [flat[cause] for cause in causes]  # the first child of each
-        ordinals: list[Ordinal] = []
-        fresh = set(islice(known, before, None))
-        for cause in causes:
-            if cause in fresh:
-                fresh.remove(cause)
-                ordinals.append(flat[cause])
-            else:
-                known[cause] += 1
-                ordinals.append(f"{flat[cause]}.{known[cause]}")
-        return ordinals
+    def _children(self, exchange: str, causes: Sequence[int]) -> Ids:
+        """Derive each child's id from its cause's; a cause's later children count on."""
+        if self._parents is None:
+            self._parents = _joined([chunk.ids for chunk in self._records.chunks])
+        origins, ordinals = self._parents.origins, self._parents.ordinals or ()
+        found: Sequence[int]
+        caused = self._caused[exchange]
+        if caused.keys().isdisjoint(causes) and len(set(causes)) == len(causes):
+            caused.update(causes)
+            found = pick(ordinals, causes)  # the first child of each
+        else:
+            found = []
+            for cause, run in groupby(causes):
+                count = len(list(run))
+                found += children(ordinals[cause], caused[cause], count)
+                caused[cause] += count
+        if isinstance(origins, str):
+            return Ids(derive(exchange, origins), found)
+        owners = pick(origins, causes)
+        derived = {origin: derive(exchange, origin) for origin in set(owners)}
+        return Ids([derived[origin] for origin in owners], found)
 
-    def _by_origin(self, causes: Sequence[int]) -> Iterator[tuple[str, list[int] | None]]:
-        """Go through runs of children whose causes' ids start alike; None is all of them."""
-        origins = {chunk.origin for chunk in self._records.chunks}
-        if len(origins) == 1:
-            yield origins.pop(), None
-            return
-        owners = [chunk.origin for chunk in self._records.chunks for _ in range(len(chunk))]
-        # Run by run, not origin by origin: each key's records stay in the order of publishing.
-        for origin, run in groupby(range(len(causes)), lambda index: owners[causes[index]]):
-            yield origin, list(run)
+
+def _joined(ids: Sequence[Ids]) -> Ids:
+    """Return the ids of many chunks' records as one."""
+    ordinals = list(chain.from_iterable(each.ordinals or (0,) for each in ids))
+    origins = {each.origins for each in ids if isinstance(each.origins, str)}
+    if len(origins) == 1 and all(isinstance(each.origins, str) for each in ids):
+        return Ids(origins.pop(), ordinals)
+    parts = (
+        [each.origins] * len(each) if isinstance(each.origins, str) else each.origins
+        for each in ids
+    )
+    return Ids(list(chain.from_iterable(parts)), ordinals)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from feedbus.broker.names import Names
 from feedbus.bus.publisher import RECORD_COUNT, Outgoing
 from feedbus.errors import UsageError
+from feedbus.records.ids import Ids
 from feedbus.records.packs import BODY_LIMIT_BYTES, JSON, PACK, Pack, decode, encode_payload
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
@@ -41,7 +43,8 @@ def columnar(pairs: Sequence[tuple[str, Mapping[str, Any]]], origin: str) -> Ite
                 shared[name] = first
             else:
                 columns[name] = values
-        yield Pack(origin, range(start, end), [key for key, _ in run], shared, columns)
+        ids = Ids(origin, range(start, end))
+        yield Pack(ids, [key for key, _ in run], shared, columns)
         start = end
 
 
@@ -68,16 +71,16 @@ class Encoder:
 
     def encode(self, exchange_name: str, pack: Pack) -> list[Outgoing]:
         """Return the messages that carry a pack's records, those of each key in order."""
-        exchange = self._topology.exchange(exchange_name)
-        for key in set(pack.keys):
-            _check_key(key)
-        packed = exchange.pack > 1 and pack.ordinals is not None
-        if not packed:
+        exchange, keys = self._topology.exchange(exchange_name), pack.keys
+        _check_keys(keys)
+        if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- packs of one are none
             return list(self._plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
-        for target, indexes in self._grouped(exchange, pack).items():
-            for start in range(0, len(indexes), exchange.pack):
-                part = indexes[start : start + exchange.pack]
+        for target, indexes in self._grouped(exchange, keys).items():
+            # Packs of like size: one that is just too large for a pack makes no tiny second one.
+            size = -(-len(indexes) // -(-len(indexes) // exchange.pack))
+            for start in range(0, len(indexes), size):
+                part = indexes[start : start + size]
                 # Packs and plain messages go different ways to a ring. Where it passes, a pack
                 # comes back while a plain message sent after it goes on: one key, one way.
                 if len(part) == 1 and not exchange.hashed:
@@ -94,15 +97,13 @@ class Encoder:
         pack = decode(message.body, message.content_type, message.message_id, "")
         return list(self._plain(self._topology.exchanges[exchange], pack, range(len(pack))))
 
-    def _grouped(self, exchange: Exchange, pack: Pack) -> Mapping[str, list[int]]:
-        groups: dict[str, list[int]] = {}
-        if not exchange.hashed:
-            for index, key in enumerate(pack.keys):
-                groups.setdefault(key, []).append(index)
-            return groups
-        route = self._ring(exchange.name)[1].route
-        for index, key in enumerate(pack.keys):
-            groups.setdefault(route(key), []).append(index)
+    def _grouped(self, exchange: Exchange, keys: Sequence[str]) -> Mapping[str, Sequence[int]]:
+        targets = self._ring(exchange.name)[1].route_many(keys) if exchange.hashed else keys
+        if len(set(targets)) == 1:
+            return {targets[0]: range(len(targets))}
+        groups: defaultdict[str, list[int]] = defaultdict(list)
+        for index, target in enumerate(targets):
+            groups[target].append(index)
         return groups
 
     def _ring(self, exchange: str) -> tuple[Generation, Ring]:
@@ -125,7 +126,7 @@ class Encoder:
             headers[GENERATION] = generation.digest
             name = self._names.packs(exchange.name)
             key = self._names.pack_key(generation, target)
-        message_id = f"{pack.record_id(0)}+"
+        message_id = f"{pack.ids[0]}+"
         yield Outgoing(name, key, body, PACK, message_id, headers, exchange.name)
 
     def _plain(self, exchange: Exchange, pack: Pack, indexes: Iterable[int]) -> Iterator[Outgoing]:
@@ -133,8 +134,8 @@ class Encoder:
         for index in indexes:
             body = _body(encode_payload, pack.payload(index))
             _check_size(body)
-            message_id = pack.record_id(index)
-            yield Outgoing(name, pack.keys[index], body, JSON, message_id, counted_as=exchange.name)
+            message_id = pack.ids[index]
+            yield Outgoing(name, pack.key(index), body, JSON, message_id, counted_as=exchange.name)
 
 
 def _body(encode: Callable[..., bytes], *arguments: Any) -> bytes:
@@ -151,12 +152,15 @@ def _check_size(body: bytes) -> None:
         raise UsageError(msg)
 
 
-def _check_key(key: str) -> None:
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError as error:
-        msg = f"cannot publish: routing key {key!r} is not UTF-8"
-        raise UsageError(msg) from error
-    if size > KEY_LIMIT_BYTES:
-        msg = f"cannot publish: routing key of {size} bytes; expected at most {KEY_LIMIT_BYTES}"
-        raise UsageError(msg)
+def _check_keys(keys: Sequence[str]) -> None:
+    if all(map(str.isascii, keys)) and max(map(len, keys), default=0) <= KEY_LIMIT_BYTES:
+        return
+    for key in keys:
+        try:
+            size = len(key.encode())
+        except UnicodeEncodeError as error:
+            msg = f"cannot publish: routing key {key!r} is not UTF-8"
+            raise UsageError(msg) from error
+        if size > KEY_LIMIT_BYTES:
+            msg = f"cannot publish: routing key of {size} bytes; expected at most {KEY_LIMIT_BYTES}"
+            raise UsageError(msg)

@@ -41,13 +41,22 @@ class Bus(ABC):
     def publish_columns(
         self,
         exchange: str,
-        keys: Sequence[str],
+        keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
         shared: Mapping[str, Any],
         *,
         causes: Sequence[int] | None = None,
     ) -> int:
-        """Publish records given by column: what differs, and what all of them share."""
+        """Publish records given by column, in order, and return how many there were.
+
+        Args:
+            exchange: as topology.toml names it.
+            keys: a routing key a record, or the name of the column whose texts they are.
+            columns: field to one value a record, for the fields in which they differ.
+            shared: field to the value that all of them have.
+            causes: as publish_many's.
+
+        """
 
     @staticmethod
     def connect(topology: Topology, metrics: Metrics | None = None) -> LiveBus:

@@ -6,22 +6,39 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Self
 
 from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
+from feedbus.bus.publisher import Outgoing, Refusal
 from feedbus.bus.sender import Sender, raise_refused
-from feedbus.errors import Outage
+from feedbus.errors import FeedbusError, Outage, UsageError
 from feedbus.metrics import Metrics
-from feedbus.records.packs import Pack, single
+from feedbus.records.packs import PACK, Pack, single
 from feedbus.topology import Topology
 
 RECONNECT_SECONDS = 0.1
 
 
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """What one thread publishes, and what became of it."""
+
+    exchange: str
+    pack: Pack
+    messages: list[Outgoing] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    error: FeedbusError | None = None
+    answered: bool = False
+
+
 class LiveBus(Bus):
-    """A bus of its own connection, for any thread; it reconnects when the broker comes back."""
+    """A bus of its own connection, for any thread; it reconnects when the broker comes back.
+
+    What several threads publish at once is sent together: they wait for one confirm, not in turn.
+    """
 
     SLICE = 5_000
     TIMEOUT_SECONDS = 10.0
@@ -48,6 +65,8 @@ class LiveBus(Bus):
         )
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
+        self._waiting: list[_Asked] = []
 
     def __enter__(self) -> Self:
         """Return the bus itself."""
@@ -96,16 +115,17 @@ class LiveBus(Bus):
     def publish_columns(
         self,
         exchange: str,
-        keys: Sequence[str],
+        keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
         shared: Mapping[str, Any],
         *,
         causes: Sequence[int] | None = None,  # noqa: ARG002 -- nothing causes an outside publish
     ) -> int:
         """Publish records by column; return how many the broker has confirmed."""
-        if keys:
-            self._send(exchange, Pack(uuid.uuid4().hex, range(len(keys)), keys, shared, columns))
-        return len(keys)
+        pack = Pack.numbered(uuid.uuid4().hex, keys, shared, columns)
+        if len(pack):
+            self._send(exchange, pack)
+        return len(pack)
 
     def close(self) -> None:
         """Close the connection; the next publish opens another."""
@@ -113,15 +133,52 @@ class LiveBus(Bus):
             self._sender.close()
 
     def _send(self, exchange: str, pack: Pack) -> None:
-        deadline = time.monotonic() + self._timeout_seconds
+        asked = _Asked(exchange, pack)
+        with self._asking:
+            self._waiting.append(asked)
         with self._lock:
-            messages = self._sender.encoder.encode(exchange, pack)
-            while True:
-                try:
-                    refusals = self._sender.send(messages)
-                    break
-                except Outage:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(RECONNECT_SECONDS)
-        raise_refused(refusals)
+            if not asked.answered:
+                # What other threads ask for meanwhile goes out together, and shares one wait.
+                with self._asking:
+                    together, self._waiting = self._waiting, []
+                self._send_together(together)
+        if asked.error is not None:
+            raise asked.error
+        raise_refused(asked.refusals)
+
+    def _send_together(self, together: Sequence[_Asked]) -> None:
+        plain: list[_Asked] = []
+        for asked in together:
+            try:
+                asked.messages = self._sender.encoder.encode(asked.exchange, asked.pack)
+            except UsageError as error:
+                asked.error = error
+            else:
+                # A pack may be taken apart on its way: what is refused then was nobody's message.
+                if any(message.content_type == PACK for message in asked.messages):
+                    self._send_all([asked])
+                else:
+                    plain.append(asked)
+        self._send_all(plain)
+        for asked in together:
+            asked.answered = True
+
+    def _send_all(self, together: Sequence[_Asked]) -> None:
+        deadline = time.monotonic() + self._timeout_seconds
+        messages = [message for asked in together for message in asked.messages]
+        while True:
+            try:
+                refusals = self._sender.send(messages)
+                break
+            except Outage as error:
+                if time.monotonic() > deadline:
+                    for asked in together:
+                        asked.error = Outage(str(error))
+                    return
+                time.sleep(RECONNECT_SECONDS)
+        if len(together) == 1:
+            together[0].refusals = refusals
+            return
+        owners = {id(message): asked for asked in together for message in asked.messages}
+        for refusal in refusals:
+            owners[id(refusal.message)].refusals.append(refusal)

@@ -56,10 +56,10 @@ class Requeue:
         return [
             Outgoing(
                 self._exchange,
-                pack.keys[index],
+                pack.key(index),
                 encode_payload(pack.payload(index)),
                 JSON,
-                pack.record_id(index),
+                pack.ids[index],
             )
             for index in range(len(pack))
         ]

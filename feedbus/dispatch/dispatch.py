@@ -19,6 +19,7 @@ from feedbus.errors import InvalidBody, Outage, Reject, Retry
 from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics
 from feedbus.records import Chunk, Records
+from feedbus.records.ids import Ids
 from feedbus.records.loading import load
 from feedbus.records.packs import Pack, decode
 from feedbus.retry import Fate, Ladder
@@ -75,7 +76,7 @@ class Dispatch:
         for delivery in deliveries:
             arrived = self._open(delivery)
             opened.append(arrived)
-            if not arrived.pack.keys:
+            if not len(arrived.pack):
                 continue
             loaded = load(self._handler.schema, arrived.pack)
             for row, errors in loaded.errors.items():
@@ -83,7 +84,7 @@ class Dispatch:
             if len(loaded.chunk):
                 chunks.append(loaded.chunk)
                 owners.append(arrived)
-        self.first_key = next((each.pack.keys[0] for each in opened[:1] if each.pack.keys), None)
+        self.first_key = next((each.pack.key(0) for each in opened[:1] if len(each.pack)), None)
         records = Records(chunks)
         for index, error in self._perform(records).items():
             place, row = records.place(index)
@@ -94,7 +95,7 @@ class Dispatch:
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Dead-letter a delivery unread; it is to be acknowledged then."""
-        opened = Opened(delivery, Pack(delivery.message_id, None, [], {}, {}))
+        opened = Opened(delivery, Pack(Ids(delivery.message_id, None), [], {}, {}))
         opened.fates.append(self._ladder.lost(delivery, reason))
         self._send_fates([opened])
         self._count([opened])
@@ -106,7 +107,7 @@ class Dispatch:
             )
         except InvalidBody as error:
             log.warning("%s invalid body %s: %s", self._consumer.name, delivery.message_id, error)
-            opened = Opened(delivery, Pack(delivery.message_id, None, [], {}, {}))
+            opened = Opened(delivery, Pack(Ids(delivery.message_id, None), [], {}, {}))
             opened.fates.append(self._ladder.unreadable(delivery, error))
             return opened
         return Opened(delivery, pack)
@@ -159,8 +160,8 @@ class Dispatch:
                     return
                 spool.add(messages)
                 for index in range(len(pack)) if once else ():
-                    payload, key = pack.payload(index), pack.keys[index]
-                    entry = outbox.put(exchange, payload, key, message_id=pack.record_id(index))
+                    payload, key = pack.payload(index), pack.key(index)
+                    entry = outbox.put(exchange, payload, key, message_id=pack.ids[index])
                     kept.append(entry.id)
 
             with nullcontext() if stream else outbox.transaction():

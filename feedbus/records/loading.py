@@ -48,7 +48,7 @@ def load(schema: Schema, pack: Pack) -> Loaded:
         if value is not missing:
             shared[target] = value
     _refuse_unknown(schema, pack, errors)
-    chunk = Chunk(pack.origin, pack.ordinals, shared, columns, range(len(pack)))
+    chunk = Chunk(pack.ids, shared, columns, range(len(pack)))
     if errors:
         chunk = chunk.select([index for index in range(len(pack)) if index not in errors])
     return Loaded(chunk, errors)
@@ -75,13 +75,13 @@ def _load_rows(schema: Schema, pack: Pack) -> Loaded:
             errors[index] = _texts(error.messages_dict)
         except RecursionError:
             errors[index] = {"": ["nested too deeply"]}
+    places = list(rows)
+    ids = pack.ids.select(places)
     if len(pack) == 1:
-        ordinals = pack.ordinals if rows else []
-        return Loaded(Chunk(pack.origin, ordinals, rows.get(0, {}), {}, list(rows)), errors)
-    ordinals = [(pack.ordinals or [])[index] for index in rows]
+        return Loaded(Chunk(ids, rows.get(0, {}), {}, places), errors)
     names = {name for row in rows.values() for name in row}
     columns = {name: [row.get(name) for row in rows.values()] for name in names}
-    return Loaded(Chunk(pack.origin, ordinals, {}, columns, list(rows)), errors)
+    return Loaded(Chunk(ids, {}, columns, places), errors)
 
 
 def _load_column(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from feedbus.errors import InvalidBody
+from feedbus.records.ids import Ids, pick
 
 JSON = "application/json"
 PACK = "application/vnd.feedbus.pack+json"
-Ordinal = int | str
-ORDINAL = re.compile(r"(0|[1-9][0-9]*)(\.[1-9][0-9]*)*", re.ASCII)
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
 
@@ -23,40 +21,54 @@ class Pack:
     """Records as they are on the wire, before validation.
 
     Attributes:
-        origin: what the records' ids start with.
-        ordinals: the end of each record's id, such as 5 or "5.2" for what the record 5 caused
-            beside another; None for a plain message, whose id is origin.
-        keys: the routing key of each record.
+        ids: the message id of each record.
+        keyed: the routing key of each record, or the name of the column whose texts they are.
         shared: field to the value that all records have.
         columns: field to one value a record.
 
     """
 
-    origin: str
-    ordinals: Sequence[Ordinal] | None
-    keys: Sequence[str]
+    ids: Ids
+    keyed: Sequence[str] | str
     shared: Mapping[str, Any]
     columns: Mapping[str, Sequence[Any]]
 
+    @classmethod
+    def numbered(
+        cls,
+        origin: str,
+        keyed: Sequence[str] | str,
+        shared: Mapping[str, Any],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> Self:
+        """Return a pack of records whose ids count on from 0."""
+        count = len(columns[keyed] if isinstance(keyed, str) else keyed)
+        return cls(Ids(origin, range(count)), keyed, shared, columns)
+
     def __len__(self) -> int:
         """Count the records."""
-        return len(self.keys)
+        return len(self.columns[self.keyed] if isinstance(self.keyed, str) else self.keyed)
 
     @property
-    def ids(self) -> list[str]:
-        """The message id of each record."""
-        return [self.record_id(index) for index in range(len(self.keys))]
+    def keys(self) -> Sequence[str]:
+        """The routing key of each record."""
+        if isinstance(self.keyed, str):
+            return list(map(str, self.columns[self.keyed]))
+        return self.keyed
+
+    def key(self, index: int) -> str:
+        """Return the routing key of one record."""
+        if isinstance(self.keyed, str):
+            return str(self.columns[self.keyed][index])
+        return self.keyed[index]
 
     def select(self, indexes: Sequence[int]) -> Pack:
         """Return a pack of these records alone, in this order."""
-        columns = {name: [values[i] for i in indexes] for name, values in self.columns.items()}
-        ordinals = None if self.ordinals is None else [self.ordinals[i] for i in indexes]
-        keys = [self.keys[i] for i in indexes]
-        return Pack(self.origin, ordinals, keys, self.shared, columns)
-
-    def record_id(self, index: int) -> str:
-        """Return the message id of one record."""
-        return self.origin if self.ordinals is None else f"{self.origin}-{self.ordinals[index]}"
+        if isinstance(indexes, range) and indexes == range(len(self)):
+            return self
+        columns = {name: pick(values, indexes) for name, values in self.columns.items()}
+        keyed = self.keyed if isinstance(self.keyed, str) else pick(self.keyed, indexes)
+        return Pack(self.ids.select(indexes), keyed, self.shared, columns)
 
     def payload(self, index: int) -> dict[str, Any]:
         """Return one record as a plain message would carry it."""
@@ -64,25 +76,31 @@ class Pack:
         return {**self.shared, **varying}
 
     def encode(self) -> bytes:
-        """Return the body; keys equal to a column's text are not stored again."""
-        keyed = next(
-            (
-                name
-                for name, values in self.columns.items()
-                if all(map(str.__eq__, map(str, values), self.keys))
-            ),
-            None,
-        )
-        keys: object = keyed if keyed is not None else _once(self.keys)
+        """Return the body; keys that are a column's texts are not stored again."""
+        origins, owners = _distinct(self.ids.origins)
         return encode_payload(
             {
-                "origin": self.origin,
-                "ordinals": self.ordinals,
-                "keys": keys,
+                "origins": origins,
+                "owners": owners,
+                "ordinals": _list(self.ids.ordinals or ()),
+                "keys": self.keyed if isinstance(self.keyed, str) else _once(self.keyed),
                 "shared": self.shared,
-                "columns": self.columns,
+                "columns": {name: _list(values) for name, values in self.columns.items()},
             }
         )
+
+
+def _distinct(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the different origins, and for each record whose it is where they are several."""
+    if isinstance(origins, str):
+        return [origins], []
+    places = {origin: place for place, origin in enumerate(dict.fromkeys(origins))}
+    owners = [places[origin] for origin in origins] if len(places) > 1 else []
+    return list(places), owners
+
+
+def _list(values: Sequence[Any]) -> Sequence[Any]:
+    return values if isinstance(values, list | tuple) else list(values)
 
 
 def _once(keys: Sequence[str]) -> Sequence[str]:
@@ -119,42 +137,41 @@ def decode(body: bytes, content_type: str | None, message_id: str, key: str) -> 
         return single(message_id, key, payload)
     try:
         columns = {str(name): list(values) for name, values in payload["columns"].items()}
-        ordinals = [_ordinal(ordinal) for ordinal in payload["ordinals"]]
-        pack = Pack(
-            str(payload["origin"]),
-            ordinals,
-            _keys(payload["keys"], columns, len(ordinals)),
-            dict(payload["shared"]),
-            columns,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        ids = _ids(payload["origins"], payload["owners"], payload["ordinals"])
+        keyed = _keyed(payload["keys"], columns, len(ids))
+        pack = Pack(ids, keyed, dict(payload["shared"]), columns)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InvalidBody({"": [f"not a pack: {type(error).__name__} {error}"]}) from error
-    lengths = {len(ordinals), *(len(values) for values in columns.values())}
-    if not pack.keys or lengths != {len(pack)}:
+    lengths = {len(ids), *(len(values) for values in columns.values())}
+    if lengths != {len(pack)} or not len(pack):
         raise InvalidBody({"": ["not a pack: its columns differ in length"]})
     return pack
 
 
 def single(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
     """Return the pack of a plain message; its id may say where in another pack it was."""
-    origin, dash, ordinal = message_id.rpartition("-")
-    if dash and ORDINAL.fullmatch(ordinal):
-        return Pack(origin, [_ordinal(ordinal)], [key], payload, {})
-    return Pack(message_id, None, [key], payload, {})
+    return Pack(Ids.of(message_id), [key], payload, {})
 
 
-def _ordinal(told: object) -> Ordinal:
-    if type(told) is int:
-        return told
-    if not (isinstance(told, str) and ORDINAL.fullmatch(told)):
-        msg = f"no ordinal: {told!r}"
+def _ids(origins: list[str], owners: list[int], ordinals: list[int]) -> Ids:
+    for numbers in (owners, ordinals):
+        if numbers and (set(map(type, numbers)) != {int} or min(numbers) < 0):
+            msg = f"no ordinals: {numbers!r}"
+            raise ValueError(msg)
+    if set(map(type, origins)) != {str}:
+        msg = f"no origins: {origins!r}"
         raise ValueError(msg)
-    return told if "." in told else int(told)
+    if not owners:
+        return Ids(origins[0], list(ordinals))
+    if len(owners) != len(ordinals):
+        msg = "owners and ordinals differ in length"
+        raise ValueError(msg)
+    return Ids([origins[owner] for owner in owners], list(ordinals))
 
 
-def _keys(keys: str | list[str], columns: Mapping[str, list[Any]], count: int) -> list[str]:
+def _keyed(keys: str | list[str], columns: Mapping[str, list[Any]], count: int) -> list[str] | str:
     if isinstance(keys, str):
-        return [str(value) for value in columns[keys]]
+        return keys if columns[keys] else []
     if len(keys) == 1:
         return [str(keys[0])] * count
     return [str(key) for key in keys]

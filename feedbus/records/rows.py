@@ -8,6 +8,7 @@ from itertools import chain, repeat
 from typing import Any, overload
 
 from feedbus.errors import Reject, Retry
+from feedbus.records.ids import Ids, pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,30 +16,21 @@ class Chunk:
     """Records of one message: what they share is stored once, what differs by column.
 
     Attributes:
-        origin: what the ids of its records start with.
-        ordinals: the end of each record's id; None is one record whose id is the origin.
+        ids: the message id of each record.
         shared: field to the value that all records have.
         columns: field to one value a record.
         rows: for each record its place in the message that brought it.
 
     """
 
-    origin: str
-    ordinals: Sequence[int | str] | None
+    ids: Ids
     shared: Mapping[str, Any]
     columns: Mapping[str, Sequence[Any]]
     rows: Sequence[int] = (0,)
 
     def __len__(self) -> int:
         """Count the records."""
-        return 1 if self.ordinals is None else len(self.ordinals)
-
-    @property
-    def ids(self) -> list[str]:
-        """The message id of each record."""
-        if self.ordinals is None:
-            return [self.origin]
-        return [f"{self.origin}-{ordinal}" for ordinal in self.ordinals]
+        return len(self.ids)
 
     def column(self, name: str) -> Sequence[Any]:
         """Return one value a record; KeyError when the records have no such field."""
@@ -55,17 +47,8 @@ class Chunk:
         """Return a chunk of these records alone, in this order."""
         if len(indexes) == len(self):
             return self
-        columns = {
-            name: [values[index] for index in indexes] for name, values in self.columns.items()
-        }
-        ordinals = self.ordinals or []
-        return Chunk(
-            self.origin,
-            [ordinals[index] for index in indexes],
-            self.shared,
-            columns,
-            [self.rows[index] for index in indexes],
-        )
+        columns = {name: pick(values, indexes) for name, values in self.columns.items()}
+        return Chunk(self.ids.select(indexes), self.shared, columns, pick(self.rows, indexes))
 
 
 @dataclass(slots=True)
@@ -84,7 +67,7 @@ class Records(Sequence[dict[str, Any]]):
         """Make records of loaded dicts, for tests and for callers without a broker."""
         names = ids if ids is not None else [f"record-{index}" for index in range(len(rows))]
         pairs = zip(names, rows, strict=True)
-        return cls([Chunk(name, None, dict(row), {}) for name, row in pairs])
+        return cls([Chunk(Ids(name, None), dict(row), {}) for name, row in pairs])
 
     def __len__(self) -> int:
         """Count the records."""

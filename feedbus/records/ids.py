@@ -1,0 +1,86 @@
+"""Message ids of many records, kept short: what each begins with, and the number that ends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Self, TypeVar, overload
+
+ORDINAL = re.compile(r"0|[1-9][0-9]{0,99}", re.ASCII)
+DIGIT_BITS = 32
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Ids(Sequence[str]):
+    """The ids of records, in their order.
+
+    Attributes:
+        origins: what the ids begin with, one for all or one a record.
+        ordinals: the number that ends each id; None is one record whose id is its origin.
+
+    """
+
+    origins: str | Sequence[str]
+    ordinals: Sequence[int] | None
+
+    @classmethod
+    def of(cls, message_id: str) -> Self:
+        """Return the id of a plain message, which may have been one of a pack before."""
+        origin, dash, ordinal = message_id.rpartition("-")
+        if dash and ORDINAL.fullmatch(ordinal):
+            return cls(origin, [int(ordinal)])
+        return cls(message_id, None)
+
+    def __len__(self) -> int:
+        """Count the records."""
+        return 1 if self.ordinals is None else len(self.ordinals)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return the id of one record, or those of a slice."""
+        if isinstance(index, slice):
+            return list(self)[index]
+        origin = self.origins if isinstance(self.origins, str) else self.origins[index]
+        return origin if self.ordinals is None else f"{origin}-{self.ordinals[index]}"
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the ids."""
+        if self.ordinals is None:
+            return iter([self[0]])
+        if isinstance(self.origins, str):
+            return iter([f"{self.origins}-{ordinal}" for ordinal in self.ordinals])
+        pairs = zip(self.origins, self.ordinals, strict=True)
+        return iter([f"{origin}-{ordinal}" for origin, ordinal in pairs])
+
+    def select(self, indexes: Sequence[int]) -> Ids:
+        """Return the ids of these records alone, in this order."""
+        if self.ordinals is None:
+            return self if indexes else Ids(self.origins, [])
+        origins = self.origins if isinstance(self.origins, str) else pick(self.origins, indexes)
+        return Ids(origins, pick(self.ordinals, indexes))
+
+
+def children(ordinal: int, first: int, count: int) -> range:
+    """Return the ordinals of a record's children from the first-th on, counted from 0.
+
+    In digits of 32 bits, the lowest first, a child's ordinal is its parent's and then its own
+    number; the first child's is its parent's alone. So no two records get the same.
+    """
+    digits = max(1, -(-ordinal.bit_length() // DIGIT_BITS))
+    step = 1 << DIGIT_BITS * digits
+    return range(ordinal + first * step, ordinal + (first + count) * step, step)
+
+
+def pick(values: Sequence[Value], indexes: Sequence[int]) -> Sequence[Value]:
+    """Return the values at these indexes, at C speed."""
+    if len(indexes) < 2:  # noqa: PLR2004 -- for one, itemgetter returns no tuple
+        return [values[index] for index in indexes]
+    found: Any = itemgetter(*indexes)(values)
+    return found  # type: ignore[no-any-return]
