@@ -20,7 +20,7 @@ from feedbus.bus import Bus
 from feedbus.errors import Reject, Retry, Unroutable
 from feedbus.records import Records
 from feedbus.ring import Ring
-from feedbus.topology import Ladder
+from feedbus.topology import Batch, Ladder
 from tests.projects import wait_until
 from tests.systems import BATCH, System, queue, sharded
 
@@ -225,6 +225,22 @@ def test_one_bad_record_in_a_batch_does_not_fail_its_neighbours(
     (letter,) = system.dead()
     assert system.seen == [n for n in range(20) if n != 13]
     assert json.loads(letter.body) == {"n": 13}
+
+
+def test_a_batch_takes_what_has_arrived_however_short_its_wait(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(batch=Batch(50, 0.0)))
+    sizes: list[int] = []
+
+    def work(records: Records, _bus: Bus) -> None:
+        sizes.append(len(records))
+        time.sleep(0.5)  # meanwhile the rest arrives
+
+    system.publish(range(50))
+    system.run(work, batch=True)
+    assert sum(sizes) == 50
+    assert len(sizes) <= 2
 
 
 def test_a_batch_handler_rejects_single_records_of_a_pack(make: Callable[..., System]) -> None:

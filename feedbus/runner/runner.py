@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 LONG_POLL_SECONDS = 5.0
 BARRIER_POLL_SECONDS = 0.1
+HERE_SECONDS = 0.0001  # for what has arrived already
 BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_LAST_SECONDS = 5.0
 
@@ -234,21 +235,19 @@ class Runner:
         self._last_arrival = time.monotonic()
 
     def _collect(self, connection: Any) -> bool:
-        """Wait for a batch: full, or its first record has waited long enough."""
+        """Wait for a batch: full, or its first record has waited long enough and no more came."""
         batch = self._consumer.queue.batch
         deadline = time.monotonic() + self._patience(connection)
         if self._buffer:
             deadline = time.monotonic()
-        while self._buffered_records < batch.size:
+        while self._buffered_records < batch.size and not self._told_to_stop.is_set():
             had = bool(self._buffer)
             try:
-                connection.drain_events(timeout=max(deadline - time.monotonic(), 0.001))
+                connection.drain_events(timeout=max(deadline - time.monotonic(), HERE_SECONDS))
             except TimeoutError:
                 break
             if self._buffer and not had:
                 deadline = time.monotonic() + batch.wait_seconds
-            if time.monotonic() >= deadline or self._told_to_stop.is_set():
-                break
         self._keeper.beat(connection)
         return bool(self._buffer)
 
