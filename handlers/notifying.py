@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from feedbus import Records
 
@@ -26,16 +25,21 @@ def store_notifications(
 
     """
     groups: dict[tuple[str, str], list[int]] = {}
-    users, tweets = records.column("user_id"), records.column("tweet_id")
-    texts, ids = records.column("text"), records.ids
-    for user, tweet, text, message_id in zip(users, tweets, texts, ids, strict=True):
-        groups.setdefault((_source(tweet, message_id), text), []).append(user)
-    untold = add([(source, shorten(text), found) for (source, text), found in groups.items()])
-    for index, user in enumerate(users) if untold else ():
+    for chunk in records.chunks:
+        shared = chunk.shared
+        if "text" in shared and shared.get("tweet_id") is not None:
+            source = str(shared["tweet_id"])
+            groups.setdefault((source, shared["text"]), []).extend(chunk.column("user_id"))
+            continue
+        columns = map(chunk.column, ("user_id", "tweet_id", "text"))
+        for user, tweet, text, message_id in zip(*columns, chunk.ids, strict=True):
+            groups.setdefault((_source(tweet, message_id), text), []).append(user)
+    untold = add([(source, shorten(text), users) for (source, text), users in groups.items()])
+    for index, user in enumerate(records.column("user_id")) if untold else ():
         if user in untold:
             records.reject(index, f"user {user} is gone or has no {lacking}")
 
 
-def _source(tweet_id: Any, message_id: str) -> str:
+def _source(tweet_id: int | None, message_id: str) -> str:
     """Name what is told of, the same at each repeat: a tweet, or else the message itself."""
     return str(tweet_id) if tweet_id is not None else f"message:{message_id}"

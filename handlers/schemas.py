@@ -19,6 +19,7 @@ from store.models import (
 )
 
 LARGEST_ID = 2**63 - 1
+CHANNELS = ("", "email", "phone", "email phone")
 MOST_FOLLOWERS = 1_000_000
 YEARS = validate.Range(
     min=datetime(1970, 1, 1, tzinfo=UTC),
@@ -35,9 +36,11 @@ def check_text(text: str) -> None:
     if "\0" in text:
         msg = "Must not contain NUL."
         raise ValidationError(msg)
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
         msg = "Must be valid Unicode: it has half of a surrogate pair."
-        raise ValidationError(msg)
+        raise ValidationError(msg) from error
 
 
 def identity(name: str, **options: Any) -> fields.Int:
@@ -84,9 +87,13 @@ class PublishTweet(Message):
 
 
 class UpdateFeed(PublishTweet):
-    """update_feed: a tweet is to stand in one follower's feed."""
+    """update_feed: a tweet is to stand in one follower's feed.
+
+    Channels are how the follower can be told, where the publisher knows it.
+    """
 
     follower_id = identity("followerId")
+    channels = fields.Str(load_default=None, allow_none=True, validate=validate.OneOf(CHANNELS))
 
 
 class SendNotification(Message):

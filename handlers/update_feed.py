@@ -15,24 +15,23 @@ OWN_PACK = 100  # from so many readers on, a tweet's notifications travel by the
 @handler(UpdateFeed, batch=True)
 def update_feed(records: Records, bus: Bus) -> None:
     """Add the feed entries of all records at once, then publish a notification for each."""
-    tweet_ids, readers = records.column("id"), records.column("follower_id")
-    texts = _ensure_tweets(records)
-    channels = queries.channels_of(readers)
-    places: dict[int, list[int]] = {}
-    for index, (tweet_id, reader) in enumerate(zip(tweet_ids, readers, strict=True)):
-        if tweet_id not in texts:
+    readers, places = records.column("follower_id"), _places(records)
+    texts, channels = _ensure_tweets(records, places), _channels(records, readers)
+    for tweet_id in places.keys() - texts.keys():
+        for index in places.pop(tweet_id):
             records.reject(index, f"tweet {tweet_id}: its author is gone")
-        elif reader not in channels:
-            records.reject(index, f"no user has the id {reader}")
-        else:
-            places.setdefault(tweet_id, []).append(index)
+    gone = {index for index, told in enumerate(channels) if told is None}
+    for tweet_id, indexes in places.items() if gone else ():
+        places[tweet_id] = [index for index in indexes if index not in gone]
+    for index in gone:
+        records.reject(index, f"no user has the id {readers[index]}")
     queries.add_feed_entries(
-        (tweet_id, [readers[index] for index in found]) for tweet_id, found in places.items()
+        (tweet_id, [readers[index] for index in indexes]) for tweet_id, indexes in places.items()
     )
     for channel in ("email", "phone"):
         told = {
-            tweet_id: [index for index in found if channel in channels[readers[index]]]
-            for tweet_id, found in places.items()
+            tweet_id: [index for index in indexes if channel in (channels[index] or "")]
+            for tweet_id, indexes in places.items()
         }
         for causes, columns, shared in _packed(told, texts):
             columns["userId"] = [readers[index] for index in causes]
@@ -40,19 +39,48 @@ def update_feed(records: Records, bus: Bus) -> None:
             bus.publish_columns("send_notification", keys, columns, shared, causes=causes)
 
 
-def _ensure_tweets(records: Records) -> dict[int, str]:
-    """Store tweets of other systems; returns the text of each tweet whose author there is."""
-    tweets: dict[int, queries.NewTweet] = {}
+def _channels(records: Records, readers: Sequence[int]) -> list[str | None]:
+    """Return how each record's reader can be told, None for those who are gone."""
+    channels: list[str | None] = records.column("channels")
+    if None in channels:
+        found = queries.channels_of(
+            reader for reader, told in zip(readers, channels, strict=True) if told is None
+        )
+        pairs = zip(readers, channels, strict=True)
+        return [found.get(reader) if told is None else told for reader, told in pairs]
+    return channels
+
+
+def _places(records: Records) -> dict[int, list[int]]:
+    """Return for each tweet the indexes of its records."""
+    places: dict[int, list[int]] = {}
+    start = 0
     for chunk in records.chunks:
-        for index, tweet_id in enumerate(chunk.column("id")):
-            if tweet_id not in tweets:
-                row = chunk.row(index)
-                moment_us = moments.to_us(row["created_at"])
-                tweets[tweet_id] = queries.NewTweet(
-                    tweet_id, row["author_id"], row["text"], moment_us
+        end = start + len(chunk)
+        if "id" in chunk.shared:
+            places.setdefault(chunk.shared["id"], []).extend(range(start, end))
+        else:
+            for index, tweet_id in enumerate(chunk.columns["id"], start):
+                places.setdefault(tweet_id, []).append(index)
+        start = end
+    return places
+
+
+def _ensure_tweets(records: Records, places: Mapping[int, Sequence[int]]) -> dict[int, str]:
+    """Store tweets of other systems; returns the text of each tweet whose author there is."""
+    stored = queries.stored_tweets(places)
+    missing = {tweet_id: records[places[tweet_id][0]] for tweet_id in places.keys() - stored}
+    if missing:
+        stored |= queries.ensure_tweets(
+            [
+                queries.NewTweet(
+                    tweet_id, row["author_id"], row["text"], moments.to_us(row["created_at"])
                 )
-    stored = queries.ensure_tweets(list(tweets.values()))
-    return {tweet_id: tweet.text for tweet_id, tweet in tweets.items() if tweet_id in stored}
+                for tweet_id, row in missing.items()
+            ]
+        )
+    texts = records.column("text")
+    return {tweet_id: texts[places[tweet_id][0]] for tweet_id in stored}
 
 
 def _packed(

@@ -12,7 +12,8 @@ from feedbus import Records, Reject
 from feedbus.handling import MARK
 from feedbus.records.loading import load
 from feedbus.records.packs import Pack
-from feedbus.testing import RecordingBus
+from feedbus.testing import Published, RecordingBus
+from handlers import publish_tweet as publishing
 from handlers import schemas
 from handlers.add_followers import add_followers
 from handlers.publish_tweet import publish_tweet
@@ -46,8 +47,7 @@ def records(function: Any, payloads: Sequence[Mapping[str, Any]]) -> Records:
 
 
 def packed(function: Any, shared: Mapping[str, Any], columns: Mapping[str, list]) -> Records:
-    count = len(next(iter(columns.values())))
-    pack = Pack("pack", range(count), ["k"] * count, shared, columns)
+    pack = Pack.numbered("pack", next(iter(columns)), shared, columns)
     return Records([load(getattr(function, MARK).schema, pack).chunk])
 
 
@@ -60,6 +60,11 @@ def feed(user: int) -> list[str]:
     return [tweet["text"] for tweet in queries.read_feed(user, 20)]
 
 
+def followers(author: int) -> list[int]:
+    audiences = queries.stream_followers(author)
+    return sorted(each for audience in audiences for ids in audience.values() for each in ids)
+
+
 @pytest.fixture
 def author(store_url) -> int:
     return queries.create_user("author", "author@example.com")
@@ -69,7 +74,7 @@ def author(store_url) -> int:
 def readers(author) -> list[int]:
     """Three followers: by e-mail, by phone, by e-mail."""
     queries.add_followers(author, "fan", 3)
-    return [each for chunk in queries.stream_followers(author) for each in chunk]
+    return followers(author)
 
 
 # add_followers
@@ -91,15 +96,20 @@ def test_followers_of_an_unknown_user_are_rejected_with_the_reason(store_url):
 # publish_tweet
 
 
+def by_follower(bus: RecordingBus) -> list[Mapping[str, Any]]:
+    return sorted((found.payload for found in bus.published), key=lambda n: n["followerId"])
+
+
 def test_a_tweet_goes_to_each_follower_under_the_followers_key(author, readers):
     tweet = queries.create_tweet(author, "hello").tweet
     bus = RecordingBus()
     publish_tweet(records(publish_tweet, [tweet]), bus)
-    assert [(found.exchange, found.key) for found in bus.published] == [
+    assert {(found.exchange, found.key) for found in bus.published} == {
         ("update_feed", str(reader)) for reader in readers
-    ]
-    assert [found.payload for found in bus.published] == [
-        {**tweet, "followerId": reader} for reader in readers
+    }
+    assert by_follower(bus) == [
+        {**tweet, "followerId": reader, "channels": "phone" if place == 1 else "email"}
+        for place, reader in enumerate(readers)
     ]
 
 
@@ -125,13 +135,30 @@ def test_tweets_of_one_batch_go_out_together_each_with_its_own_text(author, read
     tweets.insert(1, queries.create_tweet(other, "to nobody").tweet)
     bus = CausedBus()
     publish_tweet(records(publish_tweet, tweets), bus)
-    assert [found.payload for found in bus.published] == [
-        {**tweet, "followerId": reader}
-        for tweet in tweets
-        if tweet["authorId"] == author
-        for reader in readers
-    ]
+    told = [tweet["text"] for tweet in tweets if tweet["authorId"] == author]
+    for reader in readers:
+        found = [each.payload for each in bus.published if each.payload["followerId"] == reader]
+        assert [payload["text"] for payload in found] == told
     assert bus.causes == [index for index in (0, 2, 3) for _ in readers]
+
+
+@pytest.mark.parametrize("kept", [publishing.KEPT, 5])
+def test_an_author_of_many_followers_reaches_each_once_a_tweet(author, readers, monkeypatch, kept):
+    monkeypatch.setattr(publishing, "FEW", 2)
+    monkeypatch.setattr(publishing, "AT_ONCE", 2)
+    monkeypatch.setattr(publishing, "KEPT", kept)
+    queries.add_followers(author, "more", 6)
+    tweets = [queries.create_tweet(author, f"text {n}").tweet for n in range(2)]
+    bus = CausedBus()
+    publish_tweet(records(publish_tweet, tweets), bus)
+    assert [(found.payload["text"], found.payload["followerId"]) for found in by_tweet(bus)] == [
+        (tweet["text"], reader) for tweet in tweets for reader in followers(author)
+    ]
+    assert bus.causes == [0] * 9 + [1] * 9
+
+
+def by_tweet(bus: RecordingBus) -> list[Published]:
+    return sorted(bus.published, key=lambda n: (n.payload["text"], n.payload["followerId"]))
 
 
 def test_a_tweet_without_followers_is_sent_to_nobody(author):
@@ -187,7 +214,7 @@ def test_plain_messages_of_many_tweets_are_one_batch(author, readers):
 
 def test_a_tweet_of_many_readers_shares_its_text_among_other_tweets(author):
     queries.add_followers(author, "fan", 2 * OWN_PACK)
-    readers = [each for chunk in queries.stream_followers(author) for each in chunk]
+    readers = followers(author)
     many = packed(update_feed, tweet_of(author, id=1, text="many"), {"followerId": readers})
     few = packed(update_feed, tweet_of(author, id=2, text="few"), {"followerId": readers[:2]})
     bus = CausedBus()
@@ -196,6 +223,18 @@ def test_a_tweet_of_many_readers_shares_its_text_among_other_tweets(author):
         [("many", reader) for reader in readers] + [("few", reader) for reader in readers[:2]]
     )
     assert sorted(bus.causes) == list(range(2 * OWN_PACK + 2))
+
+
+def test_how_readers_can_be_told_is_believed_where_the_publisher_knows_it(author, readers):
+    bus = RecordingBus()
+    columns = {"followerId": readers, "channels": ["phone", "", "email phone"]}
+    update_feed(packed(update_feed, tweet_of(author), columns), bus)
+    assert [(found.key, found.payload["userId"]) for found in bus.published] == [
+        ("email", readers[2]),
+        ("phone", readers[0]),
+        ("phone", readers[2]),
+    ]
+    assert [feed(reader) for reader in readers] == [["hello"]] * 3
 
 
 def test_a_reader_that_is_gone_is_rejected_alone(author, readers):

@@ -53,9 +53,11 @@ def test_followers_are_numbered_and_reached_by_email_or_phone(author):
         ("fan_2", "fan_2@example.com", None),
         ("fan_3", None, "79000000003"),
     ]
-    assert [each for chunk in queries.stream_followers(author) for each in chunk] == sorted(
-        fan.id for fan in fans
-    )
+    (audience,) = queries.stream_followers(author)
+    assert {channels: sorted(ids) for channels, ids in audience.items()} == {
+        "email": sorted(fan.id for fan in fans if fan.email),
+        "phone": sorted(fan.id for fan in fans if fan.phone),
+    }
 
 
 def test_adding_followers_again_adds_none_and_more_adds_the_rest(author):
@@ -96,10 +98,22 @@ def test_followers_added_by_two_at_once_are_there_once(author, store_url):
 
 def test_followers_are_streamed_in_order_chunk_by_chunk(author):
     queries.add_followers(author, "fan", 25)
-    chunks = list(queries.stream_followers(author, chunk=10))
+    audiences = list(queries.stream_followers(author, chunk=10))
+    chunks = [sorted(each for ids in audience.values() for each in ids) for audience in audiences]
     assert [len(chunk) for chunk in chunks] == [10, 10, 5]
     flat = [each for chunk in chunks for each in chunk]
     assert flat == sorted(set(flat))
+
+
+def test_the_first_followers_of_many_authors_are_asked_for_at_once(author):
+    other, nobody = queries.create_user("other"), queries.create_user("nobody")
+    queries.add_followers(author, "fan", 5)
+    queries.add_followers(other, "fan", 2)
+    found = queries.followers_of([author, other, nobody], 3)
+    ids = {each: sorted(i for ids in found[each].values() for i in ids) for each in found}
+    first = [fan.id for fan in User.select().where(User.login.startswith("fan_")).order_by(User.id)]
+    assert ids == {author: first[:3], other: first[:2], nobody: []}
+    assert set(found[author]) == {"email", "phone"}
 
 
 def test_streaming_many_followers_takes_the_memory_of_one_chunk(author):
@@ -236,7 +250,7 @@ def test_reading_a_long_feed_uses_the_key_without_a_sort_or_a_scan(author):
 
 def test_a_batch_looks_users_up_by_key_also_before_there_are_statistics(author):
     queries.add_followers(author, "fan", 20_000)
-    found = plan("SELECT users.id FROM $ROWS(users)", numbers(range(1, 1001)))
+    found = plan("SELECT users.id FROM $ROWS(users)", numbers(range(1, 101)))
     assert "users_pkey" in found or "SEARCH users USING INTEGER PRIMARY KEY" in found
     assert "Seq Scan on users" not in found
 
@@ -246,12 +260,19 @@ def test_channels_are_those_that_a_user_has(author):
     both = queries.create_user("b", "b@example.com", "79000000001")
     none = queries.create_user("n")
     assert queries.channels_of([author, phone, both, none, none, 9999]) == {
-        author: ("email",),
-        phone: ("phone",),
-        both: ("email", "phone"),
-        none: (),
+        author: "email",
+        phone: "phone",
+        both: "email phone",
+        none: "",
     }
     assert queries.channels_of([]) == {}
+
+
+@pytest.mark.parametrize("text", ["a\tb\\c\nd\re", "\\.", "\\N", "née 🙂", "'; --"])
+def test_a_text_is_stored_as_it_is(author, text):
+    queries.add_email_notifications([("1", text, [author]), ("2", "beside it", [author])])
+    stored = EmailNotification.select().order_by(EmailNotification.source)
+    assert [found.text for found in stored] == [text, "beside it"]
 
 
 def test_notifications_are_stored_once_and_tell_who_cannot_be_reached(author):

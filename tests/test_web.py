@@ -220,7 +220,12 @@ def test_postgres_keeps_users_tweets_and_feeds_as_sqlite_does(tmp_path, postgres
         assert [answer.status for answer in answers] == [201, 201]
         listed = own.get("/api/v1/get-tweets").json["tweets"]
         assert [one["id"] for one in listed] == [answers[0].json["id"]]
-        readers = [reader for chunk in queries.stream_followers(author) for reader in chunk]
+        readers = [
+            each
+            for found in queries.stream_followers(author)
+            for ids in found.values()
+            for each in ids
+        ]
         feeds = [own.get(f"/api/v1/get-feed/{reader}").json["tweets"] for reader in readers]
         assert feeds == [listed] * 3
     postgres.drop_database(url)

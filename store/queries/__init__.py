@@ -9,18 +9,22 @@ from store.queries.tweets import (
     create_tweet,
     ensure_tweets,
     list_tweets,
+    stored_tweets,
 )
 from store.queries.users import (
+    Audience,
     LoginTaken,
     UnknownUser,
     add_followers,
     channels_of,
     create_user,
+    followers_of,
     login_of,
     stream_followers,
 )
 
 __all__ = [
+    "Audience",
     "KeyReused",
     "LoginTaken",
     "NewTweet",
@@ -34,8 +38,10 @@ __all__ = [
     "create_tweet",
     "create_user",
     "ensure_tweets",
+    "followers_of",
     "list_tweets",
     "login_of",
     "read_feed",
+    "stored_tweets",
     "stream_followers",
 ]

@@ -39,19 +39,22 @@ def add_feed_entries(groups: Iterable[tuple[int, Sequence[int]]]) -> int:
     """
     # In one order everywhere, so that two processes that write the same entries cannot deadlock,
     # and a reader's entries side by side, so that the index is gone through once.
-    pairs = sorted({(reader, tweet) for tweet, readers in groups for reader in readers})
+    if on_postgres():
+        ends = ((f"\t{tweet}\n", readers) for tweet, readers in groups)
+        lines = sorted([f"{reader}{end}" for end, readers in ends for reader in readers])
+        return copy("feed (reader_id, tweet_id)", "".join(lines), lambda: _add_missing(lines))
+    pairs = sorted((reader, tweet) for tweet, readers in groups for reader in readers)
     if not pairs:
         return 0
-    readers, tweets = [reader for reader, _ in pairs], [tweet for _, tweet in pairs]
-    if on_postgres():
-        return copy(
-            "feed (reader_id, tweet_id)",
-            "".join([f"{reader}\t{tweet}\n" for reader, tweet in pairs]),
-            lambda: int(run(ADD_MISSING_POSTGRES, numbers(readers), numbers(tweets)).rowcount),
-        )
-    if len(set(tweets)) == 1:
-        return int(run(ADD_TWEET_SQLITE, tweets[0], numbers(readers)).rowcount)
+    if len({tweet for _, tweet in pairs}) == 1:
+        readers = numbers(reader for reader, _ in pairs)
+        return int(run(ADD_TWEET_SQLITE, pairs[0][1], readers).rowcount)
     return run_each(ADD_PAIR_SQLITE, pairs)
+
+
+def _add_missing(lines: Sequence[str]) -> int:
+    readers, tweets = zip(*map(str.split, lines), strict=True)
+    return int(run(ADD_MISSING_POSTGRES, numbers(readers), numbers(tweets)).rowcount)
 
 
 def read_feed(reader_id: int, count: int) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def _add(table: str, column: str, channel: str, groups: Sequence[Group]) -> set[
             f"SELECT users.id, {channel} FROM $ROWS(users) WHERE {channel} IS NOT NULL",  # noqa: S608 -- a column of ours
             numbers(sorted(asked)),
         )
-        addresses: dict[int, str] = dict(found)  # type: ignore[arg-type]  # rows of two
+        addresses: dict[int, str] = dict(found)
         _add_addressed(table, column, addresses, groups)
         return asked - addresses.keys()
     added = sum(_add_looking_up(table, column, channel, group) for group in groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -11,14 +12,12 @@ from typing import Any
 from feedbus.outbox import database, on_postgres, transaction
 
 # Where a parameter made by numbers() goes: $NUMBERS are rows with a column "value", and
-# $ROWS(table) the table's rows that have these ids. The latter look each id up by the index; left
-# to itself PostgreSQL may read a whole table for a batch, above all before it has statistics.
+# $ROWS(table) the table's rows that have these ids. $LIST(column) is what listed() reads.
 TABLE = re.compile(r"\$ROWS\((\w+)\)")
-POSTGRES_ROWS = (
-    r"$NUMBERS CROSS JOIN LATERAL (SELECT * FROM \1 WHERE id = given.value OFFSET 0) AS \1"
-)
+POSTGRES_ROWS = r"(SELECT * FROM \1 WHERE id = ANY (CAST(? AS bigint[]))) AS \1"
 SQLITE_ROWS = r"$NUMBERS CROSS JOIN \1 ON \1.id = given.value"
 COPY_BYTES_AT_ONCE = 1 << 20
+WORTH_COPYING = 100  # rows; below, what a savepoint costs is more
 COPY_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 COPY_SPECIAL = re.compile(r"[\\\t\n\r]")
 POSTGRES_NUMBERS = "unnest(CAST(? AS bigint[])) AS given (value)"
@@ -29,8 +28,9 @@ SQLITE_NUMBERS = "json_each(?) AS given"
 def _words(sql: str, postgres: bool) -> str:  # noqa: FBT001 -- a key of the cache
     if postgres:
         found = TABLE.sub(POSTGRES_ROWS, sql).replace("$NUMBERS", POSTGRES_NUMBERS)
-        return found.replace("?", "%s")
-    return TABLE.sub(SQLITE_ROWS, sql).replace("$NUMBERS", SQLITE_NUMBERS)
+        return found.replace("$LIST", "array_agg").replace("?", "%s")
+    found = TABLE.sub(SQLITE_ROWS, sql).replace("$NUMBERS", SQLITE_NUMBERS)
+    return found.replace("$LIST", "json_group_array")
 
 
 def run(sql: str, *values: Any) -> Any:
@@ -47,7 +47,8 @@ def run_each(sql: str, parameters: Sequence[Sequence[Any]]) -> int:
 def copy(into: str, text: str, otherwise: Callable[[], int]) -> int:
     """Add rows to a table of PostgreSQL that most likely has none of them; returns how many.
 
-    Asking for each row whether it is there, as ON CONFLICT does, takes longer than adding it.
+    Asking for each row whether it is there, as ON CONFLICT does, takes longer than adding it; where
+    one is, the server undoes all and logs it as an error, and they are added with care.
 
     Args:
         into: the table and its columns, such as "feed (reader_id, tweet_id)".
@@ -57,9 +58,14 @@ def copy(into: str, text: str, otherwise: Callable[[], int]) -> int:
     """
     from psycopg2.errors import UniqueViolation
 
+    lines = text.count("\n")
+    if lines < WORTH_COPYING:
+        return otherwise() if lines else 0
     try:
         with database.atomic(), database.connection().cursor() as cursor:
-            cursor.copy_expert(f"COPY {into} FROM STDIN", BytesIO(text.encode()), COPY_BYTES_AT_ONCE)
+            cursor.copy_expert(
+                f"COPY {into} FROM STDIN", BytesIO(text.encode()), COPY_BYTES_AT_ONCE
+            )
             return int(cursor.rowcount)
     except UniqueViolation:
         return otherwise()
@@ -85,7 +91,13 @@ def first(sql: str, *values: Any) -> tuple[Any, ...] | None:
     return found
 
 
-def numbers(values: Iterable[int]) -> str:
+def numbers(values: Iterable[int | str]) -> str:
     """Return integers as one parameter, of $NUMBERS or $ROWS: read faster than many."""
     text = ",".join(map(str, values))
     return f"{{{text}}}" if on_postgres() else f"[{text}]"
+
+
+def listed(value: Any) -> list[int]:
+    """Return what $LIST has made of a column of integers."""
+    found: list[int] = value if on_postgres() else json.loads(value)
+    return found

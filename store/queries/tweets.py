@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from feedbus.errors import FeedbusError
 from feedbus.outbox import on_postgres, transaction
 from store.moments import now_us, to_text
-from store.queries.sql import first, numbers, rows, run
+from store.queries.sql import first, numbers, rows, run, run_each
 from store.queries.users import login_of
 
 # Our own ids stay below this, exact in every JSON reader, whatever ids other systems' tweets have.
@@ -24,6 +24,20 @@ ADD_SQLITE = f"""
 ADD_POSTGRES = """
     INSERT INTO tweet (author_id, text, created_at, request_key) VALUES (?, ?, ?, ?)
     ON CONFLICT DO NOTHING RETURNING id
+"""
+ENSURE_POSTGRES = """
+    INSERT INTO tweet (id, author_id, text, created_at)
+    SELECT told.id, users.id, told.text, told.created_at
+    FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[]), CAST(? AS text[]), CAST(? AS bigint[]))
+        AS told (id, author_id, text, created_at)
+    JOIN users ON users.id = told.author_id
+    ORDER BY told.id
+    ON CONFLICT DO NOTHING
+"""
+ENSURE_SQLITE = """
+    INSERT INTO tweet (id, author_id, text, created_at)
+    SELECT ?1, users.id, ?3, ?4 FROM users WHERE users.id = ?2
+    ON CONFLICT DO NOTHING
 """
 SKIP_TAKEN = (
     "SELECT setval(pg_get_serial_sequence('tweet', 'id'),"  # noqa: S608 -- of constants
@@ -111,21 +125,21 @@ def ensure_tweets(tweets: Sequence[NewTweet]) -> set[int]:
     Those whose author is unknown are not.
     """
     asked = {tweet.id: tweet for tweet in tweets}
-    question = "SELECT tweet.id FROM $ROWS(tweet)"
-    there = {row[0] for row in rows(question, numbers(asked))}
+    there = stored_tweets(asked)
     missing = [tweet for tweet in asked.values() if tweet.id not in there]
     if not missing:
         return there
-    for tweet in missing:
-        run(
-            "INSERT INTO tweet (id, author_id, text, created_at)"
-            " SELECT CAST(? AS bigint), id, ?, ? FROM users WHERE id = ? ON CONFLICT DO NOTHING",
-            tweet.id,
-            tweet.text,
-            tweet.created_at_us,
-            tweet.author_id,
-        )
-    return {row[0] for row in rows(question, numbers(asked))}
+    values = [(tweet.id, tweet.author_id, tweet.text, tweet.created_at_us) for tweet in missing]
+    if on_postgres():
+        run(ENSURE_POSTGRES, *map(list, zip(*values, strict=True)))
+    else:
+        run_each(ENSURE_SQLITE, values)
+    return stored_tweets(asked)
+
+
+def stored_tweets(tweet_ids: Iterable[int]) -> set[int]:
+    """Return which of these tweets there are."""
+    return {row[0] for row in rows("SELECT tweet.id FROM $ROWS(tweet)", numbers(tweet_ids))}
 
 
 def list_tweets(page: int, per_page: int) -> list[dict[str, Any]]:

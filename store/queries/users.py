@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from feedbus.errors import FeedbusError
-from feedbus.outbox import transaction
+from feedbus.outbox import on_postgres, transaction
 from store.moments import now_us
-from store.queries.sql import first, numbers, rows, run
+from store.queries.sql import first, listed, numbers, rows, run
 
 CHUNK = 10_000
 PHONE_BASE = 79_000_000_000  # made-up phones are this and the follower's number: eleven digits
-
-# By whether there is an e-mail address, then by whether there is a phone.
-CHANNELS = (((), ("phone",)), (("email",), ("email", "phone")))
 
 NUMBERED = """
     WITH RECURSIVE numbered (i) AS (
@@ -39,6 +36,37 @@ ADD_EDGES = f"""
     WHERE users.id <> ?
     ON CONFLICT DO NOTHING
 """  # noqa: S608 -- of constants
+
+
+# How a user can be told, as words: "", "email", "phone" or "email phone".
+CHANNELS = """
+    CASE
+        WHEN email IS NULL THEN CASE WHEN phone IS NULL THEN '' ELSE 'phone' END
+        WHEN phone IS NULL THEN 'email'
+        ELSE 'email phone'
+    END
+"""
+# Users lie in the order of their ids, as an author's followers do: both are gone through once.
+FOLLOWERS = f"""
+    SELECT channels, $LIST(follower_id) FROM (
+        SELECT follower_id, {CHANNELS} AS channels
+        FROM follower JOIN users ON users.id = follower_id
+        WHERE author_id = ? AND follower_id > ? AND users.id > ?
+        ORDER BY follower_id LIMIT ?
+    ) AS chunk
+    GROUP BY channels
+"""  # noqa: S608 -- of constants
+FOLLOWERS_OF_EACH = f"""
+    SELECT given.value, channels, array_agg(follower_id)
+    FROM $NUMBERS CROSS JOIN LATERAL (
+        SELECT follower_id, {CHANNELS} AS channels
+        FROM follower JOIN users ON users.id = follower_id
+        WHERE author_id = given.value ORDER BY follower_id LIMIT ?
+    ) AS chunk
+    GROUP BY given.value, channels
+"""  # noqa: S608 -- of constants
+
+Audience = dict[str, list[int]]  # users by how they can be told
 
 
 class LoginTaken(FeedbusError):  # noqa: N818 -- what is the case
@@ -103,31 +131,42 @@ def add_followers(author_id: int, follower_login: str, count: int, start: int = 
             run(ADD_USERS, low, high, follower_login, follower_login, now_us())
             edges = run(ADD_EDGES, low, high, author_id, follower_login, author_id)
             added += edges.rowcount
+    if added >= CHUNK:
+        # Else followers are read by a plan for the few that there were, until the next autovacuum.
+        with transaction():
+            run("ANALYZE users")
+            run("ANALYZE follower")
     return added
 
 
-def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[list[int]]:
+def followers_of(author_ids: Iterable[int], most: int) -> dict[int, Audience]:
+    """Return the followers of each of many authors, at most so many: the first by their ids."""
+    if not on_postgres():
+        return {author: next(stream_followers(author, most), {}) for author in author_ids}
+    found: dict[int, Audience] = {author: {} for author in author_ids}
+    groups = rows(FOLLOWERS_OF_EACH, numbers(found), most)
+    for author, channels, followers in groups:
+        found[author][channels] = followers
+    return found
+
+
+def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[Audience]:
     """Go through an author's followers in the order of their ids, so many at a time.
 
     Each chunk starts where the last one ended, so memory is that of one chunk however many follow.
     """
-    last = 0
-    while found := rows(
-        "SELECT follower_id FROM follower WHERE author_id = ? AND follower_id > ?"
-        " ORDER BY follower_id LIMIT ?",
-        author_id,
-        last,
-        chunk,
-    ):
-        ids = [row[0] for row in found]
-        yield ids
-        last = ids[-1]
+    last, count = 0, chunk
+    while count == chunk:
+        groups = rows(FOLLOWERS, author_id, last, last, chunk)
+        audience = {channels: listed(followers) for channels, followers in groups}
+        count = sum(map(len, audience.values()))
+        if audience:
+            yield audience
+            last = max(map(max, audience.values()))
 
 
-def channels_of(user_ids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+def channels_of(user_ids: Iterable[int]) -> dict[int, str]:
     """Return by which of "email" and "phone" each user can be told; unknown users are left out."""
-    found = rows(
-        "SELECT users.id, email IS NOT NULL, phone IS NOT NULL FROM $ROWS(users)",
-        numbers(sorted(set(user_ids))),
-    )
-    return {user_id: CHANNELS[email][phone] for user_id, email, phone in found}
+    asked = numbers(sorted(set(user_ids)))
+    found: dict[int, str] = dict(rows(f"SELECT users.id, {CHANNELS} FROM $ROWS(users)", asked))  # noqa: S608 -- of constants
+    return found
