@@ -11,7 +11,7 @@ from handlers.send_sms import shorten
 from store.queries.sql import rows, run, run_each
 
 PATIENCE_SECONDS = 120.0
-FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.1, 0.03
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS, LONGEST_SECONDS = 0.1, 0.03, 2.0
 
 # Pairs of queries: the rows that had to be stored, and those that are.
 FEED = (
@@ -105,7 +105,7 @@ def await_rows(look: Callable[[], int], wanted: int, started: float) -> float:
             seen, changed = found, now
         assert now - changed < PATIENCE_SECONDS, f"expected {wanted} rows, got {found}, stuck"
         rest = (now - started) * (wanted - found) / found if found else FIRST_LOOK_SECONDS
-        time.sleep(min(max(rest / 3, LAST_LOOK_SECONDS), 1.0))
+        time.sleep(min(max(rest / 3, LAST_LOOK_SECONDS), LONGEST_SECONDS))
 
 
 def check(feed: tuple[str, str] = FEED) -> int:

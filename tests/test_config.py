@@ -1023,7 +1023,7 @@ def test_the_projects_own_topology_is_right():
     topology = config.load(PROJECT / "topology.toml", environ={})
     shards = [f"update_feed_{shard}" for shard in range(10)]
     assert [name for name in topology.consumers if name.startswith("update_feed")] == shards
-    assert topology.queues["update_feed"].batch == Batch(5000, 0.02)
+    assert topology.queues["update_feed"].batch == Batch(5000, 0.005)
     assert topology.broker_url == f"sqlite:///{PROJECT}/var/broker.db"
 
 
