@@ -12,7 +12,7 @@ from handlers.schemas import PublishTweet
 from store import moments, queries
 
 FIELDS = ("id", "author", "authorId", "text", "createdAt", "channels")
-AT_ONCE = 25_000
+AT_ONCE = 50_000
 FEW = 1_000
 KEPT = 50_000
 
