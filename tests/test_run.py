@@ -147,12 +147,17 @@ def test_ctrl_c_while_things_are_made_ready_ends_without_a_traceback(tmp_path: P
         "    time.sleep(60)\n"
     )
     command = project.command("up")
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    ) as process:
-        wait_until(begun.exists)
-        os.killpg(process.pid, signal.SIGINT)
-        told, _ = process.communicate(timeout=30)
+    # What a shell starts in the background ignores SIGINT, and so would its children.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        ) as process:
+            wait_until(begun.exists)
+            os.killpg(process.pid, signal.SIGINT)
+            told, _ = process.communicate(timeout=30)
+    finally:
+        signal.signal(signal.SIGINT, earlier)
     assert (process.returncode, told) == (0, b"stopped\n")
 
 
