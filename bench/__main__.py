@@ -44,6 +44,9 @@ def main(rounds: int | None, only: tuple[str, ...], *, as_json: bool, short: boo
             for name in wanted:
                 click.echo(f"round {number + 1} of {count}: {name}", err=True)
                 measured[-1][name] = RUNS[name](stage)
+            for figure in figures:  # a benchmark that is stopped has told its finished rounds
+                told = figure.unit.format(figure.value(measured[-1]))
+                click.echo(f"round {number + 1} of {count}: {figure.text}: {told}", err=True)
     values = [[figure.value(results) for results in measured] for figure in figures]
     if as_json:
         rows = [_told(figure, each) for figure, each in zip(figures, values, strict=True)]
