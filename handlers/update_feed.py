@@ -42,13 +42,12 @@ def update_feed(records: Records, bus: Bus) -> None:
 def _channels(records: Records, readers: Sequence[int]) -> list[str | None]:
     """Return how each record's reader can be told, None for those who are gone."""
     channels: list[str | None] = records.column("channels")
-    if None in channels:
-        found = queries.channels_of(
-            reader for reader, told in zip(readers, channels, strict=True) if told is None
-        )
-        pairs = zip(readers, channels, strict=True)
-        return [found.get(reader) if told is None else told for reader, told in pairs]
-    return channels
+    unsaid = {reader for reader, told in zip(readers, channels, strict=True) if told is None}
+    if not unsaid:
+        return channels
+    found = queries.channels_of(unsaid)
+    pairs = zip(readers, channels, strict=True)
+    return [found.get(reader) if told is None else told for reader, told in pairs]
 
 
 def _places(records: Records) -> dict[int, list[int]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from feedbus.broker.names import Names
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.encoding import Encoder, columnar
 from feedbus.bus.publisher import Outgoing
+from feedbus.bus.sender import Sender
 from feedbus.bus.spool import Spool
 from feedbus.errors import Outage, Unroutable, UsageError
 from feedbus.metrics import Metrics
@@ -223,6 +226,42 @@ def test_threads_publish_together_and_each_learns_of_its_own(tmp_path: Path) -> 
             thread.join()
     assert sorted(told) == ["3: Unroutable"] * 20 + ["5: UsageError"] * 20
     assert system.ready() == {"work": 120}
+
+
+def test_who_waits_for_a_sender_that_fails_sends_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = System.at(tmp_path, queue(routing_keys=("known",)))
+    begun, go_on = threading.Event(), threading.Event()
+    send = Sender.send
+
+    def fail_once(sender: Sender, messages: list[Outgoing]) -> Any:
+        monkeypatch.setattr(Sender, "send", send)
+        begun.set()
+        go_on.wait(10)
+        msg = "a bug"
+        raise ZeroDivisionError(msg)
+
+    def publish(number: int) -> None:
+        with suppress(ZeroDivisionError):
+            bus.publish("work", {"n": number}, "known")
+
+    with system.bus() as bus:
+        bus.publish("work", {"n": 0}, "known")
+        hold = threading.Lock()
+        monkeypatch.setattr(bus, "_lock", hold)
+        threads = [threading.Thread(target=publish, args=(number,)) for number in (1, 2, 3)]
+        with hold:  # so that all of them wait, and one will send for all
+            monkeypatch.setattr(Sender, "send", fail_once)
+            for thread in threads:
+                thread.start()
+            while len(bus._waiting) < 3:
+                time.sleep(0.01)
+        assert begun.wait(10)
+        go_on.set()
+        for thread in threads:
+            thread.join()
+    assert system.ready() == {"work": 3}
 
 
 def test_a_broker_that_is_away_for_too_long_is_an_outage(tmp_path: Path) -> None:

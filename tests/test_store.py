@@ -105,6 +105,27 @@ def test_followers_are_streamed_in_order_chunk_by_chunk(author):
     assert flat == sorted(set(flat))
 
 
+def test_followers_come_in_one_order_whoever_asks(author):
+    queries.add_followers(author, "fan", 9)
+    (streamed,) = queries.stream_followers(author)
+    asked = queries.followers_of([author], 9)[author]
+    assert list(streamed.items()) == list(asked.items())
+    assert list(streamed) == ["email", "phone"]
+    assert all(ids == sorted(ids) for ids in streamed.values())
+
+
+def test_a_large_batch_stores_each_row_once_also_where_some_are_there(author):
+    queries.add_followers(author, "fan", 400)
+    users = [fan.id for fan in User.select().where(User.email.is_null(False))]
+    groups = [(str(number), f"text {number}", users) for number in range(3)]
+    queries.add_email_notifications(groups[1:2])
+    queries.add_email_notifications(groups)
+    found = {(n.source, n.user_id): n.text for n in EmailNotification.select()}
+    assert found == {(source, user): text for source, text, told in groups for user in told}
+    queries.add_feed_entries([(7, users)])
+    assert queries.add_feed_entries([(7, users), (8, users)]) == len(users)
+
+
 def test_the_first_followers_of_many_authors_are_asked_for_at_once(author):
     other, nobody = queries.create_user("other"), queries.create_user("nobody")
     queries.add_followers(author, "fan", 5)

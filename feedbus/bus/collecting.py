@@ -97,9 +97,9 @@ class CollectingBus(Bus):
 def _joined(ids: Sequence[Ids]) -> Ids:
     """Return the ids of many chunks' records as one."""
     ordinals = list(chain.from_iterable(each.ordinals or (0,) for each in ids))
-    origins = {each.origins for each in ids if isinstance(each.origins, str)}
-    if len(origins) == 1 and all(isinstance(each.origins, str) for each in ids):
-        return Ids(origins.pop(), ordinals)
+    first = ids[0].origins if ids else ""
+    if isinstance(first, str) and all(each.origins == first for each in ids):
+        return Ids(first, ordinals)
     parts = (
         [each.origins] * len(each) if isinstance(each.origins, str) else each.origins
         for each in ids

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Self
 
@@ -24,14 +24,11 @@ RECONNECT_SECONDS = 0.1
 
 @dataclass(slots=True, eq=False)
 class _Asked:
-    """What one thread publishes, and what became of it."""
+    """What one thread publishes, and what came of it: what was refused, or why all of it was."""
 
     exchange: str
     pack: Pack
-    messages: list[Outgoing] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)
-    error: FeedbusError | None = None
-    answered: bool = False
+    answer: list[Refusal] | FeedbusError | None = None
 
 
 class LiveBus(Bus):
@@ -137,48 +134,44 @@ class LiveBus(Bus):
         with self._asking:
             self._waiting.append(asked)
         with self._lock:
-            if not asked.answered:
+            if asked.answer is None:
                 # What other threads ask for meanwhile goes out together, and shares one wait.
                 with self._asking:
                     together, self._waiting = self._waiting, []
-                self._send_together(together)
-        if asked.error is not None:
-            raise asked.error
-        raise_refused(asked.refusals)
+                # Whose sender failed, and left no answer, sends by itself.
+                self._send_together(together if asked in together else [asked, *together])
+        if isinstance(asked.answer, FeedbusError):
+            raise asked.answer
+        raise_refused(asked.answer or [])
 
     def _send_together(self, together: Sequence[_Asked]) -> None:
-        plain: list[_Asked] = []
+        plain: list[tuple[_Asked, Sequence[Outgoing]]] = []
         for asked in together:
             try:
-                asked.messages = self._sender.encoder.encode(asked.exchange, asked.pack)
+                messages = self._sender.encoder.encode(asked.exchange, asked.pack)
             except UsageError as error:
-                asked.error = error
-            else:
+                asked.answer = error
+                continue
+            if any(message.content_type == PACK for message in messages):
                 # A pack may be taken apart on its way: what is refused then was nobody's message.
-                if any(message.content_type == PACK for message in asked.messages):
-                    self._send_all([asked])
-                else:
-                    plain.append(asked)
-        self._send_all(plain)
-        for asked in together:
-            asked.answered = True
+                asked.answer = self._sent(messages)
+            else:
+                plain.append((asked, messages))
+        found = self._sent([message for _, messages in plain for message in messages])
+        for asked, sent in plain:
+            if isinstance(found, Outage):
+                asked.answer = Outage(str(found))  # of its own: each thread raises it
+            else:
+                own = set(map(id, sent))
+                asked.answer = [each for each in found if id(each.message) in own]
 
-    def _send_all(self, together: Sequence[_Asked]) -> None:
+    def _sent(self, messages: Sequence[Outgoing]) -> list[Refusal] | Outage:
+        """Send messages, again while the broker is away; return what was refused, or the outage."""
         deadline = time.monotonic() + self._timeout_seconds
-        messages = [message for asked in together for message in asked.messages]
         while True:
             try:
-                refusals = self._sender.send(messages)
-                break
+                return self._sender.send(messages)
             except Outage as error:
                 if time.monotonic() > deadline:
-                    for asked in together:
-                        asked.error = Outage(str(error))
-                    return
+                    return error
                 time.sleep(RECONNECT_SECONDS)
-        if len(together) == 1:
-            together[0].refusals = refusals
-            return
-        owners = {id(message): asked for asked in together for message in asked.messages}
-        for refusal in refusals:
-            owners[id(refusal.message)].refusals.append(refusal)

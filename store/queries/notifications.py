@@ -64,7 +64,7 @@ def _add_addressed(
     copy(
         f"{table} (source, user_id, {column}, text)",
         "".join(lines),
-        lambda: sum(_add_missing(table, column, addresses, group) for group in told),
+        lambda: _add_missing(table, column, addresses, told),
     )
 
 
@@ -72,19 +72,27 @@ def _lines(start: str, middles: Sequence[str], end: str) -> str:
     return f"{start}{f'{end}{start}'.join(middles)}{end}" if middles else ""
 
 
-def _add_missing(table: str, column: str, addresses: Mapping[int, str], group: Group) -> int:
-    source, text, users = group
+def _add_missing(
+    table: str, column: str, addresses: Mapping[int, str], told: Sequence[Group]
+) -> int:
+    """One statement for all groups: each text travels once, each user by the group's number."""
+    users = [user for group in told for user in group[2]]
     added = run(
         f"""
         INSERT INTO {table} (source, user_id, {column}, text)
-        SELECT CAST(? AS text), given.value, given.address, ?
-        FROM unnest(CAST(? AS bigint[]), CAST(? AS text[])) AS given (value, address)
+        SELECT told.source, given.user_id, given.address, told.text
+        FROM unnest(CAST(? AS bigint[]), CAST(? AS text[]), CAST(? AS bigint[]))
+            AS given (user_id, address, place)
+        JOIN unnest(CAST(? AS text[]), CAST(? AS text[])) WITH ORDINALITY
+            AS told (source, text, place) ON told.place = given.place
+        ORDER BY told.source, given.user_id
         ON CONFLICT DO NOTHING
         """,  # noqa: S608 -- names of ours
-        source,
-        text,
         numbers(users),
         [addresses[user] for user in users],
+        numbers(place for place, group in enumerate(told, 1) for _ in group[2]),
+        [group[0] for group in told],
+        [group[1] for group in told],
     )
     return int(added.rowcount)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from feedbus.errors import FeedbusError
 from feedbus.outbox import on_postgres, transaction
@@ -57,7 +58,7 @@ FOLLOWERS = f"""
     GROUP BY channels
 """  # noqa: S608 -- of constants
 FOLLOWERS_OF_EACH = f"""
-    SELECT given.value, channels, array_agg(follower_id)
+    SELECT given.value, channels, $LIST(follower_id)
     FROM $NUMBERS CROSS JOIN LATERAL (
         SELECT follower_id, {CHANNELS} AS channels
         FROM follower JOIN users ON users.id = follower_id
@@ -143,11 +144,10 @@ def followers_of(author_ids: Iterable[int], most: int) -> dict[int, Audience]:
     """Return the followers of each of many authors, at most so many: the first by their ids."""
     if not on_postgres():
         return {author: next(stream_followers(author, most), {}) for author in author_ids}
-    found: dict[int, Audience] = {author: {} for author in author_ids}
-    groups = rows(FOLLOWERS_OF_EACH, numbers(found), most)
-    for author, channels, followers in groups:
-        found[author][channels] = followers
-    return found
+    groups: dict[int, list[Sequence[Any]]] = {author: [] for author in author_ids}
+    for author, *group in rows(FOLLOWERS_OF_EACH, numbers(groups), most):
+        groups[author].append(group)
+    return {author: _audience(each) for author, each in groups.items()}
 
 
 def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[Audience]:
@@ -157,12 +157,17 @@ def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[Audience]:
     """
     last, count = 0, chunk
     while count == chunk:
-        groups = rows(FOLLOWERS, author_id, last, last, chunk)
-        audience = {channels: listed(followers) for channels, followers in groups}
+        audience = _audience(rows(FOLLOWERS, author_id, last, last, chunk))
         count = sum(map(len, audience.values()))
         if audience:
             yield audience
             last = max(map(max, audience.values()))
+
+
+def _audience(groups: Iterable[Sequence[Any]]) -> Audience:
+    """Read groups of followers, always in the same order: the ids of what is published go by it."""
+    found = {channels: listed(followers) for channels, followers in groups}
+    return {channels: sorted(found[channels]) for channels in sorted(found)}
 
 
 def channels_of(user_ids: Iterable[int]) -> dict[int, str]:
