@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from bench.figures import FIGURES, chosen
 from bench.runs import RUNS
 from tests.servers.postgres import MissingServer, binary
 from tests.servers.rabbitmq import is_installed
+from tests.servers.required import RABBITMQ, missing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,13 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def require_servers() -> None:
     try:
         binary("postgres")
-        missing = "" if is_installed() else "RabbitMQ is not installed"
     except MissingServer as error:
-        missing = str(error)
-    if missing and os.environ.get("FEEDBUS_REQUIRE_SERVERS") == "1":
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
+        missing(str(error))
+    if not is_installed():
+        missing(RABBITMQ)
 
 
 @pytest.mark.integration

@@ -13,10 +13,10 @@ import yaml
 
 from feedbus import config
 from feedbus.metrics import catalogue
-from tests.conftest import missing
 from tests.servers import prometheus as monitoring
 from tests.servers.compose import COMPOSE, PROJECT, Compose, Unset
 from tests.servers.prometheus import Prometheus
+from tests.servers.required import PROMETHEUS, missing
 from tests.site import fresh_site, until
 from web.guard import Guard
 
@@ -33,7 +33,7 @@ def compose():
 @pytest.fixture
 def promtool():
     if not monitoring.is_installed():
-        missing("Prometheus (Debian's prometheus)")
+        missing(PROMETHEUS)
 
     def check(*words):
         done = subprocess.run(

@@ -13,8 +13,8 @@ from feedbus import config
 from feedbus.cli import main
 from feedbus.cli.panels import rows
 from feedbus.metrics import catalogue
-from tests.conftest import missing
 from tests.servers import prometheus as monitoring
+from tests.servers.required import PROMETHEUS, missing
 
 PROJECT = Path(__file__).parent.parent
 
@@ -121,7 +121,7 @@ def test_many_queues_give_each_question_a_letter_of_its_own(tmp_path):
 
 def test_prometheus_can_read_every_question(topology, tmp_path):
     if not monitoring.is_installed():
-        missing("Prometheus (Debian's prometheus)")
+        missing(PROMETHEUS)
     asked = [
         query.expr.replace("$__rate_interval", "1m").replace("$__range", "1h")
         for _, panels in rows(config.load(topology))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import missing
 from tests.servers import rabbitmq as servers
+from tests.servers.required import RABBITMQ, missing
 
 CONFIG = "max_message_size = 200000\n"
 
@@ -14,6 +14,6 @@ CONFIG = "max_message_size = 200000\n"
 def fragile_rabbitmq(tmp_path_factory):
     """Run a RabbitMQ that does not survive every test unharmed, but is up at each one's start."""
     if not servers.is_installed():
-        missing("RabbitMQ (Debian's rabbitmq-server)")
+        missing(RABBITMQ)
     with servers.RabbitMQ(tmp_path_factory.mktemp("fragile"), config=CONFIG) as node:
         yield node

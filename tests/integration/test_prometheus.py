@@ -18,7 +18,6 @@ import pytest
 
 from feedbus import config
 from store.models import Follower
-from tests.conftest import missing
 from tests.projects import wait_until
 from tests.servers import prometheus as monitoring
 from tests.servers import rabbitmq as brokers
@@ -26,6 +25,7 @@ from tests.servers.compose import PROJECT, Compose
 from tests.servers.postgres import binary
 from tests.servers.prometheus import Prometheus
 from tests.servers.rabbitmq import free_port
+from tests.servers.required import PROMETHEUS, RABBITMQ, missing
 from tests.servers.shipped import ShippedRabbitMQ
 from web.demo.tally import Tally
 
@@ -122,9 +122,9 @@ def program(name: str) -> str:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory, postgres):
     if not brokers.is_installed():
-        missing("RabbitMQ (Debian's rabbitmq-server)")
+        missing(RABBITMQ)
     if not monitoring.is_installed():
-        missing("Prometheus (Debian's prometheus)")
+        missing(PROMETHEUS)
     folder = tmp_path_factory.mktemp("stack")
     compose = Compose.read({"FEEDBUS_API_TOKEN": TOKEN})
     port = free_port()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from feedbus import outbox
 from store import migrations
 from tests.servers.postgres import MissingServer, Postgres
+from tests.servers.required import missing
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +19,7 @@ def postgres() -> Iterator[Postgres]:
     try:
         server = Postgres.create()
     except MissingServer as error:
-        if os.environ.get("FEEDBUS_REQUIRE_SERVERS") == "1":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        missing(str(error))
     yield server
     server.remove()
 
