@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from feedbus import broker, config, outbox
-from feedbus.broker import generations
+from feedbus.broker import generations, inventory
 from feedbus.bus import LiveBus
 from feedbus.metrics import Metrics
 from feedbus.topology import Topology
@@ -140,7 +140,7 @@ def problem(answer: Answer, status: int) -> dict:
 def waiting(site: Site, consumer: str) -> int:
     """Count what waits in a consumer's queue, asking the broker anew."""
     with broker.connect(site.topology) as connection:
-        return generations.depths(connection, site.topology)[consumer][0]
+        return inventory.depths(connection, site.topology)[consumer][0]
 
 
 def until(condition, seconds: float = 10.0) -> bool:

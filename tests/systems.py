@@ -13,7 +13,7 @@ from typing import Any
 from marshmallow import EXCLUDE, Schema, fields
 
 from feedbus import broker, outbox
-from feedbus.broker import dead, generations
+from feedbus.broker import dead, generations, inventory
 from feedbus.bus import LiveBus
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics
@@ -155,7 +155,7 @@ class System:
     def ready(self) -> dict[str, int]:
         """Return what waits for each consumer."""
         with broker.connect(self.topology) as connection:
-            depths = generations.depths(connection, self.topology)
+            depths = inventory.depths(connection, self.topology)
         return {name: ready for name, (ready, _) in depths.items()}
 
     def publish(self, numbers: Sequence[int], exchange: str = "work", key: str = "") -> None:

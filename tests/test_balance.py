@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedbus import broker, config
-from feedbus.broker import generations
+from feedbus.broker import generations, inventory
 from feedbus.bus import LiveBus
 from feedbus.cli import main
 from feedbus.cli.balance import find
@@ -398,7 +398,7 @@ def published(topology, keys):
 
 def waiting(topology):
     with broker.connect(topology) as connection:
-        depths = generations.depths(connection, topology)
+        depths = inventory.depths(connection, topology)
     return {name: ready for name, (ready, _) in depths.items() if ready}
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from feedbus import broker, outbox
-from feedbus.broker import generations
-from feedbus.broker.generations import State
+from feedbus.broker import generations, ledger
+from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.records import Records
 from feedbus.topology import Topology
@@ -57,7 +57,7 @@ def switch_killed(topology: Topology, step: str, monkeypatch: pytest.MonkeyPatch
 def state(system: System) -> State:
     """Return the state of the ring."""
     with broker.connect(system.topology) as connection:
-        return generations.states(connection, system.topology)["ring"]
+        return ledger.states(connection, system.topology)["ring"]
 
 
 def publish(system: System, number: int, key: str = "k") -> None:
@@ -131,7 +131,7 @@ def test_whoever_switches_finds_the_state_while_readers_have_it_in_hand(
         channel = connection.channel()
         assert channel.basic_get(Names(system.topology).generations("ring")) is not None
         generations.establish(reshaped(system, 5))
-        found = generations.read(channel, system.topology, "ring")
+        found = ledger.read(channel, system.topology, "ring")
     assert found is not None
     assert [len(each.members) for each in (*found.draining, found.current)] == [3, 5]
 

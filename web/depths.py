@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from feedbus import broker
-from feedbus.broker import generations
+from feedbus.broker import inventory
 from feedbus.errors import Outage
 from feedbus.topology import Topology
 
@@ -55,7 +55,7 @@ class Depths:
             if self._connection is None:
                 self._connection = broker.connect(self._topology)
             with broker.outage(self._connection, self._topology.broker_url):
-                return generations.depths(self._connection, self._topology)
+                return inventory.depths(self._connection, self._topology)
         except Outage:
             self._drop()
             raise

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from feedbus import broker
 from feedbus.apply.draining import await_drained
-from feedbus.broker import entities, generations, inventory, locks, removing, replacing
+from feedbus.broker import entities, generations, inventory, ledger, locks, removing, replacing
 from feedbus.broker.generations import step
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
@@ -159,7 +159,7 @@ def _leave(connection: Any, topology: Topology, plan: Plan) -> None:
 
 
 def _switch(connection: Any, topology: Topology, tell: Callable[[str], None]) -> None:
-    before = generations.states(connection, topology)
+    before = ledger.states(connection, topology)
     channel = connection.channel()
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
@@ -197,4 +197,4 @@ def _delete(connection: Any, topology: Topology, plan: Plan, tell: Callable[[str
 
 
 def _draining(connection: Any, topology: Topology) -> bool:
-    return any(state.draining for state in generations.states(connection, topology).values())
+    return any(state.draining for state in ledger.states(connection, topology).values())

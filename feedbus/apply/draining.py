@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from feedbus import broker
-from feedbus.broker import generations
+from feedbus.broker import ledger
 from feedbus.broker.names import Names
 from feedbus.topology import Topology
 
@@ -33,7 +33,7 @@ def await_drained(
         left = [broker.count(connection, queue) for queue in _passing(connection, topology)]
         waiting = [broker.count(connection, queue) for queue in leaving]
         if all(count is None for count in left) and not any(waiting):
-            remembered = generations.states(connection, topology).values()
+            remembered = ledger.states(connection, topology).values()
             if not any(state.draining for state in remembered):
                 progress(0)
                 return
@@ -44,7 +44,7 @@ def await_drained(
 def _passing(connection: Any, topology: Topology) -> Iterator[str]:
     """Yield queues that their readers delete once they are empty."""
     names = Names(topology)
-    for state in generations.states(connection, topology).values():
+    for state in ledger.states(connection, topology).values():
         for old in state.draining:
             yield from (names.member(old, member) for member, _ in old.members)
     for consumer in topology.consumers.values():

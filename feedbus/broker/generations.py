@@ -1,27 +1,20 @@
-"""Which ring of a hash exchange is current, and the step from one generation to the next.
-
-The broker itself keeps the answer: a queue of length one holds a message that names the current
-generation and those that still drain, oldest first. Whoever changes it holds the topology's lock,
-and reads it from a second such queue, the ledger: a reader has the first in hand for a moment, so
-that another may find nothing there, or what was true before. Readers may err so, since an old
-state leads to queues that are gone or to packs that come back; whoever switches may not.
-"""
+"""The step from one generation of a ring to the next, whose state is kept in the ledger."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker import entities
+from feedbus.broker import entities, ledger
 from feedbus.broker.confirming import Confirming
+from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.topology import Generation, Topology
 
@@ -32,24 +25,6 @@ EXIT_CODE = 99
 # one step there, and a message that was placed by a ring just left must not come behind its fence.
 IN_FLIGHT_SECONDS = 0.2
 APPENDED_AT_ONCE = 200
-READ_ATTEMPTS = 100
-RECALL_ATTEMPTS = 10  # nobody reads the ledger but under the lock; who died with it gives it back
-READ_PAUSE_SECONDS = 0.03
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """The current generation of an exchange, and those before it that are not empty yet.
-
-    While it is not settled, a switch is under way: what drains may still get records. It is
-    disordered when the broker was seen to place by another order than the current generation's.
-    """
-
-    current: Generation
-    draining: tuple[Generation, ...] = ()
-    settled: bool = True
-    serial: int = 0
-    disordered: bool = False
 
 
 def establish(topology: Topology) -> dict[str, State]:
@@ -107,51 +82,8 @@ def known(topology: Topology) -> dict[str, State]:
     ):
         entries = {exchange: names.exchange(exchange) for exchange in topology.exchanges}
         if any(entities.exchange_exists(connection, entry) for entry in entries.values()):
-            return states(connection, topology)
+            return ledger.states(connection, topology)
     return establish(topology)
-
-
-def states(connection: Connection, topology: Topology) -> dict[str, State]:
-    """Return the state of each ring that the broker knows of, declaring nothing."""
-    names = Names(topology)
-    found: dict[str, State] = {}
-    channel = connection.channel()
-    for exchange in topology.exchanges.values():
-        if exchange.hashed and broker.queue_exists(connection, names.generations(exchange.name)):
-            state = peek(channel, topology, exchange.name)
-            if state is not None:
-                found[exchange.name] = state
-    channel.close()
-    return found
-
-
-def read(channel: Any, topology: Topology, exchange: str) -> State | None:
-    """Return the state of an exchange, None when the broker knows of no generation yet."""
-    queue = Names(topology).generations(exchange)
-    _declare(channel, topology, exchange, queue)
-    return _take(channel, exchange, queue, RECALL_ATTEMPTS)
-
-
-def peek(channel: Any, topology: Topology, exchange: str) -> State | None:
-    """Return the state of an exchange whose queue of generations exists, None when it is empty."""
-    return _take(channel, exchange, Names(topology).generations(exchange))
-
-
-def _take(channel: Any, exchange: str, queue: str, attempts: int = READ_ATTEMPTS) -> State | None:
-    for _ in range(attempts):
-        found: list[State] = []
-        tags: list[int] = []
-        while (message := channel.basic_get(queue)) is not None:
-            tags.append(message.delivery_tag)
-            found.append(_decode(exchange, message.body))
-        for tag in tags:
-            channel.basic_reject(tag, requeue=True)
-        if found:
-            # There may be two for a moment, when another reader gives back one that was replaced.
-            return max(found, key=lambda state: state.serial)
-        # Another reader has it in hand for a moment, or there is none.
-        time.sleep(READ_PAUSE_SECONDS)
-    return None
 
 
 def adopt(channel: Any, topology: Topology, exchange: str) -> State:
@@ -165,7 +97,7 @@ def adopt(channel: Any, topology: Topology, exchange: str) -> State:
     """
     names = Names(topology)
     wanted = topology.generation(exchange)
-    state = _recall(channel, topology, exchange)
+    state = ledger.recall(channel, topology, exchange)
     if state is not None and not state.settled:
         state = _carry_out(channel, names, state)
     if state is None:
@@ -184,7 +116,7 @@ def adopt(channel: Any, topology: Topology, exchange: str) -> State:
 def _carry_out(channel: Any, names: Names, state: State) -> State:
     """Carry out a switch whose new ring is declared; begin anew where one was left half done."""
     # Said before it is done: consumers delete nothing, and after a crash it is done again.
-    state = _write(channel, names, state)
+    state = ledger.write(channel, names, state)
     step("written")
     for old in state.draining:
         _leave(channel, names, old)
@@ -199,7 +131,7 @@ def _carry_out(channel: Any, names: Names, state: State) -> State:
         for old in state.draining:
             fence(channel, names, old)
         step("fenced")
-    state = _write(channel, names, replace(state, settled=True))
+    state = ledger.write(channel, names, replace(state, settled=True))
     step("settled")
     return state
 
@@ -226,7 +158,7 @@ def drained(channel: Any, topology: Topology, generation: Generation) -> None:
 
     The caller holds the topology's lock.
     """
-    state = _recall(channel, topology, generation.exchange)
+    state = ledger.recall(channel, topology, generation.exchange)
     if state is None:
         return
     names = Names(topology)
@@ -234,7 +166,7 @@ def drained(channel: Any, topology: Topology, generation: Generation) -> None:
         left = tuple(old for old in state.draining if old != generation)
         state = replace(state, draining=left)
     # Told again even where nothing changes: whoever asks for it has read what was true before.
-    _write(channel, names, state)
+    ledger.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
 
 
@@ -244,25 +176,9 @@ def disorder(channel: Any, topology: Topology, generation: Generation) -> None:
     The next adopt makes a new generation of the same members. The caller holds the topology's
     lock.
     """
-    state = _recall(channel, topology, generation.exchange)
+    state = ledger.recall(channel, topology, generation.exchange)
     if state is not None and state.current == generation and not state.disordered:
-        _write(channel, Names(topology), replace(state, disordered=True))
-
-
-def _recall(channel: Any, topology: Topology, exchange: str) -> State | None:
-    """Read the state under the topology's lock, None when the broker knows of no generation."""
-    names = Names(topology)
-    ledger = names.ledger(exchange)
-    there = (ledger, names.generations(exchange))
-    if not any(broker.queue_exists(channel.connection, queue) for queue in there):
-        return None  # without waiting for a reader that might have it in hand
-    _declare(channel, topology, exchange, ledger)
-    return _take(channel, exchange, ledger, RECALL_ATTEMPTS) or read(channel, topology, exchange)
-
-
-def _declare(channel: Any, topology: Topology, exchange: str, queue: str) -> None:
-    quorum = entities.quorum_beside(topology, exchange)
-    entities.declare_kept(channel, queue, {"x-max-length": 1}, quorum=quorum)
+        ledger.write(channel, Names(topology), replace(state, disordered=True))
 
 
 def _lead(channel: Any, names: Names, generation: Generation) -> None:
@@ -328,63 +244,3 @@ def fence(channel: Any, names: Names, old: Generation, queues: Sequence[str] = (
     ]
     fencing.publish(letters)
     fencing.close()
-
-
-def _write(channel: Any, names: Names, state: State) -> State:
-    """Replace what is written, and return it as it is now."""
-    written = replace(state, serial=state.serial + 1)
-    body = json.dumps(
-        {
-            "current": _told(written.current),
-            "draining": [_told(old) for old in written.draining],
-            "settled": written.settled,
-            "serial": written.serial,
-            "disordered": written.disordered,
-        }
-    )
-    writing = Confirming(channel.connection)
-    for queue in (names.ledger(state.current.exchange), names.generations(state.current.exchange)):
-        _declare(channel, names.topology, state.current.exchange, queue)
-        message = channel.prepare_message(
-            body.encode(), content_type="application/json", properties={"delivery_mode": 2}
-        )
-        writing.publish([(message, "", queue)])
-    writing.close()
-    return written
-
-
-def _decode(exchange: str, body: bytes | str) -> State:
-    told = json.loads(body)
-    draining = tuple(_generation(exchange, old) for old in told["draining"])
-    current = _generation(exchange, told["current"])
-    disordered = told.get("disordered", False)
-    return State(current, draining, told["settled"], told["serial"], disordered)
-
-
-def _told(generation: Generation) -> list[Any]:
-    shape = [generation.shape] if generation.shape else []
-    return [generation.turn, generation.members, *shape]
-
-
-def _generation(exchange: str, told: Sequence[Any]) -> Generation:
-    turn, members, *shape = told
-    pairs = tuple((name, weight) for name, weight in members)
-    return Generation(exchange, pairs, turn, *shape)
-
-
-def depths(connection: Connection, topology: Topology) -> dict[str, tuple[int, int]]:
-    """Return (messages ready, dead letters) for each consumer by name.
-
-    A queue that is not declared yet counts as empty; shards share their dead letters.
-    """
-    names = Names(topology)
-    current = {name: state.current for name, state in states(connection, topology).items()}
-    found: dict[str, tuple[int, int]] = {}
-    for consumer in topology.consumers.values():
-        generation = current.get(consumer.queue.exchange)
-        queue = names.member(generation, consumer.name) if generation else names.queue(consumer)
-        found[consumer.name] = (
-            broker.count(connection, queue) or 0,
-            broker.count(connection, names.dead(consumer.queue)) or 0,
-        )
-    return found

@@ -11,7 +11,7 @@ from typing import Any
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus import broker
-from feedbus.broker import generations
+from feedbus.broker import ledger
 from feedbus.bus.blockage import Blockage
 from feedbus.bus.encoding import Encoder
 from feedbus.bus.publisher import (
@@ -155,7 +155,7 @@ class Sender:
 
     def _apart(self, packs: Sequence[Outgoing]) -> list[Outgoing]:
         """Return the packs' records as plain messages, and learn the generations of now."""
-        for state in generations.states(self._connection, self._topology).values():
+        for state in ledger.states(self._connection, self._topology).values():
             self.encoder.lead(state.current)
         return [message for pack in packs for message in self.encoder.apart(pack)]
 

@@ -65,7 +65,7 @@ def _supervisor(topology: Topology) -> dict[str, Any] | None:
 
 def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
     from feedbus import broker
-    from feedbus.broker import generations
+    from feedbus.broker import inventory
 
     url = broker.public_url(topology.broker_url)
     try:
@@ -73,7 +73,7 @@ def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, A
             broker.connect(topology) as connection,
             broker.outage(connection, topology.broker_url),
         ):
-            depths = generations.depths(connection, topology)
+            depths = inventory.depths(connection, topology)
     except FeedbusError as error:
         return {}, {"url": url, "reachable": False, "error": str(error)}
     return depths, {"url": url, "reachable": True, "error": ""}

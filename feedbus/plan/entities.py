@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from feedbus.broker import entities, generations, replacing
-from feedbus.broker.generations import State
 from feedbus.broker.inventory import Inventory, SeenQueue
+from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind, Work
 from feedbus.topology import Consumer, Exchange, Generation, Topology

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from feedbus import broker
-from feedbus.broker import generations, inventory
-from feedbus.broker.generations import State
+from feedbus.broker import inventory, ledger
 from feedbus.broker.inventory import Inventory
+from feedbus.broker.ledger import State
 from feedbus.plan import rings
 from feedbus.plan.changes import Change, Plan, Watchers
 from feedbus.plan.entities import Comparison
@@ -68,7 +68,7 @@ def _states(topology: Topology, seen: Inventory) -> dict[str, State]:
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
-        return generations.states(connection, topology)
+        return ledger.states(connection, topology)
 
 
 def _watched(topology: Topology, watchers: Watchers | None) -> list[Change]:

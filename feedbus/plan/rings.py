@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from feedbus.broker import generations
-from feedbus.broker.generations import State
 from feedbus.broker.inventory import Inventory
+from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.metrics import deliveries
 from feedbus.plan.changes import Draining, Evenness, RingChange

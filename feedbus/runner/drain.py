@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus import broker
-from feedbus.broker import generations
-from feedbus.broker.generations import State
+from feedbus.broker import generations, ledger
+from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.topology import Consumer, Generation, Topology
@@ -119,7 +119,7 @@ class Drain:
     def _moved_on(self, connection: Any) -> bool:
         if self._state is None:
             return False
-        current = generations.states(connection, self._topology).get(self._state.current.exchange)
+        current = ledger.states(connection, self._topology).get(self._state.current.exchange)
         return current is not None and current.current != self._state.current
 
     def _share(self, generation: Generation) -> list[str]:
@@ -152,6 +152,6 @@ class Drain:
 
     def _remembered(self, connection: Any, generation: Generation) -> bool:
         channel = connection.channel()
-        state = generations.read(channel, self._topology, generation.exchange)
+        state = ledger.read(channel, self._topology, generation.exchange)
         channel.close()
         return state is None or generation in state.draining

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from feedbus import broker
 from feedbus.broker import generations
-from feedbus.broker.generations import State
+from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import Outage, UsageError

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker, config
-from feedbus.broker import generations
+from feedbus.broker import generations, inventory
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.topology import Topology
@@ -200,7 +200,7 @@ def test_shards_move_from_dead_nodes_and_hosts_and_nothing_is_lost(
             host.lose()
     assert notes.first_times() == {key: list(range(total)) for key in KEYS}
     with broker.connect(topology) as connection:
-        depths = generations.depths(connection, topology)
+        depths = inventory.depths(connection, topology)
     assert {name: dead for name, (_, dead) in depths.items()} == dict.fromkeys(depths, 0)
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import IO, Self
 
 from feedbus import broker, config
-from feedbus.broker import generations
-from feedbus.broker.generations import EXIT_AT, EXIT_CODE, State
+from feedbus.broker import ledger
+from feedbus.broker.generations import EXIT_AT, EXIT_CODE
+from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.topology import Topology
 
@@ -304,7 +305,7 @@ class Arena:
     def state(self) -> State:
         """Return the state of the ring."""
         with broker.connect(self.topology) as connection:
-            return generations.states(connection, self.topology)["ring"]
+            return ledger.states(connection, self.topology)["ring"]
 
     def queues(self) -> dict[str, int]:
         """Return the queues of rings that pass and how many messages are ready in each."""

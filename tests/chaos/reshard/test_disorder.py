@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker, outbox
-from feedbus.broker import generations
+from feedbus.broker import generations, ledger
 from feedbus.broker.names import Names
 from feedbus.bus import Bus
 from feedbus.metrics import Metrics
@@ -38,7 +38,7 @@ def placed(system: System) -> dict[str, str]:
     found: dict[str, str] = {}
     with broker.connect(system.topology) as connection:
         channel = connection.default_channel
-        state = generations.states(connection, system.topology)["ring"]
+        state = ledger.states(connection, system.topology)["ring"]
         message = channel.prepare_message(b'{"n": 1}', properties={"delivery_mode": 2})
         for key in KEYS:
             channel.basic_publish(message, names.exchange("ring"), key)
@@ -67,7 +67,7 @@ def disordered(system: System) -> None:
     names = Names(system.topology)
     with broker.connect(system.topology) as connection:
         channel = connection.default_channel
-        current = generations.states(connection, system.topology)["ring"].current
+        current = ledger.states(connection, system.topology)["ring"].current
         for member, weight in current.members:
             channel.queue_unbind(names.member(current, member), names.ring(current), str(weight))
         for member, weight in reversed(current.members):
