@@ -8,7 +8,6 @@ import random
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import generations
-from feedbus.broker.generations import FENCE
 from feedbus.bus.sender import Sender
 from feedbus.dispatch import Dispatch
 from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import Outage
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics, Part
+from feedbus.runner.buffer import Buffer
 from feedbus.runner.drain import Drain, Source
 from feedbus.runner.keeper import Keeper
 from feedbus.runner.placement import Placement
@@ -84,8 +83,7 @@ class Runner:
         self._dispatch = Dispatch(topology, consumer, handler, self._sender, self._metrics)
         self._placement = Placement(topology)
         self._keeper = Keeper(consumer)
-        self._buffer: deque[Delivery] = deque()
-        self._buffered_records = 0
+        self._buffer = Buffer()
         self._handled = 0
         self._started = self._last_arrival = time.monotonic()
         self._told_to_stop = threading.Event()
@@ -129,7 +127,6 @@ class Runner:
     def _consume(self) -> None:
         """Subscribe on a connection of its own and handle what comes, until it ends or breaks."""
         self._buffer.clear()
-        self._buffered_records = 0
         states = generations.known(self._topology)
         for state in states.values():
             self._sender.encoder.lead(state.current)
@@ -172,7 +169,7 @@ class Runner:
             self._on_ready()
             self._failures = 0
             if self._collect(connection):
-                if FENCE in self._buffer[0].headers:
+                if self._buffer.at_fence:
                     self._pass_fence()
                 else:
                     self._handle()
@@ -185,7 +182,6 @@ class Runner:
             reading.close()
         # What is left in hand went back with its channel.
         self._buffer.clear()
-        self._buffered_records = 0
 
     def _subscribe(self, connection: Any, source: Source, cancelled: list[str]) -> bool:
         """Begin to read a queue; False while it has to be had alone and somebody has it."""
@@ -209,29 +205,21 @@ class Runner:
         reading = self._reading.pop(tag, None)
         if reading is not None:
             reading.close()
-        self._buffer = deque(each for each in self._buffer if each.consumer_tag != tag)
-        self._buffered_records = sum(each.record_count for each in self._buffer)
+        self._buffer.drop(tag)
 
     def _pass_fence(self) -> None:
-        fence = self._buffer.popleft()
-        self._buffered_records -= fence.record_count
+        fence = self._buffer.pop()
         reading = self._reading.get(fence.consumer_tag)
         if reading is not None:
             reading.pass_fence(fence.tag)
 
     def _end(self, reading: Reading) -> None:
         """Delete a queue that has been read to its fence, unless more has come behind it."""
-
-        def in_hand() -> bool:
-            return any(each.consumer_tag == reading.tag for each in self._buffer)
-
-        if reading.end(in_hand):
+        if reading.end(lambda: self._buffer.holds(reading.tag)):
             del self._reading[reading.tag]
 
     def _on_message(self, message: Any) -> None:
-        delivery = Delivery.of(message)
-        self._buffer.append(delivery)
-        self._buffered_records += delivery.record_count
+        self._buffer.add(Delivery.of(message))
         self._last_arrival = time.monotonic()
 
     def _collect(self, connection: Any) -> bool:
@@ -240,7 +228,7 @@ class Runner:
         deadline = time.monotonic() + self._patience(connection)
         if self._buffer:
             deadline = time.monotonic()
-        while self._buffered_records < batch.size and not self._told_to_stop.is_set():
+        while self._buffer.records < batch.size and not self._told_to_stop.is_set():
             had = bool(self._buffer)
             try:
                 connection.drain_events(timeout=max(deadline - time.monotonic(), HERE_SECONDS))
@@ -264,26 +252,9 @@ class Runner:
             0.001,
         )
 
-    def _take_batch(self) -> list[Delivery]:
-        """Take deliveries from the buffer: up to a batch, a suspect alone, none past the limit."""
-        taken: list[Delivery] = []
-        records = 0
-        while self._buffer and records < self._consumer.queue.batch.size:
-            if self._handled + len(taken) >= (self._limits.max_messages or math.inf):
-                break
-            suspected = self._suspects.suspected(self._buffer[0].message_id)
-            if taken and (suspected or FENCE in self._buffer[0].headers):
-                break
-            delivery = self._buffer.popleft()
-            taken.append(delivery)
-            records += delivery.record_count
-            if suspected:
-                break
-        self._buffered_records -= records
-        return taken
-
     def _handle(self) -> None:
-        deliveries = self._take_batch()
+        size, most = self._consumer.queue.batch.size, self._limits.max_messages or math.inf
+        deliveries = self._buffer.take(size, most - self._handled, self._suspects.suspected)
         if not deliveries:
             return
         ids = [delivery.message_id for delivery in deliveries]

@@ -1,0 +1,77 @@
+"""Deliveries that have come and are not handled yet."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from feedbus.broker.generations import FENCE
+from feedbus.dispatch.deliveries import Delivery
+
+
+class Buffer:
+    """Deliveries in the order in which they came, and how many records they carry."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._deliveries: deque[Delivery] = deque()
+        self.records = 0
+
+    def __len__(self) -> int:
+        """Count the deliveries."""
+        return len(self._deliveries)
+
+    def add(self, delivery: Delivery) -> None:
+        """Append a delivery."""
+        self._deliveries.append(delivery)
+        self.records += delivery.record_count
+
+    def clear(self) -> None:
+        """Forget all: what was in hand went back with its channel."""
+        self._deliveries.clear()
+        self.records = 0
+
+    def drop(self, consumer_tag: str) -> None:
+        """Forget what came by one consumer tag."""
+        kept = [each for each in self._deliveries if each.consumer_tag != consumer_tag]
+        self.clear()
+        for delivery in kept:
+            self.add(delivery)
+
+    def holds(self, consumer_tag: str) -> bool:
+        """Whether there is anything that came by a consumer tag."""
+        return any(each.consumer_tag == consumer_tag for each in self._deliveries)
+
+    @property
+    def at_fence(self) -> bool:
+        """Whether the next delivery is a fence, the end of its queue."""
+        return bool(self._deliveries) and FENCE in self._deliveries[0].headers
+
+    def pop(self) -> Delivery:
+        """Take the next delivery."""
+        delivery = self._deliveries.popleft()
+        self.records -= delivery.record_count
+        return delivery
+
+    def take(
+        self, records: int, deliveries: float, suspected: Callable[[str], bool]
+    ) -> list[Delivery]:
+        """Take a batch, which ends before a fence.
+
+        Args:
+            records: enough, unless there are fewer.
+            deliveries: the most.
+            suspected: tells of a message's id whether the message has to be handled alone.
+
+        """
+        taken: list[Delivery] = []
+        count = 0
+        while self._deliveries and count < records and len(taken) < deliveries:
+            alone = suspected(self._deliveries[0].message_id)
+            if taken and (alone or self.at_fence):
+                break
+            taken.append(self.pop())
+            count += taken[-1].record_count
+            if alone:
+                break
+        return taken
