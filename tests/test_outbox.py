@@ -11,6 +11,7 @@ from pathlib import Path
 
 import peewee
 import pytest
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from feedbus import outbox
 from feedbus.errors import Outage, PublishError, UsageError
@@ -402,6 +403,55 @@ def test_a_transaction_that_begins_on_an_ended_session_does_not_notice(
         outbox.put("x", {"n": 1})
     end_sessions(postgres)
     assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
+
+
+def in_transaction() -> bool:
+    """Whether the server has begun a transaction on this thread's connection."""
+    return bool(outbox.database.connection().info.transaction_status != TRANSACTION_STATUS_IDLE)
+
+
+@pytest.mark.integration
+def test_a_transaction_begins_on_the_server_with_its_first_statement(postgres_url):
+    with outbox.transaction():
+        assert not in_transaction()
+        outbox.put("x", {"n": 1})
+        assert in_transaction()
+    assert not in_transaction()
+    with outbox.transaction(), outbox.database.atomic():
+        outbox.put("x", {"n": 2})
+    with outbox.transaction():
+        pass
+    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}', '{"n":2}']
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("sql", ["SELECT 1/0", "SELECT nothing", "no SQL at all"])
+def test_a_transaction_whose_first_statement_fails_is_rolled_back(postgres_url, sql):
+    with pytest.raises(peewee.PeeweeException), outbox.transaction():
+        outbox.database.execute_sql(sql)
+    assert not in_transaction()
+    with outbox.transaction():
+        outbox.put("x", {"n": 1})
+    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
+
+
+@pytest.mark.integration
+def test_a_transaction_that_begins_anew_on_another_session_is_rolled_back_as_a_whole(
+    postgres: Postgres, postgres_url
+):
+    outbox.ready()
+    end_sessions(postgres)
+
+    def write_and_fail():
+        with outbox.transaction():
+            outbox.put("x", {"n": 1})
+            outbox.put("x", {"n": 2})
+            assert in_transaction()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail()
+    assert outbox.pending() == []
 
 
 @pytest.mark.integration

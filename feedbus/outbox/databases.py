@@ -136,21 +136,62 @@ class SqliteStore(Store, peewee.SqliteDatabase):
 
 
 class PostgresStore(Store, peewee.PostgresqlDatabase):
-    """PostgreSQL by psycopg2; a transaction that begins on a lost connection begins anew."""
+    """PostgreSQL by psycopg2; BEGIN travels with a transaction's first statement.
+
+    A transaction whose connection turns out to be lost by then begins anew on another.
+    """
+
+    def __init__(self, database: str, **options: Any) -> None:
+        """Begin no transaction yet."""
+        self._local = threading.local()
+        super().__init__(database, **options)
 
     def lost(self) -> bool:
         """Whether the server closed this thread's connection."""
         return self.is_closed() or bool(self.connection().closed)
 
     def begin(self, isolation_level: Any = None) -> None:
-        """Begin a transaction, on a new connection when the old one is gone."""
-        try:
+        """Begin a transaction, on the server with its first statement."""
+        if isolation_level:
             super().begin(isolation_level)
+            return
+        self.connect(reuse_if_open=True)
+        self._begin_with_next(True)
+
+    def commit(self) -> None:
+        """Commit, unless nothing was executed."""
+        if not self._begin_with_next(False):
+            super().commit()
+
+    def rollback(self) -> None:
+        """Roll back, unless nothing was executed or the connection is gone."""
+        if not self._begin_with_next(False) and not self.is_closed():
+            super().rollback()
+
+    def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- a state to set
+        """Say whether a transaction is still to begin from here on; returns whether one was."""
+        earlier: bool = getattr(self._local, "waiting", False)
+        self._local.waiting = waiting
+        return earlier
+
+    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
+        if not self._begin_with_next(False):
+            return super()._execute_cursor(sql, params, **options)
+        sql = f"BEGIN; {sql}"
+        try:
+            return super()._execute_cursor(sql, params, **options)
         except (peewee.OperationalError, peewee.InterfaceError):
             if not self.lost():
                 raise
-            self.discard()
-            super().begin(isolation_level)
+        # Nothing of the transaction was there to be lost; to peewee it is the same one still.
+        state: Any = self._state  # type: ignore[attr-defined]  # inner, not in the stubs
+        begun, state.transactions = state.transactions, []
+        self.discard()
+        try:
+            self.connect()
+        finally:
+            state.transactions = begun
+        return super()._execute_cursor(sql, params, **options)
 
 
 def make_store(url: str, application_name: str) -> Store:
