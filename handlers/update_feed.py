@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from feedbus import Bus, Records, handler
@@ -16,18 +16,18 @@ OWN_PACK = 100  # from so many readers on, a tweet's notifications travel by the
 def update_feed(records: Records, bus: Bus) -> None:
     """Add the feed entries of all records at once, then publish a notification for each."""
     readers, places = records.column("follower_id"), _places(records)
-    texts, channels = _ensure_tweets(records, places), _channels(records, readers)
-    for tweet_id in places.keys() - texts.keys():
-        for index in places.pop(tweet_id):
-            records.reject(index, f"tweet {tweet_id}: its author is gone")
+    channels = _channels(records, readers)
     gone = {index for index, told in enumerate(channels) if told is None}
-    for tweet_id, indexes in places.items() if gone else ():
-        places[tweet_id] = [index for index in indexes if index not in gone]
+    for tweet_id in places if gone else ():
+        places[tweet_id] = [index for index in places[tweet_id] if index not in gone]
     for index in gone:
         records.reject(index, f"no user has the id {readers[index]}")
-    queries.add_feed_entries(
-        (tweet_id, [readers[index] for index in indexes]) for tweet_id, indexes in places.items()
-    )
+    stored = _store(records, places, readers)
+    for tweet_id in places.keys() - stored:
+        for index in places.pop(tweet_id):
+            records.reject(index, f"tweet {tweet_id}: its author is gone")
+    column = records.column("text")
+    texts = {tweet_id: column[indexes[0]] for tweet_id, indexes in places.items() if indexes}
     for channel in ("email", "phone"):
         told = {
             tweet_id: [index for index in indexes if channel in (channels[index] or "")]
@@ -65,21 +65,28 @@ def _places(records: Records) -> dict[int, list[int]]:
     return places
 
 
-def _ensure_tweets(records: Records, places: Mapping[int, Sequence[int]]) -> dict[int, str]:
-    """Store tweets of other systems; returns the text of each tweet whose author there is."""
-    stored = queries.stored_tweets(places)
-    missing = {tweet_id: records[places[tweet_id][0]] for tweet_id in places.keys() - stored}
-    if missing:
-        stored |= queries.ensure_tweets(
-            [
-                queries.NewTweet(
-                    tweet_id, row["author_id"], row["text"], moments.to_us(row["created_at"])
-                )
-                for tweet_id, row in missing.items()
-            ]
-        )
-    texts = records.column("text")
-    return {tweet_id: texts[places[tweet_id][0]] for tweet_id in stored}
+def _store(
+    records: Records, places: Mapping[int, Sequence[int]], readers: Sequence[int]
+) -> set[int]:
+    """Store feed entries, and before them tweets of other systems; returns which tweets there are.
+
+    A tweet whose author is gone is not.
+    """
+
+    def entries(tweet_ids: Iterable[int]) -> dict[int, list[int]]:
+        return {each: [readers[index] for index in places[each]] for each in tweet_ids}
+
+    stored = queries.add_feed_entries(entries(places))
+    foreign = {each: records[places[each][0]] for each in places.keys() - stored if places[each]}
+    if not foreign:
+        return stored
+    ensured = queries.ensure_tweets(
+        [
+            queries.NewTweet(each, row["author_id"], row["text"], moments.to_us(row["created_at"]))
+            for each, row in foreign.items()
+        ]
+    )
+    return stored | queries.add_feed_entries(entries(ensured))
 
 
 def _packed(

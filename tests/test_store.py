@@ -122,8 +122,10 @@ def test_a_large_batch_stores_each_row_once_also_where_some_are_there(author):
     queries.add_email_notifications(groups)
     found = {(n.source, n.user_id): n.text for n in EmailNotification.select()}
     assert found == {(source, user): text for source, text, told in groups for user in told}
-    queries.add_feed_entries([(7, users)])
-    assert queries.add_feed_entries([(7, users), (8, users)]) == len(users)
+    one, two = post(author, "a", "b")
+    queries.add_feed_entries({one: users})
+    queries.add_feed_entries({one: users, two: users})
+    assert FeedEntry.select().count() == 2 * len(users)
 
 
 def test_the_first_followers_of_many_authors_are_asked_for_at_once(author):
@@ -204,7 +206,7 @@ def test_tweets_are_listed_by_page_the_newest_first(author):
 def test_a_feed_shows_its_last_entries_the_oldest_first(author):
     reader = queries.create_user("reader")
     tweets = post(author, *"abcde")
-    queries.add_feed_entries((tweet, [reader]) for tweet in tweets)
+    queries.add_feed_entries({tweet: [reader] for tweet in tweets})
     assert texts(queries.read_feed(reader, 3)) == ["c", "d", "e"]
     assert texts(queries.read_feed(reader, 20)) == list("abcde")
     assert queries.read_feed(author, 20) == []
@@ -213,28 +215,36 @@ def test_a_feed_shows_its_last_entries_the_oldest_first(author):
 def test_feed_entries_written_again_are_neither_lost_nor_doubled(author):
     readers = [queries.create_user(f"r{n}") for n in range(5)]
     one, two = post(author, "a", "b")
-    assert queries.add_feed_entries([(one, readers)]) == 5
-    assert queries.add_feed_entries([(one, readers[:2])]) == 0
-    assert queries.add_feed_entries([(one, readers), (two, readers[:3] * 2)]) == 3
-    assert queries.add_feed_entries([]) == 0
+    assert queries.add_feed_entries({one: readers}) == {one}
+    assert queries.add_feed_entries({one: readers[:2]}) == {one}
+    assert queries.add_feed_entries({one: readers, two: readers[:3] * 2}) == {one, two}
+    assert queries.add_feed_entries({}) == set()
     assert FeedEntry.select().count() == 8
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_feed_entries_of_a_tweet_that_is_not_there_are_not_added(author, count):
+    (tweet,) = post(author, "a")
+    readers = list(range(1, count + 1))
+    assert queries.add_feed_entries({tweet: readers, tweet + 1: readers}) == {tweet}
+    assert FeedEntry.select().count() == count
 
 
 def test_two_writers_of_the_same_entries_in_opposite_orders_both_finish(author):
     readers = list(range(1, 3001))
-    written: list[int] = []
+    tweets = post(author, *"abcdefghij")
 
     def write(order: list[int]):
-        for tweet in range(1, 6):
+        for one, two in zip(tweets[:5], tweets[5:], strict=True):
             with outbox.transaction():
-                written.append(queries.add_feed_entries([(tweet, order), (tweet + 100, order)]))
+                queries.add_feed_entries({one: order, two: order})
 
     threads = [threading.Thread(target=write, args=(o,)) for o in (readers, readers[::-1])]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sum(written) == FeedEntry.select().count() == 3000 * 10
+    assert FeedEntry.select().count() == 3000 * 10
 
 
 def plan(sql: str, *values: object) -> str:

@@ -9,7 +9,6 @@ from store.queries.tweets import (
     create_tweet,
     ensure_tweets,
     list_tweets,
-    stored_tweets,
 )
 from store.queries.users import (
     Audience,
@@ -42,6 +41,5 @@ __all__ = [
     "list_tweets",
     "login_of",
     "read_feed",
-    "stored_tweets",
     "stream_followers",
 ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feedbus.outbox import on_postgres
-from store.queries.sql import copy, numbers, rows, run, run_each
-from store.queries.tweets import shown
+from store.queries.sql import WORTH_COPYING, copy, numbers, rows, run, run_each
+from store.queries.tweets import shown, stored_tweets
 from store.queries.users import login_of
 
 # The limit is inside, so that no plan can join a whole feed to its tweets first.
@@ -28,33 +28,60 @@ ADD_MISSING_POSTGRES = """
     INSERT INTO feed (reader_id, tweet_id)
     SELECT * FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[])) ON CONFLICT DO NOTHING
 """
+# What takes two statements for many entries takes one for a few.
+ADD_FEW_POSTGRES = """
+    WITH there AS (SELECT tweet.id FROM $ROWS(tweet)), added AS (
+        INSERT INTO feed (reader_id, tweet_id)
+        SELECT reader_id, tweet_id
+        FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[])) WITH ORDINALITY
+            AS given (reader_id, tweet_id, place)
+        WHERE tweet_id IN (SELECT id FROM there)
+        ORDER BY place
+        ON CONFLICT DO NOTHING
+    )
+    SELECT id FROM there
+"""
 
 
-def add_feed_entries(groups: Iterable[tuple[int, Sequence[int]]]) -> int:
-    """Put tweets into feeds; returns how many entries are new.
+def add_feed_entries(readers: Mapping[int, Sequence[int]]) -> set[int]:
+    """Put tweets into feeds; returns the ids of those tweets that there are.
 
     Args:
-        groups: (tweet id, ids of the readers), in any order; entries that are there stay.
+        readers: by the tweet's id, the ids of those whose feeds it is for; of a tweet that is not
+            there nothing is added, and entries that are there stay.
 
     """
     # In one order everywhere, so that two processes that write the same entries cannot deadlock,
     # and a reader's entries side by side, so that the index is gone through once.
+    if on_postgres() and sum(map(len, readers.values())) < WORTH_COPYING:
+        first, second = _numbers(_lines(readers))
+        return {row[0] for row in rows(ADD_FEW_POSTGRES, numbers(readers), first, second)}
+    there = stored_tweets(readers)
+    known = {tweet: readers[tweet] for tweet in there}
     if on_postgres():
-        ends = ((f"\t{tweet}\n", readers) for tweet, readers in groups)
-        lines = sorted([f"{reader}{end}" for end, readers in ends for reader in readers])
-        return copy("feed (reader_id, tweet_id)", "".join(lines), lambda: _add_missing(lines))
-    pairs = sorted((reader, tweet) for tweet, readers in groups for reader in readers)
-    if not pairs:
-        return 0
-    if len({tweet for _, tweet in pairs}) == 1:
-        readers = numbers(reader for reader, _ in pairs)
-        return int(run(ADD_TWEET_SQLITE, pairs[0][1], readers).rowcount)
-    return run_each(ADD_PAIR_SQLITE, pairs)
+        lines = _lines(known)
+        copy("feed (reader_id, tweet_id)", "".join(lines), lambda: _add_missing(lines))
+    elif len(known) == 1:
+        for tweet, some in known.items():
+            run(ADD_TWEET_SQLITE, tweet, numbers(sorted(some)))
+    else:
+        pairs = ((reader, tweet) for tweet, some in known.items() for reader in some)
+        run_each(ADD_PAIR_SQLITE, sorted(pairs))
+    return there
+
+
+def _lines(readers: Mapping[int, Sequence[int]]) -> list[str]:
+    ends = ((f"\t{tweet}\n", some) for tweet, some in readers.items())
+    return sorted([f"{reader}{end}" for end, some in ends for reader in some])
 
 
 def _add_missing(lines: Sequence[str]) -> int:
-    readers, tweets = zip(*map(str.split, lines), strict=True)
-    return int(run(ADD_MISSING_POSTGRES, numbers(readers), numbers(tweets)).rowcount)
+    return int(run(ADD_MISSING_POSTGRES, *_numbers(lines)).rowcount)
+
+
+def _numbers(lines: Sequence[str]) -> tuple[str, str]:
+    readers, tweets = zip(*map(str.split, lines), strict=True) if lines else ((), ())
+    return numbers(readers), numbers(tweets)
 
 
 def read_feed(reader_id: int, count: int) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from feedbus.errors import FeedbusError
 from feedbus.outbox import on_postgres, transaction
 from store.moments import now_us, to_text
 from store.queries.sql import first, numbers, rows, run, run_each
-from store.queries.users import login_of
+from store.queries.users import UnknownUser, login_of
 
 # Our own ids stay below this, exact in every JSON reader, whatever ids other systems' tweets have.
 OWN_IDS_END = 2**53
@@ -22,8 +22,12 @@ ADD_SQLITE = f"""
     ON CONFLICT DO NOTHING RETURNING id
 """  # noqa: S608 -- of constants
 ADD_POSTGRES = """
-    INSERT INTO tweet (author_id, text, created_at, request_key) VALUES (?, ?, ?, ?)
-    ON CONFLICT DO NOTHING RETURNING id
+    WITH author AS (SELECT id, login FROM users WHERE id = ?), made AS (
+        INSERT INTO tweet (author_id, text, created_at, request_key)
+        SELECT author.id, ?, ?, ? FROM author
+        ON CONFLICT DO NOTHING RETURNING id
+    )
+    SELECT author.login, made.id FROM author LEFT JOIN made ON true
 """
 ENSURE_POSTGRES = """
     INSERT INTO tweet (id, author_id, text, created_at)
@@ -81,9 +85,11 @@ def create_tweet(author_id: int, text: str, request_key: str | None = None) -> P
 
     """
     with transaction():
-        author, moment = login_of(author_id), now_us()
-        add = ADD_POSTGRES if on_postgres() else ADD_SQLITE
-        while (made := first(add, author_id, text, moment, request_key)) is None:
+        moment = now_us()
+        while True:
+            author, made = _add(author_id, text, moment, request_key)
+            if made is not None:
+                break
             # Either the key is known, or the id that was next belongs to another system's tweet.
             earlier = _of_request(author_id, author, request_key)
             if earlier is None:
@@ -93,7 +99,21 @@ def create_tweet(author_id: int, text: str, request_key: str | None = None) -> P
                 raise KeyReused(msg)
             else:
                 return Posted(earlier, repeated=True)
-    return Posted(_wire(int(made[0]), author_id, author, text, moment), repeated=False)
+    return Posted(_wire(made, author_id, author, text, moment), repeated=False)
+
+
+def _add(
+    author_id: int, text: str, moment_us: int, request_key: str | None
+) -> tuple[str, int | None]:
+    """Return the author's login, and the id of the tweet unless it met one that is there."""
+    if on_postgres():
+        found = first(ADD_POSTGRES, author_id, text, moment_us, request_key)
+        if found is None:
+            raise UnknownUser(author_id)
+        return found[0], found[1]
+    author = login_of(author_id)
+    made = first(ADD_SQLITE, author_id, text, moment_us, request_key)
+    return author, made[0] if made else None
 
 
 def _of_request(author_id: int, author: str, request_key: str | None) -> dict[str, Any] | None:
