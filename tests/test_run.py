@@ -73,7 +73,7 @@ def test_kills_from_outside_are_held_against_no_message_of_a_batch(tmp_path: Pat
             seen = len(project.seen())
             wait_until(lambda seen=seen: len(project.seen()) > seen)
             # As it is with more than one message in hand, which this handler never has.
-            deaths, (in_hand,) = json.loads(hand.read_text())
+            deaths, (in_hand,) = json.loads(hand.read_text().partition("\n")[0])
             hand.write_text(json.dumps([deaths, [in_hand, "another"]]))
             process.kill()
             process.communicate(timeout=20)

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Self
 
 from feedbus.topology import Consumer
@@ -21,6 +20,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 BEATS_AN_INTERVAL = 4  # the broker drops a connection after two intervals without one
 EXIT_HUNG = 70
+STATM_BYTES = 200
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -34,6 +34,7 @@ class Keeper:
         self._message_id = ""
         self._raw: Any = None
         self._last_beat = 0.0
+        self._memory: int | None = None
         self._writing = threading.Lock()
         self._over = threading.Event()
         self._begun = threading.Event()
@@ -41,6 +42,8 @@ class Keeper:
 
     def __enter__(self) -> Self:
         """Start watching."""
+        with contextlib.suppress(OSError):
+            self._memory = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._thread.start()
         return self
 
@@ -49,6 +52,9 @@ class Keeper:
         self._over.set()
         self._begun.set()
         self._thread.join()
+        if self._memory is not None:
+            os.close(self._memory)
+            self._memory = None
 
     @contextlib.contextmanager
     def keeping(self, connection: Any) -> Iterator[None]:
@@ -74,10 +80,9 @@ class Keeper:
 
     def memory_above(self, limit_bytes: int) -> bool:
         """Whether this process holds more memory than that."""
-        try:
-            resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
-        except OSError:
+        if self._memory is None:
             return False  # no /proc here: the hard limit alone holds
+        resident = int(os.pread(self._memory, STATM_BYTES, 0).split()[1]) * PAGE_BYTES
         return resident > limit_bytes
 
     def wait(self, over: threading.Event, seconds: float) -> None:

@@ -77,7 +77,7 @@ class Runner:
         self._consumer = consumer
         self._limits = limits
         self._suspects = suspects
-        self._on_ready = on_ready
+        self._on_ready: Callable[[], None] | None = on_ready
         self._metrics = metrics.consumer(consumer.name)
         self._sender = Sender(topology, metrics)
         self._dispatch = Dispatch(topology, consumer, handler, self._sender, self._metrics)
@@ -134,7 +134,7 @@ class Runner:
         connection = broker.connect(self._topology, beating=True)
 
         def pause() -> bool:
-            self._on_ready()  # it is here, though others have to end before it begins
+            self._tell_ready()  # it is here, though others have to end before it begins
             self._keeper.beat(connection)
             return not self._told_to_stop.wait(BARRIER_POLL_SECONDS) and self._ended() is None
 
@@ -166,7 +166,7 @@ class Runner:
         self._last_arrival = time.monotonic()
         while (left or self._reading) and self._ended() is None:
             left = [source for source in left if not self._subscribe(connection, source, cancelled)]
-            self._on_ready()
+            self._tell_ready()
             self._failures = 0
             if self._collect(connection):
                 if self._buffer.at_fence:
@@ -182,6 +182,11 @@ class Runner:
             reading.close()
         # What is left in hand went back with its channel.
         self._buffer.clear()
+
+    def _tell_ready(self) -> None:
+        if self._on_ready is not None:
+            self._on_ready()
+            self._on_ready = None
 
     def _subscribe(self, connection: Any, source: Source, cancelled: list[str]) -> bool:
         """Begin to read a queue; False while it has to be had alone and somebody has it."""

@@ -64,15 +64,17 @@ class Suspects:
 
     def _read(self) -> tuple[dict[str, int], list[str]]:
         size = os.fstat(self._descriptor).st_size
+        line, _, _ = os.pread(self._descriptor, size, 0).partition(b"\n")
         try:
-            deaths, in_hand = json.loads(os.pread(self._descriptor, size, 0))
+            deaths, in_hand = json.loads(line)
             return dict(deaths), list(in_hand)
         except (ValueError, TypeError):
             return {}, []  # empty, or torn by the death itself: nobody is suspected wrongly
 
     def _write(self) -> None:
+        # Over the line before, whose rest stays behind it: twice a batch, a file that grows and
+        # shrinks costs its file system much more.
         line = b""
         if self._deaths or self._in_hand:
             line = json.dumps([self._deaths, self._in_hand]).encode()
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, line, 0)
+        os.pwrite(self._descriptor, line + b"\n", 0)
