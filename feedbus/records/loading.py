@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing, validate
@@ -23,6 +25,24 @@ class Loaded:
     errors: Errors
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """How one field is loaded, found out once a schema.
+
+    Attributes:
+        key: its name on the wire.
+        target: its name in what is loaded.
+        declared: the field.
+        bounds: for integers that are loaded as they are, the lowest and the highest allowed.
+
+    """
+
+    key: str
+    target: str
+    declared: fields.Field[Any]
+    bounds: tuple[float, float] | None
+
+
 def load(schema: Schema, pack: Pack) -> Loaded:
     """Load a pack; the result is that of loading its records one by one.
 
@@ -33,36 +53,70 @@ def load(schema: Schema, pack: Pack) -> Loaded:
         pack: the records as they travelled.
 
     """
-    if len(pack) == 1 or not _by_field(schema):
+    declared = _columns(schema)
+    if declared is None:
         return _load_rows(schema, pack)
     errors: Errors = {}
     shared: dict[str, Any] = {}
     columns: dict[str, Sequence[Any]] = {}
-    for name, declared in schema.load_fields.items():
-        key = declared.data_key if declared.data_key is not None else name
-        target = declared.attribute or name
+    for column in declared:
+        key = column.key
         if key in pack.columns:
-            columns[target] = _load_column(declared, key, pack.columns[key], errors)
+            columns[column.target] = _load_column(column, pack.columns[key], errors)
             continue
-        value = _load_value(declared, key, pack.shared.get(key, missing), len(pack), errors)
+        value = pack.shared.get(key, missing)
+        value = _load_value(column.declared, key, value, len(pack), errors)
         if value is not missing:
-            shared[target] = value
-    _refuse_unknown(schema, pack, errors)
+            shared[column.target] = value
+    if schema.unknown == RAISE:
+        _refuse_unknown(schema, {column.key for column in declared}, pack, errors)
     chunk = Chunk(pack.ids, shared, columns, range(len(pack)))
     if errors:
         chunk = chunk.select([index for index in range(len(pack)) if index not in errors])
     return Loaded(chunk, errors)
 
 
-def _by_field(schema: Schema) -> bool:
-    """Whether each field stands alone: no hooks, no cross-field rules, no field of one's own."""
+@lru_cache
+def _columns(schema: Schema) -> Sequence[Column] | None:
+    """Return how to load each field; None where fields do not stand alone.
+
+    They do not where a schema has hooks, cross-field rules or fields of one's own.
+    """
     plain = all(
         type(declared).__module__ == fields.__name__
         and "." not in (declared.attribute or "")
         and not (declared.load_default is not missing and callable(declared.load_default))
         for declared in schema.load_fields.values()
     )
-    return plain and not any(schema._hooks.values()) and schema.unknown in {RAISE, EXCLUDE}  # noqa: SLF001 -- marshmallow tells it nowhere else
+    if not plain or any(schema._hooks.values()) or schema.unknown not in {RAISE, EXCLUDE}:  # noqa: SLF001 -- marshmallow tells it nowhere else
+        return None
+    return [
+        Column(
+            name if declared.data_key is None else declared.data_key,
+            declared.attribute or name,
+            declared,
+            _bounds(declared),
+        )
+        for name, declared in schema.load_fields.items()
+    ]
+
+
+def _bounds(declared: fields.Field[Any]) -> tuple[float, float] | None:
+    """Return between what integers are loaded as they are, None where they may not be."""
+    if type(declared) is not fields.Integer:
+        return None
+    bounds = (-math.inf, math.inf)
+    for validator in declared.validators:
+        if type(validator) is not validate.Range or bounds != (-math.inf, math.inf):
+            return None
+        if not (validator.min_inclusive and validator.max_inclusive):
+            return None
+        lowest, highest = cast("tuple[float | None, float | None]", (validator.min, validator.max))
+        bounds = (
+            -math.inf if lowest is None else lowest,
+            math.inf if highest is None else highest,
+        )
+    return bounds
 
 
 def _load_rows(schema: Schema, pack: Pack) -> Loaded:
@@ -84,12 +138,13 @@ def _load_rows(schema: Schema, pack: Pack) -> Loaded:
     return Loaded(Chunk(ids, {}, columns, places), errors)
 
 
-def _load_column(
-    declared: fields.Field[Any], key: str, values: Sequence[Any], errors: Errors
-) -> Sequence[Any]:
-    if _already_loaded(declared, values):
-        return values
-    if type(declared) in OF_TEXT and set(map(type, values)) == {str}:
+def _load_column(column: Column, values: Sequence[Any], errors: Errors) -> Sequence[Any]:
+    declared, key, types = column.declared, column.key, set(map(type, values))
+    if column.bounds is not None and types == {int}:
+        lowest, highest = column.bounds
+        if lowest <= min(values) and max(values) <= highest:
+            return values  # the commonest column, at C speed
+    if types == {str} and type(declared) in OF_TEXT:
         return _load_texts(declared, key, values, errors)
     loaded: list[Any] = []
     for index, value in enumerate(values):
@@ -119,24 +174,6 @@ def _load_texts(
     return [loaded[text] for text in values]
 
 
-def _already_loaded(declared: fields.Field[Any], values: Sequence[Any]) -> bool:
-    """Whether loading would return these very integers: the commonest column, at C speed."""
-    if type(declared) is not fields.Integer:
-        return False
-    lowest: float | None = None
-    highest: float | None = None
-    for validator in declared.validators:
-        if not (type(validator) is validate.Range and validator.min_inclusive):
-            return False
-        if not validator.max_inclusive or lowest is not None or highest is not None:
-            return False
-        lowest = cast("float | None", validator.min)
-        highest = cast("float | None", validator.max)
-    if set(map(type, values)) != {int}:
-        return False
-    return (lowest is None or min(values) >= lowest) and (highest is None or max(values) <= highest)
-
-
 def _load_value(
     declared: fields.Field[Any], key: str, value: object, count: int, errors: Errors
 ) -> object:
@@ -148,16 +185,9 @@ def _load_value(
         return missing
 
 
-def _refuse_unknown(schema: Schema, pack: Pack, errors: Errors) -> None:
-    if schema.unknown != RAISE:
-        return
-    known = {
-        declared.data_key if declared.data_key is not None else name
-        for name, declared in schema.load_fields.items()
-    }
-    unknown = [key for key in (*pack.shared, *pack.columns) if key not in known]
-    for key in unknown:
-        for index in range(len(pack)):
+def _refuse_unknown(schema: Schema, known: set[str], pack: Pack, errors: Errors) -> None:
+    for key in (*pack.shared, *pack.columns):
+        for index in range(0 if key in known else len(pack)):
             errors.setdefault(index, {})[key] = [schema.error_messages["unknown"]]
 
 
