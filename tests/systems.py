@@ -97,11 +97,12 @@ class System:
         batch: bool = False,
         idle_seconds: float = 0.3,
         metrics: Metrics | None = None,
+        on_ready: Callable[[], None] = lambda: None,
         **limits: Any,
     ) -> str:
         """Run a consumer until it has been idle for a while; return why it ended."""
         limits = {"idle_timeout_seconds": idle_seconds, **limits}
-        with self._runner(function, name, batch, metrics, limits) as runner:
+        with self._runner(function, name, batch, metrics, limits, on_ready=on_ready) as runner:
             return runner.run()
 
     @contextmanager
@@ -131,6 +132,8 @@ class System:
         batch: bool,
         metrics: Metrics | None,
         limits: dict[str, Any],
+        *,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> Iterator[Runner]:
         with Suspects(self.topology.var / "run" / f"{name}.hand") as suspects:
             yield Runner(
@@ -140,6 +143,7 @@ class System:
                 limits=Limits(**limits),
                 metrics=metrics or Metrics.none(),
                 suspects=suspects,
+                on_ready=on_ready,
             )
 
     def note(self, message: dict[str, Any], _bus: Any = None) -> None:

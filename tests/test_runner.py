@@ -17,9 +17,11 @@ import pytest
 from feedbus import broker, outbox
 from feedbus.broker.names import Names
 from feedbus.bus import Bus
+from feedbus.dispatch import dispatch
 from feedbus.errors import Reject, Retry, Unroutable
 from feedbus.records import Records
 from feedbus.ring import Ring
+from feedbus.runner import Suspects
 from feedbus.topology import Batch, Ladder
 from tests.projects import wait_until
 from tests.systems import BATCH, System, queue, sharded
@@ -350,19 +352,48 @@ def test_a_run_that_connects_for_longer_than_it_may_idle_still_handles_what_wait
     assert system.seen == [1]
 
 
-def test_a_queue_that_says_stream_sends_while_its_handler_still_works(
-    make: Callable[..., System],
+def test_a_queue_that_says_stream_sends_so_many_at_once_while_its_handler_still_works(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dispatch, "STREAM_RECORDS", 2)
     system = make(queue(stream=True), queue("next", exchange="other", routing_keys=("n",)))
     ready: list[int] = []
 
     def publish(message: dict[str, Any], bus: Bus) -> None:
-        bus.publish("other", message, "n")
-        ready.append(system.ready()["next"])
+        for _ in range(3):
+            bus.publish("other", message, "n")
+            ready.append(system.ready()["next"])
 
     system.publish([1, 2])
     system.run(publish)
-    assert ready == [1, 2]
+    assert ready == [0, 2, 2, 3, 5, 5]
+    assert system.ready()["next"] == 6
+
+
+def test_a_run_says_once_that_it_is_ready(make: Callable[..., System]) -> None:
+    system = make(queue())
+    told: list[int] = []
+    system.publish([1, 2, 3])
+    system.run(system.note, on_ready=lambda: told.append(len(system.seen)))
+    assert (told, system.seen) == ([0], [1, 2, 3])
+
+
+def test_who_was_in_hand_is_read_from_a_line_that_was_shorter_than_the_one_before(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "work.hand"
+
+    def die() -> None:
+        with Suspects(path) as suspects:
+            suspects.take([f"message-{number}" for number in range(50)])
+            suspects.release()
+            suspects.take(["one"])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        die()
+    with Suspects(path) as suspects:
+        assert (suspects.deaths("one"), suspects.suspected("message-1")) == (1, False)
 
 
 @pytest.mark.parametrize("limit", [1, 3])

@@ -28,12 +28,18 @@ class Spool:
 
     def __exit__(self, *_: object) -> None:
         """Drop the file, which has no name and is nobody else's."""
-        if self._file is not None:
-            self._file.close()
+        self.clear()
 
     def __bool__(self) -> bool:
         """Whether there are any messages."""
         return bool(self._recent) or self._file is not None
+
+    def clear(self) -> None:
+        """Forget all messages."""
+        self._recent, self._recent_bytes = [], 0
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def add(self, messages: Sequence[Outgoing]) -> None:
         """Append messages."""

@@ -158,8 +158,9 @@ class QueueTable(TableSchema):
         "Whether a message that comes twice has its effects once: an inbox row commits with them."
     )
     stream = Flag(
-        "Whether what the handler publishes is sent as it goes, in no transaction of the store: "
-        "for one that publishes very much and stores nothing that must not be stored twice."
+        "Whether what the handler publishes is sent as it goes, some thousands of records at once, "
+        "in no transaction of the store: for one that publishes very much and stores nothing that "
+        "must not be stored twice."
     )
     type = Choice("The kind of queue on RabbitMQ.", "classic", "quorum")
     single_active_consumer = Flag(

@@ -28,6 +28,7 @@ from feedbus.topology import Consumer, Topology
 log = logging.getLogger(__name__)
 
 Failures = dict[int, BaseException]
+STREAM_RECORDS = 5_000  # at once: fewer would wait for the broker more often than they need
 
 
 @dataclass(slots=True)
@@ -146,19 +147,23 @@ class Dispatch:
 
         On a queue that says once, records seen before are left out, and what the handler publishes
         is in the outbox by the commit: a relay sends it should this process die before it has.
-        On one that says stream, there is no transaction, and what is published is sent at once.
+        On one that says stream, there is no transaction, and what is published is sent whenever it
+        is STREAM_RECORDS or more.
         """
         queue, once = self._consumer.queue.name, self._consumer.queue.once
         stream = self._consumer.queue.stream
         kept: list[int] = []
+        waiting = 0
         with Spool() as spool:
 
             def collect(exchange: str, pack: Pack) -> None:
-                messages = self._sender.encoder.encode(exchange, pack)
-                if stream:
-                    raise_refused(self._sender.send(messages))
-                    return
-                spool.add(messages)
+                nonlocal waiting
+                spool.add(self._sender.encoder.encode(exchange, pack))
+                waiting += len(pack)
+                if stream and waiting >= STREAM_RECORDS:
+                    raise_refused(self._sender.send(spool))
+                    spool.clear()
+                    waiting = 0
                 for index in range(len(pack)) if once else ():
                     payload, key = pack.payload(index), pack.key(index)
                     entry = outbox.put(exchange, payload, key, message_id=pack.ids[index])
