@@ -22,7 +22,7 @@ up: $(VENV)/.runtime  ## start everything in the foreground; Ctrl-C stops it
 
 test: $(VENV)/.dev  ## all tests, with the servers they need where they can be installed
 	@sh tests/servers/install.sh
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
 cluster: $(VENV)/.dev  ## three RabbitMQ nodes and two hosts that die in turn, three times over
 	@FEEDBUS_CLUSTER_ROUNDS=3 $(BIN)/python -m pytest tests/chaos/cluster $(PYTEST_ARGS)
