@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+EPOCH_SHOWN = EPOCH.replace(tzinfo=None)  # without a zone it is written in half the time
 
 
 def now_us() -> int:
@@ -16,9 +17,9 @@ def now_us() -> int:
 
 def to_text(moment_us: int) -> str:
     """Return ISO 8601 in UTC, always with six digits of a second, so that texts sort as moments."""
-    moment = EPOCH + moment_us * MICROSECOND
-    # Twice as fast as a format, and a feed has many.
-    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    moment = EPOCH_SHOWN + timedelta(0, 0, moment_us)
+    # Faster than a format, and a feed has many.
+    return moment.isoformat(timespec="microseconds") + "Z"
 
 
 def to_us(moment: datetime) -> int:

@@ -21,7 +21,7 @@ from web.app import make_app
 from web.depths import Depths
 from web.guard import TOKEN, Guard, token_from
 from web.posting import Posting
-from web.server import Server, bind, is_loopback
+from web.server import THREADS, Server, bind, is_loopback
 
 log = logging.getLogger("web")
 
@@ -45,7 +45,7 @@ Examples:
     help="Port to listen on; 0 takes a free one and prints it.",
 )
 @click.option(
-    "--threads", default=8, type=click.IntRange(1, 256), help="Requests answered at a time."
+    "--threads", default=THREADS, type=click.IntRange(1, 256), help="Requests answered at a time."
 )
 @click.option(
     "--topology",

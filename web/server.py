@@ -20,6 +20,7 @@ from web.bodies import LIMIT_BYTES, too_large
 from web.problems import MEDIA_TYPE, document, encode
 
 BACKLOG = 1024
+THREADS = 16  # most of them wait for the database while one works
 MOST_CONNECTIONS = 1000
 LOOP_SECONDS = 5.0
 LINGER_SECONDS = 3.0
@@ -97,9 +98,9 @@ class LingeringChannel(HTTPChannel):
 
     def readable(self) -> bool:
         """Say whether to read; called at each turn of the loop, so lingering ends here."""
-        if time.monotonic() > self.linger_until:
+        if self.lingers and time.monotonic() > self.linger_until:
             self.will_close = True
-        return bool(super().readable())
+        return super().readable()  # type: ignore[no-any-return]  # it is a bool
 
     def received(self, data: bytes) -> bool:
         """Parse what came, or discard it after a refusal."""
@@ -112,7 +113,7 @@ class Server:
     """A waitress server that stop() ends from a signal handler or another thread."""
 
     def __init__(
-        self, application: Callable[..., Any], listener: socket.socket, *, threads: int = 8
+        self, application: Callable[..., Any], listener: socket.socket, *, threads: int = THREADS
     ) -> None:
         """Serve on a bound socket; listening starts at once, answering with run()."""
         self._stopping = False

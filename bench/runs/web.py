@@ -14,9 +14,9 @@ from bench.runs.latency import percentile
 from bench.stage import SERVERS, Place, Stage
 from store.queries.sql import rows
 from tests.servers.rabbitmq import free_port
+from web.server import THREADS
 
 STOP_SECONDS = 20.0
-THREADS = 8
 COUNT = 20
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from feedbus import broker, outbox
 from feedbus.broker import generations
+from feedbus.broker.names import Names
 from feedbus.bus import Bus, LiveBus
 from feedbus.metrics import Metrics
 from feedbus.ring import Ring
@@ -239,3 +240,28 @@ def test_the_web_answers_while_the_broker_is_away_and_its_posts_arrive_later(
         finally:
             fragile_rabbitmq.start()
         assert until(lambda: waiting(site, "publish_tweet") == 5, 30.0)
+
+
+def test_what_has_arrived_is_read_at_once(tmp_path: Path, rabbitmq: Any) -> None:
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    system.publish(range(100))
+    reads: list[int] = []
+    seen: list[Any] = []
+    with broker.connect(system.topology) as connection:
+        transport = connection.connection.transport
+        receive = transport._quick_recv
+
+        def counted(count: int) -> bytes:
+            reads.append(count)
+            return bytes(receive(count))
+
+        transport._quick_recv = counted
+        channel = connection.channel()
+        channel.basic_qos(0, 100, False)
+        name = Names(system.topology).queue(system.topology.consumer("work"))
+        channel.basic_consume(name, callback=seen.append)
+        while len(seen) < 100:
+            connection.drain_events(timeout=10)
+    # Each has three frames, and py-amqp reads a frame in three parts.
+    assert len(reads) < 300
+    assert [json.loads(message.body)["n"] for message in seen] == list(range(100))
