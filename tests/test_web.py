@@ -11,6 +11,7 @@ import pytest
 from feedbus import outbox
 from store import migrations, queries
 from tests.site import Site, fresh_site, problem, served, topology_in, until, waiting
+from web.demo.load import Load
 
 
 @pytest.fixture
@@ -229,3 +230,14 @@ def test_postgres_keeps_users_tweets_and_feeds_as_sqlite_does(tmp_path, postgres
         feeds = [own.get(f"/api/v1/get-feed/{reader}").json["tweets"] for reader in readers]
         assert feeds == [listed] * 3
     postgres.drop_database(url)
+
+
+def test_the_demo_goes_on_where_a_users_answer_was_lost(tmp_path: Path) -> None:
+    told: list[int] = []
+    with fresh_site(tmp_path) as site:
+        queries.create_user("author1")
+        load = Load(site.port, lambda: None)
+        assert load.seed(2, 3, lambda *progress: told.append(progress[1])) == 5
+        with pytest.raises(queries.LoginTaken):
+            queries.create_user("author1_1")
+    assert told == [3, 5]

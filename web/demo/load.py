@@ -8,6 +8,8 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 from feedbus.errors import FeedbusError
@@ -23,6 +25,10 @@ TEXT = "the ring turns and every key finds its shard while queues hum in the qui
 Progress = Callable[[str, int, int], None]
 
 
+class Taken(FeedbusError):  # noqa: N818 -- what is the case
+    """What was to be made is there already."""
+
+
 class Load:
     """A handful of HTTP clients."""
 
@@ -36,14 +42,22 @@ class Load:
     def seed(self, authors: int, followers: int, progress: Progress) -> int:
         """Create authors and their followers; return how many follow."""
         counts = [max(1, round(followers / rank**POWER)) for rank in range(1, authors + 1)]
-        for index, count in enumerate(counts):
-            login = f"author{index}"
-            made = self._post("/api/v2/user", {"login": login, "email": f"{login}@example.com"})
-            body = {"userId": made["id"], "followerLogin": f"fan{index}", "count": count}
+        for index, wanted in enumerate(counts):
+            author = self._author(f"author{index}")
+            body = {"userId": author, "followerLogin": f"fan{index}", "count": wanted}
             self._post("/api/v1/add-followers", {**body, "async": False})
-            self._authors.append(made["id"])
+            self._authors.append(author)
             progress("followers", sum(counts[: index + 1]), sum(counts))
         return sum(counts)
+
+    def _author(self, login: str) -> int:
+        """Create an author, under the next login where one is taken: its answer was lost."""
+        for attempt in count():
+            name = f"{login}_{attempt}" if attempt else login
+            body = {"login": name, "email": f"{name}@example.com"}
+            with suppress(Taken):
+                return int(self._post("/api/v2/user", body)["id"])
+        raise AssertionError  # there is no end of logins
 
     def post(self, tweets: int, progress: Progress) -> None:
         """Post tweets of random authors; each has a key, so that repeating one is harmless."""
@@ -80,6 +94,8 @@ class Load:
                 if status < OK + 100:
                     return answer
                 told = f"{status}: {answer.get('detail', answer.get('title', ''))}"
+                if status == CONFLICT:
+                    raise Taken(told)
                 if status < SERVER_ERROR:
                     break
             self._keep_up()
