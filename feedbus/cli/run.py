@@ -42,7 +42,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     slot: int,
 ) -> None:
     """Run CONSUMER until a limit or a signal ends it, which is exit code 0."""
-    # What is imported is no garbage: looking for some takes a tenth of the start.
+    # What is imported is no garbage: looking for some makes importing a tenth slower.
     gc.disable()
     from feedbus import handling, lifeline, outbox
     from feedbus.metrics import Metrics
