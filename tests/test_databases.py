@@ -1,0 +1,294 @@
+"""The two databases that a store can be: files, sessions, transactions, outages."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import peewee
+import pytest
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+from feedbus import outbox
+from feedbus.errors import Outage
+from feedbus.outbox.turns import Turn
+from tests.servers.postgres import Postgres
+
+ROOT = Path(__file__).parents[1]
+
+
+# SQLite
+
+
+def test_the_sqlite_file_is_for_its_owner_alone_and_its_folder_is_made(tmp_path: Path):
+    path = tmp_path / "new" / "feeds.db"
+    outbox.open_store(f"sqlite:///{path}")
+    outbox.create_tables()
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    outbox.close_store()
+    assert modes == {"feeds.db": 0o600, "feeds.db-wal": 0o600, "feeds.db-shm": 0o600}
+
+
+def test_a_process_that_leaves_does_not_take_the_log_of_those_that_stay(tmp_path: Path):
+    path = tmp_path / "feeds.db"
+    ask = (
+        "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone())"
+    )
+    query = "SELECT count(*) FROM feedbus_outbox"
+    outbox.open_store(f"sqlite:///{path}")
+    try:
+        outbox.create_tables()
+        other = threading.Thread(target=outbox.database.execute_sql, args=["SELECT 1"])
+        other.start()
+        other.join()
+        subprocess.run([sys.executable, "-c", ask, path, query], check=True)
+        outbox.put("e", {}, "k")
+        told = subprocess.run(
+            [sys.executable, "-c", ask, path, query], check=True, capture_output=True, text=True
+        ).stdout
+    finally:
+        outbox.close_store()
+    assert told == "1\n"
+
+
+def test_sqlite_commits_survive_a_power_cut(tmp_path: Path):
+    outbox.open_store(f"sqlite:///{tmp_path}/feeds.db")
+    asked = {name: outbox.database.pragma(name) for name in ("journal_mode", "synchronous")}
+    outbox.close_store()
+    assert asked == {"journal_mode": "wal", "synchronous": 2}
+
+
+def test_a_locked_sqlite_file_is_an_outage_and_loses_nothing(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(outbox.databases, "BUSY_TIMEOUT_SECONDS", 0.05)
+    path = tmp_path / "feeds.db"
+    outbox.open_store(f"sqlite:///{path}")
+    outbox.create_tables()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Outage, match="locked"), outbox.transaction():
+        outbox.put("x", {"n": 1})
+    other.execute("ROLLBACK")
+    other.close()
+    with outbox.transaction():
+        outbox.put("x", {"n": 2})
+    assert [entry.payload for entry in outbox.pending()] == ['{"n":2}']
+    outbox.close_store()
+
+
+def test_sqlite_writers_take_turns_and_one_that_waits_in_vain_gives_up(tmp_path: Path):
+    path = str(tmp_path / "turn")
+    first, second, third = Turn(path), Turn(path), Turn(path)
+    assert first.take(0)
+    assert not second.take(0.05)
+    got = []
+    waiting = threading.Thread(target=lambda: got.append(third.take(20)))
+    waiting.start()
+    first.give()
+    waiting.join(20)
+    assert got == [True]
+    assert not first.take(0.05)
+    third.give()
+    third.give()
+    assert second.take(20)  # its earlier place in the queue was given up, so nobody else holds it
+    second.give()
+
+
+def test_a_writer_killed_in_its_transaction_gives_its_turn_away(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/feeds.db"
+    outbox.open_store(url)
+    outbox.create_tables()
+    program = (
+        f"import os; from feedbus import outbox; outbox.open_store({url!r})\n"
+        "with outbox.transaction():\n    outbox.put('x', {'n': 1}); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == -9
+    with outbox.transaction():
+        outbox.put("x", {"n": 2})
+    assert [entry.payload for entry in outbox.pending()] == ['{"n":2}']
+    outbox.close_store()
+
+
+def test_a_file_that_is_no_database_is_an_outage_in_words(tmp_path: Path):
+    path = tmp_path / "feeds.db"
+    path.write_text("not a database " * 100)
+    outbox.open_store(f"sqlite:///{path}")
+    with pytest.raises(Outage, match="no SQLite database"):
+        outbox.ready()
+    outbox.close_store()
+    assert path.read_text().startswith("not a database")
+
+
+def test_a_folder_that_cannot_be_made_is_an_outage_in_words(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    outbox.open_store(f"sqlite:///{tmp_path}/file/feeds.db")
+    with pytest.raises(Outage, match="cannot be opened"):
+        outbox.ready()
+    outbox.close_store()
+
+
+def test_a_store_that_cannot_be_written_is_an_outage_in_words(tmp_path: Path):
+    outbox.open_store(f"sqlite:///{tmp_path}/feeds.db")
+    outbox.create_tables()
+    outbox.database.pragma("query_only", 1)  # as a read-only file is to those who are not root
+    with pytest.raises(Outage, match="writable"), outbox.transaction():
+        outbox.put("x", {})
+    outbox.close_store()
+
+
+def test_a_full_sqlite_file_is_an_outage_and_what_was_there_stays(tmp_path: Path):
+    outbox.open_store(f"sqlite:///{tmp_path}/feeds.db")
+    outbox.create_tables()
+    outbox.put("x", {"n": 1})
+    outbox.database.pragma("max_page_count", outbox.database.pragma("page_count"))
+    with pytest.raises(Outage, match="full"), outbox.transaction():
+        outbox.put("x", {"text": "x" * 1_000_000})
+    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
+    outbox.close_store()
+
+
+# PostgreSQL
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres):
+    url = postgres.new_database()
+    outbox.open_store(url)
+    outbox.create_tables()
+    yield url
+    outbox.close_store()
+    postgres.drop_database(url)
+
+
+def end_sessions(postgres: Postgres) -> None:
+    postgres.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND application_name = 'feedbus'"
+    )
+
+
+@pytest.mark.integration
+def test_a_transaction_whose_session_was_ended_is_an_outage_and_the_next_one_works(
+    postgres: Postgres, postgres_url
+):
+    def write():
+        with outbox.transaction():
+            outbox.put("x", {"n": 1})
+            end_sessions(postgres)
+            outbox.put("x", {"n": 2})
+
+    with pytest.raises(Outage):
+        write()
+    with outbox.transaction():
+        outbox.put("x", {"n": 3})
+    assert [entry.payload for entry in outbox.pending()] == ['{"n":3}']
+
+
+@pytest.mark.integration
+def test_a_transaction_that_begins_on_an_ended_session_does_not_notice(
+    postgres: Postgres, postgres_url
+):
+    outbox.ready()
+    end_sessions(postgres)
+    with outbox.transaction():
+        outbox.put("x", {"n": 1})
+    end_sessions(postgres)
+    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
+
+
+def in_transaction() -> bool:
+    """Whether the server has begun a transaction on this thread's connection."""
+    return bool(outbox.database.connection().info.transaction_status != TRANSACTION_STATUS_IDLE)
+
+
+@pytest.mark.integration
+def test_a_transaction_begins_on_the_server_with_its_first_statement(postgres_url):
+    with outbox.transaction():
+        assert not in_transaction()
+        outbox.put("x", {"n": 1})
+        assert in_transaction()
+    assert not in_transaction()
+    with outbox.transaction(), outbox.database.atomic():
+        outbox.put("x", {"n": 2})
+    with outbox.transaction():
+        pass
+    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}', '{"n":2}']
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("sql", ["SELECT 1/0", "SELECT nothing", "no SQL at all"])
+def test_a_transaction_whose_first_statement_fails_is_rolled_back(postgres_url, sql):
+    with pytest.raises(peewee.PeeweeException), outbox.transaction():
+        outbox.database.execute_sql(sql)
+    assert not in_transaction()
+    with outbox.transaction():
+        outbox.put("x", {"n": 1})
+    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
+
+
+@pytest.mark.integration
+def test_a_transaction_that_begins_anew_on_another_session_is_rolled_back_as_a_whole(
+    postgres: Postgres, postgres_url
+):
+    outbox.ready()
+    end_sessions(postgres)
+
+    def write_and_fail():
+        with outbox.transaction():
+            outbox.put("x", {"n": 1})
+            outbox.put("x", {"n": 2})
+            assert in_transaction()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail()
+    assert outbox.pending() == []
+
+
+@pytest.mark.integration
+def test_a_stopped_server_is_an_outage_until_it_is_back(postgres: Postgres, postgres_url):
+    outbox.put("x", {"n": 1})
+    postgres.kill()
+    try:
+        with pytest.raises(Outage), outbox.transaction():
+            outbox.put("x", {"n": 2})
+        with pytest.raises(Outage, match="refused"):
+            outbox.ready()
+    finally:
+        postgres.start()
+    outbox.ready()
+    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
+
+
+@pytest.mark.integration
+def test_a_statement_that_takes_too_long_is_the_messages_fault(postgres_url):
+    outbox.open_store(f"{postgres_url}?options=-c%20statement_timeout%3D50")
+    with pytest.raises(peewee.OperationalError, match="statement timeout") as caught:
+        outbox.database.execute_sql("SELECT pg_sleep(20)")
+    assert not outbox.outage(caught.value)
+
+
+@pytest.mark.integration
+def test_settings_of_the_url_go_before_the_defaults(postgres_url):
+    def setting(name):
+        return outbox.database.execute_sql(f"SHOW {name}").fetchone()[0]
+
+    assert setting("statement_timeout") == "30s"
+    assert setting("application_name") == "feedbus"
+    outbox.open_store(f"{postgres_url}?application_name=mine&options=-c%20statement_timeout%3D7s")
+    assert setting("statement_timeout") == "7s"
+    assert setting("application_name") == "mine"
+
+
+@pytest.mark.integration
+def test_no_text_shows_the_password(postgres: Postgres):
+    url = f"postgresql://nobody:s3cret@127.0.0.1:{postgres.port}/nowhere"
+    outbox.open_store(url)
+    with pytest.raises(Outage) as caught:
+        outbox.ready()
+    outbox.close_store()
+    assert "s3cret" not in str(caught.value)
