@@ -54,16 +54,20 @@ def add_feed_entries(readers: Mapping[int, Sequence[int]]) -> set[int]:
     # In one order everywhere, so that two processes that write the same entries cannot deadlock,
     # and a reader's entries side by side, so that the index is gone through once.
     if on_postgres() and sum(map(len, readers.values())) < WORTH_COPYING:
-        first, second = _numbers(_lines(readers))
-        return {row[0] for row in rows(ADD_FEW_POSTGRES, numbers(readers), first, second)}
+        found = rows(ADD_FEW_POSTGRES, numbers(readers), *_numbers(_lines(readers)))
+        return {row[0] for row in found}
     there = stored_tweets(readers)
     known = {tweet: readers[tweet] for tweet in there}
     if on_postgres():
         lines = _lines(known)
-        copy("feed (reader_id, tweet_id)", "".join(lines), lambda: _add_missing(lines))
+        copy(
+            "feed (reader_id, tweet_id)",
+            "".join(lines),
+            lambda: run(ADD_MISSING_POSTGRES, *_numbers(lines)),
+        )
     elif len(known) == 1:
-        for tweet, some in known.items():
-            run(ADD_TWEET_SQLITE, tweet, numbers(sorted(some)))
+        ((tweet, some),) = known.items()
+        run(ADD_TWEET_SQLITE, tweet, numbers(sorted(some)))
     else:
         pairs = ((reader, tweet) for tweet, some in known.items() for reader in some)
         run_each(ADD_PAIR_SQLITE, sorted(pairs))
@@ -73,10 +77,6 @@ def add_feed_entries(readers: Mapping[int, Sequence[int]]) -> set[int]:
 def _lines(readers: Mapping[int, Sequence[int]]) -> list[str]:
     ends = ((f"\t{tweet}\n", some) for tweet, some in readers.items())
     return sorted([f"{reader}{end}" for end, some in ends for reader in some])
-
-
-def _add_missing(lines: Sequence[str]) -> int:
-    return int(run(ADD_MISSING_POSTGRES, *_numbers(lines)).rowcount)
 
 
 def _numbers(lines: Sequence[str]) -> tuple[str, str]:

@@ -38,14 +38,14 @@ def run(sql: str, *values: Any) -> Any:
     return database.execute_sql(_words(sql, on_postgres()), values)
 
 
-def run_each(sql: str, parameters: Sequence[Sequence[Any]]) -> int:
-    """Execute a statement on SQLite once for each of parameters; returns how many rows it wrote."""
+def run_each(sql: str, parameters: Sequence[Sequence[Any]]) -> None:
+    """Execute a statement on SQLite once for each of parameters."""
     with transaction():
-        return int(database.connection().executemany(sql, parameters).rowcount)
+        database.connection().executemany(sql, parameters)
 
 
-def copy(into: str, text: str, otherwise: Callable[[], int]) -> int:
-    """Add rows to a table of PostgreSQL that most likely has none of them; returns how many.
+def copy(into: str, text: str, otherwise: Callable[[], object]) -> None:
+    """Add rows to a table of PostgreSQL that most likely has none of them.
 
     Asking for each row whether it is there, as ON CONFLICT does, takes longer than adding it; where
     one is, the server undoes all and logs it as an error, and they are added with care.
@@ -60,15 +60,16 @@ def copy(into: str, text: str, otherwise: Callable[[], int]) -> int:
 
     lines = text.count("\n")
     if lines < WORTH_COPYING:
-        return otherwise() if lines else 0
+        if lines:
+            otherwise()
+        return
     try:
         with database.atomic(), database.connection().cursor() as cursor:
             cursor.copy_expert(
                 f"COPY {into} FROM STDIN", BytesIO(text.encode()), COPY_BYTES_AT_ONCE
             )
-            return int(cursor.rowcount)
     except UniqueViolation:
-        return otherwise()
+        otherwise()
 
 
 def escaped(texts: Iterable[str]) -> list[str]:

@@ -8,8 +8,6 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
-from itertools import count
 from typing import Any
 
 from feedbus.errors import FeedbusError
@@ -42,9 +40,9 @@ class Load:
     def seed(self, authors: int, followers: int, progress: Progress) -> int:
         """Create authors and their followers; return how many follow."""
         counts = [max(1, round(followers / rank**POWER)) for rank in range(1, authors + 1)]
-        for index, wanted in enumerate(counts):
+        for index, count in enumerate(counts):
             author = self._author(f"author{index}")
-            body = {"userId": author, "followerLogin": f"fan{index}", "count": wanted}
+            body = {"userId": author, "followerLogin": f"fan{index}", "count": count}
             self._post("/api/v1/add-followers", {**body, "async": False})
             self._authors.append(author)
             progress("followers", sum(counts[: index + 1]), sum(counts))
@@ -52,12 +50,14 @@ class Load:
 
     def _author(self, login: str) -> int:
         """Create an author, under the next login where one is taken: its answer was lost."""
-        for attempt in count():
-            name = f"{login}_{attempt}" if attempt else login
+        taken = 0
+        while True:
+            name = f"{login}_{taken}" if taken else login
             body = {"login": name, "email": f"{name}@example.com"}
-            with suppress(Taken):
+            try:
                 return int(self._post("/api/v2/user", body)["id"])
-        raise AssertionError  # there is no end of logins
+            except Taken:
+                taken += 1
 
     def post(self, tweets: int, progress: Progress) -> None:
         """Post tweets of random authors; each has a key, so that repeating one is harmless."""
@@ -95,7 +95,8 @@ class Load:
                     return answer
                 told = f"{status}: {answer.get('detail', answer.get('title', ''))}"
                 if status == CONFLICT:
-                    raise Taken(told)
+                    msg = f"POST {path}: {told}"
+                    raise Taken(msg)
                 if status < SERVER_ERROR:
                     break
             self._keep_up()
