@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import Project, wait_until
+from tests.projects import Project, gone, wait_until
 
 IDLE = ("run", "work", "--idle-timeout", "500ms")
 
@@ -135,30 +135,34 @@ def test_dead_letters_are_shown_sent_back_and_purged(tmp_path: Path) -> None:
     assert project.feedbus("dead", "list").stdout == "no dead letters\n"
 
 
-def test_ctrl_c_while_things_are_made_ready_ends_without_a_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--detach"]])
+def test_ctrl_c_while_things_are_made_ready_ends_without_a_traceback(
+    tmp_path: Path, options: list[str]
+) -> None:
     project = Project.at(tmp_path, "pass")
     text = project.topology.read_text()
     project.topology.write_text(text.replace("[store]", '[store]\nprepare = "slow:prepare"'))
     begun = tmp_path / "begun"
     (tmp_path / "slow.py").write_text(
-        "import pathlib, time\n"
+        "import os, pathlib, time\n"
         "def prepare(topology):\n"
-        f"    pathlib.Path({str(begun)!r}).touch()\n"
+        f"    pathlib.Path({str(begun)!r}).write_text(str(os.getpid()))\n"
         "    time.sleep(60)\n"
     )
-    command = project.command("up")
+    command = project.command("up", *options)
     # What a shell starts in the background ignores SIGINT, and so would its children.
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         ) as process:
-            wait_until(begun.exists)
+            wait_until(lambda: begun.exists() and begun.read_text())
             os.killpg(process.pid, signal.SIGINT)
             told, _ = process.communicate(timeout=30)
     finally:
         signal.signal(signal.SIGINT, earlier)
     assert (process.returncode, told) == (0, b"stopped\n")
+    wait_until(lambda: gone(int(begun.read_text())))
 
 
 def test_a_dead_letter_is_listed_on_one_line_whatever_its_reason_holds(tmp_path: Path) -> None:

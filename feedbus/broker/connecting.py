@@ -91,6 +91,11 @@ def _connection(url: str, *, beating: bool) -> Connection:
     )
 
 
+def load_transport(topology: Topology) -> None:
+    """Import what connect() will need, without connecting."""
+    _connection(topology.broker_urls[0], beating=False).get_transport_cls()
+
+
 def close(connection: Connection) -> None:
     """Take leave of a broker, whatever state the connection is in."""
     try:

@@ -6,16 +6,20 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from feedbus.errors import FeedbusError
 
 if TYPE_CHECKING:
+    from feedbus.supervisor.forks import ForkServer
     from feedbus.topology import Topology
 
+PREPARED = b"prepared\n"
 COLOURS = {"ready": "green", "ended": "yellow", "gave up": "red"}
 
 
@@ -36,30 +40,37 @@ def command(context: Any, detach: bool) -> None:  # noqa: FBT001 -- click passes
 
     The store is prepared and the broker declared first. One supervisor runs in a folder of state.
     """
-    from feedbus.supervisor.arbiter import become_supervisor
-
     topology = context.load()
-    lock = become_supervisor(topology)
-    _prepare(topology)
     if detach:
-        os.close(lock)  # it is this process's own, and another one will supervise
         _detach(topology)
     else:
-        _supervise(topology, None)
+        _start(topology)
 
 
-def _prepare(topology: Topology) -> None:
+def _start(topology: Topology, prepared: Callable[[], int] | None = None) -> None:
+    """Prepare the ground, and supervise until the end.
+
+    Args:
+        topology: what is to run.
+        prepared: called between the two; what it returns is told how the start has gone.
+
+    """
+    from feedbus.supervisor.arbiter import become_supervisor
+    from feedbus.supervisor.forks import ForkServer
     from feedbus.supervisor.ground import prepare
 
-    try:
-        if not prepare(topology):
-            sys.exit(1)  # its reason is on stderr
-    except KeyboardInterrupt:
-        click.echo("stopped")
-        sys.exit(0)
+    become_supervisor(topology)
+    with ForkServer.start(topology) or contextlib.nullcontext() as forks:
+        try:
+            if not prepare(topology, forks):
+                sys.exit(1)  # its reason is on stderr
+        except KeyboardInterrupt:
+            click.echo("stopped")
+            sys.exit(0)
+        _supervise(topology, prepared() if prepared else None, forks)
 
 
-def _supervise(topology: Topology, tell: int | None) -> None:
+def _supervise(topology: Topology, tell: int | None, forks: ForkServer | None) -> None:
     from feedbus.supervisor.arbiter import supervise
 
     total = sum(consumer.queue.processes for consumer in topology.consumers.values())
@@ -75,11 +86,11 @@ def _supervise(topology: Topology, tell: int | None) -> None:
             text = f"all {total} ready in {took_seconds:.1f} s"
             _say(click.style(text, fg="green", bold=True))
         if tell is not None:
-            os.write(tell, json.dumps([failures, took_seconds]).encode())
+            os.write(tell, json.dumps([failures, took_seconds]).encode() + b"\n")
             os.close(tell)
 
     click.echo(f"starting {total} processes of {topology.path}, logs in {topology.var / 'log'}")
-    supervise(topology, settled)
+    supervise(topology, settled, forks)
     _say("stopped")
 
 
@@ -107,23 +118,28 @@ def _print_events(width: int) -> None:
 
 
 def _detach(topology: Topology) -> None:
-    from feedbus.supervisor.arbiter import become_supervisor
     from feedbus.supervisor.watchers import log_path
 
     log = log_path(topology, "supervisor")
     heard, tell = os.pipe()
-    if os.fork() == 0:
+    supervisor = os.fork()
+    if supervisor == 0:
         os.close(heard)
         os.setsid()
-        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for source, target in ((nothing, 0), (output, 1), (output, 2)):
-            os.dup2(source, target)
-        become_supervisor(topology)
-        _supervise(topology, tell)
+
+        def prepared() -> int:
+            os.write(tell, PREPARED)
+            output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            for source, target in ((nothing, 0), (output, 1), (output, 2)):
+                os.dup2(source, target)
+            return tell
+
+        _start(topology, prepared)
         return
     os.close(tell)
-    with os.fdopen(heard) as pipe:
+    with os.fdopen(heard, "rb") as pipe:
+        _wait_until_prepared(pipe, supervisor)
         told = pipe.read()
     if not told:
         msg = f"the supervisor ended before everything was ready; see {log}"
@@ -133,3 +149,16 @@ def _detach(topology: Topology) -> None:
         msg = "\n".join(["not everything is ready:", *failures, "`feedbus down` ends the rest"])
         raise FeedbusError(msg)
     click.echo(f"everything is ready after {took_seconds:.1f} s; logs are in {log.parent}")
+
+
+def _wait_until_prepared(pipe: BinaryIO, supervisor: int) -> None:
+    """Wait for a supervisor that speaks for itself until then, and end as it did if it has."""
+    while True:
+        try:
+            prepared = pipe.readline() == PREPARED
+            break
+        except KeyboardInterrupt:
+            os.kill(supervisor, signal.SIGINT)  # it is in another session than the terminal
+    if not prepared:
+        _, status = os.waitpid(supervisor, 0)
+        sys.exit(os.waitstatus_to_exitcode(status))

@@ -3,6 +3,7 @@
 from feedbus.outbox.connection import (
     close_store,
     database,
+    load_driver,
     on_postgres,
     open_store,
     ping,
@@ -37,6 +38,7 @@ __all__ = [
     "drop_tables",
     "exclusive",
     "forget",
+    "load_driver",
     "on_postgres",
     "open_store",
     "outage",

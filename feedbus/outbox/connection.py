@@ -32,6 +32,16 @@ def open_store(url: str, *, application_name: str = "feedbus") -> peewee.Databas
     return opened
 
 
+def load_driver(url: str) -> None:
+    """Import what open_store() will need, and leave the store alone.
+
+    Raises:
+        UsageError: as open_store() does.
+
+    """
+    make_store(url, "")
+
+
 def close_store() -> None:
     """Close every thread's connection and unbind the database; harmless when none is open."""
     opened = database.obj

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from feedbus.errors import UsageError
 from feedbus.lifeline import run_folder, take_lock
+from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.watchers import endpoint
 from feedbus.topology import Topology
 
@@ -40,7 +41,9 @@ def become_supervisor(topology: Topology) -> int:
         raise UsageError(msg) from None
 
 
-def supervise(topology: Topology, settled: Callable[[list[str], float], None]) -> None:
+def supervise(
+    topology: Topology, settled: Callable[[list[str], float], None], forks: ForkServer | None
+) -> None:
     """Start every process and keep them until SIGINT, SIGTERM or circusctl quit.
 
     The caller is the only supervisor, and has prepared the ground.
@@ -48,6 +51,7 @@ def supervise(topology: Topology, settled: Callable[[list[str], float], None]) -
     Args:
         topology: what is to run.
         settled: told once what is not ready and why, and the seconds it took.
+        forks: where the first processes come from, None to start each anew.
 
     """
     from circus.arbiter import Arbiter
@@ -63,7 +67,7 @@ def supervise(topology: Topology, settled: Callable[[list[str], float], None]) -
         check_delay=CHECK_SECONDS,
         umask=0o077,
     )
-    supervision = Supervision(arbiter, topology, settled)
+    supervision = Supervision(arbiter, topology, settled, forks=forks)
     arbiter.loop.add_callback(supervision.start)
     # The terminal is gone: circus would restart everything, and nobody would see it.
     arbiter.loop.asyncio_loop.add_signal_handler(signal.SIGHUP, supervision.stop)

@@ -10,6 +10,7 @@ from typing import Any
 from feedbus import config
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.supervisor.arbiter import become_supervisor
+from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.ground import prepare
 from feedbus.supervisor.watchers import endpoint
 
@@ -34,7 +35,8 @@ class Seed:
             become_supervisor(self.topology)
         except FeedbusError as error:
             sys.exit(f"error: {error}")
-        if not prepare(self.topology):
+        self.forks = ForkServer.start(self.topology)
+        if not prepare(self.topology, self.forks):
             sys.exit(1)
         os.chdir(self.topology.root)
 
@@ -54,7 +56,7 @@ class Seed:
             if bound.resolve() != (self.topology.var / "run" / socket).resolve():
                 msg = f"circus.ini: expected the endpoint {wanted}, got {found}"
                 raise UsageError(msg)
-        supervision = Supervision(arbiter, self.topology)
+        supervision = Supervision(arbiter, self.topology, forks=self.forks)
 
         async def replace() -> None:
             await supervision.start()

@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
+import signal
 import sys
 from pathlib import Path
 
 from feedbus.errors import FeedbusError
-from feedbus.supervisor.watchers import KEEP_BYTECODE
+from feedbus.supervisor.forks import ForkServer, Program
 from feedbus.topology import Topology
 
 
-def prepare(topology: Topology) -> bool:
+def prepare(topology: Topology, forks: ForkServer | None) -> bool:
     """Check the handlers, prepare the store, declare the broker; False when stderr says why not."""
     command = [sys.executable, "-m", "feedbus.supervisor.ground", os.path.relpath(topology.path)]
-    environment = os.environ | KEEP_BYTECODE
-    # A group of its own: Ctrl-C is for its parent, who ends it without a traceback.
-    with subprocess.Popen(command, env=environment, process_group=0) as process:
-        try:
-            importlib.import_module("feedbus.supervisor.supervision")  # what comes next, meanwhile
-            return process.wait() == 0
-        except BaseException:
-            process.terminate()
-            raise
+    importlib.import_module("feedbus.supervisor.supervision")  # while the server imports its own
+    # In a group of its own: Ctrl-C is for its parent, who ends it without a traceback.
+    try:
+        if forks is None:
+            pid = os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
+        else:
+            pid = forks.fork(Program(command, dict(os.environ), str(Path.cwd())), 1, 2)
+    except OSError as error:
+        msg = f"cannot start what makes the store and the broker ready: {error}"
+        raise FeedbusError(msg) from None
+    try:
+        _, status = os.waitpid(pid, 0)
+    except BaseException:
+        os.kill(pid, signal.SIGTERM)
+        raise
+    return status == 0
 
 
 def main(path: Path) -> None:
@@ -40,7 +47,6 @@ def main(path: Path) -> None:
     if topology.store_prepare is not None:
         resolve_object(topology.store_prepare, topology.root)(topology)
     generations.establish(topology)
-    importlib.import_module("feedbus.runner")  # compiled once here, not once a consumer
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from tornado.ioloop import PeriodicCallback
 from feedbus import config
 from feedbus.errors import FeedbusError
 from feedbus.lifeline import run_folder
+from feedbus.plan.changes import Watchers
+from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.settings import Settings
 from feedbus.supervisor.watcher import KeptWatcher
 from feedbus.supervisor.watchers import applied_path, watchers
@@ -27,6 +29,7 @@ from feedbus.topology import Topology
 
 logger = logging.getLogger("feedbus.supervisor")
 LOOK_SECONDS = 0.05
+WORTH_FORKING = 4  # processes: for fewer, a fork server's own imports take longer
 SETTLE_SECONDS = 60.0
 
 
@@ -38,6 +41,8 @@ class Supervision:
         arbiter: Any,
         topology: Topology,
         settled: Callable[[list[str], float], None] | None = None,
+        *,
+        forks: ForkServer | None,
     ) -> None:
         """Make the watchers and give them to the arbiter, whose sockets are bound.
 
@@ -46,11 +51,13 @@ class Supervision:
             topology: what is to run.
             settled: called once, when everything is ready or has given up, with what is not
                 ready and why, and the seconds it took.
+            forks: where the first processes come from, None to start each anew.
 
         """
         self.arbiter = arbiter
         self.topology = topology
         self.settled = settled
+        self.forks = forks
         self.started_at = time.monotonic()
         self.looking = False
         folder = run_folder(topology)
@@ -86,8 +93,15 @@ class Supervision:
         arbiter.loop.asyncio_loop.add_signal_handler(signal.SIGCHLD, self._child_ended)
         for watcher in self.watchers:
             self._put_in(watcher)
-        for watcher in self.watchers:
-            await watcher._start()  # noqa: SLF001 -- start() refuses while anything else goes on
+        await self._start(self.watchers, self.forks)
+
+    @staticmethod
+    async def _start(chosen: Iterable[KeptWatcher], forks: ForkServer | None) -> None:
+        with forks or contextlib.nullcontext():
+            for watcher in chosen:
+                watcher.forks = forks
+                await watcher._start()  # noqa: SLF001 -- start() refuses while anything else goes on
+                watcher.forks = None
 
     def _put_in(self, watcher: KeptWatcher) -> None:
         arbiter = self.arbiter
@@ -121,6 +135,22 @@ class Supervision:
         self.topology, consumers = topology, self.topology.consumers
         for watcher in self.watchers:
             watcher.leaving = watcher.name in difference.removed and watcher.name in consumers
+        count = len(difference.added) + len(difference.restarted)
+        count += sum(one.paused for one in self.watchers)
+        # It imports while others end.
+        forks = ForkServer.start(topology) if count >= WORTH_FORKING else None
+        with forks or contextlib.nullcontext():
+            to_start = await self._replace(difference, options_of_all)
+            # What is leaving stays known, so that whoever asks again is told so.
+            self.settings = replace(
+                wanted, watchers=wanted.watchers | {one.name: "" for one in self._leaving()}
+            )
+            await self._start(to_start, forks)
+
+    async def _replace(
+        self, difference: Watchers, options_of_all: dict[str, Any]
+    ) -> list[KeptWatcher]:
+        """End what is no longer wanted as it is; return what is to be started."""
         out = [
             one
             for one in self.watchers
@@ -134,13 +164,8 @@ class Supervision:
         for watcher in made:
             self._put_in(watcher)
         self._order(made, options_of_all)
-        # What is leaving stays known, so that whoever asks again is told so.
-        self.settings = replace(
-            wanted, watchers=wanted.watchers | {one.name: "" for one in self._leaving()}
-        )
         again = [one for one in self.watchers if one.paused or (one.gave_up and not one.leaving)]
-        for watcher in (*made, *again):
-            await watcher._start()  # noqa: SLF001 -- as above
+        return [*made, *again]
 
     def _order(self, made: Sequence[KeptWatcher], names: Iterable[str]) -> None:
         """Keep the topology's order, in which status shows them; what leaves comes last."""

@@ -18,6 +18,8 @@ from tornado import gen
 
 from feedbus.lifeline import ready_since, slot_path
 from feedbus.supervisor.endurance import SILENT_SECONDS, Endurance, describe_exit
+from feedbus.supervisor.forks import ForkServer
+from feedbus.supervisor.process import KeptProcess
 
 logger = logging.getLogger("feedbus.supervisor")
 
@@ -58,6 +60,7 @@ class KeptWatcher(Watcher):
         self.ready_pids: set[int] = set()
         self.leaving = False  # the topology has it no more: who ends is not started anew
         self.paused = False  # by apply, until it has replaced the queue
+        self.forks: ForkServer | None = None  # while many processes start
         self._told_to_end: set[int] = set()
         self._resume_at = 0.0
         self._filling = False
@@ -67,6 +70,11 @@ class KeptWatcher(Watcher):
     @property
     def _redirector_class(self) -> Any:
         return functools.partial(Redirector, buffer=65536)
+
+    @property
+    def _process_class(self) -> Any:
+        # Another user's process must not have been this one's.
+        return functools.partial(KeptProcess, forks=self.forks if self.uid is None else None)
 
     # -- starting ------------------------------------------------------------------------------
 

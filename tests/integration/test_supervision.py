@@ -277,8 +277,9 @@ def test_circusctl_reload_never_runs_a_slot_twice(running):
     assert "already runs" not in (running.root / "var" / "log" / "feed_0.log").read_text()
 
 
-def test_a_second_up_in_the_same_folder_is_refused(running):
-    refused = running.feedbus("up")
+@pytest.mark.parametrize("options", [[], ["--detach"]])
+def test_a_second_up_in_the_same_folder_is_refused(running, options):
+    refused = running.feedbus("up", *options)
     assert refused.returncode == 1
     assert re.match(r"error: process \d+ supervises .* already; stop it with", refused.stderr)
 
@@ -364,13 +365,41 @@ def test_circusd_refuses_a_broken_topology_before_it_starts_anything(system):
     assert not (system.root / "var" / "run" / "circus.sock").exists()
 
 
-def test_up_refuses_a_broken_topology_before_it_starts_anything(system):
+@pytest.mark.parametrize("options", [[], ["--detach"]])
+def test_up_refuses_a_broken_topology_before_it_starts_anything(system, options):
     (system.root / "topology.toml").write_text(TOPOLOGY.replace("handle:handle", "handle:handel"))
-    refused = system.feedbus("up")
+    refused = system.feedbus("up", *options)
     assert refused.returncode == 1
+    assert refused.stderr.count("error: ") == 1
     assert "handel" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (system.root / "var" / "run" / "circus.sock").exists()
+
+
+def test_processes_that_start_together_share_memory_and_one_that_starts_later_runs_todays_code(
+    system,
+):
+    with system.up():
+        system.wait_for_output("all 4 ready")
+        assert all(shared_bytes(system.pids(name)[0]) > 2**20 for name in ("feed_0", "mail"))
+        more = TOPOLOGY.replace("shards = 2", "shards = 6")
+        (system.root / "topology.toml").write_text(more)
+        applied = system.feedbus("apply", "--yes")
+        assert applied.returncode == 0, applied.stderr
+        added = {f"feed_{shard}" for shard in range(2, 6)}
+        system.wait_for_running(ALL | added)
+        assert all(shared_bytes(system.pids(name)[0]) > 2**20 for name in added)
+        (system.root / "handle.py").write_text(HANDLE + "\nprint('changed', flush=True)\n")
+        system.circusctl("restart", "mail", "--waiting")
+        system.wait_for_running(["mail"])
+        assert "changed" in (system.root / "var" / "log" / "mail.log").read_text()
+        assert shared_bytes(system.pids("mail")[0]) < 2**20
+
+
+def shared_bytes(pid):
+    """Return the memory that a process has written and shares all the same."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(re.search(r"Shared_Dirty: +(\d+) kB", rollup)[1]) * 1024
 
 
 def test_more_shards_in_the_file_are_more_consumers_after_down_and_up(system):

@@ -1,0 +1,117 @@
+"""Start many Python processes at once: fork each from one that has imported what they need.
+
+That one is feedbus.supervisor.forkserver, a process of its own. It lives as long as a start does:
+a process that is started later imports anew, and so runs the code as it is by then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Pipe
+from multiprocessing.reduction import send_handle
+from typing import Self
+
+from feedbus.supervisor.watchers import KEEP_BYTECODE
+from feedbus.topology import Topology
+
+PR_SET_CHILD_SUBREAPER = 36
+PATIENCE_SECONDS = 30.0  # for its imports and a fork, on a slow machine that has much else to do
+# A process's title takes the place of the arguments and environment that it was started with.
+TITLE_ROOM = {"FEEDBUS_TITLE_ROOM": " " * 2000}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a child is to be: this Python, "-m", a module and its arguments; and where."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    folder: str
+
+
+class ForkServer:
+    """The supervisor's end: give it a program, get a child's process id."""
+
+    @classmethod
+    def start(cls, topology: Topology) -> Self | None:
+        """Start a server, or give None where the system cannot hand its children over."""
+        return cls(topology) if sys.platform == "linux" else None
+
+    def __init__(self, topology: Topology) -> None:
+        """Start the server, which imports what the topology's consumers need."""
+        self._connection, other = Pipe()
+        command = [sys.executable, "-m", "feedbus.supervisor.forkserver"]
+        with other:
+            self._process = subprocess.Popen(
+                [*command, str(other.fileno()), str(topology.path)],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | KEEP_BYTECODE | TITLE_ROOM,
+                pass_fds=[other.fileno()],
+                process_group=0,  # Ctrl-C is for the supervisor
+            )
+        _adopt_orphans(wanted=True)
+
+    def __enter__(self) -> Self:
+        """Close it at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See close()."""
+        self.close()
+
+    def fork(self, program: Program, stdout: int, stderr: int) -> int:
+        """Start a program as a child of this process, with its umask, in a session of its own.
+
+        Args:
+            program: what it is.
+            stdout: the descriptor that it writes to; the caller's own stays open.
+            stderr: the same for errors.
+
+        Returns:
+            The process id, which waitpid() knows.
+
+        Raises:
+            ConnectionError: the server does not serve; it is closed.
+            OSError: the system refuses.
+
+        """
+        umask = os.umask(0o077)
+        os.umask(umask)
+        try:
+            self._connection.send((program, umask))
+            for descriptor in (stdout, stderr):
+                send_handle(self._connection, descriptor, self._process.pid)
+            answer = self._connection.recv() if self._connection.poll(PATIENCE_SECONDS) else None
+        except (EOFError, OSError):
+            answer = None
+        if answer is None:
+            self.close()
+            msg = "the fork server has ended or does not answer"
+            raise ConnectionError(msg)
+        if isinstance(answer, OSError):
+            raise answer
+        return int(answer)
+
+    def close(self) -> None:
+        """End the server; its children stay."""
+        if self.closed:
+            return
+        self._connection.close()
+        self._process.terminate()
+        self._process.wait()
+        _adopt_orphans(wanted=False)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be asked of it any more."""
+        return self._connection.closed
+
+
+def _adopt_orphans(*, wanted: bool) -> None:
+    """Be the parent of descendants whose own has ended: prctl(2), PR_SET_CHILD_SUBREAPER."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)

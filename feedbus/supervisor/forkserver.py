@@ -1,0 +1,111 @@
+"""The process that consumers are forked from: `python -m feedbus.supervisor.forkserver`.
+
+It imports feedbus and its libraries, but no handler, since a project's imports may start threads,
+which no fork takes along. Each child is made by a process that ends at once: Linux hands it to the
+supervisor, as if that had started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import runpy
+import shlex
+import sys
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from pathlib import Path
+from typing import cast
+
+from setproctitle import setproctitle
+
+from feedbus.supervisor.forks import Program
+
+ADOPTION_SECONDS = 0.0005
+
+
+def main(handle: int, topology_path: Path) -> None:
+    """Serve, and in each child run its program."""
+    setproctitle(f"feedbus fork server of {topology_path}")  # and learn where titles are written
+    gc.disable()
+    preload(topology_path)
+    gc.freeze()  # a child that looked through it would copy its pages
+    gc.enable()
+    program = serve(Connection(handle))
+    setproctitle(shlex.join(program.command))
+    _, _, module, *arguments = program.command
+    sys.argv = [module, *arguments]
+    if not sys.flags.safe_path:
+        sys.path[0] = program.folder
+    sys.modules.pop(module, None)  # runpy warns of a module that is there already
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def preload(topology_path: Path) -> None:
+    """Import what a consumer of the topology needs, except for its handler."""
+    import feedbus.cli.run
+    import feedbus.runner  # noqa: F401 -- for the children
+    from feedbus import broker, config, outbox
+    from feedbus.errors import FeedbusError
+
+    with contextlib.suppress(FeedbusError):  # whoever reads it next says so
+        topology = config.load(topology_path)
+        broker.load_transport(topology)
+        outbox.load_driver(topology.store_url)
+
+
+def serve(connection: Connection) -> Program:
+    """Fork a child for each request; return in that child alone, with what it is to be."""
+    while True:
+        try:
+            program, umask = connection.recv()
+            stdout, stderr = recv_handle(connection), recv_handle(connection)
+        except EOFError:
+            os._exit(0)
+        between = os.fork()
+        if between == 0:
+            _part(connection)
+            os.umask(umask)
+            _settle(connection, program, stdout, stderr)
+            return cast("Program", program)
+        os.waitpid(between, 0)
+        os.close(stdout)
+        os.close(stderr)
+
+
+def _part(connection: Connection) -> None:
+    """Fork once more and end; return in the child, when the supervisor has become its parent."""
+    between = os.getpid()
+    try:
+        child = os.fork()
+    except OSError as error:
+        connection.send(error)
+        os._exit(1)
+    if child:
+        os._exit(0)
+    while os.getppid() == between:
+        time.sleep(ADOPTION_SECONDS)
+
+
+def _settle(connection: Connection, program: Program, stdout: int, stderr: int) -> None:
+    """Take over session, folder, environment and output, then tell the process id."""
+    with connection:
+        os.setsid()
+        os.environ.clear()
+        os.environ.update(program.environment)
+        try:
+            os.chdir(program.folder)
+        except OSError as error:
+            connection.send(error)
+            os._exit(1)
+        for given, usual in ((stdout, 1), (stderr, 2)):
+            os.dup2(given, usual)
+            os.close(given)
+        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+        connection.send(os.getpid())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

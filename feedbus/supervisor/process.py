@@ -1,0 +1,62 @@
+"""A circus process that is forked where that is faster than starting Python anew."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import psutil
+from circus.process import Process
+
+from feedbus.supervisor.forks import ForkServer, Program
+
+
+class KeptProcess(Process):
+    """One process of a watcher."""
+
+    def __init__(self, *arguments: Any, forks: ForkServer | None, **options: Any) -> None:
+        """Take circus's arguments, and the fork server, None to start Python anew."""
+        self._forks = forks
+        super().__init__(*arguments, **options)
+
+    def spawn(self) -> None:
+        """Start it; OSError is what circus tells and tries again."""
+        if self._forks is None or self._forks.closed:
+            super().spawn()
+            return
+        self.started = time.time()
+        program = Program(self.format_args(), self.env, self.working_dir)
+        self._worker = Forked(self._forks, program)
+
+
+class Forked(psutil.Process):
+    """What circus asks of a subprocess.Popen, of a child that was not made by one."""
+
+    def __init__(self, forks: ForkServer, program: Program) -> None:
+        """Fork the program, with pipes for its output."""
+        self.returncode: int | None = None
+        stdout, its_stdout = os.pipe()
+        stderr, its_stderr = os.pipe()
+        try:
+            super().__init__(forks.fork(program, its_stdout, its_stderr))
+        except BaseException:
+            os.close(stdout)
+            os.close(stderr)
+            raise
+        finally:
+            os.close(its_stdout)
+            os.close(its_stderr)
+        self.stdout, self.stderr = os.fdopen(stdout, "rb"), os.fdopen(stderr, "rb")
+
+    def poll(self) -> int | None:
+        """Return its exit code, negative for a signal, or None while it runs."""
+        if self.returncode is None:
+            try:
+                ended, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self.returncode = 0  # circus has reaped it, and knows
+            else:
+                if ended:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
