@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 
 from handlers.schemas import AddFollowers
+from tests.projects import wait_until
 from tests.site import Answer, Site, fresh_site, problem
 
 
@@ -270,3 +271,26 @@ def test_the_page_runs_under_a_policy_that_admits_its_own_script_alone(site):
     page = answer.body.decode()
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page)
     assert not re.findall(r"\son\w+=|style=", page)
+
+
+def test_who_goes_on_sending_after_a_refusal_is_cut_off_in_the_end(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.server.LINGER_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as client:
+        client.sendall(
+            b"POST /api/v2/user HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n"
+        )
+        answer = b""
+        while piece := client.recv(65536):
+            answer += piece
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        wait_until(lambda: cut_off(client))
+
+
+def cut_off(client: socket.socket) -> bool:
+    try:
+        client.sendall(b"x")
+    except OSError:
+        return True
+    return False

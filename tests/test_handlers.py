@@ -57,7 +57,10 @@ def tweet_of(author: int, **changes: Any) -> dict[str, Any]:
 
 
 def feed(user: int) -> list[str]:
-    return [tweet["text"] for tweet in queries.read_feed(user, 20)]
+    tweets = {
+        tweet["id"]: tweet["text"] for tweet in queries.read_tweets(queries.read_feed(user, 20))
+    }
+    return [tweets[number] for number in sorted(tweets)]
 
 
 def followers(author: int) -> list[int]:

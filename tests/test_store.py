@@ -203,12 +203,12 @@ def test_tweets_are_listed_by_page_the_newest_first(author):
     assert queries.list_tweets(3, 2) == []
 
 
-def test_a_feed_shows_its_last_entries_the_oldest_first(author):
+def test_a_feed_shows_its_last_entries_the_newest_first(author):
     reader = queries.create_user("reader")
     tweets = post(author, *"abcde")
     queries.add_feed_entries({tweet: [reader] for tweet in tweets})
-    assert texts(queries.read_feed(reader, 3)) == ["c", "d", "e"]
-    assert texts(queries.read_feed(reader, 20)) == list("abcde")
+    assert queries.read_feed(reader, 3) == tweets[:1:-1]
+    assert queries.read_feed(reader, 20) == tweets[::-1]
     assert queries.read_feed(author, 20) == []
 
 
@@ -276,7 +276,8 @@ def test_reading_a_long_feed_uses_the_key_without_a_sort_or_a_scan(author):
             assert "SEARCH feed USING PRIMARY KEY (reader_id=?)" in found
             assert "TEMP B-TREE" not in found
             assert "SCAN feed" not in found
-    assert texts(queries.read_feed(reader, 20)) == ["the last"]
+    assert queries.read_feed(reader, 2) == [newest, newest - 1]
+    assert texts(queries.read_tweets([newest, newest - 1])) == ["the last"]
 
 
 def test_a_batch_looks_users_up_by_key_also_before_there_are_statistics(author):

@@ -13,11 +13,12 @@ from feedbus import outbox
 from feedbus.topology import Topology
 from store import queries
 from web import schemas
-from web.answers import answer
+from web.answers import JSON, answer, typed
 from web.bodies import load, read_body, read_query
 from web.inline import InlineBus
 from web.posting import Posting, one_line
 from web.problems import BAD_REQUEST, CONFLICT, NOT_FOUND, problem
+from web.recent import Recent
 
 log = logging.getLogger("web")
 
@@ -35,6 +36,7 @@ class Api:
         """Publish by posting what is not done within the request."""
         self._posting = posting
         self._inline = InlineBus(topology)
+        self._recent = Recent()
 
     def create_user(self) -> bytes:
         """Create a user and return the id."""
@@ -92,9 +94,10 @@ class Api:
         count = read_query(FEED)["count"]
         reader = load(USER_PATH, {"id": user}, "The path names no user.")["user_id"]
         try:
-            return answer({"tweets": queries.read_feed(reader, count)})
+            tweets = self._recent.read(queries.read_feed(reader, count))
         except queries.UnknownUser as error:
             raise nobody(error, READER_ID) from None
+        return typed(JSON, b'{"tweets":[' + b",".join(tweets) + b"]}")
 
     def get_tweets(self) -> bytes:
         """Return a page of all tweets, newest first."""

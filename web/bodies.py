@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
@@ -39,9 +40,13 @@ def read_body(schema: Schema) -> dict[str, Any]:
     return load(schema, fields, "The body does not have the fields that were expected.")
 
 
-def read_query(schema: Schema) -> dict[str, Any]:
+def read_query(schema: Schema) -> Mapping[str, Any]:
     """Return the request's query parameters as schema loads them, or raise the problem."""
-    raw = bottle.request.environ.get("QUERY_STRING", "")
+    return _load_query(schema, bottle.request.environ.get("QUERY_STRING", ""))
+
+
+@lru_cache(1000)  # most requests say what others said; what raises is looked at again
+def _load_query(schema: Schema, raw: str) -> Mapping[str, Any]:
     try:
         pairs = parse_qsl(
             raw.encode("latin-1").decode("utf-8", "replace"),

@@ -79,7 +79,7 @@ class LingeringChannel(HTTPChannel):
     close_when_flushed: bool = False
     will_close: bool = False
     lingers = False
-    linger_until = float("inf")
+    linger_until: float
 
     def handle_write(self) -> None:
         """Send what waits; after a refusal end only our own direction."""
@@ -91,14 +91,15 @@ class LingeringChannel(HTTPChannel):
             return
         self.close_when_flushed = False
         self.linger_until = time.monotonic() + LINGER_SECONDS
+        self.readable = self._readable_for_a_while  # of this one alone: all are asked at each turn
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.will_close = True
 
-    def readable(self) -> bool:
+    def _readable_for_a_while(self) -> bool:
         """Say whether to read; called at each turn of the loop, so lingering ends here."""
-        if self.lingers and time.monotonic() > self.linger_until:
+        if time.monotonic() > self.linger_until:
             self.will_close = True
         return super().readable()  # type: ignore[no-any-return]  # it is a bool
 

@@ -9,6 +9,7 @@ from store.queries.tweets import (
     create_tweet,
     ensure_tweets,
     list_tweets,
+    read_tweets,
 )
 from store.queries.users import (
     Audience,
@@ -41,5 +42,6 @@ __all__ = [
     "list_tweets",
     "login_of",
     "read_feed",
+    "read_tweets",
     "stream_followers",
 ]

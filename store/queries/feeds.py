@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from feedbus.outbox import on_postgres
 from store.queries.sql import WORTH_COPYING, copy, numbers, rows, run, run_each
-from store.queries.tweets import shown, stored_tweets
+from store.queries.tweets import stored_tweets
 from store.queries.users import login_of
 
-# The limit is inside, so that no plan can join a whole feed to its tweets first.
-READ = """
-    SELECT tweet.id, users.login, tweet.text, tweet.created_at
-    FROM (
-        SELECT tweet_id FROM feed WHERE reader_id = ? ORDER BY tweet_id DESC LIMIT ?
-    ) AS latest
-    JOIN tweet ON tweet.id = latest.tweet_id
-    JOIN users ON users.id = tweet.author_id
-"""
+READ = "SELECT tweet_id FROM feed WHERE reader_id = ? ORDER BY tweet_id DESC LIMIT ?"
 ADD_TWEET_SQLITE = """
     INSERT INTO feed (reader_id, tweet_id) SELECT value, ? FROM $NUMBERS
     WHERE true ON CONFLICT DO NOTHING
@@ -84,16 +75,14 @@ def _numbers(lines: Sequence[str]) -> tuple[str, str]:
     return numbers(readers), numbers(tweets)
 
 
-def read_feed(reader_id: int, count: int) -> list[dict[str, Any]]:
-    """Return the last count tweets of a feed, the oldest of them first.
+def read_feed(reader_id: int, count: int) -> list[int]:
+    """Return the ids of the last count tweets of a feed, the newest first.
 
     Raises:
         UnknownUser: there is no such reader.
 
     """
-    found = rows(READ, reader_id, count)
+    found = [row[0] for row in rows(READ, reader_id, count)]
     if not found:
         login_of(reader_id)
-    # By moment: ids of tweets posted at once, or in another system, may disagree with it.
-    ordered = sorted(found, key=lambda row: (row[3], row[0]))
-    return [shown(*row) for row in ordered]
+    return found

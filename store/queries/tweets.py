@@ -162,6 +162,16 @@ def stored_tweets(tweet_ids: Iterable[int]) -> set[int]:
     return {row[0] for row in rows("SELECT tweet.id FROM $ROWS(tweet)", numbers(tweet_ids))}
 
 
+def read_tweets(tweet_ids: Iterable[int]) -> list[dict[str, Any]]:
+    """Return those of these tweets that there are, in no order."""
+    found = rows(
+        "SELECT tweet.id, users.login, tweet.text, tweet.created_at"
+        " FROM $ROWS(tweet) JOIN users ON users.id = tweet.author_id",
+        numbers(tweet_ids),
+    )
+    return [_shown(*row) for row in found]
+
+
 def list_tweets(page: int, per_page: int) -> list[dict[str, Any]]:
     """Return a page of all tweets, the newest first; the first page is 0."""
     found = rows(
@@ -172,9 +182,9 @@ def list_tweets(page: int, per_page: int) -> list[dict[str, Any]]:
         per_page,
         page * per_page,
     )
-    return [shown(*row) for row in found]
+    return [_shown(*row) for row in found]
 
 
-def shown(tweet_id: int, author: str, text: str, created_at_us: int) -> dict[str, Any]:
+def _shown(tweet_id: int, author: str, text: str, created_at_us: int) -> dict[str, Any]:
     """Return a tweet as the API shows it."""
     return {"id": tweet_id, "author": author, "text": text, "createdAt": to_text(created_at_us)}
