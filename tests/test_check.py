@@ -32,10 +32,10 @@ command = "python -m web"
 """
 HANDLERS = """\
 from marshmallow import Schema
-from feedbus import handler
+from feedbus import Bus, Records, handler
 
 @handler(Schema)
-def take(message, bus): ...
+def take(message: dict, bus: Bus): ...
 """
 
 
