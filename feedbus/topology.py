@@ -56,7 +56,14 @@ class Ladder:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """How many records a handler takes at once, and how long the first of them waits for more."""
+    """How many records a handler takes at once.
+
+    Attributes:
+        size: a batch is full with so many records.
+        wait_seconds: from the beginning of a batch until the next begins, unless that is full:
+            a record waits no longer than this for others, and not at all after a quiet time.
+
+    """
 
     size: int = 1
     wait_seconds: float = 0.0

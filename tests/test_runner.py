@@ -245,6 +245,24 @@ def test_a_batch_takes_what_has_arrived_however_short_its_wait(
     assert len(sizes) <= 2
 
 
+def test_a_lone_record_waits_for_nobody_and_those_after_it_gather(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(batch=Batch(4, 60.0)))  # the second is full before its wait is over
+    batches: list[list[int]] = []
+
+    def work(records: Records, _bus: Bus) -> None:
+        batches.append(records.column("n"))
+
+    with system.running(work, batch=True):
+        system.publish([1])
+        wait_until(lambda: batches == [[1]])
+        for number in range(2, 6):
+            system.publish([number])
+        wait_until(lambda: len(batches) > 1)
+    assert batches == [[1], [2, 3, 4, 5]]
+
+
 def test_a_batch_handler_rejects_single_records_of_a_pack(make: Callable[..., System]) -> None:
     system = make(queue(batch=BATCH), pack=100)
 

@@ -83,7 +83,9 @@ class BatchTable(TableSchema):
 
     size = Whole("How many records a handler takes at once.", most=MOST_PREFETCH)
     wait = Duration(
-        "How long the first record of a batch waits for more.", zero=True, attribute="wait_seconds"
+        "How long after a batch the next begins at the earliest, unless it is full.",
+        zero=True,
+        attribute="wait_seconds",
     )
 
 

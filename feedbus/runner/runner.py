@@ -86,6 +86,7 @@ class Runner:
         self._buffer = Buffer()
         self._handled = 0
         self._started = self._last_arrival = time.monotonic()
+        self._last_batch = -math.inf
         self._told_to_stop = threading.Event()
         self._failures = 0
         self._passed: str | None = None
@@ -228,7 +229,11 @@ class Runner:
         self._last_arrival = time.monotonic()
 
     def _collect(self, connection: Any) -> bool:
-        """Wait for a batch: full, or its first record has waited long enough and no more came."""
+        """Wait for a batch: full, or the last one began long enough ago and no more came.
+
+        So a record that comes alone is handled at once, and those that come fast gather while the
+        batch before them is handled.
+        """
         batch = self._consumer.queue.batch
         deadline = time.monotonic() + self._patience(connection)
         if self._buffer:
@@ -240,7 +245,7 @@ class Runner:
             except TimeoutError:
                 break
             if self._buffer and not had:
-                deadline = time.monotonic() + batch.wait_seconds
+                deadline = self._last_batch + batch.wait_seconds
         self._keeper.beat(connection)
         return bool(self._buffer)
 
@@ -263,6 +268,7 @@ class Runner:
         if not deliveries:
             return
         ids = [delivery.message_id for delivery in deliveries]
+        self._last_batch = time.monotonic()
         deaths = self._suspects.deaths(ids[0])
         self._suspects.take(ids)
         while True:
