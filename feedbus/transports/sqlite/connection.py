@@ -13,6 +13,7 @@ from amqp.exceptions import ConsumerCancelled, RecoverableConnectionError
 
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.clocks import expire_due
+from feedbus.transports.sqlite.compaction import Compaction
 from feedbus.transports.sqlite.consumers import Consumer
 from feedbus.transports.sqlite.delivery import (
     keep_limits,
@@ -48,6 +49,7 @@ class Connection:
         self.owner: int | None = None
         self.channels: dict[int, Channel] = {}
         self.inbox = Inbox(self)
+        self._compaction = Compaction(self.file.database, path, self.file.live)
         self._bell = Bell(self.file.live)
         self._watch: Watch | None = None
         self._pulse: Pulse | None = None
@@ -140,6 +142,7 @@ class Connection:
             happened = self._watch.wait(0) if self._watch else set()
             self._react(happened)
             if self.inbox.fetch():
+                self._compaction.postpone()
                 continue
             self._end_for_signal(happened)
             self._sleep(deadline)
@@ -157,11 +160,16 @@ class Connection:
                     return
             if due is not None:
                 due += random.uniform(0, SPREAD_SECONDS)  # noqa: S311 -- spreads load
-            waits = [wait for wait in (left, due) if wait is not None]
+            quiet = self._compaction.seconds()
+            if quiet is not None and quiet <= 0:
+                self._compaction.run()
+                continue
+            waits = [wait for wait in (left, due, quiet) if wait is not None]
             happened = self._watch.wait(min(waits) if waits else None)
             self._react(happened)
             self._end_for_signal(happened)
             if happened:
+                self._compaction.postpone()
                 return
 
     def _end_for_signal(self, happened: set[str]) -> None:
