@@ -182,7 +182,7 @@ class Connection:
         ((owners, armed_ms),) = self.file.read("SELECT owners, armed_ms FROM state")
         if owners != self._owners_seen:
             self._heed()
-        return None if armed_ms is None else armed_ms / 1000 - time.time()
+        return None if armed_ms is None else (armed_ms - self.file.now_ms()) / 1000
 
     def _heed(self) -> None:
         ((self._owners_seen,),) = self.file.read("SELECT owners FROM state")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from feedbus.transports.sqlite.broker_time import BrokerTime
 from feedbus.transports.sqlite.content import Content
 from feedbus.transports.sqlite.routing import Queue, Routes, load_routes
 from feedbus.transports.sqlite.schema import live_folder, open_database
@@ -105,6 +105,15 @@ class BrokerFile:
             self.database = open_database(path, busy_timeout_seconds=busy_timeout_seconds)
         except (sqlite3.DatabaseError, OSError) as error:
             raise self._unavailable(error) from error
+        try:
+            self._time = BrokerTime(self.database)
+        except sqlite3.DatabaseError as error:
+            self.database.close()
+            raise self._unavailable(error) from error
+
+    def now_ms(self) -> int:
+        """Return the broker's time, by which everything in the file expires."""
+        return self._time.now_ms()
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Run one query outside any transaction.
@@ -135,11 +144,12 @@ class BrokerFile:
                 self._durable = durable
             self.database.execute("BEGIN IMMEDIATE")
             try:
-                transaction = Transaction(self.database, time.time_ns() // 1_000_000)
+                transaction = Transaction(self.database, self.now_ms())
                 transaction.routes = self._current_routes(transaction.topology)
                 yield transaction
                 transaction.write_added()
                 transaction.write_state()
+                self._time.note(self.database, transaction.now_ms)
                 self.database.execute("COMMIT")
             except BaseException:
                 if self.database.in_transaction:

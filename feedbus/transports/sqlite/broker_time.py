@@ -1,0 +1,84 @@
+"""The broker's time: milliseconds that go on evenly, whatever happens to the wall clock.
+
+Times to live, delays and unused queues are measured by it. It is the kernel's time since boot plus
+an offset that the file keeps, so all processes agree on it and a restart changes nothing. After a
+reboot it goes on from the wall clock, or from where it was, whichever is later.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+NOTED_EVERY_MS = 60_000
+TABLE = """
+CREATE TABLE IF NOT EXISTS clock (
+    boot TEXT NOT NULL,             -- since which the offset holds
+    offset_ms INTEGER NOT NULL,     -- from the time since boot to the broker's time
+    seen_ms INTEGER NOT NULL        -- the broker's time, noted once a minute
+)
+"""
+
+
+def wall_ms() -> int:
+    """Return the wall clock's time."""
+    return time.time_ns() // 1_000_000
+
+
+def since_boot() -> tuple[str, int] | None:
+    """Name the boot and return the milliseconds since; None where the kernel has neither."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = Path("/proc/self/ns/time").readlink()
+    except OSError:
+        return None
+    return f"{boot} {namespace}", time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class BrokerTime:
+    """The time of one file, as one connection reads it."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        """Read the offset, or set it when this is the first connection since the boot."""
+        self._note_at_ms = 0
+        self._offset_ms: int | None = None
+        started = since_boot()
+        if started is None:
+            return
+        boot, milliseconds = started
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'clock'").fetchone():
+            database.execute(TABLE)  # the file is of an earlier feedbus
+        self._offset_ms = _offset(database, boot)
+        if self._offset_ms is None:
+            database.execute("BEGIN IMMEDIATE")
+            with database:
+                self._offset_ms = _offset(database, boot)  # another process may have been faster
+                if self._offset_ms is None:
+                    self._offset_ms = _begin(database, boot, milliseconds)
+
+    def now_ms(self) -> int:
+        """Return the broker's time."""
+        if self._offset_ms is None:
+            return wall_ms()
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
+
+    def note(self, database: sqlite3.Connection, now_ms: int) -> None:
+        """Keep the time of a write for after the next boot, once a minute."""
+        if now_ms >= self._note_at_ms and self._offset_ms is not None:
+            database.execute("UPDATE clock SET seen_ms = ? WHERE seen_ms < ?", (now_ms, now_ms))
+            self._note_at_ms = now_ms + NOTED_EVERY_MS
+
+
+def _offset(database: sqlite3.Connection, boot: str) -> int | None:
+    row = database.execute("SELECT offset_ms FROM clock WHERE boot = ?", (boot,)).fetchone()
+    return row[0] if row else None
+
+
+def _begin(database: sqlite3.Connection, boot: str, milliseconds: int) -> int:
+    row = database.execute("SELECT seen_ms FROM clock").fetchone()
+    now_ms = max(wall_ms(), row[0] if row else 0)
+    database.execute("DELETE FROM clock")
+    values = (boot, now_ms - milliseconds, now_ms)
+    database.execute("INSERT INTO clock VALUES (?,?,?)", values)
+    return now_ms - milliseconds
