@@ -16,7 +16,8 @@ from typing import Any
 
 from kombu.connection import Connection
 
-from feedbus.bus.publisher import WINDOW, Outgoing, Publisher
+from feedbus.bus.publisher import WINDOW, Publisher
+from feedbus.wire import Outgoing
 from tests.servers.rabbitmq import RabbitMQ
 
 ROUNDS = 5

@@ -9,21 +9,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus.broker.names import Names
-from feedbus.bus.publisher import PUBLISHED_AT, Outgoing
-from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import InvalidBody, Reject, Retry
 from feedbus.metrics import Verdict
-from feedbus.records.packs import JSON, Pack, encode_payload
+from feedbus.records.packs import Pack, encode_payload
 from feedbus.topology import Consumer
+from feedbus.wire import Delivery, Outgoing
+from feedbus.wire.constants import (
+    ATTEMPT,
+    CONSUMER,
+    ERRORS,
+    EXCHANGE,
+    FAILED_AT,
+    JSON,
+    KEY,
+    PUBLISHED_AT,
+    QUEUE,
+    REASON,
+)
 
-ATTEMPT = "feedbus-attempt"
-CONSUMER = "feedbus-consumer"
-ERRORS = "feedbus-errors"
-EXCHANGE = "feedbus-exchange"
-FAILED_AT = "feedbus-failed-at"
-KEY = "feedbus-key"
-QUEUE = "feedbus-queue"
-REASON = "feedbus-reason"
 REASON_LIMIT = 1000
 MOST = 2**31  # attempts; a header that says otherwise is not ours
 

@@ -17,17 +17,18 @@ from feedbus import broker, outbox
 from feedbus.broker.names import Names
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.encoding import Encoder, columnar
-from feedbus.bus.publisher import Outgoing
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import Spool
 from feedbus.errors import Outage, Unroutable, UsageError
 from feedbus.metrics import Metrics
 from feedbus.records import Chunk, Records
 from feedbus.records.ids import Ids, children
-from feedbus.records.packs import PACK, Pack, decode, single
+from feedbus.records.packs import Pack, decode, single
 from feedbus.ring import Ring
 from feedbus.testing import RecordingBus
 from feedbus.topology import Exchange, Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import PACK
 from tests.systems import System, queue, sharded
 
 

@@ -18,6 +18,7 @@ from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.records import Records
 from feedbus.topology import Topology
+from feedbus.wire.constants import FENCE
 from tests.projects import wait_until
 from tests.systems import BATCH, System, sharded
 
@@ -181,7 +182,7 @@ def test_what_is_held_keeps_its_headers_and_properties_and_is_behind_what_was_th
     kept = {name: got.properties[name] for name in ("correlation_id", "type", "message_id")}
     assert kept == {"correlation_id": "c", "type": "t", "message_id": "m"}
     assert got.headers["trace"] == "abc"
-    assert fence.headers[generations.FENCE] == old.digest
+    assert fence.headers[FENCE] == old.digest
 
 
 def test_a_consumer_that_waits_for_another_takes_over_when_the_ring_moves_on(

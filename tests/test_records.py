@@ -15,14 +15,13 @@ from feedbus.records import Chunk, Records
 from feedbus.records.ids import Ids
 from feedbus.records.loading import load
 from feedbus.records.packs import (
-    JSON,
-    PACK,
     Pack,
     decode,
     decode_payload,
     encode_payload,
     single,
 )
+from feedbus.wire.constants import JSON, PACK
 
 values = st.one_of(
     st.none(),

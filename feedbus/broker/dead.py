@@ -12,6 +12,7 @@ from feedbus import broker
 from feedbus.broker import generations
 from feedbus.broker.names import Names
 from feedbus.topology import Queue, Topology
+from feedbus.wire.constants import ATTEMPT, ERRORS, FAILED_AT, KEY, REASON
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +91,15 @@ def _read(queue: Queue, message: Any) -> DeadLetter:
     # Where the broker dead-lettered it, headers are whatever its publisher made up.
     told = headers.get("x-death")
     deaths = told if isinstance(told, list) and told and isinstance(told[0], dict) else [{}]
-    attempts, failed_at = headers.get("feedbus-attempt"), headers.get("feedbus-failed-at")
+    attempts, failed_at = headers.get(ATTEMPT), headers.get(FAILED_AT)
     body = message.body
     return DeadLetter(
         message_id=str(message.properties.get("message_id") or ""),
         queue=queue.name,
-        key=str(headers.get("feedbus-key", (deaths[0].get("routing-keys") or [""])[0])),
-        reason=str(headers.get("feedbus-reason", f"broker: {deaths[0].get('reason', 'unknown')}")),
+        key=str(headers.get(KEY, (deaths[0].get("routing-keys") or [""])[0])),
+        reason=str(headers.get(REASON, f"broker: {deaths[0].get('reason', 'unknown')}")),
         attempts=attempts if isinstance(attempts, int) else 0,
-        errors=_errors(headers.get("feedbus-errors")),
+        errors=_errors(headers.get(ERRORS)),
         failed_at_microseconds=failed_at if isinstance(failed_at, int) else None,
         content_type=str(message.properties.get("content_type") or ""),
         body=body if isinstance(body, bytes) else str(body).encode(),

@@ -17,8 +17,8 @@ from feedbus.broker.confirming import Confirming
 from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.topology import Generation, Topology
+from feedbus.wire.constants import FENCE
 
-FENCE = "feedbus-fence"
 EXIT_AT = "FEEDBUS_EXIT_AT"
 EXIT_CODE = 99
 # How long RabbitMQ may take from placing a message to putting it into its queue: the two are no

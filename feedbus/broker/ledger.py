@@ -22,6 +22,7 @@ from feedbus.broker import entities
 from feedbus.broker.confirming import Confirming
 from feedbus.broker.names import Names
 from feedbus.topology import Generation, Topology
+from feedbus.wire.constants import JSON
 
 READ_ATTEMPTS = 100
 RECALL_ATTEMPTS = 10  # nobody reads the ledger but under the lock; who died with it gives it back
@@ -91,7 +92,7 @@ def write(channel: Any, names: Names, state: State) -> State:
     for queue in (names.ledger(state.current.exchange), names.generations(state.current.exchange)):
         _declare(channel, names.topology, state.current.exchange, queue)
         message = channel.prepare_message(
-            body.encode(), content_type="application/json", properties={"delivery_mode": 2}
+            body.encode(), content_type=JSON, properties={"delivery_mode": 2}
         )
         writing.publish([(message, "", queue)])
     writing.close()

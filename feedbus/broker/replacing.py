@@ -27,11 +27,12 @@ from kombu.connection import Connection
 from feedbus import broker
 from feedbus.broker import entities, inventory
 from feedbus.broker.confirming import Confirming
-from feedbus.broker.generations import FENCE, IN_FLIGHT_SECONDS, step
+from feedbus.broker.generations import IN_FLIGHT_SECONDS, step
 from feedbus.broker.inventory import Inventory, SeenQueue
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.topology import Consumer, Queue, Topology
+from feedbus.wire.constants import FENCE
 
 MOVED_AT_ONCE = 200
 LEAVE_SECONDS = 10.0

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from feedbus.broker.names import Names
-from feedbus.bus.publisher import RECORD_COUNT, Outgoing
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
-from feedbus.records.packs import BODY_LIMIT_BYTES, JSON, PACK, Pack, decode, encode_payload
+from feedbus.records.packs import BODY_LIMIT_BYTES, Pack, decode, encode_payload
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import GENERATION, JSON, PACK, RECORD_COUNT, SHORT_TEXT_BYTES
 
-GENERATION = "feedbus-generation"
-KEY_LIMIT_BYTES = 255
 ID_DIGITS = 24
 
 
@@ -153,7 +152,7 @@ def _check_size(body: bytes) -> None:
 
 
 def _check_keys(keys: Sequence[str]) -> None:
-    if all(map(str.isascii, keys)) and max(map(len, keys), default=0) <= KEY_LIMIT_BYTES:
+    if all(map(str.isascii, keys)) and max(map(len, keys), default=0) <= SHORT_TEXT_BYTES:
         return
     for key in keys:
         try:
@@ -161,6 +160,8 @@ def _check_keys(keys: Sequence[str]) -> None:
         except UnicodeEncodeError as error:
             msg = f"cannot publish: routing key {key!r} is not UTF-8"
             raise UsageError(msg) from error
-        if size > KEY_LIMIT_BYTES:
-            msg = f"cannot publish: routing key of {size} bytes; expected at most {KEY_LIMIT_BYTES}"
+        if size > SHORT_TEXT_BYTES:
+            msg = (
+                f"cannot publish: routing key of {size} bytes; expected at most {SHORT_TEXT_BYTES}"
+            )
             raise UsageError(msg)

@@ -12,12 +12,14 @@ from typing import Any, Self
 
 from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
-from feedbus.bus.publisher import Outgoing, Refusal
+from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.errors import FeedbusError, Outage, UsageError
 from feedbus.metrics import Metrics
-from feedbus.records.packs import PACK, Pack, single
+from feedbus.records.packs import Pack, single
 from feedbus.topology import Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import PACK
 
 RECONNECT_SECONDS = 0.1
 

@@ -5,36 +5,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 from feedbus.bus.blockage import Blockage
 from feedbus.errors import Outage
 from feedbus.metrics import Outcome
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import PUBLISHED_AT
 
 WINDOW = 1000
 CONFIRM_TIMEOUT_SECONDS = 30.0
 NACKED = "refused by the broker (nack): its queue is full or cannot write"
-PUBLISHED_AT = "feedbus-published-at"
-RECORD_COUNT = "feedbus-records"
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One message on its way to the broker; exchange is the name on the broker.
-
-    What metrics count it as is the exchange's name in the topology, or what else it is for.
-    """
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    content_type: str
-    message_id: str
-    headers: Mapping[str, Any] = field(default_factory=dict)
-    counted_as: str = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +98,11 @@ class Publisher:
             content_type=message.content_type,
             content_encoding="utf-8",
             headers={PUBLISHED_AT: time.time_ns() // 1000, **message.headers},
-            properties={"delivery_mode": 2, "message_id": message.message_id},
+            properties={
+                **message.properties,
+                "delivery_mode": 2,
+                "message_id": message.message_id,
+            },
         )
         self._last_tag += 1
         self._waiting[self._last_tag] = message

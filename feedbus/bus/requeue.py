@@ -7,11 +7,12 @@ from typing import Self
 
 from feedbus.broker.dead import DeadLetter
 from feedbus.broker.names import Names
-from feedbus.bus.publisher import Outgoing
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.errors import InvalidBody
-from feedbus.records.packs import JSON, PACK, decode, encode_payload
+from feedbus.records.packs import decode, encode_payload
 from feedbus.topology import Queue, Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import JSON, PACK
 
 
 class Requeue:

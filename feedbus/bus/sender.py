@@ -17,16 +17,15 @@ from feedbus.bus.encoding import Encoder
 from feedbus.bus.publisher import (
     CONFIRM_TIMEOUT_SECONDS,
     NACKED,
-    RECORD_COUNT,
     WINDOW,
-    Outgoing,
     Publisher,
     Refusal,
 )
 from feedbus.errors import Outage, PublishError, Unroutable
 from feedbus.metrics import Metrics, Outcome
-from feedbus.records.packs import PACK
 from feedbus.topology import Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import PACK, RECORD_COUNT
 
 NACKED_SECONDS = 2.0
 NACKED_PAUSE_SECONDS = 0.1

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Self
 
-from feedbus.bus.publisher import Outgoing
+from feedbus.wire import Outgoing
 
 MEMORY_BYTES = 4_000_000
 

@@ -14,7 +14,6 @@ from feedbus.broker.names import Names
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.bus.spool import Spool
-from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import InvalidBody, Outage, Reject, Retry
 from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics
@@ -24,6 +23,7 @@ from feedbus.records.loading import load
 from feedbus.records.packs import Pack, decode
 from feedbus.retry import Fate, Ladder
 from feedbus.topology import Consumer, Topology
+from feedbus.wire import Delivery
 
 log = logging.getLogger(__name__)
 

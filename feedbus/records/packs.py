@@ -10,9 +10,8 @@ from typing import Any, Self
 
 from feedbus.errors import InvalidBody
 from feedbus.records.ids import Ids, pick
+from feedbus.wire.constants import PACK
 
-JSON = "application/json"
-PACK = "application/vnd.feedbus.pack+json"
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from feedbus.broker.generations import FENCE
-from feedbus.dispatch.deliveries import Delivery
+from feedbus.wire import Delivery
+from feedbus.wire.constants import FENCE
 
 
 class Buffer:

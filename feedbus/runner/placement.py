@@ -9,10 +9,10 @@ from feedbus import broker
 from feedbus.broker import generations
 from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
-from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import Outage, UsageError
 from feedbus.ring import Ring
 from feedbus.topology import Generation, Topology
+from feedbus.wire import Delivery
 
 log = logging.getLogger(__name__)
 

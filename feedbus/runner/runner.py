@@ -18,7 +18,6 @@ from feedbus import broker
 from feedbus.broker import generations
 from feedbus.bus.sender import Sender
 from feedbus.dispatch import Dispatch
-from feedbus.dispatch.deliveries import Delivery
 from feedbus.errors import Outage
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics, Part
@@ -29,6 +28,7 @@ from feedbus.runner.placement import Placement
 from feedbus.runner.reading import Reading
 from feedbus.runner.suspects import DEATHS_ALLOWED, Suspects
 from feedbus.topology import Consumer, Topology
+from feedbus.wire import Delivery
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from feedbus import broker, outbox
 from feedbus.broker import generations
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
-from feedbus.bus.publisher import Outgoing, Publisher
+from feedbus.bus.publisher import Publisher
 from feedbus.errors import Outage, PublishError
 from feedbus.metrics import Metrics
+from feedbus.wire import Outgoing
 from tests.projects import wait_until
 from tests.servers.rabbitmq import RabbitMQ
 from tests.systems import System, queue

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from feedbus.bus.publisher import PUBLISHED_AT, RECORD_COUNT
+from feedbus.wire.constants import PUBLISHED_AT, RECORD_COUNT
 
 
 @dataclass(frozen=True, slots=True)

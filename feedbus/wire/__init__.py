@@ -1,0 +1,6 @@
+"""What travels between feedbus and a broker: header names, content types, messages in and out."""
+
+from feedbus.wire.delivery import Delivery
+from feedbus.wire.outgoing import Outgoing
+
+__all__ = ["Delivery", "Outgoing"]
