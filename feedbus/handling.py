@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +12,32 @@ from typing import Any, TypeVar
 
 from marshmallow import Schema
 
-from feedbus.errors import UsageError
+from feedbus.errors import Reject, Retry, UsageError
 
 Function = TypeVar("Function", bound=Callable[..., None])
 MARK = "__feedbus_handler__"
+EXPECTED = "a plain function that returns None"
+
+
+class UnfitHandler(UsageError):  # noqa: N818 -- names what it is
+    """What is marked as a handler can never work as one.
+
+    Attributes:
+        expected: what a handler is.
+        got: what was marked instead.
+
+    """
+
+    def __init__(self, marked: object, expected: str, got: str, advice: str) -> None:
+        """Say which object it is, where it is defined, and what to do."""
+        self.expected = expected
+        self.got = got
+        name = getattr(marked, "__qualname__", None) or type(marked).__qualname__
+        super().__init__(f"{name}{_place(marked)} is {got}: expected {expected}; {advice}")
+
+
+class UnexpectedResult(TypeError):  # noqa: N818 -- names what the handler did
+    """A handler returned something, which says nothing to feedbus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +48,17 @@ class Handler:
     schema: Schema
     batch: bool
 
+    def call(self, argument: Any, bus: Any) -> None:
+        """Call the function with a record or Records, and a bus.
+
+        Raises:
+            UnexpectedResult: it returned something else than None.
+
+        """
+        result: object = self.function(argument, bus)  # type: ignore[func-returns-value]
+        if result is not None:
+            raise UnexpectedResult(_complaint(result))
+
 
 def handler(schema: type[Schema], *, batch: bool = False) -> Callable[[Function], Function]:
     """Mark a function as the handler of messages that schema describes.
@@ -33,13 +67,72 @@ def handler(schema: type[Schema], *, batch: bool = False) -> Callable[[Function]
         schema: the marshmallow schema of one record; the function gets what it loads.
         batch: True for a function of (Records, Bus), False for one of (dict, Bus).
 
+    Raises:
+        UnfitHandler: the schema is no Schema class, or what is marked is no plain function:
+            feedbus calls it once for each record or batch, and neither awaits nor iterates what it
+            returns. A callable object and a functools.partial are taken as functions are.
+
     """
+    if not (isinstance(schema, type) and issubclass(schema, Schema)):
+        expected, advice = "a marshmallow Schema class", "write @handler(OrderSchema)"
+        raise UnfitHandler(schema, expected, f"no schema but {schema!r:.80}", advice)
 
     def mark(function: Function) -> Function:
-        setattr(function, MARK, Handler(function, schema(), batch))
+        _check_function(function)
+        try:
+            setattr(function, MARK, Handler(function, schema(), batch))
+        except AttributeError as error:
+            got, advice = f"a {type(function).__name__}", "write a function around it"
+            raise UnfitHandler(function, EXPECTED, got, advice) from error
         return function
 
     return mark
+
+
+def _check_function(function: object) -> None:
+    called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls
+    await_inside = "write 'def', and asyncio.run(…) inside where something has to be awaited"
+    if isinstance(function, type):
+        got, advice = "a class", "write a function, or mark an instance that has __call__"
+    elif called is None:
+        got, advice = "not callable", "write a function"
+    elif _any(inspect.iscoroutinefunction, function, called):
+        got, advice = "an async function, which nobody would await", await_inside
+    elif _any(inspect.isasyncgenfunction, function, called):
+        got, advice = "an async generator, which nobody would iterate", await_inside
+    elif _any(inspect.isgeneratorfunction, function, called):
+        got = "a generator function, which nobody would iterate"
+        advice = "publish with bus.publish(…) instead of yield"
+    else:
+        return
+    raise UnfitHandler(function, EXPECTED, got, advice)
+
+
+def _any(kind: Callable[[Any], bool], *functions: object) -> bool:
+    return any(map(kind, functions))
+
+
+def _place(marked: object) -> str:
+    """Return " (file:line)" of what was marked, "" where Python does not know it."""
+    try:
+        file = inspect.getsourcefile(marked)  # type: ignore[arg-type]  # TypeError says so
+        line = inspect.getsourcelines(marked)[1]  # type: ignore[arg-type]
+    except (TypeError, OSError):
+        return ""
+    return f" ({file}:{line})"
+
+
+def _complaint(result: object) -> str:
+    """Say what a handler returned and what to write; a coroutine is closed, as nobody awaits it."""
+    got, advice = repr(result)[:200], "return nothing; raise Reject or Retry for another verdict"
+    if isinstance(result, Reject | Retry):
+        advice = f"write 'raise {type(result).__name__}(…)'"
+    elif inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+        advice = "nothing of it was run: write a plain function that neither awaits nor yields"
+    elif inspect.isawaitable(result) or inspect.isasyncgen(result):
+        advice = "nobody awaits it: write a plain function"
+    return f"the handler returned {got}: expected None; {advice}"
 
 
 def resolve(dotted: str, root: Path) -> Handler:
@@ -62,6 +155,8 @@ def resolve_object(dotted: str, root: Path) -> Any:
         sys.path.insert(0, str(root))
     try:
         module = importlib.import_module(module_name)
+    except UnfitHandler:
+        raise
     except Exception as error:
         msg = f"cannot import {module_name}: {type(error).__name__}: {error}"
         raise UsageError(msg) from error

@@ -90,6 +90,20 @@ def test_a_handler_that_does_not_exist_is_a_problem(shop):
     )
 
 
+def test_an_async_handler_is_a_problem_with_the_place_of_the_function(shop):
+    (shop / "handlers_of_check.py").write_text(HANDLERS.replace("def take", "async def take"))
+    done = check(cwd=shop)
+    assert done.returncode == 1
+    told = (
+        "handler: take (handlers_of_check.py:4) is an async function, which nobody would await: "
+        "expected a plain function that returns None; write 'def', and asyncio.run(…) inside "
+        "where something has to be awaited\n"
+    )
+    assert done.stdout == (
+        f"topology.toml:8:11: [queues.orders] {told}topology.toml:12:11: [queues.feed] {told}"
+    )
+
+
 def test_a_file_that_is_not_toml_exits_1_without_a_traceback(shop):
     (shop / "topology.toml").write_text("name = \n")
     done = check(cwd=shop)

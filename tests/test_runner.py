@@ -66,6 +66,26 @@ def test_a_rejected_message_is_dead_lettered_with_its_reason(make: Callable[...,
     )
 
 
+def test_a_handler_that_returns_something_has_failed_and_has_no_effect(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(), queue("children", routing_keys=("child",)))
+
+    def refuse(message: dict[str, Any], bus: Bus) -> Any:
+        if message["n"] != 2:
+            return system.note(message)
+        bus.publish("work", {"n": 20}, "child")
+        return Reject("nobody wants 2")
+
+    system.publish([1, 2, 3])
+    system.run(refuse)
+    (letter,) = system.dead()
+    assert system.seen == [1, 3]
+    assert letter.reason.startswith("UnexpectedResult: the handler returned Reject(")
+    assert "write 'raise Reject(…)'" in letter.reason
+    assert system.ready() == {"work": 0, "children": 0}
+
+
 def test_a_failing_message_climbs_the_ladder_and_then_is_dead(make: Callable[..., System]) -> None:
     system = make(queue())
 

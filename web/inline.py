@@ -108,14 +108,14 @@ class InlineBus(Bus):
     def _call(self, queue: Queue, handler: Handler, records: Records) -> None:
         if handler.batch and len(records) > 1:
             try:
-                handler.function(records, self)
+                handler.call(records, self)
             except Reject:
                 log.debug("event=replay queue=%s records=%d", queue.name, len(records))
             else:
                 return
         for single in records.singles():
             try:
-                handler.function(single if handler.batch else single[0], self)
+                handler.call(single if handler.batch else single[0], self)
             except Reject as verdict:
                 log.warning("event=rejected queue=%s reason=%s", queue.name, verdict.reason)
 

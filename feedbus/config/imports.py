@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import pkgutil
 import sys
 import traceback
@@ -13,7 +14,7 @@ from pathlib import Path as FilePath
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, Path, nearest
 from feedbus.errors import UsageError
-from feedbus.handling import Handler, resolve
+from feedbus.handling import Handler, UnfitHandler, resolve
 
 
 def check_imports(draft: Draft, root: FilePath) -> None:
@@ -37,6 +38,10 @@ def _handler(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, F
     path = draft.at(queue, "handler")
     try:
         found: Handler = resolve(dotted, root)
+    except UnfitHandler as error:
+        message = str(error).replace(f"{root}{os.sep}", "")
+        yield path, Fault(message=message, expected=error.expected, got=error.got)
+        return
     except UsageError as error:
         expected = "a function under @feedbus.handler(Schema)"
         message = _reason(error, dotted.partition(":")[0], root)

@@ -173,7 +173,7 @@ class Dispatch:
                 given = records.only(outbox.unseen(queue, records.ids)) if once else records
                 if not len(given):
                     return
-                self._handler.function(self._argument(given), CollectingBus(given, collect))
+                self._handler.call(self._argument(given), CollectingBus(given, collect))
             if given is not records:
                 ids = records.ids
                 for index, verdict in given.verdicts.items():

@@ -1,0 +1,121 @@
+"""What can be a handler, and what happens when it returns something."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import pytest
+from marshmallow import Schema
+
+from feedbus import Reject, Retry, handler
+from feedbus.handling import MARK, UnexpectedResult, UnfitHandler
+
+
+def plain(message, bus):
+    """Take a message and do nothing with it."""
+
+
+async def asynchronous(message, bus):
+    """Would never be awaited."""
+
+
+async def asynchronous_generator(message, bus):
+    yield message
+
+
+def generator(message, bus):
+    yield message
+
+
+def decorated(function):
+    @functools.wraps(function)
+    def call(message, bus):
+        return function(message, bus)
+
+    return call
+
+
+class Callable:
+    def __call__(self, message, bus):
+        """Take a message and do nothing with it."""
+
+
+class AsyncCallable:
+    async def __call__(self, message, bus):
+        """Would never be awaited."""
+
+
+class Slotted:
+    __slots__ = ()
+
+    def __call__(self, message, bus):
+        """Take a message and do nothing with it."""
+
+
+FIT = {
+    "a function": plain,
+    "a lambda": lambda _message, _bus: None,
+    "a partial": functools.partial(plain),
+    "a decorated function": decorated(plain),
+    "a callable object": Callable(),
+}
+UNFIT = {
+    "an async function": (asynchronous, "is an async function"),
+    "an async generator": (asynchronous_generator, "is an async generator"),
+    "a generator function": (generator, "is a generator function"),
+    "a partial of an async function": (functools.partial(asynchronous), "is an async function"),
+    "a partial of a generator": (functools.partial(generator), "is a generator function"),
+    "an object with an async call": (AsyncCallable(), "is an async function"),
+    "an async method": (AsyncCallable().__call__, "is an async function"),
+    "a method": (Callable().__call__, "is a method"),
+    "an object without attributes": (Slotted(), "is a Slotted"),
+    "a built-in function": (print, "is a builtin_function_or_method"),
+    "a class": (Callable, "is a class"),
+    "text": ("take", "is not callable"),
+}
+
+
+@pytest.mark.parametrize("function", FIT.values(), ids=FIT.keys())
+def test_what_is_called_and_returns_nothing_is_a_handler(function):
+    marked = handler(Schema)(function)
+    getattr(marked, MARK).call({}, None)
+
+
+@pytest.mark.parametrize(("function", "reason"), UNFIT.values(), ids=UNFIT.keys())
+def test_what_would_be_called_without_effect_is_refused_when_it_is_marked(function, reason):
+    with pytest.raises(UnfitHandler, match=reason):
+        handler(Schema)(function)
+
+
+def test_a_refusal_names_the_function_with_its_file_and_line():
+    line = asynchronous.__code__.co_firstlineno
+    with pytest.raises(UnfitHandler, match=rf"^asynchronous \({__file__}:{line}\) is"):
+        handler(Schema)(asynchronous)
+
+
+@pytest.mark.parametrize("schema", [plain, Schema(), None, dict], ids=lambda each: repr(each)[:12])
+def test_a_mark_without_a_schema_class_is_refused(schema):
+    with pytest.raises(UnfitHandler, match=r"write @handler\(OrderSchema\)"):
+        handler(schema)
+
+
+RESULTS = {
+    "a coroutine": (decorated(asynchronous), "nothing of it was run"),
+    "a generator": (decorated(generator), "nothing of it was run"),
+    "an async generator": (decorated(asynchronous_generator), "nobody awaits it"),
+    "a verdict": (lambda *_: Reject("no"), r"returned Reject\('no'\).*write 'raise Reject"),
+    "another verdict": (lambda *_: Retry("later"), "write 'raise Retry"),
+    "a class": (lambda *_: Reject, "expected None"),
+    "True": (lambda *_: True, "returned True: expected None"),
+    "False": (lambda *_: False, "returned False: expected None"),
+    "a dict": (lambda *_: {}, "returned {}: expected None"),
+}
+
+
+@pytest.mark.parametrize(("function", "reason"), RESULTS.values(), ids=RESULTS.keys())
+def test_a_handler_that_returns_something_has_failed(function, reason):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UnexpectedResult, match=reason):
+            getattr(handler(Schema)(function), MARK).call({}, None)
