@@ -15,8 +15,8 @@ from bench.figures import FIGURES, Figure, chosen
 from bench.runs import RUNS
 from bench.scale import FULL, SHORT
 from bench.stage import Stage
+from tests.servers import versions
 from tests.servers.postgres import MissingServer, binary
-from tests.servers.rabbitmq import is_installed
 
 NAMES = list(dict.fromkeys(figure.name for figure in FIGURES))
 
@@ -62,7 +62,7 @@ def main(rounds: int | None, only: tuple[str, ...], *, as_json: bool, short: boo
 def _require_servers() -> None:
     try:
         binary("postgres")
-        missing = None if is_installed() else "RabbitMQ is not installed"
+        missing = None if versions.default() else "RabbitMQ is not installed"
     except MissingServer as error:
         missing = str(error).partition(":")[0]
     if missing:

@@ -12,9 +12,9 @@ import pytest
 
 from bench.figures import FIGURES, chosen
 from bench.runs import RUNS
+from tests.servers import required
 from tests.servers.postgres import MissingServer, binary
-from tests.servers.rabbitmq import is_installed
-from tests.servers.required import RABBITMQ, missing
+from tests.servers.required import missing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,8 +24,7 @@ def require_servers() -> None:
         binary("postgres")
     except MissingServer as error:
         missing(str(error))
-    if not is_installed():
-        missing(RABBITMQ)
+    required.rabbitmq()
 
 
 @pytest.mark.integration

@@ -11,13 +11,21 @@ import pytest
 from kombu.connection import Connection
 
 from feedbus.transports.sqlite import Transport
+from tests.servers import versions
 from tests.servers.rabbitmq import PASSWORD, USER
 
 
 class Broker:
-    """Connects as a client would; what it opened it closes."""
+    """Connects as a client would; what it opened it closes.
 
-    def __init__(self, **parameters):
+    Args:
+        version: RabbitMQ's version; None for the embedded broker.
+        parameters: what a connection of Kombu takes.
+
+    """
+
+    def __init__(self, version=None, **parameters):
+        self.version = version
         self._parameters = parameters
         self._opened = []
 
@@ -46,14 +54,14 @@ def ask(node, method, path, body=None):
     urllib.request.urlopen(request, timeout=30).close()
 
 
-@pytest.fixture(params=["embedded", "rabbitmq"])
+@pytest.fixture(params=["embedded", *versions.chosen()])
 def broker(request, tmp_path):
     if request.param == "embedded":
         made = Broker(transport=Transport, virtual_host=str(tmp_path / "broker.db"))
         yield made
         made.close()
         return
-    node = request.getfixturevalue("rabbitmq")
+    node = request.getfixturevalue("rabbitmq_nodes")(request.param)
     space = uuid.uuid4().hex
     ask(node, "PUT", f"vhosts/{space}")
     ask(
@@ -63,6 +71,7 @@ def broker(request, tmp_path):
         {"configure": ".*", "write": ".*", "read": ".*"},
     )
     made = Broker(
+        node.version.number,
         transport="pyamqp",
         hostname="127.0.0.1",
         port=node.port,

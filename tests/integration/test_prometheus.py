@@ -20,12 +20,12 @@ from feedbus import config
 from store.models import Follower
 from tests.projects import wait_until
 from tests.servers import prometheus as monitoring
-from tests.servers import rabbitmq as brokers
+from tests.servers import required
 from tests.servers.compose import PROJECT, Compose
 from tests.servers.postgres import binary
 from tests.servers.prometheus import Prometheus
 from tests.servers.rabbitmq import free_port
-from tests.servers.required import PROMETHEUS, RABBITMQ, missing
+from tests.servers.required import PROMETHEUS, missing
 from tests.servers.shipped import ShippedRabbitMQ
 from web.demo.tally import Tally
 
@@ -121,8 +121,7 @@ def program(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory, postgres):
-    if not brokers.is_installed():
-        missing(RABBITMQ)
+    required.rabbitmq()
     if not monitoring.is_installed():
         missing(PROMETHEUS)
     folder = tmp_path_factory.mktemp("stack")

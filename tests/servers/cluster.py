@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Self
 from urllib.parse import quote
 
+from tests.servers import required
 from tests.servers.rabbitmq import Epmd, RabbitMQ
 
 NODES = ("one", "two", "three")
@@ -20,7 +21,8 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self._ending = ExitStack()
-        self._epmd = Epmd()
+        version = required.rabbitmq()
+        self._epmd = Epmd(version)
         self._ending.callback(self._epmd.close)
         cookie = secrets.token_hex(16)
         config = "cluster_formation.peer_discovery_backend = classic_config\n" + "".join(
@@ -38,6 +40,7 @@ class Cluster:
                 epmd=self._epmd,
                 cookie=cookie,
                 schedulers=1,
+                version=version,
             )
             self._ending.callback(node.close)
             self.nodes.append(node)

@@ -1,16 +1,53 @@
-"""Fixtures of real databases; what needs one that is missing skips itself, or fails in CI."""
+"""Fixtures of real servers; a test that needs one that is missing skips itself, or fails in CI."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from feedbus import outbox
 from store import migrations
+from tests.servers import required, versions
 from tests.servers.postgres import MissingServer, Postgres
+from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.required import missing
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_nodes(tmp_path_factory) -> Iterator[Callable[[str], RabbitMQ]]:
+    """Return a function that returns this session's node of a version, and starts it first."""
+    running: dict[str, RabbitMQ] = {}
+
+    def node(beginning: str) -> RabbitMQ:
+        version = required.rabbitmq(beginning)
+        if version.name not in running:
+            folder = tmp_path_factory.mktemp(f"rabbitmq-{version.name}")
+            running[version.name] = ending.enter_context(RabbitMQ(folder, version=version))
+        return running[version.name]
+
+    with ExitStack() as ending:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(rabbitmq_nodes) -> RabbitMQ:
+    """Run a RabbitMQ of the first version that this run of the tests is to use."""
+    return rabbitmq_nodes(versions.chosen()[0])
+
+
+@pytest.fixture(scope="session")
+def rabbitmq4(rabbitmq_nodes) -> RabbitMQ:
+    """Run a RabbitMQ of the newest 4.x that is installed."""
+    return rabbitmq_nodes("4")
+
+
+@pytest.fixture(scope="session", params=versions.chosen())
+def any_rabbitmq(request, rabbitmq_nodes) -> RabbitMQ:
+    """Run a RabbitMQ of each version that this run of the tests is to use, in turn."""
+    return rabbitmq_nodes(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import time
 import urllib.error
 import urllib.parse
@@ -16,6 +15,7 @@ from typing import Any, Self
 import yaml
 
 from tests.servers.compose import PROJECT, Compose
+from tests.servers.owned import OwnedProcess
 from tests.servers.rabbitmq import free_port
 
 SHIPPED = PROJECT / "deploy/prometheus"
@@ -42,7 +42,7 @@ class Prometheus:
     def __init__(self, folder: Path, targets: Mapping[str, str], token: str) -> None:
         self.folder = folder
         self.port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: OwnedProcess | None = None
         (folder / "token").write_text(token)
         for rules in SHIPPED.glob("*.yml"):
             shutil.copy(rules, folder)
@@ -65,7 +65,7 @@ class Prometheus:
         ]
         listening = f"--web.listen-address=127.0.0.1:{self.port}"
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = OwnedProcess(
                 ["prometheus", *words, listening], cwd=self.folder, stdout=log, stderr=log
             )
         deadline = time.monotonic() + START_SECONDS

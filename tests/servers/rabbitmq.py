@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,16 +17,14 @@ from typing import Self
 
 import amqp
 
-SCRIPTS = Path("/usr/lib/rabbitmq/bin")  # Debian's wrapper in /usr/sbin changes the user
+from tests.servers import versions
+from tests.servers.owned import OwnedProcess
+from tests.servers.versions import Version
+
 PLUGINS = ("rabbitmq_consistent_hash_exchange", "rabbitmq_management")
 START_SECONDS = 90
 STOP_SECONDS = 30
 USER, PASSWORD = "guest", "guest"
-
-
-def is_installed() -> bool:
-    """Tell whether there is a RabbitMQ to start."""
-    return (SCRIPTS / "rabbitmq-server").exists() and shutil.which("erl") is not None
 
 
 def free_port() -> int:
@@ -38,12 +35,12 @@ def free_port() -> int:
 
 
 class Epmd:
-    """An Erlang port mapper of our own; nodes that are to meet share one."""
+    """An Erlang port mapper of our own; nodes of one cluster share one."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: Version) -> None:
         self.port = free_port()
-        self._process = subprocess.Popen(
-            ["epmd", "-port", str(self.port), "-address", "127.0.0.1"],
+        self._process = OwnedProcess(
+            [version.erlang / "epmd", "-port", str(self.port), "-address", "127.0.0.1"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -65,6 +62,7 @@ class RabbitMQ:
         epmd: a port mapper to share, as nodes of one cluster do; None for one of its own.
         cookie: the secret that nodes of one cluster share; None for a new one.
         schedulers: how many processors its Erlang may use at once; None for all.
+        version: the version to start; None for the first that this run of the tests is to use.
 
     """
 
@@ -77,14 +75,18 @@ class RabbitMQ:
         epmd: Epmd | None = None,
         cookie: str | None = None,
         schedulers: int | None = None,
+        version: Version | None = None,
     ) -> None:
+        found = version or versions.default()
+        assert found is not None, "no RabbitMQ is installed"
+        self.version = found
         self._schedulers = "" if schedulers is None else f" +S {schedulers}:{schedulers}"
         self.folder = folder
         self.node = f"{name}@localhost"
         self.port, self.management_port, self.distribution_port = (free_port() for _ in range(3))
-        self._own_epmd = Epmd() if epmd is None else None
+        self._own_epmd = Epmd(found) if epmd is None else None
         self._epmd = epmd or self._own_epmd
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: OwnedProcess | None = None
         self._write(config, cookie or secrets.token_hex(16))
 
     def _write(self, config: str, cookie: str) -> None:
@@ -122,8 +124,8 @@ class RabbitMQ:
     def environment(self) -> dict[str, str]:
         """The variables that the server and its tools run under."""
         assert self._epmd is not None
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        return kept | {
+        return {
+            "PATH": f"{self.version.erlang}:{os.environ['PATH']}",
             "HOME": str(self.folder),
             "LC_ALL": "C.UTF-8",
             "ERL_EPMD_PORT": str(self._epmd.port),
@@ -148,14 +150,13 @@ class RabbitMQ:
     def start(self) -> None:
         """Start the node and wait until it takes connections; it keeps what it had."""
         with (self.folder / "console").open("ab") as console:
-            self._process = subprocess.Popen(
-                [SCRIPTS / "rabbitmq-server"],
+            self._process = OwnedProcess(
+                [self.version.scripts / "rabbitmq-server"],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
-                start_new_session=True,
             )
         deadline = time.monotonic() + START_SECONDS
         while not self.is_ready():
@@ -190,7 +191,7 @@ class RabbitMQ:
     def control(self, *arguments: str, tool: str = "rabbitmqctl") -> str:
         """Run rabbitmqctl, or another of RabbitMQ's tools, against this node."""
         done = subprocess.run(
-            [SCRIPTS / tool, "-n", self.node, *arguments],
+            [self.version.scripts / tool, "-n", self.node, *arguments],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -216,7 +217,7 @@ class RabbitMQ:
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # its own session, started above
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(STOP_SECONDS)
         self._process = None
 

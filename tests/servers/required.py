@@ -7,7 +7,9 @@ from typing import NoReturn
 
 import pytest
 
-RABBITMQ = "RabbitMQ is not installed: apt-get install rabbitmq-server"
+from tests.servers import versions
+from tests.servers.versions import Version
+
 PROMETHEUS = "Prometheus is not installed: apt-get install prometheus"
 
 
@@ -16,3 +18,17 @@ def missing(reason: str) -> NoReturn:
     if os.environ.get("FEEDBUS_REQUIRE_SERVERS") == "1":
         pytest.fail(f"{reason} (FEEDBUS_REQUIRE_SERVERS=1 requires it)")
     pytest.skip(reason)
+
+
+def rabbitmq(beginning: str | None = None) -> Version:
+    """Return the installed version that begins so; skip or fail the test where there is none.
+
+    Args:
+        beginning: such as "3.10"; None for the first version that this run of the tests is to use.
+
+    """
+    wanted = beginning or versions.chosen()[0]
+    found = versions.find(wanted)
+    if found is None:
+        missing(f"RabbitMQ {wanted} is not installed: sh tests/servers/install.sh")
+    return found

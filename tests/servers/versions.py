@@ -1,0 +1,79 @@
+"""The RabbitMQ versions on this machine, and which of them this run of the tests is to use.
+
+FEEDBUS_RABBITMQ_VERSIONS chooses them: beginnings of versions, separated by commas (`3.10,4.0`),
+or `all`. The fixture `rabbitmq` starts the first of them; `any_rabbitmq` runs a test on each.
+The default is the oldest that is installed, which is the distribution's own package, and the newest
+4.x, which tests/servers/install.sh unpacks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+UNPACKED = tuple(
+    folder / "feedbus-test-servers"
+    for folder in (
+        Path("/var/cache"),
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One RabbitMQ on this machine."""
+
+    number: tuple[int, ...]
+    scripts: Path  # Debian's wrapper in /usr/sbin changes the user
+    erlang: Path
+
+    @property
+    def name(self) -> str:
+        """The version as text: 3.10.8."""
+        return ".".join(map(str, self.number))
+
+    @property
+    def series(self) -> str:
+        """The version without its patch level: 3.10."""
+        return ".".join(map(str, self.number[:2]))
+
+
+def installed() -> list[Version]:
+    """Return the versions that can be started here, the oldest first."""
+    found = {}
+    for root in (Path("/"), *(each for folder in UNPACKED for each in folder.glob("rabbitmq-*"))):
+        for server in root.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*"):
+            number = re.search(r"-(\d+(?:\.\d+)+)", server.name)
+            erlang = root / "usr/lib/erlang/bin"
+            if number is None or not (erlang / "erl").exists() or root.suffix == ".part":
+                continue
+            version = tuple(map(int, number[1].split(".")))
+            found.setdefault(version, Version(version, root / "usr/lib/rabbitmq/bin", erlang))
+    return [found[number] for number in sorted(found)]
+
+
+def find(beginning: str) -> Version | None:
+    """Return the newest installed version that begins so, None where there is none."""
+    wanted = tuple(map(int, beginning.split(".")))
+    return next((one for one in reversed(installed()) if one.number[: len(wanted)] == wanted), None)
+
+
+def chosen() -> list[str]:
+    """Return the beginnings of the versions that this run is to use; they may not be installed."""
+    text = os.environ.get("FEEDBUS_RABBITMQ_VERSIONS", "")
+    there = [one.series for one in installed()]
+    if text == "all":
+        return there
+    if text:
+        return [word.strip() for word in text.split(",")]
+    oldest = there[0] if there else "3"
+    newest = next((one for one in reversed(there) if one.startswith("4.")), "4")
+    return list(dict.fromkeys((oldest, newest)))
+
+
+def default() -> Version | None:
+    """Return the version that is started where a test does not ask for one."""
+    return find(chosen()[0])
