@@ -155,8 +155,17 @@ def test_a_ring_that_changes_is_told_with_exact_shares_and_its_backlog(
     assert ring.moved_share == share_moved(*rings)
     assert (ring.action, ring.reason) == ("change", "3 shards become 4")
     assert (ring.before.shards, ring.after.shards) == (3, 4)
-    assert 1.0 < ring.after.max_over_mean < 1.2
+    assert 1.0 < ring.after.max_over_share < 1.2
     assert (ring.backlog_messages, ring.drain_seconds) == (40, None)
+
+
+def test_evenness_is_measured_against_the_weights_that_were_asked_for(
+    make: Callable[..., System],
+) -> None:
+    system = make(sharded(4))
+    weighted = sharded(4, weights=(1, 1, 1, 20))
+    (ring,) = make_plan(changed(system, weighted), None).rings
+    assert 1.0 < ring.after.max_over_share < 1.2
 
 
 def test_how_long_a_backlog_takes_is_told_by_what_is_handled_meanwhile(
