@@ -74,9 +74,9 @@ def take(topology: Topology) -> Inventory:
         UsageError: RabbitMQ's management API does not answer, or not to us.
 
     """
-    url = topology.broker_url
-    if url.startswith("sqlite:"):
-        return _embedded(topology, Path("/" + url.partition("://")[2].lstrip("/")))
+    file = topology.broker_url.file
+    if file is not None:
+        return _embedded(topology, file)
     return _rabbitmq(topology)
 
 

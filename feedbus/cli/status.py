@@ -67,7 +67,7 @@ def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, A
     from feedbus import broker
     from feedbus.broker import inventory
 
-    url = broker.public_url(topology.broker_url)
+    url = str(topology.broker_url)
     try:
         with (
             broker.connect(topology) as connection,
@@ -80,9 +80,9 @@ def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, A
 
 
 def _store(topology: Topology) -> dict[str, Any]:
-    from feedbus import broker, outbox
+    from feedbus import outbox
 
-    url = broker.public_url(topology.store_url)
+    url = str(topology.store_url)
     try:
         outbox.ping(topology.store_url)
     except FeedbusError as error:

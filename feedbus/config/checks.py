@@ -31,6 +31,19 @@ QUORUM_ONLY = {
     "x-quorum-initial-group-size",
     "x-quorum-target-group-size",
 }
+# Whole numbers and their bounds; the broker refuses others, or closes the connection.
+INTEGER_ARGUMENTS = {
+    "x-expires": (1, 2**32 - 1),
+    "x-max-length-bytes": (0, 2**63 - 1),
+    "x-max-priority": (1, 255),
+    "x-max-in-memory-length": (0, 2**63 - 1),
+    "x-max-in-memory-bytes": (0, 2**63 - 1),
+    "x-quorum-initial-group-size": (1, 2**31 - 1),
+    "x-quorum-target-group-size": (1, 2**31 - 1),
+    "x-queue-version": (1, 2),
+    "x-consumer-timeout": (1, 2**63 - 1),
+}
+MOST_ARGUMENTS = 40
 RING_ARGUMENTS = {"hash-header", "hash-property", "alternate-exchange"}
 
 
@@ -40,7 +53,9 @@ def check(draft: Draft) -> None:
         for look in LOOKS:
             for path, fault in look(draft, queue, options):
                 draft.report.add(path, fault)
-    for path, fault in chain(_buckets(draft), _exchange_arguments(draft), check_names(draft)):
+    for path, fault in chain(
+        _management(draft), _buckets(draft), _exchange_arguments(draft), check_names(draft)
+    ):
         draft.report.add(path, fault)
 
 
@@ -201,6 +216,20 @@ def _arguments(draft: Draft, queue: str, options: Options) -> Found:
         else:
             continue
         yield draft.at(queue, "arguments", name), Fault(message=reason, at_key=True)
+    yield from _argument_values(draft, queue, options)
+
+
+def _argument_values(draft: Draft, queue: str, options: Options) -> Found:
+    arguments = options.get("arguments", {})
+    if len(arguments) > MOST_ARGUMENTS:
+        expected = f"at most {MOST_ARGUMENTS} arguments"
+        yield draft.at(queue, "arguments"), Fault(expected=expected, got=str(len(arguments)))
+    for name in INTEGER_ARGUMENTS.keys() & arguments:
+        value = arguments[name]
+        least, most = INTEGER_ARGUMENTS[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            expected = f"an integer from {least} to {most}"
+            yield draft.at(queue, "arguments", name), Fault(expected=expected)
 
 
 LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
@@ -216,6 +245,16 @@ LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
     _timeouts,
     _arguments,
 )
+
+
+def _management(draft: Draft) -> Found:
+    """Find a management API that would get a password unencrypted which the broker gets by TLS."""
+    broker = draft.loaded.get("broker", {})
+    url, management = broker.get("url"), broker.get("management")
+    encrypted = url is not None and any(node.tls for node in url.nodes)
+    if encrypted and management is not None and management.clear_text_to_others():
+        expected = "https://, as url is amqps://: the password would travel unencrypted"
+        yield ("broker", "management"), Fault(expected=expected, got="'http://…'")
 
 
 def _buckets(draft: Draft) -> Found:

@@ -10,11 +10,12 @@ import peewee
 from feedbus.errors import Outage, UsageError
 from feedbus.outbox.databases import PostgresStore, Store, make_store
 from feedbus.outbox.outages import describe, outage
+from feedbus.urls import StoreUrl
 
 database = peewee.DatabaseProxy()
 
 
-def open_store(url: str, *, application_name: str = "feedbus") -> peewee.Database:
+def open_store(url: StoreUrl | str, *, application_name: str = "feedbus") -> peewee.Database:
     """Bind the database of that URL; it is connected on first use, by each thread.
 
     Args:
@@ -23,7 +24,7 @@ def open_store(url: str, *, application_name: str = "feedbus") -> peewee.Databas
         application_name: how PostgreSQL lists these connections.
 
     Raises:
-        UsageError: the URL is neither.
+        UsageError: the URL is not a store's.
 
     """
     opened = make_store(url, application_name)
@@ -32,7 +33,7 @@ def open_store(url: str, *, application_name: str = "feedbus") -> peewee.Databas
     return opened
 
 
-def load_driver(url: str) -> None:
+def load_driver(url: StoreUrl) -> None:
     """Import what open_store() will need, and leave the store alone.
 
     Raises:
@@ -98,7 +99,7 @@ def ready() -> None:
     _ask(bound())
 
 
-def ping(url: str) -> None:
+def ping(url: StoreUrl | str) -> None:
     """Ask the store of that URL for an answer, whatever store is open.
 
     Raises:

@@ -13,6 +13,7 @@ import peewee
 from feedbus.errors import Outage, UsageError
 from feedbus.outbox.databases import PostgresStore, Store, make_store
 from feedbus.outbox.outages import describe, outage
+from feedbus.urls import StoreUrl
 
 ROWS_AT_ONCE = 10_000
 LONGEST_SECONDS = 600
@@ -22,7 +23,7 @@ Answer = tuple[Sequence[str], Iterator[Sequence[Any]]]
 
 
 @contextmanager
-def reading(url: str, query: str) -> Iterator[Answer]:
+def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
     """Give the names of a query's columns, and its rows one by one, whatever store is open.
 
     Raises:
