@@ -195,10 +195,57 @@ def test_a_chunked_body_is_read_and_a_large_one_refused(site):
 
 @pytest.mark.parametrize(
     "kind",
-    ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16", ""],
+    [
+        "text/plain",
+        "text/plain; charset=utf-8",
+        "application/x-www-form-urlencoded",
+        "application/json5",
+        "application",
+        "charset=utf-8",
+        ";",
+        "",
+    ],
 )
 def test_a_body_of_another_type_is_refused(site, kind):
     problem(site.post("/api/v2/user", {"login": "x"}, {"Content-Type": kind}), 415)
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        "charset=utf-16",
+        "charset=latin-1",
+        "charset=nothing-of-the-kind",
+        "charset=",
+        'charset=""',
+        "charset=utf-8; charset=utf-16",
+    ],
+)
+def test_a_charset_that_is_not_read_is_named(site, parameter):
+    answer = site.post(
+        "/api/v2/user", {"login": "x"}, {"Content-Type": f"application/json; {parameter}"}
+    )
+    assert parameter in problem(answer, 415)["detail"]
+    assert "UTF-8" in problem(answer, 415)["detail"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/json",
+        "Application/JSON",
+        "application/json;charset=utf8",
+        "application/json; charset=utf8",
+        "application/json ; charset=UTF-8",
+        'application/json; charset="utf-8"',
+        'application/json; Charset="UTF8"; profile="https://example.org/; charset=latin-1"',
+        "application/json; version=1",
+        "application/json;",
+    ],
+)
+def test_json_in_utf8_is_read_however_its_type_is_written(site, kind):
+    # A field is missing, so the body was read.
+    problem(site.post("/api/v2/user", {"login": "x"}, {"Content-Type": kind}), 400)
 
 
 def test_a_post_without_a_body_is_told_to_have_one(site):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from email import utils
+from email.message import Message
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -83,13 +86,29 @@ def by_field(error: ValidationError) -> dict[str, list[str]]:
 
 def check_content_type(header: str) -> None:
     """Refuse a body that does not say it is JSON: a form on a foreign page cannot say so."""
-    media_type, _, parameters = header.partition(";")
-    charset = parameters.strip().lower().replace('"', "")
-    if media_type.strip().lower() == "application/json" and charset in {"", "charset=utf-8"}:
+    parsed = Message()
+    parsed["Content-Type"] = header
+    media_type = parsed.get_content_type()
+    charsets = [
+        utils.collapse_rfc2231_value(value)
+        for name, value in parsed.get_params([])
+        if name.lower() == "charset"
+    ]
+    if header and media_type == "application/json" and all(map(is_utf8, charsets)):
         return
     detail = f"Expected Content-Type: application/json, got {header or 'none'}."
+    if media_type == "application/json":
+        detail = f"Expected a body in UTF-8, the only charset of JSON here; got {header}."
     accept = [("Accept", "application/json")]
     raise problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers=accept)
+
+
+def is_utf8(charset: str) -> bool:
+    """Say whether a charset's name is one of UTF-8's, such as utf8 and UTF-8."""
+    try:
+        return codecs.lookup(charset).name == "utf-8"
+    except (LookupError, ValueError):
+        return False
 
 
 def read_bytes(environ: Mapping[str, Any]) -> bytes:

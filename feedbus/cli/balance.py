@@ -118,7 +118,9 @@ def command(  # noqa: PLR0913 -- an argument for each option
     """Find weights that even out keys over the shards of QUEUE.
 
     QUEUE is a queue on a hash exchange, or that exchange: all queues of one share its ring, and
-    all of them get weights. What is predicted is what RabbitMQ and the embedded broker do.
+    all of them get weights. Weights that stand are replaced, also unequal ones that were meant:
+    the shards are evened out as if all were to get the same. What is predicted is what RabbitMQ
+    and the embedded broker do.
     """
     if (keys is None) == (query is None):
         msg = "expected either --keys or --query"
@@ -264,6 +266,8 @@ def _told(found: Found, most_buckets: int, target: float | None) -> str:
         told = f"{told}, {found.tally.total / found.tally.unit:,.6g} records"
     lines = [f"{told} over {counted(len(before.members), 'shard')}:"]
     lines += [f"  before: max/mean {before.max_over_mean:.3f}, {_buckets(before.ring)}"]
+    if not before.equal_weights:
+        lines[-1] += f"; {before.max_over_share:.3f} of the share that its weight asks for"
     if not found.changes:
         lines += [*_why_not(found, most_buckets, target), *_limits(found, target)]
         return "\n".join(lines)

@@ -126,13 +126,13 @@ def _ring(ring: RingChange) -> Iterator[str]:
         yield f"    keys       {ring.moved_share:.1%} move to another shard"
     even = " -> ".join(_even(one) for one in (ring.before, ring.after) if one)
     if even:
-        yield f"    evenness   {even}, the busiest shard to the mean"
+        yield f"    evenness   {even}, the busiest shard to its share"
     if ring.old:
         yield f"    backlog    {_backlog(ring)}"
 
 
 def _even(evenness: Evenness) -> str:
-    return f"{evenness.max_over_mean:.3f} over {counted(evenness.shards, 'shard')}"
+    return f"{evenness.max_over_share:.3f} over {counted(evenness.shards, 'shard')}"
 
 
 def _backlog(ring: RingChange) -> str:

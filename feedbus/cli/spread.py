@@ -18,7 +18,7 @@ from feedbus.cli import Context, counted
 from feedbus.cli.keys import KEYS, Keys
 from feedbus.cli.names import QUEUE
 from feedbus.errors import UsageError
-from feedbus.ring import Ring
+from feedbus.ring import Ring, max_over_share
 from feedbus.topology import Generation, Topology
 
 BAR_WIDTH = 40
@@ -47,6 +47,16 @@ class Spread:
         busiest = max(self.records[name] for name, _ in self.members)
         return busiest * len(self.members) / self.records.total()
 
+    @property
+    def max_over_share(self) -> float:
+        """The busiest member's records over its share by weight: 1 is even."""
+        return max_over_share(self.records, self.members)
+
+    @property
+    def equal_weights(self) -> bool:
+        """Whether every member's share is the mean."""
+        return len({weight for _, weight in self.members}) == 1
+
     def report(self) -> dict[str, Any]:
         """Return what --json prints of it."""
         total = self.records.total()
@@ -59,7 +69,11 @@ class Spread:
             }
             for name, weight in self.members
         ]
-        return {"shards": shards, "max_over_mean": round(self.max_over_mean, 4)}
+        return {
+            "shards": shards,
+            "max_over_mean": round(self.max_over_mean, 4),
+            "max_over_share": round(self.max_over_share, 4),
+        }
 
 
 @click.command(
@@ -191,10 +205,11 @@ def _table(spread: Spread) -> str:
         line = f"{name:<{width}}  {weight:>6,}  {records[name]:>11,}  {records[name] / total:>6.2%}"
         lines.append(f"{line}  {_bar(records[name] / busiest)}".rstrip())
     lines.append("")
-    lines.append(
-        f"{counted(total, 'record')} over {counted(len(spread.members), 'shard')}: "
-        f"the busiest gets {spread.max_over_mean:.3f} times the mean"
-    )
+    times = f"{spread.max_over_mean:.3f} times the mean"
+    if not spread.equal_weights:
+        times = f"{spread.max_over_share:.3f} times its share by weight"
+    shards = counted(len(spread.members), "shard")
+    lines.append(f"{counted(total, 'record')} over {shards}: the busiest gets {times}")
     return "\n".join(lines)
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from feedbus.config.checks import consumer_timeout_of, weights_of
+from feedbus.config.checks import weights_of
 from feedbus.config.declaration import BROKER_URL, STORE_URL, VAR
 from feedbus.config.draft import Draft
 from feedbus.topology import Batch, Exchange, Ladder, Process, Queue, Topology
-
-SQLITE = "sqlite:///"
+from feedbus.urls import parse_broker_url, parse_store_url
 
 
 def build(draft: Draft, path: Path) -> Topology:
@@ -21,13 +20,13 @@ def build(draft: Draft, path: Path) -> Topology:
     loaded = draft.loaded
     root = path.parent
     broker, store = loaded.get("broker", {}), loaded.get("store", {})
+    management = broker.get("management")
     return Topology(
         name=loaded["name"],
         path=path,
-        broker_url=_resolve(broker.get("url", BROKER_URL), root),
-        store_url=_resolve(store.get("url", STORE_URL), root),
-        management_url=broker.get("management"),
-        consumer_timeout_seconds=consumer_timeout_of(broker),
+        broker_url=(broker.get("url") or parse_broker_url(BROKER_URL)).within(root),
+        store_url=(store.get("url") or parse_store_url(STORE_URL)).within(root),
+        management_url=management and management.within(root),
         store_prepare=store.get("prepare"),
         exchanges=_freeze(
             {name: Exchange(name, **_frozen(one)) for name, one in loaded["exchanges"].items()}
@@ -40,7 +39,7 @@ def build(draft: Draft, path: Path) -> Topology:
             }
         ),
         commands=_freeze(loaded.get("commands", {})),
-        var=_absolute(root, loaded.get("var", VAR)),
+        var=Path(os.path.abspath(root / loaded.get("var", VAR))),  # noqa: PTH100 -- resolve() would follow links
     )
 
 
@@ -70,13 +69,3 @@ def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _freeze(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(mapping))
-
-
-def _resolve(url: str, root: Path) -> str:
-    if not url.startswith(SQLITE):
-        return url
-    return f"{SQLITE}{_absolute(root, url.removeprefix(SQLITE))}"
-
-
-def _absolute(root: Path, path: str) -> Path:
-    return Path(os.path.abspath(root / path))  # noqa: PTH100 -- resolve() would follow links

@@ -26,10 +26,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Evenness:
-    """The busiest shard's keys over those of an average one, predicted for 10,000 keys."""
+    """The busiest shard's keys over its share by weight, predicted for 10,000 keys."""
 
     shards: int
-    max_over_mean: float
+    max_over_share: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.metrics import deliveries
 from feedbus.plan.changes import Draining, Evenness, RingChange
-from feedbus.ring import Ring, share_moved
+from feedbus.ring import Ring, max_over_share, share_moved
 from feedbus.topology import Generation, Topology
 
 KEYS = 10_000
@@ -100,8 +100,7 @@ def _evenness(generation: Generation) -> Evenness | None:
         return None
     ring = Ring.of(generation.members)
     counts = Counter(ring.route(str(key)) for key in range(1, KEYS + 1))
-    shards = len(generation.members)
-    return Evenness(shards, round(max(counts.values()) * shards / KEYS, 4))
+    return Evenness(len(generation.members), round(max_over_share(counts, generation.members), 4))
 
 
 def messages(names: Names, seen: Inventory, generation: Generation) -> int:

@@ -1,6 +1,7 @@
 """Where RabbitMQ's x-consistent-hash exchange places a message, told without asking it."""
 
 from feedbus.ring.balancing import Balance, frontier, key_class, placer
+from feedbus.ring.evenness import max_over_share
 from feedbus.ring.hashing import phash2
 from feedbus.ring.moving import flows, share_moved
 from feedbus.ring.placing import Ring
@@ -11,6 +12,7 @@ __all__ = [
     "flows",
     "frontier",
     "key_class",
+    "max_over_share",
     "phash2",
     "placer",
     "share_moved",

@@ -17,6 +17,7 @@ from feedbus.broker import generations
 from feedbus.broker.names import Names
 from feedbus.errors import Outage, UsageError
 from feedbus.topology import Exchange
+from feedbus.urls import parse_broker_url
 from tests.servers.rabbitmq import RabbitMQ
 from tests.systems import System, queue, sharded
 
@@ -205,5 +206,5 @@ def test_the_first_node_that_answers_is_taken(rabbitmq, tmp_path):
     assert system.seen == [1]
     nobody = "amqp://guest:secret@127.0.0.1:1//;amqp://guest:secret@127.0.0.1:2//"
     with pytest.raises(Outage, match="refused") as caught:
-        broker.connect(replace(system.topology, broker_url=nobody))
+        broker.connect(replace(system.topology, broker_url=parse_broker_url(nobody)))
     assert "secret" not in str(caught.value)
