@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,8 @@ from feedbus.errors import UsageError
 from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
 
 ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
+
+HANDLER_TIMEOUT_SECONDS = 600.0
 
 # What a queue is declared with: it cannot be changed on a queue that exists.
 DECLARED = (
@@ -95,7 +98,7 @@ class Queue:
     idle_timeout_seconds: float | None = None
     max_runtime_seconds: float | None = None
     max_messages: int | None = None
-    handler_timeout_seconds: float = 600.0
+    handler_timeout_seconds: float = HANDLER_TIMEOUT_SECONDS
     memory_limit_bytes: int | None = None
     processes: int = 1
     user: str | None = None
@@ -163,6 +166,7 @@ class Topology:
     var: Path = Path("var")
     store_prepare: str | None = None
     management_url: ManagementUrl | None = None
+    consumer_timeout_seconds: float = math.inf
 
     @property
     def root(self) -> Path:

@@ -12,7 +12,7 @@ from kombu.connection import Connection
 
 from feedbus.broker import locks
 from feedbus.broker.tls import amqp_options
-from feedbus.errors import Outage, UsageError
+from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.topology import Topology
 from feedbus.urls import BrokerUrl, Node
 
@@ -21,7 +21,6 @@ WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
 HEARTBEAT_SECONDS = 20.0
 LOCK_TIMEOUT_SECONDS = 10.0
 LOCK_POLL_SECONDS = 0.1
-READ_AHEAD_BYTES = 16_384
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
 TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
 
@@ -35,7 +34,7 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
             when they stop. Others are found dead by TCP alone.
 
     Raises:
-        Outage: the broker cannot be reached, or does not let us in.
+        BrokerOutage: the broker cannot be reached, or does not let us in.
 
     """
     url = topology.broker_url
@@ -54,20 +53,7 @@ def _connected(connection: Connection, url: BrokerUrl | Node) -> Connection:
         connection.ensure_connection(
             max_retries=0, interval_start=0, reraise_as_library_errors=False
         )
-    _read_ahead(connection)
     return connection
-
-
-def _read_ahead(connection: Connection) -> None:
-    """Take all that has arrived from the socket at once, up to READ_AHEAD_BYTES.
-
-    py-amqp asks for a frame's header, its body and its last byte in turn; it keeps what it is
-    given beyond that.
-    """
-    transport = getattr(connection.connection, "transport", None)
-    receive = getattr(transport, "_quick_recv", None)
-    if transport is not None and receive is not None:
-        transport._quick_recv = lambda count: receive(max(count, READ_AHEAD_BYTES))  # noqa: SLF001 -- else two of three reads of a frame are in vain
 
 
 def _embedded(file: Path) -> Connection:
@@ -78,6 +64,8 @@ def _embedded(file: Path) -> Connection:
 
 
 def _rabbitmq(node: Node, *, beating: bool) -> Connection:
+    from feedbus.broker.rabbitmq import Transport
+
     heartbeat_seconds = node.heartbeat_seconds or HEARTBEAT_SECONDS
     return Connection(
         hostname=f"[{node.host}]" if ":" in node.host else node.host,
@@ -85,8 +73,7 @@ def _rabbitmq(node: Node, *, beating: bool) -> Connection:
         userid=node.user,
         password=node.password,
         virtual_host=node.virtual_host,
-        # Not amqp, which would pick librabbitmq where that happens to be installed.
-        transport="pyamqp",
+        transport=Transport,
         ssl=amqp_options(node.tls, node.host, f"broker {node}") if node.tls else False,
         heartbeat=heartbeat_seconds if beating else 0,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -128,7 +115,7 @@ def connection_errors(connection: Connection) -> tuple[type[BaseException], ...]
 
 @contextlib.contextmanager
 def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
-    """Raise Outage for whatever a lost or refusing broker raises inside."""
+    """Raise BrokerOutage for whatever a lost or refusing broker raises inside."""
     from amqp.exceptions import AccessRefused, NotAllowed
 
     try:
@@ -138,23 +125,23 @@ def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
             f"broker {url}: {error.reply_text}; check the user and the password in"
             " [broker] url, and the user's permissions on its virtual host"
         )
-        raise Outage(msg) from error
+        raise BrokerOutage(msg) from error
     except NotAllowed as error:
         msg = (
             f"broker {url}: {error.reply_text}; check the virtual host, which is what"
             " follows the port in [broker] url ('/' is written as //)"
         )
-        raise Outage(msg) from error
+        raise BrokerOutage(msg) from error
     except ssl.SSLCertVerificationError as error:
         msg = (
             f"broker {url}: its certificate is refused: {error.verify_message}; name its authority"
             " with ?ssl_ca_certs=FILE in [broker] url, or the name in the certificate with"
             " ssl_server_name=NAME"
         )
-        raise Outage(msg) from error
+        raise BrokerOutage(msg) from error
     except connection_errors(connection) as error:
         msg = f"broker {url}: {error or type(error).__name__}"
-        raise Outage(msg) from error
+        raise BrokerOutage(msg) from error
 
 
 @contextlib.contextmanager

@@ -12,7 +12,13 @@ from feedbus.errors import FeedbusError
 if TYPE_CHECKING:
     from feedbus.topology import Topology
 
-COLOURS = {"running": "green", "starting": "yellow", "waiting": "yellow", "gave up": "red"}
+COLOURS = {
+    "running": "green",
+    "starting": "yellow",
+    "holding": "yellow",
+    "waiting": "yellow",
+    "gave up": "red",
+}
 NOT_RUNNING = {"state": "stopped", "processes": [], "restarts": 0, "last_exit": ""}
 
 
@@ -116,6 +122,9 @@ def _table(found: dict[str, Any]) -> str:
     runs = f"process {supervisor['pid']}" if supervisor["pid"] else "nothing runs: `feedbus up`"
     lines.append("")
     lines.append(f"supervisor  {supervisor['error'] or runs}")
+    for name, one in found["consumers"].items():
+        holding = sorted({process.get("holding", "") for process in one["processes"]} - {""})
+        lines += [f"{name} holds: {reason}" for reason in holding]
     for name in ("broker", "store"):
         one = found[name]
         lines.append(f"{name:<10}  {one['url']}  {one['error'] or 'reachable'}")

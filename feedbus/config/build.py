@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from feedbus.config.checks import weights_of
+from feedbus.config.checks import consumer_timeout_of, weights_of
 from feedbus.config.declaration import BROKER_URL, STORE_URL, VAR
 from feedbus.config.draft import Draft
 from feedbus.topology import Batch, Exchange, Ladder, Process, Queue, Topology
@@ -27,6 +27,7 @@ def build(draft: Draft, path: Path) -> Topology:
         broker_url=(broker.get("url") or parse_broker_url(BROKER_URL)).within(root),
         store_url=(store.get("url") or parse_store_url(STORE_URL)).within(root),
         management_url=management and management.within(root),
+        consumer_timeout_seconds=consumer_timeout_of(broker),
         store_prepare=store.get("prepare"),
         exchanges=_freeze(
             {name: Exchange(name, **_frozen(one)) for name, one in loaded["exchanges"].items()}

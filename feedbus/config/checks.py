@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
 from feedbus.config.amounts import write_duration
-from feedbus.config.declaration import MOST_BUCKETS
+from feedbus.config.declaration import CONSUMER_TIMEOUT_SECONDS, MOST_BUCKETS
 from feedbus.config.draft import RING, Draft
 from feedbus.config.faults import Fault, Path, lookup, nearest
 from feedbus.config.names import check_names
+from feedbus.topology import HANDLER_TIMEOUT_SECONDS
 
 Found = Iterator[tuple[Path, Fault]]
 Options = dict[str, Any]
@@ -198,6 +200,16 @@ def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
     if idle is not None and wait >= idle:
         expected = f"less than idle_timeout ({write_duration(idle)})"
         yield draft.at(queue, "batch", "wait"), Fault(expected=expected)
+    most = consumer_timeout_of(draft.loaded.get("broker", {}))
+    if options.get("handler_timeout_seconds", HANDLER_TIMEOUT_SECONDS) >= most:
+        message = "the broker would take the message back while its handler works"
+        expected = f"less than consumer_timeout in [broker] ({write_duration(most)})"
+        path = draft.at(queue, "handler_timeout")
+        if not draft.says(queue, "handler_timeout"):
+            path = ("broker", "consumer_timeout")
+            longest = write_duration(HANDLER_TIMEOUT_SECONDS)
+            expected = f"more than the handler_timeout of '{queue}' ({longest})"
+        yield path, Fault(message=message, expected=expected)
 
 
 def _arguments(draft: Draft, queue: str, options: Options) -> Found:
@@ -282,6 +294,15 @@ def weights_of(options: Options) -> tuple[int, ...]:
     weight = options.get("weight", 1)
     single = options.get("weights", {})
     return tuple(single.get(str(shard), weight) for shard in range(options.get("shards", 1)))
+
+
+def consumer_timeout_of(broker: Options) -> float:
+    """Return how long a broker waits for an acknowledgement; the embedded one has no such limit."""
+    url = broker.get("url")
+    if url is None or url.embedded:
+        return math.inf
+    given: float = broker.get("consumer_timeout_seconds", CONSUMER_TIMEOUT_SECONDS)
+    return given
 
 
 def _exchange_arguments(draft: Draft) -> Found:

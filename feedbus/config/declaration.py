@@ -27,6 +27,7 @@ from feedbus.urls import (
 MOST_BUCKETS = 10_000
 MOST_PREFETCH = 65_535
 BROKER_URL = "sqlite:///var/broker.db"
+CONSUMER_TIMEOUT_SECONDS = 1800.0  # RabbitMQ's own default
 STORE_URL = "sqlite:///var/store.db"
 VAR = "var"
 EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
@@ -52,6 +53,12 @@ class BrokerTable(TableSchema):
         parse_management_url,
         *MANAGEMENT_SCHEMES,
         default="on the host of `url`: port 15672, or 15671 with https for `amqps://`",
+    )
+    consumer_timeout = Duration(
+        "How long RabbitMQ waits for an acknowledgement (`consumer_timeout` in its own "
+        "configuration); a consumer gives back what it cannot handle within that time.",
+        attribute="consumer_timeout_seconds",
+        default='"30m"',
     )
 
 
@@ -221,7 +228,8 @@ class QueueTable(TableSchema):
         default='"unlimited"',
     )
     handler_timeout = Duration(
-        "A handler that takes longer is ended with its process.",
+        "A handler that takes longer is ended with its process; less than `consumer_timeout` in "
+        "`[broker]`.",
         attribute="handler_timeout_seconds",
     )
     memory_limit = Size(

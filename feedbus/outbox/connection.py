@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import peewee
 
-from feedbus.errors import Outage, UsageError
+from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.outbox.databases import PostgresStore, Store, make_store
 from feedbus.outbox.outages import describe, outage
 from feedbus.urls import StoreUrl
@@ -69,8 +69,8 @@ def transaction() -> Iterator[None]:
     """Commit what the block does, or nothing of it; within another transaction, join that one.
 
     Raises:
-        Outage: the store went away; nothing was committed, or (when the connection broke during
-            the commit itself) it is unknown whether it was: repeat it, idempotently.
+        StoreOutage: the store went away; nothing was committed, or (when the connection broke
+            during the commit itself) it is unknown whether it was: repeat it, idempotently.
 
     """
     store = bound()
@@ -86,14 +86,14 @@ def transaction() -> Iterator[None]:
         store.discard()
         if isinstance(error, Outage):
             raise
-        raise Outage(describe(error, store.where)) from error
+        raise StoreOutage(describe(error, store.where)) from error
 
 
 def ready() -> None:
     """Ask the store for an answer, on a new connection when the old one is gone.
 
     Raises:
-        Outage: there is none; its text says why and what to do.
+        StoreOutage: there is none; its text says why and what to do.
 
     """
     _ask(bound())
@@ -103,7 +103,7 @@ def ping(url: StoreUrl | str) -> None:
     """Ask the store of that URL for an answer, whatever store is open.
 
     Raises:
-        Outage: there is none; its text says why and what to do.
+        StoreOutage: there is none; its text says why and what to do.
         UsageError: the URL is that of no store.
 
     """
@@ -121,4 +121,4 @@ def _ask(store: Store) -> None:
         store.execute_sql(question).fetchone()
     except Exception as error:
         store.discard()
-        raise Outage(describe(error, store.where)) from error
+        raise StoreOutage(describe(error, store.where)) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import peewee
 
-from feedbus.errors import Outage, UsageError
+from feedbus.errors import StoreOutage, UsageError
 from feedbus.outbox.databases import PostgresStore, Store, make_store
 from feedbus.outbox.outages import describe, outage
 from feedbus.urls import StoreUrl
@@ -28,7 +28,7 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
 
     Raises:
         UsageError: the store refused the query, as it does one that would write.
-        Outage: the store is away, or has no such table.
+        StoreOutage: the store is away, or has no such table.
 
     """
     store = make_store(url, "feedbus balance")
@@ -40,7 +40,7 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
         if not (isinstance(error, peewee.PeeweeException) or _of_driver(error)):
             raise
         if outage(error) and not _would_write(error):
-            raise Outage(describe(error, store.where)) from error
+            raise StoreOutage(describe(error, store.where)) from error
         msg = f"query: {store.where} refuses it: {' '.join(str(error).split())}"
         raise UsageError(msg) from error
     finally:
@@ -61,7 +61,7 @@ def _cursor(store: Store, query: str) -> Any:
         return cursor
     if not Path(store.database).exists():
         msg = f"store {store.where}: there is no such file yet"
-        raise Outage(msg)
+        raise StoreOutage(msg)
     connection = store.connection()
     connection.execute("PRAGMA query_only = ON")
     return connection.execute(query)

@@ -31,6 +31,7 @@ class Settings:
 
         """
         common = [topology.name, topology.broker_url.reveal(), topology.store_url.reveal()]
+        common.append(str(topology.consumer_timeout_seconds))
         found = {}
         for options in watchers(topology):
             name = options["name"]
