@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
-import uuid
-from base64 import b64encode
-
 import pytest
 from kombu.connection import Connection
 
@@ -43,17 +38,6 @@ class Broker:
             connection.release()
 
 
-def ask(node, method, path, body=None):
-    token = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-    request = urllib.request.Request(
-        f"{node.management_url}/api/{path}",
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"Basic {token}", "Content-Type": "application/json"},
-    )
-    urllib.request.urlopen(request, timeout=30).close()
-
-
 @pytest.fixture(params=["embedded", *versions.chosen()])
 def broker(request, tmp_path):
     if request.param == "embedded":
@@ -62,26 +46,18 @@ def broker(request, tmp_path):
         made.close()
         return
     node = request.getfixturevalue("rabbitmq_nodes")(request.param)
-    space = uuid.uuid4().hex
-    ask(node, "PUT", f"vhosts/{space}")
-    ask(
-        node,
-        "PUT",
-        f"permissions/{space}/{USER}",
-        {"configure": ".*", "write": ".*", "read": ".*"},
-    )
-    made = Broker(
-        node.version.number,
-        transport="pyamqp",
-        hostname="127.0.0.1",
-        port=node.port,
-        userid=USER,
-        password=PASSWORD,
-        virtual_host=space,
-    )
-    yield made
-    made.close()
-    ask(node, "DELETE", f"vhosts/{space}")
+    with node.virtual_host() as space:
+        made = Broker(
+            node.version.number,
+            transport="pyamqp",
+            hostname="127.0.0.1",
+            port=node.port,
+            userid=USER,
+            password=PASSWORD,
+            virtual_host=space,
+        )
+        yield made
+        made.close()
 
 
 @pytest.fixture

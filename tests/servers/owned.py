@@ -8,7 +8,7 @@ from typing import Any
 
 # Read returns when the process that started this one has ended: the pipe is closed.
 # A line means that the server has ended before.
-KEEPER = 'read -r line || kill -KILL -- "-$0"'
+KEEPER = 'read -r line || kill -KILL "-$0"'
 
 
 class OwnedProcess(subprocess.Popen[bytes]):

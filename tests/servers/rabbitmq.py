@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -11,7 +12,9 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+import uuid
 from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -180,13 +183,32 @@ class RabbitMQ:
         return True
 
     def get(self, path: str) -> bytes:
-        """Ask the management API."""
+        """Return what the management API answers to GET."""
+        return self.request("GET", path)
+
+    def request(self, method: str, path: str, body: object = None) -> bytes:
+        """Send a request with a body of JSON to the management API and return its answer."""
         token = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         request = urllib.request.Request(
-            f"{self.management_url}{path}", headers={"Authorization": f"Basic {token}"}
+            f"{self.management_url}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Basic {token}", "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return bytes(answer.read())
+
+    @contextlib.contextmanager
+    def virtual_host(self, **settings: str) -> Iterator[str]:
+        """Make an empty virtual host, return its name, and delete it with all that it holds."""
+        name = uuid.uuid4().hex
+        self.request("PUT", f"/api/vhosts/{name}", settings)
+        rights = dict.fromkeys(("configure", "write", "read"), ".*")
+        self.request("PUT", f"/api/permissions/{name}/{USER}", rights)
+        try:
+            yield name
+        finally:
+            self.request("DELETE", f"/api/vhosts/{name}")
 
     def control(self, *arguments: str, tool: str = "rabbitmqctl") -> str:
         """Run rabbitmqctl, or another of RabbitMQ's tools, against this node."""

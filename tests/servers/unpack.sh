@@ -49,18 +49,14 @@ done
 rm -rf "$part/.apt"
 
 libraries=$(dirname "$part"/usr/lib/*/libc.so.6)
+own=$target/${libraries#"$part/"} # where they will be
 loader=$(basename "$libraries"/ld-linux*.so.*)
-# Its first argument is a program; libraries that the program loads later are found where the program finds its own.
-own_libraries() {
-    "$libraries/$loader" --library-path "$libraries" "$part/usr/bin/patchelf" --force-rpath \
-        --set-rpath "$target/${libraries#"$part/"}" --set-interpreter "$target/${libraries#"$part/"}/$loader" "$1"
-}
-is_program() { [ "$(head -c 4 "$1" | tail -c 3)" = ELF ]; }
-for each in "$part"/usr/lib/erlang/bin/* "$part"/usr/lib/erlang/erts-*/bin/* "$part"/usr/lib/postgresql/*/bin/*; do
-    if [ ! -f "$each" ] || [ -L "$each" ]; then continue; fi
-    if is_program "$each"; then
-        own_libraries "$each"
-    else
+patchelf() { "$libraries/$loader" --library-path "$libraries" "$part/usr/bin/patchelf" "$@"; }
+find "$part/usr/lib" -type f -perm -100 \( -path '*/erlang/*' -o -path '*/postgresql/*' \) | while read -r each; do
+    if patchelf --print-interpreter "$each" >/dev/null 2>&1; then
+        # An rpath of the program itself also counts for the libraries that it loads later.
+        patchelf --force-rpath --set-rpath "$own" --set-interpreter "$own/$loader" "$each"
+    else # a script, or no program
         sed -i "s|ROOTDIR=/usr/lib/erlang|ROOTDIR=$target/usr/lib/erlang|" "$each"
     fi
 done

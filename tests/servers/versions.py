@@ -13,13 +13,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-UNPACKED = tuple(
-    folder / "feedbus-test-servers"
-    for folder in (
-        Path("/var/cache"),
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"),
-    )
-)
+CACHES = (Path("/var/cache"), Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
+SYSTEM = Path("/")
+UNPACKED = tuple(folder / "feedbus-test-servers" for folder in CACHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +37,20 @@ class Version:
         return ".".join(map(str, self.number[:2]))
 
 
+def roots(server: str) -> list[Path]:
+    """Return the folders that may hold a server: the machine's own root, and unpacked ones."""
+    unpacked = (each for folder in UNPACKED for each in folder.glob(f"{server}*"))
+    return [SYSTEM, *(each for each in unpacked if each.suffix != ".part")]
+
+
 def installed() -> list[Version]:
     """Return the versions that can be started here, the oldest first."""
-    found = {}
-    for root in (Path("/"), *(each for folder in UNPACKED for each in folder.glob("rabbitmq-*"))):
+    found: dict[tuple[int, ...], Version] = {}
+    for root in roots("rabbitmq"):
         for server in root.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*"):
             number = re.search(r"-(\d+(?:\.\d+)+)", server.name)
             erlang = root / "usr/lib/erlang/bin"
-            if number is None or not (erlang / "erl").exists() or root.suffix == ".part":
+            if number is None or not (erlang / "erl").exists():
                 continue
             version = tuple(map(int, number[1].split(".")))
             found.setdefault(version, Version(version, root / "usr/lib/rabbitmq/bin", erlang))

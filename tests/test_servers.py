@@ -1,0 +1,88 @@
+"""What the tests' own servers owe the machine, and which versions a run of the tests uses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tests.projects import wait_until
+from tests.servers import versions
+from tests.servers.compose import PROJECT
+from tests.servers.owned import OwnedProcess
+
+OWNER = """
+import os, signal
+from tests.servers.owned import OwnedProcess
+server = OwnedProcess(["sh", "-c", "sleep 600 & echo $!; wait"])
+print(server.pid, flush=True)
+signal.pause()
+"""
+
+
+def test_a_server_and_its_children_end_when_the_tests_that_started_it_are_killed():
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    )
+    with owner:
+        pids = [int(owner.stdout.readline()) for _ in range(2)]
+        assert all(map(psutil.pid_exists, pids))
+        owner.kill()
+    wait_until(lambda: not any(map(psutil.pid_exists, pids)))
+
+
+def test_a_server_that_was_ended_is_not_ended_again():
+    server = OwnedProcess(["sleep", "600"])
+    os.killpg(server.pid, signal.SIGTERM)
+    keeper = server._keeper
+    assert server.wait(10) == -signal.SIGTERM
+    assert keeper.returncode == 0
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine that has only the versions that the test names."""
+
+    def make(*names):
+        for name in names:
+            root = tmp_path / f"rabbitmq-{name}"
+            (root / f"usr/lib/rabbitmq/lib/rabbitmq_server-{name}").mkdir(parents=True)
+            (root / "usr/lib/erlang/bin").mkdir(parents=True)
+            (root / "usr/lib/erlang/bin/erl").touch()
+
+    monkeypatch.setattr(versions, "SYSTEM", tmp_path / "nothing")
+    monkeypatch.setattr(versions, "UNPACKED", (tmp_path,))
+    monkeypatch.delenv("FEEDBUS_RABBITMQ_VERSIONS", raising=False)
+    return make
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "used"),
+    [
+        (["3.10.8", "4.0.5", "4.3.6"], None, ["3.10", "4.3"]),
+        (["3.10.8", "4.0.5", "4.3.6"], "all", ["3.10", "4.0", "4.3"]),
+        (["3.10.8", "4.0.5", "4.3.6"], "4.0, 4.3", ["4.0", "4.3"]),
+        (["4.9.1", "4.10.0"], None, ["4.9", "4.10"]),
+        (["4.3.6"], None, ["4.3"]),
+        (["3.10.8"], None, ["3.10", "4"]),
+        ([], None, ["3", "4"]),
+    ],
+)
+def test_the_oldest_and_the_newest_version_are_used_unless_others_are_asked_for(
+    machine, monkeypatch, there, asked, used
+):
+    machine(*there)
+    if asked:
+        monkeypatch.setenv("FEEDBUS_RABBITMQ_VERSIONS", asked)
+    assert versions.chosen() == used
+
+
+def test_a_version_is_found_by_its_beginning_and_the_newest_wins(machine):
+    machine("4.0.5", "4.10.0", "4.3.6")
+    assert versions.find("4").name == "4.10.0"
+    assert versions.find("4.0").name == "4.0.5"
+    assert versions.find("4.1") is None
