@@ -22,6 +22,7 @@ from feedbus.plan.making import make_plan
 from feedbus.records import Records
 from feedbus.topology import Exchange, Ladder, Topology
 from tests.projects import wait_until
+from tests.servers import versions
 from tests.systems import BATCH, System, queue, sharded
 
 PROJECT = Path(__file__).parent.parent
@@ -41,12 +42,12 @@ STEPS = [
 ON_RABBITMQ = ("gate-put", "gate-closed", "queue-deleted", "gate-opened", "held-appended", "left")
 CRASHES = [
     *(("embedded", step) for step in STEPS),
-    *(("rabbitmq", step) for step in ON_RABBITMQ),
+    *((version, step) for version in versions.chosen() for step in ON_RABBITMQ),
 ]
 WITH_A_SUPERVISOR = {"paused", "followed", "drained", "finished"}
 
 
-@pytest.fixture(params=["embedded", "rabbitmq"])
+@pytest.fixture(params=["embedded", *versions.chosen()])
 def broker_kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -56,13 +57,15 @@ def make(
     request: pytest.FixtureRequest, tmp_path: Path, broker_kind: str
 ) -> Iterator[Callable[..., System]]:
     """Make systems on either broker."""
-    url, management = "", ""
-    if broker_kind == "rabbitmq":
-        node = request.getfixturevalue("rabbitmq")
+    url, management = "", None
+    if broker_kind != "embedded":
+        node = request.getfixturevalue("rabbitmq_nodes")(broker_kind)
         url, management = node.url, node.management_url
 
     def made(*queues, **options) -> System:
-        return System.at(tmp_path, *queues, broker_url=url, management_url=management, **options)
+        system = System.at(tmp_path, *queues, broker_url=url, **options)
+        system.topology = replace(system.topology, management_url=management)
+        return system
 
     yield made
     outbox.close_store()

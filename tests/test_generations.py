@@ -20,6 +20,7 @@ from feedbus.records import Records
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from tests.projects import wait_until
+from tests.servers import versions
 from tests.systems import BATCH, System, sharded
 
 
@@ -27,11 +28,11 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.fixture(params=["embedded", "rabbitmq"])
+@pytest.fixture(params=["embedded", *versions.chosen()])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
     url = ""
-    if request.param == "rabbitmq":
-        url = request.getfixturevalue("rabbitmq").url
+    if request.param != "embedded":
+        url = request.getfixturevalue("rabbitmq_nodes")(request.param).url
     yield partial(System.at, tmp_path, broker_url=url)
     outbox.close_store()
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from feedbus import broker, outbox
-from feedbus.broker import inventory, management
+from feedbus.broker import generations, inventory, management
 from feedbus.broker.names import Names
 from feedbus.cli import main
 from feedbus.errors import UsageError
@@ -22,26 +22,30 @@ from feedbus.plan.making import make_plan
 from feedbus.ring import Ring, share_moved
 from feedbus.supervisor.settings import Settings
 from feedbus.topology import Exchange, Topology
-from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 from tests.projects import Project
+from tests.servers import versions
 from tests.systems import BATCH, System, queue, sharded
 
 
-@pytest.fixture(params=["embedded", "rabbitmq"])
+@pytest.fixture(params=["embedded", *versions.chosen()])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
     """Make systems on either broker."""
-    url, management_url = "", ""
-    if request.param == "rabbitmq":
-        node = request.getfixturevalue("rabbitmq")
+    url, management_url = "", None
+    if request.param != "embedded":
+        node = request.getfixturevalue("rabbitmq_nodes")(request.param)
         url, management_url = node.url, node.management_url
 
     def made(*queues, **options) -> System:
-        return System.at(
-            tmp_path, *queues, broker_url=url, management_url=management_url, **options
-        )
+        system = System.at(tmp_path, *queues, broker_url=url, **options)
+        system.topology = replace(system.topology, management_url=management_url)
+        return system
 
     yield made
     outbox.close_store()
+
+
+# The shares of a ring are computed, for which the broker does not matter, and take long.
+ON_EMBEDDED = pytest.mark.parametrize("make", ["embedded"], indirect=True)
 
 
 def told(plan: Plan, topology: Topology) -> set[tuple[str, str, str]]:
@@ -67,6 +71,22 @@ def test_where_everything_is_as_the_topology_says_there_is_nothing_to_change(
     system.publish([1, 2])
     plan = make_plan(system.topology, None)
     assert (plan.empty, plan.changes, plan.rings) == (True, (), ())
+
+
+def test_a_classic_queue_that_was_declared_without_a_type_does_not_differ(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+    name = f"{system.topology.name}.work"
+    with broker.connect(system.topology) as connection:
+        wanted = dict(inventory.take(system.topology).queues[name].arguments)
+        assert wanted.pop("x-queue-type") == "classic"
+        channel = connection.channel()
+        channel.queue_delete(name)
+        channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
+    assert all(change.kind != "queue" for change in quick(system.topology).changes)
+    generations.establish(system.topology)
+    assert quick(system.topology).empty
 
 
 def test_every_kind_of_difference_is_told_with_its_reason(make: Callable[..., System]) -> None:
@@ -144,6 +164,7 @@ def test_a_name_that_is_not_to_go_is_told(make: Callable[..., System]) -> None:
     assert "--delete-nonempty wrk" in quick(system.topology, "wrk").notes[0]
 
 
+@ON_EMBEDDED
 def test_a_ring_that_changes_is_told_with_exact_shares_and_its_backlog(
     make: Callable[..., System],
 ) -> None:
@@ -160,6 +181,7 @@ def test_a_ring_that_changes_is_told_with_exact_shares_and_its_backlog(
     assert (ring.backlog_messages, ring.drain_seconds) == (40, None)
 
 
+@ON_EMBEDDED
 def test_evenness_is_measured_against_the_weights_that_were_asked_for(
     make: Callable[..., System],
 ) -> None:
@@ -226,19 +248,19 @@ def test_foreign_names_are_nobodys_business(make: Callable[..., System]) -> None
 def test_a_management_api_that_does_not_answer_says_what_to_set(rabbitmq, tmp_path: Path) -> None:
     system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
     outbox.close_store()
-    nobody = replace(system.topology, management_url=parse_management_url("http://127.0.0.1:1"))
-    with pytest.raises(UsageError, match=r"127\.0\.0\.1:1 cannot be read.*\[broker\] management"):
+    nobody = replace(system.topology, management_url="http://127.0.0.1:1")
+    with pytest.raises(UsageError, match=r"127\.0\.0\.1:1 does not tell.*\[broker\] management"):
         inventory.take(nobody)
     stranger = rabbitmq.management_url.replace("://", "://nobody:wrong@")
     with pytest.raises(UsageError, match="does not know 'nobody' with this password"):
-        inventory.take(replace(system.topology, management_url=parse_management_url(stranger)))
+        inventory.take(replace(system.topology, management_url=stranger))
 
 
 @pytest.mark.parametrize(
     ("url", "told_url", "expected"),
     [
         ("amqp://a:b%40@rabbit/vh", None, ("http://rabbit:15672", "a", "b@", "vh")),
-        ("amqps://a:b@rabbit:5671//", None, ("https://rabbit:15671", "a", "b", "/")),
+        ("amqps://a:b@rabbit:5671//", None, ("http://rabbit:15672", "a", "b", "/")),
         ("amqp://[::1]:5672", None, ("http://[::1]:15672", "guest", "guest", "/")),
         ("amqp://a:b@r/", "https://x:y@m/api-of-it/", ("https://m/api-of-it", "x", "y", "/")),
         ("amqp://a:b@r1/;amqp://c:d@r2/", None, ("http://r1:15672", "a", "b", "/")),
@@ -247,13 +269,9 @@ def test_a_management_api_that_does_not_answer_says_what_to_set(rabbitmq, tmp_pa
 def test_the_management_api_is_found_by_the_brokers_url(
     tmp_path: Path, url: str, told_url: str | None, expected: tuple[str, ...]
 ) -> None:
-    given = parse_management_url(told_url) if told_url else None
-    broker_url, store_url = parse_broker_url(url), parse_store_url("sqlite:////s")
-    topology = Topology(
-        "t", tmp_path / "t.toml", broker_url, store_url, {}, {}, management_url=given
-    )
+    topology = Topology("t", tmp_path / "t.toml", url, "", {}, {}, management_url=told_url)
     api = management.Api.of(topology)[0]
-    assert (str(api.url), api.url.user, api.url.password, api.virtual_host) == expected
+    assert (api.url, api.user, api.password, api.virtual_host) == expected
 
 
 def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
@@ -263,8 +281,8 @@ def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
         topology = Topology(
             name="t",
             path=tmp_path / "topology.toml",
-            broker_url=parse_broker_url("sqlite:////b"),
-            store_url=parse_store_url("sqlite:////s"),
+            broker_url="sqlite:////b",
+            store_url="sqlite:////s",
             exchanges={"work": Exchange("work", "direct"), **exchanges},
             queues={each.name: each for each in queues},
             var=tmp_path / "var",

@@ -8,6 +8,7 @@ from feedbus.broker.connecting import (
     load_transport,
     locked,
     outage,
+    public_url,
 )
 from feedbus.broker.entities import (
     count,
@@ -31,5 +32,6 @@ __all__ = [
     "load_transport",
     "locked",
     "outage",
+    "public_url",
     "queue_exists",
 ]

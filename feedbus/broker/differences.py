@@ -1,10 +1,11 @@
-"""Tell what a broker has otherwise than the topology, and what to do about it."""
+"""What a broker has otherwise than the topology, and what to do about it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from amqp.exceptions import InvalidCommand, PreconditionFailed
 
@@ -18,7 +19,11 @@ INEQUIVALENT = re.compile(
     re.DOTALL,
 )
 VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '.*')?", re.DOTALL)
-HASH_PLUGIN = "rabbitmq_consistent_hash_exchange"
+# The plugin that brings an exchange type. An unknown type is refused by 503 on 3.x, by 406 on 4.x.
+PLUGINS = {"x-consistent-hash": "rabbitmq_consistent_hash_exchange"}
+UNKNOWN_TYPE = re.compile(r"(?:unknown|invalid) exchange type '(?P<type>[^']+)'")
+# Values that mean the same as none: 4.x reports a type where none was declared, 3.x does not.
+DEFAULTS = {"x-queue-type": "classic"}
 
 # What topology.toml calls these arguments.
 OPTIONS = {
@@ -32,9 +37,21 @@ OPTIONS = {
 }
 
 
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the arguments that differ, by name, as (found, wanted); None stands for none.
+
+    A default that the broker reports equals an argument that nobody gave.
+    """
+    values = {
+        name: tuple(side.get(name, DEFAULTS.get(name)) for side in (found, wanted))
+        for name in sorted({*found, *wanted})
+    }
+    return {name: (old, new) for name, (old, new) in values.items() if old != new}
+
+
 @contextmanager
 def told_apart(name: str) -> Iterator[None]:
-    """Tell why an entity cannot be declared, instead of the broker's 406 or 503.
+    """Explain why an entity cannot be declared, instead of the broker's 406 or 503.
 
     Raises:
         UsageError: it exists with other arguments, or the broker does not know what it is.
@@ -42,13 +59,8 @@ def told_apart(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except PreconditionFailed as error:
-        raise UsageError(_refusal(name, error)) from error
-    except InvalidCommand as error:
-        msg = f"the broker refuses {name}: {error.reply_text}"
-        if "exchange type" in str(error.reply_text) and "x-consistent-hash" in msg:
-            msg += f"; enable its plugin on every node: rabbitmq-plugins enable {HASH_PLUGIN}"
-        raise UsageError(msg) from error
+    except (InvalidCommand, PreconditionFailed) as error:
+        raise UsageError(_refusal(name, str(error.reply_text))) from error
 
 
 def differs_in(error: BaseException | None) -> str:
@@ -57,10 +69,13 @@ def differs_in(error: BaseException | None) -> str:
     return found["argument"] if found else ""
 
 
-def _refusal(name: str, error: PreconditionFailed) -> str:
-    found = INEQUIVALENT.search(str(error.reply_text))
+def _refusal(name: str, reply: str) -> str:
+    unknown = UNKNOWN_TYPE.search(reply)
+    if unknown is not None:
+        return f"the broker refuses {name}: {reply}; {_type_remedy(unknown['type'])}"
+    found = INEQUIVALENT.search(reply)
     if found is None:
-        return f"the broker refuses {name}: {error.reply_text}; change the topology's arguments"
+        return f"the broker refuses {name}: {reply}; change the topology's arguments"
     argument, kind, named = found["argument"], found["kind"], found["name"]
     wanted, got = (_value(argument, found[side]) for side in ("wanted", "got"))
     remedy = (
@@ -73,6 +88,12 @@ def _refusal(name: str, error: PreconditionFailed) -> str:
         f" {OPTIONS.get(argument, 'arguments')} in the topology to what is there, or {remedy}"
         " and run this again"
     )
+
+
+def _type_remedy(exchange_type: str) -> str:
+    if exchange_type in PLUGINS:
+        return f"enable its plugin on every node: rabbitmq-plugins enable {PLUGINS[exchange_type]}"
+    return "change the type in the topology, or enable the plugin that has it on every node"
 
 
 def _value(argument: str, text: str) -> str:

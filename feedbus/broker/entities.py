@@ -8,7 +8,7 @@ from typing import Any
 from kombu.connection import Connection
 
 from feedbus.broker import ordering
-from feedbus.broker.differences import differs_in, told_apart
+from feedbus.broker.differences import differing, differs_in, told_apart
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.topology import Consumer, Exchange, Generation, Queue, Topology
@@ -101,9 +101,8 @@ def queue_arguments(names: Names, queue: Queue) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": names.dead(queue),
+        "x-queue-type": queue.type,  # a virtual host can have another default
     }
-    if queue.type != "classic":
-        arguments["x-queue-type"] = queue.type
     if queue.single_active_consumer:
         arguments["x-single-active-consumer"] = True
     if queue.delivery_limit is not None:
@@ -127,7 +126,7 @@ def quorum_beside(topology: Topology, exchange: str) -> bool:
 def kept_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
     """Return the arguments of a queue of our own, which is of its family's type."""
     if not quorum:
-        return dict(arguments)
+        return {"x-queue-type": "classic", **arguments}
     kept = {"x-queue-type": "quorum", "x-delivery-limit": NO_LIMIT, **arguments}
     return kept | AT_LEAST_ONCE if "x-dead-letter-exchange" in kept else kept
 
@@ -143,7 +142,7 @@ def declare_kept(channel: Any, name: str, arguments: Mapping[str, Any], *, quoru
         with told_apart(name):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
     except UsageError as error:
-        if differs_in(error.__cause__) not in wanted.keys() ^ other.keys():
+        if differs_in(error.__cause__) not in differing(wanted, other):
             raise
         with told_apart(name):  # on the same channel, which an error closes and opens anew
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)

@@ -27,6 +27,7 @@ from kombu.connection import Connection
 from feedbus import broker
 from feedbus.broker import entities, inventory
 from feedbus.broker.confirming import Confirming
+from feedbus.broker.differences import differing
 from feedbus.broker.generations import IN_FLIGHT_SECONDS, step
 from feedbus.broker.inventory import Inventory, SeenQueue
 from feedbus.broker.names import Names
@@ -46,8 +47,7 @@ KEPT_ARGUMENTS = (
 
 def equal(found: SeenQueue, wanted: dict[str, Any]) -> bool:
     """Whether a queue was declared with these arguments."""
-    plain = {"x-queue-type": "classic"}
-    return plain | dict(found.arguments) == plain | wanted
+    return not differing(found.arguments, wanted)
 
 
 def differs(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
@@ -213,7 +213,7 @@ class Replacement:
         self._let_arrive()
 
     def _let_arrive(self) -> None:
-        if not self.topology.broker_url.embedded:
+        if not self.topology.broker_url.startswith("sqlite:"):
             time.sleep(IN_FLIGHT_SECONDS)
 
     def _delays(self, seen: Inventory) -> Iterator[str]:

@@ -52,9 +52,8 @@ def load(
 
     if text is None:
         text = read(_applied(path, environ))
-    written = _parse(path, text)
-    report = Report(str(path), text, written, written=written)
-    expanded = expand(dict(written), environ, report)
+    report = Report(str(path), text, _parse(path, text))
+    expanded = expand(dict(report.document), environ, report)
     report.document = expanded
     try:
         loaded: Mapping[str, Any] = load_table(DECLARATION, expanded)

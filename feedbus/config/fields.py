@@ -21,7 +21,6 @@ class Option(fields.Field[Any]):
     kind: str = "anything"
     expected: str = "a value"
     pattern: str = ""
-    hidden: bool = False  # whether errors name the kind of a wrong value only
 
     def __init__(
         self,
@@ -52,9 +51,7 @@ class Option(fields.Field[Any]):
 
     def refusal(self, expected: str = "", **told: Any) -> ValidationError:
         """Make the error that says what was expected."""
-        return ValidationError(
-            [Fault(expected=expected or self.expected, hidden=self.hidden, **told)]
-        )
+        return ValidationError([Fault(expected=expected or self.expected, **told)])
 
     def refuse(self, expected: str = "", **told: Any) -> NoReturn:
         """Raise the error that says what was expected."""

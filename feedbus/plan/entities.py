@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from feedbus.broker import entities, generations, replacing
+from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory, SeenQueue
 from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
@@ -66,7 +67,7 @@ class Comparison:
             found = self.seen.exchanges.get(name)
             if found is None:
                 self._note("create", "exchange", name, f"{exchange.type}, new in the topology")
-            elif found.type != kind or _differ(found.arguments, arguments):
+            elif found.type != kind or differing(found.arguments, arguments):
                 was = found.type if found.type != kind else "other arguments"
                 self._note(
                     *("change", "exchange", name),
@@ -104,12 +105,10 @@ class Comparison:
 
     def _difference(self, consumer: Consumer, found: SeenQueue) -> str:
         wanted = entities.queue_arguments(self._names, consumer.queue)
-        told = []
-        for name in sorted({*wanted, *found.arguments}):
-            old, new = found.arguments.get(name), wanted.get(name)
-            if old != new:
-                told.append(f"{name} {'none' if old is None else old} to {new or 'none'}")
-        return ", ".join(told)
+        return ", ".join(
+            f"{name} {'none' if old is None else old} to {'none' if new is None else new}"
+            for name, (old, new) in differing(found.arguments, wanted).items()
+        )
 
     def _parked_delays(self) -> Iterator[tuple[str, str]]:
         for queue, name in replacing.parked_delays(self.topology, self.seen):
@@ -283,7 +282,3 @@ class Comparison:
             self._note("delete", "exchange", name, self._why(name))
         # Entries first: what is published to a ring that is to go must not be lost in the ring.
         yield from sorted(found, key=lambda name: (OF_A_RING.fullmatch(name) is not None, name))
-
-
-def _differ(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return any(found.get(name) != wanted.get(name) for name in {*found, *wanted})

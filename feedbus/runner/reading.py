@@ -42,9 +42,7 @@ class Reading:
                 callback=on_message,
                 on_cancel=on_cancel,
             )
-        except AccessRefused as error:
-            if "exclusive" not in str(error.reply_text):
-                raise  # it may not read the queue
+        except AccessRefused:
             if channel.is_open:
                 channel.close()
             return None

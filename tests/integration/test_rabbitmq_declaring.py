@@ -13,11 +13,11 @@ from urllib.parse import quote
 import pytest
 
 from feedbus import broker, outbox
-from feedbus.broker import generations
+from feedbus.broker import generations, inventory
 from feedbus.broker.names import Names
 from feedbus.errors import Outage, UsageError
+from feedbus.plan.making import make_plan
 from feedbus.topology import Exchange
-from feedbus.urls import parse_broker_url
 from tests.servers.rabbitmq import RabbitMQ
 from tests.systems import System, queue, sharded
 
@@ -54,9 +54,9 @@ def had(node, kind: str, name: str) -> dict:
 
 
 @pytest.mark.parametrize(("options", "expected"), OPTIONS.values(), ids=OPTIONS)
-def test_each_option_of_a_queue_arrives_at_the_broker(rabbitmq, tmp_path, options, expected):
-    system = System.at(tmp_path, queue(**options), broker_url=rabbitmq.url)
-    found = had(rabbitmq, "queues", f"{system.topology.name}.work")
+def test_each_option_of_a_queue_arrives_at_the_broker(any_rabbitmq, tmp_path, options, expected):
+    system = System.at(tmp_path, queue(**options), broker_url=any_rabbitmq.url)
+    found = had(any_rabbitmq, "queues", f"{system.topology.name}.work")
     arguments = {
         name: value
         for name, value in found["arguments"].items()
@@ -67,13 +67,13 @@ def test_each_option_of_a_queue_arrives_at_the_broker(rabbitmq, tmp_path, option
     assert {"x-queue-type": "classic", **arguments} == {"x-queue-type": "classic", **expected}
 
 
-def test_what_is_kept_beside_a_quorum_queue_is_as_durable(rabbitmq, tmp_path):
-    system = System.at(tmp_path, sharded(2, type="quorum"), broker_url=rabbitmq.url)
+def test_what_is_kept_beside_a_quorum_queue_is_as_durable(any_rabbitmq, tmp_path):
+    system = System.at(tmp_path, sharded(2, type="quorum"), broker_url=any_rabbitmq.url)
     names = Names(system.topology)
     (shard,) = system.topology.queues.values()
     kept = [names.dead(shard), names.generations("ring"), names.held("ring")]
     kept += [names.delay(shard, round(delay * 1000)) for delay in shard.retry.delays_seconds]
-    found = [had(rabbitmq, "queues", name)["arguments"] for name in kept]
+    found = [had(any_rabbitmq, "queues", name)["arguments"] for name in kept]
     assert [each["x-queue-type"] for each in found] == ["quorum"] * len(kept)
     delay = found[-1]
     assert (delay["x-dead-letter-strategy"], delay["x-overflow"]) == (
@@ -82,12 +82,12 @@ def test_what_is_kept_beside_a_quorum_queue_is_as_durable(rabbitmq, tmp_path):
     )
 
 
-def test_an_exchanges_type_and_arguments_arrive_at_the_broker(rabbitmq, tmp_path):
-    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+def test_an_exchanges_type_and_arguments_arrive_at_the_broker(any_rabbitmq, tmp_path):
+    system = System.at(tmp_path, queue(), broker_url=any_rabbitmq.url)
     lost = Exchange("lost", "topic", arguments={"alternate-exchange": "elsewhere"})
     changed = replace(system.topology, exchanges={**system.topology.exchanges, "lost": lost})
     generations.establish(changed)
-    found = had(rabbitmq, "exchanges", f"{system.topology.name}.lost")
+    found = had(any_rabbitmq, "exchanges", f"{system.topology.name}.lost")
     assert (found["type"], found["durable"]) == ("topic", True)
     assert found["arguments"] == {"alternate-exchange": "elsewhere"}
 
@@ -129,9 +129,9 @@ MISMATCHES = {
 
 @pytest.mark.parametrize(("there", "wanted", "told"), MISMATCHES.values(), ids=MISMATCHES)
 def test_a_mismatch_is_told_by_argument_and_with_what_to_do(
-    rabbitmq, tmp_path, there, wanted, told
+    any_rabbitmq, tmp_path, there, wanted, told
 ):
-    system = System.at(tmp_path, queue(**there), broker_url=rabbitmq.url)
+    system = System.at(tmp_path, queue(**there), broker_url=any_rabbitmq.url)
     name = f"{system.topology.name}.work"
     with pytest.raises(UsageError) as caught:
         system.reshaped(queue(**wanted))
@@ -139,35 +139,53 @@ def test_a_mismatch_is_told_by_argument_and_with_what_to_do(
     assert f"rabbitmqctl delete_queue {name}" in str(caught.value)
 
 
-def test_an_exchange_of_another_type_is_told(rabbitmq, tmp_path):
-    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+def test_an_exchange_of_another_type_is_told(any_rabbitmq, tmp_path):
+    system = System.at(tmp_path, queue(), broker_url=any_rabbitmq.url)
     other = {**system.topology.exchanges, "work": Exchange("work", "topic")}
     with pytest.raises(UsageError, match="expected type = topic, got direct on the broker"):
         generations.establish(replace(system.topology, exchanges=other))
 
 
-def test_arguments_that_make_no_sense_are_told_in_the_brokers_words(rabbitmq, tmp_path):
+def test_arguments_that_make_no_sense_are_told_in_the_brokers_words(any_rabbitmq, tmp_path):
     with pytest.raises(UsageError, match=r"the broker refuses .*work: .*invalid arg"):
-        System.at(tmp_path, queue(arguments={"x-queue-type": "nothing"}), broker_url=rabbitmq.url)
+        System.at(
+            tmp_path, queue(arguments={"x-queue-type": "nothing"}), broker_url=any_rabbitmq.url
+        )
 
 
-def test_dead_letters_stay_where_they_are_when_their_queue_becomes_quorum(rabbitmq, tmp_path):
-    system = System.at(tmp_path, sharded(2), broker_url=rabbitmq.url)
+def test_dead_letters_stay_where_they_are_when_their_queue_becomes_quorum(any_rabbitmq, tmp_path):
+    system = System.at(tmp_path, sharded(2), broker_url=any_rabbitmq.url)
     after = system.reshaped(sharded(2, type="quorum"))
     (shard,) = after.topology.queues.values()
-    dead = had(rabbitmq, "queues", Names(after.topology).dead(shard))
+    dead = had(any_rabbitmq, "queues", Names(after.topology).dead(shard))
     assert dead["arguments"].get("x-queue-type", "classic") == "classic"
 
 
-def test_a_missing_plugin_is_told_with_the_command_that_enables_it(rabbitmq, tmp_path):
-    assert rabbitmq  # which skips this where there is none to start
+def test_a_missing_plugin_is_named_with_the_command_that_enables_it(any_rabbitmq, tmp_path):
     plugin = "rabbitmq_consistent_hash_exchange"
     folder = tmp_path / "bare"
     folder.mkdir()
-    bare = RabbitMQ(folder)
+    bare = RabbitMQ(folder, version=any_rabbitmq.version)
     (folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
     with bare, pytest.raises(UsageError, match=f"rabbitmq-plugins enable {plugin}"):
         System.at(tmp_path, sharded(2), broker_url=bare.url)
+
+
+def test_a_type_of_exchange_that_the_broker_does_not_know_is_refused(any_rabbitmq, tmp_path):
+    system = System.at(tmp_path, queue(), broker_url=any_rabbitmq.url)
+    unknown = {**system.topology.exchanges, "late": Exchange("late", "x-delayed-message")}
+    with pytest.raises(UsageError, match=r"type 'x-delayed-message'; .*enable the plugin"):
+        generations.establish(replace(system.topology, exchanges=unknown))
+
+
+def test_a_classic_queue_is_classic_whatever_the_virtual_hosts_default(rabbitmq4, tmp_path):
+    with rabbitmq4.virtual_host(default_queue_type="quorum") as space:
+        url = rabbitmq4.url.removesuffix("/") + space
+        system = System.at(tmp_path, queue(), sharded(2), broker_url=url)
+        topology = replace(system.topology, management_url=rabbitmq4.management_url)
+        found = inventory.take(topology).queues
+        assert {one.arguments["x-queue-type"] for one in found.values()} == {"classic"}
+        assert make_plan(topology, None, predict=False).empty
 
 
 REFUSALS = {
@@ -206,5 +224,5 @@ def test_the_first_node_that_answers_is_taken(rabbitmq, tmp_path):
     assert system.seen == [1]
     nobody = "amqp://guest:secret@127.0.0.1:1//;amqp://guest:secret@127.0.0.1:2//"
     with pytest.raises(Outage, match="refused") as caught:
-        broker.connect(replace(system.topology, broker_url=parse_broker_url(nobody)))
+        broker.connect(replace(system.topology, broker_url=nobody))
     assert "secret" not in str(caught.value)

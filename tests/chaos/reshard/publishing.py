@@ -107,8 +107,7 @@ def main() -> None:
     kind, topology, first, last, rounds, rate, told, stop = sys.argv[1:]
     path = Path(topology)
     keys = [f"key-{number}" for number in range(int(first), int(last))]
-    url = config.load(path).broker_url.reveal()
-    publish = through_the_bus(path) if kind == "bus" else Foreign(url)
+    publish = through_the_bus(path) if kind == "bus" else Foreign(config.load(path).broker_url)
     number, started = 0, time.monotonic()
     while number < int(rounds) or not Path(stop).exists():
         for start in range(0, len(keys), AT_ONCE):

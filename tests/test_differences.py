@@ -1,0 +1,46 @@
+"""Which arguments differ from what a broker reports, and what a refusal says."""
+
+from __future__ import annotations
+
+import pytest
+from amqp.exceptions import InvalidCommand, PreconditionFailed
+
+from feedbus.broker.differences import differing, told_apart
+from feedbus.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "expected"),
+    [
+        ({}, {}, {}),
+        ({"x-queue-type": "classic"}, {}, {}),
+        ({}, {"x-queue-type": "classic"}, {}),
+        ({"x-queue-type": "quorum"}, {}, {"x-queue-type": ("quorum", "classic")}),
+        ({}, {"x-queue-type": "quorum"}, {"x-queue-type": ("classic", "quorum")}),
+        (
+            {"x-queue-type": "classic", "x-max-length": 5},
+            {"x-message-ttl": 0},
+            {"x-max-length": (5, None), "x-message-ttl": (None, 0)},
+        ),
+    ],
+)
+def test_a_default_that_the_broker_reports_equals_an_argument_that_nobody_gave(
+    found, wanted, expected
+):
+    assert differing(found, wanted) == expected
+
+
+# As 3.10.8 and 4.3.6 reply.
+REPLIES = [
+    (InvalidCommand, "COMMAND_INVALID - invalid exchange type 'x-consistent-hash'"),
+    (InvalidCommand, "COMMAND_INVALID - unknown exchange type 'x-consistent-hash'"),
+    (PreconditionFailed, "PRECONDITION_FAILED - invalid exchange type 'x-consistent-hash'"),
+    (PreconditionFailed, "PRECONDITION_FAILED - unknown exchange type 'x-consistent-hash'"),
+]
+
+
+@pytest.mark.parametrize(("error", "reply"), REPLIES)
+def test_an_exchange_type_that_a_plugin_brings_is_refused_with_the_plugins_name(error, reply):
+    wanted = pytest.raises(UsageError, match="enable rabbitmq_consistent_hash_exchange")
+    with wanted, told_apart("an exchange"):
+        raise error(reply)
