@@ -49,7 +49,19 @@ class TopologyError(FeedbusError):
 
 
 class Outage(FeedbusError):  # noqa: N818 -- a state of the world, not of the message
-    """The broker or the store is away; nothing is wrong with the message in hand."""
+    """Something that a handler needs is away; nothing is wrong with the message.
+
+    A handler may raise it: the consumer then holds and handles the same messages again later,
+    without counting an attempt.
+    """
+
+
+class BrokerOutage(Outage):
+    """The broker is away, refuses us, or lacks what the topology declares."""
+
+
+class StoreOutage(Outage):
+    """The store is away, full or not set up."""
 
 
 class InvalidBody(FeedbusError):  # noqa: N818 -- names the delivery's state

@@ -54,8 +54,8 @@ def slot_path(folder: Path, name: str, slot: int, kind: str) -> Path:
     return folder / f"{name.replace('/', '%2F')}.{slot}.{kind}"
 
 
-def follow_parent() -> None:
-    """Receive SIGTERM when the supervisor dies; without one (a run by hand) do nothing.
+def follow_parent() -> bool:
+    """Receive SIGTERM when the supervisor dies; return whether there is one.
 
     Raises:
         SystemExit: the supervisor was gone before this could be arranged.
@@ -63,7 +63,7 @@ def follow_parent() -> None:
     """
     told = os.environ.get(SUPERVISED, "")
     if not told:
-        return
+        return False
     os.environ[SUPERVISED] = ""  # what this process starts has this one for a parent
     parent = int(told)
     if sys.platform == "linux":
@@ -75,6 +75,7 @@ def follow_parent() -> None:
     if os.getppid() != parent:
         msg = "the supervisor is gone"
         raise SystemExit(msg)
+    return True
 
 
 def _watch(parent: int) -> None:
@@ -188,6 +189,24 @@ def mark_ready() -> None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.write(handle, f"{os.getpid()}\n".encode())
         os.close(handle)
+
+
+def mark_holding(reason: str) -> None:
+    """Note why this process holds, "" when it goes on; without a slot do nothing."""
+    path = os.environ.get(READY_FILE)
+    if path:
+        text = f"{os.getpid()}\n{reason}\n" if reason else ""
+        Path(path).with_suffix(".holding").write_text(text, encoding="utf-8")
+
+
+def holding(folder: Path, name: str, slot: int, pid: int) -> str:
+    """Return why a process holds, "" while it does not."""
+    try:
+        text = slot_path(folder, name, slot, "holding").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    noted, _, reason = text.partition("\n")
+    return reason.strip() if noted == str(pid) else ""
 
 
 def ready_since(path: Path, pid: int) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,8 +13,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from feedbus.errors import UsageError
+from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
 
 ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
+
+HANDLER_TIMEOUT_SECONDS = 600.0
 
 # What a queue is declared with: it cannot be changed on a queue that exists.
 DECLARED = (
@@ -94,7 +98,7 @@ class Queue:
     idle_timeout_seconds: float | None = None
     max_runtime_seconds: float | None = None
     max_messages: int | None = None
-    handler_timeout_seconds: float = 600.0
+    handler_timeout_seconds: float = HANDLER_TIMEOUT_SECONDS
     memory_limit_bytes: int | None = None
     processes: int = 1
     user: str | None = None
@@ -123,7 +127,7 @@ class Process:
     start_retries: int = 10
     stop_timeout_seconds: float = 5.0
     memory_limit_bytes: int | None = None
-    environment: Mapping[str, str] = field(default_factory=_empty)
+    environment: Mapping[str, str] = field(default_factory=_empty, repr=False)  # may hold secrets
 
 
 @dataclass(frozen=True)
@@ -153,27 +157,21 @@ class Topology:
 
     name: str
     path: Path
-    broker_url: str
-    store_url: str
+    broker_url: BrokerUrl
+    store_url: StoreUrl
     exchanges: Mapping[str, Exchange]
     queues: Mapping[str, Queue]
     processes: Mapping[str, Process] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)
     var: Path = Path("var")
     store_prepare: str | None = None
-    management_url: str | None = None
+    management_url: ManagementUrl | None = None
+    consumer_timeout_seconds: float = math.inf
 
     @property
     def root(self) -> Path:
         """The folder of the file: handlers are imported from it, relative paths start there."""
         return self.path.parent
-
-    @property
-    def broker_urls(self) -> tuple[str, ...]:
-        """One URL, or one for each node of a cluster, in the order in which they are tried."""
-        if self.broker_url.startswith("sqlite:"):
-            return (self.broker_url,)
-        return tuple(self.broker_url.split(";"))
 
     @cached_property
     def consumers(self) -> Mapping[str, Consumer]:

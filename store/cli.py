@@ -8,9 +8,10 @@ import click
 
 if TYPE_CHECKING:
     from feedbus.topology import Topology
+    from feedbus.urls import StoreUrl
 
 
-def _url(context: click.Context) -> str:
+def _url(context: click.Context) -> StoreUrl:
     known: Any = context.obj
     topology: Topology = known.load()
     return topology.store_url

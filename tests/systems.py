@@ -19,6 +19,7 @@ from feedbus.handling import Handler
 from feedbus.metrics import Metrics
 from feedbus.runner import Limits, Runner, Suspects
 from feedbus.topology import Batch, Exchange, Ladder, Queue, Topology
+from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 
 QUICK = Ladder((0.02, 0.05), "dead-letter")
 
@@ -64,14 +65,15 @@ class System:
         *queues: Queue,
         broker_url: str = "",
         store_url: str = "",
+        management_url: str = "",
         pack: int = 0,
     ) -> System:
         """Declare a system of these queues and open its store."""
         topology = Topology(
             name=f"test-{uuid.uuid4().hex[:8]}",
             path=folder / "topology.toml",
-            broker_url=broker_url or f"sqlite:///{folder}/broker.db",
-            store_url=store_url or f"sqlite:///{folder}/store.db",
+            broker_url=parse_broker_url(broker_url or f"sqlite:///{folder}/broker.db"),
+            store_url=parse_store_url(store_url or f"sqlite:///{folder}/store.db"),
             exchanges={
                 "work": Exchange("work", "direct", pack),
                 "other": Exchange("other", "topic", pack),
@@ -79,6 +81,7 @@ class System:
             },
             queues={each.name: each for each in queues},
             var=folder / "var",
+            management_url=parse_management_url(management_url) if management_url else None,
         )
         outbox.open_store(topology.store_url)
         outbox.create_tables()

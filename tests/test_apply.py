@@ -57,15 +57,13 @@ def make(
     request: pytest.FixtureRequest, tmp_path: Path, broker_kind: str
 ) -> Iterator[Callable[..., System]]:
     """Make systems on either broker."""
-    url, management = "", None
+    url, management = "", ""
     if broker_kind != "embedded":
         node = request.getfixturevalue("rabbitmq_nodes")(broker_kind)
         url, management = node.url, node.management_url
 
     def made(*queues, **options) -> System:
-        system = System.at(tmp_path, *queues, broker_url=url, **options)
-        system.topology = replace(system.topology, management_url=management)
-        return system
+        return System.at(tmp_path, *queues, broker_url=url, management_url=management, **options)
 
     yield made
     outbox.close_store()

@@ -106,11 +106,11 @@ WRONG_FILES = {
     ),
     "a table that is a text": (
         'broker = ▸"amqp://"\n' + START + ORDERS,
-        "broker: expected a table, got 'amqp://'",
+        "broker: expected a table, got a text",
     ),
     "a queue that is a number": (
         START + "[queues]\norders = ▸7\n",
-        "[queues] orders: expected a table, got 7",
+        "[queues] orders: expected a table, got a number",
     ),
     "queues that are an array of tables": (
         START + "▸[[queues]]\n" + 'exchange = "orders"\n',
@@ -153,41 +153,41 @@ WRONG_FILES = {
         START + ORDERS + '[broker]\nurl = ▸"ampq://localhost"\n',
         (
             "[broker] url: expected a URL that begins with sqlite://, amqp://, amqps:// or "
-            "pyamqp://, got 'ampq://localhost'; did you mean 'amqp://'?"
+            "pyamqp://, got 'ampq://…'; did you mean 'amqp://'?"
         ),
     ),
     "a store of an unknown scheme": (
         START + ORDERS + '[store]\nurl = ▸"mysql://localhost/x"\n',
         (
             "[store] url: expected a URL that begins with sqlite://, postgresql:// or postgres://, "
-            "got 'mysql://localhost/x'"
+            "got 'mysql://…'"
         ),
     ),
     "an sqlite URL that lacks a slash": (
         START + ORDERS + '[store]\nurl = ▸"sqlite://var/x.db"\n',
         (
             "[store] url: expected a file: sqlite:///relative/to/this.db or "
-            "sqlite:////absolute.db, got 'sqlite://var/x.db'"
+            "sqlite:////absolute.db, got 'sqlite://…'"
         ),
     ),
     "an sqlite URL in memory": (
         START + ORDERS + '[broker]\nurl = ▸"sqlite:///:memory:"\n',
         (
             "[broker] url: expected a file: sqlite:///relative/to/this.db or "
-            "sqlite:////absolute.db, got 'sqlite:///:memory:'"
+            "sqlite:////absolute.db, got 'sqlite://…'"
         ),
     ),
     "a URL whose port is none, its password kept secret": (
         START + ORDERS + '[broker]\nurl = ▸"amqp://me:secret@host:56x72/"\n',
-        "[broker] url: expected amqp://USER:PASSWORD@HOST:PORT/NAME, got 'amqp://me:…@host:56x72/'",
+        "[broker] url: expected a port from 1 to 65535 after the host, got 'amqp://…'",
     ),
     "an sqlite URL with a question": (
         START + ORDERS + '[store]\nurl = ▸"sqlite:///x.db?mode=ro"\n',
-        "[store] url: expected a file without '?' and '#', got 'sqlite:///x.db?mode=ro'",
+        "[store] url: expected a file without '?' and '#', got 'sqlite://…'",
     ),
     "a URL with a blank": (
         START + ORDERS + '[broker]\nurl = ▸"amqp://my host/"\n',
-        "[broker] url: expected a URL without blanks, got 'amqp://my host/'",
+        "[broker] url: expected a URL without blanks and control characters, got 'amqp://…'",
     ),
     "a queue type that is unknown, and nothing more that follows from it": (
         START + ORDERS + 'type = ▸"quorun"\ndelivery_limit = 3\n',
@@ -211,7 +211,7 @@ WRONG_FILES = {
         START + ORDERS + '[broker]\nurl = ▸"${BROKER:-sqlite:///x.db"\n',
         (
             "[broker] url: expected ${NAME} or ${NAME:-default} ($$ for a dollar), "
-            "got '${BROKER:-sqlite:///x.db'"
+            "got another text after '${'"
         ),
     ),
     "a process without a command": (
@@ -225,12 +225,12 @@ WRONG_FILES = {
         START + ORDERS + '[processes.web]\ncommand = ▸"python -c \'x"\n',
         (
             '[processes.web] command: expected a command such as "python -m web" or '
-            "an array of its words (no closing quotation), got 'python -c 'x'"
+            "an array of its words (no closing quotation), got a text"
         ),
     ),
     "an environment that holds a number": (
         START + ORDERS + '[processes.web]\ncommand = "x"\nenvironment = { PORT = ▸80 }\n',
-        "[processes.web] environment.PORT: expected a text, got 80",
+        "[processes.web] environment.PORT: expected a text, got a number",
     ),
     "an environment variable with a blank": (
         START + ORDERS + '[processes.web]\ncommand = "x"\nenvironment = { ▸"A B" = "1" }\n',
@@ -422,7 +422,7 @@ WRONG_OPTIONS = {
         "batch = { size = ▸0 }",
         "batch.size: expected a positive integer, got 0",
     ),
-    "a batch that is a number": ("batch = ▸5", "batch: expected a table, got 5"),
+    "a batch that is a number": ("batch = ▸5", "batch: expected a table, got a number"),
     "a batch with an unknown option": (
         "batch = { ▸sise = 5 }",
         "batch.sise: unknown option; did you mean 'size'?",
@@ -767,8 +767,8 @@ def test_a_good_topology_has_every_option_in_its_place(tmp_path):
     topology = config.load(path, environ={})
     assert (topology.name, topology.path, topology.root) == ("shop", path, tmp_path)
     assert topology.var == tmp_path / "state"
-    assert topology.broker_url == "pyamqp://me:pass@host:5673/v"
-    assert topology.store_url == "postgresql://me@host/shop"
+    assert topology.broker_url.reveal() == "pyamqp://me:pass@host:5673/v"
+    assert str(topology.store_url) == "postgresql://me@host/shop"
     assert topology.store_prepare == "store.migrations:migrate"
     assert dict(topology.commands) == {"demo": "web.demo:demo"}
     assert dict(topology.exchanges) == {
@@ -827,8 +827,8 @@ def test_a_good_topology_has_every_option_in_its_place(tmp_path):
 
 def test_a_bare_topology_has_safe_defaults(tmp_path):
     topology = config.load(write(tmp_path, START + ORDERS), environ={})
-    assert topology.broker_url == f"sqlite:///{tmp_path}/var/broker.db"
-    assert topology.store_url == f"sqlite:///{tmp_path}/var/store.db"
+    assert str(topology.broker_url) == f"sqlite:///{tmp_path}/var/broker.db"
+    assert str(topology.store_url) == f"sqlite:///{tmp_path}/var/store.db"
     assert topology.var == tmp_path / "var"
     assert topology.queues["orders"] == Queue(
         "orders", "orders", "handlers.orders:take", routing_keys=("new",)
@@ -895,8 +895,8 @@ def test_relative_places_start_in_the_folder_of_the_file(tmp_path, monkeypatch):
     topology = config.load(Path("system/topology.toml"), environ={})
     assert topology.path == tmp_path / "system/topology.toml"
     assert topology.var == tmp_path / "state"
-    assert topology.broker_url == f"sqlite:///{tmp_path}/system/b/c.db"
-    assert topology.store_url == "sqlite:////abs/d.db"
+    assert str(topology.broker_url) == f"sqlite:///{tmp_path}/system/b/c.db"
+    assert str(topology.store_url) == "sqlite:////abs/d.db"
 
 
 numbers = itertools.count()
@@ -1024,7 +1024,7 @@ def test_the_projects_own_topology_is_right():
     shards = [f"update_feed_{shard}" for shard in range(10)]
     assert [name for name in topology.consumers if name.startswith("update_feed")] == shards
     assert topology.queues["update_feed"].batch == Batch(5000, 0.005)
-    assert topology.broker_url == f"sqlite:///{PROJECT}/var/broker.db"
+    assert str(topology.broker_url) == f"sqlite:///{PROJECT}/var/broker.db"
 
 
 def test_the_environment_of_the_process_is_the_default(tmp_path, monkeypatch):
@@ -1082,17 +1082,18 @@ def test_the_nodes_of_a_cluster_are_tried_in_the_order_of_the_file(tmp_path):
     urls = ("amqp://a", "amqp://b:5673//", "amqps://c/?heartbeat=2")
     broker = f'[broker]\nurl = "{";".join(urls)}"\n'
     topology = config.load(write(tmp_path, START + broker + ORDERS), environ={})
-    assert topology.broker_urls == urls
+    assert topology.broker_url.reveal() == ";".join(urls)
+    assert [node.host for node in topology.broker_url.nodes] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("amqp://a;ampq://b", "got 'ampq://b'; did you mean 'amqp://'?"),
+        ("amqp://a;ampq://b", "got 'ampq://…'; did you mean 'amqp://'?"),
         ("amqp://a;sqlite:///b.db", "expected one file, or the nodes of one cluster"),
-        ("amqp://a;", "expected a URL that begins with"),
-        ("amqp://a/?heartbeat=0", "expected heartbeat=SECONDS, got 'heartbeat=0'"),
-        ("amqp://a/?timeout=3", "expected heartbeat or ssl_… after '?', got 'timeout'"),
+        ("amqp://a;", "expected the name or the address of one host"),
+        ("amqp://a/?heartbeat=0", "expected heartbeat=SECONDS, more than 0, got another value"),
+        ("amqp://a/?timeout=3", "or ssl_verify after '?', got 'timeout'"),
     ],
 )
 def test_each_node_of_a_cluster_is_checked(tmp_path, url, told):

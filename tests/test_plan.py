@@ -22,6 +22,7 @@ from feedbus.plan.making import make_plan
 from feedbus.ring import Ring, share_moved
 from feedbus.supervisor.settings import Settings
 from feedbus.topology import Exchange, Topology
+from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 from tests.projects import Project
 from tests.servers import versions
 from tests.systems import BATCH, System, queue, sharded
@@ -30,15 +31,15 @@ from tests.systems import BATCH, System, queue, sharded
 @pytest.fixture(params=["embedded", *versions.chosen()])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
     """Make systems on either broker."""
-    url, management_url = "", None
+    url, management_url = "", ""
     if request.param != "embedded":
         node = request.getfixturevalue("rabbitmq_nodes")(request.param)
         url, management_url = node.url, node.management_url
 
     def made(*queues, **options) -> System:
-        system = System.at(tmp_path, *queues, broker_url=url, **options)
-        system.topology = replace(system.topology, management_url=management_url)
-        return system
+        return System.at(
+            tmp_path, *queues, broker_url=url, management_url=management_url, **options
+        )
 
     yield made
     outbox.close_store()
@@ -248,19 +249,19 @@ def test_foreign_names_are_nobodys_business(make: Callable[..., System]) -> None
 def test_a_management_api_that_does_not_answer_says_what_to_set(rabbitmq, tmp_path: Path) -> None:
     system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
     outbox.close_store()
-    nobody = replace(system.topology, management_url="http://127.0.0.1:1")
-    with pytest.raises(UsageError, match=r"127\.0\.0\.1:1 does not tell.*\[broker\] management"):
+    nobody = replace(system.topology, management_url=parse_management_url("http://127.0.0.1:1"))
+    with pytest.raises(UsageError, match=r"127\.0\.0\.1:1 cannot be read.*\[broker\] management"):
         inventory.take(nobody)
     stranger = rabbitmq.management_url.replace("://", "://nobody:wrong@")
     with pytest.raises(UsageError, match="does not know 'nobody' with this password"):
-        inventory.take(replace(system.topology, management_url=stranger))
+        inventory.take(replace(system.topology, management_url=parse_management_url(stranger)))
 
 
 @pytest.mark.parametrize(
     ("url", "told_url", "expected"),
     [
         ("amqp://a:b%40@rabbit/vh", None, ("http://rabbit:15672", "a", "b@", "vh")),
-        ("amqps://a:b@rabbit:5671//", None, ("http://rabbit:15672", "a", "b", "/")),
+        ("amqps://a:b@rabbit:5671//", None, ("https://rabbit:15671", "a", "b", "/")),
         ("amqp://[::1]:5672", None, ("http://[::1]:15672", "guest", "guest", "/")),
         ("amqp://a:b@r/", "https://x:y@m/api-of-it/", ("https://m/api-of-it", "x", "y", "/")),
         ("amqp://a:b@r1/;amqp://c:d@r2/", None, ("http://r1:15672", "a", "b", "/")),
@@ -269,9 +270,13 @@ def test_a_management_api_that_does_not_answer_says_what_to_set(rabbitmq, tmp_pa
 def test_the_management_api_is_found_by_the_brokers_url(
     tmp_path: Path, url: str, told_url: str | None, expected: tuple[str, ...]
 ) -> None:
-    topology = Topology("t", tmp_path / "t.toml", url, "", {}, {}, management_url=told_url)
+    given = parse_management_url(told_url) if told_url else None
+    broker_url, store_url = parse_broker_url(url), parse_store_url("sqlite:////s")
+    topology = Topology(
+        "t", tmp_path / "t.toml", broker_url, store_url, {}, {}, management_url=given
+    )
     api = management.Api.of(topology)[0]
-    assert (api.url, api.user, api.password, api.virtual_host) == expected
+    assert (str(api.url), api.url.user, api.url.password, api.virtual_host) == expected
 
 
 def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
@@ -281,8 +286,8 @@ def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
         topology = Topology(
             name="t",
             path=tmp_path / "topology.toml",
-            broker_url="sqlite:////b",
-            store_url="sqlite:////s",
+            broker_url=parse_broker_url("sqlite:////b"),
+            store_url=parse_store_url("sqlite:////s"),
             exchanges={"work": Exchange("work", "direct"), **exchanges},
             queues={each.name: each for each in queues},
             var=tmp_path / "var",

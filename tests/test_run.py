@@ -60,7 +60,9 @@ def test_a_message_that_kills_its_consumer_is_found_out_and_set_aside(tmp_path: 
     assert codes == [9, 9, 9, 9, 9, 0]
     assert project.seen() == ["1", *["2"] * 5, "3"]
     (letter,) = project.dead()
-    assert letter["reason"] == "its consumer died 5 times with this message in hand"
+    assert letter["reason"] == (
+        "its consumer was lost 5 times while handling it; the last time, its process ended"
+    )
 
 
 def test_kills_from_outside_are_held_against_no_message_of_a_batch(tmp_path: Path) -> None:
@@ -72,9 +74,9 @@ def test_kills_from_outside_are_held_against_no_message_of_a_batch(tmp_path: Pat
         with project.start("run", "work") as process:
             seen = len(project.seen())
             wait_until(lambda seen=seen: len(project.seen()) > seen)
-            # As it is with more than one message in hand, which this handler never has.
-            deaths, (in_hand,) = json.loads(hand.read_text().partition("\n")[0])
-            hand.write_text(json.dumps([deaths, [in_hand, "another"]]))
+            # As it is with more than one message in the handler, which this one never has.
+            until, pid, deaths, (handled,) = json.loads(hand.read_text().partition("\n")[0])
+            hand.write_text(json.dumps([until, pid, deaths, [handled, "another"]]))
             process.kill()
             process.communicate(timeout=20)
     (tmp_path / "free").touch()
@@ -94,8 +96,8 @@ def test_a_handler_that_exits_fails_its_message_alone(tmp_path: Path) -> None:
 def test_a_handler_that_hangs_is_ended_and_says_where_it_hung(tmp_path: Path) -> None:
     project = Project.at(tmp_path, "note(n)\ntime.sleep(60)", 'handler_timeout = "500ms"')
     project.publish(1)
-    done = project.feedbus("run", "work", code=70)
-    assert "work hangs on" in done.stderr
+    done = project.feedbus("run", "work", code=-signal.SIGABRT)
+    assert "work.1 hangs on" in done.stderr
     assert "small_handlers.py" in done.stderr
 
 

@@ -142,7 +142,7 @@ def test_the_figures_tell_what_waits(site):
 
 def test_readiness_names_what_is_away_and_liveness_does_not_care(site):
     assert site.get("/readyz").status == 200
-    store = Path(site.topology.store_url.removeprefix("sqlite:///"))
+    store = site.topology.store_url.file
     store.write_bytes(b"no database at all" * 100)
     for leftover in store.parent.glob("feeds.db-*"):
         leftover.unlink()
@@ -156,7 +156,7 @@ def test_readiness_names_what_is_away_and_liveness_does_not_care(site):
 
 def test_a_store_that_cannot_be_written_is_an_outage_and_not_a_crash(site):
     author = site.user("author")
-    path = Path(site.topology.store_url.removeprefix("sqlite:///"))
+    path = site.topology.store_url.file
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("ALTER TABLE tweet RENAME TO hidden")
         answer = site.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"})

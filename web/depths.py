@@ -62,7 +62,7 @@ class Depths:
         except Exception as error:
             # Whatever it is, the connection may be in any state now.
             self._drop()
-            msg = f"broker {broker.public_url(self._topology.broker_url)}: {error}"
+            msg = f"broker {self._topology.broker_url}: {error}"
             raise Outage(msg) from error
 
     def _drop(self) -> None:

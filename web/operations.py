@@ -18,6 +18,7 @@ from feedbus import outbox
 from feedbus.errors import Outage
 from feedbus.metrics import CONTENT_TYPE, exposition
 from feedbus.topology import Topology
+from feedbus.urls import BrokerUrl, StoreUrl
 from web.answers import answer, typed
 from web.depths import Counts, Depths
 from web.figures import figures, metrics_folder
@@ -117,11 +118,10 @@ def store_away() -> str:
     return ""
 
 
-def state(url: str, away: str) -> dict[str, Any]:
-    """Describe a broker or a store without telling where it is."""
-    scheme = url.partition(":")[0]
-    kinds = {"sqlite": "SQLite", "amqp": "RabbitMQ", "amqps": "RabbitMQ"}
-    return {"kind": kinds.get(scheme, "PostgreSQL"), "reachable": not away}
+def state(url: BrokerUrl | StoreUrl, away: str) -> dict[str, Any]:
+    """Describe a broker or a store without saying where it is."""
+    server = "RabbitMQ" if isinstance(url, BrokerUrl) else "PostgreSQL"
+    return {"kind": "SQLite" if url.embedded else server, "reachable": not away}
 
 
 @cache

@@ -8,7 +8,6 @@ from feedbus.broker.connecting import (
     load_transport,
     locked,
     outage,
-    public_url,
 )
 from feedbus.broker.entities import (
     count,
@@ -32,6 +31,5 @@ __all__ = [
     "load_transport",
     "locked",
     "outage",
-    "public_url",
     "queue_exists",
 ]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from feedbus.errors import Outage
+from feedbus.errors import BrokerOutage
 
 CONFIRM_TIMEOUT_SECONDS = 30.0
 FULL_PAUSE_SECONDS = 0.1
@@ -46,7 +46,7 @@ class Confirming:
         A queue that is full and says so is waited for.
 
         Raises:
-            Outage: they were not confirmed in time.
+            BrokerOutage: they were not confirmed in time.
 
         """
         self._returned.clear()
@@ -71,7 +71,7 @@ class Confirming:
         while self._waiting:
             if time.monotonic() > deadline:
                 msg = f"broker: {len(self._waiting)} messages unconfirmed"
-                raise Outage(msg)
+                raise BrokerOutage(msg)
             try:
                 self._connection.drain_events(timeout=1.0)
             except TimeoutError:

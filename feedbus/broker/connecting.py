@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from kombu.connection import Connection
 
 from feedbus.broker import locks
-from feedbus.errors import Outage, UsageError
+from feedbus.broker.tls import amqp_options
+from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.topology import Topology
+from feedbus.urls import BrokerUrl, Node
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
 HEARTBEAT_SECONDS = 20.0
 LOCK_TIMEOUT_SECONDS = 10.0
 LOCK_POLL_SECONDS = 0.1
-READ_AHEAD_BYTES = 16_384
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
 TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
 
@@ -33,54 +34,47 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
             when they stop. Others are found dead by TCP alone.
 
     Raises:
-        Outage: the broker cannot be reached, or does not let us in.
+        BrokerOutage: the broker cannot be reached, or does not let us in.
 
     """
-    *others, last = topology.broker_urls
-    for url in others:
+    url = topology.broker_url
+    if url.file is not None:
+        return _connected(_embedded(url.file), url)
+    *others, last = url.nodes
+    for node in others:
         with contextlib.suppress(Outage):
-            return _connect(url, beating=beating)
-    return _connect(last, beating=beating)
+            return _connected(_rabbitmq(node, beating=beating), node)
+    return _connected(_rabbitmq(last, beating=beating), last)
 
 
-def _connect(url: str, *, beating: bool) -> Connection:
-    connection = _connection(url, beating=beating)
+def _connected(connection: Connection, url: BrokerUrl | Node) -> Connection:
     with outage(connection, url):
         # Once: kombu's connect() sleeps for two seconds and tries again.
         connection.ensure_connection(
             max_retries=0, interval_start=0, reraise_as_library_errors=False
         )
-    _read_ahead(connection)
     return connection
 
 
-def _read_ahead(connection: Connection) -> None:
-    """Take all that has arrived from the socket at once, up to READ_AHEAD_BYTES.
+def _embedded(file: Path) -> Connection:
+    from feedbus.transports.sqlite import Transport
 
-    py-amqp asks for a frame's header, its body and its last byte in turn; it keeps what it is
-    given beyond that.
-    """
-    transport = getattr(connection.connection, "transport", None)
-    receive = getattr(transport, "_quick_recv", None)
-    if transport is not None and receive is not None:
-        transport._quick_recv = lambda count: receive(max(count, READ_AHEAD_BYTES))  # noqa: SLF001 -- else two of three reads of a frame are in vain
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Connection(transport=Transport, virtual_host=str(file))
 
 
-def _connection(url: str, *, beating: bool) -> Connection:
-    scheme, _, rest = url.partition("://")
-    if scheme == "sqlite":
-        from feedbus.transports.sqlite import Transport
+def _rabbitmq(node: Node, *, beating: bool) -> Connection:
+    from feedbus.broker.rabbitmq import Transport
 
-        path = Path("/" + rest.lstrip("/"))
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Connection(transport=Transport, virtual_host=str(path))
-    rest, _, query = rest.partition("?")
-    options = dict(parse_qsl(query))
-    heartbeat_seconds = float(options.pop("heartbeat", HEARTBEAT_SECONDS))
-    # Not amqp://, which would pick librabbitmq where that happens to be installed.
+    heartbeat_seconds = node.heartbeat_seconds or HEARTBEAT_SECONDS
     return Connection(
-        f"pyamqp://{rest}" + (f"?{urlencode(options)}" if options else ""),
-        ssl=scheme == "amqps",
+        hostname=f"[{node.host}]" if ":" in node.host else node.host,
+        port=node.port,
+        userid=node.user,
+        password=node.password,
+        virtual_host=node.virtual_host,
+        transport=Transport,
+        ssl=amqp_options(node.tls, node.host, f"broker {node}") if node.tls else False,
         heartbeat=heartbeat_seconds if beating else 0,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         transport_options={
@@ -93,7 +87,10 @@ def _connection(url: str, *, beating: bool) -> Connection:
 
 def load_transport(topology: Topology) -> None:
     """Import what connect() will need, without connecting."""
-    _connection(topology.broker_urls[0], beating=False).get_transport_cls()
+    if topology.broker_url.embedded:
+        import feedbus.transports.sqlite  # noqa: F401 -- imported for its effect
+    else:
+        Connection(transport="pyamqp").get_transport_cls()
 
 
 def close(connection: Connection) -> None:
@@ -117,37 +114,34 @@ def connection_errors(connection: Connection) -> tuple[type[BaseException], ...]
 
 
 @contextlib.contextmanager
-def outage(connection: Connection, url: str) -> Iterator[None]:
-    """Raise Outage for whatever a lost or refusing broker raises inside."""
+def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
+    """Raise BrokerOutage for whatever a lost or refusing broker raises inside."""
     from amqp.exceptions import AccessRefused, NotAllowed
 
     try:
         yield
     except AccessRefused as error:
         msg = (
-            f"broker {public_url(url)}: {error.reply_text}; check the user and the password in"
+            f"broker {url}: {error.reply_text}; check the user and the password in"
             " [broker] url, and the user's permissions on its virtual host"
         )
-        raise Outage(msg) from error
+        raise BrokerOutage(msg) from error
     except NotAllowed as error:
         msg = (
-            f"broker {public_url(url)}: {error.reply_text}; check the virtual host, which is what"
+            f"broker {url}: {error.reply_text}; check the virtual host, which is what"
             " follows the port in [broker] url ('/' is written as //)"
         )
-        raise Outage(msg) from error
+        raise BrokerOutage(msg) from error
+    except ssl.SSLCertVerificationError as error:
+        msg = (
+            f"broker {url}: its certificate is refused: {error.verify_message}; name its authority"
+            " with ?ssl_ca_certs=FILE in [broker] url, or the name in the certificate with"
+            " ssl_server_name=NAME"
+        )
+        raise BrokerOutage(msg) from error
     except connection_errors(connection) as error:
-        msg = f"broker {public_url(url)}: {error or type(error).__name__}"
-        raise Outage(msg) from error
-
-
-def public_url(url: str) -> str:
-    """Return a URL, or several, without passwords, for messages."""
-    return ";".join(_without_password(each) for each in url.split(";"))
-
-
-def _without_password(url: str) -> str:
-    password = urlsplit(url).password
-    return url if password is None else url.replace(f":{password}@", ":***@", 1)
+        msg = f"broker {url}: {error or type(error).__name__}"
+        raise BrokerOutage(msg) from error
 
 
 @contextlib.contextmanager
@@ -158,10 +152,10 @@ def locked(connection: Connection, topology: Topology) -> Iterator[None]:
         UsageError: somebody else holds it for longer than LOCK_TIMEOUT_SECONDS.
 
     """
-    scheme, _, rest = topology.broker_url.partition("://")
+    file = topology.broker_url.file
     taken = (
-        locks.held(Path("/" + rest.lstrip("/") + ".lock"), LOCK_TIMEOUT_SECONDS)
-        if scheme == "sqlite"
+        locks.held(Path(f"{file}.lock"), LOCK_TIMEOUT_SECONDS)
+        if file is not None
         else _exclusive_queue(connection, f"{topology.name}.lock")
     )
     with taken:

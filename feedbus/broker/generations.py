@@ -124,7 +124,7 @@ def _carry_out(channel: Any, names: Names, state: State) -> State:
     _lead(channel, names, state.current)
     step("led")
     if state.draining:
-        if not names.topology.broker_url.startswith("sqlite:"):
+        if not names.topology.broker_url.embedded:
             time.sleep(IN_FLIGHT_SECONDS)
         _append_held(channel, names, state)
         step("appended")

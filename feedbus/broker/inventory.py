@@ -12,7 +12,7 @@ from kombu.connection import Connection
 from feedbus import broker
 from feedbus.broker import ledger, management
 from feedbus.broker.names import Names
-from feedbus.errors import Outage
+from feedbus.errors import BrokerOutage
 from feedbus.topology import Topology
 
 Kind = Literal["queue", "exchange"]
@@ -70,13 +70,13 @@ def take(topology: Topology) -> Inventory:
     """Read what the broker has under the topology's name.
 
     Raises:
-        Outage: the broker is away, or the embedded one's file cannot be read.
+        BrokerOutage: the broker is away, or the embedded one's file cannot be read.
         UsageError: RabbitMQ's management API does not answer, or not to us.
 
     """
-    url = topology.broker_url
-    if url.startswith("sqlite:"):
-        return _embedded(topology, Path("/" + url.partition("://")[2].lstrip("/")))
+    file = topology.broker_url.file
+    if file is not None:
+        return _embedded(topology, file)
     return _rabbitmq(topology)
 
 
@@ -89,7 +89,7 @@ def _embedded(topology: Topology, path: Path) -> Inventory:
         found = survey(path)
     except (sqlite3.DatabaseError, OSError) as error:
         msg = f"broker file {path}: {error}"
-        raise Outage(msg) from error
+        raise BrokerOutage(msg) from error
     return _within(
         topology,
         (SeenExchange(*row) for row in found.exchanges),

@@ -3,48 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
-import urllib.error
-import urllib.request
+import ssl
+import time
 from base64 import b64encode
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Self
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote
 
-from feedbus.errors import UsageError
+from feedbus.broker.tls import make_context
+from feedbus.errors import FeedbusError, Outage, UsageError
 from feedbus.topology import Topology
+from feedbus.urls import ManagementUrl, management_of
 
-PORT = 15672
 TIMEOUT_SECONDS = 10.0
-UNAUTHORISED = 401
+DEADLINE_SECONDS = 60.0
+LARGEST_BYTES = 256 * 1024 * 1024  # ten thousand queues are listed in less than 40 MB
+READ_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """Where the API answers, to whom, and for which virtual host."""
+    """The API of one node, and the virtual host that is asked for."""
 
-    url: str
-    user: str
-    password: str
+    url: ManagementUrl
     virtual_host: str
 
     @classmethod
     def of(cls, topology: Topology) -> list[Self]:
-        """Find the APIs of a topology's broker: the one it says, else one on each node's host."""
-        found = []
-        for broker in map(urlsplit, topology.broker_urls):
-            told = urlsplit(topology.management_url or f"http://{_host(broker.hostname)}:{PORT}")
-            place = told.netloc.rpartition("@")[2]
-            speaker = told if told.username is not None else broker
-            found.append(
-                cls(
-                    urlunsplit((told.scheme, place, told.path.rstrip("/"), "", "")),
-                    unquote(speaker.username or "guest"),
-                    unquote(speaker.password or "guest"),
-                    unquote(broker.path[1:]) or "/",
-                )
-            )
-        return found
+        """Return the APIs of a topology's broker: the given one, else one on each node's host."""
+        found = management_of(topology.broker_url, topology.management_url)
+        return [cls(url, node.virtual_host) for url, node in found]
 
     def list(self, kind: str) -> list[dict[str, Any]]:
         """Return every exchange, queue or binding of the virtual host.
@@ -53,40 +44,94 @@ class Api:
             UsageError: the API does not answer, or refuses; it says what to set.
 
         """
-        token = b64encode(f"{self.user}:{self.password}".encode()).decode()
-        request = urllib.request.Request(  # noqa: S310 -- http or https, as the topology's check says
-            f"{self.url}/api/{kind}/{quote(self.virtual_host, safe='')}",
-            headers={"Authorization": f"Basic {token}"},
-        )
+        path = f"/api/{kind}/{quote(self.virtual_host, safe='')}"
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 -- the same
-                found = json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == UNAUTHORISED:
-                hint = (
-                    f"it does not know '{self.user}' with this password; put one that has the tag"
-                    f" 'monitoring' or 'management' into [broker] management:"
-                    f" http://USER:PASSWORD@{urlsplit(self.url).netloc}"
-                )
-            else:
-                hint = f"HTTP {error.code} for {kind} of '{self.virtual_host}'"
-            raise UsageError(self._told(hint)) from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
+            status, body = self._get(path)
+            found = json.loads(body) if status == HTTPStatus.OK else []
+        except ssl.SSLCertVerificationError as error:
             hint = (
-                f"{reason}; enable the plugin (rabbitmq-plugins enable rabbitmq_management), or say"
-                f' where it is: [broker] management = "http://HOST:{PORT}"'
+                f"its certificate is refused: {error.verify_message}; name its authority with"
+                " ?ssl_ca_certs=FILE, or the name in the certificate with ssl_server_name=NAME"
             )
-            raise UsageError(self._told(hint)) from None
-        return list(found)
+            raise self._failure(hint) from None
+        except (http.client.HTTPException, OSError, ValueError, RecursionError) as error:
+            reason = error if isinstance(error, OSError) else type(error).__name__
+            hint = (
+                f"{reason}; enable the plugin (rabbitmq-plugins enable"
+                " rabbitmq_management), or set its address: [broker] management ="
+                ' "http://HOST:15672"'
+            )
+            raise self._failure(hint) from None
+        except Outage as error:
+            raise self._failure(str(error)) from None
+        if status != HTTPStatus.OK:
+            raise self._failure(self._refusal(status, kind))
+        if not (isinstance(found, list) and all(isinstance(one, dict) for one in found)):
+            hint = f"its answer is no list of {kind}"
+            raise self._failure(hint)
+        return found
 
-    def _told(self, hint: str) -> str:
-        return f"RabbitMQ's management API at {self.url} does not tell what is there: {hint}"
+    def _get(self, path: str) -> tuple[int, bytes]:
+        """Ask without proxy and without following redirects: both would pass the password on."""
+        token = b64encode(f"{self.url.user}:{self.url.password}".encode()).decode()
+        connection = _connection(self.url)
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        try:
+            connection.request(
+                "GET", self.url.path + path, headers={"Authorization": f"Basic {token}"}
+            )
+            answer = connection.getresponse()
+            body = bytearray()
+            while part := answer.read(READ_BYTES):
+                body += part
+                if len(body) > LARGEST_BYTES or time.monotonic() > deadline:
+                    msg = f"more than {LARGEST_BYTES:,} bytes or {DEADLINE_SECONDS:.0f} s"
+                    raise ValueError(msg)
+            return answer.status, bytes(body)
+        finally:
+            connection.close()
+
+    def _refusal(self, status: int, kind: str) -> str:
+        if status == HTTPStatus.UNAUTHORIZED:
+            return (
+                f"it does not know '{self.url.user}' with this password; put one that has the tag"
+                " 'monitoring' or 'management' into [broker] management:"
+                f" {self.url.scheme}://USER:PASSWORD@{str(self.url).partition('://')[2]}"
+            )
+        if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+            return (
+                f"HTTP {status}: it redirects, and a redirect is not followed, as it would take"
+                " the password elsewhere; set [broker] management to the address that answers"
+            )
+        return f"HTTP {status} for {kind} of '{self.virtual_host}'"
+
+    def _failure(self, hint: str) -> UsageError:
+        return UsageError(f"RabbitMQ's management API at {self.url} cannot be read: {hint}")
+
+
+class _TlsConnection(http.client.HTTPSConnection):
+    """A connection whose server may have to show another name than its address."""
+
+    def __init__(self, url: ManagementUrl, context: ssl.SSLContext, server_name: str) -> None:
+        """Keep the context and the name."""
+        super().__init__(url.host, url.port, timeout=TIMEOUT_SECONDS, context=context)
+        self._verifying, self._server_name = context, server_name
+
+    def connect(self) -> None:
+        """Connect, and verify the server."""
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._verifying.wrap_socket(self.sock, server_hostname=self._server_name)
+
+
+def _connection(url: ManagementUrl) -> http.client.HTTPConnection:
+    if url.tls is None:
+        return http.client.HTTPConnection(url.host, url.port, timeout=TIMEOUT_SECONDS)
+    context = make_context(url.tls, str(url))
+    return _TlsConnection(url, context, url.tls.server_name or url.host)
 
 
 def listed(topology: Topology, kind: str) -> list[dict[str, Any]]:
-    """Return every exchange, queue or binding, as the first node tells whose API answers.
+    """Return every exchange, queue or binding, from the first node whose API answers.
 
     Raises:
         UsageError: none answers; it says what to set.
@@ -94,11 +139,6 @@ def listed(topology: Topology, kind: str) -> list[dict[str, Any]]:
     """
     *others, last = Api.of(topology)
     for api in others:
-        with contextlib.suppress(UsageError):
+        with contextlib.suppress(FeedbusError):
             return api.list(kind)
     return last.list(kind)
-
-
-def _host(name: str | None) -> str:
-    name = name or "localhost"
-    return f"[{name}]" if ":" in name else name

@@ -213,7 +213,7 @@ class Replacement:
         self._let_arrive()
 
     def _let_arrive(self) -> None:
-        if not self.topology.broker_url.startswith("sqlite:"):
+        if not self.topology.broker_url.embedded:
             time.sleep(IN_FLIGHT_SECONDS)
 
     def _delays(self, seen: Inventory) -> Iterator[str]:

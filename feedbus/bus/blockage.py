@@ -26,10 +26,10 @@ class Blockage:
         self.active = False
 
     def watch(self, connection: Any) -> None:
-        """Hear of alarms on a connection; a new one is not blocked until it is told so."""
+        """Learn of alarms on a connection (py-amqp's); a new one is not blocked at first."""
         self.active = False
-        connection.connection.on_blocked = self._on_blocked
-        connection.connection.on_unblocked = self._on_unblocked
+        connection.on_blocked = self._on_blocked
+        connection.on_unblocked = self._on_unblocked
 
     @contextmanager
     def counting(self) -> Iterator[None]:

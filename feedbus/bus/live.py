@@ -14,7 +14,7 @@ from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
-from feedbus.errors import FeedbusError, Outage, UsageError
+from feedbus.errors import BrokerOutage, FeedbusError, UsageError
 from feedbus.metrics import Metrics
 from feedbus.records.packs import Pack, single
 from feedbus.topology import Topology
@@ -101,7 +101,7 @@ class LiveBus(Bus):
         Raises:
             Unroutable: messages came back; those beside them were published.
             PublishError: messages were refused.
-            Outage: the broker was away for too long; what was not confirmed may have arrived.
+            BrokerOutage: the broker was away for too long; what was not confirmed may have arrived.
 
         """
         origin, count, left = uuid.uuid4().hex, 0, iter(pairs)
@@ -161,19 +161,19 @@ class LiveBus(Bus):
                 plain.append((asked, messages))
         found = self._sent([message for _, messages in plain for message in messages])
         for asked, sent in plain:
-            if isinstance(found, Outage):
-                asked.answer = Outage(str(found))  # of its own: each thread raises it
+            if isinstance(found, BrokerOutage):
+                asked.answer = BrokerOutage(str(found))  # of its own: each thread raises it
             else:
                 own = set(map(id, sent))
                 asked.answer = [each for each in found if id(each.message) in own]
 
-    def _sent(self, messages: Sequence[Outgoing]) -> list[Refusal] | Outage:
+    def _sent(self, messages: Sequence[Outgoing]) -> list[Refusal] | BrokerOutage:
         """Send messages, again while the broker is away; return what was refused, or the outage."""
         deadline = time.monotonic() + self._timeout_seconds
         while True:
             try:
                 return self._sender.send(messages)
-            except Outage as error:
+            except BrokerOutage as error:
                 if time.monotonic() > deadline:
                     return error
                 time.sleep(RECONNECT_SECONDS)

@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Any
 
 from feedbus.bus.blockage import Blockage
-from feedbus.errors import Outage
+from feedbus.errors import BrokerOutage
 from feedbus.metrics import Outcome
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PUBLISHED_AT
@@ -35,10 +35,11 @@ class Publisher:
 
     def __init__(self, connection: Any, blockage: Blockage | None = None) -> None:
         """Put a channel of the connection into confirm mode; blockage learns of alarms."""
-        self._connection = connection
+        # Kombu opens a lost connection again whenever it is asked for it: this one, or none.
+        self._connection = connection.connection
         self._blockage = blockage or Blockage()
-        self._blockage.watch(connection)
-        self._channel = connection.channel()
+        self._blockage.watch(self._connection)
+        self._channel = self._connection.channel()
         self._channel.confirm_select()
         self._channel.events["basic_ack"].add(self._on_ack)
         self._channel.events["basic_nack"].add(self._on_nack)
@@ -64,7 +65,7 @@ class Publisher:
             blocked_seconds: for an alarm of the broker, after which the confirms have their time.
 
         Raises:
-            Outage: they were not confirmed in time; the connection is of no use any more.
+            BrokerOutage: they were not confirmed in time; the connection is of no use any more.
 
         """
         self._refusals = []
@@ -81,6 +82,13 @@ class Publisher:
             self._drain()
         self._blockage.over()
         return self._refusals
+
+    def take_arrived(self) -> None:
+        """Notice what has come since the last send; raise what py-amqp does for a lost connection.
+
+        What is written to a connection that the broker has closed is not refused at once.
+        """
+        self._connection.take_arrived()
 
     def close(self) -> None:
         """Close the channel; the connection stays."""
@@ -114,7 +122,7 @@ class Publisher:
         if rest <= 0:
             why = "; it blocks publishers" if blocked else ""
             msg = f"broker: {len(self._waiting)} messages unconfirmed in time{why}"
-            raise Outage(msg)
+            raise BrokerOutage(msg)
         with self._blockage.counting(), contextlib.suppress(TimeoutError):
             self._connection.drain_events(timeout=min(rest, 1.0))
         if blocked:

@@ -38,7 +38,7 @@ class Requeue:
         """Send one dead letter back; when this returns the broker has it.
 
         Raises:
-            Outage: the broker is away.
+            BrokerOutage: the broker is away.
             PublishError: the broker did not take it.
 
         """

@@ -21,7 +21,7 @@ from feedbus.bus.publisher import (
     Publisher,
     Refusal,
 )
-from feedbus.errors import Outage, PublishError, Unroutable
+from feedbus.errors import BrokerOutage, PublishError, Unroutable
 from feedbus.metrics import Metrics, Outcome
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
@@ -67,7 +67,7 @@ class Sender:
         """Send messages in order and return those that the broker did not take.
 
         Raises:
-            Outage: the broker is away; what was not confirmed may have arrived all the same.
+            BrokerOutage: the broker is away; what was not confirmed may have arrived all the same.
 
         """
         refusals: list[Refusal] = []
@@ -78,6 +78,7 @@ class Sender:
 
     def _send_window(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         try:
+            self._drop_if_lost()
             self._open()
             with broker.outage(self._connection, self._topology.broker_url):
                 refusals = self._publish(messages)
@@ -87,7 +88,7 @@ class Sender:
                     # In the order in which they were sent, whatever order they came back in.
                     packs = [message for message in messages if id(message) in stale]
                     refusals += self._publish(self._apart(packs))
-        except Outage:
+        except BrokerOutage:
             self._count(messages, "unconfirmed", [])
             self._drop()
             raise
@@ -112,6 +113,16 @@ class Sender:
         connection, self._connection, self._publisher = self._connection, None, None
         if connection is not None:
             broker.drop(connection)
+
+    def _drop_if_lost(self) -> None:
+        """Connect anew where the broker has closed the connection since the last send."""
+        if self._publisher is None:
+            return
+        lost = (*broker.connection_errors(self._connection), *self._connection.channel_errors)
+        try:
+            self._publisher.take_arrived()
+        except lost:
+            self._drop()
 
     def _open(self) -> Publisher:
         if self._publisher is None:
@@ -139,7 +150,7 @@ class Sender:
             refusals = publisher.send(messages, self._timeout_seconds, self._blocked_seconds)
         except NotFound as error:
             msg = f"broker: {error.reply_text}; `feedbus up` declares it"
-            raise Outage(msg) from error
+            raise BrokerOutage(msg) from error
         except AccessRefused:
             raise  # an outage, whose end need not be the messages'
         except ChannelError as error:

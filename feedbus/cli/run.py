@@ -44,11 +44,11 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     """Run CONSUMER until a limit or a signal ends it, which is exit code 0."""
     # What is imported is no garbage: looking for some makes importing a tenth slower.
     gc.disable()
-    from feedbus import handling, lifeline, outbox
+    from feedbus import handling, lifeline, outbox, watchdog
     from feedbus.metrics import Metrics
     from feedbus.runner import Limits, Runner, Suspects
 
-    lifeline.follow_parent()
+    supervised = lifeline.follow_parent()
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -68,7 +68,8 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     with lifeline.hold_slot(topology, chosen.name, slot):
         outbox.open_store(topology.store_url)
         metrics = Metrics.open(topology.var / "metrics", name)
-        with Suspects(topology.var / "run" / f"{name}.hand") as suspects:
+        hand = lifeline.slot_path(lifeline.run_folder(topology), chosen.name, slot, "hand")
+        with watchdog.over(name, hand, supervised=supervised), Suspects(hand) as suspects:
             runner = Runner(
                 topology,
                 chosen,
@@ -77,6 +78,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
                 metrics=metrics,
                 suspects=suspects,
                 on_ready=lifeline.mark_ready,
+                on_hold=lifeline.mark_holding,
             )
             gc.freeze()  # nor is it looked through later, while messages wait
             gc.enable()

@@ -12,7 +12,13 @@ from feedbus.errors import FeedbusError
 if TYPE_CHECKING:
     from feedbus.topology import Topology
 
-COLOURS = {"running": "green", "starting": "yellow", "waiting": "yellow", "gave up": "red"}
+COLOURS = {
+    "running": "green",
+    "starting": "yellow",
+    "holding": "yellow",
+    "waiting": "yellow",
+    "gave up": "red",
+}
 NOT_RUNNING = {"state": "stopped", "processes": [], "restarts": 0, "last_exit": ""}
 
 
@@ -67,7 +73,7 @@ def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, A
     from feedbus import broker
     from feedbus.broker import inventory
 
-    url = broker.public_url(topology.broker_url)
+    url = str(topology.broker_url)
     try:
         with (
             broker.connect(topology) as connection,
@@ -80,9 +86,9 @@ def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, A
 
 
 def _store(topology: Topology) -> dict[str, Any]:
-    from feedbus import broker, outbox
+    from feedbus import outbox
 
-    url = broker.public_url(topology.store_url)
+    url = str(topology.store_url)
     try:
         outbox.ping(topology.store_url)
     except FeedbusError as error:
@@ -116,6 +122,9 @@ def _table(found: dict[str, Any]) -> str:
     runs = f"process {supervisor['pid']}" if supervisor["pid"] else "nothing runs: `feedbus up`"
     lines.append("")
     lines.append(f"supervisor  {supervisor['error'] or runs}")
+    for name, one in found["consumers"].items():
+        holding = sorted({process.get("holding", "") for process in one["processes"]} - {""})
+        lines += [f"{name} holds: {reason}" for reason in holding]
     for name in ("broker", "store"):
         one = found[name]
         lines.append(f"{name:<10}  {one['url']}  {one['error'] or 'reachable'}")

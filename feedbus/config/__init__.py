@@ -52,8 +52,9 @@ def load(
 
     if text is None:
         text = read(_applied(path, environ))
-    report = Report(str(path), text, _parse(path, text))
-    expanded = expand(dict(report.document), environ, report)
+    written = _parse(path, text)
+    report = Report(str(path), text, written, written=written)
+    expanded = expand(dict(written), environ, report)
     report.document = expanded
     try:
         loaded: Mapping[str, Any] = load_table(DECLARATION, expanded)

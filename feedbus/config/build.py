@@ -8,25 +8,26 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from feedbus.config.checks import weights_of
+from feedbus.config.checks import consumer_timeout_of, weights_of
 from feedbus.config.declaration import BROKER_URL, STORE_URL, VAR
 from feedbus.config.draft import Draft
 from feedbus.topology import Batch, Exchange, Ladder, Process, Queue, Topology
-
-SQLITE = "sqlite:///"
+from feedbus.urls import parse_broker_url, parse_store_url
 
 
 def build(draft: Draft, path: Path) -> Topology:
     """Return the topology; var and the files of sqlite URLs are resolved by its folder."""
     loaded = draft.loaded
     root = path.parent
-    store = loaded.get("store", {})
+    broker, store = loaded.get("broker", {}), loaded.get("store", {})
+    management = broker.get("management")
     return Topology(
         name=loaded["name"],
         path=path,
-        broker_url=_resolve(loaded.get("broker", {}).get("url", BROKER_URL), root),
-        store_url=_resolve(store.get("url", STORE_URL), root),
-        management_url=loaded.get("broker", {}).get("management"),
+        broker_url=(broker.get("url") or parse_broker_url(BROKER_URL)).within(root),
+        store_url=(store.get("url") or parse_store_url(STORE_URL)).within(root),
+        management_url=management and management.within(root),
+        consumer_timeout_seconds=consumer_timeout_of(broker),
         store_prepare=store.get("prepare"),
         exchanges=_freeze(
             {name: Exchange(name, **_frozen(one)) for name, one in loaded["exchanges"].items()}
@@ -39,7 +40,7 @@ def build(draft: Draft, path: Path) -> Topology:
             }
         ),
         commands=_freeze(loaded.get("commands", {})),
-        var=_absolute(root, loaded.get("var", VAR)),
+        var=Path(os.path.abspath(root / loaded.get("var", VAR))),  # noqa: PTH100 -- resolve() would follow links
     )
 
 
@@ -69,13 +70,3 @@ def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _freeze(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(mapping))
-
-
-def _resolve(url: str, root: Path) -> str:
-    if not url.startswith(SQLITE):
-        return url
-    return f"{SQLITE}{_absolute(root, url.removeprefix(SQLITE))}"
-
-
-def _absolute(root: Path, path: str) -> Path:
-    return Path(os.path.abspath(root / path))  # noqa: PTH100 -- resolve() would follow links

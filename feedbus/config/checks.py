@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
 from feedbus.config.amounts import write_duration
-from feedbus.config.declaration import MOST_BUCKETS
+from feedbus.config.declaration import CONSUMER_TIMEOUT_SECONDS, MOST_BUCKETS
 from feedbus.config.draft import RING, Draft
 from feedbus.config.faults import Fault, Path, lookup, nearest
 from feedbus.config.names import check_names
+from feedbus.topology import HANDLER_TIMEOUT_SECONDS
 
 Found = Iterator[tuple[Path, Fault]]
 Options = dict[str, Any]
@@ -31,6 +33,19 @@ QUORUM_ONLY = {
     "x-quorum-initial-group-size",
     "x-quorum-target-group-size",
 }
+# Whole numbers and their bounds; the broker refuses others, or closes the connection.
+INTEGER_ARGUMENTS = {
+    "x-expires": (1, 2**32 - 1),
+    "x-max-length-bytes": (0, 2**63 - 1),
+    "x-max-priority": (1, 255),
+    "x-max-in-memory-length": (0, 2**63 - 1),
+    "x-max-in-memory-bytes": (0, 2**63 - 1),
+    "x-quorum-initial-group-size": (1, 2**31 - 1),
+    "x-quorum-target-group-size": (1, 2**31 - 1),
+    "x-queue-version": (1, 2),
+    "x-consumer-timeout": (1, 2**63 - 1),
+}
+MOST_ARGUMENTS = 40
 RING_ARGUMENTS = {"hash-header", "hash-property", "alternate-exchange"}
 
 
@@ -40,7 +55,9 @@ def check(draft: Draft) -> None:
         for look in LOOKS:
             for path, fault in look(draft, queue, options):
                 draft.report.add(path, fault)
-    for path, fault in chain(_buckets(draft), _exchange_arguments(draft), check_names(draft)):
+    for path, fault in chain(
+        _management(draft), _buckets(draft), _exchange_arguments(draft), check_names(draft)
+    ):
         draft.report.add(path, fault)
 
 
@@ -183,6 +200,16 @@ def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
     if idle is not None and wait >= idle:
         expected = f"less than idle_timeout ({write_duration(idle)})"
         yield draft.at(queue, "batch", "wait"), Fault(expected=expected)
+    most = consumer_timeout_of(draft.loaded.get("broker", {}))
+    if options.get("handler_timeout_seconds", HANDLER_TIMEOUT_SECONDS) >= most:
+        message = "the broker would take the message back while its handler works"
+        expected = f"less than consumer_timeout in [broker] ({write_duration(most)})"
+        path = draft.at(queue, "handler_timeout")
+        if not draft.says(queue, "handler_timeout"):
+            path = ("broker", "consumer_timeout")
+            longest = write_duration(HANDLER_TIMEOUT_SECONDS)
+            expected = f"more than the handler_timeout of '{queue}' ({longest})"
+        yield path, Fault(message=message, expected=expected)
 
 
 def _arguments(draft: Draft, queue: str, options: Options) -> Found:
@@ -201,6 +228,20 @@ def _arguments(draft: Draft, queue: str, options: Options) -> Found:
         else:
             continue
         yield draft.at(queue, "arguments", name), Fault(message=reason, at_key=True)
+    yield from _argument_values(draft, queue, options)
+
+
+def _argument_values(draft: Draft, queue: str, options: Options) -> Found:
+    arguments = options.get("arguments", {})
+    if len(arguments) > MOST_ARGUMENTS:
+        expected = f"at most {MOST_ARGUMENTS} arguments"
+        yield draft.at(queue, "arguments"), Fault(expected=expected, got=str(len(arguments)))
+    for name in INTEGER_ARGUMENTS.keys() & arguments:
+        value = arguments[name]
+        least, most = INTEGER_ARGUMENTS[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            expected = f"an integer from {least} to {most}"
+            yield draft.at(queue, "arguments", name), Fault(expected=expected)
 
 
 LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
@@ -216,6 +257,16 @@ LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
     _timeouts,
     _arguments,
 )
+
+
+def _management(draft: Draft) -> Found:
+    """Find a management API that would get a password unencrypted which the broker gets by TLS."""
+    broker = draft.loaded.get("broker", {})
+    url, management = broker.get("url"), broker.get("management")
+    encrypted = url is not None and any(node.tls for node in url.nodes)
+    if encrypted and management is not None and management.clear_text_to_others():
+        expected = "https://, as url is amqps://: the password would travel unencrypted"
+        yield ("broker", "management"), Fault(expected=expected, got="'http://…'")
 
 
 def _buckets(draft: Draft) -> Found:
@@ -243,6 +294,15 @@ def weights_of(options: Options) -> tuple[int, ...]:
     weight = options.get("weight", 1)
     single = options.get("weights", {})
     return tuple(single.get(str(shard), weight) for shard in range(options.get("shards", 1)))
+
+
+def consumer_timeout_of(broker: Options) -> float:
+    """Return how long a broker waits for an acknowledgement; the embedded one has no such limit."""
+    url = broker.get("url")
+    if url is None or url.embedded:
+        return math.inf
+    given: float = broker.get("consumer_timeout_seconds", CONSUMER_TIMEOUT_SECONDS)
+    return given
 
 
 def _exchange_arguments(draft: Draft) -> Found:

@@ -8,7 +8,6 @@ from feedbus.config.tables import Array, Table, Tables, TableSchema
 from feedbus.config.values import (
     Argument,
     ArgumentName,
-    BrokerUrl,
     Command,
     EnvironmentName,
     RoutingKey,
@@ -16,10 +15,19 @@ from feedbus.config.values import (
     ShardNumber,
     Url,
 )
+from feedbus.urls import (
+    BROKER_SCHEMES,
+    MANAGEMENT_SCHEMES,
+    STORE_SCHEMES,
+    parse_broker_url,
+    parse_management_url,
+    parse_store_url,
+)
 
 MOST_BUCKETS = 10_000
 MOST_PREFETCH = 65_535
 BROKER_URL = "sqlite:///var/broker.db"
+CONSUMER_TIMEOUT_SECONDS = 1800.0  # RabbitMQ's own default
 STORE_URL = "sqlite:///var/store.db"
 VAR = "var"
 EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
@@ -28,19 +36,29 @@ EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
 class BrokerTable(TableSchema):
     """[broker]."""
 
-    url = BrokerUrl(
+    url = Url(
         "Where the broker is. `sqlite:///FILE` is the embedded one, its file relative to this "
         "topology's folder; `amqp://` is RabbitMQ, `amqps://` the same over TLS. The nodes of a "
-        "cluster are apart by `;`, and the first that answers is taken. `?heartbeat=SECONDS` "
-        "is for consumers, 20 without it.",
-        *("sqlite", "amqp", "amqps", "pyamqp"),
+        "cluster are separated by `;`; they are tried in this order. `?heartbeat=SECONDS` is for "
+        "consumers, 20 without it; the `ssl_` options are described in "
+        "[security](security.md#tls).",
+        parse_broker_url,
+        *BROKER_SCHEMES,
         default=f'"{BROKER_URL}"',
     )
     management = Url(
         "Where RabbitMQ's management API answers; `feedbus plan` and `apply` read it. Without a "
-        "user in it they log in as `url` does.",
-        *("http", "https"),
-        default="port 15672 on the host of `url`",
+        "user in it they log in as `url` does. It takes the same `ssl_` options as `url`. Beside "
+        "`amqps://` it has to be https, or on this machine.",
+        parse_management_url,
+        *MANAGEMENT_SCHEMES,
+        default="on the host of `url`: port 15672, or 15671 with https for `amqps://`",
+    )
+    consumer_timeout = Duration(
+        "How long RabbitMQ waits for an acknowledgement (`consumer_timeout` in its own "
+        "configuration); a consumer gives back what it cannot handle within that time.",
+        attribute="consumer_timeout_seconds",
+        default='"30m"',
     )
 
 
@@ -48,8 +66,10 @@ class StoreTable(TableSchema):
     """[store]."""
 
     url = Url(
-        "Where the store is: `sqlite:///FILE`, relative to this topology's folder, or PostgreSQL.",
-        *("sqlite", "postgresql", "postgres"),
+        "Where the store is: `sqlite:///FILE`, relative to this topology's folder, or any "
+        "`postgresql://` URL of PostgreSQL's libpq.",
+        parse_store_url,
+        *STORE_SCHEMES,
         default=f'"{STORE_URL}"',
     )
     prepare = Dotted("Called once before anything is started; migrations go here.")
@@ -208,7 +228,8 @@ class QueueTable(TableSchema):
         default='"unlimited"',
     )
     handler_timeout = Duration(
-        "A handler that takes longer is ended with its process.",
+        "A handler that takes longer is ended with its process; less than `consumer_timeout` in "
+        "`[broker]`.",
         attribute="handler_timeout_seconds",
     )
     memory_limit = Size(

@@ -17,24 +17,34 @@ LONG_BITS = 63
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong, not yet placed; got is read off the document unless given."""
+    """One thing that is wrong, not yet placed.
+
+    What was found is read off the file unless got is given: as it is written there, or only its
+    kind where hidden says that it may hold a secret.
+    """
 
     expected: str = ""
     message: str = ""
     got: str | None = None
     suggestion: str = ""
     at_key: bool = False
+    hidden: bool = False
 
 
 @dataclass(slots=True)
 class Report:
-    """Every fault of one file; a path that is blocked takes no further ones."""
+    """Every fault of one file; a path that is blocked takes no further ones.
+
+    The document has its variables replaced; written is the same without that, which is what
+    errors repeat: the environment may hold secrets.
+    """
 
     file: str
     text: str
     document: Mapping[str, Any] = field(default_factory=dict)
     faults: list[tuple[Path, Fault]] = field(default_factory=list)
     blocked: set[Path] = field(default_factory=set)
+    written: Mapping[str, Any] = field(default_factory=dict)
 
     def add(self, path: Path, fault: Fault) -> None:
         """Note a fault, unless its value could not even be read."""
@@ -56,7 +66,10 @@ class Report:
     def _place(self, places: Any, path: Path, fault: Fault) -> Problem:
         line, column = places.key(path) if fault.at_key else places.value(path)
         table, key = places.names(path)
-        got = describe(lookup(self.document, path)) if fault.got is None else fault.got
+        got = fault.got
+        if got is None:
+            found = lookup(self.written, path)
+            got = kind_of(found) if fault.hidden else describe(found)
         message = fault.message or f"expected {fault.expected}, got {got}"
         return Problem(
             file=self.file,
@@ -92,7 +105,9 @@ def describe(value: Any) -> str:
     if isinstance(value, bool):
         told = str(value).lower()
     elif isinstance(value, str):
-        told = f"'{value}'" if len(value) <= TEXT_SHOWN else f"'{value[:TEXT_SHOWN]}…'"
+        scheme, separator, _ = value.partition("://")
+        text = f"{scheme}://…" if separator else value  # a URL may hold a password
+        told = f"'{text}'" if len(text) <= TEXT_SHOWN else f"'{text[:TEXT_SHOWN]}…'"
     elif isinstance(value, Mapping):
         told = "a table" if value else "an empty table"
     elif isinstance(value, list):
@@ -102,6 +117,15 @@ def describe(value: Any) -> str:
     else:
         told = "nothing" if value is MISSING else str(value)
     return told
+
+
+def kind_of(value: Any) -> str:
+    """Name the kind of a value that must not be repeated."""
+    if isinstance(value, str):
+        return "an empty text" if not value else "a text"
+    if isinstance(value, bool | Mapping | list) or value is MISSING:
+        return describe(value)
+    return "a number" if isinstance(value, int | float) else "a date or a time"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ class Option(fields.Field[Any]):
     kind: str = "anything"
     expected: str = "a value"
     pattern: str = ""
+    hidden: bool = False  # whether errors name the kind of a wrong value only
 
     def __init__(
         self,
@@ -51,7 +52,9 @@ class Option(fields.Field[Any]):
 
     def refusal(self, expected: str = "", **told: Any) -> ValidationError:
         """Make the error that says what was expected."""
-        return ValidationError([Fault(expected=expected or self.expected, **told)])
+        return ValidationError(
+            [Fault(expected=expected or self.expected, hidden=self.hidden, **told)]
+        )
 
     def refuse(self, expected: str = "", **told: Any) -> NoReturn:
         """Raise the error that says what was expected."""

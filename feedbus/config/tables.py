@@ -38,7 +38,7 @@ class TableSchema(Schema):
 def load_table(schema: TableSchema, value: Any) -> dict[str, Any]:
     """Load a table by its schema, raising every fault in it."""
     if not isinstance(value, dict):
-        raise ValidationError([Fault(expected="a table")])
+        raise ValidationError([Fault(expected="a table", hidden=True)])
     try:
         loaded: dict[str, Any] = schema.load(value)
     except ValidationError as error:
@@ -52,6 +52,7 @@ class Table(Option):
 
     kind = "table"
     expected = "a table"
+    hidden = True
 
     def __init__(self, table: type[TableSchema], description: str, **told: Any) -> None:
         """Keep one instance of the schema."""
@@ -76,6 +77,7 @@ class Many(Option):
     """Base of arrays and tables whose entries are all of one kind."""
 
     container: ClassVar[str]
+    hidden = True
 
     def __init__(
         self, entry: Option, description: str, *, of: str, empty: bool = True, **told: Any

@@ -5,98 +5,56 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
-from feedbus.config.faults import LONG_BITS, describe, nearest
+from feedbus.config.faults import LONG_BITS, nearest
 from feedbus.config.fields import Option, Text
+from feedbus.urls import UrlError
 
-PASSWORD = re.compile(r"(?<=://)([^:/@]*):.*@")
 LONGEST_KEY_BYTES = 255
+LONGEST_ARGUMENT_BYTES = 1024  # a declaration with all its arguments has to fit one frame
 
 
 class Url(Text):
-    """Where a broker or a store is."""
+    """Where a broker, its management API or a store is; a text in it is never repeated."""
 
     kind = "URL"
+    hidden = True
 
-    def __init__(self, description: str, *schemes: str, **told: Any) -> None:
-        """Keep the schemes that are spoken."""
+    def __init__(
+        self, description: str, parse: Callable[[str], Any], *schemes: str, **told: Any
+    ) -> None:
+        """Keep how a URL is parsed, and the schemes that it may have."""
         super().__init__(description, **told)
-        self.schemes = schemes
+        self.parse, self.schemes = parse, schemes
         self.expected = (
             f"a URL that begins with {'://, '.join(schemes[:-1])}:// or {schemes[-1]}://"
         )
 
-    def read(self, value: Any) -> str:
-        """Return the URL as it is written."""
+    def read(self, value: Any) -> Any:
+        """Return the URL, parsed."""
         if not isinstance(value, str):
             self.refuse()
-        got = describe(PASSWORD.sub(r"\1:…@", value))
-        scheme, separator, rest = value.partition("://")
-        if scheme not in self.schemes or not separator:
-            suggestion = nearest(scheme, self.schemes) if scheme else ""
-            self.refuse(got=got, suggestion=f"{suggestion}://" if suggestion else "")
-        if "\0" in value or any(sign.isspace() for sign in value if scheme != "sqlite"):
-            self.refuse("a URL without blanks", got=got)
-        if scheme == "sqlite":
-            if (
-                not rest.startswith("/")
-                or rest.strip("/") in {"", ":memory:"}
-                or rest.endswith("/")
-            ):
-                self.refuse(
-                    "a file: sqlite:///relative/to/this.db or sqlite:////absolute.db", got=got
-                )
-            if "?" in rest or "#" in rest:
-                self.refuse("a file without '?' and '#'", got=got)
-            return value
-        if not _splits(value):
-            self.refuse(f"{scheme}://USER:PASSWORD@HOST:PORT/NAME", got=got)
-        return value
+        try:
+            return self.parse(value)
+        except UrlError as error:
+            refused = error
+        suggestion = nearest(refused.name, refused.known) if refused.name else ""
+        if suggestion in self.schemes:
+            suggestion += "://"
+        raise self.refusal(refused.expected, got=refused.got, suggestion=suggestion)
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
         return {"type": "string", "pattern": rf"^({'|'.join(self.schemes)})://|\$\{{"}
 
 
-class BrokerUrl(Url):
-    """Where a broker is: one URL, or one for each node of a cluster, apart by semicolons."""
-
-    def read(self, value: Any) -> str:
-        """Return the URLs as they are written."""
-        if not isinstance(value, str) or value.startswith("sqlite:"):
-            return super().read(value)
-        nodes = [super(BrokerUrl, self).read(node) for node in value.split(";")]
-        if any(node.startswith("sqlite:") for node in nodes):
-            self.refuse("one file, or the nodes of one cluster", got=describe(value))
-        for node in nodes:
-            for name, text in parse_qsl(urlsplit(node).query, keep_blank_values=True):
-                if name == "heartbeat" and not _positive(text):
-                    self.refuse("heartbeat=SECONDS", got=describe(f"{name}={text}"))
-                elif name != "heartbeat" and not name.startswith("ssl_"):
-                    self.refuse("heartbeat or ssl_… after '?'", got=describe(name))
-        return value
-
-
-def _positive(text: str) -> bool:
-    try:
-        return 0 < float(text) < math.inf
-    except ValueError:
-        return False
-
-
-def _splits(url: str) -> bool:
-    try:
-        return urlsplit(url).port != 0
-    except ValueError:
-        return False
-
-
 class Command(Option):
     """A command line, split as a shell would, or an array of its words."""
 
     kind = "text or array of texts"
+    hidden = True
     expected = 'a command such as "python -m web" or an array of its words'
 
     def read(self, value: Any) -> tuple[str, ...]:
@@ -138,17 +96,21 @@ class RoutingKey(Option):
 
 
 class Argument(Option):
-    """A broker's own argument: whatever it takes, as long as AMQP can carry it."""
+    """A broker's own argument: what AMQP can carry, and what equals itself when read back."""
 
     kind = "argument"
     expected = "a text, an integer, a number, true or false"
 
     def read(self, value: Any) -> Any:
         """Return the value."""
-        if not isinstance(value, str | int | float) or (
-            isinstance(value, int) and value.bit_length() > LONG_BITS
-        ):
+        if not isinstance(value, str | int | float):
             self.refuse()
+        if isinstance(value, int) and value.bit_length() > LONG_BITS:
+            self.refuse("an integer of 64 bits")
+        if isinstance(value, float) and not math.isfinite(value):
+            self.refuse("a finite number")
+        if isinstance(value, str) and len(value.encode()) > LONGEST_ARGUMENT_BYTES:
+            self.refuse(f"a text of at most {LONGEST_ARGUMENT_BYTES:,} bytes")
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -160,13 +122,21 @@ class ArgumentName(Text):
     """What a broker's argument is called."""
 
     kind = "text"
-    expected = "an argument's name"
+    expected = f"an argument's name of at most {LONGEST_KEY_BYTES} bytes"
+
+    def read(self, value: Any) -> str:
+        """Return the name."""
+        name = super().read(value)
+        if len(name.encode()) > LONGEST_KEY_BYTES:
+            self.refuse()
+        return name
 
 
 class Setting(Option):
     """The value of an environment variable, which may be empty."""
 
     kind = "text"
+    hidden = True
     expected = "a text"
 
     def read(self, value: Any) -> str:

@@ -38,7 +38,10 @@ def _replace(mark: re.Match[str], environ: Mapping[str, str], faults: list[Fault
     variable = VARIABLE.fullmatch(mark[1])
     if not (variable and mark[2]):
         faults.append(
-            Fault(expected="${NAME} or ${NAME:-default} ($$ for a dollar)", got=f"'{mark[0]}'")
+            Fault(
+                expected="${NAME} or ${NAME:-default} ($$ for a dollar)",
+                got="another text after '${'",  # which may be part of a password
+            )
         )
         return ""
     name, default = variable.groups()

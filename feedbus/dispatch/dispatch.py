@@ -14,7 +14,7 @@ from feedbus.broker.names import Names
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.bus.spool import Spool
-from feedbus.errors import InvalidBody, Outage, Reject, Retry
+from feedbus.errors import BrokerOutage, InvalidBody, Outage, Reject, Retry, StoreOutage
 from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics
 from feedbus.records import Chunk, Records
@@ -137,7 +137,7 @@ class Dispatch:
         except (Exception, SystemExit) as error:
             if outbox.outage(error):
                 msg = f"store: {error}"
-                raise Outage(msg) from error
+                raise StoreOutage(msg) from error
             self._log_failure(records, error)
             return error
         return None
@@ -198,7 +198,7 @@ class Dispatch:
                 # Where failures go has to exist: until it does again nothing may be settled.
                 reason = refusals[0].reason
                 msg = f"{self._consumer.name}: cannot put failures aside: {reason}"
-                raise Outage(msg)
+                raise BrokerOutage(msg)
 
     def _count(self, opened: Sequence[Opened]) -> None:
         now = time.time_ns() // 1000

@@ -7,11 +7,11 @@ from typing import Literal
 
 Verdict = Literal["ack", "reject", "retry", "dead_letter", "invalid", "drop"]
 Outcome = Literal["confirmed", "returned", "nacked", "unconfirmed"]
-Part = Literal["broker", "store"]
+Part = Literal["broker", "store", "handler"]
 
 VERDICTS: tuple[Verdict, ...] = ("ack", "reject", "retry", "dead_letter", "invalid", "drop")
 OUTCOMES: tuple[Outcome, ...] = ("confirmed", "returned", "nacked", "unconfirmed")
-PARTS: tuple[Part, ...] = ("broker", "store")
+PARTS: tuple[Part, ...] = ("broker", "store", "handler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,13 @@ MISPLACED = Family(
 OUTAGES = Family(
     "feedbus_outages_total",
     "counter",
-    "Times that the consumer had to hold because the broker or the store was away.",
+    "Times that the consumer began to hold: broker, store, or what a handler needs was away.",
     ("consumer", "part"),
 )
 HELD = Family(
     "feedbus_held_seconds_total",
     "counter",
-    "Time spent holding; it grows while the broker or the store is away.",
+    "Time spent holding; it grows while an outage lasts.",
     ("consumer", "part"),
 )
 HANDLING = Family(

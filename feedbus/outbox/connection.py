@@ -7,14 +7,15 @@ from contextlib import contextmanager
 
 import peewee
 
-from feedbus.errors import Outage, UsageError
+from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.outbox.databases import PostgresStore, Store, make_store
 from feedbus.outbox.outages import describe, outage
+from feedbus.urls import StoreUrl
 
 database = peewee.DatabaseProxy()
 
 
-def open_store(url: str, *, application_name: str = "feedbus") -> peewee.Database:
+def open_store(url: StoreUrl | str, *, application_name: str = "feedbus") -> peewee.Database:
     """Bind the database of that URL; it is connected on first use, by each thread.
 
     Args:
@@ -23,7 +24,7 @@ def open_store(url: str, *, application_name: str = "feedbus") -> peewee.Databas
         application_name: how PostgreSQL lists these connections.
 
     Raises:
-        UsageError: the URL is neither.
+        UsageError: the URL is not a store's.
 
     """
     opened = make_store(url, application_name)
@@ -32,7 +33,7 @@ def open_store(url: str, *, application_name: str = "feedbus") -> peewee.Databas
     return opened
 
 
-def load_driver(url: str) -> None:
+def load_driver(url: StoreUrl) -> None:
     """Import what open_store() will need, and leave the store alone.
 
     Raises:
@@ -68,8 +69,8 @@ def transaction() -> Iterator[None]:
     """Commit what the block does, or nothing of it; within another transaction, join that one.
 
     Raises:
-        Outage: the store went away; nothing was committed, or (when the connection broke during
-            the commit itself) it is unknown whether it was: repeat it, idempotently.
+        StoreOutage: the store went away; nothing was committed, or (when the connection broke
+            during the commit itself) it is unknown whether it was: repeat it, idempotently.
 
     """
     store = bound()
@@ -85,24 +86,24 @@ def transaction() -> Iterator[None]:
         store.discard()
         if isinstance(error, Outage):
             raise
-        raise Outage(describe(error, store.where)) from error
+        raise StoreOutage(describe(error, store.where)) from error
 
 
 def ready() -> None:
     """Ask the store for an answer, on a new connection when the old one is gone.
 
     Raises:
-        Outage: there is none; its text says why and what to do.
+        StoreOutage: there is none; its text says why and what to do.
 
     """
     _ask(bound())
 
 
-def ping(url: str) -> None:
+def ping(url: StoreUrl | str) -> None:
     """Ask the store of that URL for an answer, whatever store is open.
 
     Raises:
-        Outage: there is none; its text says why and what to do.
+        StoreOutage: there is none; its text says why and what to do.
         UsageError: the URL is that of no store.
 
     """
@@ -120,4 +121,4 @@ def _ask(store: Store) -> None:
         store.execute_sql(question).fetchone()
     except Exception as error:
         store.discard()
-        raise Outage(describe(error, store.where)) from error
+        raise StoreOutage(describe(error, store.where)) from error

@@ -13,9 +13,8 @@ from feedbus.errors import UsageError
 from feedbus.outbox.outages import outage
 from feedbus.outbox.turns import Turn
 from feedbus.privacy import make_private
+from feedbus.urls import StoreUrl, UrlError, parse_store_url
 
-SQLITE_PREFIX = "sqlite:///"
-POSTGRES_PREFIXES = ("postgresql://", "postgres://")
 BUSY_TIMEOUT_SECONDS = 10.0
 POSTGRES_SETTINGS = {
     "statement_timeout": "30s",
@@ -194,38 +193,30 @@ class PostgresStore(Store, peewee.PostgresqlDatabase):
         return super()._execute_cursor(sql, params, **options)
 
 
-def make_store(url: str, application_name: str) -> Store:
+def make_store(url: StoreUrl | str, application_name: str) -> Store:
     """Return the database of a URL, not yet connected, or raise UsageError for what is none."""
-    if url.startswith(SQLITE_PREFIX):
-        path = url.removeprefix(SQLITE_PREFIX)
-        if not Path(path).is_absolute():
-            msg = f"store url: expected sqlite:////absolute/path, got '{url}'"
-            raise UsageError(msg)
-        return SqliteStore(
-            path,
-            where=path,
-            pragmas=PRAGMAS,
-            timeout=BUSY_TIMEOUT_SECONDS,
-            lock_type="IMMEDIATE",
-            check_same_thread=False,  # close_all closes those of other threads
-        )
-    if url.startswith(POSTGRES_PREFIXES):
+    if isinstance(url, str):
+        try:
+            url = parse_store_url(url)
+        except UrlError as error:
+            msg = f"store url: {error}"
+            raise UsageError(msg) from None
+    if url.file is None:
         return _make_postgres(url, application_name)
-    scheme = url.partition(":")[0]
-    msg = f"store url: expected sqlite:/// or postgresql://, got '{scheme}:'"
-    raise UsageError(msg)
+    if not url.file.is_absolute():
+        msg = f"store url: expected sqlite:////absolute/path, got '{url}'"
+        raise UsageError(msg)
+    return SqliteStore(
+        str(url.file),
+        where=str(url.file),
+        pragmas=PRAGMAS,
+        timeout=BUSY_TIMEOUT_SECONDS,
+        lock_type="IMMEDIATE",
+        check_same_thread=False,  # close_all closes those of other threads
+    )
 
 
-def _make_postgres(url: str, application_name: str) -> PostgresStore:
-    import psycopg2
-    from psycopg2.extensions import parse_dsn
-
-    try:
-        given = parse_dsn(url)
-    except psycopg2.ProgrammingError as error:
-        told = str(error).strip().replace(url, "it")
-        msg = f"store url: not a PostgreSQL URL: {told}"
-        raise UsageError(msg) from error
+def _make_postgres(url: StoreUrl, application_name: str) -> PostgresStore:
     defaults = {
         "connect_timeout": "5",
         "keepalives_idle": "30",
@@ -234,8 +225,9 @@ def _make_postgres(url: str, application_name: str) -> PostgresStore:
         "tcp_user_timeout": "30000",
         "application_name": application_name,
     }
+    given = dict(url.parameters)
     settings = " ".join(f"-c {name}={value}" for name, value in POSTGRES_SETTINGS.items())
     options = f"{settings} {given.pop('options', '')}".strip()
-    name = given.pop("dbname", given.get("user", "postgres"))
-    where = f"postgresql://{given.get('host', '')}:{given.get('port', '5432')}/{name}"
-    return PostgresStore(name, where=where, **(defaults | given), options=options)
+    # peewee wants a name; for a URL it adds none, and libpq finds it by the user or the service.
+    name = given.pop("dbname", "postgresql://")
+    return PostgresStore(name, where=str(url), **(defaults | given), options=options)

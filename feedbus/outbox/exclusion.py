@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from feedbus.errors import Outage
+from feedbus.errors import StoreOutage
 from feedbus.outbox.connection import bound
 from feedbus.outbox.databases import PostgresStore
 
@@ -59,7 +59,7 @@ def _file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
         handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:
         msg = f"store: cannot make its lock {path}: {error.strerror}; make the folder writable"
-        raise Outage(msg) from error
+        raise StoreOutage(msg) from error
 
     def take() -> bool:
         try:

@@ -10,9 +10,10 @@ from typing import Any
 
 import peewee
 
-from feedbus.errors import Outage, UsageError
+from feedbus.errors import StoreOutage, UsageError
 from feedbus.outbox.databases import PostgresStore, Store, make_store
 from feedbus.outbox.outages import describe, outage
+from feedbus.urls import StoreUrl
 
 ROWS_AT_ONCE = 10_000
 LONGEST_SECONDS = 600
@@ -22,12 +23,12 @@ Answer = tuple[Sequence[str], Iterator[Sequence[Any]]]
 
 
 @contextmanager
-def reading(url: str, query: str) -> Iterator[Answer]:
+def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
     """Give the names of a query's columns, and its rows one by one, whatever store is open.
 
     Raises:
         UsageError: the store refused the query, as it does one that would write.
-        Outage: the store is away, or has no such table.
+        StoreOutage: the store is away, or has no such table.
 
     """
     store = make_store(url, "feedbus balance")
@@ -39,7 +40,7 @@ def reading(url: str, query: str) -> Iterator[Answer]:
         if not (isinstance(error, peewee.PeeweeException) or _of_driver(error)):
             raise
         if outage(error) and not _would_write(error):
-            raise Outage(describe(error, store.where)) from error
+            raise StoreOutage(describe(error, store.where)) from error
         msg = f"query: {store.where} refuses it: {' '.join(str(error).split())}"
         raise UsageError(msg) from error
     finally:
@@ -60,7 +61,7 @@ def _cursor(store: Store, query: str) -> Any:
         return cursor
     if not Path(store.database).exists():
         msg = f"store {store.where}: there is no such file yet"
-        raise Outage(msg)
+        raise StoreOutage(msg)
     connection = store.connection()
     connection.execute("PRAGMA query_only = ON")
     return connection.execute(query)

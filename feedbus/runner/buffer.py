@@ -10,33 +10,43 @@ from feedbus.wire.constants import FENCE
 
 
 class Buffer:
-    """Deliveries in the order in which they came, and how many records they carry."""
+    """Deliveries in the order in which they came, when, and how many records they carry.
+
+    The broker's prefetch bounds them.
+    """
 
     def __init__(self) -> None:
         """Start empty."""
         self._deliveries: deque[Delivery] = deque()
+        self._arrivals: deque[float] = deque()
         self.records = 0
 
     def __len__(self) -> int:
         """Count the deliveries."""
         return len(self._deliveries)
 
-    def add(self, delivery: Delivery) -> None:
-        """Append a delivery."""
+    def add(self, delivery: Delivery, arrived_at: float) -> None:
+        """Append a delivery; arrived_at is by the monotonic clock."""
         self._deliveries.append(delivery)
+        self._arrivals.append(arrived_at)
         self.records += delivery.record_count
 
     def clear(self) -> None:
-        """Forget all: what was in hand went back with its channel."""
+        """Forget all: what was here went back with its channel."""
         self._deliveries.clear()
+        self._arrivals.clear()
         self.records = 0
 
     def drop(self, consumer_tag: str) -> None:
         """Forget what came by one consumer tag."""
-        kept = [each for each in self._deliveries if each.consumer_tag != consumer_tag]
+        kept = [
+            (delivery, arrived_at)
+            for delivery, arrived_at in zip(self._deliveries, self._arrivals, strict=True)
+            if delivery.consumer_tag != consumer_tag
+        ]
         self.clear()
-        for delivery in kept:
-            self.add(delivery)
+        for delivery, arrived_at in kept:
+            self.add(delivery, arrived_at)
 
     def holds(self, consumer_tag: str) -> bool:
         """Whether there is anything that came by a consumer tag."""
@@ -47,9 +57,15 @@ class Buffer:
         """Whether the next delivery is a fence, the end of its queue."""
         return bool(self._deliveries) and FENCE in self._deliveries[0].headers
 
+    @property
+    def oldest_at(self) -> float:
+        """When the next delivery came; there has to be one."""
+        return self._arrivals[0]
+
     def pop(self) -> Delivery:
         """Take the next delivery."""
         delivery = self._deliveries.popleft()
+        self._arrivals.popleft()
         self.records -= delivery.record_count
         return delivery
 
@@ -61,7 +77,7 @@ class Buffer:
         Args:
             records: enough, unless there are fewer.
             deliveries: the most.
-            suspected: tells of a message's id whether the message has to be handled alone.
+            suspected: whether the message with an id has to be handled alone.
 
         """
         taken: list[Delivery] = []

@@ -11,7 +11,7 @@ from feedbus import broker
 from feedbus.broker import generations, ledger
 from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
-from feedbus.errors import UsageError
+from feedbus.errors import BrokerOutage, UsageError
 from feedbus.topology import Consumer, Generation, Topology
 
 LOOKS_A_STATE = 10  # how often a consumer that waits looks for a queue until it reads the state
@@ -56,11 +56,20 @@ class Drain:
         self._pause = pause
 
     def over(self, connection: Any) -> str | None:
-        """Return why there is nothing to read, None while there is something."""
+        """Return why there will never be anything to read, None while there may be.
+
+        Raises:
+            BrokerOutage: the consumer's queue is missing.
+
+        """
         if self._state is None:
             hashed = self._topology.exchanges[self._consumer.queue.exchange].hashed
             if hashed or not broker.queue_exists(connection, self._names.queue(self._consumer)):
-                return "the broker has no queue for it: `feedbus apply` declares one"
+                msg = (
+                    f"broker: there is no queue {self._names.queue(self._consumer)} for"
+                    f" {self._consumer.name}; `feedbus apply` declares it"
+                )
+                raise BrokerOutage(msg)
         elif self._consumer.name not in dict(self._state.current.members):
             return "its shard is no more"
         return None

@@ -42,7 +42,9 @@ class Reading:
                 callback=on_message,
                 on_cancel=on_cancel,
             )
-        except AccessRefused:
+        except AccessRefused as error:
+            if "exclusive" not in str(error.reply_text):
+                raise  # it may not read the queue
             if channel.is_open:
                 channel.close()
             return None

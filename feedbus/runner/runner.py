@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -18,15 +16,18 @@ from feedbus import broker
 from feedbus.broker import generations
 from feedbus.bus.sender import Sender
 from feedbus.dispatch import Dispatch
-from feedbus.errors import Outage
+from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.handling import Handler
-from feedbus.metrics import Metrics, Part
+from feedbus.metrics import Metrics
 from feedbus.runner.buffer import Buffer
+from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.drain import Drain, Source
-from feedbus.runner.keeper import Keeper
+from feedbus.runner.heartbeats import Heartbeats
+from feedbus.runner.holding import Holding
+from feedbus.runner.limits import Allowance, Limits
 from feedbus.runner.placement import Placement
 from feedbus.runner.reading import Reading
-from feedbus.runner.suspects import DEATHS_ALLOWED, Suspects
+from feedbus.runner.suspects import Suspects
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 
@@ -35,27 +36,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 LONG_POLL_SECONDS = 5.0
 BARRIER_POLL_SECONDS = 0.1
+NOT_FOUND = 404
 HERE_SECONDS = 0.0001  # for what has arrived already
-BACKOFF_FIRST_SECONDS = 0.1
-BACKOFF_LAST_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a runner ends by itself; None is never.
-
-    Attributes:
-        max_messages: deliveries handled.
-        idle_timeout_seconds: since anything came.
-        max_runtime_seconds: since the start.
-        memory_limit_bytes: resident after a batch; a leak ends here, not in the kernel's killer.
-
-    """
-
-    max_messages: int | None = None
-    idle_timeout_seconds: float | None = None
-    max_runtime_seconds: float | None = None
-    memory_limit_bytes: int | None = None
 
 
 class Runner:
@@ -71,29 +53,41 @@ class Runner:
         metrics: Metrics,
         suspects: Suspects,
         on_ready: Callable[[], None] = lambda: None,
+        on_hold: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Take all that a run needs; on_ready is called once the consumer has subscribed."""
+        """Take all that a run needs.
+
+        Args:
+            topology: of the system.
+            consumer: whose queue is read.
+            handler: what handles its messages.
+            limits: when the run ends by itself.
+            metrics: where it counts.
+            suspects: what earlier runs left.
+            on_ready: called once the consumer has subscribed.
+            on_hold: called with why it holds, and with "" when it goes on.
+
+        """
         self._topology = topology
         self._consumer = consumer
-        self._limits = limits
+        self._left = Allowance(limits)
         self._suspects = suspects
         self._on_ready: Callable[[], None] | None = on_ready
         self._metrics = metrics.consumer(consumer.name)
         self._sender = Sender(topology, metrics)
         self._dispatch = Dispatch(topology, consumer, handler, self._sender, self._metrics)
         self._placement = Placement(topology)
-        self._keeper = Keeper(consumer)
+        self._heartbeats = Heartbeats()
+        self._holding = Holding(consumer.name, self._metrics, on_hold)
         self._buffer = Buffer()
-        self._handled = 0
-        self._started = self._last_arrival = time.monotonic()
         self._last_batch = -math.inf
         self._told_to_stop = threading.Event()
-        self._failures = 0
+        self._timeout = ConsumerTimeout(topology.consumer_timeout_seconds)
         self._passed: str | None = None
         self._reading: dict[str, Reading] = {}
 
     def stop(self) -> None:
-        """Ask for a clean end: what is in hand is settled, the rest goes back."""
+        """Ask for a clean end: what is in the handler is settled, the rest goes back."""
         self._told_to_stop.set()
 
     @contextmanager
@@ -114,15 +108,16 @@ class Runner:
 
     def run(self) -> str:
         """Consume until a limit or a signal ends it; return which, in words."""
-        with self._keeper:
+        with self._heartbeats:
             try:
                 while (reason := self._ended()) is None:
                     try:
                         self._consume()
-                    except Outage as error:
-                        self._hold("broker", error)
+                    except (Outage, UsageError) as error:
+                        self._hold(error)
             finally:
                 self._sender.close()
+                self._left.close()
         return reason
 
     def _consume(self) -> None:
@@ -133,47 +128,58 @@ class Runner:
             self._sender.encoder.lead(state.current)
         self._placement.follow(states.values())
         connection = broker.connect(self._topology, beating=True)
+        # Kombu opens a lost connection again whenever it is asked for it: this one, or none.
+        raw: Any = connection.connection
 
         def pause() -> bool:
             self._tell_ready()  # it is here, though others have to end before it begins
-            self._keeper.beat(connection)
+            self._heartbeats.beat()
             return not self._told_to_stop.wait(BARRIER_POLL_SECONDS) and self._ended() is None
 
         try:
             with (
                 broker.outage(connection, self._topology.broker_url),
-                self._keeper.keeping(connection),
+                self._heartbeats.of(raw),
             ):
                 drain = Drain(self._topology, self._consumer, states, pause)
-                self._passed = drain.over(connection)
+                self._passed = drain.over(raw)
                 if self._passed is not None:
                     return
-                for queues in drain.queues(connection):
-                    self._consume_from(connection, queues)
+                for queues in drain.queues(raw):
+                    self._consume_from(raw, queues)
                     if self._ended() is not None:
                         return
         except connection.channel_errors as error:
-            msg = f"broker: {error}"
-            raise Outage(msg) from error
+            self._timeout.learn(error)
+            declare = (
+                "; `feedbus apply` declares it" if getattr(error, "code", 0) == NOT_FOUND else ""
+            )
+            msg = f"broker: {getattr(error, 'reply_text', '') or error}{declare}"
+            raise BrokerOutage(msg) from error
         finally:
+            self._buffer.clear()
             broker.close(connection)
 
-    def _consume_from(self, connection: Any, queues: Sequence[Source]) -> None:
+    def _consume_from(self, raw: Any, queues: Sequence[Source]) -> None:
         """Consume until a limit, or until each of the queues is at its fence or gone."""
         cancelled: list[str] = []
         self._reading = {}
         left = list(queues)
         # Who has not begun to read is not idle, however long it took to connect.
-        self._last_arrival = time.monotonic()
+        subscribed_at = time.monotonic()
+        self._left.arrived(subscribed_at)
         while (left or self._reading) and self._ended() is None:
-            left = [source for source in left if not self._subscribe(connection, source, cancelled)]
+            left = [source for source in left if not self._subscribe(raw, source, cancelled)]
             self._tell_ready()
-            self._failures = 0
-            if self._collect(connection):
-                if self._buffer.at_fence:
+            if self._collect(raw):
+                if self._timeout.too_close(self._buffer.oldest_at):
+                    left = self._give_back(queues, left)
+                elif self._buffer.at_fence:
                     self._pass_fence()
                 else:
-                    self._handle()
+                    left = left if self._handle(raw) else self._give_back(queues, left)
+            elif not left and time.monotonic() - subscribed_at > self._holding.latest_seconds:
+                self._holding.over()  # subscribed, and quiet for longer than it had to wait
             for reading in [each for each in self._reading.values() if each.fenced]:
                 self._end(reading)
             # Deleted by another consumer, or moved by the broker: see anew what there is.
@@ -181,7 +187,7 @@ class Runner:
                 self._drop(cancelled.pop())
         for reading in self._reading.values():
             reading.close()
-        # What is left in hand went back with its channel.
+        # What is left here went back with its channel.
         self._buffer.clear()
 
     def _tell_ready(self) -> None:
@@ -224,77 +230,136 @@ class Runner:
         if reading.end(lambda: self._buffer.holds(reading.tag)):
             del self._reading[reading.tag]
 
-    def _on_message(self, message: Any) -> None:
-        self._buffer.add(Delivery.of(message))
-        self._last_arrival = time.monotonic()
+    def _give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
+        """Return everything that is not settled to the broker; return what to subscribe to anew."""
+        log.info(
+            "%s gives back what waits: the broker takes back what is not acknowledged within %g s",
+            self._consumer.name,
+            self._timeout.seconds,
+        )
+        read = {reading.queue for reading in self._reading.values()}
+        for tag, reading in list(self._reading.items()):
+            reading.channel.basic_cancel(tag)  # else the broker may find it still subscribed
+            self._drop(tag)
+        return [source for source in queues if source.queue in read or source in left]
 
-    def _collect(self, connection: Any) -> bool:
+    def _on_message(self, message: Any) -> None:
+        now = time.monotonic()
+        self._buffer.add(Delivery.of(message), now)
+        self._left.arrived(now)
+
+    def _collect(self, raw: Any) -> bool:
         """Wait for a batch: full, or the last one began long enough ago and no more came.
 
         So a record that comes alone is handled at once, and those that come fast gather while the
-        batch before them is handled.
+        batch before them is handled. What waits here is handled only while its channel is open:
+        else it comes again.
         """
-        batch = self._consumer.queue.batch
-        deadline = time.monotonic() + self._patience(connection)
-        if self._buffer:
+        batch, waited = self._consumer.queue.batch, bool(self._buffer)
+        raw.take_arrived()
+        if waited:
             deadline = time.monotonic()
+        elif self._buffer:
+            deadline = self._last_batch + batch.wait_seconds
+        else:
+            deadline = time.monotonic() + self._patience(raw)
         while self._buffer.records < batch.size and not self._told_to_stop.is_set():
             had = bool(self._buffer)
             try:
-                connection.drain_events(timeout=max(deadline - time.monotonic(), HERE_SECONDS))
+                raw.drain_events(timeout=max(deadline - time.monotonic(), HERE_SECONDS))
             except TimeoutError:
                 break
             if self._buffer and not had:
                 deadline = self._last_batch + batch.wait_seconds
-        self._keeper.beat(connection)
+        self._heartbeats.beat()
         return bool(self._buffer)
 
-    def _patience(self, connection: Any) -> float:
+    def _patience(self, raw: Any) -> float:
         """Return how long to wait for a delivery: until a limit, or until a signal may be seen."""
-        wakes = getattr(connection.transport, "wakes_on_signals", False)
-        now, limits = time.monotonic(), self._limits
-        return max(
-            min(
-                LONG_POLL_SECONDS if wakes else POLL_SECONDS,
-                self._last_arrival + (limits.idle_timeout_seconds or math.inf) - now,
-                self._started + (limits.max_runtime_seconds or math.inf) - now,
-            ),
-            0.001,
-        )
+        wakes = getattr(raw, "wakes_on_signals", False)
+        longest = LONG_POLL_SECONDS if wakes else POLL_SECONDS
+        return max(min(longest, self._left.idle_seconds, self._left.run_seconds), 0.001)
 
-    def _handle(self) -> None:
-        size, most = self._consumer.queue.batch.size, self._limits.max_messages or math.inf
-        deliveries = self._buffer.take(size, most - self._handled, self._suspects.suspected)
-        if not deliveries:
-            return
+    def _handle(self, raw: Any) -> bool:
+        """Handle a batch and settle it; False when it has to be given back to the broker."""
+        arrived_at, size = self._buffer.oldest_at, self._consumer.queue.batch.size
+        deliveries = self._buffer.take(size, self._left.messages, self._suspects.suspected)
         ids = [delivery.message_id for delivery in deliveries]
         self._last_batch = time.monotonic()
-        deaths = self._suspects.deaths(ids[0])
-        self._suspects.take(ids)
         while True:
+            started = time.monotonic()
             try:
-                with self._keeper.watching(ids[0]):
-                    if deaths >= DEATHS_ALLOWED:
-                        reason = f"its consumer died {deaths} times with this message in hand"
-                        log.error("%s gives up %s: %s", self._consumer.name, ids[0], reason)
-                        self._dispatch.give_up(deliveries[0], reason)
-                    else:
-                        self._dispatch.handle(deliveries)
+                self._dispatch_noted(deliveries, ids)
                 break
             except Outage as error:
-                part: Part = "store" if str(error).startswith("store") else "broker"
-                self._hold(part, error)
-                if self._told_to_stop.is_set():
-                    self._suspects.release()
-                    return
-        # Settle last: if publishing failed, the broker must still own the deliveries.
-        latest = {delivery.consumer_tag: delivery.tag for delivery in deliveries}
-        for consumer_tag, tag in latest.items():
-            self._reading[consumer_tag].settle(tag)
-        self._suspects.release(settled=True)
+                self._suspects.release()  # whoever is killed while it holds dies of no message
+                self._hold(error)
+                if self._ended() is not None:
+                    return True
+                raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
+                if self._timeout.too_close(arrived_at):
+                    return False
+        took = time.monotonic() - started
+        self._timeout.note(took)
+        self._settle(raw, deliveries, took)
         self._sample(deliveries[0])
-        self._failures = 0
-        self._handled += len(deliveries)
+        self._holding.over()
+        self._left.handled(len(deliveries))
+        return True
+
+    def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> None:
+        """Give a batch to the handler while it is noted what is there."""
+        self._suspects.take(ids, self._consumer.queue.handler_timeout_seconds)
+        with self._heartbeats.going_on():
+            reason = self._suspects.given_up(ids[0])
+            if reason:
+                log.error("%s gives up %s: %s", self._consumer.name, ids[0], reason)
+                self._dispatch.give_up(deliveries[0], reason)
+            else:
+                self._dispatch.handle(deliveries)
+
+    def _settle(self, raw: Any, deliveries: Sequence[Delivery], took: float) -> None:
+        """Acknowledge a batch; if publishing failed, the broker still owns the deliveries.
+
+        Where the handler may have cost the channel, the broker is asked whether it has it still,
+        and the loss is counted against what was in the handler.
+        """
+        strain = self._strain(took)
+        latest = {delivery.consumer_tag: delivery.tag for delivery in deliveries}
+        try:
+            for consumer_tag, tag in latest.items():
+                self._reading[consumer_tag].settle(tag)
+            if strain:
+                raw.take_arrived()
+                raw.channel().close()  # an answer behind the acknowledgement
+        except Exception as error:
+            self._timeout.learn(error)
+            strain = self._strain(took)
+            if strain:
+                log.warning(
+                    "%s lost its channel with %s: %s",
+                    self._consumer.name,
+                    deliveries[0].message_id,
+                    strain,
+                )
+                self._suspects.blame(strain)
+            self._suspects.release()
+            raise
+        self._suspects.release(settled=True)
+
+    def _strain(self, took: float) -> str:
+        """Return what of the latest batch may have cost the channel, "" for nothing."""
+        if took >= self._timeout.seconds:
+            return (
+                f"handling it took {took:.0f} s, and the broker waits"
+                f" {self._timeout.seconds:g} s for an acknowledgement (consumer_timeout)"
+            )
+        if self._heartbeats.missed_seconds:
+            return (
+                f"no heartbeat was sent for {self._heartbeats.missed_seconds:.0f} s, since its"
+                " handler kept every other thread of the process from running"
+            )
+        return ""
 
     def _sample(self, delivery: Delivery) -> None:
         """Look whether a batch's first record came to the shard that owns it."""
@@ -306,33 +371,16 @@ class Runner:
         ):
             self._metrics.misplaced()
 
-    def _hold(self, part: Part, error: Outage) -> None:
-        """Wait before the next attempt, longer each time, while the store or the broker is away."""
-        if not self._failures:
-            self._metrics.outage(part)
-        longest = min(BACKOFF_FIRST_SECONDS * 2**self._failures, BACKOFF_LAST_SECONDS)
-        seconds = random.uniform(longest / 2, longest)  # noqa: S311 -- jitter, not a secret
-        log.warning("%s holds for %.1f s: %s", self._consumer.name, seconds, error)
-        self._failures += 1
-        self._keeper.wait(self._told_to_stop, seconds)
-        self._metrics.held(part, seconds)
+    def _hold(self, error: Outage | UsageError) -> None:
+        """Wait before the next attempt, longer each time, until a limit or a signal at most."""
+
+        def wait(seconds: float) -> None:
+            self._heartbeats.wait(self._told_to_stop, seconds)
+
+        self._holding.hold(error, wait, self._left.run_seconds)
 
     def _ended(self) -> str | None:
         """Return why the run is over, None while it is not."""
-        now, limits = time.monotonic(), self._limits
-        idle_seconds = 0.0 if self._buffer else now - self._last_arrival
-        memory_limit = limits.memory_limit_bytes
-        reason = None
         if self._told_to_stop.is_set():
-            reason = "told to stop"
-        elif self._passed is not None:
-            reason = self._passed
-        elif self._handled >= (limits.max_messages or math.inf):
-            reason = f"handled {self._handled} messages"
-        elif now - self._started >= (limits.max_runtime_seconds or math.inf):
-            reason = f"ran for {limits.max_runtime_seconds:g} s"
-        elif idle_seconds >= (limits.idle_timeout_seconds or math.inf):
-            reason = f"idle for {limits.idle_timeout_seconds:g} s"
-        elif memory_limit is not None and self._keeper.memory_above(memory_limit):
-            reason = "above its memory limit"
-        return reason
+            return "told to stop"
+        return self._passed or self._left.used_up(waiting=bool(self._buffer))

@@ -1,80 +1,87 @@
-"""Remember what is in a handler's hands, so that a message that kills its process is found out."""
+"""Remember what is in a handler, so that a message that costs its consumer is found out."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from feedbus import watchdog
+from feedbus.watchdog import Note
+
 DEATHS_ALLOWED = 5
+DIED = "its process ended"
+HUNG = "its handler took longer than handler_timeout"
 
 
 class Suspects:
-    """Message ids in hand, in a file that outlives the process.
+    """Message ids in the handler, in a file that outlives the process.
 
-    Whatever the file names when a process starts was in hand when the one before it died: from
-    then on it is handled alone, and after DEATHS_ALLOWED deaths while it was alone it is a dead
-    letter. Deaths in company are held against nobody: somebody may just kill processes. A classic
-    queue has no delivery count that would tell this.
+    Whatever the file names when a process starts was in the handler when the one before it died:
+    from then on it is handled alone, and after DEATHS_ALLOWED deaths while it was alone it is a
+    dead letter. So is a message whose handler costs the connection to the broker. Of messages that
+    were in the handler together none is blamed: somebody may just kill processes. A classic queue
+    has no delivery count that would show this.
     """
 
     def __init__(self, path: Path) -> None:
         """Read what an earlier process left in the file, and keep the file open."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._deaths, in_hand = self._read()
-        alone = len(in_hand) == 1
-        for message_id in in_hand:
-            self._deaths[message_id] = self.deaths(message_id) + alone
-        self._in_hand: list[str] = []
-        self._write()
+        self._pid = os.getpid()
+        # Empty, or torn by the death itself: nobody is suspected wrongly.
+        note = Note.read(self._descriptor) or Note(None, 0, {}, ())
+        self._deaths = note.deaths
+        self._in_handler: Sequence[str] = note.message_ids
+        self.blame(HUNG if note.overdue_seconds else DIED)
+        self.release()
 
     def __enter__(self) -> Self:
         """Return the suspects themselves."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Leave the file; a clean end leaves no one in hand, an error those it may be due to."""
+        """Leave the file; a clean end leaves no message in it, an error those it may be due to."""
         if kind is None:
             self.release()
         os.close(self._descriptor)
 
     def suspected(self, message_id: str) -> bool:
-        """Whether a process died with this message in hand, so that it is to be handled alone."""
+        """Whether a consumer was lost with this message, so that it is to be handled alone."""
         return message_id in self._deaths
 
-    def deaths(self, message_id: str) -> int:
-        """Return how many processes died with this message alone in hand."""
-        return self._deaths.get(message_id, 0)
+    def given_up(self, message_id: str) -> str:
+        """Return why a message is not to be handled any more, "" while it is."""
+        deaths, cause = self._deaths.get(message_id, (0, ""))
+        if deaths < DEATHS_ALLOWED:
+            return ""
+        return f"its consumer was lost {deaths} times while handling it; the last time, {cause}"
 
-    def take(self, message_ids: Sequence[str]) -> None:
-        """Note what a handler is about to be given."""
-        self._in_hand = list(message_ids)
-        self._write()
+    def take(self, message_ids: Sequence[str], seconds: float) -> None:
+        """Note what a handler is about to be given, and how long it may take."""
+        self._in_handler = message_ids
+        self._write(watchdog.now() + seconds)
+
+    def blame(self, cause: str) -> None:
+        """Count a lost consumer against the message that was alone in the handler."""
+        alone = len(self._in_handler) == 1
+        for message_id in self._in_handler:
+            deaths, _ = self._deaths.get(message_id, (0, ""))
+            self._deaths[message_id] = (deaths + alone, cause)
 
     def release(self, *, settled: bool = False) -> None:
         """Note that the handler has returned; settled messages are under suspicion no more."""
         if settled and self._deaths:
-            for message_id in self._in_hand:
+            for message_id in self._in_handler:
                 self._deaths.pop(message_id, None)
-        self._in_hand = []
-        self._write()
+        self._in_handler = ()
+        self._write(None)
 
-    def _read(self) -> tuple[dict[str, int], list[str]]:
-        size = os.fstat(self._descriptor).st_size
-        line, _, _ = os.pread(self._descriptor, size, 0).partition(b"\n")
-        try:
-            deaths, in_hand = json.loads(line)
-            return dict(deaths), list(in_hand)
-        except (ValueError, TypeError):
-            return {}, []  # empty, or torn by the death itself: nobody is suspected wrongly
-
-    def _write(self) -> None:
+    def _write(self, until: float | None) -> None:
         # Over the line before, whose rest stays behind it: twice a batch, a file that grows and
         # shrinks costs its file system much more.
-        line = b""
-        if self._deaths or self._in_hand:
-            line = json.dumps([self._deaths, self._in_hand]).encode()
-        os.pwrite(self._descriptor, line + b"\n", 0)
+        line = b"\n"
+        if self._deaths or self._in_handler:
+            line = Note(until, self._pid, self._deaths, tuple(self._in_handler)).line()
+        os.pwrite(self._descriptor, line, 0)

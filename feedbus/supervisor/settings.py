@@ -30,7 +30,8 @@ class Settings:
             UsageError: a watcher's user is unknown, or only root could change to it.
 
         """
-        common = [topology.name, topology.broker_url, topology.store_url]
+        common = [topology.name, topology.broker_url.reveal(), topology.store_url.reveal()]
+        common.append(str(topology.consumer_timeout_seconds))
         found = {}
         for options in watchers(topology):
             name = options["name"]

@@ -17,7 +17,7 @@ from circus.commands.base import Command
 from circus.exc import ConflictError
 from tornado.ioloop import PeriodicCallback
 
-from feedbus import config
+from feedbus import config, watchdog
 from feedbus.errors import FeedbusError
 from feedbus.lifeline import run_folder
 from feedbus.plan.changes import Watchers
@@ -90,6 +90,7 @@ class Supervision:
         arbiter.ctrl.caller.stop()
         arbiter.ctrl.caller = PeriodicCallback(self._check, arbiter.check_delay * 1000)
         arbiter.ctrl.caller.start()
+        PeriodicCallback(self._end_hung, watchdog.LOOK_SECONDS * 1000).start()
         arbiter.loop.asyncio_loop.add_signal_handler(signal.SIGCHLD, self._child_ended)
         for watcher in self.watchers:
             self._put_in(watcher)
@@ -210,6 +211,10 @@ class Supervision:
         else:  # somebody added a watcher of circus's own kind
             with contextlib.suppress(ConflictError):
                 self.arbiter.manage_watchers()
+
+    def _end_hung(self) -> None:
+        for watcher in self.watchers:
+            watcher.end_hung()
 
     def _child_ended(self) -> None:
         # At once, and not at the next check, which is only a second net.

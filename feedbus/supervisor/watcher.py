@@ -16,10 +16,11 @@ from circus.stream.redirector import Redirector
 from circus.watcher import Watcher
 from tornado import gen
 
-from feedbus.lifeline import ready_since, slot_path
+from feedbus.lifeline import holding, ready_since, slot_path
 from feedbus.supervisor.endurance import SILENT_SECONDS, Endurance, describe_exit
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.process import KeptProcess
+from feedbus.watchdog import Watchdog, describe
 
 logger = logging.getLogger("feedbus.supervisor")
 
@@ -62,6 +63,7 @@ class KeptWatcher(Watcher):
         self.paused = False  # by apply, until it has replaced the queue
         self.forks: ForkServer | None = None  # while many processes start
         self._told_to_end: set[int] = set()
+        self._watchdogs: dict[int, Watchdog] = {}
         self._resume_at = 0.0
         self._filling = False
         self._ending: Any = None
@@ -124,7 +126,7 @@ class KeptWatcher(Watcher):
         if self.uid is not None:
             user = pwd.getpwnam(self.uid)
             slot = recovery_wid or self._nextwid
-            for kind in ("lock", "ready"):
+            for kind in ("lock", "ready", "hand", "holding"):
                 path = slot_path(self.run_folder, self.name, slot, kind)
                 path.touch(mode=0o600)
                 os.chown(path, user.pw_uid, user.pw_gid)
@@ -164,7 +166,7 @@ class KeptWatcher(Watcher):
 
     def _ended(self, *, process_pid: int, exit_code: int | None, **_: Any) -> bool:
         process = self._ending
-        ready_at = ready_since(self._ready_path(process.wid), process_pid)
+        ready_at = ready_since(self._slot_path(process.wid, "ready"), process_pid)
         self.ready_pids.discard(process_pid)
         told = process_pid in self._told_to_end or self.is_stopping()
         self._told_to_end.discard(process_pid)
@@ -207,8 +209,8 @@ class KeptWatcher(Watcher):
         extra = {"watcher": self.name, "what": what}
         logger.log(level, "%s %s: %s", self.name, what, detail, extra=extra)
 
-    def _ready_path(self, slot: int) -> Path:
-        return slot_path(self.run_folder, self.name, slot, "ready")
+    def _slot_path(self, slot: int, kind: str) -> Path:
+        return slot_path(self.run_folder, self.name, slot, kind)
 
     def look_for_ready(self) -> int:
         """Tell of processes that have become ready and return how many have not."""
@@ -217,7 +219,7 @@ class KeptWatcher(Watcher):
             if process.pid in self.ready_pids:
                 continue
             age = process.age()
-            ready_at = ready_since(self._ready_path(process.wid), process.pid)
+            ready_at = ready_since(self._slot_path(process.wid, "ready"), process.pid)
             if ready_at is None and (self.marks or age < SILENT_SECONDS):
                 waiting += 1
                 continue
@@ -231,6 +233,23 @@ class KeptWatcher(Watcher):
         """Whether all of its processes do their work."""
         return bool(self.is_active()) and len(self.ready_pids) == self.numprocesses
 
+    def end_hung(self) -> None:
+        """End processes whose handler is over its time; cheap while none is."""
+        watched = {pid: self._watchdogs.get(pid) for pid in self.processes}
+        self._watchdogs = {
+            pid: known or Watchdog(self._slot_path(self.processes[pid].wid, "hand"), pid)
+            for pid, known in watched.items()
+        }
+        for watchdog in self._watchdogs.values():
+            note = watchdog.look()
+            if note is not None:
+                why = describe(self.name, note)
+                logger.error("%s", why, extra={"watcher": self.name, "what": "hangs"})
+                self.stdout_stream({"data": f"{why}\n".encode(), "pid": note.pid})
+
+    def _holding(self, process: Any) -> str:
+        return holding(self.run_folder, self.name, process.wid, process.pid)
+
     def state(self) -> dict[str, Any]:
         """Return what `feedbus status` shows of this watcher."""
         if self.leaving:
@@ -243,12 +262,15 @@ class KeptWatcher(Watcher):
             state = "waiting"
         else:
             state = "running" if self.all_ready else "starting"
+        if state == "running" and any(self._holding(one) for one in self.processes.values()):
+            state = "holding"
         processes = [
             {
                 "pid": process.pid,
                 "slot": process.wid,
                 "ready": process.pid in self.ready_pids,
                 "uptime_seconds": round(process.age(), 1),
+                "holding": self._holding(process),
             }
             for process in self.processes.values()
         ]

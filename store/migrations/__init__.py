@@ -17,6 +17,7 @@ from playhouse.migrations import MigrationError, Runner
 from feedbus import outbox
 from feedbus.errors import FeedbusError, Outage
 from feedbus.topology import Topology
+from feedbus.urls import StoreUrl
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def migrate(topology: Topology) -> None:
     forward(topology.store_url)
 
 
-def forward(url: str, target: str | None = None) -> list[str]:
+def forward(url: StoreUrl | str, target: str | None = None) -> list[str]:
     """Apply what is pending, up to and including target; returns the names applied."""
     with _runner(url) as runner:
         applied: list[str] = runner.up(target)
@@ -58,7 +59,7 @@ def forward(url: str, target: str | None = None) -> list[str]:
     return applied
 
 
-def back(url: str, target: str | None = None) -> list[str]:
+def back(url: StoreUrl | str, target: str | None = None) -> list[str]:
     """Revert the last migration, or all back through target; returns the names reverted."""
     with _runner(url) as runner:
         reverted: list[str] = runner.down(target)
@@ -67,7 +68,7 @@ def back(url: str, target: str | None = None) -> list[str]:
     return reverted
 
 
-def steps(url: str) -> list[Step]:
+def steps(url: StoreUrl | str) -> list[Step]:
     """Return every migration in order, those in the store's history without a file included."""
     with _opened(url) as store:
         return [
@@ -77,7 +78,7 @@ def steps(url: str) -> list[Step]:
 
 
 @contextmanager
-def _runner(url: str) -> Iterator[Runner]:
+def _runner(url: StoreUrl | str) -> Iterator[Runner]:
     with _opened(url) as store, outbox.exclusive("migrate", wait_seconds=WAIT_SECONDS) as held:
         if not held:
             msg = f"another process has been migrating the store for {WAIT_SECONDS:.0f} s"
@@ -88,7 +89,7 @@ def _runner(url: str) -> Iterator[Runner]:
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[peewee.Database]:
+def _opened(url: StoreUrl | str) -> Iterator[peewee.Database]:
     """Open the store for as long as the block runs, and say what fails in words for people."""
     store = outbox.open_store(url, application_name="feedbus migrate")
     try:

@@ -18,6 +18,7 @@ from feedbus.broker.names import Names
 from feedbus.errors import Outage, UsageError
 from feedbus.plan.making import make_plan
 from feedbus.topology import Exchange
+from feedbus.urls import parse_broker_url, parse_management_url
 from tests.servers.rabbitmq import RabbitMQ
 from tests.systems import System, queue, sharded
 
@@ -182,7 +183,9 @@ def test_a_classic_queue_is_classic_whatever_the_virtual_hosts_default(rabbitmq4
     with rabbitmq4.virtual_host(default_queue_type="quorum") as space:
         url = rabbitmq4.url.removesuffix("/") + space
         system = System.at(tmp_path, queue(), sharded(2), broker_url=url)
-        topology = replace(system.topology, management_url=rabbitmq4.management_url)
+        topology = replace(
+            system.topology, management_url=parse_management_url(rabbitmq4.management_url)
+        )
         found = inventory.take(topology).queues
         assert {one.arguments["x-queue-type"] for one in found.values()} == {"classic"}
         assert make_plan(topology, None, predict=False).empty
@@ -224,5 +227,5 @@ def test_the_first_node_that_answers_is_taken(rabbitmq, tmp_path):
     assert system.seen == [1]
     nobody = "amqp://guest:secret@127.0.0.1:1//;amqp://guest:secret@127.0.0.1:2//"
     with pytest.raises(Outage, match="refused") as caught:
-        broker.connect(replace(system.topology, broker_url=nobody))
+        broker.connect(replace(system.topology, broker_url=parse_broker_url(nobody)))
     assert "secret" not in str(caught.value)

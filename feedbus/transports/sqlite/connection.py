@@ -37,6 +37,8 @@ BASIC_CANCEL = (60, 30)
 class Connection:
     """A connection; used by one thread at a time, which need not be always the same."""
 
+    wakes_on_signals = True  # drain_events returns early when a signal has been handled
+
     def __init__(self, path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> None:
         """Open the file.
 
@@ -117,6 +119,17 @@ class Connection:
         self._watch = Watch(self._bell)
         self._heed()
         return owner
+
+    def take_arrived(self) -> None:
+        """Notice what has happened to this connection and its queues, without waiting.
+
+        Raises:
+            RecoverableConnectionError: it is closed, or others have its deliveries.
+
+        """
+        self.check_open()
+        if self._watch is not None:
+            self._react(self._watch.wait(0))
 
     def drain_events(self, timeout: float | None = None) -> None:
         """Let one thing happen: confirms and returns told, or one message delivered.

@@ -20,7 +20,6 @@ class Transport(base.Transport):
     the transport option busy_timeout_seconds says how long a locked file is waited for.
     """
 
-    wakes_on_signals = True  # drain_events returns early when a signal has been handled
     driver_type = "sqlite"
     driver_name = "feedbus"
     connection_errors = (*pyamqp.Transport.connection_errors, sqlite3.OperationalError)

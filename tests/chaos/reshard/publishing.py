@@ -107,7 +107,8 @@ def main() -> None:
     kind, topology, first, last, rounds, rate, told, stop = sys.argv[1:]
     path = Path(topology)
     keys = [f"key-{number}" for number in range(int(first), int(last))]
-    publish = through_the_bus(path) if kind == "bus" else Foreign(config.load(path).broker_url)
+    url = config.load(path).broker_url.reveal()
+    publish = through_the_bus(path) if kind == "bus" else Foreign(url)
     number, started = 0, time.monotonic()
     while number < int(rounds) or not Path(stop).exists():
         for start in range(0, len(keys), AT_ONCE):

@@ -1,0 +1,129 @@
+"""RabbitMQ's connection: py-amqp's, with a deadline for every answer and a check for silence."""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import Any
+
+from amqp.exceptions import RecoverableConnectionError
+from kombu.transport import pyamqp
+
+READ_AHEAD_BYTES = 16_384
+SHORTEST_SECONDS = 0.0001  # for what has arrived already; 0 would spin on half a frame
+STEP_SECONDS = 1.0
+ANSWER_SECONDS = 40.0
+CLOSE_SECONDS = 5.0
+SILENT_INTERVALS = 2  # a broker sends a heartbeat at least once an interval
+
+
+class Connection(pyamqp.Connection):
+    """A connection on which nothing waits for ever for a peer that has gone silent.
+
+    py-amqp waits without limit for the answer to a method, each heartbeat that arrives restarts
+    its timeout, and a connection that was closed is opened again by whoever touches it.
+    """
+
+    def connect(self, callback: Any = None) -> Any:
+        """Connect, and from then on read all that has arrived at once."""
+        self._answer_seconds = ANSWER_SECONDS
+        self._heard_frames, self._heard_at = 0, time.monotonic()
+        result = super().connect(callback)
+        transport: Any = self._transport
+        receive = transport._quick_recv  # noqa: SLF001 -- the only way to read more than is asked for
+        # py-amqp asks for a frame's header, its body and its last byte in turn, and keeps what it
+        # is given beyond that.
+        transport._quick_recv = lambda count: receive(max(count, READ_AHEAD_BYTES))  # noqa: SLF001 -- as above
+        self._arrivals = select.poll()
+        self._arrivals.register(transport.sock, select.POLLIN)
+        return result
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Handle one method or message.
+
+        Args:
+            timeout: seconds to wait for it; None for an answer, which has a deadline of its own.
+
+        Raises:
+            TimeoutError: nothing came in time.
+            RecoverableConnectionError: the connection is closed, or the broker is silent.
+
+        """
+        if timeout is None:
+            self._await_answer()
+            return
+        deadline = time.monotonic() + timeout
+        while not self._read(deadline - time.monotonic()):
+            # A heartbeat, or a part of a message whose rest may have arrived already.
+            if time.monotonic() >= deadline and not self._transport._read_buffer:  # noqa: SLF001 -- py-amqp has no name for it
+                msg = "timed out"
+                raise TimeoutError(msg)
+
+    def take_arrived(self) -> None:
+        """Handle what has arrived, without waiting.
+
+        Raises:
+            RecoverableConnectionError: the connection is closed, or the broker is silent.
+
+        """
+        while self._open_transport()._read_buffer or self._arrivals.poll(0):  # noqa: SLF001 -- as above
+            try:
+                self.drain_events(SHORTEST_SECONDS)
+            except TimeoutError:
+                break
+        self.check_heard()
+
+    def check_heard(self) -> None:
+        """Give the connection up when nothing came for two heartbeats; call it after reading.
+
+        Raises:
+            RecoverableConnectionError: nothing came.
+
+        """
+        if not self.heartbeat:
+            return
+        now = time.monotonic()
+        if self.bytes_recv != self._heard_frames:
+            self._heard_frames, self._heard_at = self.bytes_recv, now
+        elif now - self._heard_at > SILENT_INTERVALS * self.heartbeat:
+            self._give_up(
+                f"it has sent nothing for {now - self._heard_at:.0f} s, not even a heartbeat;"
+                " connecting anew"
+            )
+
+    def close(self, *arguments: Any, **options: Any) -> Any:
+        """Close in order, without waiting long for a peer that may be silent."""
+        self._answer_seconds = min(self._answer_seconds, CLOSE_SECONDS)
+        return super().close(*arguments, **options)
+
+    def _await_answer(self) -> None:
+        deadline = time.monotonic() + self._answer_seconds
+        while True:
+            try:
+                self.drain_events(min(STEP_SECONDS, self._answer_seconds))
+            except TimeoutError:
+                self.check_heard()
+                if time.monotonic() >= deadline:
+                    self._give_up(f"it did not answer within {self._answer_seconds:.0f} s")
+            else:
+                return
+
+    def _read(self, seconds: float) -> Any:
+        self._open_transport()
+        return self.blocking_read(max(seconds, SHORTEST_SECONDS))
+
+    def _open_transport(self) -> Any:
+        if self._transport is None or not self._transport.connected:
+            msg = "the connection is closed"
+            raise RecoverableConnectionError(msg)
+        return self._transport
+
+    def _give_up(self, reason: str) -> None:
+        self.collect()  # a goodbye would be waited for
+        raise RecoverableConnectionError(reason)
+
+
+class Transport(pyamqp.Transport):
+    """Kombu's transport for RabbitMQ with that connection."""
+
+    Connection = Connection

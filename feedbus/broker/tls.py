@@ -1,0 +1,83 @@
+"""TLS towards a broker and its management API: certificate and host name are verified."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from functools import cache
+from typing import Any
+
+from feedbus.errors import Outage
+from feedbus.urls import Tls
+
+log = logging.getLogger("feedbus.broker")
+
+
+def make_context(tls: Tls, server: str) -> ssl.SSLContext:
+    """Return a context that verifies a server as its URL says.
+
+    Args:
+        tls: the options of the URL.
+        server: the URL for messages, without its password.
+
+    Raises:
+        Outage: a file of certificates cannot be read, or is none; a consumer waits for it.
+
+    """
+    files = [str(file) for file in (tls.ca_certs, tls.certfile, tls.keyfile) if file]
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_certs)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if tls.certfile:
+            context.load_cert_chain(tls.certfile, tls.keyfile, password=_no_passphrase)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        msg = f"{server}: {' or '.join(files)} cannot be used for TLS: {reason}"
+        raise Outage(msg) from error
+    if not tls.verified:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        _warn(server)
+    return context
+
+
+def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
+    """Return how py-amqp has to verify the server at a host.
+
+    py-amqp takes no context of ours. It verifies the name only where it is given one, and would
+    ask the terminal for the passphrase of a key; so a context of ours reads the files first.
+
+    Raises:
+        Outage: as make_context() does.
+
+    """
+    make_context(tls, server)
+    options: dict[str, Any] = {"tls_minimum_version": ssl.TLSVersion.TLSv1_2}
+    for name, file in (
+        ("ca_certs", tls.ca_certs),
+        ("certfile", tls.certfile),
+        ("keyfile", tls.keyfile),
+    ):
+        if file is not None:
+            options[name] = str(file)
+    if tls.verified:
+        return options | {
+            "cert_reqs": ssl.CERT_REQUIRED,
+            "server_hostname": tls.server_name or host,
+        }
+    return options | {"cert_reqs": ssl.CERT_NONE}
+
+
+def _no_passphrase() -> str:
+    msg = "the key has a passphrase; write one without it, readable by its owner alone"
+    raise ValueError(msg)
+
+
+@cache
+def _warn(server: str) -> None:
+    """Log once in each process that a server is not verified."""
+    log.warning(
+        "event=tls_not_verified server=%s: ssl_verify=none accepts any certificate, so whoever is"
+        " on the way can read the password and every message",
+        server,
+    )

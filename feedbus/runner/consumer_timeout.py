@@ -1,0 +1,41 @@
+"""The broker's consumer timeout: how long a delivery may stay unacknowledged."""
+
+from __future__ import annotations
+
+import re
+import time
+
+SAFE_SHARE = 0.9  # of the timeout: what would take longer is given back
+FORGOTTEN_SHARE = 0.9  # a slow batch is expected again, the less the more quick ones followed
+TIMED_OUT = re.compile(r"acknowledgement .*timed out.*?Timeout value used: (\d+) ms", re.DOTALL)
+
+
+class ConsumerTimeout:
+    """The timeout as far as it is known, and whether a delivery will be settled within it.
+
+    It counts from the delivery, so messages that wait in a consumer for their turn age too.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Begin with what the topology says; infinity is none."""
+        self.seconds = seconds
+        self._slowest_seconds = 0.0  # batch of late
+
+    def note(self, took_seconds: float) -> None:
+        """Note how long a batch took."""
+        self._slowest_seconds = max(took_seconds, self._slowest_seconds * FORGOTTEN_SHARE)
+
+    def too_close(self, arrived_at: float) -> bool:
+        """Whether a delivery would probably not be settled in time, if it were handled now."""
+        age = time.monotonic() - arrived_at
+        # A delivery that has just come is handled, whatever the latest took.
+        return (
+            age > self.seconds * (1 - SAFE_SHARE)
+            and age + self._slowest_seconds > self.seconds * SAFE_SHARE
+        )
+
+    def learn(self, error: BaseException) -> None:
+        """Take the timeout that the broker names where it closes a channel for it."""
+        found = TIMED_OUT.search(str(error))
+        if found is not None:
+            self.seconds = min(self.seconds, int(found[1]) / 1000)

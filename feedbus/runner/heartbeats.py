@@ -1,0 +1,109 @@
+"""A thread beside the handler that sends the consuming connection's heartbeats while it works."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Self
+
+LOOK_SECONDS = 1.0
+BEATS_AN_INTERVAL = 4  # the broker drops a connection after two intervals without one
+
+
+class Heartbeats:
+    """Sends the heartbeats of one connection at a time."""
+
+    def __init__(self) -> None:
+        """Send none yet."""
+        self._working = False
+        self._raw: Any = None
+        self._last_beat = 0.0
+        self._longest_gap = 0.0
+        self._writing = threading.Lock()
+        self._over = threading.Event()
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="heartbeats", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the thread."""
+        self._over.set()
+        self._begun.set()
+        self._thread.join()
+
+    @contextlib.contextmanager
+    def of(self, connection: Any) -> Iterator[None]:
+        """Send those of this connection (py-amqp's) within the block."""
+        self._raw, self._last_beat = connection, time.monotonic()
+        try:
+            yield
+        finally:
+            self._raw = None
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Let the thread send them while the block works."""
+        self._longest_gap = 0.0
+        self._working = True
+        self._begun.set()
+        try:
+            yield
+        finally:
+            # Two threads that write at once would mix up their frames: from here on it is ours.
+            with self._writing:
+                self._working = False
+            self._longest_gap = max(self._longest_gap, time.monotonic() - self._last_beat)
+
+    @property
+    def missed_seconds(self) -> float:
+        """How long none was sent in the latest going_on(), 0 while that was within an interval."""
+        return self._longest_gap if self._longest_gap > _interval_seconds(self._raw) else 0.0
+
+    def wait(self, over: threading.Event, seconds: float) -> None:
+        """Wait until something is over, at most so long, sending heartbeats meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not over.wait(min(max(deadline - time.monotonic(), 0), self._look_seconds())):
+            if time.monotonic() >= deadline:
+                return
+            self.beat()
+
+    def beat(self) -> None:
+        """Send a heartbeat when one is due, on a connection that has them."""
+        raw, now = self._raw, time.monotonic()
+        gap = now - self._last_beat
+        if gap < _interval_seconds(raw) / BEATS_AN_INTERVAL:
+            return
+        self._longest_gap = max(self._longest_gap, gap)
+        self._last_beat = now
+        with contextlib.suppress(OSError, AttributeError):
+            raw.send_heartbeat()  # a broken connection is the consuming loop's to find
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            # Asleep while no handler works: an idle consumer costs nothing.
+            self._begun.wait()
+            self._over.wait(self._look_seconds())
+            if not self._working:
+                self._begun.clear()
+                if self._working or self._over.is_set():
+                    self._begun.set()
+                continue
+            with self._writing:
+                if self._working:
+                    self.beat()
+
+    def _look_seconds(self) -> float:
+        return min(LOOK_SECONDS, _interval_seconds(self._raw) / BEATS_AN_INTERVAL)
+
+
+def _interval_seconds(raw: Any) -> float:
+    """Return what was agreed with the broker, infinity where there are no heartbeats."""
+    agreed: float = getattr(raw, "heartbeat", None) or math.inf
+    return agreed if hasattr(raw, "send_heartbeat") else math.inf

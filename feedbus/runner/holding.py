@@ -1,0 +1,96 @@
+"""What a consumer does about an outage: wait, longer each time, and say so once."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+
+from feedbus.errors import FeedbusError, Outage, StoreOutage, UsageError
+from feedbus.metrics import ConsumerMetrics, Part
+
+log = logging.getLogger(__name__)
+
+FIRST_SECONDS = 0.1
+LONGEST_SECONDS = 5.0
+FOLDED_SECONDS = 60.0  # equal lines within this time are one
+
+
+class Holding:
+    """The outages of one consumer since something last succeeded."""
+
+    def __init__(
+        self, consumer: str, metrics: ConsumerMetrics, report: Callable[[str], None]
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            consumer: its name, for the log.
+            metrics: where outages and the time spent holding are counted.
+            report: called with why the consumer holds, and with "" once it does not any more.
+
+        """
+        self._consumer = consumer
+        self._metrics = metrics
+        self._report = report
+        self._since = 0.0
+        self._last_line, self._logged_at, self._folded = "", 0.0, 0
+        self.failures = 0
+        self.latest_seconds = 0.0
+
+    def hold(
+        self, error: Outage | UsageError, wait: Callable[[float], None], most_seconds: float
+    ) -> None:
+        """Wait before the next attempt.
+
+        Args:
+            error: what is wrong.
+            wait: waits for so many seconds, or until the run is to end.
+            most_seconds: until a limit ends the run.
+
+        """
+        part = part_of(error)
+        if not self.failures:
+            self._metrics.outage(part)
+            self._since = time.monotonic()
+        longest = min(FIRST_SECONDS * 2.0 ** min(self.failures, 10), LONGEST_SECONDS)
+        self.latest_seconds = random.uniform(longest / 2, longest)  # noqa: S311 -- jitter, not a secret
+        self.failures += 1
+        self._log(str(error))
+        started = time.monotonic()
+        wait(max(0.0, min(self.latest_seconds, most_seconds)))
+        self._metrics.held(part, time.monotonic() - started)
+
+    def over(self) -> None:
+        """Note that something has succeeded, so that the next outage begins anew."""
+        if not self.failures:
+            return
+        log.info(
+            "%s goes on after holding %d times in %.0f s",
+            self._consumer,
+            self.failures,
+            time.monotonic() - self._since,
+        )
+        self.failures, self._folded, self._last_line = 0, 0, ""
+        self._report("")
+
+    def _log(self, text: str) -> None:
+        now = time.monotonic()
+        if text == self._last_line:
+            self._folded += 1
+            if now - self._logged_at < FOLDED_SECONDS:
+                return
+            again = f" (again, {self._folded} times in {now - self._logged_at:.0f} s)"
+        else:
+            self._report(text)
+            again = ""
+        log.warning("%s holds for %.1f s: %s%s", self._consumer, self.latest_seconds, text, again)
+        self._last_line, self._logged_at, self._folded = text, now, 0
+
+
+def part_of(error: FeedbusError) -> Part:
+    """Return what is away: the store, something else that a handler needs, or the broker."""
+    if isinstance(error, StoreOutage):
+        return "store"
+    return "handler" if type(error) is Outage else "broker"

@@ -1,0 +1,122 @@
+"""The URL of a broker: the embedded one's file, or the nodes of a RabbitMQ cluster."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+from feedbus.urls.parts import (
+    SQLITE,
+    absolute,
+    file_of,
+    known_options,
+    refuse,
+    scheme_of,
+    shown,
+    split,
+)
+from feedbus.urls.tls import TLS_OPTIONS, Tls, tls_of
+
+BROKER_SCHEMES = (SQLITE, "amqp", "amqps", "pyamqp")
+AMQP_PORT = 5672
+AMQPS_PORT = 5671
+GUEST = "guest"
+# A password may hold a semicolon; but a '/' in it is %2F, so this begins the next node's URL.
+NEXT_NODE = re.compile(r";(?=[a-z0-9+.-]*://)")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One RabbitMQ node; heartbeat_seconds is None where the URL leaves it to feedbus."""
+
+    public: str
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    virtual_host: str
+    heartbeat_seconds: float | None = None
+    tls: Tls | None = None
+
+    def __str__(self) -> str:
+        """Return the URL without its password and options."""
+        return self.public
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUrl:
+    """Where a broker is: a file, or one node or more, in the order in which they are tried."""
+
+    written: str = field(repr=False)
+    file: Path | None = None
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is the embedded broker."""
+        return self.file is not None
+
+    def within(self, root: Path) -> Self:
+        """Return the same with every relative path seen from a folder."""
+        if self.file is not None:
+            file = absolute(self.file, root)
+            return replace(self, written=f"{SQLITE}:///{file}", file=file)
+        nodes = (replace(node, tls=node.tls and node.tls.within(root)) for node in self.nodes)
+        return replace(self, nodes=tuple(nodes))
+
+    def reveal(self) -> str:
+        """Return the URL as it is written, with its passwords."""
+        return self.written
+
+    def __str__(self) -> str:
+        """Return the URL without passwords and options."""
+        return self.written if self.embedded else ";".join(map(str, self.nodes))
+
+
+def parse_broker_url(text: str) -> BrokerUrl:
+    """Return the broker of a URL, or of several that are separated by semicolons.
+
+    Raises:
+        UrlError: it is not a broker's URL; the error repeats no part of it but the scheme.
+
+    """
+    written = NEXT_NODE.split(text)
+    schemes = [scheme_of(each, BROKER_SCHEMES) for each in written]
+    if SQLITE not in schemes:
+        return BrokerUrl(text, nodes=tuple(map(_node, written)))
+    if len(written) > 1:
+        refuse("one file, or the nodes of one cluster", "both")
+    return BrokerUrl(text, file=file_of(text))
+
+
+def _node(text: str) -> Node:
+    parts = split(text, BROKER_SCHEMES)
+    if ";" in parts.public.partition("://")[2].rpartition("@")[2]:
+        refuse("a whole URL after each ';' (%3B within a name)", shown(parts.scheme))
+    encrypted = parts.scheme == "amqps"
+    known_options(parts.options, ("heartbeat", *TLS_OPTIONS))
+    return Node(
+        public=parts.public,
+        host=parts.host,
+        port=parts.port or (AMQPS_PORT if encrypted else AMQP_PORT),
+        user=parts.user or GUEST,
+        password=parts.password or GUEST,
+        virtual_host=parts.path[1:] or "/",
+        heartbeat_seconds=_heartbeat(parts.options.get("heartbeat")),
+        tls=tls_of(parts.scheme, parts.options, encrypted=encrypted),
+    )
+
+
+def _heartbeat(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        refuse("heartbeat=SECONDS, more than 0", "another value")
+    return seconds

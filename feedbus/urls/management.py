@@ -1,0 +1,109 @@
+"""The URL of RabbitMQ's management API."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+from feedbus.urls.broker import BrokerUrl, Node
+from feedbus.urls.parts import address, known_options, split
+from feedbus.urls.tls import TLS_OPTIONS, Tls, tls_of
+
+MANAGEMENT_SCHEMES = ("http", "https")
+HTTP_PORT = 80
+HTTPS_PORT = 443
+MANAGEMENT_PORT = 15672
+MANAGEMENT_TLS_PORT = 15671
+
+
+@dataclass(frozen=True, slots=True)
+class ManagementUrl:
+    """Where the API answers, and as whom it is asked; user is "" where the broker's is taken."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+    user: str = ""
+    password: str = field(default="", repr=False)
+    tls: Tls | None = None
+
+    def within(self, root: Path) -> Self:
+        """Return the same with every relative path seen from a folder."""
+        return replace(self, tls=self.tls and self.tls.within(root))
+
+    def clear_text_to_others(self) -> bool:
+        """Whether a password would leave this machine without encryption."""
+        return self.tls is None and not _loopback(self.host)
+
+    def for_node(self, node: Node) -> Self:
+        """Return this URL with the login and the certificates that it leaves to a node's URL."""
+        filled = self if self.user else replace(self, user=node.user, password=node.password)
+        if self.tls is None or node.tls is None:
+            return filled
+        return replace(
+            filled,
+            tls=replace(
+                self.tls,
+                ca_certs=self.tls.ca_certs or node.tls.ca_certs,
+                certfile=self.tls.certfile or node.tls.certfile,
+                keyfile=self.tls.keyfile if self.tls.certfile else node.tls.keyfile,
+            ),
+        )
+
+    def __str__(self) -> str:
+        """Return the URL without user, password and options."""
+        usual = HTTP_PORT if self.tls is None else HTTPS_PORT
+        port = "" if self.port == usual else f":{self.port}"
+        return f"{self.scheme}://{address(self.host)}{port}{self.path}"
+
+
+def parse_management_url(text: str) -> ManagementUrl:
+    """Return the management API of a URL.
+
+    Raises:
+        UrlError: it is not one; the error repeats no part of it but the scheme.
+
+    """
+    parts = split(text, MANAGEMENT_SCHEMES)
+    encrypted = parts.scheme == "https"
+    known_options(parts.options, TLS_OPTIONS)
+    return ManagementUrl(
+        scheme=parts.scheme,
+        host=parts.host,
+        port=parts.port or (HTTPS_PORT if encrypted else HTTP_PORT),
+        path=parts.path.rstrip("/"),
+        user=parts.user,
+        password=parts.password,
+        tls=tls_of(parts.scheme, parts.options, encrypted=encrypted),
+    )
+
+
+def management_of(
+    broker: BrokerUrl, given: ManagementUrl | None
+) -> list[tuple[ManagementUrl, Node]]:
+    """Return where to ask for each node of a broker: as given, else on the node's own host.
+
+    A node that is reached over TLS is asked over TLS too, verified in the same way.
+    """
+    found = []
+    for node in broker.nodes:
+        scheme, port = (
+            ("http", MANAGEMENT_PORT) if node.tls is None else ("https", MANAGEMENT_TLS_PORT)
+        )
+        own = ManagementUrl(
+            scheme, node.host, port, user=node.user, password=node.password, tls=node.tls
+        )
+        found.append((given.for_node(node) if given else own, node))
+    return found
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

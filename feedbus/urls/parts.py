@@ -1,0 +1,204 @@
+"""Split a URL strictly, so that no part of a password is ever taken for a host or a path."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import quote, unquote
+
+from feedbus.errors import UsageError
+
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,19}")
+NAMED_HOST = re.compile(r"[\w.~-]*")
+IPV6_HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\]")
+LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+OPTION_NAME = re.compile(r"[a-z_]{1,40}")
+HIGHEST_PORT = 65_535
+SQLITE = "sqlite"
+HIDDEN = "***"
+
+
+class UrlError(UsageError):
+    """A text is not the URL that was expected; nothing here repeats the text but its scheme.
+
+    Attributes:
+        expected: what was expected.
+        got: what was found, without secrets.
+        name: a name that is unknown, "" for none; it may be misspelt.
+        known: the names that are known in its place.
+
+    """
+
+    def __init__(
+        self, expected: str, got: str, *, name: str = "", known: Sequence[str] = ()
+    ) -> None:
+        """Keep what was expected and found."""
+        super().__init__(f"expected {expected}, got {got}")
+        self.expected, self.got, self.name, self.known = expected, got, name, tuple(known)
+
+
+def refuse(expected: str, got: str, *, name: str = "", known: Sequence[str] = ()) -> NoReturn:
+    """Raise the UrlError that says what was expected."""
+    raise UrlError(expected, got, name=name, known=known)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a URL, decoded; public is the URL without its password and options."""
+
+    scheme: str
+    host: str
+    port: int | None
+    user: str
+    password: str = field(repr=False)
+    path: str
+    options: dict[str, str]
+    public: str
+
+
+def scheme_of(text: str, schemes: Sequence[str]) -> str:
+    """Return the scheme of a URL.
+
+    Raises:
+        UrlError: it is not one of the schemes, or the text holds blanks or control characters.
+
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in schemes:
+        listed = f"{'://, '.join(schemes[:-1])}:// or {schemes[-1]}://"
+        known = bool(separator) and SCHEME.fullmatch(scheme)
+        refuse(
+            f"a URL that begins with {listed}",
+            f"'{scheme}://…'" if known else "a text that begins otherwise",
+            name=scheme if known else "",
+            known=schemes,
+        )
+    if not rest.isprintable() or (scheme != SQLITE and " " in rest):
+        refuse("a URL without blanks and control characters", shown(scheme))
+    return scheme
+
+
+def shown(scheme: str) -> str:
+    """Return how an error names a URL that could not be parsed."""
+    return f"'{scheme}://…'"
+
+
+def split(text: str, schemes: Sequence[str]) -> Parts:
+    """Return the parts of a URL of one of the schemes.
+
+    Raises:
+        UrlError: it is not well-formed. A character that separates parts has to be written as
+            %XX inside of one: a '/' in a password would end the host.
+
+    """
+    scheme = scheme_of(text, schemes)
+    rest = text.partition("://")[2]
+    check_escapes(scheme, rest)
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
+    behind = rest[len(authority) :]
+    if "#" in rest or "@" in behind or authority.count("@") > 1:
+        refuse(
+            "'/', '?', '#' and '@' inside a user, a password or a name as %2F, %3F, %23 and %40",
+            shown(scheme),
+        )
+    login, at, place = authority.rpartition("@")
+    user, colon, password = login.partition(":")
+    host, port = _place(scheme, place)
+    path, _, query = behind.partition("?")
+    return Parts(
+        scheme=scheme,
+        host=host,
+        port=port,
+        user=decode(scheme, user),
+        password=decode(scheme, password),
+        path=decode(scheme, path),
+        options=_options(scheme, query),
+        public=f"{scheme}://{user}{f':{HIDDEN}' if colon else ''}{at}{place}{path}",
+    )
+
+
+def check_escapes(scheme: str, text: str) -> None:
+    """Raise UrlError for a percent sign that begins no escape."""
+    if LONE_PERCENT.search(text):
+        refuse("two hexadecimal digits after each '%' (%25 is a percent sign)", shown(scheme))
+
+
+def decode(scheme: str, text: str) -> str:
+    """Return a part of a URL without its escapes, or raise UrlError."""
+    decoded = unquote(text, errors="replace")
+    if "\0" in decoded or "\ufffd" in decoded:
+        refuse("a URL whose %XX are UTF-8, without %00", shown(scheme))
+    return decoded
+
+
+def _place(scheme: str, place: str) -> tuple[str, int | None]:
+    bracketed, _, port = place.rpartition("]")
+    host = f"{bracketed}]" if bracketed else place.partition(":")[0]
+    if not bracketed:
+        port = place[len(host) :]
+    named, numbered = NAMED_HOST.fullmatch(host), IPV6_HOST.fullmatch(host)
+    if not (named or numbered):
+        refuse("the name or the address of one host", shown(scheme))
+    host = numbered[1].lower() if numbered else host or "localhost"
+    if port in {"", ":"}:
+        return host, None
+    digits = port[1:]
+    known = port[0] == ":" and digits.isascii() and digits.isdecimal() and len(digits) < 6  # noqa: PLR2004 -- 65535 has five
+    if not (known and 0 < int(digits) <= HIGHEST_PORT):
+        refuse(f"a port from 1 to {HIGHEST_PORT} after the host", shown(scheme))
+    return host, int(digits)
+
+
+def _options(scheme: str, query: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in query.split("&") if query else ():
+        name, separator, value = pair.partition("=")
+        if not (separator and OPTION_NAME.fullmatch(name)):
+            refuse("NAME=VALUE after '?' and '&'", shown(scheme))
+        if name in found:
+            refuse(f"{name} once", "it twice")
+        found[name] = decode(scheme, value)
+    return found
+
+
+def known_options(options: dict[str, str], known: Sequence[str]) -> None:
+    """Raise UrlError for an option that nothing reads."""
+    for name in options:
+        if name not in known:
+            listed = f"{', '.join(known[:-1])} or {known[-1]}"
+            refuse(f"{listed} after '?'", f"'{name}'", name=name, known=known)
+
+
+def address(host: str) -> str:
+    """Return a host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
+def file_of(text: str) -> Path:
+    """Return the file of an sqlite URL, relative for three slashes, absolute for four.
+
+    Raises:
+        UrlError: it names no file.
+
+    """
+    rest = text.removeprefix(f"{SQLITE}://")
+    name = rest.removeprefix("/")
+    if not rest.startswith("/") or name.strip("/") in {"", ":memory:"} or name.endswith("/"):
+        refuse("a file: sqlite:///relative/to/this.db or sqlite:////absolute.db", shown(SQLITE))
+    if "?" in rest or "#" in rest:
+        refuse("a file without '?' and '#'", shown(SQLITE))
+    return Path(name)
+
+
+def absolute(path: Path, root: Path) -> Path:
+    """Return a path as seen from a folder; links are kept."""
+    return Path(os.path.abspath(root / path))  # noqa: PTH100 -- resolve() would follow links
+
+
+def escaped(text: str) -> str:
+    """Return a decoded part as a URL holds it."""
+    return quote(text, safe="")

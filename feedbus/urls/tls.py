@@ -1,0 +1,95 @@
+"""The options of a URL that concern TLS, the same for a broker and its management API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from feedbus.urls.parts import absolute, refuse
+
+TLS_OPTIONS = (
+    "ssl_ca_certs",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_server_name",
+    "ssl_verify",
+)
+VERIFIED = {"full": True, "none": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a server is verified, and what is shown to it.
+
+    Attributes:
+        ca_certs: a PEM file of the authorities that are trusted, None for the system's.
+        certfile: a PEM file of our own certificate, None for none.
+        keyfile: a PEM file of its key, None where certfile holds both.
+        server_name: the name that the server's certificate must have, "" for the URL's host.
+        verified: whether certificate and name are verified at all.
+
+    """
+
+    ca_certs: Path | None = None
+    certfile: Path | None = None
+    keyfile: Path | None = None
+    server_name: str = ""
+    verified: bool = True
+
+    @classmethod
+    def of(cls, options: dict[str, str]) -> Self:
+        """Return what the options of a URL say.
+
+        Raises:
+            UrlError: they contradict each other, or a value is unknown.
+
+        """
+        for name in TLS_OPTIONS:
+            if options.get(name) == "":
+                refuse(f"a value for {name}", "nothing")
+        verify = options.get("ssl_verify", "full")
+        if verify not in VERIFIED:
+            refuse("ssl_verify=full or ssl_verify=none", "another value")
+        if "ssl_keyfile" in options and "ssl_certfile" not in options:
+            refuse("ssl_certfile beside ssl_keyfile", "ssl_keyfile alone")
+
+        def file(name: str) -> Path | None:
+            return Path(options[name]) if name in options else None
+
+        return cls(
+            ca_certs=file("ssl_ca_certs"),
+            certfile=file("ssl_certfile"),
+            keyfile=file("ssl_keyfile"),
+            server_name=options.get("ssl_server_name", ""),
+            verified=VERIFIED[verify],
+        )
+
+    def within(self, root: Path) -> Self:
+        """Return the same with every relative path seen from a folder."""
+
+        def seen(path: Path | None) -> Path | None:
+            return None if path is None else absolute(path, root)
+
+        return replace(
+            self,
+            ca_certs=seen(self.ca_certs),
+            certfile=seen(self.certfile),
+            keyfile=seen(self.keyfile),
+        )
+
+
+def tls_of(scheme: str, options: dict[str, str], *, encrypted: bool) -> Tls | None:
+    """Return the TLS options of a URL, None for one that is not encrypted.
+
+    Raises:
+        UrlError: there are such options, but no encryption.
+
+    """
+    if encrypted:
+        return Tls.of(options)
+    for name in TLS_OPTIONS:
+        if name in options:
+            secure = "https" if scheme == "http" else "amqps"
+            refuse(f"{secure}:// for {name}", f"{scheme}://")
+    return None

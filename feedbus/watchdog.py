@@ -1,0 +1,165 @@
+"""End a consumer whose handler takes longer than it may, from outside its process.
+
+A handler that holds Python's interpreter lock stops every thread of its process, so no thread
+there can end it. The consumer notes in a file what is in its handler and until when that may take;
+the supervisor looks at the file, or, for a consumer that was started by hand, this module as a
+process of its own: `python watchdog.py FILE PID NAME`. It imports little, to start quickly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+LOOK_SECONDS = 1.0
+SURE_LOOKS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a consumer's file says.
+
+    Attributes:
+        until: when the handler has to be done, by the clock that all processes of a machine
+            share; None while no handler works.
+        pid: the process that wrote it.
+        deaths: of each message id that is suspected, how often it was lost with its consumer, and
+            the latest cause.
+        message_ids: what is in the handler.
+
+    """
+
+    until: float | None
+    pid: int
+    deaths: dict[str, tuple[int, str]]
+    message_ids: tuple[str, ...]
+
+    def line(self) -> bytes:
+        """Return it as the file holds it."""
+        noted = [self.until, self.pid, self.deaths, self.message_ids]
+        return json.dumps(noted).encode() + b"\n"
+
+    @classmethod
+    def read(cls, descriptor: int) -> Note | None:
+        """Return what a file says; None when it is empty, torn, or of another version."""
+        size = os.fstat(descriptor).st_size
+        line, _, _ = os.pread(descriptor, size, 0).partition(b"\n")
+        try:
+            until, pid, deaths, message_ids = json.loads(line)
+            suspected = {str(name): (int(count), str(why)) for name, (count, why) in deaths.items()}
+            return cls(until, int(pid), suspected, tuple(message_ids))
+        except (ValueError, TypeError, AttributeError):
+            return None
+
+    @property
+    def overdue_seconds(self) -> float:
+        """How long the handler has been over its time, 0 when it is not."""
+        return 0.0 if self.until is None else max(0.0, now() - self.until)
+
+    def __str__(self) -> str:
+        """Name the messages."""
+        first = self.message_ids[0] if self.message_ids else "a message"
+        more = len(self.message_ids) - 1
+        return f"{first} and {more} more" if more > 0 else first
+
+
+def now() -> float:
+    """Return the time of the clock that all processes of this machine share."""
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+class Watchdog:
+    """Looks at one process's file, and ends the process when its handler is over its time."""
+
+    def __init__(self, path: Path, pid: int) -> None:
+        """Watch a process that notes in a file what is in its handler."""
+        self._path = path
+        self._pid = pid
+        self._overdue: float | None = None
+        self._looks = 0
+
+    def look(self) -> Note | None:
+        """Look once; return what the process was at when this look has ended it.
+
+        The second look that finds it over its time sends SIGABRT, at which it writes where its
+        threads are and ends (Python's faulthandler does both without the interpreter lock); where
+        that does not help, the next one sends SIGKILL. One look alone may have read half a line.
+        """
+        note = self._read()
+        if note is None or note.pid != self._pid or not note.overdue_seconds:
+            self._overdue, self._looks = None, 0
+            return None
+        self._looks = self._looks + 1 if note.until == self._overdue else 1
+        self._overdue = note.until
+        if self._looks < SURE_LOOKS:
+            return None
+        self._send(signal.SIGABRT if self._looks == SURE_LOOKS else signal.SIGKILL)
+        return note if self._looks == SURE_LOOKS else None
+
+    def _read(self) -> Note | None:
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return Note.read(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self._pid, number)
+
+
+def describe(name: str, note: Note) -> str:
+    """Say in a line that a process was ended, and why."""
+    over = note.overdue_seconds
+    return (
+        f"{name} hangs on {note}: its handler is {over:.0f} s over its handler_timeout;"
+        f" process {note.pid} is ended (SIGABRT), and writes where its threads are"
+    )
+
+
+@contextlib.contextmanager
+def over(name: str, path: Path, *, supervised: bool) -> Iterator[None]:
+    """Have this process watched within the block: by its supervisor, else by a child of its own."""
+    # At SIGABRT it writes where its threads are, and ends.
+    faulthandler.enable()
+    if supervised:
+        yield
+        return
+    import subprocess  # not in the child, nor under a supervisor
+
+    words = [sys.executable, "-IS", __file__, str(path), str(os.getpid()), name]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as child:
+        try:
+            yield
+        finally:
+            if child.stdin is not None:
+                child.stdin.close()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Watch the process that started this one, until it ends."""
+    path, pid, name = Path(arguments[0]), int(arguments[1]), arguments[2]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it goes when its parent does
+    watchdog = Watchdog(path, pid)
+    # The parent holds the other end of stdin, which ends with it.
+    while os.getppid() == pid and not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
+        note = watchdog.look()
+        if note is not None:
+            sys.stderr.write(f"{describe(name, note)}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
