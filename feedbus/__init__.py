@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from feedbus.bus import Bus
-    from feedbus.errors import FeedbusError, Outage, PublishError, Reject, Retry, Unroutable
+    from feedbus.errors import Drop, FeedbusError, Outage, PublishError, Reject, Retry, Unroutable
     from feedbus.handling import handler
     from feedbus.records import Records
 
 # Imported when first asked for: `feedbus check` needs no broker library.
 HOMES = {
     "Bus": "feedbus.bus",
+    "Drop": "feedbus.errors",
     "FeedbusError": "feedbus.errors",
     "Outage": "feedbus.errors",
     "PublishError": "feedbus.errors",
@@ -29,6 +30,7 @@ HOMES = {
 
 __all__ = [
     "Bus",
+    "Drop",
     "FeedbusError",
     "Outage",
     "PublishError",

@@ -99,6 +99,18 @@ class Reject(Exception):  # noqa: N818 -- a verdict, not an error
         super().__init__(reason)
 
 
+class Drop(Exception):  # noqa: N818 -- a verdict, not an error
+    """Raised by a handler when there is nothing left to do: what a delivery is about is gone.
+
+    The delivery is acknowledged, counted as "drop" and logged; no dead letter is kept.
+    """
+
+    def __init__(self, reason: str) -> None:
+        """Keep the reason for the log."""
+        self.reason = reason
+        super().__init__(reason)
+
+
 class Retry(Exception):  # noqa: N818 -- a verdict, not an error
     """Raised by a handler to see the delivery again later."""
 

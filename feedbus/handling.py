@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from marshmallow import Schema
 
-from feedbus.errors import Reject, Retry, UsageError
+from feedbus.errors import Drop, Reject, Retry, UsageError
 
 Function = TypeVar("Function", bound=Callable[..., None])
 MARK = "__feedbus_handler__"
@@ -125,7 +125,7 @@ def _place(marked: object) -> str:
 def _complaint(result: object) -> str:
     """Say what a handler returned and what to write; a coroutine is closed, as nobody awaits it."""
     got, advice = repr(result)[:200], "return nothing; raise Reject or Retry for another verdict"
-    if isinstance(result, Reject | Retry):
+    if isinstance(result, Drop | Reject | Retry):
         advice = f"write 'raise {type(result).__name__}(…)'"
     elif inspect.iscoroutine(result) or inspect.isgenerator(result):
         result.close()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus.broker.names import Names
-from feedbus.errors import InvalidBody, Reject, Retry
+from feedbus.errors import Drop, InvalidBody, Reject, Retry
 from feedbus.metrics import Verdict
 from feedbus.records.packs import Pack, encode_payload
 from feedbus.topology import Consumer
@@ -73,6 +73,8 @@ class Ladder:
 
     def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Fate:
         """Decide on one record of a delivery by what was raised for it."""
+        if isinstance(error, Drop):
+            return Fate("drop", None)
         reason = str(error) if isinstance(error, Reject | Retry | InvalidBody) else _told(error)
         headers = self._headers(delivery, reason, pack.key(row))
         if isinstance(error, InvalidBody):

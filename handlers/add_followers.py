@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from feedbus import Bus, Reject, handler
+from feedbus import Bus, Drop, Reject, handler
 from handlers.schemas import AddFollowers
 from store import queries
 
 
 @handler(AddFollowers)
 def add_followers(message: dict[str, Any], bus: Bus) -> None:  # noqa: ARG001 -- it publishes nothing
-    """Add the followers that are missing; a repeat adds none."""
+    """Add the followers that are missing; a repeat adds none, and a deleted user gets none."""
     try:
         queries.add_followers(message["user_id"], message["follower_login"], message["count"])
     except queries.UnknownUser as error:
-        raise Reject(str(error)) from error
+        verdict = Drop if queries.deleted(users=[error.user_id]).users else Reject
+        raise verdict(str(error)) from error

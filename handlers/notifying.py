@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from feedbus import Records
+from store import queries
 
 Group = tuple[str, str, Sequence[int]]
 
@@ -16,6 +17,8 @@ def store_notifications(
     lacking: str,
 ) -> None:
     """Store a notification a record; records of users who cannot be told are rejected.
+
+    Those of users who were deleted meanwhile are dropped.
 
     Args:
         records: loaded by SendNotification.
@@ -35,9 +38,12 @@ def store_notifications(
         for user, tweet, text, message_id in zip(*columns, chunk.ids, strict=True):
             groups.setdefault((_source(tweet, message_id), text), []).append(user)
     untold = add([(source, shorten(text), users) for (source, text), users in groups.items()])
+    deleted = queries.deleted(users=untold)
     for index, user in enumerate(records.column("user_id")) if untold else ():
-        if user in untold:
-            records.reject(index, f"user {user} is gone or has no {lacking}")
+        if user in deleted.users:
+            records.drop(index, f"user {user} was deleted")
+        elif user in untold:
+            records.reject(index, f"user {user} does not exist or has no {lacking}")
 
 
 def _source(tweet_id: int | None, message_id: str) -> str:

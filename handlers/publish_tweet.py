@@ -86,7 +86,10 @@ def publish_tweet(records: Records, bus: Bus) -> None:
 
 
 def _parts(records: Records) -> Iterator[Part]:
-    """Go through the tweets and their authors' followers; tweets of nobody are rejected."""
+    """Go through the tweets and their authors' followers; tweets of nobody are rejected.
+
+    Those whose author was deleted meanwhile are dropped.
+    """
     messages = list(records)
     moments_us = [moments.to_us(message["created_at"]) for message in messages]
     stored = queries.ensure_tweets(
@@ -95,11 +98,19 @@ def _parts(records: Records) -> Iterator[Part]:
             for message, moment_us in zip(messages, moments_us, strict=True)
         ]
     )
+    lacking = [message for message in messages if message["id"] not in stored]
+    deleted = queries.deleted(
+        tweets=[message["id"] for message in lacking],
+        users=[message["author_id"] for message in lacking],
+    )
     followers = Followers({message["author_id"] for message in messages})
     for index, (message, moment_us) in enumerate(zip(messages, moments_us, strict=True)):
         author = message["author_id"]
         if message["id"] not in stored:
-            records.reject(index, f"no user has the id {author}, so the tweet has no author")
+            if message["id"] in deleted.tweets or author in deleted.users:
+                records.drop(index, f"tweet {message['id']} or its author was deleted")
+            else:
+                records.reject(index, f"no user has the id {author}, so the tweet has no author")
             continue
         told = (message["author"], author, message["text"], moments.to_text(moment_us))
         for audience in followers.of(author):

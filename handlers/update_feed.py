@@ -20,12 +20,14 @@ def update_feed(records: Records, bus: Bus) -> None:
     gone = {index for index, told in enumerate(channels) if told is None}
     for tweet_id in places if gone else ():
         places[tweet_id] = [index for index in places[tweet_id] if index not in gone]
+    deleted = queries.deleted(users={readers[index] for index in gone})
     for index in gone:
-        records.reject(index, f"no user has the id {readers[index]}")
+        if readers[index] in deleted.users:
+            records.drop(index, f"reader {readers[index]} was deleted")
+        else:
+            records.reject(index, f"no user has the id {readers[index]}")
     stored = _store(records, places, readers)
-    for tweet_id in places.keys() - stored:
-        for index in places.pop(tweet_id):
-            records.reject(index, f"tweet {tweet_id}: its author is gone")
+    _set_aside(records, {each: places.pop(each) for each in places.keys() - stored})
     column = records.column("text")
     texts = {tweet_id: column[indexes[0]] for tweet_id, indexes in places.items() if indexes}
     for channel in ("email", "phone"):
@@ -37,6 +39,20 @@ def update_feed(records: Records, bus: Bus) -> None:
             columns["userId"] = [readers[index] for index in causes]
             keys = [channel] * len(causes)
             bus.publish_columns("send_notification", keys, columns, shared, causes=causes)
+
+
+def _set_aside(records: Records, places: Mapping[int, Sequence[int]]) -> None:
+    """Drop the records of tweets that were deleted, or their authors; reject the others."""
+    authors = {
+        tweet: records[indexes[0]]["author_id"] for tweet, indexes in places.items() if indexes
+    }
+    deleted = queries.deleted(tweets=authors, users=authors.values())
+    for tweet, author in authors.items():
+        for index in places[tweet]:
+            if tweet in deleted.tweets or author in deleted.users:
+                records.drop(index, f"tweet {tweet} or its author was deleted")
+            else:
+                records.reject(index, f"tweet {tweet}: no user has the id {author}")
 
 
 def _channels(records: Records, readers: Sequence[int]) -> list[str | None]:

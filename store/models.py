@@ -119,4 +119,37 @@ class SmsNotification(peewee.Model):
         primary_key = peewee.CompositeKey("source", "user_id")
 
 
-MODELS = (User, Follower, Tweet, FeedEntry, EmailNotification, SmsNotification)
+class DeletedUser(peewee.Model):
+    """That a user was deleted; triggers write it. What arrives for them later is dropped."""
+
+    id = peewee.BigIntegerField(primary_key=True)
+
+    class Meta:
+        """Where it is stored."""
+
+        database = database
+        table_name = "deleted_user"
+
+
+class DeletedTweet(peewee.Model):
+    """That a tweet was deleted; triggers write it. A feed update that arrives later is dropped."""
+
+    id = peewee.BigIntegerField(primary_key=True)
+
+    class Meta:
+        """Where it is stored."""
+
+        database = database
+        table_name = "deleted_tweet"
+
+
+MODELS = (
+    User,
+    Follower,
+    Tweet,
+    FeedEntry,
+    EmailNotification,
+    SmsNotification,
+    DeletedUser,
+    DeletedTweet,
+)

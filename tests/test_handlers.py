@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from marshmallow import ValidationError
 
-from feedbus import Records, Reject
+from feedbus import Drop, Records, Reject, outbox
 from feedbus.handling import MARK
 from feedbus.records.loading import load
 from feedbus.records.packs import Pack
@@ -240,7 +240,7 @@ def test_how_readers_can_be_told_is_believed_where_the_publisher_knows_it(author
     assert [feed(reader) for reader in readers] == [["hello"]] * 3
 
 
-def test_a_reader_that_is_gone_is_rejected_alone(author, readers):
+def test_a_reader_that_is_unknown_is_rejected_alone(author, readers):
     bus = RecordingBus()
     found = packed(update_feed, tweet_of(author), {"followerId": [readers[0], 9999, readers[1]]})
     update_feed(found, bus)
@@ -251,7 +251,7 @@ def test_a_reader_that_is_gone_is_rejected_alone(author, readers):
     assert len(bus.published) == 2
 
 
-def test_a_record_whose_author_is_gone_is_rejected_alone(author, readers):
+def test_a_record_whose_author_is_unknown_is_rejected_alone(author, readers):
     payloads = [
         tweet_of(4444, id=1, followerId=readers[0]),
         tweet_of(author, id=2, followerId=readers[0]),
@@ -259,7 +259,8 @@ def test_a_record_whose_author_is_gone_is_rejected_alone(author, readers):
     found = records(update_feed, payloads)
     update_feed(found, RecordingBus())
     assert list(found.verdicts) == [0]
-    assert "author is gone" in found.verdicts[0].reason
+    assert isinstance(found.verdicts[0], Reject)
+    assert found.verdicts[0].reason == "tweet 1: no user has the id 4444"
     assert len(feed(readers[0])) == 1
 
 
@@ -308,12 +309,89 @@ def test_users_who_cannot_be_told_are_rejected_alone(author, readers):
     send_email(by_email, RecordingBus())
     send_sms(by_phone, RecordingBus())
     assert {i: v.reason for i, v in by_email.verdicts.items()} == {
-        1: f"user {readers[1]} is gone or has no e-mail address",
-        3: "user 9999 is gone or has no e-mail address",
+        1: f"user {readers[1]} does not exist or has no e-mail address",
+        3: "user 9999 does not exist or has no e-mail address",
     }
     assert sorted(by_phone.verdicts) == [0, 2, 3]
     assert [found.user_id for found in EmailNotification.select()] == [readers[0], readers[2]]
     assert [found.user_id for found in SmsNotification.select()] == [readers[1]]
+
+
+# what was deleted before a message about it came
+
+
+def remove(table: str, *ids: int) -> None:
+    for each in ids:
+        outbox.database.execute_sql(f"DELETE FROM {table} WHERE id = {each}")
+
+
+def dropped(found: Records) -> dict[int, str]:
+    assert all(isinstance(verdict, Drop) for verdict in found.verdicts.values()), found.verdicts
+    return {index: verdict.reason for index, verdict in found.verdicts.items()}
+
+
+def test_followers_of_a_deleted_user_are_dropped(author):
+    remove("users", author)
+    message = loaded(add_followers, {"userId": author, "followerLogin": "fan", "count": 3})
+    with pytest.raises(Drop, match=f"no user has the id {author}"):
+        add_followers(message, RecordingBus())
+
+
+def test_a_tweet_of_a_deleted_author_is_dropped_and_its_neighbours_are_sent(author, readers):
+    other = queries.create_user("other", "other@example.com")
+    tweets = [queries.create_tweet(each, "hello").tweet for each in (other, author)]
+    remove("users", other)
+    found, bus = records(publish_tweet, tweets), RecordingBus()
+    publish_tweet(found, bus)
+    assert dropped(found) == {0: f"tweet {tweets[0]['id']} or its author was deleted"}
+    assert len(bus.published) == 3
+
+
+@pytest.mark.parametrize("table", ["users", "tweet"])
+def test_feed_updates_of_a_deleted_tweet_or_author_are_dropped(author, readers, table):
+    tweet = queries.create_tweet(author, "hello").tweet
+    remove(table, author if table == "users" else tweet["id"])
+    bus = RecordingBus()
+    columns = {"followerId": readers, "channels": ["email"] * 3}
+    found = packed(update_feed, tweet, columns)
+    update_feed(found, bus)
+    assert dropped(found) == dict.fromkeys(
+        range(3), f"tweet {tweet['id']} or its author was deleted"
+    )
+    assert (FeedEntry.select().count(), bus.published) == (0, [])
+
+
+def test_a_deleted_tweet_is_not_stored_again_by_a_message_of_it(author, readers):
+    tweet = queries.create_tweet(author, "hello").tweet
+    remove("tweet", tweet["id"])
+    found, bus = records(publish_tweet, [tweet]), RecordingBus()
+    publish_tweet(found, bus)
+    assert list(dropped(found)) == [0]
+    assert (queries.list_tweets(0, 5), bus.published) == ([], [])
+
+
+def test_the_id_of_a_deleted_tweet_is_given_to_no_other(author):
+    first = queries.create_tweet(author, "first").tweet
+    remove("tweet", first["id"])
+    assert queries.create_tweet(author, "second").tweet["id"] > first["id"]
+
+
+def test_feed_updates_of_a_deleted_reader_are_dropped_alone(author, readers):
+    remove("users", readers[1])
+    found, bus = packed(update_feed, tweet_of(author), {"followerId": readers}), RecordingBus()
+    update_feed(found, bus)
+    assert dropped(found) == {1: f"reader {readers[1]} was deleted"}
+    assert (FeedEntry.select().count(), len(bus.published)) == (2, 2)
+
+
+def test_notifications_of_a_deleted_user_are_dropped_alone(author, readers):
+    remove("users", readers[0])
+    payloads = [{"userId": user, "text": "t", "tweetId": 1} for user in (readers[0], readers[2])]
+    by_email, by_phone = records(send_email, payloads), records(send_sms, payloads[:1])
+    send_email(by_email, RecordingBus())
+    send_sms(by_phone, RecordingBus())
+    assert dropped(by_email) == dropped(by_phone) == {0: f"user {readers[0]} was deleted"}
+    assert [found.user_id for found in EmailNotification.select()] == [readers[2]]
 
 
 # what the schemas refuse

@@ -18,7 +18,8 @@ from feedbus import broker, outbox
 from feedbus.broker.names import Names
 from feedbus.bus import Bus
 from feedbus.dispatch import dispatch
-from feedbus.errors import Reject, Retry, Unroutable
+from feedbus.errors import Drop, Reject, Retry, Unroutable
+from feedbus.metrics import Metrics, totals
 from feedbus.records import Records
 from feedbus.ring import Ring
 from feedbus.runner import Suspects
@@ -64,6 +65,38 @@ def test_a_rejected_message_is_dead_lettered_with_its_reason(make: Callable[...,
         1,
         {"n": 2},
     )
+
+
+def test_a_dropped_message_is_counted_and_logged_and_leaves_no_dead_letter(
+    make: Callable[..., System], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    system = make(queue(), queue("many", routing_keys=("many",), batch=BATCH))
+
+    def drop_two(message: dict[str, Any], _bus: Bus) -> None:
+        if message["n"] == 2:
+            msg = "2 was deleted"
+            raise Drop(msg)
+        system.note(message)
+
+    def drop_even(records: Records, _bus: Bus) -> None:
+        for index, message in enumerate(records):
+            if message["n"] % 2:
+                system.note(message)
+            else:
+                records.drop(index, f"{message['n']} was deleted")
+
+    system.publish([1, 2, 3])
+    system.publish([4, 5, 6], key="many")
+    metrics = Metrics.open(system.topology.var / "metrics", "dropping")
+    system.run(drop_two, metrics=metrics)
+    system.run(drop_even, "many", batch=True, metrics=metrics)
+    counted = totals(system.topology.var / "metrics")
+    assert system.seen == [1, 3, 5]
+    assert system.dead() == system.dead("many") == []
+    assert {name: verdicts["drop"] for name, verdicts in counted.items()} == {"work": 1, "many": 2}
+    assert "work dropped 1 of a batch, first because 2 was deleted" in caplog.messages
+    assert any(text.startswith("many dropped ") for text in caplog.messages)
 
 
 def test_a_handler_that_returns_something_has_failed_and_has_no_effect(

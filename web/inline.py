@@ -10,7 +10,7 @@ from typing import Any
 
 from feedbus.bus import Bus
 from feedbus.bus.encoding import columnar
-from feedbus.errors import Reject, Unroutable
+from feedbus.errors import Drop, Reject, Unroutable
 from feedbus.handling import Handler, resolve
 from feedbus.records import Records
 from feedbus.records.loading import load
@@ -109,13 +109,15 @@ class InlineBus(Bus):
         if handler.batch and len(records) > 1:
             try:
                 handler.call(records, self)
-            except Reject:
+            except (Drop, Reject):
                 log.debug("event=replay queue=%s records=%d", queue.name, len(records))
             else:
                 return
         for single in records.singles():
             try:
                 handler.call(single if handler.batch else single[0], self)
+            except Drop as verdict:
+                log.info("event=dropped queue=%s reason=%s", queue.name, verdict.reason)
             except Reject as verdict:
                 log.warning("event=rejected queue=%s reason=%s", queue.name, verdict.reason)
 

@@ -14,7 +14,7 @@ from feedbus.broker.names import Names
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.bus.spool import Spool
-from feedbus.errors import BrokerOutage, InvalidBody, Outage, Reject, Retry, StoreOutage
+from feedbus.errors import BrokerOutage, Drop, InvalidBody, Outage, Reject, Retry, StoreOutage
 from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics
 from feedbus.records import Chunk, Records
@@ -87,7 +87,9 @@ class Dispatch:
                 owners.append(arrived)
         self.first_key = next((each.pack.key(0) for each in opened[:1] if len(each.pack)), None)
         records = Records(chunks)
-        for index, error in self._perform(records).items():
+        failures = self._perform(records)
+        self._log_drops(failures)
+        for index, error in failures.items():
             place, row = records.place(index)
             self._fail(owners[place], chunks[place].rows[row], error)
         self._send_fates(opened)
@@ -132,7 +134,7 @@ class Dispatch:
             self._call(records)
         except Outage:
             raise
-        except (Reject, Retry) as verdict:
+        except (Drop, Reject, Retry) as verdict:
             return verdict
         except (Exception, SystemExit) as error:
             if outbox.outage(error):
@@ -217,6 +219,12 @@ class Dispatch:
 
     def _argument(self, records: Records) -> object:
         return records if self._handler.batch else records[0]
+
+    def _log_drops(self, failures: Failures) -> None:
+        reasons = [error.reason for error in failures.values() if isinstance(error, Drop)]
+        if reasons:
+            name = self._consumer.name
+            log.info("%s dropped %d of a batch, first because %s", name, len(reasons), reasons[0])
 
     def _log_failure(self, records: Records, error: BaseException) -> None:
         alone = len(records) == 1

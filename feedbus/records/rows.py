@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any, overload
 
-from feedbus.errors import Reject, Retry
+from feedbus.errors import Drop, Reject, Retry
 from feedbus.records.ids import Ids, pick
 
 
@@ -60,7 +60,7 @@ class Records(Sequence[dict[str, Any]]):
     """
 
     chunks: Sequence[Chunk]
-    verdicts: dict[int, Reject | Retry] = field(default_factory=dict)
+    verdicts: dict[int, Drop | Reject | Retry] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], ids: Sequence[str] | None = None) -> Records:
@@ -111,6 +111,10 @@ class Records(Sequence[dict[str, Any]]):
     def reject(self, index: int, reason: str) -> None:
         """Dead-letter this record alone when the handler returns; the others are acknowledged."""
         self.verdicts[self._checked(index)] = Reject(reason)
+
+    def drop(self, index: int, reason: str) -> None:
+        """Acknowledge and count this record: what it is about is gone, so nothing is to be done."""
+        self.verdicts[self._checked(index)] = Drop(reason)
 
     def retry(self, index: int, reason: str = "", *, after_seconds: float | None = None) -> None:
         """See this record again later; the others are acknowledged."""

@@ -1,5 +1,6 @@
 """Every question that the application asks of its store, and everything it writes there."""
 
+from store.queries.deletions import Deleted, deleted
 from store.queries.feeds import add_feed_entries, read_feed
 from store.queries.notifications import add_email_notifications, add_sms_notifications
 from store.queries.tweets import (
@@ -25,6 +26,7 @@ from store.queries.users import (
 
 __all__ = [
     "Audience",
+    "Deleted",
     "KeyReused",
     "LoginTaken",
     "NewTweet",
@@ -37,6 +39,7 @@ __all__ = [
     "channels_of",
     "create_tweet",
     "create_user",
+    "deleted",
     "ensure_tweets",
     "followers_of",
     "list_tweets",

@@ -15,8 +15,14 @@ from store.queries.users import UnknownUser, login_of
 # Our own ids stay below this, exact in every JSON reader, whatever ids other systems' tweets have.
 OWN_IDS_END = 2**53
 
-# SQLite counts on from its highest id, which may be another system's: count from our own.
-NUMBER = f"SELECT coalesce(max(id), 0) + 1 FROM tweet WHERE id < {OWN_IDS_END}"  # noqa: S608 -- of constants
+# SQLite counts on from its highest id, which may be another system's: count from our own, and give
+# the id of a deleted tweet to no other, since feeds may still name it.
+NUMBER = f"""
+    SELECT max(
+        (SELECT coalesce(max(id), 0) FROM tweet WHERE id < {OWN_IDS_END}),
+        (SELECT coalesce(max(id), 0) FROM deleted_tweet WHERE id < {OWN_IDS_END})
+    ) + 1
+"""  # noqa: S608 -- of constants
 ADD_SQLITE = f"""
     INSERT INTO tweet (id, author_id, text, created_at, request_key) VALUES (({NUMBER}), ?, ?, ?, ?)
     ON CONFLICT DO NOTHING RETURNING id
@@ -35,12 +41,14 @@ ENSURE_POSTGRES = """
     FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[]), CAST(? AS text[]), CAST(? AS bigint[]))
         AS told (id, author_id, text, created_at)
     JOIN users ON users.id = told.author_id
+    WHERE NOT EXISTS (SELECT 1 FROM deleted_tweet WHERE deleted_tweet.id = told.id)
     ORDER BY told.id
     ON CONFLICT DO NOTHING
 """
 ENSURE_SQLITE = """
     INSERT INTO tweet (id, author_id, text, created_at)
     SELECT ?1, users.id, ?3, ?4 FROM users WHERE users.id = ?2
+    AND NOT EXISTS (SELECT 1 FROM deleted_tweet WHERE deleted_tweet.id = ?1)
     ON CONFLICT DO NOTHING
 """
 SKIP_TAKEN = (
@@ -142,7 +150,7 @@ def _wire(
 def ensure_tweets(tweets: Sequence[NewTweet]) -> set[int]:
     """Store those tweets that are not there yet; returns the ids of all that are there now.
 
-    Those whose author is unknown are not.
+    Those whose author is unknown are not, nor those that were deleted.
     """
     asked = {tweet.id: tweet for tweet in tweets}
     there = stored_tweets(asked)
