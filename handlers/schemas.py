@@ -6,11 +6,14 @@ that is newer than its consumers must not fill their dead letters.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
+from store import logins
 from store.models import (
     EMAIL_TEXT_CHARACTERS,
     FOLLOWER_LOGIN_CHARACTERS,
@@ -19,6 +22,7 @@ from store.models import (
 )
 
 LARGEST_ID = 2**63 - 1
+LOGIN = re.compile(logins.PATTERN)
 CHANNELS = ("", "email", "phone", "email phone")
 MOST_FOLLOWERS = 1_000_000
 YEARS = validate.Range(
@@ -43,6 +47,13 @@ def check_text(text: str) -> None:
         raise ValidationError(msg) from error
 
 
+def check_login(login: str) -> None:
+    """Refuse a login with characters that are not seen."""
+    if not LOGIN.fullmatch(login):
+        msg = f"Expected {logins.EXPECTED}."
+        raise ValidationError(msg)
+
+
 def identity(name: str, **options: Any) -> fields.Int:
     """Return the field of a positive 63-bit id that is called so on the wire."""
     span = validate.Range(min=1, max=LARGEST_ID)
@@ -53,6 +64,15 @@ def text(name: str, characters: int) -> fields.Str:
     """Return the field of a text of at most so many characters."""
     length = validate.Length(max=characters)
     return fields.Str(required=True, data_key=name, validate=[length, check_text])
+
+
+class Login(fields.Str):
+    """A login, in the form in which it is stored and compared."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> str:
+        return logins.normalized(super()._deserialize(value, attr, data, **kwargs))
 
 
 class Message(Schema):
@@ -68,7 +88,15 @@ class AddFollowers(Message):
     """add_followers: so many made-up users are to follow a user."""
 
     user_id = identity("userId")
-    follower_login = text("followerLogin", FOLLOWER_LOGIN_CHARACTERS)
+    follower_login = Login(
+        required=True,
+        data_key="followerLogin",
+        validate=[
+            validate.Length(max=FOLLOWER_LOGIN_CHARACTERS),
+            check_text,
+            check_login,
+        ],
+    )
     count = fields.Int(
         required=True, strict=True, validate=validate.Range(min=1, max=MOST_FOLLOWERS)
     )

@@ -14,12 +14,15 @@ from playhouse.schema_diff import diff_models
 
 from feedbus import outbox
 from feedbus.errors import Outage
-from store import cli, migrations
+from store import cli, migrations, queries
 from store.models import MODELS
 from tests.servers.postgres import free_port
 
 ROOT = Path(__file__).parents[1]
+ALL = ["0001_initial", "0002_deletions", "0003_logins"]
 TABLES = {
+    "deleted_tweet",
+    "deleted_user",
     "email_notification",
     "feed",
     "feedbus_inbox",
@@ -39,14 +42,14 @@ def tables(url: str) -> set[str]:
 
 
 def test_migrating_creates_every_table_and_a_second_time_does_nothing(empty_store_url):
-    assert migrations.forward(empty_store_url) == ["0001_initial"]
+    assert migrations.forward(empty_store_url) == ALL
     assert migrations.forward(empty_store_url) == []
     assert tables(empty_store_url) == TABLES
 
 
 def test_migrating_back_leaves_nothing_but_the_history_and_forward_works_again(empty_store_url):
     migrations.forward(empty_store_url)
-    assert migrations.back(empty_store_url, "0001_initial") == ["0001_initial"]
+    assert migrations.back(empty_store_url, "0001_initial") == ALL[::-1]
     assert tables(empty_store_url) == {"schema_migration"}
     assert migrations.back(empty_store_url) == []
     migrations.migrate(SimpleNamespace(store_url=empty_store_url))
@@ -59,8 +62,6 @@ def test_the_tables_are_those_of_the_models(store_url):
 
 
 def test_numbers_and_ids_have_64_bits(store_url):
-    from store import queries
-
     user = queries.create_user("ann")
     tweet = queries.NewTweet(2**63 - 1, user, "far", 1)
     assert queries.ensure_tweets([tweet]) == {2**63 - 1}
@@ -82,7 +83,7 @@ def test_ten_processes_at_once_migrate_once(empty_store_url):
     ]
     told = [process.communicate(timeout=100) for process in running]
     assert [process.returncode for process in running] == [0] * 10, told
-    assert sorted(out for out, _ in told) == ["['0001_initial']\n"] + ["[]\n"] * 9
+    assert sorted(out for out, _ in told) == [f"{ALL}\n"] + ["[]\n"] * 9
     assert tables(empty_store_url) == TABLES
 
 
@@ -98,7 +99,7 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(empty_store_url, tmp_pa
     monkeypatch.setattr(migrations, "FOLDER", folder)
     with pytest.raises(migrations.CannotMigrate, match="nonsense"):
         migrations.forward(empty_store_url)
-    assert tables(empty_store_url) == TABLES
+    assert tables(empty_store_url) == TABLES - {"deleted_tweet", "deleted_user"}
     assert [bool(step.applied) for step in migrations.steps(empty_store_url)] == [True, False]
 
 
@@ -119,11 +120,12 @@ def run_command(url: str, *words: str, answer: str = ""):
 
 
 def test_the_command_goes_forward_and_back_and_lists(empty_store_url):
-    assert run_command(empty_store_url).output == "applied 0001_initial\n"
+    assert run_command(empty_store_url).output == "".join(f"applied {each}\n" for each in ALL)
     assert run_command(empty_store_url, "up").output == "nothing to do\n"
     assert run_command(empty_store_url, "status").output.startswith("0001_initial  20")
-    assert run_command(empty_store_url, "down", "--yes").output == "reverted 0001_initial\n"
-    assert run_command(empty_store_url, "status").output == "0001_initial  pending\n"
+    assert run_command(empty_store_url, "down", "--yes").output == f"reverted {ALL[-1]}\n"
+    lines = run_command(empty_store_url, "status").output.splitlines()
+    assert [line.endswith("pending") for line in lines] == [False, False, True]
 
 
 def test_the_command_asks_before_it_drops_tables(empty_store_url):
@@ -131,3 +133,16 @@ def test_the_command_asks_before_it_drops_tables(empty_store_url):
     refused = run_command(empty_store_url, "down", answer="n\n")
     assert refused.exit_code == 1
     assert tables(empty_store_url) == TABLES
+
+
+def test_logins_of_before_are_migrated_unless_they_would_meet(empty_store_url):
+    migrations.forward(empty_store_url, "0002_deletions")
+    outbox.open_store(empty_store_url)
+    ids = [queries.create_user(each) for each in ("zoe\u0308", "n\u0303u", "ñu", "ann", "o\u0308")]
+    outbox.close_store()
+    assert migrations.forward(empty_store_url) == ["0003_logins"]
+    outbox.open_store(empty_store_url)
+    found = [queries.login_of(each) for each in ids]
+    outbox.close_store()
+    assert found == ["zo\u00eb", "n\u0303u", "ñu", "ann", "ö"]
+    assert migrations.back(empty_store_url) == ["0003_logins"]

@@ -8,6 +8,8 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
+from store import logins
+
 LARGEST = 2**63 - 1
 WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
 
@@ -79,6 +81,15 @@ class Text(fields.String):
             refusal = self.make_error("surrogate")
             raise refusal
         return text
+
+
+class Login(Text):
+    """A login, in the form in which it is stored and compared."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> str:
+        return logins.normalized(super()._deserialize(value, attr, data, **kwargs))
 
 
 class Shape(validate.Validator):

@@ -1,0 +1,29 @@
+"""What a login may be: a text that names one user only, however it was typed.
+
+Letters with marks can be written in two ways that look the same, so logins are kept in Unicode's
+normalization form C. Characters that are not seen, or that turn the order of others around, are
+refused. Case is kept and counts.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Blanks, control characters (Cc), format characters (Cf), and letters and marks that Unicode has as
+# ignorable when shown. As ranges, since the OpenAPI document has them as a pattern, and no class of
+# characters is the same set in every language; the last of them as themselves, as there is no
+# escape for them that all know.
+REFUSED = (
+    r"\s\x00-\x20\x7f-\xa0\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160"
+    r"\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"
+)
+PATTERN = rf"^[^{REFUSED}]+$"
+EXPECTED = "no blanks, no control characters and none that cannot be seen"
+
+
+def normalized(login: str) -> str:
+    """Return a login as it is stored and compared."""
+    return unicodedata.normalize("NFC", login)

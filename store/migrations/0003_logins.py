@@ -1,0 +1,36 @@
+"""Bring logins into Unicode's normalization form C, so that each names one user however typed."""
+
+from __future__ import annotations
+
+import logging
+
+import peewee
+from playhouse.migrate import SchemaMigrator
+
+from feedbus import outbox
+from store.logins import normalized
+
+log = logging.getLogger(__name__)
+
+# All that is not ASCII; ASCII is in every normalization form.
+POSTGRES = "SELECT id, login FROM users WHERE login ~ '[^[:ascii:]]' ORDER BY id"
+SQLITE = "SELECT id, login FROM users WHERE login GLOB '*[^' || char(1) || '-~]*' ORDER BY id"
+
+
+def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
+    """Write logins anew; one that would meet another user's stays as it is, and is logged."""
+    mark = "%s" if outbox.on_postgres() else "?"
+    update = (
+        f"UPDATE users SET login = {mark} WHERE id = {mark}"  # noqa: S608 -- of constants
+        f" AND NOT EXISTS (SELECT 1 FROM users AS other WHERE other.login = {mark})"
+    )
+    for user, login in db.execute_sql(POSTGRES if outbox.on_postgres() else SQLITE).fetchall():
+        wanted = normalized(login)
+        if wanted != login and not db.execute_sql(update, (wanted, user, wanted)).rowcount:
+            log.warning(
+                "event=login_kept user=%d: another user has this login, typed otherwise", user
+            )
+
+
+def down(migrator: SchemaMigrator, db: peewee.Database) -> None:
+    """Leave logins as they are: how they were typed is not known, and both versions read them."""
