@@ -78,16 +78,19 @@ class Api:
         deadline = time.monotonic() + DEADLINE_SECONDS
         try:
             connection.request(
-                "GET", self.url.path + path, headers={"Authorization": f"Basic {token}"}
+                "GET", quote(self.url.path) + path, headers={"Authorization": f"Basic {token}"}
             )
-            answer = connection.getresponse()
             body = bytearray()
-            while part := answer.read(READ_BYTES):
-                body += part
-                if len(body) > LARGEST_BYTES or time.monotonic() > deadline:
-                    msg = f"more than {LARGEST_BYTES:,} bytes or {DEADLINE_SECONDS:.0f} s"
-                    raise ValueError(msg)
-            return answer.status, bytes(body)
+            with connection.getresponse() as answer:
+                while part := answer.read(READ_BYTES):
+                    body += part
+                    if len(body) > LARGEST_BYTES or time.monotonic() > deadline:
+                        msg = (
+                            f"its answer is larger than {LARGEST_BYTES:,} bytes or takes longer"
+                            f" than {DEADLINE_SECONDS:.0f} s"
+                        )
+                        raise OSError(msg)
+                return answer.status, bytes(body)
         finally:
             connection.close()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from feedbus.errors import Outage
@@ -24,16 +27,16 @@ def make_context(tls: Tls, server: str) -> ssl.SSLContext:
         Outage: a file of certificates cannot be read, or is none; a consumer waits for it.
 
     """
-    files = [str(file) for file in (tls.ca_certs, tls.certfile, tls.keyfile) if file]
-    try:
+    for file in (tls.ca_certs, tls.certfile, tls.keyfile):
+        with _used(server, file):
+            if file is not None:
+                file.open("rb").close()
+    with _used(server, tls.ca_certs):
         context = ssl.create_default_context(cafile=tls.ca_certs)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+    with _used(server, tls.keyfile or tls.certfile):
         if tls.certfile:
             context.load_cert_chain(tls.certfile, tls.keyfile, password=_no_passphrase)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        msg = f"{server}: {' or '.join(files)} cannot be used for TLS: {reason}"
-        raise Outage(msg) from error
     if not tls.verified:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -66,6 +69,17 @@ def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
             "server_hostname": tls.server_name or host,
         }
     return options | {"cert_reqs": ssl.CERT_NONE}
+
+
+@contextlib.contextmanager
+def _used(server: str, file: Path | None) -> Iterator[None]:
+    """Raise Outage for a file that cannot be used."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        msg = f"{server}: {file} cannot be used for TLS: {reason}"
+        raise Outage(msg) from error
 
 
 def _no_passphrase() -> str:
