@@ -88,9 +88,9 @@ def _rabbitmq(node: Node, *, beating: bool) -> Connection:
 def load_transport(topology: Topology) -> None:
     """Import what connect() will need, without connecting."""
     if topology.broker_url.embedded:
-        import feedbus.transports.sqlite  # noqa: F401 -- imported for its effect
+        import feedbus.transports.sqlite
     else:
-        Connection(transport="pyamqp").get_transport_cls()
+        import feedbus.broker.rabbitmq  # noqa: F401 -- the same
 
 
 def close(connection: Connection) -> None:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from feedbus.errors import Outage
+from feedbus.errors import BrokerOutage
 from feedbus.urls import Tls
 
 log = logging.getLogger("feedbus.broker")
@@ -24,7 +24,7 @@ def make_context(tls: Tls, server: str) -> ssl.SSLContext:
         server: the URL for messages, without its password.
 
     Raises:
-        Outage: a file of certificates cannot be read, or is none; a consumer waits for it.
+        BrokerOutage: a file of certificates cannot be read, or is none; a consumer waits for it.
 
     """
     for file in (tls.ca_certs, tls.certfile, tls.keyfile):
@@ -51,7 +51,7 @@ def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
     ask the terminal for the passphrase of a key; so a context of ours reads the files first.
 
     Raises:
-        Outage: as make_context() does.
+        BrokerOutage: as make_context() does.
 
     """
     make_context(tls, server)
@@ -73,13 +73,13 @@ def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _used(server: str, file: Path | None) -> Iterator[None]:
-    """Raise Outage for a file that cannot be used."""
+    """Raise BrokerOutage for a file that cannot be used."""
     try:
         yield
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         msg = f"{server}: {file} cannot be used for TLS: {reason}"
-        raise Outage(msg) from error
+        raise BrokerOutage(msg) from error
 
 
 def _no_passphrase() -> str:
