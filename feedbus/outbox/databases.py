@@ -164,7 +164,7 @@ class PostgresStore(Store, peewee.PostgresqlDatabase):
 
     def rollback(self) -> None:
         """Roll back, unless nothing was executed or the connection is gone."""
-        if not self._begin_with_next(False) and not self.is_closed():
+        if not self._begin_with_next(False) and not self.lost():
             super().rollback()
 
     def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- a state to set
@@ -217,6 +217,8 @@ def make_store(url: StoreUrl | str, application_name: str) -> Store:
 
 
 def _make_postgres(url: StoreUrl, application_name: str) -> PostgresStore:
+    from feedbus.outbox.deadlines import Connection  # only where psycopg2 is installed
+
     defaults = {
         "connect_timeout": "5",
         "keepalives_idle": "30",
@@ -230,4 +232,10 @@ def _make_postgres(url: StoreUrl, application_name: str) -> PostgresStore:
     options = f"{settings} {given.pop('options', '')}".strip()
     # peewee wants a name; for a URL it adds none, and libpq finds it by the user or the service.
     name = given.pop("dbname", "postgresql://")
-    return PostgresStore(name, where=str(url), **(defaults | given), options=options)
+    return PostgresStore(
+        name,
+        where=str(url),
+        **(defaults | given),
+        options=options,
+        connection_factory=Connection,
+    )

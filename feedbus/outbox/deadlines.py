@@ -1,0 +1,194 @@
+"""A deadline of our own for every statement on PostgreSQL, whose server may have gone silent.
+
+The server's statement_timeout does not reach a client whose network swallows everything, nor does
+tcp_user_timeout where a proxy acknowledges on the server's behalf. So one thread in a process
+shuts down the socket of a connection whose statement is over its time; to libpq that is a lost
+connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+from psycopg2 import extensions
+
+LOOK_SECONDS = 0.5
+MARGIN_SECONDS = 5.0  # beyond the server's own timeout, which is to come first
+PROBE_IDLE_SECONDS = 10.0  # a connection that was idle for longer is asked first, and
+PROBE_SECONDS = 5.0  # has so long to answer
+SETTING = "statement_timeout"
+UNIT_SECONDS = {"us": 1e-6, "ms": 1e-3, "": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+TIMEOUT = re.compile(rf"{SETTING}\s*=\s*'?(\d+)\s*(us|ms|s|min|h|d)?\b")
+
+
+class Connection(extensions.connection):
+    """A connection on which nothing waits for longer than the server's timeout and a margin."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Connect, within libpq's connect_timeout."""
+        super().__init__(*arguments, **options)
+        self.due = math.inf
+        self.used_at = time.monotonic()
+        self._gave_up = False
+        written = TIMEOUT.findall(self.info.dsn_parameters.get("options", ""))
+        self._limit_seconds = _limit_seconds(*written[-1]) if written else math.inf
+        _deadlines.add(self)
+
+    def cursor(self, name: str | None = None, *arguments: Any, **options: Any) -> Any:
+        """Return a cursor whose every exchange with the server has a deadline."""
+        options.setdefault("cursor_factory", Cursor if name is None else NamedCursor)
+        return super().cursor(name, *arguments, **options)
+
+    def commit(self) -> None:
+        """Commit."""
+        self.within_deadline(super().commit)
+
+    def rollback(self) -> None:
+        """Roll back."""
+        self.within_deadline(super().rollback)
+
+    def within_deadline(self, exchange: Callable[..., Any], *arguments: Any) -> Any:
+        """Exchange something with the server; OperationalError when that takes too long."""
+        now = time.monotonic()
+        if now - self.used_at > PROBE_IDLE_SECONDS:
+            self._probe()
+        return self._limited(self._limit_seconds, exchange, *arguments)
+
+    def learn_limit(self) -> None:
+        """Ask the server for its timeout, which a statement has just changed."""
+        with super().cursor() as cursor:
+            self._limited(PROBE_SECONDS, cursor.execute, f"SHOW {SETTING}")
+            text = cursor.fetchone()[0]
+        number, unit = re.fullmatch(r"(\d+)(\D*)", text).groups()  # type: ignore[union-attr]  # what it shows
+        self._limit_seconds = _limit_seconds(number, unit)
+
+    def give_up(self) -> None:
+        """Shut the connection down under whoever waits for it; called by another thread."""
+        self._gave_up = True
+        with (
+            contextlib.suppress(OSError, psycopg2.Error),
+            socket.socket(fileno=os.dup(self.fileno())) as handle,
+        ):
+            handle.shutdown(socket.SHUT_RDWR)
+
+    def _probe(self) -> None:
+        with super().cursor() as cursor:
+            self._limited(PROBE_SECONDS, cursor.execute, "SELECT 1")
+
+    def _limited(self, seconds: float, exchange: Callable[..., Any], *arguments: Any) -> Any:
+        self.due = time.monotonic() + seconds
+        _deadlines.wake()
+        try:
+            return exchange(*arguments)
+        except psycopg2.Error as error:
+            if not self._gave_up:
+                raise
+            msg = f"no answer within {seconds:g} s; the connection is given up"
+            raise psycopg2.OperationalError(msg) from error
+        finally:
+            self.due = math.inf
+            self.used_at = time.monotonic()
+
+
+class Cursor(extensions.cursor):
+    """A cursor of such a connection; what it fetches is here already."""
+
+    connection: Connection
+
+    def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 -- psycopg2's name
+        """Execute a statement."""
+        self.connection.within_deadline(super().execute, query, vars)
+        if SETTING in str(query):
+            self.connection.learn_limit()
+
+    def executemany(self, query: Any, vars_list: Any) -> None:
+        """Execute a statement for each of several parameters."""
+        self.connection.within_deadline(super().executemany, query, vars_list)
+
+    def callproc(self, procname: Any, parameters: Any = None) -> None:
+        """Call a stored procedure."""
+        self.connection.within_deadline(super().callproc, procname, parameters)
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+        """Copy to or from a file."""
+        self.connection.within_deadline(super().copy_expert, sql, file, size)
+
+
+class NamedCursor(Cursor):
+    """A cursor on the server, which each fetch asks."""
+
+    def fetchone(self) -> Any:
+        """Fetch a row."""
+        return self.connection.within_deadline(super().fetchone)
+
+    def fetchmany(self, size: int | None = None) -> Any:
+        """Fetch some rows."""
+        return self.connection.within_deadline(super().fetchmany, size or self.arraysize)
+
+    def fetchall(self) -> Any:
+        """Fetch all rows."""
+        return self.connection.within_deadline(super().fetchall)
+
+    def close(self) -> None:
+        """Close it on the server."""
+        self.connection.within_deadline(super().close)
+
+
+class Deadlines:
+    """The thread that looks at the connections of this process while they wait for an answer."""
+
+    def __init__(self) -> None:
+        """Watch none yet."""
+        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._waiting = threading.Event()
+        self._pid = 0
+
+    def add(self, connection: Connection) -> None:
+        """Watch a connection from now on, in a thread of the process that opens it."""
+        with self._lock:
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._connections = weakref.WeakSet()
+                threading.Thread(target=self._watch, name="store deadlines", daemon=True).start()
+            self._connections.add(connection)
+
+    def wake(self) -> None:
+        """Look from now on: a connection has a deadline."""
+        if not self._waiting.is_set():
+            self._waiting.set()
+
+    def _watch(self) -> None:
+        while True:
+            self._waiting.wait()  # idle while no statement is under way
+            time.sleep(LOOK_SECONDS)
+            now = time.monotonic()
+            for connection in self._limited():
+                if connection.due < now:
+                    connection.give_up()
+            if not self._limited():
+                self._waiting.clear()
+                if self._limited():
+                    self._waiting.set()
+
+    def _limited(self) -> list[Connection]:
+        with self._lock:
+            return [each for each in self._connections if each.due < math.inf]
+
+
+def _limit_seconds(number: str, unit: str) -> float:
+    seconds = int(number) * UNIT_SECONDS[unit.strip()]
+    return seconds + MARGIN_SECONDS if seconds else math.inf
+
+
+_deadlines = Deadlines()
