@@ -121,10 +121,14 @@ def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
     try:
         yield
     except AccessRefused as error:
-        msg = (
-            f"broker {url}: {error.reply_text}; check the user and the password in"
-            " [broker] url, and the user's permissions on its virtual host"
+        what = (
+            "the user lacks a permission; see `rabbitmqctl list_permissions`, and grant it with"
+            " `rabbitmqctl set_permissions`"
+            if "access to" in str(error.reply_text)
+            else "check the user and the password in [broker] url, and the user's permissions on"
+            " its virtual host"
         )
+        msg = f"broker {url}: {error.reply_text}; {what}"
         raise BrokerOutage(msg) from error
     except NotAllowed as error:
         msg = (

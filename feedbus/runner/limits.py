@@ -35,15 +35,15 @@ class Allowance:
         self._limits = limits
         self._memory = ResidentMemory()
         self._handled = 0
-        self._started = self._last_arrival = time.monotonic()
+        self._started = self._idle_from = time.monotonic()
 
     def close(self) -> None:
         """Let go of what memory is read from."""
         self._memory.close()
 
-    def arrived(self, now: float) -> None:
-        """Note that a delivery has come, or that waiting for one begins, by the monotonic clock."""
-        self._last_arrival = now
+    def idle_from(self, now: float) -> None:
+        """Note that a delivery has come or was handled, or that waiting begins, by the clock."""
+        self._idle_from = now
 
     def handled(self, deliveries: int) -> None:
         """Count deliveries."""
@@ -63,7 +63,7 @@ class Allowance:
     def idle_seconds(self) -> float:
         """How long a delivery may still be waited for."""
         idle = self._limits.idle_timeout_seconds or math.inf
-        return self._last_arrival + idle - time.monotonic()
+        return self._idle_from + idle - time.monotonic()
 
     def used_up(self, *, waiting: bool) -> str | None:
         """Return which limit is reached, None while none is.

@@ -167,7 +167,7 @@ class Runner:
         left = list(queues)
         # Who has not begun to read is not idle, however long it took to connect.
         subscribed_at = time.monotonic()
-        self._left.arrived(subscribed_at)
+        self._left.idle_from(subscribed_at)
         while (left or self._reading) and self._ended() is None:
             left = [source for source in left if not self._subscribe(raw, source, cancelled)]
             self._tell_ready()
@@ -246,7 +246,7 @@ class Runner:
     def _on_message(self, message: Any) -> None:
         now = time.monotonic()
         self._buffer.add(Delivery.of(message), now)
-        self._left.arrived(now)
+        self._left.idle_from(now)
 
     def _collect(self, raw: Any) -> bool:
         """Wait for a batch: full, or the last one began long enough ago and no more came.
@@ -299,8 +299,10 @@ class Runner:
                 raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
                 if self._timeout.too_close(arrived_at):
                     return False
-        took = time.monotonic() - started
+        ended = time.monotonic()
+        took = ended - started
         self._timeout.note(took)
+        self._left.idle_from(ended)
         self._settle(raw, deliveries, took)
         self._sample(deliveries[0])
         self._holding.over()

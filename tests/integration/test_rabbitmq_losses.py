@@ -1,0 +1,289 @@
+"""What a consumer on RabbitMQ loses (its channel, its peer, its queue, its rights) costs little."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feedbus import broker, outbox
+from feedbus.broker import generations
+from feedbus.broker import rabbitmq as connections
+from feedbus.broker.names import Names
+from feedbus.bus import Bus, LiveBus
+from feedbus.errors import BrokerOutage
+from feedbus.metrics import Metrics
+from feedbus.runner import suspects
+from feedbus.urls import parse_broker_url
+from tests.projects import wait_until
+from tests.servers.proxy import SilentProxy
+from tests.servers.rabbitmq import RabbitMQ
+from tests.systems import System, queue
+
+pytestmark = pytest.mark.integration
+OUTAGES = "feedbus_outages_total"
+libc_with_interpreter_lock = ctypes.PyDLL(None)
+
+
+@pytest.fixture(autouse=True)
+def _closed_store():
+    yield
+    outbox.close_store()
+
+
+def through(system: System, proxy: SilentProxy, options: str = "") -> System:
+    """Return the same system, its broker reached through a proxy."""
+    node = system.topology.broker_url.nodes[0]
+    url = f"amqp://{node.user}:{node.password}@127.0.0.1:{proxy.port}//{options}"
+    return System(replace(system.topology, broker_url=parse_broker_url(url)), system.seen)
+
+
+@contextmanager
+def consumer_timeout(node: RabbitMQ, milliseconds: int):
+    """Let a node take back what is not acknowledged within so long, looking often."""
+    before = node.control("eval", "application:get_env(rabbit, consumer_timeout).").strip()
+    change = (
+        "application:set_env(rabbit, consumer_timeout, {}),"
+        " application:set_env(rabbit, channel_tick_interval, {})."
+    )
+    node.control("eval", change.format(milliseconds, 200))
+    try:
+        yield
+    finally:
+        node.control("eval", change.format(before.strip("{}").partition(",")[2], 60000))
+
+
+def test_after_a_lost_connection_only_what_is_in_the_handler_is_handled_again(
+    rabbitmq, tmp_path: Path
+):
+    system = System.at(tmp_path, queue(prefetch=10), broker_url=rabbitmq.url)
+    system.publish(range(4))
+
+    def lose(message: dict[str, Any], bus: Bus) -> None:
+        system.note(message)
+        if system.seen == [0]:
+            rabbitmq.control("close_all_connections", "an operator did it")
+
+    system.run(lose, idle_seconds=1.0)
+    assert system.seen == [0, 0, 1, 2, 3]
+
+
+def test_a_consumer_gives_up_a_broker_that_is_silent_for_two_heartbeats(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    with SilentProxy(rabbitmq.port) as proxy:
+        metrics = Metrics.none()
+        with through(system, proxy, "?heartbeat=1").running(system.note, metrics=metrics):
+            system.publish([1])
+            wait_until(lambda: system.seen == [1])
+            proxy.swallow()
+            system.publish([2])
+            wait_until(lambda: system.seen == [1, 2])
+        assert metrics.value(OUTAGES, "work", "broker") == 1
+
+
+def test_a_publisher_gives_up_a_broker_that_is_silent(
+    rabbitmq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(LiveBus, "CONFIRM_SECONDS", (1.0, 1.0))
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    with (
+        SilentProxy(rabbitmq.port) as proxy,
+        LiveBus(through(system, proxy).topology, timeout_seconds=20.0) as bus,
+    ):
+        bus.publish("work", {"n": 1})
+        proxy.swallow()
+        bus.publish("work", {"n": 2})
+        assert proxy.accepted == 2
+    system.run(system.note)
+    assert system.seen == [1, 2]
+
+
+def test_no_answer_is_waited_for_without_a_deadline(
+    rabbitmq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.5)
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    with SilentProxy(rabbitmq.port) as proxy:
+        topology = through(system, proxy).topology
+        connection = broker.connect(topology)
+        channel = connection.channel()
+        proxy.swallow()
+        with (
+            pytest.raises(BrokerOutage, match="did not answer within"),
+            broker.outage(connection, topology.broker_url),
+        ):
+            channel.queue_declare("any", passive=True)
+        broker.close(connection)  # without waiting for a goodbye
+
+
+def test_a_connection_that_was_closed_while_nothing_was_published_costs_no_outage(
+    rabbitmq, tmp_path: Path
+):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    metrics = Metrics.none()
+    with LiveBus(system.topology, metrics) as bus:
+        bus.publish("work", {"n": 1})
+        rabbitmq.control("close_all_connections", "an operator did it")
+        bus.publish("work", {"n": 2})
+    assert metrics.value("feedbus_published_total", "work", "unconfirmed") == 0
+    assert system.ready() == {"work": 2}
+
+
+def test_messages_that_wait_for_their_turn_are_given_back_before_they_time_out(
+    fragile_rabbitmq, tmp_path: Path
+):
+    system = System.at(tmp_path, queue(prefetch=10), broker_url=fragile_rabbitmq.url)
+    system = System(replace(system.topology, consumer_timeout_seconds=3.0), system.seen)
+    metrics = Metrics.none()
+
+    def slow(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        time.sleep(1.0)
+
+    system.publish(range(6))
+    with consumer_timeout(fragile_rabbitmq, 3000):
+        system.run(slow, idle_seconds=0.6, metrics=metrics)
+    assert system.seen == list(range(6))
+    assert metrics.value(OUTAGES, "work", "broker") == 0
+
+
+def test_a_timeout_that_the_topology_does_not_know_is_learned_from_the_broker(
+    fragile_rabbitmq, tmp_path: Path
+):
+    system = System.at(tmp_path, queue(prefetch=10), broker_url=fragile_rabbitmq.url)
+
+    def slow(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        time.sleep(1.0)
+
+    system.publish(range(6))
+    with consumer_timeout(fragile_rabbitmq, 2500):
+        system.run(slow, idle_seconds=1.0)
+    assert set(system.seen) == set(range(6))
+    assert len(system.seen) <= 8  # at most what was in the handler, when it was learned
+    assert system.ready() == {"work": 0}
+
+
+def test_a_message_whose_handling_takes_longer_than_the_brokers_timeout_is_given_up(
+    fragile_rabbitmq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(suspects, "DEATHS_ALLOWED", 2)
+    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+
+    def slow(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        if message["n"] == 1:
+            time.sleep(1.5)
+
+    system.publish([1, 2])
+    with consumer_timeout(fragile_rabbitmq, 1000):
+        system.run(slow, idle_seconds=1.0)
+    (letter,) = system.dead()
+    assert "lost 2 times" in letter.reason
+    assert "the broker waits 1 s for an acknowledgement" in letter.reason
+    assert 2 in system.seen
+    assert system.seen.count(1) <= 3
+
+
+def test_a_message_whose_handler_stops_the_heartbeats_is_given_up(
+    rabbitmq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(suspects, "DEATHS_ALLOWED", 2)
+    system = System.at(tmp_path, queue(), broker_url=f"{rabbitmq.url}?heartbeat=1")
+
+    def stop_every_thread(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        if message["n"] == 1:
+            libc_with_interpreter_lock.usleep(5_000_000)
+
+    system.publish([1, 2])
+    system.run(stop_every_thread, idle_seconds=1.0)
+    (letter,) = system.dead()
+    assert "no heartbeat was sent for 5 s" in letter.reason
+    assert (system.seen.count(1), system.seen.count(2)) == (2, 1)
+
+
+def test_a_queue_that_is_deleted_is_waited_for_and_named(
+    rabbitmq, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    name = Names(system.topology).queue(system.topology.consumer("work"))
+    with caplog.at_level(logging.INFO), system.running(system.note) as thread:
+        system.publish([1])
+        wait_until(lambda: system.seen == [1])
+        with broker.connect(system.topology) as connection:
+            connection.default_channel.queue_delete(name)
+        wait_until(lambda: f"there is no queue {name} for work; `feedbus apply`" in caplog.text)
+        assert thread.is_alive()
+        generations.establish(system.topology)
+        system.publish([2])
+        wait_until(lambda: system.seen == [1, 2])
+        wait_until(lambda: "work goes on after holding" in caplog.text)
+
+
+def test_a_user_who_may_not_configure_consumes_and_publishes(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    rabbitmq.control("add_user", "reader", "secret")
+    try:
+        rabbitmq.control("set_permissions", "reader", "^$", ".*", ".*")
+        url = parse_broker_url(f"amqp://reader:secret@127.0.0.1:{rabbitmq.port}//")
+        reader = System(replace(system.topology, broker_url=url), system.seen)
+        reader.publish([1, 2])
+        assert reader.run(system.note) == "idle for 0.3 s"
+        assert system.seen == [1, 2]
+    finally:
+        rabbitmq.control("delete_user", "reader")
+
+
+def test_a_user_who_may_not_read_is_told_which_permission_is_missing(
+    rabbitmq, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    rabbitmq.control("add_user", "writer", "secret")
+    try:
+        rabbitmq.control("set_permissions", "writer", "^$", ".*", "^$")
+        url = parse_broker_url(f"amqp://writer:secret@127.0.0.1:{rabbitmq.port}//")
+        writer = System(replace(system.topology, broker_url=url), system.seen)
+        assert writer.run(system.note, max_runtime_seconds=1.0, idle_seconds=9) == "ran for 1 s"
+    finally:
+        rabbitmq.control("delete_user", "writer")
+    assert "access to queue" in caplog.text
+    assert "rabbitmqctl set_permissions" in caplog.text
+
+
+def test_a_virtual_host_that_is_deleted_is_waited_for(
+    rabbitmq, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    url = f"amqp://guest:guest@127.0.0.1:{rabbitmq.port}/doomed"
+
+    def make_host() -> None:
+        rabbitmq.control("add_vhost", "doomed")
+        rabbitmq.control("set_permissions", "-p", "doomed", "guest", ".*", ".*", ".*")
+
+    make_host()
+    try:
+        system = System.at(tmp_path, queue(), broker_url=url)
+        with system.running(system.note):
+            system.publish([1])
+            wait_until(lambda: system.seen == [1])
+            rabbitmq.control("delete_vhost", "doomed")
+            wait_until(lambda: "check the virtual host" in caplog.text)
+            make_host()
+            generations.establish(system.topology)
+            system.publish([2])
+            wait_until(lambda: system.seen == [1, 2])
+    finally:
+        rabbitmq.control("delete_vhost", "doomed")
+
+
+def test_limits_end_a_run_whose_broker_is_away(tmp_path: Path, rabbitmq):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    url = parse_broker_url("amqp://guest:guest@127.0.0.1:1//")
+    away = System(replace(system.topology, broker_url=url))
+    assert away.run(away.note, max_runtime_seconds=0.5, idle_seconds=9) == "ran for 0.5 s"
