@@ -323,7 +323,7 @@ def test_the_page_runs_under_a_policy_that_admits_its_own_script_alone(site):
 def test_who_goes_on_sending_after_a_refusal_is_cut_off_in_the_end(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("web.server.LINGER_SECONDS", 0.2)
+    monkeypatch.setattr("web.channels.LINGER_SECONDS", 0.2)
     with socket.create_connection(("127.0.0.1", site.port), timeout=20) as client:
         client.sendall(
             b"POST /api/v2/user HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n"

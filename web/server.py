@@ -7,107 +7,27 @@ import ipaddress
 import socket
 import time
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
 
-import waitress
 from waitress import wasyncore
-from waitress.channel import HTTPChannel
-from waitress.task import ErrorTask, WSGITask
+from waitress.adjustments import Adjustments
+from waitress.task import ThreadedTaskDispatcher
 
 from feedbus.errors import FeedbusError
-from web.bodies import LIMIT_BYTES, too_large
-from web.problems import MEDIA_TYPE, document, encode
+from web.bodies import LIMIT_BYTES
+from web.channels import MOST_CONNECTIONS, RESERVED_FILES, Listener
 
 BACKLOG = 1024
 THREADS = 16  # most of them wait for the database while one works
-MOST_CONNECTIONS = 1000
+HEADERS_BYTES = 16 * 1024  # of one request, which a slow client keeps in memory
 LOOP_SECONDS = 5.0
-LINGER_SECONDS = 3.0
+OPEN_LOOP_SECONDS = 1.0  # while connections are open, which may become overdue
+UNREAD_SECONDS = 60  # how long a client may read nothing of an answer
 FINISH_SECONDS = 4.0  # less than the time that a supervisor gives
 
 
 class CannotListen(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
     """An address cannot be bound."""
-
-
-class ProblemTask(ErrorTask):
-    """Answers what waitress itself refuses: a bad request line, headers or body too large."""
-
-    def execute(self) -> None:
-        """Write the problem, and let the client finish sending so that it can read it."""
-        error = self.request.error
-        status = HTTPStatus(error.code)
-        detail = f"{error.body or error.reason}."
-        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            detail = too_large()
-        body = encode(document(status, detail))
-        self.status = f"{status.value} {status.phrase}"
-        self.response_headers.extend(
-            [("Content-Type", MEDIA_TYPE), ("X-Content-Type-Options", "nosniff")]
-        )
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.channel.lingers = True
-        self.write(body)
-
-
-class WholeTask(WSGITask):
-    """Sends an answer's headers and body at once, where waitress makes two packets of them."""
-
-    wrote_header: bool = False
-
-    def write(self, data: bytes) -> None:
-        """Write data, with the headers before the first of it."""
-        if self.wrote_header or not self.has_body or self.content_length != len(data):
-            super().write(data)
-            return
-        self.channel.write_soon(self.build_response_header() + data)
-        self.wrote_header = True
-        self.content_bytes_written = len(data)
-
-
-class LingeringChannel(HTTPChannel):
-    """A connection that after a refusal discards what is still sent, for a few seconds.
-
-    Closing at once would reset the connection, and the client would see that reset instead of
-    the answer.
-    """
-
-    error_task_class = ProblemTask
-    task_class = WholeTask
-    close_when_flushed: bool = False
-    will_close: bool = False
-    lingers = False
-    linger_until: float
-
-    def handle_write(self) -> None:
-        """Send what waits; after a refusal end only our own direction."""
-        if not (self.lingers and self.close_when_flushed):
-            super().handle_write()
-            return
-        self._flush_exception(self._flush_some)
-        if self.total_outbufs_len or self.will_close:
-            return
-        self.close_when_flushed = False
-        self.linger_until = time.monotonic() + LINGER_SECONDS
-        self.readable = self._readable_for_a_while  # of this one alone: all are asked at each turn
-        try:
-            self.socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.will_close = True
-
-    def _readable_for_a_while(self) -> bool:
-        """Say whether to read; called at each turn of the loop, so lingering ends here."""
-        if time.monotonic() > self.linger_until:
-            self.will_close = True
-        return super().readable()  # type: ignore[no-any-return]  # it is a bool
-
-    def received(self, data: bytes) -> bool:
-        """Parse what came, or discard it after a refusal."""
-        if self.lingers:
-            return False
-        return bool(super().received(data))
 
 
 class Server:
@@ -119,18 +39,27 @@ class Server:
         """Serve on a bound socket; listening starts at once, answering with run()."""
         self._stopping = False
         self._map: dict[int, Any] = {}
-        self._waitress = waitress.create_server(
+        dispatcher = ThreadedTaskDispatcher()
+        dispatcher.set_thread_count(threads)
+        self._waitress = Listener(
             application,
-            map=self._map,
-            sockets=[listener],
-            threads=threads,
-            backlog=BACKLOG,
-            connection_limit=MOST_CONNECTIONS,
-            max_request_body_size=LIMIT_BYTES + 1,
-            ident="",
-            clear_untrusted_proxy_headers=True,
+            self._map,
+            _sock=listener,
+            dispatcher=dispatcher,
+            adj=Adjustments(
+                threads=threads,
+                backlog=BACKLOG,
+                connection_limit=MOST_CONNECTIONS + RESERVED_FILES // 2,
+                cleanup_interval=1,
+                channel_timeout=UNREAD_SECONDS,
+                max_request_header_size=HEADERS_BYTES,
+                max_request_body_size=LIMIT_BYTES + 1,
+                ident="",
+                clear_untrusted_proxy_headers=True,
+            ),
+            sockinfo=(listener.family, listener.type, listener.proto, listener.getsockname()),
+            bind_socket=False,
         )
-        self._waitress.channel_class = LingeringChannel
 
     @property
     def port(self) -> int:
@@ -141,7 +70,7 @@ class Server:
         """Answer requests until stop(), then finish those in hand and close everything."""
         try:
             while not self._stopping:
-                self._turn(LOOP_SECONDS)
+                self._turn(OPEN_LOOP_SECONDS if self._waitress.active_channels else LOOP_SECONDS)
         finally:
             self._finish()
 

@@ -1,0 +1,195 @@
+"""Connections of the web: bounded in number, and in how long each may take to send a request."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import socket
+import time
+from http import HTTPStatus
+from typing import Any
+
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import TcpWSGIServer
+from waitress.task import ErrorTask, WSGITask
+
+from web.bodies import too_large
+from web.problems import MEDIA_TYPE, document, encode
+
+log = logging.getLogger("web")
+
+MOST_CONNECTIONS = 1000
+RESERVED_FILES = 200  # for the database, the broker, logs, and connections about to be closed
+FEWEST_CONNECTIONS = 50
+ACCEPTED_AT_ONCE = 64
+HEADERS_SECONDS = 10.0  # from the connection, or from a later request's first byte
+REQUEST_SECONDS = 30.0  # the same, to the body's last byte
+IDLE_SECONDS = 60.0  # between an answer and the next request
+LINGER_SECONDS = 3.0
+
+
+class ProblemTask(ErrorTask):
+    """Answers what waitress itself refuses: a bad request line, headers or body too large."""
+
+    def execute(self) -> None:
+        """Write the problem, and let the client finish sending so that it can read it."""
+        error = self.request.error
+        status = HTTPStatus(error.code)
+        detail = f"{error.body or error.reason}."
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            detail = too_large()
+        body = encode(document(status, detail))
+        self.status = f"{status.value} {status.phrase}"
+        self.response_headers.extend(
+            [("Content-Type", MEDIA_TYPE), ("X-Content-Type-Options", "nosniff")]
+        )
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.channel.lingers = True
+        self.write(body)
+
+
+class WholeTask(WSGITask):
+    """Sends an answer's headers and body at once, where waitress makes two packets of them."""
+
+    wrote_header: bool = False
+
+    def write(self, data: bytes) -> None:
+        """Write data, with the headers before the first of it."""
+        if self.wrote_header or not self.has_body or self.content_length != len(data):
+            super().write(data)
+            return
+        self.channel.write_soon(self.build_response_header() + data)
+        self.wrote_header = True
+        self.content_bytes_written = len(data)
+
+
+class Channel(HTTPChannel):
+    """A connection that waits only so long for a request, and lets a refusal be read.
+
+    After a refusal it discards what is still sent, for a few seconds: closing at once would reset
+    the connection, and the client would see that reset instead of the answer.
+    """
+
+    error_task_class = ProblemTask
+    task_class = WholeTask
+    close_when_flushed: bool = False
+    will_close: bool = False
+    lingers = False
+    linger_until: float
+    request: HTTPRequestParser | None = None
+    total_outbufs_len = 0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Wait for the first request from now on."""
+        self.waiting_since = time.monotonic()
+        self.served = False
+        super().__init__(*arguments, **options)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether the client has taken too long to send a request, or to send another."""
+        if self.requests or self.total_outbufs_len:
+            return False
+        if self.request is None:
+            longest = IDLE_SECONDS if self.served else HEADERS_SECONDS
+        else:
+            longest = REQUEST_SECONDS if self.request.headers_finished else HEADERS_SECONDS
+        return now - self.waiting_since > longest
+
+    def worth(self) -> tuple[bool, bool, float]:
+        """Return what orders connections by how early they are closed when there are too many.
+
+        First those that have not sent a whole request, the oldest first; then those that were
+        answered and are kept alive; last those that have not read their whole answer.
+        """
+        kept_alive = self.served and self.request is None
+        return bool(self.total_outbufs_len), kept_alive, self.waiting_since
+
+    def service(self) -> None:
+        """Answer a request; from then on wait for another."""
+        super().service()
+        self.served = True
+        self.waiting_since = time.monotonic()
+
+    def handle_write(self) -> None:
+        """Send what waits; after a refusal end only our own direction."""
+        if not (self.lingers and self.close_when_flushed):
+            super().handle_write()
+            return
+        self._flush_exception(self._flush_some)
+        if self.total_outbufs_len or self.will_close:
+            return
+        self.close_when_flushed = False
+        self.linger_until = time.monotonic() + LINGER_SECONDS
+        self.readable = self._readable_for_a_while  # of this one alone: all are asked at each turn
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.will_close = True
+
+    def _readable_for_a_while(self) -> bool:
+        """Say whether to read; called at each turn of the loop, so lingering ends here."""
+        if time.monotonic() > self.linger_until:
+            self.will_close = True
+        return super().readable()  # type: ignore[no-any-return]  # it is a bool
+
+    def received(self, data: bytes) -> bool:
+        """Parse what came, or discard it after a refusal."""
+        if self.lingers:
+            return False
+        earlier = self.request
+        received = bool(super().received(data))
+        if self.served and self.request is not None and self.request is not earlier:
+            self.waiting_since = time.monotonic()
+        return received
+
+
+class Listener(TcpWSGIServer):
+    """Accepts connections always, and closes those that are overdue or too many.
+
+    waitress by itself stops accepting at its limit: then as many clients as that, which send
+    nothing, keep all others out.
+    """
+
+    channel_class = Channel
+    active_channels: dict[int, Channel]
+
+    def handle_accept(self) -> None:
+        """Accept what waits, then make room for it."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            before = len(self.active_channels)
+            super().handle_accept()
+            if len(self.active_channels) == before:
+                break
+        self._make_room()
+
+    def maintenance(self, now: float) -> None:
+        """Close what is overdue; called once a second."""
+        super().maintenance(now)
+        self._close([one for one in self._open() if one.is_overdue(time.monotonic())], "slow")
+
+    def _make_room(self) -> None:
+        waiting = self._open()
+        excess = len(waiting) - most_connections()
+        if excess > 0:
+            idle = [one for one in waiting if not one.requests]
+            self._close(sorted(idle, key=Channel.worth)[:excess], "too_many")
+
+    def _open(self) -> list[Channel]:
+        return [one for one in self.active_channels.values() if not one.will_close]
+
+    def _close(self, channels: list[Channel], reason: str) -> None:
+        """Close at the loop's next turn: a number of a file may not be reused within one."""
+        for channel in channels:
+            channel.will_close = True
+        if channels:
+            log.info("event=connections_closed reason=%s count=%d", reason, len(channels))
+
+
+def most_connections() -> int:
+    """Return how many connections may be open: fewer where the process may open few files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(FEWEST_CONNECTIONS, min(MOST_CONNECTIONS, files - RESERVED_FILES))
