@@ -120,11 +120,10 @@ class Watchdog:
             os.kill(self._pid, number)
 
 
-def describe(name: str, note: Note) -> str:
-    """Say in a line that a process was ended, and why."""
-    over = note.overdue_seconds
+def describe(note: Note) -> str:
+    """Return on what a process hangs and what is done about it."""
     return (
-        f"{name} hangs on {note}: its handler is {over:.0f} s over its handler_timeout;"
+        f"on {note}: its handler is {note.overdue_seconds:.0f} s over its handler_timeout;"
         f" process {note.pid} is ended (SIGABRT), and writes where its threads are"
     )
 
@@ -158,7 +157,7 @@ def main(arguments: Sequence[str]) -> None:
     while os.getppid() == pid and not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
         note = watchdog.look()
         if note is not None:
-            sys.stderr.write(f"{describe(name, note)}\n")
+            sys.stderr.write(f"{name} hangs {describe(note)}\n")
 
 
 if __name__ == "__main__":

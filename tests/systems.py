@@ -101,11 +101,13 @@ class System:
         idle_seconds: float = 0.3,
         metrics: Metrics | None = None,
         on_ready: Callable[[], None] = lambda: None,
+        on_hold: Callable[[str], None] = lambda _: None,
         **limits: Any,
     ) -> str:
         """Run a consumer until it has been idle for a while; return why it ended."""
         limits = {"idle_timeout_seconds": idle_seconds, **limits}
-        with self._runner(function, name, batch, metrics, limits, on_ready=on_ready) as runner:
+        said = {"on_ready": on_ready, "on_hold": on_hold}
+        with self._runner(function, name, batch, metrics, limits, **said) as runner:
             return runner.run()
 
     @contextmanager
@@ -137,6 +139,7 @@ class System:
         limits: dict[str, Any],
         *,
         on_ready: Callable[[], None] = lambda: None,
+        on_hold: Callable[[str], None] = lambda _: None,
     ) -> Iterator[Runner]:
         with Suspects(self.topology.var / "run" / f"{name}.hand") as suspects:
             yield Runner(
@@ -147,6 +150,7 @@ class System:
                 metrics=metrics or Metrics.none(),
                 suspects=suspects,
                 on_ready=on_ready,
+                on_hold=on_hold,
             )
 
     def note(self, message: dict[str, Any], _bus: Any = None) -> None:

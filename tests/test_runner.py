@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 import time
@@ -18,7 +19,7 @@ from feedbus import broker, outbox
 from feedbus.broker.names import Names
 from feedbus.bus import Bus
 from feedbus.dispatch import dispatch
-from feedbus.errors import Drop, Reject, Retry, Unroutable
+from feedbus.errors import Drop, Outage, Reject, Retry, Unroutable
 from feedbus.metrics import Metrics, totals
 from feedbus.records import Records
 from feedbus.ring import Ring
@@ -386,6 +387,49 @@ def test_a_store_that_is_locked_holds_the_runner_and_counts_no_attempt(
     assert blocker.execute("SELECT n FROM effects").fetchall() == [(1,)]
     blocker.close()
     assert system.dead() == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [({"max_runtime_seconds": 0.5}, "ran for 0.5 s"), ({"idle_seconds": 0.5}, "idle for 0.5 s")],
+)
+def test_limits_end_a_run_that_holds(
+    make: Callable[..., System], limits: dict[str, float], reason: str
+) -> None:
+    system = make(queue())
+    holds: list[str] = []
+
+    def need_something(_message: dict[str, Any], _bus: Bus) -> None:
+        msg = "the printer is away"
+        raise Outage(msg)
+
+    system.publish([1])
+    assert (
+        system.run(need_something, on_hold=holds.append, **{"idle_seconds": 9, **limits}) == reason
+    )
+    assert holds == ["the printer is away"]
+    assert (system.ready(), system.dead()) == ({"work": 1}, [])
+
+
+def test_a_consumer_that_goes_on_says_so_and_waits_longer_only_while_nothing_succeeds(
+    make: Callable[..., System], caplog: pytest.LogCaptureFixture
+) -> None:
+    system = make(queue())
+    holds: list[str] = []
+
+    def fail_twice(message: dict[str, Any], _bus: Bus) -> None:
+        system.note(message)
+        if len(system.seen) % 3:
+            msg = "the printer is away"
+            raise Outage(msg)
+
+    system.publish([1, 2])
+    with caplog.at_level(logging.INFO):
+        system.run(fail_twice, on_hold=holds.append)
+    assert holds == ["the printer is away", "", "the printer is away", ""]
+    told = [record.getMessage() for record in caplog.records if "printer" in record.getMessage()]
+    assert len(told) == 2  # an equal line is folded
+    assert sum("goes on after holding 2 times" in text for text in caplog.messages) == 2
 
 
 def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(

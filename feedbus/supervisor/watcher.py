@@ -243,9 +243,9 @@ class KeptWatcher(Watcher):
         for watchdog in self._watchdogs.values():
             note = watchdog.look()
             if note is not None:
-                why = describe(self.name, note)
-                logger.error("%s", why, extra={"watcher": self.name, "what": "hangs"})
-                self.stdout_stream({"data": f"{why}\n".encode(), "pid": note.pid})
+                self.tell("hangs", describe(note), logging.ERROR)
+                line = f"{self.name} hangs {describe(note)}\n"
+                self.stdout_stream({"data": line.encode(), "pid": note.pid})
 
     def _holding(self, process: Any) -> str:
         return holding(self.run_folder, self.name, process.wid, process.pid)

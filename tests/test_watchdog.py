@@ -1,0 +1,124 @@
+"""A handler is ended at its timeout whatever it does, from outside its process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feedbus import broker, config, watchdog
+from feedbus.runner import Suspects
+from feedbus.watchdog import Note, Watchdog
+from tests.projects import Project, wait_until
+
+KEEPS_THE_INTERPRETER_LOCK = "import ctypes; ctypes.PyDLL(None).usleep(60_000_000)"
+BACKTRACKS = 're = __import__("re"); re.match(r"(a+)+$", "a" * 40 + "b")'
+
+
+@contextmanager
+def up(project: Project) -> Iterator[subprocess.Popen[str]]:
+    """Run a project under its supervisor within the block."""
+    with (project.folder / "output").open("w") as output:
+        process = subprocess.Popen(project.command("up"), stdout=output, stderr=output)
+        try:
+            wait_until(lambda: state(project)["state"] == "running", 60.0)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def state(project: Project) -> dict[str, Any]:
+    """Return what `feedbus status` shows of the consumer."""
+    found = json.loads(project.feedbus("status", "--json", code=None).stdout or "{}")
+    shown: dict[str, Any] = found.get("consumers", {}).get("work", {"state": ""})
+    return shown
+
+
+def log(project: Project) -> str:
+    """Return the consumer's log."""
+    return (project.folder / "var/log/work.log").read_text()
+
+
+def test_a_handler_that_keeps_the_interpreter_lock_is_ended(tmp_path: Path) -> None:
+    project = Project.at(tmp_path, f"note(n)\n{BACKTRACKS}", 'handler_timeout = "500ms"')
+    project.publish(1)
+    done = project.feedbus("run", "work", code=-signal.SIGABRT)
+    assert "work.1 hangs on" in done.stderr
+    assert "small_handlers.py" in done.stderr
+    assert project.seen() == ["1"]
+
+
+def test_under_a_supervisor_a_message_that_always_hangs_is_given_up_and_the_next_one_handled(
+    tmp_path: Path,
+) -> None:
+    body = f"note(n)\nif n == 1:\n    {KEEPS_THE_INTERPRETER_LOCK}"
+    project = Project.at(tmp_path, body, 'handler_timeout = "100ms"')
+    project.publish(1, 2)
+    with up(project):
+        wait_until(lambda: "2" in project.seen(), 90.0)
+        shown = state(project)
+    assert project.seen() == [*["1"] * 5, "2"]
+    (letter,) = project.dead()
+    assert letter["reason"] == (
+        "its consumer was lost 5 times while handling it; the last time, its handler took longer"
+        " than handler_timeout"
+    )
+    assert (shown["restarts"], shown["last_exit"]) == (5, "killed by SIGABRT")
+    assert log(project).count("work hangs on") == 5
+    assert "small_handlers.py" in log(project)
+
+
+def test_a_consumer_whose_queue_is_deleted_holds_visibly_until_apply_declares_it(
+    tmp_path: Path,
+) -> None:
+    project = Project.at(tmp_path, "note(n)")
+    with up(project):
+        with broker.connect(config.load(project.topology)) as connection:
+            connection.default_channel.queue_delete("small.work")
+        wait_until(lambda: state(project)["state"] == "holding", 30.0)
+        shown = state(project)
+        assert "there is no queue small.work for work" in shown["processes"][0]["holding"]
+        assert "work holds: broker: there is no queue" in project.feedbus("status").stdout
+        project.feedbus("apply", "--yes")
+        wait_until(lambda: state(project)["state"] == "running", 30.0)
+        project.publish(1)
+        wait_until(lambda: project.seen() == ["1"])
+        assert state(project)["restarts"] == 0
+
+
+def test_only_a_second_look_ends_a_process_and_only_the_one_that_wrote_the_file(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "hand"
+    words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(words) as process:
+        overdue = Note(watchdog.now() - 1, process.pid, {}, ("one", "two"))
+        path.write_bytes(overdue.line())
+        assert Watchdog(path, os.getpid()).look() is None  # a file of the process before
+        dog = Watchdog(path, process.pid)
+        assert dog.look() is None
+        assert process.poll() is None
+        note = dog.look()
+        assert process.wait(20) == -signal.SIGABRT
+    assert note == overdue
+    assert str(note) == "one and 1 more"
+
+
+@pytest.mark.parametrize("line", [b"", b"\n", b"[1, 2", b'[{}, ["one"]]\n', b"[1, 2, 3, 4]\n"])
+def test_a_file_that_is_torn_or_of_another_version_blames_and_ends_nobody(
+    tmp_path: Path, line: bytes
+) -> None:
+    path = tmp_path / "hand"
+    path.write_bytes(line)
+    assert Watchdog(path, os.getpid()).look() is None
+    with Suspects(path) as suspects:
+        assert not suspects.suspected("one")
