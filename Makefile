@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test chaos lint cluster bench clean
+.PHONY: help demo up test chaos fuzz lint cluster bench clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -30,6 +30,10 @@ cluster: $(VENV)/.dev  ## three RabbitMQ nodes and two hosts that die in turn, t
 chaos: $(VENV)/.dev  ## reshard under a million records, killing what can be killed
 	@sh tests/servers/install.sh
 	@FEEDBUS_CHAOS_RECORDS=$${FEEDBUS_CHAOS_RECORDS:-1000000} $(BIN)/python -m pytest -s tests/chaos $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.dev  ## 100,000 foreign messages on each broker; each ends in one verdict
+	@sh tests/servers/install.sh
+	@FEEDBUS_FUZZ_EXAMPLES=$${FEEDBUS_FUZZ_EXAMPLES:-100000} $(BIN)/python -m pytest -s --timeout=0 tests/integration/test_foreign_messages.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## format, rules, types and layers
 	@$(BIN)/python -m ruff format --check .

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 LONGEST_WAIT_SECONDS = 49 * 24 * 3600
+# Of what is wrong with a body: a publisher may have put anything into it, and as much.
+FIELDS_KEPT, TEXTS_KEPT, CHARACTERS_KEPT = 20, 5, 200
 
 
 class FeedbusError(Exception):
@@ -64,12 +67,21 @@ class StoreOutage(Outage):
     """The store is away, full or not set up."""
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= CHARACTERS_KEPT else f"{text[:CHARACTERS_KEPT]}…"
+
+
 class InvalidBody(FeedbusError):  # noqa: N818 -- names the delivery's state
     """A body does not parse or does not validate; errors are keyed by field."""
 
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
-        """Keep each field's errors; "" is the body as a whole."""
-        self.errors = {field: list(texts) for field, texts in errors.items()}
+        """Keep each field's errors, the first of too many; "" is the body as a whole."""
+        self.errors = {
+            _cut(field): [_cut(text) for text in texts[:TEXTS_KEPT]]
+            for field, texts in islice(errors.items(), FIELDS_KEPT)
+        }
+        if len(errors) > FIELDS_KEPT:
+            self.errors.setdefault("", []).append(f"and {len(errors) - FIELDS_KEPT} more fields")
         told = "; ".join(
             f"{field or 'body'}: {' '.join(texts)}" for field, texts in self.errors.items()
         )

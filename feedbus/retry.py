@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from feedbus.broker.names import Names
 from feedbus.errors import Drop, InvalidBody, Reject, Retry
 from feedbus.metrics import Verdict
-from feedbus.records.packs import Pack, encode_payload
+from feedbus.records.packs import Pack
+from feedbus.records.payloads import encode_payload
 from feedbus.topology import Consumer
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import (
@@ -22,13 +22,14 @@ from feedbus.wire.constants import (
     FAILED_AT,
     JSON,
     KEY,
-    PUBLISHED_AT,
+    PACK,
     QUEUE,
     REASON,
 )
+from feedbus.wire.failures import errors_text, going_on, of_record, reason_text
+from feedbus.wire.sealing import sealed
 
-REASON_LIMIT = 1000
-MOST = 2**31  # attempts; a header that says otherwise is not ours
+FAULTS_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,90 +55,106 @@ class Ladder:
     names: Names
     consumer: Consumer
 
+    def undecodable(self, delivery: Delivery) -> Fate:
+        """Dead-letter a message of which something cannot be decoded, sealed as it came."""
+        faults = [*delivery.faults[:FAULTS_NAMED]]
+        if len(delivery.faults) > FAULTS_NAMED:
+            faults.append(f"and {len(delivery.faults) - FAULTS_NAMED} more")
+        letter = self._whole(delivery, f"cannot be decoded: {'; '.join(faults)}")
+        return Fate("invalid", sealed(letter))
+
     def unreadable(self, delivery: Delivery, error: InvalidBody) -> Fate:
         """Dead-letter a body that is no record at all, as it came."""
-        headers = self._headers(delivery, str(error), delivery.routing_key)
-        headers[ERRORS] = json.dumps(error.errors)
-        content_type = delivery.content_type or "application/octet-stream"
-        return Fate(
-            "invalid", self._dead(delivery.body, content_type, delivery.message_id, headers)
-        )
+        said = {ERRORS: errors_text(error.errors)}
+        return Fate("invalid", self._whole(delivery, str(error), said))
 
     def lost(self, delivery: Delivery, reason: str) -> Fate:
         """Dead-letter a whole delivery, as it came."""
-        headers = self._headers(delivery, reason, delivery.routing_key)
-        content_type = delivery.content_type or "application/octet-stream"
-        return Fate(
-            "dead_letter", self._dead(delivery.body, content_type, delivery.message_id, headers)
-        )
+        letter = self._whole(delivery, reason)
+        return Fate("dead_letter", sealed(letter) if delivery.faults else letter)
 
     def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Fate:
         """Decide on one record of a delivery by what was raised for it."""
         if isinstance(error, Drop):
             return Fate("drop", None)
-        reason = str(error) if isinstance(error, Reject | Retry | InvalidBody) else _told(error)
-        headers = self._headers(delivery, reason, pack.key(row))
         if isinstance(error, InvalidBody):
-            headers[ERRORS] = json.dumps(error.errors)
-            return Fate("invalid", self._letter(pack, row, headers))
+            letter = self._record(delivery, pack, row, str(error))
+            said = {**letter.headers, ERRORS: errors_text(error.errors)}
+            return Fate("invalid", replace(letter, headers=said))
         if isinstance(error, Reject):
-            return Fate("reject", self._letter(pack, row, headers))
-        return self._again(delivery, pack, row, error, headers)
+            return Fate("reject", self._record(delivery, pack, row, str(error)))
+        reason = str(error) if isinstance(error, Retry) else described(error)
+        return self._again(self._record(delivery, pack, row, reason), error)
 
-    def _again(
-        self,
-        delivery: Delivery,
-        pack: Pack,
-        row: int,
-        error: BaseException,
-        headers: dict[str, Any],
-    ) -> Fate:
+    def _again(self, letter: Outgoing, error: BaseException) -> Fate:
+        """Turn a dead letter into a retry, unless there have been all of them."""
         ladder = self.consumer.queue.retry
-        attempt = headers[ATTEMPT]
+        attempt = int(letter.headers[ATTEMPT])
         if attempt > len(ladder.delays_seconds) and ladder.then != "repeat":
             if ladder.then == "drop":
                 return Fate("drop", None)
-            return Fate("dead_letter", self._letter(pack, row, headers))
+            return Fate("dead_letter", letter)
         step = ladder.delays_seconds[min(attempt, len(ladder.delays_seconds)) - 1]
         asked = error.after_seconds if isinstance(error, Retry) else None
         milliseconds = max(1, round((step if asked is None else asked) * 1000))
         declared = {round(delay * 1000) for delay in ladder.delays_seconds}
-        published_at = delivery.published_at_microseconds
-        if published_at is not None:
-            headers[PUBLISHED_AT] = published_at
-        message = Outgoing(
-            self.names.delay(self.consumer.queue, milliseconds),
-            pack.key(row),
-            encode_payload(pack.payload(row)),
-            JSON,
-            pack.ids[row],
-            headers,
-            "retry",
+        message = replace(
+            letter,
+            exchange=self.names.delay(self.consumer.queue, milliseconds),
+            routing_key=str(letter.headers[KEY]),
+            counted_as="retry",
         )
         return Fate("retry", message, None if milliseconds in declared else milliseconds)
 
-    def _letter(self, pack: Pack, row: int, headers: Mapping[str, Any]) -> Outgoing:
-        return self._dead(encode_payload(pack.payload(row)), JSON, pack.ids[row], headers)
+    def _record(self, delivery: Delivery, pack: Pack, row: int, reason: str) -> Outgoing:
+        """Return the dead letter of one record."""
+        whole = self._whole(delivery, reason)
+        if delivery.content_type != PACK:
+            return whole
+        record = of_record(whole)
+        return replace(
+            record,
+            body=encode_payload(pack.payload(row)),
+            content_type=JSON,
+            content_encoding="utf-8",
+            message_id=pack.ids[row],
+            headers={**record.headers, KEY: pack.key(row)},
+        )
 
-    def _dead(
-        self, body: bytes, content_type: str, message_id: str, headers: Mapping[str, Any]
+    def _whole(
+        self, delivery: Delivery, reason: str, said: Mapping[str, Any] | None = None
     ) -> Outgoing:
-        dead = self.names.dead(self.consumer.queue)
-        return Outgoing("", dead, body, content_type, message_id, headers, "dead-letter")
-
-    def _headers(self, delivery: Delivery, reason: str, key: str) -> dict[str, Any]:
-        earlier = delivery.headers.get(ATTEMPT, 0)
-        return {
-            ATTEMPT: (earlier if isinstance(earlier, int) and 0 <= earlier < MOST else 0) + 1,
+        """Return the dead letter of a delivery, with all that came with it."""
+        properties, headers = going_on(delivery)
+        headers |= {
+            ATTEMPT: delivery.attempts + 1,
             CONSUMER: self.consumer.name,
             EXCHANGE: self.consumer.queue.exchange,
             FAILED_AT: time.time_ns() // 1000,
-            KEY: delivery.headers.get(KEY, key),
+            KEY: delivery.original_key,
             QUEUE: self.consumer.queue.name,
-            REASON: reason[:REASON_LIMIT].encode(errors="backslashreplace").decode(),
+            REASON: reason_text(reason),
+            **(said or {}),
         }
+        return Outgoing(
+            "",
+            self.names.dead(self.consumer.queue),
+            delivery.body,
+            delivery.properties.get("content_type"),
+            delivery.message_id,
+            headers,
+            "dead-letter",
+            properties,
+            delivery.properties.get("content_encoding"),
+            stamped=False,
+        )
 
 
-def _told(error: BaseException) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def described(error: BaseException) -> str:
+    """Return an error's type and text, also where its text cannot be had."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception as second:  # noqa: BLE001 -- a handler's own class may raise anything here
+        return f"{name}, whose text raised {type(second).__name__}"
+    return f"{name}: {text}" if text else name

@@ -74,6 +74,14 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """How long and how many dead letters of a queue are kept; None is without limit."""
+
+    max_age_seconds: float | None = None
+    max_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Queue:
     """A declared queue, or a family of shards that share one declaration."""
 
@@ -85,6 +93,7 @@ class Queue:
     weights: tuple[int, ...] = (1,)
     batch: Batch = Batch()
     retry: Ladder = Ladder()
+    dead_letters: DeadLetters = DeadLetters()
     prefetch: int = 10
     once: bool = False
     stream: bool = False

@@ -14,6 +14,7 @@ from marshmallow import EXCLUDE, Schema, fields
 
 from feedbus import broker, outbox
 from feedbus.broker import dead, generations, inventory
+from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics
@@ -162,6 +163,11 @@ class System:
         with dead.opened(self.topology) as channel:
             chosen = self.topology.queues[name]
             return [letter for _, letter in dead.letters(channel, self.topology, chosen)]
+
+    def purge_dead(self, name: str = "work") -> None:
+        """Drop the dead letters of a queue."""
+        with dead.opened(self.topology) as channel:
+            channel.queue_purge(Names(self.topology).dead(self.topology.queues[name]))
 
     def ready(self) -> dict[str, int]:
         """Return what waits for each consumer."""

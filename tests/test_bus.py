@@ -167,6 +167,27 @@ def test_no_two_descendants_share_an_ordinal(one: list[int], other: list[int]) -
     assert children(5, 0, 1) == range(5, 6, 2**32)[:1]
 
 
+def test_descendants_of_many_generations_still_have_ids_that_amqp_can_carry() -> None:
+    ids = Ids("o", [0])
+    for _ in range(40):
+        found: list[Pack] = []
+        chunk = Chunk(ids, {}, {})
+        bus = CollectingBus(Records([chunk]), lambda _, pack, found=found: found.append(pack))
+        pairs = [("k", {"n": 1}), ("k", {"n": 2})]
+        bus.publish_many("work", pairs, causes=[0, 0])
+        (pack,) = found
+        assert len(set(pack.ids)) == 2
+        assert list(decode(pack.encode(), PACK, "", "").ids) == list(pack.ids)
+        ids = pack.ids.select([1])
+        assert len(ids[0]) < 200
+
+
+@pytest.mark.parametrize("message_id", ["x" * 255, "é" * 128, "\ud800"])
+def test_a_message_id_that_amqp_cannot_carry_is_refused(message_id: str) -> None:
+    with pytest.raises(UsageError, match="message id"):
+        Encoder(topology()).encode("ring", single(message_id, "k", {"n": 1}))
+
+
 def test_records_keyed_by_a_column_need_no_keys_of_their_own() -> None:
     columns = {"follower": [7, 8, 7]}
     by_name = Encoder(topology()).encode("ring", Pack.numbered("o", "follower", {}, columns))

@@ -265,7 +265,7 @@ def everything(directory):
 def test_names_types_and_units_keep_to_prometheus_conventions(tmp_path):
     everything(tmp_path)
     families = list(text_string_to_metric_families(exposition(tmp_path, GAUGES).decode()))
-    assert len(families) == 15
+    assert len(families) == 17
     for family in families:
         assert family.documentation.endswith(".")
         assert family.type in {"counter", "histogram", "gauge"}
@@ -276,7 +276,7 @@ def test_names_types_and_units_keep_to_prometheus_conventions(tmp_path):
             assert all(sample.name == f"{family.name}_total" for sample in family.samples)
     labels = {label for family in families for sample in family.samples for label in sample.labels}
     known = {"consumer", "verdict", "part", "exchange", "outcome", "method", "route", "status"}
-    assert labels == known | {"queue", "le"}
+    assert labels == known | {"limit", "queue", "le"}
 
 
 def test_promtool_finds_no_fault_with_the_exposition(tmp_path):

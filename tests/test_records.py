@@ -223,3 +223,91 @@ def test_a_verdict_on_a_record_that_is_not_there_is_an_error_at_once(index: int)
 
 def test_schemas_of_these_tests_differ_in_how_they_meet_unknown_fields() -> None:
     assert (ByField().unknown, Lenient().unknown) == (RAISE, EXCLUDE)
+
+
+def bomb(shared_bytes: int, count: int) -> bytes:
+    """Make a small pack of many records that share much."""
+    return json.dumps(
+        {
+            "origins": ["o"],
+            "owners": [],
+            "ordinals": list(range(count)),
+            "keys": ["k"],
+            "shared": {"text": "x" * shared_bytes},
+            "columns": {},
+        }
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keys": ["k" * 256, "k"]},
+        {"keys": ["é" * 128]},
+        {"keys": ["\ud800"]},
+        {"keys": "n", "columns": {"n": [1, 10**300]}},
+        {"keys": "n", "columns": {"n": ["k" * 256, "b"]}},
+        {"ordinals": [0, 10**100]},
+        {"origins": ["o" * 151]},
+        {"origins": ["\ud800"]},
+        {"owners": [0, 1]},
+        {"shared": ["a"]},
+    ],
+)
+def test_a_pack_whose_records_could_not_travel_alone_is_refused(change):
+    with pytest.raises(InvalidBody, match="not a pack"):
+        decode(json.dumps(GOOD | change).encode(), PACK, "m", "k")
+
+
+def test_a_pack_that_expands_too_far_is_refused():
+    assert len(decode(bomb(100, 100_000), PACK, "m", "k")) == 100_000
+    with pytest.raises(InvalidBody, match="more than 268435456 bytes"):
+        decode(bomb(1_000_000, 1000), PACK, "m", "k")
+
+
+@pytest.mark.parametrize(
+    "nested", [b"[" * 300 + b"]" * 300, b'{"a":' * 300 + b"1" + b"}" * 300, b"[" * 100_000]
+)
+def test_a_body_that_is_nested_too_deeply_is_refused(nested):
+    with pytest.raises(InvalidBody, match="nested too deeply"):
+        decode_payload(b'{"n": ' + nested + b"}")
+    assert decode_payload(b'{"n": [[[]]]}') == {"n": [[[]]]}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("utf-16", '{"text": "é"}'.encode("utf-16")),
+        ("UTF_16_LE", '{"text": "é"}'.encode("utf-16-le")),
+        ("latin-1", '{"text": "é"}'.encode("latin-1")),
+        ("utf-7", '{"text": "é"}'.encode("utf-7")),
+        ("utf-8", '{"text": "é"}'.encode()),
+        ("binary", '{"text": "é"}'.encode()),
+        (None, '{"text": "é"}'.encode()),
+        (7, '{"text": "é"}'.encode()),
+    ],
+)
+def test_a_body_is_read_in_its_content_encoding(encoding, body):
+    assert decode(body, JSON, "m", "k", encoding).shared == {"text": "é"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [("utf-7", b'{"text": "+2AA-"}'), ("utf-16", b"x"), ("utf-32", b'{"n": 1}'), ("gzip", b"\x1f")],
+)
+def test_a_body_that_is_not_in_its_content_encoding_is_refused(encoding, body):
+    with pytest.raises(InvalidBody):
+        decode(body, JSON, "m", "k", encoding)
+
+
+def test_unknown_fields_of_a_pack_cost_no_more_the_more_they_are():
+    pack = single("m", "k", {"n": 1} | {f"f{number}": 0 for number in range(5000)})
+
+    class Strict(Schema):
+        n = fields.Integer()
+
+        class Meta:
+            unknown = RAISE
+
+    (errors,) = load(Strict(), pack).errors.values()
+    assert len(errors) == 10

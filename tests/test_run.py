@@ -172,7 +172,7 @@ def test_a_dead_letter_is_listed_on_one_line_whatever_its_reason_holds(tmp_path:
     project.publish(1)
     project.feedbus(*IDLE)
     (line,) = project.feedbus("dead", "list", "work").stdout.splitlines()
-    assert line.endswith("one two  [2J")
+    assert line.endswith(r"one\ntwo \x1b[2J")
 
 
 def test_what_cannot_be_published_is_told_with_its_line(tmp_path: Path) -> None:

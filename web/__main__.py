@@ -17,6 +17,7 @@ from feedbus.bus import LiveBus
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.lifeline import follow_parent, mark_ready
 from feedbus.metrics import Metrics
+from feedbus.printable import log_handler
 from web.app import make_app
 from web.depths import Depths
 from web.guard import TOKEN, Guard, token_from
@@ -124,9 +125,10 @@ def write_logs() -> None:
     """Log to stderr, a line an event, in UTC."""
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
-        format="%(asctime)sZ %(levelname)s %(name)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
         level=logging.INFO,
+        handlers=[
+            log_handler("%(asctime)sZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+        ],
     )
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is no news
 

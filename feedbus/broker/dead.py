@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import calendar
+import datetime as dt
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,9 @@ from feedbus import broker
 from feedbus.broker import generations
 from feedbus.broker.names import Names
 from feedbus.topology import Queue, Topology
-from feedbus.wire.constants import ATTEMPT, ERRORS, FAILED_AT, KEY, REASON
+from feedbus.wire import Delivery
+from feedbus.wire.constants import DEATHS, ERRORS, FAILED_AT, REASON
+from feedbus.wire.delivery import key_of, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class DeadLetter:
         failed_at_microseconds: since the epoch; None where the broker dead-lettered it.
         content_type: of the body.
         body: as published.
+        delivery: the message as it came, to be sent back.
 
     """
 
@@ -41,6 +46,7 @@ class DeadLetter:
     failed_at_microseconds: int | None
     content_type: str
     body: bytes
+    delivery: Delivery
 
 
 @contextmanager
@@ -50,7 +56,9 @@ def opened(topology: Topology) -> Iterator[Any]:
     connection = broker.connect(topology)
     try:
         with broker.outage(connection, topology.broker_url):
-            yield connection.default_channel
+            channel: Any = connection.default_channel
+            channel.auto_decode = False
+            yield channel
     finally:
         connection.close()
 
@@ -66,7 +74,7 @@ def letters(channel: Any, topology: Topology, queue: Queue) -> Iterator[tuple[in
         message = channel.basic_get(name)
         if message is None:
             return
-        yield message.delivery_tag, _read(queue, message)
+        yield message.delivery_tag, read(queue, message)
 
 
 def settle(
@@ -86,29 +94,54 @@ def settle(
     return settled
 
 
-def _read(queue: Queue, message: Any) -> DeadLetter:
-    headers = message.headers or {}
-    # Where the broker dead-lettered it, headers are whatever its publisher made up.
-    told = headers.get("x-death")
-    deaths = told if isinstance(told, list) and told and isinstance(told[0], dict) else [{}]
-    attempts, failed_at = headers.get(ATTEMPT), headers.get(FAILED_AT)
-    body = message.body
+def read(queue: Queue, message: Any) -> DeadLetter:
+    """Return what a message of a queue's dead letters is."""
+    delivery = Delivery.of(message)
+    headers, failed_at = delivery.headers, delivery.headers.get(FAILED_AT)
+    death = _death(headers)
+    keys = death.get("routing-keys")
+    key = text_of(keys[0]) if isinstance(keys, list) and keys else ""
+    reason = headers.get(REASON, f"broker: {death.get('reason', 'unknown')}")
+    if delivery.faults and REASON not in headers:
+        reason = f"{reason}; cannot be decoded: {delivery.faults[0]}"
     return DeadLetter(
-        message_id=str(message.properties.get("message_id") or ""),
+        message_id=delivery.message_id,
         queue=queue.name,
-        key=str(headers.get(KEY, (deaths[0].get("routing-keys") or [""])[0])),
-        reason=str(headers.get(REASON, f"broker: {deaths[0].get('reason', 'unknown')}")),
-        attempts=attempts if isinstance(attempts, int) else 0,
+        key=key_of(headers, key),
+        reason=str(reason),
+        attempts=delivery.attempts,
         errors=_errors(headers.get(ERRORS)),
-        failed_at_microseconds=failed_at if isinstance(failed_at, int) else None,
-        content_type=str(message.properties.get("content_type") or ""),
-        body=body if isinstance(body, bytes) else str(body).encode(),
+        failed_at_microseconds=failed_at if type(failed_at) is int else _died_at(death),
+        content_type=delivery.content_type or "",
+        body=delivery.body,
+        delivery=delivery,
     )
 
 
-def _errors(told: object) -> dict[str, list[str]]:
+def _death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the broker noted when it dead-lettered a message, if it did.
+
+    Any publisher can make up headers, so they may be anything.
+    """
+    deaths = headers.get(DEATHS)
+    return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
+
+
+def _died_at(death: Mapping[str, Any]) -> int | None:
+    moment = death.get("time")
+    if not isinstance(moment, dt.datetime):
+        return None
+    return calendar.timegm(moment.utctimetuple()) * 1_000_000
+
+
+def _errors(said: object) -> dict[str, list[str]]:
     try:
-        found = json.loads(str(told)) if told else {}
-    except ValueError:
+        found = json.loads(str(said)) if said else {}
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        field: [str(text) for text in texts] if isinstance(texts, list) else [str(texts)]
+        for field, texts in found.items()
+    }

@@ -9,6 +9,8 @@ from typing import Any
 from amqp.exceptions import RecoverableConnectionError
 from kombu.transport import pyamqp
 
+from feedbus.broker import frames
+
 READ_AHEAD_BYTES = 16_384
 SHORTEST_SECONDS = 0.0001  # for what has arrived already; 0 would spin on half a frame
 STEP_SECONDS = 1.0
@@ -17,7 +19,7 @@ CLOSE_SECONDS = 5.0
 SILENT_INTERVALS = 2  # a broker sends a heartbeat at least once an interval
 
 
-class Connection(pyamqp.Connection):
+class Connection(frames.Connection):
     """A connection on which nothing waits for ever for a peer that has gone silent.
 
     py-amqp waits without limit for the answer to a method, each heartbeat that arrives restarts

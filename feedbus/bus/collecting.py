@@ -10,7 +10,7 @@ from typing import Any
 from feedbus.bus.encoding import columnar, derive
 from feedbus.bus.interface import Bus
 from feedbus.records import Records
-from feedbus.records.ids import Ids, children, pick
+from feedbus.records.ids import LARGEST_ORDINAL, Ids, children, pick
 from feedbus.records.packs import Pack
 
 
@@ -87,11 +87,22 @@ class CollectingBus(Bus):
                 count = len(list(run))
                 found += children(ordinals[cause], caused[cause], count)
                 caused[cause] += count
+            if max(found, default=0) > LARGEST_ORDINAL:
+                return self._begun_anew(exchange, causes, found)
         if isinstance(origins, str):
             return Ids(derive(exchange, origins), found)
         owners = pick(origins, causes)
         derived = {origin: derive(exchange, origin) for origin in set(owners)}
         return Ids([derived[origin] for origin in owners], found)
+
+    def _begun_anew(self, exchange: str, causes: Sequence[int], found: Sequence[int]) -> Ids:
+        """Derive ids of their own for children of children of children: no id grows for ever."""
+        parents = self._records.ids
+        origins = [
+            derive(exchange, parents[cause], str(ordinal))
+            for cause, ordinal in zip(causes, found, strict=True)
+        ]
+        return Ids(origins, [0] * len(origins))
 
 
 def _joined(ids: Sequence[Ids]) -> Ids:

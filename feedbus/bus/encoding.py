@@ -10,11 +10,13 @@ from typing import Any
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
-from feedbus.records.packs import BODY_LIMIT_BYTES, Pack, decode, encode_payload
+from feedbus.records.packs import Pack, decode, expands_too_far
+from feedbus.records.payloads import BODY_LIMIT_BYTES, encode_payload
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import GENERATION, JSON, PACK, RECORD_COUNT, SHORT_TEXT_BYTES
+from feedbus.wire.identity import is_id
 
 ID_DIGITS = 24
 
@@ -72,6 +74,7 @@ class Encoder:
         """Return the messages that carry a pack's records, those of each key in order."""
         exchange, keys = self._topology.exchange(exchange_name), pack.keys
         _check_keys(keys)
+        _check_id(pack.ids)
         if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- packs of one are none
             return list(self._plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
@@ -112,7 +115,8 @@ class Encoder:
 
     def _packed(self, exchange: Exchange, pack: Pack, target: str) -> Iterator[Outgoing]:
         body = _body(pack.encode)
-        if len(body) > BODY_LIMIT_BYTES and len(pack) > 1:
+        too_large = len(body) > BODY_LIMIT_BYTES or expands_too_far(len(body), pack)
+        if too_large and len(pack) > 1:
             middle, end = len(pack) // 2, len(pack)
             for part in (range(middle), range(middle, end)):
                 yield from self._packed(exchange, pack.select(part), target)
@@ -148,6 +152,13 @@ def _body(encode: Callable[..., bytes], *arguments: Any) -> bytes:
 def _check_size(body: bytes) -> None:
     if len(body) > BODY_LIMIT_BYTES:
         msg = f"cannot publish: body of {len(body)} bytes; expected at most {BODY_LIMIT_BYTES}"
+        raise UsageError(msg)
+
+
+def _check_id(ids: Ids) -> None:
+    """Refuse an id that a caller has given and AMQP cannot carry; those made here are short."""
+    if len(ids) == 1 and not is_id(f"{ids[0]}+"):
+        msg = f"cannot publish: message id {ids[0][:50]!r}; expected UTF-8 of 1 to 254 bytes"
         raise UsageError(msg)
 
 

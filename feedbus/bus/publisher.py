@@ -14,7 +14,7 @@ from feedbus.bus.blockage import Blockage
 from feedbus.errors import BrokerOutage
 from feedbus.metrics import Outcome
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import PUBLISHED_AT
+from feedbus.wire.sealing import fitted
 
 WINDOW = 1000
 CONFIRM_TIMEOUT_SECONDS = 30.0
@@ -28,6 +28,7 @@ class Refusal:
     message: Outgoing
     outcome: Outcome
     reason: str
+    final: bool = False  # the channel was closed over it, or over one published with it
 
 
 class Publisher:
@@ -40,6 +41,7 @@ class Publisher:
         self._blockage = blockage or Blockage()
         self._blockage.watch(self._connection)
         self._channel = self._connection.channel()
+        self._frame_bytes = getattr(self._connection, "frame_max", None)
         self._channel.confirm_select()
         self._channel.events["basic_ack"].add(self._on_ack)
         self._channel.events["basic_nack"].add(self._on_nack)
@@ -97,21 +99,11 @@ class Publisher:
     def refuse_waiting(self, reason: str) -> list[Refusal]:
         """Return those without an answer as refused: the broker closed the channel over one."""
         waiting, self._waiting = self._waiting, {}
-        refusals = [Refusal(message, "nacked", reason) for message in waiting.values()]
+        refusals = [Refusal(message, "nacked", reason, final=True) for message in waiting.values()]
         return self._refusals + refusals
 
     def _put(self, message: Outgoing) -> None:
-        prepared = self._channel.prepare_message(
-            message.body,
-            content_type=message.content_type,
-            content_encoding="utf-8",
-            headers={PUBLISHED_AT: time.time_ns() // 1000, **message.headers},
-            properties={
-                **message.properties,
-                "delivery_mode": 2,
-                "message_id": message.message_id,
-            },
-        )
+        prepared = fitted(message, self._frame_bytes).prepared(self._channel)
         self._last_tag += 1
         self._waiting[self._last_tag] = message
         self._channel.basic_publish(prepared, message.exchange, message.routing_key, mandatory=True)
@@ -140,7 +132,8 @@ class Publisher:
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         reason = f"no queue for key '{routing_key}' on {exchange} ({error})"
-        self._returned.setdefault(message.properties["message_id"], deque()).append(reason)
+        message_id = message.properties.get("message_id") or ""
+        self._returned.setdefault(message_id, deque()).append(reason)
 
     def _settled(self, tag: int, *, multiple: bool) -> list[Outgoing]:
         if not multiple:

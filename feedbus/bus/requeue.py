@@ -1,37 +1,57 @@
-"""Send dead letters back to the queue that they came from, and to no other."""
+"""Send dead letters back to the queue that they came from, and to no other, as they came."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import uuid
 from collections.abc import Sequence
-from typing import Self
+from dataclasses import replace
+from typing import Any, Self
+
+from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus.broker.dead import DeadLetter
 from feedbus.broker.names import Names
+from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
-from feedbus.errors import InvalidBody
-from feedbus.records.packs import decode, encode_payload
+from feedbus.errors import InvalidBody, Outage, UsageError
+from feedbus.records.packs import decode
+from feedbus.records.payloads import encode_payload
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import JSON, PACK
+from feedbus.wire.failures import of_record, sent_back
+
+log = logging.getLogger(__name__)
 
 
 class Requeue:
-    """Publishes a queue's dead letters anew, with no attempt counted."""
+    """Publishes a queue's dead letters anew, with no attempt counted.
+
+    To a queue with shards they go by its exchange, to the shard that owns the key now. To any
+    other they go by an exchange of their own that leads to this queue alone: so they keep their
+    routing keys, and no other queue gets a copy.
+    """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
-        """Send to a queue; to the shard that owns the key now, where it has shards."""
+        """Send to a queue."""
         self._sender = Sender(topology)
-        names = Names(topology)
+        self._names = Names(topology)
+        self._queue = queue
         self._hashed = topology.exchanges[queue.exchange].hashed
-        self._exchange = names.exchange(queue.exchange) if self._hashed else ""
-        self._queue = f"{topology.name}.{queue.name}"
+        self._own = f"{topology.name}.{queue.name}"
+        self._exchange = self._names.exchange(queue.exchange) if self._hashed else ""
 
     def __enter__(self) -> Self:
         """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the connection."""
+        """Delete the exchange, if one was needed, and close the connection."""
+        if self._exchange and not self._hashed:
+            with contextlib.suppress(Outage, ChannelError, OSError):
+                self._sender.channel().exchange_delete(self._exchange)
         self._sender.close()
 
     def send(self, letter: DeadLetter) -> None:
@@ -40,27 +60,75 @@ class Requeue:
         Raises:
             BrokerOutage: the broker is away.
             PublishError: the broker did not take it.
+            UsageError: the queue is not there.
 
         """
-        raise_refused(self._sender.send(self._messages(letter)))
+        messages = self._messages(letter)
+        refusals = self._sender.send(messages)
+        if any(refusal.final for refusal in refusals):
+            refusals = self._send_without_user(messages)
+        raise_refused(refusals)
+
+    def _send_without_user(self, messages: Sequence[Outgoing]) -> list[Refusal]:
+        """Send again what the broker refuses for good: it takes only our own user id."""
+        kept = [
+            replace(
+                message,
+                properties={
+                    name: value for name, value in message.properties.items() if name != "user_id"
+                },
+            )
+            for message in messages
+        ]
+        return self._sender.send(kept)
 
     def _messages(self, letter: DeadLetter) -> Sequence[Outgoing]:
-        key = letter.key if self._hashed else self._queue
-        whole = Outgoing(self._exchange, key, letter.body, letter.content_type, letter.message_id)
-        if letter.content_type != PACK or not self._hashed:
+        delivery = letter.delivery
+        exchange, key = self._way(letter.key)
+        whole = sent_back(delivery, exchange, key, died_in=self._is_own)
+        if delivery.content_type != PACK or not self._hashed:
             return [whole]
         try:
-            pack = decode(letter.body, PACK, letter.message_id, letter.key)
+            pack = decode(delivery.body, PACK, letter.message_id, letter.key)
         except InvalidBody:
             return [whole]
         # Its records may belong to different shards by now.
         return [
-            Outgoing(
-                self._exchange,
-                pack.key(index),
-                encode_payload(pack.payload(index)),
-                JSON,
-                pack.ids[index],
+            replace(
+                of_record(whole),
+                routing_key=pack.key(index),
+                body=encode_payload(pack.payload(index)),
+                content_type=JSON,
+                content_encoding="utf-8",
+                message_id=pack.ids[index],
             )
             for index in range(len(pack))
         ]
+
+    def _way(self, key: str) -> tuple[str, str]:
+        """Return the exchange and the routing key by which a message gets to the queue."""
+        if not self._exchange:
+            try:
+                self._exchange = self._declared(self._sender.channel())
+            except AccessRefused as error:
+                log.warning(
+                    "%s: %s; dead letters come back with the queue's name as routing key",
+                    self._queue.name,
+                    error.reply_text,
+                )
+                return "", self._own
+        return self._exchange, key
+
+    def _declared(self, channel: Any) -> str:
+        name = f"{self._own}.requeue.{uuid.uuid4().hex[:8]}"
+        channel.exchange_declare(name, "fanout", durable=False, auto_delete=True)
+        try:
+            channel.queue_bind(self._own, name, "")
+        except NotFound as error:
+            msg = f"{self._queue.name}: the broker has no queue {self._own}; `feedbus up` makes it"
+            raise UsageError(msg) from error
+        return name
+
+    def _is_own(self, queue: str) -> bool:
+        """Whether the broker dead-letters messages of a queue into this one's dead letters."""
+        return queue == self._own or (self._hashed and queue.startswith(f"{self._own}_"))

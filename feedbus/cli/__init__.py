@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus.errors import FeedbusError, TopologyError
+from feedbus.printable import printable_lines
 
 if TYPE_CHECKING:
     from feedbus.topology import Topology
@@ -143,9 +144,9 @@ def tell(error: FeedbusError) -> None:
     """Write an error to stderr: one line, or one for each problem of a topology."""
     if isinstance(error, TopologyError):
         click.echo(f"error: {counted(len(error.problems), 'problem')} in the topology", err=True)
-        click.echo(str(error), err=True)
+        click.echo(printable_lines(str(error)), err=True)
     else:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable_lines(str(error))}", err=True)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,8 @@ import click
 from feedbus.cli import Context, counted
 from feedbus.cli.names import QUEUE
 from feedbus.errors import UsageError
+from feedbus.printable import printable, printable_json
+from feedbus.wire.constants import OF_FAILURES
 
 if TYPE_CHECKING:
     from feedbus.broker.dead import DeadLetter
@@ -54,7 +55,7 @@ def list_letters(context: Context, queue: str | None, limit: int, as_json: bool)
             for _, letter in itertools.islice(dead.letters(channel, topology, chosen), limit)
         ]
     for letter in found[:limit]:
-        click.echo(json.dumps(_values(letter)) if as_json else _line(letter))
+        click.echo(printable_json(_values(letter)) if as_json else _line(letter))
     if not found and not as_json:
         click.echo("no dead letters")
 
@@ -71,7 +72,7 @@ def show(context: Context, queue: str, message_id: str) -> None:
     with dead.opened(topology) as channel:
         for _, letter in dead.letters(channel, topology, _queue(topology, queue)):
             if letter.message_id == message_id:
-                click.echo(json.dumps(_values(letter), indent=2, ensure_ascii=False))
+                click.echo(printable_json(_values(letter), indent=2))
                 return
     msg = f"no dead letter '{message_id}' in {queue}; feedbus dead list {queue} shows those there"
     raise UsageError(msg)
@@ -152,6 +153,7 @@ def _queue(topology: Topology, name: str) -> Queue:
 
 def _values(letter: DeadLetter) -> dict[str, Any]:
     shown = letter.body[:BODY_SHOWN].decode(errors="replace")
+    delivery = letter.delivery
     return {
         "id": letter.message_id,
         "queue": letter.queue,
@@ -161,20 +163,45 @@ def _values(letter: DeadLetter) -> dict[str, Any]:
         "attempts": letter.attempts,
         "failedAt": _when(letter),
         "contentType": letter.content_type,
+        "properties": {
+            name: _shown(value)
+            for name, value in delivery.properties.items()
+            if name not in {"application_headers", "content_type"}
+        },
+        "headers": {
+            name: _shown(value)
+            for name, value in delivery.headers.items()
+            if name not in OF_FAILURES
+        },
+        "faults": list(delivery.faults),
         "body": shown,
         "bodyBytes": len(letter.body),
     }
 
 
+def _shown(value: Any) -> Any:
+    """Return a property or a header as JSON has it."""
+    if isinstance(value, dict):
+        return {str(name): _shown(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
 def _line(letter: DeadLetter) -> str:
     when = _when(letter) or "-"
-    told = f"{when}  {letter.queue}  {letter.message_id}  key={letter.key}  {letter.reason}"
-    # One line a letter, and nothing in it that a terminal would obey.
-    return "".join(character if character.isprintable() else " " for character in told)
+    return printable(
+        f"{when}  {letter.queue}  {letter.message_id}  key={letter.key}  {letter.reason}"
+    )
 
 
 def _when(letter: DeadLetter) -> str | None:
     if letter.failed_at_microseconds is None:
         return None
-    moment = dt.datetime.fromtimestamp(letter.failed_at_microseconds / 1e6, dt.UTC)
+    try:
+        moment = dt.datetime.fromtimestamp(letter.failed_at_microseconds / 1e6, dt.UTC)
+    except (ValueError, OverflowError, OSError):  # a header that somebody has made up
+        return None
     return moment.isoformat(timespec="seconds")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from feedbus.cli import Context, counted
+from feedbus.printable import printable
 
 if TYPE_CHECKING:
     from feedbus.plan import Change, Draining, Evenness, Plan, RingChange
@@ -113,7 +114,7 @@ def _beside(change: Change) -> bool:
 
 def _signed(action: str, text: str) -> str:
     sign, colour = SIGNS[action]
-    return click.style(f"{sign} {text}", fg=colour)
+    return click.style(f"{sign} {printable(text)}", fg=colour)
 
 
 def _ring(ring: RingChange) -> Iterator[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
 
 import click
 
 from feedbus.cli import Context
 from feedbus.cli.names import CONSUMER
 from feedbus.cli.values import DURATION
+from feedbus.printable import log_handler
 
 
 @click.command(
@@ -50,7 +50,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
 
     supervised = lifeline.follow_parent()
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+        level=logging.INFO, handlers=[log_handler("%(asctime)s %(levelname)s %(message)s")]
     )
     topology = context.load()
     chosen = topology.consumer(consumer)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus.errors import FeedbusError
+from feedbus.printable import printable
 
 if TYPE_CHECKING:
     from feedbus.topology import Topology
@@ -43,7 +44,7 @@ def command(context: Any, as_json: bool) -> None:  # noqa: FBT001 -- click passe
 def gather(topology: Topology) -> dict[str, Any]:
     """Return what can be learnt about a system now; what cannot be reached says why."""
     depths, broker = _broker(topology)
-    handled = _handled(topology)
+    handled, dropped = _handled(topology), _dropped(topology)
     try:
         answer, trouble = _supervisor(topology), ""
     except FeedbusError as error:
@@ -53,6 +54,7 @@ def gather(topology: Topology) -> dict[str, Any]:
     for name in topology.consumers:
         ready, dead = depths.get(name, (None, None))
         waiting = {"ready": ready, "dead": dead, "handled": handled.get(name)}
+        waiting["dead_dropped"] = dropped.get(name, 0)
         consumers[name] = kept.get(name, NOT_RUNNING) | waiting
     return {
         "supervisor": {"pid": answer["pid"] if answer else None, "error": trouble},
@@ -103,6 +105,12 @@ def _handled(topology: Topology) -> dict[str, int]:
     return {consumer: sum(verdicts.values()) for consumer, verdicts in counts.items()}
 
 
+def _dropped(topology: Topology) -> dict[str, int]:
+    from feedbus.metrics import dropped_dead_letters
+
+    return dropped_dead_letters(topology.var / "metrics")
+
+
 def _table(found: dict[str, Any]) -> str:
     header = ("", "STATE", "PIDS", "UP", "RESTARTS", "READY", "DEAD", "HANDLED")
     rows = [header]
@@ -121,13 +129,16 @@ def _table(found: dict[str, Any]) -> str:
     supervisor = found["supervisor"]
     runs = f"process {supervisor['pid']}" if supervisor["pid"] else "nothing runs: `feedbus up`"
     lines.append("")
-    lines.append(f"supervisor  {supervisor['error'] or runs}")
+    lines.append(f"supervisor  {printable(supervisor['error']) or runs}")
     for name, one in found["consumers"].items():
         holding = sorted({process.get("holding", "") for process in one["processes"]} - {""})
-        lines += [f"{name} holds: {reason}" for reason in holding]
+        lines += [f"{name} holds: {printable(reason)}" for reason in holding]
+    for name, one in found["consumers"].items():
+        if one["dead_dropped"]:
+            lines.append(f"{name} has dropped {one['dead_dropped']:,} dead letters over its limits")
     for name in ("broker", "store"):
         one = found[name]
-        lines.append(f"{name:<10}  {one['url']}  {one['error'] or 'reachable'}")
+        lines.append(f"{name:<10}  {one['url']}  {printable(one['error']) or 'reachable'}")
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from feedbus.errors import FeedbusError
+from feedbus.printable import printable
 
 if TYPE_CHECKING:
     from feedbus.supervisor.forks import ForkServer
@@ -108,7 +109,7 @@ def _print_events(width: int) -> None:
                 logging.Formatter("%(asctime)s", "%H:%M:%S").format(record), dim=True
             )
             coloured = click.style(f"{what:<8}", fg=COLOURS.get(str(what)))
-            _say(f"{clock}  {name:<{width}}  {coloured}  {detail}")
+            _say(f"{clock}  {name:<{width}}  {coloured}  {printable(str(detail))}")
 
     logging.getLogger("circus").setLevel(logging.WARNING)
     events = logging.getLogger("feedbus.supervisor")

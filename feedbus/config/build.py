@@ -11,7 +11,7 @@ from typing import Any
 from feedbus.config.checks import consumer_timeout_of, weights_of
 from feedbus.config.declaration import BROKER_URL, STORE_URL, VAR
 from feedbus.config.draft import Draft
-from feedbus.topology import Batch, Exchange, Ladder, Process, Queue, Topology
+from feedbus.topology import Batch, DeadLetters, Exchange, Ladder, Process, Queue, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
 
 
@@ -50,6 +50,8 @@ def _queue(name: str, options: Mapping[str, Any]) -> Queue:
     given.pop("weight", None)
     if "batch" in given:
         given["batch"] = Batch(**given["batch"])
+    if "dead_letters" in given:
+        given["dead_letters"] = DeadLetters(**given["dead_letters"])
     if "retry" in given:
         given["retry"] = _ladder(**given["retry"])
     given.setdefault("single_active_consumer", "shards" in given)

@@ -130,6 +130,22 @@ class RetryTable(TableSchema):
     repeat = Flag("Whether the last delay repeats without end.", default="false")
 
 
+class DeadLettersTable(TableSchema):
+    """dead_letters of a queue."""
+
+    builds = topology.DeadLetters
+
+    max_age = Duration(
+        "Dead letters older than this are dropped.",
+        never=True,
+        attribute="max_age_seconds",
+        default='"never"',
+    )
+    max_length = Whole(
+        "The oldest dead letters beyond so many are dropped.", unlimited=True, default='"unlimited"'
+    )
+
+
 class QueueTable(TableSchema):
     """[queues.NAME] and [defaults.queue]."""
 
@@ -171,6 +187,11 @@ class QueueTable(TableSchema):
         RetryTable,
         "The retry ladder.",
         default='{ delays = ["1s", "10s", "1m", "10m"], then = "dead-letter" }',
+    )
+    dead_letters = Table(
+        DeadLettersTable,
+        "Which dead letters its consumers drop, looking once a minute. What they drop is counted.",
+        default='{ max_age = "never", max_length = "unlimited" }',
     )
     prefetch = Whole(
         "How many messages wait in a consumer's hands; for a batch at least its size.",

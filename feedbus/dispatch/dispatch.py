@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from feedbus import broker, outbox
 from feedbus.broker.names import Names
 from feedbus.bus.collecting import CollectingBus
+from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.bus.spool import Spool
 from feedbus.errors import BrokerOutage, Drop, InvalidBody, Outage, Reject, Retry, StoreOutage
@@ -21,9 +22,11 @@ from feedbus.records import Chunk, Records
 from feedbus.records.ids import Ids
 from feedbus.records.loading import load
 from feedbus.records.packs import Pack, decode
-from feedbus.retry import Fate, Ladder
+from feedbus.retry import Fate, Ladder, described
 from feedbus.topology import Consumer, Topology
-from feedbus.wire import Delivery
+from feedbus.wire import Delivery, Outgoing
+from feedbus.wire.constants import PACK, REASON
+from feedbus.wire.failures import bare
 
 log = logging.getLogger(__name__)
 
@@ -98,22 +101,30 @@ class Dispatch:
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Dead-letter a delivery unread; it is to be acknowledged then."""
-        opened = Opened(delivery, Pack(Ids(delivery.message_id, None), [], {}, {}))
-        opened.fates.append(self._ladder.lost(delivery, reason))
+        opened = self._set_aside(delivery, self._ladder.lost(delivery, reason))
         self._send_fates([opened])
         self._count([opened])
 
     def _open(self, delivery: Delivery) -> Opened:
+        if delivery.faults:
+            return self._set_aside(delivery, self._ladder.undecodable(delivery))
         try:
             pack = decode(
-                delivery.body, delivery.content_type, delivery.message_id, delivery.routing_key
+                delivery.body,
+                delivery.content_type,
+                delivery.message_id,
+                delivery.routing_key,
+                delivery.properties.get("content_encoding"),
             )
         except InvalidBody as error:
-            log.warning("%s invalid body %s: %s", self._consumer.name, delivery.message_id, error)
-            opened = Opened(delivery, Pack(Ids(delivery.message_id, None), [], {}, {}))
-            opened.fates.append(self._ladder.unreadable(delivery, error))
-            return opened
+            return self._set_aside(delivery, self._ladder.unreadable(delivery, error))
         return Opened(delivery, pack)
+
+    def _set_aside(self, delivery: Delivery, fate: Fate) -> Opened:
+        """Dead-letter a delivery of which no record can be read."""
+        reason = fate.message.headers[REASON] if fate.message is not None else ""
+        log.warning("%s set aside %s: %s", self._consumer.name, delivery.message_id, reason)
+        return Opened(delivery, Pack(Ids(delivery.message_id, None), [], {}, {}), [fate])
 
     def _perform(self, records: Records) -> Failures:
         """Give records to the handler and return what was raised for which of them."""
@@ -194,13 +205,24 @@ class Dispatch:
                 channel, queue = self._sender.channel(), self._consumer.queue
                 broker.declare_delay(channel, self._names, queue, odd, expires=True)
         messages = [fate.message for fate in fates if fate.message is not None]
-        if messages:
-            refusals = self._sender.send(messages)
-            if refusals:
-                # Where failures go has to exist: until it does again nothing may be settled.
-                reason = refusals[0].reason
-                msg = f"{self._consumer.name}: cannot put failures aside: {reason}"
-                raise BrokerOutage(msg)
+        if not messages:
+            return
+        refusals = self._sender.send(messages)
+        if any(refusal.final for refusal in refusals):
+            # One of them closed the channel, on which the others waited.
+            refusals = [left for each in refusals for left in self._send_alone(each.message)]
+        if refusals:
+            # Where failures go has to exist: until it does again nothing may be settled.
+            reason = refusals[0].reason
+            msg = f"{self._consumer.name}: cannot put failures aside: {reason}"
+            raise BrokerOutage(msg)
+
+    def _send_alone(self, message: Outgoing) -> Sequence[Refusal]:
+        """Send what became of one record, without what it came with if the broker wants it so."""
+        refusals = self._sender.send([message])
+        if any(refusal.final for refusal in refusals):
+            return self._sender.send([bare(message, refusals[0].reason)])
+        return refusals
 
     def _count(self, opened: Sequence[Opened]) -> None:
         now = time.time_ns() // 1000
@@ -214,6 +236,8 @@ class Dispatch:
             published_at = arrived.delivery.published_at_microseconds
             if published_at is not None:
                 self._metrics.lag(max(now - published_at, 0) / 1e6)
+            if not arrived.delivery.identified and arrived.delivery.content_type != PACK:
+                self._metrics.unidentified()
             if arrived.delivery.redelivered:
                 self._metrics.redelivered(1)
 
@@ -229,10 +253,9 @@ class Dispatch:
     def _log_failure(self, records: Records, error: BaseException) -> None:
         alone = len(records) == 1
         log.error(
-            "%s failed on %s: %s: %s",
+            "%s failed on %s: %s",
             self._consumer.name,
             records.ids[0] if alone else f"a batch of {len(records)}, taking each alone",
-            type(error).__name__,
-            error,
+            described(error),
             exc_info=error if alone else None,
         )

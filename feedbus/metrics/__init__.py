@@ -1,17 +1,25 @@
 """Every metric: recorded by each process into a file of its name, read together for /metrics."""
 
-from feedbus.metrics.catalogue import Outcome, Part, Verdict
-from feedbus.metrics.exposition import CONTENT_TYPE, deliveries, exposition, totals
+from feedbus.metrics.catalogue import Limit, Outcome, Part, Verdict
+from feedbus.metrics.exposition import (
+    CONTENT_TYPE,
+    deliveries,
+    dropped_dead_letters,
+    exposition,
+    totals,
+)
 from feedbus.metrics.recorder import ConsumerMetrics, Metrics
 
 __all__ = [
     "CONTENT_TYPE",
     "ConsumerMetrics",
+    "Limit",
     "Metrics",
     "Outcome",
     "Part",
     "Verdict",
     "deliveries",
+    "dropped_dead_letters",
     "exposition",
     "totals",
 ]

@@ -8,9 +8,11 @@ from typing import Literal
 Verdict = Literal["ack", "reject", "retry", "dead_letter", "invalid", "drop"]
 Outcome = Literal["confirmed", "returned", "nacked", "unconfirmed"]
 Part = Literal["broker", "store", "handler"]
+Limit = Literal["max_age", "max_length"]
 
 VERDICTS: tuple[Verdict, ...] = ("ack", "reject", "retry", "dead_letter", "invalid", "drop")
 OUTCOMES: tuple[Outcome, ...] = ("confirmed", "returned", "nacked", "unconfirmed")
+LIMITS: tuple[Limit, ...] = ("max_age", "max_length")
 PARTS: tuple[Part, ...] = ("broker", "store", "handler")
 
 
@@ -93,6 +95,18 @@ BATCH = Family(
     ("consumer",),
     BATCH_BOUNDS,
 )
+DROPPED = Family(
+    "feedbus_dead_letters_dropped_total",
+    "counter",
+    "Dead letters that the consumer dropped, by the limit of its queue that they were beyond.",
+    ("consumer", "limit"),
+)
+UNIDENTIFIED = Family(
+    "feedbus_unidentified_deliveries_total",
+    "counter",
+    "Deliveries whose publisher gave no message id, so that equal ones cannot be told apart.",
+    ("consumer",),
+)
 PUBLISHED = Family(
     "feedbus_published_total",
     "counter",
@@ -134,6 +148,8 @@ RECORDED = {
         RECORDS,
         REDELIVERIES,
         MISPLACED,
+        UNIDENTIFIED,
+        DROPPED,
         OUTAGES,
         HELD,
         HANDLING,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from feedbus.metrics.catalogue import (
     DELIVERIES,
+    DROPPED,
     GAUGES,
     RECORDED,
     RECORDS,
@@ -71,6 +72,15 @@ def totals(directory: Path) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for (consumer, verdict), (count,) in sorted(merged.get(RECORDS.name, {}).items()):
         found[consumer][verdict] = int(count)
+    return dict(found)
+
+
+def dropped_dead_letters(directory: Path) -> dict[str, int]:
+    """Return how many dead letters each consumer has dropped for its queue's limits."""
+    merged, _ = _merge(directory)
+    found: dict[str, int] = defaultdict(int)
+    for (consumer, _limit), (count,) in merged.get(DROPPED.name, {}).items():
+        found[consumer] += int(count)
     return dict(found)
 
 

@@ -12,11 +12,13 @@ from typing import Self
 
 from feedbus.metrics import catalogue
 from feedbus.metrics.catalogue import (
+    LIMITS,
     OUTCOMES,
     PARTS,
     RECORDED,
     VERDICTS,
     Family,
+    Limit,
     Outcome,
     Part,
     Verdict,
@@ -144,6 +146,8 @@ class ConsumerMetrics:
         self._records = by(catalogue.RECORDS, VERDICTS)
         self._outages = by(catalogue.OUTAGES, PARTS)
         self._held = by(catalogue.HELD, PARTS)
+        self._dropped = by(catalogue.DROPPED, LIMITS)
+        self._unidentified = _Counter(counts, catalogue.UNIDENTIFIED, name)
         self._redelivered = _Counter(counts, catalogue.REDELIVERIES, name)
         self._misplaced = _Counter(counts, catalogue.MISPLACED, name)
         self._handling = _Histogram(counts, catalogue.HANDLING, name)
@@ -167,6 +171,14 @@ class ConsumerMetrics:
     def redelivered(self, deliveries: int = 1) -> None:
         """Count deliveries that had been delivered before."""
         self._redelivered.add(deliveries)
+
+    def unidentified(self, deliveries: int = 1) -> None:
+        """Count deliveries whose publisher gave no message id."""
+        self._unidentified.add(deliveries)
+
+    def dropped(self, limit: Limit, dead_letters: int = 1) -> None:
+        """Count dead letters that were beyond a limit."""
+        self._dropped[limit].add(dead_letters)
 
     def misplaced(self, deliveries: int = 1) -> None:
         """Count deliveries with records that another shard owns."""

@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any, Self, TypeVar, overload
 
 ORDINAL = re.compile(r"0|[1-9][0-9]{0,99}", re.ASCII)
+LARGEST_ORDINAL = 10**100 - 1
 DIGIT_BITS = 32
 
 Value = TypeVar("Value")

@@ -15,6 +15,7 @@ from feedbus.records.packs import Pack
 
 OF_TEXT = {fields.String, fields.DateTime, fields.AwareDateTime, fields.NaiveDateTime, fields.Date}
 Errors = dict[int, dict[str, list[str]]]
+UNKNOWN_NAMED = 10  # a pack may have thousands of records and of fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +187,9 @@ def _load_value(
 
 
 def _refuse_unknown(schema: Schema, known: set[str], pack: Pack, errors: Errors) -> None:
-    for key in (*pack.shared, *pack.columns):
-        for index in range(0 if key in known else len(pack)):
+    unknown = [key for key in (*pack.shared, *pack.columns) if key not in known]
+    for key in unknown[:UNKNOWN_NAMED]:
+        for index in range(len(pack)):
             errors.setdefault(index, {})[key] = [schema.error_messages["unknown"]]
 
 

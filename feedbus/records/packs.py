@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from feedbus.errors import InvalidBody
-from feedbus.records.ids import Ids, pick
-from feedbus.wire.constants import PACK
+from feedbus.records.ids import LARGEST_ORDINAL, Ids, pick
+from feedbus.records.payloads import ERROR_CHARACTERS, decode_payload, encode_payload
+from feedbus.wire.constants import PACK, SHORT_TEXT_BYTES
 
-BODY_LIMIT_BYTES = 4 * 1024 * 1024
+EXPANDED_BYTES = 256 * 1024 * 1024  # of a pack's records, each as a message of its own
+ORIGIN_BYTES = 150  # with an ordinal a message id
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,45 +108,53 @@ def _once(keys: Sequence[str]) -> Sequence[str]:
     return list(keys) if len(set(keys)) > 1 else [keys[0]]
 
 
-def encode_payload(payload: Mapping[str, Any]) -> bytes:
-    """Return compact JSON; ValueError or TypeError for what JSON does not have."""
-    try:
-        return _write(payload, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry
-        return _write(payload, ensure_ascii=True).encode()
-
-
-def _write(payload: Mapping[str, Any], *, ensure_ascii: bool) -> str:
-    return json.dumps(payload, separators=(",", ":"), ensure_ascii=ensure_ascii, allow_nan=False)
-
-
-def decode(body: bytes, content_type: str | None, message_id: str, key: str) -> Pack:
-    """Return the records of a message's body.
+def decode(
+    body: bytes,
+    content_type: str | None,
+    message_id: str,
+    key: str,
+    content_encoding: object = None,
+) -> Pack:
+    """Return the records of a message's body, each of which can travel alone.
 
     Args:
         body: as delivered.
         content_type: PACK for a pack; all else is read as one JSON object.
         message_id: the id of a plain message.
         key: the routing key of a plain message.
+        content_encoding: how the body's text is encoded, as the message says.
 
     Raises:
-        InvalidBody: the body is not what its content type says.
+        InvalidBody: the body is not what its content type says, or its records are too many, too
+            large or too oddly named to be published one by one.
 
     """
-    payload = decode_payload(body)
+    payload = decode_payload(body, content_encoding)
     if content_type != PACK:
         return single(message_id, key, payload)
     try:
-        columns = {str(name): list(values) for name, values in payload["columns"].items()}
+        columns = {name: _checked(list, values) for name, values in payload["columns"].items()}
         ids = _ids(payload["origins"], payload["owners"], payload["ordinals"])
         keyed = _keyed(payload["keys"], columns, len(ids))
-        pack = Pack(ids, keyed, dict(payload["shared"]), columns)
+        pack = Pack(ids, keyed, _checked(dict, payload["shared"]), columns)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidBody({"": [f"not a pack: {type(error).__name__} {error}"]}) from error
+        text = f"not a pack: {type(error).__name__} {error}"
+        raise InvalidBody({"": [text[:ERROR_CHARACTERS]]}) from error
     lengths = {len(ids), *(len(values) for values in columns.values())}
     if lengths != {len(pack)} or not len(pack):
         raise InvalidBody({"": ["not a pack: its columns differ in length"]})
+    if expands_too_far(len(body), pack):
+        text = f"not a pack: its {len(pack)} records would be more than {EXPANDED_BYTES} bytes"
+        raise InvalidBody({"": [text]})
     return pack
+
+
+def expands_too_far(body_bytes: int, pack: Pack) -> bool:
+    """Whether a pack's records would take too many bytes if each travelled alone."""
+    count = len(pack)
+    if body_bytes * count <= EXPANDED_BYTES:
+        return False
+    return count * len(encode_payload(pack.shared)) > EXPANDED_BYTES
 
 
 def single(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
@@ -152,57 +162,58 @@ def single(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
     return Pack(Ids.of(message_id), [key], payload, {})
 
 
+def _checked(kind: type[Kind], value: object) -> Kind:
+    if not isinstance(value, kind):
+        msg = f"expected a {kind.__name__}, got {type(value).__name__}"
+        raise TypeError(msg)
+    return value
+
+
 def _ids(origins: list[str], owners: list[int], ordinals: list[int]) -> Ids:
-    for numbers in (owners, ordinals):
-        if numbers and (set(map(type, numbers)) != {int} or min(numbers) < 0):
-            msg = f"no ordinals: {numbers!r}"
+    for numbers, most in ((owners, len(origins) - 1), (ordinals, LARGEST_ORDINAL)):
+        _checked(list, numbers)
+        if numbers and (
+            set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) > most
+        ):
+            msg = "its ordinals or owners are no integers from 0, or too large"
             raise ValueError(msg)
-    if set(map(type, origins)) != {str}:
-        msg = f"no origins: {origins!r}"
+    if set(map(type, _checked(list, origins))) != {str}:
+        msg = "its origins are no texts"
+        raise ValueError(msg)
+    if any(len(origin.encode()) > ORIGIN_BYTES for origin in origins):
+        msg = f"an origin of more than {ORIGIN_BYTES} bytes"
         raise ValueError(msg)
     if not owners:
-        return Ids(origins[0], list(ordinals))
+        return Ids(origins[0], ordinals)
     if len(owners) != len(ordinals):
         msg = "owners and ordinals differ in length"
         raise ValueError(msg)
-    return Ids([origins[owner] for owner in owners], list(ordinals))
+    return Ids([origins[owner] for owner in owners], ordinals)
 
 
 def _keyed(keys: str | list[str], columns: Mapping[str, list[Any]], count: int) -> list[str] | str:
     if isinstance(keys, str):
-        return keys if columns[keys] else []
-    if len(keys) == 1:
-        return [str(keys[0])] * count
-    return [str(key) for key in keys]
+        column = columns[keys]
+        if not _short_numbers(column):
+            _check_keys([str(value) for value in column])
+        return keys if column else []
+    texts = [str(key) for key in _checked(list, keys)]
+    _check_keys(texts)
+    return texts * count if len(texts) == 1 else texts
 
 
-def decode_payload(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in a body, or raise InvalidBody saying what it is instead."""
-    if len(body) > BODY_LIMIT_BYTES:
-        text = f"expected at most {BODY_LIMIT_BYTES} bytes, got {len(body)}"
-        raise InvalidBody({"": [text]})
+def _short_numbers(column: list[Any]) -> bool:
+    """Whether a column's values are numbers of few digits: the commonest keys, at C speed."""
     try:
-        payload = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
-    except UnicodeDecodeError as error:
-        raise InvalidBody({"": [f"not UTF-8: {error.reason} at byte {error.start}"]}) from error
-    except RecursionError as error:
-        raise InvalidBody({"": ["not JSON that can be read: nested too deeply"]}) from error
-    except ValueError as error:
-        raise InvalidBody({"": [f"not JSON: {error}"]}) from error
-    if not isinstance(payload, dict):
-        raise InvalidBody({"": [f"expected a JSON object, got {type(payload).__name__}"]})
-    return payload
+        short: bool = min(column) >= -LARGEST_ORDINAL and max(column) <= LARGEST_ORDINAL
+    except (TypeError, ValueError):  # texts or a mixture, or none
+        return False
+    return short
 
 
-def _refuse_constant(name: str) -> None:
-    msg = f"{name} is no JSON number"
-    raise ValueError(msg)
-
-
-def _finite(digits: str) -> float:
-    """Refuse what Python reads as infinite, for nothing could write that down again."""
-    number = float(digits)
-    if math.isinf(number):
-        msg = f"{digits[:20]} is too large a number"
+def _check_keys(keys: list[str]) -> None:
+    """Refuse keys that AMQP cannot carry: UnicodeEncodeError is a ValueError too."""
+    joined = "".join(keys).encode()
+    if len(joined) > SHORT_TEXT_BYTES and any(len(key.encode()) > SHORT_TEXT_BYTES for key in keys):
+        msg = f"a record's key has more than {SHORT_TEXT_BYTES} bytes"
         raise ValueError(msg)
-    return number

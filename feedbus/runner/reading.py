@@ -33,6 +33,7 @@ class Reading:
     ) -> Reading | None:
         """Subscribe to a queue; None when it has to be had alone and somebody has it."""
         channel = connection.channel()
+        channel.auto_decode = False
         channel.basic_qos(0, prefetch, False)
         try:
             channel.basic_consume(

@@ -14,6 +14,7 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import generations
+from feedbus.broker.pruning import Pruning
 from feedbus.bus.sender import Sender
 from feedbus.dispatch import Dispatch
 from feedbus.errors import BrokerOutage, Outage, UsageError
@@ -77,6 +78,7 @@ class Runner:
         self._sender = Sender(topology, metrics)
         self._dispatch = Dispatch(topology, consumer, handler, self._sender, self._metrics)
         self._placement = Placement(topology)
+        self._pruning = Pruning(topology, consumer, self._metrics)
         self._heartbeats = Heartbeats()
         self._holding = Holding(consumer.name, self._metrics, on_hold)
         self._buffer = Buffer()
@@ -182,6 +184,7 @@ class Runner:
                 self._holding.over()  # subscribed, and quiet for longer than it had to wait
             for reading in [each for each in self._reading.values() if each.fenced]:
                 self._end(reading)
+            self._pruning.look(raw)
             # Deleted by another consumer, or moved by the broker: see anew what there is.
             while cancelled:
                 self._drop(cancelled.pop())

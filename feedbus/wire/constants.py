@@ -4,20 +4,49 @@ from __future__ import annotations
 
 JSON = "application/json"
 PACK = "application/vnd.feedbus.pack+json"
+SEALED = "application/vnd.feedbus.sealed"  # a whole message as another one's body
 
-# The framework's own headers. A publisher's headers are kept apart from them by this prefix.
-PREFIX = "feedbus-"
-ATTEMPT = "feedbus-attempt"
-CONSUMER = "feedbus-consumer"
-ERRORS = "feedbus-errors"
-EXCHANGE = "feedbus-exchange"
-FAILED_AT = "feedbus-failed-at"
+# What the framework says about a message that it publishes.
 FENCE = "feedbus-fence"
 GENERATION = "feedbus-generation"
-KEY = "feedbus-key"
 PUBLISHED_AT = "feedbus-published-at"
-QUEUE = "feedbus-queue"
-REASON = "feedbus-reason"
 RECORD_COUNT = "feedbus-records"
 
+# What it says about a message that has failed; gone when the message is sent back to its queue.
+ATTEMPT = "feedbus-attempt"
+CONSUMER = "feedbus-consumer"
+DEATHS_BEFORE = "feedbus-deaths"
+ERRORS = "feedbus-errors"
+EXCHANGE = "feedbus-exchange"
+EXPIRATION = "feedbus-expiration"
+FAILED_AT = "feedbus-failed-at"
+KEY = "feedbus-key"
+QUEUE = "feedbus-queue"
+REASON = "feedbus-reason"
+UNIDENTIFIED = "feedbus-unidentified"
+USER_ID = "feedbus-user-id"
+OF_FAILURES = frozenset(
+    {
+        ATTEMPT,
+        CONSUMER,
+        DEATHS_BEFORE,
+        ERRORS,
+        EXCHANGE,
+        EXPIRATION,
+        FAILED_AT,
+        KEY,
+        QUEUE,
+        REASON,
+        UNIDENTIFIED,
+        USER_ID,
+    }
+)
+
+# What a broker says about a message's way.
+DEATHS = "x-death"
+OF_DELIVERIES = frozenset({"x-delivery-count", "x-acquired-count"})
+OF_DEATHS = ("x-first-death-", "x-last-death-")  # how the names of others begin
+
 SHORT_TEXT_BYTES = 255  # a routing key, a message id or any other text property
+REASON_BYTES = 1_000
+ERRORS_BYTES = 8_000

@@ -1,18 +1,55 @@
-"""A delivery as the broker hands it over, and what its body turns out to be."""
+"""A delivery as the broker hands it over, read whatever its publisher has put into it."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.wire.constants import PUBLISHED_AT, RECORD_COUNT
+from feedbus.wire.constants import (
+    ATTEMPT,
+    DEATHS_BEFORE,
+    EXPIRATION,
+    KEY,
+    OF_FAILURES,
+    PUBLISHED_AT,
+    RECORD_COUNT,
+    SEALED,
+    UNIDENTIFIED,
+    USER_ID,
+)
+from feedbus.wire.identity import derived_id, is_id, is_of_deaths
+from feedbus.wire.sealing import opened
+
+MOST_RECORDS = 1_000_000
+MOST_ATTEMPTS = 2**31
+MOST_MICROSECONDS = 2**53
+# Properties that a failed message has as headers instead: a dead letter must not expire, and
+# RabbitMQ takes no user id but the connection's own.
+AS_HEADERS = {"expiration": EXPIRATION, "user_id": USER_ID}
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message in hand, not settled yet; exchange is the name on the broker."""
+    """One message that is not settled yet.
+
+    Attributes:
+        tag: settles it.
+        body: the bytes, as they were published.
+        content_type: of the body, where the publisher says.
+        message_id: the publisher's; where it gave none that is one, an id that is derived from the
+            message and the same at each redelivery.
+        exchange: the name on the broker.
+        routing_key: the key that it was published with; text that is not UTF-8 has its bytes as
+            lone surrogates.
+        headers: the publisher's and the framework's.
+        redelivered: whether it was delivered before.
+        consumer_tag: of the subscription.
+        properties: AMQP's properties by their names in py-amqp, as the publisher gave them.
+        faults: what of it cannot be decoded; a message with faults is not for a handler.
+        identified: whether the publisher gave the message id.
+
+    """
 
     tag: int
     body: bytes
@@ -23,32 +60,99 @@ class Delivery:
     headers: Mapping[str, Any]
     redelivered: bool
     consumer_tag: str = ""
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    faults: Sequence[str] = ()
+    identified: bool = True
 
     @classmethod
     def of(cls, message: Any) -> Delivery:
-        """Read what kombu's transports call back with."""
-        info, properties = message.delivery_info, message.properties
-        body = message.body
+        """Read an amqp message, as the channels of both brokers give it to their callbacks."""
+        info, properties, body = message.delivery_info, message.properties, message.body
+        if not isinstance(body, bytes):
+            body = str(body).encode(errors="backslashreplace")
+        faults: Sequence[str] = getattr(message, "faults", ())
+        headers = properties.get("application_headers")
+        if not isinstance(headers, dict):
+            headers = {}
+        message_id, given = properties.get("message_id"), True
+        if headers and ATTEMPT in headers:
+            given = UNIDENTIFIED not in headers
+            properties, headers, body, faults = _failed(properties, headers, body, faults)
+        if not is_id(message_id):
+            given = False
+            message_id = derived_id(body, info.get("routing_key", ""), properties, headers)
+        content_type = properties.get("content_type")
         return cls(
-            tag=message.delivery_tag,
-            body=body if isinstance(body, bytes) else str(body).encode(),
-            content_type=properties.get("content_type"),
-            message_id=properties.get("message_id") or uuid.uuid4().hex,
-            exchange=info.get("exchange", ""),
-            routing_key=info.get("routing_key", ""),
-            headers=message.headers or {},
-            redelivered=bool(info.get("redelivered")),
-            consumer_tag=info.get("consumer_tag", ""),
+            message.delivery_tag,
+            body,
+            content_type if isinstance(content_type, str) else None,
+            message_id,
+            info.get("exchange", ""),
+            info.get("routing_key", ""),
+            headers,
+            bool(info.get("redelivered")),
+            info.get("consumer_tag", ""),
+            properties,
+            faults,
+            given,
         )
 
     @property
     def record_count(self) -> int:
         """How many records it says that it carries."""
         count = self.headers.get(RECORD_COUNT, 1)
-        return count if isinstance(count, int) and count > 0 else 1
+        return count if type(count) is int and 0 < count <= MOST_RECORDS else 1
 
     @property
     def published_at_microseconds(self) -> int | None:
         """When it was published first, where its publisher said so."""
-        told = self.headers.get(PUBLISHED_AT)
-        return told if isinstance(told, int) else None
+        moment = self.headers.get(PUBLISHED_AT)
+        return moment if type(moment) is int and 0 <= moment <= MOST_MICROSECONDS else None
+
+    @property
+    def attempts(self) -> int:
+        """How often a handler or the validation has failed on it."""
+        count = self.headers.get(ATTEMPT, 0)
+        return count if type(count) is int and 0 <= count < MOST_ATTEMPTS else 0
+
+    @property
+    def original_key(self) -> str:
+        """The routing key that it was published with, also where it has come back by a retry."""
+        return key_of(self.headers, self.routing_key)
+
+
+def key_of(headers: Mapping[str, Any], otherwise: str) -> str:
+    """Return the routing key that a failed message was published with."""
+    return text_of(headers[KEY]) if KEY in headers else otherwise
+
+
+def text_of(value: object) -> str:
+    """Return a header's text; bytes that are not UTF-8 become lone surrogates."""
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def _failed(
+    properties: Mapping[str, Any], headers: Mapping[str, Any], body: bytes, faults: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any], bytes, Sequence[str]]:
+    """Return the properties, headers, body and faults of a message that failed before.
+
+    The properties are those that its publisher gave it; the headers are the publisher's and what
+    the framework said when it failed.
+    """
+    said = {name: value for name, value in headers.items() if name in OF_FAILURES}
+    if properties.get("content_type") == SEALED:
+        found, body, faults = opened(body)
+        own = found.get("application_headers")
+        own = own if isinstance(own, dict) else {}
+    else:
+        found, own = dict(properties), dict(headers)
+        if UNIDENTIFIED in said:
+            found.pop("message_id", None)
+    own = {name: value for name, value in own.items() if not is_of_deaths(name)}
+    deaths = said.get(DEATHS_BEFORE)
+    if isinstance(deaths, dict):
+        own |= deaths
+    for name, header in AS_HEADERS.items():
+        if header in said:
+            found[name] = text_of(said[header])
+    return found, {**own, **said}, body, faults

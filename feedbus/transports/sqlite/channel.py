@@ -17,6 +17,7 @@ class Channel(Entities, Publishing, Consuming):
     """A channel, with what Kombu asks of one besides the methods of the protocol."""
 
     Message = pyamqp.Message
+    auto_decode = True  # bodies whose message declares an encoding are delivered as text
 
     def prepare_message(
         self,

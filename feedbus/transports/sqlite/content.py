@@ -13,8 +13,11 @@ from typing import Any
 from amqp.basic_message import Message
 from amqp.exceptions import FrameSyntaxError, PreconditionFailed
 
+from feedbus.wire.nesting import deeper_than
+
 PROPERTIES = tuple(name for name, _ in Message.PROPERTIES)
 TAG = "\x00type"  # marks what JSON has no form for; no header is named so
+DEEPEST = 100  # tables in headers; a consumer's stack has to have room for as many
 LONGEST_KEY_BYTES = 255
 
 Properties = dict[str, Any]
@@ -41,6 +44,9 @@ def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
 
     """
     properties = {name: value for name, value in message.properties.items() if value is not None}
+    if deeper_than(DEEPEST, properties.get("application_headers")):
+        msg = f"headers nested too deeply: expected at most {DEEPEST} levels"
+        raise FrameSyntaxError(msg)
     body = message.body
     if isinstance(body, str):
         body = body.encode(properties.setdefault("content_encoding", "utf-8"))
@@ -76,7 +82,7 @@ def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channe
     found = load(properties)
     decoded: bytes | str = body
     encoding = found.get("content_encoding")
-    if encoding:  # as py-amqp does on receipt, text for who declared it and bytes for the rest
+    if encoding and channel.auto_decode:  # as py-amqp does, text where an encoding is declared
         with contextlib.suppress(LookupError, UnicodeError):
             decoded = body.decode(encoding)
     message = Message(decoded, channel=channel, **found)
@@ -114,11 +120,13 @@ def _mark(value: Any) -> dict[str, str]:
 
 
 def _unmark(found: dict[str, Any]) -> Any:
-    kind = found.get(TAG)
-    if kind == "time":  # naive and in UTC, as py-amqp reads an AMQP timestamp
-        return datetime.fromtimestamp(int(found["value"]), UTC).replace(tzinfo=None)
-    if kind == "decimal":
-        return Decimal(found["value"])
-    if kind == "bytes":
-        return base64.b64decode(found["value"])
+    kind, value = found.get(TAG), found.get("value")
+    # A publisher may have named a header so: what is no mark of ours is a table of its own.
+    with contextlib.suppress(ValueError, TypeError, ArithmeticError, OSError):
+        if kind == "time":  # naive and in UTC, as py-amqp reads an AMQP timestamp
+            return datetime.fromtimestamp(int(str(value)), UTC).replace(tzinfo=None)
+        if kind == "decimal":
+            return Decimal(str(value))
+        if kind == "bytes":
+            return base64.b64decode(str(value), validate=True)
     return found

@@ -1,0 +1,185 @@
+"""Frames to messages for py-amqp, so that no message's content raises out of drain_events."""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import amqp
+from amqp import spec
+from amqp.exceptions import FrameSyntaxError, UnexpectedFrame
+from kombu.transport import pyamqp
+
+from feedbus.wire.tables import read_properties, read_text, write_properties
+
+METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
+HEADER_BYTES = 12  # class, weight and body size, before the properties
+WITH_CONTENT = frozenset({spec.Basic.Deliver, spec.Basic.GetOk, spec.Basic.Return})
+
+_METHOD = struct.Struct(">HH")
+_DELIVERY_TAG = struct.Struct(">Q")
+_COUNT = struct.Struct(">I")
+_CODE = struct.Struct(">H")
+
+Signature = tuple[int, int]
+
+
+class Message(amqp.Message):
+    """A message whose properties are read and written whatever is in them.
+
+    Attributes:
+        faults: what cannot be decoded: of its properties, its routing key or its exchange.
+
+    """
+
+    __slots__ = ("faults",)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Begin without faults."""
+        super().__init__(*arguments, **options)
+        self.faults: Sequence[str] = ()
+
+    def _load_properties(self, _class: int, buf: bytes, offset: int) -> int:
+        try:
+            properties, self.faults = read_properties(buf, offset)
+        except (ValueError, IndexError, struct.error) as error:
+            msg = f"properties that are not AMQP's: {error}"
+            raise FrameSyntaxError(msg) from error
+        self.properties.update(properties)
+        return len(buf)
+
+    def _serialize_properties(self) -> bytes:
+        return write_properties(self.properties)
+
+
+class Channel(pyamqp.Channel):
+    """A channel whose deliveries may have any routing key, and whose bodies stay bytes."""
+
+    def dispatch_method(self, method_sig: Signature, payload: bytes, content: Any) -> None:
+        """Call back for a method that the broker has sent."""
+        if content is None or self.is_closing:
+            super().dispatch_method(method_sig, payload, content)
+            return
+        faults: list[str] = []
+        arguments = _READ[method_sig](payload, faults)
+        if faults:
+            content.faults = [*content.faults, *faults]
+        listener = self._callbacks.get(method_sig)
+        waiting = self._pending.pop(method_sig, None)
+        if listener is not None:
+            listener(*arguments, content)
+        if waiting is not None:
+            waiting(method_sig, *arguments, content)
+
+    def basic_publish(
+        self, msg: Any, exchange: str = "", routing_key: str | bytes = "", **options: Any
+    ) -> Any:
+        """Publish a message; a routing key that was not UTF-8 goes out with the bytes it had."""
+        if isinstance(routing_key, str) and not routing_key.isascii():
+            routing_key = routing_key.encode(errors="surrogateescape")
+        return super().basic_publish(msg, exchange, routing_key, **options)
+
+    def prepare_message(  # noqa: PLR0913, PLR0917 -- the signature is Kombu's
+        self,
+        body: Any,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        headers: Any = None,
+        properties: Any = None,
+        _Message: Any = Message,  # noqa: N803 -- the name is Kombu's
+    ) -> Any:
+        """Make the message that basic_publish takes."""
+        return super().prepare_message(
+            body, priority, content_type, content_encoding, headers, properties, _Message
+        )
+
+
+class Connection(pyamqp.Connection):
+    """A connection that makes those messages and channels."""
+
+    Channel = Channel
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what py-amqp's connection takes."""
+        super().__init__(*arguments, frame_handler=frame_handler, **options)
+
+
+def frame_handler(
+    connection: Any, callback: Callable[[int, Signature, bytes, Any], None]
+) -> Callable[[tuple[int, int, bytes]], bool]:
+    """Return what py-amqp gives each frame to: as py-amqp's own, but for our messages."""
+    expected: defaultdict[int, int] = defaultdict(lambda: METHOD)
+    partial: dict[int, tuple[Signature, bytes, Message]] = {}
+
+    def complete(channel: int) -> bool:
+        expected[channel] = METHOD
+        signature, payload, message = partial.pop(channel)
+        callback(channel, signature, payload, message)
+        return True
+
+    def on_frame(frame: tuple[int, int, bytes]) -> bool:
+        kind, channel, payload = frame
+        connection.bytes_recv += 1
+        if kind == HEARTBEAT:
+            return False
+        if kind != expected[channel]:
+            msg = f"received a frame of type {kind}, expected one of type {expected[channel]}"
+            raise UnexpectedFrame(msg)
+        if kind == METHOD:
+            signature = _METHOD.unpack_from(payload)
+            if signature not in WITH_CONTENT:
+                callback(channel, signature, payload, None)
+                return True
+            partial[channel] = signature, payload, Message()
+            expected[channel] = HEADER
+            return False
+        message = partial[channel][2]
+        if kind == HEADER:
+            message.inbound_header(payload)
+            if not message.ready:
+                expected[channel] = BODY
+                return False
+            message.body = b""
+        else:
+            message.inbound_body(payload)
+            if not message.ready:
+                return False
+        return complete(channel)
+
+    return on_frame
+
+
+def _deliver(payload: bytes, faults: list[str]) -> tuple[Any, ...]:
+    consumer_tag, at = read_text(payload, 4, "the consumer tag", faults)
+    (delivery_tag,) = _DELIVERY_TAG.unpack_from(payload, at)
+    redelivered = payload[at + 8] & 1 == 1
+    exchange, at = read_text(payload, at + 9, "the exchange", faults)
+    routing_key, _ = read_text(payload, at, "the routing key", faults)
+    return consumer_tag, delivery_tag, redelivered, exchange, routing_key
+
+
+def _get_ok(payload: bytes, faults: list[str]) -> tuple[Any, ...]:
+    (delivery_tag,) = _DELIVERY_TAG.unpack_from(payload, 4)
+    redelivered = payload[12] & 1 == 1
+    exchange, at = read_text(payload, 13, "the exchange", faults)
+    routing_key, at = read_text(payload, at, "the routing key", faults)
+    (count,) = _COUNT.unpack_from(payload, at)
+    return delivery_tag, redelivered, exchange, routing_key, count
+
+
+def _returned(payload: bytes, faults: list[str]) -> tuple[Any, ...]:
+    (code,) = _CODE.unpack_from(payload, 4)
+    text, at = read_text(payload, 6, "the reply", faults)
+    exchange, at = read_text(payload, at, "the exchange", faults)
+    routing_key, _ = read_text(payload, at, "the routing key", faults)
+    return code, text, exchange, routing_key
+
+
+_READ: dict[Signature, Callable[[bytes, list[str]], tuple[Any, ...]]] = {
+    spec.Basic.Deliver: _deliver,
+    spec.Basic.GetOk: _get_ok,
+    spec.Basic.Return: _returned,
+}

@@ -1,0 +1,97 @@
+"""Drop the dead letters of a queue that are beyond its limits, and count them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from typing import Any
+
+from amqp.exceptions import ChannelError
+
+from feedbus.broker import dead
+from feedbus.broker.names import Names
+from feedbus.metrics import ConsumerMetrics, Limit
+from feedbus.topology import Consumer, DeadLetters, Queue, Topology
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 60.0
+FIRST_SECONDS = 1.0
+DROPPED_AT_ONCE = 500  # before the consumer sees to its messages again
+UNDATED_AT_ONCE = 100
+
+
+class Pruning:
+    """One consumer's part in it: to look now and then, where its queue has limits."""
+
+    def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
+        """Look for the first time after a moment; of a queue's shards only the first does."""
+        self._topology = topology
+        self._consumer = consumer
+        self._metrics = metrics
+        wanted = consumer.queue.dead_letters != DeadLetters() and not consumer.shard
+        self._next = time.monotonic() + FIRST_SECONDS if wanted else math.inf
+
+    def look(self, connection: Any) -> None:
+        """Drop what is beyond the limits, if it is time to look."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + INTERVAL_SECONDS
+        queue = self._consumer.queue
+        try:
+            dropped = prune(connection, self._topology, queue)
+        except ChannelError as error:
+            log.warning("%s cannot look at its dead letters: %s", queue.name, error)
+            return
+        for limit, count in dropped.items():
+            self._metrics.dropped(limit, count)
+            log.warning("%s: dropped %d dead letters: beyond %s", queue.name, count, limit)
+        if dropped.total() == DROPPED_AT_ONCE:
+            self._next = time.monotonic() + FIRST_SECONDS
+
+
+def prune(connection: Any, topology: Topology, queue: Queue) -> Counter[Limit]:
+    """Drop a queue's oldest dead letters while they are too old or too many.
+
+    Several may do so at once: each decides on one dead letter, by how many are behind it.
+
+    Args:
+        connection: to the broker.
+        topology: of the queue.
+        queue: whose limits count.
+
+    Returns:
+        How many were dropped for which limit.
+
+    """
+    name, limits = Names(topology).dead(queue), queue.dead_letters
+    oldest = None
+    if limits.max_age_seconds is not None:
+        oldest = (time.time() - limits.max_age_seconds) * 1_000_000
+    dropped: Counter[Limit] = Counter()
+    undated: list[int] = []
+    channel = connection.channel()
+    channel.auto_decode = False
+    while dropped.total() < DROPPED_AT_ONCE:
+        message = channel.basic_get(name)
+        if message is None:
+            break
+        tag, behind = message.delivery_tag, message.delivery_info["message_count"]
+        failed_at = dead.read(queue, message).failed_at_microseconds
+        if limits.max_length is not None and behind >= limits.max_length:
+            dropped["max_length"] += 1
+        elif oldest is not None and failed_at is not None and failed_at < oldest:
+            dropped["max_age"] += 1
+        else:
+            undated.append(tag)
+            # Whoever put in one without a moment must not keep those behind it for ever.
+            if oldest is None or failed_at is not None or len(undated) >= UNDATED_AT_ONCE:
+                break
+            continue
+        channel.basic_ack(tag)
+    for tag in undated:
+        channel.basic_reject(tag, requeue=True)
+    channel.close()
+    return dropped

@@ -1,0 +1,162 @@
+"""What of a message goes on with it when it fails, and how it is sent back as it came."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from feedbus.wire.constants import (
+    DEATHS,
+    DEATHS_BEFORE,
+    ERRORS_BYTES,
+    GENERATION,
+    OF_DEATHS,
+    OF_DELIVERIES,
+    OF_FAILURES,
+    PUBLISHED_AT,
+    REASON,
+    REASON_BYTES,
+    RECORD_COUNT,
+    SEALED,
+    UNIDENTIFIED,
+)
+from feedbus.wire.delivery import AS_HEADERS, Delivery
+from feedbus.wire.identity import is_of_deaths
+from feedbus.wire.outgoing import Outgoing
+from feedbus.wire.sealing import opened
+
+# Properties that an Outgoing has fields for, and those that would end or refuse what goes on: a
+# dead letter must not expire, and RabbitMQ takes no user id but the connection's own.
+APART = frozenset({"content_type", "content_encoding", "application_headers", "delivery_mode"})
+
+OF_PACKS = frozenset({RECORD_COUNT, GENERATION, UNIDENTIFIED})
+KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
+
+
+def going_on(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the properties and the headers that go on with a message.
+
+    What a broker has noted about the message's deaths elsewhere goes on in a header of the
+    framework's: RabbitMQ 4 writes its own over it when a retry has waited.
+    """
+    elsewhere = APART | AS_HEADERS.keys() | ({"message_id"} if delivery.identified else set())
+    properties = {
+        name: value for name, value in delivery.properties.items() if name not in elsewhere
+    }
+    headers = published(delivery.headers)
+    deaths = {name: headers.pop(name) for name in [*headers] if is_of_deaths(name)}
+    if deaths:
+        headers[DEATHS_BEFORE] = deaths
+    for name, header in AS_HEADERS.items():
+        if delivery.properties.get(name) is not None:
+            headers[header] = delivery.properties[name]
+    if not delivery.identified:
+        headers[UNIDENTIFIED] = True
+    return properties, headers
+
+
+def published(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a delivery's headers without what the framework or the broker says about it."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name not in OF_FAILURES and name not in OF_DELIVERIES
+    }
+
+
+def _died_elsewhere(headers: dict[str, Any], died_in: Callable[[str], bool]) -> dict[str, Any]:
+    """Return headers without what a broker noted when a message died in some queues."""
+    found = dict(headers)
+    for group in OF_DEATHS:
+        if died_in(str(found.get(f"{group}queue", ""))):
+            found = {name: value for name, value in found.items() if not name.startswith(group)}
+    deaths = found.pop(DEATHS, None)
+    if not isinstance(deaths, list):
+        return found if deaths is None else {**found, DEATHS: deaths}
+    kept = [
+        death
+        for death in deaths
+        if not (isinstance(death, dict) and died_in(str(death.get("queue", ""))))
+    ]
+    return {**found, DEATHS: kept} if kept else found
+
+
+def sent_back(
+    delivery: Delivery, exchange: str, routing_key: str, *, died_in: Callable[[str], bool]
+) -> Outgoing:
+    """Return a dead letter's message as it came to its queue.
+
+    Args:
+        delivery: the dead letter.
+        exchange: where it is published now.
+        routing_key: of the message.
+        died_in: whether a queue is one in which the broker may have dead-lettered the message.
+
+    """
+    headers = _died_elsewhere(published(delivery.headers), died_in)
+    stamped = headers.pop(PUBLISHED_AT, None) is not None
+    properties = {
+        name: value
+        for name, value in delivery.properties.items()
+        if name not in APART and name != "message_id"
+    }
+    message_id = delivery.properties.get("message_id")
+    return Outgoing(
+        exchange,
+        routing_key,
+        delivery.body,
+        delivery.properties.get("content_type"),
+        message_id if isinstance(message_id, str) else "",
+        headers,
+        "requeue",
+        properties,
+        delivery.properties.get("content_encoding"),
+        stamped=stamped,
+    )
+
+
+def of_record(message: Outgoing) -> Outgoing:
+    """Return a pack's message without what is said of packs, for one of its records."""
+    headers = {name: value for name, value in message.headers.items() if name not in OF_PACKS}
+    properties = {name: value for name, value in message.properties.items() if name != "message_id"}
+    return replace(message, headers=headers, properties=properties)
+
+
+def reason_text(reason: str) -> str:
+    """Return a reason as a header carries it: text of at most so many bytes."""
+    raw = reason[:REASON_BYTES].encode(errors="backslashreplace")
+    return raw[:REASON_BYTES].decode(errors="ignore")
+
+
+def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
+    """Return each field's errors as a header carries them: as many as fit."""
+    kept: dict[str, list[str]] = {}
+    size = 2
+    for field, texts in errors.items():
+        entry = len(json.dumps({field: list(texts)}))
+        if size + entry > ERRORS_BYTES:
+            kept.setdefault("", []).append(f"and {len(errors) - len(kept)} more fields")
+            break
+        kept[field] = list(texts)
+        size += entry
+    return json.dumps(kept)
+
+
+def bare(message: Outgoing, why: str) -> Outgoing:
+    """Return a failed message with its body and the framework's headers alone.
+
+    Args:
+        message: that the broker refuses for good.
+        why: the broker's answer.
+
+    """
+    headers = {name: value for name, value in message.headers.items() if name in KEPT_ALWAYS}
+    reason = f"{headers.get(REASON, '')}; what came with it is left out: {why}"
+    bared = replace(message, headers={**headers, REASON: reason_text(reason)}, properties={})
+    if message.content_type != SEALED:
+        return bared
+    properties, body, _ = opened(message.body)
+    content_type = properties.get("content_type", "")
+    return replace(bared, body=body, content_type=content_type if content_type.isascii() else None)

@@ -1,0 +1,70 @@
+"""The id of a message whose publisher gave it none: derived from the message itself.
+
+It is the same at each redelivery and in each process. Two messages without ids that are equal in
+body, routing key, headers and identifying properties cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from feedbus.wire.constants import (
+    DEATHS,
+    OF_DEATHS,
+    OF_DELIVERIES,
+    OF_FAILURES,
+    SHORT_TEXT_BYTES,
+)
+
+DIGITS = 32
+# Without those that a broker or a change of a queue may take away on the message's way.
+IDENTIFYING = (
+    "content_type",
+    "content_encoding",
+    "correlation_id",
+    "reply_to",
+    "timestamp",
+    "type",
+    "app_id",
+)
+
+
+def is_id(value: object) -> bool:
+    """Whether a message id is one: a text that is not empty and that AMQP can carry."""
+    if not isinstance(value, str) or not value:
+        return False
+    if value.isascii():
+        return len(value) <= SHORT_TEXT_BYTES
+    try:
+        return len(value.encode()) <= SHORT_TEXT_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def derived_id(
+    body: bytes, routing_key: str, properties: Mapping[str, Any], headers: Mapping[str, Any]
+) -> str:
+    """Return the id that follows from what a publisher sent.
+
+    Neither the exchange counts, which changes when a queue is resharded, nor what brokers say
+    about earlier deliveries.
+    """
+    said = [(name, properties[name]) for name in IDENTIFYING if properties.get(name) is not None]
+    own = sorted(
+        (name, repr(value)) for name, value in headers.items() if not changes_on_the_way(name)
+    )
+    digest = hashlib.sha256(ascii((routing_key, said, own)).encode())
+    digest.update(body)
+    return digest.hexdigest()[:DIGITS]
+
+
+def changes_on_the_way(name: str) -> bool:
+    """Whether a header is not its publisher's, but says what has happened to the message since."""
+    return name in OF_DELIVERIES or name in OF_FAILURES or is_of_deaths(name)
+
+
+def is_of_deaths(name: str) -> bool:
+    """Whether a header is a broker's note of how a message was dead-lettered."""
+    return name == DEATHS or name.startswith(OF_DEATHS)

@@ -1,0 +1,96 @@
+"""A message as another one's body: where its properties cannot go beside the framework's own.
+
+They cannot where they are not text that everybody can read, or where they leave no room in the
+frame for what the framework has to say. The sealed body is the length of the properties in four
+bytes, the properties as they travel, and the message's own body.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from feedbus.errors import UsageError
+from feedbus.wire.constants import ERRORS, FAILED_AT, OF_FAILURES, REASON, SEALED
+from feedbus.wire.outgoing import Outgoing
+from feedbus.wire.tables import read_properties, write_properties
+
+FRAME_OVERHEAD = 8 + 12  # a frame's own bytes, and those of a content header before its properties
+SHORT_REASON = 200
+FEW_HEADERS = 3  # of the framework's own, which fit into any frame
+
+_LENGTH = struct.Struct(">I")
+
+
+def sealed(message: Outgoing) -> Outgoing:
+    """Return a message that carries another one, whose own headers are the framework's alone."""
+    own = {name: value for name, value in message.headers.items() if name not in OF_FAILURES}
+    properties = write_properties(
+        {
+            **message.properties,
+            "content_type": message.content_type,
+            "content_encoding": message.content_encoding,
+            "application_headers": own or None,
+        }
+    )
+    return replace(
+        message,
+        body=_LENGTH.pack(len(properties)) + properties + message.body,
+        content_type=SEALED,
+        content_encoding=None,
+        headers={name: value for name, value in message.headers.items() if name in OF_FAILURES},
+        properties={},
+        stamped=False,
+    )
+
+
+def opened(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
+    """Return the properties, the body and the faults of the message in a sealed one."""
+    try:
+        (length,) = _LENGTH.unpack_from(body)
+        properties, faults = read_properties(body[4 : 4 + length], 0)
+    except (ValueError, IndexError, struct.error) as error:
+        return {"content_type": SEALED}, body, [f"not a sealed message: {error}"]
+    return properties, body[4 + length :], faults
+
+
+def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:
+    """Return a message whose properties fit into one frame, as they have to.
+
+    Args:
+        message: to be published.
+        frame_bytes: what was negotiated with the broker; None where there is no limit.
+
+    Raises:
+        UsageError: they do not fit, and the message is not one that has failed.
+
+    """
+    if frame_bytes is None or (len(message.headers) <= FEW_HEADERS and not message.properties):
+        return message
+    room = frame_bytes - FRAME_OVERHEAD
+    size = _size(message)
+    if size <= room:
+        return message
+    if FAILED_AT not in message.headers:
+        msg = f"cannot publish: headers and properties of {size} bytes; expected at most {room}"
+        raise UsageError(msg)
+    if message.content_type != SEALED:
+        message = sealed(message)
+    if _size(message) > room:
+        headers = dict(message.headers)
+        if ERRORS in headers:
+            headers[ERRORS] = json.dumps({"": ["left out: too large for the broker's frame"]})
+        headers[REASON] = str(headers.get(REASON, ""))[:SHORT_REASON]
+        message = replace(message, headers=headers)
+    return message
+
+
+def _size(message: Outgoing) -> int:
+    try:
+        return len(write_properties(message.all_properties()))
+    except ValueError as error:
+        msg = f"cannot publish: {error}"
+        raise UsageError(msg) from error

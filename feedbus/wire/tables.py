@@ -1,0 +1,273 @@
+"""AMQP's properties and header tables: nothing in them fails to be read, and all is written back.
+
+py-amqp's own reader raises on a timestamp that datetime does not have and on text that is not
+UTF-8. Here such a value is kept in a form of its own, and a fault names it.
+"""
+
+from __future__ import annotations
+
+import calendar
+import struct
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from feedbus.wire.constants import SHORT_TEXT_BYTES
+
+DEEPEST = 32  # tables within tables; what is deeper is kept unread
+INT_MOST = 2**31 - 1
+
+Kind = Literal["text", "table", "octet", "long"]
+
+# In the order in which they travel; the first has the highest bit of the flags.
+PROPERTIES: tuple[tuple[str, Kind], ...] = (
+    ("content_type", "text"),
+    ("content_encoding", "text"),
+    ("application_headers", "table"),
+    ("delivery_mode", "octet"),
+    ("priority", "octet"),
+    ("correlation_id", "text"),
+    ("reply_to", "text"),
+    ("expiration", "text"),
+    ("message_id", "text"),
+    ("timestamp", "long"),
+    ("type", "text"),
+    ("user_id", "text"),
+    ("app_id", "text"),
+    ("cluster_id", "text"),
+)
+_FLAGGED = tuple((1 << 15 - place, name, kind) for place, (name, kind) in enumerate(PROPERTIES))
+
+_NUMBERS = {
+    ord(letter): struct.Struct(f">{code}")
+    for letter, code in zip("bBsUuIilLfd", "bBhhHiIqqfd", strict=True)
+}
+_SHORT, _LONG, _LONG_LONG = struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">Q")
+_DECIMAL = struct.Struct(">Bi")
+_TEXT, _BYTES, _FLAG, _TIME, _FIXED_POINT, _TABLE, _ARRAY, _VOID = b"SxtTDFAV"
+
+
+class Timestamp(int):
+    """Seconds since 1970 that datetime has no moment for."""
+
+
+class ByteArray(bytes):
+    """A value of AMQP's type for bytes; plain bytes are text that is not UTF-8."""
+
+
+class Unread(bytes):
+    """A table or array that is nested too deeply: its type and its bytes, as they came."""
+
+
+def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
+    """Read properties from where their flags begin; return them, and what is wrong with them.
+
+    Text that is not UTF-8 has its bytes as lone surrogates ("surrogateescape").
+    """
+    found: dict[str, Any] = {}
+    faults: list[str] = []
+    (flags,) = _SHORT.unpack_from(buffer, at)
+    at += 2
+    for bit, name, kind in _FLAGGED:
+        if not flags & bit:
+            continue
+        if kind == "text":
+            end = at + 1 + buffer[at]
+            found[name] = _text(buffer[at + 1 : end], name, faults)
+            at = end
+        elif kind == "table":
+            (size,) = _LONG.unpack_from(buffer, at)
+            found[name] = _read_table(buffer, at + 4, at + 4 + size, faults, 0)
+            at += 4 + size
+        elif kind == "octet":
+            found[name] = buffer[at]
+            at += 1
+        else:
+            (found[name],) = _LONG_LONG.unpack_from(buffer, at)
+            at += 8
+    return found, faults
+
+
+def read_text(buffer: bytes, at: int, name: str, faults: list[str]) -> tuple[str, int]:
+    """Read a text of at most 255 bytes; return it and where it ends."""
+    end = at + 1 + buffer[at]
+    return _text(buffer[at + 1 : end], name, faults), end
+
+
+def _text(raw: bytes, name: str, faults: list[str]) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        faults.append(f"{name} is not UTF-8: {raw!r}")
+        return raw.decode(errors="surrogateescape")
+
+
+def _read_table(buffer: bytes, at: int, end: int, faults: list[str], depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    while at < end:
+        name, at = read_text(buffer, at, "the name of a header", faults)
+        found[name], at = _read_value(buffer, at, name, faults, depth)
+    return found
+
+
+def _read_value(  # noqa: C901, PLR0911 -- a return a type
+    buffer: bytes, at: int, name: str, faults: list[str], depth: int
+) -> tuple[Any, int]:
+    letter = buffer[at]
+    at += 1
+    number = _NUMBERS.get(letter)
+    if number is not None:
+        return number.unpack_from(buffer, at)[0], at + number.size
+    if letter == _VOID:
+        return None, at
+    if letter == _FLAG:
+        return buffer[at] != 0, at + 1
+    if letter == _TIME:
+        (seconds,) = _LONG_LONG.unpack_from(buffer, at)
+        return _moment(seconds, name, faults), at + 8
+    if letter == _FIXED_POINT:
+        scale, digits = _DECIMAL.unpack_from(buffer, at)
+        return Decimal(f"{digits}e-{scale}"), at + 5  # exact, whatever the context
+    (size,) = _LONG.unpack_from(buffer, at)
+    start, end = at + 4, at + 4 + size
+    if letter == _TEXT:
+        raw = buffer[start:end]
+        try:
+            return raw.decode(), end
+        except UnicodeDecodeError:
+            return raw, end
+    if letter == _BYTES:
+        return ByteArray(buffer[start:end]), end
+    if letter not in {_TABLE, _ARRAY}:
+        msg = f"header {name!r} is of no type of AMQP's: {chr(letter)!r}"
+        raise ValueError(msg)
+    if depth >= DEEPEST:
+        faults.append(f"header {name!r} is nested too deeply: more than {DEEPEST} levels")
+        return Unread(buffer[at - 1 : end]), end
+    if letter == _TABLE:
+        return _read_table(buffer, start, end, faults, depth + 1), end
+    values = []
+    while start < end:
+        value, start = _read_value(buffer, start, name, faults, depth + 1)
+        values.append(value)
+    return values, end
+
+
+def _moment(seconds: int, name: str, faults: list[str]) -> datetime | Timestamp:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError, OSError):
+        faults.append(f"header {name!r} is no moment: {seconds} seconds after 1970")
+        return Timestamp(seconds)
+
+
+def write_properties(properties: Mapping[str, Any]) -> bytes:
+    """Write properties as they travel, from their flags on.
+
+    Raises:
+        ValueError: a value that AMQP has no form for, or a text of more than 255 bytes.
+
+    """
+    flags, written = 0, [b""]
+    for bit, name, kind in _FLAGGED:
+        value = properties.get(name)
+        if value is None:
+            continue
+        flags |= bit
+        if kind == "text":
+            written.append(_write_text(value, name))
+        elif kind == "table":
+            written.append(_sized(_write_table(value)))
+        elif kind == "octet":
+            written.append(_octet(value, name))
+        else:
+            written.append(_packed(_LONG_LONG, value, name))
+    written[0] = _SHORT.pack(flags)
+    return b"".join(written)
+
+
+def _octet(value: Any, name: str) -> bytes:
+    if isinstance(value, int) and 0 <= value <= 255:  # noqa: PLR2004 -- an octet
+        return bytes((value,))
+    msg = f"{name}: expected an integer from 0 to 255, got {value!r}"
+    raise ValueError(msg)
+
+
+def _packed(number: struct.Struct, value: Any, name: str) -> bytes:
+    try:
+        return number.pack(value)
+    except struct.error as error:
+        msg = f"{name}: {value!r} is no number that AMQP has: {error}"
+        raise ValueError(msg) from error
+
+
+def _write_text(value: Any, name: str) -> bytes:
+    raw = value if isinstance(value, bytes) else _encoded(str(value))
+    if len(raw) > SHORT_TEXT_BYTES:
+        msg = f"{name} of {len(raw)} bytes; expected at most {SHORT_TEXT_BYTES}"
+        raise ValueError(msg)
+    return bytes((len(raw),)) + raw
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, which JSON can carry
+        return text.encode(errors="surrogatepass")
+
+
+def _sized(raw: bytes) -> bytes:
+    return _LONG.pack(len(raw)) + raw
+
+
+def _write_table(table: Mapping[str, Any]) -> bytes:
+    written: list[bytes] = []
+    for name, value in table.items():
+        written += _write_text(name, "the name of a header"), _write_value(value, name)
+    return b"".join(written)
+
+
+def _write_value(value: Any, name: str) -> bytes:  # noqa: PLR0911, C901 -- a return a type
+    if isinstance(value, str):
+        return b"S" + _sized(_encoded(value))
+    if isinstance(value, bool):
+        return b"t\x01" if value else b"t\x00"
+    if isinstance(value, Timestamp):
+        return b"T" + _packed(_LONG_LONG, value, name)
+    if isinstance(value, int):
+        letter = "I" if -INT_MOST <= value <= INT_MOST else "l"
+        return letter.encode() + _packed(_NUMBERS[ord(letter)], value, name)
+    if value is None:
+        return b"V"
+    if isinstance(value, Mapping):
+        return b"F" + _sized(_write_table(value))
+    if isinstance(value, list | tuple):
+        return b"A" + _sized(b"".join(_write_value(each, name) for each in value))
+    if isinstance(value, float):
+        return b"d" + _packed(_NUMBERS[ord("d")], value, name)
+    if isinstance(value, datetime):
+        seconds = int(calendar.timegm(value.utctimetuple()))
+        return b"T" + _packed(_LONG_LONG, seconds, name)
+    if isinstance(value, Unread):
+        return bytes(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return (b"x" if isinstance(value, ByteArray) else b"S") + _sized(bytes(value))
+    if isinstance(value, Decimal):
+        return b"D" + _write_decimal(value, name)
+    msg = f"header {name!r}: AMQP has no type for {type(value).__name__}"
+    raise ValueError(msg)
+
+
+def _write_decimal(value: Decimal, name: str) -> bytes:
+    _, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int) or exponent > 0:
+        msg = f"header {name!r}: {value} is no decimal that AMQP has"
+        raise ValueError(msg)
+    number = int("".join(map(str, digits)))
+    sign = -1 if value.is_signed() else 1
+    try:
+        return _DECIMAL.pack(-exponent, sign * number)
+    except struct.error as error:
+        msg = f"header {name!r}: {value} is no decimal that AMQP has: {error}"
+        raise ValueError(msg) from error

@@ -1,0 +1,179 @@
+"""Whatever a foreign publisher puts on the wire ends in one verdict, and the next is handled.
+
+FEEDBUS_FUZZ_EXAMPLES=100000 is the long form (`make fuzz`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import amqp
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from feedbus import broker, outbox
+from feedbus.metrics import Metrics
+from feedbus.metrics.catalogue import VERDICTS
+from feedbus.topology import Ladder
+from feedbus.wire.tables import read_properties
+from tests import raw_client as raw
+from tests.servers import versions
+from tests.systems import System, queue
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+EXAMPLES = int(os.environ.get("FEEDBUS_FUZZ_EXAMPLES", "700"))  # on each broker: 2,000 on three
+AT_ONCE = 50
+FRAME_BYTES = 131_000
+GOOD = 10_000_002
+FINAL = [verdict for verdict in VERDICTS if verdict != "retry"]
+
+bodies = st.one_of(
+    raw.json_texts,
+    st.integers(0, 8).map(lambda number: b'{"n": %d}' % number),
+    raw.packs.map(lambda pack: json.dumps(pack).encode()),
+    st.binary(max_size=50),
+)
+messages = st.builds(
+    raw.Raw, properties=raw.all_properties, routing_key=raw.odd_texts, body=bodies
+).filter(lambda message: len(message.properties) < FRAME_BYTES)
+
+
+class Sink:
+    """A consumer's handler that takes some numbers and fails on others."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def handle(self, message: dict[str, Any], _bus: Any) -> None:
+        if message["n"] % 3 == 2:
+            msg = "\x1b[31m\u202e\nno\ud800"
+            raise ValueError(msg)
+        self.taken.append(message["n"])
+
+
+def publish_raw(node: Any, exchange: str, examples: Sequence[raw.Raw]) -> int:
+    """Publish over py-amqp with the bytes as they are; return how many RabbitMQ has."""
+    with amqp.Connection(f"127.0.0.1:{node.port}", confirm_publish=False) as connection:
+        channel = connection.channel()
+        channel.confirm_select()
+        confirmed: list[int] = []
+        channel.events["basic_ack"].add(lambda tag, _multiple: confirmed.append(tag))
+        for example in examples:
+            raw.publish(channel, exchange, example)
+        while max(confirmed, default=0) < len(examples):
+            connection.drain_events(timeout=10)
+    return len(examples)
+
+
+def publish_kombu(system: System, exchange: str, examples: Sequence[raw.Raw]) -> int:
+    """Publish over Kombu's channel what the embedded broker takes; return how many that were."""
+    count = 0
+    with broker.connect(system.topology) as connection:
+        channel: Any = connection.channel()
+        for example in examples:
+            found, _ = read_properties(example.properties, 0)
+            headers = found.pop("application_headers", None)
+            try:
+                message = channel.prepare_message(
+                    example.body,
+                    found.pop("priority", None),
+                    found.pop("content_type", None),
+                    found.pop("content_encoding", None),
+                    headers,
+                    found,
+                )
+                channel.basic_publish(message, exchange, example.routing_key)
+            except (amqp.AMQPError, UnicodeError, RecursionError):
+                continue  # the publisher has the error
+            count += 1
+    return count
+
+
+@pytest.fixture(params=["embedded", *versions.chosen()])
+def place(request):
+    """Return where the broker is: a node, or None for the embedded one."""
+    if request.param == "embedded":
+        return None
+    return request.getfixturevalue("rabbitmq_nodes")(request.param)
+
+
+@pytest.fixture
+def system(place, tmp_path):
+    url = place.url if place else ""
+    work = queue(
+        exchange="other", routing_keys=("#",), retry=Ladder((0.01,), "dead-letter"), prefetch=200
+    )
+    yield System.at(tmp_path, work, broker_url=url)
+    outbox.close_store()
+
+
+@settings(
+    max_examples=max(1, EXAMPLES // AT_ONCE),
+    deadline=None,
+    database=None,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+)
+@given(examples=st.lists(messages, min_size=AT_ONCE, max_size=AT_ONCE))
+def check(place: Any, system: System, examples: list[raw.Raw]) -> None:
+    exchange, sink = f"{system.topology.name}.other", Sink()
+    good = raw.Raw(raw.properties({}), b"", json.dumps({"n": GOOD}).encode())
+    if place is None:
+        count = publish_kombu(system, exchange, [*examples, good])
+    else:
+        count = publish_raw(place, exchange, [*examples, good])
+    metrics = Metrics.none()
+    ended = system.run(sink.handle, metrics=metrics, idle_seconds=0.2, max_runtime_seconds=60.0)
+    assert ended.startswith("idle")
+    assert GOOD in sink.taken
+    deliveries, records = (
+        {verdict: metrics.value(family, "work", verdict) for verdict in VERDICTS}
+        for family in ("feedbus_deliveries_total", "feedbus_records_total")
+    )
+    # A retry of a message of its own is another delivery; a pack's counts once however it ends.
+    assert sum(deliveries.values()) == count + records["retry"]
+    assert records["ack"] == len(sink.taken)
+    letters = system.dead()
+    assert len(letters) == sum(records[verdict] for verdict in FINAL) - records["ack"]
+    for letter in letters:
+        assert letter.message_id
+        assert letter.reason
+    system.purge_dead()
+    note(place, count)
+
+
+seen: Counter[str] = Counter()
+
+
+def note(place: Any, count: int) -> None:
+    """Count what was checked, to be shown by the long form."""
+    seen["embedded" if place is None else "rabbitmq"] += count
+
+
+def test_whatever_is_published_ends_in_one_verdict_and_the_next_message_is_handled(place, system):
+    check(place, system)
+    assert sum(seen.values()) >= min(EXAMPLES, AT_ONCE)
+    print(f"examples that passed: {dict(seen)}")  # noqa: T201 -- what the long form has seen
+
+
+@pytest.mark.parametrize("depth", [30, 300, 985])
+def test_headers_nested_deeply_on_the_embedded_broker_are_the_publishers_trouble(tmp_path, depth):
+    system, sink = System.at(tmp_path, queue()), Sink()
+    nested: list[Any] = []
+    for _ in range(depth):
+        nested = [nested]
+    with broker.connect(system.topology) as connection:
+        channel: Any = connection.channel()
+        for headers in ({"deep": nested}, {}):
+            message = channel.prepare_message(b'{"n": 1}', headers=headers)
+            with suppress(amqp.AMQPError):
+                channel.basic_publish(message, f"{system.topology.name}.work", "")
+    assert system.run(sink.handle, max_runtime_seconds=30.0).startswith("idle")
+    assert sink.taken == ([1, 1] if depth == 30 else [1])
+    outbox.close_store()
