@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from amqp.exceptions import AccessRefused, PreconditionFailed
+from amqp.exceptions import AccessRefused, AMQPNotImplementedError, PreconditionFailed
 
 from tests.conformance.drive import (
     consume,
@@ -329,6 +329,39 @@ def test_a_cancelled_consumer_gets_no_more_and_still_may_settle(channel):
     assert texts(got) == ["1"]
     channel.basic_ack(tag(got[0]))
     assert contents(channel, "q") == ["2"]
+
+
+@pytest.mark.parametrize("no_ack", [False, True])
+def test_what_is_on_its_way_to_a_cancelled_consumer_arrives_with_the_cancel(channel, no_ack):
+    queue(channel, "q")
+    put(channel, "q", "1", "2", "3")
+    got = consume(channel, "q", tag="c", no_ack=no_ack)
+    drain_until(channel, lambda: got)
+    channel.basic_cancel("c")
+    assert texts(got) == ["1", "2", "3"]
+    assert depth(channel, "q") == 0
+    if not no_ack:
+        channel.basic_ack(tag(got[-1]), multiple=True)
+
+
+def test_a_callback_may_cancel_its_own_consumer(channel):
+    queue(channel, "q")
+    put(channel, "q", "1", "2", "3")
+    got = []
+
+    def cancel(message):
+        got.append(message)
+        channel.basic_cancel("c")
+
+    channel.basic_consume("q", consumer_tag="c", callback=cancel)
+    drain_until(channel, lambda: len(got) == 3)
+    assert channel.queue_declare("q", passive=True).consumer_count == 0
+
+
+def test_a_client_cannot_stop_a_channels_flow(channel):
+    channel.flow(True)
+    with pytest.raises(AMQPNotImplementedError):
+        channel.flow(False)
 
 
 def test_a_cancelled_consumer_is_no_longer_counted(channel):

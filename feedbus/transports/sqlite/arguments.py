@@ -8,13 +8,20 @@ from amqp.exceptions import AMQPNotImplementedError, PreconditionFailed
 
 from feedbus.transports.sqlite.equivalence import DECLARE_QUEUE, Arguments
 
-SMALLEST = {"x-message-ttl": 0, "x-expires": 1, "x-max-length": 0, "x-delivery-limit": 0}
+LARGEST = 2**32 - 1
+HIGHEST_PRIORITY = 255
+LIMITS = {
+    "x-message-ttl": (0, LARGEST),
+    "x-expires": (1, LARGEST),
+    "x-max-length": (0, LARGEST),
+    "x-max-priority": (0, HIGHEST_PRIORITY),
+    "x-delivery-limit": (0, LARGEST),
+}
 CHOICES = {
     "x-queue-type": ("classic", "quorum"),
     "x-overflow": ("drop-head", "reject-publish", "reject-publish-dlx"),
 }
-NOT_BUILT = ("x-max-length-bytes", "x-max-priority")
-LARGEST = 2**32 - 1
+NOT_BUILT = ("x-max-length-bytes",)
 
 
 def check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive: bool) -> None:
@@ -35,18 +42,20 @@ def check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive
 
 
 def _problems(arguments: Arguments, *, durable: bool, exclusive: bool) -> Iterator[tuple[str, str]]:
-    for name, smallest in SMALLEST.items():
+    for name, (smallest, largest) in LIMITS.items():
         value = arguments.get(name, smallest)
         if isinstance(value, bool) or not isinstance(value, int):
             yield name, f"expected an integer, got {value!r}"
-        elif not smallest <= value <= LARGEST:
-            yield name, f"expected {smallest} to {LARGEST}, got {value}"
+        elif not smallest <= value <= largest:
+            yield name, f"expected {smallest} to {largest}, got {value}"
     for name, choices in CHOICES.items():
         if arguments.get(name, choices[0]) not in choices:
             yield name, f"expected one of {', '.join(choices)}, got {arguments[name]!r}"
     quorum = arguments.get("x-queue-type") == "quorum"
     if "x-delivery-limit" in arguments and not quorum:
         yield "x-delivery-limit", "expected on a quorum queue only"
+    if "x-max-priority" in arguments and quorum:
+        yield "x-max-priority", "expected on a classic queue only"
     if quorum and (exclusive or not durable):
         yield "x-queue-type", "a quorum queue is durable and not exclusive"
     yield from _dead_letter_problems(arguments)

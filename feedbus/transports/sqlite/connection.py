@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from amqp.exceptions import ConsumerCancelled, RecoverableConnectionError
 
+from feedbus.transports.sqlite import forks
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.clocks import expire_due
 from feedbus.transports.sqlite.compaction import Compaction
@@ -30,6 +32,9 @@ from feedbus.transports.sqlite.liveness import Pulse, process_namespace
 from feedbus.transports.sqlite.owners import enter, reap, take_out
 from feedbus.transports.sqlite.wakeup import DIED, FAREWELL, RANG, SIGNALLED, Bell, Watch
 
+if TYPE_CHECKING:
+    from kombu.connection import Connection as Client
+
 SPREAD_SECONDS = 0.004  # so that those who wait for one clock do not all wake on it at once
 BASIC_CANCEL = (60, 30)
 
@@ -39,14 +44,29 @@ class Connection:
 
     wakes_on_signals = True  # drain_events returns early when a signal has been handled
 
-    def __init__(self, path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
+        confirm_publish: bool = False,
+        client: Client | None = None,
+    ) -> None:
         """Open the file.
+
+        Args:
+            path: the broker file.
+            busy_timeout_seconds: how long a file that another process keeps locked is waited for.
+            confirm_publish: whether each publish waits until its message is stored durably.
+            client: Kombu's connection, where it keeps what it has declared.
 
         Raises:
             FileUnavailable: it cannot be opened or created.
 
         """
         self.file = BrokerFile(path, busy_timeout_seconds=busy_timeout_seconds)
+        self.client = client
+        self.confirm_publish = confirm_publish
         self.connected = True
         self.owner: int | None = None
         self.channels: dict[int, Channel] = {}
@@ -58,6 +78,8 @@ class Connection:
         self._owners_seen = -1
         self._audience: dict[int, list[int]] = {}  # queue: owners of its consumers, in their order
         self._audience_version = -1
+        self._evented = False  # whether an event loop waits for this connection
+        forks.note_open(self)
 
     def channel(self) -> Channel:
         """Open another channel."""
@@ -69,7 +91,7 @@ class Connection:
     def check_open(self) -> None:
         """Raise RecoverableConnectionError when this connection is closed."""
         if not self.connected:
-            msg = "the connection to the broker file is closed; connect anew"
+            msg = "the connection to the broker file is closed or of a parent process; connect anew"
             raise RecoverableConnectionError(msg)
 
     @contextmanager
@@ -81,6 +103,28 @@ class Connection:
             keep_limits(tx)
             concerned = self._concerned(tx)
         self._bell.ring(concerned)
+        self.stir()
+
+    def stir(self) -> None:
+        """Let an event loop look here soon: there may be messages or confirms to hand over."""
+        if self._evented and self.owner is not None:
+            self._bell.ring((self.owner,))
+
+    def join_loop(self) -> int:
+        """Return a descriptor that an event loop can wait for; drain_events is to follow."""
+        self.enlist()
+        self._evented = True
+        self.stir()
+        if self._watch is None:
+            msg = "a connection without a watch was to join an event loop"
+            raise RuntimeError(msg)
+        return self._watch.fileno()
+
+    def look_seconds(self) -> float | None:
+        """Return in how many seconds an event loop must look without being woken, or None."""
+        due = self._look_around()
+        waits = [due, self._watch.look_seconds() if self._watch else None]
+        return min((max(0.0, wait) for wait in waits if wait is not None), default=None)
 
     def _concerned(self, tx: Transaction) -> set[int]:
         concerned = set(tx.stirred)
@@ -163,14 +207,14 @@ class Connection:
     def _sleep(self, deadline: float | None) -> None:
         self.enlist()
         while self._watch is not None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                msg = "timed out"
-                raise TimeoutError(msg)
             due = self._look_around()
             if due is not None and due <= 0:
                 with self.write():  # every write looks at the clock first
                     return
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                msg = "timed out"
+                raise TimeoutError(msg)
             if due is not None:
                 due += random.uniform(0, SPREAD_SECONDS)  # noqa: S311 -- spreads load
             quiet = self._compaction.seconds()
@@ -254,11 +298,8 @@ class Connection:
 
     def collect(self) -> None:
         """Let go of everything without a word to the file; others see it as a death."""
-        self.connected = False
-        for channel in self.channels.values():
-            channel.is_open = False
-        self.channels.clear()
-        self.inbox.clear()
+        forks.note_closed(self)
+        self._forget_channels()
         if self._watch is not None:
             self._watch.close()
             self._watch = None
@@ -268,4 +309,29 @@ class Connection:
                 others = self.file.read("SELECT id FROM owners WHERE id <> ?", (self.owner,))
                 self._bell.ring((owner for (owner,) in others), FAREWELL)
         self._bell.close(self.owner)
+        self.file.close()
+
+    def _forget_channels(self) -> None:
+        self.connected = False
+        for channel in self.channels.values():
+            channel.is_open = False
+        self.channels.clear()
+        self.inbox.clear()
+
+    def hold(self) -> None:
+        """Wait until no other thread uses the file, and let none begin."""
+        self.file.hold()
+
+    def resume(self) -> None:
+        """Let other threads use the file again."""
+        self.file.resume()
+
+    def disown(self) -> None:
+        """Close a child process's copy; its parent goes on with the connection."""
+        self._forget_channels()
+        if self._watch is not None:
+            self._watch.drop()
+        if self._pulse is not None:
+            self._pulse.drop()
+        self._bell.drop()
         self.file.close()

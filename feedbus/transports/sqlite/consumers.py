@@ -26,6 +26,7 @@ class Consumer:
     callback: Callable[[Any], None] | None
     on_cancel: Callable[[str], None] | None
     held: int = 0
+    cancelling: bool = False
 
     def room(self) -> int:
         """Return how many more deliveries it may hold."""

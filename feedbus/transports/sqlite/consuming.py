@@ -38,6 +38,7 @@ class Consuming(Session):
             raise AMQPNotImplementedError(msg, (60, 10))
         if a_global:
             self.shared_prefetch = prefetch_count
+            self._link.stir()  # there may be room for more
         else:
             self._prefetch = prefetch_count
 
@@ -93,11 +94,25 @@ class Consuming(Session):
             raise AccessRefused(msg, (60, 20))
 
     def basic_cancel(self, consumer_tag: str, nowait: bool = False) -> None:
-        """End a consumer; what it was handed stays with this channel to settle."""
+        """End a consumer, after its callback has got what was claimed for it.
+
+        So it is on RabbitMQ, where deliveries that are on their way arrive before the answer to
+        the cancel. What the callback got stays with this channel to settle.
+        """
         link = self._link
         consumer = self.consumers.get(consumer_tag)
-        if consumer is None or link.owner is None:
+        if consumer is None or consumer.cancelling or link.owner is None:
             return
+        consumer.cancelling = True  # its callback may cancel it again
+        try:
+            link.inbox.hand_over_all(consumer)
+        finally:
+            self._end(consumer)
+
+    def _end(self, consumer: Consumer) -> None:
+        link = self.connection
+        if link is None or link.owner is None or consumer.id not in link.inbox.consumers:
+            return  # a callback has closed the channel
         unseen = link.inbox.forget(consumer)
         with self._method() as tx:
             delivery.put_back(tx, link.owner, unseen, delivered=False)
@@ -184,6 +199,12 @@ class Consuming(Session):
         self._released(tags)
         if fenced:
             self._link.fence()
+
+    def flow(self, active: bool) -> None:
+        """Accept active=True, which is always so; RabbitMQ stops no channel's flow either."""
+        if not active:
+            msg = "NOT_IMPLEMENTED - active=false"
+            raise AMQPNotImplementedError(msg, (20, 20))
 
     def basic_recover(self, requeue: bool = False) -> None:
         """Return all unsettled deliveries of this channel to their places."""

@@ -18,7 +18,7 @@ from feedbus.wire.nesting import deeper_than
 PROPERTIES = tuple(name for name, _ in Message.PROPERTIES)
 TAG = "\x00type"  # marks what JSON has no form for; no header is named so
 DEEPEST = 100  # tables in headers; a consumer's stack has to have room for as many
-LONGEST_KEY_BYTES = 255
+LONGEST_KEY_BYTES = LARGEST_OCTET = 255
 
 Properties = dict[str, Any]
 
@@ -32,6 +32,7 @@ class Content:
     properties: str
     body: bytes
     expiration_ms: int | None = None
+    priority: int = 0
 
 
 def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
@@ -39,7 +40,8 @@ def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
 
     Raises:
         UnicodeError: the routing key is not UTF-8.
-        FrameSyntaxError: a key too long, or a header that AMQP has no type for.
+        FrameSyntaxError: a key too long, a header that AMQP has no type for, or a priority that
+            is no octet.
         PreconditionFailed: an expiration that is no number of milliseconds.
 
     """
@@ -57,6 +59,7 @@ def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
         dump(properties),
         bytes(body),
         None if expiration is None else _milliseconds(expiration),
+        _check_priority(properties.get("priority", 0)),
     )
 
 
@@ -67,6 +70,13 @@ def check_key(routing_key: str | bytes | None) -> str:
         msg = f"routing key: expected at most {LONGEST_KEY_BYTES} bytes, got {len(key.encode())}"
         raise FrameSyntaxError(msg)
     return key
+
+
+def _check_priority(priority: Any) -> int:
+    if isinstance(priority, int) and 0 <= priority <= LARGEST_OCTET:
+        return int(priority)
+    msg = f"priority: expected an integer from 0 to {LARGEST_OCTET}, got {priority!r}"
+    raise FrameSyntaxError(msg)
 
 
 def _milliseconds(expiration: Any) -> int:

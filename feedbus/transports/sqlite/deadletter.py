@@ -36,7 +36,8 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
     key = content.routing_key if queue.dead_letter_key is None else queue.dead_letter_key
     properties = load(content.properties)
     deaths = note_death(properties, queue.name, content, reason)
-    letter = Content(exchange, key, dump(properties), content.body)
+    priority = properties.get("priority", 0)
+    letter = Content(exchange, key, dump(properties), content.body, priority=priority)
     targets = [
         target
         for target in tx.routes.route(exchange, key)

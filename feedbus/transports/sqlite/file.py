@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,9 +44,9 @@ class Transaction:
         self._ready: list[tuple[int, int, int | None]] = []
 
     def add(self, queue: Queue, content: Content, expires_ms: int | None) -> None:
-        """Put a new message at the end of a queue."""
-        message = self.next_message
-        self.next_message = message + 1
+        """Put a new message into a queue, behind all that are not of a lower priority."""
+        message = queue.place(self.next_message, content.priority)
+        self.next_message += 1
         self._messages.append(
             (message, content.exchange, content.routing_key, content.properties, content.body)
         )
@@ -101,6 +102,7 @@ class BrokerFile:
         self._busy_timeout_seconds = busy_timeout_seconds
         self._durable = False
         self._routes: Routes | None = None
+        self._use = threading.RLock()  # by one thread at a time, and by none while this forks
         try:
             self.database = open_database(path, busy_timeout_seconds=busy_timeout_seconds)
         except (sqlite3.DatabaseError, OSError) as error:
@@ -123,7 +125,8 @@ class BrokerFile:
 
         """
         try:
-            return self.database.execute(statement, values).fetchall()
+            with self._use:
+                return self.database.execute(statement, values).fetchall()
         except sqlite3.DatabaseError as error:
             raise self._unavailable(error) from error
 
@@ -138,7 +141,7 @@ class BrokerFile:
             FileUnavailable: the file cannot be written.
 
         """
-        try:
+        with self._use, self._plain_errors():
             if durable != self._durable:
                 self.database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
@@ -155,6 +158,11 @@ class BrokerFile:
                 if self.database.in_transaction:
                     self.database.execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.DatabaseError as error:
             raise self._unavailable(error) from error
 
@@ -166,6 +174,14 @@ class BrokerFile:
     def close(self) -> None:
         """Close the file; a second time does nothing."""
         self.database.close()
+
+    def hold(self) -> None:
+        """Wait until no other thread uses the file, and let none begin."""
+        self._use.acquire()
+
+    def resume(self) -> None:
+        """Let other threads use the file again."""
+        self._use.release()
 
     def _unavailable(self, error: Exception) -> FileUnavailable:
         if isinstance(error, FileUnavailable):

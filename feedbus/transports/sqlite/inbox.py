@@ -130,6 +130,14 @@ class Inbox:
             return True
         return False
 
+    def hand_over_all(self, consumer: Consumer) -> None:
+        """Give all that was claimed for a consumer to its callback."""
+        self._arrivals = deque(
+            sorted(self._arrivals, key=lambda arrival: arrival.consumer is not consumer)
+        )
+        while self._arrivals and self._arrivals[0].consumer is consumer:
+            self.hand_over()
+
     def _load_bodies(self) -> None:
         near = {
             arrival.message: arrival

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import weakref
 from pathlib import Path
-
-_held: weakref.WeakSet[Pulse] = weakref.WeakSet()
 
 
 class Pulse:
@@ -19,7 +16,6 @@ class Pulse:
         self.path = lock_path(folder, owner)
         self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _held.add(self)
 
     def stop(self) -> None:
         """Release the lock and remove the file; a second time does nothing."""
@@ -29,19 +25,10 @@ class Pulse:
             self.drop()
 
     def drop(self) -> None:
-        """Close this process's copy of the lock."""
+        """Close this process's copy of the lock, which a child would keep when its parent died."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
-
-
-def _drop_in_child() -> None:
-    # A forked child would keep the lock of a parent that died.
-    for pulse in list(_held):
-        pulse.drop()
-
-
-os.register_at_fork(after_in_child=_drop_in_child)
 
 
 def lock_path(folder: Path, owner: int) -> Path:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from amqp.exceptions import AMQPNotImplementedError
+from amqp.exceptions import AMQPNotImplementedError, MessageNacked
 
-from feedbus.transports.sqlite.confirms import Outgoing, store
+from feedbus.transports.sqlite.confirms import Outgoing, Settled, store
 from feedbus.transports.sqlite.content import pack
 from feedbus.transports.sqlite.session import Session
 
@@ -36,7 +36,10 @@ class Publishing(Session):
     ) -> None:
         """Publish a message: at once, or in confirm mode with those around it in one transaction.
 
+        With the connection's confirm_publish it is stored durably when this returns.
+
         Raises:
+            MessageNacked: with confirm_publish, a queue is full and refuses it.
             NotFound: no such exchange; in confirm mode told when the messages are stored.
             FileUnavailable: it could not be stored, so it is not confirmed either.
             UnicodeError: the routing key is not UTF-8.
@@ -45,7 +48,9 @@ class Publishing(Session):
         if immediate:
             refusal = "NOT_IMPLEMENTED - immediate=true"
             raise AMQPNotImplementedError(refusal, (60, 40))
-        self._link.check_open()
+        link = self._link
+        if link.confirm_publish:
+            self._confirming = True
         with self._refusals():
             content = pack(msg, exchange, routing_key)
         tag = 0
@@ -54,8 +59,19 @@ class Publishing(Session):
             tag = self._published
         self._outgoing.append(Outgoing(tag, content, msg, mandatory))
         self._outgoing_bytes += len(content.body)
-        if not self._confirming or self._is_full():
+        if link.confirm_publish:
             self.flush()
+            self._refuse_nacked(tag)
+        elif not self._confirming or self._is_full():
+            self.flush()
+        else:
+            link.stir()
+
+    def _refuse_nacked(self, tag: int) -> None:
+        nacked = Settled("basic_nack", tag, multiple=False) in self._untold
+        self.tell()
+        if nacked:
+            raise MessageNacked
 
     def _is_full(self) -> bool:
         return len(self._outgoing) >= BUFFERED_MESSAGES or self._outgoing_bytes >= BUFFERED_BYTES

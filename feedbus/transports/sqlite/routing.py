@@ -15,6 +15,7 @@ from feedbus.ring import Ring
 
 QUEUE, EXCHANGE = "queue", "exchange"
 REMEMBERED_ROUTES = 20_000
+NUMBER_BITS = 48  # of a message's id; the bits above are its rank in a queue with priorities
 
 Destination = tuple[str, str]  # kind, name
 Match = Callable[[str], Iterable[Destination]]
@@ -51,12 +52,23 @@ class Queue:
     ttl_ms: int | None
     expires_ms: int | None
     max_length: int | None
+    max_priority: int | None
     overflow: str
     dead_letter_exchange: str | None
     dead_letter_key: str | None
     delivery_limit: int | None
     single_active: bool
     quorum: bool
+
+    def place(self, number: int, priority: int) -> int:
+        """Return the id of a message, by which the queue's messages are in their order.
+
+        Higher priorities come first, and messages of one priority in the order of their numbers.
+        """
+        if not self.max_priority:
+            return number
+        rank = self.max_priority - min(priority, self.max_priority)
+        return rank << NUMBER_BITS | number
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +270,7 @@ def make_queue(
         ttl_ms=arguments.get("x-message-ttl"),
         expires_ms=arguments.get("x-expires"),
         max_length=arguments.get("x-max-length"),
+        max_priority=arguments.get("x-max-priority"),
         overflow=arguments.get("x-overflow", "drop-head"),
         dead_letter_exchange=arguments.get("x-dead-letter-exchange"),
         dead_letter_key=arguments.get("x-dead-letter-routing-key"),

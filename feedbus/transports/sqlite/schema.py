@@ -54,7 +54,8 @@ CREATE TABLE messages (
     properties TEXT NOT NULL, body BLOB NOT NULL
 );
 CREATE TABLE ready (
-    queue INTEGER NOT NULL, message INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    message INTEGER NOT NULL,       -- ascending in the order of delivery, see Queue.place
     returns INTEGER NOT NULL,       -- how many deliveries came back unsettled
     expires_ms INTEGER, PRIMARY KEY (queue, message)
 ) WITHOUT ROWID;

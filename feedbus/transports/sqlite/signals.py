@@ -60,6 +60,7 @@ class Pipe:
             if end >= 0:
                 os.close(end)
         self.reader = self._writer = self._foreign = -1
+        self._users = 0
 
 
 pipe = Pipe()
@@ -69,7 +70,7 @@ def _drop_in_child() -> None:
     # The child's signals must not end its parent's waits.
     if pipe.reader >= 0:
         signal.set_wakeup_fd(-1)
-        pipe.drop()
+    pipe.drop()
 
 
 os.register_at_fork(after_in_child=_drop_in_child)

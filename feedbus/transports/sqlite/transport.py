@@ -1,26 +1,75 @@
-"""The transport that Kombu is given: its connections are to a file, named by virtual_host."""
+"""The transport that Kombu uses: it connects to a file, which virtual_host or the URL names."""
 
 from __future__ import annotations
 
+import random
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote
 
 import amqp
 from kombu.transport import base, pyamqp
 
-from feedbus.transports.sqlite.connection import Connection
+from feedbus.transports.sqlite.channel import Channel
+from feedbus.transports.sqlite.connection import SPREAD_SECONDS, Connection
 from feedbus.transports.sqlite.file import BUSY_TIMEOUT_SECONDS
+from feedbus.transports.sqlite.survey import survey
+
+if TYPE_CHECKING:
+    from kombu.connection import Connection as Client
+
+
+class Entry(Protocol):
+    """A call that an event loop is to make later."""
+
+    def cancel(self) -> None:
+        """Let it not be made."""
+
+
+class Loop(Protocol):
+    """What is used of Kombu's event loop, `kombu.asynchronous.Hub`."""
+
+    def add_reader(self, fds: int, callback: Callable[..., None], *args: Any) -> None:
+        """Call back whenever a descriptor can be read."""
+
+    def call_soon(self, callback: Callable[..., None], *args: Any) -> object:
+        """Call back in the loop's next turn."""
+
+    def call_later(self, delay: float, callback: Callable[..., None], *args: Any) -> Entry:
+        """Call back after some seconds."""
+
+
+class Management(base.Management):
+    """What `celery list bindings` asks for."""
+
+    def get_bindings(self) -> list[dict[str, str]]:
+        """Return all bindings in the order in which they were made."""
+        return [
+            {"source": source, "destination": destination, "routing_key": key}
+            for source, _, destination, key in survey(broker_path(self.transport.client)).bindings
+        ]
 
 
 class Transport(base.Transport):
     """Kombu's virtual transports poll, keep bindings in memory and republish; this one does not.
 
-    Use it as `kombu.connection.Connection(transport=Transport, virtual_host="/abs/broker.db")`;
-    the transport option busy_timeout_seconds says how long a locked file is waited for.
+    Its channels have the methods, messages and errors of py-amqp's, so its driver type is amqp.
+
+    Example:
+        >>> kombu.Connection("sqlite:////var/lib/app/broker.db", transport=Transport)
+        >>> kombu.Connection(transport=Transport, virtual_host="/var/lib/app/broker.db")
+
+    The transport options are `busy_timeout_seconds`, for how long a locked file is waited for, and
+    `confirm_publish`, as py-amqp has it: a publish returns when its message is stored durably, and
+    raises amqp.exceptions.MessageNacked when a queue refuses it.
     """
 
-    driver_type = "sqlite"
+    Management = Management
+
+    can_parse_url = True
+    driver_type = "amqp"
     driver_name = "feedbus"
     connection_errors = (*pyamqp.Transport.connection_errors, sqlite3.OperationalError)
     channel_errors = pyamqp.Transport.channel_errors
@@ -30,29 +79,42 @@ class Transport(base.Transport):
     )
     recoverable_channel_errors = pyamqp.Transport.recoverable_channel_errors
     implements = base.Transport.implements.extend(
-        asynchronous=False,
+        asynchronous=True,
         exchange_type=frozenset(["direct", "topic", "fanout", "x-consistent-hash"]),
         heartbeats=False,
     )
 
+    def __init__(self, client: Client, **options: Any) -> None:
+        """Keep Kombu's connection."""
+        super().__init__(client, **options)
+        self._reading = False  # whether the event loop is to look in its next turn
+        self._later: Entry | None = None
+
     def establish_connection(self) -> Connection:
-        """Open the file that the connection's virtual_host names."""
+        """Open the file that the connection's virtual_host or URL names."""
         client: Any = self.client
-        options = client.transport_options
+        options = client.transport_options or {}
         return Connection(
-            Path(client.virtual_host),
+            broker_path(client),
             busy_timeout_seconds=options.get("busy_timeout_seconds", BUSY_TIMEOUT_SECONDS),
+            confirm_publish=options.get("confirm_publish", False),
+            client=client,
         )
 
     def close_connection(self, connection: Connection) -> None:
         """Close the connection; what it held goes back."""
+        connection.client = None
         connection.close()
 
-    def create_channel(self, connection: Connection) -> Any:
+    def _collect(self, connection: Connection | None) -> None:
+        if connection is not None:
+            connection.collect()
+
+    def create_channel(self, connection: Connection) -> Channel:
         """Open a channel."""
         return connection.channel()
 
-    def close_channel(self, channel: Any) -> None:
+    def close_channel(self, channel: Channel) -> None:
         """Close a channel."""
         channel.close()
 
@@ -60,10 +122,72 @@ class Transport(base.Transport):
         """Let one thing happen, or raise TimeoutError."""
         connection.drain_events(**kwargs)
 
+    def register_with_event_loop(self, connection: Connection, loop: Loop) -> None:
+        """Let an event loop hand over what arrives."""
+        loop.add_reader(connection.join_loop(), self.on_readable, connection, loop)
+
+    def on_readable(self, connection: Connection, loop: Loop) -> None:
+        """Let one thing happen, and go on in the loop's next turn until nothing is left."""
+        self._reading = False
+        if not connection.connected:
+            return
+        try:
+            connection.drain_events(timeout=0)
+        except TimeoutError:
+            self._look_later(connection, loop)
+        else:
+            self._look_soon(connection, loop)
+
+    def _look_soon(self, connection: Connection, loop: Loop) -> None:
+        if not self._reading:
+            self._reading = True
+            loop.call_soon(self.on_readable, connection, loop)
+
+    def _look_later(self, connection: Connection, loop: Loop) -> None:
+        # When something expires, no other connection need be awake to wake this one.
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        seconds = connection.look_seconds()
+        if seconds is not None:
+            seconds += random.uniform(0, SPREAD_SECONDS)  # noqa: S311 -- spreads load
+            self._later = loop.call_later(seconds, self.on_readable, connection, loop)
+
     def verify_connection(self, connection: Connection) -> bool:
-        """Tell whether the connection is open."""
+        """Return whether the connection is open."""
         return connection.connected
+
+    def qos_semantics_matches_spec(self, connection: Connection) -> bool:
+        """Return False: as on RabbitMQ 3, a prefetch without a_global is for later consumers."""
+        del connection
+        return False
 
     def driver_version(self) -> str:
         """Name SQLite's version and py-amqp's, whose messages and errors are used."""
         return f"{sqlite3.sqlite_version} (amqp {amqp.__version__})"
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: ARG002, FBT001, FBT002 -- Kombu's signature
+        """Return the URL of the broker file."""
+        return f"sqlite:///{broker_path(self.client)}"
+
+
+def broker_path(client: Any) -> Path:
+    """Return the path that a Kombu connection names: as virtual_host, or in its URL or hostname.
+
+    Raises:
+        ValueError: it names none.
+
+    """
+    if client.virtual_host not in {None, "", "/"}:
+        return Path(client.virtual_host)
+    named = client.hostname or ""
+    scheme, mark, rest = named.partition("://")
+    if mark and scheme == "sqlite" and len(rest) > 1 and rest.startswith("/"):
+        return Path(unquote(rest[1:]))
+    if not mark and "/" in named:
+        return Path(named)
+    msg = (
+        "expected the path of the broker file as virtual_host, or a URL such as"
+        f" sqlite:////var/lib/app/broker.db, got {named!r}"
+    )
+    raise ValueError(msg)

@@ -71,14 +71,19 @@ class Bell:
 
     def close(self, owner: int | None) -> None:
         """Close and remove the socket; a second time does nothing."""
+        if self.receiver is not None:
+            with contextlib.suppress(FileNotFoundError):
+                (self._path / f"{owner}.sock").unlink()
+        self.drop()
+
+    def drop(self) -> None:
+        """Close this process's sockets, but leave the file of the socket."""
         if self._folder < 0:
             return
         self._sender.close()
         if self.receiver is not None:
             self.receiver.close()
             self.receiver = None
-            with contextlib.suppress(FileNotFoundError):
-                (self._path / f"{owner}.sock").unlink()
         os.close(self._folder)
         self._folder = -1
 
@@ -139,7 +144,7 @@ class Watch:
 
     def wait(self, timeout_seconds: float | None) -> set[str]:
         """Wait until something happens; say what, nothing when the time is up."""
-        looking = self._look_seconds()
+        looking = self.look_seconds()
         limits = [limit for limit in (timeout_seconds, looking) if limit is not None]
         self._listen_to_signals()
         events = self._selector.select(max(0, min(limits)) if limits else None)
@@ -157,7 +162,13 @@ class Watch:
             happened = {RANG, DIED}
         return happened
 
-    def _look_seconds(self) -> float | None:
+    def fileno(self) -> int:
+        """Return a descriptor that can be read whenever something has happened."""
+        self._listen_to_signals()
+        return self._selector.fileno()
+
+    def look_seconds(self) -> float | None:
+        """Return seconds between looks at the file where not all can be waited for, or None."""
         if self._gone:  # a process that it left behind may hold its lock a little longer
             return LINGER_SECONDS
         return FALLBACK_SECONDS if self._blind or self._unseen else None
@@ -173,7 +184,12 @@ class Watch:
 
     def close(self) -> None:
         """Close all that is watched."""
-        for pid in list(self._processes):
-            self._forget(pid)
-        self._selector.close()
+        self.drop()
         pipe.leave()
+
+    def drop(self) -> None:
+        """Close this process's descriptors, and change nothing that a parent process shares."""
+        for descriptor in self._processes.values():
+            os.close(descriptor)
+        self._processes.clear()
+        self._selector.close()

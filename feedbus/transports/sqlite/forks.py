@@ -1,0 +1,59 @@
+"""Connections and forks: a child leaves its parent's connections alone, and makes its own.
+
+SQLite counts a file's locks by process. A child that inherits an open file believes that it holds
+its parent's locks, and so would each connection that it opens to the same file. Therefore a fork
+waits until no thread uses an inherited file, and the child closes it before it opens another.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Protocol
+
+
+class Inherited(Protocol):
+    """What a fork concerns."""
+
+    def hold(self) -> None:
+        """Wait until no other thread uses it, and let none begin."""
+
+    def resume(self) -> None:
+        """Let other threads use it again."""
+
+    def disown(self) -> None:
+        """Close the copies of a child process, which change nothing for the parent."""
+
+
+_open: weakref.WeakSet[Inherited] = weakref.WeakSet()
+_on_hold: list[Inherited] = []
+
+
+def note_open(connection: Inherited) -> None:
+    """Take a connection into account whenever this process forks."""
+    _open.add(connection)
+
+
+def note_closed(connection: Inherited) -> None:
+    """Forget a connection."""
+    _open.discard(connection)
+
+
+def _hold_all() -> None:
+    for connection in list(_open):
+        connection.hold()
+        _on_hold.append(connection)
+
+
+def _resume_all() -> None:
+    while _on_hold:
+        _on_hold.pop().resume()
+
+
+def _disown_all() -> None:
+    while _on_hold:
+        _on_hold.pop().disown()
+    _open.clear()
+
+
+os.register_at_fork(before=_hold_all, after_in_parent=_resume_all, after_in_child=_disown_all)
