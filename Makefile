@@ -6,13 +6,18 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
+# Most tests wait for servers and processes, so two workers wait side by side.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+ON_A_BROKER := tests/conformance tests/integration tests/chaos tests/test_apply.py tests/test_generations.py \
+	tests/test_plan.py tests/test_runner.py
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test chaos fuzz lint cluster bench clean
+.PHONY: help demo up test test-all model chaos fuzz lint cluster bench clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1\t\2/p' Makefile
 
 demo: $(VENV)/.runtime  ## seed a graph, post tweets, show the spread and the rates
 	@$(BIN)/feedbus demo
@@ -22,7 +27,17 @@ up: $(VENV)/.runtime  ## start everything in the foreground; Ctrl-C stops it
 
 test: $(VENV)/.dev  ## all tests, with the servers they need where they can be installed
 	@sh tests/servers/install.sh
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
+	@$(PYTEST) --cov --cov-report=term $(PYTEST_ARGS)
+
+test-all: $(VENV)/.dev  ## all tests and models; then those of the broker on each RabbitMQ that is installed
+	@sh tests/servers/install.sh all
+	@$(MAKE) test model
+	@for version in $$($(BIN)/python -m tests.servers.versions); do \
+		echo "RabbitMQ $$version" && FEEDBUS_RABBITMQ_VERSIONS=$$version $(PYTEST) $(ON_A_BROKER) $(PYTEST_ARGS) || exit 1; \
+	done
+
+model: $(VENV)/.dev  ## every order of events of the protocols; `make test` has a short form
+	@FEEDBUS_LONG_MODELS=1 $(BIN)/python -m pytest tests/chaos/test_*_model.py
 
 cluster: $(VENV)/.dev  ## three RabbitMQ nodes and two hosts that die in turn, three times over
 	@FEEDBUS_CLUSTER_ROUNDS=3 $(BIN)/python -m pytest tests/chaos/cluster $(PYTEST_ARGS)

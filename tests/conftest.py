@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from tests.servers.fixtures import (  # noqa: F401 -- fixtures
+    any_postgres,
     any_rabbitmq,
     empty_store_url,
     postgres,
+    postgres_servers,
     rabbitmq,
     rabbitmq4,
     rabbitmq_nodes,

@@ -155,17 +155,17 @@ def test_a_full_sqlite_file_is_an_outage_and_what_was_there_stays(tmp_path: Path
 
 
 @pytest.fixture
-def postgres_url(postgres: Postgres):
-    url = postgres.new_database()
+def postgres_url(any_postgres: Postgres):
+    url = any_postgres.new_database()
     outbox.open_store(url)
     outbox.create_tables()
     yield url
     outbox.close_store()
-    postgres.drop_database(url)
+    any_postgres.drop_database(url)
 
 
-def end_sessions(postgres: Postgres) -> None:
-    postgres.sql(
+def end_sessions(server: Postgres) -> None:
+    server.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE pid <> pg_backend_pid() AND application_name = 'feedbus'"
     )
@@ -173,12 +173,12 @@ def end_sessions(postgres: Postgres) -> None:
 
 @pytest.mark.integration
 def test_a_transaction_whose_session_was_ended_is_an_outage_and_the_next_one_works(
-    postgres: Postgres, postgres_url
+    any_postgres: Postgres, postgres_url
 ):
     def write():
         with outbox.transaction():
             outbox.put("x", {"n": 1})
-            end_sessions(postgres)
+            end_sessions(any_postgres)
             outbox.put("x", {"n": 2})
 
     with pytest.raises(Outage):
@@ -190,13 +190,13 @@ def test_a_transaction_whose_session_was_ended_is_an_outage_and_the_next_one_wor
 
 @pytest.mark.integration
 def test_a_transaction_that_begins_on_an_ended_session_does_not_notice(
-    postgres: Postgres, postgres_url
+    any_postgres: Postgres, postgres_url
 ):
     outbox.ready()
-    end_sessions(postgres)
+    end_sessions(any_postgres)
     with outbox.transaction():
         outbox.put("x", {"n": 1})
-    end_sessions(postgres)
+    end_sessions(any_postgres)
     assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
 
 
@@ -232,10 +232,10 @@ def test_a_transaction_whose_first_statement_fails_is_rolled_back(postgres_url, 
 
 @pytest.mark.integration
 def test_a_transaction_that_begins_anew_on_another_session_is_rolled_back_as_a_whole(
-    postgres: Postgres, postgres_url
+    any_postgres: Postgres, postgres_url
 ):
     outbox.ready()
-    end_sessions(postgres)
+    end_sessions(any_postgres)
 
     def write_and_fail():
         with outbox.transaction():
@@ -250,16 +250,16 @@ def test_a_transaction_that_begins_anew_on_another_session_is_rolled_back_as_a_w
 
 
 @pytest.mark.integration
-def test_a_stopped_server_is_an_outage_until_it_is_back(postgres: Postgres, postgres_url):
+def test_a_stopped_server_is_an_outage_until_it_is_back(any_postgres: Postgres, postgres_url):
     outbox.put("x", {"n": 1})
-    postgres.kill()
+    any_postgres.kill()
     try:
         with pytest.raises(Outage), outbox.transaction():
             outbox.put("x", {"n": 2})
         with pytest.raises(Outage, match="refused"):
             outbox.ready()
     finally:
-        postgres.start()
+        any_postgres.start()
     outbox.ready()
     assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
 
@@ -285,8 +285,8 @@ def test_settings_of_the_url_go_before_the_defaults(postgres_url):
 
 
 @pytest.mark.integration
-def test_no_text_shows_the_password(postgres: Postgres):
-    url = f"postgresql://nobody:s3cret@127.0.0.1:{postgres.port}/nowhere"
+def test_no_text_shows_the_password(any_postgres: Postgres):
+    url = f"postgresql://nobody:s3cret@127.0.0.1:{any_postgres.port}/nowhere"
     outbox.open_store(url)
     with pytest.raises(Outage) as caught:
         outbox.ready()

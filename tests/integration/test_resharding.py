@@ -22,7 +22,9 @@ from feedbus import config
 from feedbus.broker import inventory
 from feedbus.bus import Bus
 from feedbus.topology import Topology
+from tests.servers import versions
 
+pytestmark = pytest.mark.timeout(400)  # each starts a dozen processes several times
 PROJECT = Path(__file__).parents[2]
 KEYS = [str(key) for key in range(50)]
 
@@ -166,21 +168,21 @@ def system(tmp_path: Path) -> Iterator[System]:
     system.feedbus("down")
 
 
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def on_either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
-    """Make the system on the embedded broker, and on RabbitMQ."""
+@pytest.fixture(params=["embedded", *versions.chosen()])
+def on_each(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
+    """Make the system on the embedded broker, and on each version of RabbitMQ."""
     system = System(tmp_path)
-    if request.param == "rabbitmq":
-        node = request.getfixturevalue("rabbitmq")
+    if request.param != "embedded":
+        node = request.getfixturevalue("rabbitmq_nodes")(request.param)
         system.broker = f'url = "{node.url}"\nmanagement = "{node.management_url}"'
     yield system
     system.feedbus("down")
 
 
 def test_shards_come_and_go_while_messages_come_and_untouched_watchers_keep_running(
-    on_either: System,
+    on_each: System,
 ) -> None:
-    system = on_either
+    system = on_each
     topology = system.write(10)
     system.feedbus("up", "--detach")
     first = system.pids()
@@ -202,9 +204,9 @@ def test_shards_come_and_go_while_messages_come_and_untouched_watchers_keep_runn
 
 
 def test_a_queue_is_replaced_another_added_and_one_removed_while_messages_come(
-    on_either: System,
+    on_each: System,
 ) -> None:
-    system = on_either
+    system = on_each
     extra = '[queues.extra]\nexchange = "mail"\nrouting_keys = ["x"]\nhandler = "handle:mail"\n'
     topology = system.write(2, extra)
     system.feedbus("up", "--detach")

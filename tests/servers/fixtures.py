@@ -11,7 +11,7 @@ import pytest
 from feedbus import outbox
 from store import migrations
 from tests.servers import required, versions
-from tests.servers.postgres import MissingServer, Postgres
+from tests.servers.postgres import MissingServer, Postgres, chosen
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.required import missing
 
@@ -51,24 +51,43 @@ def any_rabbitmq(request, rabbitmq_nodes) -> RabbitMQ:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A running PostgreSQL of this session's own."""
-    try:
-        server = Postgres.create()
-    except MissingServer as error:
-        missing(str(error))
-    yield server
-    server.remove()
+def postgres_servers() -> Iterator[Callable[[int | None], Postgres]]:
+    """Return a function that returns this session's server of a major version, and starts it."""
+    running: dict[int | None, Postgres] = {}
+
+    def server(major: int | None) -> Postgres:
+        if major not in running:
+            try:
+                running[major] = Postgres.create(major)
+            except MissingServer as error:
+                missing(str(error))
+            ending.callback(running[major].remove)
+        return running[major]
+
+    with ExitStack() as ending:
+        yield server
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def empty_store_url(request, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="session")
+def postgres(postgres_servers) -> Postgres:
+    """Run a PostgreSQL of the oldest version that is installed."""
+    return postgres_servers(chosen()[0])
+
+
+@pytest.fixture(scope="session", params=chosen())
+def any_postgres(request, postgres_servers) -> Postgres:
+    """Run a PostgreSQL of each version that the store is tested on, in turn."""
+    return postgres_servers(request.param)
+
+
+@pytest.fixture(params=["sqlite", *chosen()])
+def empty_store_url(request, postgres_servers, tmp_path: Path) -> Iterator[str]:
     """The URL of a database without tables, on each kind of database in turn."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/feeds.db"
         outbox.close_store()
         return
-    server = request.getfixturevalue("postgres")
+    server = postgres_servers(request.param)
     url = server.new_database()
     yield url
     outbox.close_store()

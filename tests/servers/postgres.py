@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -12,12 +13,16 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.servers import versions
+from tests.servers.owned import OwnedProcess
+
 START_SECONDS = 60
 CONF = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = 60
 shared_buffers = 64MB
+jit = off
 """
 
 
@@ -25,16 +30,40 @@ class MissingServer(Exception):  # noqa: N818 -- what is the case
     """PostgreSQL cannot run here; the text says why and what to do."""
 
 
-def binary(name: str) -> Path:
-    """Find one of PostgreSQL's programs, which Debian keeps off the path."""
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    if found:
-        return found[-1]
-    on_path = shutil.which(name)
-    if on_path is None:
-        msg = f"{name} is not installed: apt-get install postgresql"
+def installed() -> dict[int, Path]:
+    """Return the folders of PostgreSQL's programs by major version, the oldest version first."""
+    found: dict[int, Path] = {}
+    for root in versions.roots("postgresql"):
+        for programs in root.glob("usr/lib/postgresql/*/bin"):
+            if (programs / "postgres").exists():
+                found.setdefault(int(programs.parent.name), programs)
+    on_path = shutil.which("postgres")
+    if on_path is not None and not found:
+        said = subprocess.run([on_path, "--version"], capture_output=True, text=True, check=True)
+        found[int(re.search(r"\d+", said.stdout)[0])] = Path(on_path).parent
+    return dict(sorted(found.items()))
+
+
+def chosen() -> list[int]:
+    """Return the major versions that the store is tested on; they may not be installed."""
+    return sorted({next(iter(installed()), 15), 17})
+
+
+def binary(name: str, major: int | None = None) -> Path:
+    """Return the path of one of PostgreSQL's programs, which Debian keeps off the path.
+
+    Args:
+        name: of the program.
+        major: the major version; None for the oldest that is installed.
+
+    """
+    there = installed()
+    wanted = next(iter(there), None) if major is None else major
+    if wanted not in there:
+        called = "PostgreSQL" if major is None else f"PostgreSQL {major}"
+        msg = f"{called} is not installed: sh tests/servers/install.sh"
         raise MissingServer(msg)
-    return Path(on_path)
+    return there[wanted] / name
 
 
 @dataclass(slots=True)
@@ -44,15 +73,16 @@ class Postgres:
     folder: Path
     port: int
     user: str | None
-    process: subprocess.Popen[bytes] | None = None
+    major: int | None = None
+    process: OwnedProcess | None = None
     databases: list[str] = field(default_factory=list)
 
     @classmethod
-    def create(cls) -> Postgres:
-        """Make a data folder and start a server on it."""
-        initdb = binary("initdb")
+    def create(cls, major: int | None = None) -> Postgres:
+        """Make a data folder and start a server of a major version on it; None for the oldest."""
+        initdb = binary("initdb", major)
         folder = Path(tempfile.mkdtemp(prefix="feedbus-postgres-"))
-        server = cls(folder, free_port(), unprivileged())
+        server = cls(folder, free_port(), unprivileged(), major)
         if server.user is not None:
             shutil.chown(folder, server.user, server.user)
         server.run(
@@ -60,7 +90,11 @@ class Postgres:
         )
         with (folder / "data" / "postgresql.conf").open("a") as conf:
             conf.write(f"{CONF}port = {server.port}\n")
-        server.start()
+        try:
+            server.start()
+        except BaseException:
+            server.remove()
+            raise
         return server
 
     def run(self, command: list[object]) -> None:
@@ -80,8 +114,8 @@ class Postgres:
     def start(self) -> None:
         """Start it and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(binary("postgres")), "-D", str(self.folder / "data")],
+            self.process = OwnedProcess(
+                [str(binary("postgres", self.major)), "-D", str(self.folder / "data")],
                 user=self.user,
                 group=self.user,
                 extra_groups=[] if self.user else None,
@@ -98,7 +132,14 @@ class Postgres:
 
     def answers(self) -> bool:
         """Whether it takes connections."""
-        ready = [str(binary("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = [
+            str(binary("pg_isready", self.major)),
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+        ]
         return subprocess.run(ready, check=False).returncode == 0
 
     def stop(self) -> None:

@@ -169,6 +169,8 @@ class RabbitMQ:
                 msg = f"RabbitMQ did not start in {START_SECONDS} seconds:\n{told}"
                 raise RuntimeError(msg)
             time.sleep(0.2)
+        for flag in self.version.flags:
+            self.control("enable_feature_flag", "--experimental", flag)
 
     def is_ready(self) -> bool:
         """Tell whether clients and the management API are answered."""

@@ -40,7 +40,7 @@ apt() {
 apt update >/dev/null
 # The libraries and the server: what belongs to a whole system (a shell, PAM, Perl, a compiler for queries) is left.
 names=$(apt -s install "$package" patchelf | sed -n 's/^Inst \([^ :]*\).*/\1/p' |
-    grep -E "^($package|patchelf|erlang-.*|zlib1g|lib.*)\$" | grep -Ev '^lib(llvm|perl|z3|pam-|c-l10n|c-bin)')
+    grep -E "^($package|postgresql-client-[0-9]+|patchelf|erlang-.*|zlib1g|lib.*)\$" | grep -Ev '^lib(llvm|perl|z3|pam-|c-l10n|c-bin)')
 # shellcheck disable=SC2086 -- names, wanted as such
 (cd "$part/.apt/archives" && apt download $names >/dev/null)
 for each in "$part"/.apt/archives/*.deb; do
