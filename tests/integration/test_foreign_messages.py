@@ -29,6 +29,7 @@ from tests.systems import System, queue
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 EXAMPLES = int(os.environ.get("FEEDBUS_FUZZ_EXAMPLES", "700"))  # on each broker: 2,000 on three
 AT_ONCE = 50
+RUNS = 50
 FRAME_BYTES = 131_000
 GOOD = 10_000_002
 FINAL = [verdict for verdict in VERDICTS if verdict != "retry"]
@@ -129,13 +130,16 @@ def check(place: Any, system: System, examples: list[raw.Raw]) -> None:
     else:
         count = publish_raw(place, exchange, [*examples, good])
     metrics = Metrics.none()
-    ended = system.run(sink.handle, metrics=metrics, idle_seconds=0.2, max_runtime_seconds=60.0)
-    assert ended.startswith("idle")
+    for _ in range(RUNS):  # one is enough, unless the machine is busy
+        ended = system.run(sink.handle, metrics=metrics, idle_seconds=0.2, max_runtime_seconds=60.0)
+        assert ended.startswith("idle")
+        deliveries, records = (
+            {verdict: metrics.value(family, "work", verdict) for verdict in VERDICTS}
+            for family in ("feedbus_deliveries_total", "feedbus_records_total")
+        )
+        if sum(deliveries.values()) >= count + records["retry"]:
+            break
     assert GOOD in sink.taken
-    deliveries, records = (
-        {verdict: metrics.value(family, "work", verdict) for verdict in VERDICTS}
-        for family in ("feedbus_deliveries_total", "feedbus_records_total")
-    )
     # A retry of a message of its own is another delivery; a pack's counts once however it ends.
     assert sum(deliveries.values()) == count + records["retry"]
     assert records["ack"] == len(sink.taken)
