@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from feedbus.transports.sqlite.consuming import Consuming
+from dataclasses import dataclass, field
+from typing import Any
 
 UNLIMITED_AT_ONCE = 200  # claimed in one go for a consumer without prefetch
+
+
+@dataclass(slots=True, eq=False)
+class ConsumerGroup:
+    """The consumers of one channel by their tags, and the prefetch that they share; 0 is none."""
+
+    shared_prefetch: int = 0
+    consumers: dict[str, Consumer] = field(default_factory=dict)
+
+    def held(self) -> int:
+        """Return how many deliveries they hold together."""
+        return sum(consumer.held for consumer in self.consumers.values())
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +26,8 @@ class Consumer:
     """A consumer of this connection and how many deliveries it holds."""
 
     id: int
-    channel: Consuming
+    group: ConsumerGroup
+    deliver: Callable[[Arrival, Consumer], None]  # to its channel, which calls the callback
     queue_id: int
     tag: str
     no_ack: bool
@@ -33,8 +43,8 @@ class Consumer:
         if self.no_ack:
             return UNLIMITED_AT_ONCE
         room = self.prefetch - self.held if self.prefetch else UNLIMITED_AT_ONCE
-        if self.channel.shared_prefetch:
-            room = min(room, self.channel.shared_prefetch - self.channel.held())
+        if self.group.shared_prefetch:
+            room = min(room, self.group.shared_prefetch - self.group.held())
         return max(0, room)
 
 

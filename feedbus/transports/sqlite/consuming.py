@@ -37,7 +37,7 @@ class Consuming(Session):
             msg = "NOT_IMPLEMENTED - prefetch_size!=0"
             raise AMQPNotImplementedError(msg, (60, 10))
         if a_global:
-            self.shared_prefetch = prefetch_count
+            self._group.shared_prefetch = prefetch_count
             self._link.stir()  # there may be room for more
         else:
             self._prefetch = prefetch_count
@@ -59,7 +59,7 @@ class Consuming(Session):
         tag = consumer_tag or f"amq.ctag-{uuid.uuid4().hex}"
         owner = link.enlist()
         with self._method() as tx:
-            if tag in self.consumers:
+            if tag in self._group.consumers:
                 msg = f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'"
                 raise NotAllowed(msg, (60, 20))
             owners.reap(tx, link.file.live, owner)
@@ -73,7 +73,8 @@ class Consuming(Session):
             tx.owners_changed = True
         consumer = Consumer(
             identity,
-            self,
+            self._group,
+            self.deliver,
             found.id,
             tag,
             no_ack,
@@ -82,7 +83,7 @@ class Consuming(Session):
             callback,
             on_cancel,
         )
-        self.consumers[tag] = link.inbox.consumers[identity] = consumer
+        self._group.consumers[tag] = self._inbox.consumers[identity] = consumer
         if no_ack:
             self.no_ack_consumers.add(tag)
         return tag
@@ -100,20 +101,20 @@ class Consuming(Session):
         the cancel. What the callback got stays with this channel to settle.
         """
         link = self._link
-        consumer = self.consumers.get(consumer_tag)
+        consumer = self._group.consumers.get(consumer_tag)
         if consumer is None or consumer.cancelling or link.owner is None:
             return
         consumer.cancelling = True  # its callback may cancel it again
         try:
-            link.inbox.hand_over_all(consumer)
+            self._inbox.hand_over_all(consumer)
         finally:
             self._end(consumer)
 
     def _end(self, consumer: Consumer) -> None:
         link = self.connection
-        if link is None or link.owner is None or consumer.id not in link.inbox.consumers:
+        if link is None or link.owner is None or consumer.id not in self._inbox.consumers:
             return  # a callback has closed the channel
-        unseen = link.inbox.forget(consumer)
+        unseen = self._inbox.forget(consumer)
         with self._method() as tx:
             delivery.put_back(tx, link.owner, unseen, delivered=False)
             owners.end_consumer(tx, consumer.id)

@@ -102,7 +102,7 @@ class BrokerFile:
         self._busy_timeout_seconds = busy_timeout_seconds
         self._durable = False
         self._routes: Routes | None = None
-        self._use = threading.RLock()  # by one thread at a time, and by none while this forks
+        self.use = threading.RLock()  # by one thread at a time, and by none while this forks
         try:
             self.database = open_database(path, busy_timeout_seconds=busy_timeout_seconds)
         except (sqlite3.DatabaseError, OSError) as error:
@@ -125,7 +125,7 @@ class BrokerFile:
 
         """
         try:
-            with self._use:
+            with self.use:
                 return self.database.execute(statement, values).fetchall()
         except sqlite3.DatabaseError as error:
             raise self._unavailable(error) from error
@@ -141,30 +141,29 @@ class BrokerFile:
             FileUnavailable: the file cannot be written.
 
         """
-        with self._use, self._plain_errors():
-            if durable != self._durable:
-                self.database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._durable = durable
-            self.database.execute("BEGIN IMMEDIATE")
-            try:
-                transaction = Transaction(self.database, self.now_ms())
-                transaction.routes = self._current_routes(transaction.topology)
-                yield transaction
-                transaction.write_added()
-                transaction.write_state()
-                self._time.note(self.database, transaction.now_ms)
-                self.database.execute("COMMIT")
-            except BaseException:
-                if self.database.in_transaction:
-                    self.database.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _plain_errors(self) -> Iterator[None]:
         try:
-            yield
+            with self.use:
+                yield from self._transaction(durable=durable)
         except sqlite3.DatabaseError as error:
             raise self._unavailable(error) from error
+
+    def _transaction(self, *, durable: bool) -> Iterator[Transaction]:
+        if durable != self._durable:
+            self.database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
+        self.database.execute("BEGIN IMMEDIATE")
+        try:
+            transaction = Transaction(self.database, self.now_ms())
+            transaction.routes = self._current_routes(transaction.topology)
+            yield transaction
+            transaction.write_added()
+            transaction.write_state()
+            self._time.note(self.database, transaction.now_ms)
+            self.database.execute("COMMIT")
+        except BaseException:
+            if self.database.in_transaction:
+                self.database.execute("ROLLBACK")
+            raise
 
     def _current_routes(self, version: int) -> Routes:
         if self._routes is None or self._routes.version != version:
@@ -174,14 +173,6 @@ class BrokerFile:
     def close(self) -> None:
         """Close the file; a second time does nothing."""
         self.database.close()
-
-    def hold(self) -> None:
-        """Wait until no other thread uses the file, and let none begin."""
-        self._use.acquire()
-
-    def resume(self) -> None:
-        """Let other threads use the file again."""
-        self._use.release()
 
     def _unavailable(self, error: Exception) -> FileUnavailable:
         if isinstance(error, FileUnavailable):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from typing import TYPE_CHECKING
 
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.delivery import claim, content_of, settle
 from feedbus.transports.sqlite.file import Transaction
+from feedbus.transports.sqlite.member import Member
 from feedbus.transports.sqlite.owners import is_entered
-
-if TYPE_CHECKING:
-    from feedbus.transports.sqlite.connection import Connection
 
 LOADED_AT_ONCE = 50  # bodies held in memory beside those that were handed over
 
@@ -20,7 +17,7 @@ LOADED_AT_ONCE = 50  # bodies held in memory beside those that were handed over
 class Inbox:
     """Claims messages as consumers have room, and hands them over one by one."""
 
-    def __init__(self, link: Connection) -> None:
+    def __init__(self, link: Member) -> None:
         """Start with no consumers."""
         self.consumers: dict[int, Consumer] = {}
         self._link = link
@@ -39,7 +36,7 @@ class Inbox:
     def forget(self, consumer: Consumer) -> list[int]:
         """Drop a consumer here; return what was claimed for it and not handed over."""
         self.consumers.pop(consumer.id, None)
-        consumer.channel.consumers.pop(consumer.tag, None)
+        consumer.group.consumers.pop(consumer.tag, None)
         left = [
             arrival.message
             for arrival in self._arrivals
@@ -126,7 +123,7 @@ class Inbox:
             if arrival.content is None:  # its queue was deleted meanwhile
                 arrival.consumer.held -= not arrival.settled
                 continue
-            arrival.consumer.channel.deliver(arrival, arrival.consumer)
+            arrival.consumer.deliver(arrival, arrival.consumer)
             return True
         return False
 

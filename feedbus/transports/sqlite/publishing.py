@@ -49,7 +49,7 @@ class Publishing(Session):
             refusal = "NOT_IMPLEMENTED - immediate=true"
             raise AMQPNotImplementedError(refusal, (60, 40))
         link = self._link
-        if link.confirm_publish:
+        if self._confirm_publish:
             self._confirming = True
         with self._refusals():
             content = pack(msg, exchange, routing_key)
@@ -59,7 +59,7 @@ class Publishing(Session):
             tag = self._published
         self._outgoing.append(Outgoing(tag, content, msg, mandatory))
         self._outgoing_bytes += len(content.body)
-        if link.confirm_publish:
+        if self._confirm_publish:
             self.flush()
             self._refuse_nacked(tag)
         elif not self._confirming or self._is_full():

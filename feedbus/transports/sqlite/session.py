@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from amqp.exceptions import ChannelError, FrameSyntaxError, RecoverableConnectionError
 from amqp.exceptions import ConnectionError as BrokenConnection
@@ -13,11 +13,10 @@ from kombu.transport.base import StdChannel
 
 from feedbus.transports.sqlite import delivery, owners
 from feedbus.transports.sqlite.confirms import Outcome, Outgoing
-from feedbus.transports.sqlite.consumers import Consumer
+from feedbus.transports.sqlite.consumers import Consumer, ConsumerGroup
 from feedbus.transports.sqlite.file import Transaction
-
-if TYPE_CHECKING:
-    from feedbus.transports.sqlite.connection import Connection
+from feedbus.transports.sqlite.inbox import Inbox
+from feedbus.transports.sqlite.member import Member
 
 
 class Held(NamedTuple):
@@ -32,18 +31,37 @@ class Session(StdChannel):
 
     no_ack_consumers: Any
 
-    def __init__(self, connection: Connection, channel_id: int) -> None:
-        """Open the channel; its connection keeps it."""
-        self.connection: Connection | None = connection
+    def __init__(
+        self,
+        connection: Member,
+        channel_id: int,
+        inbox: Inbox,
+        *,
+        confirm_publish: bool,
+        on_close: Callable[[int], object],
+    ) -> None:
+        """Open the channel.
+
+        Args:
+            connection: what it belongs to.
+            channel_id: its number there.
+            inbox: where its consumers' messages arrive.
+            confirm_publish: whether each publish waits until its message is stored durably.
+            on_close: called with the number when the channel has closed.
+
+        """
+        self.connection: Member | None = connection
         self.channel_id = channel_id
+        self._inbox = inbox
+        self._confirm_publish = confirm_publish
+        self._on_close = on_close
         self.is_open = True
         self.events: dict[str, set[Callable[..., None]]] = defaultdict(set)
         self._start()
 
     def _start(self) -> None:
-        self.consumers: dict[str, Consumer] = {}
+        self._group = ConsumerGroup()
         self.no_ack_consumers = set()
-        self.shared_prefetch = 0
         self._prefetch = 0
         self._held: dict[int, Held] = {}
         self._last_tag = 0
@@ -53,12 +71,8 @@ class Session(StdChannel):
         self._outgoing_bytes = 0
         self._untold: list[Outcome] = []
 
-    def held(self) -> int:
-        """Return how many deliveries the consumers of this channel hold together."""
-        return sum(consumer.held for consumer in self.consumers.values())
-
     @property
-    def _link(self) -> Connection:
+    def _link(self) -> Member:
         if self.connection is None or not self.is_open:
             msg = "the channel is closed; open another"
             raise RecoverableConnectionError(msg)
@@ -97,8 +111,8 @@ class Session(StdChannel):
         if link.owner is None:
             return
         with link.write() as tx:
-            for consumer in list(self.consumers.values()):
-                unseen = link.inbox.forget(consumer)
+            for consumer in list(self._group.consumers.values()):
+                unseen = self._inbox.forget(consumer)
                 delivery.put_back(tx, link.owner, unseen, delivered=False)
                 owners.end_consumer(tx, consumer.id)
             delivery.put_back(tx, link.owner, [held.message for held in self._held.values()])
@@ -113,7 +127,7 @@ class Session(StdChannel):
             self.flush()
             self._let_go()
         self.is_open = False
-        link.channels.pop(self.channel_id, None)
+        self._on_close(self.channel_id)
         self.connection = None
 
     def flush(self) -> None:

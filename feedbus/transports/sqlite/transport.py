@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import amqp
 from kombu.transport import base, pyamqp
 
 from feedbus.transports.sqlite.channel import Channel
-from feedbus.transports.sqlite.connection import SPREAD_SECONDS, Connection
+from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.file import BUSY_TIMEOUT_SECONDS
 from feedbus.transports.sqlite.survey import survey
 
@@ -150,7 +149,6 @@ class Transport(base.Transport):
             self._later = None
         seconds = connection.look_seconds()
         if seconds is not None:
-            seconds += random.uniform(0, SPREAD_SECONDS)  # noqa: S311 -- spreads load
             self._later = loop.call_later(seconds, self.on_readable, connection, loop)
 
     def verify_connection(self, connection: Connection) -> bool:

@@ -1,0 +1,292 @@
+"""A connection's part in the broker file: its id, its writes, and what wakes it.
+
+Each connection that consumes, or that declares exclusive queues, is entered in the file as an
+owner. It holds a lock by which others see that it lives, and it has a bell that others ring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from amqp.exceptions import RecoverableConnectionError
+
+from feedbus.transports.sqlite import forks
+from feedbus.transports.sqlite.clocks import expire_due
+from feedbus.transports.sqlite.compaction import Compaction
+from feedbus.transports.sqlite.delivery import keep_limits
+from feedbus.transports.sqlite.file import (
+    BUSY_TIMEOUT_SECONDS,
+    BrokerFile,
+    FileUnavailable,
+    Transaction,
+)
+from feedbus.transports.sqlite.liveness import Pulse, process_namespace
+from feedbus.transports.sqlite.owners import enter, reap, take_out
+from feedbus.transports.sqlite.wakeup import DIED, FAREWELL, RANG, SIGNALLED, Bell, Watch
+
+SPREAD_SECONDS = 0.004  # so that those who wait for one clock do not all wake on it at once
+
+
+class Member:
+    """Writes to the file, waits for others to write, and leaves the file when it closes."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: the broker file.
+            busy_timeout_seconds: how long a file that another process keeps locked is waited for.
+
+        Raises:
+            FileUnavailable: it cannot be opened or created.
+
+        """
+        self.file = BrokerFile(path, busy_timeout_seconds=busy_timeout_seconds)
+        self.connected = True
+        self.owner: int | None = None
+        self._compaction = Compaction(self.file.database, path, self.file.live)
+        self._bell = Bell(self.file.live)
+        self._watch: Watch | None = None
+        self._pulse: Pulse | None = None
+        self._owners_seen = -1
+        self._audience: dict[int, list[int]] = {}  # queue: owners of its consumers, in their order
+        self._audience_version = -1
+        self._evented = False  # whether an event loop waits for this connection
+        forks.note_open(self)
+
+    def check_open(self) -> None:
+        """Raise RecoverableConnectionError when this connection is closed."""
+        if not self.connected:
+            msg = "the connection to the broker file is closed or of a parent process; connect anew"
+            raise RecoverableConnectionError(msg)
+
+    @contextmanager
+    def write(self, *, durable: bool = False) -> Iterator[Transaction]:
+        """Run a write transaction, then wake those whom it concerns."""
+        with self.file.write(durable=durable) as tx:
+            expire_due(tx)
+            yield tx
+            keep_limits(tx)
+            concerned = self._concerned(tx)
+        self._bell.ring(concerned)
+        self._compaction.postpone()
+        self.stir()
+
+    def stir(self) -> None:
+        """Let an event loop look here soon: there may be messages or confirms to hand over."""
+        if self._evented and self.owner is not None:
+            self._bell.ring((self.owner,))
+
+    def _concerned(self, tx: Transaction) -> set[int]:
+        concerned = set(tx.stirred)
+        if tx.everyone:
+            concerned.update(owner for (owner,) in tx.execute("SELECT id FROM owners").fetchall())
+        if tx.supplied:
+            if tx.owners_changed or self._audience_version != tx.owners:
+                self._read_audience(tx)
+            for queue in tx.supplied.values():
+                audience = self._audience.get(queue.id, ())
+                concerned.update(audience[:1] if queue.single_active else audience)
+        concerned.discard(self.owner or 0)
+        return concerned
+
+    def _read_audience(self, tx: Transaction) -> None:
+        self._audience = {}
+        for queue, owner in tx.execute("SELECT queue, owner FROM consumers ORDER BY id"):
+            self._audience.setdefault(queue, []).append(owner)
+        self._audience_version = -1 if tx.owners_changed else tx.owners
+
+    def enlist(self) -> int:
+        """Enter this connection among those that hold deliveries; return its id."""
+        if self.owner is not None:
+            return self.owner
+        try:
+            with self.write() as tx:
+                owner = enter(tx)
+                self._pulse = Pulse(self.file.live, owner)  # before others can see the id
+                self._bell.listen(owner)
+                reap(tx, self.file.live, owner)
+        except BaseException:
+            if self._pulse is not None:
+                self._pulse.stop()
+            raise
+        self.owner = owner
+        self._watch = Watch(self._bell)
+        self.heed()
+        return owner
+
+    def join_loop(self) -> int:
+        """Return a descriptor that an event loop can wait for; drain_events is to follow."""
+        self.enlist()
+        self._evented = True
+        self.stir()
+        if self._watch is None:
+            msg = "a connection without a watch was to join an event loop"
+            raise RuntimeError(msg)
+        return self._watch.fileno()
+
+    def look_seconds(self) -> float | None:
+        """Return in how many seconds an event loop must look without being woken, or None."""
+        due = self._look_around()
+        watched = self._watch.look_seconds() if self._watch else None
+        waits = [due, watched, self._compaction.seconds()]
+        seconds = min((max(0.0, wait) for wait in waits if wait is not None), default=None)
+        return None if seconds is None else seconds + _spread_seconds()
+
+    def take_arrived(self) -> None:
+        """Notice what has happened to this connection and its queues, without waiting.
+
+        Raises:
+            RecoverableConnectionError: it is closed, or others have its deliveries.
+
+        """
+        self.check_open()
+        self.look()
+
+    def look(self) -> set[str]:
+        """Notice what has happened until now, without waiting."""
+        happened = self._watch.wait(0) if self._watch else set()
+        self._react(happened)
+        return happened
+
+    def sleep(self, deadline: float | None) -> None:
+        """Wait until something may have happened.
+
+        Args:
+            deadline: on the monotonic clock, None for ever.
+
+        Raises:
+            TimeoutError: nothing happened in time, or a signal's handler ran meanwhile.
+
+        """
+        self.enlist()
+        while self._watch is not None:
+            due = self._look_around()
+            if due is not None and due <= 0:
+                with self.write():  # every write looks at the clock first
+                    return
+            quiet = self._compaction.seconds()
+            if quiet is not None and quiet <= 0:
+                with self.file.use:
+                    self._compaction.run()
+                continue
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                msg = "timed out"
+                raise TimeoutError(msg)
+            if due is not None:
+                due += _spread_seconds()
+            waits = [wait for wait in (left, due, quiet) if wait is not None]
+            happened = self._watch.wait(min(waits) if waits else None)
+            self._react(happened)
+            self.end_for_signal(happened)
+            if happened:
+                return
+
+    def end_for_signal(self, happened: set[str]) -> None:
+        """Raise TimeoutError when a signal's handler has run."""
+        if SIGNALLED in happened:
+            msg = "interrupted by a signal"
+            raise TimeoutError(msg)
+
+    def _look_around(self) -> float | None:
+        # One row says whether anything changed; return seconds until something expires.
+        ((owners, armed_ms),) = self.file.read("SELECT owners, armed_ms FROM state")
+        if owners != self._owners_seen:
+            self.heed()
+        return None if armed_ms is None else (armed_ms - self.file.now_ms()) / 1000
+
+    def heed(self) -> None:
+        """Learn which connections there are now, and watch over them."""
+        ((self._owners_seen,),) = self.file.read("SELECT owners FROM state")
+        rows = self.file.read("SELECT id, pid, namespace FROM owners")
+        if self.owner is not None and self.owner not in {owner for owner, _, _ in rows}:
+            self.fence()
+        if self._watch:
+            others = {owner: (pid, namespace) for owner, pid, namespace in rows}
+            self._watch.heed(process_namespace(), others)
+
+    def heed_again(self) -> None:
+        """Let the next look learn all that heed() learns."""
+        self._owners_seen = -1
+
+    def _react(self, happened: set[str]) -> None:
+        if happened:
+            self._compaction.postpone()
+        if RANG in happened:  # who is always busy never sleeps, and looks around here
+            self._look_around()
+        if DIED in happened:
+            with self.write() as tx:
+                reap(tx, self.file.live, self.owner)
+
+    def fence(self) -> None:
+        """Stop here: this connection was taken for dead, and others have its deliveries.
+
+        Raises:
+            RecoverableConnectionError: always.
+
+        """
+        self.collect()
+        msg = (
+            "the broker took this connection for dead and gave its deliveries to others;"
+            " connect anew"
+        )
+        raise RecoverableConnectionError(msg)
+
+    def close(self) -> None:
+        """Leave the file: what was held goes back. A second time does nothing."""
+        if not self.connected:
+            return
+        try:
+            if self.owner is not None:
+                with self.write() as tx:
+                    take_out(tx, self.owner)
+        finally:
+            self.collect()
+
+    def collect(self) -> None:
+        """Let go of everything without a word to the file; others see it as a death."""
+        forks.note_closed(self)
+        self.connected = False
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._pulse is not None:
+            self._pulse.stop()
+            with contextlib.suppress(FileUnavailable):  # no process dies that they could watch
+                others = self.file.read("SELECT id FROM owners WHERE id <> ?", (self.owner,))
+                self._bell.ring((owner for (owner,) in others), FAREWELL)
+        self._bell.close(self.owner)
+        self.file.close()
+
+    def hold(self) -> None:
+        """Wait until no other thread uses the file, and let none begin."""
+        self.file.use.acquire()
+
+    def resume(self) -> None:
+        """Let other threads use the file again."""
+        self.file.use.release()
+
+    def disown(self) -> None:
+        """Close a child process's copy; its parent goes on with the connection."""
+        self.connected = False
+        if self._watch is not None:
+            self._watch.drop()
+        if self._pulse is not None:
+            self._pulse.drop()
+        self._bell.drop()
+        self.file.close()
+
+
+def _spread_seconds() -> float:
+    return random.uniform(0, SPREAD_SECONDS)  # noqa: S311 -- spreads load
