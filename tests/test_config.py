@@ -181,6 +181,35 @@ WRONG_FILES = {
         START + ORDERS + '[broker]\nurl = ▸"amqp://me:secret@host:56x72/"\n',
         "[broker] url: expected a port from 1 to 65535 after the host, got 'amqp://…'",
     ),
+    "a password with a slash": (
+        START + ORDERS + '[broker]\nurl = ▸"amqp://guest:5/abcSecret@HOST//"\n',
+        (
+            "[broker] url: expected '/', '?', '#' and '@' inside a user, a password or a name as "
+            "%2F, %3F, %23 and %40, got 'amqp://…'"
+        ),
+    ),
+    "an option of TLS that is misspelt": (
+        START + ORDERS + '[broker]\nurl = ▸"amqps://h//?ssl_cacerts=/x"\n',
+        (
+            "[broker] url: expected heartbeat, ssl_ca_certs, ssl_certfile, ssl_keyfile, "
+            "ssl_server_name or ssl_verify after '?', got 'ssl_cacerts'; "
+            "did you mean 'ssl_ca_certs'?"
+        ),
+    ),
+    "a management API that would get the password of amqps in clear text": (
+        START + ORDERS + '[broker]\nurl = "amqps://h//"\nmanagement = ▸"http://h:15672"\n',
+        (
+            "[broker] management: expected https://, as url is amqps://: the password would "
+            "travel unencrypted, got 'http://…'"
+        ),
+    ),
+    "a store's option that libpq does not know": (
+        START + ORDERS + '[store]\nurl = ▸"postgresql://u@h/db?sslmod=require"\n',
+        (
+            "[store] url: expected postgresql://USER:PASSWORD@HOST:PORT/NAME?OPTION=VALUE, "
+            "as PostgreSQL's libpq takes it, got 'postgresql://…'; did you mean 'sslmode'?"
+        ),
+    ),
     "an sqlite URL with a question": (
         START + ORDERS + '[store]\nurl = ▸"sqlite:///x.db?mode=ro"\n',
         "[store] url: expected a file without '?' and '#', got 'sqlite://…'",
@@ -526,6 +555,52 @@ WRONG_OPTIONS = {
     "an argument that an option says": (
         "arguments = { ▸x-message-ttl = 5 }",
         "arguments.x-message-ttl: is feedbus's to set: expected message_ttl of the queue",
+    ),
+    "an argument that equals nothing, itself included": (
+        "arguments = { x-nan = ▸nan }",
+        "arguments.x-nan: expected a finite number, got nan",
+    ),
+    "an argument without an end": (
+        "arguments = { x-inf = ▸-inf }",
+        "arguments.x-inf: expected a finite number, got -inf",
+    ),
+    "an argument of more than 64 bits": (
+        "arguments = { x-huge = ▸9223372036854775808 }",
+        "arguments.x-huge: expected an integer of 64 bits, got a huge integer",
+    ),
+    "an argument that is a date": (
+        "arguments = { x-at = ▸1979-05-27T07:32:00Z }",
+        (
+            "arguments.x-at: expected a text, an integer, a number, true or false, "
+            "got 1979-05-27 07:32:00+00:00"
+        ),
+    ),
+    "an argument that is an array": (
+        "arguments = { x-many = ▸[1] }",
+        "arguments.x-many: expected a text, an integer, a number, true or false, got an array",
+    ),
+    "an argument that is a long text": (
+        f'arguments = {{ x-long = ▸"{"é" * 513}" }}',
+        f"arguments.x-long: expected a text of at most 1,024 bytes, got '{'é' * 80}…'",
+    ),
+    "an argument whose number is negative": (
+        "arguments = { x-max-length-bytes = ▸-1 }",
+        "arguments.x-max-length-bytes: expected an integer from 0 to 9223372036854775807, got -1",
+    ),
+    "an argument whose number is no integer": (
+        "arguments = { x-expires = ▸1.5 }",
+        "arguments.x-expires: expected an integer from 1 to 4294967295, got 1.5",
+    ),
+    "an argument whose number is a truth": (
+        "arguments = { x-max-priority = ▸true }",
+        "arguments.x-max-priority: expected an integer from 1 to 255, got true",
+    ),
+    "an argument with a very long name": (
+        f"arguments = {{ ▸{'x' * 256} = 1 }}",
+        (
+            f"arguments.{'x' * 256}: expected an argument's name of at most 255 bytes, "
+            f"got '{'x' * 80}…'"
+        ),
     ),
     "an argument that is a table": (
         "arguments = { x-thing = ▸{} }",

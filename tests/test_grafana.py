@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from feedbus import config
 from feedbus.cli import main
+from feedbus.cli.grafana import dashboard_uid
 from feedbus.cli.panels import rows
 from feedbus.metrics import catalogue
 from tests.servers import prometheus as monitoring
@@ -142,3 +144,12 @@ def test_prometheus_can_read_every_question(topology, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_uid_of_a_dashboard_is_one_that_grafana_takes_and_no_others():
+    long = "a-name-of-thirty-two-characters-"
+    names = ["shop", "shop.eu", "shop-eu", "shop_eu", f"{long}one", f"{long}two", long, "x" * 200]
+    uids = [dashboard_uid(name) for name in names]
+    assert len(set(uids)) == len(names)
+    assert all(re.fullmatch("[A-Za-z0-9_-]{1,40}", uid) for uid in uids)
+    assert uids[0] == "feedbus-shop"

@@ -154,6 +154,7 @@ class Listener(TcpWSGIServer):
 
     channel_class = Channel
     active_channels: dict[int, Channel]
+    surplus = 0  # closed since the last log line, as there were too many
 
     def handle_accept(self) -> None:
         """Accept what waits, then make room for it."""
@@ -167,24 +168,29 @@ class Listener(TcpWSGIServer):
     def maintenance(self, now: float) -> None:
         """Close what is overdue; called once a second."""
         super().maintenance(now)
-        self._close([one for one in self._open() if one.is_overdue(time.monotonic())], "slow")
+        slow = [one for one in self._open() if one.is_overdue(time.monotonic())]
+        close(slow)
+        surplus, self.surplus = self.surplus, 0
+        if slow or surplus:
+            log.info("event=connections_closed slow=%d too_many=%d", len(slow), surplus)
 
     def _make_room(self) -> None:
         waiting = self._open()
         excess = len(waiting) - most_connections()
         if excess > 0:
             idle = [one for one in waiting if not one.requests]
-            self._close(sorted(idle, key=Channel.worth)[:excess], "too_many")
+            surplus = sorted(idle, key=Channel.worth)[:excess]
+            close(surplus)
+            self.surplus += len(surplus)
 
     def _open(self) -> list[Channel]:
         return [one for one in self.active_channels.values() if not one.will_close]
 
-    def _close(self, channels: list[Channel], reason: str) -> None:
-        """Close at the loop's next turn: a number of a file may not be reused within one."""
-        for channel in channels:
-            channel.will_close = True
-        if channels:
-            log.info("event=connections_closed reason=%s count=%d", reason, len(channels))
+
+def close(channels: list[Channel]) -> None:
+    """Close at the loop's next turn: the number of a file may not be reused within one."""
+    for channel in channels:
+        channel.will_close = True
 
 
 def most_connections() -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 WIDTH = 24
 SCHEMA_VERSION = 39
+UID_LENGTH = 40
+UID = re.compile(rf"[A-Za-z0-9_-]{{1,{UID_LENGTH}}}")
+DIGEST_LENGTH = 12
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
@@ -52,7 +57,7 @@ def dashboard(topology: Topology) -> dict[str, Any]:
             left, height = left + panel.width, panel.height
         top += height
     return {
-        "uid": f"feedbus-{topology.name}"[:40],
+        "uid": dashboard_uid(topology.name),
         "title": topology.name,
         "description": "Made by `feedbus grafana` from the topology; change it there.",
         "tags": ["feedbus"],
@@ -64,6 +69,20 @@ def dashboard(topology: Topology) -> dict[str, Any]:
         "templating": {"list": [_datasource(), _job()]},
         "panels": drawn,
     }
+
+
+def dashboard_uid(name: str) -> str:
+    """Return the dashboard's uid for a topology of that name.
+
+    Grafana takes at most 40 letters, digits, '-' and '_'. A name that does not fit is cut and
+    made plain, and a digest of the whole name keeps it apart from others.
+    """
+    uid = f"feedbus-{name}"
+    if UID.fullmatch(uid):
+        return uid
+    digest = hashlib.sha256(name.encode()).hexdigest()[:DIGEST_LENGTH]
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", uid)
+    return f"{plain[: UID_LENGTH - DIGEST_LENGTH - 1]}-{digest}"
 
 
 def _datasource() -> dict[str, Any]:
