@@ -126,11 +126,19 @@ def _waiting(topology: Topology) -> list[Panel]:
         )
         for quantile in QUANTILES
     )
+    dropped = (
+        f"sum by (consumer, limit) (increase(feedbus_dead_letters_dropped_total{{{JOB}}}[{RATE}]))"
+    )
     dead = Query(f"max by (queue) (feedbus_dead_letters{{{JOB}}})", "{{queue}}")
     return [
         Panel("Backlog", "Messages ready in each queue, all shards together.", backlog),
         Panel("Dead letters", "What `feedbus dead list` shows.", (dead,)),
         *lag,
+        Panel(
+            "Dead letters dropped",
+            "Dropped by a limit on the age or the number of dead letters.",
+            (Query(dropped, "{{consumer}} {{limit}}"),),
+        ),
     ]
 
 
@@ -145,6 +153,7 @@ def _handling(topology: Topology) -> list[Panel]:
     )
     verdicts = Query(_rate("feedbus_records_total", "verdict"), "{{verdict}}")
     again = Query(_rate("feedbus_redeliveries_total", "consumer"), "{{consumer}}")
+    unidentified = Query(_rate("feedbus_unidentified_deliveries_total", "consumer"), "{{consumer}}")
     misplaced = Query(_rate("feedbus_misplaced_deliveries_total", "consumer"), "{{consumer}}")
     return [
         Panel("Verdicts", "Records settled in a second, by verdict.", (verdicts,), "cps"),
@@ -152,6 +161,13 @@ def _handling(topology: Topology) -> list[Panel]:
         Panel("Records a call", "How many records a handler takes at once.", batches, width=THIRD),
         Panel("Redelivered/s", "Delivered again after a crash.", (again,), "cps", width=THIRD),
         Panel("Misplaced/s", "Owned by another shard; always 0.", (misplaced,), "cps", width=THIRD),
+        Panel(
+            "Unidentified/s",
+            "Published without a message id: equal ones cannot be told apart.",
+            (unidentified,),
+            "cps",
+            width=THIRD,
+        ),
     ]
 
 
