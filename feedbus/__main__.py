@@ -1,6 +1,26 @@
-"""`python -m feedbus` is the feedbus command."""
+"""`feedbus` and `python -m feedbus`: the command line.
 
-from feedbus.cli import main
+Nothing is imported before the signals are arranged: until a command asks for more, Ctrl-C ends the
+process without a word, and not with a traceback out of some import.
+"""
+
+import sys
+
+from feedbus.interrupts import INTERRUPTED, end_at_once
+
+
+def main() -> None:
+    """Run a command and exit."""
+    end_at_once()
+    try:
+        from feedbus.cli import main as command
+
+        command(prog_name="feedbus")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    finally:
+        end_at_once()
+
 
 if __name__ == "__main__":
-    main(prog_name="feedbus")
+    main()

@@ -1,4 +1,4 @@
-"""What ties a supervised process to its supervisor: its life, its slot, its memory, its word.
+"""What ties a supervised process to its supervisor: parent death, slot lock, memory, readiness.
 
 `python -m feedbus.lifeline --run DIR --name NAME --slot N -- COMMAND …` does the same for a
 process that is not feedbus's own, and then becomes that command.
@@ -10,8 +10,10 @@ import argparse
 import contextlib
 import fcntl
 import os
+import re
 import resource
 import signal
+import struct
 import sys
 import threading
 import time
@@ -20,13 +22,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from feedbus import loaded_code
 from feedbus.errors import FeedbusError, UsageError
+from feedbus.private_files import open_private, private_folder
 
 SUPERVISED = "FEEDBUS_SUPERVISED"  # the supervisor's process id, set by its watchers
 READY_FILE = "FEEDBUS_READY_FILE"  # where this process says that it is ready
+RUN_FOLDER = (
+    "FEEDBUS_RUN_FOLDER"  # the supervisor's; whatever has it was started by a supervised process
+)
 PR_SET_PDEATHSIG = 1
 LOOK_SECONDS = 0.05
 PATIENCE_SECONDS = 15.0
+SLOT_LOCK = re.compile(r".+\.\d+\.lock")
+FLOCK = struct.Struct("hhqqi4x")  # fcntl(2): type, whence, start, length, process id
 
 
 class HasVar(Protocol):
@@ -42,16 +51,36 @@ class SlotTaken(FeedbusError):  # noqa: N818 -- a state of the world, as Outage 
 
 
 def run_folder(topology: HasVar) -> Path:
-    """Make the folder of sockets, locks and ready files, closed to others, and return it."""
-    folder = topology.var / "run"
-    topology.var.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    """Return the folder of sockets, locks and ready files, made where it is missing.
+
+    Raises:
+        NotPrivate: another user owns it, or may write to it.
+
+    """
+    private_folder(topology.var)
+    return private_folder(topology.var / "run")
 
 
 def slot_path(folder: Path, name: str, slot: int, kind: str) -> Path:
     """Return where a slot's "lock" or "ready" file is."""
     return folder / f"{name.replace('/', '%2F')}.{slot}.{kind}"
+
+
+def slot_locks(folder: Path) -> list[Path]:
+    """Return the lock files of all slots that were ever taken."""
+    return sorted(path for path in folder.glob("*.lock") if SLOT_LOCK.fullmatch(path.name))
+
+
+def default_signals() -> None:
+    """Take the usual action for every signal, whatever the supervisor ignores or blocks.
+
+    A supervisor under nohup ignores SIGHUP, and Python SIGPIPE; a program that was started with
+    them ignored would ignore them too.
+    """
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def follow_parent() -> bool:
@@ -65,6 +94,9 @@ def follow_parent() -> bool:
     if not told:
         return False
     os.environ[SUPERVISED] = ""  # what this process starts has this one for a parent
+    default_signals()
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it: a closed socket is an error
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so is a file that grows too large
     parent = int(told)
     if sys.platform == "linux":
         import ctypes
@@ -147,7 +179,7 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
     """
     deadline = time.monotonic() + patience_seconds
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        handle = open_private(path, os.O_RDWR | os.O_CREAT, any_owner=True)
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(handle), os.stat(path)):  # noqa: PTH116 -- fstat's twin
@@ -158,9 +190,9 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
             pass  # feedbus down has cleared it away just now
         except (BlockingIOError, PermissionError):
             if time.monotonic() >= deadline:
-                holder = os.pread(handle, 20, 0).decode().strip()
+                holder = _holder(handle)
                 os.close(handle)
-                raise BlockingIOError(0, holder or "unknown") from None
+                raise BlockingIOError(0, str(holder or "unknown")) from None
             time.sleep(LOOK_SECONDS)
         os.close(handle)
 
@@ -168,26 +200,55 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
 def lock_holder(path: Path) -> int | None:
     """Return the id of the process that holds a lock file, None when it is free."""
     try:
-        handle = os.open(path, os.O_RDWR)
+        handle = open_private(path, os.O_RDWR, any_owner=True)
     except FileNotFoundError:
         return None
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        written = os.pread(handle, 20, 0).decode().strip()
-        return int(written) if written.isdigit() else 0
+        return _holder(handle)
     else:
         return None
     finally:
         os.close(handle)
 
 
+def last_holder(path: Path) -> int:
+    """Return the id of the process that took a lock file last, 0 when that is unknown."""
+    try:
+        handle = open_private(path, os.O_RDONLY, any_owner=True)
+    except FileNotFoundError:
+        return 0
+    try:
+        return _written(handle)
+    finally:
+        os.close(handle)
+
+
+def _holder(handle: int) -> int:
+    """Return who holds a lock, 0 when that is unknown.
+
+    The kernel knows; what the file says may come from a user whom signals must not be sent for.
+    """
+    if sys.platform != "linux" or struct.calcsize("P") != 8:  # noqa: PLR2004 -- FLOCK is of 64 bits
+        return _written(handle)
+    asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, *_, holder = FLOCK.unpack(fcntl.fcntl(handle, fcntl.F_GETLK, asked))
+    return 0 if kind == fcntl.F_UNLCK else max(holder, 0)
+
+
+def _written(handle: int) -> int:
+    text = os.pread(handle, 20, 0).decode(errors="replace").strip()
+    return int(text) if text.isdecimal() else 0
+
+
 def mark_ready() -> None:
-    """Tell the supervisor that this process does its work now; without one do nothing."""
+    """Report to the supervisor that this process does its work now; without one do nothing."""
     path = os.environ.get(READY_FILE)
     if path:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.write(handle, f"{os.getpid()}\n".encode())
+        code = loaded_code.write(loaded_code.imported_files())
+        handle = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.write(handle, f"{os.getpid()}\n{code}\n".encode())
         os.close(handle)
 
 
@@ -196,7 +257,10 @@ def mark_holding(reason: str) -> None:
     path = os.environ.get(READY_FILE)
     if path:
         text = f"{os.getpid()}\n{reason}\n" if reason else ""
-        Path(path).with_suffix(".holding").write_text(text, encoding="utf-8")
+        beside = Path(path).with_suffix(".holding")
+        handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 def holding(folder: Path, name: str, slot: int, pid: int) -> str:
@@ -212,11 +276,21 @@ def holding(folder: Path, name: str, slot: int, pid: int) -> str:
 def ready_since(path: Path, pid: int) -> float | None:
     """Return when the process said that it is ready, in seconds since the epoch, or None."""
     try:
-        if path.read_text().strip() == str(pid):
-            return path.stat().st_mtime
+        with path.open() as file:
+            if file.readline().strip() == str(pid):
+                return os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         pass
     return None
+
+
+def changed_code(path: Path, pid: int) -> list[Path]:
+    """Return which files have changed since the process that wrote a ready file imported them."""
+    try:
+        first, _, rest = path.read_text().partition("\n")
+    except OSError:
+        return []
+    return loaded_code.changed(rest.partition("\n")[0]) if first.strip() == str(pid) else []
 
 
 def become(arguments: Sequence[str]) -> None:
@@ -229,6 +303,7 @@ def become(arguments: Sequence[str]) -> None:
     parser.add_argument("command", nargs="+")
     asked = parser.parse_args(arguments)
     follow_parent()
+    default_signals()
     # A record lock survives exec as long as its descriptor does.
     os.set_inheritable(_take(asked.run, asked.name, asked.slot, PATIENCE_SECONDS), True)
     os.environ[READY_FILE] = str(slot_path(asked.run, asked.name, asked.slot, "ready"))

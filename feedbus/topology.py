@@ -112,7 +112,7 @@ class Queue:
     processes: int = 1
     user: str | None = None
     start_retries: int = 10
-    stop_timeout_seconds: float = 5.0
+    stop_timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Process:
     processes: int = 1
     user: str | None = None
     start_retries: int = 10
-    stop_timeout_seconds: float = 5.0
+    stop_timeout_seconds: float | None = None
     memory_limit_bytes: int | None = None
     environment: Mapping[str, str] = field(default_factory=_empty, repr=False)  # may hold secrets
 

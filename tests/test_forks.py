@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from feedbus import config
-from feedbus.supervisor.forks import ForkServer, Program
+from feedbus.supervisor.forks import ForkServer, Program, adopt_orphans
 from feedbus.supervisor.ground import prepare
 from feedbus.supervisor.process import Forked, KeptProcess
 from tests.projects import Project, gone, wait_until
@@ -47,8 +47,10 @@ def folder(topology):
 
 @pytest.fixture
 def forks(topology):
+    adopt_orphans()
     with ForkServer(topology) as forks:
         yield forks
+    adopt_orphans(wanted=False)
 
 
 def program(folder, text, *arguments, environment=None):
@@ -148,6 +150,7 @@ def test_children_outlive_the_server_and_the_server_ends_with_who_started_it(fol
     assert worker.poll() is None
     worker.kill()
     ended(worker)
+    adopt_orphans(wanted=False)  # or the next server would become a child of this process
     script = (
         "import time\n"
         "from pathlib import Path\n"

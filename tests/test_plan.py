@@ -297,14 +297,32 @@ def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
     ring = Exchange("ring", "x-consistent-hash")
     running = settings(queue(), queue("other"), queue("old"), sharded(2), ring=ring)
     wanted = settings(queue(prefetch=99), queue("other"), sharded(3, weights=(1, 1, 9)), ring=ring)
-    found = running.difference(wanted, 1)
+    found = running.difference(wanted, 1, {})
     assert (found.added, found.removed) == (("shard_2",), ("old",))
     assert list(found.restarted) == ["work"]
     assert found.kept == ("other", "shard_0", "shard_1")
     packed = settings(queue(), queue("other"), ring=Exchange("ring", "x-consistent-hash", 50))
-    assert list(running.difference(packed, 1).restarted) == ["work", "other"]
+    assert list(running.difference(packed, 1, {}).restarted) == ["work", "other"]
     more = settings(queue(), queue("other"), ring=ring, new=Exchange("new", "direct"))
-    assert running.difference(more, 1).restarted == {}
+    assert running.difference(more, 1, {}).restarted == {}
+
+
+def test_watchers_that_do_not_run_as_the_topology_says_are_started(tmp_path: Path) -> None:
+    topology = System.at(tmp_path, queue("a"), queue("b"), queue("c", processes=3), queue("d"))
+    settings = Settings.of(topology.topology)
+    states = {
+        "a": {"state": "stopped", "wanted_processes": 1},
+        "b": {"state": "gave up", "wanted_processes": 1},
+        "c": {"state": "running", "wanted_processes": 2},
+        "d": {"state": "running", "wanted_processes": 1},
+    }
+    found = settings.difference(settings, 1, states)
+    assert found.started == {
+        "a": "it was stopped and is started",
+        "b": "it gave up and is started again",
+        "c": "it runs 2 processes instead of 3",
+    }
+    assert found.kept == ("d",)
 
 
 def test_what_becomes_of_watchers_is_part_of_the_plan(make: Callable[..., System]) -> None:

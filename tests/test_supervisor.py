@@ -1,7 +1,9 @@
 import getpass
 import os
+import resource
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,8 +67,10 @@ def test_a_watcher_has_the_queues_processes_retries_and_stop_timeout(tmp_path):
     assert watcher["stop_signal"] == signal.SIGTERM
 
 
-def test_no_watcher_stops_so_slowly_that_circus_refuses_commands_for_long(tmp_path):
-    assert only_watcher(tmp_path, stop_timeout_seconds=60.0)["graceful_timeout"] == 5.0
+def test_a_consumer_has_time_to_finish_its_handler_unless_the_file_says_otherwise(tmp_path):
+    assert only_watcher(tmp_path, handler_timeout_seconds=60.0)["graceful_timeout"] == 65.0
+    web = Process("web", ("python", "-m", "web"))
+    assert watchers(topology(tmp_path, processes=[web]))[0]["graceful_timeout"] == 5.0
 
 
 def test_a_shard_never_has_a_second_process_unless_the_file_asks_for_it(tmp_path):
@@ -163,10 +167,67 @@ def test_a_log_is_rotated_by_size_and_keeps_only_so_many_older_files(tmp_path):
     assert (tmp_path / "q.log").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_costs_lines_and_never_the_supervisor(tmp_path):
+def test_a_log_is_rotated_between_lines_however_they_come(tmp_path):
+    log = RotatedLog(str(tmp_path / "q.log"), max_bytes=10, backup_count=2)
+    for piece in (b"fir", b"st 1\nsec", b"ond", b"\nthi", b"rd 3\n"):
+        log({"data": piece})
+    log.close()
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == [
+        b"third 3\n",
+        b"second\n",
+        b"first 1\n",
+    ]
+
+
+def test_lines_of_several_processes_do_not_mix_in_a_log(tmp_path):
+    log = RotatedLog(str(tmp_path / "q.log"), max_bytes=1000, backup_count=2)
+    for pid, piece in ((1, b"one "), (2, b"two "), (1, b"ends\n"), (2, b"ends\n"), (1, b"rest")):
+        log({"data": piece, "pid": pid, "name": "stdout"})
+    log.end(1)
+    assert (tmp_path / "q.log").read_bytes() == b"one ends\ntwo ends\nrest\n"
+    log.close()
+
+
+@pytest.mark.parametrize("remove", [Path.unlink, lambda path: path.rename(f"{path}.moved")])
+def test_a_log_that_was_moved_or_deleted_is_made_anew(tmp_path, remove):
     path = tmp_path / "q.log"
-    path.symlink_to("/dev/full")
+    log = RotatedLog(str(path), max_bytes=1000, backup_count=2)
+    log({"data": b"before\n"})
+    remove(path)
+    log({"data": b"after\n"})
+    log.close()
+    assert path.read_bytes() == b"after\n"
+
+
+def test_a_full_disk_costs_whole_lines_which_are_counted(tmp_path):
+    path = tmp_path / "q.log"
+    log = RotatedLog(str(path), max_bytes=10**6, backup_count=2)
+    with file_size_limit(100):
+        for number in range(20):
+            log({"data": b"line %2d\n" % number})
+    log({"data": b"room again\n"})
+    log.close()
+    lines = path.read_text().splitlines()
+    assert lines[:12] == [f"line {number:2}" for number in range(12)]
+    assert lines[12:] == ["(8 lines dropped: the disk was full)", "room again"]
+
+
+@contextmanager
+def file_size_limit(size_bytes):
+    """Let files grow to a size only: the system's own answer, as that of a full disk."""
+    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, earlier[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
+
+
+def test_a_log_is_not_written_through_a_link(tmp_path):
+    target, path = tmp_path / "target", tmp_path / "q.log"
+    target.write_text("kept")
+    path.symlink_to(target)
     log = RotatedLog(str(path), max_bytes=10, backup_count=2)
     log({"data": b"lost\n"})
     log.close()
+    assert target.read_text() == "kept"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from feedbus.errors import UsageError
+from feedbus.private_files import open_private
 
 POLL_SECONDS = 0.05
 
@@ -23,7 +24,7 @@ def held(path: Path, timeout_seconds: float) -> Iterator[None]:
 
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
     try:
         deadline = time.monotonic() + timeout_seconds
         while True:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from feedbus import interrupts
 from feedbus.errors import FeedbusError, TopologyError
 from feedbus.printable import printable_lines
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from feedbus.topology import Topology
 
 DEFAULT_TOPOLOGY = "topology.toml"
-INTERRUPTED = 130
+INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish"}  # the others have nothing to clean up
 
 # One line of help for each command, so that --help imports none; the module has its name.
 COMMANDS: Mapping[str, str] = {
@@ -28,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "apply": "Change the running system to what the topology says.",
     "up": "Start everything, supervised.",
     "down": "Stop everything cleanly.",
+    "restart": "Start processes anew, one after the other.",
     "run": "Run one consumer in the foreground.",
     "status": "Show consumers, depths and rates.",
     "publish": "Publish messages to an exchange.",
@@ -84,12 +86,15 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that was called; a misspelt one is met with the nearest."""
         try:
-            return super().resolve_command(ctx, args)
+            name, command, rest = super().resolve_command(ctx, args)
         except click.UsageError:
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             if near and not args[0].startswith("-"):
                 ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
             raise
+        if name in INTERRUPTIBLE or name not in COMMANDS:
+            interrupts.raise_interrupts()
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List feedbus's commands, and the project's under their own heading."""
@@ -124,7 +129,7 @@ class LazyGroup(click.Group):
             tell(error)
             raise click.exceptions.Exit(1) from None
         except KeyboardInterrupt:
-            raise click.exceptions.Exit(INTERRUPTED) from None
+            raise click.exceptions.Exit(interrupts.INTERRUPTED) from None
 
     def _project(self, ctx: click.Context) -> Mapping[str, str]:
         """Return the topology's own commands, none when it cannot be read."""

@@ -10,6 +10,7 @@ import click
 
 from feedbus.cli import Context, counted
 from feedbus.cli.plan import look, show
+from feedbus.cli.progress import BusyLines
 from feedbus.errors import UsageError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _follow(topology: Topology, text: str, *, runs: bool) -> None:
 def _follower(topology: Topology, text: str) -> Supervisor:
     from feedbus.supervisor.client import Follower
 
-    return Follower(topology, text)
+    return Follower(topology, text, BusyLines().show)
 
 
 class Progress:

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
 
+from feedbus.cli.progress import BusyLines
+from feedbus.cli.values import DURATION
+from feedbus.errors import UsageError
 
-@click.command(epilog="\b\nExample:\n  feedbus down")
+
+@click.command(
+    epilog="""\b
+Examples:
+  feedbus down                   # every handler finishes what it has
+  feedbus down --timeout 30s     # what takes longer is killed
+  feedbus down --now             # at once; what is in a handler is delivered again
+"""
+)
+@click.option("--timeout", type=DURATION, help="Kill what has not ended after so long: 30s, 5m.")
+@click.option("--now", is_flag=True, help="Kill everything at once, and wait for no handler.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 @click.pass_obj
-def command(context: Any) -> None:
+def command(context: Any, *, timeout: float | None, now: bool, as_json: bool) -> None:
     """Stop everything that `feedbus up` or circusd started here, and wait until it is gone.
 
-    Consumers finish what they have in hand. Nothing running is no error.
+    Every consumer finishes what is in its handler; one that takes longer than its stop_timeout (by
+    default longer than its handler_timeout) is killed. Ctrl-C gives up waiting: everything goes on
+    stopping. It is no error when nothing runs.
     """
     from feedbus.supervisor.client import stop
 
+    if now and timeout is not None:
+        msg = "--now and --timeout exclude each other: give one of them"
+        raise UsageError(msg)
     topology = context.load()
-    click.echo("stopped" if stop(topology) else f"nothing runs in {topology.var}")
+    lines = BusyLines(quiet=as_json)
+    try:
+        ran = stop(topology, within_seconds=0.0 if now else timeout, progress=lines.show)
+    except KeyboardInterrupt:
+        click.echo(
+            "\nnot waiting any more; everything goes on stopping: `feedbus down` waits again,"
+            " `feedbus down --now` kills what is left",
+            err=True,
+        )
+        raise
+    if as_json:
+        click.echo(json.dumps({"stopped": ran}))
+    else:
+        click.echo("stopped" if ran else f"nothing runs in {topology.var}")

@@ -36,5 +36,8 @@ class NamedInTopology(StringParamType):
 
 
 CONSUMER = NamedInTopology("consumer", lambda topology: topology.consumers)
+RUNNING = NamedInTopology(
+    "name", lambda topology: {*topology.consumers, *topology.queues, *topology.processes}
+)
 QUEUE = NamedInTopology("queue", lambda topology: topology.queues)
 EXCHANGE = NamedInTopology("exchange", lambda topology: topology.exchanges)

@@ -9,10 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from feedbus import interrupts
 from feedbus.errors import FeedbusError
 from feedbus.printable import printable
 
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
     from feedbus.topology import Topology
 
 PREPARED = b"prepared\n"
-COLOURS = {"ready": "green", "ended": "yellow", "gave up": "red"}
+COLOURS = {
+    "ready": "green",
+    "ended": "yellow",
+    "stopping": "yellow",
+    "gave up": "red",
+    "killed": "red",
+}
 
 
 @click.command(
@@ -40,59 +47,68 @@ def command(context: Any, detach: bool) -> None:  # noqa: FBT001 -- click passes
     """Start everything that the topology says, and restart what dies.
 
     The store is prepared and the broker declared first. One supervisor runs in a folder of state.
+    Ctrl-C or SIGTERM stops it when every handler has finished what it has; a second Ctrl-C waits
+    for none.
     """
-    topology = context.load()
-    if detach:
-        _detach(topology)
-    else:
-        _start(topology)
+    interrupts.raise_interrupts(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    try:
+        _open_standard_descriptors()
+        topology = context.load()
+        if detach:
+            _detach(topology)
+        else:
+            _start(topology)
+    except KeyboardInterrupt:
+        _say("stopped")
+        sys.exit(0)
 
 
-def _start(topology: Topology, prepared: Callable[[], int] | None = None) -> None:
-    """Prepare the ground, and supervise until the end.
+def _open_standard_descriptors() -> None:
+    """Let no socket or file of the supervisor become the stdin, stdout or stderr of a process."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
 
-    Args:
-        topology: what is to run.
-        prepared: called between the two; what it returns is told how the start has gone.
 
-    """
+def _start(topology: Topology, detached: Detached | None = None) -> None:
+    """Prepare the store and the broker, and supervise until the end."""
     from feedbus.supervisor.arbiter import become_supervisor
     from feedbus.supervisor.forks import ForkServer
     from feedbus.supervisor.ground import prepare
 
     become_supervisor(topology)
     with ForkServer.start(topology) or contextlib.nullcontext() as forks:
-        try:
-            if not prepare(topology, forks):
-                sys.exit(1)  # its reason is on stderr
-        except KeyboardInterrupt:
-            click.echo("stopped")
-            sys.exit(0)
-        _supervise(topology, prepared() if prepared else None, forks)
+        if not prepare(topology, forks):
+            sys.exit(1)  # its reason is on stderr
+        if detached is not None:
+            detached.prepared()
+        _supervise(topology, detached, forks)
 
 
-def _supervise(topology: Topology, tell: int | None, forks: ForkServer | None) -> None:
+def _supervise(topology: Topology, detached: Detached | None, forks: ForkServer | None) -> None:
     from feedbus.supervisor.arbiter import supervise
 
     total = sum(consumer.queue.processes for consumer in topology.consumers.values())
     total += sum(process.processes for process in topology.processes.values())
-    width = max(map(len, [*topology.consumers, *topology.processes]), default=0)
-    _print_events(width)
+    width = max(map(len, [*topology.consumers, *topology.processes, "supervisor"]))
+    say = _say if detached is None else detached.say
+    _print_events(width, say)
 
     def settled(failures: list[str], took_seconds: float) -> None:
         if failures:
             text = "\n".join(["not everything is ready:", *failures])
-            _say(click.style(text, fg="red"))
+            say(click.style(text, fg="red"))
         else:
             text = f"all {total} ready in {took_seconds:.1f} s"
-            _say(click.style(text, fg="green", bold=True))
-        if tell is not None:
-            os.write(tell, json.dumps([failures, took_seconds]).encode() + b"\n")
-            os.close(tell)
+            say(click.style(text, fg="green", bold=True))
+        if detached is not None:
+            detached.settled(failures, took_seconds)
 
-    click.echo(f"starting {total} processes of {topology.path}, logs in {topology.var / 'log'}")
+    say(f"starting {total} processes of {topology.path}, logs in {topology.var / 'log'}")
     supervise(topology, settled, forks)
-    _say("stopped")
+    say("stopped")
 
 
 def _say(text: str) -> None:
@@ -101,7 +117,7 @@ def _say(text: str) -> None:
         click.echo(text)
 
 
-def _print_events(width: int) -> None:
+def _print_events(width: int, say: Callable[[str], None]) -> None:
     class Printer(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             name, what, detail = record.args  # type: ignore[misc]
@@ -109,7 +125,7 @@ def _print_events(width: int) -> None:
                 logging.Formatter("%(asctime)s", "%H:%M:%S").format(record), dim=True
             )
             coloured = click.style(f"{what:<8}", fg=COLOURS.get(str(what)))
-            _say(f"{clock}  {name:<{width}}  {coloured}  {printable(str(detail))}")
+            say(f"{clock}  {name:<{width}}  {coloured}  {printable(str(detail))}")
 
     logging.getLogger("circus").setLevel(logging.WARNING)
     events = logging.getLogger("feedbus.supervisor")
@@ -118,48 +134,65 @@ def _print_events(width: int) -> None:
     events.addHandler(Printer())
 
 
+class Detached:
+    """A supervisor without a terminal: its log, and the pipe to the command that waits for it."""
+
+    def __init__(self, topology: Topology, pipe: int) -> None:
+        """Report to the writing end of a pipe."""
+        from feedbus.supervisor.watchers import own_log
+
+        self._log = own_log(topology)
+        self._pipe = pipe
+
+    def prepared(self) -> None:
+        """Report that the broker and the store are ready, and write to the log from now on."""
+        os.write(self._pipe, PREPARED)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        self._log.open()
+
+    def say(self, text: str) -> None:
+        """Write a line to the log."""
+        self._log({"data": click.unstyle(text).encode() + b"\n"})
+
+    def settled(self, failures: list[str], took_seconds: float) -> None:
+        """Report how the start has gone."""
+        with contextlib.suppress(OSError):  # nobody waits any more
+            os.write(self._pipe, json.dumps([failures, took_seconds]).encode() + b"\n")
+        os.close(self._pipe)
+
+
 def _detach(topology: Topology) -> None:
     from feedbus.supervisor.watchers import log_path
 
     log = log_path(topology, "supervisor")
-    heard, tell = os.pipe()
+    reader, writer = os.pipe()
     supervisor = os.fork()
     if supervisor == 0:
-        os.close(heard)
+        os.close(reader)
         os.setsid()
-
-        def prepared() -> int:
-            os.write(tell, PREPARED)
-            output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            nothing = os.open(os.devnull, os.O_RDONLY)
-            for source, target in ((nothing, 0), (output, 1), (output, 2)):
-                os.dup2(source, target)
-            return tell
-
-        _start(topology, prepared)
+        try:
+            _start(topology, Detached(topology, writer))
+        except KeyboardInterrupt:
+            sys.exit(0)
         return
-    os.close(tell)
-    with os.fdopen(heard, "rb") as pipe:
-        _wait_until_prepared(pipe, supervisor)
-        told = pipe.read()
-    if not told:
+    os.close(writer)
+    try:
+        with os.fdopen(reader, "rb") as pipe:
+            if pipe.readline() != PREPARED:
+                _, status = os.waitpid(supervisor, 0)
+                sys.exit(os.waitstatus_to_exitcode(status))  # it has said why
+            answer = pipe.read()
+    except KeyboardInterrupt:
+        os.kill(supervisor, signal.SIGTERM)  # it is in another session than the terminal
+        os.waitpid(supervisor, 0)
+        raise
+    if not answer:
         msg = f"the supervisor ended before everything was ready; see {log}"
         raise FeedbusError(msg)
-    failures, took_seconds = json.loads(told)
+    failures, took_seconds = json.loads(answer)
     if failures:
         msg = "\n".join(["not everything is ready:", *failures, "`feedbus down` ends the rest"])
         raise FeedbusError(msg)
     click.echo(f"everything is ready after {took_seconds:.1f} s; logs are in {log.parent}")
-
-
-def _wait_until_prepared(pipe: BinaryIO, supervisor: int) -> None:
-    """Wait for a supervisor that speaks for itself until then, and end as it did if it has."""
-    while True:
-        try:
-            prepared = pipe.readline() == PREPARED
-            break
-        except KeyboardInterrupt:
-            os.kill(supervisor, signal.SIGINT)  # it is in another session than the terminal
-    if not prepared:
-        _, status = os.waitpid(supervisor, 0)
-        sys.exit(os.waitstatus_to_exitcode(status))

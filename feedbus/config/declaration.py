@@ -266,7 +266,9 @@ class QueueTable(TableSchema):
         most=1000,
     )
     stop_timeout = Duration(
-        "How long a process has to end before it is killed.", attribute="stop_timeout_seconds"
+        "How long a process has to finish its handler and end before it is killed.",
+        attribute="stop_timeout_seconds",
+        default="`handler_timeout` and 5 s",
     )
 
 
@@ -282,7 +284,9 @@ class ProcessTable(TableSchema):
         "How often it may end at once after its start before it is given up.", least=0, most=1000
     )
     stop_timeout = Duration(
-        "How long it has to end before it is killed.", attribute="stop_timeout_seconds"
+        "How long it has to end before it is killed.",
+        attribute="stop_timeout_seconds",
+        default='"5s"',
     )
     memory_limit = Size(
         "When it takes more it is started anew.",

@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from feedbus.private_files import open_private
+
 SUFFIX = ".counts"
 UNREADABLE_SUFFIX = ".unreadable"
 SEGMENT_BYTES = 64 * 1024
@@ -198,7 +200,7 @@ def _allocate(descriptor: int, offset: int) -> None:
 
 
 def _open_alone(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
     # A killed writer's lock goes with it, though perhaps a moment after its successor has come.
     for wait_seconds in (0.01, 0.04, 0.1, 0.0):
         try:

@@ -24,6 +24,7 @@ from feedbus.metrics.catalogue import (
     Verdict,
 )
 from feedbus.metrics.counts import Counts
+from feedbus.private_files import private_folder
 
 LONGEST_SECONDS = 366 * 86400.0
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -54,8 +55,7 @@ class Metrics:
         process counts is then told to nobody.
         """
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return cls(Counts.claim(directory, process))
+            return cls(Counts.claim(private_folder(directory), process))
         except OSError as error:
             log.warning("no metrics from %s: expected a folder to write to, got %s", process, error)
             return cls.none()

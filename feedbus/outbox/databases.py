@@ -12,7 +12,7 @@ import peewee
 from feedbus.errors import UsageError
 from feedbus.outbox.outages import outage
 from feedbus.outbox.turns import Turn
-from feedbus.privacy import make_private
+from feedbus.private_files import make_database_file
 from feedbus.urls import StoreUrl, UrlError, parse_store_url
 
 BUSY_TIMEOUT_SECONDS = 10.0
@@ -101,7 +101,7 @@ class SqliteStore(Store, peewee.SqliteDatabase):
 
     def _connect(self) -> Any:
         with suppress(OSError):  # SQLite tells better what is wrong with the file
-            make_private(Path(self.database))
+            make_database_file(Path(self.database))
         return super()._connect()
 
     def begin(self, lock_type: str | None = None) -> None:

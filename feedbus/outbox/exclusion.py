@@ -13,6 +13,7 @@ from pathlib import Path
 from feedbus.errors import StoreOutage
 from feedbus.outbox.connection import bound
 from feedbus.outbox.databases import PostgresStore
+from feedbus.private_files import open_private
 
 POLL_SECONDS = 0.05
 
@@ -56,7 +57,7 @@ def _advisory_lock(store: PostgresStore, name: str, wait_seconds: float) -> Iter
 def _file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        handle = open_private(path, os.O_CREAT | os.O_RDWR)
     except OSError as error:
         msg = f"store: cannot make its lock {path}: {error.strerror}; make the folder writable"
         raise StoreOutage(msg) from error

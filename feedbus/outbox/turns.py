@@ -7,6 +7,9 @@ import os
 import threading
 from concurrent.futures import Future, InvalidStateError
 
+from feedbus.fork_safety import close_in_forks
+from feedbus.private_files import open_private
+
 
 class Turn:
     """One connection's place in the queue of those who write; the queue is a lock on a file.
@@ -19,10 +22,15 @@ class Turn:
         """Queue at this file, which is created for its owner alone."""
         self._path = path
         self._held: int | None = None
+        close_in_forks(self)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the lock, -1 without a turn."""
+        return -1 if self._held is None else self._held
 
     def take(self, patience_seconds: float) -> bool:
         """Wait for the turn; False when those in front took longer than patience_seconds."""
-        handle = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        handle = open_private(self._path, os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -33,6 +41,7 @@ class Turn:
     def give(self) -> None:
         """Let the next one write; harmless without a turn."""
         if self._held is not None:
+            fcntl.flock(self._held, fcntl.LOCK_UN)  # a process that was forked may share it
             os.close(self._held)
             self._held = None
 

@@ -77,13 +77,25 @@ class Draining:
 
 @dataclass(frozen=True, slots=True)
 class Watchers:
-    """How the supervisor's watchers differ from the topology's."""
+    """How the supervisor's watchers differ from the topology's.
+
+    Attributes:
+        supervisor_pid: the supervisor's process id.
+        added: the topology has them, and the supervisor does not.
+        restarted: they run with other settings; name and reason.
+        removed: the topology has them no more.
+        kept: they run as the topology says.
+        started: they are stopped, have given up, or run too few or too many processes; name and
+            reason.
+
+    """
 
     supervisor_pid: int
     added: tuple[str, ...] = ()
     restarted: Mapping[str, str] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    started: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +166,7 @@ class Plan:
                 "supervisor": watchers.supervisor_pid,
                 "add": list(watchers.added),
                 "restart": dict(watchers.restarted),
+                "start": dict(watchers.started),
                 "remove": list(watchers.removed),
                 "untouched": list(watchers.kept),
             },

@@ -82,5 +82,6 @@ def _watched(topology: Topology, watchers: Watchers | None) -> list[Change]:
     return [
         *(change("create", name, "a process for it is started") for name in watchers.added),
         *(change("change", name, why) for name, why in watchers.restarted.items()),
+        *(change("change", name, why) for name, why in watchers.started.items()),
         *(change("delete", name, "its process ends") for name in watchers.removed),
     ]

@@ -8,11 +8,24 @@ from pathlib import Path
 from typing import Self
 
 from feedbus import watchdog
+from feedbus.private_files import open_private, private_folder
 from feedbus.watchdog import Note
 
 DEATHS_ALLOWED = 5
 DIED = "its process ended"
 HUNG = "its handler took longer than handler_timeout"
+
+
+def forgive(path: Path) -> None:
+    """Forget what a process was handling when it was killed on purpose, not because of a message.
+
+    Args:
+        path: the process's file; one that does not exist is no error.
+
+    """
+    if path.exists():
+        with Suspects(path, forgiving=True):
+            pass
 
 
 class Suspects:
@@ -25,15 +38,21 @@ class Suspects:
     has no delivery count that would show this.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Read what an earlier process left in the file, and keep the file open."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def __init__(self, path: Path, *, forgiving: bool = False) -> None:
+        """Read what an earlier process left in the file, and keep the file open.
+
+        Args:
+            path: the file.
+            forgiving: blame no message for the end of that process.
+
+        """
+        private_folder(path.parent)
+        self._descriptor = open_private(path, os.O_RDWR | os.O_CREAT, any_owner=True)
         self._pid = os.getpid()
         # Empty, or torn by the death itself: nobody is suspected wrongly.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
         self._deaths = note.deaths
-        self._in_handler: Sequence[str] = note.message_ids
+        self._in_handler: Sequence[str] = () if forgiving else note.message_ids
         self.blame(HUNG if note.overdue_seconds else DIED)
         self.release()
 

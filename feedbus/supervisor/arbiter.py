@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from feedbus.errors import UsageError
 from feedbus.lifeline import run_folder, take_lock
-from feedbus.supervisor.forks import ForkServer
+from feedbus.supervisor.forks import ForkServer, adopt_orphans
 from feedbus.supervisor.watchers import endpoint
 from feedbus.topology import Topology
 
@@ -24,6 +24,8 @@ def lock_path(topology: Topology) -> Path:
 def become_supervisor(topology: Topology) -> int:
     """Be the one supervisor of the topology's folder of state until this process is gone.
 
+    Whatever its processes leave behind becomes its child, so that it can end that.
+
     Returns:
         The lock's descriptor; who closes it is supervisor no more.
 
@@ -31,6 +33,7 @@ def become_supervisor(topology: Topology) -> int:
         UsageError: another process is.
 
     """
+    adopt_orphans()
     try:
         return take_lock(lock_path(topology), patience_seconds=0.5)
     except BlockingIOError as error:
@@ -44,7 +47,7 @@ def become_supervisor(topology: Topology) -> int:
 def supervise(
     topology: Topology, settled: Callable[[list[str], float], None], forks: ForkServer | None
 ) -> None:
-    """Start every process and keep them until SIGINT, SIGTERM or circusctl quit.
+    """Start every process and keep them until SIGINT, SIGTERM, SIGHUP or circusctl quit.
 
     The caller is the only supervisor, and has prepared the ground.
 
@@ -56,6 +59,7 @@ def supervise(
     """
     from circus.arbiter import Arbiter
 
+    importlib.import_module("feedbus.supervisor.commands")  # before the arbiter looks for them
     from feedbus.supervisor.supervision import Supervision
 
     os.chdir(topology.root)  # the sockets' addresses are relative, for unix sockets' sake
@@ -69,6 +73,4 @@ def supervise(
     )
     supervision = Supervision(arbiter, topology, settled, forks=forks)
     arbiter.loop.add_callback(supervision.start)
-    # The terminal is gone: circus would restart everything, and nobody would see it.
-    arbiter.loop.asyncio_loop.add_signal_handler(signal.SIGHUP, supervision.stop)
     arbiter.start().result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ class Seed:
             become_supervisor(self.topology)
         except FeedbusError as error:
             sys.exit(f"error: {error}")
+        importlib.import_module("feedbus.supervisor.commands")  # before the arbiter looks for them
         self.forks = ForkServer.start(self.topology)
         if not prepare(self.topology, self.forks):
             sys.exit(1)

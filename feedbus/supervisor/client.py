@@ -3,23 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from feedbus.errors import FeedbusError
-from feedbus.lifeline import lock_holder, run_folder, take_lock
+from feedbus.lifeline import lock_holder, run_folder, slot_locks, take_lock
 from feedbus.plan.changes import Watchers
 from feedbus.supervisor.arbiter import lock_path
 from feedbus.supervisor.watchers import endpoint
 from feedbus.topology import Topology
 
 ANSWER_SECONDS = 3.0
-PATIENCE_SECONDS = 20.0  # four times what a watcher may take to stop
+PATIENCE_SECONDS = 10.0  # beyond the time that its processes may take
 LOOK_SECONDS = 0.05
+LOOK_MILLISECONDS = 50
+PROGRESS_SECONDS = 1.0
+NOTHING: Mapping[str, Any] = {"watchers": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """A process that has been asked to end and still works.
+
+    Attributes:
+        name: of its consumer or process.
+        pid: its process id.
+        seconds: since it was asked.
+        left_seconds: until it is killed.
+
+    """
+
+    name: str
+    pid: int
+    seconds: float
+    left_seconds: float
+
+    def __str__(self) -> str:
+        """Describe it for people."""
+        return (
+            f"{self.name} (process {self.pid}) is busy since {self.seconds:.0f} s,"
+            f" killed in {self.left_seconds:.0f} s"
+        )
+
+
+Progress = Callable[[Sequence[Busy]], None]
 
 
 def state(topology: Topology) -> dict[str, Any] | None:
@@ -33,9 +66,20 @@ def state(topology: Topology) -> dict[str, Any] | None:
 
 
 def ask(
-    topology: Topology, command: str, *, timeout_seconds: float = ANSWER_SECONDS, **properties: Any
+    topology: Topology,
+    command: str,
+    *,
+    progress: Progress | None = None,
+    **properties: Any,
 ) -> dict[str, Any] | None:
     """Send the supervisor a command and return its answer, None when no supervisor runs.
+
+    Args:
+        topology: whose supervisor.
+        command: as circusctl knows it.
+        progress: for a command that waits for processes to end: called now and then with those
+            that are still busy. Without it the answer has to come at once.
+        properties: the command's.
 
     Raises:
         FeedbusError: one runs, but does not answer.
@@ -45,25 +89,46 @@ def ask(
     if pid is None:
         return None
     import zmq
-    from circus.client import CircusClient
-    from circus.exc import CallError
 
     os.chdir(topology.root)  # the socket's address is relative
     context = zmq.Context()
-    client = CircusClient(context, endpoint(topology), timeout=timeout_seconds)
+    socket = context.socket(zmq.DEALER)
+    socket.linger = 0
     try:
-        answer: dict[str, Any] = client.send_message(command, **properties)
-    except CallError:
-        msg = f"the supervisor, process {pid}, does not answer; `feedbus down` ends it"
-        raise FeedbusError(msg) from None
+        socket.connect(endpoint(topology))
+        message = {"id": uuid.uuid4().hex, "command": command, "properties": properties}
+        socket.send(json.dumps(message).encode())
+        started = shown = time.monotonic()
+        while not socket.poll(LOOK_MILLISECONDS):
+            if lock_holder(lock_path(topology)) != pid:
+                return None
+            now = time.monotonic()
+            if progress is None and now - started > ANSWER_SECONDS:
+                msg = f"the supervisor, process {pid}, does not answer; `feedbus down` ends it"
+                raise FeedbusError(msg)
+            if progress is not None and now - shown > PROGRESS_SECONDS:
+                shown = now
+                progress(busy(state(topology) or NOTHING))
+        answer: dict[str, Any] = json.loads(socket.recv())
     finally:
-        client.stop()
+        socket.close()
         context.term()
     return answer
 
 
+def busy(found: Mapping[str, Any]) -> list[Busy]:
+    """Return which processes have been asked to end and still work, the longest first."""
+    waiting = [
+        Busy(name, one["pid"], one["stopping_seconds"], one["killed_in_seconds"])
+        for name, watcher in found["watchers"].items()
+        for one in watcher["processes"]
+        if one["stopping_seconds"] is not None
+    ]
+    return sorted(waiting, key=lambda one: -one.seconds)
+
+
 def watched(topology: Topology) -> Watchers | None:
-    """Say how the running watchers differ from a topology's, None when no supervisor runs.
+    """Return how the running watchers differ from a topology's, None when no supervisor runs.
 
     Raises:
         FeedbusError: one runs, but does not answer.
@@ -74,38 +139,35 @@ def watched(topology: Topology) -> Watchers | None:
         return None
     from feedbus.supervisor.settings import Settings
 
-    told = found.get("settings") or {"watchers": dict.fromkeys(found["watchers"], "")}
-    running = Settings(told["watchers"], told.get("exchanges", {}))
-    return running.difference(Settings.of(topology), found["pid"])
+    known = found.get("settings") or {"watchers": dict.fromkeys(found["watchers"], "")}
+    running = Settings(known["watchers"], known.get("exchanges", {}))
+    return running.difference(Settings.of(topology), found["pid"], found["watchers"])
 
 
 class Follower:
     """The running supervisor, as apply speaks to it."""
 
-    def __init__(self, topology: Topology, text: str) -> None:
-        """Lead it to a topology, which is what the text says."""
+    def __init__(self, topology: Topology, text: str, progress: Progress = lambda _: None) -> None:
+        """Have it follow a topology, which is what the text says."""
         self._topology = topology
         self._text = text
+        self._progress = progress
 
     def pause(self, consumers: Sequence[str]) -> None:
         """Stop consumers whose queue is to be replaced."""
-        self._tell(pause=list(consumers))
+        self._ask(pause=list(consumers))
 
     def follow(self) -> None:
         """Take the new topology over: add, remove and restart what differs."""
-        self._tell(text=self._text)
+        self._ask(text=self._text)
 
     def finish(self) -> None:
         """End the consumers that the topology has no more."""
-        self._tell()
+        self._ask()
 
-    def _tell(self, **properties: Any) -> None:
+    def _ask(self, **properties: Any) -> None:
         answer = ask(
-            self._topology,
-            "feedbus-apply",
-            timeout_seconds=PATIENCE_SECONDS,
-            waiting=True,
-            **properties,
+            self._topology, "feedbus-apply", progress=self._progress, waiting=True, **properties
         )
         if answer is None:
             return  # it has ended meanwhile: the next `feedbus up` goes by the file
@@ -115,45 +177,116 @@ class Follower:
             raise FeedbusError(msg)
 
 
-def stop(topology: Topology) -> bool:
+def stop(
+    topology: Topology, *, within_seconds: float | None = None, progress: Progress = lambda _: None
+) -> bool:
     """End the supervisor and whatever holds a slot, and clear their files away.
+
+    Args:
+        topology: whose.
+        within_seconds: the longest that a process may take, None for its own stop time.
+        progress: called now and then with what is still busy.
 
     Returns:
         False when nothing ran.
 
     """
-    supervised = _end(lock_path(topology))
+    from feedbus.supervisor.groups import end_strays
+
+    supervised = _end_supervisor(topology, within_seconds, progress)
     # A killed supervisor's processes are ending by themselves, but may need a while.
-    slots = [_end(lock) for lock in _slot_locks(topology)]
-    for lock in _slot_locks(topology):
+    folder = run_folder(topology)
+    slots = [_end_holder(topology, lock, within_seconds, progress) for lock in slot_locks(folder)]
+    strays = end_strays(folder)
+    for lock in slot_locks(folder):
         with contextlib.suppress(BlockingIOError):
             handle = take_lock(lock)
             lock.unlink(missing_ok=True)
             os.close(handle)
     for pattern in ("*.ready", "*.sock"):
-        for path in run_folder(topology).glob(pattern):
+        for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-    return supervised or any(slots)
+    return supervised or any(slots) or bool(strays)
 
 
-def _slot_locks(topology: Topology) -> Iterator[Path]:
-    for path in sorted(run_folder(topology).glob("*.lock")):
-        if path != lock_path(topology):
-            yield path
-
-
-def _end(lock: Path) -> bool:
-    """Send SIGTERM, in the end SIGKILL, to a lock's holder until it is gone."""
-    ran = False
-    started = asked = 0.0
+def _end_supervisor(topology: Topology, within_seconds: float | None, progress: Progress) -> bool:
+    """Have the supervisor end; kill one that does not answer."""
+    lock = lock_path(topology)
+    pid = lock_holder(lock)
+    if pid is None:
+        return False
+    _signal(pid, signal.SIGTERM)
+    silent_since: float | None = None
+    next_look = time.monotonic() + (PROGRESS_SECONDS if within_seconds is None else 0.0)
     while (pid := lock_holder(lock)) is not None:
         now = time.monotonic()
-        started = started or now
-        ran = True
-        if pid and now - asked > 1.0:
-            asked = now
-            late = now - started > PATIENCE_SECONDS
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+        if now >= next_look:
+            next_look = now + PROGRESS_SECONDS
+            try:
+                if within_seconds is not None and ask(
+                    topology, "feedbus-down", seconds=within_seconds
+                ):
+                    within_seconds = None
+                progress(busy(state(topology) or NOTHING))
+                silent_since = None
+            except FeedbusError:  # it is starting, or hangs
+                silent_since = silent_since or now
+                if now - silent_since > PATIENCE_SECONDS:
+                    _signal(pid, signal.SIGKILL)
         time.sleep(LOOK_SECONDS)
-    return ran
+    return True
+
+
+def _end_holder(
+    topology: Topology, lock: Any, within_seconds: float | None, progress: Progress
+) -> bool:
+    """End the process that holds a slot: SIGTERM, and SIGKILL when its time is over."""
+    from feedbus.supervisor.watchers import stop_seconds
+
+    name = lock.name.rsplit(".", 2)[0].replace("%2F", "/")
+    consumer = topology.consumers.get(name)
+    source = consumer.queue if consumer else topology.processes.get(name)
+    patience = PATIENCE_SECONDS if source is None else stop_seconds(source)
+    if within_seconds is not None:
+        patience = min(patience, within_seconds)
+    started = shown = time.monotonic()
+    pid = lock_holder(lock)
+    if pid is None:
+        return False
+    _signal(pid, signal.SIGTERM)
+    while (pid := lock_holder(lock)) is not None:
+        now = time.monotonic()
+        if now - started >= patience:
+            _signal(pid, signal.SIGKILL)
+        elif now - shown > PROGRESS_SECONDS:
+            shown = now
+            progress([Busy(name, pid, now - started, patience - (now - started))])
+        time.sleep(LOOK_SECONDS)
+    return True
+
+
+def _signal(pid: int, number: int) -> None:
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def restart(topology: Topology, name: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
+    """Restart one watcher, and give its state until its new processes are ready.
+
+    Raises:
+        FeedbusError: the supervisor refuses, or has ended.
+
+    """
+    answer = ask(topology, "restart", name=name, match="simple", waiting=True, progress=progress)
+    if answer is None or answer.get("status") == "error":
+        reason = "it has ended" if answer is None else answer["reason"]
+        msg = f"{name}: the supervisor does not restart it: {reason}"
+        raise FeedbusError(msg)
+    while True:
+        found = state(topology)
+        if found is None:
+            msg = f"{name}: the supervisor has ended"
+            raise FeedbusError(msg)
+        yield found["watchers"].get(name, {"state": "stopped", "processes": []})
+        time.sleep(LOOK_SECONDS)

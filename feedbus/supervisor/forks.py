@@ -43,7 +43,10 @@ class ForkServer:
         return cls(topology) if sys.platform == "linux" else None
 
     def __init__(self, topology: Topology) -> None:
-        """Start the server, which imports what the topology's consumers need."""
+        """Start the server, which imports what the topology's consumers need.
+
+        This process has to adopt orphans, see adopt_orphans().
+        """
         self._connection, other = Pipe()
         command = [sys.executable, "-m", "feedbus.supervisor.forkserver"]
         with other:
@@ -54,7 +57,6 @@ class ForkServer:
                 pass_fds=[other.fileno()],
                 process_group=0,  # Ctrl-C is for the supervisor
             )
-        _adopt_orphans(wanted=True)
 
     def __enter__(self) -> Self:
         """Close it at the end of the block."""
@@ -104,7 +106,11 @@ class ForkServer:
         self._connection.close()
         self._process.terminate()
         self._process.wait()
-        _adopt_orphans(wanted=False)
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._process.pid
 
     @property
     def closed(self) -> bool:
@@ -112,6 +118,7 @@ class ForkServer:
         return self._connection.closed
 
 
-def _adopt_orphans(*, wanted: bool) -> None:
+def adopt_orphans(*, wanted: bool = True) -> None:
     """Be the parent of descendants whose own has ended: prctl(2), PR_SET_CHILD_SUBREAPER."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)

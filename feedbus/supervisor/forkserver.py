@@ -21,6 +21,7 @@ from typing import cast
 
 from setproctitle import setproctitle
 
+from feedbus.lifeline import default_signals
 from feedbus.supervisor.forks import Program
 
 ADOPTION_SECONDS = 0.0005
@@ -29,6 +30,7 @@ ADOPTION_SECONDS = 0.0005
 def main(handle: int, topology_path: Path) -> None:
     """Serve, and in each child run its program."""
     setproctitle(f"feedbus fork server of {topology_path}")  # and learn where titles are written
+    default_signals()
     gc.disable()
     preload(topology_path)
     gc.freeze()  # a child that looked through it would copy its pages

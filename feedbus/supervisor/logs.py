@@ -4,50 +4,123 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from feedbus.errors import FeedbusError
+from feedbus.private_files import open_private
+
+LONGEST_LINE_BYTES = 65_536  # a longer one is written in pieces
+
 
 class RotatedLog:
-    """A circus stream that appends bytes to a file of mode 0600 and keeps some older ones.
+    """A circus stream that appends whole lines to a file of mode 0600 and keeps some older ones.
 
-    circus's own FileStream decodes what it is given piecewise and raises when the disk is full;
-    this one passes bytes on as they are, and a full disk costs lines, never the supervisor.
+    Every process writes in pieces, so the beginning of a line is kept until its end has come: lines
+    of several processes do not mix, and the file is rotated between two lines. A file that was
+    moved or deleted is made anew. On a full disk lines are dropped and counted; when there is room
+    again a line says how many.
     """
 
-    def __init__(self, filename: str, max_bytes: int, backup_count: int) -> None:
-        """Write to filename until it holds max_bytes; keep backup_count files before it."""
+    def __init__(
+        self, filename: str, max_bytes: int, backup_count: int, descriptors: Sequence[int] = ()
+    ) -> None:
+        """Write to a file and rotate it.
+
+        Args:
+            filename: the file.
+            max_bytes: it is rotated before it would hold more.
+            backup_count: how many older files are kept.
+            descriptors: descriptors of this process that are to write to the file, too.
+
+        """
         self.path = Path(filename)
         self.max_bytes = max_bytes
         self.backup_count = backup_count
+        self.dropped_lines = 0
+        self._descriptors = descriptors
         self._handle: int | None = None
+        self._begun: dict[object, bytes] = {}
 
     def __call__(self, received: dict[str, Any]) -> None:
-        """Append what a process wrote."""
-        with contextlib.suppress(OSError):
-            self.open()
-            if self._handle is not None:
-                if os.fstat(self._handle).st_size + len(received["data"]) > self.max_bytes:
-                    self._rotate()
-                os.write(self._handle, received["data"])
+        """Append what a process wrote, up to the end of its last whole line."""
+        source = (received.get("pid"), received.get("name"))
+        text = self._begun.pop(source, b"") + received["data"]
+        end = text.rfind(b"\n") + 1
+        if len(text) - end > LONGEST_LINE_BYTES:
+            text, end = text + b"\n", len(text) + 1
+        if text[end:]:
+            self._begun[source] = text[end:]
+        if end:
+            self._append(text[:end])
+
+    def end(self, pid: int) -> None:
+        """Write what a process that has ended left without a line end."""
+        for source in [one for one in self._begun if isinstance(one, tuple) and one[0] == pid]:
+            self._append(self._begun.pop(source) + b"\n")
 
     def open(self) -> None:
-        """Open the file, unless it is open."""
+        """Open the file, unless it is open and still where it was."""
+        if self._handle is not None and self._moved(self._handle):
+            self._close()
         if self._handle is None:
-            with contextlib.suppress(OSError):
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-                self._handle = os.open(self.path, flags, 0o600)
+            with contextlib.suppress(OSError, FeedbusError):
+                self._handle = open_private(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+                for descriptor in self._descriptors:
+                    os.dup2(self._handle, descriptor)
 
     def close(self) -> None:
-        """Close the file; the next write opens it again."""
+        """Write what has no line end yet and close the file; the next write opens it again."""
+        for source in list(self._begun):
+            self._append(self._begun.pop(source) + b"\n")
+        self._close()
+
+    def _close(self) -> None:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
+    def _moved(self, handle: int) -> bool:
+        try:
+            return not os.path.samestat(os.fstat(handle), self.path.lstat())
+        except OSError:
+            return True
+
+    def _append(self, lines: bytes) -> None:
+        """Write whole lines, or drop and count those for which there is no room."""
+        if self.dropped_lines:
+            said = self._write(b"(%d lines dropped: the disk was full)\n" % self.dropped_lines)
+            if not said:
+                self.dropped_lines += lines.count(b"\n")
+                return
+            self.dropped_lines = 0
+        if not self._write(lines):
+            self.dropped_lines += lines.count(b"\n")
+
+    def _write(self, lines: bytes) -> bool:
+        """Write lines, all or none of them; return whether they are written."""
+        self.open()
+        if self._handle is None:
+            return False
+        try:
+            size = os.fstat(self._handle).st_size
+            if size and size + len(lines) > self.max_bytes:
+                self._rotate()
+                size = 0
+            if self._handle is None:
+                return False
+            if os.write(self._handle, lines) < len(lines):
+                os.ftruncate(self._handle, size)
+                return False
+        except OSError:
+            return False
+        return True
+
     def _rotate(self) -> None:
-        self.close()
+        self._close()
         for number in range(self.backup_count, 0, -1):
             newer = f"{self.path}.{number - 1}" if number > 1 else str(self.path)
-            if os.path.exists(newer):  # noqa: PTH110 -- a numbered name, no path object
-                os.replace(newer, f"{self.path}.{number}")  # noqa: PTH105 -- the same
+            if os.path.lexists(newer):
+                os.replace(newer, f"{self.path}.{number}")  # noqa: PTH105 -- a numbered name
         self.open()

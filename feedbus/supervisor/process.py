@@ -18,6 +18,8 @@ class KeptProcess(Process):
     def __init__(self, *arguments: Any, forks: ForkServer | None, **options: Any) -> None:
         """Take circus's arguments, and the fork server, None to start Python anew."""
         self._forks = forks
+        self.stop_asked_at: float | None = None  # on the monotonic clock
+        self.kill_at = 0.0
         super().__init__(*arguments, **options)
 
     def spawn(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from feedbus.lifeline import SUPERVISED
@@ -17,10 +18,11 @@ PLACED = ("shards", "weights")  # a ring's business: a shard that stays need not
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Digests by watcher and by exchange."""
+    """Digests by watcher and by exchange, and how many processes each watcher runs."""
 
     watchers: dict[str, str]
     exchanges: dict[str, str]
+    counts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, topology: Topology) -> Self:
@@ -32,29 +34,39 @@ class Settings:
         """
         common = [topology.name, topology.broker_url.reveal(), topology.store_url.reveal()]
         common.append(str(topology.consumer_timeout_seconds))
-        found = {}
+        found, counts = {}, {}
         for options in watchers(topology):
             name = options["name"]
+            counts[name] = options["numprocesses"]
             environment = {k: v for k, v in options["env"].items() if k != SUPERVISED}
             consumer = topology.consumers.get(name)
             queue = asdict(_plain(consumer.queue)) if consumer else {}
-            for field in PLACED:
-                queue.pop(field, None)
+            for option in PLACED:
+                queue.pop(option, None)
             found[name] = _digest([common, options | {"env": environment}, queue])
         exchanges = {
             exchange.name: _digest([exchange.type, exchange.pack, dict(exchange.arguments)])
             for exchange in topology.exchanges.values()
         }
-        return cls(found, exchanges)
+        return cls(found, exchanges, counts)
 
-    def difference(self, wanted: Settings, supervisor_pid: int) -> Watchers:
-        """Say what has to be done so that these become the wanted ones."""
+    def difference(
+        self, wanted: Settings, supervisor_pid: int, states: Mapping[str, Mapping[str, Any]]
+    ) -> Watchers:
+        """Return what has to be done so that these become the wanted ones.
+
+        Args:
+            wanted: of the topology that is to be followed.
+            supervisor_pid: the supervisor's process id.
+            states: what each watcher is doing, by name.
+
+        """
         changed = sorted(
             exchange
             for exchange, digest in wanted.exchanges.items()
             if self.exchanges.get(exchange, digest) != digest
         )
-        restarted, kept = {}, []
+        restarted, started, kept = {}, {}, []
         for name, digest in wanted.watchers.items():
             if name not in self.watchers:
                 continue
@@ -62,15 +74,30 @@ class Settings:
                 restarted[name] = "its settings differ from those that it was started with"
             elif changed:
                 restarted[name] = f"what it knows of {', '.join(changed)} has changed"
+            elif why := lack(states.get(name, {}), wanted.counts[name]):
+                started[name] = why
             else:
                 kept.append(name)
         return Watchers(
             supervisor_pid=supervisor_pid,
             added=tuple(name for name in wanted.watchers if name not in self.watchers),
             restarted=restarted,
+            started=started,
             removed=tuple(name for name in self.watchers if name not in wanted.watchers),
             kept=tuple(kept),
         )
+
+
+def lack(state: Mapping[str, Any], count: int) -> str:
+    """Return why a watcher does not run as many processes as it should, "" when it does."""
+    doing = state.get("state")
+    if doing in {"stopped", "stopping"}:
+        return "it was stopped and is started"
+    if doing == "gave up":
+        return "it gave up and is started again"
+    if state.get("wanted_processes", count) != count:
+        return f"it runs {state['wanted_processes']} processes instead of {count}"
+    return ""
 
 
 def _plain(queue: Any) -> Any:

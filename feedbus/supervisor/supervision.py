@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from circus.commands.base import Command
+import psutil
 from circus.exc import ConflictError
 from tornado.ioloop import PeriodicCallback
 
 from feedbus import config, watchdog
-from feedbus.errors import FeedbusError
 from feedbus.lifeline import run_folder
 from feedbus.plan.changes import Watchers
+from feedbus.private_files import open_private
+from feedbus.supervisor import groups
 from feedbus.supervisor.forks import ForkServer
-from feedbus.supervisor.settings import Settings
+from feedbus.supervisor.settings import Settings, lack
 from feedbus.supervisor.watcher import KeptWatcher
 from feedbus.supervisor.watchers import applied_path, watchers
 from feedbus.topology import Topology
@@ -31,6 +33,7 @@ logger = logging.getLogger("feedbus.supervisor")
 LOOK_SECONDS = 0.05
 WORTH_FORKING = 4  # processes: for fewer, a fork server's own imports take longer
 SETTLE_SECONDS = 60.0
+TOGETHER_SECONDS = 2.0  # what ends within that time is started together
 
 
 class Supervision:
@@ -61,9 +64,16 @@ class Supervision:
         self.started_at = time.monotonic()
         self.looking = False
         folder = run_folder(topology)
-        # circus's own handlers lose a signal that comes while it is busy.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-            arbiter.loop.asyncio_loop.add_signal_handler(number, self.stop)
+        self._strangers = {one.pid for one in psutil.Process().children(recursive=True)}
+        for pid in groups.end_strays(folder):
+            _event("ended", f"process {pid}, left by a supervisor that was killed", logging.WARNING)
+        # circus's own handlers lose a signal that comes while it is busy. What the supervisor was
+        # started with ignored, as by nohup or in the background of a script, stays ignored.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+            if arbiter.ctrl.sys_hdl._old.get(number) is signal.SIG_IGN:  # noqa: SLF001 -- what was before circus
+                signal.signal(number, signal.SIG_IGN)
+            else:
+                arbiter.loop.asyncio_loop.add_signal_handler(number, self._on_signal, number)
         options_of_all = watchers(topology)
         if any(options["uid"] for options in options_of_all):
             for passage in (topology.var, folder):  # to the slots' files, which are theirs
@@ -101,8 +111,17 @@ class Supervision:
         with forks or contextlib.nullcontext():
             for watcher in chosen:
                 watcher.forks = forks
-                await watcher._start()  # noqa: SLF001 -- start() refuses while anything else goes on
+                await watcher.start()
                 watcher.forks = None
+
+    async def restart(self, chosen: Sequence[KeptWatcher]) -> None:
+        """Stop watchers at once, and start each when its processes have ended."""
+        await self._replace([(one, one) for one in chosen], [])
+
+    async def remove(self, watcher: KeptWatcher) -> None:
+        """Stop a watcher and forget it, until a topology is followed that has it."""
+        await self._take_out(watcher)
+        self.settings.watchers.pop(watcher.name, None)
 
     def _put_in(self, watcher: KeptWatcher) -> None:
         arbiter = self.arbiter
@@ -111,9 +130,8 @@ class Supervision:
         arbiter._watchers_names[watcher.name.lower()] = watcher  # noqa: SLF001 -- add_watcher makes plain ones
 
     async def _take_out(self, watcher: KeptWatcher) -> None:
-        """Stop a watcher and forget it."""
         self.watchers = [one for one in self.watchers if one is not watcher]
-        await watcher._stop(close_output_streams=True)  # noqa: SLF001 -- stop() refuses while anything else goes on
+        await watcher.stop()
         if watcher in self.arbiter.watchers:
             self.arbiter.watchers.remove(watcher)
             self.arbiter._watchers_names.pop(watcher.name.lower(), None)  # noqa: SLF001 -- rm_watcher refuses likewise
@@ -123,7 +141,7 @@ class Supervision:
         chosen = [one for one in self.watchers if one.name in names]
         for watcher in chosen:
             watcher.paused = True
-        await asyncio.gather(*(one._stop() for one in chosen))  # noqa: SLF001 -- as above
+        await asyncio.gather(*(one.stop() for one in chosen))
 
     async def follow(self, topology: Topology) -> None:
         """Make the watchers those of a topology: those that do not differ are not touched.
@@ -131,44 +149,86 @@ class Supervision:
         Consumers that it has no more read what is left for them, and end by themselves.
         """
         wanted = Settings.of(topology)
-        difference = self.settings.difference(wanted, os.getpid())
+        states = {one.name: one.state() for one in self.watchers}
+        difference = self.settings.difference(wanted, os.getpid(), states)
         options_of_all = {options["name"]: options for options in watchers(topology)}
         self.topology, consumers = topology, self.topology.consumers
         for watcher in self.watchers:
             watcher.leaving = watcher.name in difference.removed and watcher.name in consumers
-        count = len(difference.added) + len(difference.restarted)
-        count += sum(one.paused for one in self.watchers)
-        # It imports while others end.
-        forks = ForkServer.start(topology) if count >= WORTH_FORKING else None
-        with forks or contextlib.nullcontext():
-            to_start = await self._replace(difference, options_of_all)
-            # What is leaving stays known, so that whoever asks again is told so.
-            self.settings = replace(
-                wanted, watchers=wanted.watchers | {one.name: "" for one in self._leaving()}
-            )
-            await self._start(to_start, forks)
+        out = [one for one in self.watchers if self._goes(one, difference)]
+        kept = {one.name for one in self.watchers if one not in out or one.name in options_of_all}
+        made = {name: self._make(one) for name, one in options_of_all.items() if name not in kept}
+        again = []
+        for watcher in self.watchers:
+            if watcher in out or watcher.leaving:
+                continue
+            count = options_of_all[watcher.name]["numprocesses"]
+            if lack(states[watcher.name], count):
+                watcher.numprocesses = count
+                again.append(watcher)
+        pairs = [
+            (one, self._make(options_of_all[one.name]) if one.name in options_of_all else None)
+            for one in out
+        ]
+        # What is leaving stays known, so that whoever asks again is told so.
+        self.settings = replace(
+            wanted, watchers=wanted.watchers | {one.name: "" for one in self._leaving()}
+        )
+        for watcher in made.values():
+            self._put_in(watcher)
+        self._order(made.values(), options_of_all)
+        await self._replace(pairs, [*made.values(), *again])
+        self._order([], options_of_all)
+
+    @staticmethod
+    def _goes(watcher: KeptWatcher, difference: Watchers) -> bool:
+        """Whether a watcher is no longer wanted as it is."""
+        if watcher.leaving:
+            return not watcher.processes
+        return watcher.name in difference.restarted or watcher.name in difference.removed
 
     async def _replace(
-        self, difference: Watchers, options_of_all: dict[str, Any]
-    ) -> list[KeptWatcher]:
-        """End what is no longer wanted as it is; return what is to be started."""
-        out = [
-            one
-            for one in self.watchers
-            if one.name in difference.restarted
-            or (one.name in difference.removed and not one.leaving)
-            or (one.leaving and not one.processes)
-        ]
-        await asyncio.gather(*(self._take_out(one) for one in out))
-        there = {one.name: one for one in self.watchers}
-        made = [self._make(options_of_all[name]) for name in options_of_all if name not in there]
-        for watcher in made:
-            self._put_in(watcher)
-        self._order(made, options_of_all)
-        again = [one for one in self.watchers if one.paused or (one.gave_up and not one.leaving)]
-        return [*made, *again]
+        self,
+        pairs: Sequence[tuple[KeptWatcher, KeptWatcher | None]],
+        to_start: Sequence[KeptWatcher],
+    ) -> None:
+        """Stop watchers and start others in their places, each when its predecessor has ended.
 
-    def _order(self, made: Sequence[KeptWatcher], names: Iterable[str]) -> None:
+        Args:
+            pairs: what is to be stopped, and what is started then; the same watcher starts anew.
+            to_start: what is started besides.
+
+        """
+        count = len(to_start) + sum(after is not None for _, after in pairs)
+        # It imports while others end.
+        forks = ForkServer.start(self.topology) if count >= WORTH_FORKING else None
+        endings = {asyncio.ensure_future(self._clear(*pair)): pair[1] for pair in pairs}
+        with forks or contextlib.nullcontext():
+            ended: set[Any] = set()
+            if endings:
+                ended, _ = await asyncio.wait(endings, timeout=TOGETHER_SECONDS)
+            ready = [endings[one] for one in endings if one in ended]
+            await self._start([*(one for one in ready if one is not None), *to_start], forks)
+
+        async def follow_later(ending: Any, after: KeptWatcher | None) -> None:
+            await ending
+            if after is not None:
+                await after.start()
+
+        late = [(one, after) for one, after in endings.items() if one not in ended]
+        await asyncio.gather(*ended, *(follow_later(one, after) for one, after in late))
+
+    async def _clear(self, before: KeptWatcher, after: KeptWatcher | None) -> None:
+        """Stop a watcher; put another one in its place."""
+        if before is after:
+            await before.stop()
+            return
+        await self._take_out(before)
+        if after is not None:
+            self.watchers.append(after)
+            self._put_in(after)
+
+    def _order(self, made: Iterable[KeptWatcher], names: Iterable[str]) -> None:
         """Keep the topology's order, in which status shows them; what leaves comes last."""
         places = {name: place for place, name in enumerate(names)}
         self.watchers = sorted(
@@ -196,14 +256,39 @@ class Supervision:
         for address in (self.arbiter.endpoint, self.arbiter.pubsub_endpoint):
             Path(address.removeprefix("ipc://")).chmod(0o600)
 
-    def stop(self) -> None:
-        """End everything; circus refuses while another command runs, so ask until it does not."""
-        if self.arbiter._stopping:  # noqa: SLF001 -- circus has no other word for it
-            return
-        try:
-            self.arbiter.stop()
-        except ConflictError:
-            self.arbiter.loop.call_later(LOOK_SECONDS, self.stop)
+    def _on_signal(self, number: int) -> None:
+        """Stop; a second Ctrl-C waits for no handler any more."""
+        if number == signal.SIGINT and self.stopping:
+            self.stop(within_seconds=0.0)
+        else:
+            self.stop()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether everything is being stopped."""
+        return bool(self.arbiter._stopping)  # noqa: SLF001 -- circus has no other word for it
+
+    def stop(self, within_seconds: float = math.inf) -> None:
+        """End everything.
+
+        Args:
+            within_seconds: the longest that any process may take; each has its own stop time too.
+
+        """
+        for watcher in self.arbiter.watchers:
+            if isinstance(watcher, KeptWatcher):
+                watcher.shorten_stop(within_seconds)
+        if not self.stopping:
+            _event("stopping", "every process ends when it has finished what it is handling")
+            self.arbiter._stopping = True  # noqa: SLF001 -- circus's stop() refuses while anything else goes on
+            self.arbiter.loop.add_callback(self._stop_all)
+
+    async def _stop_all(self) -> None:
+        arbiter = self.arbiter
+        await asyncio.gather(*(one._stop(close_output_streams=True) for one in arbiter.watchers))  # noqa: SLF001 -- as above
+        spared = self._strangers | ({self.forks.pid} if self.forks is not None else set())
+        await groups.end_descendants(spared, arbiter.reap_processes)
+        arbiter.loop.add_callback(arbiter.loop.stop)
 
     def _check(self) -> None:
         if all(isinstance(one, KeptWatcher) for one in self.arbiter.watchers):
@@ -218,8 +303,8 @@ class Supervision:
 
     def _child_ended(self) -> None:
         # At once, and not at the next check, which is only a second net.
-        if not self.arbiter._stopping:  # noqa: SLF001 -- as above
-            self.arbiter.reap_processes()
+        self.arbiter.reap_processes()
+        if not self.stopping:
             for watcher in self.watchers:
                 self.arbiter.loop.add_callback(watcher.manage_processes)
             self.arbiter.loop.add_callback(self._bury)
@@ -245,6 +330,11 @@ class Supervision:
             self.looking = False
 
 
+def _event(what: str, detail: str, level: int = logging.INFO) -> None:
+    """Log an event of the supervisor itself, as a watcher logs its own."""
+    logger.log(level, "%s %s: %s", "supervisor", what, detail)
+
+
 def _why(watcher: KeptWatcher) -> str:
     where = f"its log is {watcher.stdout_stream.path}"
     if watcher.gave_up:
@@ -257,52 +347,8 @@ def keep(topology: Topology, text: str) -> None:
     """Keep what a topology says where its processes read it, as readable as the file itself."""
     path = applied_path(topology)
     beside = path.with_suffix(".new")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
     beside.chmod(topology.path.stat().st_mode & 0o777 | 0o400)
     beside.replace(path)
-
-
-class State(Command):
-    """Everything that feedbus status shows of processes."""
-
-    name = "feedbus"
-
-    def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 -- circus's signature
-        """Answer with each watcher's state, in the topology's order, and what it was started with.
-
-        circus answers so before the watchers are there, too.
-        """
-        kept = [one for one in arbiter.watchers if isinstance(one, KeptWatcher)]
-        supervision = getattr(arbiter, "supervision", None)
-        return {
-            "pid": os.getpid(),
-            "watchers": {one.name: one.state() for one in kept},
-            "settings": asdict(supervision.settings) if supervision else None,
-        }
-
-
-class Apply(Command):
-    """Follow a topology that has changed: what feedbus apply asks for."""
-
-    name = "feedbus-apply"
-
-    def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Pause the watchers named, follow the topology whose text is given, or finish."""
-        return asyncio.ensure_future(self._carry_out(arbiter.supervision, props))
-
-    async def _carry_out(self, supervision: Supervision, props: dict[str, Any]) -> dict[str, Any]:
-        try:
-            if "pause" in props:
-                await supervision.pause(props["pause"])
-            elif "text" in props:
-                text = props["text"]
-                topology = config.load(supervision.topology.path, text=text)
-                keep(topology, text)
-                await supervision.follow(topology)
-            else:
-                await supervision.finish()
-        except FeedbusError as error:
-            return {"refused": str(error)}
-        return {"refused": ""}

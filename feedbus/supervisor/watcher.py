@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
+import math
 import os
 import pwd
+import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from circus.stream.redirector import Redirector
 from circus.watcher import Watcher
-from tornado import gen
 
 from feedbus.lifeline import holding, ready_since, slot_path
+from feedbus.runner.suspects import forgive
+from feedbus.supervisor import groups
 from feedbus.supervisor.endurance import SILENT_SECONDS, Endurance, describe_exit
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.process import KeptProcess
 from feedbus.watchdog import Watchdog, describe
 
 logger = logging.getLogger("feedbus.supervisor")
+
+LOOK_SECONDS = 0.05
+BUSY_SECONDS = 2.0  # a process that takes longer to end is reported as busy
 
 
 class KeptWatcher(Watcher):
@@ -67,7 +74,12 @@ class KeptWatcher(Watcher):
         self._resume_at = 0.0
         self._filling = False
         self._ending: Any = None
+        self._ending_groups: set[int] = set()
+        self._turn = asyncio.Lock()  # one start or stop at a time
+        self._commands = 0
+        self.longest_stop_seconds = math.inf
         self.hooks["after_reap"] = self._ended
+        self._create_redirectors()
 
     @property
     def _redirector_class(self) -> Any:
@@ -78,48 +90,96 @@ class KeptWatcher(Watcher):
         # Another user's process must not have been this one's.
         return functools.partial(KeptProcess, forks=self.forks if self.uid is None else None)
 
+    # -- commands: circus holds a lock over all watchers while one of these works, feedbus none ----
+
+    async def start(self) -> None:
+        """Start what is missing."""
+        self._commands += 1
+        await self._start()
+
+    async def stop(self) -> None:
+        """Stop every process, each when it has finished what it is handling."""
+        self._commands += 1
+        await self._stop(close_output_streams=True)
+
+    async def restart(self) -> None:
+        """Stop every process, then start it anew, unless another command has come meanwhile."""
+        self._commands += 1
+        latest = self._commands
+        await self._stop()
+        if latest == self._commands:
+            await self._start()
+
+    async def reload(self, graceful: bool = True, sequential: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 -- circus's signature
+        """Restart, for circus's graceful reload would run a slot's old and new process at once."""
+        await self.restart()
+
+    def incr(self, nb: int = 1) -> asyncio.Future[int]:
+        """Run more processes; the future has how many there should be."""
+        return asyncio.ensure_future(self._set_count(self.numprocesses + nb))
+
+    def decr(self, nb: int = 1) -> asyncio.Future[int]:
+        """Run fewer processes; the future has how many there should be."""
+        return asyncio.ensure_future(self._set_count(self.numprocesses - nb))
+
+    async def do_action(self, num: int) -> None:
+        """Follow an option that `circusctl set` has changed."""
+        if num == 0:
+            await self.manage_processes()
+        elif num == 1 and not self.is_stopped():
+            await self.restart()
+
+    async def _set_count(self, count: int) -> int:
+        self.numprocesses = max(count, 0)
+        await self.manage_processes()
+        return int(self.numprocesses)
+
     # -- starting ------------------------------------------------------------------------------
 
-    def _start(self) -> Any:
-        if self.arbiter is not None and self.arbiter._stopping:  # noqa: SLF001 -- circus has no other word for it
-            return gen.sleep(0)
-        if self.is_stopped():
-            self.endurance.forgive()
-            self.gave_up = self.paused = False
-            self._resume_at = 0.0
-        return super()._start()
+    async def _start(self) -> None:
+        async with self._turn:
+            if self.arbiter is None or self.arbiter._stopping:  # noqa: SLF001 -- circus has no other word for it
+                return
+            if self.is_stopped():
+                self.endurance.forgive()
+                self.gave_up = self.paused = False
+                self._resume_at = 0.0
+                self.stdout_stream.open()
+                self._status = "active"
+                self.notify_event("start", {"time": time.time()})
+            await self.manage_processes()
 
-    def _reload(self, graceful: bool = True, sequential: bool = False) -> Any:  # noqa: ARG002, FBT001, FBT002 -- circus's signature
-        """Restart, for circus's graceful reload would run a slot's old and new process at once."""
-        return self._restart()
-
-    @gen.coroutine
-    def manage_processes(self) -> Generator[Any, Any, None]:
+    async def manage_processes(self) -> None:
         """Start what is missing and end what is too much; cheap when nothing has changed."""
         if not self.is_active() or self._filling or self.gave_up:
             return
         for process in list(self.processes.values()):
             if process.returncode() is not None and not process.stopping:
                 self.reap_process(process.pid)
-        if self.leaving or len(self.processes) == self.numprocesses:
+        if self.leaving or self._ending_groups or len(self.processes) == self.numprocesses:
             return
         self._filling = True
         try:
             if len(self.processes) > self.numprocesses:
-                yield self._end_newest(len(self.processes) - self.numprocesses)
+                await self._end_newest(len(self.processes) - self.numprocesses)
             elif time.monotonic() >= self._resume_at:
-                yield self.spawn_processes()
+                await self.spawn_processes()
         finally:
             self._filling = False
 
-    @gen.coroutine
-    def _end_newest(self, count: int) -> Generator[Any, Any, None]:
+    async def spawn_processes(self) -> None:
+        """Start what is missing, unless the system refuses."""
+        while self.is_active() and len(self.processes) < self.numprocesses:
+            if self.spawn_process() is False:
+                return
+            await asyncio.sleep(0)  # others have their turn between two
+
+    async def _end_newest(self, count: int) -> None:
         newest = sorted(self.processes.values(), key=lambda process: process.started)[-count:]
-        ended = yield [self.kill_process(process) for process in newest]
-        for process, done in zip(newest, ended, strict=True):
-            if done:  # it may have been reaped meanwhile
-                self.processes.pop(process.pid, None)
-                self.ready_pids.discard(process.pid)
+        await asyncio.gather(*(self.kill_process(process) for process in newest))
+        for process in newest:
+            self.processes.pop(process.pid, None)
+            self.ready_pids.discard(process.pid)
 
     def spawn_process(self, recovery_wid: int | None = None) -> Any:
         """Start one process, whose user, if it has one, may write its slot's files."""
@@ -140,37 +200,127 @@ class KeptWatcher(Watcher):
 
     # -- ending --------------------------------------------------------------------------------
 
-    def kill_process(self, process: Any, *arguments: Any, **options: Any) -> Any:
-        """End a process because somebody asked for it, which is no failure."""
+    async def _stop(self, close_output_streams: bool = False) -> None:  # noqa: FBT001, FBT002 -- circus's signature
+        async with self._turn:
+            if self.is_stopped():
+                return
+            self._status = "stopping"
+            while self.processes:
+                await self.kill_processes()
+                self.reap_processes()
+            await self._until(lambda: not self._ending_groups)
+            self.stream_redirector.stop()
+            if close_output_streams:
+                self.stdout_stream.close()
+            self._status = "stopped"
+            self.notify_event("stop", {"time": time.time()})
+
+    @staticmethod
+    async def _until(happened: Callable[[], bool]) -> None:
+        while not happened():  # noqa: ASYNC110 -- children and groups end without an event
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def kill_processes(self, *arguments: Any) -> None:
+        """Stop every process."""
+        running = list(self.processes.values())
+        await asyncio.gather(*(self.kill_process(process, *arguments) for process in running))
+
+    async def kill_process(
+        self, process: KeptProcess, stop_signal: int | None = None, graceful_timeout: Any = None
+    ) -> bool:
+        """Stop a process because somebody asked for it, which is no failure.
+
+        The signal goes to the process alone, so that what a handler has started can finish. When
+        the process has ended, or its stop time is over, the rest of its group is ended.
+        """
+        patience_seconds = float(graceful_timeout or self.graceful_timeout)
+        if process.stopping:
+            await self._until(lambda: not process.is_alive())
+            return False
+        process.stopping = True
         self._told_to_end.add(process.pid)
-        return super().kill_process(process, *arguments, **options)
+        process.stop_asked_at = time.monotonic()
+        process.kill_at = process.stop_asked_at + min(patience_seconds, self.longest_stop_seconds)
+        if process.kill_at > process.stop_asked_at:
+            _signal(process.pid, self.stop_signal if stop_signal is None else stop_signal)
+        warned = killed = False
+        while process.is_alive():
+            now = time.monotonic()
+            if now >= process.kill_at:
+                groups.send(process.pid, signal.SIGKILL)
+                killed = True
+            elif not warned and now - process.stop_asked_at > BUSY_SECONDS:
+                warned = True
+                left = process.kill_at - now
+                self.tell("stopping", f"process {process.pid} is busy; killed in {left:.0f} s")
+            await asyncio.sleep(LOOK_SECONDS)
+        if killed:
+            self._report_kill(process)
+        self._last_words(process)
+        await self._end_group(process.pid)
+        process.stopping = False
+        process.stop()
+        return True
+
+    def _report_kill(self, process: KeptProcess) -> None:
+        seconds = time.monotonic() - (process.stop_asked_at or 0.0)
+        again = "; what it was handling is delivered again" if self.marks else ""
+        detail = f"process {process.pid} did not end within {seconds:.0f} s{again}"
+        self.tell("killed", detail, logging.WARNING)
+        forgive(self._slot_path(process.wid, "hand"))
+
+    def shorten_stop(self, seconds: float) -> None:
+        """Let no process take longer than that to end, from now on."""
+        self.longest_stop_seconds = seconds
+        latest = time.monotonic() + seconds
+        for process in self.processes.values():
+            process.kill_at = min(process.kill_at, latest)
+
+    async def _end_group(self, pid: int) -> None:
+        """End what a process that has ended had started."""
+        self._ending_groups.add(pid)
+        try:
+            if await groups.end(pid):
+                detail = f"what process {pid} had started did not end with it"
+                self.tell("killed", detail, logging.WARNING)
+        finally:
+            self._ending_groups.discard(pid)
+
+    async def _replace(self, pid: int) -> None:
+        """Start anew in the place of a process that has ended, when its group is gone."""
+        await self._end_group(pid)
+        await self.manage_processes()
 
     def reap_process(self, pid: int, status: int | None = None) -> None:
         """Take leave of a process that has ended, after its last words are in the log."""
         process = self.processes.get(pid)
         if process is None:
             return
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None and not pipe.closed:
-                self._drain(pipe.fileno(), pid)
-        if self.stream_redirector is not None:
-            self.stream_redirector.remove_redirections(process)
+        self._last_words(process)
         self._ending = process
         super().reap_process(pid, status)
 
-    def _drain(self, pipe: int, pid: int) -> None:
-        os.set_blocking(pipe, False)
-        with contextlib.suppress(BlockingIOError):
-            while piece := os.read(pipe, 65536):
-                self.stdout_stream({"data": piece, "pid": pid})
+    def _last_words(self, process: Any) -> None:
+        """Log what a process that has ended wrote last."""
+        for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
+            if pipe is not None and not pipe.closed:
+                os.set_blocking(pipe.fileno(), False)
+                with contextlib.suppress(BlockingIOError):
+                    while piece := os.read(pipe.fileno(), 65536):
+                        self.stdout_stream({"data": piece, "pid": process.pid, "name": name})
+        self.stdout_stream.end(process.pid)
+        self.stream_redirector.remove_redirections(process)
 
     def _ended(self, *, process_pid: int, exit_code: int | None, **_: Any) -> bool:
         process = self._ending
         ready_at = ready_since(self._slot_path(process.wid, "ready"), process_pid)
         self.ready_pids.discard(process_pid)
-        told = process_pid in self._told_to_end or self.is_stopping()
+        asked = process_pid in self._told_to_end
         self._told_to_end.discard(process_pid)
-        if told:
+        if not asked and groups.exists(process_pid):
+            self._ending_groups.add(process_pid)
+            self.loop.add_callback(self._replace, process_pid)
+        if asked or self.is_stopping():
             return True
         code = exit_code or 0
         if self.leaving:
@@ -200,7 +350,7 @@ class KeptWatcher(Watcher):
         where = f"its log is {self.stdout_stream.path}"
         again = f"try again with: circusctl start {self.name}"
         self.tell("gave up", f"{why}; {where}; {again}", logging.ERROR)
-        self.loop.add_callback(self._stop, True)
+        self.loop.add_callback(self._stop, close_output_streams=True)
 
     # -- telling -------------------------------------------------------------------------------
 
@@ -245,14 +395,16 @@ class KeptWatcher(Watcher):
             if note is not None:
                 self.tell("hangs", describe(note), logging.ERROR)
                 line = f"{self.name} hangs {describe(note)}\n"
-                self.stdout_stream({"data": line.encode(), "pid": note.pid})
+                self.stdout_stream({"data": line.encode()})
 
     def _holding(self, process: Any) -> str:
         return holding(self.run_folder, self.name, process.wid, process.pid)
 
     def state(self) -> dict[str, Any]:
         """Return what `feedbus status` shows of this watcher."""
-        if self.leaving:
+        if self.is_stopping():
+            state = "stopping"
+        elif self.leaving:
             state = "leaving"
         elif self.gave_up:
             state = "gave up"
@@ -271,12 +423,30 @@ class KeptWatcher(Watcher):
                 "ready": process.pid in self.ready_pids,
                 "uptime_seconds": round(process.age(), 1),
                 "holding": self._holding(process),
+                "stopping_seconds": _since(process.stop_asked_at),
+                "killed_in_seconds": _left(process),
             }
             for process in self.processes.values()
         ]
         return {
             "state": state,
             "processes": processes,
+            "wanted_processes": self.numprocesses,
             "restarts": self.restarts,
             "last_exit": self.last_exit,
         }
+
+
+def _since(moment: float | None) -> float | None:
+    return None if moment is None else round(time.monotonic() - moment, 1)
+
+
+def _left(process: KeptProcess) -> float | None:
+    if process.stop_asked_at is None:
+        return None
+    return round(max(process.kill_at - time.monotonic(), 0.0), 1)
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

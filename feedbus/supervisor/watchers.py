@@ -13,14 +13,16 @@ from typing import Any
 
 from feedbus.config import APPLIED
 from feedbus.errors import UsageError
-from feedbus.lifeline import SUPERVISED, run_folder
-from feedbus.topology import Consumer, Process, Topology
+from feedbus.lifeline import RUN_FOLDER, SUPERVISED, run_folder
+from feedbus.private_files import private_folder
+from feedbus.supervisor.logs import RotatedLog
+from feedbus.topology import Consumer, Process, Queue, Topology
 
 # Fifteen processes that compile the same modules anew at each start would need seconds more.
 KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 LOG_BYTES = 10 * 2**20
 LOG_BACKUPS = 3
-LONGEST_STOP_SECONDS = 5.0  # while a watcher stops, circus refuses every other command
+STOP_SECONDS = 5.0  # for a process; a consumer may need its handler's time besides
 LONGEST_SOCKET_PATH = 100  # unix sockets allow 107 bytes; circusctl may add some
 
 
@@ -68,11 +70,12 @@ def _watcher(
         "start_retries": source.start_retries,
         "uid": _other_user(name, source.user),
         "stop_signal": signal.SIGTERM,
-        "graceful_timeout": min(source.stop_timeout_seconds, LONGEST_STOP_SECONDS),
+        "graceful_timeout": stop_seconds(source),
         "working_dir": str(topology.root),
         "copy_env": True,
         "env": {
             SUPERVISED: str(os.getpid()),
+            RUN_FOLDER: str(topology.var / "run"),
             "FEEDBUS_TOPOLOGY": str(topology.path),
             APPLIED: str(applied_path(topology)),
             "PYTHONUNBUFFERED": "1",
@@ -87,6 +90,13 @@ def _watcher(
             "backup_count": LOG_BACKUPS,
         },
     }
+
+
+def stop_seconds(source: Queue | Process) -> float:
+    """Return how long a process has to end before it is killed: as configured, or long enough."""
+    if source.stop_timeout_seconds is not None:
+        return source.stop_timeout_seconds
+    return STOP_SECONDS + (source.handler_timeout_seconds if isinstance(source, Queue) else 0.0)
 
 
 def applied_path(topology: Topology) -> Path:
@@ -113,10 +123,15 @@ def _other_user(name: str, user: str | None) -> str | None:
 
 def log_path(topology: Topology, name: str) -> Path:
     """Return where a watcher's stdout and stderr go, making the folder."""
-    folder = topology.var / "log"
     run_folder(topology)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = private_folder(topology.var / "log")
     return folder / f"{name.replace('/', '%2F')}.log"
+
+
+def own_log(topology: Topology) -> RotatedLog:
+    """Return the log of the supervisor itself, which takes the place of its stdout and stderr."""
+    path = str(log_path(topology, "supervisor"))
+    return RotatedLog(path, LOG_BYTES, LOG_BACKUPS, descriptors=(1, 2))
 
 
 def endpoint(topology: Topology, socket: str = "circus.sock") -> str:

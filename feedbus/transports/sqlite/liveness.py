@@ -8,13 +8,16 @@ import os
 from pathlib import Path
 
 
+from feedbus.private_files import open_private
+
+
 class Pulse:
     """A connection's sign of life: a locked file named by the connection's id."""
 
     def __init__(self, folder: Path, owner: int) -> None:
         """Create and lock the file; do so before others can see the id."""
         self.path = lock_path(folder, owner)
-        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._handle = open_private(self.path, os.O_RDWR | os.O_CREAT)
         fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def stop(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from feedbus.privacy import make_private
+from feedbus.private_files import make_database_file, open_private, private_folder
 
 SCHEMA_VERSION = 1
 OLDEST_SQLITE = (3, 38)  # RETURNING, and JSON without asking for it
@@ -85,6 +85,7 @@ def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connect
     Raises:
         sqlite3.DatabaseError: the file cannot be opened, is no broker file, or is of another
             version of feedbus.
+        NotPrivate: the file or a folder of it is another user's, or a link.
         OSError: a folder cannot be made.
 
     """
@@ -92,8 +93,8 @@ def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connect
         needed = ".".join(str(number) for number in OLDEST_SQLITE)
         msg = f"expected SQLite {needed} or newer, got {sqlite3.sqlite_version}"
         raise sqlite3.DatabaseError(msg)
-    make_private(path)
-    live_folder(path).mkdir(mode=0o700, exist_ok=True)
+    make_database_file(path)
+    private_folder(live_folder(path))
     database = sqlite3.connect(
         path,
         timeout=busy_timeout_seconds,
@@ -138,7 +139,7 @@ def _create(database: sqlite3.Connection, path: Path) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     # SQLite answers "locked" at once, whatever the timeout, when two switch to WAL together.
-    handle = os.open(live_folder(path) / "creation", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = open_private(live_folder(path) / "creation", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

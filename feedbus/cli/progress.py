@@ -1,0 +1,48 @@
+"""Show on a terminal, or in a log, what a command waits for."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from feedbus.supervisor.client import Busy
+
+LINES_SECONDS = 10.0  # between two lines where there is no terminal
+SHOWN = 3
+
+
+class BusyLines:
+    """Reports which processes still work: on one line of a terminal, else now and then."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """Start with a clean line; a quiet one reports nothing."""
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._width = 0
+        self._reported_at = float("-inf")
+
+    def show(self, busy: Sequence[Busy]) -> None:
+        """Report what is busy now."""
+        now = time.monotonic()
+        if self._quiet or not (self._terminal or now - self._reported_at > LINES_SECONDS):
+            return
+        text = "; ".join(str(one) for one in busy[:SHOWN])
+        if len(busy) > SHOWN:
+            text += f"; {len(busy) - SHOWN} more"
+        if self._terminal:
+            click.echo(f"\r{text:<{self._width}}", nl=False, err=True)
+            self._width = len(text)
+        elif text:
+            click.echo(f"waiting: {text}", err=True)
+            self._reported_at = now
+
+    def clear(self) -> None:
+        """End the line."""
+        if self._width:
+            click.echo(f"\r{'':<{self._width}}\r", nl=False, err=True)
+            self._width = 0

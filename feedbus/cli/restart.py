@@ -1,0 +1,128 @@
+"""feedbus restart: start processes anew, so that they run the code as it is now."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from feedbus.cli import Context, counted
+from feedbus.cli.names import RUNNING
+from feedbus.cli.progress import BusyLines
+from feedbus.errors import FeedbusError, UsageError
+
+if TYPE_CHECKING:
+    from feedbus.topology import Topology
+
+READY_SECONDS = 60.0
+
+
+@click.command(
+    "restart",
+    epilog="""\b
+Examples:
+  feedbus restart                    # everything, one after the other
+  feedbus restart update_feed        # all shards of a queue
+  feedbus restart update_feed_3 web
+""",
+)
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=RUNNING)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@click.pass_obj
+def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
+    """Restart consumers and processes one after the other, in the topology's order.
+
+    Each finishes what is in its handler, and the next one's turn comes when it is ready again; all
+    others work meanwhile. The handlers are imported first, and nothing is restarted when that
+    fails. It ends with exit code 1 at the first that does not become ready: those behind it still
+    run as before.
+    """
+    topology = context.load(import_handlers=True)
+    chosen = _chosen(topology, names)
+    width = max(map(len, chosen))
+    restarted: list[dict[str, Any]] = []
+    failed = ""
+    for name in chosen:
+        started = time.monotonic()
+        failed, pids = _restart(topology, name, quiet=as_json)
+        seconds = round(time.monotonic() - started, 1)
+        restarted.append({"name": name, "ready": not failed, "seconds": seconds, "pids": pids})
+        if failed:
+            break
+        if not as_json:
+            click.echo(f"{name:<{width}}  {click.style('ready', fg='green')}  after {seconds} s")
+    rest = chosen[len(restarted) :]
+    if as_json:
+        click.echo(json.dumps({"restarted": restarted, "error": failed, "untouched": rest}))
+    elif failed:
+        still = f"; not restarted: {', '.join(rest)}" if rest else ""
+        raise FeedbusError(failed + still)
+    else:
+        click.echo(f"{counted(len(chosen), 'watcher')} restarted")
+    if failed:
+        sys.exit(1)
+
+
+def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
+    """Return the names of watchers that were asked for, in the topology's order.
+
+    Raises:
+        UsageError: nothing runs, or a name is unknown.
+
+    """
+    from feedbus.supervisor.client import state
+
+    found = state(topology)
+    if found is None:
+        msg = f"nothing runs in {topology.var}; start it with `feedbus up`"
+        raise UsageError(msg)
+    meant: set[str] = set()
+    for name in names:
+        shards = {one.name for one in topology.consumers.values() if one.queue.name == name}
+        known = {name} if name in topology.consumers or name in topology.processes else shards
+        if not known:
+            msg = (
+                f"no consumer, queue or process named '{name}'; expected one of"
+                f" {', '.join([*topology.consumers, *topology.processes])}"
+            )
+            raise UsageError(msg)
+        meant |= known
+    everything = [*topology.consumers, *topology.processes]
+    chosen = [name for name in everything if name in meant or not names]
+    absent = [name for name in chosen if name not in found["watchers"]]
+    if absent:
+        msg = f"{', '.join(absent)}: not started yet; `feedbus apply` starts what is new"
+        raise UsageError(msg)
+    return chosen
+
+
+def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[int]]:
+    """Restart one watcher; return why it is not ready, "" when it is, and its process ids."""
+    lines = BusyLines(quiet=quiet)
+    seen: Mapping[str, Any] = {}
+    for seen in _states(topology, name, lines):
+        if seen["state"] == "gave up":
+            log = topology.var / "log" / f"{name.replace('/', '%2F')}.log"
+            return f"{name} gave up, its last process ended with {seen['last_exit']}: see {log}", []
+        if seen["state"] in {"running", "holding"}:
+            return "", [one["pid"] for one in seen["processes"]]
+    return f"{name} is not ready after {READY_SECONDS:.0f} s: it is {seen['state']}", []
+
+
+def _states(topology: Topology, name: str, lines: BusyLines) -> Iterator[Mapping[str, Any]]:
+    from feedbus.supervisor.client import restart
+
+    try:
+        states = restart(topology, name, lines.show)
+        deadline = None
+        for seen in states:
+            deadline = deadline or time.monotonic() + READY_SECONDS
+            yield seen
+            if time.monotonic() > deadline:
+                return
+    finally:
+        lines.clear()

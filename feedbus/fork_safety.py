@@ -1,0 +1,72 @@
+"""Close in forked processes what belongs to the process that forked them alone.
+
+A handler may fork, by os.fork() or multiprocessing. A descriptor of a connection or a lock that
+the fork inherits would keep the connection open, or the lock taken, after this process has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class HasFileno(Protocol):
+    """A socket, or whatever else has a descriptor."""
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 when it is closed."""
+
+
+_holders: weakref.WeakSet[HasFileno] = weakref.WeakSet()
+
+
+def close_in_forks(holder: HasFileno) -> None:
+    """Replace the holder's descriptor by /dev/null in every process that this one forks."""
+    _holders.add(holder)
+
+
+@contextmanager
+def ending_forks() -> Iterator[None]:
+    """End every process that the block forked and that comes to the block's end.
+
+    It runs the same code as the process that forked it, and would settle the same messages again.
+    """
+    home = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != home:
+            _end()
+
+
+def _end() -> None:
+    error = sys.exc_info()[1]
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exception(error)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+def _close() -> None:
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for holder in list(_holders):
+        with contextlib.suppress(Exception):  # it is closed already
+            descriptor = holder.fileno()
+            if descriptor >= 0:
+                os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_close)

@@ -1,0 +1,44 @@
+"""How a command ends by a signal: at once, or by KeyboardInterrupt so that it can clean up."""
+
+import os
+import signal
+import sys
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def end_at_once() -> None:
+    """Let the usual signals end this process without a word.
+
+    What it was started with ignored, as by nohup or in the background of a script, stays ignored.
+    A signal without a handler does not reach process 1 of a container, so that one needs handlers.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        _install(_exit if os.getpid() == 1 else signal.SIG_DFL, number)
+
+
+def raise_interrupts(*numbers: int) -> None:
+    """Let signals, by default Ctrl-C alone, raise KeyboardInterrupt."""
+    for number in numbers or (signal.SIGINT,):
+        _install(_raise, number)
+    sys.unraisablehook = _end_interrupted
+
+
+def _install(action: "signal._HANDLER", number: int) -> None:
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, action)
+
+
+def _exit(number: int, _frame: object) -> None:
+    os._exit(128 + number)
+
+
+def _raise(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
+    """End where a signal came while Python could not raise, in a destructor for example."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+    sys.__unraisablehook__(unraisable)

@@ -1,0 +1,171 @@
+"""Open files and folders that belong to this user alone, and follow no link to another's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import stat
+import threading
+from pathlib import Path
+
+from feedbus.errors import UsageError
+
+PROBE_BYTES = 65_536
+_making = threading.Lock()
+
+
+class NotPrivate(UsageError):  # noqa: N818 -- a state of the world, as Outage is
+    """A file or folder belongs to another user, or others may write to it."""
+
+
+def private_folder(path: Path) -> Path:
+    """Return a folder that nobody else writes to; it is made (0700) where it is missing.
+
+    Raises:
+        NotPrivate: another user owns it or may write to it.
+        OSError: it cannot be made.
+
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        # The owner's own link, to a larger disk for example, is no danger.
+        _refuse_other_owner(path, found, "the symbolic link ")
+        found = path.stat()
+    if not stat.S_ISDIR(found.st_mode):
+        msg = f"{path}: expected a folder, found a file; remove it, or choose another var"
+        raise NotPrivate(msg)
+    _refuse_other_owner(path, found)
+    if found.st_mode & 0o022:
+        msg = (
+            f"{path}: other users may write to this folder (mode {found.st_mode & 0o777:04o});"
+            f" remove what is not yours from it, then run `chmod go-w {path}`"
+        )
+        raise NotPrivate(msg)
+    return path
+
+
+def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = False) -> int:
+    """Open a regular file (0600) that this user or root owns, never through a link.
+
+    Args:
+        path: its folder is private, see private_folder().
+        flags: as for os.open(); O_TRUNC takes effect after the checks.
+        any_owner: accept a file that another user owns, for root, who gave it to that user.
+
+    Raises:
+        NotPrivate: it is a link, no regular file, or belongs to another user.
+        OSError: as os.open().
+
+    """
+    safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe is refused, not waited for
+    try:
+        descriptor = os.open(path, flags & ~os.O_TRUNC | safe, 0o600)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.EMLINK, errno.ENXIO}:
+            _refuse(Path(path), os.lstat(path))
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            _refuse(Path(path), found)
+        if not (any_owner and os.geteuid() == 0):
+            _refuse_other_owner(Path(path), found)
+        if flags & os.O_TRUNC:
+            os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def make_database_file(path: Path) -> None:
+    """Make an empty file (0600) and its folders (0700) for SQLite, unless they exist.
+
+    SQLite itself would make them readable for all. A file that exists is not opened: closing it
+    would release all locks that this process holds on the file, other connections' included. The
+    next process to close the database would think itself the last one and delete the log from
+    under those connections (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+
+    Raises:
+        NotPrivate: the file, or one that SQLite keeps beside it, is a link or another user's.
+        OSError: a folder or the file cannot be made, or the file not be written.
+
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        beside = Path(f"{path}{suffix}")
+        try:
+            found = beside.lstat()
+        except FileNotFoundError:
+            continue
+        if stat.S_ISDIR(found.st_mode):
+            continue  # SQLite reports what is wrong with it
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            _refuse(beside, found)
+        _refuse_other_owner(beside, found)
+    with _making:
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            os.close(os.open(path, flags, 0o600))
+        except FileExistsError:
+            pass
+    if not os.access(path, os.W_OK):
+        frozen = os.statvfs(path).f_flag & os.ST_RDONLY
+        number = errno.EROFS if frozen else errno.EACCES
+        raise OSError(number, os.strerror(number), str(path))
+
+
+def unwritable(folder: Path) -> str:
+    """Return why nothing can be written to a folder now, "" when it can: it writes to see.
+
+    A folder that does not exist yet can be written to.
+    """
+    probe = folder / f".probe.{os.getpid()}.{threading.get_ident()}"
+    try:
+        descriptor = open_private(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            written = os.write(descriptor, bytes(PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+            os.close(descriptor)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    if written < PROBE_BYTES:
+        return f"{folder}: {os.strerror(errno.ENOSPC)}"
+    return ""
+
+
+def _refuse_other_owner(path: Path, found: os.stat_result, what: str = "") -> None:
+    if found.st_uid not in {os.geteuid(), 0}:
+        me = _user(os.geteuid())
+        msg = (
+            f"{what}{path} belongs to {_user(found.st_uid)}, and this is {me}: run feedbus as its"
+            f" owner, or choose another var, or look through it and run `chown -R {me} {path}`"
+        )
+        raise NotPrivate(msg)
+
+
+def _refuse(path: Path, found: os.stat_result) -> None:
+    owner = _user(found.st_uid)
+    if stat.S_ISLNK(found.st_mode):
+        what = f"is a symbolic link, made by {owner}"
+    elif stat.S_ISREG(found.st_mode):
+        what = f"has a second name (hard link) elsewhere, and belongs to {owner}"
+    else:
+        what = f"is no regular file, and belongs to {owner}"
+    msg = f"{path} {what}: nothing is written to it; look where it comes from, and remove it"
+    raise NotPrivate(msg)
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user id {uid}"

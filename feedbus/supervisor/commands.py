@@ -1,0 +1,242 @@
+"""circus's commands, as feedbus carries them out, and feedbus's own; circusctl sends them.
+
+circus holds one lock while any of its commands works, and refuses every other one meanwhile: a
+consumer that finishes a long handler would block all others. Here each watcher waits for itself
+alone. The commands take the place of circus's own by their names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import math
+import os
+import re
+import sys
+from collections.abc import Awaitable
+from dataclasses import asdict
+from typing import Any
+
+from circus.commands.base import Command
+from circus.commands.quit import Quit
+from circus.commands.reload import Reload
+from circus.commands.reloadconfig import ReloadConfig
+from circus.commands.restart import Restart
+from circus.commands.rmwatcher import RmWatcher
+from circus.commands.set import Set
+from circus.commands.start import Start
+from circus.commands.stop import Stop
+from circus.exc import MessageError
+
+from feedbus import config
+from feedbus.errors import FeedbusError
+from feedbus.supervisor.supervision import Supervision, keep
+from feedbus.supervisor.watcher import KeptWatcher
+
+# Its exit code is written, since the supervisor reaps every child itself.
+REPORTING = '"$@"; code=$?; echo; echo $code'
+CHANGEABLE = {"numprocesses", "graceful_timeout"}
+
+
+def _supervision(arbiter: Any) -> Supervision:
+    found = getattr(arbiter, "supervision", None)
+    if not isinstance(found, Supervision):
+        msg = "the supervisor is starting; try again in a moment"
+        raise MessageError(msg)
+    return found
+
+
+def _chosen(arbiter: Any, props: dict[str, Any]) -> list[Any]:
+    """Return the watchers that a command names, all of them when it names none."""
+    if "name" not in props:
+        return list(arbiter.iter_watchers())
+    name, match = str(props["name"]).lower(), props.get("match", "glob")
+    if match == "simple":
+        pattern = re.escape(name) + r"\Z"
+    elif match == "glob":
+        pattern = fnmatch.translate(name)
+    elif match == "regex":
+        pattern = name
+    else:
+        msg = f"unknown match method {match}"
+        raise MessageError(msg)
+    try:
+        found = [one for one in arbiter.iter_watchers() if re.match(pattern, one.name.lower())]
+    except re.error as error:
+        msg = f"{props['name']} is no regular expression: {error}"
+        raise MessageError(msg) from None
+    if not found:
+        known = ", ".join(one.name for one in arbiter.watchers)
+        msg = f"program {props['name']} not found; expected one of {known}"
+        raise MessageError(msg)
+    return found
+
+
+def _together(steps: list[Awaitable[Any]]) -> Any:
+    async def wait() -> dict[str, Any]:
+        await asyncio.gather(*steps)
+        return {}
+
+    return asyncio.ensure_future(wait())
+
+
+class StartWatchers(Start):
+    """Start watchers."""
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
+        """Start what is named, or all."""
+        _supervision(arbiter)
+        return _together([one._start() for one in _chosen(arbiter, props)])  # noqa: SLF001 -- start() of circus's own watchers refuses while anything else goes on
+
+
+class StopWatchers(Stop):
+    """Stop watchers."""
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
+        """Stop what is named, or all, each when it has finished what it is handling."""
+        _supervision(arbiter)
+        return _together([one._stop(True) for one in _chosen(arbiter, props)])  # noqa: SLF001 -- as above
+
+
+class RestartWatchers(Restart):
+    """Restart watchers."""
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
+        """Restart what is named, or all; circus itself would end when all are meant."""
+        supervision = _supervision(arbiter)
+        chosen = _chosen(arbiter, props)
+        others = [one for one in chosen if not isinstance(one, KeptWatcher)]
+        steps = [one._restart() for one in others]  # noqa: SLF001 -- as above
+        kept = [one for one in chosen if isinstance(one, KeptWatcher)]
+        return _together([*steps, supervision.restart(kept)])
+
+
+class ReloadWatchers(Reload):
+    """Reload watchers."""
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
+        """Restart: a slot's old and new process must not run at once."""
+        return RestartWatchers().execute(arbiter, props)
+
+
+class RemoveWatcher(RmWatcher):
+    """Remove a watcher."""
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
+        """Stop and forget it; `feedbus apply` brings back what the topology names."""
+        supervision = _supervision(arbiter)
+        watcher = self._get_watcher(arbiter, props["name"])
+        if not isinstance(watcher, KeptWatcher):
+            return super().execute(arbiter, props)
+        if props.get("nostop"):
+            msg = "--nostop would leave processes that nobody supervises; stop them"
+            raise MessageError(msg)
+        return _together([supervision.remove(watcher)])
+
+
+class SetOptions(Set):
+    """Set options of a watcher."""
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
+        """Change what may differ from the topology for a while; the rest belongs into the file."""
+        watcher = self._get_watcher(arbiter, props["name"])
+        if isinstance(watcher, KeptWatcher) and (fixed := set(props["options"]) - CHANGEABLE):
+            msg = f"change {', '.join(sorted(fixed))} in topology.toml, then run `feedbus apply`"
+            raise MessageError(msg)
+        return asyncio.ensure_future(_awaited(super().execute(arbiter, props)))
+
+
+async def _awaited(step: Awaitable[Any]) -> dict[str, Any]:
+    await step
+    return {}
+
+
+class QuitSupervisor(Quit):
+    """End the supervisor."""
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
+        """End everything."""
+        return _supervision(arbiter).stop()
+
+
+class FollowFile(ReloadConfig):
+    """Follow the configuration."""
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
+        """Run `feedbus apply`: what the system is stands in the topology, not in circus.ini."""
+        return asyncio.ensure_future(self._apply(_supervision(arbiter)))
+
+    @staticmethod
+    async def _apply(supervision: Supervision) -> dict[str, Any]:
+        command = ["-m", "feedbus", "--topology", str(supervision.topology.path), "apply", "--yes"]
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            REPORTING,
+            "sh",
+            sys.executable,
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        told, _, code = output.decode(errors="replace").strip().rpartition("\n")
+        return {} if code == "0" else {"status": "error", "reason": told or code}
+
+
+class State(Command):
+    """Everything that feedbus status shows of processes."""
+
+    name = "feedbus"
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 -- circus's signature
+        """Answer with each watcher's state, in the topology's order, and what it was started with.
+
+        circus answers so before the watchers are there, too.
+        """
+        kept = [one for one in arbiter.watchers if isinstance(one, KeptWatcher)]
+        supervision = getattr(arbiter, "supervision", None)
+        return {
+            "pid": os.getpid(),
+            "stopping": bool(supervision and supervision.stopping),
+            "watchers": {one.name: one.state() for one in kept},
+            "settings": asdict(supervision.settings) if supervision else None,
+        }
+
+
+class End(Command):
+    """End everything within a time: what feedbus down asks for."""
+
+    name = "feedbus-down"
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:
+        """Stop; "seconds" is the longest that any process may take, None its own stop time."""
+        seconds = props.get("seconds")
+        _supervision(arbiter).stop(math.inf if seconds is None else float(seconds))
+        return {}
+
+
+class Apply(Command):
+    """Follow a topology that has changed: what feedbus apply asks for."""
+
+    name = "feedbus-apply"
+
+    def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
+        """Pause the watchers named, follow the topology whose text is given, or finish."""
+        return asyncio.ensure_future(self._carry_out(_supervision(arbiter), props))
+
+    async def _carry_out(self, supervision: Supervision, props: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if "pause" in props:
+                await supervision.pause(props["pause"])
+            elif "text" in props:
+                text = props["text"]
+                topology = config.load(supervision.topology.path, text=text)
+                keep(topology, text)
+                await supervision.follow(topology)
+            else:
+                await supervision.finish()
+        except FeedbusError as error:
+            return {"refused": str(error)}
+        return {"refused": ""}

@@ -1,0 +1,117 @@
+"""Process groups: each supervised process leads one, and the whole group ends with its leader."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import psutil
+
+from feedbus.lifeline import RUN_FOLDER, last_holder, lock_holder, slot_locks
+
+GRACE_SECONDS = 1.0  # what is left of a group has this long after SIGTERM before SIGKILL
+LOOK_SECONDS = 0.02
+
+
+def exists(group: int) -> bool:
+    """Return whether any process, ended but not reaped ones included, is in a group."""
+    return send(group, 0)
+
+
+def send(group: int, number: int) -> bool:
+    """Send a signal to every process of a group and return whether there was any."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # processes that changed their user
+    return True
+
+
+async def end(group: int) -> bool:
+    """End what is left of a group: SIGTERM, after a moment SIGKILL; return whether that was needed.
+
+    The leader has ended already. Members that end are reaped elsewhere.
+    """
+    if not send(group, signal.SIGTERM):
+        return False
+    deadline = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < deadline:
+        await asyncio.sleep(LOOK_SECONDS)
+        if not exists(group):
+            return False
+    send(group, signal.SIGKILL)
+    return True
+
+
+async def end_descendants(spared: Collection[int], reap: Callable[[], None]) -> None:
+    """End every descendant of this process, also those that have left their group.
+
+    They are known because this process adopts orphans.
+
+    Args:
+        spared: ids of processes that are not to be ended.
+        reap: takes the exit codes of children that have ended.
+
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        signalled = set(spared)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < deadline:
+            reap()
+            left = psutil.Process().children(recursive=True)
+            for one in left:
+                if one.pid not in signalled:
+                    _signal(one, number)
+                    signalled.add(one.pid)
+            if all(one.pid in spared for one in left):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.Error):  # it has ended, or belongs to another user
+        process.send_signal(number)
+
+
+def end_strays(run_folder: Path) -> list[int]:
+    """End what is left of the groups of an earlier supervisor that was killed.
+
+    The leaders end by themselves when their supervisor dies, but what they started may not. A
+    process is recognised by the environment that it inherited, since group ids are used again.
+
+    Returns:
+        The ids of the processes that were left.
+
+    """
+    groups = {
+        group
+        for lock in slot_locks(run_folder)
+        if lock_holder(lock) is None and (group := last_holder(lock))
+    }
+    strays = [one for group in groups if exists(group) for one in _members(group, run_folder)]
+    for one in strays:
+        _signal(one, signal.SIGTERM)
+    _, alive = psutil.wait_procs(strays, timeout=GRACE_SECONDS)
+    for one in alive:
+        _signal(one, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=GRACE_SECONDS)
+    return [one.pid for one in strays]
+
+
+def _members(group: int, run_folder: Path) -> list[psutil.Process]:
+    found = []
+    for one in psutil.process_iter():
+        try:
+            ours = os.getpgid(one.pid) == group and one.status() != psutil.STATUS_ZOMBIE
+            if ours and one.environ().get(RUN_FOLDER) == str(run_folder):
+                found.append(one)
+        except (psutil.Error, OSError):
+            continue  # it has ended meanwhile, or belongs to another user
+    return found
