@@ -11,9 +11,7 @@ import os
 import sys
 import traceback
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 
 class HasFileno(Protocol):
@@ -31,21 +29,11 @@ def close_in_forks(holder: HasFileno) -> None:
     _holders.add(holder)
 
 
-@contextmanager
-def ending_forks() -> Iterator[None]:
-    """End every process that the block forked and that comes to the block's end.
+def end_fork() -> NoReturn:
+    """End a forked process that comes back from the handler, with the error that it comes with.
 
     It runs the same code as the process that forked it, and would settle the same messages again.
     """
-    home = os.getpid()
-    try:
-        yield
-    finally:
-        if os.getpid() != home:
-            _end()
-
-
-def _end() -> None:
     error = sys.exc_info()[1]
     code = 0
     if isinstance(error, SystemExit):

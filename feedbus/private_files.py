@@ -9,13 +9,13 @@ import stat
 import threading
 from pathlib import Path
 
-from feedbus.errors import UsageError
+from feedbus.errors import FeedbusError
 
 PROBE_BYTES = 65_536
 _making = threading.Lock()
 
 
-class NotPrivate(UsageError):  # noqa: N818 -- a state of the world, as Outage is
+class NotPrivate(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
     """A file or folder belongs to another user, or others may write to it."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from tests.servers.fixtures import (  # noqa: F401 -- fixtures
     any_postgres,
     any_rabbitmq,
@@ -13,3 +15,6 @@ from tests.servers.fixtures import (  # noqa: F401 -- fixtures
     rabbitmq_nodes,
     store_url,
 )
+
+# What a shell starts in the background ignores SIGINT, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,6 +10,7 @@ from amqp.exceptions import RecoverableConnectionError
 from kombu.transport import pyamqp
 
 from feedbus.broker import frames
+from feedbus.fork_safety import close_in_forks
 
 READ_AHEAD_BYTES = 16_384
 SHORTEST_SECONDS = 0.0001  # for what has arrived already; 0 would spin on half a frame
@@ -36,6 +37,7 @@ class Connection(frames.Connection):
         # py-amqp asks for a frame's header, its body and its last byte in turn, and keeps what it
         # is given beyond that.
         transport._quick_recv = lambda count: receive(max(count, READ_AHEAD_BYTES))  # noqa: SLF001 -- as above
+        close_in_forks(transport.sock)
         self._arrivals = select.poll()
         self._arrivals.register(transport.sock, select.POLLIN)
         return result

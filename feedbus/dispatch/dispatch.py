@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.bus.spool import Spool
 from feedbus.errors import BrokerOutage, Drop, InvalidBody, Outage, Reject, Retry, StoreOutage
+from feedbus.fork_safety import end_fork
 from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics
 from feedbus.records import Chunk, Records
@@ -55,6 +57,7 @@ class Dispatch:
         metrics: ConsumerMetrics,
     ) -> None:
         """Publish by sender; count in metrics."""
+        self._pid = os.getpid()
         self._consumer = consumer
         self._handler = handler
         self._sender = sender
@@ -186,7 +189,11 @@ class Dispatch:
                 given = records.only(outbox.unseen(queue, records.ids)) if once else records
                 if not len(given):
                     return
-                self._handler.call(self._argument(given), CollectingBus(given, collect))
+                try:
+                    self._handler.call(self._argument(given), CollectingBus(given, collect))
+                finally:
+                    if os.getpid() != self._pid:
+                        end_fork()
             if given is not records:
                 ids = records.ids
                 for index, verdict in given.verdicts.items():

@@ -10,6 +10,7 @@ from typing import Any, cast
 import peewee
 
 from feedbus.errors import UsageError
+from feedbus.fork_safety import close_in_forks
 from feedbus.outbox.outages import outage
 from feedbus.outbox.turns import Turn
 from feedbus.private_files import make_database_file
@@ -144,6 +145,11 @@ class PostgresStore(Store, peewee.PostgresqlDatabase):
         """Begin no transaction yet."""
         self._local = threading.local()
         super().__init__(database, **options)
+
+    def _connect(self) -> Any:
+        connection = super()._connect()
+        close_in_forks(connection)
+        return connection
 
     def lost(self) -> bool:
         """Whether the server closed this thread's connection."""

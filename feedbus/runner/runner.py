@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import threading
 import time
@@ -95,12 +96,19 @@ class Runner:
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
         """Stop cleanly on SIGTERM and SIGINT."""
+        home = os.getpid()
 
-        def on_signal(_number: int, _frame: FrameType | None) -> None:
-            self.stop()
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            if os.getpid() == home:
+                self.stop()
+            else:  # a process that a handler forked ends as any other
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
 
         earlier = {
-            number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+            number: signal.signal(number, on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+            if signal.getsignal(number) is not signal.SIG_IGN
         }
         try:
             yield
