@@ -56,8 +56,11 @@ def test_a_fork_that_outlives_its_consumer_keeps_no_slot_and_no_lock(tmp_path):
 def test_a_fork_ends_by_sigterm_as_any_other_process(tmp_path):
     body = (
         "import multiprocessing\n"
-        "child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))\n"
+        "context = multiprocessing.get_context('fork')\n"
+        "begun = context.Event()\n"
+        "child = context.Process(target=lambda: (begun.set(), time.sleep(60)))\n"
         "child.start()\n"
+        "begun.wait()\n"
         "child.terminate()\n"
         "child.join()\n"
         "note(child.exitcode)"

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from feedbus import broker
-from feedbus.broker import inventory
+from feedbus.broker import alarms, inventory
 from feedbus.errors import Outage
 from feedbus.topology import Topology
 
 FRESH_SECONDS = 1.0
+REFUSAL_FRESH_SECONDS = 5.0  # it takes a connection of its own each time
 
 Counts = Mapping[str, tuple[int, int]]
 
@@ -26,7 +27,8 @@ class Depths:
         self._lock = threading.Lock()
         self._connection: Any = None
         self._counts: Counts = {}
-        self._asked_at = float("-inf")
+        self._asked_at = self._refusal_at = float("-inf")
+        self._refusal = ""
 
     def read(self) -> Counts:
         """Return (messages ready, dead letters of its queue) of each consumer by name.
@@ -40,6 +42,19 @@ class Depths:
                 self._counts = self._ask()
                 self._asked_at = time.monotonic()
             return self._counts
+
+    def refusal(self) -> str:
+        """Return why the broker takes no messages now, "" when it does.
+
+        Raises:
+            Outage: the broker is away.
+
+        """
+        with self._lock:
+            if time.monotonic() - self._refusal_at > REFUSAL_FRESH_SECONDS:
+                self._refusal = alarms.refusal(self._topology)
+                self._refusal_at = time.monotonic()
+            return self._refusal
 
     def __enter__(self) -> Self:
         """Return itself."""

@@ -217,7 +217,9 @@ PATHS: Mapping[str, Mapping[str, Any]] = {
     },
     "/metrics": {"get": plain("metrics", "Prometheus metrics", "text/plain", TEXT)},
     "/healthz": {"get": public(plain("health", "This process answers", JSON, OBJECT))},
-    "/readyz": {"get": public(plain("ready", "Broker and store are reachable", JSON, OBJECT))},
+    "/readyz": {
+        "get": public(plain("ready", "Broker, store and disk can be written to", JSON, OBJECT))
+    },
     "/openapi.json": {"get": public(plain("document", "This document", JSON, OBJECT))},
     "/": {"get": public(plain("page", "The operations page", "text/html", TEXT))},
 }

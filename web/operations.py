@@ -15,6 +15,7 @@ from typing import Any
 import bottle
 
 from feedbus import outbox
+from feedbus.disk_space import unwritable_folders
 from feedbus.errors import Outage
 from feedbus.metrics import CONTENT_TYPE, exposition
 from feedbus.topology import Topology
@@ -54,17 +55,25 @@ class Operations:
         return answer({"status": "ok"})
 
     def ready(self) -> bytes:
-        """Say that broker and store are reachable, or which is not."""
+        """Report that broker and store are reachable and can be written to, or which cannot."""
         _, away = self._look()
-        parts = {"broker": away, "store": store_away()}
-        for part, error in parts.items():
+        found = {
+            "broker": (away, "Does not answer."),
+            "store": (store_away(), "Does not answer."),
+            "disk": ("; ".join(unwritable_folders(self._topology)), "Cannot be written to."),
+        }
+        if not away:
+            found["broker"] = (self._refusal(), "Takes no messages.")
+        for part, (error, _) in found.items():
             if error:
                 log.warning("event=not_ready part=%s error=%s", part, " ".join(error.split()))
-        errors = {part: ["Does not answer."] for part, error in parts.items() if error}
+        errors = {part: [public] for part, (error, public) in found.items() if error}
         if errors:
-            detail = f"Not ready: {' and '.join(errors)} cannot be reached."
+            detail = f"Not ready: {' and '.join(errors)}; the web's log has the reason."
             raise problem(UNAVAILABLE, detail, errors)
-        return answer({"status": "ok", "broker": "reachable", "store": "reachable"})
+        return answer(
+            {"status": "ok", "broker": "reachable", "store": "reachable", "disk": "writable"}
+        )
 
     def figures(self) -> bytes:
         """Return what the operations page shows."""
@@ -83,6 +92,12 @@ class Operations:
         page, policy = page_and_policy()
         bottle.response.set_header("Content-Security-Policy", policy)
         return typed("text/html; charset=utf-8", page)
+
+    def _refusal(self) -> str:
+        try:
+            return self._depths.refusal()
+        except Outage as error:
+            return str(error)
 
     def _look(self) -> tuple[Counts, str]:
         try:

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -63,8 +64,9 @@ def look(topology: Topology, delete_nonempty: tuple[str, ...], *, predict: bool 
     from feedbus.plan.making import make_plan
     from feedbus.supervisor.client import watched
 
-    watchers = watched(topology)
-    return make_plan(topology, watchers, delete_nonempty=delete_nonempty, predict=predict)
+    watchers, note = watched(topology) or (None, "")
+    plan = make_plan(topology, watchers, delete_nonempty=delete_nonempty, predict=predict)
+    return replace(plan, notes=(*plan.notes, note)) if note else plan
 
 
 def show(plan: Plan, *, as_json: bool) -> None:

@@ -16,11 +16,20 @@ if TYPE_CHECKING:
 COLOURS = {
     "running": "green",
     "starting": "yellow",
+    "stopping": "yellow",
+    "leaving": "yellow",
     "holding": "yellow",
     "waiting": "yellow",
     "gave up": "red",
 }
-NOT_RUNNING = {"state": "stopped", "processes": [], "restarts": 0, "last_exit": ""}
+NOT_RUNNING = {
+    "state": "stopped",
+    "processes": [],
+    "wanted_processes": 0,
+    "restarts": 0,
+    "last_exit": "",
+    "changed_code": [],
+}
 
 
 @click.command(
@@ -43,6 +52,8 @@ def command(context: Any, as_json: bool) -> None:  # noqa: FBT001 -- click passe
 
 def gather(topology: Topology) -> dict[str, Any]:
     """Return what can be learnt about a system now; what cannot be reached says why."""
+    from feedbus.disk_space import unwritable_folders
+
     depths, broker = _broker(topology)
     handled, dropped = _handled(topology), _dropped(topology)
     try:
@@ -50,6 +61,9 @@ def gather(topology: Topology) -> dict[str, Any]:
     except FeedbusError as error:
         answer, trouble = None, str(error)
     kept = answer["watchers"] if answer else {}
+    changed, note = _outdated(topology, answer)
+    for name, one in kept.items():
+        one["changed_code"] = changed.get(name, [])
     consumers = {}
     for name in topology.consumers:
         ready, dead = depths.get(name, (None, None))
@@ -60,8 +74,10 @@ def gather(topology: Topology) -> dict[str, Any]:
         "supervisor": {"pid": answer["pid"] if answer else None, "error": trouble},
         "broker": broker,
         "store": _store(topology),
+        "disk": {"error": "; ".join(unwritable_folders(topology))},
         "consumers": consumers,
         "processes": {name: kept.get(name, NOT_RUNNING) for name in topology.processes},
+        "notes": [note] if note else [],
     }
 
 
@@ -71,9 +87,18 @@ def _supervisor(topology: Topology) -> dict[str, Any] | None:
     return state(topology)
 
 
+def _outdated(
+    topology: Topology, answer: dict[str, Any] | None
+) -> tuple[dict[str, list[str]], str]:
+    from feedbus.supervisor.client import outdated, outdated_note
+
+    changed = outdated(topology, answer) if answer else {}
+    return changed, outdated_note(changed)
+
+
 def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
     from feedbus import broker
-    from feedbus.broker import inventory
+    from feedbus.broker import alarms, inventory
 
     url = str(topology.broker_url)
     try:
@@ -82,9 +107,10 @@ def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, A
             broker.outage(connection, topology.broker_url),
         ):
             depths = inventory.depths(connection, topology)
+        refuses = alarms.refusal(topology)
     except FeedbusError as error:
         return {}, {"url": url, "reachable": False, "error": str(error)}
-    return depths, {"url": url, "reachable": True, "error": ""}
+    return depths, {"url": url, "reachable": True, "error": refuses}
 
 
 def _store(topology: Topology) -> dict[str, Any]:
@@ -136,9 +162,11 @@ def _table(found: dict[str, Any]) -> str:
     for name, one in found["consumers"].items():
         if one["dead_dropped"]:
             lines.append(f"{name} has dropped {one['dead_dropped']:,} dead letters over its limits")
+    lines += [printable(note) for note in found["notes"]]
     for name in ("broker", "store"):
         one = found[name]
         lines.append(f"{name:<10}  {one['url']}  {printable(one['error']) or 'reachable'}")
+    lines.append(f"{'disk':<10}  {printable(found['disk']['error']) or 'can be written to'}")
     return "\n".join(lines)
 
 

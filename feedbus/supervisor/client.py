@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus.errors import FeedbusError
-from feedbus.lifeline import lock_holder, run_folder, slot_locks, take_lock
+from feedbus.lifeline import (
+    changed_code,
+    lock_holder,
+    run_folder,
+    slot_locks,
+    slot_path,
+    take_lock,
+)
 from feedbus.plan.changes import Watchers
 from feedbus.supervisor.arbiter import lock_path
 from feedbus.supervisor.watchers import endpoint
@@ -24,6 +31,7 @@ PATIENCE_SECONDS = 10.0  # beyond the time that its processes may take
 LOOK_SECONDS = 0.05
 LOOK_MILLISECONDS = 50
 PROGRESS_SECONDS = 1.0
+SHOWN = 3
 NOTHING: Mapping[str, Any] = {"watchers": {}}
 
 
@@ -127,8 +135,10 @@ def busy(found: Mapping[str, Any]) -> list[Busy]:
     return sorted(waiting, key=lambda one: -one.seconds)
 
 
-def watched(topology: Topology) -> Watchers | None:
+def watched(topology: Topology) -> tuple[Watchers, str] | None:
     """Return how the running watchers differ from a topology's, None when no supervisor runs.
+
+    The text is a note about code that has changed, "" when none has.
 
     Raises:
         FeedbusError: one runs, but does not answer.
@@ -141,7 +151,45 @@ def watched(topology: Topology) -> Watchers | None:
 
     known = found.get("settings") or {"watchers": dict.fromkeys(found["watchers"], "")}
     running = Settings(known["watchers"], known.get("exchanges", {}))
-    return running.difference(Settings.of(topology), found["pid"], found["watchers"])
+    watchers = running.difference(Settings.of(topology), found["pid"], found["watchers"])
+    return watchers, outdated_note(outdated(topology, found))
+
+
+def outdated(topology: Topology, found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return, by watcher, which of its files have changed since one of its processes began.
+
+    Args:
+        topology: whose watchers.
+        found: what state() has returned.
+
+    """
+    folder = run_folder(topology)
+    changed = {}
+    for name, watcher in found["watchers"].items():
+        files = {
+            os.path.relpath(path, topology.root)
+            for one in watcher["processes"]
+            for path in changed_code(slot_path(folder, name, one["slot"], "ready"), one["pid"])
+        }
+        if files:
+            changed[name] = sorted(files)
+    return changed
+
+
+def outdated_note(changed: Mapping[str, Sequence[str]]) -> str:
+    """Describe which watchers run code that has changed, and what to do; "" when none does."""
+    if not changed:
+        return ""
+    files = sorted({file for one in changed.values() for file in one})
+    return (
+        f"code has changed ({_few(files)}) since {_few(list(changed))} started:"
+        " `feedbus restart` runs it as it is now"
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 class Follower:

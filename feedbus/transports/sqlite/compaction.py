@@ -15,6 +15,8 @@ import sqlite3
 import time
 from pathlib import Path
 
+from feedbus.private_files import open_private
+
 QUIET_SECONDS = 1.0  # without a write by anybody
 SPARE_BYTES = 16_000_000  # of free pages and of the log: the next burst needs them
 # What is kept is copied, at some 10 ms a megabyte, while publishers wait for the write lock.
@@ -71,7 +73,7 @@ class Compaction:
         return free_bytes > max(SPARE_BYTES, kept_bytes) and kept_bytes <= MOST_KEPT_BYTES
 
     def _rewrite(self) -> None:
-        handle = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = open_private(self._lock, os.O_RDWR | os.O_CREAT)
         patience_ms = self._pragma("busy_timeout")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

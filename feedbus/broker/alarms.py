@@ -1,0 +1,59 @@
+"""Ask a broker whether it takes messages, which one that is short of memory or disk does not."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from feedbus import broker
+from feedbus.topology import Topology
+
+PATIENCE_SECONDS = 2.0
+
+
+def refusal(topology: Topology) -> str:
+    """Return why the broker takes no messages now, "" when it does.
+
+    RabbitMQ says so to a connection that publishes, and reads nothing from that one any more: so a
+    message that no queue gets is published on a connection of its own. The embedded broker writes
+    to a file, whose disk feedbus.disk_space looks at.
+
+    Raises:
+        BrokerOutage: the broker is away.
+
+    """
+    if topology.broker_url.embedded:
+        return ""
+    connection = broker.connect(topology)
+    with broker.outage(connection, topology.broker_url):
+        found = _publish(connection.connection)
+    if found:
+        broker.drop(connection)  # a goodbye would not be read
+    else:
+        broker.close(connection)
+    return found
+
+
+def _publish(connection: Any) -> str:
+    from amqp.basic_message import Message
+    from amqp.exceptions import ChannelError
+
+    blocked: list[str] = []
+    answers: list[int] = []
+    connection.on_blocked = blocked.append
+    channel = connection.channel()
+    channel.confirm_select()
+    for event in ("basic_ack", "basic_nack"):
+        channel.events[event].add(lambda tag, _multiple: answers.append(tag))
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    try:
+        channel.basic_publish(Message(b""), exchange="", routing_key="")
+        while not (blocked or answers):
+            connection.drain_events(timeout=max(deadline - time.monotonic(), 0.001))
+    except TimeoutError:
+        return f"it does not confirm a message within {PATIENCE_SECONDS:g} s"
+    except ChannelError:
+        return ""  # this user may not publish there, so it cannot be known
+    if blocked:
+        return f"it is short of memory or disk and blocks publishers ({blocked[0]})"
+    return ""

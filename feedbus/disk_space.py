@@ -1,0 +1,30 @@
+"""Find folders that nothing can be written to: full disks, and file systems that are read only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from feedbus.errors import FeedbusError
+from feedbus.private_files import unwritable
+from feedbus.topology import Topology
+
+
+def folders(topology: Topology) -> list[Path]:
+    """Return the folders that a topology's processes write to on this host."""
+    found = [topology.var / name for name in ("run", "log", "metrics")]
+    files = (topology.broker_url.file, topology.store_url.file)
+    found += [file.parent for file in files if file is not None]
+    return list(dict.fromkeys(found))
+
+
+def unwritable_folders(topology: Topology) -> list[str]:
+    """Return the folders that nothing can be written to now, each with the reason."""
+    found = []
+    for folder in folders(topology):
+        try:
+            why = unwritable(folder)
+        except FeedbusError as error:
+            why = str(error)
+        if why:
+            found.append(why)
+    return found
