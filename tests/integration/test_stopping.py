@@ -144,7 +144,7 @@ def test_down_now_and_a_second_ctrl_c_wait_for_no_handler(tmp_path):
         with system.up() as supervisor:
             if attempt == 1:
                 system.project.publish(1)
-            wait_until(lambda: system.project.seen().count("begin1") == attempt)
+            wait_until(lambda attempt=attempt: system.project.seen().count("begin1") == attempt)
             if attempt == 1:
                 assert system.project.feedbus("down", "--now").stdout == "stopped\n"
             else:

@@ -350,7 +350,7 @@ def test_circusctl_reloadconfig_makes_circusd_follow_the_file(system):
         wait_until(lambda: system.output.count(" ready: ") == 4, lambda: system.output)
         more = TOPOLOGY.replace("shards = 2", "shards = 3")
         (system.root / "topology.toml").write_text(more)
-        system.circusctl("reloadconfig", "--waiting")
+        system.circusctl("--timeout", "60", "reloadconfig", "--waiting")
         system.wait_for_running(ALL | {"feed_2"})
         assert set(system.circusctl("list").split(",")) == ALL | {"feed_2"}
         assert "Traceback" not in system.output
