@@ -6,9 +6,11 @@ What a project that uses feedbus imports: the bus, the handler mark, records and
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing's own, without its import: this runs before Ctrl-C is arranged for
 if TYPE_CHECKING:
+    from typing import Any
+
     from feedbus.bus import Bus
     from feedbus.errors import Drop, FeedbusError, Outage, PublishError, Reject, Retry, Unroutable
     from feedbus.handling import handler

@@ -4,6 +4,12 @@ Nothing is imported before the signals are arranged: until a command asks for mo
 process without a word, and not with a traceback out of some import.
 """
 
+# The module `signal` imports others, for some milliseconds.
+import _signal  # type: ignore[import-not-found]  # it is built in
+
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 import sys
 
 from feedbus.interrupts import INTERRUPTED, end_at_once
