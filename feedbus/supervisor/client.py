@@ -26,7 +26,7 @@ from feedbus.supervisor.arbiter import lock_path
 from feedbus.supervisor.watchers import endpoint
 from feedbus.topology import Topology
 
-ANSWER_SECONDS = 3.0
+ANSWER_SECONDS = 10.0  # it answers nothing while it forks processes
 PATIENCE_SECONDS = 10.0  # beyond the time that its processes may take
 LOOK_SECONDS = 0.05
 LOOK_MILLISECONDS = 50
@@ -116,7 +116,8 @@ def ask(
                 raise FeedbusError(msg)
             if progress is not None and now - shown > PROGRESS_SECONDS:
                 shown = now
-                progress(busy(state(topology) or NOTHING))
+                with contextlib.suppress(FeedbusError):  # it is at work: the answer will come
+                    progress(busy(state(topology) or NOTHING))
         answer: dict[str, Any] = json.loads(socket.recv())
     finally:
         socket.close()
