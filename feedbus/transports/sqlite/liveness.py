@@ -7,7 +7,6 @@ import fcntl
 import os
 from pathlib import Path
 
-
 from feedbus.private_files import open_private
 
 
