@@ -87,7 +87,7 @@ unpacked() {
     folder=$own
     [ "$(id -u)" != 0 ] || folder=$shared # PostgreSQL does not run as root, and must be able to read it
     echo "unpacking for the tests: $what"
-    sh "$here/unpack.sh" "$folder" "$2" "$1" 2>"$log" || leave_out "$what" "$(tail -n 1 "$log")"
+    sh "$here/unpack.sh" "$folder" "$2" "$1" 2>"$log" || leave_out "$what" "$(head -n 1 "$log")"
 }
 
 unpacked rabbitmq-server sid
