@@ -207,6 +207,16 @@ def test_written_weights_are_what_the_next_look_finds(balance, path):
     assert path.read_text() == again
 
 
+def test_weights_that_cannot_be_written_are_printed_with_the_reason(balance, path):
+    before = path.read_text()
+    path.chmod(0o444)
+    found = balance("update_feed", "--keys", "1..1000", "--write")
+    assert "weights = { 0 = " in found.stdout
+    assert "written to" not in found.stdout
+    assert "cannot be written: it is read-only" in found.stderr
+    assert path.read_text() == before
+
+
 def test_spread_against_the_file_from_before_tells_the_same_moves(balance, path, tmp_path):
     before = tmp_path / "before.toml"
     before.write_text(path.read_text())

@@ -137,16 +137,22 @@ def command(  # noqa: PLR0913 -- an argument for each option
     _check(tally, traffic)
     found = find(topology, generation, tally, max_buckets, target)
     written = write and found.changes
+    refusal: UsageError | None = None
     if written:
         from feedbus.config.editing import rewrite
 
-        rewrite(topology, found.weights)
+        try:
+            rewrite(topology, found.weights)
+        except UsageError as error:
+            written, refusal = False, error
     if as_json:
         click.echo(json.dumps(_report(found, written=written), indent=2, ensure_ascii=False))
     else:
         click.echo(_told(found, max_buckets, target))
         if written:
             click.echo(f"\nwritten to {context.topology_path}; `feedbus apply` makes it so")
+    if refusal is not None:
+        raise refusal
 
 
 @contextmanager

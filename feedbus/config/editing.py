@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import tree_sitter_toml
 from tree_sitter import Language, Node, Parser
 
 from feedbus import config
+from feedbus.config.overwriting import overwrite
 from feedbus.config.positions import KEYS, decode, named, parts, write
 from feedbus.errors import TopologyError, UsageError
 from feedbus.topology import Topology
@@ -34,11 +32,12 @@ def write_weights(weights: Weights) -> str:
 def rewrite(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
     """Set the weights of queues in the file of a topology, and return what it says now.
 
-    The file is replaced at once, by one that was read back and says nothing else than before but
-    for these weights.
+    What is written was read first: it says nothing else than before but for these weights. The
+    file keeps its place, links, owner and mode.
 
     Raises:
-        UsageError: the file has changed, or the weights cannot be set without changing more.
+        UsageError: the file has changed or cannot be written, or the weights cannot be set without
+            changing more.
 
     """
     try:
@@ -49,27 +48,15 @@ def rewrite(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
 
 
 def _replace(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
-    path = Path(os.path.realpath(topology.path))  # a link stays one
+    path = topology.path
     whole = path.read_bytes()
     text = whole.removeprefix(BYTE_ORDER_MARK)
     mark = whole[: len(whole) - len(text)]
     for queue, wanted in weights.items():
         text = set_weights(text, queue, wanted)
     expected = weighted(topology, weights)
-    folder = topology.path.parent  # where relative paths in it start
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
-    draft = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(mark + text)
-            file.flush()
-            os.fsync(file.fileno())
-        _compare(draft, topology.path, expected)
-        draft.chmod(path.stat().st_mode & 0o7777)
-        draft.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            draft.unlink()
+    _compare(text, topology.path, expected)
+    overwrite(path, mark + text)
     return expected
 
 
@@ -213,13 +200,13 @@ class _Tree:
         return self.text[:start] + value.encode() + self.text[end:]
 
 
-def _compare(draft: Path, path: Path, expected: Topology) -> None:
+def _compare(text: bytes, path: Path, expected: Topology) -> None:
     try:
-        found = replace(config.load(draft), path=path)
+        found = config.load(path, text=text.decode())
     except TopologyError as error:
         msg = f"{path}: cannot set the weights in it: {error}; write them by hand"
         raise UsageError(msg) from error
-    if found != replace(expected, path=path):
+    if found != expected:
         msg = f"{path}: it has changed meanwhile, or says its weights in a way that is not known"
         msg = f"{msg}: write them by hand"
         raise UsageError(msg)
