@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import peewee
@@ -78,6 +79,17 @@ def test_the_relay_leaves_young_rows_to_those_who_put_them(store_url):
     outbox.put("publish_tweet", {"n": 1})
     assert outbox.relay(ListBus(), older_than_seconds=60) == 0
     assert outbox_rows() == 1
+
+
+@pytest.mark.parametrize("older_than_seconds", [0, 60])
+def test_rows_from_before_the_clock_was_set_back_an_hour_are_relayed(
+    store_url, monkeypatch, older_than_seconds
+):
+    outbox.put("publish_tweet", {"n": 1})
+    now_ns = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns - 3_600_000_000_000)
+    assert outbox.relay(ListBus(), older_than_seconds=older_than_seconds) == 1
+    assert outbox_rows() == 0
 
 
 def test_a_refused_row_holds_back_its_own_key_alone(store_url):

@@ -131,17 +131,14 @@ def pending(limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0
 
     Args:
         limit: at most so many.
-        older_than_seconds: leave younger ones to those who put them and publish them now.
+        older_than_seconds: leave younger ones to those who put them and publish them now. What is
+            as far in the future was put before the clock was set back, and is not young.
         after: only rows with an id above this.
 
     """
-    youngest = _now_us() - int(older_than_seconds * 1_000_000)
-    rows = (
-        Outbox.select()
-        .where(Outbox.id > after, Outbox.created_at <= youngest)
-        .order_by(Outbox.id)
-        .limit(limit)
-    )
+    now_us, margin_us = _now_us(), int(older_than_seconds * 1_000_000)
+    old = (Outbox.created_at <= now_us - margin_us) | (Outbox.created_at > now_us + margin_us)
+    rows = Outbox.select().where(Outbox.id > after, old).order_by(Outbox.id).limit(limit)
     return [
         Entry(row.id, row.exchange, row.routing_key, row.payload, row.message_id) for row in rows
     ]
