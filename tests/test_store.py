@@ -267,16 +267,18 @@ def test_reading_a_long_feed_uses_the_key_without_a_sort_or_a_scan(author):
     for analyzed in (False, True):
         if analyzed:
             outbox.database.execute_sql("ANALYZE")
-        found = plan(READ, reader, 20)
+        found = plan(READ, reader, newest - 1, 20)
         if outbox.on_postgres():
             assert "Index Only Scan Backward using feed_pkey" in found
             assert "Seq Scan on feed" not in found
             assert "Sort" not in found.partition("Index Only Scan Backward")[2]
         else:
-            assert "SEARCH feed USING PRIMARY KEY (reader_id=?)" in found
+            assert "SEARCH feed USING PRIMARY KEY (reader_id=? AND tweet_id<?)" in found
             assert "TEMP B-TREE" not in found
             assert "SCAN feed" not in found
     assert queries.read_feed(reader, 2) == [newest, newest - 1]
+    assert queries.read_feed(reader, 2, before=newest - 1) == [newest - 2, newest - 3]
+    assert queries.read_feed(reader, 2, before=1) == []
     assert texts(queries.read_tweets([newest, newest - 1])) == ["the last"]
 
 

@@ -71,6 +71,62 @@ def test_a_feed_holds_the_last_tweets_oldest_first(site):
     assert texts == ["number 28", "number 29", "number 30"]
 
 
+def pages_of(site, path, between=lambda: None):
+    """Read a list to its end by its cursor; return the ids of each page."""
+    pages, query = [], ""
+    while True:
+        answer = site.get(f"{path}{query}").json
+        pages.append([tweet["id"] for tweet in answer["tweets"]])
+        if answer["next"] is None:
+            return pages
+        query = f"&before={answer['next']}"
+        between()
+
+
+def test_a_cursor_repeats_no_tweet_however_many_are_posted_meanwhile(site):
+    author = site.user("writer")
+    site.post(
+        "/api/v1/add-followers",
+        {"userId": author, "followerLogin": "fan", "count": 1, "async": False},
+    )
+
+    def post():
+        fields = {"userId": author, "text": "x", "async": False}
+        return site.post("/api/v1/post-tweet", fields).json["id"]
+
+    ids = [post() for _ in range(5)]
+    for path in ("/api/v1/get-tweets?perPage=2", f"/api/v1/get-feed/{author + 1}?count=2"):
+        pages = pages_of(site, path, between=post)
+        read = [number for page in pages for number in sorted(page, reverse=True)]
+        assert read == sorted(set(read), reverse=True)
+        assert set(ids) <= set(read)
+        assert [len(page) for page in pages[:-1]] == [2] * (len(pages) - 1)
+
+
+def test_a_cursor_goes_on_behind_a_tweet_that_was_deleted(site):
+    author = site.user("writer")
+    ids = [
+        site.post("/api/v1/post-tweet", {"userId": author, "text": "x"}).json["id"]
+        for _ in range(3)
+    ]
+    outbox.database.execute_sql(f"DELETE FROM tweet WHERE id = {ids[1]}")
+    answer = site.get(f"/api/v1/get-tweets?before={ids[1]}").json
+    assert [tweet["id"] for tweet in answer["tweets"]] == [ids[0]]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("before=0", "before"),
+        ("before=x", "before"),
+        ("before=", "before"),
+        (f"before={2**63}", "before"),
+    ],
+)
+def test_a_cursor_that_is_none_is_refused_by_field(site, query, field):
+    assert list(problem(site.get(f"/api/v1/get-tweets?{query}"), 400)["errors"]) == [field]
+
+
 def test_pages_of_tweets_follow_one_another(site):
     author = site.user("author")
     for number in range(5):

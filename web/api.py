@@ -90,19 +90,28 @@ class Api:
         return answer(made, 202)
 
     def get_feed(self, user: str) -> bytes:
-        """Return the last tweets of a feed, oldest first."""
-        count = read_query(FEED)["count"]
+        """Return the last tweets of a feed, or the last before one, oldest first."""
+        query = read_query(FEED)
+        count = query["count"]
         reader = load(USER_PATH, {"id": user}, "The path names no user.")["user_id"]
         try:
-            tweets = self._recent.read(queries.read_feed(reader, count))
+            found = queries.read_feed(reader, count, query["before"])
+            tweets = self._recent.read(found)
         except queries.UnknownUser as error:
             raise nobody(error, READER_ID) from None
-        return typed(JSON, b'{"tweets":[' + b",".join(tweets) + b"]}")
+        cursor = str(found[-1]).encode() if len(found) == count else b"null"
+        return typed(JSON, b'{"tweets":[' + b",".join(tweets) + b'],"next":' + cursor + b"}")
 
     def get_tweets(self) -> bytes:
-        """Return a page of all tweets, newest first."""
+        """Return a page of all tweets, or the last before one, newest first."""
         query = read_query(PAGE)
-        return answer({"tweets": queries.list_tweets(query["page"], query["per_page"])})
+        count, before = query["per_page"], query["before"]
+        if before is None:
+            tweets = queries.list_tweets(query["page"], count)
+        else:
+            tweets = queries.list_tweets_before(before, count)
+        cursor = tweets[-1]["id"] if len(tweets) == count else None
+        return answer({"tweets": tweets, "next": cursor})
 
     def _fill_feeds(self, entry: outbox.Entry, tweet: Mapping[str, Any]) -> bool:
         """Do here what the consumers would do; False when that failed and is left to them."""

@@ -195,7 +195,7 @@ PATHS: Mapping[str, Mapping[str, Any]] = {
     "/api/v1/get-feed/{id}": {
         "get": get(
             "getFeed",
-            "Read the last tweets of a user's feed, oldest first",
+            "Read the last tweets of a user's feed, or the last before one, oldest first",
             [
                 {"in": "path", "schema": schemas.UserPath},
                 {"in": "query", "schema": schemas.FeedQuery},
@@ -207,7 +207,7 @@ PATHS: Mapping[str, Mapping[str, Any]] = {
     "/api/v1/get-tweets": {
         "get": get(
             "getTweets",
-            "Read a page of all tweets, newest first",
+            "Read a page of all tweets, or the last before one, newest first",
             [{"in": "query", "schema": schemas.PageQuery}],
             {200: schemas.TweetsAnswer},
         )

@@ -101,8 +101,16 @@ class UserPath(Schema):
     user_id = WholeText(data_key="id", required=True, validate=IDS)
 
 
+def cursor() -> WholeText:
+    """Make the field that continues a list behind the last tweet of an answer."""
+    description = "Only tweets before this id: what `next` of the answer before said."
+    return WholeText(load_default=None, validate=IDS, metadata={"description": description})
+
+
 class FeedQuery(Schema):
     """How much of a feed to read."""
+
+    before = cursor()
 
     count = WholeText(
         load_default=20,
@@ -114,10 +122,14 @@ class FeedQuery(Schema):
 class PageQuery(Schema):
     """Which of all tweets to read."""
 
+    before = cursor()
     page = WholeText(
         load_default=0,
         validate=validate.Range(0, LAST_PAGE),
-        metadata={"description": "The page, from 0."},
+        metadata={
+            "description": "The page, from 0. A new tweet moves all others on, so that the next "
+            "page may repeat one: `before` never repeats any, and beside it this means nothing."
+        },
     )
     per_page = WholeText(
         data_key="perPage", load_default=20, validate=validate.Range(1, MOST_TWEETS)
@@ -152,9 +164,17 @@ class TweetEntry(Schema):
 
 
 class TweetsAnswer(Schema):
-    """Tweets, oldest first."""
+    """Tweets, and where to go on."""
 
     tweets = fields.List(fields.Nested(TweetEntry), required=True)
+    next = identifier(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "For the tweets before these, ask again with `before` of this value; "
+            "null when there are no more."
+        },
+    )
 
 
 class ProblemAnswer(Schema):

@@ -10,6 +10,7 @@ from store.queries.tweets import (
     create_tweet,
     ensure_tweets,
     list_tweets,
+    list_tweets_before,
     read_tweets,
 )
 from store.queries.users import (
@@ -43,6 +44,7 @@ __all__ = [
     "ensure_tweets",
     "followers_of",
     "list_tweets",
+    "list_tweets_before",
     "login_of",
     "read_feed",
     "read_tweets",

@@ -9,7 +9,10 @@ from store.queries.sql import WORTH_COPYING, copy, numbers, rows, run, run_each
 from store.queries.tweets import stored_tweets
 from store.queries.users import login_of
 
-READ = "SELECT tweet_id FROM feed WHERE reader_id = ? ORDER BY tweet_id DESC LIMIT ?"
+READ = """
+    SELECT tweet_id FROM feed WHERE reader_id = ? AND tweet_id <= ? ORDER BY tweet_id DESC LIMIT ?
+"""
+LAST = 2**63 - 1  # no id is larger
 ADD_TWEET_SQLITE = """
     INSERT INTO feed (reader_id, tweet_id) SELECT value, ? FROM $NUMBERS
     WHERE true ON CONFLICT DO NOTHING
@@ -75,14 +78,15 @@ def _numbers(lines: Sequence[str]) -> tuple[str, str]:
     return numbers(readers), numbers(tweets)
 
 
-def read_feed(reader_id: int, count: int) -> list[int]:
-    """Return the ids of the last count tweets of a feed, the newest first.
+def read_feed(reader_id: int, count: int, before: int | None = None) -> list[int]:
+    """Return the ids of the last count tweets of a feed (before an id), the newest first.
 
     Raises:
         UnknownUser: there is no such reader.
 
     """
-    found = [row[0] for row in rows(READ, reader_id, count)]
+    last = LAST if before is None else before - 1
+    found = [row[0] for row in rows(READ, reader_id, last, count)]
     if not found:
         login_of(reader_id)
     return found

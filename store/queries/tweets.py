@@ -182,13 +182,21 @@ def read_tweets(tweet_ids: Iterable[int]) -> list[dict[str, Any]]:
 
 def list_tweets(page: int, per_page: int) -> list[dict[str, Any]]:
     """Return a page of all tweets, the newest first; the first page is 0."""
+    newest = "SELECT id FROM tweet ORDER BY id DESC LIMIT ? OFFSET ?"
+    return _listed(newest, per_page, page * per_page)
+
+
+def list_tweets_before(tweet_id: int, count: int) -> list[dict[str, Any]]:
+    """Return the last tweets before one, the newest first; it need not be there any more."""
+    return _listed("SELECT id FROM tweet WHERE id < ? ORDER BY id DESC LIMIT ?", tweet_id, count)
+
+
+def _listed(ids: str, *values: int) -> list[dict[str, Any]]:
     found = rows(
-        "SELECT tweet.id, users.login, tweet.text, tweet.created_at"
-        " FROM (SELECT id FROM tweet ORDER BY id DESC LIMIT ? OFFSET ?) AS shown"
+        f"SELECT tweet.id, users.login, tweet.text, tweet.created_at FROM ({ids}) AS shown"  # noqa: S608 -- of constants
         " JOIN tweet ON tweet.id = shown.id JOIN users ON users.id = tweet.author_id"
         " ORDER BY tweet.id DESC",
-        per_page,
-        page * per_page,
+        *values,
     )
     return [_shown(*row) for row in found]
 
