@@ -143,27 +143,24 @@ class BrokerFile:
         """
         try:
             with self.use:
-                yield from self._transaction(durable=durable)
+                if durable != self._durable:
+                    self.database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                    self._durable = durable
+                self.database.execute("BEGIN IMMEDIATE")
+                try:
+                    transaction = Transaction(self.database, self.now_ms())
+                    transaction.routes = self._current_routes(transaction.topology)
+                    yield transaction
+                    transaction.write_added()
+                    transaction.write_state()
+                    self._time.note(self.database, transaction.now_ms)
+                    self.database.execute("COMMIT")
+                except BaseException:
+                    if self.database.in_transaction:
+                        self.database.execute("ROLLBACK")
+                    raise
         except sqlite3.DatabaseError as error:
             raise self._unavailable(error) from error
-
-    def _transaction(self, *, durable: bool) -> Iterator[Transaction]:
-        if durable != self._durable:
-            self.database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._durable = durable
-        self.database.execute("BEGIN IMMEDIATE")
-        try:
-            transaction = Transaction(self.database, self.now_ms())
-            transaction.routes = self._current_routes(transaction.topology)
-            yield transaction
-            transaction.write_added()
-            transaction.write_state()
-            self._time.note(self.database, transaction.now_ms)
-            self.database.execute("COMMIT")
-        except BaseException:
-            if self.database.in_transaction:
-                self.database.execute("ROLLBACK")
-            raise
 
     def _current_routes(self, version: int) -> Routes:
         if self._routes is None or self._routes.version != version:
