@@ -123,8 +123,8 @@ def test_an_expired_message_waits_behind_a_higher_priority_that_lasts(channel):
         dead_letter_exchange="",
         dead_letter_routing_key="dead",
     )
-    put_each(channel, "q", ("low", 1), expiration="100")
     put_each(channel, "q", ("high", 9))
+    put_each(channel, "q", ("low", 1), expiration="100")
     drain_quietly(channel)
     assert depth(channel, "dead") == 0
     assert text(take(channel, "q")) == "high"
