@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker, outbox
-from feedbus.broker import generations
+from feedbus.broker import alarms, generations
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.bus.publisher import Publisher
@@ -182,3 +182,13 @@ def test_an_exchange_that_is_gone_is_waited_for(rabbitmq, tmp_path: Path):
         generations.establish(system.topology)
         bus.publish("work", {"n": 3})
     assert numbers(system) == [1, 3]
+
+
+def test_a_broker_under_an_alarm_is_reported_as_taking_no_messages(
+    fragile_rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
+    topology = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url).topology
+    assert alarms.refusal(topology) == ""
+    with alarm(fragile_rabbitmq):
+        assert "short of memory or disk and blocks publishers" in alarms.refusal(topology)
+    wait_until(lambda: not alarms.refusal(topology))
