@@ -307,6 +307,34 @@ WRONG_FILES = {
             "of a consumer or process of [queues.orders]"
         ),
     ),
+    "a queue named like what is held for an exchange": (
+        START + ORDERS + ORDERS.replace("orders]", '▸"feed.held"]', 1),
+        (
+            "[queues.\"feed.held\"] expected another name: 'feed.held' is what feedbus itself "
+            "keeps for 'feed'"
+        ),
+    ),
+    "a queue named like parked retries": (
+        START + ORDERS + ORDERS.replace("orders]", '▸"orders.retry.1000.parked"]', 1),
+        (
+            '[queues."orders.retry.1000.parked"] expected another name: '
+            "'orders.retry.1000.parked' is what feedbus itself keeps for 'orders'"
+        ),
+    ),
+    "a queue named like a ring": (
+        START + ORDERS + ORDERS.replace("orders]", '▸"feed.01234abc"]', 1),
+        (
+            "[queues.\"feed.01234abc\"] expected another name: 'feed.01234abc' is what feedbus "
+            "itself keeps for 'feed'"
+        ),
+    ),
+    "a queue named like the lock": (
+        START + ORDERS + ORDERS.replace("orders]", "▸lock]", 1),
+        (
+            "[queues.lock] expected another name: 'lock' is the queue by which feedbus locks the "
+            "topology"
+        ),
+    ),
     "a queue named like the dead letters of another": (
         START + ORDERS + ORDERS.replace("orders]", '▸"orders.dead"]', 1),
         (
@@ -330,8 +358,11 @@ WRONG_FILES = {
         "[queues.orders] exchange: no exchange named 'order'; did you mean 'orders'?",
     ),
     "an inherited option that no queue could have": (
-        START + ORDERS + "[defaults.queue]\n▸delivery_limit = 3\n",
-        '[defaults.queue] delivery_limit: a classic queue has none: expected type = "quorum"',
+        START + ORDERS + "[defaults.queue]\n▸shards = 3\n",
+        (
+            "[defaults.queue] shards: means nothing on an exchange of type direct: only "
+            "x-consistent-hash has a ring"
+        ),
     ),
     "an inherited retry without its end, told once": (
         START + ORDERS + FEED + '[defaults.queue]\nretry = ▸{ delays = ["1s"] }\n',
@@ -536,9 +567,9 @@ WRONG_OPTIONS = {
         '▸overflow = "drop-head"',
         "overflow: means nothing without max_length: nothing can flow over",
     ),
-    "a delivery limit on a classic queue": (
-        "▸delivery_limit = 5",
-        'delivery_limit: a classic queue has none: expected type = "quorum"',
+    "a delivery limit of none": (
+        "delivery_limit = ▸0",
+        "delivery_limit: expected a positive integer, got 0",
     ),
     "priorities on a quorum queue": (
         'type = "quorum"\narguments = { ▸x-max-priority = 5 }',
@@ -920,11 +951,11 @@ def test_an_option_of_a_queue_replaces_the_inherited_one_as_a_whole(tmp_path):
 
 def test_a_queue_does_not_inherit_what_it_could_not_have(tmp_path):
     text = START + ORDERS + FEED + 'type = "quorum"\n'
-    text += '[defaults.queue]\nweight = 4\ndelivery_limit = 3\nrouting_keys = ["x"]\n'
+    text += '[defaults.queue]\nweight = 4\nrouting_keys = ["x"]\n'
     queues = config.load(write(tmp_path, text), environ={}).queues
     orders, feed = queues["orders"], queues["feed"]
-    assert (orders.weights, orders.delivery_limit, orders.routing_keys) == ((1,), None, ("new",))
-    assert (feed.weights, feed.delivery_limit, feed.routing_keys) == ((4,), 3, ())
+    assert (orders.weights, orders.routing_keys) == ((1,), ("new",))
+    assert (feed.weights, feed.routing_keys) == ((4,), ())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,17 @@ from typing import Any, Protocol
 
 from feedbus import broker
 from feedbus.apply.draining import await_drained
-from feedbus.broker import entities, generations, inventory, ledger, locks, removing, replacing
+from feedbus.broker import (
+    entities,
+    generations,
+    inventory,
+    ledger,
+    locks,
+    projects,
+    removing,
+    replacing,
+)
+from feedbus.broker.emptying import REFILLED
 from feedbus.broker.generations import step
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
@@ -120,6 +130,7 @@ def _make(connection: Any, topology: Topology, plan: Plan, supervisor: Superviso
     """Declare what is new and replace what differs."""
     names, work = Names(topology), plan.work
     channel = connection.channel()
+    projects.claim(channel, topology)
     for exchange in work.exchanges:
         channel.exchange_delete(exchange)
         step("exchange-deleted")
@@ -159,13 +170,12 @@ def _leave(connection: Any, topology: Topology, plan: Plan) -> None:
 
 
 def _switch(connection: Any, topology: Topology, tell: Callable[[str], None]) -> None:
-    before = ledger.states(connection, topology)
     channel = connection.channel()
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
             continue
+        known = ledger.recall(channel, topology, exchange.name)
         state = generations.adopt(channel, topology, exchange.name)
-        known = before.get(exchange.name)
         if known is None or known.current != state.current:
             tell(f"{exchange.name} is led to generation {state.current.digest}")
     channel.close()
@@ -179,9 +189,9 @@ def _delete(connection: Any, topology: Topology, plan: Plan, tell: Callable[[str
     refilled = {danger.name for danger in now.dangers}
     for queue in plan.work.deleted_queues:
         if queue in refilled:
-            reason = removing.REFILLED
+            reason = REFILLED
         elif queue in now.work.deleted_queues:
-            reason = removing.remove_queue(connection, queue, nonempty=queue in doomed)
+            reason = removing.remove_queue(connection, topology, queue, nonempty=queue in doomed)
         else:
             continue  # gone, or part of a ring by now
         done = done and not reason

@@ -10,6 +10,7 @@ from feedbus.broker.connecting import (
     outage,
 )
 from feedbus.broker.entities import (
+    consumers,
     count,
     declare,
     declare_delay,
@@ -22,6 +23,7 @@ __all__ = [
     "close",
     "connect",
     "connection_errors",
+    "consumers",
     "count",
     "declare",
     "declare_delay",

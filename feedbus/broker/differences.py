@@ -29,7 +29,6 @@ DEFAULTS = {"x-queue-type": "classic"}
 OPTIONS = {
     "x-queue-type": "type",
     "x-single-active-consumer": "single_active_consumer",
-    "x-delivery-limit": "delivery_limit",
     "x-message-ttl": "message_ttl, or the delays of retry",
     "x-max-length": "max_length",
     "x-overflow": "overflow",
@@ -67,6 +66,12 @@ def differs_in(error: BaseException | None) -> str:
     """Return the argument that a 406 is about, "" where it is about none."""
     found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
     return found["argument"] if found else ""
+
+
+def found_in(error: BaseException | None) -> str:
+    """Return what a 406 says the broker has of that argument, "none" where it has nothing."""
+    found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
+    return _value(found["argument"], found["got"]) if found else ""
 
 
 def _refusal(name: str, reply: str) -> str:

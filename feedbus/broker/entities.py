@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from kombu.connection import Connection
 
 from feedbus.broker import ordering
-from feedbus.broker.differences import differing, differs_in, told_apart
+from feedbus.broker.differences import differing, differs_in, found_in, told_apart
 from feedbus.broker.names import Names
-from feedbus.errors import UsageError
-from feedbus.topology import Consumer, Exchange, Generation, Queue, Topology
+from feedbus.errors import Outage, UsageError
+from feedbus.topology import (
+    NO_DELIVERY_LIMIT,
+    Consumer,
+    Exchange,
+    Generation,
+    Queue,
+    Topology,
+)
+
+log = logging.getLogger(__name__)
 
 EXPIRES_MARGIN_MILLISECONDS = 60_000
 # A quorum queue gives its dead letters away once they are confirmed; by default it just sends them.
 AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-NO_LIMIT = 2**31 - 1  # looking at a message counts as a delivery of a quorum queue; 4.x allows 20
 
 
 def declare(channel: Any, topology: Topology) -> None:
@@ -37,8 +46,7 @@ def declare(channel: Any, topology: Topology) -> None:
         if exchange.hashed:
             continue
         name = names.queue(consumer)
-        with told_apart(name):
-            declare_queue(channel, names, consumer, name)
+        declare_queue(channel, names, consumer, name)
         for key in binding_keys(consumer.queue):
             channel.queue_bind(name, names.exchange(exchange.name), key)
 
@@ -84,16 +92,39 @@ def declare_ring(channel: Any, names: Names, generation: Generation) -> None:
     queues = [(names.member(generation, member), weight) for member, weight in generation.members]
     keys = ordering.weight_keys(queues)
     for (member, _), (queue, _), key in zip(generation.members, queues, keys, strict=True):
-        with told_apart(queue):
-            declare_queue(channel, names, topology.consumer(member), queue)
+        declare_queue(channel, names, topology.consumer(member), queue)
         channel.queue_bind(queue, ring, key)
 
 
 def declare_queue(channel: Any, names: Names, consumer: Consumer, name: str) -> None:
-    """Declare the queue of a consumer under a name."""
-    channel.queue_declare(
-        name, durable=True, auto_delete=False, arguments=queue_arguments(names, consumer.queue)
-    )
+    """Declare the queue of a consumer under a name.
+
+    A quorum queue that is there with another delivery limit, as earlier versions declared it,
+    stays until `feedbus apply` replaces it.
+    """
+    arguments = queue_arguments(names, consumer.queue)
+    try:
+        with told_apart(name):
+            channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+    except UsageError as error:
+        if differs_in(error.__cause__) != "x-delivery-limit":
+            raise
+        there = found_in(error.__cause__)
+        arguments |= {"x-delivery-limit": int(there) if there.isdecimal() else None}
+        with told_apart(name):  # on the same channel, which an error closes and opens anew
+            channel.queue_declare(
+                name,
+                durable=True,
+                auto_delete=False,
+                arguments={each: value for each, value in arguments.items() if value is not None},
+            )
+        log.warning(
+            "%s has the delivery limit '%s' on the broker, so messages that no handler has seen may"
+            " become dead letters; run `feedbus apply`, which replaces the queue and keeps its"
+            " content",
+            name,
+            there,
+        )
 
 
 def queue_arguments(names: Names, queue: Queue) -> dict[str, Any]:
@@ -103,10 +134,10 @@ def queue_arguments(names: Names, queue: Queue) -> dict[str, Any]:
         "x-dead-letter-routing-key": names.dead(queue),
         "x-queue-type": queue.type,  # a virtual host can have another default
     }
+    if queue.type == "quorum":
+        arguments["x-delivery-limit"] = NO_DELIVERY_LIMIT
     if queue.single_active_consumer:
         arguments["x-single-active-consumer"] = True
-    if queue.delivery_limit is not None:
-        arguments["x-delivery-limit"] = queue.delivery_limit
     if queue.message_ttl_seconds is not None:
         arguments["x-message-ttl"] = round(queue.message_ttl_seconds * 1000)
     if queue.max_length is not None:
@@ -127,7 +158,7 @@ def kept_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, A
     """Return the arguments of a queue of our own, which is of its family's type."""
     if not quorum:
         return {"x-queue-type": "classic", **arguments}
-    kept = {"x-queue-type": "quorum", "x-delivery-limit": NO_LIMIT, **arguments}
+    kept = {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT, **arguments}
     return kept | AT_LEAST_ONCE if "x-dead-letter-exchange" in kept else kept
 
 
@@ -192,15 +223,40 @@ def delay_arguments(names: Names, queue: Queue, milliseconds: int) -> dict[str, 
 
 def queue_exists(connection: Connection, name: str) -> bool:
     """Whether the broker has a queue of that name."""
+    return _look(connection, name) is not None
+
+
+def count(connection: Connection, queue: str) -> int | None:
+    """Count the messages ready in a queue, None when there is no such queue."""
+    found = _look(connection, queue)
+    return None if found is None else found[0]
+
+
+def consumers(connection: Connection, queue: str) -> int | None:
+    """Count the consumers of a queue, None when there is no such queue."""
+    found = _look(connection, queue)
+    return None if found is None else found[1]
+
+
+def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
+    """Return a queue's (messages ready, consumers), None when the broker has no such queue.
+
+    Raises:
+        Outage: it has, but on a node that is down.
+
+    """
     from amqp.exceptions import NotFound
 
     channel = connection.channel()
     try:
-        channel.queue_declare(name, passive=True)
-    except NotFound:
-        return False  # which has closed the channel
+        told = channel.queue_declare(queue, passive=True)
+    except NotFound as error:  # which has closed the channel
+        if "no queue" in str(error.reply_text):
+            return None
+        msg = f"broker: {error.reply_text}"  # in a cluster, on a node that is away
+        raise Outage(msg) from error
     channel.close()
-    return True
+    return int(told.message_count), int(told.consumer_count)
 
 
 def exchange_exists(connection: Connection, name: str) -> bool:
@@ -214,16 +270,3 @@ def exchange_exists(connection: Connection, name: str) -> bool:
         return False  # which has closed the channel
     channel.close()
     return True
-
-
-def count(connection: Connection, queue: str) -> int | None:
-    """Count the messages ready in a queue, None when there is no such queue."""
-    from amqp.exceptions import NotFound
-
-    channel = connection.channel()
-    try:
-        ready = int(channel.queue_declare(queue, passive=True).message_count)
-    except NotFound:
-        return None  # which has closed the channel
-    channel.close()
-    return ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -12,19 +13,18 @@ from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker import entities, ledger
+from feedbus.broker import entities, ledger, probes, projects
 from feedbus.broker.confirming import Confirming
+from feedbus.broker.emptying import Emptying, portable
 from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
+from feedbus.errors import Outage
 from feedbus.topology import Generation, Topology
-from feedbus.wire.constants import FENCE
+
+log = logging.getLogger(__name__)
 
 EXIT_AT = "FEEDBUS_EXIT_AT"
 EXIT_CODE = 99
-# How long RabbitMQ may take from placing a message to putting it into its queue: the two are no
-# one step there, and a message that was placed by a ring just left must not come behind its fence.
-IN_FLIGHT_SECONDS = 0.2
-APPENDED_AT_ONCE = 200
 
 
 def establish(topology: Topology) -> dict[str, State]:
@@ -41,13 +41,25 @@ def establish(topology: Topology) -> dict[str, State]:
         broker.locked(connection, topology),
     ):
         channel = connection.channel()
+        projects.claim(channel, topology)
         end_replacements(connection, topology)
         broker.declare(channel, topology)
-        return {
-            exchange.name: adopt(channel, topology, exchange.name)
-            for exchange in topology.exchanges.values()
-            if exchange.hashed
-        }
+        hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
+        before = {name: ledger.recall(channel, topology, name) for name in hashed}
+        states = {name: adopt(channel, topology, name) for name in hashed}
+    for name, state in before.items():
+        if state is not None and state.current != states[name].current:
+            log.warning(
+                "%s: publishing switched from generation %s (%d shards) to %s (%d shards), as %s"
+                " says; every host of the project needs the same file",
+                name,
+                state.current.digest,
+                len(state.current.members),
+                states[name].current.digest,
+                len(states[name].current.members),
+                topology.path,
+            )
+    return states
 
 
 def end_replacements(connection: Connection, topology: Topology) -> None:
@@ -104,6 +116,9 @@ def adopt(channel: Any, topology: Topology, exchange: str) -> State:
         state = State(wanted, settled=False)
     elif same(state.current, wanted) and not state.disordered:
         broker.declare_ring(channel, names, state.current)
+        ledger.mend(channel, names, state)
+        # Nothing, unless the broker took longer than expected at the last switch.
+        _append_held(channel, names, exchange, (state.current,))
         return state
     else:
         draining = (*state.draining, state.current)
@@ -123,10 +138,10 @@ def _carry_out(channel: Any, names: Names, state: State) -> State:
     step("left")
     _lead(channel, names, state.current)
     step("led")
+    time.sleep(probes.in_flight_seconds(names.topology) if state.draining else 0)
+    # The old ring may be gone already, where this is done again after a crash.
+    _append_held(channel, names, state.current.exchange, (*state.draining[-1:], state.current))
     if state.draining:
-        if not names.topology.broker_url.embedded:
-            time.sleep(IN_FLIGHT_SECONDS)
-        _append_held(channel, names, state)
         step("appended")
         for old in state.draining:
             fence(channel, names, old)
@@ -202,45 +217,33 @@ def _leave(channel: Any, names: Names, generation: Generation) -> None:
     channel.exchange_unbind(names.ring(generation), names.exchange(generation.exchange), "")
 
 
-def _append_held(channel: Any, names: Names, state: State) -> None:
-    """Append what was held to the latest of the old rings, in order."""
-    held = names.held(state.current.exchange)
-    old, current = names.ring(state.draining[-1]), names.ring(state.current)
-    moving = Confirming(channel.connection)
-    while letters := _next_held(channel, held):
-        back = moving.publish([(message, old, key) for message, key, _ in letters], mandatory=True)
-        # The old ring may be gone already, where this is done again after a crash.
-        moving.publish([(message, current, key) for message, key in back])
-        channel.basic_ack(letters[-1][2], multiple=True)
-    moving.close()
+def _append_held(
+    channel: Any, names: Names, exchange: str, generations: Sequence[Generation]
+) -> None:
+    """Append what was held to the first of these generations that is there, in order."""
 
+    def append(messages: Sequence[Any]) -> None:
+        left = [(portable(each), each.delivery_info["routing_key"]) for each in messages]
+        appending = Confirming(channel.connection)
+        for generation in generations:
+            ring = names.ring(generation)
+            left = appending.publish([(each, ring, key) for each, key in left], mandatory=True)
+        appending.close()
+        if left:
+            msg = f"broker: {len(left)} messages of {names.held(exchange)} find no shard"
+            raise Outage(msg)
 
-def _next_held(channel: Any, held: str) -> list[tuple[Any, str, int]]:
-    """Take the next held messages, each with its routing key and delivery tag."""
-    taken: list[tuple[Any, str, int]] = []
-    while len(taken) < APPENDED_AT_ONCE and (message := channel.basic_get(held)) is not None:
-        message.properties.pop("user_id", None)  # the broker takes none but our own
-        message.properties["delivery_mode"] = 2
-        taken.append((message, message.delivery_info["routing_key"], message.delivery_tag))
-    return taken
+    with Emptying(channel.connection, names.held(exchange), append) as emptying:
+        emptying.move_all()
 
 
 def fence(channel: Any, names: Names, old: Generation, queues: Sequence[str] = ()) -> None:
     """End queues of a ring, all of them by default, with a message that says so.
 
-    Whoever is given it knows that everything before it has been given out, and once that is
-    settled deletes the queue. Nothing may lead to the ring any more.
+    Whoever is given it looks at the state and, where that says so, proves that the queue is empty
+    and deletes it. Nothing may lead to the ring any more.
     """
     fencing = Confirming(channel.connection)
-    letters = [
-        (
-            channel.prepare_message(
-                b"", headers={FENCE: old.digest}, properties={"delivery_mode": 2}
-            ),
-            "",
-            queue,
-        )
-        for queue in queues or [names.member(old, member) for member, _ in old.members]
-    ]
-    fencing.publish(letters)
+    ends = queues or [names.member(old, member) for member, _ in old.members]
+    fencing.publish([(probes.fence(channel, old.digest), "", queue) for queue in ends])
     fencing.close()

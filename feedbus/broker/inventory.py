@@ -10,7 +10,7 @@ from typing import Any, Literal
 from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker import ledger, management
+from feedbus.broker import ledger, management, projects
 from feedbus.broker.names import Names
 from feedbus.errors import BrokerOutage
 from feedbus.topology import Topology
@@ -149,11 +149,16 @@ def _within(
     queues: Iterable[SeenQueue],
     bindings: Iterable[SeenBinding],
 ) -> Inventory:
-    prefix = f"{topology.name}."
+    all_exchanges = list(exchanges)
+    others = projects.others(topology, (one.name for one in all_exchanges))
+
+    def own(name: str) -> bool:
+        return name.startswith(f"{topology.name}.") and not name.startswith(others)
+
     return Inventory(
-        {one.name: one for one in exchanges if one.name.startswith(prefix)},
-        {one.name: one for one in queues if one.name.startswith(prefix)},
-        tuple(one for one in bindings if one.source and one.destination.startswith(prefix)),
+        {one.name: one for one in all_exchanges if own(one.name)},
+        {one.name: one for one in queues if own(one.name)},
+        tuple(one for one in bindings if one.source and own(one.destination)),
     )
 
 

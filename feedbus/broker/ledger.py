@@ -9,7 +9,9 @@ not.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +23,11 @@ from feedbus import broker
 from feedbus.broker import entities
 from feedbus.broker.confirming import Confirming
 from feedbus.broker.names import Names
+from feedbus.errors import UsageError
 from feedbus.topology import Generation, Topology
 from feedbus.wire.constants import JSON
+
+log = logging.getLogger(__name__)
 
 READ_ATTEMPTS = 100
 RECALL_ATTEMPTS = 10  # nobody reads the ledger but under the lock; who died with it gives it back
@@ -51,7 +56,7 @@ def states(connection: Connection, topology: Topology) -> dict[str, State]:
     channel = connection.channel()
     for exchange in topology.exchanges.values():
         if exchange.hashed and broker.queue_exists(connection, names.generations(exchange.name)):
-            state = _peek(channel, topology, exchange.name)
+            state = _seen(channel, topology, exchange.name, READ_ATTEMPTS)
             if state is not None:
                 found[exchange.name] = state
     channel.close()
@@ -60,20 +65,52 @@ def states(connection: Connection, topology: Topology) -> dict[str, State]:
 
 def read(channel: Any, topology: Topology, exchange: str) -> State | None:
     """Return the state of an exchange, None when the broker knows of no generation yet."""
-    queue = Names(topology).generations(exchange)
-    _declare(channel, topology, exchange, queue)
-    return _take(channel, exchange, queue, RECALL_ATTEMPTS)
+    _declare(channel, topology, exchange, Names(topology).generations(exchange))
+    return _seen(channel, topology, exchange, RECALL_ATTEMPTS)
 
 
 def recall(channel: Any, topology: Topology, exchange: str) -> State | None:
-    """Read the state under the topology's lock, None when the broker knows of no generation."""
+    """Read the state under the topology's lock, None when the broker knows of no generation.
+
+    Raises:
+        UsageError: neither the ledger nor what readers read is feedbus's own.
+
+    """
     names = Names(topology)
-    ledger = names.ledger(exchange)
-    there = (ledger, names.generations(exchange))
+    there = (names.ledger(exchange), names.generations(exchange))
     if not any(broker.queue_exists(channel.connection, queue) for queue in there):
         return None  # without waiting for a reader that might have it in hand
-    _declare(channel, topology, exchange, ledger)
-    return _take(channel, exchange, ledger, RECALL_ATTEMPTS) or read(channel, topology, exchange)
+    damaged = []
+    for queue in there:
+        _declare(channel, topology, exchange, queue)
+        try:
+            state = _take(channel, topology, exchange, queue, RECALL_ATTEMPTS)
+        except _DamagedError:
+            damaged.append(queue)
+        else:
+            if state is not None:
+                return state
+    if damaged:
+        entry = names.exchange(exchange)
+        msg = (
+            f"{' and '.join(damaged)}: expected the state of the ring '{exchange}', got a message"
+            f" that is none of feedbus's, so it is not known which ring is current; stop whoever"
+            f" publishes there, delete these queues and the exchange {entry}, and run `feedbus"
+            " apply`, which makes a first ring; `feedbus plan` then names what older shards hold"
+        )
+        raise UsageError(msg)
+    return None
+
+
+def mend(channel: Any, names: Names, state: State) -> None:
+    """Write the state anew where readers do not read it; the caller holds the topology's lock."""
+    exchange = state.current.exchange
+    try:
+        seen = _take(channel, names.topology, exchange, names.generations(exchange))
+    except _DamagedError:
+        seen = None
+    if seen != state:
+        write(channel, names, state)
 
 
 def write(channel: Any, names: Names, state: State) -> State:
@@ -99,26 +136,58 @@ def write(channel: Any, names: Names, state: State) -> State:
     return written
 
 
-def _peek(channel: Any, topology: Topology, exchange: str) -> State | None:
-    """Return the state of an exchange whose queue of generations exists, None when it is empty."""
-    return _take(channel, exchange, Names(topology).generations(exchange))
+class _DamagedError(Exception):
+    """A queue holds messages, but none that feedbus has written."""
 
 
-def _take(channel: Any, exchange: str, queue: str, attempts: int = READ_ATTEMPTS) -> State | None:
+def _seen(channel: Any, topology: Topology, exchange: str, attempts: int) -> State | None:
+    """Return the state as readers see it, or where somebody has replaced it, the ledger's."""
+    queue = Names(topology).generations(exchange)
+    with contextlib.suppress(_DamagedError):
+        return _take(channel, topology, exchange, queue, attempts)
+    log.error(
+        "%s holds a message that is none of feedbus's; the state of '%s' is read from its ledger"
+        " instead. Stop whoever publishes to that queue, then run `feedbus apply`, which writes the"
+        " state anew",
+        queue,
+        exchange,
+    )
+    with broker.locked(channel.connection, topology):
+        return recall(channel, topology, exchange)
+
+
+def _take(
+    channel: Any, topology: Topology, exchange: str, queue: str, attempts: int = READ_ATTEMPTS
+) -> State | None:
+    """Look at the message of a queue, None when there is none.
+
+    Raises:
+        _DamagedError: there is only what feedbus has not written.
+
+    """
     for _ in range(attempts):
-        found: list[State] = []
         tags: list[int] = []
+        found: list[State] = []
         while (message := channel.basic_get(queue)) is not None:
             tags.append(message.delivery_tag)
-            found.append(_decode(exchange, message.body))
+            state = _decode(exchange, message.body)
+            if state is not None and _is_ours(channel, topology, state):
+                found.append(state)
         for tag in tags:
             channel.basic_reject(tag, requeue=True)
         if found:
             # There may be two for a moment, when another reader gives back one that was replaced.
             return max(found, key=lambda state: state.serial)
+        if tags:
+            raise _DamagedError
         # Another reader has it in hand for a moment, or there is none.
         time.sleep(READ_PAUSE_SECONDS)
     return None
+
+
+def _is_ours(channel: Any, topology: Topology, state: State) -> bool:
+    """Whether the current ring exists: a publisher can invent a state, but not declare a ring."""
+    return broker.exchange_exists(channel.connection, Names(topology).ring(state.current))
 
 
 def _declare(channel: Any, topology: Topology, exchange: str, queue: str) -> None:
@@ -126,12 +195,19 @@ def _declare(channel: Any, topology: Topology, exchange: str, queue: str) -> Non
     entities.declare_kept(channel, queue, {"x-max-length": 1}, quorum=quorum)
 
 
-def _decode(exchange: str, body: bytes | str) -> State:
-    told = json.loads(body)
-    draining = tuple(_generation(exchange, old) for old in told["draining"])
-    current = _generation(exchange, told["current"])
-    disordered = told.get("disordered", False)
-    return State(current, draining, told["settled"], told["serial"], disordered)
+def _decode(exchange: str, body: bytes | str) -> State | None:
+    """Return what a body says, None where it says no state."""
+    try:
+        told = json.loads(body)
+        return State(
+            current=_generation(exchange, told["current"]),
+            draining=tuple(_generation(exchange, old) for old in told["draining"]),
+            settled=bool(told["settled"]),
+            serial=int(told["serial"]),
+            disordered=bool(told.get("disordered", False)),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def _told(generation: Generation) -> list[Any]:
@@ -141,5 +217,5 @@ def _told(generation: Generation) -> list[Any]:
 
 def _generation(exchange: str, told: Sequence[Any]) -> Generation:
     turn, members, *shape = told
-    pairs = tuple((name, weight) for name, weight in members)
-    return Generation(exchange, pairs, turn, *shape)
+    pairs = tuple((str(name), int(weight)) for name, weight in members)
+    return Generation(exchange, pairs, int(turn), *map(str, shape))

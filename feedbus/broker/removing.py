@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from amqp.exceptions import NotFound, PreconditionFailed
 from kombu.connection import Connection
 
-REFILLED = "messages have come meanwhile; apply again"
+from feedbus.broker import entities
+from feedbus.broker.emptying import IN_USE, Emptying
+from feedbus.broker.probes import in_flight_seconds
+from feedbus.topology import Topology
 
 
-def remove_queue(connection: Connection, queue: str, *, nonempty: bool) -> str:
+def remove_queue(
+    connection: Connection, topology: Topology, queue: str, *, nonempty: bool = False
+) -> str:
     """Delete a queue that nobody consumes; return why that was not done, "" when it is gone.
 
     Args:
         connection: to its broker.
+        topology: whose queue.
         queue: by its name there.
         nonempty: whether its messages may go with it.
 
     """
+    if not nonempty:
+        with Emptying(connection, queue, None) as emptying:
+            return emptying.delete(in_flight_seconds(topology))
+    if entities.consumers(connection, queue):
+        return IN_USE
     channel = connection.channel()
-    try:
-        channel.queue_delete(queue, if_unused=True, if_empty=not nonempty)
-    except NotFound:
-        return ""
-    except PreconditionFailed as error:
-        if "in use" in str(error):
-            return "somebody consumes it; end that and apply again"
-        return REFILLED
+    channel.queue_delete(queue)
     channel.close()
     return ""

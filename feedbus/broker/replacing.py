@@ -21,21 +21,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from amqp.exceptions import PreconditionFailed
 from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker import entities, inventory
+from feedbus.broker import entities, inventory, removing
 from feedbus.broker.confirming import Confirming
 from feedbus.broker.differences import differing
-from feedbus.broker.generations import IN_FLIGHT_SECONDS, step
+from feedbus.broker.emptying import IN_USE, Emptying, Mover
+from feedbus.broker.generations import step
 from feedbus.broker.inventory import Inventory, SeenQueue
 from feedbus.broker.names import Names
+from feedbus.broker.probes import fence, in_flight_seconds
 from feedbus.errors import UsageError
 from feedbus.topology import Consumer, Queue, Topology
-from feedbus.wire.constants import FENCE
 
-MOVED_AT_ONCE = 200
 LEAVE_SECONDS = 10.0
 LEAVE_PAUSE_SECONDS = 0.1
 KEPT_ARGUMENTS = (
@@ -87,12 +86,18 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
 
 
 def replace_delay(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
-    """Take away a queue where retries wait, which are parked meanwhile."""
+    """Take away a queue where retries wait, which are parked meanwhile.
+
+    Consumers whose retries are returned to them hold until the queue is declared anew.
+    """
+    channel = connection.channel()
+    if broker.queue_exists(connection, delay):
+        channel.queue_unbind(delay, delay, "")
+    channel.close()
+    time.sleep(in_flight_seconds(topology))
     park(connection, topology, queue, delay)
     step("delay-parked")
-    channel = connection.channel()
-    channel.queue_delete(delay, if_empty=True)
-    channel.close()
+    _delete(connection, topology, delay, Names(topology).parked(delay))
     step("delay-deleted")
 
 
@@ -104,23 +109,23 @@ def park(connection: Connection, topology: Topology, queue: Queue, delay: str) -
     entities.declare_kept(channel, parked, {}, quorum=queue.type == "quorum")
     channel.queue_bind(parked, parked, "")
     channel.close()
-    move(connection, delay, parked)
+    with Emptying(connection, delay, Mover(connection, parked)) as emptying:
+        emptying.move_all()
 
 
 def unpark(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
     """Let retries wait anew; at once they go where no retries wait any more."""
     names = Names(topology)
     parked = names.parked(delay)
-    if broker.queue_exists(connection, delay):
-        move(connection, parked, delay)
-    elif topology.exchanges[queue.exchange].hashed:
-        move(connection, parked, names.exchange(queue.exchange))
-    else:
-        move(connection, parked, "", f"{topology.name}.{queue.name}")
     channel = connection.channel()
     channel.exchange_delete(parked)
-    channel.queue_delete(parked, if_empty=True)
     channel.close()
+    if broker.queue_exists(connection, delay):
+        _delete(connection, topology, parked, delay)
+    elif topology.exchanges[queue.exchange].hashed:
+        _delete(connection, topology, parked, names.exchange(queue.exchange))
+    else:
+        _delete(connection, topology, parked, "", f"{topology.name}.{queue.name}")
 
 
 @dataclass(slots=True)
@@ -213,8 +218,7 @@ class Replacement:
         self._let_arrive()
 
     def _let_arrive(self) -> None:
-        if not self.topology.broker_url.embedded:
-            time.sleep(IN_FLIGHT_SECONDS)
+        time.sleep(in_flight_seconds(self.topology))
 
     def _delays(self, seen: Inventory) -> Iterator[str]:
         # Their letters go straight to the queue by its name, and would be dropped while it is gone.
@@ -223,17 +227,9 @@ class Replacement:
 
     def _empty(self) -> None:
         """Move the old queue's content and delete it."""
-        while True:
-            self._move(self._queue, self._names.before(self.consumer))
-            channel = self.connection.channel()
-            try:
-                channel.queue_delete(self._queue, if_unused=True, if_empty=True)
-            except PreconditionFailed as error:
-                if "in use" in str(error):
-                    self._await_consumers()
-                continue  # one came late
-            channel.close()
-            return
+        before = self._names.before(self.consumer)
+        while _try_to_delete(self.connection, self.topology, self._queue, before) == IN_USE:
+            self._await_consumers()
 
     def _open_gate(self) -> None:
         channel = self.connection.channel()
@@ -244,18 +240,15 @@ class Replacement:
 
     def _append_held(self) -> None:
         """Move what was held behind what is in before, and end that with a fence."""
-        before = self._names.before(self.consumer)
-        held = self._names.gate_held(self.consumer)
-        if broker.queue_exists(self.connection, held):
-            self._move(held, before)
-        if not broker.queue_exists(self.connection, before):
-            return
+        before, held = (name(self.consumer) for name in (self._names.before, self._names.gate_held))
         channel = self.connection.channel()
-        if channel.queue_declare(before, passive=True).message_count:
+        channel.exchange_delete(held)
+        if broker.queue_exists(self.connection, held):
+            _delete(self.connection, self.topology, held, before)
+        channel.exchange_delete(before)
+        if removing.remove_queue(self.connection, self.topology, before):
             ending = Confirming(channel.connection)
-            headers = {FENCE: self._queue}
-            fence = channel.prepare_message(b"", headers=headers, properties={"delivery_mode": 2})
-            ending.publish([(fence, "", before)])
+            ending.publish([(fence(channel, self._queue), "", before)])
             ending.close()
         channel.close()
 
@@ -264,40 +257,27 @@ class Replacement:
         exchange = self._names.exchange(self.consumer.queue.exchange)
         for key in entities.binding_keys(self.consumer.queue):
             channel.queue_bind(self._queue, exchange, key)
-        channel.exchange_delete(self._names.gate_held(self.consumer))
-        channel.queue_delete(self._names.gate_held(self.consumer), if_empty=True)
-        before = self._names.before(self.consumer)
-        channel.exchange_delete(before)
-        if broker.queue_exists(self.connection, before):
-            told = channel.queue_declare(before, passive=True)
-            if not told.message_count and not told.consumer_count:
-                channel.queue_delete(before, if_empty=True)
         # Last, for it says that all this was begun; its bindings go with it.
         channel.exchange_delete(self._names.gate(self.consumer))
         channel.close()
 
-    def _move(self, source: str, exchange: str) -> None:
-        move(self.connection, source, exchange)
 
+def _delete(
+    connection: Connection, topology: Topology, source: str, exchange: str, key: str | None = None
+) -> None:
+    """Move all messages of a queue of our own to an exchange, in order, and delete the queue.
 
-def move(connection: Connection, source: str, exchange: str, key: str | None = None) -> None:
-    """Move all messages of a queue to an exchange, in order, by their own routing keys or by one.
+    Raises:
+        UsageError: somebody consumes it.
 
-    Each is confirmed there before it is taken here: a crash may double a few, and loses none.
     """
-    channel = connection.channel()
-    moving = Confirming(channel.connection)
-    while True:
-        letters: list[tuple[Any, str, str]] = []
-        tag = 0
-        while len(letters) < MOVED_AT_ONCE and (message := channel.basic_get(source)) is not None:
-            message.properties.pop("user_id", None)  # the broker takes none but our own
-            message.properties["delivery_mode"] = 2
-            tag = message.delivery_tag
-            letters.append((message, exchange, key or message.delivery_info["routing_key"]))
-        if not letters:
-            break
-        moving.publish(letters)
-        channel.basic_ack(tag, multiple=True)
-    moving.close()
-    channel.close()
+    if reason := _try_to_delete(connection, topology, source, exchange, key):
+        msg = f"{source}: {reason}"
+        raise UsageError(msg)
+
+
+def _try_to_delete(
+    connection: Connection, topology: Topology, source: str, exchange: str, key: str | None = None
+) -> str:
+    with Emptying(connection, source, Mover(connection, exchange, key)) as emptying:
+        return emptying.delete(in_flight_seconds(topology))

@@ -211,8 +211,9 @@ class QueueTable(TableSchema):
         default="true for shards, false for others",
     )
     delivery_limit = Whole(
-        "How often a quorum queue delivers a message before it is dead-lettered.",
-        default="the broker's",
+        "How many times a message may end its handler's process (by a crash, its memory or "
+        "`handler_timeout`) before it is dead-lettered. Deliveries that no handler began are not "
+        "counted: quorum queues are declared without a limit of the broker's own.",
     )
     message_ttl = Duration(
         "How long a message may wait in the queue.",

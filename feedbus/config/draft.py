@@ -27,7 +27,7 @@ class Draft:
         dropped: dict[str, list[str]] = {}
         for name, own in self.loaded.get("queues", {}).items():
             options = {**inherited, **own}
-            for option, reason in self._misfits(name, options):
+            for option, reason in self._misfits(options):
                 if option not in own:
                     del options[option]
                     dropped.setdefault(option, []).append(reason)
@@ -63,9 +63,9 @@ class Draft:
 
     def misfits(self, queue: str) -> Iterator[tuple[str, str]]:
         """Yield the options that a queue itself says and could not have, each with the reason."""
-        yield from self._misfits(queue, self.queues[queue])
+        yield from self._misfits(self.queues[queue])
 
-    def _misfits(self, queue: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    def _misfits(self, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         kind = self.exchange_type(options)
         if kind not in {None, RING}:
             for option in RING_ONLY:
@@ -75,5 +75,3 @@ class Draft:
         if kind in {"fanout", RING} and "routing_keys" in options:
             means = "every queue gets every message" if kind == "fanout" else "the ring decides"
             yield "routing_keys", f"means nothing on an exchange of type {kind}: {means}"
-        if self.queue_type(queue) == "classic" and "delivery_limit" in options:
-            yield "delivery_limit", 'a classic queue has none: expected type = "quorum"'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, Path
@@ -11,8 +11,11 @@ from feedbus.config.faults import Fault, Path
 LONGEST_NAME_BYTES = 255
 # What is put behind a name on the broker: a ring's digest, and the longest delay in milliseconds.
 LONGEST_SUFFIX = len(".01234567.retry.4233600000")
-DERIVED_QUEUE = re.compile(r"(.+)\.(?:dead|before|retry\.\d+)")
-DERIVED_EXCHANGE = re.compile(r"(.+)\.packs")
+RING = r"[0-9a-f]{8}"
+# What feedbus keeps beside a queue or its consumers, and beside an exchange, by their names.
+OF_A_QUEUE = re.compile(rf"(.+)\.(?:dead|before|gate(?:\.held)?|retry\.\d+(?:\.parked)?|{RING})")
+OF_AN_EXCHANGE = re.compile(rf"(.+)\.(?:packs|held|generations(?:\.ledger)?|{RING})")
+LOCK = "lock"  # the queue that is a topology's lock
 
 Found = Iterator[tuple[Path, Fault]]
 
@@ -25,8 +28,12 @@ def check_names(draft: Draft) -> Found:
     exchanges = draft.loaded.get("exchanges", {})
     yield from _meetings("exchange", ((name, ("exchanges", name)) for name in exchanges))
     yield from _meetings("consumer or process", _started(draft))
-    yield from _derived(DERIVED_EXCHANGE, {name: ("exchanges", name) for name in exchanges})
-    yield from _derived(DERIVED_QUEUE, dict(_consumers(draft)))
+    read = [*_consumers(draft), *((queue, ("queues", queue)) for queue in draft.queues)]
+    named = [*((name, ("exchanges", name)) for name in exchanges), *read]
+    yield from _derived(OF_AN_EXCHANGE, named, {*exchanges})
+    yield from _derived(OF_A_QUEUE, named, {name for name, _ in read})
+    if LOCK in draft.queues:
+        yield ("queues", LOCK), _kept(f"'{LOCK}' is the queue by which feedbus locks the topology")
     for name in exchanges:
         yield from _length(prefix, name, ("exchanges", name))
     for queue, options in draft.queues.items():
@@ -64,17 +71,20 @@ def _meetings(what: str, named: Iterator[tuple[str, Path]]) -> Found:
         yield path, Fault(message=message, expected="another name", got=f"'{name}'", at_key=True)
 
 
-def _derived(pattern: re.Pattern[str], named: dict[str, Path]) -> Found:
-    for name, path in named.items():
+def _derived(
+    pattern: re.Pattern[str], named: Iterable[tuple[str, Path]], owners: Collection[str]
+) -> Found:
+    """Find names that feedbus itself gives to what it keeps for their owners."""
+    told: set[Path] = set()
+    for name, path in named:
         derived = pattern.fullmatch(name)
-        if derived and derived[1] in named:
-            message = (
-                f"expected another name: '{name}' is what feedbus itself keeps for '{derived[1]}'"
-            )
-            yield (
-                path,
-                Fault(message=message, expected="another name", got=f"'{name}'", at_key=True),
-            )
+        if derived and derived[1] in owners and path not in told:
+            told.add(path)
+            yield path, _kept(f"'{name}' is what feedbus itself keeps for '{derived[1]}'")
+
+
+def _kept(reason: str) -> Fault:
+    return Fault(message=f"expected another name: {reason}", expected="another name", at_key=True)
 
 
 def _length(prefix: str, name: str, path: Path) -> Found:

@@ -64,7 +64,6 @@ class Dispatch:
         self._metrics = metrics
         self._names = Names(topology)
         self._ladder = Ladder(self._names, consumer)
-        self.first_key: str | None = None  # of the latest deliveries, as a sample of them
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         """Handle deliveries; when this returns, all of them are to be acknowledged.
@@ -91,7 +90,6 @@ class Dispatch:
             if len(loaded.chunk):
                 chunks.append(loaded.chunk)
                 owners.append(arrived)
-        self.first_key = next((each.pack.key(0) for each in opened[:1] if len(each.pack)), None)
         records = Records(chunks)
         failures = self._perform(records)
         self._log_drops(failures)

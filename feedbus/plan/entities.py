@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.broker import entities, generations, replacing
+from feedbus.broker import entities, generations, projects, replacing
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory, SeenQueue
 from feedbus.broker.ledger import State
@@ -184,6 +184,7 @@ class Comparison:
     def _wanted_exchanges(self) -> set[str]:
         names, topology = self._names, self.topology
         found = {names.exchange(exchange) for exchange in topology.exchanges}
+        found |= set(projects.marks(topology))
         for queue in topology.queues.values():
             found |= {
                 names.delay(queue, round(delay * 1000)) for delay in queue.retry.delays_seconds

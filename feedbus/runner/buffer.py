@@ -53,8 +53,13 @@ class Buffer:
         return any(each.consumer_tag == consumer_tag for each in self._deliveries)
 
     @property
+    def first(self) -> Delivery:
+        """The next delivery."""
+        return self._deliveries[0]
+
+    @property
     def at_fence(self) -> bool:
-        """Whether the next delivery is a fence, the end of its queue."""
+        """Whether the next delivery says that it is a fence, the end of its queue."""
         return bool(self._deliveries) and FENCE in self._deliveries[0].headers
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from feedbus import broker
 from feedbus.broker import generations, ledger
@@ -15,6 +15,10 @@ from feedbus.errors import BrokerOutage, UsageError
 from feedbus.topology import Consumer, Generation, Topology
 
 LOOKS_A_STATE = 10  # how often a consumer that waits looks for a queue until it reads the state
+
+# What a queue is when a fence comes out of it: "ending", nothing leads to it any more; "switching",
+# that is not certain yet; "in use", so that the fence is none of feedbus's.
+Standing = Literal["ending", "switching", "in use"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +82,45 @@ class Drain:
         """Go through lists of queues, each to be read until all are fenced or gone."""
         if self._state is None:
             before = self._names.before(self._consumer)
-            if broker.queue_exists(connection, before):
-                yield [Source(before)]
-                if not self._await_end(connection, before):
-                    return
-            yield [Source(self._names.queue(self._consumer))]
+            yield from self._in_turn(connection, [before], lambda _: None)
+            if not broker.queue_exists(connection, before):
+                yield [Source(self._names.queue(self._consumer))]
             return
         for generation in self._state.draining:
-            share = [
-                queue for queue in self._share(generation) if broker.queue_exists(connection, queue)
-            ]
-            if share:
-                if self._state.settled:
-                    self._fence(connection, generation, share)
-                yield [Source(queue, self._alone(generation)) for queue in share]
+
+            def end(queues: Sequence[str], generation: Generation = generation) -> None:
+                if self._state is not None and self._state.settled:
+                    self._fence(connection, generation, queues)
+
+            share, alone = self._share(generation), self._alone(generation)
+            yield from self._in_turn(connection, share, end, exclusive=alone)
             if not self._await_others(connection, generation):
                 return
         own = self._names.member(self._state.current, self._consumer.name)
         yield [Source(own, self._alone(self._state.current))]
+
+    def _in_turn(
+        self,
+        connection: Any,
+        queues: Sequence[str],
+        end: Callable[[Sequence[str]], None],
+        *,
+        exclusive: bool = False,
+    ) -> Iterator[Sequence[Source]]:
+        """Go through queues that are ending, each while nobody else reads it, until all are gone.
+
+        A queue can be proved to be empty only by one who reads it alone.
+        """
+        for look in itertools.count(1):
+            readers = {queue: broker.consumers(connection, queue) for queue in queues}
+            free = [queue for queue, count in readers.items() if count == 0]
+            if free:
+                end(free)
+                yield [Source(queue, exclusive) for queue in free]
+            elif all(count is None for count in readers.values()):
+                return
+            if not self._pause() or (look % LOOKS_A_STATE == 0 and self._moved_on(connection)):
+                return
 
     def _alone(self, generation: Generation) -> bool:
         """Whether a generation's queues have to be taken exclusively for one to read at a time.
@@ -108,7 +133,7 @@ class Drain:
         return alike and not queue.single_active_consumer and queue.processes == 1
 
     def _fence(self, connection: Any, generation: Generation, queues: Sequence[str]) -> None:
-        """End queues anew: a fence may be lost with whoever had passed it, or have expired."""
+        """End queues anew: a fence may have expired."""
         channel = connection.channel()
         generations.fence(channel, self._names, generation, queues)
         channel.close()
@@ -164,3 +189,34 @@ class Drain:
         state = ledger.read(channel, self._topology, generation.exchange)
         channel.close()
         return state is None or generation in state.draining
+
+
+def standing(connection: Any, topology: Topology, consumer: Consumer, queue: str) -> Standing:
+    """Return what a consumer's queue is, by the state that the broker has now."""
+    names = Names(topology)
+    if not topology.exchanges[consumer.queue.exchange].hashed:
+        if queue != names.before(consumer):
+            return "in use"
+        begun = broker.exchange_exists(connection, names.gate(consumer))
+        return "switching" if begun else "ending"
+    exchange = consumer.queue.exchange
+    found = _standing(names, ledger.states(connection, topology).get(exchange), queue)
+    if found != "in use":
+        return found
+    try:
+        # What readers see may be out of date; what is written under the lock is not.
+        with broker.locked(connection, topology):
+            channel = connection.channel()
+            state = ledger.recall(channel, topology, exchange)
+            channel.close()
+    except UsageError:  # a switch is under way
+        return "switching"
+    return _standing(names, state, queue)
+
+
+def _standing(names: Names, state: State | None, queue: str) -> Standing:
+    if state is not None:
+        for old in state.draining:
+            if queue in (names.member(old, member) for member, _ in old.members):
+                return "ending" if state.settled else "switching"
+    return "in use"

@@ -35,28 +35,37 @@ class Placement:
     def follow(self, states: Iterable[State]) -> None:
         """Know the rings of these states."""
         for state in states:
+            arguments = self._topology.exchanges[state.current.exchange].arguments
+            if {"hash-header", "hash-property"} & {*arguments}:
+                continue  # what it hashes is not the routing key
             for generation in (state.current, *state.draining):
                 self._rings.setdefault(generation, Ring.of(generation.members))
                 for member, _ in generation.members:
                     queue = self._names.member(generation, member)
                     self._members[queue] = (generation, member)
 
-    def misplaced(self, queue: str, delivery: Delivery, key: str) -> bool:
-        """Whether a key in a delivery from a queue belongs to another queue of its ring."""
+    def misplaced(self, queue: str, delivery: Delivery) -> bool:
+        """Whether the ring gave a delivery to another queue than the one that owns its key.
+
+        Only what the ring itself has placed is evidence: what a publisher has put into a queue by
+        another way, or says in a body, is not.
+        """
         if queue not in self._members:
             return False
         generation, member = self._members[queue]
+        ways = (self._names.exchange(generation.exchange), self._names.ring(generation))
+        if delivery.exchange not in ways:
+            return False
+        key = delivery.routing_key
         owner = self._rings[generation].route(key)
         if owner == member:
             return False
         if generation not in self._told:
             self._told.add(generation)
-            self._tell(generation, queue, key, owner, delivery)
+            self._tell(generation, queue, key, owner)
         return True
 
-    def _tell(
-        self, generation: Generation, queue: str, key: str, owner: str, delivery: Delivery
-    ) -> None:
+    def _tell(self, generation: Generation, queue: str, key: str, owner: str) -> None:
         log.error(
             "key '%s' came to %s but belongs to %s: the broker has rebuilt the ring of '%s' in "
             "another order; run `feedbus apply` to make a new ring in order",
@@ -65,9 +74,6 @@ class Placement:
             owner,
             generation.exchange,
         )
-        ways = (self._names.exchange(generation.exchange), self._names.ring(generation))
-        if delivery.exchange not in ways:
-            return  # somebody published it to this very queue: the ring had no part in it
         try:
             with (
                 broker.connect(self._topology) as connection,

@@ -1,4 +1,4 @@
-"""One queue being read, and what it takes to end it: everything before its fence is settled."""
+"""One queue being read, and what it takes to end it: it is proved to be empty."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import Any
 
 from amqp.exceptions import AccessRefused
 
+from feedbus.broker.probes import Probes, delete_proved
+
 
 @dataclass(slots=True)
 class Reading:
-    """A subscription to one queue, on a channel of its own: its refusal costs no other."""
+    """A subscription to one queue, on a channel of its own: its refusal costs no other.
+
+    A queue that is ending always holds a fence: the next is put there before one is settled, and
+    the last is deleted with the queue. A consumer that is killed before leaves it to the next one.
+    """
 
     queue: str
     tag: str
     channel: Any
-    fenced: bool = False
-    fence_tag: int | None = None
+    probes: Probes
+    last_fence_tag: int = 0
 
     @classmethod
     def begin(  # noqa: PLR0913 -- a subscription's parts, each given by name
@@ -28,6 +34,7 @@ class Reading:
         tag: str,
         prefetch: int,
         exclusive: bool,
+        pause_seconds: float,
         on_message: Callable[[Any], None],
         on_cancel: Callable[[str], None],
     ) -> Reading | None:
@@ -49,49 +56,57 @@ class Reading:
             if channel.is_open:
                 channel.close()
             return None
-        return cls(queue, tag, channel)
+        return cls(queue, tag, channel, Probes(channel, queue, pause_seconds=pause_seconds))
+
+    @property
+    def fenced(self) -> bool:
+        """Whether end() has something to do."""
+        return self.probes.lost or (self.probes.proved and not self.probes.awaited)
 
     def settle(self, delivery_tag: int) -> None:
         """Acknowledge all deliveries up to one."""
         self.channel.basic_ack(delivery_tag, multiple=True)
-        if self.fence_tag is not None and self.fence_tag <= delivery_tag:
-            self.fence_tag = None
+        self.probes.disturb()
 
-    def pass_fence(self, delivery_tag: int) -> None:
-        """Note that everything before a fence is settled.
+    def readers(self) -> int:
+        """Count the queue's consumers, this one among them; 0 while the broker cannot say."""
+        return self._count()[1]
 
-        The fence itself is not, but goes with the queue: who is killed just before leaves it
-        there for the next.
-        """
-        self.fenced, self.fence_tag = True, delivery_tag
+    def pass_fence(self, delivery_tag: int, message_id: str) -> None:
+        """Take a fence of a queue that is ending, once everything before it is settled."""
+        self.last_fence_tag = delivery_tag
+        if not (self.probes.came(message_id) and self.probes.proved):
+            self._go_on()
 
     def end(self, in_hand: Callable[[], bool]) -> bool:
-        """Delete a queue that was read to its fence; False when more comes behind it.
+        """Delete a queue that was proved to be empty; False where that has to be proved anew.
 
         Args:
             in_hand: whether deliveries of this queue wait to be handled.
 
         """
-        # What was on its way to us when the broker answered first has come when it answers again.
-        for _ in range(2):
-            if in_hand():
-                return False
-            if self._ready():
-                # Another fence, of a switch that was begun anew; with a prefetch of one it waits
-                # for this one to be settled.
-                if self.fence_tag is not None:
-                    self.settle(self.fence_tag)
-                return False
-        if in_hand():
-            return False
-        self.channel.queue_delete(self.queue, if_empty=True)
-        self.close()
-        return True
+        # With us as its only consumer: none at all is what the broker counts without a leader.
+        if self.probes.proved and self._count() == (0, 1) and not in_hand():
+            self.channel.basic_cancel(self.tag)
+            delete_proved(self.channel, self.queue)
+            self.close()
+            return True
+        self._go_on()
+        return False
+
+    def _go_on(self) -> None:
+        """Read on to another probe: the fence before it is settled only when that is there."""
+        if not self.probes.awaited or self.probes.lost:
+            self.probes.put()
+        if self.last_fence_tag:
+            self.channel.basic_ack(self.last_fence_tag)
+            self.last_fence_tag = 0
 
     def close(self) -> None:
         """Give back what is not settled."""
         if self.channel.is_open:
             self.channel.close()
 
-    def _ready(self) -> int:
-        return int(self.channel.queue_declare(self.queue, passive=True).message_count)
+    def _count(self) -> tuple[int, int]:
+        told = self.channel.queue_declare(self.queue, passive=True)
+        return int(told.message_count), int(told.consumer_count)

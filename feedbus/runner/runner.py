@@ -15,6 +15,7 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import generations
+from feedbus.broker.probes import in_flight_seconds
 from feedbus.broker.pruning import Pruning
 from feedbus.bus.sender import Sender
 from feedbus.dispatch import Dispatch
@@ -23,7 +24,7 @@ from feedbus.handling import Handler
 from feedbus.metrics import Metrics
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.consumer_timeout import ConsumerTimeout
-from feedbus.runner.drain import Drain, Source
+from feedbus.runner.drain import Drain, Source, standing
 from feedbus.runner.heartbeats import Heartbeats
 from feedbus.runner.holding import Holding
 from feedbus.runner.limits import Allowance, Limits
@@ -184,9 +185,7 @@ class Runner:
             if self._collect(raw):
                 if self._timeout.too_close(self._buffer.oldest_at):
                     left = self._give_back(queues, left)
-                elif self._buffer.at_fence:
-                    self._pass_fence()
-                else:
+                elif not (self._buffer.at_fence and self._pass_fence(raw)):
                     left = left if self._handle(raw) else self._give_back(queues, left)
             elif not left and time.monotonic() - subscribed_at > self._holding.latest_seconds:
                 self._holding.over()  # subscribed, and quiet for longer than it had to wait
@@ -216,6 +215,7 @@ class Runner:
             tag=tag,
             prefetch=max(queue.prefetch, min(queue.batch.size, 1000)),
             exclusive=source.exclusive,
+            pause_seconds=in_flight_seconds(self._topology),
             on_message=self._on_message,
             on_cancel=cancelled.append,
         )
@@ -230,14 +230,27 @@ class Runner:
             reading.close()
         self._buffer.drop(tag)
 
-    def _pass_fence(self) -> None:
-        fence = self._buffer.pop()
-        reading = self._reading.get(fence.consumer_tag)
-        if reading is not None:
-            reading.pass_fence(fence.tag)
+    def _pass_fence(self, raw: Any) -> bool:
+        """Take the fence that is next; False where its queue does not end, so it is none."""
+        fence = self._buffer.first
+        reading = self._reading[fence.consumer_tag]
+        if not reading.probes.awaited:
+            found = standing(raw, self._topology, self._consumer, reading.queue)
+            if found == "in use":
+                return False
+            readers = reading.readers()
+            if readers > 1:  # who have deliveries of it: the last of us ends it
+                self._drop(reading.tag)
+                return True
+            if found == "switching" or not readers:
+                self._told_to_stop.wait(BARRIER_POLL_SECONDS)
+                return True
+        self._buffer.pop()
+        reading.pass_fence(fence.tag, fence.message_id)
+        return True
 
     def _end(self, reading: Reading) -> None:
-        """Delete a queue that has been read to its fence, unless more has come behind it."""
+        """Delete a queue that is proved to be empty, unless more has come meanwhile."""
         if reading.end(lambda: self._buffer.holds(reading.tag)):
             del self._reading[reading.tag]
 
@@ -324,7 +337,7 @@ class Runner:
         """Give a batch to the handler while it is noted what is there."""
         self._suspects.take(ids, self._consumer.queue.handler_timeout_seconds)
         with self._heartbeats.going_on():
-            reason = self._suspects.given_up(ids[0])
+            reason = self._suspects.given_up(ids[0], self._consumer.queue.delivery_limit)
             if reason:
                 log.error("%s gives up %s: %s", self._consumer.name, ids[0], reason)
                 self._dispatch.give_up(deliveries[0], reason)
@@ -376,12 +389,8 @@ class Runner:
 
     def _sample(self, delivery: Delivery) -> None:
         """Look whether a batch's first record came to the shard that owns it."""
-        reading, key = self._reading.get(delivery.consumer_tag), self._dispatch.first_key
-        if (
-            reading is not None
-            and key is not None
-            and self._placement.misplaced(reading.queue, delivery, key)
-        ):
+        reading = self._reading.get(delivery.consumer_tag)
+        if reading is not None and self._placement.misplaced(reading.queue, delivery):
             self._metrics.misplaced()
 
     def _hold(self, error: Outage | UsageError) -> None:

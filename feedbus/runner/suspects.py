@@ -11,7 +11,6 @@ from feedbus import watchdog
 from feedbus.private_files import open_private, private_folder
 from feedbus.watchdog import Note
 
-DEATHS_ALLOWED = 5
 DIED = "its process ended"
 HUNG = "its handler took longer than handler_timeout"
 
@@ -32,7 +31,7 @@ class Suspects:
     """Message ids in the handler, in a file that outlives the process.
 
     Whatever the file names when a process starts was in the handler when the one before it died:
-    from then on it is handled alone, and after DEATHS_ALLOWED deaths while it was alone it is a
+    from then on it is handled alone, and after `delivery_limit` deaths while it was alone it is a
     dead letter. So is a message whose handler costs the connection to the broker. Of messages that
     were in the handler together none is blamed: somebody may just kill processes. A classic queue
     has no delivery count that would show this.
@@ -70,10 +69,10 @@ class Suspects:
         """Whether a consumer was lost with this message, so that it is to be handled alone."""
         return message_id in self._deaths
 
-    def given_up(self, message_id: str) -> str:
+    def given_up(self, message_id: str, delivery_limit: int) -> str:
         """Return why a message is not to be handled any more, "" while it is."""
         deaths, cause = self._deaths.get(message_id, (0, ""))
-        if deaths < DEATHS_ALLOWED:
+        if deaths < delivery_limit:
             return ""
         return f"its consumer was lost {deaths} times while handling it; the last time, {cause}"
 

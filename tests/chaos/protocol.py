@@ -7,7 +7,8 @@ go by what they last read of the state, which may be out of date, may die after 
 its ack, and come back. What a step is in feedbus is one method of the broker, or several whose
 order among each other does not matter.
 
-Left out: the time that RabbitMQ takes from placing a message to putting it into a queue.
+Left out: the time that RabbitMQ takes from placing a message to putting it into a queue, and how
+its reader knows that a queue is empty before it deletes it: deletion.py is a model of these.
 """
 
 from __future__ import annotations
@@ -199,6 +200,8 @@ class Protocol:
             yield remove(effect, target, tuple(rest))
             if world.deaths:  # after the effect and before the ack
                 yield replace(look(effect, place, None), deaths=world.deaths - 1)
+        elif not world.told[2]:
+            return  # it waits: more may be appended until the switch is settled
         elif rest:
             yield remove(world, target, tuple(rest))
         else:

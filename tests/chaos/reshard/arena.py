@@ -44,6 +44,7 @@ ring = {{ type = "x-consistent-hash", pack = 100 }}
 exchange = "ring"
 shards = {shards}
 weights = {weights}
+type = "{kind}"
 handler = "arena_handlers:note"
 batch = {{ size = 500, wait = "5ms" }}
 retry = {{ delays = ["50ms"], then = "dead-letter" }}
@@ -106,6 +107,7 @@ class Arena:
     folder: Path
     url: str
     management_url: str = ""
+    kind: str = "classic"
     name: str = "arena"
     seed: int = 0
     wanted: set[str] = field(default_factory=set)
@@ -160,6 +162,7 @@ class Arena:
             management=f'management = "{self.management_url}"' if self.management_url else "",
             shards=shards,
             weights=weights,
+            kind=self.kind,
         )
         beside = self.folder / "topology.new"
         beside.write_text(text)

@@ -1,0 +1,187 @@
+"""Take everything out of a queue to which nothing leads any more, and delete it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from amqp.exceptions import NotFound, ResourceLocked
+
+from feedbus.broker.confirming import Confirming
+from feedbus.broker.probes import LOST_SECONDS, NEEDED, Probes, delete_proved
+from feedbus.errors import Outage
+
+PREFETCH = 1000
+AT_ONCE = 500
+QUIET_SECONDS = 0.05
+IN_USE = "somebody consumes it; end that and apply again"
+REFILLED = "messages have come meanwhile; apply again"
+
+Move = Callable[[Sequence[Any]], None]
+
+
+class _GoneError(Exception):
+    """Somebody else has deleted the queue."""
+
+
+class Emptying:
+    """One queue that is emptied; `with Emptying(…)` gives back what was not moved.
+
+    Whether it is empty is asked of its leader: basic.get is answered by that alone, and 0 is no
+    answer of a count. A quorum queue with a single active consumer refuses basic.get; there a
+    probe that comes back says the same. See feedbus.broker.probes.
+    """
+
+    def __init__(self, connection: Any, queue: str, move: Move | None) -> None:
+        """Open a channel of its own.
+
+        Args:
+            connection: to its broker.
+            queue: by its name there.
+            move: takes messages elsewhere and returns when they are safe there; None where the
+                queue is to be deleted only if it is empty.
+
+        """
+        self._connection = connection
+        self._channel = connection.channel()
+        self._channel.auto_decode = False  # messages go on as they are
+        self._queue = queue
+        self._move = move
+        self._tag = ""
+        self._came: deque[Any] = deque()
+        self._probing = False
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the channel."""
+        if self._channel.is_open:
+            self._channel.close()
+
+    def delete(self, pause_seconds: float) -> str:
+        """Empty and delete the queue; return why it stays, "" when it is gone.
+
+        Args:
+            pause_seconds: see feedbus.broker.probes.in_flight_seconds().
+
+        """
+        try:
+            ready, consumers = self._count()
+            if consumers or (ready and self._move is None):
+                return IN_USE if consumers else REFILLED
+            self._consume()
+            quiet, since = 0, time.monotonic()
+            while quiet < NEEDED or self._came or self._count() != (0, 1):
+                time.sleep(pause_seconds if quiet else 0.0)
+                if self._drain():
+                    if self._move is None:
+                        return REFILLED
+                    quiet, since = 0, time.monotonic()
+                quiet = quiet + 1 if self._is_empty() else 0
+                # Without a leader nobody is counted, not even we.
+                if self._count()[1] > 1 or time.monotonic() > since + 2 * LOST_SECONDS:
+                    return IN_USE
+        except _GoneError:
+            return ""
+        self._channel.basic_cancel(self._tag)
+        delete_proved(self._channel, self._queue)
+        return ""
+
+    def move_all(self) -> None:
+        """Move all messages; the queue stays."""
+        self._consume()
+        while self._drain() or not self._is_empty():
+            pass
+
+    def _consume(self) -> None:
+        self._channel.basic_qos(0, PREFETCH, False)
+        self._tag = self._channel.basic_consume(
+            self._queue, callback=self._came.append, on_cancel=lambda _: None
+        )
+
+    def _drain(self) -> bool:
+        """Move what comes until nothing has come for a moment; return whether anything came."""
+        came = False
+        while self._receive():
+            came = True
+            if self._move is None:
+                break
+            taken = [self._came.popleft() for _ in range(min(AT_ONCE, len(self._came)))]
+            self._move(taken)
+            self._channel.basic_ack(taken[-1].delivery_tag, multiple=True)
+        return came
+
+    def _receive(self) -> bool:
+        """Wait a moment for messages, and longer while they come; whether there are any."""
+        while len(self._came) < AT_ONCE:
+            try:
+                self._channel.connection.drain_events(timeout=QUIET_SECONDS)
+            except TimeoutError:
+                break
+        return bool(self._came)
+
+    def _is_empty(self) -> bool:
+        """Whether the queue's leader has no message that was not delivered."""
+        if not self._probing:
+            channel = self._connection.channel()
+            try:
+                got = channel.basic_get(self._queue)
+            except ResourceLocked:  # which closes the channel
+                self._probing = True
+            else:
+                channel.close()  # which gives back what was got
+                return got is None
+        probes = Probes(self._channel, self._queue, pause_seconds=0.0)
+        probes.put()
+        others: list[Any] = []
+        while probes.awaited and not probes.lost:
+            self._receive()
+            for message in list(self._came):
+                self._came.popleft()
+                if probes.came(message.properties.get("message_id")):
+                    self._channel.basic_ack(message.delivery_tag)
+                else:
+                    others.append(message)
+        self._came.extend(others)
+        return not others and not probes.awaited
+
+    def _count(self) -> tuple[int, int]:
+        try:
+            told = self._channel.queue_declare(self._queue, passive=True)
+        except NotFound as error:
+            raise _GoneError from error
+        return int(told.message_count), int(told.consumer_count)
+
+
+def portable(message: Any) -> Any:
+    """Return a message that was taken from a queue as one that can be published again."""
+    message.properties.pop("user_id", None)  # the broker takes none but our own
+    message.properties["delivery_mode"] = 2
+    return message
+
+
+class Mover:
+    """Moves messages to an exchange, in order, each confirmed there when move() returns."""
+
+    def __init__(self, connection: Any, exchange: str, key: str | None = None) -> None:
+        """Move by the messages' own routing keys, or all by one."""
+        self._connection = connection
+        self._exchange = exchange
+        self._key = key
+
+    def __call__(self, messages: Sequence[Any]) -> None:
+        """Publish messages; a crash before they are settled at their source doubles them."""
+        moving = Confirming(self._connection)
+        letters = [(portable(each), self._exchange, self._key_of(each)) for each in messages]
+        returned = moving.publish(letters, mandatory=True)
+        moving.close()
+        if returned:
+            msg = f"broker: no queue takes what is moved to '{self._exchange or self._key}'"
+            raise Outage(msg)
+
+    def _key_of(self, message: Any) -> str:
+        return self._key or str(message.delivery_info["routing_key"])

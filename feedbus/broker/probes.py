@@ -1,0 +1,124 @@
+"""Prove that a queue is empty: probes of our own come back, and nothing lies between them.
+
+A queue must not be deleted while a message is in it, and RabbitMQ deletes a quorum queue only
+unconditionally: it implements neither if-empty nor if-unused there. A count is no proof either:
+for a quorum queue whose leader is away, or takes longer than 250 ms to answer, the broker reports
+0 messages and 0 consumers.
+
+A probe is a fence with an id that nobody can guess. The queue is first in, first out, so a probe
+that comes back proves that all that was put into the queue before it was delivered before it. What
+was on its way within the broker meanwhile, also while a quorum queue elects its leader, is covered
+by a second probe, put there IN_FLIGHT_SECONDS after the first has come back: the queue is empty
+when nothing lies between the two, its only reader has settled everything before, and no count says
+otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import Any
+
+from feedbus.broker.confirming import Confirming
+from feedbus.topology import Topology
+from feedbus.wire.constants import FENCE
+
+log = logging.getLogger(__name__)
+
+# How long RabbitMQ may take from placing a message to putting it into its queue: the two are no
+# one step there, and a message that was placed by a ring just left must not come behind its fence.
+IN_FLIGHT_SECONDS = 0.2
+NEEDED = 2
+LOST_SECONDS = 5.0  # a probe that has not come back by then has expired, or went to another reader
+
+
+def in_flight_seconds(topology: Topology) -> float:
+    """Return how long a broker may take to put a message into the queue that it was placed in."""
+    return 0.0 if topology.broker_url.embedded else IN_FLIGHT_SECONDS
+
+
+def fence(channel: Any, marked: str, message_id: str = "") -> Any:
+    """Return a message that marks the end of a queue."""
+    properties: dict[str, Any] = {"delivery_mode": 2}
+    if message_id:
+        properties["message_id"] = message_id
+    return channel.prepare_message(b"", headers={FENCE: marked}, properties=properties)
+
+
+class Probes:
+    """The probes of one queue's reader, who reads it alone and settles in order."""
+
+    def __init__(self, channel: Any, queue: str, *, pause_seconds: float) -> None:
+        """Put no probe yet.
+
+        Args:
+            channel: any of the connection by which the queue is read.
+            queue: its name on the broker.
+            pause_seconds: see in_flight_seconds().
+
+        """
+        self._channel = channel
+        self._queue = queue
+        self._pause_seconds = pause_seconds
+        self._awaited = ""
+        self._put_at = 0.0
+        self._quiet = 0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a probe is in the queue that has not come back."""
+        return bool(self._awaited)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the probe should have come back by now."""
+        return self.awaited and time.monotonic() > self._put_at + LOST_SECONDS
+
+    @property
+    def proved(self) -> bool:
+        """Whether enough probes have come back with nothing between them."""
+        return self._quiet >= NEEDED
+
+    def put(self) -> None:
+        """Put the next probe behind all that is in the queue.
+
+        Raises:
+            Outage: the broker does not confirm it.
+
+        """
+        if self._quiet:
+            time.sleep(self._pause_seconds)
+        self._awaited = secrets.token_hex(16)
+        putting = Confirming(self._channel.connection)
+        putting.publish([(fence(self._channel, self._queue, self._awaited), "", self._queue)])
+        putting.close()
+        self._put_at = time.monotonic()
+
+    def came(self, message_id: object) -> bool:
+        """Return whether a message that has come is the awaited probe, and count it if so."""
+        if not self._awaited or message_id != self._awaited:
+            return False
+        self._awaited = ""
+        self._quiet += 1
+        return True
+
+    def disturb(self) -> None:
+        """Note that another message has come: what was proved is so no more."""
+        self._quiet = 0
+
+
+def delete_proved(channel: Any, queue: str) -> None:
+    """Delete a queue that was proved to be empty; log what was in it all the same.
+
+    None of that was feedbus's own: nothing of ours is published to such a queue any more. Only
+    a publisher that names the queue itself can reach it in the moment between proof and deletion.
+    """
+    deleted = channel.queue_delete(queue)
+    if deleted:
+        log.error(
+            "%s: %d messages were published to this queue by its name just as it was deleted, and"
+            " are lost; publish to its exchange instead",
+            queue,
+            deleted,
+        )

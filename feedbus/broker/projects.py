@@ -1,0 +1,70 @@
+"""Several projects on one broker: each is marked there, so that none takes another's for its own.
+
+Everything that a project has on a broker begins with its name and a dot. Where one project is
+called `shop` and another `shop.eu`, the names of the second begin with both. Marks are exchanges
+that nothing is bound to; no name in a topology has a colon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from feedbus.broker import entities
+from feedbus.errors import UsageError
+from feedbus.topology import Topology
+
+PROJECT = ".:project"
+PART = ".:part"  # of a project with a shorter name: what a longer name must not be
+
+
+def marks(topology: Topology) -> Iterator[str]:
+    """Yield the exchanges by which a project is known on its broker."""
+    yield f"{topology.name}{PROJECT}"
+    yield from (f"{topology.name}.{part}{PART}" for part in _parts(topology))
+
+
+def claim(channel: Any, topology: Topology) -> None:
+    """Declare a project's marks.
+
+    Raises:
+        UsageError: names of this project and of another begin alike.
+
+    """
+    remedy = "rename one of them, or give each project a virtual host of its own"
+    for part in _parts(topology):
+        other = f"{topology.name}.{part}"
+        if entities.exchange_exists(channel.connection, other + PROJECT):
+            msg = (
+                f"names in {topology.path.name} begin with '{part}.', and on the broker with"
+                f" '{other}.', as do those of the project '{other}' there; {remedy}"
+            )
+            raise UsageError(msg)
+    if entities.exchange_exists(channel.connection, topology.name + PART):
+        msg = (
+            f'name = "{topology.name}": another project on the broker has exchanges or queues'
+            f" that begin with '{topology.name}.'; {remedy}"
+        )
+        raise UsageError(msg)
+    for mark in marks(topology):
+        channel.exchange_declare(mark, "fanout", durable=True, auto_delete=False)
+
+
+def others(topology: Topology, exchanges: Iterable[str]) -> tuple[str, ...]:
+    """Return the beginnings of names that belong to other projects, of all a broker's exchanges."""
+    return tuple(
+        name.removesuffix(PROJECT) + "."
+        for name in exchanges
+        if name.endswith(PROJECT)
+        and name.startswith(f"{topology.name}.")
+        and name != topology.name + PROJECT
+    )
+
+
+def _parts(topology: Topology) -> list[str]:
+    """Return what dotted names of a topology begin with: "a" and "a.b" of "a.b.c"."""
+    found: dict[str, None] = {}
+    for name in (*topology.exchanges, *topology.queues):
+        words = name.split(".")
+        found |= dict.fromkeys(".".join(words[:count]) for count in range(1, len(words)))
+    return list(found)

@@ -1,0 +1,69 @@
+"""Two projects on one broker, one of whose names begins with the other's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from feedbus import broker, outbox
+from feedbus.broker import generations, inventory
+from feedbus.errors import UsageError
+from feedbus.topology import Queue, Topology
+from tests.systems import System, queue, sharded
+from tests.test_apply import carry_out, changed, nothing_to_do
+
+
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
+    url, management = "", ""
+    if request.param == "rabbitmq":
+        node = request.getfixturevalue("rabbitmq")
+        url, management = node.url, node.management_url
+
+    def made(*queues: Queue) -> System:
+        return System.at(tmp_path, *queues, broker_url=url, management_url=management)
+
+    yield made
+    outbox.close_store()
+
+
+def beside(system: System, *queues: Queue, word: str = "eu") -> Topology:
+    """Return a project on the same broker, called like the first one and a word more."""
+    topology = system.topology
+    found = {each.name: each for each in queues}
+    return replace(topology, name=f"{topology.name}.{word}", queues=found)
+
+
+def test_neither_project_sees_or_touches_what_the_other_has(make: Callable[..., System]) -> None:
+    system = make(queue(), sharded(2))
+    other = beside(system, queue(), sharded(3))
+    generations.establish(other)
+    system.publish([1])
+    System(other).publish([2])
+    assert not {name for name in inventory.take(system.topology).queues if ".eu." in name}
+    assert nothing_to_do(system.topology)
+    assert nothing_to_do(other)
+    carry_out(changed(system, queue(max_length=9), sharded(3)))
+    assert nothing_to_do(other)
+    both = System(other)
+    both.run(both.note)
+    system.run(system.note)
+    assert (system.seen, both.seen) == ([1], [2])
+
+
+def test_projects_whose_names_meet_are_refused_whichever_comes_first(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+    generations.establish(beside(system, queue()))
+    meeting = replace(system.topology, queues={"eu.work": queue("eu.work")})
+    with pytest.raises(UsageError, match=r"begin with 'eu\.'.*rename one of them"):
+        generations.establish(meeting)
+    with broker.connect(system.topology) as connection:
+        assert not broker.queue_exists(connection, f"{system.topology.name}.us.work")
+    generations.establish(replace(system.topology, queues={"us.work": queue("us.work")}))
+    with pytest.raises(UsageError, match="another project on the broker has exchanges or queues"):
+        generations.establish(beside(system, queue(), word="us"))

@@ -1,0 +1,142 @@
+"""Changes of a system with quorum queues, which RabbitMQ deletes only unconditionally."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from feedbus import broker, outbox
+from feedbus.broker import inventory
+from feedbus.broker.names import Names
+from feedbus.plan.making import make_plan
+from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
+from tests.servers.rabbitmq import RabbitMQ
+from tests.systems import System, queue, sharded
+from tests.test_apply import (
+    BATCH,
+    KEYS,
+    WAITING,
+    carry_out,
+    changed,
+    consume_ring,
+    consume_work,
+    nothing_to_do,
+    publish,
+    wait_for_retry,
+)
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def make(any_rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Callable[..., System]]:
+    node = any_rabbitmq
+    yield partial(System.at, tmp_path, broker_url=node.url, management_url=node.management_url)
+    outbox.close_store()
+
+
+def shards(count: int, kind: str = "quorum") -> Queue:
+    return sharded(count, type=kind, single_active_consumer=True, batch=BATCH)
+
+
+def arguments(topology: Topology) -> dict[str, dict]:
+    """Return what each queue of handlers was declared with."""
+    found = inventory.take(topology).queues
+    kept = (".dead", ".retry", ".held", ".generations", ".ledger", ".lock")
+    return {
+        name: dict(one.arguments)
+        for name, one in found.items()
+        if not any(each in name for each in kept)
+    }
+
+
+def test_shards_and_queues_change_with_their_content_in_order(
+    make: Callable[..., System],
+) -> None:
+    single = queue(type="quorum", retry=WAITING, single_active_consumer=True)
+    system = make(single, shards(2), pack=5)
+    wait_for_retry(system.topology, 99)
+    publish(system.topology, 0)
+    wanted = changed(system, replace(single, max_length=1000), shards(3))
+    carry_out(wanted)
+    publish(wanted, 1)
+    last = changed(System(wanted), replace(single, max_length=1000), shards(1))
+    carry_out(last)
+    publish(last, 2)
+    assert consume_ring(last, 3) == {key: [0, 1, 2] for key in KEYS}
+    assert consume_work(last, 3) == [0, 1, 2]
+    seen = inventory.take(last)
+    assert seen.queues[Names(last).delay(last.queues["work"], 600_000)].ready == 1
+    assert len(arguments(last)) == 2
+    assert nothing_to_do(last)
+
+
+def test_queues_become_quorum_queues_and_classic_ones_again(make: Callable[..., System]) -> None:
+    system = make(queue(), shards(2, "classic"))
+    for number, kind in enumerate(("quorum", "classic")):
+        publish(system.topology, 2 * number)
+        wanted = changed(system, queue(type=kind), shards(2, kind))
+        carry_out(wanted)
+        publish(wanted, 2 * number + 1)
+        expected = [2 * number, 2 * number + 1]
+        assert consume_ring(wanted, 2) == dict.fromkeys(KEYS, expected)
+        assert consume_work(wanted, 2) == expected
+        kinds = {one["x-queue-type"] for one in arguments(wanted).values()}
+        assert kinds == {kind}
+        # What is kept beside them has the other type still: it may hold messages.
+        assert nothing_to_do(wanted)
+        system = System(wanted)
+
+
+def test_a_removed_queue_is_deleted_once_it_is_proved_to_be_empty(
+    make: Callable[..., System],
+) -> None:
+    gone = queue("gone", exchange="other", routing_keys=("g",), type="quorum")
+    system = make(queue(type="quorum"), replace(gone, single_active_consumer=True))
+    wanted = changed(system, queue(type="quorum"))
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        channel.basic_consume(f"{wanted.name}.gone", callback=lambda _: None)
+        _, done, told = carry_out(wanted)
+        assert not done
+        assert f"{wanted.name}.gone stays: somebody consumes it; end that and apply again" in told
+    _, done, _ = carry_out(wanted)
+    assert done
+    assert {*arguments(wanted)} == {f"{wanted.name}.work"}
+    assert nothing_to_do(wanted)
+
+
+def test_a_queue_of_an_earlier_version_keeps_up_running_and_apply_replaces_it(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue("other", exchange="other", routing_keys=("o",)))
+    wanted = changed(system, *system.topology.queues.values(), queue(type="quorum"))
+    name = f"{wanted.name}.work"
+    with broker.connect(wanted) as connection:
+        channel = connection.channel()
+        earlier = {"x-queue-type": "quorum", "x-dead-letter-exchange": ""}
+        earlier |= {"x-dead-letter-routing-key": f"{name}.dead", "x-delivery-limit": 7}
+        channel.queue_declare(name, durable=True, auto_delete=False, arguments=earlier)
+    system = system.reshaped(*wanted.queues.values())  # as `feedbus up` does
+    system.publish([1, 2])
+    told = [change.reason for change in make_plan(wanted, None, predict=False).changes]
+    assert f"x-delivery-limit 7 to {NO_DELIVERY_LIMIT}: declared anew, its content is kept" in told
+    carry_out(wanted)
+    assert arguments(wanted)[name]["x-delivery-limit"] == NO_DELIVERY_LIMIT
+    assert consume_work(wanted, 2) == [1, 2]
+    assert nothing_to_do(wanted)
+
+
+def test_messages_that_were_only_prefetched_are_never_dead_letters(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(type="quorum", prefetch=40))
+    system.publish(range(30))
+    for _ in range(30):
+        system.run(system.note, idle_seconds=5.0, max_messages=1)
+    assert sorted(system.seen) == list(range(30))
+    assert system.dead() == []
