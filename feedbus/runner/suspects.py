@@ -9,7 +9,7 @@ from typing import Self
 
 from feedbus import watchdog
 from feedbus.private_files import open_private, private_folder
-from feedbus.watchdog import Note
+from feedbus.watchdog import Note, note_line
 
 DIED = "its process ended"
 HUNG = "its handler took longer than handler_timeout"
@@ -101,5 +101,5 @@ class Suspects:
         # shrinks costs its file system much more.
         line = b"\n"
         if self._deaths or self._in_handler:
-            line = Note(until, self._pid, self._deaths, tuple(self._in_handler)).line()
+            line = note_line(until, self._pid, self._deaths, self._in_handler)
         os.pwrite(self._descriptor, line, 0)

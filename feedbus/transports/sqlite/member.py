@@ -30,6 +30,7 @@ from feedbus.transports.sqlite.owners import enter, reap, take_out
 from feedbus.transports.sqlite.wakeup import DIED, FAREWELL, RANG, SIGNALLED, Bell, Watch
 
 SPREAD_SECONDS = 0.004  # so that those who wait for one clock do not all wake on it at once
+LOOK_SECONDS = 0.05
 
 
 class Member:
@@ -59,6 +60,7 @@ class Member:
         self._watch: Watch | None = None
         self._pulse: Pulse | None = None
         self._owners_seen = -1
+        self._looked_at = 0.0
         self._audience: dict[int, list[int]] = {}  # queue: owners of its consumers, in their order
         self._audience_version = -1
         self._evented = False  # whether an event loop waits for this connection
@@ -146,12 +148,17 @@ class Member:
     def take_arrived(self) -> None:
         """Notice what has happened to this connection and its queues, without waiting.
 
+        It looks once in LOOK_SECONDS at most: nobody closes these connections from outside.
+
         Raises:
             RecoverableConnectionError: it is closed, or others have its deliveries.
 
         """
         self.check_open()
-        self.look()
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_SECONDS:
+            self._looked_at = now
+            self.look()
 
     def look(self) -> set[str]:
         """Notice what has happened until now, without waiting."""
