@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,12 @@ from feedbus import broker, outbox
 from feedbus.broker.names import Names
 from feedbus.bus import Bus
 from feedbus.dispatch import dispatch
-from feedbus.errors import Drop, Outage, Reject, Retry, Unroutable
+from feedbus.errors import BrokerOutage, Drop, Outage, Reject, Retry, Unroutable
 from feedbus.metrics import Metrics, totals
 from feedbus.records import Records
 from feedbus.ring import Ring
 from feedbus.runner import Suspects
+from feedbus.runner.reading import Reading
 from feedbus.topology import Batch, Ladder
 from tests.projects import wait_until
 from tests.systems import BATCH, System, queue, sharded
@@ -449,6 +450,80 @@ def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
     assert system.seen == [1, 1]
     assert system.ready()["next"] == 2
     assert outbox.pending() == []
+
+
+def put_without_id(system: System, numbers: Sequence[int]) -> None:
+    """Publish numbered messages as a foreign client that sets no message id."""
+    with broker.connect(system.topology) as connection:
+        channel: Any = connection.default_channel
+        for number in numbers:
+            message = channel.prepare_message(json.dumps({"n": number}).encode())
+            channel.basic_publish(message, Names(system.topology).exchange("work"), "")
+
+
+def test_equal_messages_without_ids_are_each_handled_on_a_queue_that_says_once(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(once=True), queue("next", exchange="other", routing_keys=("n",)))
+
+    def effect(message: dict[str, Any], bus: Bus) -> None:
+        system.note(message)
+        bus.publish("other", message, "n")
+
+    put_without_id(system, [1, 1, 2])
+    system.run(effect)
+    put_without_id(system, [1])
+    system.run(effect)
+    assert system.seen == [1, 1, 2, 1]
+    children: list[str] = []
+    with broker.connect(system.topology) as connection:
+        channel = connection.default_channel
+        name = Names(system.topology).queue(system.topology.consumer("next"))
+        while (message := channel.basic_get(name)) is not None:
+            children.append(message.properties["message_id"])
+    assert len(set(children)) == 4
+
+
+def test_a_repeat_without_an_id_has_no_second_effect_and_is_counted(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(queue(once=True))
+    metrics = Metrics.none()
+    put_without_id(system, [1])
+
+    def lost(*_: Any) -> None:
+        msg = "the connection was lost before the acknowledgement"
+        raise BrokerOutage(msg)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Reading, "settle", lost)
+        system.run(system.note, max_runtime_seconds=0.3, metrics=metrics)
+    system.run(system.note, metrics=metrics)
+    assert system.seen == [1]
+    assert metrics.value("feedbus_taken_for_repeats_total", "work") >= 1
+    assert system.ready() == {"work": 0}
+
+
+def test_a_message_without_an_id_that_ends_its_process_is_given_up_and_the_next_one_handled(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+
+    class Unforeseen(BaseException):
+        """What no dispatch foresees."""
+
+    def end(message: dict[str, Any], _bus: Bus) -> None:
+        if message["n"] == 1:
+            raise Unforeseen
+        system.note(message)
+
+    put_without_id(system, [1, 2])
+    for _ in range(5):
+        with pytest.raises(Unforeseen):
+            system.run(end)
+    system.run(end)
+    (letter,) = system.dead()
+    assert (json.loads(letter.body), system.seen) == ({"n": 1}, [2])
 
 
 def test_a_run_that_connects_for_longer_than_it_may_idle_still_handles_what_waits(

@@ -155,6 +155,7 @@ def _handling(topology: Topology) -> list[Panel]:
     again = Query(_rate("feedbus_redeliveries_total", "consumer"), "{{consumer}}")
     unidentified = Query(_rate("feedbus_unidentified_deliveries_total", "consumer"), "{{consumer}}")
     misplaced = Query(_rate("feedbus_misplaced_deliveries_total", "consumer"), "{{consumer}}")
+    repeats = Query(_rate("feedbus_taken_for_repeats_total", "consumer"), "{{consumer}}: skipped")
     return [
         Panel("Verdicts", "Records settled in a second, by verdict.", (verdicts,), "cps"),
         Panel("Handling time, 99 %", "99 % of the calls of a handler took so long.", times, "s"),
@@ -164,7 +165,7 @@ def _handling(topology: Topology) -> list[Panel]:
         Panel(
             "Unidentified/s",
             "Published without a message id: equal ones cannot be told apart.",
-            (unidentified,),
+            (unidentified, repeats),
             "cps",
             width=THIRD,
         ),

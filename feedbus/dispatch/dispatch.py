@@ -16,6 +16,7 @@ from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.bus.spool import Spool
+from feedbus.dispatch.twins import Twins
 from feedbus.errors import BrokerOutage, Drop, InvalidBody, Outage, Reject, Retry, StoreOutage
 from feedbus.fork_safety import end_fork
 from feedbus.handling import Handler
@@ -64,6 +65,8 @@ class Dispatch:
         self._metrics = metrics
         self._names = Names(topology)
         self._ladder = Ladder(self._names, consumer)
+        queue = consumer.queue
+        self._twins = Twins(queue.name, metrics) if queue.once else None
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         """Handle deliveries; when this returns, all of them are to be acknowledged.
@@ -76,6 +79,8 @@ class Dispatch:
 
         """
         started = time.perf_counter()
+        if self._twins is not None:
+            deliveries = self._told_apart(self._twins, deliveries)
         opened: list[Opened] = []
         owners: list[Opened] = []
         chunks: list[Chunk] = []
@@ -99,6 +104,16 @@ class Dispatch:
         self._send_fates(opened)
         self._metrics.handled(time.perf_counter() - started, len(records))
         self._count(opened)
+
+    @staticmethod
+    def _told_apart(twins: Twins, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        try:
+            return twins.told_apart(deliveries)
+        except Exception as error:
+            if isinstance(error, Outage) or not outbox.outage(error):
+                raise
+            msg = f"store: {error}"
+            raise StoreOutage(msg) from error
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Dead-letter a delivery unread; it is to be acknowledged then."""

@@ -95,6 +95,12 @@ BATCH = Family(
     ("consumer",),
     BATCH_BOUNDS,
 )
+TAKEN_FOR_REPEATS = Family(
+    "feedbus_taken_for_repeats_total",
+    "counter",
+    "Redelivered messages without ids, skipped since a queue with once had handled an equal one.",
+    ("consumer",),
+)
 DROPPED = Family(
     "feedbus_dead_letters_dropped_total",
     "counter",
@@ -149,6 +155,7 @@ RECORDED = {
         REDELIVERIES,
         MISPLACED,
         UNIDENTIFIED,
+        TAKEN_FOR_REPEATS,
         DROPPED,
         OUTAGES,
         HELD,

@@ -148,6 +148,7 @@ class ConsumerMetrics:
         self._held = by(catalogue.HELD, PARTS)
         self._dropped = by(catalogue.DROPPED, LIMITS)
         self._unidentified = _Counter(counts, catalogue.UNIDENTIFIED, name)
+        self._taken_for_repeats = _Counter(counts, catalogue.TAKEN_FOR_REPEATS, name)
         self._redelivered = _Counter(counts, catalogue.REDELIVERIES, name)
         self._misplaced = _Counter(counts, catalogue.MISPLACED, name)
         self._handling = _Histogram(counts, catalogue.HANDLING, name)
@@ -171,6 +172,10 @@ class ConsumerMetrics:
     def redelivered(self, deliveries: int = 1) -> None:
         """Count deliveries that had been delivered before."""
         self._redelivered.add(deliveries)
+
+    def taken_for_repeats(self, deliveries: int = 1) -> None:
+        """Count redelivered messages without ids that were skipped for equal ones."""
+        self._taken_for_repeats.add(deliveries)
 
     def unidentified(self, deliveries: int = 1) -> None:
         """Count deliveries whose publisher gave no message id."""

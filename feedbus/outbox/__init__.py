@@ -25,6 +25,7 @@ from feedbus.outbox.tables import (
     put,
     put_many,
     remove,
+    seen,
     unseen,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "ready",
     "relay",
     "remove",
+    "seen",
     "transaction",
     "unseen",
 ]

@@ -152,6 +152,15 @@ def remove(ids: Sequence[int]) -> int:
     )
 
 
+def seen(queue: str, ids: Sequence[str]) -> list[str]:
+    """Return those of some messages that a queue has handled before."""
+    distinct = list(dict.fromkeys(ids))
+    found = Inbox.select(Inbox.message_id).where(
+        Inbox.queue == queue, Inbox.message_id.in_(distinct)
+    )
+    return [row.message_id for row in found]
+
+
 def unseen(queue: str, ids: Sequence[str]) -> list[str]:
     """Note these messages as handled by a queue, and return those that were not before.
 

@@ -1,0 +1,61 @@
+"""Equal messages without ids on a queue that says once: which is a repetition, which is another.
+
+Both have the same derived id. One that was not delivered before is certainly another message, so
+it gets an id of its own where the derived one is taken. One that was delivered before may be
+either; it is taken for a repetition, which is logged and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+from feedbus import outbox
+from feedbus.metrics import ConsumerMetrics
+from feedbus.wire import Delivery
+
+log = logging.getLogger(__name__)
+
+
+class Twins:
+    """Tells equal messages of one queue apart, as far as the broker does."""
+
+    def __init__(self, queue: str, metrics: ConsumerMetrics) -> None:
+        """Ask the inbox of a queue; count in metrics what is taken for a repetition."""
+        self._queue = queue
+        self._metrics = metrics
+        self._decided: list[tuple[Delivery, Delivery]] = []
+
+    def told_apart(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Return deliveries, with another id where an equal message has taken it.
+
+        What is decided stays so when the same deliveries are handled again after an outage.
+        """
+        if all(delivery.identified for delivery in deliveries):
+            return deliveries
+        known = {id(given): decided for given, decided in self._decided}
+        unidentified = [one.message_id for one in deliveries if not one.identified]
+        handled = set(outbox.seen(self._queue, unidentified))
+        here: set[str] = set()
+        decided = [known.get(id(one)) or self._decide(one, handled, here) for one in deliveries]
+        self._decided = list(zip(deliveries, decided, strict=True))
+        return decided
+
+    def _decide(self, delivery: Delivery, handled: set[str], here: set[str]) -> Delivery:
+        if delivery.identified:
+            return delivery
+        if delivery.message_id not in handled | here:
+            here.add(delivery.message_id)
+            return delivery
+        if delivery.redelivered and delivery.message_id in handled:
+            self._metrics.taken_for_repeats()
+            log.warning(
+                "%s skips %s: it has no message id, was delivered before, and an equal message"
+                " has been handled; publish with message ids to tell them apart",
+                self._queue,
+                delivery.message_id,
+            )
+            return delivery
+        return replace(delivery, message_id=f"{delivery.message_id}.{uuid.uuid4().hex[:16]}")
