@@ -426,7 +426,7 @@ def test_a_consumer_that_goes_on_says_so_and_waits_longer_only_while_nothing_suc
 
     system.publish([1, 2])
     with caplog.at_level(logging.INFO):
-        system.run(fail_twice, on_hold=holds.append)
+        system.run(fail_twice, on_hold=holds.append, idle_seconds=60, max_messages=2)
     assert holds == ["the printer is away", "", "the printer is away", ""]
     told = [record.getMessage() for record in caplog.records if "printer" in record.getMessage()]
     assert len(told) == 2  # an equal line is folded
