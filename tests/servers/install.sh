@@ -26,6 +26,7 @@ missing() {
     has_rabbitmq || echo rabbitmq-server
     has_postgresql || echo postgresql
     has_prometheus || echo prometheus
+    command -v openssl >/dev/null || echo openssl
 }
 
 log=$(mktemp)
