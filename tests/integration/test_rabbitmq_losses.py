@@ -19,7 +19,6 @@ from feedbus.broker.names import Names
 from feedbus.bus import Bus, LiveBus
 from feedbus.errors import BrokerOutage
 from feedbus.metrics import Metrics
-from feedbus.runner import suspects
 from feedbus.urls import parse_broker_url
 from tests.projects import wait_until
 from tests.servers.proxy import SilentProxy
@@ -171,12 +170,11 @@ def test_a_timeout_that_the_topology_does_not_know_is_learned_from_the_broker(
 
 
 def test_a_message_whose_handling_takes_longer_than_the_brokers_timeout_is_given_up(
-    fragile_rabbitmq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fragile_rabbitmq, tmp_path: Path
 ):
     if fragile_rabbitmq.version.number >= (4, 3):
         pytest.skip("4.3 applies consumer_timeout to no classic queue")
-    monkeypatch.setattr(suspects, "DEATHS_ALLOWED", 2)
-    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    system = System.at(tmp_path, queue(delivery_limit=2), broker_url=fragile_rabbitmq.url)
 
     def slow(message: dict[str, Any], _bus: Bus) -> None:
         system.note(message)
@@ -193,11 +191,8 @@ def test_a_message_whose_handling_takes_longer_than_the_brokers_timeout_is_given
     assert system.seen.count(1) <= 3
 
 
-def test_a_message_whose_handler_stops_the_heartbeats_is_given_up(
-    rabbitmq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(suspects, "DEATHS_ALLOWED", 2)
-    system = System.at(tmp_path, queue(), broker_url=f"{rabbitmq.url}?heartbeat=1")
+def test_a_message_whose_handler_stops_the_heartbeats_is_given_up(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(delivery_limit=2), broker_url=f"{rabbitmq.url}?heartbeat=1")
 
     def stop_every_thread(message: dict[str, Any], _bus: Bus) -> None:
         system.note(message)
