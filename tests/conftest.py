@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from tests.servers.fixtures import (  # noqa: F401 -- fixtures
     any_postgres,
     any_rabbitmq,
@@ -18,3 +20,13 @@ from tests.servers.fixtures import (  # noqa: F401 -- fixtures
 
 # What a shell starts in the background ignores SIGINT, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Escape what UTF-8 does not have: several workers exchange captured logs as UTF-8."""
+    report = yield
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+    return report
