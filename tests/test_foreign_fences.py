@@ -20,6 +20,8 @@ from feedbus.wire.constants import FENCE
 from tests.servers import versions
 from tests.systems import BATCH, System, queue, sharded
 
+FLOOD = ledger.KEPT + 50
+
 
 @pytest.fixture(params=["embedded", *versions.chosen()])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
@@ -30,12 +32,15 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
     outbox.close_store()
 
 
-def put(topology: Topology, name: str, body: bytes = b"", **headers: Any) -> None:
+def put(
+    topology: Topology, name: str, body: bytes = b"", *, times: int = 1, **headers: Any
+) -> None:
     """Publish to a queue by its name, as anybody can."""
     with broker.connect(topology) as connection:
         channel = connection.channel()
         message = channel.prepare_message(body, headers=headers, properties={"delivery_mode": 2})
-        channel.basic_publish(message, "", name)
+        for _ in range(times):
+            channel.basic_publish(message, "", name)
         channel.close()
 
 
@@ -103,6 +108,8 @@ def test_a_message_in_place_of_the_state_neither_stops_nor_moves_consumers(
     with broker.connect(system.topology) as connection:
         before = ledger.states(connection, system.topology)["ring"]
         put(system.topology, names.generations("ring"), body)
+        assert ledger.states(connection, system.topology)["ring"] == before
+        put(system.topology, names.generations("ring"), body, times=FLOOD)  # the state is gone
         with caplog.at_level(logging.ERROR):
             assert ledger.states(connection, system.topology)["ring"] == before
         assert "none of feedbus's" in caplog.text
@@ -122,7 +129,7 @@ def test_where_both_states_are_foreign_it_is_said_what_is_in_the_way(
     names = Names(system.topology)
     both = names.ledger("ring"), names.generations("ring")
     for name in both:
-        put(system.topology, name, json.dumps({"hello": "there"}).encode())
+        put(system.topology, name, json.dumps({"hello": "there"}).encode(), times=FLOOD)
     with pytest.raises(UsageError) as caught:
         generations.establish(system.topology)
     assert all(name in str(caught.value) for name in both)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker, outbox
-from feedbus.broker import inventory
+from feedbus.broker import inventory, ledger
 from feedbus.broker.names import Names
 from feedbus.plan.making import make_plan
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
@@ -140,3 +140,22 @@ def test_messages_that_were_only_prefetched_are_never_dead_letters(
         system.run(system.note, idle_seconds=5.0, max_messages=1)
     assert sorted(system.seen) == list(range(30))
     assert system.dead() == []
+
+
+def test_a_state_that_a_reader_gives_back_late_does_not_replace_the_newer_one(
+    make: Callable[..., System],
+) -> None:
+    system = make(shards(2))
+    names = Names(system.topology)
+    with broker.connect(system.topology) as reader:
+        channel = reader.channel()
+        message = channel.basic_get(names.generations("ring"))
+        newer = system.reshaped(shards(3)).topology
+        # Others have read the newer one and given it back: so it comes before the older.
+        assert len(ledger.states(reader, newer)["ring"].current.members) == 3
+        channel.basic_reject(message.delivery_tag, requeue=True)
+        channel.close()
+        for _ in range(2):
+            found = ledger.states(reader, newer)["ring"]
+            assert len(found.current.members) == 3
+        assert broker.count(reader, names.generations("ring")) == 1

@@ -1,10 +1,10 @@
 """What the broker itself keeps of a ring: which generation is current, and which still drain.
 
-A queue of length one holds a message that names them, oldest first. Whoever changes it holds the
-topology's lock, and reads it from a second such queue, the ledger: a reader has the first in hand
-for a moment, so that another may find nothing there, or what was true before. Readers may err so,
-since an old state leads to queues that are gone or to packs that come back; whoever switches may
-not.
+A queue holds a message that names them, oldest first; readers drop what it has replaced. Whoever
+changes it holds the topology's lock, and reads it from a second such queue, the ledger: a reader
+holds the message of the first for a moment, so that another may find nothing there, or what was
+true before. Readers may err so, since an old state leads to queues that are gone or to packs that
+come back; whoever switches may not.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kombu.connection import Connection
 from feedbus import broker
 from feedbus.broker import entities
 from feedbus.broker.confirming import Confirming
+from feedbus.broker.differences import differs_in
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.topology import Generation, Topology
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 READ_ATTEMPTS = 100
 RECALL_ATTEMPTS = 10  # nobody reads the ledger but under the lock; who died with it gives it back
 READ_PAUSE_SECONDS = 0.03
+# A quorum queue keeps what is given back in the order of its return, and drops its first message
+# where there are too many. With room for one, a reader that gives an old state back after another
+# has given the newer one back would replace the newer by the old, for good.
+KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,23 +171,30 @@ def _take(
 
     """
     for _ in range(attempts):
-        tags: list[int] = []
-        found: list[State] = []
+        found: dict[int, State | None] = {}
         while (message := channel.basic_get(queue)) is not None:
-            tags.append(message.delivery_tag)
             state = _decode(exchange, message.body)
-            if state is not None and _is_ours(channel, topology, state):
-                found.append(state)
-        for tag in tags:
-            channel.basic_reject(tag, requeue=True)
+            ours = state is not None and _is_ours(channel, topology, state)
+            found[message.delivery_tag] = state if ours else None
+        tag, latest = max(found.items(), key=_serial, default=(0, None))
+        for each in found:
+            # With the latest there, what it replaced or somebody else put there goes. Without one
+            # nothing does: who mends this may want to see it.
+            if latest is None or each == tag:
+                channel.basic_reject(each, requeue=True)
+            else:
+                channel.basic_ack(each)
+        if latest is not None:
+            return latest
         if found:
-            # There may be two for a moment, when another reader gives back one that was replaced.
-            return max(found, key=lambda state: state.serial)
-        if tags:
             raise _DamagedError
         # Another reader has it in hand for a moment, or there is none.
         time.sleep(READ_PAUSE_SECONDS)
     return None
+
+
+def _serial(found: tuple[int, State | None]) -> int:
+    return -1 if found[1] is None else found[1].serial
 
 
 def _is_ours(channel: Any, topology: Topology, state: State) -> bool:
@@ -192,7 +204,12 @@ def _is_ours(channel: Any, topology: Topology, state: State) -> bool:
 
 def _declare(channel: Any, topology: Topology, exchange: str, queue: str) -> None:
     quorum = entities.quorum_beside(topology, exchange)
-    entities.declare_kept(channel, queue, {"x-max-length": 1}, quorum=quorum)
+    try:
+        entities.declare_kept(channel, queue, {"x-max-length": KEPT}, quorum=quorum)
+    except UsageError as error:
+        if differs_in(error.__cause__) != "x-max-length":
+            raise
+        entities.declare_kept(channel, queue, {"x-max-length": 1}, quorum=quorum)  # of version 0.1
 
 
 def _decode(exchange: str, body: bytes | str) -> State | None:

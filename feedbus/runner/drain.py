@@ -200,14 +200,16 @@ def standing(connection: Any, topology: Topology, consumer: Consumer, queue: str
         begun = broker.exchange_exists(connection, names.gate(consumer))
         return "switching" if begun else "ending"
     exchange = consumer.queue.exchange
-    found = _standing(names, ledger.states(connection, topology).get(exchange), queue)
-    if found != "in use":
-        return found
+    seen = ledger.states(connection, topology).get(exchange)
+    if _standing(names, seen, queue) == "ending":
+        return "ending"
     try:
         # What readers see may be out of date; what is written under the lock is not.
         with broker.locked(connection, topology):
             channel = connection.channel()
             state = ledger.recall(channel, topology, exchange)
+            if state is not None and state != seen:
+                ledger.mend(channel, names, state)
             channel.close()
     except UsageError:  # a switch is under way
         return "switching"

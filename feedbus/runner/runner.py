@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 LONG_POLL_SECONDS = 5.0
 BARRIER_POLL_SECONDS = 0.1
+SWITCHING_POLL_SECONDS = 0.5
 NOT_FOUND = 404
 HERE_SECONDS = 0.0001  # for what has arrived already
 
@@ -243,7 +244,7 @@ class Runner:
                 self._drop(reading.tag)
                 return True
             if found == "switching" or not readers:
-                self._told_to_stop.wait(BARRIER_POLL_SECONDS)
+                self._told_to_stop.wait(SWITCHING_POLL_SECONDS)
                 return True
         self._buffer.pop()
         reading.pass_fence(fence.tag, fence.message_id)
