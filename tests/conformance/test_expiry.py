@@ -60,10 +60,10 @@ def test_a_held_delivery_does_not_expire(channel):
 
 def test_a_delivery_that_comes_back_too_late_expires(channel):
     queue(channel, "dead")
-    queue(channel, "q", message_ttl=100, dead_letter_exchange="", dead_letter_routing_key="dead")
+    queue(channel, "q", message_ttl=2_000, dead_letter_exchange="", dead_letter_routing_key="dead")
     put(channel, "q", "m")
     held = take(channel, "q", no_ack=False)
-    drain_quietly(channel)
+    drain_quietly(channel, 2.1)
     channel.basic_reject(tag(held), True)
     assert text(take(channel, "dead")) == "m"
 
