@@ -18,8 +18,10 @@ from tests.servers.fixtures import (  # noqa: F401 -- fixtures
     store_url,
 )
 
-# What a shell starts in the background ignores SIGINT, and so would all that the tests start.
+# What a shell starts in the background ignores SIGINT, and what nohup starts ignores SIGHUP; so
+# would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)
