@@ -56,6 +56,9 @@ class Connection(frames.Connection):
         if timeout is None:
             self._await_answer()
             return
+        if timeout <= 0 and not self._has_arrived():
+            msg = "nothing has arrived"  # py-amqp asks so before each message that it publishes
+            raise TimeoutError(msg)
         deadline = time.monotonic() + timeout
         while not self._read(deadline - time.monotonic()):
             # A heartbeat, or a part of a message whose rest may have arrived already.
@@ -70,7 +73,7 @@ class Connection(frames.Connection):
             RecoverableConnectionError: the connection is closed, or the broker is silent.
 
         """
-        while self._open_transport()._read_buffer or self._arrivals.poll(0):  # noqa: SLF001 -- as above
+        while self._has_arrived():
             try:
                 self.drain_events(SHORTEST_SECONDS)
             except TimeoutError:
@@ -115,6 +118,9 @@ class Connection(frames.Connection):
     def _read(self, seconds: float) -> Any:
         self._open_transport()
         return self.blocking_read(max(seconds, SHORTEST_SECONDS))
+
+    def _has_arrived(self) -> bool:
+        return bool(self._open_transport()._read_buffer or self._arrivals.poll(0))  # noqa: SLF001 -- as above
 
     def _open_transport(self) -> Any:
         if self._transport is None or not self._transport.connected:
