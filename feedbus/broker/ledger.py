@@ -138,7 +138,20 @@ def write(channel: Any, names: Names, state: State) -> State:
         )
         writing.publish([(message, "", queue)])
     writing.close()
+    for queue in (names.ledger(state.current.exchange), names.generations(state.current.exchange)):
+        _drop_replaced(channel, written, queue)
     return written
+
+
+def _drop_replaced(channel: Any, written: State, queue: str) -> None:
+    """Delete the states before the written one; what a reader holds now goes at its next read."""
+    while (message := channel.basic_get(queue)) is not None:
+        state = _decode(written.current.exchange, message.body)
+        if state is None or state.serial >= written.serial:
+            # Older ones come first, but for those that a reader gave back to a quorum queue.
+            channel.basic_reject(message.delivery_tag, requeue=True)
+            return
+        channel.basic_ack(message.delivery_tag)
 
 
 class _DamagedError(Exception):
