@@ -6,14 +6,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-# Most tests wait for servers and processes, so two workers wait side by side.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Most tests wait for servers and processes, so three workers wait side by side.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 ON_A_BROKER := tests/conformance tests/integration tests/chaos tests/test_apply.py tests/test_generations.py \
 	tests/test_plan.py tests/test_runner.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test test-all model chaos fuzz lint cluster bench clean
+.PHONY: help demo up test coverage test-all model chaos fuzz lint cluster bench clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -26,6 +26,10 @@ up: $(VENV)/.runtime  ## start everything in the foreground; Ctrl-C stops it
 	@$(BIN)/feedbus up
 
 test: $(VENV)/.dev  ## all tests, with the servers they need where they can be installed
+	@sh tests/servers/install.sh
+	@$(PYTEST) $(PYTEST_ARGS)
+
+coverage: $(VENV)/.dev  ## all tests, and which lines and branches none of them runs; takes twice as long
 	@sh tests/servers/install.sh
 	@$(PYTEST) --cov --cov-report=term $(PYTEST_ARGS)
 
