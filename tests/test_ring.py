@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -197,11 +198,24 @@ def test_a_generation_becomes_a_ring_in_one_call():
     assert Ring.of(generation.members).buckets == generation.members
 
 
+@given(sizes=st.tuples(st.integers(1, 10_000), st.integers(1, 10_000)), start=st.integers(0))
+def test_classes_are_placed_together_as_one_by_one(sizes, start):
+    fewer, more = sorted(sizes)
+    hashes = [(start + number * 4099) % CLASSES for number in range(100)]
+    first, second = bulk.jump(np.array(hashes, np.uint32), fewer, more)
+    one_by_one = jumper()
+    assert first.tolist() == [one_by_one(each, fewer) for each in hashes]
+    assert second.tolist() == [one_by_one(each, more) for each in hashes]
+
+
 def test_flows_count_every_class_of_keys():
-    jump = jumper()
-    second = sum(jump(key_hash, 2) for key_hash in range(CLASSES)) / CLASSES
-    found = flows(Ring.of([("a", 1)]), Ring.of([("b", 1), ("a", 1)]))
-    assert found == {("a", "b"): 1 - second, ("a", "a"): second}
+    pairs = bulk.pairs_of_classes(10, 13)
+    assert sum(pairs.values()) == CLASSES
+    assert all(first == second or second >= 10 for first, second in pairs)
+    old, new = ring_of([1] * 10), ring_of([1] * 13)
+    assert flows(old, new) == {
+        (f"q{first}", f"q{second}"): count / CLASSES for (first, second), count in pairs.items()
+    }
 
 
 def test_flows_say_whence_and_where_keys_go():

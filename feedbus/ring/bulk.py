@@ -24,6 +24,7 @@ from feedbus.ring.jumping import (
 )
 
 WORDS_OF_BLOCK = 3
+AT_ONCE = 1 << 14  # classes whose words fit a processor's cache
 SHIFTS = ((-13, 8, -13), (-12, 16, -5), (-3, 10, -15))  # to the left where positive
 
 Words = NDArray[np.uint32]
@@ -34,8 +35,9 @@ def buckets_of(keys: Sequence[str], buckets: int) -> list[int]:
     """Return the bucket of each key among so many, at least one."""
     if not keys:
         return []
-    places: list[int] = _jump(_hash([key.encode() for key in keys]), buckets).tolist()
-    return places
+    (places,) = jump(_hash([key.encode() for key in keys]), buckets)
+    found: list[int] = places.tolist()
+    return found
 
 
 def _hash(keys: Sequence[bytes]) -> Words:
@@ -78,29 +80,48 @@ def _mix(one: Words, two: Words, three: Words, shift: int) -> None:
     one ^= three << np.uint32(shift) if shift > 0 else three >> np.uint32(-shift)
 
 
-def _jump(hashes: Words, buckets: int) -> NDArray[Any]:
-    """Return the bucket of each hash."""
+def pairs_of_classes(fewer: int, more: int) -> dict[tuple[int, int], int]:
+    """Count the classes of keys by (bucket among fewer, bucket among more), for all 2**21 classes.
+
+    One walk finds both buckets: the jumps are the same, only their end differs. Ten thousand
+    buckets take about half a second of processor time.
+    """
+    places = np.empty(CLASSES, np.int64)
+    for start in range(0, CLASSES, AT_ONCE):
+        hashes = np.arange(start, start + AT_ONCE, dtype=np.uint32)
+        first, second = jump(hashes, fewer, more)
+        places[start : start + AT_ONCE] = first * more + second
+    found, counts = np.unique(places, return_counts=True)
+    pairs = zip((found // more).tolist(), (found % more).tolist(), strict=True)
+    return dict(zip(pairs, counts.tolist(), strict=True))
+
+
+def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
+    """Return the bucket of each hash among each of some numbers of buckets, in ascending order."""
     words = _state(hashes)
-    found = np.zeros(len(hashes), np.int64)
+    found = [np.zeros(len(hashes), np.int64) for _ in sizes]
     active = np.arange(len(hashes))
     following = np.ones(len(hashes), np.int64)
     place = 0
     while len(active):
-        former = words[place]
+        former = words[place][active]
         place = (place + 1) % STATE_WORDS
-        word = words[place]
+        word = words[place][active]
         word ^= word << np.uint64(31)
         word ^= word >> np.uint64(11)
         word ^= former ^ (former >> np.uint64(30))
+        words[place][active] = word
         draws = word * np.uint64(OUTPUT_FACTOR)
-        found[active] = following - 1
+        bucket = following - 1
+        for buckets, size in zip(found, sizes, strict=True):
+            within = bucket < size
+            buckets[active[within]] = bucket[within]
         # A draw of 0 is an infinite jump, as it is one past all buckets.
         with np.errstate(divide="ignore"):
-            reached = np.minimum(ONE * following / draws.astype(np.float64), float(buckets))
+            reached = np.minimum(ONE * following / draws.astype(np.float64), float(sizes[-1]))
         following = reached.astype(np.int64) + 1
-        on = following <= buckets
+        on = following <= sizes[-1]
         active, following = active[on], following[on]
-        words = [each[on] for each in words]
     return found
 
 

@@ -34,7 +34,8 @@ class Ring:
         """Return the ring of (queue, weight) pairs, bound in their order."""
         ring = cls()
         for queue, weight in members:
-            ring.bind(queue, weight)
+            ring._add(queue, weight)
+        ring._rebuild()
         return ring
 
     def __len__(self) -> int:
@@ -53,11 +54,7 @@ class Ring:
             UsageError: the weight is no positive integer.
 
         """
-        if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:
-            msg = f"weight of {queue}: expected a positive integer, got {weight!r}"
-            raise UsageError(msg)
-        if queue not in self._weights:
-            self._weights[queue] = weight
+        if self._add(queue, weight):
             self._rebuild()
 
     def unbind(self, queue: str) -> None:
@@ -113,6 +110,15 @@ class Ring:
         for index, bucket in zip(fresh, buckets_of(chosen, len(buckets)), strict=True):
             found[index] = buckets[bucket]
         return cast("list[str]", found)
+
+    def _add(self, queue: str, weight: int) -> bool:
+        if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:
+            msg = f"weight of {queue}: expected a positive integer, got {weight!r}"
+            raise UsageError(msg)
+        new = queue not in self._weights
+        if new:
+            self._weights[queue] = weight
+        return new
 
     def _rebuild(self) -> None:
         self._buckets = [queue for queue, weight in self._weights.items() for _ in range(weight)]
