@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedbus import broker, config
+from feedbus.balance.traffic import Tally
+from feedbus.balance.weights import find
 from feedbus.broker import generations, inventory
 from feedbus.bus import LiveBus
 from feedbus.cli import main
-from feedbus.cli.balance import find
-from feedbus.cli.traffic import Tally
 from feedbus.config.editing import weighted
 from feedbus.ring import Ring, frontier
 from feedbus.ring.jumping import CLASSES, jumper, visits

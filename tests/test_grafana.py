@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from feedbus import config
 from feedbus.cli import main
-from feedbus.cli.grafana import dashboard_uid
-from feedbus.cli.panels import rows
+from feedbus.dashboards.grafana import dashboard_uid
+from feedbus.dashboards.panels import rows
 from feedbus.metrics import catalogue
 from tests.servers import prometheus as monitoring
 from tests.servers.required import PROMETHEUS, missing

@@ -1,76 +1,13 @@
-"""Routing keys named on a command line: a range, a file of lines, or standard input."""
+"""The type of options that name routing keys."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from feedbus.errors import UsageError
-
-KEY_BYTES = 255
-_RANGE = re.compile(r"(\d+)\.\.(\d+)", re.ASCII)
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """Where routing keys come from; reading them raises UsageError at the first that is none."""
-
-    source: str
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the keys in their order; one that stands there twice comes twice."""
-        match = _RANGE.fullmatch(self.source)
-        if match:
-            return map(str, range(int(match[1]), int(match[2]) + 1))
-        return (check_key(text, where) for where, text in self.lines())
-
-    @property
-    def is_range(self) -> bool:
-        """Whether the keys are numbers, not lines."""
-        return _RANGE.fullmatch(self.source) is not None
-
-    def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield each line of the file that is not empty, and before it where it stands."""
-        name = "standard input" if self.source == "-" else self.source
-        try:
-            with click.open_file(self.source, "rb") as file:
-                for number, line in enumerate(file, 1):
-                    text = line.removesuffix(b"\n").removesuffix(b"\r")
-                    if number == 1:
-                        text = text.removeprefix(_BYTE_ORDER_MARK)
-                    if text:
-                        yield f"{name}:{number}", _decode(text, f"{name}:{number}")
-        except OSError as error:
-            msg = f"cannot read keys from {name}: {error.strerror or error}"
-            raise UsageError(msg) from error
-
-
-def _decode(line: bytes, where: str) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        msg = f"{where}: expected a routing key in UTF-8, one on each line, got {error.reason}"
-        raise UsageError(msg) from error
-
-
-def check_key(key: str, where: str) -> str:
-    """Return a routing key; what is too long for one is refused.
-
-    Raises:
-        UsageError: it has more than 255 bytes in UTF-8.
-
-    """
-    length = len(key.encode())
-    if length > KEY_BYTES:
-        msg = f"{where}: expected a routing key of at most {KEY_BYTES} bytes, got {length:,}"
-        raise UsageError(msg)
-    return key
+from feedbus.balance.keys import RANGE, Keys
 
 
 class KeysType(click.ParamType[Keys]):
@@ -80,7 +17,7 @@ class KeysType(click.ParamType[Keys]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Keys:
         """Return the source of keys; what can only be a range must be a good one."""
-        match = _RANGE.fullmatch(value)
+        match = RANGE.fullmatch(value)
         if match and int(match[1]) > int(match[2]):
             self.fail(f"expected A..B with A up to B, got '{value}'", param, ctx)
         if not match and ".." in Path(value).name and not Path(value).exists():

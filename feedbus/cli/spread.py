@@ -5,75 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
-from typing import Any, Self
 
 import click
 
+from feedbus.balance.keys import Keys
+from feedbus.balance.spread import Spread, find_ring, moved, place
 from feedbus.cli import Context, counted
-from feedbus.cli.keys import KEYS, Keys
+from feedbus.cli.keys import KEYS
 from feedbus.cli.names import QUEUE
 from feedbus.errors import UsageError
-from feedbus.ring import Ring, max_over_share
-from feedbus.topology import Generation, Topology
 
 BAR_WIDTH = 40
 MOVES_SHOWN = 20
-AT_ONCE = 10_000
-
-
-@dataclass(slots=True)
-class Spread:
-    """How many records each member of a ring gets; members are in the order of the topology."""
-
-    ring: Ring
-    members: list[tuple[str, int]]
-    records: Counter[str] = field(default_factory=Counter)
-
-    @classmethod
-    def over(cls, topology: Topology, generation: Generation) -> Self:
-        """Return the spread of no record over a generation of the topology."""
-        weights = dict(generation.members)
-        shown = [(name, weights[name]) for name in topology.consumers if name in weights]
-        return cls(Ring.of(generation.members), shown)
-
-    @property
-    def max_over_mean(self) -> float:
-        """The busiest member's records over those of an average one: 1 is even."""
-        busiest = max(self.records[name] for name, _ in self.members)
-        return busiest * len(self.members) / self.records.total()
-
-    @property
-    def max_over_share(self) -> float:
-        """The busiest member's records over its share by weight: 1 is even."""
-        return max_over_share(self.records, self.members)
-
-    @property
-    def equal_weights(self) -> bool:
-        """Whether every member's share is the mean."""
-        return len({weight for _, weight in self.members}) == 1
-
-    def report(self) -> dict[str, Any]:
-        """Return what --json prints of it."""
-        total = self.records.total()
-        shards = [
-            {
-                "name": name,
-                "weight": weight,
-                "records": self.records[name],
-                "share": round(self.records[name] / total, 6),
-            }
-            for name, weight in self.members
-        ]
-        return {
-            "shards": shards,
-            "max_over_mean": round(self.max_over_mean, 4),
-            "max_over_share": round(self.max_over_share, 4),
-        }
 
 
 @click.command(
@@ -126,74 +70,13 @@ def command(
         report = {"exchange": generation.exchange, "records": spread.records.total()}
         report |= spread.report()
         if before:
-            report["against"] = {"file": str(against), **before.report(), **_moved(moves)}
+            report["against"] = {"file": str(against), **before.report(), **moved(moves)}
         click.echo(json.dumps(report, indent=2, ensure_ascii=False))
         return
     click.echo(_table(spread))
     if before:
         click.echo(f"\n{_told(moves, str(against), str(path))}")
         click.echo(f"in {against} the busiest gets {before.max_over_mean:.3f} times the mean")
-
-
-def find_ring(topology: Topology, name: str, path: Path) -> Generation:
-    """Return the ring that a queue is on, or that an exchange has.
-
-    Raises:
-        UsageError: there is no such queue or exchange, or it has no ring.
-
-    """
-    queue = topology.queues.get(name)
-    exchange = topology.exchanges.get(queue.exchange if queue else name)
-    hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
-    if exchange is None:
-        known = [*topology.queues, *hashed]
-        near = get_close_matches(name, known, n=1)
-        shard = topology.consumers.get(name)
-        if shard:
-            hint = f"'{name}' is a shard; ask for its queue, '{shard.queue.name}'"
-        else:
-            hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
-        msg = f"{path}: no queue or hash exchange named '{name}'; {hint}"
-        raise UsageError(msg)
-    if not exchange.hashed:
-        subject = f"queue '{name}' is on '{exchange.name}'," if queue else f"'{name}' is"
-        there = f"here: {', '.join(hashed)}" if hashed else "there is none here"
-        msg = (
-            f"{path}: {subject} a {exchange.type} exchange; only an x-consistent-hash exchange "
-            f"spreads keys over shards; {there}"
-        )
-        raise UsageError(msg)
-    generation = topology.generation(exchange.name)
-    if not generation.members:
-        msg = f"{path}: no queue names the exchange '{exchange.name}', so it has no shards"
-        raise UsageError(msg)
-    return generation
-
-
-def place(keys: Iterable[str], spread: Spread, before: Spread | None) -> Counter[tuple[str, str]]:
-    """Count each key's place in spread, and in before; return how many went whence and where."""
-    pairs: Counter[tuple[str, str]] = Counter()
-    left = iter(keys)
-    while some := list(islice(left, AT_ONCE)):
-        entered = spread.ring.route_many(some)
-        spread.records.update(entered)
-        if before is not None:
-            earlier = before.ring.route_many(some)
-            before.records.update(earlier)
-            pairs.update(zip(earlier, entered, strict=True))
-    return pairs
-
-
-def _moved(pairs: Counter[tuple[str, str]]) -> dict[str, Any]:
-    """Return what --json prints of the keys that move, the largest moves first."""
-    largest_first = sorted(pairs.items(), key=lambda one: (-one[1], one[0]))
-    moves = [
-        {"from": left, "to": entered, "records": records}
-        for (left, entered), records in largest_first
-        if left != entered
-    ]
-    moved = pairs.total() - sum(n for (left, entered), n in pairs.items() if left == entered)
-    return {"moved": moved, "moved_share": round(moved / pairs.total(), 6), "moves": moves}
 
 
 def _table(spread: Spread) -> str:
@@ -221,7 +104,7 @@ def _bar(part: float) -> str:
 
 
 def _told(pairs: Counter[tuple[str, str]], left: str, entered: str) -> str:
-    found = _moved(pairs)
+    found = moved(pairs)
     moves = found["moves"]
     verb = "moves" if found["moved"] == 1 else "move"
     share = f"{found['moved']:,} of {counted(pairs.total(), 'record')} ({found['moved_share']:.2%})"

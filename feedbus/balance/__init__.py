@@ -1,0 +1,1 @@
+"""Where given keys go on a ring, and the weights that even them out."""

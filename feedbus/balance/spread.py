@@ -1,0 +1,128 @@
+"""How many records each shard of a ring gets of some keys, and which keys would move."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+from feedbus.errors import UsageError
+from feedbus.ring import Ring, max_over_share
+from feedbus.topology import Generation, Topology
+
+AT_ONCE = 10_000
+
+
+@dataclass(slots=True)
+class Spread:
+    """How many records each member of a ring gets; members are in the order of the topology."""
+
+    ring: Ring
+    members: list[tuple[str, int]]
+    records: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def over(cls, topology: Topology, generation: Generation) -> Self:
+        """Return the spread of no record over a generation of the topology."""
+        weights = dict(generation.members)
+        shown = [(name, weights[name]) for name in topology.consumers if name in weights]
+        return cls(Ring.of(generation.members), shown)
+
+    @property
+    def max_over_mean(self) -> float:
+        """The busiest member's records over those of an average one: 1 is even."""
+        busiest = max(self.records[name] for name, _ in self.members)
+        return busiest * len(self.members) / self.records.total()
+
+    @property
+    def max_over_share(self) -> float:
+        """The busiest member's records over its share by weight: 1 is even."""
+        return max_over_share(self.records, self.members)
+
+    @property
+    def equal_weights(self) -> bool:
+        """Whether every member's share is the mean."""
+        return len({weight for _, weight in self.members}) == 1
+
+    def report(self) -> dict[str, Any]:
+        """Return what --json prints of it."""
+        total = self.records.total()
+        shards = [
+            {
+                "name": name,
+                "weight": weight,
+                "records": self.records[name],
+                "share": round(self.records[name] / total, 6),
+            }
+            for name, weight in self.members
+        ]
+        return {
+            "shards": shards,
+            "max_over_mean": round(self.max_over_mean, 4),
+            "max_over_share": round(self.max_over_share, 4),
+        }
+
+
+def find_ring(topology: Topology, name: str, path: Path) -> Generation:
+    """Return the ring that a queue is on, or that an exchange has.
+
+    Raises:
+        UsageError: there is no such queue or exchange, or it has no ring.
+
+    """
+    queue = topology.queues.get(name)
+    exchange = topology.exchanges.get(queue.exchange if queue else name)
+    hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
+    if exchange is None:
+        known = [*topology.queues, *hashed]
+        near = get_close_matches(name, known, n=1)
+        shard = topology.consumers.get(name)
+        if shard:
+            hint = f"'{name}' is a shard; ask for its queue, '{shard.queue.name}'"
+        else:
+            hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
+        msg = f"{path}: no queue or hash exchange named '{name}'; {hint}"
+        raise UsageError(msg)
+    if not exchange.hashed:
+        subject = f"queue '{name}' is on '{exchange.name}'," if queue else f"'{name}' is"
+        there = f"here: {', '.join(hashed)}" if hashed else "there is none here"
+        msg = (
+            f"{path}: {subject} a {exchange.type} exchange; only an x-consistent-hash exchange "
+            f"spreads keys over shards; {there}"
+        )
+        raise UsageError(msg)
+    generation = topology.generation(exchange.name)
+    if not generation.members:
+        msg = f"{path}: no queue names the exchange '{exchange.name}', so it has no shards"
+        raise UsageError(msg)
+    return generation
+
+
+def place(keys: Iterable[str], spread: Spread, before: Spread | None) -> Counter[tuple[str, str]]:
+    """Count each key's place in spread, and in before; return how many went whence and where."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    left = iter(keys)
+    while some := list(islice(left, AT_ONCE)):
+        entered = spread.ring.route_many(some)
+        spread.records.update(entered)
+        if before is not None:
+            earlier = before.ring.route_many(some)
+            before.records.update(earlier)
+            pairs.update(zip(earlier, entered, strict=True))
+    return pairs
+
+
+def moved(pairs: Counter[tuple[str, str]]) -> dict[str, Any]:
+    """Return what --json prints of the keys that move, the largest moves first."""
+    largest_first = sorted(pairs.items(), key=lambda one: (-one[1], one[0]))
+    moves = [
+        {"from": left, "to": entered, "records": records}
+        for (left, entered), records in largest_first
+        if left != entered
+    ]
+    moved = pairs.total() - sum(n for (left, entered), n in pairs.items() if left == entered)
+    return {"moved": moved, "moved_share": round(moved / pairs.total(), 6), "moves": moves}

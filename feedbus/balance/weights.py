@@ -1,0 +1,130 @@
+"""Weights that even out given keys over the shards of a ring."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feedbus.balance.spread import Spread
+from feedbus.balance.traffic import Tally
+from feedbus.config.editing import Weights, weighted, write_weights
+from feedbus.config.positions import write
+from feedbus.ring import Balance, frontier, placer
+from feedbus.topology import Generation, Topology
+
+# What is gained by less than this is not worth more buckets.
+CLOSE = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A ring as it is, as it would be, and which keys would move."""
+
+    exchange: str
+    tally: Tally
+    before: Spread
+    after: Spread
+    moved: float
+    weights: Mapping[str, Weights]
+    choices: Sequence[Balance]
+
+    @property
+    def changes(self) -> bool:
+        """Whether other weights than those that stand are more even."""
+        return self.after is not self.before
+
+    def evenness(self, balance: Balance) -> float:
+        """Return the busiest queue's records over the mean."""
+        return balance.busiest * len(balance.weights) / self.tally.total
+
+    @property
+    def floor(self) -> float:
+        """Below what no weights bring it: a key goes to one queue as a whole."""
+        mean = self.tally.total / len(self.before.members)
+        return max(1.0, self.tally.heaviest_load / mean)
+
+
+def find(
+    topology: Topology,
+    generation: Generation,
+    tally: Tally,
+    most_buckets: int,
+    target: float | None = None,
+) -> Found:
+    """Find the weights for a ring of a topology that even out what was tallied.
+
+    Those that stand stay, unless others are more even by enough, or bring it down to the target.
+    """
+    shards = len(generation.members)
+    before = _spread(topology, generation, tally)
+    choices = frontier(tally.loads, shards, most_buckets)
+    mean = tally.total / shards
+    close = target if target is not None else choices[-1].busiest / mean + CLOSE
+    if before.max_over_mean <= close:
+        return Found(generation.exchange, tally, before, before, 0.0, {}, choices)
+    chosen = next((each for each in choices if each.busiest / mean <= close), choices[-1])
+    weights = _by_queue(topology, generation, chosen)
+    wanted = weighted(topology, weights).generation(generation.exchange)
+    after = _spread(topology, wanted, tally)
+    if after.max_over_mean >= before.max_over_mean:  # more buckets stand than are allowed
+        return Found(generation.exchange, tally, before, before, 0.0, {}, choices)
+    old, new = placer(before.ring), placer(after.ring)
+    moved = sum(load for each, load in tally.loads.items() if old(each) != new(each))
+    share = moved / tally.total
+    return Found(generation.exchange, tally, before, after, share, weights, choices)
+
+
+def _spread(topology: Topology, generation: Generation, tally: Tally) -> Spread:
+    spread = Spread.over(topology, generation)
+    place = placer(spread.ring)
+    units: Counter[str] = Counter()
+    for each, load in tally.loads.items():
+        units[place(each)] += load
+    whole = tally.unit == 1
+    spread.records.update(units if whole else {name: n / tally.unit for name, n in units.items()})
+    return spread
+
+
+def _by_queue(topology: Topology, generation: Generation, chosen: Balance) -> dict[str, Weights]:
+    """Return the weights of each queue on a ring, by shard where it has shards."""
+    single: dict[str, int] = {}
+    by_member = dict(zip((name for name, _ in generation.members), chosen.weights, strict=True))
+    shards: dict[str, dict[int, int]] = {}
+    for name, weight in by_member.items():
+        consumer = topology.consumers[name]
+        if consumer.shard is None:
+            single[consumer.queue.name] = weight
+        else:
+            shards.setdefault(consumer.queue.name, {})[consumer.shard] = weight
+    return {**shards, **single}
+
+
+def toml(found: Found) -> str:
+    """Return the weights as lines of a topology file."""
+    return "\n".join(
+        f"[{write(('queues', queue))}]\n{write_weights(weights)}"
+        for queue, weights in found.weights.items()
+    )
+
+
+def report(found: Found, *, written: bool) -> dict[str, Any]:
+    """Return what --json prints: both rings, the weights, and the other choices."""
+    return {
+        "exchange": found.exchange,
+        "keys": found.tally.keys,
+        "records": found.tally.total / found.tally.unit,
+        "before": {"buckets": len(found.before.ring), **found.before.report()},
+        "after": {"buckets": len(found.after.ring), **found.after.report()},
+        "changes": found.changes,
+        "moved_share": round(found.moved, 6),
+        "weights": found.weights,
+        "toml": toml(found),
+        "choices": [
+            {"buckets": each.buckets, "max_over_mean": round(found.evenness(each), 4)}
+            for each in found.choices
+        ],
+        "floor": round(found.floor, 4),
+        "written": written,
+    }
