@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from bench.graphs import Tweet
-from feedbus import outbox
+from feedbus.store.peewee import on_postgres, transaction
 from handlers.send_sms import shorten
 from store.queries.sql import rows, run, run_each
 
@@ -64,8 +64,8 @@ def expect(tweets: Sequence[Tweet]) -> int:
     )
     add = "INSERT INTO expected (id, source, author_id, text, short_text) VALUES (?, ?, ?, ?, ?)"
     noted = [(t.id, str(t.id), t.author_id, t.text, shorten(t.text)) for t in tweets]
-    if outbox.on_postgres():
-        with outbox.transaction():
+    if on_postgres():
+        with transaction():
             for row in noted:
                 run(add, *row)
         run("ANALYZE expected")

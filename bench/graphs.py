@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.scale import Scale
-from feedbus import outbox
+from feedbus.store.peewee import on_postgres, transaction
 from store import moments, queries
 from store.queries.sql import numbers, rows, run
 
@@ -56,11 +56,11 @@ class Tweet:
 
 def seed(graph: str, scale: Scale) -> None:
     """Fill the open store with a graph; ALL is each of them, beside one another."""
-    everywhere = list(GRAPHS) if outbox.on_postgres() else ["wide", "everyday"]
+    everywhere = list(GRAPHS) if on_postgres() else ["wide", "everyday"]
     chosen = everywhere if graph == ALL else [graph]
     for name in chosen:
         GRAPHS[name](scale)
-    if outbox.on_postgres():
+    if on_postgres():
         run("VACUUM ANALYZE")
     else:
         run("ANALYZE")
@@ -78,7 +78,7 @@ def authors(graph: str) -> Sequence[tuple[int, str]]:
         for number, login in rows(
             "SELECT id, login FROM users WHERE login = ? OR login LIKE ? ORDER BY id",
             f"{graph}-author",
-            f"{graph}-both\\_%" if outbox.on_postgres() else f"{graph}-both_%",
+            f"{graph}-both\\_%" if on_postgres() else f"{graph}-both_%",
         )
     ]
 
@@ -111,7 +111,7 @@ def _everyday(scale: Scale) -> None:
     dice = random.Random(SEED)  # noqa: S311 -- a graph, the same each time
     weights = [rank**-POWER for rank in range(1, count + 1)]
     per_weight = count * scale.everyday_mean / sum(weights)
-    with outbox.transaction():
+    with transaction():
         run(ADD_USERS, "everyday-both", "everyday", numbers(range(count)))
         ids = [number for number, _ in authors("everyday")]
         for author, weight in zip(ids, weights, strict=True):
@@ -126,7 +126,7 @@ def _feeds(scale: Scale) -> None:
     long, short = queries.create_user(LONG, f"{LONG}@example.com"), queries.create_user(SHORT)
     rest = scale.all_feeds - scale.long_feed
     each = max(20, rest // READERS)
-    with outbox.transaction():
+    with transaction():
         run(ADD_USERS, "reader", "reader", numbers(range(rest // each)))
         run(
             "INSERT INTO tweet (id, author_id, text, created_at) SELECT i, ?, 'tweet number '"

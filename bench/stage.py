@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from bench import graphs
 from bench.scale import Scale
-from feedbus import config, outbox
+from feedbus import config
+from feedbus.store.peewee import PeeweeStore, bind, close_bound
 from feedbus.topology import Topology
 from store import migrations
 from store.queries.sql import run
@@ -73,7 +74,7 @@ class Stage:
             postgres.start()
             (folder / "rabbitmq").mkdir()
             node = stack.enter_context(RabbitMQ(folder / "rabbitmq", name=folder.name))
-            stack.callback(outbox.close_store)
+            stack.callback(close_bound)
             kept = stack.enter_context(ExitStack())
             yield cls(scale, folder, postgres, node, kept)
 
@@ -103,13 +104,13 @@ class Stage:
             store_url = f"sqlite:///{folder}/feeds.db"
             broker_url = f"sqlite:///{folder}/broker.db"
         place = _place(folder, broker_url, store_url)
-        outbox.open_store(store_url)
+        bind(PeeweeStore(store_url))
         if kind == SERVERS:
             run("CHECKPOINT")  # what was seeded is not to be written during the run
         try:
             yield place
         finally:
-            outbox.close_store()
+            close_bound()
             if kind == SERVERS:
                 self._ask(f"/api/vhosts/{vhost}", "DELETE")
                 self.postgres.drop_database(store_url)
@@ -126,7 +127,7 @@ class Stage:
 
     def reopen(self, place: Place) -> None:
         """Open the store of a place that was made before."""
-        outbox.open_store(place.store_url)
+        bind(PeeweeStore(place.store_url))
 
     def _template(self, kind: str, graph: str) -> str:
         """Return the database or the file that holds a graph; it is seeded once."""
@@ -140,11 +141,11 @@ class Stage:
             path = self.folder / f"{name}.db"
             url, template = f"sqlite:///{path}", str(path)
         migrations.forward(url)
-        outbox.open_store(f"{url}?options=-c%20statement_timeout%3D0" if kind == SERVERS else url)
+        bind(PeeweeStore(f"{url}?options=-c%20statement_timeout%3D0" if kind == SERVERS else url))
         graphs.seed(graph, self.scale)
         if kind == EMBEDDED:
             run("PRAGMA wal_checkpoint(TRUNCATE)")
-        outbox.close_store()
+        close_bound()
         self._templates[kind, graph] = template
         return template
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+UNTIL_AT = 1  # where in the line it stands until when the handler may take
 LOOK_SECONDS = 1.0
 SURE_LOOKS = 2
 
@@ -78,7 +79,13 @@ def note_line(
     message_ids: Sequence[str],
 ) -> bytes:
     """Return the line of a Note with these parts; written twice a batch."""
-    return b"%s\n" % json.dumps([until, pid, deaths, message_ids]).encode()
+    rest = json.dumps([pid, deaths, message_ids])[1:]
+    return b"[%s, %s\n" % (until_text(until), rest.encode())
+
+
+def until_text(until: float | None) -> bytes:
+    """Return when a handler has to be done as the line has it, always as long."""
+    return b"%-24s" % (json.dumps(until).encode())
 
 
 def now() -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import peewee
 
-from feedbus.outbox import database
+from feedbus.store.peewee import database
 
 LOGIN_CHARACTERS = 64
 FOLLOWER_LOGIN_CHARACTERS = LOGIN_CHARACTERS - 7  # then come _ and a number below a million

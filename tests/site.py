@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feedbus import broker, config, outbox
+from feedbus import broker, config
 from feedbus.broker import generations, inventory
 from feedbus.bus import LiveBus
 from feedbus.metrics import Metrics
+from feedbus.store import open_store
 from feedbus.topology import Topology
 from store import migrations
 from web.app import Web, make_app
@@ -95,12 +96,12 @@ def topology_in(folder: Path, **urls: str) -> Topology:
 @contextmanager
 def served(topology: Topology, guard: Guard | None = None) -> Iterator[Site]:
     """Serve the application on a free port for as long as the block runs."""
-    outbox.open_store(topology.store_url)
+    store = open_store(topology)
     try:
         with (
             Metrics.open(topology.var / "metrics", "web") as metrics,
             LiveBus(topology, metrics, timeout_seconds=0.2) as bus,
-            Posting(topology, bus) as posting,
+            Posting(topology, store, bus) as posting,
             Depths(topology) as depths,
             bind("127.0.0.1", 0) as listener,
         ):
@@ -114,7 +115,7 @@ def served(topology: Topology, guard: Guard | None = None) -> Iterator[Site]:
                 server.stop()
                 thread.join()
     finally:
-        outbox.close_store()
+        store.close()
 
 
 @contextmanager

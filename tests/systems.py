@@ -12,13 +12,16 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import dead, generations, inventory
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics
 from feedbus.runner import Limits, Runner, Suspects
+from feedbus.store import Store
+from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound
+from feedbus.store.tables import create_tables
 from feedbus.topology import Batch, Exchange, Ladder, Queue, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 
@@ -58,6 +61,7 @@ class System:
 
     topology: Topology
     seen: list[Any] = field(default_factory=list)
+    store: Store = field(default_factory=bound)
 
     @classmethod
     def at(
@@ -84,8 +88,8 @@ class System:
             var=folder / "var",
             management_url=parse_management_url(management_url) if management_url else None,
         )
-        outbox.open_store(topology.store_url)
-        outbox.create_tables()
+        bind(PeeweeStore(topology.store_url))
+        create_tables(bound())
         generations.establish(topology)
         return cls(topology)
 
@@ -150,6 +154,7 @@ class System:
                 limits=Limits(**limits),
                 metrics=metrics or Metrics.none(),
                 suspects=suspects,
+                store=self.store,
                 on_ready=on_ready,
                 on_hold=on_hold,
             )
@@ -193,7 +198,7 @@ def closing_store() -> Iterator[None]:
     try:
         yield
     finally:
-        outbox.close_store()
+        close_bound()
 
 
 BATCH = Batch(1000, 0.02)

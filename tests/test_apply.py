@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.apply import apply, exclusive
 from feedbus.broker import entities, generations, inventory
 from feedbus.broker.names import Names
@@ -20,6 +20,7 @@ from feedbus.errors import UsageError
 from feedbus.plan import Plan
 from feedbus.plan.making import make_plan
 from feedbus.records import Records
+from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange, Ladder, Topology
 from tests.projects import wait_until
 from tests.servers import versions
@@ -66,7 +67,7 @@ def make(
         return System.at(tmp_path, *queues, broker_url=url, management_url=management, **options)
 
     yield made
-    outbox.close_store()
+    close_bound()
 
 
 def carry_out(topology: Topology, *doomed: str) -> tuple[Plan, bool, list[str]]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.encoding import Encoder, columnar
@@ -25,6 +25,7 @@ from feedbus.records import Chunk, Records
 from feedbus.records.ids import Ids, children
 from feedbus.records.packs import Pack, decode, single
 from feedbus.ring import Ring
+from feedbus.store.peewee import close_bound
 from feedbus.testing import RecordingBus
 from feedbus.topology import Exchange, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
@@ -36,7 +37,7 @@ from tests.systems import System, queue, sharded
 @pytest.fixture(autouse=True)
 def _store() -> Iterator[None]:
     yield
-    outbox.close_store()
+    close_bound()
 
 
 def topology(pack: int = 3) -> Topology:

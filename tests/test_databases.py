@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import peewee
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from feedbus import outbox
 from feedbus.errors import Outage
-from feedbus.outbox.turns import Turn
+from feedbus.store.peewee import (
+    PeeweeStore,
+    bind,
+    bound,
+    close_bound,
+    database,
+    databases,
+    transaction,
+)
+from feedbus.store.peewee.turns import Turn
+from feedbus.store.tables import create_tables
 from tests.servers.postgres import Postgres
 
 ROOT = Path(__file__).parents[1]
@@ -26,11 +37,11 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_sqlite_file_is_for_its_owner_alone_and_its_folder_is_made(tmp_path: Path):
     path = tmp_path / "new" / "feeds.db"
-    outbox.open_store(f"sqlite:///{path}")
-    outbox.create_tables()
+    bind(PeeweeStore(f"sqlite:///{path}"))
+    create_tables(bound())
     modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    outbox.close_store()
+    close_bound()
     assert modes == {"feeds.db": 0o600, "feeds.db-wal": 0o600, "feeds.db-shm": 0o600}
 
 
@@ -40,44 +51,81 @@ def test_a_process_that_leaves_does_not_take_the_log_of_those_that_stay(tmp_path
         "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone())"
     )
     query = "SELECT count(*) FROM feedbus_outbox"
-    outbox.open_store(f"sqlite:///{path}")
+    bind(PeeweeStore(f"sqlite:///{path}"))
     try:
-        outbox.create_tables()
-        other = threading.Thread(target=outbox.database.execute_sql, args=["SELECT 1"])
+        create_tables(bound())
+        other = threading.Thread(target=database.execute_sql, args=["SELECT 1"])
         other.start()
         other.join()
         subprocess.run([sys.executable, "-c", ask, path, query], check=True)
-        outbox.put("e", {}, "k")
+        bound().outbox.put("e", {}, "k")
         told = subprocess.run(
             [sys.executable, "-c", ask, path, query], check=True, capture_output=True, text=True
         ).stdout
     finally:
-        outbox.close_store()
+        close_bound()
     assert told == "1\n"
 
 
 def test_sqlite_commits_survive_a_power_cut(tmp_path: Path):
-    outbox.open_store(f"sqlite:///{tmp_path}/feeds.db")
-    asked = {name: outbox.database.pragma(name) for name in ("journal_mode", "synchronous")}
-    outbox.close_store()
+    bind(PeeweeStore(f"sqlite:///{tmp_path}/feeds.db"))
+    asked = {name: database.pragma(name) for name in ("journal_mode", "synchronous")}
+    close_bound()
     assert asked == {"journal_mode": "wal", "synchronous": 2}
 
 
 def test_a_locked_sqlite_file_is_an_outage_and_loses_nothing(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(outbox.databases, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(databases, "BUSY_TIMEOUT_SECONDS", 0.05)
     path = tmp_path / "feeds.db"
-    outbox.open_store(f"sqlite:///{path}")
-    outbox.create_tables()
+    bind(PeeweeStore(f"sqlite:///{path}"))
+    create_tables(bound())
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(Outage, match="locked"), outbox.transaction():
-        outbox.put("x", {"n": 1})
+    with pytest.raises(Outage, match="locked"), transaction():
+        bound().outbox.put("x", {"n": 1})
     other.execute("ROLLBACK")
     other.close()
-    with outbox.transaction():
-        outbox.put("x", {"n": 2})
-    assert [entry.payload for entry in outbox.pending()] == ['{"n":2}']
-    outbox.close_store()
+    with transaction():
+        bound().outbox.put("x", {"n": 2})
+    assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":2}']
+    close_bound()
+
+
+def test_a_sqlite_transaction_takes_its_lock_with_its_first_statement_and_waits_outside_the_clock(
+    tmp_path: Path,
+):
+    path, waits = tmp_path / "feeds.db", []
+
+    @contextmanager
+    def waiting():
+        waits.append("begun")
+        other.execute("ROLLBACK")  # else the wait would be in vain
+        yield
+        waits.append("over")
+
+    store = bind(PeeweeStore(f"sqlite:///{path}", waiting=waiting))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE effects (n)")
+    other.execute("BEGIN IMMEDIATE")
+    with store.transaction():
+        pass
+    assert waits == []
+    with store.transaction():
+        database.execute_sql("INSERT INTO effects VALUES (1)")
+        assert waits == ["begun", "over"]
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sqlite3.connect(path, timeout=0).execute("BEGIN IMMEDIATE")
+    assert other.execute("SELECT n FROM effects").fetchall() == [(1,)]
+    other.close()
+    store.close()
+
+
+def test_what_is_done_with_the_drivers_connection_is_part_of_the_transaction(store_url):
+    database.execute_sql("CREATE TABLE effects (n integer)")
+    with contextlib.suppress(ZeroDivisionError), transaction():
+        database.connection().cursor().execute("INSERT INTO effects VALUES (1)")
+        _ = 1 / 0
+    assert database.execute_sql("SELECT count(*) FROM effects").fetchone() == (0,)
 
 
 def test_sqlite_writers_take_turns_and_one_that_waits_in_vain_gives_up(tmp_path: Path):
@@ -100,55 +148,56 @@ def test_sqlite_writers_take_turns_and_one_that_waits_in_vain_gives_up(tmp_path:
 
 def test_a_writer_killed_in_its_transaction_gives_its_turn_away(tmp_path: Path):
     url = f"sqlite:///{tmp_path}/feeds.db"
-    outbox.open_store(url)
-    outbox.create_tables()
+    bind(PeeweeStore(url))
+    create_tables(bound())
     program = (
-        f"import os; from feedbus import outbox; outbox.open_store({url!r})\n"
-        "with outbox.transaction():\n    outbox.put('x', {'n': 1}); os.kill(os.getpid(), 9)"
+        "import os; from feedbus.store.peewee import PeeweeStore, bind\n"
+        f"store = PeeweeStore({url!r})\n"
+        "with store.transaction():\n    store.outbox.put('x', {'n': 1}); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == -9
-    with outbox.transaction():
-        outbox.put("x", {"n": 2})
-    assert [entry.payload for entry in outbox.pending()] == ['{"n":2}']
-    outbox.close_store()
+    with transaction():
+        bound().outbox.put("x", {"n": 2})
+    assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":2}']
+    close_bound()
 
 
 def test_a_file_that_is_no_database_is_an_outage_in_words(tmp_path: Path):
     path = tmp_path / "feeds.db"
     path.write_text("not a database " * 100)
-    outbox.open_store(f"sqlite:///{path}")
+    bind(PeeweeStore(f"sqlite:///{path}"))
     with pytest.raises(Outage, match="no SQLite database"):
-        outbox.ready()
-    outbox.close_store()
+        bound().ready()
+    close_bound()
     assert path.read_text().startswith("not a database")
 
 
 def test_a_folder_that_cannot_be_made_is_an_outage_in_words(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    outbox.open_store(f"sqlite:///{tmp_path}/file/feeds.db")
+    bind(PeeweeStore(f"sqlite:///{tmp_path}/file/feeds.db"))
     with pytest.raises(Outage, match="cannot be opened"):
-        outbox.ready()
-    outbox.close_store()
+        bound().ready()
+    close_bound()
 
 
 def test_a_store_that_cannot_be_written_is_an_outage_in_words(tmp_path: Path):
-    outbox.open_store(f"sqlite:///{tmp_path}/feeds.db")
-    outbox.create_tables()
-    outbox.database.pragma("query_only", 1)  # as a read-only file is to those who are not root
-    with pytest.raises(Outage, match="writable"), outbox.transaction():
-        outbox.put("x", {})
-    outbox.close_store()
+    bind(PeeweeStore(f"sqlite:///{tmp_path}/feeds.db"))
+    create_tables(bound())
+    database.pragma("query_only", 1)  # as a read-only file is to those who are not root
+    with pytest.raises(Outage, match="writable"), transaction():
+        bound().outbox.put("x", {})
+    close_bound()
 
 
 def test_a_full_sqlite_file_is_an_outage_and_what_was_there_stays(tmp_path: Path):
-    outbox.open_store(f"sqlite:///{tmp_path}/feeds.db")
-    outbox.create_tables()
-    outbox.put("x", {"n": 1})
-    outbox.database.pragma("max_page_count", outbox.database.pragma("page_count"))
-    with pytest.raises(Outage, match="full"), outbox.transaction():
-        outbox.put("x", {"text": "x" * 1_000_000})
-    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
-    outbox.close_store()
+    bind(PeeweeStore(f"sqlite:///{tmp_path}/feeds.db"))
+    create_tables(bound())
+    bound().outbox.put("x", {"n": 1})
+    database.pragma("max_page_count", database.pragma("page_count"))
+    with pytest.raises(Outage, match="full"), transaction():
+        bound().outbox.put("x", {"text": "x" * 1_000_000})
+    assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":1}']
+    close_bound()
 
 
 # PostgreSQL
@@ -157,10 +206,10 @@ def test_a_full_sqlite_file_is_an_outage_and_what_was_there_stays(tmp_path: Path
 @pytest.fixture
 def postgres_url(any_postgres: Postgres):
     url = any_postgres.new_database()
-    outbox.open_store(url)
-    outbox.create_tables()
+    bind(PeeweeStore(url))
+    create_tables(bound())
     yield url
-    outbox.close_store()
+    close_bound()
     any_postgres.drop_database(url)
 
 
@@ -176,110 +225,111 @@ def test_a_transaction_whose_session_was_ended_is_an_outage_and_the_next_one_wor
     any_postgres: Postgres, postgres_url
 ):
     def write():
-        with outbox.transaction():
-            outbox.put("x", {"n": 1})
+        with transaction():
+            bound().outbox.put("x", {"n": 1})
             end_sessions(any_postgres)
-            outbox.put("x", {"n": 2})
+            bound().outbox.put("x", {"n": 2})
 
     with pytest.raises(Outage):
         write()
-    with outbox.transaction():
-        outbox.put("x", {"n": 3})
-    assert [entry.payload for entry in outbox.pending()] == ['{"n":3}']
+    with transaction():
+        bound().outbox.put("x", {"n": 3})
+    assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":3}']
 
 
 @pytest.mark.integration
 def test_a_transaction_that_begins_on_an_ended_session_does_not_notice(
     any_postgres: Postgres, postgres_url
 ):
-    outbox.ready()
+    bound().ready()
     end_sessions(any_postgres)
-    with outbox.transaction():
-        outbox.put("x", {"n": 1})
+    with transaction():
+        bound().outbox.put("x", {"n": 1})
     end_sessions(any_postgres)
-    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
+    assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":1}']
 
 
 def in_transaction() -> bool:
     """Whether the server has begun a transaction on this thread's connection."""
-    return bool(outbox.database.connection().info.transaction_status != TRANSACTION_STATUS_IDLE)
+    opened = bound().database._state.conn  # asking for connection() would begin it
+    return opened is not None and opened.info.transaction_status != TRANSACTION_STATUS_IDLE
 
 
 @pytest.mark.integration
 def test_a_transaction_begins_on_the_server_with_its_first_statement(postgres_url):
-    with outbox.transaction():
+    with transaction():
         assert not in_transaction()
-        outbox.put("x", {"n": 1})
+        bound().outbox.put("x", {"n": 1})
         assert in_transaction()
     assert not in_transaction()
-    with outbox.transaction(), outbox.database.atomic():
-        outbox.put("x", {"n": 2})
-    with outbox.transaction():
+    with transaction(), database.atomic():
+        bound().outbox.put("x", {"n": 2})
+    with transaction():
         pass
-    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}', '{"n":2}']
+    assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":1}', '{"n":2}']
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("sql", ["SELECT 1/0", "SELECT nothing", "no SQL at all"])
 def test_a_transaction_whose_first_statement_fails_is_rolled_back(postgres_url, sql):
-    with pytest.raises(peewee.PeeweeException), outbox.transaction():
-        outbox.database.execute_sql(sql)
+    with pytest.raises(peewee.PeeweeException), transaction():
+        database.execute_sql(sql)
     assert not in_transaction()
-    with outbox.transaction():
-        outbox.put("x", {"n": 1})
-    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
+    with transaction():
+        bound().outbox.put("x", {"n": 1})
+    assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":1}']
 
 
 @pytest.mark.integration
 def test_a_transaction_that_begins_anew_on_another_session_is_rolled_back_as_a_whole(
     any_postgres: Postgres, postgres_url
 ):
-    outbox.ready()
+    bound().ready()
     end_sessions(any_postgres)
 
     def write_and_fail():
-        with outbox.transaction():
-            outbox.put("x", {"n": 1})
-            outbox.put("x", {"n": 2})
+        with transaction():
+            bound().outbox.put("x", {"n": 1})
+            bound().outbox.put("x", {"n": 2})
             assert in_transaction()
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         write_and_fail()
-    assert outbox.pending() == []
+    assert bound().outbox.pending() == []
 
 
 @pytest.mark.integration
 def test_a_stopped_server_is_an_outage_until_it_is_back(any_postgres: Postgres, postgres_url):
-    outbox.put("x", {"n": 1})
+    bound().outbox.put("x", {"n": 1})
     any_postgres.kill()
     try:
-        with pytest.raises(Outage), outbox.transaction():
-            outbox.put("x", {"n": 2})
+        with pytest.raises(Outage), transaction():
+            bound().outbox.put("x", {"n": 2})
         with pytest.raises(Outage, match="refused"):
-            outbox.ready()
+            bound().ready()
     finally:
         any_postgres.start()
-    outbox.ready()
-    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}']
+    bound().ready()
+    assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":1}']
 
 
 @pytest.mark.integration
 def test_a_statement_that_takes_too_long_is_the_messages_fault(postgres_url):
-    outbox.open_store(f"{postgres_url}?options=-c%20statement_timeout%3D50")
+    bind(PeeweeStore(f"{postgres_url}?options=-c%20statement_timeout%3D50"))
     with pytest.raises(peewee.OperationalError, match="statement timeout") as caught:
-        outbox.database.execute_sql("SELECT pg_sleep(20)")
-    assert not outbox.outage(caught.value)
+        database.execute_sql("SELECT pg_sleep(20)")
+    assert not bound().is_outage(caught.value)
 
 
 @pytest.mark.integration
 def test_settings_of_the_url_go_before_the_defaults(postgres_url):
     def setting(name):
-        return outbox.database.execute_sql(f"SHOW {name}").fetchone()[0]
+        return database.execute_sql(f"SHOW {name}").fetchone()[0]
 
     assert setting("statement_timeout") == "30s"
     assert setting("application_name") == "feedbus"
-    outbox.open_store(f"{postgres_url}?application_name=mine&options=-c%20statement_timeout%3D7s")
+    bind(PeeweeStore(f"{postgres_url}?application_name=mine&options=-c%20statement_timeout%3D7s"))
     assert setting("statement_timeout") == "7s"
     assert setting("application_name") == "mine"
 
@@ -287,8 +337,8 @@ def test_settings_of_the_url_go_before_the_defaults(postgres_url):
 @pytest.mark.integration
 def test_no_text_shows_the_password(any_postgres: Postgres):
     url = f"postgresql://nobody:s3cret@127.0.0.1:{any_postgres.port}/nowhere"
-    outbox.open_store(url)
+    bind(PeeweeStore(url))
     with pytest.raises(Outage) as caught:
-        outbox.ready()
-    outbox.close_store()
+        bound().ready()
+    close_bound()
     assert "s3cret" not in str(caught.value)

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import generations, ledger
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
+from feedbus.store.peewee import close_bound
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from tests.servers import versions
@@ -29,7 +30,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
     if request.param != "embedded":
         url = request.getfixturevalue("rabbitmq_nodes")(request.param).url
     yield partial(System.at, tmp_path, broker_url=url)
-    outbox.close_store()
+    close_bound()
 
 
 def put(

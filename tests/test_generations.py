@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import generations, ledger
 from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.records import Records
+from feedbus.store.peewee import close_bound
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from tests.projects import wait_until
@@ -34,7 +35,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
     if request.param != "embedded":
         url = request.getfixturevalue("rabbitmq_nodes")(request.param).url
     yield partial(System.at, tmp_path, broker_url=url)
-    outbox.close_store()
+    close_bound()
 
 
 def reshaped(system: System, shards: int) -> Topology:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from marshmallow import ValidationError
 
-from feedbus import Drop, Records, Reject, outbox
+from feedbus import Drop, Records, Reject
 from feedbus.handling import MARK
 from feedbus.records.loading import load
 from feedbus.records.packs import Pack
+from feedbus.store.peewee import database
 from feedbus.testing import Published, RecordingBus
 from handlers import publish_tweet as publishing
 from handlers import schemas
@@ -322,7 +323,7 @@ def test_users_who_cannot_be_told_are_rejected_alone(author, readers):
 
 def remove(table: str, *ids: int) -> None:
     for each in ids:
-        outbox.database.execute_sql(f"DELETE FROM {table} WHERE id = {each}")
+        database.execute_sql(f"DELETE FROM {table} WHERE id = {each}")
 
 
 def dropped(found: Records) -> dict[int, str]:

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 from playhouse.schema_diff import diff_models
 
-from feedbus import outbox
 from feedbus.errors import Outage
+from feedbus.store.peewee import PeeweeStore, bind, close_bound, database
 from store import cli, migrations, queries
 from store.models import MODELS
 from tests.servers.postgres import free_port
@@ -36,8 +36,8 @@ TABLES = {
 
 
 def tables(url: str) -> set[str]:
-    found = set(outbox.open_store(url).get_tables())
-    outbox.close_store()
+    found = set(bind(PeeweeStore(url)).database.get_tables())
+    close_bound()
     return found
 
 
@@ -57,7 +57,7 @@ def test_migrating_back_leaves_nothing_but_the_history_and_forward_works_again(e
 
 
 def test_the_tables_are_those_of_the_models(store_url):
-    found = diff_models(outbox.database.obj, [*MODELS, outbox.Outbox, outbox.Inbox])
+    found = diff_models(database.obj, MODELS)
     assert not found, str(found)
 
 
@@ -137,12 +137,12 @@ def test_the_command_asks_before_it_drops_tables(empty_store_url):
 
 def test_logins_of_before_are_migrated_unless_they_would_meet(empty_store_url):
     migrations.forward(empty_store_url, "0002_deletions")
-    outbox.open_store(empty_store_url)
+    bind(PeeweeStore(empty_store_url))
     ids = [queries.create_user(each) for each in ("zoe\u0308", "n\u0303u", "ñu", "ann", "o\u0308")]
-    outbox.close_store()
+    close_bound()
     assert migrations.forward(empty_store_url) == ["0003_logins"]
-    outbox.open_store(empty_store_url)
+    bind(PeeweeStore(empty_store_url))
     found = [queries.login_of(each) for each in ids]
-    outbox.close_store()
+    close_bound()
     assert found == ["zo\u00eb", "n\u0303u", "ñu", "ann", "ö"]
     assert migrations.back(empty_store_url) == ["0003_logins"]

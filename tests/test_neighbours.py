@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import generations, inventory
 from feedbus.errors import UsageError
+from feedbus.store.peewee import close_bound
 from feedbus.topology import Queue, Topology
 from tests.systems import System, queue, sharded
 from tests.test_apply import carry_out, changed, nothing_to_do
@@ -27,7 +28,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
         return System.at(tmp_path, *queues, broker_url=url, management_url=management)
 
     yield made
-    outbox.close_store()
+    close_bound()
 
 
 def beside(system: System, *queues: Queue, word: str = "eu") -> Topology:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import generations, inventory, management
 from feedbus.broker.names import Names
 from feedbus.cli import main
@@ -20,6 +20,7 @@ from feedbus.metrics import Metrics
 from feedbus.plan import Plan, Watchers
 from feedbus.plan.making import make_plan
 from feedbus.ring import Ring, share_moved
+from feedbus.store.peewee import close_bound
 from feedbus.supervisor.settings import Settings
 from feedbus.topology import Exchange, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
@@ -42,7 +43,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
         )
 
     yield made
-    outbox.close_store()
+    close_bound()
 
 
 # The shares of a ring are computed, for which the broker does not matter, and take long.
@@ -248,7 +249,7 @@ def test_foreign_names_are_nobodys_business(make: Callable[..., System]) -> None
 
 def test_a_management_api_that_does_not_answer_says_what_to_set(rabbitmq, tmp_path: Path) -> None:
     system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
-    outbox.close_store()
+    close_bound()
     nobody = replace(system.topology, management_url=parse_management_url("http://127.0.0.1:1"))
     with pytest.raises(UsageError, match=r"127\.0\.0\.1:1 cannot be read.*\[broker\] management"):
         inventory.take(nobody)

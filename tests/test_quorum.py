@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import inventory, ledger
 from feedbus.broker.names import Names
 from feedbus.plan.making import make_plan
+from feedbus.store.peewee import close_bound
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
 from tests.projects import wait_until
 from tests.servers.rabbitmq import RabbitMQ
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.integration
 def make(any_rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Callable[..., System]]:
     node = any_rabbitmq
     yield partial(System.at, tmp_path, broker_url=node.url, management_url=node.management_url)
-    outbox.close_store()
+    close_bound()
 
 
 def shards(count: int, kind: str = "quorum") -> Queue:

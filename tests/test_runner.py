@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus import Bus
 from feedbus.dispatch import dispatch
@@ -25,6 +25,7 @@ from feedbus.records import Records
 from feedbus.ring import Ring
 from feedbus.runner import Suspects
 from feedbus.runner.reading import Reading
+from feedbus.store.peewee import bound, close_bound, database
 from feedbus.topology import Batch, Ladder
 from tests.projects import wait_until
 from tests.systems import BATCH, System, queue, sharded
@@ -37,7 +38,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
     if request.param == "rabbitmq":
         url = request.getfixturevalue("rabbitmq").url
     yield partial(System.at, tmp_path, broker_url=url)
-    outbox.close_store()
+    close_bound()
 
 
 def test_a_message_is_handled_once_and_leaves_nothing_behind(make: Callable[..., System]) -> None:
@@ -372,14 +373,14 @@ def test_a_store_that_is_locked_holds_the_runner_and_counts_no_attempt(
     make: Callable[..., System], tmp_path: Path
 ) -> None:
     system = make(queue())
-    outbox.database.execute_sql("CREATE TABLE effects (n integer)")
-    outbox.database.execute_sql("PRAGMA busy_timeout = 50")
+    database.execute_sql("CREATE TABLE effects (n integer)")
+    database.execute_sql("PRAGMA busy_timeout = 50")
     blocker = sqlite3.connect(tmp_path / "store.db", isolation_level=None, check_same_thread=False)
     blocker.execute("BEGIN EXCLUSIVE")
     timer = threading.Timer(0.5, lambda: blocker.execute("COMMIT"))
 
     def write(message: dict[str, Any], _bus: Bus) -> None:
-        outbox.database.execute_sql("INSERT INTO effects VALUES (?)", (message["n"],))
+        database.execute_sql("INSERT INTO effects VALUES (?)", (message["n"],))
 
     system.publish([1])
     timer.start()
@@ -449,7 +450,7 @@ def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
     system.run(effect)
     assert system.seen == [1, 1]
     assert system.ready()["next"] == 2
-    assert outbox.pending() == []
+    assert bound().outbox.pending() == []
 
 
 def put_without_id(system: System, numbers: Sequence[int]) -> None:
@@ -538,7 +539,7 @@ def test_a_run_that_connects_for_longer_than_it_may_idle_still_handles_what_wait
         release.start()
         system.run(system.note)
         release.join()
-    outbox.close_store()
+    close_bound()
     assert system.seen == [1]
 
 

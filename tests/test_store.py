@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from feedbus import outbox
+from feedbus.store.peewee import database, on_postgres, transaction
 from store import queries
 from store.models import EmailNotification, FeedEntry, Follower, SmsNotification, Tweet, User
 from store.queries.feeds import READ
@@ -236,7 +236,7 @@ def test_two_writers_of_the_same_entries_in_opposite_orders_both_finish(author):
 
     def write(order: list[int]):
         for one, two in zip(tweets[:5], tweets[5:], strict=True):
-            with outbox.transaction():
+            with transaction():
                 queries.add_feed_entries({one: order, two: order})
 
     threads = [threading.Thread(target=write, args=(o,)) for o in (readers, readers[::-1])]
@@ -248,7 +248,7 @@ def test_two_writers_of_the_same_entries_in_opposite_orders_both_finish(author):
 
 
 def plan(sql: str, *values: object) -> str:
-    prefix = "EXPLAIN " if outbox.on_postgres() else "EXPLAIN QUERY PLAN "
+    prefix = "EXPLAIN " if on_postgres() else "EXPLAIN QUERY PLAN "
     return "\n".join(str(row[-1]) for row in run(prefix + sql, *values).fetchall())
 
 
@@ -266,9 +266,9 @@ def test_reading_a_long_feed_uses_the_key_without_a_sort_or_a_scan(author):
     queries.ensure_tweets([tweet])
     for analyzed in (False, True):
         if analyzed:
-            outbox.database.execute_sql("ANALYZE")
+            database.execute_sql("ANALYZE")
         found = plan(READ, reader, newest - 1, 20)
-        if outbox.on_postgres():
+        if on_postgres():
             assert "Index Only Scan Backward using feed_pkey" in found
             assert "Seq Scan on feed" not in found
             assert "Sort" not in found.partition("Index Only Scan Backward")[2]

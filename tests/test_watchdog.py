@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +112,28 @@ def test_only_a_second_look_ends_a_process_and_only_the_one_that_wrote_the_file(
         assert process.wait(20) == -signal.SIGABRT
     assert note == overdue
     assert str(note) == "one and 1 more"
+
+
+def test_what_a_handler_waits_for_its_turn_is_not_counted(tmp_path: Path) -> None:
+    path = tmp_path / "hand"
+
+    def note() -> Note:
+        with path.open("rb") as file:
+            read = Note.read(file.fileno())
+        assert read is not None
+        return read
+
+    with Suspects(path) as suspects:
+        suspects.take(["one", "two"], 5.0)
+        before, began = note().until, watchdog.now()
+        with suspects.paused(), suspects.paused():
+            assert note() == Note(None, os.getpid(), {}, ("one", "two"))
+            time.sleep(0.01)
+        after, ended = note().until, watchdog.now()
+        assert 0.01 <= after - before <= ended - began
+        suspects.release()
+        with suspects.paused():  # no handler works
+            assert path.read_bytes().startswith(b"\n")
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"[1, 2", b'[{}, ["one"]]\n', b"[1, 2, 3, 4]\n"])

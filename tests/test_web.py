@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus import outbox
+from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound, database
 from store import migrations, queries
 from tests.site import Site, fresh_site, problem, served, topology_in, until, waiting
 from web.demo.load import Load
@@ -40,7 +40,7 @@ def test_a_tweet_is_stored_and_published(site):
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", listed[0]["createdAt"]
     )
     assert waiting(site, "publish_tweet") == 1
-    assert until(lambda: not outbox.pending())
+    assert until(lambda: not bound().outbox.pending())
 
 
 def test_a_tweet_posted_synchronously_is_in_the_followers_feeds_at_once(site):
@@ -54,7 +54,7 @@ def test_a_tweet_posted_synchronously_is_in_the_followers_feeds_at_once(site):
     feeds = [site.get(f"/api/v1/get-feed/{author + n}").json["tweets"] for n in range(1, 26)]
     assert [[tweet["id"] for tweet in feed] for feed in feeds] == [[posted.json["id"]]] * 25
     assert waiting(site, "publish_tweet") == 0
-    assert not outbox.pending()
+    assert not bound().outbox.pending()
 
 
 def test_a_feed_holds_the_last_tweets_oldest_first(site):
@@ -109,7 +109,7 @@ def test_a_cursor_goes_on_behind_a_tweet_that_was_deleted(site):
         site.post("/api/v1/post-tweet", {"userId": author, "text": "x"}).json["id"]
         for _ in range(3)
     ]
-    outbox.database.execute_sql(f"DELETE FROM tweet WHERE id = {ids[1]}")
+    database.execute_sql(f"DELETE FROM tweet WHERE id = {ids[1]}")
     answer = site.get(f"/api/v1/get-tweets?before={ids[1]}").json
     assert [tweet["id"] for tweet in answer["tweets"]] == [ids[0]]
 
@@ -202,8 +202,8 @@ def test_readiness_names_what_is_away_and_liveness_does_not_care(site):
     store.write_bytes(b"no database at all" * 100)
     for leftover in store.parent.glob("feeds.db-*"):
         leftover.unlink()
-    outbox.close_store()
-    outbox.open_store(site.topology.store_url)
+    close_bound()
+    bind(PeeweeStore(site.topology.store_url))
     answer = site.get("/readyz")
     assert list(problem(answer, 503)["errors"]) == ["store"]
     assert str(store) not in answer.body.decode()
@@ -238,10 +238,10 @@ def test_a_tweet_is_accepted_while_the_broker_is_away_and_published_when_it_is_b
             answer = own.post("/api/v1/post-tweet", {"userId": author, "text": text})
             assert answer.status == 202
         assert list(problem(own.get("/readyz"), 503)["errors"]) == ["broker"]
-        assert len(outbox.pending()) == 2
+        assert len(bound().outbox.pending()) == 2
         path.rmdir()
         kept.rename(path)
-        assert until(lambda: not outbox.pending())
+        assert until(lambda: not bound().outbox.pending())
         assert waiting(own, "publish_tweet") == 2
         answer = own.post("/api/v1/post-tweet", {"userId": author, "text": "three"})
         assert waiting(own, "publish_tweet") == 3
@@ -257,7 +257,7 @@ def test_without_tables_or_a_declared_broker_it_waits_for_them(tmp_path):
         author = own.user("author")
         assert own.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"}).status == 202
         assert until(lambda: waiting(own, "publish_tweet") == 1)
-        assert until(lambda: not outbox.pending())
+        assert until(lambda: not bound().outbox.pending())
 
 
 @pytest.mark.integration

@@ -12,12 +12,13 @@ from types import FrameType
 
 import click
 
-from feedbus import config, outbox
+from feedbus import config
 from feedbus.bus import LiveBus
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.lifeline import follow_parent, mark_ready
 from feedbus.metrics import Metrics
 from feedbus.printable import log_handler
+from feedbus.store import open_store
 from web.app import make_app
 from web.depths import Depths
 from web.guard import TOKEN, Guard, token_from
@@ -92,17 +93,17 @@ def serve(host: str, port: int, threads: int, path: Path) -> None:
             )
             raise UsageError(msg)
         topology = config.load(path)
-        outbox.open_store(topology.store_url)
+        store = open_store(topology)
         with (
             Metrics.open(topology.var / "metrics", f"web-{port}") as metrics,
             LiveBus(topology, metrics, timeout_seconds=BROKER_PATIENCE_SECONDS) as bus,
-            Posting(topology, bus) as posting,
+            Posting(topology, store, bus) as posting,
             Depths(topology) as depths,
         ):
             guard = Guard(token, loopback)
             app = make_app(topology, posting, depths, metrics=metrics, guard=guard)
             run(Server(app, listener, threads=threads), host)
-        outbox.close_store()
+        store.close()
 
 
 def run(server: Server, host: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import bottle
 
-from feedbus import outbox
+from feedbus.store import Entry
 from feedbus.topology import Topology
 from store import queries
 from web import schemas
@@ -35,6 +35,7 @@ class Api:
     def __init__(self, topology: Topology, posting: Posting) -> None:
         """Publish by posting what is not done within the request."""
         self._posting = posting
+        self._store = posting.store
         self._inline = InlineBus(topology)
         self._recent = Recent()
 
@@ -55,10 +56,10 @@ class Api:
         try:
             if not body["asynchronous"]:
                 return answer({"created": queries.add_followers(author, login, count)})
-            with outbox.transaction():
+            with self._store.transaction():
                 queries.login_of(author)
                 payload = {"userId": author, "followerLogin": login, "count": count}
-                entry = outbox.put("add_followers", payload, "add_followers")
+                entry = self._store.outbox.put("add_followers", payload, "add_followers")
         except queries.UnknownUser as error:
             raise nobody(error, USER_ID) from None
         self._posting.publish(entry)
@@ -69,10 +70,10 @@ class Api:
         key = request_key(bottle.request.environ)
         body = read_body(TWEET)
         try:
-            with outbox.transaction():
+            with self._store.transaction():
                 posted = queries.create_tweet(body["user_id"], body["text"], key)
                 # A repeat puts it again: its sender may not know whether the first went well.
-                entry = outbox.put(
+                entry = self._store.outbox.put(
                     "publish_tweet",
                     posted.tweet,
                     "publish_tweet",
@@ -113,12 +114,12 @@ class Api:
         cursor = tweets[-1]["id"] if len(tweets) == count else None
         return answer({"tweets": tweets, "next": cursor})
 
-    def _fill_feeds(self, entry: outbox.Entry, tweet: Mapping[str, Any]) -> bool:
+    def _fill_feeds(self, entry: Entry, tweet: Mapping[str, Any]) -> bool:
         """Do here what the consumers would do; False when that failed and is left to them."""
         try:
-            with outbox.transaction():
+            with self._store.transaction():
                 self._inline.publish(entry.exchange, tweet, entry.key)
-                outbox.remove([entry.id])
+                self._store.outbox.remove([entry.id])
         except Exception as error:  # noqa: BLE001 -- a handler may raise anything; the tweet is stored
             log.warning("event=left_to_consumers row=%d error=%s", entry.id, one_line(error))
             return False

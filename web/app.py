@@ -10,9 +10,9 @@ from typing import Any
 
 import bottle
 
-from feedbus import outbox
 from feedbus.errors import Outage
 from feedbus.metrics import Metrics
+from feedbus.store import Store
 from feedbus.topology import Topology
 from web import api, operations
 from web.depths import Depths
@@ -86,9 +86,10 @@ class Shield:
     api = 2
     name = "shield"
 
-    def __init__(self, guard: Guard) -> None:
-        """Let through whom guard lets through."""
+    def __init__(self, guard: Guard, store: Store) -> None:
+        """Let through whom guard lets through; store says which errors are its outages."""
         self._guard = guard
+        self._store = store
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         """Wrap a route's function."""
@@ -103,14 +104,14 @@ class Shield:
             except bottle.HTTPResponse:
                 raise
             except Exception as error:
-                raise failure(error, route.rule) from error
+                raise failure(error, route.rule, self._store) from error
 
         return answer
 
 
-def failure(error: Exception, rule: str) -> bottle.HTTPResponse:
+def failure(error: Exception, rule: str, store: Store) -> bottle.HTTPResponse:
     """Return the answer to an unforeseen error, and log what the answer does not tell."""
-    if isinstance(error, Outage) or outbox.outage(error):
+    if isinstance(error, Outage) or store.is_outage(error):
         log.error("event=outage route=%s error=%s", rule, " ".join(str(error).split()))
         detail = "The store is away or takes no writes; nothing was changed. Try again later."
         return problem(UNAVAILABLE, detail, headers=RETRY_AFTER)
@@ -139,7 +140,7 @@ def make_app(
     """
     app = Web(metrics)
     guard = guard or Guard()
-    app.install(Shield(guard))
+    app.install(Shield(guard, posting.store))
     api.install(app, topology, posting)
-    operations.install(app, topology, depths, locked=guard.token is not None)
+    operations.install(app, topology, posting.store, depths, locked=guard.token is not None)
     return app

@@ -14,10 +14,10 @@ from typing import Any
 
 import bottle
 
-from feedbus import outbox
 from feedbus.disk_space import unwritable_folders
 from feedbus.errors import Outage
 from feedbus.metrics import CONTENT_TYPE, exposition
+from feedbus.store import Store
 from feedbus.topology import Topology
 from feedbus.urls import BrokerUrl, StoreUrl
 from web.answers import answer, typed
@@ -34,10 +34,11 @@ INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 class Operations:
     """What each of these routes does."""
 
-    def __init__(self, topology: Topology, depths: Depths, *, locked: bool) -> None:
+    def __init__(self, topology: Topology, store: Store, depths: Depths, *, locked: bool) -> None:
         """Show this topology's system; locked is whether the API asks for a token."""
         self._locked = locked
         self._topology = topology
+        self._store = store
         self._depths = depths
 
     def metrics(self) -> bytes:
@@ -59,7 +60,7 @@ class Operations:
         _, away = self._look()
         found = {
             "broker": (away, "Does not answer."),
-            "store": (store_away(), "Does not answer."),
+            "store": (store_away(self._store), "Does not answer."),
             "disk": ("; ".join(unwritable_folders(self._topology)), "Cannot be written to."),
         }
         if not away:
@@ -80,7 +81,7 @@ class Operations:
         depths, away = self._look()
         shown = figures(self._topology, depths)
         shown["broker"] = state(self._topology.broker_url, away)
-        shown["store"] = state(self._topology.store_url, store_away())
+        shown["store"] = state(self._topology.store_url, store_away(self._store))
         return answer(shown)
 
     def document(self) -> bytes:
@@ -106,9 +107,11 @@ class Operations:
             return {}, str(error)
 
 
-def install(app: bottle.Bottle, topology: Topology, depths: Depths, *, locked: bool) -> None:
+def install(
+    app: bottle.Bottle, topology: Topology, store: Store, depths: Depths, *, locked: bool
+) -> None:
     """Add the routes to an app."""
-    operations = Operations(topology, depths, locked=locked)
+    operations = Operations(topology, store, depths, locked=locked)
     routes: list[tuple[str, Callable[[], bytes], Mapping[str, bool]]] = [
         ("/metrics", operations.metrics, {"figures": True}),
         ("/api/v1/operations", operations.figures, {}),
@@ -121,13 +124,13 @@ def install(app: bottle.Bottle, topology: Topology, depths: Depths, *, locked: b
         app.route(rule, "GET", function, **access)
 
 
-def store_away() -> str:
+def store_away(store: Store) -> str:
     """Return why the store does not answer or has no tables, "" when all is well."""
     try:
-        outbox.ready()
-        outbox.pending(1)
+        store.ready()
+        store.outbox.pending(1)
     except Exception as error:
-        if not (isinstance(error, Outage) or outbox.outage(error)):
+        if not (isinstance(error, Outage) or store.is_outage(error)):
             raise
         return str(error)
     return ""

@@ -7,10 +7,10 @@ import logging
 import threading
 from typing import Self
 
-from feedbus import outbox
 from feedbus.broker import generations
 from feedbus.bus import LiveBus
 from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.store import Entry, Store, relay
 from feedbus.topology import Topology
 
 log = logging.getLogger("web")
@@ -29,8 +29,9 @@ class Posting:
     was published, many rows at once, so that no request waits for that either.
     """
 
-    def __init__(self, topology: Topology, bus: LiveBus) -> None:
-        """Publish by this bus; the relay runs within a with statement."""
+    def __init__(self, topology: Topology, store: Store, bus: LiveBus) -> None:
+        """Publish a store's outbox by this bus; the relay runs within a with statement."""
+        self.store = store
         self._topology = topology
         self._bus = bus
         self._declared = False
@@ -40,7 +41,7 @@ class Posting:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._relay, name="relay")
 
-    def publish(self, entry: outbox.Entry) -> None:
+    def publish(self, entry: Entry) -> None:
         """Publish a committed row of the outbox, or leave it to the relay."""
         if self._away:
             return
@@ -80,7 +81,7 @@ class Posting:
                 if self._away or not woken:
                     self._relay_once()
             except Exception as error:  # noqa: BLE001 -- without this thread no tweet would follow
-                away = isinstance(error, Outage) or outbox.outage(error)
+                away = isinstance(error, Outage) or self.store.is_outage(error)
                 log.log(
                     logging.INFO if away else logging.ERROR,
                     "event=relay_waits error=%s",
@@ -103,7 +104,7 @@ class Posting:
 
     def _relay_once(self) -> None:
         younger = 0.0 if self._away else IN_HAND_SECONDS
-        count = outbox.relay(self._bus, older_than_seconds=younger)
+        count = relay(self.store, self._bus, older_than_seconds=younger)
         if count or self._away:
             log.info("event=relayed messages=%d", count)
         self._away = False
@@ -112,8 +113,8 @@ class Posting:
         """Remove rows; should that fail they stay listed, and a repeat would be harmless."""
         ids = list(self._published)
         if ids:
-            with outbox.transaction():
-                outbox.remove(ids)
+            with self.store.transaction():
+                self.store.outbox.remove(ids)
             del self._published[: len(ids)]
 
 

@@ -127,7 +127,7 @@ def _pairs(
     if keys is not None:
         yield pairs_of_keys(keys, traffic)
         return
-    from feedbus.outbox import reading
+    from feedbus.store.peewee import reading
 
     with reading(topology.store_url, query or "") as (columns, rows):
         yield pairs_of_rows(columns, rows, traffic)

@@ -44,9 +44,10 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     """Run CONSUMER until a limit or a signal ends it, which is exit code 0."""
     # What is imported is no garbage: looking for some makes importing a tenth slower.
     gc.disable()
-    from feedbus import handling, lifeline, outbox, watchdog
+    from feedbus import handling, lifeline, watchdog
     from feedbus.metrics import Metrics
     from feedbus.runner import Limits, Runner, Suspects
+    from feedbus.store import open_store
 
     supervised = lifeline.follow_parent()
     logging.basicConfig(
@@ -66,10 +67,10 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
         lifeline.limit_memory(queue.memory_limit_bytes)
     name = f"{chosen.name}.{slot}"
     with lifeline.hold_slot(topology, chosen.name, slot):
-        outbox.open_store(topology.store_url)
         metrics = Metrics.open(topology.var / "metrics", name)
         hand = lifeline.slot_path(lifeline.run_folder(topology), chosen.name, slot, "hand")
         with watchdog.over(name, hand, supervised=supervised), Suspects(hand) as suspects:
+            store = open_store(topology, waiting=suspects.paused)
             runner = Runner(
                 topology,
                 chosen,
@@ -77,6 +78,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
                 limits=limits,
                 metrics=metrics,
                 suspects=suspects,
+                store=store,
                 on_ready=lifeline.mark_ready,
                 on_hold=lifeline.mark_holding,
             )
@@ -86,4 +88,4 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
                 logging.getLogger(__name__).info("%s started", name)
                 reason = runner.run()
         logging.getLogger(__name__).info("%s ended: %s", name, reason)
-        outbox.close_store()
+        store.close()

@@ -114,11 +114,11 @@ def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, A
 
 
 def _store(topology: Topology) -> dict[str, Any]:
-    from feedbus import outbox
+    from feedbus.store.peewee import ping
 
     url = str(topology.store_url)
     try:
-        outbox.ping(topology.store_url)
+        ping(topology.store_url)
     except FeedbusError as error:
         return {"url": url, "reachable": False, "error": str(error)}
     return {"url": url, "reachable": True, "error": ""}

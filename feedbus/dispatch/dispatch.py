@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.publisher import Refusal
@@ -26,6 +26,7 @@ from feedbus.records.ids import Ids
 from feedbus.records.loading import load
 from feedbus.records.packs import Pack, decode
 from feedbus.retry import Fate, Ladder, described
+from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import PACK, REASON
@@ -49,24 +50,27 @@ class Opened:
 class Dispatch:
     """Runs one consumer's handler over deliveries."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- a dispatch's parts
         self,
         topology: Topology,
         consumer: Consumer,
         handler: Handler,
         sender: Sender,
+        *,
         metrics: ConsumerMetrics,
+        store: Store,
     ) -> None:
-        """Publish by sender; count in metrics."""
+        """Publish by sender; count in metrics; handle in transactions of store."""
         self._pid = os.getpid()
         self._consumer = consumer
         self._handler = handler
         self._sender = sender
         self._metrics = metrics
+        self._store = store
         self._names = Names(topology)
         self._ladder = Ladder(self._names, consumer)
         queue = consumer.queue
-        self._twins = Twins(queue.name, metrics) if queue.once else None
+        self._twins = Twins(queue.name, store.inbox, metrics) if queue.once else None
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         """Handle deliveries; when this returns, all of them are to be acknowledged.
@@ -105,12 +109,11 @@ class Dispatch:
         self._metrics.handled(time.perf_counter() - started, len(records))
         self._count(opened)
 
-    @staticmethod
-    def _told_apart(twins: Twins, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+    def _told_apart(self, twins: Twins, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         try:
             return twins.told_apart(deliveries)
         except Exception as error:
-            if isinstance(error, Outage) or not outbox.outage(error):
+            if isinstance(error, Outage) or not self._store.is_outage(error):
                 raise
             msg = f"store: {error}"
             raise StoreOutage(msg) from error
@@ -164,7 +167,7 @@ class Dispatch:
         except (Drop, Reject, Retry) as verdict:
             return verdict
         except (Exception, SystemExit) as error:
-            if outbox.outage(error):
+            if self._store.is_outage(error):
                 msg = f"store: {error}"
                 raise StoreOutage(msg) from error
             self._log_failure(records, error)
@@ -179,7 +182,7 @@ class Dispatch:
         On one that says stream, there is no transaction, and what is published is sent whenever it
         is STREAM_RECORDS or more.
         """
-        queue, once = self._consumer.queue.name, self._consumer.queue.once
+        store, queue, once = self._store, self._consumer.queue.name, self._consumer.queue.once
         stream = self._consumer.queue.stream
         kept: list[int] = []
         waiting = 0
@@ -193,13 +196,12 @@ class Dispatch:
                     raise_refused(self._sender.send(spool))
                     spool.clear()
                     waiting = 0
-                for index in range(len(pack)) if once else ():
-                    payload, key = pack.payload(index), pack.key(index)
-                    entry = outbox.put(exchange, payload, key, message_id=pack.ids[index])
-                    kept.append(entry.id)
+                if once:
+                    rows = ((pack.key(i), pack.payload(i), pack.ids[i]) for i in range(len(pack)))
+                    kept.extend(store.outbox.put_many(exchange, rows))
 
-            with nullcontext() if stream else outbox.transaction():
-                given = records.only(outbox.unseen(queue, records.ids)) if once else records
+            with nullcontext() if stream else store.transaction():
+                given = records.only(store.inbox.unseen(queue, records.ids)) if once else records
                 if not len(given):
                     return
                 try:
@@ -213,7 +215,8 @@ class Dispatch:
                     records.verdicts[ids.index(given.ids[index])] = verdict
             if spool:
                 raise_refused(self._sender.send(spool))
-        outbox.remove(kept)
+        if kept:
+            store.outbox.remove(kept)
 
     def _fail(self, opened: Opened, row: int, error: BaseException) -> None:
         opened.fates.append(self._ladder.decide(opened.delivery, opened.pack, row, error))

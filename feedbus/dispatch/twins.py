@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 
-from feedbus import outbox
 from feedbus.metrics import ConsumerMetrics
+from feedbus.store import Inbox
 from feedbus.wire import Delivery
 
 log = logging.getLogger(__name__)
@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 class Twins:
     """Tells equal messages of one queue apart, as far as the broker does."""
 
-    def __init__(self, queue: str, metrics: ConsumerMetrics) -> None:
-        """Ask the inbox of a queue; count in metrics what is taken for a repetition."""
+    def __init__(self, queue: str, inbox: Inbox, metrics: ConsumerMetrics) -> None:
+        """Ask the inbox about a queue; count in metrics what is taken for a repetition."""
         self._queue = queue
+        self._inbox = inbox
         self._metrics = metrics
         self._decided: list[tuple[Delivery, Delivery]] = []
 
@@ -37,7 +38,7 @@ class Twins:
             return deliveries
         known = {id(given): decided for given, decided in self._decided}
         unidentified = [one.message_id for one in deliveries if not one.identified]
-        handled = set(outbox.seen(self._queue, unidentified))
+        handled = set(self._inbox.seen(self._queue, unidentified))
         here: set[str] = set()
         decided = [known.get(id(one)) or self._decide(one, handled, here) for one in deliveries]
         self._decided = list(zip(deliveries, decided, strict=True))

@@ -31,6 +31,7 @@ from feedbus.runner.limits import Allowance, Limits
 from feedbus.runner.placement import Placement
 from feedbus.runner.reading import Reading
 from feedbus.runner.suspects import Suspects
+from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 
@@ -56,6 +57,7 @@ class Runner:
         limits: Limits,
         metrics: Metrics,
         suspects: Suspects,
+        store: Store,
         on_ready: Callable[[], None] = lambda: None,
         on_hold: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -68,6 +70,7 @@ class Runner:
             limits: when the run ends by itself.
             metrics: where it counts.
             suspects: what earlier runs left.
+            store: in whose transactions messages are handled.
             on_ready: called once the consumer has subscribed.
             on_hold: called with why it holds, and with "" when it goes on.
 
@@ -79,7 +82,9 @@ class Runner:
         self._on_ready: Callable[[], None] | None = on_ready
         self._metrics = metrics.consumer(consumer.name)
         self._sender = Sender(topology, metrics)
-        self._dispatch = Dispatch(topology, consumer, handler, self._sender, self._metrics)
+        self._dispatch = Dispatch(
+            topology, consumer, handler, self._sender, metrics=self._metrics, store=store
+        )
         self._placement = Placement(topology)
         self._pruning = Pruning(topology, consumer, self._metrics)
         self._heartbeats = Heartbeats()

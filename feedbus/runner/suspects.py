@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from feedbus import watchdog
 from feedbus.private_files import open_private, private_folder
-from feedbus.watchdog import Note, note_line
+from feedbus.watchdog import UNTIL_AT, Note, note_line, until_text
 
 DIED = "its process ended"
 HUNG = "its handler took longer than handler_timeout"
@@ -48,6 +49,7 @@ class Suspects:
         private_folder(path.parent)
         self._descriptor = open_private(path, os.O_RDWR | os.O_CREAT, any_owner=True)
         self._pid = os.getpid()
+        self._until: float | None = None
         # Empty, or torn by the death itself: nobody is suspected wrongly.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
         self._deaths = note.deaths
@@ -81,6 +83,20 @@ class Suspects:
         self._in_handler = message_ids
         self._write(watchdog.now() + seconds)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time that the block takes against the handler, if one works."""
+        if self._until is None:
+            yield
+            return
+        left_seconds, self._until = self._until - watchdog.now(), None
+        os.pwrite(self._descriptor, until_text(None), UNTIL_AT)
+        try:
+            yield
+        finally:
+            self._until = watchdog.now() + left_seconds
+            os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
+
     def blame(self, cause: str) -> None:
         """Count a lost consumer against the message that was alone in the handler."""
         alone = len(self._in_handler) == 1
@@ -99,6 +115,7 @@ class Suspects:
     def _write(self, until: float | None) -> None:
         # Over the line before, whose rest stays behind it: twice a batch, a file that grows and
         # shrinks costs its file system much more.
+        self._until = until
         line = b"\n"
         if self._deaths or self._in_handler:
             line = note_line(until, self._pid, self._deaths, self._in_handler)

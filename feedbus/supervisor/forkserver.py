@@ -49,13 +49,14 @@ def preload(topology_path: Path) -> None:
     """Import what a consumer of the topology needs, except for its handler."""
     import feedbus.cli.run
     import feedbus.runner  # noqa: F401 -- for the children
-    from feedbus import broker, config, outbox
+    from feedbus import broker, config
     from feedbus.errors import FeedbusError
+    from feedbus.store import load_driver
 
     with contextlib.suppress(FeedbusError):  # whoever reads it next says so
         topology = config.load(topology_path)
         broker.load_transport(topology)
-        outbox.load_driver(topology.store_url)
+        load_driver(topology)
 
 
 def serve(connection: Connection) -> Program:

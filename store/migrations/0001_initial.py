@@ -5,7 +5,8 @@ from __future__ import annotations
 import peewee
 from playhouse.migrate import SchemaMigrator
 
-from feedbus import outbox
+from feedbus.store.peewee import bound, on_postgres
+from feedbus.store.tables import create_tables, drop_tables
 
 # $ID is a primary key that the database numbers, $CLUSTERED keeps rows in the order of their key,
 # $BYTES compares text byte by byte, whatever the database's language is.
@@ -71,8 +72,8 @@ TABLES = ("sms_notification", "email_notification", "feed", "tweet", "follower",
 
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
     """Create everything."""
-    words = POSTGRES if outbox.on_postgres() else SQLITE
-    outbox.create_tables()
+    words = POSTGRES if on_postgres() else SQLITE
+    create_tables(bound())
     for statement in STATEMENTS:
         for word, meaning in words.items():
             statement = statement.replace(f"${word}", meaning)  # noqa: PLW2901 -- word by word
@@ -83,4 +84,4 @@ def down(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001
     """Drop everything, with all that it holds."""
     for table in TABLES:
         db.execute_sql(f"DROP TABLE {table}")
-    outbox.drop_tables()
+    drop_tables(bound())

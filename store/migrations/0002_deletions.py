@@ -8,7 +8,7 @@ from __future__ import annotations
 import peewee
 from playhouse.migrate import SchemaMigrator
 
-from feedbus import outbox
+from feedbus.store.peewee import on_postgres
 
 TABLES = {"users": "deleted_user", "tweet": "deleted_tweet"}
 POSTGRES = (
@@ -42,12 +42,12 @@ SQLITE_BACK = ("DROP TRIGGER {deleted}_note", "DROP TABLE {deleted}")
 
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
     """Create the tables, and the triggers that fill them."""
-    _run(db, POSTGRES if outbox.on_postgres() else SQLITE)
+    _run(db, POSTGRES if on_postgres() else SQLITE)
 
 
 def down(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
     """Drop them."""
-    _run(db, POSTGRES_BACK if outbox.on_postgres() else SQLITE_BACK)
+    _run(db, POSTGRES_BACK if on_postgres() else SQLITE_BACK)
 
 
 def _run(db: peewee.Database, statements: tuple[str, ...]) -> None:

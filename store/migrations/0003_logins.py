@@ -7,7 +7,7 @@ import logging
 import peewee
 from playhouse.migrate import SchemaMigrator
 
-from feedbus import outbox
+from feedbus.store.peewee import on_postgres
 from store.logins import normalized
 
 log = logging.getLogger(__name__)
@@ -19,12 +19,12 @@ SQLITE = "SELECT id, login FROM users WHERE login GLOB '*[^' || char(1) || '-~]*
 
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
     """Write logins anew; one that would meet another user's stays as it is, and is logged."""
-    mark = "%s" if outbox.on_postgres() else "?"
+    mark = "%s" if on_postgres() else "?"
     update = (
         f"UPDATE users SET login = {mark} WHERE id = {mark}"  # noqa: S608 -- of constants
         f" AND NOT EXISTS (SELECT 1 FROM users AS other WHERE other.login = {mark})"
     )
-    for user, login in db.execute_sql(POSTGRES if outbox.on_postgres() else SQLITE).fetchall():
+    for user, login in db.execute_sql(POSTGRES if on_postgres() else SQLITE).fetchall():
         wanted = normalized(login)
         if wanted != login and not db.execute_sql(update, (wanted, user, wanted)).rowcount:
             log.warning(

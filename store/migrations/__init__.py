@@ -14,8 +14,8 @@ from pathlib import Path
 import peewee
 from playhouse.migrations import MigrationError, Runner
 
-from feedbus import outbox
 from feedbus.errors import FeedbusError, Outage
+from feedbus.store.peewee import PeeweeStore, bind
 from feedbus.topology import Topology
 from feedbus.urls import StoreUrl
 
@@ -73,34 +73,34 @@ def steps(url: StoreUrl | str) -> list[Step]:
     with _opened(url) as store:
         return [
             Step(each.name, f"{each.applied:%Y-%m-%d %H:%M:%S}" if each.applied else "")
-            for each in Runner(store, str(FOLDER)).status()
+            for each in Runner(store.database, str(FOLDER)).status()
         ]
 
 
 @contextmanager
 def _runner(url: StoreUrl | str) -> Iterator[Runner]:
-    with _opened(url) as store, outbox.exclusive("migrate", wait_seconds=WAIT_SECONDS) as held:
+    with _opened(url) as store, store.exclusive("migrate", wait_seconds=WAIT_SECONDS) as held:
         if not held:
             msg = f"another process has been migrating the store for {WAIT_SECONDS:.0f} s"
             raise Outage(msg)
-        if outbox.on_postgres():
-            store.execute_sql("SET statement_timeout = 0")  # a migration may take its time
-        yield Runner(store, str(FOLDER))
+        if store.on_postgres:
+            store.database.execute_sql("SET statement_timeout = 0")  # a migration may take its time
+        yield Runner(store.database, str(FOLDER))
 
 
 @contextmanager
-def _opened(url: StoreUrl | str) -> Iterator[peewee.Database]:
+def _opened(url: StoreUrl | str) -> Iterator[PeeweeStore]:
     """Open the store for as long as the block runs, and say what fails in words for people."""
-    store = outbox.open_store(url, application_name="feedbus migrate")
+    store = bind(PeeweeStore(url, application_name="feedbus migrate"))
     try:
-        outbox.ready()
+        store.ready()
         yield store
     except MigrationError as error:
         msg = f"cannot migrate: {error}"
         raise CannotMigrate(msg) from error
     except peewee.PeeweeException as error:
-        kind = Outage if outbox.outage(error) else CannotMigrate
+        kind = Outage if store.is_outage(error) else CannotMigrate
         msg = f"cannot migrate: {error}"
         raise kind(msg) from error
     finally:
-        outbox.close_store()
+        store.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from feedbus.outbox import on_postgres
+from feedbus.store.peewee import on_postgres
 from store.queries.sql import WORTH_COPYING, copy, numbers, rows, run, run_each
 from store.queries.tweets import stored_tweets
 from store.queries.users import login_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from feedbus.outbox import on_postgres
+from feedbus.store.peewee import on_postgres
 from store.queries.sql import copy, escaped, numbers, rows, run
 
 Group = tuple[str, str, Sequence[int]]

@@ -9,7 +9,7 @@ from functools import cache
 from io import BytesIO
 from typing import Any
 
-from feedbus.outbox import database, on_postgres, transaction
+from feedbus.store.peewee import database, on_postgres, transaction
 
 # Where a parameter made by numbers() goes: $NUMBERS are rows with a column "value", and
 # $ROWS(table) the table's rows that have these ids. $LIST(column) is what listed() reads.

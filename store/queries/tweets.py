@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus.errors import FeedbusError
-from feedbus.outbox import on_postgres, transaction
+from feedbus.store.peewee import on_postgres, transaction
 from store.moments import now_us, to_text
 from store.queries.sql import first, numbers, rows, run, run_each
 from store.queries.users import UnknownUser, login_of

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from feedbus.errors import FeedbusError
-from feedbus.outbox import on_postgres, transaction
+from feedbus.store.peewee import on_postgres, transaction
 from store.moments import now_us
 from store.queries.sql import first, listed, numbers, rows, run
 

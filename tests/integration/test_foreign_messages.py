@@ -17,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.metrics import Metrics
 from feedbus.metrics.catalogue import VERDICTS
+from feedbus.store.peewee import close_bound
 from feedbus.topology import Ladder
 from feedbus.wire.tables import read_properties
 from tests import raw_client as raw
@@ -111,7 +112,7 @@ def system(place, tmp_path):
         exchange="other", routing_keys=("#",), retry=Ladder((0.01,), "dead-letter"), prefetch=200
     )
     yield System.at(tmp_path, work, broker_url=url)
-    outbox.close_store()
+    close_bound()
 
 
 @settings(
@@ -180,4 +181,4 @@ def test_headers_nested_deeply_on_the_embedded_broker_are_the_publishers_trouble
                 channel.basic_publish(message, f"{system.topology.name}.work", "")
     assert system.run(sink.handle, max_runtime_seconds=30.0).startswith("idle")
     assert sink.taken == ([1, 1] if depth == 30 else [1])
-    outbox.close_store()
+    close_bound()

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from feedbus import outbox
 from feedbus.bus import Bus
 from feedbus.metrics import Metrics
+from feedbus.store.peewee import close_bound, database
 from tests.projects import wait_until
 from tests.systems import System, queue
 
@@ -20,7 +20,7 @@ QUEUES = ("one", "two")
 
 
 def rows() -> dict[str, int]:
-    found = outbox.database.execute_sql("SELECT queue, count(DISTINCT n) FROM effects GROUP BY 1")
+    found = database.execute_sql("SELECT queue, count(DISTINCT n) FROM effects GROUP BY 1")
     return dict(found.fetchall())
 
 
@@ -32,12 +32,12 @@ def test_a_store_that_is_restarted_loses_no_row_and_counts_no_attempt(
     url = postgres.new_database()
     queues = [queue(name, prefetch=50) for name in QUEUES]
     system = System.at(tmp_path, *queues, broker_url=broker_url, store_url=url)
-    outbox.database.execute_sql("CREATE TABLE effects (queue text, n integer)")
+    database.execute_sql("CREATE TABLE effects (queue text, n integer)")
     metrics = Metrics.none()
 
     def write_for(name: str):
         def write(message: dict[str, Any], _bus: Bus) -> None:
-            outbox.database.execute_sql("INSERT INTO effects VALUES (%s, %s)", (name, message["n"]))
+            database.execute_sql("INSERT INTO effects VALUES (%s, %s)", (name, message["n"]))
 
         return write
 
@@ -63,5 +63,5 @@ def test_a_store_that_is_restarted_loses_no_row_and_counts_no_attempt(
     for name in QUEUES:
         assert metrics.value("feedbus_records_total", name, "retry") == 0
         assert system.dead(name) == []
-    outbox.close_store()
+    close_bound()
     postgres.drop_database(url)

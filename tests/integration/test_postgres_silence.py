@@ -10,10 +10,18 @@ from typing import Any
 
 import pytest
 
-from feedbus import outbox
 from feedbus.errors import StoreOutage
 from feedbus.metrics import Metrics
-from feedbus.outbox import deadlines
+from feedbus.store.peewee import (
+    PeeweeStore,
+    bind,
+    bound,
+    close_bound,
+    database,
+    deadlines,
+    transaction,
+)
+from feedbus.store.tables import create_tables
 from tests.projects import wait_until
 from tests.servers.proxy import SilentProxy
 from tests.systems import System, queue
@@ -27,7 +35,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(deadlines, "MARGIN_SECONDS", 0.5)
     monkeypatch.setattr(deadlines, "LOOK_SECONDS", 0.1)
     yield
-    outbox.close_store()
+    close_bound()
 
 
 @pytest.fixture
@@ -36,83 +44,83 @@ def proxied(postgres):
     url = postgres.new_database()
     with SilentProxy(postgres.port) as proxy:
         yield proxy, url.replace(f":{postgres.port}/", f":{proxy.port}/")
-        outbox.close_store()
+        close_bound()
     postgres.drop_database(url)
 
 
 def test_a_read_is_asked_again_on_another_connection(proxied):
     proxy, url = proxied
-    outbox.open_store(url + SHORT)
-    assert outbox.database.execute_sql("SELECT 1").fetchone() == (1,)
+    bind(PeeweeStore(url + SHORT))
+    assert database.execute_sql("SELECT 1").fetchone() == (1,)
     proxy.swallow()
     started = time.monotonic()
-    assert outbox.database.execute_sql("SELECT 2").fetchone() == (2,)
+    assert database.execute_sql("SELECT 2").fetchone() == (2,)
     assert time.monotonic() - started < 20
     assert proxy.accepted == 2
 
 
 def note() -> None:
-    outbox.unseen("work", ["one"])
+    bound().inbox.unseen("work", ["one"])
 
 
 def copy() -> None:
-    with outbox.database.connection().cursor() as cursor:
+    with database.connection().cursor() as cursor:
         cursor.copy_expert("COPY feedbus_inbox FROM STDIN", BytesIO())
 
 
 @pytest.mark.parametrize("statement", [note, copy])
 def test_a_transaction_is_an_outage(proxied, statement: Callable[[], None]):
     proxy, url = proxied
-    outbox.open_store(url + SHORT)
-    outbox.create_tables()
+    bind(PeeweeStore(url + SHORT))
+    create_tables(bound())
 
     def silenced() -> None:
-        with outbox.transaction():
-            outbox.pending(1)
+        with transaction():
+            bound().outbox.pending(1)
             proxy.swallow()
             statement()
 
     with pytest.raises(StoreOutage, match="no answer within"):
         silenced()
-    assert outbox.unseen("work", ["one"]) == ["one"]
+    assert bound().inbox.unseen("work", ["one"]) == ["one"]
 
 
 def test_a_connection_that_was_idle_is_probed_with_a_shorter_deadline(
     proxied, monkeypatch: pytest.MonkeyPatch
 ):
     proxy, url = proxied
-    outbox.open_store(f"{url}?options=-c%20statement_timeout%3D10min")
-    outbox.database.execute_sql("SELECT 1")
+    bind(PeeweeStore(f"{url}?options=-c%20statement_timeout%3D10min"))
+    database.execute_sql("SELECT 1")
     monkeypatch.setattr(deadlines, "PROBE_IDLE_SECONDS", 0.0)
     monkeypatch.setattr(deadlines, "PROBE_SECONDS", 0.3)
     proxy.swallow()
-    assert outbox.database.execute_sql("SELECT 2").fetchone() == (2,)
+    assert database.execute_sql("SELECT 2").fetchone() == (2,)
 
 
 def test_a_statement_may_take_as_long_as_the_server_lets_it(proxied):
     _, url = proxied
-    outbox.open_store(url + SHORT)
-    outbox.database.execute_sql("SET statement_timeout = '1min'")
-    assert outbox.database.execute_sql("SELECT pg_sleep(2.5), 1").fetchone()[1] == 1
+    bind(PeeweeStore(url + SHORT))
+    database.execute_sql("SET statement_timeout = '1min'")
+    assert database.execute_sql("SELECT pg_sleep(2.5), 1").fetchone()[1] == 1
 
 
 def test_consumers_go_on_after_a_store_that_fell_silent(proxied, tmp_path: Path):
     proxy, url = proxied
     system = System.at(tmp_path, queue(), store_url=url + SHORT)
-    outbox.database.execute_sql("CREATE TABLE effects (n integer)")
+    database.execute_sql("CREATE TABLE effects (n integer)")
     metrics = Metrics.none()
 
     def write(message: dict[str, Any], _bus: Any) -> None:
         if message["n"] == 2:
-            outbox.database.execute_sql("SELECT 1")
+            database.execute_sql("SELECT 1")
             proxy.swallow() if not system.seen[1:] else None
         system.note(message)
-        outbox.database.execute_sql("INSERT INTO effects VALUES (%s)", (message["n"],))
+        database.execute_sql("INSERT INTO effects VALUES (%s)", (message["n"],))
 
     with system.running(write, metrics=metrics):
         system.publish([1, 2, 3])
         wait_until(lambda: metrics.value("feedbus_records_total", "work", "ack") == 3)
-    found = outbox.database.execute_sql("SELECT n FROM effects ORDER BY n").fetchall()
+    found = database.execute_sql("SELECT n FROM effects ORDER BY n").fetchall()
     assert found == [(1,), (2,), (3,)]
     assert metrics.value("feedbus_records_total", "work", "retry") == 0
     assert metrics.value("feedbus_outages_total", "work", "store") == 1

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import generations
 from feedbus.broker.names import Names
 from feedbus.bus import Bus, LiveBus
 from feedbus.metrics import Metrics
 from feedbus.ring import Ring
+from feedbus.store.peewee import close_bound, database
 from store import migrations
 from tests.projects import wait_until
 from tests.site import served, topology_in, until, waiting
@@ -33,7 +34,7 @@ WEIGHTS = (1, 2, 3, 1, 3, 2)
 @pytest.fixture(autouse=True)
 def _closed_store():
     yield
-    outbox.close_store()
+    close_bound()
 
 
 @contextmanager
@@ -208,14 +209,14 @@ def test_heartbeats_go_on_while_the_store_is_away(rabbitmq, tmp_path: Path):
     metrics = Metrics.none()
 
     def write(message: dict[str, Any], _bus: Bus) -> None:
-        outbox.database.execute_sql("INSERT INTO effects VALUES (?)", (message["n"],))
+        database.execute_sql("INSERT INTO effects VALUES (?)", (message["n"],))
 
     with system.running(write, metrics=metrics):
         system.publish([1])
         time.sleep(7.0)  # by now it holds for longer than the broker waits
-        outbox.database.execute_sql("CREATE TABLE effects (n integer)")
+        database.execute_sql("CREATE TABLE effects (n integer)")
         wait_until(lambda: metrics.value("feedbus_deliveries_total", "work", "ack") == 1)
-    assert outbox.database.execute_sql("SELECT n FROM effects").fetchall() == [(1,)]
+    assert database.execute_sql("SELECT n FROM effects").fetchall() == [(1,)]
     assert metrics.value(OUTAGES, "work", "store") == 1
     assert metrics.value(OUTAGES, "work", "broker") == 0
 

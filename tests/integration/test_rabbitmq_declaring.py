@@ -12,11 +12,12 @@ from urllib.parse import quote
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import generations, inventory
 from feedbus.broker.names import Names
 from feedbus.errors import Outage, UsageError
 from feedbus.plan.making import make_plan
+from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange
 from feedbus.urls import parse_broker_url, parse_management_url
 from tests.servers.rabbitmq import RabbitMQ
@@ -45,7 +46,7 @@ OPTIONS = {
 @pytest.fixture(autouse=True)
 def _closed_store():
     yield
-    outbox.close_store()
+    close_bound()
 
 
 def had(node, kind: str, name: str) -> dict:

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import generations
 from feedbus.broker import rabbitmq as connections
 from feedbus.broker.names import Names
 from feedbus.bus import Bus, LiveBus
 from feedbus.errors import BrokerOutage
 from feedbus.metrics import Metrics
+from feedbus.store.peewee import close_bound
 from feedbus.urls import parse_broker_url
 from tests.projects import wait_until
 from tests.servers.proxy import SilentProxy
@@ -33,7 +34,7 @@ libc_with_interpreter_lock = ctypes.PyDLL(None)
 @pytest.fixture(autouse=True)
 def _closed_store():
     yield
-    outbox.close_store()
+    close_bound()
 
 
 def through(system: System, proxy: SilentProxy, options: str = "") -> System:

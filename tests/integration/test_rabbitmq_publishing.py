@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import alarms, generations
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.bus.publisher import Publisher
 from feedbus.errors import Outage, PublishError
 from feedbus.metrics import Metrics
+from feedbus.store.peewee import close_bound
 from feedbus.wire import Outgoing
 from tests.projects import wait_until
 from tests.servers.rabbitmq import RabbitMQ
@@ -30,7 +31,7 @@ FULL = {"max_length": 1, "overflow": "reject-publish"}
 @pytest.fixture(autouse=True)
 def _closed_store():
     yield
-    outbox.close_store()
+    close_bound()
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.errors import Outage, UsageError
+from feedbus.store.peewee import close_bound
 from feedbus.topology import Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 from tests.projects import Project
@@ -178,4 +179,4 @@ def test_every_command_speaks_tls(tls, tmp_path):
     assert json.loads(project.feedbus("status", "--json").stdout)["broker"]["reachable"]
     assert len(project.dead()) == 1
     project.feedbus("dead", "requeue", "work", "--all")
-    outbox.close_store()
+    close_bound()

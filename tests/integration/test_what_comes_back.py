@@ -13,13 +13,14 @@ import pytest
 from click.testing import CliRunner
 from marshmallow import RAISE, Schema, fields
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import dead, pruning
 from feedbus.broker.names import Names
 from feedbus.bus.requeue import Requeue
 from feedbus.cli import main
 from feedbus.errors import Reject
 from feedbus.metrics import Metrics
+from feedbus.store.peewee import PeeweeStore, bind, close_bound
 from feedbus.topology import DeadLetters, Ladder
 from feedbus.wire.constants import EXPIRATION, JSON, PACK, SEALED
 from tests import raw_client as raw
@@ -61,7 +62,7 @@ def url(request):
 @pytest.fixture(autouse=True)
 def _closed_store():
     yield
-    outbox.close_store()
+    close_bound()
 
 
 def put(system: System, exchange: str, key: str, body: bytes = BODY, **options: Any) -> None:
@@ -334,7 +335,7 @@ def test_foreign_text_is_escaped_where_dead_letters_are_shown(tmp_path):
 
     generations.establish(system.topology)
     put(system, "work", "k\u202e", b"\x1b", properties={"message_id": bad}, headers={bad: bad})
-    outbox.open_store(system.topology.store_url)
+    bind(PeeweeStore(system.topology.store_url))
     system.run(fail)
     runner = CliRunner()
     for words in (["list"], ["list", "--json"], ["show", "work", bad]):

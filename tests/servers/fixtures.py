@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus import outbox
+from feedbus.store.peewee import PeeweeStore, bind, close_bound
 from store import migrations
 from tests.servers import required, versions
 from tests.servers.postgres import MissingServer, Postgres, chosen
@@ -85,12 +85,12 @@ def empty_store_url(request, postgres_servers, tmp_path: Path) -> Iterator[str]:
     """The URL of a database without tables, on each kind of database in turn."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/feeds.db"
-        outbox.close_store()
+        close_bound()
         return
     server = postgres_servers(request.param)
     url = server.new_database()
     yield url
-    outbox.close_store()
+    close_bound()
     server.drop_database(url)
 
 
@@ -98,5 +98,5 @@ def empty_store_url(request, postgres_servers, tmp_path: Path) -> Iterator[str]:
 def store_url(empty_store_url: str) -> str:
     """The URL of a database with all tables, which is open."""
     migrations.forward(empty_store_url)
-    outbox.open_store(empty_store_url)
+    bind(PeeweeStore(empty_store_url))
     return empty_store_url

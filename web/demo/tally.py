@@ -9,8 +9,8 @@ from typing import Self, cast
 
 from peewee import fn
 
-from feedbus import outbox
 from feedbus.ring import Ring
+from feedbus.store import open_store
 from feedbus.topology import Topology
 from store.models import EmailNotification, FeedEntry, Follower, SmsNotification, Tweet, User
 
@@ -37,12 +37,12 @@ class Tally:
 
     def __enter__(self) -> Self:
         """Open the store."""
-        outbox.open_store(self._topology.store_url)
+        self._store = open_store(self._topology)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close the store."""
-        outbox.close_store()
+        self._store.close()
 
     def expected(self) -> Counts:
         """Return what the tweets and the graph call for."""

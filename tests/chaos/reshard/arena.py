@@ -56,7 +56,8 @@ import sys
 
 from marshmallow import Schema, fields
 
-from feedbus import handler, outbox
+from feedbus import handler
+from feedbus.store.peewee import database
 
 SHARD = sys.argv[sys.argv.index("run") + 1] if "run" in sys.argv else "?"
 
@@ -83,7 +84,7 @@ def note(records, bus):
         part = rows[start : start + 200]
         values = [each for key, number in part for each in (key, number, SHARD, ring)]
         places = ", ".join(["(?, ?, ?, ?)"] * len(part))
-        outbox.database.execute_sql(
+        database.execute_sql(
             "INSERT OR IGNORE INTO seen (key, number, shard, generation) VALUES " + places, values
         )
 '''

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from feedbus import broker, outbox
+from feedbus import broker
 from feedbus.broker import generations, ledger
 from feedbus.broker.names import Names
 from feedbus.bus import Bus
 from feedbus.metrics import Metrics
 from feedbus.records import Records
 from feedbus.ring import Ring
+from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange
 from tests.servers.rabbitmq import RabbitMQ
 from tests.systems import BATCH, System, sharded
@@ -29,7 +30,7 @@ KEYS = [f"key-{number}" for number in range(600)]
 @pytest.fixture(autouse=True)
 def _store() -> Iterator[None]:
     yield
-    outbox.close_store()
+    close_bound()
 
 
 def placed(system: System) -> dict[str, str]:

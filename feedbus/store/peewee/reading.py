@@ -11,8 +11,8 @@ from typing import Any
 import peewee
 
 from feedbus.errors import StoreOutage, UsageError
-from feedbus.outbox.databases import PostgresStore, Store, make_store
-from feedbus.outbox.outages import describe, outage
+from feedbus.store.peewee.databases import Database, PostgresDatabase, make_database
+from feedbus.store.peewee.outages import describe, outage
 from feedbus.urls import StoreUrl
 
 ROWS_AT_ONCE = 10_000
@@ -31,7 +31,7 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
         StoreOutage: the store is away, or has no such table.
 
     """
-    store = make_store(url, "feedbus balance")
+    store = make_database(url, "feedbus balance")
     try:
         with closing(_cursor(store, query)) as cursor:
             first = cursor.fetchmany(ROWS_AT_ONCE)
@@ -48,8 +48,8 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
         store.close_all()
 
 
-def _cursor(store: Store, query: str) -> Any:
-    if isinstance(store, PostgresStore):
+def _cursor(store: Database, query: str) -> Any:
+    if isinstance(store, PostgresDatabase):
         connection = store.connection()
         connection.set_session(readonly=True, autocommit=False)
         with connection.cursor() as setting:

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from feedbus.errors import PublishError, UsageError
-from feedbus.outbox.connection import transaction
-from feedbus.outbox.exclusion import exclusive
-from feedbus.outbox.tables import Entry, pending, remove
+from feedbus.store.protocol import Entry, Store
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +22,7 @@ class Publisher(Protocol):
         """Return when the broker has confirmed the message, raise otherwise."""
 
 
-def publish_entries(bus: Publisher, entries: Iterable[Entry]) -> int:
+def publish_entries(store: Store, bus: Publisher, entries: Iterable[Entry]) -> int:
     """Publish these rows in order and remove them; returns how many were published.
 
     A row that the broker does not accept stays, with those behind it of the same exchange and
@@ -56,15 +54,18 @@ def publish_entries(bus: Publisher, entries: Iterable[Entry]) -> int:
                 sent.append(entry.id)
     finally:
         if sent:
-            with transaction():
-                remove(sent)
+            with store.transaction():
+                store.outbox.remove(sent)
     return len(sent)
 
 
-def relay(bus: Publisher, *, limit: int = 100, older_than_seconds: float = 5.0) -> int:
+def relay(
+    store: Store, bus: Publisher, *, limit: int = 100, older_than_seconds: float = 5.0
+) -> int:
     """Publish leftover rows in order and remove them; one process at a time, the others return 0.
 
     Args:
+        store: whose outbox it is.
         bus: where to publish; the message ids are the rows' own, so that a repeat is known.
         limit: rows a round; rounds follow one another until none is left.
         older_than_seconds: younger rows are still in the hands of those who put them.
@@ -74,9 +75,9 @@ def relay(bus: Publisher, *, limit: int = 100, older_than_seconds: float = 5.0) 
 
     """
     published = 0
-    with exclusive("relay") as held:
+    with store.exclusive("relay") as held:
         after = 0
-        while held and (entries := pending(limit, older_than_seconds, after=after)):
-            published += publish_entries(bus, entries)
+        while held and (entries := store.outbox.pending(limit, older_than_seconds, after=after)):
+            published += publish_entries(store, bus, entries)
             after = entries[-1].id
     return published

@@ -1,9 +1,10 @@
-"""The two kinds of database that a store can be, and how each is connected."""
+"""The two kinds of database that peewee opens for a store, and how each is connected."""
 
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +12,12 @@ import peewee
 
 from feedbus.errors import UsageError
 from feedbus.fork_safety import close_in_forks
-from feedbus.outbox.outages import outage
-from feedbus.outbox.turns import Turn
 from feedbus.private_files import make_database_file
+from feedbus.store.peewee.outages import outage
+from feedbus.store.peewee.turns import Turn
 from feedbus.urls import StoreUrl, UrlError, parse_store_url
+
+Waiting = Callable[[], AbstractContextManager[None]]
 
 BUSY_TIMEOUT_SECONDS = 10.0
 POSTGRES_SETTINGS = {
@@ -35,16 +38,19 @@ PRAGMAS = {
 }
 
 
-class Store(peewee.Database):
-    """A database that drops a connection on which an outage showed; the next use connects anew.
+class Database(peewee.Database):
+    """A database that begins a transaction with its first statement, and outlives its connection.
 
-    Connections belong to threads. The threads here live as long as their process, so there are
-    as many connections as threads and none is asked SELECT 1 before each use, as a pool's are.
+    Until then a transaction needs neither a connection nor a lock. A connection on which an outage
+    showed is dropped; the next use connects anew. Connections belong to threads. The threads here
+    live as long as their process, so there are as many connections as threads and none is asked
+    SELECT 1 before each use, as a pool's are.
     """
 
     def __init__(self, database: str, *, where: str, **options: Any) -> None:
-        """Start with no connection; where is how messages to people name the store."""
+        """Start with no connection; where is how messages to people name the database."""
         self.where = where
+        self._local = threading.local()
         self._opened: dict[int, Any] = {}
         self._opened_lock = threading.Lock()
         super().__init__(database, **options)
@@ -74,7 +80,57 @@ class Store(peewee.Database):
         with suppress(Exception):  # it may be lost, which is why it is discarded
             self.close()
 
+    def begin(self, *_: Any) -> None:
+        """Begin a transaction, in the database with its first statement."""
+        self._begin_with_next(True)
+
+    def commit(self) -> None:
+        """Commit, unless nothing was executed."""
+        if not self._begin_with_next(False):
+            super().commit()
+
+    def rollback(self) -> None:
+        """Roll back, unless nothing was executed or the connection is gone."""
+        if not self._begin_with_next(False) and self._begun():
+            super().rollback()
+
+    def connection(self) -> Any:
+        """Return the driver's connection, within the transaction that has begun to Python."""
+        if self._begin_with_next(False):
+            self._begin_and_execute("SELECT 1", ())
+        return super().connection()
+
+    def lost(self) -> bool:
+        """Whether this thread's connection is gone for good."""
+        return self.is_closed()
+
+    def _begun(self) -> bool:
+        """Whether the database still holds this thread's transaction."""
+        return not self.lost()
+
+    def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- a state to set
+        """Set whether a transaction has still to begin; return whether one had until now."""
+        earlier: bool = getattr(self._local, "waiting", False)
+        self._local.waiting = waiting
+        return earlier
+
+    def _connect_within(self) -> None:
+        """Connect within a transaction of which nothing was executed, which so goes on."""
+        state: Any = self._state  # type: ignore[attr-defined]  # inner, not in the stubs
+        begun, state.transactions = state.transactions, []
+        self.discard()
+        try:
+            self.connect()
+        finally:
+            state.transactions = begun
+
+    def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
+        """Begin a transaction in the database, and execute its first statement."""
+        raise NotImplementedError
+
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
+        if self._begin_with_next(False):
+            return self._begin_and_execute(sql, params, **options)
         try:
             return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # inner, not in the stubs
         except peewee.PeeweeException as error:
@@ -87,34 +143,33 @@ class Store(peewee.Database):
         # A read outside any transaction may safely be asked again on a new connection.
         return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # inner, not in the stubs
 
-    def lost(self) -> bool:
-        """Whether this thread's connection is gone for good."""
-        return False
 
+class SqliteDatabase(Database, peewee.SqliteDatabase):
+    """SQLite in WAL mode, durable, its file for its owner alone; transactions take turns."""
 
-class SqliteStore(Store, peewee.SqliteDatabase):
-    """SQLite in WAL mode, durable, its file for its owner alone."""
-
-    def __init__(self, database: str, **options: Any) -> None:
-        """Queue up for each transaction."""
-        self._local = threading.local()
+    def __init__(self, database: str, *, waiting: Waiting, **options: Any) -> None:
+        """Wait for a turn, and for SQLite's own lock, within waiting()."""
+        self._while_waiting = waiting
         super().__init__(database, **options)
 
     def _connect(self) -> Any:
-        with suppress(OSError):  # SQLite tells better what is wrong with the file
+        with suppress(OSError):  # SQLite says better what is wrong with the file
             make_database_file(Path(self.database))
         return super()._connect()
 
-    def begin(self, lock_type: str | None = None) -> None:
-        """Begin a transaction when it is this connection's turn to write."""
+    def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
         turn = self._turn()
-        with suppress(OSError):  # without a turn SQLite itself waits, or tells what is wrong
-            turn.take(BUSY_TIMEOUT_SECONDS)
-        try:
-            super().begin(lock_type)
-        except BaseException:
-            turn.give()
-            raise
+        with self._while_waiting():
+            if self.is_closed():
+                self._connect_within()
+            with suppress(OSError):  # without a turn SQLite itself waits, or says what is wrong
+                turn.take(BUSY_TIMEOUT_SECONDS)
+            try:
+                peewee.SqliteDatabase.begin(self)
+            except BaseException:
+                turn.give()
+                raise
+        return self._execute_cursor(sql, params, **options)
 
     def commit(self) -> None:
         """Commit, and let the next one write."""
@@ -122,12 +177,15 @@ class SqliteStore(Store, peewee.SqliteDatabase):
         self._turn().give()
 
     def rollback(self) -> None:
-        """Roll back, unless SQLite has done so by itself, as it does when the disk is full."""
+        """Roll back, and let the next one write."""
         try:
-            if self.connection().in_transaction:
-                super().rollback()
+            super().rollback()
         finally:
             self._turn().give()
+
+    def _begun(self) -> bool:
+        # SQLite ends a transaction by itself when the disk is full.
+        return super()._begun() and bool(self.connection().in_transaction)
 
     def _turn(self) -> Turn:
         if not hasattr(self._local, "turn"):
@@ -135,71 +193,45 @@ class SqliteStore(Store, peewee.SqliteDatabase):
         return cast("Turn", self._local.turn)
 
 
-class PostgresStore(Store, peewee.PostgresqlDatabase):
+class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     """PostgreSQL by psycopg2; BEGIN travels with a transaction's first statement.
 
     A transaction whose connection turns out to be lost by then begins anew on another.
     """
-
-    def __init__(self, database: str, **options: Any) -> None:
-        """Begin no transaction yet."""
-        self._local = threading.local()
-        super().__init__(database, **options)
 
     def _connect(self) -> Any:
         connection = super()._connect()
         close_in_forks(connection)
         return connection
 
-    def lost(self) -> bool:
-        """Whether the server closed this thread's connection."""
-        return self.is_closed() or bool(self.connection().closed)
-
     def begin(self, isolation_level: Any = None) -> None:
         """Begin a transaction, on the server with its first statement."""
         if isolation_level:
-            super().begin(isolation_level)
-            return
-        self.connect(reuse_if_open=True)
-        self._begin_with_next(True)
+            peewee.PostgresqlDatabase.begin(self, isolation_level)
+        else:
+            super().begin()
 
-    def commit(self) -> None:
-        """Commit, unless nothing was executed."""
-        if not self._begin_with_next(False):
-            super().commit()
+    def lost(self) -> bool:
+        """Whether the server closed this thread's connection."""
+        return super().lost() or bool(self.connection().closed)
 
-    def rollback(self) -> None:
-        """Roll back, unless nothing was executed or the connection is gone."""
-        if not self._begin_with_next(False) and not self.lost():
-            super().rollback()
-
-    def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- a state to set
-        """Say whether a transaction is still to begin from here on; returns whether one was."""
-        earlier: bool = getattr(self._local, "waiting", False)
-        self._local.waiting = waiting
-        return earlier
-
-    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
-        if not self._begin_with_next(False):
-            return super()._execute_cursor(sql, params, **options)
+    def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
         sql = f"BEGIN; {sql}"
+        if self.is_closed():
+            self._connect_within()
         try:
-            return super()._execute_cursor(sql, params, **options)
+            return self._execute_cursor(sql, params, **options)
         except (peewee.OperationalError, peewee.InterfaceError):
             if not self.lost():
                 raise
         # Nothing of the transaction was there to be lost; to peewee it is the same one still.
-        state: Any = self._state  # type: ignore[attr-defined]  # inner, not in the stubs
-        begun, state.transactions = state.transactions, []
-        self.discard()
-        try:
-            self.connect()
-        finally:
-            state.transactions = begun
-        return super()._execute_cursor(sql, params, **options)
+        self._connect_within()
+        return self._execute_cursor(sql, params, **options)
 
 
-def make_store(url: StoreUrl | str, application_name: str) -> Store:
+def make_database(
+    url: StoreUrl | str, application_name: str, *, waiting: Waiting = nullcontext
+) -> Database:
     """Return the database of a URL, not yet connected, or raise UsageError for what is none."""
     if isinstance(url, str):
         try:
@@ -212,18 +244,19 @@ def make_store(url: StoreUrl | str, application_name: str) -> Store:
     if not url.file.is_absolute():
         msg = f"store url: expected sqlite:////absolute/path, got '{url}'"
         raise UsageError(msg)
-    return SqliteStore(
+    return SqliteDatabase(
         str(url.file),
         where=str(url.file),
         pragmas=PRAGMAS,
         timeout=BUSY_TIMEOUT_SECONDS,
         lock_type="IMMEDIATE",
+        waiting=waiting,
         check_same_thread=False,  # close_all closes those of other threads
     )
 
 
-def _make_postgres(url: StoreUrl, application_name: str) -> PostgresStore:
-    from feedbus.outbox.deadlines import Connection  # only where psycopg2 is installed
+def _make_postgres(url: StoreUrl, application_name: str) -> PostgresDatabase:
+    from feedbus.store.peewee.deadlines import Connection  # only where psycopg2 is installed
 
     defaults = {
         "connect_timeout": "5",
@@ -238,7 +271,7 @@ def _make_postgres(url: StoreUrl, application_name: str) -> PostgresStore:
     options = f"{settings} {given.pop('options', '')}".strip()
     # peewee wants a name; for a URL it adds none, and libpq finds it by the user or the service.
     name = given.pop("dbname", "postgresql://")
-    return PostgresStore(
+    return PostgresDatabase(
         name,
         where=str(url),
         **(defaults | given),

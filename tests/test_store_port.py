@@ -9,8 +9,17 @@ from pathlib import Path
 import peewee
 import pytest
 
-from feedbus import outbox
 from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.store import publish_entries, relay
+from feedbus.store.peewee import (
+    PeeweeStore,
+    bind,
+    bound,
+    close_bound,
+    database,
+    ping,
+    transaction,
+)
 from tests.servers.postgres import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -33,14 +42,14 @@ class ListBus:
 
 
 def outbox_rows() -> int:
-    return outbox.Outbox.select().count()
+    return len(bound().outbox.pending(1_000_000))
 
 
 def roll_back(work) -> None:
     """Do work in a transaction that fails afterwards."""
 
     def fail():
-        with outbox.transaction():
+        with transaction():
             work()
             raise RuntimeError
 
@@ -49,35 +58,35 @@ def roll_back(work) -> None:
 
 
 def test_an_outbox_row_commits_with_its_cause_or_not_at_all(store_url):
-    roll_back(lambda: outbox.put("publish_tweet", {"id": 1}))
-    assert outbox.pending() == []
-    with outbox.transaction():
-        entry = outbox.put("publish_tweet", {"id": 1, "text": "née 🙂"}, "key")
-    assert outbox.pending() == [entry]
+    roll_back(lambda: bound().outbox.put("publish_tweet", {"id": 1}))
+    assert bound().outbox.pending() == []
+    with transaction():
+        entry = bound().outbox.put("publish_tweet", {"id": 1, "text": "née 🙂"}, "key")
+    assert bound().outbox.pending() == [entry]
 
 
 def test_the_relay_publishes_what_is_left_in_order_under_the_ids_of_the_rows(store_url):
-    with outbox.transaction():
-        entries = [outbox.put("publish_tweet", {"n": n}, "k") for n in range(5)]
+    with transaction():
+        entries = [bound().outbox.put("publish_tweet", {"n": n}, "k") for n in range(5)]
     bus = ListBus()
-    assert outbox.relay(bus, limit=2, older_than_seconds=0) == 5
+    assert relay(bound(), bus, limit=2, older_than_seconds=0) == 5
     assert [payload["n"] for _, payload, _, _ in bus.published] == [0, 1, 2, 3, 4]
     assert [found[3] for found in bus.published] == [entry.message_id for entry in entries]
     assert outbox_rows() == 0
 
 
 def test_a_row_published_again_after_a_crash_keeps_its_message_id(store_url):
-    outbox.put("publish_tweet", {"n": 1})
+    bound().outbox.put("publish_tweet", {"n": 1})
     first, second = ListBus(), ListBus()
-    outbox.publish_entries(first, outbox.pending())
-    outbox.put("publish_tweet", {"n": 1}, message_id=first.published[0][3])
-    outbox.relay(second, older_than_seconds=0)
+    publish_entries(bound(), first, bound().outbox.pending())
+    bound().outbox.put("publish_tweet", {"n": 1}, message_id=first.published[0][3])
+    relay(bound(), second, older_than_seconds=0)
     assert second.published[0][3] == first.published[0][3]
 
 
 def test_the_relay_leaves_young_rows_to_those_who_put_them(store_url):
-    outbox.put("publish_tweet", {"n": 1})
-    assert outbox.relay(ListBus(), older_than_seconds=60) == 0
+    bound().outbox.put("publish_tweet", {"n": 1})
+    assert relay(bound(), ListBus(), older_than_seconds=60) == 0
     assert outbox_rows() == 1
 
 
@@ -85,87 +94,87 @@ def test_the_relay_leaves_young_rows_to_those_who_put_them(store_url):
 def test_rows_from_before_the_clock_was_set_back_an_hour_are_relayed(
     store_url, monkeypatch, older_than_seconds
 ):
-    outbox.put("publish_tweet", {"n": 1})
+    bound().outbox.put("publish_tweet", {"n": 1})
     now_ns = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now_ns - 3_600_000_000_000)
-    assert outbox.relay(ListBus(), older_than_seconds=older_than_seconds) == 1
+    assert relay(bound(), ListBus(), older_than_seconds=older_than_seconds) == 1
     assert outbox_rows() == 0
 
 
 def test_a_refused_row_holds_back_its_own_key_alone(store_url):
     for n, key in enumerate(["bad", "good", "bad", "good"]):
-        outbox.put("publish_tweet", {"n": n}, key)
+        bound().outbox.put("publish_tweet", {"n": n}, key)
     bus = ListBus(refused=("bad",))
-    assert outbox.relay(bus, limit=10, older_than_seconds=0) == 2
+    assert relay(bound(), bus, limit=10, older_than_seconds=0) == 2
     assert [payload["n"] for _, payload, _, _ in bus.published] == [1, 3]
-    assert [entry.payload for entry in outbox.pending()] == ['{"n":0}', '{"n":2}']
+    assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":0}', '{"n":2}']
 
 
 def test_a_broker_that_goes_away_leaves_the_rows_it_did_not_confirm(store_url):
     for n in range(3):
-        outbox.put("publish_tweet", {"n": n})
+        bound().outbox.put("publish_tweet", {"n": n})
     with pytest.raises(Outage):
-        outbox.relay(ListBus(away_after=1), older_than_seconds=0)
-    assert [entry.payload for entry in outbox.pending()] == ['{"n":1}', '{"n":2}']
+        relay(bound(), ListBus(away_after=1), older_than_seconds=0)
+    assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":1}', '{"n":2}']
 
 
 def test_one_relay_works_at_a_time(store_url):
-    outbox.put("publish_tweet", {"n": 1})
-    other = outbox.databases.make_store(store_url, "other")
+    bound().outbox.put("publish_tweet", {"n": 1})
+    other = PeeweeStore(store_url)
     inside, result = threading.Event(), []
 
     def publish_elsewhere():
         inside.wait(10)
-        result.append(outbox.relay(ListBus(), older_than_seconds=0))
+        result.append(relay(other, ListBus(), older_than_seconds=0))
 
     thread = threading.Thread(target=publish_elsewhere)
     thread.start()
-    with outbox.exclusive("relay") as held:
+    with bound().exclusive("relay") as held:
         assert held
         inside.set()
         thread.join(20)
-    other.close_all()
+    other.close()
     assert result == [0]
-    assert outbox.relay(ListBus(), older_than_seconds=0) == 1
+    assert relay(bound(), ListBus(), older_than_seconds=0) == 1
 
 
 def test_many_rows_are_put_in_order_and_removed_by_their_ids(store_url):
-    with outbox.transaction():
-        ids = outbox.put_many("x", ((str(n), {"n": n}, f"id-{n}") for n in range(2500)))
-    assert [entry.message_id for entry in outbox.pending(limit=5000)] == [
+    with transaction():
+        ids = bound().outbox.put_many("x", ((str(n), {"n": n}, f"id-{n}") for n in range(2500)))
+    assert [entry.message_id for entry in bound().outbox.pending(limit=5000)] == [
         f"id-{n}" for n in range(2500)
     ]
-    assert outbox.remove(ids[:2499]) == 2499
-    (left,) = outbox.pending()
+    assert bound().outbox.remove(ids[:2499]) == 2499
+    (left,) = bound().outbox.pending()
     assert (left.key, left.payload, left.message_id) == ("2499", '{"n":2499}', "id-2499")
-    assert outbox.put_many("x", []) == []
+    assert bound().outbox.put_many("x", []) == []
 
 
 def test_the_inbox_tells_new_messages_from_repeats_and_doubles(store_url):
-    with outbox.transaction():
-        assert outbox.unseen("q", ["b", "a", "b"]) == ["b", "a"]
-    with outbox.transaction():
-        assert outbox.unseen("q", ["a", "c"]) == ["c"]
-        assert outbox.unseen("other", ["a"]) == ["a"]
-        assert outbox.unseen("q", []) == []
+    with transaction():
+        assert bound().inbox.unseen("q", ["b", "a", "b"]) == ["b", "a"]
+    with transaction():
+        assert bound().inbox.unseen("q", ["a", "c"]) == ["c"]
+        assert bound().inbox.unseen("other", ["a"]) == ["a"]
+        assert bound().inbox.unseen("q", []) == []
 
 
 def test_a_message_whose_transaction_failed_is_new_again(store_url):
-    roll_back(lambda: outbox.unseen("q", ["a"]))
-    assert outbox.unseen("q", ["a"]) == ["a"]
+    roll_back(lambda: bound().inbox.unseen("q", ["a"]))
+    assert bound().inbox.unseen("q", ["a"]) == ["a"]
 
 
 def test_old_inbox_rows_are_forgotten(store_url):
-    outbox.unseen("q", ["a"])
-    assert outbox.forget(3600) == 0
-    assert outbox.forget(-1) == 1
-    assert outbox.unseen("q", ["a"]) == ["a"]
+    bound().inbox.unseen("q", ["a"])
+    assert bound().inbox.forget(3600) == 0
+    assert bound().inbox.forget(-1) == 1
+    assert bound().inbox.unseen("q", ["a"]) == ["a"]
 
 
 def test_a_transaction_inside_another_joins_it(store_url):
     def put_in_a_transaction_of_its_own():
-        with outbox.transaction():
-            outbox.put("publish_tweet", {"n": 1})
+        with transaction():
+            bound().outbox.put("publish_tweet", {"n": 1})
 
     roll_back(put_in_a_transaction_of_its_own)
     assert outbox_rows() == 0
@@ -174,28 +183,26 @@ def test_a_transaction_inside_another_joins_it(store_url):
 def test_faults_of_a_message_are_no_outage(store_url):
     for statement in ("SELECT nothing FROM feedbus_outbox", "SELECT 1 +", "SELECT substr()"):
         with pytest.raises(peewee.PeeweeException) as caught:
-            outbox.database.execute_sql(statement)
-        assert not outbox.outage(caught.value), statement
-    outbox.put("x", {})
-    row = outbox.pending()[0]
+            database.execute_sql(statement)
+        assert not bound().is_outage(caught.value), statement
+    bound().outbox.put("x", {})
+    row = bound().outbox.pending()[0]
     with pytest.raises(peewee.IntegrityError) as doubled:
-        outbox.Outbox.insert(
-            id=row.id, exchange="x", routing_key="", payload="{}", message_id="m"
-        ).execute()
-    assert not outbox.outage(doubled.value)
-    assert not outbox.outage(ValueError("what a handler raised"))
+        database.execute_sql(f"INSERT INTO feedbus_outbox VALUES ({row.id}, 'x', '', '', '', 0)")
+    assert not bound().is_outage(doubled.value)
+    assert not bound().is_outage(ValueError("what a handler raised"))
 
 
 def test_missing_tables_are_an_outage_that_says_what_to_do(empty_store_url):
-    outbox.open_store(empty_store_url)
-    with pytest.raises(Outage, match="feedbus migrate"), outbox.transaction():
-        outbox.put("publish_tweet", {"n": 1})
+    bind(PeeweeStore(empty_store_url))
+    with pytest.raises(Outage, match="feedbus migrate"), transaction():
+        bound().outbox.put("publish_tweet", {"n": 1})
 
 
 def test_an_outage_in_a_transaction_is_raised_as_one(store_url):
-    with pytest.raises(Outage), outbox.transaction():
+    with pytest.raises(Outage), transaction():
         raise AWAY
-    assert outbox.outage(Outage("x"))
+    assert bound().is_outage(Outage("x"))
 
 
 def test_each_thread_has_its_own_transaction(store_url):
@@ -204,8 +211,8 @@ def test_each_thread_has_its_own_transaction(store_url):
     def count():
         seen.append(outbox_rows())
 
-    with outbox.transaction():
-        outbox.put("x", {})
+    with transaction():
+        bound().outbox.put("x", {})
         thread = threading.Thread(target=count)
         thread.start()
         thread.join(20)
@@ -213,20 +220,20 @@ def test_each_thread_has_its_own_transaction(store_url):
 
 
 def test_ping_asks_a_store_without_opening_it(store_url):
-    bound = outbox.database.obj
-    outbox.ping(store_url)
-    assert outbox.database.obj is bound
+    bound = database.obj
+    ping(store_url)
+    assert database.obj is bound
     with pytest.raises(Outage, match="refused"):
-        outbox.ping(f"postgresql://nobody:secret@127.0.0.1:{free_port()}/x")
+        ping(f"postgresql://nobody:secret@127.0.0.1:{free_port()}/x")
 
 
 def test_a_url_that_is_none_of_a_store_is_refused():
     for url in ("mysql://x/y", "sqlite:///relative.db", "nonsense", "postgresql://h/d?nope=1"):
         with pytest.raises(UsageError, match="store url"):
-            outbox.open_store(url)
+            bind(PeeweeStore(url))
 
 
 def test_using_the_store_before_it_is_open_says_so():
-    outbox.close_store()
-    with pytest.raises(UsageError, match="open_store"), outbox.transaction():
+    close_bound()
+    with pytest.raises(UsageError, match="no store is open"), transaction():
         pass

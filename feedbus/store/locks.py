@@ -6,42 +6,27 @@ import fcntl
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from feedbus.errors import StoreOutage
-from feedbus.outbox.connection import bound
-from feedbus.outbox.databases import PostgresStore
 from feedbus.private_files import open_private
+from feedbus.store.tables import Cursor
+
+Execute = Callable[[str, Mapping[str, Any]], Cursor]
 
 POLL_SECONDS = 0.05
 
 
 @contextmanager
-def exclusive(name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-    """Hold the store's lock of that name; yields False when another process keeps it.
-
-    Args:
-        name: what is done under the lock, such as "migrate".
-        wait_seconds: how long to wait for the other process.
-
-    """
-    store = bound()
-    if isinstance(store, PostgresStore):
-        with _advisory_lock(store, name, wait_seconds) as held:
-            yield held
-        return
-    with _file_lock(Path(f"{store.database}.{name}.lock"), wait_seconds) as held:
-        yield held
-
-
-@contextmanager
-def _advisory_lock(store: PostgresStore, name: str, wait_seconds: float) -> Iterator[bool]:
-    key = zlib.crc32(f"feedbus.{name}".encode())
+def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> Iterator[bool]:
+    """Hold a lock of that name on PostgreSQL; yields False when another session keeps it."""
+    key = {"key": zlib.crc32(f"feedbus.{name}".encode())}
 
     def take() -> bool:
-        return bool(store.execute_sql("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone()[0])
+        return bool(execute("SELECT pg_try_advisory_lock(:key)", key).fetchall()[0][0])
 
     # Polled: waiting inside the server would run into the statement timeout.
     held = _poll(take, wait_seconds)
@@ -50,11 +35,12 @@ def _advisory_lock(store: PostgresStore, name: str, wait_seconds: float) -> Iter
     finally:
         if held:
             with suppress(Exception):  # a lost connection has released it
-                store.execute_sql("SELECT pg_advisory_unlock(%s)", (key,))
+                execute("SELECT pg_advisory_unlock(:key)", key)
 
 
 @contextmanager
-def _file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
+def file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
+    """Hold the lock of a file; yields False when another process keeps it."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = open_private(path, os.O_CREAT | os.O_RDWR)

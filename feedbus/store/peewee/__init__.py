@@ -1,0 +1,25 @@
+"""The store on SQLite or PostgreSQL by peewee, which a project's models may share."""
+
+from feedbus.store.peewee.reading import reading
+from feedbus.store.peewee.store import (
+    PeeweeStore,
+    bind,
+    bound,
+    close_bound,
+    database,
+    on_postgres,
+    ping,
+    transaction,
+)
+
+__all__ = [
+    "PeeweeStore",
+    "bind",
+    "bound",
+    "close_bound",
+    "database",
+    "on_postgres",
+    "ping",
+    "reading",
+    "transaction",
+]

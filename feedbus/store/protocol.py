@@ -1,0 +1,132 @@
+"""What feedbus asks of a store, as protocols: any object that has these methods is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of the outbox; its message id stays the same however often it is published.
+
+    exchange is the topology's name of it, payload a JSON object as text.
+    """
+
+    id: int
+    exchange: str
+    key: str
+    payload: str
+    message_id: str
+
+
+class Outbox(Protocol):
+    """Messages that are committed with their cause and not yet known to be on the broker."""
+
+    def put(
+        self,
+        exchange: str,
+        payload: Mapping[str, Any],
+        key: str = "",
+        *,
+        message_id: str | None = None,
+    ) -> Entry:
+        """Add a message, within the caller's transaction.
+
+        Args:
+            exchange: the topology's name of it.
+            payload: a JSON object.
+            key: the routing key.
+            message_id: derived from the message that caused this one; otherwise made up and kept.
+
+        """
+
+    def put_many(
+        self, exchange: str, rows: Iterable[tuple[str, Mapping[str, Any], str]]
+    ) -> list[int]:
+        """Add (routing key, payload, message id) rows in order; return the ids of the rows."""
+
+    def pending(
+        self, limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0
+    ) -> list[Entry]:
+        """Return the oldest rows, in the order in which they were put.
+
+        Args:
+            limit: at most so many.
+            older_than_seconds: leave younger rows to those who put them and publish them now. A
+                row that is as far in the future was put before the clock was set back, and is
+                returned.
+            after: only rows with an id above this.
+
+        """
+
+    def remove(self, ids: Sequence[int]) -> int:
+        """Delete rows whose messages the broker has confirmed; return how many there were."""
+
+
+class Inbox(Protocol):
+    """Messages that a queue's consumer has handled, so that a repeat has no second effect."""
+
+    def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
+        """Return those of some messages that a queue has handled before."""
+
+    def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
+        """Record these messages as handled by a queue, and return those that were not before.
+
+        In a transaction with the handler's effects: both commit or neither. A message that comes
+        twice in ids is returned once.
+        """
+
+    def forget(self, older_than_seconds: float) -> int:
+        """Delete rows of messages that were handled so long ago; return how many."""
+
+
+class Store(Protocol):
+    """The database that a handler's effects commit to, as feedbus uses it."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """The messages still to be published."""
+
+    @property
+    def inbox(self) -> Inbox:
+        """The messages already handled."""
+
+    def transaction(self) -> AbstractContextManager[Any]:
+        """Commit what the block does, or nothing of it; within another transaction, join that one.
+
+        It yields the session that handlers may ask for, None where there is none.
+
+        Raises:
+            StoreOutage: the store went away; nothing was committed, or (when the connection broke
+                during the commit itself) it is unknown whether it was: repeat it, idempotently.
+
+        """
+
+    def is_outage(self, error: BaseException) -> bool:
+        """Whether an error says that the store is away, full or not set up.
+
+        False for whatever a message or its handler may have caused.
+        """
+
+    def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
+        """Hold the store's lock of that name; yields False when another process keeps it.
+
+        Args:
+            name: what is done under the lock, such as "relay".
+            wait_seconds: how long to wait for the other process.
+
+        """
+
+    def ready(self) -> None:
+        """Ask the store for an answer, on a new connection when the old one is gone.
+
+        Raises:
+            StoreOutage: there is none; its text says why and what to do.
+
+        """
+
+    def close(self) -> None:
+        """Close every connection; harmless when none is open."""
