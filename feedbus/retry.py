@@ -147,6 +147,7 @@ class Ladder:
             properties,
             delivery.properties.get("content_encoding"),
             stamped=False,
+            records=delivery.record_count,
         )
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import amqp
 from hypothesis import strategies as st
+
+from feedbus.wire import constants
 
 TEXTS = (0, 1, 5, 6, 7, 8, 10, 11, 12, 13)  # places of the properties that are texts
 HEADERS, DELIVERY_MODE, PRIORITY, EXPIRATION, TIMESTAMP, USER_ID = 2, 3, 4, 7, 9, 11
@@ -36,6 +40,29 @@ def publish(channel: Any, exchange: str, raw: Raw) -> None:
     message = RawMessage(raw.body)
     message.raw = raw.properties
     channel.basic_publish(message, exchange, raw.routing_key)
+
+
+@contextmanager
+def publisher(port: int) -> Iterator[Callable[[str, Raw], None]]:
+    """Connect, and give a function that publishes to an exchange and returns when confirmed."""
+    with amqp.Connection(f"127.0.0.1:{port}", confirm_publish=False) as connection:
+        channel = connection.channel()
+        channel.confirm_select()
+        confirmed = 0
+
+        def on_ack(_tag: int, _multiple: bool) -> None:
+            nonlocal confirmed
+            confirmed += 1
+
+        channel.events["basic_ack"].add(on_ack)
+
+        def publish_one(exchange: str, raw: Raw) -> None:
+            awaited = confirmed + 1
+            publish(channel, exchange, raw)
+            while confirmed < awaited:
+                connection.drain_events(timeout=10)
+
+        yield publish_one
 
 
 def text(raw: bytes) -> bytes:
@@ -71,17 +98,29 @@ odd_texts = st.one_of(
         [b"", b"\xff", b"\xed\xa0\x80", b"a\x1b[31m\n\xc2\x9b\xe2\x80\xae", b"x" * 255]
     ),
 )
-names = st.one_of(
-    odd_texts,
-    st.sampled_from(
-        [
-            *(b"feedbus-attempt", b"feedbus-records", b"feedbus-key", b"feedbus-reason"),
-            *(b"feedbus-published-at", b"feedbus-unidentified", b"feedbus-expiration"),
-            *(b"feedbus-generation", b"feedbus-user-id", b"feedbus-errors"),
-            *(b"x-death", b"x-delivery-count", b"x-first-death-queue"),
-        ]
-    ),
+OWN_HEADERS = sorted(
+    name.encode()
+    for constant, name in vars(constants).items()
+    if constant.isupper() and isinstance(name, str) and name.startswith("feedbus-")
 )
+EACH_TYPE = (  # one value of each type in a table
+    *(
+        b"V",
+        b"t\x01",
+        b"b\xff",
+        b"B\x07",
+        b"s\xff\xfe",
+        b"u\0\7",
+        b"I" + b"\xff" * 4,
+        b"i" + b"\7" * 4,
+    ),
+    *(b"l" + b"\xff" * 8, b"L" + b"\7" * 8, b"f" + b"\7" * 4, b"d" + b"\7" * 8, b"D\2" + b"\7" * 4),
+    *(b"T" + b"\7" * 8, b"S" + sized(b"7"), b"S" + sized(b"many"), b"S" + sized(b"\xff")),
+    *(b"x" + sized(b"\0\1"), b"A" + sized(b"b\1"), b"F" + table([(b"n", b"b\1")])),
+)
+own_names = st.sampled_from(OWN_HEADERS)
+brokers_names = st.sampled_from([b"x-death", b"x-delivery-count", b"x-first-death-queue"])
+names = st.one_of(odd_texts, own_names, own_names, brokers_names)
 plain_values = st.one_of(
     st.just(b"V"),
     st.booleans().map(lambda value: b"t" + bytes((value,))),

@@ -130,7 +130,8 @@ class Encoder:
             name = self._names.packs(exchange.name)
             key = self._names.pack_key(generation, target)
         message_id = f"{pack.ids[0]}+"
-        yield Outgoing(name, key, body, PACK, message_id, headers, exchange.name)
+        labels = (message_id, headers, exchange.name)
+        yield Outgoing(name, key, body, PACK, *labels, records=len(pack))
 
     def _plain(self, exchange: Exchange, pack: Pack, indexes: Iterable[int]) -> Iterator[Outgoing]:
         name = self._names.exchange(exchange.name)

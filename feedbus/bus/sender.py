@@ -25,7 +25,7 @@ from feedbus.errors import BrokerOutage, PublishError, Unroutable
 from feedbus.metrics import Metrics, Outcome
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import PACK, RECORD_COUNT
+from feedbus.wire.constants import PACK
 
 NACKED_SECONDS = 2.0
 NACKED_PAUSE_SECONDS = 0.1
@@ -177,16 +177,12 @@ class Sender:
             return
         counts: Counter[tuple[str, Outcome]] = Counter()
         for message in messages:
-            counts[message.counted_as, outcome] += _records(message)
+            counts[message.counted_as, outcome] += message.records
         for refusal in refusals:
-            counts[refusal.message.counted_as, outcome] -= _records(refusal.message)
-            counts[refusal.message.counted_as, refusal.outcome] += _records(refusal.message)
+            counts[refusal.message.counted_as, outcome] -= refusal.message.records
+            counts[refusal.message.counted_as, refusal.outcome] += refusal.message.records
         for (exchange, told), count in counts.items():
             self._metrics.published(exchange, told, count)
-
-
-def _records(message: Outgoing) -> int:
-    return int(message.headers.get(RECORD_COUNT, 1))
 
 
 def _stale(refusal: Refusal) -> bool:

@@ -18,7 +18,7 @@ from feedbus.wire.constants import (
     UNIDENTIFIED,
     USER_ID,
 )
-from feedbus.wire.identity import derived_id, is_id, is_of_deaths
+from feedbus.wire.identity import derived_id, is_id, is_of_deaths, is_short_text
 from feedbus.wire.sealing import opened
 
 MOST_RECORDS = 1_000_000
@@ -118,7 +118,8 @@ class Delivery:
     @property
     def original_key(self) -> str:
         """The routing key that it was published with, also where it has come back by a retry."""
-        return key_of(self.headers, self.routing_key)
+        key = key_of(self.headers, self.routing_key)
+        return key if is_short_text(key) else self.routing_key
 
 
 def key_of(headers: Mapping[str, Any], otherwise: str) -> str:

@@ -114,6 +114,7 @@ def sent_back(
         properties,
         delivery.properties.get("content_encoding"),
         stamped=stamped,
+        records=delivery.record_count,
     )
 
 
@@ -121,7 +122,7 @@ def of_record(message: Outgoing) -> Outgoing:
     """Return a pack's message without what is said of packs, for one of its records."""
     headers = {name: value for name, value in message.headers.items() if name not in OF_PACKS}
     properties = {name: value for name, value in message.properties.items() if name != "message_id"}
-    return replace(message, headers=headers, properties=properties)
+    return replace(message, headers=headers, properties=properties, records=1)
 
 
 def reason_text(reason: str) -> str:

@@ -33,7 +33,12 @@ IDENTIFYING = (
 
 def is_id(value: object) -> bool:
     """Whether a message id is one: a text that is not empty and that AMQP can carry."""
-    if not isinstance(value, str) or not value:
+    return bool(value) and is_short_text(value)
+
+
+def is_short_text(value: object) -> bool:
+    """Whether a value is a text that AMQP can carry as a routing key or a property."""
+    if not isinstance(value, str):
         return False
     if value.isascii():
         return len(value) <= SHORT_TEXT_BYTES

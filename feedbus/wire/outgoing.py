@@ -29,6 +29,7 @@ class Outgoing:
             correlation_id.
         content_encoding: of the body; None for none.
         stamped: whether it says when it was published, if its headers do not.
+        records: how many it carries, as metrics count it.
 
     """
 
@@ -42,6 +43,7 @@ class Outgoing:
     properties: Mapping[str, Any] = field(default_factory=dict)
     content_encoding: str | None = "utf-8"
     stamped: bool = True
+    records: int = 1
 
     def prepared(self, channel: Any) -> Any:
         """Return the message as a channel's basic_publish takes it."""
