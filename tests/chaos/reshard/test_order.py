@@ -13,8 +13,8 @@ from tests.chaos.reshard.arena import FOREIGN_KEYS, KEYS, STEPS, Arena, Seen
 from tests.servers.rabbitmq import RabbitMQ
 
 # Every message of a quorum queue is written to disk before it is confirmed.
-RECORDS = {"embedded": 100_000, "classic": 100_000, "quorum": 20_000}
-RATE = {"embedded": 5_000, "classic": 5_000, "quorum": 1_000}  # a second
+RECORDS = {"embedded": 40_000, "classic": 40_000, "quorum": 20_000}
+RATE = {"embedded": 4_000, "classic": 4_000, "quorum": 1_000}  # a second
 SEED = int(os.environ.get("FEEDBUS_CHAOS_SEED", "20"))
 PATIENCE_SECONDS = 180.0
 
