@@ -40,6 +40,8 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
     url = topology.broker_url
     if url.file is not None:
         return _connected(_embedded(url.file), url)
+    if url.memory is not None:
+        return _connected(_memory(url.memory), url)
     *others, last = url.nodes
     for node in others:
         with contextlib.suppress(Outage):
@@ -61,6 +63,12 @@ def _embedded(file: Path) -> Connection:
 
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Connection(transport=Transport, virtual_host=str(file))
+
+
+def _memory(name: str) -> Connection:
+    from feedbus.transports.memory import Transport
+
+    return Connection(transport=Transport, virtual_host=name)
 
 
 def _rabbitmq(node: Node, *, beating: bool) -> Connection:
@@ -87,7 +95,9 @@ def _rabbitmq(node: Node, *, beating: bool) -> Connection:
 
 def load_transport(topology: Topology) -> None:
     """Import what connect() will need, without connecting."""
-    if topology.broker_url.embedded:
+    if topology.broker_url.memory is not None:
+        import feedbus.transports.memory
+    elif topology.broker_url.file is not None:
         import feedbus.transports.sqlite
     else:
         import feedbus.broker.rabbitmq  # noqa: F401 -- the same

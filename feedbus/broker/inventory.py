@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kombu.connection import Connection
 
@@ -14,6 +13,10 @@ from feedbus.broker import ledger, management, projects
 from feedbus.broker.names import Names
 from feedbus.errors import BrokerOutage
 from feedbus.topology import Topology
+from feedbus.urls import BrokerUrl
+
+if TYPE_CHECKING:
+    from feedbus.transports.sqlite.survey import Survey
 
 Kind = Literal["queue", "exchange"]
 
@@ -74,28 +77,31 @@ def take(topology: Topology) -> Inventory:
         UsageError: RabbitMQ's management API does not answer, or not to us.
 
     """
-    file = topology.broker_url.file
-    if file is not None:
-        return _embedded(topology, file)
-    return _rabbitmq(topology)
-
-
-def _embedded(topology: Topology, path: Path) -> Inventory:
-    import sqlite3
-
-    from feedbus.transports.sqlite.survey import survey
-
-    try:
-        found = survey(path)
-    except (sqlite3.DatabaseError, OSError) as error:
-        msg = f"broker file {path}: {error}"
-        raise BrokerOutage(msg) from error
+    if not topology.broker_url.embedded:
+        return _rabbitmq(topology)
+    found = _surveyed(topology.broker_url)
     return _within(
         topology,
         (SeenExchange(*row) for row in found.exchanges),
         (SeenQueue(*row) for row in found.queues),
         (SeenBinding(source, _kind(kind), *rest) for source, kind, *rest in found.bindings),
     )
+
+
+def _surveyed(url: BrokerUrl) -> Survey:
+    import sqlite3
+
+    if url.file is None:
+        from feedbus.transports.memory.broker import find
+
+        return find(url.memory or "").survey()
+    from feedbus.transports.sqlite.survey import survey
+
+    try:
+        return survey(url.file)
+    except (sqlite3.DatabaseError, OSError) as error:
+        msg = f"broker file {url.file}: {error}"
+        raise BrokerOutage(msg) from error
 
 
 def _rabbitmq(topology: Topology) -> Inventory:

@@ -1,4 +1,4 @@
-"""The URL of a broker: the embedded one's file, or the nodes of a RabbitMQ cluster."""
+"""The URL of a broker: the embedded one's file, a name in memory, or nodes of RabbitMQ."""
 
 from __future__ import annotations
 
@@ -48,16 +48,25 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """Where a broker is: a file, or one node or more, in the order in which they are tried."""
+    """Where a broker is: a file, or one node or more, in the order in which they are tried.
+
+    A broker in memory has a name. It is one process's, so no topology file can ask for it.
+    """
 
     written: str = field(repr=False)
     file: Path | None = None
+    memory: str | None = None
     nodes: tuple[Node, ...] = ()
+
+    @classmethod
+    def in_memory(cls, name: str) -> Self:
+        """Return the URL of a broker in this process's memory."""
+        return cls(f"memory://{name}", memory=name)
 
     @property
     def embedded(self) -> bool:
-        """Whether it is the embedded broker."""
-        return self.file is not None
+        """Whether it is the embedded broker, in a file or in memory."""
+        return not self.nodes
 
     def within(self, root: Path) -> Self:
         """Return the same with every relative path seen from a folder."""

@@ -1,11 +1,13 @@
-"""One broker fixture for both brokers, empty for each test."""
+"""One broker fixture for all brokers, empty for each test."""
 
 from __future__ import annotations
 
 import pytest
 from kombu.connection import Connection
 
-from feedbus.transports.sqlite import Transport
+from feedbus.clock import SystemClock, VirtualClock
+from feedbus.transports import memory, sqlite
+from tests.conformance import drive
 from tests.servers import versions
 from tests.servers.rabbitmq import PASSWORD, USER
 
@@ -14,13 +16,15 @@ class Broker:
     """Connects as a client would; what it opened it closes.
 
     Args:
-        version: RabbitMQ's version; None for the embedded broker.
+        version: RabbitMQ's version; None for the embedded broker and the one in memory.
+        clock: by which it goes.
         parameters: what a connection of Kombu takes.
 
     """
 
-    def __init__(self, version=None, **parameters):
+    def __init__(self, version=None, clock=None, **parameters):
         self.version = version
+        self.clock = clock or SystemClock()
         self._parameters = parameters
         self._opened = []
 
@@ -38,12 +42,20 @@ class Broker:
             connection.release()
 
 
-@pytest.fixture(params=["embedded", *versions.chosen()])
-def broker(request, tmp_path):
+@pytest.fixture(params=["embedded", "memory", *versions.chosen()])
+def broker(request, tmp_path, monkeypatch):
     if request.param == "embedded":
-        made = Broker(transport=Transport, virtual_host=str(tmp_path / "broker.db"))
+        made = Broker(transport=sqlite.Transport, virtual_host=str(tmp_path / "broker.db"))
         yield made
         made.close()
+        return
+    if request.param == "memory":
+        made = Broker(clock=VirtualClock(), transport=memory.Transport, virtual_host="conformance")
+        memory.create(memory.MemoryBroker("conformance", clock=made.clock))
+        monkeypatch.setattr(drive, "clock", made.clock)
+        yield made
+        made.close()
+        memory.remove("conformance")
         return
     node = request.getfixturevalue("rabbitmq_nodes")(request.param)
     with node.virtual_host() as space:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
+
+from feedbus.clock import SystemClock
 
 DEADLINE_SECONDS = 20
 QUIET_SECONDS = 0.3
+clock = SystemClock()  # of the broker under test
 
 
 def link(channel):
@@ -16,17 +18,17 @@ def link(channel):
 
 def drain_until(channel, reached, seconds=DEADLINE_SECONDS):
     """Let events happen until reached() is true; fail when it does not come true."""
-    deadline = time.monotonic() + seconds
+    deadline = clock.monotonic() + seconds
     while not reached():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
+        assert clock.monotonic() < deadline, "what was waited for did not happen"
         with contextlib.suppress(TimeoutError):
             link(channel).drain_events(timeout=0.2)
 
 
 def drain_quietly(channel, seconds=QUIET_SECONDS):
     """Let happen what is under way."""
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
+    deadline = clock.monotonic() + seconds
+    while (left := deadline - clock.monotonic()) > 0:
         try:
             link(channel).drain_events(timeout=left)
         except TimeoutError:
@@ -35,10 +37,10 @@ def drain_quietly(channel, seconds=QUIET_SECONDS):
 
 def eventually(found, seconds=DEADLINE_SECONDS):
     """Return what found() gives once it is true."""
-    deadline = time.monotonic() + seconds
+    deadline = clock.monotonic() + seconds
     while not (result := found()):
-        assert time.monotonic() < deadline, "what was waited for did not happen"
-        time.sleep(0.02)
+        assert clock.monotonic() < deadline, "what was waited for did not happen"
+        clock.sleep(0.02)
     return result
 
 

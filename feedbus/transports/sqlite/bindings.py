@@ -8,8 +8,8 @@ from typing import NoReturn
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from feedbus.transports.sqlite.equivalence import DECLARE_EXCHANGE, Arguments
-from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.routing import EXCHANGE
+from feedbus.transports.sqlite.tables import Transaction
 
 
 def no_exchange(name: str, method: tuple[int, int] = DECLARE_EXCHANGE) -> NoReturn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 NOTED_EVERY_MS = 60_000
@@ -62,6 +63,10 @@ class BrokerTime:
         if self._offset_ms is None:
             return wall_ms()
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + self._offset_ms
+
+    def moment(self) -> datetime:
+        """Return the wall clock's time, in UTC."""
+        return datetime.now(UTC)
 
     def note(self, database: sqlite3.Connection, now_ms: int) -> None:
         """Keep the time of a write for after the next boot, once a minute."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from feedbus.transports.sqlite.delivery import arm, expire_head, head_expiry, keep_limits
-from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.queues import delete_queue
 from feedbus.transports.sqlite.routing import Queue, load_routes
+from feedbus.transports.sqlite.tables import Transaction
 
 
 def expire_due(tx: Transaction) -> None:

@@ -1,17 +1,15 @@
-"""A connection to the broker file: its channels, and what arrives for them."""
+"""A connection to the broker: its channels, and what arrives for them."""
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amqp.exceptions import ConsumerCancelled
 
+from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.consumers import Consumer
 from feedbus.transports.sqlite.delivery import put_back
-from feedbus.transports.sqlite.file import BUSY_TIMEOUT_SECONDS
 from feedbus.transports.sqlite.inbox import Inbox
 from feedbus.transports.sqlite.member import Member
 
@@ -28,25 +26,20 @@ class Connection(Member):
 
     def __init__(
         self,
-        path: Path,
+        backend: Backend,
         *,
-        busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
         confirm_publish: bool = False,
         client: Client | None = None,
     ) -> None:
-        """Open the file.
+        """Open a connection.
 
         Args:
-            path: the broker file.
-            busy_timeout_seconds: how long a file that another process keeps locked is waited for.
+            backend: with the broker's tables; this connection's alone.
             confirm_publish: whether each publish waits until its message is stored durably.
             client: Kombu's connection, where it keeps what it has declared.
 
-        Raises:
-            FileUnavailable: it cannot be opened or created.
-
         """
-        super().__init__(path, busy_timeout_seconds=busy_timeout_seconds)
+        super().__init__(backend)
         self.client = client
         self.channels: dict[int, Channel] = {}
         self._confirm_publish = confirm_publish
@@ -74,7 +67,7 @@ class Connection(Member):
 
         Raises:
             TimeoutError: nothing happened in time, or a signal's handler ran meanwhile.
-            FileUnavailable: the broker file cannot be used.
+            FileUnavailable: the broker cannot be used.
             ConsumerCancelled: a consumer's queue was deleted.
 
         """
@@ -83,7 +76,7 @@ class Connection(Member):
             channel.flush()
             if channel.tell():
                 return
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else self._clock.monotonic() + timeout
         while True:
             if self._inbox.hand_over():
                 return
@@ -96,7 +89,7 @@ class Connection(Member):
     def heed(self) -> None:
         """Learn which connections there are now, and which consumers of this one have ended."""
         super().heed()
-        living = self.file.read("SELECT id FROM consumers WHERE owner = ?", (self.owner,))
+        living = self.tables.read("SELECT id FROM consumers WHERE owner = ?", (self.owner,))
         ended = self._inbox.consumers.keys() - {identity for (identity,) in living}
         for identity in ended:
             self._cancelled(self._inbox.consumers[identity])

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,9 +17,9 @@ from amqp.exceptions import (
 from feedbus.transports.sqlite import delivery, owners, queues
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.content import unpack
-from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.routing import Queue
 from feedbus.transports.sqlite.session import Held, Session
+from feedbus.transports.sqlite.tables import Transaction
 
 
 class Consuming(Session):
@@ -56,13 +55,13 @@ class Consuming(Session):
     ) -> str:
         """Start a consumer; callback gets each amqp Message when events are drained."""
         link = self._link
-        tag = consumer_tag or f"amq.ctag-{uuid.uuid4().hex}"
+        tag = consumer_tag or f"amq.ctag-{link.unique()}"
         owner = link.enlist()
         with self._method() as tx:
             if tag in self._group.consumers:
                 msg = f"NOT_ALLOWED - attempt to reuse consumer tag '{tag}'"
                 raise NotAllowed(msg, (60, 20))
-            owners.reap(tx, link.file.live, owner)
+            owners.reap(tx, link.liveness, owner)
             found = queues.find_queue(tx, queue, owner, (60, 20))
             self._check_exclusive(tx, found, exclusive=exclusive)
             (identity,) = tx.execute(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from feedbus.transports.sqlite.content import Content, Properties, dump, load
-from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.routing import Queue
+from feedbus.transports.sqlite.tables import Transaction
 
 EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_limit"
 
@@ -35,7 +35,7 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
         return
     key = content.routing_key if queue.dead_letter_key is None else queue.dead_letter_key
     properties = load(content.properties)
-    deaths = note_death(properties, queue.name, content, reason)
+    deaths = note_death(properties, queue.name, content, reason, tx.moment())
     priority = properties.get("priority", 0)
     letter = Content(exchange, key, dump(properties), content.body, priority=priority)
     targets = [
@@ -47,7 +47,7 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
 
 
 def note_death(
-    properties: Properties, queue: str, content: Content, reason: str
+    properties: Properties, queue: str, content: Content, reason: str, moment: datetime
 ) -> list[dict[str, Any]]:
     """Write the x-death headers as RabbitMQ does: newest first, one entry per queue and reason."""
     headers = properties.setdefault("application_headers", {})
@@ -65,7 +65,7 @@ def note_death(
         death |= {
             "reason": reason,
             "queue": queue,
-            "time": datetime.now(UTC),
+            "time": moment,
             "exchange": content.exchange,
             "routing-keys": [content.routing_key],
         }

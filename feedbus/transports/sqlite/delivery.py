@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from feedbus.transports.sqlite.deadletter import EXPIRED, LIMIT, MAXLEN, REJECTED, bury
-from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.routing import Queue
+from feedbus.transports.sqlite.tables import Transaction
 
 HEADS_AT_ONCE = 1000
 PASSES = 4  # over rows that turn out to be expired, before others may write

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,7 +94,7 @@ class Entities(Session):
             else:
                 found = queues.declare_queue(
                     tx,
-                    queue or f"amq.gen-{uuid.uuid4().hex}",
+                    queue or f"amq.gen-{self._link.unique()}",
                     owner,
                     durable=durable,
                     exclusive=exclusive,

@@ -18,8 +18,8 @@ from feedbus.transports.sqlite.equivalence import (
     same,
     same_argument,
 )
-from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.routing import EXCHANGE, MATCHES
+from feedbus.transports.sqlite.tables import Transaction
 
 
 def declare_exchange(

@@ -7,9 +7,9 @@ from collections import deque
 
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.delivery import claim, content_of, settle
-from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.member import Member
 from feedbus.transports.sqlite.owners import is_entered
+from feedbus.transports.sqlite.tables import Transaction
 
 LOADED_AT_ONCE = 50  # bodies held in memory beside those that were handed over
 
@@ -77,13 +77,13 @@ class Inbox:
         return bool(found)
 
     def _has_messages(self, consumer: Consumer) -> bool:
-        if not self._link.file.read(
+        if not self._link.tables.read(
             "SELECT 1 FROM ready WHERE queue = ? LIMIT 1", (consumer.queue_id,)
         ):
             return False
         if not consumer.single_active:
             return True
-        ((active,),) = self._link.file.read(
+        ((active,),) = self._link.tables.read(
             "SELECT min(id) FROM consumers WHERE queue = ?", (consumer.queue_id,)
         )
         return bool(active == consumer.id)
@@ -141,7 +141,7 @@ class Inbox:
             for arrival, _ in zip(self._arrivals, range(LOADED_AT_ONCE), strict=False)
             if arrival.content is None
         }
-        for message, *content in self._link.file.read(
+        for message, *content in self._link.tables.read(
             "SELECT id, exchange, routing_key, properties, body FROM messages"
             " WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(near)),),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -10,20 +9,25 @@ from pathlib import Path
 from feedbus.private_files import open_private
 
 
-class Pulse:
-    """A connection's sign of life: a locked file named by the connection's id."""
+class Locks:
+    """The locks in the folder beside a broker file; one of them may be this connection's own."""
 
-    def __init__(self, folder: Path, owner: int) -> None:
-        """Create and lock the file; do so before others can see the id."""
-        self.path = lock_path(folder, owner)
-        self._handle = open_private(self.path, os.O_RDWR | os.O_CREAT)
+    def __init__(self, folder: Path) -> None:
+        """Hold none yet."""
+        self._folder = folder
+        self._own: Path | None = None
+        self._handle = -1
+
+    def begin(self, owner: int) -> None:
+        """Create and lock the file of a connection; do so before others can see its id."""
+        self._own = self._path(owner)
+        self._handle = open_private(self._own, os.O_RDWR | os.O_CREAT)
         fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def stop(self) -> None:
+    def end(self) -> None:
         """Release the lock and remove the file; a second time does nothing."""
-        if self._handle >= 0:
-            with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()
+        if self._handle >= 0 and self._own is not None:
+            self._own.unlink(missing_ok=True)
             self.drop()
 
     def drop(self) -> None:
@@ -32,33 +36,28 @@ class Pulse:
             os.close(self._handle)
             self._handle = -1
 
+    def lives(self, owner: int) -> bool:
+        """Return whether a connection lives; it takes the lock to see, so hold the write lock."""
+        try:
+            handle = os.open(self._path(owner), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(handle)
 
-def lock_path(folder: Path, owner: int) -> Path:
-    """Name the lock of a connection."""
-    return folder / f"{owner}.lock"
+    def sweep(self, owner: int) -> None:
+        """Remove what a dead connection left in the folder."""
+        for path in (self._path(owner), self._folder / f"{owner}.sock"):
+            path.unlink(missing_ok=True)
 
-
-def lives(folder: Path, owner: int) -> bool:
-    """Tell whether a connection lives; it takes the lock to see, so hold the write lock."""
-    try:
-        handle = os.open(lock_path(folder, owner), os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(handle)
-
-
-def sweep(folder: Path, owner: int) -> None:
-    """Remove what a dead connection left in the folder."""
-    for path in (lock_path(folder, owner), folder / f"{owner}.sock"):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+    def _path(self, owner: int) -> Path:
+        return self._folder / f"{owner}.lock"
 
 
 def process_namespace() -> str:

@@ -1,64 +1,45 @@
-"""A connection's part in the broker file: its id, its writes, and what wakes it.
+"""A connection's part in the broker: its id, its writes, and what wakes it.
 
-Each connection that consumes, or that declares exclusive queues, is entered in the file as an
-owner. It holds a lock by which others see that it lives, and it has a bell that others ring.
+Each connection that consumes, or that declares exclusive queues, is entered in the tables as an
+owner. Others see that it lives, and it has a bell that they ring.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from amqp.exceptions import RecoverableConnectionError
 
 from feedbus.transports.sqlite import forks
+from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.clocks import expire_due
-from feedbus.transports.sqlite.compaction import Compaction
 from feedbus.transports.sqlite.delivery import keep_limits
-from feedbus.transports.sqlite.file import (
-    BUSY_TIMEOUT_SECONDS,
-    BrokerFile,
-    FileUnavailable,
-    Transaction,
-)
-from feedbus.transports.sqlite.liveness import Pulse, process_namespace
+from feedbus.transports.sqlite.liveness import process_namespace
 from feedbus.transports.sqlite.owners import enter, reap, take_out
-from feedbus.transports.sqlite.wakeup import DIED, FAREWELL, RANG, SIGNALLED, Bell, Watch
+from feedbus.transports.sqlite.ports import FAREWELL
+from feedbus.transports.sqlite.tables import FileUnavailable, Transaction
+from feedbus.transports.sqlite.watch import DIED, RANG, SIGNALLED, Watch
 
 SPREAD_SECONDS = 0.004  # so that those who wait for one clock do not all wake on it at once
 LOOK_SECONDS = 0.05
 
 
 class Member:
-    """Writes to the file, waits for others to write, and leaves the file when it closes."""
+    """Writes to the tables, waits for others to write, and leaves the broker when it closes."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
-    ) -> None:
-        """Open the file.
-
-        Args:
-            path: the broker file.
-            busy_timeout_seconds: how long a file that another process keeps locked is waited for.
-
-        Raises:
-            FileUnavailable: it cannot be opened or created.
-
-        """
-        self.file = BrokerFile(path, busy_timeout_seconds=busy_timeout_seconds)
+    def __init__(self, backend: Backend) -> None:
+        """Work with a backend, which is this connection's alone."""
+        self.tables = backend.tables
+        self.liveness = backend.liveness
         self.connected = True
         self.owner: int | None = None
-        self._compaction = Compaction(self.file.database, path, self.file.live)
-        self._bell = Bell(self.file.live)
+        self._clock = backend.clock
+        self._random = backend.random
+        self._upkeep = backend.upkeep
+        self._bell = backend.bell
         self._watch: Watch | None = None
-        self._pulse: Pulse | None = None
         self._owners_seen = -1
         self._looked_at = 0.0
         self._audience: dict[int, list[int]] = {}  # queue: owners of its consumers, in their order
@@ -66,22 +47,26 @@ class Member:
         self._evented = False  # whether an event loop waits for this connection
         forks.note_open(self)
 
+    def unique(self) -> str:
+        """Return 32 hexadecimal digits that no other name has."""
+        return f"{self._random.getrandbits(128):032x}"
+
     def check_open(self) -> None:
         """Raise RecoverableConnectionError when this connection is closed."""
         if not self.connected:
-            msg = "the connection to the broker file is closed or of a parent process; connect anew"
+            msg = "the connection to the broker is closed or of a parent process; connect anew"
             raise RecoverableConnectionError(msg)
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Transaction]:
         """Run a write transaction, then wake those whom it concerns."""
-        with self.file.write(durable=durable) as tx:
+        with self.tables.write(durable=durable) as tx:
             expire_due(tx)
             yield tx
             keep_limits(tx)
             concerned = self._concerned(tx)
         self._bell.ring(concerned)
-        self._compaction.postpone()
+        self._upkeep.postpone()
         self.stir()
 
     def stir(self) -> None:
@@ -115,15 +100,14 @@ class Member:
         try:
             with self.write() as tx:
                 owner = enter(tx)
-                self._pulse = Pulse(self.file.live, owner)  # before others can see the id
+                self.liveness.begin(owner)  # before others can see the id
                 self._bell.listen(owner)
-                reap(tx, self.file.live, owner)
+                reap(tx, self.liveness, owner)
         except BaseException:
-            if self._pulse is not None:
-                self._pulse.stop()
+            self.liveness.end()
             raise
         self.owner = owner
-        self._watch = Watch(self._bell)
+        self._watch = Watch(self._bell, self._clock)
         self.heed()
         return owner
 
@@ -141,9 +125,9 @@ class Member:
         """Return in how many seconds an event loop must look without being woken, or None."""
         due = self._look_around()
         watched = self._watch.look_seconds() if self._watch else None
-        waits = [due, watched, self._compaction.seconds()]
+        waits = [due, watched, self._upkeep.seconds()]
         seconds = min((max(0.0, wait) for wait in waits if wait is not None), default=None)
-        return None if seconds is None else seconds + _spread_seconds()
+        return None if seconds is None else seconds + self._spread_seconds()
 
     def take_arrived(self) -> None:
         """Notice what has happened to this connection and its queues, without waiting.
@@ -155,7 +139,7 @@ class Member:
 
         """
         self.check_open()
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now - self._looked_at > LOOK_SECONDS:
             self._looked_at = now
             self.look()
@@ -182,17 +166,17 @@ class Member:
             if due is not None and due <= 0:
                 with self.write():  # every write looks at the clock first
                     return
-            quiet = self._compaction.seconds()
+            quiet = self._upkeep.seconds()
             if quiet is not None and quiet <= 0:
-                with self.file.use:
-                    self._compaction.run()
+                with self.tables.use:
+                    self._upkeep.run()
                 continue
-            left = None if deadline is None else deadline - time.monotonic()
+            left = None if deadline is None else deadline - self._clock.monotonic()
             if left is not None and left <= 0:
                 msg = "timed out"
                 raise TimeoutError(msg)
             if due is not None:
-                due += _spread_seconds()
+                due += self._spread_seconds()
             waits = [wait for wait in (left, due, quiet) if wait is not None]
             happened = self._watch.wait(min(waits) if waits else None)
             self._react(happened)
@@ -208,15 +192,15 @@ class Member:
 
     def _look_around(self) -> float | None:
         # One row says whether anything changed; return seconds until something expires.
-        ((owners, armed_ms),) = self.file.read("SELECT owners, armed_ms FROM state")
+        ((owners, armed_ms),) = self.tables.read("SELECT owners, armed_ms FROM state")
         if owners != self._owners_seen:
             self.heed()
-        return None if armed_ms is None else (armed_ms - self.file.now_ms()) / 1000
+        return None if armed_ms is None else (armed_ms - self.tables.now_ms()) / 1000
 
     def heed(self) -> None:
         """Learn which connections there are now, and watch over them."""
-        ((self._owners_seen,),) = self.file.read("SELECT owners FROM state")
-        rows = self.file.read("SELECT id, pid, namespace FROM owners")
+        ((self._owners_seen,),) = self.tables.read("SELECT owners FROM state")
+        rows = self.tables.read("SELECT id, pid, namespace FROM owners")
         if self.owner is not None and self.owner not in {owner for owner, _, _ in rows}:
             self.fence()
         if self._watch:
@@ -229,12 +213,12 @@ class Member:
 
     def _react(self, happened: set[str]) -> None:
         if happened:
-            self._compaction.postpone()
+            self._upkeep.postpone()
         if RANG in happened:  # who is always busy never sleeps, and looks around here
             self._look_around()
         if DIED in happened:
             with self.write() as tx:
-                reap(tx, self.file.live, self.owner)
+                reap(tx, self.liveness, self.owner)
 
     def fence(self) -> None:
         """Stop here: this connection was taken for dead, and others have its deliveries.
@@ -268,32 +252,30 @@ class Member:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
-        if self._pulse is not None:
-            self._pulse.stop()
+        if self.owner is not None:
+            self.liveness.end()
             with contextlib.suppress(FileUnavailable):  # no process dies that they could watch
-                others = self.file.read("SELECT id FROM owners WHERE id <> ?", (self.owner,))
+                others = self.tables.read("SELECT id FROM owners WHERE id <> ?", (self.owner,))
                 self._bell.ring((owner for (owner,) in others), FAREWELL)
         self._bell.close(self.owner)
-        self.file.close()
+        self.tables.close()
 
     def hold(self) -> None:
         """Wait until no other thread uses the file, and let none begin."""
-        self.file.use.acquire()
+        self.tables.use.acquire()
 
     def resume(self) -> None:
         """Let other threads use the file again."""
-        self.file.use.release()
+        self.tables.use.release()
 
     def disown(self) -> None:
         """Close a child process's copy; its parent goes on with the connection."""
         self.connected = False
         if self._watch is not None:
             self._watch.drop()
-        if self._pulse is not None:
-            self._pulse.drop()
+        self.liveness.drop()
         self._bell.drop()
-        self.file.close()
+        self.tables.close()
 
-
-def _spread_seconds() -> float:
-    return random.uniform(0, SPREAD_SECONDS)  # noqa: S311 -- spreads load
+    def _spread_seconds(self) -> float:
+        return self._random.uniform(0, SPREAD_SECONDS)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from feedbus.transports.sqlite.delivery import put_back
-from feedbus.transports.sqlite.file import Transaction
-from feedbus.transports.sqlite.liveness import lives, process_namespace, sweep
+from feedbus.transports.sqlite.liveness import process_namespace
+from feedbus.transports.sqlite.ports import Liveness
 from feedbus.transports.sqlite.queues import delete_queue, touch
+from feedbus.transports.sqlite.tables import Transaction
 
 
 def enter(tx: Transaction) -> int:
@@ -26,12 +26,12 @@ def is_entered(tx: Transaction, owner: int) -> bool:
     return tx.execute("SELECT 1 FROM owners WHERE id = ?", (owner,)).fetchone() is not None
 
 
-def reap(tx: Transaction, folder: Path, own: int | None) -> None:
+def reap(tx: Transaction, liveness: Liveness, own: int | None) -> None:
     """Take out every connection whose process is dead; its deliveries go back to their places."""
     for (owner,) in tx.execute("SELECT id FROM owners").fetchall():
-        if owner != own and not lives(folder, owner):
+        if owner != own and not liveness.lives(owner):
             take_out(tx, owner)
-            sweep(folder, owner)
+            liveness.sweep(owner)
 
 
 def take_out(tx: Transaction, owner: int) -> None:

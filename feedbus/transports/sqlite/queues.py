@@ -15,8 +15,8 @@ from feedbus.transports.sqlite.equivalence import (
     same,
     same_argument,
 )
-from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.routing import QUEUE, Queue, make_queue
+from feedbus.transports.sqlite.tables import Transaction
 
 
 def find_queue(

@@ -131,6 +131,11 @@ def _create(database: sqlite3.Connection, path: Path) -> None:
         )
         raise sqlite3.DatabaseError(msg)
     database.execute("PRAGMA journal_mode = WAL")
+    create_tables(database)
+
+
+def create_tables(database: sqlite3.Connection) -> None:
+    """Create the tables in an empty database."""
     database.executescript(
         f"BEGIN IMMEDIATE;\n{TABLES}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;"
     )

@@ -14,9 +14,9 @@ from kombu.transport.base import StdChannel
 from feedbus.transports.sqlite import delivery, owners
 from feedbus.transports.sqlite.confirms import Outcome, Outgoing
 from feedbus.transports.sqlite.consumers import Consumer, ConsumerGroup
-from feedbus.transports.sqlite.file import Transaction
 from feedbus.transports.sqlite.inbox import Inbox
 from feedbus.transports.sqlite.member import Member
+from feedbus.transports.sqlite.tables import Transaction
 
 
 class Held(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a broker file holds, read in one look without taking part: no owner, no lock, no change."""
+"""What a broker holds, read in one look without taking part: no owner, no lock, no change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from feedbus.transports.sqlite.schema import SCHEMA_VERSION
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Rows of a broker file: exchanges (name, type, arguments), queues (name, arguments, ready,
+    """Rows of a broker's tables: exchanges (name, type, arguments), queues (name, arguments, ready,
     unacknowledged, consumers), bindings (source, kind, destination, key), in binding order.
     """  # noqa: D205 -- one sentence
 
@@ -43,15 +43,20 @@ def survey(path: Path) -> Survey:
         if version != SCHEMA_VERSION:
             msg = f"{path}: expected version {SCHEMA_VERSION} of its tables, got {version}"
             raise sqlite3.DatabaseError(msg)
-        exchanges = database.execute("SELECT name, type, arguments FROM exchanges").fetchall()
-        queues = database.execute(
-            "SELECT name, arguments, depth,"
-            " (SELECT count(*) FROM unacked WHERE unacked.queue = queues.id),"
-            " (SELECT count(*) FROM consumers WHERE consumers.queue = queues.id) FROM queues"
-        ).fetchall()
-        bindings = database.execute(
-            "SELECT source, kind, destination, routing_key FROM bindings ORDER BY id"
-        ).fetchall()
+        return read_rows(database)
+
+
+def read_rows(database: sqlite3.Connection) -> Survey:
+    """Read the tables of an open database, in one transaction of the caller's."""
+    exchanges = database.execute("SELECT name, type, arguments FROM exchanges").fetchall()
+    queues = database.execute(
+        "SELECT name, arguments, depth,"
+        " (SELECT count(*) FROM unacked WHERE unacked.queue = queues.id),"
+        " (SELECT count(*) FROM consumers WHERE consumers.queue = queues.id) FROM queues"
+    ).fetchall()
+    bindings = database.execute(
+        "SELECT source, kind, destination, routing_key FROM bindings ORDER BY id"
+    ).fetchall()
     return Survey(
         [(name, kind, json.loads(text)) for name, kind, text in exchanges],
         [(name, json.loads(text), *counts) for name, text, *counts in queues],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
@@ -11,10 +11,11 @@ from urllib.parse import unquote
 import amqp
 from kombu.transport import base, pyamqp
 
+from feedbus.transports.sqlite.backend import Backend, open_file
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.connection import Connection
-from feedbus.transports.sqlite.file import BUSY_TIMEOUT_SECONDS
-from feedbus.transports.sqlite.survey import survey
+from feedbus.transports.sqlite.survey import Survey, survey
+from feedbus.transports.sqlite.tables import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from kombu.connection import Connection as Client
@@ -47,7 +48,7 @@ class Management(base.Management):
         """Return all bindings in the order in which they were made."""
         return [
             {"source": source, "destination": destination, "routing_key": key}
-            for source, _, destination, key in survey(broker_path(self.transport.client)).bindings
+            for source, _, destination, key in self.transport.survey().bindings
         ]
 
 
@@ -94,11 +95,18 @@ class Transport(base.Transport):
         client: Any = self.client
         options = client.transport_options or {}
         return Connection(
-            broker_path(client),
-            busy_timeout_seconds=options.get("busy_timeout_seconds", BUSY_TIMEOUT_SECONDS),
+            self._backend(client, options),
             confirm_publish=options.get("confirm_publish", False),
             client=client,
         )
+
+    def _backend(self, client: Any, options: Mapping[str, Any]) -> Backend:
+        patience = options.get("busy_timeout_seconds", BUSY_TIMEOUT_SECONDS)
+        return open_file(broker_path(client), busy_timeout_seconds=patience)
+
+    def survey(self) -> Survey:
+        """Return what the broker holds."""
+        return survey(broker_path(self.client))
 
     def close_connection(self, connection: Connection) -> None:
         """Close the connection; what it held goes back."""

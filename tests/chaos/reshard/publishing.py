@@ -60,9 +60,11 @@ class Foreign:
 
     def _open(self) -> None:
         if self._url.startswith("sqlite:"):
+            from feedbus.transports.sqlite.backend import open_file
             from feedbus.transports.sqlite.connection import Connection
 
-            self._connection = Connection(Path("/" + self._url.partition("://")[2].lstrip("/")))
+            path = Path("/" + self._url.partition("://")[2].lstrip("/"))
+            self._connection = Connection(open_file(path))
         else:
             import amqp
 

@@ -1,4 +1,4 @@
-"""One connection's hold on the broker file: reads, and writes that tell what they changed."""
+"""The broker's tables as connections use them: reads, and writes that tell what they changed."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
-from feedbus.transports.sqlite.broker_time import BrokerTime
 from feedbus.transports.sqlite.content import Content
+from feedbus.transports.sqlite.ports import Time
 from feedbus.transports.sqlite.routing import Queue, Routes, load_routes
-from feedbus.transports.sqlite.schema import live_folder, open_database
 
 BUSY_TIMEOUT_SECONDS = 10.0
 
 
 class FileUnavailable(sqlite3.OperationalError):
-    """The broker file cannot be used now: read-only, disk full, locked for too long, or broken."""
+    """The broker's tables cannot be used now: read-only, disk full, locked for too long, broken."""
 
 
 class Transaction:
     """A write in progress; counts, clocks and wake-ups follow from what it did at its end."""
 
-    def __init__(self, database: sqlite3.Connection, now_ms: int) -> None:
+    def __init__(self, database: sqlite3.Connection, time: Time) -> None:
         """Read the state that this transaction starts from; the write lock is held."""
         self.database = database
         self.execute = database.execute
-        self.now_ms = now_ms
+        self.now_ms = time.now_ms()
+        self._time = time
         row = self.execute("SELECT topology, owners, next_message, armed_ms FROM state").fetchone()
         self.topology, self.owners, self.next_message, self.armed_ms = self._before = row
         self.routes: Routes
@@ -73,6 +73,10 @@ class Transaction:
         row = self.execute("SELECT depth FROM queues WHERE id = ?", (queue,)).fetchone()
         return (row[0] if row else 0) + self._depths.get(queue, 0)
 
+    def moment(self) -> datetime:
+        """Return the wall clock's time, in UTC."""
+        return self._time.moment()
+
     def write_state(self) -> None:
         """Write counts and versions; the last thing before the commit."""
         changed = [(change, queue) for queue, change in self._depths.items() if change]
@@ -87,48 +91,54 @@ class Transaction:
             )
 
 
-class BrokerFile:
-    """The file, its routes as last read, and its errors in plain words."""
+class Tables:
+    """A database of the broker, its routes as last read, and its errors in plain words."""
 
-    def __init__(self, path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> None:
-        """Open or create the file.
+    def __init__(
+        self,
+        name: str,
+        database: sqlite3.Connection,
+        time: Time,
+        *,
+        busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
+        shared: bool = False,
+    ) -> None:
+        """Use an open database.
 
-        Raises:
-            FileUnavailable: it cannot be opened or created.
+        Args:
+            name: of the broker, as errors show it.
+            database: with the tables of `schema`.
+            time: by which everything in it expires.
+            busy_timeout_seconds: how long the database waits while another process keeps it locked.
+            shared: whether other connections of this process use the very same database: then it
+                stays open, and there is no disk that a write could be forced to.
 
         """
-        self.path = path
-        self.live = live_folder(path)
+        self.name = name
+        self.database = database
+        self.shared = shared
+        self._time = time
         self._busy_timeout_seconds = busy_timeout_seconds
         self._durable = False
         self._routes: Routes | None = None
         self.use = threading.RLock()  # by one thread at a time, and by none while this forks
-        try:
-            self.database = open_database(path, busy_timeout_seconds=busy_timeout_seconds)
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise self._unavailable(error) from error
-        try:
-            self._time = BrokerTime(self.database)
-        except sqlite3.DatabaseError as error:
-            self.database.close()
-            raise self._unavailable(error) from error
 
     def now_ms(self) -> int:
-        """Return the broker's time, by which everything in the file expires."""
+        """Return the broker's time, by which everything in it expires."""
         return self._time.now_ms()
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Run one query outside any transaction.
 
         Raises:
-            FileUnavailable: the file cannot be read.
+            FileUnavailable: it cannot be read.
 
         """
         try:
             with self.use:
                 return self.database.execute(statement, values).fetchall()
         except sqlite3.DatabaseError as error:
-            raise self._unavailable(error) from error
+            raise unavailable(self.name, error, self._busy_timeout_seconds) from error
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Transaction]:
@@ -138,17 +148,17 @@ class BrokerFile:
             durable: whether it must survive a power cut, not only the death of every process.
 
         Raises:
-            FileUnavailable: the file cannot be written.
+            FileUnavailable: it cannot be written.
 
         """
         try:
             with self.use:
-                if durable != self._durable:
+                if durable != self._durable and not self.shared:
                     self.database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                     self._durable = durable
                 self.database.execute("BEGIN IMMEDIATE")
                 try:
-                    transaction = Transaction(self.database, self.now_ms())
+                    transaction = Transaction(self.database, self._time)
                     transaction.routes = self._current_routes(transaction.topology)
                     yield transaction
                     transaction.write_added()
@@ -160,7 +170,7 @@ class BrokerFile:
                         self.database.execute("ROLLBACK")
                     raise
         except sqlite3.DatabaseError as error:
-            raise self._unavailable(error) from error
+            raise unavailable(self.name, error, self._busy_timeout_seconds) from error
 
     def _current_routes(self, version: int) -> Routes:
         if self._routes is None or self._routes.version != version:
@@ -168,22 +178,25 @@ class BrokerFile:
         return self._routes
 
     def close(self) -> None:
-        """Close the file; a second time does nothing."""
-        self.database.close()
+        """Close the database, unless others use it; a second time does nothing."""
+        if not self.shared:
+            self.database.close()
 
-    def _unavailable(self, error: Exception) -> FileUnavailable:
-        if isinstance(error, FileUnavailable):
-            return error
-        told = str(error)
-        if "locked" in told or "busy" in told:
-            reason = (
-                f"another process has kept it locked for {self._busy_timeout_seconds:g} seconds;"
-                " find the one that hangs and end it"
-            )
-        elif "full" in told or getattr(error, "errno", None) == 28:  # noqa: PLR2004 -- ENOSPC
-            reason = "the disk is full; free some space"
-        elif "readonly" in told or getattr(error, "errno", None) in {1, 13, 30}:
-            reason = f"it cannot be written ({told}); check its permissions and its file system"
-        else:
-            reason = told
-        return FileUnavailable(f"broker file {self.path}: {reason}")
+
+def unavailable(name: str, error: Exception, busy_timeout_seconds: float) -> FileUnavailable:
+    """Return an error of SQLite or of the operating system as what it means for a broker."""
+    if isinstance(error, FileUnavailable):
+        return error
+    said = str(error)
+    if "locked" in said or "busy" in said:
+        reason = (
+            f"another process has kept it locked for {busy_timeout_seconds:g} seconds;"
+            " find the one that hangs and end it"
+        )
+    elif "full" in said or getattr(error, "errno", None) == 28:  # noqa: PLR2004 -- ENOSPC
+        reason = "the disk is full; free some space"
+    elif "readonly" in said or getattr(error, "errno", None) in {1, 13, 30}:
+        reason = f"it cannot be written ({said}); check its permissions and its file system"
+    else:
+        reason = said
+    return FileUnavailable(f"{name}: {reason}")

@@ -1,0 +1,10 @@
+"""A broker in memory: RabbitMQ's semantics for the connections and threads of one process.
+
+It is the embedded broker of `feedbus.transports.sqlite` over other ports: a database in memory in
+place of the file, no locks on files, and any clock.
+"""
+
+from feedbus.transports.memory.broker import MemoryBroker, create, remove
+from feedbus.transports.memory.transport import Transport
+
+__all__ = ["MemoryBroker", "Transport", "create", "remove"]

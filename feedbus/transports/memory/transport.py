@@ -1,0 +1,52 @@
+"""The transport that Kombu uses for a broker in memory, which virtual_host or the URL names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from feedbus.transports.memory.broker import find
+from feedbus.transports.sqlite import transport
+from feedbus.transports.sqlite.backend import Backend
+from feedbus.transports.sqlite.survey import Survey
+
+SCHEME = "memory://"
+
+
+class Transport(transport.Transport):
+    """Connects to the broker in memory of a name; it is made by the first that connects.
+
+    Example:
+        >>> kombu.Connection(transport=Transport, virtual_host="tests")
+
+    """
+
+    def _backend(self, client: Any, options: Mapping[str, Any]) -> Backend:
+        del options
+        return find(broker_name(client)).open()
+
+    def survey(self) -> Survey:
+        """Return what the broker holds."""
+        return find(broker_name(self.client)).survey()
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: ARG002, FBT001, FBT002 -- Kombu's signature
+        """Return the URL of the broker."""
+        return f"{SCHEME}{broker_name(self.client)}"
+
+
+def broker_name(client: Any) -> str:
+    """Return the name that a Kombu connection gives: as virtual_host, or in its URL.
+
+    Raises:
+        ValueError: it gives none.
+
+    """
+    if client.virtual_host not in {None, "", "/"}:
+        return str(client.virtual_host)
+    name = (client.hostname or "").removeprefix(SCHEME).strip("/")
+    if not name or name == "localhost":
+        msg = (
+            "expected the name of a memory broker as virtual_host, or a URL such as memory://tests"
+        )
+        raise ValueError(msg)
+    return str(name)

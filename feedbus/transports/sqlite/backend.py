@@ -1,0 +1,61 @@
+"""The surroundings of a connection to a broker file, and its tables."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from feedbus.clock import Clock, SystemClock
+from feedbus.transports.sqlite.broker_time import BrokerTime
+from feedbus.transports.sqlite.compaction import Compaction
+from feedbus.transports.sqlite.liveness import Locks
+from feedbus.transports.sqlite.ports import Bell, Liveness, Upkeep
+from feedbus.transports.sqlite.schema import live_folder, open_database
+from feedbus.transports.sqlite.tables import BUSY_TIMEOUT_SECONDS, Tables, unavailable
+from feedbus.transports.sqlite.wakeup import Sockets
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What one connection works with."""
+
+    tables: Tables
+    clock: Clock
+    random: random.Random
+    bell: Bell
+    liveness: Liveness
+    upkeep: Upkeep
+
+
+def open_file(path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> Backend:
+    """Open or create a broker file for one connection.
+
+    Args:
+        path: the broker file.
+        busy_timeout_seconds: how long a file that another process keeps locked is waited for.
+
+    Raises:
+        FileUnavailable: it cannot be opened or created.
+
+    """
+    name = f"broker file {path}"
+    try:
+        database = open_database(path, busy_timeout_seconds=busy_timeout_seconds)
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise unavailable(name, error, busy_timeout_seconds) from error
+    try:
+        time = BrokerTime(database)
+    except sqlite3.DatabaseError as error:
+        database.close()
+        raise unavailable(name, error, busy_timeout_seconds) from error
+    live = live_folder(path)
+    return Backend(
+        Tables(name, database, time, busy_timeout_seconds=busy_timeout_seconds),
+        SystemClock(),
+        random.SystemRandom(),  # another one in each forked child
+        Sockets(live),
+        Locks(live),
+        Compaction(database, path, live),
+    )

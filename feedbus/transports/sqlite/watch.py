@@ -1,0 +1,123 @@
+"""Waiting without polling: until a publisher rings, another connection dies, or a signal comes."""
+
+from __future__ import annotations
+
+import os
+import selectors
+from collections.abc import Mapping
+
+from feedbus.clock import Clock
+from feedbus.transports.sqlite.ports import FAREWELL, Bell
+from feedbus.transports.sqlite.signals import pipe
+
+FALLBACK_SECONDS = 1.0  # between looks where the kernel cannot tell
+LINGER_SECONDS = 0.1  # between looks at a lock that outlives its process
+RANG, DIED, SIGNALLED = "rang", "died", "signalled"
+
+
+class Watch:
+    """Waits on a bell, on the deaths of other processes, and on signals, all at once."""
+
+    def __init__(self, bell: Bell, clock: Clock) -> None:
+        """Start with the bell alone; heed() adds processes."""
+        self._bell = bell
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._blind = bell.receiver is None
+        if bell.receiver is not None:
+            self._selector.register(bell.receiver, selectors.EVENT_READ, RANG)
+        self._signals = -1  # registered while the main thread waits
+        pipe.join()
+        self._others: Mapping[int, int] = {}  # owner: pid
+        self._processes: dict[int, int] = {}  # pid: descriptor
+        self._gone: set[int] = set()  # owners whose process is dead, and whose lock may be held
+        self._unseen = False  # whether some cannot be watched by their pid
+
+    def heed(self, namespace: str, others: Mapping[int, tuple[int, str]]) -> None:
+        """Watch exactly these processes.
+
+        Args:
+            namespace: the space of process ids that this process lives in.
+            others: of each connection by its id, the process and the space of its id.
+
+        """
+        self._unseen = any(space != namespace for _, space in others.values())
+        self._others = {
+            owner: pid
+            for owner, (pid, space) in others.items()
+            if space == namespace and pid != os.getpid()
+        }
+        self._gone &= self._others.keys()
+        wanted = {pid for owner, pid in self._others.items() if owner not in self._gone}
+        for pid in self._processes.keys() - wanted:
+            self._forget(pid)
+        for pid in wanted - self._processes.keys():
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                self._note_death(pid)
+            except (OSError, AttributeError):
+                self._unseen = True
+            else:
+                self._processes[pid] = descriptor
+                self._selector.register(descriptor, selectors.EVENT_READ, DIED)
+
+    def _note_death(self, pid: int) -> None:
+        self._gone |= {owner for owner, process in self._others.items() if process == pid}
+
+    def _forget(self, pid: int) -> None:
+        descriptor = self._processes.pop(pid)
+        self._selector.unregister(descriptor)
+        os.close(descriptor)
+
+    def wait(self, timeout_seconds: float | None) -> set[str]:
+        """Wait until something happens; say what, nothing when the time is up."""
+        looking = self.look_seconds()
+        limits = [limit for limit in (timeout_seconds, looking) if limit is not None]
+        self._listen_to_signals()
+        events = self._clock.select(self._selector, max(0, min(limits)) if limits else None)
+        happened = {key.data for key, _ in events}
+        for key, _ in events:
+            if key.data == DIED:
+                pid = next(pid for pid, number in self._processes.items() if number == key.fd)
+                self._forget(pid)
+                self._note_death(pid)
+        if RANG in happened and FAREWELL in self._bell.silence():
+            happened.add(DIED)
+        if SIGNALLED in happened:
+            pipe.hear()
+        if not happened and looking is not None and looking == min(limits):
+            happened = {RANG, DIED}
+        return happened
+
+    def fileno(self) -> int:
+        """Return a descriptor that can be read whenever something has happened."""
+        self._listen_to_signals()
+        return self._selector.fileno()
+
+    def look_seconds(self) -> float | None:
+        """Return seconds between looks at the file where not all can be waited for, or None."""
+        if self._gone:  # a process that it left behind may hold its lock a little longer
+            return LINGER_SECONDS
+        return FALLBACK_SECONDS if self._blind or self._unseen else None
+
+    def _listen_to_signals(self) -> None:
+        reader = pipe.listen()
+        if reader != self._signals:
+            if self._signals >= 0:
+                self._selector.unregister(self._signals)
+            if reader >= 0:
+                self._selector.register(reader, selectors.EVENT_READ, SIGNALLED)
+            self._signals = reader
+
+    def close(self) -> None:
+        """Close all that is watched."""
+        self.drop()
+        pipe.leave()
+
+    def drop(self) -> None:
+        """Close this process's descriptors, and change nothing that a parent process shares."""
+        for descriptor in self._processes.values():
+            os.close(descriptor)
+        self._processes.clear()
+        self._selector.close()

@@ -1,0 +1,71 @@
+"""Time as a port: a virtual clock goes on by what is waited for, and by nothing else."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from feedbus.clock import NothingToWaitFor, SystemClock, VirtualClock
+
+
+def test_a_virtual_clock_stands_still_until_somebody_waits():
+    clock = VirtualClock(datetime(2026, 1, 31, tzinfo=UTC))
+    time.sleep(0.01)
+    assert clock.now() == datetime(2026, 1, 31, tzinfo=UTC)
+    assert clock.monotonic() == 0
+
+
+def test_a_wait_on_a_virtual_clock_passes_at_once_and_shows_on_both_of_its_times():
+    clock = VirtualClock(datetime(2026, 1, 31, tzinfo=UTC))
+    clock.sleep(3600)
+    assert clock.now() == datetime(2026, 1, 31, 1, tzinfo=UTC)
+    assert clock.monotonic() == 3600
+
+
+def test_the_shortest_wait_moves_a_virtual_clock():
+    clock = VirtualClock()
+    clock.sleep(1e-15)
+    assert clock.monotonic() > 0
+
+
+@pytest.fixture
+def pair():
+    with selectors.DefaultSelector() as selector:
+        here, there = socket.socketpair()
+        selector.register(here, selectors.EVENT_READ)
+        yield selector, there
+        here.close()
+        there.close()
+
+
+def test_what_is_ready_ends_a_wait_on_a_virtual_clock_before_any_time_has_passed(pair):
+    selector, there = pair
+    clock = VirtualClock()
+    there.send(b".")
+    assert len(clock.select(selector, 60)) == 1
+    assert clock.monotonic() == 0
+
+
+def test_where_nothing_is_ready_a_virtual_clock_goes_on_by_the_whole_wait(pair):
+    selector, _ = pair
+    clock = VirtualClock()
+    assert clock.select(selector, 60) == []
+    assert clock.monotonic() == 60
+
+
+def test_a_wait_without_a_limit_on_a_virtual_clock_is_an_error_and_no_standstill(pair):
+    selector, _ = pair
+    with pytest.raises(NothingToWaitFor, match="never ends"):
+        VirtualClock().select(selector, None)
+
+
+def test_the_machines_clock_waits_for_what_is_registered(pair):
+    selector, there = pair
+    clock = SystemClock()
+    assert clock.select(selector, 0) == []
+    there.send(b".")
+    assert len(clock.select(selector, None)) == 1
