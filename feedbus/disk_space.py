@@ -12,8 +12,8 @@ from feedbus.topology import Topology
 def folders(topology: Topology) -> list[Path]:
     """Return the folders that a topology's processes write to on this host."""
     found = [topology.var / name for name in ("run", "log", "metrics")]
-    files = (topology.broker_url.file, topology.store_url.file)
-    found += [file.parent for file in files if file is not None]
+    urls = (topology.broker_url, topology.store_url)
+    found += [url.file.parent for url in urls if url is not None and url.file is not None]
     return list(dict.fromkeys(found))
 
 

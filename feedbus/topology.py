@@ -17,6 +17,9 @@ from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
 
 ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
 
+PEEWEE, SQLALCHEMY = "peewee", "sqlalchemy"  # the adapters of feedbus's own
+# Longer than retries usually take, and than a dead letter usually waits for somebody.
+KEEP_HANDLED_SECONDS = 30 * 24 * 3600.0
 HANDLER_TIMEOUT_SECONDS = 600.0
 # A quorum queue counts a delivery whenever a channel ends, also in order, with a message that was
 # only prefetched; RabbitMQ 4 drops such a message at 20 by default, 3.10 at once for -1.
@@ -118,6 +121,30 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Which store the handlers' effects commit to.
+
+    Attributes:
+        adapter: "peewee", "sqlalchemy", or the dotted name of what makes a store of a topology.
+        url: where the store is; the sqlalchemy adapter has none.
+        engine: the dotted name of the project's SQLAlchemy engine.
+        prepare: the dotted name of what is called with the topology before anything is started.
+        keep_handled_seconds: how long it is remembered which messages were handled once.
+
+    """
+
+    adapter: str = PEEWEE
+    url: StoreUrl | None = None
+    engine: str | None = None
+    prepare: str | None = None
+    keep_handled_seconds: float = KEEP_HANDLED_SECONDS
+
+    def __str__(self) -> str:
+        """Name the store without its password."""
+        return str(self.url) if self.url is not None else self.engine or self.adapter
+
+
+@dataclass(frozen=True, slots=True)
 class Consumer:
     """One queue on the broker and the process that reads it: a shard, or an unsharded queue."""
 
@@ -169,15 +196,19 @@ class Topology:
     name: str
     path: Path
     broker_url: BrokerUrl
-    store_url: StoreUrl
     exchanges: Mapping[str, Exchange]
     queues: Mapping[str, Queue]
     processes: Mapping[str, Process] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)
     var: Path = Path("var")
-    store_prepare: str | None = None
+    store: StoreOptions | None = None
     management_url: ManagementUrl | None = None
     consumer_timeout_seconds: float = math.inf
+
+    @property
+    def store_url(self) -> StoreUrl | None:
+        """Where the store is; None without a store, and where its adapter knows by itself."""
+        return self.store.url if self.store is not None else None
 
     @property
     def root(self) -> Path:

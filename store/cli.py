@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 
 def _url(context: click.Context) -> StoreUrl:
+    from store import migrations
+
     known: Any = context.obj
     topology: Topology = known.load()
-    return topology.store_url
+    return migrations.url_of(topology)
 
 
 @click.group(invoke_without_command=True)

@@ -22,7 +22,7 @@ from feedbus.runner import Limits, Runner, Suspects
 from feedbus.store import Store
 from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound
 from feedbus.store.tables import create_tables
-from feedbus.topology import Batch, Exchange, Ladder, Queue, Topology
+from feedbus.topology import Batch, Exchange, Ladder, Queue, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 
 QUICK = Ladder((0.02, 0.05), "dead-letter")
@@ -78,7 +78,7 @@ class System:
             name=f"test-{uuid.uuid4().hex[:8]}",
             path=folder / "topology.toml",
             broker_url=parse_broker_url(broker_url or f"sqlite:///{folder}/broker.db"),
-            store_url=parse_store_url(store_url or f"sqlite:///{folder}/store.db"),
+            store=StoreOptions(url=parse_store_url(store_url or f"sqlite:///{folder}/store.db")),
             exchanges={
                 "work": Exchange("work", "direct", pack),
                 "other": Exchange("other", "topic", pack),

@@ -27,7 +27,7 @@ from feedbus.records.packs import Pack, decode, single
 from feedbus.ring import Ring
 from feedbus.store.peewee import close_bound
 from feedbus.testing import RecordingBus
-from feedbus.topology import Exchange, Topology
+from feedbus.topology import Exchange, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
@@ -47,7 +47,7 @@ def topology(pack: int = 3) -> Topology:
         name="t",
         path=Path("/nowhere/topology.toml"),
         broker_url=parse_broker_url("sqlite:////nowhere/broker.db"),
-        store_url=parse_store_url("sqlite:////nowhere/store.db"),
+        store=StoreOptions(url=parse_store_url("sqlite:////nowhere/store.db")),
         exchanges={
             "ring": Exchange("ring", "x-consistent-hash", pack),
             "work": Exchange("work", "direct", pack),

@@ -226,11 +226,33 @@ WRONG_FILES = {
         ),
     ),
     "a prepare without a colon": (
-        START + ORDERS + '[store]\nprepare = ▸"store.migrate"\n',
+        START + ORDERS + '[store]\nurl = "sqlite:///s.db"\nprepare = ▸"store.migrate"\n',
         (
             "[store] prepare: expected a dotted name such as 'package.module:name', "
             "got 'store.migrate'"
         ),
+    ),
+    "a store that nobody says where it is": (
+        START + ORDERS + "▸[store]\n",
+        "[store] url: expected sqlite:///FILE or postgresql://…, got nothing",
+    ),
+    "a store with an unknown adapter": (
+        START + ORDERS + '[store]\nadapter = ▸"sqlalchmy"\nengine = "shop.db:engine"\n',
+        (
+            "[store] adapter: expected 'peewee', 'sqlalchemy' or a dotted name such as "
+            "'package.module:name', got 'sqlalchmy'; did you mean 'sqlalchemy'?"
+        ),
+    ),
+    "sqlalchemy without an engine": (
+        START + ORDERS + '▸[store]\nadapter = "sqlalchemy"\n',
+        (
+            "[store] engine: expected the dotted name of an SQLAlchemy engine, such as "
+            "'shop.db:engine', beside adapter = \"sqlalchemy\", got nothing"
+        ),
+    ),
+    "an engine without sqlalchemy": (
+        START + ORDERS + '[store]\nurl = "sqlite:///s.db"\n▸engine = "shop.db:engine"\n',
+        "[store] engine: means nothing to peewee: expected url instead",
     ),
     "a variable that is unset and has no default": (
         START + ORDERS + '[broker]\nurl = ▸"${BROKER}"\n',
@@ -560,8 +582,22 @@ WRONG_OPTIONS = {
         "retry.then: means nothing: the last delay repeats without end (repeat = true)",
     ),
     "once and stream": (
-        "once = true\n▸stream = true",
+        "once = true\n▸stream = true\n[store]\nurl = 'sqlite:///s.db'",
         "stream: cannot be kept beside once: without a transaction nothing commits together",
+    ),
+    "once without a store": (
+        "▸once = true",
+        (
+            "once: needs a store: without one nothing keeps which messages were handled; "
+            'expected [store] beside it, such as url = "sqlite:///var/store.db"'
+        ),
+    ),
+    "once where messages may come again after they are forgotten": (
+        '▸once = true\ndead_letters = { max_age = "30d" }\n[store]\nurl = "sqlite:///s.db"',
+        (
+            "once: messages of 'orders' may come again after 30d11m11s: "
+            "expected a longer keep_handled in [store]"
+        ),
     ),
     "overflow without a maximal length": (
         '▸overflow = "drop-head"',
@@ -875,7 +911,7 @@ def test_a_good_topology_has_every_option_in_its_place(tmp_path):
     assert topology.var == tmp_path / "state"
     assert topology.broker_url.reveal() == "pyamqp://me:pass@host:5673/v"
     assert str(topology.store_url) == "postgresql://me@host/shop"
-    assert topology.store_prepare == "store.migrations:migrate"
+    assert topology.store.prepare == "store.migrations:migrate"
     assert dict(topology.commands) == {"demo": "web.demo:demo"}
     assert dict(topology.exchanges) == {
         "feed": Exchange("feed", "x-consistent-hash", pack=500),
@@ -934,7 +970,7 @@ def test_a_good_topology_has_every_option_in_its_place(tmp_path):
 def test_a_bare_topology_has_safe_defaults(tmp_path):
     topology = config.load(write(tmp_path, START + ORDERS), environ={})
     assert str(topology.broker_url) == f"sqlite:///{tmp_path}/var/broker.db"
-    assert str(topology.store_url) == f"sqlite:///{tmp_path}/var/store.db"
+    assert topology.store is None
     assert topology.var == tmp_path / "var"
     assert topology.queues["orders"] == Queue(
         "orders", "orders", "handlers.orders:take", routing_keys=("new",)

@@ -22,7 +22,7 @@ from feedbus.plan.making import make_plan
 from feedbus.ring import Ring, share_moved
 from feedbus.store.peewee import close_bound
 from feedbus.supervisor.settings import Settings
-from feedbus.topology import Exchange, Topology
+from feedbus.topology import Exchange, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 from tests.projects import Project
 from tests.servers import versions
@@ -272,10 +272,8 @@ def test_the_management_api_is_found_by_the_brokers_url(
     tmp_path: Path, url: str, told_url: str | None, expected: tuple[str, ...]
 ) -> None:
     given = parse_management_url(told_url) if told_url else None
-    broker_url, store_url = parse_broker_url(url), parse_store_url("sqlite:////s")
-    topology = Topology(
-        "t", tmp_path / "t.toml", broker_url, store_url, {}, {}, management_url=given
-    )
+    broker_url = parse_broker_url(url)
+    topology = Topology("t", tmp_path / "t.toml", broker_url, {}, {}, management_url=given)
     api = management.Api.of(topology)[0]
     assert (str(api.url), api.url.user, api.url.password, api.virtual_host) == expected
 
@@ -288,7 +286,7 @@ def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
             name="t",
             path=tmp_path / "topology.toml",
             broker_url=parse_broker_url("sqlite:////b"),
-            store_url=parse_store_url("sqlite:////s"),
+            store=StoreOptions(url=parse_store_url("sqlite:////s")),
             exchanges={"work": Exchange("work", "direct"), **exchanges},
             queues={each.name: each for each in queues},
             var=tmp_path / "var",

@@ -203,3 +203,29 @@ def test_a_broker_file_that_cannot_be_opened_is_an_error_without_a_traceback(
     assert told.startswith("error: broker sqlite:///")
     assert "Traceback" not in told
     assert (tmp_path / "var" / "broker.db").is_dir()
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_consumers_that_do_not_use_a_store_run_side_by_side(tmp_path: Path, store: bool) -> None:
+    # Each waits in its handler until the other is in its own.
+    body = """
+import pathlib
+here = pathlib.Path(__file__).parent
+(here / f"begun{n}").touch()
+while not (here / f"begun{1 - n}").exists():
+    time.sleep(0.01)
+note(n)
+"""
+    project = Project.at(tmp_path, body, 'handler_timeout = "30s"\nprocesses = 2\nprefetch = 1')
+    if not store:
+        text = project.topology.read_text()
+        project.topology.write_text(text.replace('[store]\nurl = "sqlite:///var/store.db"\n', ""))
+    project.publish(0, 1)
+    runs = [
+        project.start("run", "work", "--max-messages", "1", "--slot", slot) for slot in ("1", "2")
+    ]
+    assert [run.wait(60) for run in runs] == [0, 0]
+    for run in runs:
+        run.stdout.close()
+    assert sorted(project.seen()) == ["0", "1"]
+    assert not (tmp_path / "var" / "store.db").exists()

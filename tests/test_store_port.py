@@ -10,16 +10,17 @@ import peewee
 import pytest
 
 from feedbus.errors import Outage, PublishError, UsageError
-from feedbus.store import publish_entries, relay
+from feedbus.store import NoStore, open_store, ping, publish_entries, relay
 from feedbus.store.peewee import (
     PeeweeStore,
     bind,
     bound,
     close_bound,
     database,
-    ping,
     transaction,
 )
+from feedbus.topology import StoreOptions, Topology
+from feedbus.urls import parse_broker_url, parse_store_url
 from tests.servers.postgres import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -219,12 +220,45 @@ def test_each_thread_has_its_own_transaction(store_url):
     assert seen == [0]
 
 
-def test_ping_asks_a_store_without_opening_it(store_url):
-    bound = database.obj
-    ping(store_url)
-    assert database.obj is bound
+def topology(folder: Path, store: StoreOptions | None) -> Topology:
+    url = parse_broker_url(f"sqlite:///{folder}/broker.db")
+    return Topology("shop", folder / "topology.toml", url, {}, {}, store=store)
+
+
+def at(url: str) -> StoreOptions:
+    return StoreOptions(url=parse_store_url(url))
+
+
+def test_ping_asks_a_store_without_opening_it(store_url, tmp_path):
+    opened = database.obj
+    ping(topology(tmp_path, at(store_url)))
+    assert database.obj is opened
+    away = at(f"postgresql://nobody:secret@127.0.0.1:{free_port()}/x")
     with pytest.raises(Outage, match="refused"):
-        ping(f"postgresql://nobody:secret@127.0.0.1:{free_port()}/x")
+        ping(topology(tmp_path, away))
+
+
+def test_without_a_store_nothing_is_kept_and_what_needs_one_says_so(tmp_path):
+    store = open_store(topology(tmp_path, None))
+    assert isinstance(store, NoStore)
+    store.set_up()
+    store.ready()
+    with store.transaction() as session:
+        assert session is None
+    with store.exclusive("relay") as held:
+        assert not held
+    assert (store.outbox.pending(), store.outbox.remove([1])) == ([], 0)
+    assert (store.inbox.seen("work", ["1"]), store.inbox.forget(0)) == ([], 0)
+    assert not store.is_outage(OSError("no"))
+    store.close()
+    for needs in (
+        lambda: store.outbox.put("e", {}),
+        lambda: store.outbox.put_many("e", []),
+        lambda: store.inbox.unseen("work", ["1"]),
+    ):
+        with pytest.raises(UsageError, match=r"there is no store: add \[store\]"):
+            needs()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_url_that_is_none_of_a_store_is_refused():

@@ -12,7 +12,7 @@ from feedbus.errors import UsageError
 from feedbus.supervisor import endpoint, log_path, watchers
 from feedbus.supervisor.endurance import Endurance, describe_exit
 from feedbus.supervisor.logs import RotatedLog
-from feedbus.topology import Exchange, Process, Queue, Topology
+from feedbus.topology import Exchange, Process, Queue, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
 
 
@@ -21,7 +21,7 @@ def topology(root, queues=(), processes=(), var=None):
         name="test",
         path=root / "topology.toml",
         broker_url=parse_broker_url("sqlite:///var/broker.db"),
-        store_url=parse_store_url("sqlite:///var/store.db"),
+        store=StoreOptions(url=parse_store_url("sqlite:///var/store.db")),
         exchanges={"ring": Exchange("ring", "x-consistent-hash"), "e": Exchange("e", "direct")},
         queues={queue.name: queue for queue in queues},
         processes={process.name: process for process in processes},

@@ -136,9 +136,11 @@ def store_away(store: Store) -> str:
     return ""
 
 
-def state(url: BrokerUrl | StoreUrl, away: str) -> dict[str, Any]:
+def state(url: BrokerUrl | StoreUrl | None, away: str) -> dict[str, Any]:
     """Describe a broker or a store without saying where it is."""
     server = "RabbitMQ" if isinstance(url, BrokerUrl) else "PostgreSQL"
+    if url is None:
+        return {"kind": "none", "reachable": not away}
     return {"kind": "SQLite" if url.embedded else server, "reachable": not away}
 
 

@@ -129,6 +129,9 @@ def _pairs(
         return
     from feedbus.store.peewee import reading
 
+    if topology.store_url is None:
+        msg = "--query: the topology names no database: expected url in [store]"
+        raise UsageError(msg)
     with reading(topology.store_url, query or "") as (columns, rows):
         yield pairs_of_rows(columns, rows, traffic)
 

@@ -114,11 +114,11 @@ def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, A
 
 
 def _store(topology: Topology) -> dict[str, Any]:
-    from feedbus.store.peewee import ping
+    from feedbus.store import ping
 
-    url = str(topology.store_url)
+    url = str(topology.store) if topology.store is not None else ""
     try:
-        ping(topology.store_url)
+        ping(topology)
     except FeedbusError as error:
         return {"url": url, "reachable": False, "error": str(error)}
     return {"url": url, "reachable": True, "error": ""}

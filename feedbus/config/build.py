@@ -9,10 +9,19 @@ from types import MappingProxyType
 from typing import Any
 
 from feedbus.config.checks import consumer_timeout_of, weights_of
-from feedbus.config.declaration import BROKER_URL, STORE_URL, VAR
+from feedbus.config.declaration import BROKER_URL, VAR
 from feedbus.config.draft import Draft
-from feedbus.topology import Batch, DeadLetters, Exchange, Ladder, Process, Queue, Topology
-from feedbus.urls import parse_broker_url, parse_store_url
+from feedbus.topology import (
+    Batch,
+    DeadLetters,
+    Exchange,
+    Ladder,
+    Process,
+    Queue,
+    StoreOptions,
+    Topology,
+)
+from feedbus.urls import parse_broker_url
 
 
 def build(draft: Draft, path: Path) -> Topology:
@@ -25,10 +34,9 @@ def build(draft: Draft, path: Path) -> Topology:
         name=loaded["name"],
         path=path,
         broker_url=(broker.get("url") or parse_broker_url(BROKER_URL)).within(root),
-        store_url=(store.get("url") or parse_store_url(STORE_URL)).within(root),
         management_url=management and management.within(root),
         consumer_timeout_seconds=consumer_timeout_of(broker),
-        store_prepare=store.get("prepare"),
+        store=_store(store, root) if "store" in loaded else None,
         exchanges=_freeze(
             {name: Exchange(name, **_frozen(one)) for name, one in loaded["exchanges"].items()}
         ),
@@ -42,6 +50,13 @@ def build(draft: Draft, path: Path) -> Topology:
         commands=_freeze(loaded.get("commands", {})),
         var=Path(os.path.abspath(root / loaded.get("var", VAR))),  # noqa: PTH100 -- resolve() would follow links
     )
+
+
+def _store(options: Mapping[str, Any], root: Path) -> StoreOptions:
+    given = dict(options)
+    if "url" in given:
+        given["url"] = given["url"].within(root)
+    return StoreOptions(**given)
 
 
 def _queue(name: str, options: Mapping[str, Any]) -> Queue:

@@ -12,7 +12,13 @@ from feedbus.config.declaration import CONSUMER_TIMEOUT_SECONDS, MOST_BUCKETS
 from feedbus.config.draft import RING, Draft
 from feedbus.config.faults import Fault, Path, lookup, nearest
 from feedbus.config.names import check_names
-from feedbus.topology import HANDLER_TIMEOUT_SECONDS
+from feedbus.topology import (
+    HANDLER_TIMEOUT_SECONDS,
+    KEEP_HANDLED_SECONDS,
+    PEEWEE,
+    SQLALCHEMY,
+    Ladder,
+)
 
 Found = Iterator[tuple[Path, Fault]]
 Options = dict[str, Any]
@@ -46,6 +52,10 @@ INTEGER_ARGUMENTS = {
     "x-consumer-timeout": (1, 2**63 - 1),
 }
 MOST_ARGUMENTS = 40
+EXPECTED_IN_STORE = {
+    "url": "sqlite:///FILE or postgresql://…",
+    "engine": "the dotted name of an SQLAlchemy engine, such as 'shop.db:engine',",
+}
 RING_ARGUMENTS = {"hash-header", "hash-property", "alternate-exchange"}
 
 
@@ -56,7 +66,11 @@ def check(draft: Draft) -> None:
             for path, fault in look(draft, queue, options):
                 draft.report.add(path, fault)
     for path, fault in chain(
-        _management(draft), _buckets(draft), _exchange_arguments(draft), check_names(draft)
+        _management(draft),
+        _store(draft),
+        _buckets(draft),
+        _exchange_arguments(draft),
+        check_names(draft),
     ):
         draft.report.add(path, fault)
 
@@ -184,6 +198,29 @@ def _stream(draft: Draft, queue: str, options: Options) -> Found:
         )
 
 
+def _once(draft: Draft, queue: str, options: Options) -> Found:
+    if options.get("once") and not draft.report.has(("store",)):
+        message = "needs a store: without one nothing keeps which messages were handled"
+        expected = '[store] beside it, such as url = "sqlite:///var/store.db"'
+        yield (
+            draft.at(queue, "once"),
+            Fault(message=f"{message}; expected {expected}", expected=expected, at_key=True),
+        )
+    store = draft.loaded.get("store", {})
+    kept = store.get("keep_handled_seconds", KEEP_HANDLED_SECONDS)
+    returns = sum(options.get("retry", {}).get("delays_seconds", Ladder().delays_seconds))
+    returns += options.get("dead_letters", {}).get("max_age_seconds") or 0.0
+    if options.get("once") and draft.report.has(("store",)) and kept <= returns:
+        message = f"messages of '{queue}' may come again after {write_duration(returns)}"
+        expected = f"more than its retry delays and its dead letters' max_age ({message})"
+        path = ("store", "keep_handled")
+        if draft.report.has(path):
+            yield path, Fault(expected=expected)
+        else:
+            message = f"{message}: expected a longer keep_handled in [store]"
+            yield draft.at(queue, "once"), Fault(message=message, expected=expected, at_key=True)
+
+
 def _wait(draft: Draft, queue: str, options: Options) -> Found:
     batch = options.get("batch", {})
     if batch.get("wait_seconds") and not draft.report.has(draft.at(queue, "batch", "size")):
@@ -253,6 +290,7 @@ LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
     _retry,
     _overflow,
     _stream,
+    _once,
     _wait,
     _timeouts,
     _arguments,
@@ -267,6 +305,28 @@ def _management(draft: Draft) -> Found:
     if encrypted and management is not None and management.clear_text_to_others():
         expected = "https://, as url is amqps://: the password would travel unencrypted"
         yield ("broker", "management"), Fault(expected=expected, got="'http://…'")
+
+
+def _store(draft: Draft) -> Found:
+    """Find what a store's adapter needs and does not have, and what it has no use for."""
+    store = draft.loaded.get("store", {})
+    if not draft.report.has(("store",)) or not isinstance(store, dict):
+        return
+    adapter = store.get("adapter", PEEWEE)
+    if "adapter" not in store and draft.report.has(("store", "adapter")):
+        return  # reported already
+    needed = {PEEWEE: "url", SQLALCHEMY: "engine"}
+    for owner, option in needed.items():
+        said = draft.report.has(("store", option))
+        if adapter == owner and not said:
+            beside = "" if adapter == PEEWEE else f' beside adapter = "{adapter}"'
+            yield ("store", option), Fault(expected=f"{EXPECTED_IN_STORE[option]}{beside}")
+        elif said and adapter in needed and adapter != owner:
+            message = f"means nothing to {adapter}: expected {needed[adapter]} instead"
+            yield ("store", option), Fault(message=message, at_key=True)
+    if adapter not in needed and draft.report.has(("store", "engine")):
+        message = f"means nothing to {adapter}: only sqlalchemy has an engine"
+        yield ("store", "engine"), Fault(message=message, at_key=True)
 
 
 def _buckets(draft: Draft) -> Found:

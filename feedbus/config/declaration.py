@@ -6,6 +6,7 @@ from feedbus import topology
 from feedbus.config.fields import Choice, Dotted, Duration, Flag, Name, Size, Text, Whole
 from feedbus.config.tables import Array, Table, Tables, TableSchema
 from feedbus.config.values import (
+    Adapter,
     Argument,
     ArgumentName,
     Command,
@@ -28,7 +29,6 @@ MOST_BUCKETS = 10_000
 MOST_PREFETCH = 65_535
 BROKER_URL = "sqlite:///var/broker.db"
 CONSUMER_TIMEOUT_SECONDS = 1800.0  # RabbitMQ's own default
-STORE_URL = "sqlite:///var/store.db"
 VAR = "var"
 EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
 
@@ -65,14 +65,34 @@ class BrokerTable(TableSchema):
 class StoreTable(TableSchema):
     """[store]."""
 
+    builds = topology.StoreOptions
+
+    adapter = Adapter(
+        "What the store is used with: peewee; SQLAlchemy, with the engine and the models of the "
+        "project; or a [store of your own](stores.md#a-store-of-your-own), by the dotted name of a "
+        "function that takes the topology and returns it.",
+        *(topology.PEEWEE, topology.SQLALCHEMY),
+    )
     url = Url(
         "Where the store is: `sqlite:///FILE`, relative to this topology's folder, or any "
         "`postgresql://` URL of PostgreSQL's libpq.",
         parse_store_url,
         *STORE_SCHEMES,
-        default=f'"{STORE_URL}"',
+        default="needed by peewee",
     )
-    prepare = Dotted("Called once before anything is started; migrations go here.")
+    engine = Dotted(
+        "The project's SQLAlchemy engine; only with that adapter.", default="needed by sqlalchemy"
+    )
+    prepare = Dotted(
+        "Called once, with the topology (`feedbus.topology.Topology`), before anything is started; "
+        "migrations go here."
+    )
+    keep_handled = Duration(
+        "How long the messages of queues with `once = true` are remembered, to recognise one that "
+        "comes again. It has to be longer than any retry, and than any dead letter is kept before "
+        "it is requeued.",
+        attribute="keep_handled_seconds",
+    )
 
 
 class ExchangeTable(TableSchema):
@@ -198,7 +218,8 @@ class QueueTable(TableSchema):
         most=MOST_PREFETCH,
     )
     once = Flag(
-        "Whether a message that comes twice has its effects once: an inbox row commits with them."
+        "Whether a message that comes twice has its effects once: an inbox row commits with them. "
+        "It needs a `[store]`."
     )
     stream = Flag(
         "Whether what the handler publishes is sent as it goes, some thousands of records at once, "
@@ -319,7 +340,10 @@ class TopologyTable(TableSchema):
     name = Name("The prefix of every name on the broker.", required=True)
     var = Text("The folder of sockets, locks, logs and metric files.", default=f'"{VAR}"')
     broker = Table(BrokerTable, "Where the broker is.")
-    store = Table(StoreTable, "Where the store is.")
+    store = Table(
+        StoreTable,
+        "The database that the handlers' effects commit to; without this table there is none.",
+    )
     exchanges = Tables(
         Table(ExchangeTable, ""), "The exchanges by name.", of="tables", required=True
     )

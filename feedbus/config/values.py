@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from feedbus.config.faults import LONG_BITS, nearest
-from feedbus.config.fields import Option, Text
+from feedbus.config.fields import DOTTED, Dotted, Option, Text
 from feedbus.urls import UrlError
 
 LONGEST_KEY_BYTES = 255
@@ -48,6 +48,29 @@ class Url(Text):
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
         return {"type": "string", "pattern": rf"^({'|'.join(self.schemes)})://|\$\{{"}
+
+
+class Adapter(Dotted):
+    """One of feedbus's own adapters, or a Python object by its dotted name."""
+
+    def __init__(self, description: str, *own: str, **told: Any) -> None:
+        """Keep the names of feedbus's own."""
+        super().__init__(description, **told)
+        self.own = own
+        self.expected = f"{', '.join(map(repr, own))} or {Dotted.expected}"
+        self.kind = ", ".join(f'`"{name}"`' for name in own) + f" or {Dotted.kind}"
+
+    def read(self, value: Any) -> str:
+        """Return the name."""
+        if value in self.own:
+            return str(value)
+        if not isinstance(value, str) or not DOTTED.fullmatch(value):
+            self.refuse(suggestion=nearest(value, self.own) if isinstance(value, str) else "")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"anyOf": [{"enum": list(self.own)}, super().schema()]}
 
 
 class Command(Option):

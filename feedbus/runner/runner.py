@@ -77,6 +77,7 @@ class Runner:
         """
         self._topology = topology
         self._consumer = consumer
+        self._store = store
         self._left = Allowance(limits)
         self._suspects = suspects
         self._on_ready: Callable[[], None] | None = on_ready
@@ -140,6 +141,8 @@ class Runner:
     def _consume(self) -> None:
         """Subscribe on a connection of its own and handle what comes, until it ends or breaks."""
         self._buffer.clear()
+        if self._consumer.queue.once:
+            self._store.set_up()
         states = generations.known(self._topology)
         for state in states.values():
             self._sender.encoder.lead(state.current)

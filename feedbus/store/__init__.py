@@ -1,16 +1,19 @@
 """The database that a handler's effects commit to, with the outbox and the inbox."""
 
-from feedbus.store.opening import load_driver, open_store
+from feedbus.store.none import NoStore
+from feedbus.store.opening import load_driver, open_store, ping
 from feedbus.store.protocol import Entry, Inbox, Outbox, Store
 from feedbus.store.relay import publish_entries, relay
 
 __all__ = [
     "Entry",
     "Inbox",
+    "NoStore",
     "Outbox",
     "Store",
     "load_driver",
     "open_store",
+    "ping",
     "publish_entries",
     "relay",
 ]

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+from feedbus.errors import UsageError
+from feedbus.handling import resolve_object
+from feedbus.store.none import NoStore
 from feedbus.store.protocol import Store
-from feedbus.topology import Topology
+from feedbus.topology import PEEWEE, StoreOptions, Topology
+
+Waiting = Callable[[], AbstractContextManager[None]]
 
 
 def open_store(
-    topology: Topology,
-    *,
-    application_name: str = "feedbus",
-    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    topology: Topology, *, application_name: str = "feedbus", waiting: Waiting = nullcontext
 ) -> Store:
     """Return the store of a topology; it connects on first use.
+
+    With peewee, the project's models use it from now on, instead of one that was opened before.
 
     Args:
         topology: of the system.
@@ -26,18 +30,55 @@ def open_store(
         UsageError: the store cannot be opened as the topology says.
 
     """
-    from feedbus.store.peewee import PeeweeStore, bind
+    store = _make(topology, application_name, waiting)
+    if topology.store is not None and topology.store.adapter == PEEWEE:
+        from feedbus.store.peewee import PeeweeStore, bind
 
-    return bind(PeeweeStore(topology.store_url, application_name=application_name, waiting=waiting))
+        if isinstance(store, PeeweeStore):
+            bind(store)
+    return store
+
+
+def ping(topology: Topology) -> None:
+    """Ask the store of a topology for an answer, whatever store is open.
+
+    Raises:
+        StoreOutage: there is none; its text says why and what to do.
+        UsageError: the store cannot be opened as the topology says.
+
+    """
+    store = _make(topology, "feedbus ping", nullcontext)
+    try:
+        store.ready()
+    finally:
+        store.close()
 
 
 def load_driver(topology: Topology) -> None:
-    """Import what open_store() will need, and leave the store alone.
+    """Import what open_store() will need but for the project's own modules.
 
     Raises:
         UsageError: as open_store() does.
 
     """
-    from feedbus.store.peewee.databases import make_database
+    if topology.store is not None and topology.store.adapter == PEEWEE:
+        _peewee(topology.store, "", nullcontext)
 
-    make_database(topology.store_url, "")
+
+def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:
+    options = topology.store
+    if options is None:
+        return NoStore()
+    if options.adapter == PEEWEE:
+        return _peewee(options, application_name, waiting)
+    store: Store = resolve_object(options.adapter, topology.root)(topology)
+    return store
+
+
+def _peewee(options: StoreOptions, application_name: str, waiting: Waiting) -> Store:
+    if options.url is None:
+        msg = "[store] url: expected sqlite:///FILE or postgresql://…, got none"
+        raise UsageError(msg)
+    from feedbus.store.peewee import PeeweeStore
+
+    return PeeweeStore(options.url, application_name=application_name, waiting=waiting)

@@ -87,6 +87,10 @@ class Store(Protocol):
     """The database that a handler's effects commit to, as feedbus uses it."""
 
     @property
+    def session_type(self) -> type | None:
+        """Which annotation of a handler's parameter asks for the session of the transaction."""
+
+    @property
     def outbox(self) -> Outbox:
         """The messages still to be published."""
 
@@ -117,6 +121,15 @@ class Store(Protocol):
         Args:
             name: what is done under the lock, such as "relay".
             wait_seconds: how long to wait for the other process.
+
+        """
+
+    def set_up(self) -> None:
+        """Create feedbus's own tables, or bring those of an earlier version up to date.
+
+        Raises:
+            StoreOutage: the store is away, or cannot be written to.
+            UsageError: the tables are those of a newer version.
 
         """
 

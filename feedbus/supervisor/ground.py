@@ -42,10 +42,14 @@ def main(path: Path) -> None:
     from feedbus import config
     from feedbus.broker import generations
     from feedbus.handling import resolve_object
+    from feedbus.store import open_store
 
     topology = config.load(path, import_handlers=True)
-    if topology.store_prepare is not None:
-        resolve_object(topology.store_prepare, topology.root)(topology)
+    if topology.store is not None and topology.store.prepare is not None:
+        resolve_object(topology.store.prepare, topology.root)(topology)
+    store = open_store(topology)
+    store.set_up()
+    store.close()
     generations.establish(topology)
 
 

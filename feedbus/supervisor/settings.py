@@ -32,7 +32,8 @@ class Settings:
             UsageError: a watcher's user is unknown, or only root could change to it.
 
         """
-        common = [topology.name, topology.broker_url.reveal(), topology.store_url.reveal()]
+        common = [topology.name, topology.broker_url.reveal(), repr(topology.store)]
+        common.append(topology.store_url.reveal() if topology.store_url is not None else "")
         common.append(str(topology.consumer_timeout_seconds))
         found, counts = {}, {}
         for options in watchers(topology):

@@ -14,7 +14,7 @@ from pathlib import Path
 import peewee
 from playhouse.migrations import MigrationError, Runner
 
-from feedbus.errors import FeedbusError, Outage
+from feedbus.errors import FeedbusError, Outage, UsageError
 from feedbus.store.peewee import PeeweeStore, bind
 from feedbus.topology import Topology
 from feedbus.urls import StoreUrl
@@ -47,7 +47,15 @@ def migrate(topology: Topology) -> None:
         CannotMigrate: a migration has failed; it was rolled back.
 
     """
-    forward(topology.store_url)
+    forward(url_of(topology))
+
+
+def url_of(topology: Topology) -> StoreUrl:
+    """Return where the tables are, or raise UsageError where the topology does not say."""
+    if topology.store_url is None:
+        msg = "[store] url: expected sqlite:///FILE or postgresql://…, got none"
+        raise UsageError(msg)
+    return topology.store_url
 
 
 def forward(url: StoreUrl | str, target: str | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.errors import Outage, UsageError
 from feedbus.store.peewee import close_bound
-from feedbus.topology import Topology
+from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 from tests.projects import Project
 from tests.servers import required
@@ -88,7 +88,7 @@ def topology(folder: Path, urls: tuple[str, str]) -> Topology:
         name="tls",
         path=folder / "topology.toml",
         broker_url=parse_broker_url(url),
-        store_url=parse_store_url(f"sqlite:///{folder}/store.db"),
+        store=StoreOptions(url=parse_store_url(f"sqlite:///{folder}/store.db")),
         exchanges={},
         queues={},
         management_url=parse_management_url(management_url),

@@ -8,7 +8,6 @@ from feedbus.store.peewee.store import (
     close_bound,
     database,
     on_postgres,
-    ping,
     transaction,
 )
 
@@ -19,7 +18,6 @@ __all__ = [
     "close_bound",
     "database",
     "on_postgres",
-    "ping",
     "reading",
     "transaction",
 ]

@@ -15,7 +15,7 @@ from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.store.locks import advisory_lock, file_lock
 from feedbus.store.peewee.databases import Database, PostgresDatabase, Waiting, make_database
 from feedbus.store.peewee.outages import describe, outage
-from feedbus.store.tables import Cursor, Dialect, SqlInbox, SqlOutbox
+from feedbus.store.tables import Cursor, Dialect, SqlInbox, SqlOutbox, create_tables
 from feedbus.urls import StoreUrl
 
 # What a project's models name as their database: that of the store which is bound.
@@ -25,6 +25,8 @@ NAMED = re.compile(r":(\w+)")
 
 class PeeweeStore:
     """A store whose transactions are those of the project's peewee models."""
+
+    session_type = peewee.Database
 
     def __init__(
         self,
@@ -52,14 +54,14 @@ class PeeweeStore:
         self.inbox = SqlInbox(self)
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[Database]:
         """Commit what the block does, or nothing of it; see Store.transaction."""
         if self.database.in_transaction():
-            yield
+            yield self.database
             return
         try:
             with self.database.atomic():
-                yield
+                yield self.database
         except Exception as error:
             if not outage(error):
                 raise
@@ -88,6 +90,10 @@ class PeeweeStore:
         )
         with held as locked:
             yield locked
+
+    def set_up(self) -> None:
+        """Create feedbus's own tables where they are missing."""
+        create_tables(self)
 
     def ready(self) -> None:
         """Ask the store for an answer, on a new connection when the old one is gone."""
@@ -132,7 +138,7 @@ def close_bound() -> None:
         _binding.store.close()
 
 
-def transaction() -> AbstractContextManager[None]:
+def transaction() -> AbstractContextManager[Database]:
     """Return a transaction of the store that the models use; see Store.transaction."""
     return bound().transaction()
 
@@ -140,21 +146,6 @@ def transaction() -> AbstractContextManager[None]:
 def on_postgres() -> bool:
     """Whether the store that the models use is on PostgreSQL; otherwise it is on SQLite."""
     return bound().on_postgres
-
-
-def ping(url: StoreUrl | str) -> None:
-    """Ask the database of that URL for an answer, whatever store is open.
-
-    Raises:
-        StoreOutage: there is none; its text says why and what to do.
-        UsageError: the URL is that of no store.
-
-    """
-    asked = make_database(url, "feedbus ping")
-    try:
-        _ask(asked)
-    finally:
-        asked.close_all()
 
 
 def _ask(asked: Database) -> None:

@@ -1,0 +1,105 @@
+"""No store: what is handled commits nowhere, and nothing is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NoReturn
+
+from feedbus.errors import UsageError
+from feedbus.store.protocol import Entry
+
+
+class NoStore:
+    """The store of a topology without [store]: no lock and no transaction, so at least once."""
+
+    session_type: type | None = None
+
+    def __init__(self) -> None:
+        """Keep nothing."""
+        self.outbox = NoOutbox()
+        self.inbox = NoInbox()
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Return a context manager that does nothing: effects are there as they are made."""
+        return nullcontext()
+
+    def is_outage(self, error: BaseException) -> bool:
+        """Return False: nothing can be away."""
+        del error
+        return False
+
+    @contextmanager
+    def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
+        """Yield False: there is nothing that one process would have to do."""
+        del name, wait_seconds
+        yield False
+
+    def set_up(self) -> None:
+        """Return: there is nothing to create."""
+
+    def ready(self) -> None:
+        """Return: nothing can be away."""
+
+    def close(self) -> None:
+        """Return: nothing is open."""
+
+
+class NoOutbox:
+    """An outbox that is always empty, and takes nothing."""
+
+    def put(
+        self,
+        exchange: str,
+        payload: Mapping[str, Any],
+        key: str = "",
+        *,
+        message_id: str | None = None,
+    ) -> Entry:
+        """Raise UsageError: there is no store that would keep the message."""
+        del exchange, payload, key, message_id
+        refuse()
+
+    def put_many(
+        self, exchange: str, rows: Iterable[tuple[str, Mapping[str, Any], str]]
+    ) -> list[int]:
+        """Raise UsageError: there is no store that would keep the messages."""
+        del exchange, rows
+        refuse()
+
+    def pending(
+        self, limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0
+    ) -> list[Entry]:
+        """Return nothing."""
+        del limit, older_than_seconds, after
+        return []
+
+    def remove(self, ids: Sequence[int]) -> int:
+        """Return 0."""
+        del ids
+        return 0
+
+
+class NoInbox:
+    """An inbox that knows no message, and can record none."""
+
+    def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
+        """Return nothing."""
+        del queue, ids
+        return []
+
+    def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
+        """Raise UsageError: there is no store that would keep which messages were handled."""
+        del queue, ids
+        refuse()
+
+    def forget(self, older_than_seconds: float) -> int:
+        """Return 0."""
+        del older_than_seconds
+        return 0
+
+
+def refuse() -> NoReturn:
+    """Raise the error of what needs a store."""
+    msg = 'there is no store: add [store] to the topology, such as url = "sqlite:///var/store.db"'
+    raise UsageError(msg)
