@@ -6,6 +6,8 @@ import json
 import logging
 from typing import Any
 
+from feedbus.errors import TopologyError
+
 
 def printable(text: str) -> str:
     r"""Return text with an escape for each character that is not printable, such as \n or \x1b.
@@ -21,6 +23,15 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Return text in which all but its line ends is printable: for what is ours and has several."""
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
+
+
+def error_text(error: Exception) -> str:
+    """Return what a command prints of an error: one line, or one for each problem of a topology."""
+    problems = error.problems if isinstance(error, TopologyError) else ()
+    if not problems:
+        return f"error: {printable_lines(str(error))}"
+    count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
+    return f"error: {count} in the topology\n{printable_lines(str(error))}"
 
 
 def _escaped(character: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from feedbus import config
 from feedbus.supervisor.forks import ForkServer, Program, adopt_orphans
-from feedbus.supervisor.ground import prepare
+from feedbus.supervisor.preparation import prepare
 from feedbus.supervisor.process import Forked, KeptProcess
 from tests.projects import Project, gone, wait_until
 

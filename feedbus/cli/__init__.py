@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus import interrupts
-from feedbus.errors import FeedbusError, TopologyError
-from feedbus.printable import printable_lines
+from feedbus.errors import FeedbusError
+from feedbus.printable import error_text
 
 if TYPE_CHECKING:
     from feedbus.topology import Topology
@@ -126,7 +126,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except FeedbusError as error:
-            tell(error)
+            click.echo(error_text(error), err=True)
             raise click.exceptions.Exit(1) from None
         except KeyboardInterrupt:
             raise click.exceptions.Exit(interrupts.INTERRUPTED) from None
@@ -143,15 +143,6 @@ def topology_path(ctx: click.Context) -> Path:
     """Return the topology that was asked for, also while --help or a completion is at work."""
     asked = ctx.find_root().params.get("topology")
     return Path(asked or os.environ.get("FEEDBUS_TOPOLOGY") or DEFAULT_TOPOLOGY)
-
-
-def tell(error: FeedbusError) -> None:
-    """Write an error to stderr: one line, or one for each problem of a topology."""
-    if isinstance(error, TopologyError):
-        click.echo(f"error: {counted(len(error.problems), 'problem')} in the topology", err=True)
-        click.echo(printable_lines(str(error)), err=True)
-    else:
-        click.echo(f"error: {printable_lines(str(error))}", err=True)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -76,7 +76,7 @@ def _start(topology: Topology, detached: Detached | None = None) -> None:
     """Prepare the store and the broker, and supervise until the end."""
     from feedbus.supervisor.arbiter import become_supervisor
     from feedbus.supervisor.forks import ForkServer
-    from feedbus.supervisor.ground import prepare
+    from feedbus.supervisor.preparation import prepare
 
     become_supervisor(topology)
     with ForkServer.start(topology) or contextlib.nullcontext() as forks:

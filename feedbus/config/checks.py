@@ -10,8 +10,9 @@ from typing import Any
 from feedbus.config.amounts import write_duration
 from feedbus.config.declaration import CONSUMER_TIMEOUT_SECONDS, MOST_BUCKETS
 from feedbus.config.draft import RING, Draft
-from feedbus.config.faults import Fault, Path, lookup, nearest
+from feedbus.config.faults import Fault, nearest
 from feedbus.config.names import check_names
+from feedbus.config.paths import Path, lookup
 from feedbus.topology import (
     HANDLER_TIMEOUT_SECONDS,
     KEEP_HANDLED_SECONDS,

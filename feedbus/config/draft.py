@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.config.faults import Fault, Path, Report, lookup
+from feedbus.config.faults import Fault, Report
+from feedbus.config.paths import Path, lookup
 
 RING = "x-consistent-hash"
 INHERITED = ("defaults", "queue")

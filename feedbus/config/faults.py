@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from feedbus.config.paths import MISSING, Path, lookup
 from feedbus.errors import Problem
 
-Path = tuple[str | int, ...]
 TEXT_SHOWN = 80
 LISTED = 12
 LONG_BITS = 63
@@ -82,22 +82,6 @@ class Report:
             got=got,
             suggestion=fault.suggestion,
         )
-
-
-MISSING = object()
-
-
-def lookup(document: Any, path: Path) -> Any:
-    """Return what the document holds at path, or MISSING."""
-    found = document
-    for step in path:
-        if isinstance(found, Mapping):
-            found = found.get(step, MISSING)
-        elif isinstance(found, list) and isinstance(step, int) and step < len(found):
-            found = found[step]
-        else:
-            return MISSING
-    return found
 
 
 def describe(value: Any) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path as FilePath
 
 from feedbus.config.draft import Draft
-from feedbus.config.faults import Fault, Path, nearest
+from feedbus.config.faults import Fault, nearest
+from feedbus.config.paths import Path
 from feedbus.errors import UsageError
 from feedbus.handling import Handler, UnfitHandler, resolve
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 
 from feedbus.config.draft import Draft
-from feedbus.config.faults import Fault, Path
+from feedbus.config.faults import Fault
+from feedbus.config.paths import Path
 
 LONGEST_NAME_BYTES = 255
 # What is put behind a name on the broker: a ring's digest, and the longest delay in milliseconds.

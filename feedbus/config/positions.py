@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import tree_sitter_toml
 from tree_sitter import Language, Node, Parser
 
-from feedbus.config.faults import Path
+from feedbus.config.paths import Path
 
 Place = tuple[int, int]
 BARE = re.compile(r"[A-Za-z0-9_-]+")

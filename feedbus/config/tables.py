@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 from marshmallow import RAISE, Schema, ValidationError
 
-from feedbus.config.faults import Fault, Path, Report, describe, unknown
+from feedbus.config.faults import Fault, Report, describe, unknown
 from feedbus.config.fields import Name, Option
+from feedbus.config.paths import Path
 
 
 class TableSchema(Schema):

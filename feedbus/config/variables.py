@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from feedbus.config.faults import Fault, Path, Report
+from feedbus.config.faults import Fault, Report
+from feedbus.config.paths import Path
 
 MARK = re.compile(r"\$\$|\$\{([^}]*)(\}?)")
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)

@@ -12,7 +12,7 @@ from feedbus import config
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.supervisor.arbiter import become_supervisor
 from feedbus.supervisor.forks import ForkServer
-from feedbus.supervisor.ground import prepare
+from feedbus.supervisor.preparation import prepare
 from feedbus.supervisor.watchers import endpoint
 
 

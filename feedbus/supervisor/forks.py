@@ -20,6 +20,7 @@ from feedbus.supervisor.watchers import KEEP_BYTECODE
 from feedbus.topology import Topology
 
 PR_SET_CHILD_SUBREAPER = 36
+PRELOADED = ("feedbus.cli.run", "feedbus.runner")  # what the watchers' commands import
 PATIENCE_SECONDS = 30.0  # for its imports and a fork, on a slow machine that has much else to do
 # A process's title takes the place of the arguments and environment that it was started with.
 TITLE_ROOM = {"FEEDBUS_TITLE_ROOM": " " * 2000}
@@ -51,7 +52,7 @@ class ForkServer:
         command = [sys.executable, "-m", "feedbus.supervisor.forkserver"]
         with other:
             self._process = subprocess.Popen(
-                [*command, str(other.fileno()), str(topology.path)],
+                [*command, str(other.fileno()), str(topology.path), *PRELOADED],
                 stdin=subprocess.DEVNULL,
                 env=os.environ | KEEP_BYTECODE | TITLE_ROOM,
                 pass_fds=[other.fileno()],

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import runpy
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
@@ -27,12 +29,12 @@ from feedbus.supervisor.forks import Program
 ADOPTION_SECONDS = 0.0005
 
 
-def main(handle: int, topology_path: Path) -> None:
-    """Serve, and in each child run its program."""
+def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
+    """Import modules, serve, and in each child run its program."""
     setproctitle(f"feedbus fork server of {topology_path}")  # and learn where titles are written
     default_signals()
     gc.disable()
-    preload(topology_path)
+    preload(topology_path, modules)
     gc.freeze()  # a child that looked through it would copy its pages
     gc.enable()
     program = serve(Connection(handle))
@@ -45,10 +47,10 @@ def main(handle: int, topology_path: Path) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def preload(topology_path: Path) -> None:
-    """Import what a consumer of the topology needs, except for its handler."""
-    import feedbus.cli.run
-    import feedbus.runner  # noqa: F401 -- for the children
+def preload(topology_path: Path, modules: Sequence[str]) -> None:
+    """Import modules, and what a consumer of the topology needs beside its handler."""
+    for module in modules:
+        importlib.import_module(module)
     from feedbus import broker, config
     from feedbus.errors import FeedbusError
     from feedbus.store import load_driver
@@ -111,4 +113,4 @@ def _settle(connection: Connection, program: Program, stdout: int, stderr: int) 
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

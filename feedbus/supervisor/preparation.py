@@ -1,4 +1,4 @@
-"""Make ready what the processes need before any starts: handlers, the store, the broker.
+"""Prepare what the processes need before any starts: handlers, the store, the broker.
 
 In a process of its own, so that the supervisor stays small and keeps no connection.
 """
@@ -12,13 +12,19 @@ import sys
 from pathlib import Path
 
 from feedbus.errors import FeedbusError
+from feedbus.printable import error_text
 from feedbus.supervisor.forks import ForkServer, Program
 from feedbus.topology import Topology
 
 
 def prepare(topology: Topology, forks: ForkServer | None) -> bool:
     """Check the handlers, prepare the store, declare the broker; False when stderr says why not."""
-    command = [sys.executable, "-m", "feedbus.supervisor.ground", os.path.relpath(topology.path)]
+    command = [
+        sys.executable,
+        "-m",
+        "feedbus.supervisor.preparation",
+        os.path.relpath(topology.path),
+    ]
     importlib.import_module("feedbus.supervisor.supervision")  # while the server imports its own
     # In a group of its own: Ctrl-C is for its parent, who ends it without a traceback.
     try:
@@ -57,7 +63,5 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
     except FeedbusError as error:
-        from feedbus.cli import tell
-
-        tell(error)
+        print(error_text(error), file=sys.stderr)  # noqa: T201 -- the supervisor's own stderr
         sys.exit(1)
