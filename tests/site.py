@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from feedbus import broker, config
-from feedbus.broker import generations, inventory
 from feedbus.bus import LiveBus
+from feedbus.generations import establishment
+from feedbus.generations.depths import depths_of
 from feedbus.metrics import Metrics
 from feedbus.store import open_store
 from feedbus.topology import Topology
@@ -123,7 +124,7 @@ def fresh_site(folder: Path, guard: Guard | None = None) -> Iterator[Site]:
     """Serve with a new store and a declared broker in a folder."""
     topology = topology_in(folder)
     migrations.migrate(topology)
-    generations.establish(topology)
+    establishment.establish(topology)
     with served(topology, guard) as site:
         yield site
 
@@ -141,7 +142,7 @@ def problem(answer: Answer, status: int) -> dict:
 def waiting(site: Site, consumer: str) -> int:
     """Count what waits in a consumer's queue, asking the broker anew."""
     with broker.connect(site.topology) as connection:
-        return inventory.depths(connection, site.topology)[consumer][0]
+        return depths_of(connection, site.topology)[consumer][0]
 
 
 def until(condition, seconds: float = 10.0) -> bool:

@@ -13,9 +13,11 @@ from typing import Any
 from marshmallow import EXCLUDE, Schema, fields
 
 from feedbus import broker
-from feedbus.broker import dead, generations, inventory
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
+from feedbus.dead_letters import letters
+from feedbus.generations import establishment
+from feedbus.generations.depths import depths_of
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics
 from feedbus.runner import Limits, Runner, Suspects
@@ -90,7 +92,7 @@ class System:
         )
         bind(PeeweeStore(topology.store_url))
         create_tables(bound())
-        generations.establish(topology)
+        establishment.establish(topology)
         return cls(topology)
 
     def bus(self) -> LiveBus:
@@ -165,19 +167,19 @@ class System:
 
     def dead(self, name: str = "work") -> list[dead.DeadLetter]:
         """Return the dead letters of a queue."""
-        with dead.opened(self.topology) as channel:
+        with letters.opened(self.topology) as channel:
             chosen = self.topology.queues[name]
-            return [letter for _, letter in dead.letters(channel, self.topology, chosen)]
+            return [letter for _, letter in letters.letters(channel, self.topology, chosen)]
 
     def purge_dead(self, name: str = "work") -> None:
         """Drop the dead letters of a queue."""
-        with dead.opened(self.topology) as channel:
+        with letters.opened(self.topology) as channel:
             channel.queue_purge(Names(self.topology).dead(self.topology.queues[name]))
 
     def ready(self) -> dict[str, int]:
         """Return what waits for each consumer."""
         with broker.connect(self.topology) as connection:
-            depths = inventory.depths(connection, self.topology)
+            depths = depths_of(connection, self.topology)
         return {name: ready for name, (ready, _) in depths.items()}
 
     def publish(self, numbers: Sequence[int], exchange: str = "work", key: str = "") -> None:
@@ -188,7 +190,7 @@ class System:
     def reshaped(self, *queues: Queue) -> System:
         """Return a system of other queues on the same broker, its rings made current."""
         changed = replace(self.topology, queues={each.name: each for each in queues})
-        generations.establish(changed)
+        establishment.establish(changed)
         return System(changed, self.seen)
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from feedbus import broker
 from feedbus.apply import apply, exclusive
-from feedbus.broker import entities, generations, inventory
+from feedbus.broker import entities, inventory
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
+from feedbus.generations import establishment, switch
 from feedbus.plan import Plan
 from feedbus.plan.making import make_plan
 from feedbus.records import Records
@@ -88,12 +89,12 @@ def killed_at(step: str, work: Callable[[], object]) -> bool:
     pid = os.fork()
     if pid == 0:
         try:
-            os.environ[generations.EXIT_AT] = step
+            os.environ[switch.EXIT_AT] = step
             work()
         finally:
             os._exit(0)
     _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status) == generations.EXIT_CODE
+    return os.waitstatus_to_exitcode(status) == switch.EXIT_CODE
 
 
 def changed(system: System, *queues, **exchanges: Exchange) -> Topology:
@@ -237,7 +238,7 @@ def test_two_applies_exclude_each_other(make: Callable[..., System]) -> None:
 def test_a_queue_that_somebody_reads_is_not_replaced_under_them(
     make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feedbus.broker.replacing.LEAVE_SECONDS", 0.3)
+    monkeypatch.setattr("feedbus.generations.replacement.LEAVE_SECONDS", 0.3)
     system = make(queue())
     wanted = changed(system, queue(max_length=5))
     with broker.connect(system.topology) as connection:
@@ -257,7 +258,7 @@ def test_up_ends_a_replacement_that_an_apply_left_half_done(make: Callable[..., 
     wanted = changed(system, queue(max_length=5))
     assert killed_at("queue-deleted", lambda: carry_out(wanted))
     System(wanted).publish([2])
-    generations.establish(wanted)
+    establishment.establish(wanted)
     assert consume_work(wanted, 2) == [1, 2]
     assert nothing_to_do(wanted)
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from feedbus import broker, config
 from feedbus.balance.traffic import Tally
 from feedbus.balance.weights import find
-from feedbus.broker import generations, inventory
 from feedbus.bus import LiveBus
 from feedbus.cli import main
 from feedbus.config.editing import weighted
+from feedbus.generations import establishment
+from feedbus.generations.depths import depths_of
 from feedbus.ring import Ring, frontier
 from feedbus.ring.jumping import CLASSES, jumper, visits
 
@@ -400,7 +401,7 @@ def test_traffic_that_is_none_is_told_by_line(balance, tmp_path, content, told):
 
 def published(topology, keys):
     """Publish a record for each key, and return how many lie in each shard's queue."""
-    generations.establish(topology)
+    establishment.establish(topology)
     with LiveBus(topology) as bus:
         bus.publish_many("feed", ((key, {}) for key in keys))
     return waiting(topology)
@@ -408,7 +409,7 @@ def published(topology, keys):
 
 def waiting(topology):
     with broker.connect(topology) as connection:
-        depths = inventory.depths(connection, topology)
+        depths = depths_of(connection, topology)
     return {name: ready for name, (ready, _) in depths.items() if ready}
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker import generations, ledger
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
+from feedbus.generations import establishment, ledger
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
@@ -114,7 +114,7 @@ def test_a_message_in_place_of_the_state_neither_stops_nor_moves_consumers(
         with caplog.at_level(logging.ERROR):
             assert ledger.states(connection, system.topology)["ring"] == before
         assert "none of feedbus's" in caplog.text
-        generations.establish(system.topology)
+        establishment.establish(system.topology)
         caplog.clear()
         assert ledger.states(connection, system.topology)["ring"].current == before.current
         assert not caplog.text
@@ -132,6 +132,6 @@ def test_where_both_states_are_foreign_it_is_said_what_is_in_the_way(
     for name in both:
         put(system.topology, name, json.dumps({"hello": "there"}).encode(), times=FLOOD)
     with pytest.raises(UsageError) as caught:
-        generations.establish(system.topology)
+        establishment.establish(system.topology)
     assert all(name in str(caught.value) for name in both)
     assert "delete these queues and the exchange" in str(caught.value)

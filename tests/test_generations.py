@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker import generations, ledger
-from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
+from feedbus.generations import establishment, ledger, switch
+from feedbus.generations.ledger import State
 from feedbus.records import Records
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Topology
@@ -47,14 +47,14 @@ def switch_killed(topology: Topology, step: str, monkeypatch: pytest.MonkeyPatch
     """Switch, and be killed at a step."""
 
     def end(code: int) -> None:
-        assert code == generations.EXIT_CODE
+        assert code == switch.EXIT_CODE
         raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "_exit", end)
-        patch.setenv(generations.EXIT_AT, step)
+        patch.setenv(switch.EXIT_AT, step)
         with pytest.raises(Killed):
-            generations.establish(topology)
+            establishment.establish(topology)
 
 
 def state(system: System) -> State:
@@ -96,7 +96,7 @@ def test_a_switch_that_was_begun_is_ended_before_another_begins(
 ) -> None:
     system = make(sharded(3, batch=BATCH))
     publish(system, 1)
-    real = generations.step
+    real = switch.step
 
     def publishing(name: str) -> None:
         if name == "left":
@@ -104,11 +104,11 @@ def test_a_switch_that_was_begun_is_ended_before_another_begins(
         real(name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(generations, "step", publishing)
+        patch.setattr(switch, "step", publishing)
         switch_killed(reshaped(system, 5), step, monkeypatch)
     publish(system, 3)
     last = reshaped(system, 2)
-    generations.establish(last)
+    establishment.establish(last)
     publish(system, 4)
     expected = [1, 3, 4] if step == "written" else [1, 2, 3, 4]
     assert drained_by(last) == expected
@@ -119,7 +119,7 @@ def test_every_ring_has_a_turn_of_its_own(make: Callable[..., System]) -> None:
     system = make(sharded(3))
     first = state(system).current
     for turn, shards in enumerate((5, 3, 5), start=1):
-        generations.establish(reshaped(system, shards))
+        establishment.establish(reshaped(system, shards))
         assert state(system).current.turn == turn
     rings = (*state(system).draining, state(system).current)
     assert rings[0] == first
@@ -133,7 +133,7 @@ def test_whoever_switches_finds_the_state_while_readers_have_it_in_hand(
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
         assert channel.basic_get(Names(system.topology).generations("ring")) is not None
-        generations.establish(reshaped(system, 5))
+        establishment.establish(reshaped(system, 5))
         found = ledger.read(channel, system.topology, "ring")
     assert found is not None
     assert [len(each.members) for each in (*found.draining, found.current)] == [3, 5]
@@ -147,14 +147,14 @@ def test_a_consumer_that_dies_before_it_deletes_a_queue_leaves_the_fence_to_the_
     system = make(sharded(1, batch=BATCH))
     publish(system, 1)
     after = reshaped(system, 2)
-    generations.establish(after)
+    establishment.establish(after)
     publish(system, 2)
 
     def killed(*_: object) -> bool:
         raise Killed
 
     # Nobody puts another fence there, as whoever begins to drain does.
-    monkeypatch.setattr(generations, "fence", lambda *_: None)
+    monkeypatch.setattr(switch, "fence", lambda *_: None)
     with monkeypatch.context() as patch:
         patch.setattr(Reading, "end", killed)
         with pytest.raises(Killed):
@@ -177,7 +177,7 @@ def test_what_is_held_keeps_its_headers_and_properties_and_is_behind_what_was_th
             properties={"correlation_id": "c", "type": "t", "message_id": "m"},
         )
         channel.basic_publish(message, names.exchange("ring"), "k")
-        generations.establish(reshaped(system, 2))
+        establishment.establish(reshaped(system, 2))
         old = state(system).draining[0]
         got = channel.basic_get(names.member(old, "shard_0"), no_ack=True)
         fence = channel.basic_get(names.member(old, "shard_0"), no_ack=True)
@@ -195,7 +195,7 @@ def test_a_consumer_that_waits_for_another_takes_over_when_the_ring_moves_on(
     publish(system, 1, "b")
     three, one = reshaped(system, 3), reshaped(system, 1)
     old = state(system).current
-    generations.establish(three)
+    establishment.establish(three)
     seen: list[int] = []
     over = threading.Event()
 
@@ -212,7 +212,7 @@ def test_a_consumer_that_waits_for_another_takes_over_when_the_ring_moves_on(
     with broker.connect(system.topology) as connection:
         first = Names(system.topology).member(old, "shard_0")
         wait_until(lambda: not broker.queue_exists(connection, first))
-    generations.establish(one)
+    establishment.establish(one)
     publish(system, 2)
     publish(system, 2)
     over.set()

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker
-from feedbus.broker import generations, inventory
+from feedbus.broker import inventory
 from feedbus.errors import UsageError
+from feedbus.generations import establishment
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Queue, Topology
 from tests.systems import System, queue, sharded
@@ -41,7 +42,7 @@ def beside(system: System, *queues: Queue, word: str = "eu") -> Topology:
 def test_neither_project_sees_or_touches_what_the_other_has(make: Callable[..., System]) -> None:
     system = make(queue(), sharded(2))
     other = beside(system, queue(), sharded(3))
-    generations.establish(other)
+    establishment.establish(other)
     system.publish([1])
     System(other).publish([2])
     assert not {name for name in inventory.take(system.topology).queues if ".eu." in name}
@@ -59,12 +60,12 @@ def test_projects_whose_names_meet_are_refused_whichever_comes_first(
     make: Callable[..., System],
 ) -> None:
     system = make(queue())
-    generations.establish(beside(system, queue()))
+    establishment.establish(beside(system, queue()))
     meeting = replace(system.topology, queues={"eu.work": queue("eu.work")})
     with pytest.raises(UsageError, match=r"begin with 'eu\.'.*rename one of them"):
-        generations.establish(meeting)
+        establishment.establish(meeting)
     with broker.connect(system.topology) as connection:
         assert not broker.queue_exists(connection, f"{system.topology.name}.us.work")
-    generations.establish(replace(system.topology, queues={"us.work": queue("us.work")}))
+    establishment.establish(replace(system.topology, queues={"us.work": queue("us.work")}))
     with pytest.raises(UsageError, match="another project on the broker has exchanges or queues"):
-        generations.establish(beside(system, queue(), word="us"))
+        establishment.establish(beside(system, queue(), word="us"))

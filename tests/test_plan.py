@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from feedbus import broker
-from feedbus.broker import generations, inventory, management
+from feedbus.broker import inventory, management
 from feedbus.broker.names import Names
 from feedbus.cli import main
 from feedbus.errors import UsageError
+from feedbus.generations import establishment
 from feedbus.metrics import Metrics
 from feedbus.plan import Plan, Watchers
 from feedbus.plan.making import make_plan
@@ -87,7 +88,7 @@ def test_a_classic_queue_that_was_declared_without_a_type_does_not_differ(
         channel.queue_delete(name)
         channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
     assert all(change.kind != "queue" for change in quick(system.topology).changes)
-    generations.establish(system.topology)
+    establishment.establish(system.topology)
     assert quick(system.topology).empty
 
 

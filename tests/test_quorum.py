@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker
-from feedbus.broker import inventory, ledger
+from feedbus.broker import inventory
 from feedbus.broker.names import Names
+from feedbus.generations import ledger
 from feedbus.plan.making import make_plan
 from feedbus.store.peewee import close_bound
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from feedbus import broker
-from feedbus.broker import alarms, inventory
+from feedbus.broker import alarms
 from feedbus.errors import Outage
+from feedbus.generations.depths import depths_of
 from feedbus.topology import Topology
 
 FRESH_SECONDS = 1.0
@@ -70,7 +71,7 @@ class Depths:
             if self._connection is None:
                 self._connection = broker.connect(self._topology)
             with broker.outage(self._connection, self._topology.broker_url):
-                return inventory.depths(self._connection, self._topology)
+                return depths_of(self._connection, self._topology)
         except Outage:
             self._drop()
             raise

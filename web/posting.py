@@ -7,9 +7,9 @@ import logging
 import threading
 from typing import Self
 
-from feedbus.broker import generations
 from feedbus.bus import LiveBus
 from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.generations import establishment
 from feedbus.store import Entry, Store, relay
 from feedbus.topology import Topology
 
@@ -99,7 +99,7 @@ class Posting:
     def _declare(self) -> None:
         """Declare the topology once, as consumers do: the web may be there before them."""
         if not self._declared:
-            generations.known(self._topology)
+            establishment.known(self._topology)
             self._declared = True
 
     def _relay_once(self) -> None:

@@ -9,20 +9,12 @@ from typing import Any, Protocol
 
 from feedbus import broker
 from feedbus.apply.draining import await_drained
-from feedbus.broker import (
-    entities,
-    generations,
-    inventory,
-    ledger,
-    locks,
-    projects,
-    removing,
-    replacing,
-)
-from feedbus.broker.emptying import REFILLED
-from feedbus.broker.generations import step
+from feedbus.broker import entities, inventory, locks, projects
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
+from feedbus.generations import ledger, removal, replacement, switch
+from feedbus.generations.emptying import REFILLED
+from feedbus.generations.switch import step
 from feedbus.lifeline import run_folder
 from feedbus.plan.changes import Plan
 from feedbus.plan.making import make_plan
@@ -140,13 +132,13 @@ def _make(connection: Any, topology: Topology, plan: Plan, supervisor: Superviso
         supervisor.pause(work.replaced)
         step("paused")
     for consumer in work.replaced:
-        replacing.Replacement(connection, topology, topology.consumer(consumer)).carry_out()
+        replacement.Replacement(connection, topology, topology.consumer(consumer)).carry_out()
     for queue, delay in work.delays:
-        replacing.replace_delay(connection, topology, topology.queues[queue], delay)
+        replacement.replace_delay(connection, topology, topology.queues[queue], delay)
     broker.declare(channel, topology)
     step("created")
-    for queue, delay in replacing.parked_delays(topology, inventory.take(topology)):
-        replacing.unpark(connection, topology, topology.queues[queue], delay)
+    for queue, delay in replacement.parked_delays(topology, inventory.take(topology)):
+        replacement.unpark(connection, topology, topology.queues[queue], delay)
     step("retries-returned")
     for bound, exchange, key in work.unbound:
         channel.queue_unbind(bound, exchange, key)
@@ -175,7 +167,7 @@ def _switch(connection: Any, topology: Topology, tell: Callable[[str], None]) ->
         if not exchange.hashed:
             continue
         known = ledger.recall(channel, topology, exchange.name)
-        state = generations.adopt(channel, topology, exchange.name)
+        state = switch.adopt(channel, topology, exchange.name)
         if known is None or known.current != state.current:
             tell(f"{exchange.name} is led to generation {state.current.digest}")
     channel.close()
@@ -191,7 +183,7 @@ def _delete(connection: Any, topology: Topology, plan: Plan, tell: Callable[[str
         if queue in refilled:
             reason = REFILLED
         elif queue in now.work.deleted_queues:
-            reason = removing.remove_queue(connection, topology, queue, nonempty=queue in doomed)
+            reason = removal.remove_queue(connection, topology, queue, nonempty=queue in doomed)
         else:
             continue  # gone, or part of a ring by now
         done = done and not reason

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from feedbus import broker
-from feedbus.broker import ledger
 from feedbus.broker.names import Names
+from feedbus.generations import ledger
 from feedbus.topology import Topology
 
 LOOK_SECONDS = 0.25

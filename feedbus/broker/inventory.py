@@ -6,11 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from kombu.connection import Connection
-
 from feedbus import broker
-from feedbus.broker import ledger, management, projects
-from feedbus.broker.names import Names
+from feedbus.broker import management, projects
 from feedbus.errors import BrokerOutage
 from feedbus.topology import Topology
 from feedbus.urls import BrokerUrl
@@ -170,21 +167,3 @@ def _within(
 
 def _kind(text: str) -> Kind:
     return "queue" if text == "queue" else "exchange"
-
-
-def depths(connection: Connection, topology: Topology) -> dict[str, tuple[int, int]]:
-    """Return (messages ready, dead letters) for each consumer by name.
-
-    A queue that is not declared yet counts as empty; shards share their dead letters.
-    """
-    names = Names(topology)
-    current = {name: state.current for name, state in ledger.states(connection, topology).items()}
-    found: dict[str, tuple[int, int]] = {}
-    for consumer in topology.consumers.values():
-        generation = current.get(consumer.queue.exchange)
-        queue = names.member(generation, consumer.name) if generation else names.queue(consumer)
-        found[consumer.name] = (
-            broker.count(connection, queue) or 0,
-            broker.count(connection, names.dead(consumer.queue)) or 0,
-        )
-    return found

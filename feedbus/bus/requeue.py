@@ -11,10 +11,10 @@ from typing import Any, Self
 
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
-from feedbus.broker.dead import DeadLetter
 from feedbus.broker.names import Names
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
+from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import InvalidBody, Outage, UsageError
 from feedbus.records.packs import decode
 from feedbus.records.payloads import encode_payload

@@ -11,7 +11,6 @@ from typing import Any
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus import broker
-from feedbus.broker import ledger
 from feedbus.bus.blockage import Blockage
 from feedbus.bus.encoding import Encoder
 from feedbus.bus.publisher import (
@@ -22,6 +21,7 @@ from feedbus.bus.publisher import (
     Refusal,
 )
 from feedbus.errors import BrokerOutage, PublishError, Unroutable
+from feedbus.generations import ledger
 from feedbus.metrics import Metrics, Outcome
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing

@@ -16,7 +16,7 @@ from feedbus.printable import printable, printable_json
 from feedbus.wire.constants import OF_FAILURES
 
 if TYPE_CHECKING:
-    from feedbus.broker.dead import DeadLetter
+    from feedbus.dead_letters.letters import DeadLetter
     from feedbus.topology import Queue, Topology
 
 BODY_SHOWN = 10_000
@@ -45,14 +45,14 @@ def command() -> None:
 @click.pass_obj
 def list_letters(context: Context, queue: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001 -- click passes a flag
     """List dead letters, oldest first, of one QUEUE or of all."""
-    from feedbus.broker import dead
+    from feedbus.dead_letters import letters
 
     topology = context.load()
-    with dead.opened(topology) as channel:
+    with letters.opened(topology) as channel:
         found = [
             letter
             for chosen in _queues(topology, queue)
-            for _, letter in itertools.islice(dead.letters(channel, topology, chosen), limit)
+            for _, letter in itertools.islice(letters.letters(channel, topology, chosen), limit)
         ]
     for letter in found[:limit]:
         click.echo(printable_json(_values(letter)) if as_json else _line(letter))
@@ -66,11 +66,11 @@ def list_letters(context: Context, queue: str | None, limit: int, as_json: bool)
 @click.pass_obj
 def show(context: Context, queue: str, message_id: str) -> None:
     """Show one dead letter of QUEUE: why it died, each field's error, its body."""
-    from feedbus.broker import dead
+    from feedbus.dead_letters import letters
 
     topology = context.load()
-    with dead.opened(topology) as channel:
-        for _, letter in dead.letters(channel, topology, _queue(topology, queue)):
+    with letters.opened(topology) as channel:
+        for _, letter in letters.letters(channel, topology, _queue(topology, queue)):
             if letter.message_id == message_id:
                 click.echo(printable_json(_values(letter), indent=2))
                 return
@@ -97,8 +97,8 @@ def requeue(
     everything: bool,  # noqa: FBT001 -- click passes a flag
 ) -> None:
     """Send dead letters of QUEUE back to it, as if they had just been published."""
-    from feedbus.broker import dead
     from feedbus.bus.requeue import Requeue
+    from feedbus.dead_letters import letters
 
     if bool(message_ids) == everything:
         msg = "expected the ids of dead letters, or --all"
@@ -106,8 +106,8 @@ def requeue(
     topology = context.load()
     chosen = _queue(topology, queue)
     wanted = set(message_ids)
-    with dead.opened(topology) as channel, Requeue(topology, chosen) as back:
-        count = dead.settle(
+    with letters.opened(topology) as channel, Requeue(topology, chosen) as back:
+        count = letters.settle(
             channel,
             topology,
             chosen,
@@ -126,12 +126,12 @@ def requeue(
 @click.pass_obj
 def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- click passes a flag
     """Drop the dead letters of QUEUE for good."""
-    from feedbus.broker import dead
     from feedbus.broker.names import Names
+    from feedbus.dead_letters import letters
 
     topology = context.load()
     name = Names(topology).dead(_queue(topology, queue))
-    with dead.opened(topology) as channel:
+    with letters.opened(topology) as channel:
         count = channel.queue_declare(name, passive=True).message_count
         if count and not yes:
             click.confirm(f"Drop {counted(count, 'dead letter')} of {queue} for good?", abort=True)

@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.broker import entities, generations, projects, replacing
+from feedbus.broker import entities, projects
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory, SeenQueue
-from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
+from feedbus.generations import replacement, switch
+from feedbus.generations.ledger import State
 from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind, Work
 from feedbus.topology import Consumer, Exchange, Generation, Topology
 
@@ -83,13 +84,13 @@ class Comparison:
     def _queues(self) -> Iterator[str]:
         for consumer in self._on_no_ring():
             name = self._names.queue(consumer)
-            if replacing.begun(self.topology, consumer, self.seen):
+            if replacement.begun(self.topology, consumer, self.seen):
                 self._note("change", "queue", name, "its replacement was begun and is ended")
                 yield consumer.name
             elif name not in self.seen.queues:
                 on = self._names.exchange(consumer.queue.exchange)
                 self._note("create", "queue", name, f"new in the topology, bound to {on}")
-            elif replacing.differs(self.topology, consumer, self.seen):
+            elif replacement.differs(self.topology, consumer, self.seen):
                 found = self.seen.queues[name]
                 self._note(
                     *("change", "queue", name),
@@ -111,13 +112,13 @@ class Comparison:
         )
 
     def _parked_delays(self) -> Iterator[tuple[str, str]]:
-        for queue, name in replacing.parked_delays(self.topology, self.seen):
+        for queue, name in replacement.parked_delays(self.topology, self.seen):
             self._note("change", "queue", name, "retries that were parked are returned")
             yield queue, name
 
     def _delays(self) -> Iterator[tuple[str, str]]:
         for queue in self.topology.queues.values():
-            for name in replacing.wrong_delays(self.topology, queue, self.seen):
+            for name in replacement.wrong_delays(self.topology, queue, self.seen):
                 self._note(
                     *("change", "queue", name),
                     "its retries come back another way: declared anew, they wait anew",
@@ -134,7 +135,7 @@ class Comparison:
     def _bindings(self) -> Iterator[tuple[str, str, str]]:
         for consumer in self._on_no_ring():
             queue = self._names.queue(consumer)
-            begun = replacing.begun(self.topology, consumer, self.seen)
+            begun = replacement.begun(self.topology, consumer, self.seen)
             if queue not in self.seen.queues or begun:
                 continue
             source = self._names.exchange(consumer.queue.exchange)
@@ -179,7 +180,7 @@ class Comparison:
             if state is None:
                 yield wanted
             else:
-                yield from (state.current, *state.draining, generations.successor(state, wanted))
+                yield from (state.current, *state.draining, switch.successor(state, wanted))
 
     def _wanted_exchanges(self) -> set[str]:
         names, topology = self._names, self.topology
@@ -240,7 +241,7 @@ class Comparison:
 
     def _parked(self, name: str) -> bool:
         delay = name.removesuffix(".parked")
-        known = replacing.parked_delays(self.topology, self.seen)
+        known = replacement.parked_delays(self.topology, self.seen)
         return name.endswith(".parked") and delay in {waiting for _, waiting in known}
 
     def _named(self, name: str) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from feedbus import broker
-from feedbus.broker import inventory, ledger
+from feedbus.broker import inventory
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.ledger import State
+from feedbus.generations import ledger
+from feedbus.generations.ledger import State
 from feedbus.plan import rings
 from feedbus.plan.changes import Change, Plan, Watchers
 from feedbus.plan.entities import Comparison

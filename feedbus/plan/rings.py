@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from feedbus.broker import generations
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
+from feedbus.generations import switch
+from feedbus.generations.ledger import State
 from feedbus.metrics import deliveries
 from feedbus.plan.changes import Draining, Evenness, RingChange
 from feedbus.ring import Ring, max_over_share, share_moved
@@ -33,18 +33,18 @@ def changes(
         if state is None:
             first = _evenness(wanted) if predict else None
             yield RingChange(exchange.name, None, wanted.digest, "the first ring", after=first)
-        elif not (state.settled and generations.same(state.current, wanted)) or state.disordered:
+        elif not (state.settled and switch.same(state.current, wanted)) or state.disordered:
             change = _change(topology, seen, state, wanted)
             yield _predicted(topology, change, state, wanted) if predict else change
 
 
 def _change(topology: Topology, seen: Inventory, state: State, wanted: Generation) -> RingChange:
     old = state.current
-    if generations.same(old, wanted) and not state.disordered:
+    if switch.same(old, wanted) and not state.disordered:
         return RingChange(old.exchange, old.digest, old.digest, "a switch that was begun is ended")
     names = Names(topology)
     backlog = sum(messages(names, seen, one) for one in (*state.draining, old))
-    new = generations.successor(state, wanted)
+    new = switch.successor(state, wanted)
     return RingChange(
         old.exchange, old.digest, new.digest, _reason(state, wanted), backlog_messages=backlog
     )

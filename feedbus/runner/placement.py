@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterable
 
 from feedbus import broker
-from feedbus.broker import generations
-from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.errors import Outage, UsageError
+from feedbus.generations import switch
+from feedbus.generations.ledger import State
 from feedbus.ring import Ring
 from feedbus.topology import Generation, Topology
 from feedbus.wire import Delivery
@@ -80,7 +80,7 @@ class Placement:
                 broker.outage(connection, self._topology.broker_url),
                 broker.locked(connection, self._topology),
             ):
-                generations.disorder(connection.channel(), self._topology, generation)
+                switch.disorder(connection.channel(), self._topology, generation)
         except (Outage, UsageError) as error:
             self._told.discard(generation)
             log.warning("could not write down that '%s' is disordered: %s", queue, error)

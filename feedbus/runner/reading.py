@@ -8,7 +8,7 @@ from typing import Any
 
 from amqp.exceptions import AccessRefused
 
-from feedbus.broker.probes import Probes, delete_proved
+from feedbus.generations.probes import Probes, delete_proved
 
 
 @dataclass(slots=True)

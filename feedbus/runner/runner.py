@@ -14,17 +14,17 @@ from types import FrameType
 from typing import Any
 
 from feedbus import broker
-from feedbus.broker import generations
-from feedbus.broker.probes import in_flight_seconds
-from feedbus.broker.pruning import Pruning
 from feedbus.bus.sender import Sender
+from feedbus.dead_letters.pruning import Pruning
 from feedbus.dispatch import Dispatch
 from feedbus.errors import BrokerOutage, Outage, UsageError
+from feedbus.generations import establishment
+from feedbus.generations.drain import Drain, Source, standing
+from feedbus.generations.probes import in_flight_seconds
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.consumer_timeout import ConsumerTimeout
-from feedbus.runner.drain import Drain, Source, standing
 from feedbus.runner.heartbeats import Heartbeats
 from feedbus.runner.holding import Holding
 from feedbus.runner.limits import Allowance, Limits
@@ -143,7 +143,7 @@ class Runner:
         self._buffer.clear()
         if self._consumer.queue.once:
             self._store.set_up()
-        states = generations.known(self._topology)
+        states = establishment.known(self._topology)
         for state in states.values():
             self._sender.encoder.lead(state.current)
         self._placement.follow(states.values())

@@ -46,7 +46,7 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
 def main(path: Path) -> None:
     """Do the work of prepare() in this process."""
     from feedbus import config
-    from feedbus.broker import generations
+    from feedbus.generations import establishment
     from feedbus.handling import resolve_object
     from feedbus.store import open_store
 
@@ -56,7 +56,7 @@ def main(path: Path) -> None:
     store = open_store(topology)
     store.set_up()
     store.close()
-    generations.establish(topology)
+    establishment.establish(topology)
 
 
 if __name__ == "__main__":

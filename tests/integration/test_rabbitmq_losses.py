@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker import generations
 from feedbus.broker import rabbitmq as connections
 from feedbus.broker.names import Names
 from feedbus.bus import Bus, LiveBus
 from feedbus.errors import BrokerOutage
+from feedbus.generations import establishment
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import close_bound
 from feedbus.urls import parse_broker_url
@@ -219,7 +219,7 @@ def test_a_queue_that_is_deleted_is_waited_for_and_named(
             connection.default_channel.queue_delete(name)
         wait_until(lambda: f"there is no queue {name} for work; `feedbus apply`" in caplog.text)
         assert thread.is_alive()
-        generations.establish(system.topology)
+        establishment.establish(system.topology)
         system.publish([2])
         wait_until(lambda: system.seen == [1, 2])
         wait_until(lambda: "work goes on after holding" in caplog.text)
@@ -273,7 +273,7 @@ def test_a_virtual_host_that_is_deleted_is_waited_for(
             rabbitmq.control("delete_vhost", "doomed")
             wait_until(lambda: "check the virtual host" in caplog.text)
             make_host()
-            generations.establish(system.topology)
+            establishment.establish(system.topology)
             system.publish([2])
             wait_until(lambda: system.seen == [1, 2])
     finally:

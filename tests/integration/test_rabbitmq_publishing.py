@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker
-from feedbus.broker import alarms, generations
+from feedbus.broker import alarms
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.bus.publisher import Publisher
 from feedbus.errors import Outage, PublishError
+from feedbus.generations import establishment
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import close_bound
 from feedbus.wire import Outgoing
@@ -180,7 +181,7 @@ def test_an_exchange_that_is_gone_is_waited_for(rabbitmq, tmp_path: Path):
             connection.default_channel.exchange_delete(Names(system.topology).exchange("work"))
         with pytest.raises(Outage, match=r"no exchange .*work.*; `feedbus up` declares it"):
             bus.publish("work", {"n": 2})
-        generations.establish(system.topology)
+        establishment.establish(system.topology)
         bus.publish("work", {"n": 3})
     assert numbers(system) == [1, 3]
 

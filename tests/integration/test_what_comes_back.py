@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from marshmallow import RAISE, Schema, fields
 
 from feedbus import broker
-from feedbus.broker import dead, pruning
 from feedbus.broker.names import Names
 from feedbus.bus.requeue import Requeue
 from feedbus.cli import main
+from feedbus.dead_letters import letters, pruning
 from feedbus.errors import Reject
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import PeeweeStore, bind, close_bound
@@ -95,8 +95,8 @@ def fail(_message: Any, _bus: Any) -> None:
 def requeue_all(system: System, name: str = "work") -> int:
     """Send all dead letters of a queue back."""
     chosen = system.topology.queues[name]
-    with dead.opened(system.topology) as channel, Requeue(system.topology, chosen) as back:
-        return dead.settle(channel, system.topology, chosen, lambda _: True, back.send)
+    with letters.opened(system.topology) as channel, Requeue(system.topology, chosen) as back:
+        return letters.settle(channel, system.topology, chosen, lambda _: True, back.send)
 
 
 @pytest.mark.parametrize("key", ["", "some.key.é"])
@@ -324,16 +324,17 @@ def test_a_consumer_drops_the_dead_letters_over_its_limits(tmp_path, monkeypatch
 def test_foreign_text_is_escaped_where_dead_letters_are_shown(tmp_path):
     topology = tmp_path / "topology.toml"
     topology.write_text(
-        'name = "small"\n[exchanges]\nwork = { type = "direct" }\n[queues.work]\n'
+        'name = "small"\n[store]\nurl = "sqlite:///store.db"\n'
+        '[exchanges]\nwork = { type = "direct" }\n[queues.work]\n'
         'exchange = "work"\nrouting_keys = ["k\\u202e"]\nhandler = "none:none"\n'
     )
     from feedbus.config import load
 
     system = System(load(topology))
     bad = "a\n\x1b[2J\x9b\u202eé"
-    from feedbus.broker import generations
+    from feedbus.generations import establishment
 
-    generations.establish(system.topology)
+    establishment.establish(system.topology)
     put(system, "work", "k\u202e", b"\x1b", properties={"message_id": bad}, headers={bad: bad})
     bind(PeeweeStore(system.topology.store_url))
     system.run(fail)

@@ -19,9 +19,10 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker, config
-from feedbus.broker import generations, inventory
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
+from feedbus.generations import establishment
+from feedbus.generations.depths import depths_of
 from feedbus.topology import Topology
 from tests.servers.cluster import Cluster
 
@@ -172,7 +173,7 @@ def test_shards_move_from_dead_nodes_and_hosts_and_nothing_is_lost(
         Host.at(tmp_path / f"host{number}", cluster.url(number), notes.log) for number in (0, 1)
     ]
     topology = hosts[0].topology
-    current = generations.establish(topology)["ring"].current
+    current = establishment.establish(topology)["ring"].current
     queues = [Names(topology).member(current, name) for name, _ in current.members]
     publishing = Publishing(topology)
     publisher = threading.Thread(target=publishing.run)
@@ -196,7 +197,7 @@ def test_shards_move_from_dead_nodes_and_hosts_and_nothing_is_lost(
             host.lose()
     assert notes.first_times() == {key: list(range(total)) for key in KEYS}
     with broker.connect(topology) as connection:
-        depths = inventory.depths(connection, topology)
+        depths = depths_of(connection, topology)
     assert {name: dead for name, (_, dead) in depths.items()} == dict.fromkeys(depths, 0)
 
 

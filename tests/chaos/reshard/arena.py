@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import IO, Self
 
 from feedbus import broker, config
-from feedbus.broker import ledger
-from feedbus.broker.generations import EXIT_AT, EXIT_CODE
-from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
+from feedbus.generations import ledger
+from feedbus.generations.ledger import State
+from feedbus.generations.switch import EXIT_AT, EXIT_CODE
 from feedbus.topology import Topology
 
 ROOT = Path(__file__).parents[3]

@@ -10,8 +10,8 @@ from typing import Any
 
 from amqp.exceptions import ChannelError
 
-from feedbus.broker import dead
 from feedbus.broker.names import Names
+from feedbus.dead_letters import letters
 from feedbus.metrics import ConsumerMetrics, Limit
 from feedbus.topology import Consumer, DeadLetters, Queue, Topology
 
@@ -79,7 +79,7 @@ def prune(connection: Any, topology: Topology, queue: Queue) -> Counter[Limit]:
         if message is None:
             break
         tag, behind = message.delivery_tag, message.delivery_info["message_count"]
-        failed_at = dead.read(queue, message).failed_at_microseconds
+        failed_at = letters.read(queue, message).failed_at_microseconds
         if limits.max_length is not None and behind >= limits.max_length:
             dropped["max_length"] += 1
         elif oldest is not None and failed_at is not None and failed_at < oldest:

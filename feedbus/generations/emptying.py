@@ -10,8 +10,8 @@ from typing import Any, Self
 from amqp.exceptions import NotFound, ResourceLocked
 
 from feedbus.broker.confirming import Confirming
-from feedbus.broker.probes import LOST_SECONDS, NEEDED, Probes, delete_proved
 from feedbus.errors import Outage
+from feedbus.generations.probes import LOST_SECONDS, NEEDED, Probes, delete_proved
 
 PREFETCH = 1000
 AT_ONCE = 500
@@ -31,7 +31,7 @@ class Emptying:
 
     Whether it is empty is asked of its leader: basic.get is answered by that alone, and 0 is no
     answer of a count. A quorum queue with a single active consumer refuses basic.get; there a
-    probe that comes back says the same. See feedbus.broker.probes.
+    probe that comes back says the same. See feedbus.generations.probes.
     """
 
     def __init__(self, connection: Any, queue: str, move: Move | None) -> None:
@@ -66,7 +66,7 @@ class Emptying:
         """Empty and delete the queue; return why it stays, "" when it is gone.
 
         Args:
-            pause_seconds: see feedbus.broker.probes.in_flight_seconds().
+            pause_seconds: see feedbus.generations.probes.in_flight_seconds().
 
         """
         try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from kombu.connection import Connection
 
 from feedbus.broker import entities
-from feedbus.broker.emptying import IN_USE, Emptying
-from feedbus.broker.probes import in_flight_seconds
+from feedbus.generations.emptying import IN_USE, Emptying
+from feedbus.generations.probes import in_flight_seconds
 from feedbus.topology import Topology
 
 

@@ -24,15 +24,16 @@ from typing import Any
 from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker import entities, inventory, removing
+from feedbus.broker import entities, inventory
 from feedbus.broker.confirming import Confirming
 from feedbus.broker.differences import differing
-from feedbus.broker.emptying import IN_USE, Emptying, Mover
-from feedbus.broker.generations import step
 from feedbus.broker.inventory import Inventory, SeenQueue
 from feedbus.broker.names import Names
-from feedbus.broker.probes import fence, in_flight_seconds
 from feedbus.errors import UsageError
+from feedbus.generations import removal
+from feedbus.generations.emptying import IN_USE, Emptying, Mover
+from feedbus.generations.probes import fence, in_flight_seconds
+from feedbus.generations.switch import step
 from feedbus.topology import Consumer, Queue, Topology
 
 LEAVE_SECONDS = 10.0
@@ -246,7 +247,7 @@ class Replacement:
         if broker.queue_exists(self.connection, held):
             _delete(self.connection, self.topology, held, before)
         channel.exchange_delete(before)
-        if removing.remove_queue(self.connection, self.topology, before):
+        if removal.remove_queue(self.connection, self.topology, before):
             ending = Confirming(channel.connection)
             ending.publish([(fence(channel, self._queue), "", before)])
             ending.close()

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from feedbus import broker
-from feedbus.broker import generations, ledger
-from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.errors import BrokerOutage, UsageError
+from feedbus.generations import ledger, switch
+from feedbus.generations.ledger import State
 from feedbus.topology import Consumer, Generation, Topology
 
 LOOKS_A_STATE = 10  # how often a consumer that waits looks for a queue until it reads the state
@@ -135,7 +135,7 @@ class Drain:
     def _fence(self, connection: Any, generation: Generation, queues: Sequence[str]) -> None:
         """End queues anew: a fence may have expired."""
         channel = connection.channel()
-        generations.fence(channel, self._names, generation, queues)
+        switch.fence(channel, self._names, generation, queues)
         channel.close()
 
     def _await_end(self, connection: Any, queue: str) -> bool:
@@ -177,7 +177,7 @@ class Drain:
             try:
                 with broker.locked(connection, self._topology):
                     channel = connection.channel()
-                    generations.drained(channel, self._topology, generation)
+                    switch.drained(channel, self._topology, generation)
                     channel.close()
             except UsageError:  # a switch is under way, or another consumer is at this
                 if not self._pause():

@@ -10,92 +10,20 @@ from dataclasses import replace
 from typing import Any
 
 from amqp.exceptions import NotFound
-from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker import entities, ledger, probes, projects
 from feedbus.broker.confirming import Confirming
-from feedbus.broker.emptying import Emptying, portable
-from feedbus.broker.ledger import State
 from feedbus.broker.names import Names
 from feedbus.errors import Outage
+from feedbus.generations import ledger, probes
+from feedbus.generations.emptying import Emptying, portable
+from feedbus.generations.ledger import State
 from feedbus.topology import Generation, Topology
 
 log = logging.getLogger(__name__)
 
 EXIT_AT = "FEEDBUS_EXIT_AT"
 EXIT_CODE = 99
-
-
-def establish(topology: Topology) -> dict[str, State]:
-    """Declare a whole topology on its broker, its rings current; return the state of each ring.
-
-    Raises:
-        Outage: the broker is away.
-        UsageError: it has an entity with other arguments, or somebody else is at this.
-
-    """
-    with (
-        broker.connect(topology) as connection,
-        broker.outage(connection, topology.broker_url),
-        broker.locked(connection, topology),
-    ):
-        channel = connection.channel()
-        projects.claim(channel, topology)
-        end_replacements(connection, topology)
-        broker.declare(channel, topology)
-        hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
-        before = {name: ledger.recall(channel, topology, name) for name in hashed}
-        states = {name: adopt(channel, topology, name) for name in hashed}
-    for name, state in before.items():
-        if state is not None and state.current != states[name].current:
-            log.warning(
-                "%s: publishing switched from generation %s (%d shards) to %s (%d shards), as %s"
-                " says; every host of the project needs the same file",
-                name,
-                state.current.digest,
-                len(state.current.members),
-                states[name].current.digest,
-                len(states[name].current.members),
-                topology.path,
-            )
-    return states
-
-
-def end_replacements(connection: Connection, topology: Topology) -> None:
-    """End what an apply that was killed has begun with queues on no ring."""
-    from feedbus.broker import replacing  # which needs this module
-
-    names = Names(topology)
-    for consumer in topology.consumers.values():
-        if topology.exchanges[consumer.queue.exchange].hashed:
-            continue
-        if entities.exchange_exists(connection, names.gate(consumer)):
-            entities.declare_exchanges(connection.channel(), names)
-            replacing.Replacement(connection, topology, consumer).carry_out()
-    for queue in topology.queues.values():
-        for delay in queue.retry.delays_seconds:
-            waiting = names.delay(queue, round(delay * 1000))
-            if broker.queue_exists(connection, names.parked(waiting)):
-                entities.declare_delay(connection.channel(), names, queue, round(delay * 1000))
-                replacing.unpark(connection, topology, queue, waiting)
-
-
-def known(topology: Topology) -> dict[str, State]:
-    """Return the state of each ring; where the broker has nothing of the topology, declare it all.
-
-    What is declared already is not touched: that is for `feedbus up` and `feedbus apply` alone,
-    lest a process that started before a change undoes it.
-    """
-    names = Names(topology)
-    with (
-        broker.connect(topology) as connection,
-        broker.outage(connection, topology.broker_url),
-    ):
-        entries = {exchange: names.exchange(exchange) for exchange in topology.exchanges}
-        if any(entities.exchange_exists(connection, entry) for entry in entries.values()):
-            return ledger.states(connection, topology)
-    return establish(topology)
 
 
 def adopt(channel: Any, topology: Topology, exchange: str) -> State:

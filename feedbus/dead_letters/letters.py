@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus import broker
-from feedbus.broker import generations
 from feedbus.broker.names import Names
+from feedbus.generations import establishment
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.constants import DEATHS, ERRORS, FAILED_AT, REASON
@@ -52,7 +52,7 @@ class DeadLetter:
 @contextmanager
 def opened(topology: Topology) -> Iterator[Any]:
     """Open a channel on which dead letters can be taken; those not settled go back in order."""
-    generations.known(topology)
+    establishment.known(topology)
     connection = broker.connect(topology)
     try:
         with broker.outage(connection, topology.broker_url):

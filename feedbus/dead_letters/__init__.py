@@ -1,0 +1,1 @@
+"""Dead letters: read, sent back, purged, and dropped by age and number."""

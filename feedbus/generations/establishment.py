@@ -1,0 +1,86 @@
+"""A whole topology on its broker: declared, its rings current, what was begun ended."""
+
+from __future__ import annotations
+
+import logging
+
+from kombu.connection import Connection
+
+from feedbus import broker
+from feedbus.broker import entities, projects
+from feedbus.broker.names import Names
+from feedbus.generations import ledger, replacement
+from feedbus.generations.ledger import State
+from feedbus.generations.switch import adopt
+from feedbus.topology import Topology
+
+log = logging.getLogger(__name__)
+
+
+def establish(topology: Topology) -> dict[str, State]:
+    """Declare a whole topology on its broker, its rings current; return the state of each ring.
+
+    Raises:
+        Outage: the broker is away.
+        UsageError: it has an entity with other arguments, or somebody else is at this.
+
+    """
+    with (
+        broker.connect(topology) as connection,
+        broker.outage(connection, topology.broker_url),
+        broker.locked(connection, topology),
+    ):
+        channel = connection.channel()
+        projects.claim(channel, topology)
+        end_replacements(connection, topology)
+        broker.declare(channel, topology)
+        hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
+        before = {name: ledger.recall(channel, topology, name) for name in hashed}
+        states = {name: adopt(channel, topology, name) for name in hashed}
+    for name, state in before.items():
+        if state is not None and state.current != states[name].current:
+            log.warning(
+                "%s: publishing switched from generation %s (%d shards) to %s (%d shards), as %s"
+                " says; every host of the project needs the same file",
+                name,
+                state.current.digest,
+                len(state.current.members),
+                states[name].current.digest,
+                len(states[name].current.members),
+                topology.path,
+            )
+    return states
+
+
+def end_replacements(connection: Connection, topology: Topology) -> None:
+    """End what an apply that was killed has begun with queues on no ring."""
+    names = Names(topology)
+    for consumer in topology.consumers.values():
+        if topology.exchanges[consumer.queue.exchange].hashed:
+            continue
+        if entities.exchange_exists(connection, names.gate(consumer)):
+            entities.declare_exchanges(connection.channel(), names)
+            replacement.Replacement(connection, topology, consumer).carry_out()
+    for queue in topology.queues.values():
+        for delay in queue.retry.delays_seconds:
+            waiting = names.delay(queue, round(delay * 1000))
+            if broker.queue_exists(connection, names.parked(waiting)):
+                entities.declare_delay(connection.channel(), names, queue, round(delay * 1000))
+                replacement.unpark(connection, topology, queue, waiting)
+
+
+def known(topology: Topology) -> dict[str, State]:
+    """Return the state of each ring; where the broker has nothing of the topology, declare it all.
+
+    What is declared already is not touched: that is for `feedbus up` and `feedbus apply` alone,
+    lest a process that started before a change undoes it.
+    """
+    names = Names(topology)
+    with (
+        broker.connect(topology) as connection,
+        broker.outage(connection, topology.broker_url),
+    ):
+        entries = {exchange: names.exchange(exchange) for exchange in topology.exchanges}
+        if any(entities.exchange_exists(connection, entry) for entry in entries.values()):
+            return ledger.states(connection, topology)
+    return establish(topology)
