@@ -330,13 +330,13 @@ def test_foreign_text_is_escaped_where_dead_letters_are_shown(tmp_path):
     )
     from feedbus.config import load
 
-    system = System(load(topology))
+    loaded = load(topology)
+    system = System(loaded, store=bind(PeeweeStore(loaded.store_url)))
     bad = "a\n\x1b[2J\x9b\u202eé"
     from feedbus.generations import establishment
 
     establishment.establish(system.topology)
     put(system, "work", "k\u202e", b"\x1b", properties={"message_id": bad}, headers={bad: bad})
-    bind(PeeweeStore(system.topology.store_url))
     system.run(fail)
     runner = CliRunner()
     for words in (["list"], ["list", "--json"], ["show", "work", bad]):
