@@ -55,7 +55,11 @@ class Names:
 
     def delay(self, queue: Queue, milliseconds: int) -> str:
         """Return the exchange and queue in which retries wait; shards share them."""
-        return f"{self.topology.name}.{queue.name}.retry.{milliseconds}"
+        return f"{self.delay_prefix(queue)}{milliseconds}"
+
+    def delay_prefix(self, queue: Queue) -> str:
+        """Return how the names of all queues begin in which a queue's retries wait."""
+        return f"{self.topology.name}.{queue.name}.retry."
 
     def before(self, consumer: Consumer) -> str:
         """Return the exchange and queue of what came before a queue was replaced: read first."""

@@ -48,6 +48,14 @@ class DeadLetter:
     body: bytes
     delivery: Delivery
 
+    @property
+    def payload(self) -> Any:
+        """The decoded body; None where it is no JSON."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
 
 @contextmanager
 def opened(topology: Topology) -> Iterator[Any]:

@@ -52,7 +52,9 @@ class MemoryBroker:
             create_tables(database)
         else:
             database.deserialize(prepared)
-        self.tables = Tables(f"memory broker {name}", database, ClockTime(self.clock), shared=True)
+        time = ClockTime(self.clock)
+        database.execute("UPDATE queues SET used_ms = ?", (time.now_ms(),))
+        self.tables = Tables(f"memory broker {name}", database, time, shared=True)
 
     def open(self) -> Backend:
         """Return what a new connection works with.
@@ -80,6 +82,14 @@ class MemoryBroker:
         """Return what the broker holds as rows."""
         with self.tables.use:
             return read_rows(self.tables.database)
+
+    def expiries(self) -> list[tuple[str, int]]:
+        """Return each queue whose first message expires, and when, by the broker's time in ms."""
+        return self.tables.read(
+            "SELECT name, expires_ms FROM queues JOIN ready ON queue = queues.id WHERE expiring"
+            " AND expires_ms IS NOT NULL"
+            " AND message = (SELECT min(message) FROM ready WHERE queue = queues.id)"
+        )
 
 
 class ClockTime:

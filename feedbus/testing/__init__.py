@@ -1,0 +1,33 @@
+"""For users' own tests: a whole system in memory, a bus that records, and Records made of dicts."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from feedbus.dead_letters.letters import DeadLetter
+    from feedbus.records import Records
+    from feedbus.testing.observations import Handled, Published
+    from feedbus.testing.recording_bus import RecordingBus
+    from feedbus.testing.system import TestSystem
+
+__all__ = ["DeadLetter", "Handled", "Published", "RecordingBus", "Records", "TestSystem"]
+
+# Imported when first asked for: the pytest plugin is loaded wherever feedbus is installed.
+HOMES = {
+    "DeadLetter": "feedbus.dead_letters.letters",
+    "Handled": "feedbus.testing.observations",
+    "Published": "feedbus.testing.observations",
+    "Records": "feedbus.records",
+    "RecordingBus": "feedbus.testing.recording_bus",
+    "TestSystem": "feedbus.testing.system",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name not in HOMES:
+        msg = f"module 'feedbus.testing' has no attribute '{name}'"
+        raise AttributeError(msg)
+    return getattr(import_module(HOMES[name]), name)

@@ -1,0 +1,71 @@
+"""A consumer of a test: its deliveries go to the runner's own dispatch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from feedbus.bus.sender import Sender
+from feedbus.clock import Clock
+from feedbus.dispatch import Dispatch
+from feedbus.errors import Outage
+from feedbus.handling import Handler
+from feedbus.metrics import ConsumerMetrics
+from feedbus.runner.buffer import Buffer
+from feedbus.store import Store
+from feedbus.topology import Consumer, Topology
+from feedbus.wire import Delivery
+
+
+class TestConsumer:
+    """Reads one consumer's queue, and handles a batch whenever it is asked to."""
+
+    __test__ = False  # no class of tests, for pytest
+
+    def __init__(  # noqa: PLR0913 -- a consumer's parts, each given by name
+        self,
+        topology: Topology,
+        consumer: Consumer,
+        handler: Handler,
+        *,
+        sender: Sender,
+        metrics: ConsumerMetrics,
+        store: Store,
+        clock: Clock,
+        connection: Any,
+        queue: str,
+    ) -> None:
+        """Subscribe to a queue of the broker."""
+        self._consumer = consumer
+        self._clock = clock
+        self._buffer = Buffer()
+        self._dispatch = Dispatch(topology, consumer, handler, sender, metrics=metrics, store=store)
+        self._channel = connection.channel()
+        self._channel.auto_decode = False
+        settings = consumer.queue
+        self._channel.basic_qos(0, max(settings.prefetch, min(settings.batch.size, 1000)), False)
+        self._channel.basic_consume(queue, callback=self._on_message)
+
+    def _on_message(self, message: Any) -> None:
+        self._buffer.add(Delivery.of(message), self._clock.monotonic())
+
+    def __bool__(self) -> bool:
+        """Whether deliveries wait to be handled."""
+        return bool(self._buffer)
+
+    def handle(self) -> int:
+        """Handle one batch and settle it; return how many deliveries it had.
+
+        Raises:
+            Outage: the handler or the store says so; everything that was delivered goes back.
+
+        """
+        batch = self._buffer.take(self._consumer.queue.batch.size, math.inf, lambda _: False)
+        try:
+            self._dispatch.handle(batch)
+        except Outage:
+            self._buffer.clear()
+            self._channel.basic_recover(requeue=True)
+            raise
+        self._channel.basic_ack(batch[-1].tag, multiple=True)
+        return len(batch)

@@ -1,0 +1,102 @@
+"""What a test sees of a system: what was published, and what handlers were given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any
+
+from feedbus.bus.publisher import Refusal
+from feedbus.bus.sender import Sender
+from feedbus.handling import Handler
+from feedbus.records import Records
+from feedbus.records.packs import decode
+from feedbus.topology import Consumer, Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import FAILED_AT
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One record that was published.
+
+    Attributes:
+        exchange: as topology.toml names it.
+        key: the routing key.
+        payload: as it is on the wire.
+        message_id: of the record; "" on a bus that only records.
+
+    """
+
+    exchange: str
+    key: str
+    payload: dict[str, Any]
+    message_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """One record that a handler was given.
+
+    Attributes:
+        queue: as topology.toml names it.
+        consumer: the queue's name, or the shard's.
+        payload: as the handler got it.
+        error: what the handler raised for it, or the verdict that it gave it; None for success.
+
+    """
+
+    queue: str
+    consumer: str
+    payload: Any
+    error: BaseException | None = None
+
+
+class RecordingSender(Sender):
+    """Sends messages, and keeps what the broker took of what was published."""
+
+    def __init__(self, topology: Topology, published: list[Published]) -> None:
+        """Append to published; a queue that is full refuses at once."""
+        super().__init__(topology, nacked_seconds=0)
+        self._published = published
+
+    def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
+        """Send messages in order and return those that the broker did not take."""
+        sent = list(messages)
+        refusals = super().send(sent)
+        refused = {id(refusal.message) for refusal in refusals}
+        for message in sent:
+            if id(message) not in refused and FAILED_AT not in message.headers:
+                self._published += _records(message)
+        return refusals
+
+
+def _records(message: Outgoing) -> Iterable[Published]:
+    pack = decode(message.body, message.content_type, message.message_id, message.routing_key)
+    for index in range(len(pack)):
+        payload = dict(pack.payload(index))
+        yield Published(message.counted_as, pack.key(index), payload, pack.ids[index])
+
+
+def watched(handler: Handler, consumer: Consumer, handled: list[Handled]) -> Handler:
+    """Return a handler that also appends to handled what it is given."""
+    function: Callable[..., Any] = handler.function
+
+    @wraps(function)
+    def watching(argument: Any, *rest: Any, **named: Any) -> Any:
+        records: Sequence[Any] = list(argument) if handler.batch else [argument]
+        error: BaseException | None = None
+        try:
+            return function(argument, *rest, **named)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            verdicts = argument.verdicts if isinstance(argument, Records) else {}
+            handled.extend(
+                Handled(consumer.queue.name, consumer.name, payload, error or verdicts.get(index))
+                for index, payload in enumerate(records)
+            )
+
+    return replace(handler, function=watching)

@@ -1,0 +1,70 @@
+"""A bus that records what a handler publishes, for tests of one handler alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from feedbus.bus import Bus
+from feedbus.bus.encoding import Encoder, columnar
+from feedbus.records.packs import Pack
+from feedbus.testing.observations import Published
+from feedbus.testing.projects import project
+from feedbus.topology import Topology
+
+
+class RecordingBus(Bus):
+    """Keeps what is published in the list `published`, in order.
+
+    Example:
+        >>> bus = RecordingBus("topology.toml")
+        >>> reserve(order, bus)
+        >>> [each.key for each in bus.published]
+        ['mail.ann']
+
+    """
+
+    def __init__(self, topology: str | Path | Topology | None = None) -> None:
+        """Record; with a topology, refuse what no bus of it would publish.
+
+        Args:
+            topology: the file, or what it says; None for a bus that knows no exchanges.
+
+        """
+        self.published: list[Published] = []
+        self._encoder = None if topology is None else Encoder(project(topology).topology)
+
+    def publish_many(
+        self,
+        exchange: str,
+        pairs: Iterable[tuple[str, Mapping[str, Any]]],
+        *,
+        causes: Sequence[int] | None = None,  # noqa: ARG002 -- ids are not recorded
+    ) -> int:
+        """Record pairs.
+
+        Raises:
+            UsageError: there is no such exchange, or a payload or key cannot be published.
+
+        """
+        found = [(key, dict(payload)) for key, payload in pairs]
+        if self._encoder is not None:
+            for pack in columnar(found, "recorded"):
+                self._encoder.encode(exchange, pack)
+        self.published += [Published(exchange, key, payload) for key, payload in found]
+        return len(found)
+
+    def publish_columns(
+        self,
+        exchange: str,
+        keys: Sequence[str] | str,
+        columns: Mapping[str, Sequence[Any]],
+        shared: Mapping[str, Any],
+        *,
+        causes: Sequence[int] | None = None,
+    ) -> int:
+        """Record one payload a record."""
+        pack = Pack.numbered("", keys, shared, columns)
+        rows = map(pack.payload, range(len(pack)))
+        return self.publish_many(exchange, zip(pack.keys, rows, strict=True), causes=causes)
