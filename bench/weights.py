@@ -148,7 +148,7 @@ def confirmed(node: RabbitMQ, buckets: int, pack: int) -> Iterator[Publish]:
         topology = config.load(file)
         state = establishment.establish(topology)["feed"]
         with LiveBus(topology) as bus:
-            yield lambda keys: bus.publish_many("feed", ((key, {}) for key in keys))
+            yield lambda keys: bus.publish_many("feed", (({}, key) for key in keys))
         with broker.connect(topology) as connection:
             channel = connection.channel()
             for shard in topology.consumers:

@@ -185,7 +185,7 @@ class System:
     def publish(self, numbers: Sequence[int], exchange: str = "work", key: str = "") -> None:
         """Publish numbered messages."""
         with self.bus() as bus:
-            bus.publish_many(exchange, [(key, {"n": number}) for number in numbers])
+            bus.publish_many(exchange, [({"n": number}, key) for number in numbers])
 
     def reshaped(self, *queues: Queue) -> System:
         """Return a system of other queues on the same broker, its rings made current."""

@@ -145,7 +145,7 @@ def consume_work(topology: Topology, count: int) -> list[int]:
 def publish(topology: Topology, number: int) -> None:
     with System(topology).bus() as bus:
         bus.publish("work", {"n": number})
-        bus.publish_many("ring", [(key, {"n": number, "text": key}) for key in KEYS])
+        bus.publish_many("ring", [({"n": number, "text": key}, key) for key in KEYS])
 
 
 def wait_for_retry(topology: Topology, number: int) -> None:
@@ -266,7 +266,7 @@ def test_up_ends_a_replacement_that_an_apply_left_half_done(make: Callable[..., 
 def test_shards_with_other_arguments_are_a_new_generation(make: Callable[..., System]) -> None:
     system = make(sharded(2, batch=BATCH))
     with system.bus() as bus:
-        bus.publish_many("ring", [(key, {"n": 1, "text": key}) for key in KEYS])
+        bus.publish_many("ring", [({"n": 1, "text": key}, key) for key in KEYS])
     wanted = changed(system, sharded(2, batch=BATCH, max_length=500))
     plan, done, _ = carry_out(wanted)
     assert [ring.reason for ring in plan.rings] == ["its queues' arguments differ"]

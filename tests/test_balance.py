@@ -403,7 +403,7 @@ def published(topology, keys):
     """Publish a record for each key, and return how many lie in each shard's queue."""
     establishment.establish(topology)
     with LiveBus(topology) as bus:
-        bus.publish_many("feed", ((key, {}) for key in keys))
+        bus.publish_many("feed", (({}, key) for key in keys))
     return waiting(topology)
 
 
@@ -432,5 +432,5 @@ def test_rabbitmq_places_a_thousand_keys_as_predicted_and_still_does_after_a_res
     assert published(topology, THOUSAND) == predicted
     rabbitmq.restart()
     with LiveBus(topology) as bus:
-        bus.publish_many("feed", ((key, {}) for key in THOUSAND))
+        bus.publish_many("feed", (({}, key) for key in THOUSAND))
     assert waiting(topology) == {name: 2 * records for name, records in predicted.items()}

@@ -113,7 +113,7 @@ def test_what_no_broker_could_carry_is_refused(
 
 
 def test_pairs_are_packed_as_they_are_and_not_as_they_compare() -> None:
-    pairs = [("a", {"x": 1, "y": 1}), ("b", {"x": True, "y": 1}), ("c", {"x": 1.0, "y": 1})]
+    pairs = [({"x": 1, "y": 1}, "a"), ({"x": True, "y": 1}, "b"), ({"x": 1.0, "y": 1}, "c")]
     (pack,) = columnar(pairs, "o")
     assert pack.shared == {"y": 1}
     assert [type(value) for value in pack.columns["x"]] == [int, bool, float]
@@ -145,7 +145,7 @@ def test_a_records_children_keep_their_ids_however_many_calls_publish_them() -> 
         names: list[str] = []
         bus = CollectingBus(records, lambda _, pack: names.extend(pack.ids))
         for causes in calls:
-            bus.publish_many("work", [("a", {"n": 1}) for _ in causes], causes=causes)
+            bus.publish_many("work", [({"n": 1}, "a") for _ in causes], causes=causes)
         return names
 
     together = caused([0, 0, 0, 1, 1])
@@ -174,7 +174,7 @@ def test_descendants_of_many_generations_still_have_ids_that_amqp_can_carry() ->
         found: list[Pack] = []
         chunk = Chunk(ids, {}, {})
         bus = CollectingBus(Records([chunk]), lambda _, pack, found=found: found.append(pack))
-        pairs = [("k", {"n": 1}), ("k", {"n": 2})]
+        pairs = [({"n": 1}, "k"), ({"n": 2}, "k")]
         bus.publish_many("work", pairs, causes=[0, 0])
         (pack,) = found
         assert len(set(pack.ids)) == 2
@@ -225,7 +225,7 @@ def test_a_returned_message_is_told_and_those_beside_it_arrive(tmp_path: Path) -
         type(system.bus())(system.topology, metrics) as bus,
         pytest.raises(Unroutable, match="1 not published: no queue for key 'unknown'"),
     ):
-        bus.publish_many("work", [("known", {"n": 1}), ("unknown", {"n": 2}), ("known", {"n": 3})])
+        bus.publish_many("work", [({"n": 1}, "known"), ({"n": 2}, "unknown"), ({"n": 3}, "known")])
     assert system.ready() == {"work": 2}
 
 

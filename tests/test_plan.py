@@ -174,7 +174,7 @@ def test_a_ring_that_changes_is_told_with_exact_shares_and_its_backlog(
 ) -> None:
     system = make(sharded(3, batch=BATCH))
     with system.bus() as bus:
-        bus.publish_many("ring", [(str(n), {"n": n}) for n in range(40)])
+        bus.publish_many("ring", [({"n": n}, str(n)) for n in range(40)])
     wanted = changed(system, sharded(4, batch=BATCH))
     (ring,) = make_plan(wanted, None).rings
     rings = [Ring.of(each.generation("ring").members) for each in (system.topology, wanted)]
@@ -200,7 +200,7 @@ def test_how_long_a_backlog_takes_is_told_by_what_is_handled_meanwhile(
 ) -> None:
     system = make(sharded(2))
     with system.bus() as bus:
-        bus.publish_many("ring", [(str(n), {"n": n}) for n in range(30)])
+        bus.publish_many("ring", [({"n": n}, str(n)) for n in range(30)])
     over = threading.Event()
 
     def handle() -> None:

@@ -616,7 +616,7 @@ def test_each_shard_handles_the_keys_that_the_ring_gives_it(make: Callable[..., 
     system = make(sharded(4, batch=BATCH), pack=10)
     keys = [str(key) for key in range(200)]
     with system.bus() as bus:
-        bus.publish_many("ring", [(key, {"n": int(key)}) for key in keys])
+        bus.publish_many("ring", [({"n": int(key)}, key) for key in keys])
     ring = Ring.of(system.topology.generation("ring").members)
     for name in system.topology.consumers:
         own: list[int] = []
@@ -630,10 +630,10 @@ def test_records_from_before_a_reshard_are_handled_before_those_after_it(
     system = make(sharded(3, batch=BATCH), pack=5)
     keys = [str(key) for key in range(60)]
     with system.bus() as stale:
-        stale.publish_many("ring", [(key, {"n": 1}) for key in keys])
+        stale.publish_many("ring", [({"n": 1}, key) for key in keys])
         after = system.reshaped(sharded(5, batch=BATCH))
         # This bus still predicts by the old ring: its packs come back and go as plain messages.
-        stale.publish_many("ring", [(key, {"n": 2}) for key in keys])
+        stale.publish_many("ring", [({"n": 2}, key) for key in keys])
     by_key: dict[str, list[int]] = {}
     lock = threading.Lock()
 
@@ -675,7 +675,7 @@ def test_a_ring_that_changes_under_load_keeps_every_key_in_order(
     def publish() -> None:
         with system.bus() as bus:
             for number in range(60):
-                bus.publish_many("ring", [(key, {"n": number, "text": key}) for key in keys])
+                bus.publish_many("ring", [({"n": number, "text": key}, key) for key in keys])
                 time.sleep(0.02)
 
     threads = [threading.Thread(target=publish)]

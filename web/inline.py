@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from feedbus.bus import Bus
+from feedbus.bus.arguments import check_many
 from feedbus.bus.encoding import columnar
 from feedbus.errors import Drop, Reject, Unroutable
 from feedbus.handling import Handler, resolve
@@ -38,14 +39,15 @@ class InlineBus(Bus):
     def publish_many(
         self,
         exchange: str,
-        pairs: Iterable[tuple[str, Mapping[str, Any]]],
+        pairs: Iterable[tuple[Mapping[str, Any], str]],
         *,
         causes: Sequence[int] | None = None,  # noqa: ARG002 -- nothing is sent again here
     ) -> int:
         """Handle pairs in order, so many at a time that memory stays small."""
+        check_many(exchange, pairs)
         count, left = 0, iter(pairs)
         while run := list(islice(left, SLICE)):
-            for pack in columnar(run, uuid.uuid4().hex):
+            for pack in columnar(run, uuid.uuid4().hex, first=count):
                 self._handle(exchange, pack)
             count += len(run)
         return count

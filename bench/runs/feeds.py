@@ -23,10 +23,10 @@ def deliver(
     with running(stage, kind, graph) as system:
         tweets = graphs.tweets(graph, count)
         wanted, before = checking.expect(tweets), checking.notifications()
-        payloads = [("publish_tweet", tweet.payload()) for tweet in tweets]
+        pairs = [(tweet.payload(), "publish_tweet") for tweet in tweets]
         with Bus.connect(system.place.topology) as bus, watch(system):
             started = time.monotonic()
-            bus.publish_many("publish_tweet", payloads)
+            bus.publish_many("publish_tweet", pairs)
             seconds = checking.await_rows(
                 lambda: checking.notifications() - before, wanted, started
             )

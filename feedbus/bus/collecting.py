@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any
 
+from feedbus.bus.arguments import check_columns, check_many
 from feedbus.bus.encoding import columnar, derive
 from feedbus.bus.interface import Bus
 from feedbus.records import Records
@@ -35,11 +36,12 @@ class CollectingBus(Bus):
     def publish_many(
         self,
         exchange: str,
-        pairs: Iterable[tuple[str, Mapping[str, Any]]],
+        pairs: Iterable[tuple[Mapping[str, Any], str]],
         *,
         causes: Sequence[int] | None = None,
     ) -> int:
-        """Collect (routing key, payload) pairs."""
+        """Collect (payload, routing key) pairs."""
+        check_many(exchange, pairs)
         collected = list(pairs)
         first = 0
         for pack in columnar(collected, ""):
@@ -58,6 +60,7 @@ class CollectingBus(Bus):
         causes: Sequence[int] | None = None,
     ) -> int:
         """Collect records by column."""
+        check_columns(exchange, keys, columns, shared)
         if causes is None:
             call = f"{exchange}/{self._calls}"
             self._calls += 1

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from feedbus.broker.names import Names
+from feedbus.bus.arguments import refuse_keys, refuse_pairs
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode, expands_too_far
@@ -26,26 +27,48 @@ def derive(*causes: str) -> str:
     return hashlib.sha256("\n".join(causes).encode()).hexdigest()[:ID_DIGITS]
 
 
-def columnar(pairs: Sequence[tuple[str, Mapping[str, Any]]], origin: str) -> Iterator[Pack]:
-    """Turn pairs with like fields into packs, in order: what all share is stored once."""
+def columnar(
+    pairs: Sequence[tuple[Mapping[str, Any], str]], origin: str, *, first: int = 0
+) -> list[Pack]:
+    """Return packs of (payload, routing key) pairs, in order: what all share is stored once.
+
+    Args:
+        pairs: those with the same fields, one after another, make a pack.
+        origin: of their ids.
+        first: the number of the first pair in what the caller gave, for errors.
+
+    Raises:
+        TypeError: one is no pair of a mapping and a text.
+
+    """
+    try:
+        return list(_packs(pairs, origin))
+    except (AttributeError, LookupError, TypeError, ValueError):
+        refuse_pairs(pairs, first)
+        raise
+
+
+def _packs(pairs: Sequence[tuple[Mapping[str, Any], str]], origin: str) -> Iterator[Pack]:
     start = 0
     while start < len(pairs):
-        fields = pairs[start][1].keys()
+        fields = pairs[start][0].keys()
         end = start + 1
-        while end < len(pairs) and pairs[end][1].keys() == fields:
+        while end < len(pairs) and pairs[end][0].keys() == fields:
             end += 1
         run = pairs[start:end]
         shared: dict[str, Any] = {}
         columns: dict[str, list[Any]] = {}
         for name in fields:
-            values = [payload[name] for _, payload in run]
+            values = [payload[name] for payload, _ in run]
             first = values[0]
             if all(value is first for value in values) or _all_equal(values):
                 shared[name] = first
             else:
                 columns[name] = values
         ids = Ids(origin, range(start, end))
-        yield Pack(ids, [key for key, _ in run], shared, columns)
+        keys = [key for _, key in run]
+        "".join(keys)  # raises TypeError where one is no text
+        yield Pack(ids, keys, shared, columns)
         start = end
 
 
@@ -164,8 +187,12 @@ def _check_id(ids: Ids) -> None:
 
 
 def _check_keys(keys: Sequence[str]) -> None:
-    if all(map(str.isascii, keys)) and max(map(len, keys), default=0) <= SHORT_TEXT_BYTES:
-        return
+    try:
+        if all(map(str.isascii, keys)) and max(map(len, keys), default=0) <= SHORT_TEXT_BYTES:
+            return
+    except TypeError:
+        refuse_keys(keys)
+        raise
     for key in keys:
         try:
             size = len(key.encode())

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from feedbus.bus.arguments import check_record
+
 if TYPE_CHECKING:
     from feedbus.bus.live import LiveBus
     from feedbus.metrics import Metrics
@@ -16,18 +18,24 @@ class Bus(ABC):
     """Where records are published; exchange names are those of topology.toml."""
 
     def publish(self, exchange: str, payload: Mapping[str, Any], key: str = "") -> None:
-        """Publish one record."""
-        self.publish_many(exchange, [(key, payload)])
+        """Publish one record.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+
+        """
+        check_record(exchange, payload, key)
+        self.publish_many(exchange, [(payload, key)])
 
     @abstractmethod
     def publish_many(
         self,
         exchange: str,
-        pairs: Iterable[tuple[str, Mapping[str, Any]]],
+        pairs: Iterable[tuple[Mapping[str, Any], str]],
         *,
         causes: Sequence[int] | None = None,
     ) -> int:
-        """Publish (routing key, payload) pairs in order and return how many there were.
+        """Publish (payload, routing key) pairs in order and return how many there were.
 
         Args:
             exchange: as topology.toml names it.

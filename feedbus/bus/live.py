@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Self
 
+from feedbus.bus.arguments import check_columns, check_many, check_record
 from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
 from feedbus.bus.publisher import Refusal
@@ -87,26 +88,29 @@ class LiveBus(Bus):
 
         Raises: as publish_many.
         """
+        check_record(exchange, payload, key, message_id)
         self._send(exchange, single(message_id or uuid.uuid4().hex, key, payload))
 
     def publish_many(
         self,
         exchange: str,
-        pairs: Iterable[tuple[str, Mapping[str, Any]]],
+        pairs: Iterable[tuple[Mapping[str, Any], str]],
         *,
         causes: Sequence[int] | None = None,  # noqa: ARG002 -- nothing causes an outside publish
     ) -> int:
-        """Publish pairs; return how many the broker has confirmed.
+        """Publish (payload, routing key) pairs; return how many the broker has confirmed.
 
         Raises:
+            TypeError: an argument has a wrong type, or one is no such pair.
             Unroutable: messages came back; those beside them were published.
             PublishError: messages were refused.
             BrokerOutage: the broker was away for too long; what was not confirmed may have arrived.
 
         """
+        check_many(exchange, pairs)
         origin, count, left = uuid.uuid4().hex, 0, iter(pairs)
         while run := list(islice(left, self.SLICE)):
-            for pack in columnar(run, f"{origin}.{count}"):
+            for pack in columnar(run, f"{origin}.{count}", first=count):
                 self._send(exchange, pack)
             count += len(run)
         return count
@@ -121,6 +125,7 @@ class LiveBus(Bus):
         causes: Sequence[int] | None = None,  # noqa: ARG002 -- nothing causes an outside publish
     ) -> int:
         """Publish records by column; return how many the broker has confirmed."""
+        check_columns(exchange, keys, columns, shared)
         pack = Pack.numbered(uuid.uuid4().hex, keys, shared, columns)
         if len(pack):
             self._send(exchange, pack)

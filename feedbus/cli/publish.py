@@ -13,7 +13,7 @@ from feedbus.cli import Context, counted
 from feedbus.cli.names import EXCHANGE
 from feedbus.errors import UsageError
 
-Pair = tuple[str, Mapping[str, Any]]
+Pair = tuple[Mapping[str, Any], str]
 
 
 @click.command(
@@ -77,7 +77,7 @@ def _pairs(lines: Any, key: str, key_field: str | None) -> Iterator[Pair]:
         if key_field is not None and key_field not in payload:
             msg = f"line {number}: has no field '{key_field}', which --key-field names"
             raise UsageError(msg)
-        yield (key if key_field is None else str(payload[key_field])), payload
+        yield payload, (key if key_field is None else str(payload[key_field]))
 
 
 def _counted(pairs: Iterator[Pair]) -> Iterator[Pair]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.bus import Bus
+from feedbus.bus.arguments import check_many
 from feedbus.bus.encoding import Encoder, columnar
 from feedbus.records.packs import Pack
 from feedbus.testing.observations import Published
@@ -38,21 +39,23 @@ class RecordingBus(Bus):
     def publish_many(
         self,
         exchange: str,
-        pairs: Iterable[tuple[str, Mapping[str, Any]]],
+        pairs: Iterable[tuple[Mapping[str, Any], str]],
         *,
         causes: Sequence[int] | None = None,  # noqa: ARG002 -- ids are not recorded
     ) -> int:
         """Record pairs.
 
         Raises:
+            TypeError: an argument has a wrong type, or one is no pair of a payload and a key.
             UsageError: there is no such exchange, or a payload or key cannot be published.
 
         """
-        found = [(key, dict(payload)) for key, payload in pairs]
-        if self._encoder is not None:
-            for pack in columnar(found, "recorded"):
+        check_many(exchange, pairs)
+        found = list(pairs)
+        for pack in columnar(found, "recorded"):
+            if self._encoder is not None:
                 self._encoder.encode(exchange, pack)
-        self.published += [Published(exchange, key, payload) for key, payload in found]
+        self.published += [Published(exchange, key, dict(payload)) for payload, key in found]
         return len(found)
 
     def publish_columns(
@@ -67,4 +70,4 @@ class RecordingBus(Bus):
         """Record one payload a record."""
         pack = Pack.numbered("", keys, shared, columns)
         rows = map(pack.payload, range(len(pack)))
-        return self.publish_many(exchange, zip(pack.keys, rows, strict=True), causes=causes)
+        return self.publish_many(exchange, zip(rows, pack.keys, strict=True), causes=causes)

@@ -111,7 +111,7 @@ def test_each_key_is_handled_by_the_shard_that_spread_names_also_after_a_restart
         if again:
             fragile_rabbitmq.restart()
         with LiveBus(system.topology, timeout_seconds=30.0) as bus:
-            bus.publish_many("ring", [(key, {"n": 1, "text": key}) for key in keys])
+            bus.publish_many("ring", [({"n": 1, "text": key}, key) for key in keys])
         assert handled_by_shard(system) == expected
 
 

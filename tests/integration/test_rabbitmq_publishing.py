@@ -110,7 +110,7 @@ def test_an_alarm_slows_the_publisher_and_loses_nothing(
     def publish() -> None:
         with LiveBus(system.topology, metrics, timeout_seconds=60.0) as bus:
             for number in range(40):
-                bus.publish_many("work", [("", {"n": number}), ("", {"n": number + 1000})])
+                bus.publish_many("work", [({"n": number}, ""), ({"n": number + 1000}, "")])
                 published.append(number)
 
     with caplog.at_level(logging.WARNING):

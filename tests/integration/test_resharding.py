@@ -133,7 +133,7 @@ class System:
         def publish() -> None:
             with Bus.connect(topology) as bus:
                 for number in itertools.count(self.sent["0"]):
-                    bus.publish_many("feed", [(key, {"key": key, "n": number}) for key in KEYS])
+                    bus.publish_many("feed", [({"key": key, "n": number}, key) for key in KEYS])
                     bus.publish("mail", {"key": "mail", "n": number}, "mail")
                     for key in (*KEYS, "mail"):
                         self.sent[key] = number + 1

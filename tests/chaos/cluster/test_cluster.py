@@ -122,7 +122,7 @@ class Publishing:
         try:
             with LiveBus(self.topology, timeout_seconds=PATIENCE_SECONDS) as bus:
                 while not self.over.is_set():
-                    records = [(key, {"n": self.confirmed, "key": key}) for key in KEYS]
+                    records = [({"n": self.confirmed, "key": key}, key) for key in KEYS]
                     bus.publish_many("ring", records)
                     self.confirmed += 1
                     self.over.wait(0.05)

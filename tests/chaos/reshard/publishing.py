@@ -17,7 +17,7 @@ from feedbus import config
 from feedbus.bus import LiveBus
 from feedbus.errors import Outage
 
-Pairs = list[tuple[str, dict[str, Any]]]
+Pairs = list[tuple[dict[str, Any], str]]
 AT_ONCE = 300
 
 
@@ -86,7 +86,7 @@ class Foreign:
     def _send(self, pairs: Pairs) -> None:
         import amqp
 
-        for key, payload in pairs:
+        for payload, key in pairs:
             message = amqp.Message(
                 json.dumps(payload), content_type="application/json", delivery_mode=2
             )
@@ -115,7 +115,7 @@ def main() -> None:
     while number < int(rounds) or not Path(stop).exists():
         for start in range(0, len(keys), AT_ONCE):
             publish(
-                [(key, {"key": key, "number": number}) for key in keys[start : start + AT_ONCE]]
+                [({"key": key, "number": number}, key) for key in keys[start : start + AT_ONCE]]
             )
         number += 1
         Path(told + ".new").write_text(str(number))

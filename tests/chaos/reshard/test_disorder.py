@@ -99,7 +99,7 @@ def publish_plain(system: System, number: int) -> None:
     """Publish a record of each key as a foreign publisher does: the ring alone places it."""
     plain = replace(system.topology, exchanges={"ring": Exchange("ring", "x-consistent-hash")})
     with System(plain).bus() as bus:
-        bus.publish_many("ring", [(key, {"n": number, "text": key}) for key in KEYS])
+        bus.publish_many("ring", [({"n": number, "text": key}, key) for key in KEYS])
 
 
 def misplaced(metrics: Metrics, system: System) -> float:

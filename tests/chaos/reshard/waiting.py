@@ -26,7 +26,7 @@ def measure(backlog: int, folder: Path, *, shards: int) -> None:
         establishment.establish(arena.topology)
         with LiveBus(arena.topology) as bus:
             for number in range(backlog // KEYS):
-                bus.publish_many("ring", [(key, {"key": key, "number": number}) for key in keys])
+                bus.publish_many("ring", [({"key": key, "number": number}, key) for key in keys])
             arena.wanted = set(arena.topology.consumers)
             first = LiveBus(arena.topology)
             first.publish("ring", {"key": "first", "number": 0}, "first")
@@ -40,7 +40,7 @@ def measure(backlog: int, folder: Path, *, shards: int) -> None:
             establishment.establish(arena.topology)
             switched = time.monotonic()
             arena.wanted = set(arena.topology.consumers)
-            bus.publish_many("ring", [(key, {"key": key, "number": 10**6}) for key in keys])
+            bus.publish_many("ring", [({"key": key, "number": 10**6}, key) for key in keys])
             published = time.monotonic()
             first_seconds = 0.0
             while (count := arena.count_of(10**6)) < KEYS:

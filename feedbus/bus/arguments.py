@@ -1,0 +1,106 @@
+"""Check what a caller passes to publish(), publish_many() and publish_columns()."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+SHOWN_CHARACTERS = 60
+ORDER = "the order is exchange, payload, key"
+PAIRS = "an iterable of (payload, key) pairs"
+
+
+def check_record(exchange: object, payload: object, key: object, message_id: object = None) -> None:
+    """Check the arguments of publish().
+
+    Raises:
+        TypeError: one has a wrong type; the text names it, what was expected and what was given.
+
+    """
+    if not isinstance(exchange, str):
+        _refuse("exchange", "str", exchange, ORDER)
+    if not isinstance(payload, dict) and not isinstance(payload, Mapping):
+        swapped = isinstance(payload, str) and isinstance(key, Mapping)
+        hint = f"payload and key are swapped: {ORDER}" if swapped else ORDER
+        _refuse("payload", "a mapping of fields to values", payload, hint)
+    if not isinstance(key, str):
+        _refuse("key", "str", key)
+    if message_id is not None and not isinstance(message_id, str):
+        _refuse("message_id", "str or None", message_id)
+
+
+def check_many(exchange: object, pairs: object) -> None:
+    """Check the arguments of publish_many() before the pairs are read.
+
+    Raises:
+        TypeError: as check_record().
+
+    """
+    if not isinstance(exchange, str):
+        _refuse("exchange", "str", exchange)
+    if isinstance(pairs, Mapping):
+        _refuse("pairs", PAIRS, pairs, "write [(payload, key)]")
+    if isinstance(pairs, str | bytes) or not isinstance(pairs, Iterable):
+        _refuse("pairs", PAIRS, pairs)
+
+
+def refuse_pairs(pairs: Sequence[Any], first: int = 0) -> None:
+    """Name the pair that cannot be published; return when each is a payload and a key.
+
+    Args:
+        pairs: what could not be put into packs.
+        first: the number of the first of them in what the caller gave.
+
+    Raises:
+        TypeError: as check_record().
+
+    """
+    for number, pair in enumerate(pairs, start=first):
+        name = f"pairs[{number}]"
+        if not isinstance(pair, tuple | list) or len(pair) != 2:  # noqa: PLR2004 -- a pair
+            _refuse(name, "(payload, key)", pair)
+        payload, key = pair
+        if not isinstance(payload, Mapping):
+            swapped = isinstance(payload, str) and isinstance(key, Mapping)
+            hint = "payload and key are swapped: the payload comes first" if swapped else ""
+            _refuse(f"{name}: payload", "a mapping of fields to values", payload, hint)
+        if not isinstance(key, str):
+            _refuse(f"{name}: key", "str", key)
+
+
+def check_columns(exchange: object, keys: object, columns: object, shared: object) -> None:
+    """Check the arguments of publish_columns(), but for what each column holds.
+
+    Raises:
+        TypeError: as check_record().
+
+    """
+    if not isinstance(exchange, str):
+        _refuse("exchange", "str", exchange)
+    if not isinstance(keys, Sequence):
+        _refuse("keys", "a sequence of str, or the name of a column", keys)
+    if not isinstance(columns, Mapping):
+        _refuse("columns", "a mapping of fields to sequences", columns)
+    if not isinstance(shared, Mapping):
+        _refuse("shared", "a mapping of fields to values", shared)
+
+
+def refuse_keys(keys: Iterable[object]) -> None:
+    """Name the routing key that is no text; return when all are.
+
+    Raises:
+        TypeError: as check_record().
+
+    """
+    for number, key in enumerate(keys):
+        if not isinstance(key, str):
+            _refuse(f"keys[{number}]", "str", key)
+
+
+def _refuse(argument: str, expected: str, given: object, hint: str = "") -> NoReturn:
+    shown = repr(given)
+    if len(shown) > SHOWN_CHARACTERS:
+        shown = f"{shown[:SHOWN_CHARACTERS]}…"
+    advice = f"; {hint}" if hint else ""
+    msg = f"{argument}: expected {expected}, got {shown} of type {type(given).__name__}{advice}"
+    raise TypeError(msg)
