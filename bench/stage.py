@@ -141,7 +141,8 @@ class Stage:
             path = self.folder / f"{name}.db"
             url, template = f"sqlite:///{path}", str(path)
         migrations.forward(url)
-        bind(PeeweeStore(f"{url}?options=-c%20statement_timeout%3D0" if kind == SERVERS else url))
+        address = f"{url}?options=-c%20statement_timeout%3D0" if kind == SERVERS else url
+        bind(PeeweeStore(address, "feedbus")).set_up()
         graphs.seed(graph, self.scale)
         if kind == EMBEDDED:
             run("PRAGMA wal_checkpoint(TRUNCATE)")

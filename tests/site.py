@@ -18,12 +18,12 @@ from feedbus.generations import establishment
 from feedbus.generations.depths import depths_of
 from feedbus.metrics import Metrics
 from feedbus.store import open_store
+from feedbus.store.relay import Relay
 from feedbus.topology import Topology
 from store import migrations
 from web.app import Web, make_app
 from web.depths import Depths
 from web.guard import Guard
-from web.posting import Posting
 from web.server import Server, bind
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ class Site:
     topology: Topology
     app: Web
     port: int
-    posting: Posting
+    relay: Relay
 
     def call(
         self,
@@ -102,16 +102,16 @@ def served(topology: Topology, guard: Guard | None = None) -> Iterator[Site]:
         with (
             Metrics.open(topology.var / "metrics", "web") as metrics,
             LiveBus(topology, metrics, timeout_seconds=0.2) as bus,
-            Posting(topology, store, bus) as posting,
+            Relay(topology, store, bus) as relay,
             Depths(topology) as depths,
             bind("127.0.0.1", 0) as listener,
         ):
-            app = make_app(topology, posting, depths, metrics=metrics, guard=guard)
+            app = make_app(topology, relay, depths, metrics=metrics, guard=guard)
             server = Server(app, listener, threads=4)
             thread = threading.Thread(target=server.run)
             thread.start()
             try:
-                yield Site(topology, app, server.port, posting)
+                yield Site(topology, app, server.port, relay)
             finally:
                 server.stop()
                 thread.join()
@@ -119,11 +119,19 @@ def served(topology: Topology, guard: Guard | None = None) -> Iterator[Site]:
         store.close()
 
 
+def set_up(topology: Topology) -> None:
+    """Create feedbus's own tables, as feedbus up does."""
+    store = open_store(topology)
+    store.set_up()
+    store.close()
+
+
 @contextmanager
 def fresh_site(folder: Path, guard: Guard | None = None) -> Iterator[Site]:
     """Serve with a new store and a declared broker in a folder."""
     topology = topology_in(folder)
     migrations.migrate(topology)
+    set_up(topology)
     establishment.establish(topology)
     with served(topology, guard) as site:
         yield site

@@ -23,7 +23,6 @@ from feedbus.metrics import Metrics
 from feedbus.runner import Limits, Runner, Suspects
 from feedbus.store import Store
 from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound
-from feedbus.store.tables import create_tables
 from feedbus.topology import Batch, Exchange, Ladder, Queue, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 
@@ -91,7 +90,7 @@ class System:
             management_url=parse_management_url(management_url) if management_url else None,
         )
         bind(PeeweeStore(topology.store_url))
-        create_tables(bound())
+        bound().set_up()
         establishment.establish(topology)
         return cls(topology)
 

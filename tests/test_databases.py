@@ -26,7 +26,6 @@ from feedbus.store.peewee import (
     transaction,
 )
 from feedbus.store.peewee.turns import Turn
-from feedbus.store.tables import create_tables
 from tests.servers.postgres import Postgres
 
 ROOT = Path(__file__).parents[1]
@@ -38,11 +37,12 @@ ROOT = Path(__file__).parents[1]
 def test_the_sqlite_file_is_for_its_owner_alone_and_its_folder_is_made(tmp_path: Path):
     path = tmp_path / "new" / "feeds.db"
     bind(PeeweeStore(f"sqlite:///{path}"))
-    create_tables(bound())
+    bound().set_up()
     modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     close_bound()
-    assert modes == {"feeds.db": 0o600, "feeds.db-wal": 0o600, "feeds.db-shm": 0o600}
+    assert {"feeds.db", "feeds.db-wal", "feeds.db-shm"} < modes.keys()
+    assert set(modes.values()) == {0o600}
 
 
 def test_a_process_that_leaves_does_not_take_the_log_of_those_that_stay(tmp_path: Path):
@@ -53,7 +53,7 @@ def test_a_process_that_leaves_does_not_take_the_log_of_those_that_stay(tmp_path
     query = "SELECT count(*) FROM feedbus_outbox"
     bind(PeeweeStore(f"sqlite:///{path}"))
     try:
-        create_tables(bound())
+        bound().set_up()
         other = threading.Thread(target=database.execute_sql, args=["SELECT 1"])
         other.start()
         other.join()
@@ -78,7 +78,7 @@ def test_a_locked_sqlite_file_is_an_outage_and_loses_nothing(tmp_path: Path, mon
     monkeypatch.setattr(databases, "BUSY_TIMEOUT_SECONDS", 0.05)
     path = tmp_path / "feeds.db"
     bind(PeeweeStore(f"sqlite:///{path}"))
-    create_tables(bound())
+    bound().set_up()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Outage, match="locked"), transaction():
@@ -149,7 +149,7 @@ def test_sqlite_writers_take_turns_and_one_that_waits_in_vain_gives_up(tmp_path:
 def test_a_writer_killed_in_its_transaction_gives_its_turn_away(tmp_path: Path):
     url = f"sqlite:///{tmp_path}/feeds.db"
     bind(PeeweeStore(url))
-    create_tables(bound())
+    bound().set_up()
     program = (
         "import os; from feedbus.store.peewee import PeeweeStore, bind\n"
         f"store = PeeweeStore({url!r})\n"
@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_made_is_an_outage_in_words(tmp_path: Path):
 
 def test_a_store_that_cannot_be_written_is_an_outage_in_words(tmp_path: Path):
     bind(PeeweeStore(f"sqlite:///{tmp_path}/feeds.db"))
-    create_tables(bound())
+    bound().set_up()
     database.pragma("query_only", 1)  # as a read-only file is to those who are not root
     with pytest.raises(Outage, match="writable"), transaction():
         bound().outbox.put("x", {})
@@ -191,7 +191,7 @@ def test_a_store_that_cannot_be_written_is_an_outage_in_words(tmp_path: Path):
 
 def test_a_full_sqlite_file_is_an_outage_and_what_was_there_stays(tmp_path: Path):
     bind(PeeweeStore(f"sqlite:///{tmp_path}/feeds.db"))
-    create_tables(bound())
+    bound().set_up()
     bound().outbox.put("x", {"n": 1})
     database.pragma("max_page_count", database.pragma("page_count"))
     with pytest.raises(Outage, match="full"), transaction():
@@ -207,7 +207,7 @@ def test_a_full_sqlite_file_is_an_outage_and_what_was_there_stays(tmp_path: Path
 def postgres_url(any_postgres: Postgres):
     url = any_postgres.new_database()
     bind(PeeweeStore(url))
-    create_tables(bound())
+    bound().set_up()
     yield url
     close_bound()
     any_postgres.drop_database(url)

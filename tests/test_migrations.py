@@ -25,8 +25,6 @@ TABLES = {
     "deleted_user",
     "email_notification",
     "feed",
-    "feedbus_inbox",
-    "feedbus_outbox",
     "follower",
     "schema_migration",
     "sms_notification",

@@ -10,7 +10,7 @@ import peewee
 import pytest
 
 from feedbus.errors import Outage, PublishError, UsageError
-from feedbus.store import NoStore, open_store, ping, publish_entries, relay
+from feedbus.store import NoStore, open_store, ping
 from feedbus.store.peewee import (
     PeeweeStore,
     bind,
@@ -19,6 +19,7 @@ from feedbus.store.peewee import (
     database,
     transaction,
 )
+from feedbus.store.relay import publish_entries, publish_pending
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
 from tests.servers.postgres import free_port
@@ -33,6 +34,9 @@ class ListBus:
     def __init__(self, refused: tuple[str, ...] = (), *, away_after: int | None = None) -> None:
         self.published: list[tuple[str, dict, str, str | None]] = []
         self.refused, self.away_after = refused, away_after
+
+    def close(self):
+        """Have no connection."""
 
     def publish(self, exchange, payload, key="", *, message_id=None):
         if self.away_after is not None and len(self.published) >= self.away_after:
@@ -70,7 +74,7 @@ def test_the_relay_publishes_what_is_left_in_order_under_the_ids_of_the_rows(sto
     with transaction():
         entries = [bound().outbox.put("publish_tweet", {"n": n}, "k") for n in range(5)]
     bus = ListBus()
-    assert relay(bound(), bus, limit=2, older_than_seconds=0) == 5
+    assert publish_pending(bound(), bus, "shop", limit=2, older_than_seconds=0) == 5
     assert [payload["n"] for _, payload, _, _ in bus.published] == [0, 1, 2, 3, 4]
     assert [found[3] for found in bus.published] == [entry.message_id for entry in entries]
     assert outbox_rows() == 0
@@ -81,13 +85,13 @@ def test_a_row_published_again_after_a_crash_keeps_its_message_id(store_url):
     first, second = ListBus(), ListBus()
     publish_entries(bound(), first, bound().outbox.pending())
     bound().outbox.put("publish_tweet", {"n": 1}, message_id=first.published[0][3])
-    relay(bound(), second, older_than_seconds=0)
+    publish_pending(bound(), second, "shop", older_than_seconds=0)
     assert second.published[0][3] == first.published[0][3]
 
 
 def test_the_relay_leaves_young_rows_to_those_who_put_them(store_url):
     bound().outbox.put("publish_tweet", {"n": 1})
-    assert relay(bound(), ListBus(), older_than_seconds=60) == 0
+    assert publish_pending(bound(), ListBus(), "shop", older_than_seconds=60) == 0
     assert outbox_rows() == 1
 
 
@@ -98,7 +102,7 @@ def test_rows_from_before_the_clock_was_set_back_an_hour_are_relayed(
     bound().outbox.put("publish_tweet", {"n": 1})
     now_ns = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now_ns - 3_600_000_000_000)
-    assert relay(bound(), ListBus(), older_than_seconds=older_than_seconds) == 1
+    assert publish_pending(bound(), ListBus(), "shop", older_than_seconds=older_than_seconds) == 1
     assert outbox_rows() == 0
 
 
@@ -106,7 +110,7 @@ def test_a_refused_row_holds_back_its_own_key_alone(store_url):
     for n, key in enumerate(["bad", "good", "bad", "good"]):
         bound().outbox.put("publish_tweet", {"n": n}, key)
     bus = ListBus(refused=("bad",))
-    assert relay(bound(), bus, limit=10, older_than_seconds=0) == 2
+    assert publish_pending(bound(), bus, "shop", limit=10, older_than_seconds=0) == 2
     assert [payload["n"] for _, payload, _, _ in bus.published] == [1, 3]
     assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":0}', '{"n":2}']
 
@@ -115,28 +119,28 @@ def test_a_broker_that_goes_away_leaves_the_rows_it_did_not_confirm(store_url):
     for n in range(3):
         bound().outbox.put("publish_tweet", {"n": n})
     with pytest.raises(Outage):
-        relay(bound(), ListBus(away_after=1), older_than_seconds=0)
+        publish_pending(bound(), ListBus(away_after=1), "shop", older_than_seconds=0)
     assert [entry.payload for entry in bound().outbox.pending()] == ['{"n":1}', '{"n":2}']
 
 
 def test_one_relay_works_at_a_time(store_url):
     bound().outbox.put("publish_tweet", {"n": 1})
-    other = PeeweeStore(store_url)
+    other = PeeweeStore(store_url, "shop")
     inside, result = threading.Event(), []
 
     def publish_elsewhere():
         inside.wait(10)
-        result.append(relay(other, ListBus(), older_than_seconds=0))
+        result.append(publish_pending(other, ListBus(), "shop", older_than_seconds=0))
 
     thread = threading.Thread(target=publish_elsewhere)
     thread.start()
-    with bound().exclusive("relay") as held:
+    with bound().exclusive("relay.shop") as held:
         assert held
         inside.set()
         thread.join(20)
     other.close()
     assert result == [0]
-    assert relay(bound(), ListBus(), older_than_seconds=0) == 1
+    assert publish_pending(bound(), ListBus(), "shop", older_than_seconds=0) == 1
 
 
 def test_many_rows_are_put_in_order_and_removed_by_their_ids(store_url):
@@ -189,14 +193,16 @@ def test_faults_of_a_message_are_no_outage(store_url):
     bound().outbox.put("x", {})
     row = bound().outbox.pending()[0]
     with pytest.raises(peewee.IntegrityError) as doubled:
-        database.execute_sql(f"INSERT INTO feedbus_outbox VALUES ({row.id}, 'x', '', '', '', 0)")
+        database.execute_sql(
+            f"INSERT INTO feedbus_outbox VALUES ({row.id}, 'shop', 'x', '', '', '', 0)"
+        )
     assert not bound().is_outage(doubled.value)
     assert not bound().is_outage(ValueError("what a handler raised"))
 
 
 def test_missing_tables_are_an_outage_that_says_what_to_do(empty_store_url):
     bind(PeeweeStore(empty_store_url))
-    with pytest.raises(Outage, match="feedbus migrate"), transaction():
+    with pytest.raises(Outage, match="tables are missing: create them"), transaction():
         bound().outbox.put("publish_tweet", {"n": 1})
 
 

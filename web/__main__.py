@@ -19,10 +19,10 @@ from feedbus.lifeline import follow_parent, mark_ready
 from feedbus.metrics import Metrics
 from feedbus.printable import log_handler
 from feedbus.store import open_store
+from feedbus.store.relay import Relay
 from web.app import make_app
 from web.depths import Depths
 from web.guard import TOKEN, Guard, token_from
-from web.posting import Posting
 from web.server import THREADS, Server, bind, is_loopback
 
 log = logging.getLogger("web")
@@ -97,11 +97,11 @@ def serve(host: str, port: int, threads: int, path: Path) -> None:
         with (
             Metrics.open(topology.var / "metrics", f"web-{port}") as metrics,
             LiveBus(topology, metrics, timeout_seconds=BROKER_PATIENCE_SECONDS) as bus,
-            Posting(topology, store, bus) as posting,
+            Relay(topology, store, bus) as relay,
             Depths(topology) as depths,
         ):
             guard = Guard(token, loopback)
-            app = make_app(topology, posting, depths, metrics=metrics, guard=guard)
+            app = make_app(topology, relay, depths, metrics=metrics, guard=guard)
             run(Server(app, listener, threads=threads), host)
         store.close()
 

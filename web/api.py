@@ -10,13 +10,13 @@ from typing import Any
 import bottle
 
 from feedbus.store import Entry
+from feedbus.store.relay import Relay, one_line
 from feedbus.topology import Topology
 from store import queries
 from web import schemas
 from web.answers import JSON, answer, typed
 from web.bodies import load, read_body, read_query
 from web.inline import InlineBus
-from web.posting import Posting, one_line
 from web.problems import BAD_REQUEST, CONFLICT, NOT_FOUND, problem
 from web.recent import Recent
 
@@ -32,10 +32,10 @@ KEY = re.compile(rf"[!-~]{{1,{schemas.KEY_CHARACTERS}}}")
 class Api:
     """What each route does."""
 
-    def __init__(self, topology: Topology, posting: Posting) -> None:
-        """Publish by posting what is not done within the request."""
-        self._posting = posting
-        self._store = posting.store
+    def __init__(self, topology: Topology, relay: Relay) -> None:
+        """Publish by the relay what is not done within the request."""
+        self._relay = relay
+        self._store = relay.store
         self._inline = InlineBus(topology)
         self._recent = Recent()
 
@@ -62,7 +62,7 @@ class Api:
                 entry = self._store.outbox.put("add_followers", payload, "add_followers")
         except queries.UnknownUser as error:
             raise nobody(error, USER_ID) from None
-        self._posting.publish(entry)
+        self._relay.publish([entry])
         return answer({"accepted": True}, 202)
 
     def post_tweet(self) -> bytes:
@@ -87,7 +87,7 @@ class Api:
         made = {"id": posted.tweet["id"]}
         if not body["asynchronous"] and self._fill_feeds(entry, posted.tweet):
             return answer(made, 201)
-        self._posting.publish(entry)
+        self._relay.publish([entry])
         return answer(made, 202)
 
     def get_feed(self, user: str) -> bytes:
@@ -126,9 +126,9 @@ class Api:
         return True
 
 
-def install(app: bottle.Bottle, topology: Topology, posting: Posting) -> None:
+def install(app: bottle.Bottle, topology: Topology, relay: Relay) -> None:
     """Add the routes to an app."""
-    api = Api(topology, posting)
+    api = Api(topology, relay)
     app.route("/api/v2/user", "POST", api.create_user)
     app.route("/api/v1/add-followers", "POST", api.add_followers)
     app.route("/api/v1/post-tweet", "POST", api.post_tweet)

@@ -13,11 +13,11 @@ import bottle
 from feedbus.errors import Outage
 from feedbus.metrics import Metrics
 from feedbus.store import Store
+from feedbus.store.relay import Relay
 from feedbus.topology import Topology
 from web import api, operations
 from web.depths import Depths
 from web.guard import Guard
-from web.posting import Posting
 from web.problems import BAD_REQUEST, UNAVAILABLE, from_bottle, problem
 
 log = logging.getLogger("web")
@@ -122,7 +122,7 @@ def failure(error: Exception, rule: str, store: Store) -> bottle.HTTPResponse:
 
 def make_app(
     topology: Topology,
-    posting: Posting,
+    relay: Relay,
     depths: Depths,
     *,
     metrics: Metrics | None = None,
@@ -132,7 +132,7 @@ def make_app(
 
     Args:
         topology: whose broker and store it works on; the store is open already.
-        posting: publishes what requests ask for.
+        relay: publishes what requests ask for.
         depths: says what waits in the broker.
         metrics: counts requests.
         guard: decides who may ask; by default anyone on this machine.
@@ -140,7 +140,7 @@ def make_app(
     """
     app = Web(metrics)
     guard = guard or Guard()
-    app.install(Shield(guard, posting.store))
-    api.install(app, topology, posting)
-    operations.install(app, topology, posting.store, depths, locked=guard.token is not None)
+    app.install(Shield(guard, relay.store))
+    api.install(app, topology, relay)
+    operations.install(app, topology, relay.store, depths, locked=guard.token is not None)
     return app

@@ -1,11 +1,13 @@
 """Speak to a broker: connect, declare what a topology says, know which rings are current."""
 
 from feedbus.broker.connecting import (
+    close,
     connect,
-    in_flight_seconds,
+    connection_errors,
+    drop,
     load_transport,
     locked,
-    refusal,
+    outage,
 )
 from feedbus.broker.entities import (
     consumers,
@@ -16,7 +18,6 @@ from feedbus.broker.entities import (
     exchange_exists,
     queue_exists,
 )
-from feedbus.broker.outages import close, connection_errors, drop, outage
 
 __all__ = [
     "close",
@@ -29,10 +30,8 @@ __all__ = [
     "declare_ring",
     "drop",
     "exchange_exists",
-    "in_flight_seconds",
     "load_transport",
     "locked",
     "outage",
     "queue_exists",
-    "refusal",
 ]

@@ -3,7 +3,6 @@
 from feedbus.store.none import NoStore
 from feedbus.store.opening import load_driver, open_store, ping
 from feedbus.store.protocol import Entry, Inbox, Outbox, Store
-from feedbus.store.relay import publish_entries, relay
 
 __all__ = [
     "Entry",
@@ -14,6 +13,4 @@ __all__ = [
     "load_driver",
     "open_store",
     "ping",
-    "publish_entries",
-    "relay",
 ]

@@ -7,7 +7,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,15 @@ Execute = Callable[[str, Mapping[str, Any]], Cursor]
 POLL_SECONDS = 0.05
 
 
-@contextmanager
-def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> Iterator[bool]:
-    """Hold a lock of that name on PostgreSQL; yields False when another session keeps it."""
+def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
+    """Lock a name on PostgreSQL until the transaction ends; False when another one keeps it."""
     key = {"key": zlib.crc32(f"feedbus.{name}".encode())}
 
     def take() -> bool:
-        return bool(execute("SELECT pg_try_advisory_lock(:key)", key).fetchall()[0][0])
+        return bool(execute("SELECT pg_try_advisory_xact_lock(:key)", key).fetchall()[0][0])
 
     # Polled: waiting inside the server would run into the statement timeout.
-    held = _poll(take, wait_seconds)
-    try:
-        yield held
-    finally:
-        if held:
-            with suppress(Exception):  # a lost connection has released it
-                execute("SELECT pg_advisory_unlock(:key)", key)
+    return _poll(take, wait_seconds)
 
 
 @contextmanager

@@ -93,9 +93,9 @@ class NoInbox:
         del queue, ids
         refuse()
 
-    def forget(self, older_than_seconds: float) -> int:
+    def forget(self, older_than_seconds: float, limit: int = 1_000) -> int:
         """Return 0."""
-        del older_than_seconds
+        del older_than_seconds, limit
         return 0
 
 

@@ -62,7 +62,7 @@ def load_driver(topology: Topology) -> None:
 
     """
     if topology.store is not None and topology.store.adapter == PEEWEE:
-        _peewee(topology.store, "", nullcontext)
+        _peewee(topology.store, topology.name, "", nullcontext)
 
 
 def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:
@@ -70,15 +70,15 @@ def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:
     if options is None:
         return NoStore()
     if options.adapter == PEEWEE:
-        return _peewee(options, application_name, waiting)
+        return _peewee(options, topology.name, application_name, waiting)
     store: Store = resolve_object(options.adapter, topology.root)(topology)
     return store
 
 
-def _peewee(options: StoreOptions, application_name: str, waiting: Waiting) -> Store:
+def _peewee(options: StoreOptions, project: str, application_name: str, waiting: Waiting) -> Store:
     if options.url is None:
         msg = "[store] url: expected sqlite:///FILE or postgresql://…, got none"
         raise UsageError(msg)
     from feedbus.store.peewee import PeeweeStore
 
-    return PeeweeStore(options.url, application_name=application_name, waiting=waiting)
+    return PeeweeStore(options.url, project, application_name=application_name, waiting=waiting)

@@ -79,8 +79,14 @@ class Inbox(Protocol):
         twice in ids is returned once.
         """
 
-    def forget(self, older_than_seconds: float) -> int:
-        """Delete rows of messages that were handled so long ago; return how many."""
+    def forget(self, older_than_seconds: float, limit: int = 1_000) -> int:
+        """Delete the oldest rows of messages that were handled so long ago; return how many.
+
+        Args:
+            older_than_seconds: how long ago at least.
+            limit: at most so many, so that nobody waits for long.
+
+        """
 
 
 class Store(Protocol):

@@ -1,16 +1,27 @@
-"""Publish what is left in the outbox by processes that committed it and then could not send it."""
+"""Publish what is in the outbox, remove what was published, and prune the inbox."""
 
 from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from feedbus.errors import PublishError, UsageError
+from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.generations import establishment
 from feedbus.store.protocol import Entry, Store
+from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0
+AWAY_SECONDS = 1.0
+GATHER_SECONDS = 0.05
+IN_FLIGHT_SECONDS = 5.0  # younger rows may still be published by those who put them
+PRUNE_SECONDS = 60.0
+ROWS = 100  # published in a round
+PRUNED_ROWS = 1_000  # deleted from the inbox in a step
 
 
 class Publisher(Protocol):
@@ -20,6 +31,9 @@ class Publisher(Protocol):
         self, exchange: str, payload: Mapping[str, Any], key: str = "", *, message_id: str | None
     ) -> None:
         """Return when the broker has confirmed the message, raise otherwise."""
+
+    def close(self) -> None:
+        """Close the connection; the next publish opens another."""
 
 
 def publish_entries(store: Store, bus: Publisher, entries: Iterable[Entry]) -> int:
@@ -59,25 +73,166 @@ def publish_entries(store: Store, bus: Publisher, entries: Iterable[Entry]) -> i
     return len(sent)
 
 
-def relay(
-    store: Store, bus: Publisher, *, limit: int = 100, older_than_seconds: float = 5.0
+def publish_pending(
+    store: Store,
+    bus: Publisher,
+    project: str,
+    *,
+    limit: int = ROWS,
+    older_than_seconds: float = IN_FLIGHT_SECONDS,
 ) -> int:
     """Publish leftover rows in order and remove them; one process at a time, the others return 0.
 
     Args:
         store: whose outbox it is.
         bus: where to publish; the message ids are the rows' own, so that a repeat is known.
+        project: whose rows they are.
         limit: rows a round; rounds follow one another until none is left.
-        older_than_seconds: younger rows are still in the hands of those who put them.
+        older_than_seconds: younger rows are left to those who put them.
 
     Raises:
         Outage: the store or the broker is away.
 
     """
-    published = 0
-    with store.exclusive("relay") as held:
-        after = 0
-        while held and (entries := store.outbox.pending(limit, older_than_seconds, after=after)):
-            published += publish_entries(store, bus, entries)
-            after = entries[-1].id
-    return published
+    published, after = 0, 0
+    while True:
+        failure: Outage | None = None
+        with store.exclusive(f"relay.{project}") as held:
+            entries = store.outbox.pending(limit, older_than_seconds, after=after) if held else []
+            try:
+                published += publish_entries(store, bus, entries)
+            except Outage as error:
+                failure = error  # what was removed until then is committed
+        if failure is not None:
+            raise failure
+        if not entries:
+            return published
+        after = entries[-1].id
+
+
+class Relay:
+    """Publishes a store's outbox, at once for whoever asks, and what is left in a thread.
+
+    Whoever puts a row never fails for the broker, nor waits for it while it is away: then the
+    thread tries on, publishes what was left, and only after that is anything published at once
+    again. The thread also removes what was published, many rows at once, and deletes from the
+    inbox what is older than the topology's keep_handled.
+
+    Example:
+        with Relay(topology, store, bus) as relay:
+            with store.transaction():
+                entry = store.outbox.put("orders", {"id": 1}, "chair")
+            relay.publish([entry])
+
+    """
+
+    def __init__(self, topology: Topology, store: Store, bus: Publisher) -> None:
+        """Publish a store's outbox by this bus; the thread runs within a with statement."""
+        self.store = store
+        self._bus = bus
+        self._topology = topology
+        self._project = topology.name
+        options = topology.store
+        self._keep_seconds = options.keep_handled_seconds if options else KEEP_HANDLED_SECONDS
+        self._set_up = False
+        self._away = False
+        self._published: list[int] = []
+        self._unpruned_seconds = PRUNE_SECONDS
+        self._wake = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="relay")
+
+    def publish(self, entries: Iterable[Entry]) -> None:
+        """Publish committed rows of the outbox, or leave them to the thread; raises nothing."""
+        for entry in entries:
+            if self._away:
+                return
+            self._publish(entry)
+        self._wake.set()
+
+    def __enter__(self) -> Self:
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the thread, after a last removal."""
+        self._over.set()
+        self._wake.set()
+        self._thread.join()
+
+    def _publish(self, entry: Entry) -> None:
+        try:
+            payload = json.loads(entry.payload)
+            self._bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id)
+        except (PublishError, UsageError) as error:
+            log.warning("event=unpublished row=%d error=%s", entry.id, one_line(error))
+        except Exception as error:  # noqa: BLE001 -- what is stored is published later, whatever it is
+            self._away = True
+            self._bus.close()
+            log.warning("event=broker_away error=%s", one_line(error))
+        else:
+            self._published.append(entry.id)
+
+    def _run(self) -> None:
+        patience = 0.0  # at the start, what an earlier process has left
+        while not self._over.is_set():
+            woken = self._wake.wait(patience)
+            self._over.wait(GATHER_SECONDS)
+            self._wake.clear()
+            try:
+                self._work(woken=woken)
+            except Exception as error:  # noqa: BLE001 -- without this thread nothing would follow
+                away = isinstance(error, Outage) or self.store.is_outage(error)
+                level = logging.INFO if away else logging.ERROR
+                log.log(level, "event=relay_waits error=%s", one_line(error))
+                patience = AWAY_SECONDS
+                self._over.wait(AWAY_SECONDS)
+            else:
+                patience = LOOK_SECONDS
+        try:
+            self._remove_published()
+        except Outage as error:
+            log.warning("event=unremoved rows=%d error=%s", len(self._published), one_line(error))
+
+    def _work(self, *, woken: bool) -> None:
+        if not self._set_up:
+            self.store.set_up()
+            establishment.known(self._topology)  # declares what is not there, as consumers do
+            self._set_up = True
+        self._remove_published()
+        if self._away or not woken:
+            self._relay()
+        self._unpruned_seconds += LOOK_SECONDS
+        if self._unpruned_seconds >= PRUNE_SECONDS:
+            self._prune()
+            self._unpruned_seconds = 0.0
+
+    def _relay(self) -> None:
+        younger = 0.0 if self._away else IN_FLIGHT_SECONDS
+        count = publish_pending(self.store, self._bus, self._project, older_than_seconds=younger)
+        if count or self._away:
+            log.info("event=relayed messages=%d", count)
+        self._away = False
+
+    def _remove_published(self) -> None:
+        """Remove rows; should that fail they stay listed, and a repeat would be harmless."""
+        ids = list(self._published)
+        if ids:
+            with self.store.transaction():
+                self.store.outbox.remove(ids)
+            del self._published[: len(ids)]
+
+    def _prune(self) -> None:
+        """Delete old rows of the inbox, few at a time, so that no handler waits for it."""
+        while not self._over.is_set():
+            with self.store.exclusive(f"prune.{self._project}") as held, self.store.transaction():
+                pruned = self.store.inbox.forget(self._keep_seconds, PRUNED_ROWS) if held else 0
+            if pruned < PRUNED_ROWS:
+                return
+            self._over.wait(GATHER_SECONDS)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text as a log line takes it."""
+    return " ".join(str(error).split())

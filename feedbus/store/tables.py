@@ -15,29 +15,6 @@ Dialect = Literal["sqlite", "postgresql"]
 
 SLICE = 1_000  # rows a statement
 ROW = ("routing_key", "payload", "message_id")
-SERIAL = {"sqlite": "integer", "postgresql": "bigserial"}  # types of a number given by the table
-CREATE = (
-    """
-    CREATE TABLE IF NOT EXISTS feedbus_outbox (
-        id {serial} NOT NULL PRIMARY KEY,
-        exchange text NOT NULL,
-        routing_key text NOT NULL,
-        payload text NOT NULL,
-        message_id text NOT NULL,
-        created_at bigint NOT NULL
-    )
-    """,
-    """
-    CREATE TABLE IF NOT EXISTS feedbus_inbox (
-        queue text NOT NULL,
-        message_id text NOT NULL,
-        created_at bigint NOT NULL,
-        PRIMARY KEY (queue, message_id)
-    )
-    """,
-    "CREATE INDEX IF NOT EXISTS inbox_created_at ON feedbus_inbox (created_at)",
-)
-DROP = ("DROP TABLE IF EXISTS feedbus_inbox", "DROP TABLE IF EXISTS feedbus_outbox")
 
 
 class Cursor(Protocol):
@@ -61,10 +38,11 @@ class Database(Protocol):
 
 
 class Table:
-    """What both tables share: how lists are given to each kind of database."""
+    """What both tables share: whose rows are used, and how lists are given to a database."""
 
-    def __init__(self, database: Database) -> None:
-        """Use the table of a database."""
+    def __init__(self, database: Database, project: str) -> None:
+        """Use the rows of a project in the table of a database."""
+        self._project = project
         self._execute = database.execute
         self._sqlite = database.dialect == "sqlite"
 
@@ -81,9 +59,9 @@ class Table:
 class SqlOutbox(Table):
     """The table feedbus_outbox."""
 
-    def __init__(self, database: Database) -> None:
-        """Use the table of a database."""
-        super().__init__(database)
+    def __init__(self, database: Database, project: str) -> None:
+        """Use the rows of a project in the table of a database."""
+        super().__init__(database, project)
         if self._sqlite:
             columns = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(ROW)))
             source = "json_each(:rows) ORDER BY key"
@@ -92,8 +70,9 @@ class SqlOutbox(Table):
             arrays = ", ".join(f"CAST(:{name} AS text[])" for name in ROW)
             source = f"unnest({arrays}) WITH ORDINALITY AS given({columns}, place) ORDER BY place"
         self._put_rows = (
-            "INSERT INTO feedbus_outbox (exchange, created_at, routing_key, payload, message_id)"  # noqa: S608 -- no input in it
-            f" SELECT :exchange, :now, {columns} FROM {source} RETURNING id"
+            "INSERT INTO feedbus_outbox"  # noqa: S608 -- no input in it
+            " (project, exchange, created_at, routing_key, payload, message_id)"
+            f" SELECT :project, :exchange, :now, {columns} FROM {source} RETURNING id"
         )
 
     def put(
@@ -107,9 +86,17 @@ class SqlOutbox(Table):
         """Add a message, within the caller's transaction."""
         text, name = _text(payload), message_id or uuid.uuid4().hex
         made = self._execute(
-            "INSERT INTO feedbus_outbox (exchange, routing_key, payload, message_id, created_at)"
-            " VALUES (:exchange, :key, :payload, :message_id, :now) RETURNING id",
-            {"exchange": exchange, "key": key, "payload": text, "message_id": name, "now": now()},
+            "INSERT INTO feedbus_outbox"
+            " (project, exchange, routing_key, payload, message_id, created_at)"
+            " VALUES (:project, :exchange, :key, :payload, :name, :now) RETURNING id",
+            {
+                "project": self._project,
+                "exchange": exchange,
+                "key": key,
+                "payload": text,
+                "name": name,
+                "now": now(),
+            },
         )
         return Entry(int(made.fetchall()[0][0]), exchange, key, text, name)
 
@@ -120,9 +107,8 @@ class SqlOutbox(Table):
         ids: list[int] = []
         moment, left = now(), iter(rows)
         while slice_ := [(key, _text(payload), name) for key, payload, name in islice(left, SLICE)]:
-            made = self._execute(
-                self._put_rows, {"exchange": exchange, "now": moment} | self._rows(slice_)
-            )
+            given = {"project": self._project, "exchange": exchange, "now": moment}
+            made = self._execute(self._put_rows, given | self._rows(slice_))
             ids += sorted(int(row[0]) for row in made.fetchall())
         return ids
 
@@ -138,9 +124,15 @@ class SqlOutbox(Table):
         moment, margin = now(), int(older_than_seconds * 1_000_000)
         rows = self._execute(
             "SELECT id, exchange, routing_key, payload, message_id FROM feedbus_outbox"
-            " WHERE id > :after AND (created_at <= :oldest OR created_at > :future)"
-            " ORDER BY id LIMIT :limit",
-            {"after": after, "oldest": moment - margin, "future": moment + margin, "limit": limit},
+            " WHERE project = :project AND id > :after"
+            " AND (created_at <= :oldest OR created_at > :future) ORDER BY id LIMIT :limit",
+            {
+                "project": self._project,
+                "after": after,
+                "oldest": moment - margin,
+                "future": moment + margin,
+                "limit": limit,
+            },
         )
         return [Entry(*row) for row in rows.fetchall()]
 
@@ -159,12 +151,26 @@ class SqlOutbox(Table):
 class SqlInbox(Table):
     """The table feedbus_inbox."""
 
+    def __init__(self, database: Database, project: str) -> None:
+        """Use the rows of a project in the table of a database."""
+        super().__init__(database, project)
+        # WHERE true: SQLite would otherwise read ON CONFLICT as a join's condition.
+        self._add = (
+            "INSERT INTO feedbus_inbox (project, queue, message_id, created_at)"  # noqa: S608 -- no input in it
+            f" SELECT :project, :queue, value, :now FROM {self._values('ids', 'text')} WHERE true"
+            " ON CONFLICT DO NOTHING RETURNING message_id"
+        )
+
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Return those of some messages that a queue has handled before."""
         found = self._execute(
-            "SELECT message_id FROM feedbus_inbox WHERE queue = :queue AND message_id IN"  # noqa: S608 -- no input in it
-            f" (SELECT value FROM {self._values('ids', 'text')})",
-            {"queue": queue, "ids": self._list(list(dict.fromkeys(ids)))},
+            "SELECT message_id FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
+            f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",
+            {
+                "project": self._project,
+                "queue": queue,
+                "ids": self._list(list(dict.fromkeys(ids))),
+            },
         )
         return [row[0] for row in found.fetchall()]
 
@@ -173,33 +179,32 @@ class SqlInbox(Table):
         distinct = list(dict.fromkeys(ids))
         if not distinct:
             return []
-        # WHERE true: SQLite would otherwise read ON CONFLICT as a join's condition.
         rows = self._execute(
-            "INSERT INTO feedbus_inbox (queue, message_id, created_at)"  # noqa: S608 -- no input in it
-            f" SELECT :queue, value, :now FROM {self._values('ids', 'text')} WHERE true"
-            " ON CONFLICT DO NOTHING RETURNING message_id",
-            {"queue": queue, "now": now(), "ids": self._list(distinct)},
+            self._add,
+            {
+                "project": self._project,
+                "queue": queue,
+                "now": now(),
+                "ids": self._list(distinct),
+            },
         )
         new = {row[0] for row in rows.fetchall()}
         return [each for each in distinct if each in new]
 
-    def forget(self, older_than_seconds: float) -> int:
-        """Delete rows of messages that were handled so long ago; return how many."""
-        oldest = now() - int(older_than_seconds * 1_000_000)
-        sql = "DELETE FROM feedbus_inbox WHERE created_at < :oldest"
-        return self._execute(sql, {"oldest": oldest}).rowcount
-
-
-def create_tables(database: Database) -> None:
-    """Create the outbox and the inbox where they are missing."""
-    for statement in CREATE:
-        database.execute(statement.format(serial=SERIAL[database.dialect]), {})
-
-
-def drop_tables(database: Database) -> None:
-    """Drop the outbox and the inbox with all that they hold."""
-    for statement in DROP:
-        database.execute(statement, {})
+    def forget(self, older_than_seconds: float, limit: int = SLICE) -> int:
+        """Delete the oldest rows of messages that were handled so long ago; return how many."""
+        forgotten = self._execute(
+            "DELETE FROM feedbus_inbox WHERE (project, queue, message_id) IN"
+            " (SELECT project, queue, message_id FROM feedbus_inbox"
+            " WHERE project = :project AND created_at < :oldest"
+            " ORDER BY created_at LIMIT :limit)",
+            {
+                "project": self._project,
+                "oldest": now() - int(older_than_seconds * 1_000_000),
+                "limit": limit,
+            },
+        )
+        return forgotten.rowcount
 
 
 def now() -> int:

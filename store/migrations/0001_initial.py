@@ -1,12 +1,11 @@
-"""Create the framework's and the application's tables."""
+"""Create the application's tables; feedbus creates its own."""
 
 from __future__ import annotations
 
 import peewee
 from playhouse.migrate import SchemaMigrator
 
-from feedbus.store.peewee import bound, on_postgres
-from feedbus.store.tables import create_tables, drop_tables
+from feedbus.store.peewee import on_postgres
 
 # $ID is a primary key that the database numbers, $CLUSTERED keeps rows in the order of their key,
 # $BYTES compares text byte by byte, whatever the database's language is.
@@ -73,7 +72,6 @@ TABLES = ("sms_notification", "email_notification", "feed", "tweet", "follower",
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
     """Create everything."""
     words = POSTGRES if on_postgres() else SQLITE
-    create_tables(bound())
     for statement in STATEMENTS:
         for word, meaning in words.items():
             statement = statement.replace(f"${word}", meaning)  # noqa: PLW2901 -- word by word
@@ -84,4 +82,3 @@ def down(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001
     """Drop everything, with all that it holds."""
     for table in TABLES:
         db.execute_sql(f"DROP TABLE {table}")
-    drop_tables(bound())

@@ -87,13 +87,20 @@ def steps(url: StoreUrl | str) -> list[Step]:
 
 @contextmanager
 def _runner(url: StoreUrl | str) -> Iterator[Runner]:
-    with _opened(url) as store, store.exclusive("migrate", wait_seconds=WAIT_SECONDS) as held:
-        if not held:
-            msg = f"another process has been migrating the store for {WAIT_SECONDS:.0f} s"
-            raise Outage(msg)
-        if store.on_postgres:
-            store.database.execute_sql("SET statement_timeout = 0")  # a migration may take its time
-        yield Runner(store.database, str(FOLDER))
+    failure: Exception | None = None
+    with _opened(url) as store:
+        with store.exclusive("migrate", wait_seconds=WAIT_SECONDS) as held:
+            if not held:
+                msg = f"another process has been migrating the store for {WAIT_SECONDS:.0f} s"
+                raise Outage(msg)
+            if store.on_postgres:  # a migration may take its time
+                store.database.execute_sql("SET LOCAL statement_timeout = 0")
+            try:
+                yield Runner(store.database, str(FOLDER))
+            except Exception as error:  # noqa: BLE001 -- raised when what went well is committed
+                failure = error
+        if failure is not None:
+            raise failure
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from feedbus.store.peewee import (
     deadlines,
     transaction,
 )
-from feedbus.store.tables import create_tables
 from tests.projects import wait_until
 from tests.servers.proxy import SilentProxy
 from tests.systems import System, queue
@@ -72,7 +71,7 @@ def copy() -> None:
 def test_a_transaction_is_an_outage(proxied, statement: Callable[[], None]):
     proxy, url = proxied
     bind(PeeweeStore(url + SHORT))
-    create_tables(bound())
+    bound().set_up()
 
     def silenced() -> None:
         with transaction():

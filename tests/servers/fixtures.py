@@ -98,5 +98,5 @@ def empty_store_url(request, postgres_servers, tmp_path: Path) -> Iterator[str]:
 def store_url(empty_store_url: str) -> str:
     """The URL of a database with all tables, which is open."""
     migrations.forward(empty_store_url)
-    bind(PeeweeStore(empty_store_url))
+    bind(PeeweeStore(empty_store_url, "shop")).set_up()
     return empty_store_url

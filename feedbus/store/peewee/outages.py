@@ -22,7 +22,7 @@ SQLITE_OUTAGES = {
     sqlite3.SQLITE_PROTOCOL: "its lock could not be taken; it is tried again",
     sqlite3.SQLITE_NOTADB: "it is no SQLite database; move the file away",
 }
-NO_TABLES = "its tables are missing; create them with: feedbus migrate"
+NO_TABLES = "tables are missing: create them (feedbus up creates its own and calls [store] prepare)"
 
 # SQLSTATE classes and codes, https://www.postgresql.org/docs/15/errcodes-appendix.html.
 # A statement timeout (57014) is not among them: it may well be the message that asks for too much,

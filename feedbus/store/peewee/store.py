@@ -12,18 +12,18 @@ from typing import Any
 import peewee
 
 from feedbus.errors import Outage, StoreOutage, UsageError
-from feedbus.store.locks import advisory_lock, file_lock
 from feedbus.store.peewee.databases import Database, PostgresDatabase, Waiting, make_database
 from feedbus.store.peewee.outages import describe, outage
-from feedbus.store.tables import Cursor, Dialect, SqlInbox, SqlOutbox, create_tables
+from feedbus.store.sql import SqlStore
+from feedbus.store.tables import Cursor, Dialect
 from feedbus.urls import StoreUrl
 
 # What a project's models name as their database: that of the store which is bound.
 database = peewee.DatabaseProxy()
-NAMED = re.compile(r":(\w+)")
+NAMED = re.compile(r"(?<!:):(\w+)")
 
 
-class PeeweeStore:
+class PeeweeStore(SqlStore):
     """A store whose transactions are those of the project's peewee models."""
 
     session_type = peewee.Database
@@ -31,6 +31,7 @@ class PeeweeStore:
     def __init__(
         self,
         url: StoreUrl | str,
+        project: str = "",
         *,
         application_name: str = "feedbus",
         waiting: Waiting = nullcontext,
@@ -40,6 +41,7 @@ class PeeweeStore:
         Args:
             url: sqlite:////absolute/path or postgresql://user@host/name; what libpq takes in the
                 query string goes before the defaults here.
+            project: whose rows of feedbus's own tables are used, where those are.
             application_name: how PostgreSQL lists these connections.
             waiting: a context manager around every wait for a lock of the whole SQLite file.
 
@@ -49,9 +51,9 @@ class PeeweeStore:
         """
         self.database: Database = make_database(url, application_name, waiting=waiting)
         self.on_postgres = isinstance(self.database, PostgresDatabase)
-        self.dialect: Dialect = "postgresql" if self.on_postgres else "sqlite"
-        self.outbox = SqlOutbox(self)
-        self.inbox = SqlInbox(self)
+        dialect: Dialect = "postgresql" if self.on_postgres else "sqlite"
+        file = None if self.on_postgres else Path(self.database.database)
+        super().__init__(project, self.database.where, dialect, file)
 
     @contextmanager
     def transaction(self) -> Iterator[Database]:
@@ -68,7 +70,7 @@ class PeeweeStore:
             self.database.discard()
             if isinstance(error, Outage):
                 raise
-            raise StoreOutage(describe(error, self.database.where)) from error
+            raise StoreOutage(self.describe(error)) from error
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement of feedbus's own tables."""
@@ -80,24 +82,17 @@ class PeeweeStore:
         """Whether an error says that the store is away, full or not set up."""
         return outage(error)
 
-    @contextmanager
-    def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Hold the store's lock of that name; yields False when another process keeps it."""
-        held = (
-            advisory_lock(self.execute, name, wait_seconds)
-            if self.on_postgres
-            else file_lock(Path(f"{self.database.database}.{name}.lock"), wait_seconds)
-        )
-        with held as locked:
-            yield locked
-
-    def set_up(self) -> None:
-        """Create feedbus's own tables where they are missing."""
-        create_tables(self)
+    def describe(self, error: BaseException) -> str:
+        """Return in a line what is wrong with the store and what to do."""
+        return describe(error, self.where)
 
     def ready(self) -> None:
         """Ask the store for an answer, on a new connection when the old one is gone."""
-        _ask(self.database)
+        try:
+            super().ready()
+        except StoreOutage:
+            self.database.discard()
+            raise
 
     def close(self) -> None:
         """Close every thread's connection, and unbind the database of the models."""
@@ -146,16 +141,6 @@ def transaction() -> AbstractContextManager[Database]:
 def on_postgres() -> bool:
     """Whether the store that the models use is on PostgreSQL; otherwise it is on SQLite."""
     return bound().on_postgres
-
-
-def _ask(asked: Database) -> None:
-    postgres = isinstance(asked, PostgresDatabase)
-    question = "SELECT 1" if postgres else "SELECT count(*) FROM sqlite_master"
-    try:
-        asked.execute_sql(question).fetchone()
-    except Exception as error:
-        asked.discard()
-        raise StoreOutage(describe(error, asked.where)) from error
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,101 @@
+"""What the stores on SQLite and PostgreSQL share, whatever library executes their statements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from feedbus.errors import StoreOutage
+from feedbus.store.locks import advisory_lock, file_lock
+from feedbus.store.tables import Cursor, Dialect, SqlInbox, SqlOutbox
+from feedbus.store.versions import up_to_date, upgrade
+
+SET_UP_SECONDS = 60.0
+
+
+class SqlStore(ABC):
+    """A store with feedbus's own tables; a subclass executes their statements.
+
+    Attributes:
+        session_type: which annotation of a handler's parameter asks for the session.
+        project: whose rows of the tables are used.
+        where: how messages to people name the store.
+        dialect: "sqlite" or "postgresql".
+
+    """
+
+    session_type: type | None = None
+
+    def __init__(
+        self, project: str, where: str, dialect: Dialect, file: Path | None = None
+    ) -> None:
+        """Use the rows of a project; file is that of SQLite, None in memory."""
+        self.project = project
+        self.where = where
+        self.dialect: Dialect = dialect
+        self.outbox = SqlOutbox(self, project)
+        self.inbox = SqlInbox(self, project)
+        self._file = file
+
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[Any]:
+        """Commit what the block does, or nothing of it; see Store.transaction."""
+
+    @abstractmethod
+    def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
+        """Execute a statement with parameters of the form :name.
+
+        In the caller's transaction where there is one, else in one of its own.
+        """
+
+    @abstractmethod
+    def is_outage(self, error: BaseException) -> bool:
+        """Whether an error says that the store is away, full or not set up."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close every connection; harmless when none is open."""
+
+    def describe(self, error: BaseException) -> str:
+        """Return in a line what is wrong with the store."""
+        return f"store {self.where}: {' '.join(str(error).split())}"
+
+    @contextmanager
+    def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
+        """Hold the store's lock of that name; yields False when another process keeps it.
+
+        On PostgreSQL the block is one transaction: the lock ends with it, whoever pools the
+        connections.
+        """
+        if self.dialect == "postgresql":
+            with self.transaction():
+                yield advisory_lock(self.execute, name, wait_seconds)
+        elif self._file is None:
+            yield True
+        else:
+            with file_lock(Path(f"{self._file}.{name}.lock"), wait_seconds) as held:
+                yield held
+
+    def set_up(self) -> None:
+        """Create feedbus's own tables, or bring those of an earlier version up to date."""
+        with self.transaction():
+            done = up_to_date(self, self.where)
+        if done:
+            return
+        with self.exclusive("tables", wait_seconds=SET_UP_SECONDS) as held, self.transaction():
+            if not held:
+                msg = f"store {self.where}: another process has kept its tables locked"
+                raise StoreOutage(msg)
+            if not up_to_date(self, self.where):
+                upgrade(self, self.project)
+
+    def ready(self) -> None:
+        """Ask the store for an answer, on a new connection when the old one is gone."""
+        question = "SELECT count(*) FROM sqlite_master" if self.dialect == "sqlite" else "SELECT 1"
+        try:
+            self.execute(question, {}).fetchall()
+        except Exception as error:
+            raise StoreOutage(self.describe(error)) from error

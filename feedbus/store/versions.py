@@ -1,0 +1,109 @@
+"""Create feedbus's own tables, and bring those of an earlier version up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from feedbus.errors import UsageError
+from feedbus.store.tables import Database
+
+VERSION = 2  # 1 is that of feedbus 0.1, which kept none and knew one project
+SERIAL = {
+    "sqlite": "integer",
+    "postgresql": "bigserial",
+}  # the types of a number given by the table
+
+OUTBOX = """
+CREATE TABLE feedbus_outbox (
+    id {serial} NOT NULL PRIMARY KEY,
+    project text NOT NULL,
+    exchange text NOT NULL,
+    routing_key text NOT NULL,
+    payload text NOT NULL,
+    message_id text NOT NULL,
+    created_at bigint NOT NULL
+)
+"""
+INBOX = """
+CREATE TABLE feedbus_inbox (
+    project text NOT NULL{default},
+    queue text NOT NULL,
+    message_id text NOT NULL,
+    created_at bigint NOT NULL,
+    PRIMARY KEY (project, queue, message_id)
+)
+"""
+INBOX_AGE = "CREATE INDEX feedbus_inbox_age ON feedbus_inbox (project, created_at)"
+VERSION_TABLE = "CREATE TABLE feedbus_version (version integer NOT NULL)"
+
+
+def found_version(database: Database) -> int:
+    """Return the version of the tables that are there, 0 where there are none."""
+    there = _tables(database)
+    if "feedbus_version" in there:
+        return int(database.execute("SELECT version FROM feedbus_version", {}).fetchall()[0][0])
+    return 1 if "feedbus_outbox" in there else 0
+
+
+def up_to_date(database: Database, where: str) -> bool:
+    """Whether the tables are those of this version.
+
+    Args:
+        database: whose tables.
+        where: how messages to people name the store.
+
+    Raises:
+        UsageError: they are those of a newer one.
+
+    """
+    found = found_version(database)
+    if found > VERSION:
+        msg = (
+            f"store {where}: its tables have version {found}, this feedbus knows version {VERSION}:"
+            " upgrade feedbus on this host, or use another database"
+        )
+        raise UsageError(msg)
+    return found == VERSION
+
+
+def upgrade(database: Database, project: str) -> None:
+    """Create the tables, or upgrade them; in the caller's transaction, under the caller's lock.
+
+    Args:
+        database: whose tables.
+        project: whose the rows of version 1 are, and those that a host of 0.1 still adds.
+
+    """
+    for statement in _steps(found_version(database), project):
+        database.execute(statement.format(serial=SERIAL[database.dialect]), {})
+
+
+def _steps(found: int, project: str) -> Iterator[str]:
+    if found == 1:
+        default = f" DEFAULT '{project}'"
+        yield f"ALTER TABLE feedbus_outbox ADD COLUMN project text NOT NULL{default}"
+        yield "ALTER TABLE feedbus_inbox RENAME TO feedbus_inbox_1"
+        yield INBOX.format(default=default)
+        yield (
+            "INSERT INTO feedbus_inbox (queue, message_id, created_at)"
+            " SELECT queue, message_id, created_at FROM feedbus_inbox_1"
+        )
+        yield "DROP TABLE feedbus_inbox_1"
+    elif found == 0:
+        yield OUTBOX
+        yield INBOX.format(default="")
+    yield INBOX_AGE
+    yield VERSION_TABLE
+    yield f"INSERT INTO feedbus_version VALUES ({VERSION})"  # noqa: S608 -- a number
+
+
+def _tables(database: Database) -> set[str]:
+    if database.dialect == "sqlite":
+        question = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    else:
+        # Not by to_regclass(), which may remember that a table was missing.
+        question = (
+            "SELECT relname FROM pg_catalog.pg_class"
+            " WHERE relname IN ('feedbus_version', 'feedbus_outbox') AND pg_table_is_visible(oid)"
+        )
+    return {row[0] for row in database.execute(question, {}).fetchall()}

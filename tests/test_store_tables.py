@@ -1,0 +1,177 @@
+"""feedbus's own tables: created, upgraded, kept apart, pruned; and the relay that empties them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.store.peewee import PeeweeStore
+from feedbus.store.relay import Relay
+from feedbus.store.versions import VERSION, found_version
+from feedbus.topology import StoreOptions, Topology
+from feedbus.urls import parse_broker_url, parse_store_url
+from tests.projects import wait_until
+
+ROOT = Path(__file__).parents[1]
+
+# As peewee made them for feedbus 0.1.
+OF_0_1 = (
+    """
+    CREATE TABLE "feedbus_outbox" ("id" {serial} NOT NULL PRIMARY KEY, "exchange" TEXT NOT NULL,
+    "routing_key" TEXT NOT NULL, "payload" TEXT NOT NULL, "message_id" TEXT NOT NULL,
+    "created_at" {integer} NOT NULL)
+    """,
+    """
+    CREATE TABLE "feedbus_inbox" ("queue" TEXT NOT NULL, "message_id" TEXT NOT NULL,
+    "created_at" {integer} NOT NULL, PRIMARY KEY ("queue", "message_id"))
+    """,
+    'CREATE INDEX "inbox_created_at" ON "feedbus_inbox" ("created_at")',
+)
+TYPES = {
+    "sqlite": {"serial": "INTEGER", "integer": "INTEGER"},
+    "postgresql": {"serial": "BIGSERIAL", "integer": "BIGINT"},
+}
+
+
+@pytest.fixture
+def store(empty_store_url):
+    opened = PeeweeStore(empty_store_url, "shop")
+    yield opened
+    opened.close()
+
+
+def add_as_0_1(store: PeeweeStore, number: int) -> None:
+    """Add a row to each table as a host of 0.1 does."""
+    now = time.time_ns() // 1_000
+    store.execute(
+        "INSERT INTO feedbus_outbox (exchange, routing_key, payload, message_id, created_at)"
+        f" VALUES ('orders', 'chair', '{{}}', 'out-{number}', {now})",
+        {},
+    )
+    store.execute(
+        "INSERT INTO feedbus_inbox (queue, message_id, created_at)"
+        f" SELECT 'work', 'in-{number}', {now} WHERE true ON CONFLICT DO NOTHING",
+        {},
+    )
+
+
+def test_tables_of_0_1_are_taken_over_and_a_host_of_0_1_can_go_on(store):
+    for statement in OF_0_1:
+        store.execute(statement.format(**TYPES[store.dialect]), {})
+    add_as_0_1(store, 1)
+    assert found_version(store) == 1
+    store.set_up()
+    assert found_version(store) == VERSION
+    add_as_0_1(store, 2)
+    store.outbox.put("orders", {"n": 3}, message_id="out-3")
+    assert [each.message_id for each in store.outbox.pending()] == ["out-1", "out-2", "out-3"]
+    with store.transaction():
+        assert store.inbox.unseen("work", ["in-1", "in-2", "in-3"]) == ["in-3"]
+    store.set_up()
+    assert len(store.outbox.pending()) == 3
+
+
+def test_ten_processes_at_once_create_the_tables_once(store, empty_store_url):
+    program = (
+        "import sys; from feedbus.store.peewee import PeeweeStore\n"
+        "PeeweeStore(sys.argv[1], 'shop').set_up()"
+    )
+    words = [sys.executable, "-c", program, empty_store_url]
+    running = [subprocess.Popen(words, cwd=ROOT) for _ in range(4)]
+    assert [each.wait(60) for each in running] == [0] * 4
+    assert store.execute("SELECT version FROM feedbus_version", {}).fetchall() == [(VERSION,)]
+
+
+def test_tables_of_a_newer_feedbus_are_refused_and_left_alone(store):
+    store.set_up()
+    store.execute("UPDATE feedbus_version SET version = 99", {})
+    with pytest.raises(UsageError, match=r"have version 99, this feedbus knows .*: upgrade"):
+        store.set_up()
+    assert found_version(store) == 99
+
+
+def test_rows_of_two_projects_in_one_store_are_kept_apart(store, empty_store_url):
+    store.set_up()
+    other = PeeweeStore(empty_store_url, "other")
+    other.set_up()
+    with store.transaction():
+        store.outbox.put("orders", {"n": 1})
+        assert store.inbox.unseen("work", ["a"]) == ["a"]
+    with other.transaction():
+        assert other.inbox.unseen("work", ["a"]) == ["a"]
+    assert other.outbox.pending() == []
+    assert other.inbox.seen("work", ["a", "b"]) == ["a"]
+    with other.transaction():
+        assert other.inbox.forget(-1) == 1
+    assert store.inbox.seen("work", ["a"]) == ["a"]
+    other.close()
+
+
+def test_the_oldest_inbox_rows_are_forgotten_first_and_few_at_a_time(store):
+    store.set_up()
+    for name in "abc":
+        store.inbox.unseen("work", [name])
+    assert store.inbox.forget(3600) == 0
+    assert store.inbox.forget(-1, limit=2) == 2
+    assert store.inbox.seen("work", ["a", "b", "c"]) == ["c"]
+
+
+class Broker:
+    """A bus whose broker can be away, or refuse."""
+
+    def __init__(self) -> None:
+        self.published, self.error, self.closed = [], None, 0
+
+    def publish(self, exchange, payload, key="", *, message_id=None):
+        if self.error is not None:
+            raise self.error
+        self.published.append((exchange, payload, key, message_id))
+
+    def close(self):
+        self.closed += 1
+
+
+def topology(folder: Path, url: str, **options: float) -> Topology:
+    broker = parse_broker_url(f"sqlite:///{folder}/broker.db")
+    store = StoreOptions(url=parse_store_url(url), **options)
+    return Topology("shop", folder / "topology.toml", broker, {}, {}, store=store)
+
+
+def test_a_relay_creates_the_tables_publishes_what_was_left_and_prunes(
+    store, empty_store_url, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("feedbus.store.relay.IN_FLIGHT_SECONDS", 0.0)
+    monkeypatch.setattr("feedbus.store.relay.PRUNED_ROWS", 2)
+    store.set_up()
+    store.inbox.unseen("work", ["a", "b", "c"])
+    left = store.outbox.put("orders", {"n": 1}, "chair")
+    bus = Broker()
+    with Relay(topology(tmp_path, empty_store_url, keep_handled_seconds=-1.0), store, bus):
+        wait_until(lambda: not store.outbox.pending())
+        wait_until(lambda: not store.inbox.seen("work", ["a", "b", "c"]))
+    assert bus.published == [("orders", {"n": 1}, "chair", left.message_id)]
+
+
+def test_what_the_broker_does_not_take_at_once_is_published_when_it_is_back(
+    store, empty_store_url, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("feedbus.store.relay.AWAY_SECONDS", 0.01)
+    store.set_up()
+    bus = Broker()
+    with Relay(topology(tmp_path, empty_store_url), store, bus) as relay:
+        bus.error = Outage("the broker is away")
+        first, second = (store.outbox.put("orders", {"n": n}) for n in (1, 2))
+        relay.publish([first, second])
+        assert (bus.closed, bus.published) == (1, [])
+        bus.error = None
+        wait_until(lambda: not store.outbox.pending())
+        assert [payload["n"] for _, payload, _, _ in bus.published] == [1, 2]
+        bus.error = PublishError([("x", "nacked")])
+        refused = store.outbox.put("orders", {"n": 3})
+        relay.publish([refused])  # it stays, and nothing is raised
+        assert store.outbox.pending() == [refused]
