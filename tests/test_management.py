@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from feedbus.broker import management
+from feedbus.broker.rabbitmq import management
 from feedbus.errors import UsageError
 from feedbus.urls import parse_management_url
 

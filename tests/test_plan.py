@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from feedbus import broker
-from feedbus.broker import inventory, management
+from feedbus.broker import inventory
 from feedbus.broker.names import Names
+from feedbus.broker.rabbitmq import management
 from feedbus.cli import main
 from feedbus.errors import UsageError
 from feedbus.generations import establishment
@@ -275,7 +276,7 @@ def test_the_management_api_is_found_by_the_brokers_url(
     given = parse_management_url(told_url) if told_url else None
     broker_url = parse_broker_url(url)
     topology = Topology("t", tmp_path / "t.toml", broker_url, {}, {}, management_url=given)
-    api = management.Api.of(topology)[0]
+    api = management.Api.of(topology.broker_url, topology.management_url)[0]
     assert (str(api.url), api.url.user, api.url.password, api.virtual_host) == expected
 
 

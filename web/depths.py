@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from feedbus import broker
-from feedbus.broker import alarms
 from feedbus.errors import Outage
 from feedbus.generations.depths import depths_of
 from feedbus.topology import Topology
@@ -53,7 +52,7 @@ class Depths:
         """
         with self._lock:
             if time.monotonic() - self._refusal_at > REFUSAL_FRESH_SECONDS:
-                self._refusal = alarms.refusal(self._topology)
+                self._refusal = broker.refusal(self._topology)
                 self._refusal_at = time.monotonic()
             return self._refusal
 

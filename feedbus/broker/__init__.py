@@ -1,13 +1,11 @@
 """Speak to a broker: connect, declare what a topology says, know which rings are current."""
 
 from feedbus.broker.connecting import (
-    close,
     connect,
-    connection_errors,
-    drop,
+    in_flight_seconds,
     load_transport,
     locked,
-    outage,
+    refusal,
 )
 from feedbus.broker.entities import (
     consumers,
@@ -18,6 +16,7 @@ from feedbus.broker.entities import (
     exchange_exists,
     queue_exists,
 )
+from feedbus.broker.outages import close, connection_errors, drop, outage
 
 __all__ = [
     "close",
@@ -30,8 +29,10 @@ __all__ = [
     "declare_ring",
     "drop",
     "exchange_exists",
+    "in_flight_seconds",
     "load_transport",
     "locked",
     "outage",
     "queue_exists",
+    "refusal",
 ]

@@ -1,21 +1,26 @@
-"""Locks on files: the kernel gives them back when their holder dies, however it dies."""
+"""Locks on files and on the broker: whoever dies with one gives it back, however it dies."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from kombu.connection import Connection
+
+from feedbus.broker.outages import connection_errors
 from feedbus.errors import UsageError
 from feedbus.private_files import open_private
 
 POLL_SECONDS = 0.05
+QUEUE_TIMEOUT_SECONDS = 10.0
+QUEUE_POLL_SECONDS = 0.1
 
 
-@contextmanager
+@contextlib.contextmanager
 def held(path: Path, timeout_seconds: float) -> Iterator[None]:
     """Hold the lock on a file, which is made where it is missing.
 
@@ -39,3 +44,33 @@ def held(path: Path, timeout_seconds: float) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive_queue(connection: Connection, name: str) -> Iterator[None]:
+    """Hold the lock that is a queue of one connection.
+
+    Raises:
+        UsageError: another connection holds it for longer than QUEUE_TIMEOUT_SECONDS.
+
+    """
+    from amqp.exceptions import ResourceLocked
+
+    deadline = time.monotonic() + QUEUE_TIMEOUT_SECONDS
+    while True:
+        channel = connection.channel()
+        try:
+            channel.queue_declare(name, exclusive=True, auto_delete=True, durable=False)
+            break
+        except ResourceLocked as error:
+            if time.monotonic() > deadline:
+                msg = f"{name} is held: another apply or up is at work; wait for it to end"
+                raise UsageError(msg) from error
+            time.sleep(QUEUE_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        # With the connection the lock is gone too, and why it went is what is to be told.
+        with contextlib.suppress(*connection_errors(connection)):
+            channel.queue_delete(name)
+            channel.close()

@@ -98,7 +98,6 @@ def _outdated(
 
 def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
     from feedbus import broker
-    from feedbus.broker import alarms
     from feedbus.generations.depths import depths_of
 
     url = str(topology.broker_url)
@@ -108,7 +107,7 @@ def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, A
             broker.outage(connection, topology.broker_url),
         ):
             depths = depths_of(connection, topology)
-        refuses = alarms.refusal(topology)
+        refuses = broker.refusal(topology)
     except FeedbusError as error:
         return {}, {"url": url, "reachable": False, "error": str(error)}
     return depths, {"url": url, "reachable": True, "error": refuses}

@@ -66,7 +66,7 @@ class Emptying:
         """Empty and delete the queue; return why it stays, "" when it is gone.
 
         Args:
-            pause_seconds: see feedbus.generations.probes.in_flight_seconds().
+            pause_seconds: see feedbus.broker.in_flight_seconds().
 
         """
         try:

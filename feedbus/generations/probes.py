@@ -21,21 +21,12 @@ import time
 from typing import Any
 
 from feedbus.broker.confirming import Confirming
-from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 
 log = logging.getLogger(__name__)
 
-# How long RabbitMQ may take from placing a message to putting it into its queue: the two are no
-# one step there, and a message that was placed by a ring just left must not come behind its fence.
-IN_FLIGHT_SECONDS = 0.2
 NEEDED = 2
 LOST_SECONDS = 5.0  # a probe that has not come back by then has expired, or went to another reader
-
-
-def in_flight_seconds(topology: Topology) -> float:
-    """Return how long a broker may take to put a message into the queue that it was placed in."""
-    return 0.0 if topology.broker_url.embedded else IN_FLIGHT_SECONDS
 
 
 def fence(channel: Any, marked: str, message_id: str = "") -> Any:
@@ -55,7 +46,7 @@ class Probes:
         Args:
             channel: any of the connection by which the queue is read.
             queue: its name on the broker.
-            pause_seconds: see in_flight_seconds().
+            pause_seconds: see feedbus.broker.in_flight_seconds().
 
         """
         self._channel = channel

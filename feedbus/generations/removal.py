@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from kombu.connection import Connection
 
+from feedbus import broker
 from feedbus.broker import entities
 from feedbus.generations.emptying import IN_USE, Emptying
-from feedbus.generations.probes import in_flight_seconds
 from feedbus.topology import Topology
 
 
@@ -24,7 +24,7 @@ def remove_queue(
     """
     if not nonempty:
         with Emptying(connection, queue, None) as emptying:
-            return emptying.delete(in_flight_seconds(topology))
+            return emptying.delete(broker.in_flight_seconds(topology))
     if entities.consumers(connection, queue):
         return IN_USE
     channel = connection.channel()

@@ -27,12 +27,13 @@ from feedbus import broker
 from feedbus.broker import entities, inventory
 from feedbus.broker.confirming import Confirming
 from feedbus.broker.differences import differing
-from feedbus.broker.inventory import Inventory, SeenQueue
+from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
+from feedbus.broker.port import SeenQueue
 from feedbus.errors import UsageError
 from feedbus.generations import removal
 from feedbus.generations.emptying import IN_USE, Emptying, Mover
-from feedbus.generations.probes import fence, in_flight_seconds
+from feedbus.generations.probes import fence
 from feedbus.generations.switch import step
 from feedbus.topology import Consumer, Queue, Topology
 
@@ -95,7 +96,7 @@ def replace_delay(connection: Connection, topology: Topology, queue: Queue, dela
     if broker.queue_exists(connection, delay):
         channel.queue_unbind(delay, delay, "")
     channel.close()
-    time.sleep(in_flight_seconds(topology))
+    time.sleep(broker.in_flight_seconds(topology))
     park(connection, topology, queue, delay)
     step("delay-parked")
     _delete(connection, topology, delay, Names(topology).parked(delay))
@@ -219,7 +220,7 @@ class Replacement:
         self._let_arrive()
 
     def _let_arrive(self) -> None:
-        time.sleep(in_flight_seconds(self.topology))
+        time.sleep(broker.in_flight_seconds(self.topology))
 
     def _delays(self, seen: Inventory) -> Iterator[str]:
         # Their letters go straight to the queue by its name, and would be dropped while it is gone.
@@ -281,4 +282,4 @@ def _try_to_delete(
     connection: Connection, topology: Topology, source: str, exchange: str, key: str | None = None
 ) -> str:
     with Emptying(connection, source, Mover(connection, exchange, key)) as emptying:
-        return emptying.delete(in_flight_seconds(topology))
+        return emptying.delete(broker.in_flight_seconds(topology))

@@ -66,7 +66,7 @@ def _carry_out(channel: Any, names: Names, state: State) -> State:
     step("left")
     _lead(channel, names, state.current)
     step("led")
-    time.sleep(probes.in_flight_seconds(names.topology) if state.draining else 0)
+    time.sleep(broker.in_flight_seconds(names.topology) if state.draining else 0)
     # The old ring may be gone already, where this is done again after a crash.
     _append_held(channel, names, state.current.exchange, (*state.draining[-1:], state.current))
     if state.draining:

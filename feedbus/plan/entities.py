@@ -9,8 +9,9 @@ from typing import Any
 
 from feedbus.broker import entities, projects
 from feedbus.broker.differences import differing
-from feedbus.broker.inventory import Inventory, SeenQueue
+from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
+from feedbus.broker.port import SeenQueue
 from feedbus.generations import replacement, switch
 from feedbus.generations.ledger import State
 from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind, Work

@@ -20,7 +20,6 @@ from feedbus.dispatch import Dispatch
 from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.generations import establishment
 from feedbus.generations.drain import Drain, Source, standing
-from feedbus.generations.probes import in_flight_seconds
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics
 from feedbus.runner.buffer import Buffer
@@ -224,7 +223,7 @@ class Runner:
             tag=tag,
             prefetch=max(queue.prefetch, min(queue.batch.size, 1000)),
             exclusive=source.exclusive,
-            pause_seconds=in_flight_seconds(self._topology),
+            pause_seconds=broker.in_flight_seconds(self._topology),
             on_message=self._on_message,
             on_cancel=cancelled.append,
         )

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker import rabbitmq as connections
 from feedbus.broker.names import Names
+from feedbus.broker.rabbitmq import transport as connections
 from feedbus.bus import Bus, LiveBus
 from feedbus.errors import BrokerOutage
 from feedbus.generations import establishment

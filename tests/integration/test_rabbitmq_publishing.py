@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker
-from feedbus.broker import alarms
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.bus.publisher import Publisher
@@ -190,7 +189,7 @@ def test_a_broker_under_an_alarm_is_reported_as_taking_no_messages(
     fragile_rabbitmq: RabbitMQ, tmp_path: Path
 ) -> None:
     topology = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url).topology
-    assert alarms.refusal(topology) == ""
+    assert broker.refusal(topology) == ""
     with alarm(fragile_rabbitmq):
-        assert "short of memory or disk and blocks publishers" in alarms.refusal(topology)
-    wait_until(lambda: not alarms.refusal(topology))
+        assert "short of memory or disk and blocks publishers" in broker.refusal(topology)
+    wait_until(lambda: not broker.refusal(topology))

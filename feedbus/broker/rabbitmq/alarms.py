@@ -5,36 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from feedbus import broker
-from feedbus.topology import Topology
-
 PATIENCE_SECONDS = 2.0
 
 
-def refusal(topology: Topology) -> str:
-    """Return why the broker takes no messages now, "" when it does.
+def refusal(connection: Any) -> str:
+    """Return why the broker of a connection takes no messages now, "" when it does.
 
     RabbitMQ says so to a connection that publishes, and reads nothing from that one any more: so a
-    message that no queue gets is published on a connection of its own. The embedded broker writes
-    to a file, whose disk feedbus.disk_space looks at.
-
-    Raises:
-        BrokerOutage: the broker is away.
-
+    message that no queue gets is published. The connection can be used for nothing else then.
     """
-    if topology.broker_url.embedded:
-        return ""
-    connection = broker.connect(topology)
-    with broker.outage(connection, topology.broker_url):
-        found = _publish(connection.connection)
-    if found:
-        broker.drop(connection)  # a goodbye would not be read
-    else:
-        broker.close(connection)
-    return found
-
-
-def _publish(connection: Any) -> str:
     from amqp.basic_message import Message
     from amqp.exceptions import ChannelError
 

@@ -13,10 +13,9 @@ from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import quote
 
-from feedbus.broker.tls import make_context
+from feedbus.broker.rabbitmq.tls import make_context
 from feedbus.errors import FeedbusError, Outage, UsageError
-from feedbus.topology import Topology
-from feedbus.urls import ManagementUrl, management_of
+from feedbus.urls import BrokerUrl, ManagementUrl, management_of
 
 TIMEOUT_SECONDS = 10.0
 DEADLINE_SECONDS = 60.0
@@ -32,9 +31,9 @@ class Api:
     virtual_host: str
 
     @classmethod
-    def of(cls, topology: Topology) -> list[Self]:
-        """Return the APIs of a topology's broker: the given one, else one on each node's host."""
-        found = management_of(topology.broker_url, topology.management_url)
+    def of(cls, url: BrokerUrl, management_url: ManagementUrl | None) -> list[Self]:
+        """Return the APIs of a broker: the given one, else one on each node's host."""
+        found = management_of(url, management_url)
         return [cls(url, node.virtual_host) for url, node in found]
 
     def list(self, kind: str) -> list[dict[str, Any]]:
@@ -133,14 +132,14 @@ def _connection(url: ManagementUrl) -> http.client.HTTPConnection:
     return _TlsConnection(url, context, url.tls.server_name or url.host)
 
 
-def listed(topology: Topology, kind: str) -> list[dict[str, Any]]:
+def listed(url: BrokerUrl, management_url: ManagementUrl | None, kind: str) -> list[dict[str, Any]]:
     """Return every exchange, queue or binding, from the first node whose API answers.
 
     Raises:
         UsageError: none answers; it says what to set.
 
     """
-    *others, last = Api.of(topology)
+    *others, last = Api.of(url, management_url)
     for api in others:
         with contextlib.suppress(FeedbusError):
             return api.list(kind)

@@ -9,7 +9,7 @@ from typing import Any
 from amqp.exceptions import RecoverableConnectionError
 from kombu.transport import pyamqp
 
-from feedbus.broker import frames
+from feedbus.broker.rabbitmq import frames
 from feedbus.fork_safety import close_in_forks
 
 READ_AHEAD_BYTES = 16_384

@@ -1,0 +1,69 @@
+"""The embedded broker: one SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kombu.connection import Connection
+
+from feedbus.broker import locks
+from feedbus.broker.outages import opened
+from feedbus.broker.port import SeenBinding, SeenExchange, SeenQueue, Survey
+from feedbus.errors import BrokerOutage
+from feedbus.transports import sqlite
+from feedbus.transports.sqlite.survey import Survey as Rows
+from feedbus.transports.sqlite.survey import survey
+from feedbus.urls import BrokerUrl
+
+LOCK_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The broker of a file; see feedbus.broker.port.Broker."""
+
+    url: BrokerUrl
+    file: Path
+    in_flight_seconds: float = 0.0
+
+    def load(self) -> None:
+        """Do nothing: this module has imported the transport."""
+
+    def connect(self, *, beating: bool) -> Connection:
+        """Open the file, in a folder that is made where it is missing."""
+        del beating
+        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return opened(Connection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url)
+
+    def locked(self, connection: Connection, project: str) -> AbstractContextManager[None]:
+        """Hold a lock beside the file, for all projects in it."""
+        del connection, project
+        return locks.held(Path(f"{self.file}.lock"), LOCK_TIMEOUT_SECONDS)
+
+    def survey(self, prefix: str) -> Survey:
+        """Read the file without taking part."""
+        del prefix
+        try:
+            return of_rows(survey(self.file))
+        except (sqlite3.DatabaseError, OSError) as error:
+            msg = f"broker file {self.file}: {error}"
+            raise BrokerOutage(msg) from error
+
+    def refusal(self) -> str:
+        """Return "": feedbus.disk_space looks at the file's disk."""
+        return ""
+
+
+def of_rows(rows: Rows) -> Survey:
+    """Return a survey of the transport's rows."""
+    return Survey(
+        [SeenExchange(*row) for row in rows.exchanges],
+        [SeenQueue(*row) for row in rows.queues],
+        [
+            SeenBinding(source, "queue" if kind == "queue" else "exchange", *rest)
+            for source, kind, *rest in rows.bindings
+        ],
+    )

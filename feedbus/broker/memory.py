@@ -1,0 +1,46 @@
+"""A broker in this process's memory, for tests."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from kombu.connection import Connection
+
+from feedbus.broker.embedded import of_rows
+from feedbus.broker.locks import exclusive_queue
+from feedbus.broker.outages import opened
+from feedbus.broker.port import Survey
+from feedbus.transports import memory
+from feedbus.transports.memory.broker import find
+from feedbus.urls import BrokerUrl
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """The broker of a name; see feedbus.broker.port.Broker."""
+
+    url: BrokerUrl
+    name: str
+    in_flight_seconds: float = 0.0
+
+    def load(self) -> None:
+        """Do nothing: this module has imported the transport."""
+
+    def connect(self, *, beating: bool) -> Connection:
+        """Connect; the broker is made where there is none of that name."""
+        del beating
+        return opened(Connection(transport=memory.Transport, virtual_host=self.name), self.url)
+
+    def locked(self, connection: Connection, project: str) -> AbstractContextManager[None]:
+        """Hold the lock of an exclusive queue."""
+        return exclusive_queue(connection, f"{project}.lock")
+
+    def survey(self, prefix: str) -> Survey:
+        """Read the broker's tables."""
+        del prefix
+        return of_rows(find(self.name).survey())
+
+    def refusal(self) -> str:
+        """Return "": there is always room, until there is none for anything."""
+        return ""

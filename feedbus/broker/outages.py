@@ -1,0 +1,82 @@
+"""What a lost or refusing broker raises, as an outage; and the end of a connection in any state."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterator
+
+from kombu.connection import Connection
+
+from feedbus.errors import BrokerOutage
+from feedbus.urls import BrokerUrl, Node
+
+
+def opened(connection: Connection, url: BrokerUrl | Node) -> Connection:
+    """Open a connection and return it.
+
+    Raises:
+        BrokerOutage: the broker cannot be reached, or does not let us in.
+
+    """
+    with outage(connection, url):
+        # Once: kombu's connect() sleeps for two seconds and tries again.
+        connection.ensure_connection(
+            max_retries=0, interval_start=0, reraise_as_library_errors=False
+        )
+    return connection
+
+
+def close(connection: Connection) -> None:
+    """Take leave of a broker, whatever state the connection is in."""
+    try:
+        connection.release()
+    except connection_errors(connection):
+        drop(connection)
+
+
+def drop(connection: Connection) -> None:
+    """Close a connection without a word: a broker that reads nothing would never answer."""
+    with contextlib.suppress(Exception):
+        connection.collect()
+
+
+def connection_errors(connection: Connection) -> tuple[type[BaseException], ...]:
+    """Return what a lost or refusing broker raises on this connection."""
+    errors = (*connection.connection_errors, *connection.recoverable_connection_errors)
+    return tuple({*errors, ConnectionError, OSError})
+
+
+@contextlib.contextmanager
+def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
+    """Raise BrokerOutage for whatever a lost or refusing broker raises inside."""
+    from amqp.exceptions import AccessRefused, NotAllowed
+
+    try:
+        yield
+    except AccessRefused as error:
+        what = (
+            "the user lacks a permission; see `rabbitmqctl list_permissions`, and grant it with"
+            " `rabbitmqctl set_permissions`"
+            if "access to" in str(error.reply_text)
+            else "check the user and the password in [broker] url, and the user's permissions on"
+            " its virtual host"
+        )
+        msg = f"broker {url}: {error.reply_text}; {what}"
+        raise BrokerOutage(msg) from error
+    except NotAllowed as error:
+        msg = (
+            f"broker {url}: {error.reply_text}; check the virtual host, which is what"
+            " follows the port in [broker] url ('/' is written as //)"
+        )
+        raise BrokerOutage(msg) from error
+    except ssl.SSLCertVerificationError as error:
+        msg = (
+            f"broker {url}: its certificate is refused: {error.verify_message}; name its authority"
+            " with ?ssl_ca_certs=FILE in [broker] url, or the name in the certificate with"
+            " ssl_server_name=NAME"
+        )
+        raise BrokerOutage(msg) from error
+    except connection_errors(connection) as error:
+        msg = f"broker {url}: {error or type(error).__name__}"
+        raise BrokerOutage(msg) from error

@@ -1,0 +1,104 @@
+"""The port between feedbus and a kind of broker: RabbitMQ, the embedded one, or one in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from kombu.connection import Connection
+
+Kind = Literal["queue", "exchange"]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenExchange:
+    """An exchange that the broker has."""
+
+    name: str
+    type: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenQueue:
+    """A queue that the broker has, and what waits in it."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    ready: int
+    unacknowledged: int
+    consumers: int
+
+    @property
+    def messages(self) -> int:
+        """Those that wait and those in consumers' hands."""
+        return self.ready + self.unacknowledged
+
+
+@dataclass(frozen=True, slots=True)
+class SeenBinding:
+    """A binding that the broker has."""
+
+    source: str
+    kind: Kind
+    destination: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All that a broker holds: bindings are in the order in which they were made."""
+
+    exchanges: Sequence[SeenExchange]
+    queues: Sequence[SeenQueue]
+    bindings: Sequence[SeenBinding]
+
+
+class Broker(Protocol):
+    """What feedbus needs of a kind of broker beside AMQP itself."""
+
+    @property
+    def in_flight_seconds(self) -> float:
+        """How long the broker may take to put a message into the queue that it was placed in."""
+
+    def load(self) -> None:
+        """Import what connect() will need, without connecting."""
+
+    def connect(self, *, beating: bool) -> Connection:
+        """Return an open connection.
+
+        Args:
+            beating: True for a caller that sends heartbeats; the broker then drops the connection
+                when they stop. Others are found dead by TCP alone.
+
+        Raises:
+            BrokerOutage: the broker cannot be reached, or does not let us in.
+
+        """
+
+    def locked(self, connection: Connection, project: str) -> AbstractContextManager[None]:
+        """Hold a project's lock; whoever dies with it gives it back.
+
+        Raises:
+            UsageError: somebody else holds it for too long.
+
+        """
+
+    def survey(self, prefix: str) -> Survey:
+        """Return what the broker holds, at least of queues whose names begin so.
+
+        Raises:
+            BrokerOutage: the broker is away, or its file cannot be read.
+            UsageError: RabbitMQ's management API does not answer, or not to us.
+
+        """
+
+    def refusal(self) -> str:
+        """Return why the broker takes no messages now, "" when it does.
+
+        Raises:
+            BrokerOutage: the broker is away.
+
+        """

@@ -1,0 +1,132 @@
+"""RabbitMQ: one node, or several of a cluster that are tried in turn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from kombu.connection import Connection
+
+from feedbus.broker.locks import exclusive_queue
+from feedbus.broker.outages import close, drop, opened, outage
+from feedbus.broker.port import SeenBinding, SeenExchange, SeenQueue, Survey
+from feedbus.broker.rabbitmq import alarms, management
+from feedbus.broker.rabbitmq.tls import amqp_options
+from feedbus.broker.rabbitmq.transport import Transport
+from feedbus.errors import Outage
+from feedbus.urls import BrokerUrl, ManagementUrl, Node
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
+HEARTBEAT_SECONDS = 20.0
+TCP_USER_TIMEOUT_MILLISECONDS = 30_000
+TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
+# How long RabbitMQ may take from placing a message to putting it into its queue: the two are no
+# one step there, and a message that was placed by a ring just left must not come behind its fence.
+IN_FLIGHT_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RabbitMQ:
+    """A RabbitMQ and its management API; see feedbus.broker.port.Broker."""
+
+    url: BrokerUrl
+    management_url: ManagementUrl | None = None
+    in_flight_seconds: float = IN_FLIGHT_SECONDS
+
+    def load(self) -> None:
+        """Do nothing: this module has imported the transport."""
+
+    def connect(self, *, beating: bool) -> Connection:
+        """Connect to the first node that answers."""
+        *others, last = self.url.nodes
+        for node in others:
+            with contextlib.suppress(Outage):
+                return opened(_connection(node, beating=beating), node)
+        return opened(_connection(last, beating=beating), last)
+
+    def locked(self, connection: Connection, project: str) -> AbstractContextManager[None]:
+        """Hold the lock of an exclusive queue."""
+        return exclusive_queue(connection, f"{project}.lock")
+
+    def survey(self, prefix: str) -> Survey:
+        """Read the management API, and count the messages by AMQP: its own counts are old."""
+        queues = {
+            one["name"]: (one["arguments"], int(one.get("messages_unacknowledged", 0)))
+            for one in self._listed("queues")
+            if one["name"].startswith(prefix) and one.get("owner_pid_details") is None
+        }
+        return Survey(
+            [
+                SeenExchange(one["name"], one["type"], one["arguments"])
+                for one in self._listed("exchanges")
+            ],
+            self._counted(queues),
+            [
+                SeenBinding(
+                    one["source"],
+                    "queue" if one["destination_type"] == "queue" else "exchange",
+                    one["destination"],
+                    one["routing_key"],
+                )
+                for one in self._listed("bindings")
+            ],
+        )
+
+    def refusal(self) -> str:
+        """Publish a message that no queue gets, on a connection of its own."""
+        connection = self.connect(beating=False)
+        with outage(connection, self.url):
+            found = alarms.refusal(connection.connection)
+        if found:
+            drop(connection)  # a goodbye would not be read
+        else:
+            close(connection)
+        return found
+
+    def _listed(self, kind: str) -> list[dict[str, Any]]:
+        return management.listed(self.url, self.management_url, kind)
+
+    def _counted(self, held: Mapping[str, tuple[Mapping[str, Any], int]]) -> list[SeenQueue]:
+        from amqp.exceptions import ChannelError
+
+        found = []
+        with self.connect(beating=False) as connection, outage(connection, self.url):
+            channel = connection.channel()
+            for name, (arguments, unacknowledged) in held.items():
+                try:
+                    told = channel.queue_declare(name, passive=True)
+                except ChannelError:  # gone meanwhile, or somebody's own; and the channel with it
+                    channel = connection.channel()
+                    continue
+                if not told.consumer_count:
+                    unacknowledged = 0  # noqa: PLW2901 -- nobody can hold any
+                found.append(
+                    SeenQueue(
+                        name, arguments, told.message_count, unacknowledged, told.consumer_count
+                    )
+                )
+        return found
+
+
+def _connection(node: Node, *, beating: bool) -> Connection:
+    heartbeat_seconds = node.heartbeat_seconds or HEARTBEAT_SECONDS
+    return Connection(
+        hostname=f"[{node.host}]" if ":" in node.host else node.host,
+        port=node.port,
+        userid=node.user,
+        password=node.password,
+        virtual_host=node.virtual_host,
+        transport=Transport,
+        ssl=amqp_options(node.tls, node.host, f"broker {node}") if node.tls else False,
+        heartbeat=heartbeat_seconds if beating else 0,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        transport_options={
+            "socket_settings": {TCP_USER_TIMEOUT: TCP_USER_TIMEOUT_MILLISECONDS},
+            "confirm_publish": False,
+            "write_timeout": WRITE_TIMEOUT_SECONDS,
+        },
+    )
