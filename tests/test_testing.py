@@ -15,8 +15,8 @@ import pytest
 
 from feedbus import Outage
 from feedbus.errors import TopologyError, Unroutable, UsageError
+from feedbus.inline import NeverDone
 from feedbus.testing import RecordingBus, TestSystem
-from feedbus.testing.system import NeverDone
 
 PAGE = (Path(__file__).parents[1] / "docs" / "testing.md").read_text()
 TOPOLOGY = """

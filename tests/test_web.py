@@ -4,10 +4,12 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from feedbus.handling import MARK, resolve_object
 from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound, database
 from store import migrations, queries
 from tests.site import Site, fresh_site, problem, served, set_up, topology_in, until, waiting
@@ -55,6 +57,26 @@ def test_a_tweet_posted_synchronously_is_in_the_followers_feeds_at_once(site):
     assert [[tweet["id"] for tweet in feed] for feed in feeds] == [[posted.json["id"]]] * 25
     assert waiting(site, "publish_tweet") == 0
     assert not bound().outbox.pending()
+
+
+def test_a_synchronous_post_whose_handler_fails_is_undone_and_left_to_the_consumers(
+    site, monkeypatch
+):
+    author = site.user("author")
+    fields = {"userId": author, "followerLogin": "fan", "count": 3, "async": False}
+    site.post("/api/v1/add-followers", fields)
+    function = resolve_object(site.topology.queues["update_feed"].handler, site.topology.root)
+    marked = getattr(function, MARK)
+
+    def write_and_fail(*arguments):
+        marked.function(*arguments)
+        raise RuntimeError
+
+    monkeypatch.setattr(function, MARK, replace(marked, function=write_and_fail))
+    tweet = {"userId": author, "text": "Later", "async": False}
+    assert site.post("/api/v1/post-tweet", tweet).status == 202
+    assert site.get(f"/api/v1/get-feed/{author + 1}").json["tweets"] == []
+    assert until(lambda: waiting(site, "publish_tweet") == 1)
 
 
 def test_a_feed_holds_the_last_tweets_oldest_first(site):

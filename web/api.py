@@ -9,6 +9,8 @@ from typing import Any
 
 import bottle
 
+from feedbus.errors import Retry
+from feedbus.inline import InlineSystem, Project
 from feedbus.store import Entry
 from feedbus.store.relay import Relay, one_line
 from feedbus.topology import Topology
@@ -16,7 +18,6 @@ from store import queries
 from web import schemas
 from web.answers import JSON, answer, typed
 from web.bodies import load, read_body, read_query
-from web.inline import InlineBus
 from web.problems import BAD_REQUEST, CONFLICT, NOT_FOUND, problem
 from web.recent import Recent
 
@@ -36,7 +37,7 @@ class Api:
         """Publish by the relay what is not done within the request."""
         self._relay = relay
         self._store = relay.store
-        self._inline = InlineBus(topology)
+        self._project = Project(topology)
         self._recent = Recent()
 
     def create_user(self) -> bytes:
@@ -118,12 +119,28 @@ class Api:
         """Do here what the consumers would do; False when that failed and is left to them."""
         try:
             with self._store.transaction():
-                self._inline.publish(entry.exchange, tweet, entry.key)
+                self._handle_all(entry, tweet)
                 self._store.outbox.remove([entry.id])
         except Exception as error:  # noqa: BLE001 -- a handler may raise anything; the tweet is stored
             log.warning("event=left_to_consumers row=%d error=%s", entry.id, one_line(error))
             return False
         return True
+
+    def _handle_all(self, entry: Entry, tweet: Mapping[str, Any]) -> None:
+        """Run the handlers of a message, and of what they publish, in the caller's transaction.
+
+        Raises:
+            Retry: one of them has failed, and may succeed later.
+
+        """
+        with InlineSystem(self._project, self._store) as system:
+            system.bus.publish(entry.exchange, tweet, entry.key, message_id=entry.message_id)
+            system.handle_ready()
+            if system.retries():
+                msg = f"{system.retries()} records have to be tried again"
+                raise Retry(msg)
+            for letter in system.dead_letters():
+                log.warning("event=rejected queue=%s reason=%s", letter.queue, letter.reason)
 
 
 def install(app: bottle.Bottle, topology: Topology, relay: Relay) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 from feedbus.bus import Bus
 from feedbus.bus.arguments import check_many
 from feedbus.bus.encoding import Encoder, columnar
+from feedbus.inline.projects import project
 from feedbus.records.packs import Pack
 from feedbus.testing.observations import Published
-from feedbus.testing.projects import project
 from feedbus.topology import Topology
 
 

@@ -46,8 +46,10 @@ def test_connections_of_one_name_share_a_broker_and_others_do_not(connect):
     queue(connect().default_channel, "q")
     put(connect().default_channel, "q", "m")
     assert contents(connect(hostname="memory://tests").default_channel, "q") == ["m"]
-    with pytest.raises(connect("others").channel_errors):
-        depth(connect("others").default_channel, "q")
+    other = connect("others")
+    with pytest.raises(other.channel_errors):
+        depth(other.default_channel, "q")
+    other.release()
     memory.remove("others")
 
 
@@ -56,7 +58,9 @@ def test_a_broker_outlives_its_connections_until_it_is_removed(connect):
     queue(first.default_channel, "q")
     put(first.default_channel, "q", "m")
     first.release()
-    assert depth(connect().default_channel, "q") == 1
+    second = connect()
+    assert depth(second.default_channel, "q") == 1
+    second.release()
     memory.remove("tests")
     with pytest.raises(first.channel_errors):
         depth(connect().default_channel, "q")
@@ -170,9 +174,11 @@ def test_a_broker_is_made_with_what_another_one_holds(connect):
     put(channel, "q", "m")
     held = memory.broker.find("tests").serialized()
     memory.create(memory.MemoryBroker("copy", prepared=held))
-    other = connect("copy").default_channel
-    put(other, "q", "n")
-    assert (contents(other, "q"), depth(channel, "q")) == (["m", "n"], 1)
+    other = connect("copy")
+    put(other.default_channel, "q", "n")
+    assert contents(other.default_channel, "q") == ["m", "n"]
+    assert depth(channel, "q") == 1
+    other.release()
     memory.remove("copy")
 
 
@@ -180,7 +186,9 @@ def test_two_brokers_of_one_seed_give_the_same_names(connect):
     names = []
     for _ in range(2):
         memory.create(memory.MemoryBroker("tests", seed=7))
-        names.append(connect().default_channel.queue_declare("", durable=True).queue)
+        connection = connect()
+        names.append(connection.default_channel.queue_declare("", durable=True).queue)
+        connection.release()
         memory.remove("tests")
     assert names[0] == names[1]
 

@@ -73,6 +73,11 @@ class MemoryBroker:
             self.tables, self.clock, self.random, Pairs(self), Presence(self), NoUpkeep()
         )
 
+    def close(self) -> None:
+        """Drop all that the broker holds; connections that are open have no broker any more."""
+        with self.tables.use:
+            self.tables.database.close()
+
     def serialized(self) -> bytes:
         """Return all that the broker holds, for `prepared` of another one."""
         with self.tables.use:
@@ -231,6 +236,8 @@ def find(name: str) -> MemoryBroker:
 
 
 def remove(name: str) -> None:
-    """Forget a broker and all that it holds; connections that are open keep it until they close."""
+    """Close a broker and forget it, with all that it holds; one that is not there is no error."""
     with _registration:
-        _brokers.pop(name, None)
+        broker = _brokers.pop(name, None)
+    if broker is not None:
+        broker.close()

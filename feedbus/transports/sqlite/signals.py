@@ -20,10 +20,12 @@ class Pipe:
         """Wait to be needed."""
         self.reader = self._writer = self._foreign = -1
         self._users = 0
+        self._counting = threading.Lock()
 
     def join(self) -> None:
         """Count another user; the last that leaves closes the pipe."""
-        self._users += 1
+        with self._counting:
+            self._users += 1
 
     def listen(self) -> int:
         """Let signals write to the pipe; return its reading end, -1 outside the main thread."""
@@ -45,8 +47,10 @@ class Pipe:
 
     def leave(self) -> None:
         """Count one user less."""
-        self._users -= 1
-        if self._users or self.reader < 0:
+        with self._counting:
+            self._users -= 1
+            left = self._users
+        if left or self.reader < 0:
             return
         if threading.current_thread() is threading.main_thread():  # nobody else may put it back
             current = signal.set_wakeup_fd(self._foreign, warn_on_full_buffer=False)
@@ -61,6 +65,7 @@ class Pipe:
                 os.close(end)
         self.reader = self._writer = self._foreign = -1
         self._users = 0
+        self._counting = threading.Lock()  # a forked child may have copied one that is held
 
 
 pipe = Pipe()

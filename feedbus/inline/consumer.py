@@ -1,4 +1,4 @@
-"""A consumer of a test: its deliveries go to the runner's own dispatch."""
+"""A consumer that handles when it is asked to: its deliveries go to the runner's own dispatch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 
 
-class TestConsumer:
+class InlineConsumer:
     """Reads one consumer's queue, and handles a batch whenever it is asked to."""
-
-    __test__ = False  # no class of tests, for pytest
 
     def __init__(  # noqa: PLR0913 -- a consumer's parts, each given by name
         self,

@@ -1,4 +1,4 @@
-"""A project's topology and handlers, read once for all tests of a run."""
+"""A project's topology and handlers, read and declared once for all systems of a process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Project:
-    """What is the same for all systems of one topology."""
+    """What is the same for all systems of one topology; it is made when it is first needed."""
 
     topology: Topology
 
@@ -38,7 +38,7 @@ class Project:
     @cached_property
     def metrics(self) -> ConsumerMetrics:
         """Where all consumers count; nobody reads it."""
-        return Metrics.none().consumer("test")
+        return Metrics.none().consumer("inline")
 
     @cached_property
     def declared(self) -> bytes:
@@ -73,7 +73,7 @@ def project(topology: str | Path | Topology) -> Project:
 
 def unused_name() -> str:
     """Return a name that no memory broker has yet."""
-    return f"test-{os.getpid()}-{next(_numbers)}"
+    return f"inline-{os.getpid()}-{next(_numbers)}"
 
 
 def on_broker(topology: Topology, name: str) -> Topology:

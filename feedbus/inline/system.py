@@ -1,0 +1,206 @@
+"""A topology within one thread: what is published is handled when handle_ready() is called."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, Self
+
+from feedbus import broker
+from feedbus.broker.names import Names
+from feedbus.bus import LiveBus
+from feedbus.bus.sender import Sender
+from feedbus.clock import VirtualClock
+from feedbus.dead_letters import letters
+from feedbus.dead_letters.letters import DeadLetter
+from feedbus.errors import FeedbusError, UsageError
+from feedbus.handling import Handler
+from feedbus.inline.consumer import InlineConsumer
+from feedbus.inline.projects import Project, on_broker, unused_name
+from feedbus.store import Store
+from feedbus.topology import Consumer, Topology
+from feedbus.transports import memory
+
+MOST_DELIVERIES = 100_000
+
+
+class NeverDone(FeedbusError):  # noqa: N818 -- names what it is
+    """Handling was stopped: handlers give each other, or themselves, work without end."""
+
+
+def _as_it_is(handler: Handler, _: Consumer) -> Handler:
+    return handler
+
+
+class InlineSystem:
+    """The exchanges, queues and consumers of a topology, on a broker in memory of their own.
+
+    All is routed, validated, handled, retried and dead-lettered by the code that does so in the
+    consumers' processes. Time is virtual: a retry waits until the clock is moved. The system is
+    empty at first, and what is left in it is gone when it is closed.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        store: Store,
+        *,
+        clock: VirtualClock | None = None,
+        make_sender: Callable[[Topology], Sender] = Sender,
+        wrap: Callable[[Handler, Consumer], Handler] = _as_it_is,
+    ) -> None:
+        """Make a system.
+
+        Args:
+            project: whose topology it runs; the broker that it names is not used.
+            store: in whose transactions messages are handled; it stays open.
+            clock: by which retries wait.
+            make_sender: what publishes for the handlers.
+            wrap: what to call in place of a consumer's handler.
+
+        Raises:
+            UsageError: a handler cannot be imported.
+
+        """
+        name = unused_name()
+        self.clock = clock or VirtualClock()
+        self.topology = on_broker(project.topology, name)
+        self._names = Names(self.topology)
+        with contextlib.ExitStack() as ends:
+            self._broker = memory.create(
+                memory.MemoryBroker(name, clock=self.clock, seed=0, prepared=project.declared)
+            )
+            ends.callback(memory.remove, name)
+            sender = make_sender(self.topology)
+            ends.callback(sender.close)
+            self.bus = _InlineBus(self.topology, sender)
+            connection = broker.connect(self.topology)
+            ends.callback(broker.close, connection)
+            self._connection: Any = connection.connection
+            self._consumers = [
+                InlineConsumer(
+                    self.topology,
+                    consumer,
+                    wrap(project.handlers[consumer.queue.name], consumer),
+                    sender=sender,
+                    metrics=project.metrics,
+                    store=store,
+                    clock=self.clock,
+                    connection=self._connection,
+                    queue=self._queue_of(consumer),
+                )
+                for consumer in self.topology.consumers.values()
+            ]
+            self._ends = ends.pop_all()
+
+    def _queue_of(self, consumer: Consumer) -> str:
+        exchange = self.topology.exchanges[consumer.queue.exchange]
+        if not exchange.hashed:
+            return self._names.queue(consumer)
+        return self._names.member(self.topology.generation(exchange.name), consumer.name)
+
+    def __enter__(self) -> Self:
+        """Return the system itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """End the consumers and remove the broker."""
+        self._ends.close()
+
+    def handle_ready(self, most: int = MOST_DELIVERIES) -> int:
+        """Let the consumers take turns, a batch each, until none has a delivery.
+
+        Returns:
+            How many deliveries they had.
+
+        Raises:
+            NeverDone: there were more than `most`.
+            Outage: a handler raised it, or the store is away; its messages stay where they are.
+
+        """
+        done = 0
+        while self._arrived():
+            for consumer in self._consumers:
+                if consumer:
+                    done += consumer.handle()
+            if done > most:
+                waiting = f", {self.retries()} retries wait" if self.retries() else ""
+                msg = (
+                    f"stopped after {done} deliveries{waiting}: handlers publish to each other"
+                    " without end, or a queue with repeat = true fails each time"
+                )
+                raise NeverDone(msg)
+        return done
+
+    def _arrived(self) -> bool:
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self._connection.drain_events(timeout=0)
+        return any(self._consumers)
+
+    def next_retry_seconds(self) -> float | None:
+        """Return in how many seconds the next retry is due, None when none waits."""
+        now_ms = self._broker.tables.now_ms()
+        prefixes = self._delay_prefixes(None)
+        waits = [
+            at_ms - now_ms for name, at_ms in self._broker.expiries() if name.startswith(prefixes)
+        ]
+        return min(waits) / 1000 if waits else None
+
+    def retries(self, queue: str | None = None) -> int:
+        """Return how many records of a queue, or of all, wait for their next attempt.
+
+        Raises:
+            UsageError: there is no such queue.
+
+        """
+        prefixes = self._delay_prefixes(queue)
+        found = self._broker.survey().queues
+        return sum(ready for name, _, ready, _, _ in found if name.startswith(prefixes))
+
+    def dead_letters(self, queue: str | None = None) -> list[DeadLetter]:
+        """Return the dead letters of a queue, or of all, oldest first within a queue.
+
+        Raises:
+            UsageError: there is no such queue.
+
+        """
+        self.check_queue(queue)
+        channel = self._connection.channel()
+        channel.auto_decode = False
+        try:
+            return [
+                letter
+                for each in self.topology.queues.values()
+                if queue in {None, each.name}
+                for _, letter in letters.letters(channel, self.topology, each)
+            ]
+        finally:
+            channel.close()  # they go back to their places
+
+    def check_queue(self, queue: str | None) -> None:
+        """Raise UsageError for a queue that the topology does not have; None is all of them."""
+        if queue is not None and queue not in self.topology.queues:
+            known = ", ".join(self.topology.queues)
+            msg = f"no queue named '{queue}'; expected one of {known}"
+            raise UsageError(msg)
+
+    def _delay_prefixes(self, queue: str | None) -> tuple[str, ...]:
+        self.check_queue(queue)
+        return tuple(
+            self._names.delay_prefix(each)
+            for each in self.topology.queues.values()
+            if queue in {None, each.name}
+        )
+
+
+class _InlineBus(LiveBus):
+    """A program's bus that publishes by the system's sender."""
+
+    def __init__(self, topology: Topology, sender: Sender) -> None:
+        super().__init__(topology)
+        self._sender = sender
