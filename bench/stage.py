@@ -176,6 +176,7 @@ def _place(folder: Path, broker_url: str, store_url: str) -> Place:
         "FEEDBUS_VAR": str(folder / "var"),
         "FEEDBUS_HTTP_HOST": "127.0.0.1",
         "FEEDBUS_HTTP_PORT": str(port),
+        "FEEDBUS_OPERATIONS_PORT": "0",
     }
     left_out = {"FEEDBUS_API_TOKEN", "FEEDBUS_TOPOLOGY"}
     kept = {name: text for name, text in os.environ.items() if name not in left_out}

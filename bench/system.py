@@ -52,6 +52,8 @@ class System:
         words: list[str] = process.cmdline()
         if "run" in words and "feedbus" in words:
             return words[words.index("run") + 1]
+        if "operations" in words:
+            return "operations"
         return "supervisor" if "up" in words else "web"
 
     def pss_bytes(self) -> int:

@@ -21,6 +21,10 @@ PEEWEE, SQLALCHEMY = "peewee", "sqlalchemy"  # the adapters of feedbus's own
 # Longer than retries usually take, and than a dead letter usually waits for somebody.
 KEEP_HANDLED_SECONDS = 30 * 24 * 3600.0
 HANDLER_TIMEOUT_SECONDS = 600.0
+OPERATIONS = "operations"  # the name of the process that serves metrics, health and the page
+# Prometheus's list of exporters takes 9100 to 9999, RabbitMQ 5672 and 15672 to 15692, and from
+# 32768 on Linux gives ports to outgoing connections.
+OPERATIONS_PORT = 8672
 # A quorum queue counts a delivery whenever a channel ends, also in order, with a message that was
 # only prefetched; RabbitMQ 4 drops such a message at 20 by default, 3.10 at once for -1.
 NO_DELIVERY_LIMIT = 2**31 - 1
@@ -168,6 +172,20 @@ class Process:
     environment: Mapping[str, str] = field(default_factory=_empty, repr=False)  # may hold secrets
 
 
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Where the operations process of each host listens.
+
+    Attributes:
+        host: the address; one that other machines reach needs a token.
+        port: None is OPERATIONS_PORT, or a free port when that is taken; 0 is any free port.
+
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+
+
 @dataclass(frozen=True)
 class Generation:
     """One ring of a hash exchange: (consumer name, weight) in binding order.
@@ -204,6 +222,7 @@ class Topology:
     store: StoreOptions | None = None
     management_url: ManagementUrl | None = None
     consumer_timeout_seconds: float = math.inf
+    operations: Operations | None = None
 
     @property
     def store_url(self) -> StoreUrl | None:
@@ -227,6 +246,13 @@ class Topology:
                 name = f"{queue.name}_{shard}"
                 found[name] = Consumer(name, queue, shard, weight)
         return found
+
+    @cached_property
+    def supervised(self) -> Mapping[str, Process]:
+        """Every supervised process that is no consumer: the file's, then the operations process."""
+        if self.operations is None:
+            return self.processes
+        return {**self.processes, OPERATIONS: Process(OPERATIONS, ("feedbus", OPERATIONS))}
 
     def consumer(self, name: str) -> Consumer:
         """Return the consumer of that name, or raise UsageError naming those there are."""

@@ -17,14 +17,14 @@ from feedbus.bus import LiveBus
 from feedbus.generations import establishment
 from feedbus.generations.depths import depths_of
 from feedbus.metrics import Metrics
+from feedbus.operations.access import Guard
+from feedbus.operations.http_server import Address, Server, bind
+from feedbus.operations.wsgi import Application
 from feedbus.store import open_store
 from feedbus.store.relay import Relay
 from feedbus.topology import Topology
 from store import migrations
-from web.app import Web, make_app
-from web.depths import Depths
-from web.guard import Guard
-from web.server import Server, bind
+from web.app import make_app
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,7 +47,7 @@ class Site:
     """A served application."""
 
     topology: Topology
-    app: Web
+    app: Application
     port: int
     relay: Relay
 
@@ -103,10 +103,9 @@ def served(topology: Topology, guard: Guard | None = None) -> Iterator[Site]:
             Metrics.open(topology.var / "metrics", "web") as metrics,
             LiveBus(topology, metrics, timeout_seconds=0.2) as bus,
             Relay(topology, store, bus) as relay,
-            Depths(topology) as depths,
-            bind("127.0.0.1", 0) as listener,
+            bind(Address("127.0.0.1", 0)) as listener,
         ):
-            app = make_app(topology, relay, depths, metrics=metrics, guard=guard)
+            app = make_app(topology, relay, guard)
             server = Server(app, listener, threads=4)
             thread = threading.Thread(target=server.run)
             thread.start()

@@ -11,7 +11,7 @@ import pytest
 
 from feedbus import config
 from feedbus.errors import Problem, TopologyError
-from feedbus.topology import Batch, Exchange, Ladder, Process, Queue
+from feedbus.topology import Batch, Exchange, Ladder, Operations, Process, Queue
 
 PROJECT = Path(__file__).parent.parent
 MARK = "▸"  # stands before what a problem must point at, and is taken out before reading
@@ -296,6 +296,17 @@ WRONG_FILES = {
             "[processes.orders] expected another name: 'orders' is already the name of a "
             "consumer or process of [queues.orders]"
         ),
+    ),
+    "a process named like feedbus's own": (
+        START + ORDERS + '[processes.▸Operations]\ncommand = "x"\n',
+        (
+            "[processes.Operations] expected another name: 'Operations' is feedbus's own process, "
+            "see [operations]"
+        ),
+    ),
+    "a port that is none": (
+        START + ORDERS + "[operations]\nport = ▸70000\n",
+        "[operations] port: expected at most 65,535, got 70000",
     ),
     "a command of the project that is no dotted name": (
         START + ORDERS + '[commands]\ndemo = ▸"web.demo"\n',
@@ -965,6 +976,19 @@ def test_a_good_topology_has_every_option_in_its_place(tmp_path):
             environment={"PORT": "80", "EMPTY": ""},
         )
     }
+
+
+def test_operations_are_on_and_on_loopback_unless_the_file_says_otherwise(tmp_path):
+    def loaded(text):
+        return config.load(write(tmp_path, START + ORDERS + text), environ={})
+
+    assert loaded("").operations == Operations("127.0.0.1", None)
+    assert list(loaded("").supervised) == ["operations"]
+    chosen = loaded('[operations]\nhost = "::"\nport = 0\n')
+    assert chosen.operations == Operations("::", 0)
+    off = loaded('[operations]\nenabled = false\n[processes.operations]\ncommand = "x"\n')
+    assert off.operations is None
+    assert off.supervised["operations"].command == ("x",)
 
 
 def test_a_bare_topology_has_safe_defaults(tmp_path):

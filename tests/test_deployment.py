@@ -13,12 +13,14 @@ import yaml
 
 from feedbus import config
 from feedbus.metrics import catalogue
+from feedbus.operations.access import Guard
+from tests.operations import served
 from tests.servers import prometheus as monitoring
 from tests.servers.compose import COMPOSE, PROJECT, Compose, Unset
 from tests.servers.prometheus import Prometheus
 from tests.servers.required import PROMETHEUS, missing
-from tests.site import fresh_site, until
-from web.guard import Guard
+from tests.site import until
+from tests.systems import System, closing_store, queue
 
 TEXT = COMPOSE.read_text()
 SET = {"FEEDBUS_API_TOKEN": "a-token"}
@@ -82,7 +84,7 @@ def test_every_image_is_pinned_to_a_release(compose):
 
 def test_every_port_is_published_on_this_machine_alone(compose):
     ports = [port for service in compose.services.values() for port in service.get("ports", ())]
-    assert len(ports) == 4
+    assert len(ports) == 5
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -154,7 +156,9 @@ def test_promtool_takes_the_shipped_configuration(promtool, tmp_path):
     assert shipped["scrape_configs"][0]["authorization"] == {
         "credentials_file": "/run/secrets/feedbus_api_token"
     }
-    server = Prometheus(tmp_path, {"feedbus": "app:8080", "rabbitmq": "rabbitmq:15692"}, "token")
+    server = Prometheus(
+        tmp_path, {"feedbus": "app:8672", "web": "app:8080", "rabbitmq": "rabbitmq:15692"}, "token"
+    )
     promtool("check", "config", server.folder / "prometheus.yml")
     promtool("check", "rules", DEPLOY / "prometheus/rules.yml")
 
@@ -176,12 +180,12 @@ def test_the_guide_tells_of_every_alert_and_every_metric():
 
 
 @pytest.mark.integration
-def test_prometheus_shows_the_token_where_the_web_asks_for_it(promtool, tmp_path):
-    for part in ("site", "prometheus"):
-        (tmp_path / part).mkdir()
-    with fresh_site(tmp_path / "site", Guard(b"a-token", loopback=False)) as site:
-        assert site.get("/metrics").status == 401
-        targets = {"feedbus": f"127.0.0.1:{site.port}"}
+def test_prometheus_shows_the_token_where_operations_ask_for_it(promtool, tmp_path):
+    (tmp_path / "prometheus").mkdir()
+    guard = Guard(b"a-token", loopback=False)
+    with closing_store(), served(System.at(tmp_path, queue()), guard) as own:
+        assert own.get("/metrics").status == 401
+        targets = {"feedbus": f"127.0.0.1:{own.port}"}
         with Prometheus(tmp_path / "prometheus", targets, "a-token") as server:
             assert until(lambda: server.value("up") is not None, 30)
             assert server.value("up") == 1

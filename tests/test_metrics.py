@@ -25,10 +25,10 @@ while True:
     print("counted", flush=True)
 """
 MAKE_SERIES = """
-metrics = Metrics.open(directory, "web")
+metrics = Metrics.open(directory, "many")
 print("counted", flush=True)
 for number in range(400):
-    metrics.http("GET", f"/{sys.argv[2]}/{number}", 200, 0.001)
+    metrics.published(f"{sys.argv[2]}.{number}", "confirmed")
 print("all made", flush=True)
 """
 COUNT_MUCH = """
@@ -105,10 +105,10 @@ def test_a_process_killed_while_it_makes_series_leaves_a_file_that_its_next_life
     finish(start(MAKE_SERIES, tmp_path, "last"))
     found = samples(tmp_path)
     assert all(
-        found["feedbus_http_requests_total", f"/last/{number}", "200", "GET"] == 1
+        found["feedbus_published_total", "confirmed", f"last.{number}"] == 1
         for number in range(400)
     )
-    assert [path.name for path in tmp_path.iterdir()] == ["web.counts"]
+    assert [path.name for path in tmp_path.iterdir()] == ["many.counts"]
 
 
 def truncated(content):
@@ -235,7 +235,8 @@ def test_threads_of_one_process_lose_no_count():
 
     def work():
         for _ in range(5_000):
-            metrics.http("GET", "/healthz", 200, 0.001)
+            metrics.published("work", "confirmed")
+            metrics.consumer("x").lag(0.001)
             metrics.consumer("x").redelivered()
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -243,8 +244,8 @@ def test_threads_of_one_process_lose_no_count():
         thread.start()
     for thread in threads:
         thread.join()
-    assert metrics.value("feedbus_http_requests_total", "GET", "/healthz", "200") == 20_000
-    assert metrics.value("feedbus_http_request_seconds", "GET", "/healthz") == 20_000
+    assert metrics.value("feedbus_published_total", "work", "confirmed") == 20_000
+    assert metrics.value("feedbus_lag_seconds", "x") == 20_000
     assert metrics.value("feedbus_redeliveries_total", "x") == 20_000
 
 
@@ -259,13 +260,12 @@ def everything(directory):
         consumer.outage("store")
         consumer.held("store", 1.5)
         metrics.published("update_feed", "returned", 3)
-        metrics.http("POST", "/api/v1/post-tweet", 201, 0.004)
 
 
 def test_names_types_and_units_keep_to_prometheus_conventions(tmp_path):
     everything(tmp_path)
     families = list(text_string_to_metric_families(exposition(tmp_path, GAUGES).decode()))
-    assert len(families) == 18
+    assert len(families) == 16
     for family in families:
         assert family.documentation.endswith(".")
         assert family.type in {"counter", "histogram", "gauge"}
@@ -275,7 +275,7 @@ def test_names_types_and_units_keep_to_prometheus_conventions(tmp_path):
         if family.type == "counter":
             assert all(sample.name == f"{family.name}_total" for sample in family.samples)
     labels = {label for family in families for sample in family.samples for label in sample.labels}
-    known = {"consumer", "verdict", "part", "exchange", "outcome", "method", "route", "status"}
+    known = {"consumer", "verdict", "part", "exchange", "outcome"}
     assert labels == known | {"limit", "queue", "le"}
 
 
@@ -341,13 +341,6 @@ def test_a_lag_without_end_spoils_no_sum(tmp_path):
     assert found["feedbus_metric_files_unreadable",] == 0
 
 
-def test_methods_that_clients_make_up_share_one_label(tmp_path):
-    with Metrics.open(tmp_path, "web") as metrics:
-        for number in range(10):
-            metrics.http(f"HACK{number}", "none", 405, 0.001)
-    assert samples(tmp_path)["feedbus_http_requests_total", "405", "none", "other"] == 10
-
-
 def test_live_gauges_are_what_the_caller_says(tmp_path):
     assert samples(tmp_path, GAUGES)["feedbus_queue_messages", "update_feed_3"] == 12
     with pytest.raises(KeyError, match="feedbus_queue_lenght"):
@@ -405,8 +398,8 @@ def test_a_full_disk_stops_no_process_and_spoils_no_file(tmp_path):
     assert output == "counted\nall made\n", errors
     assert "kept in memory only" in errors
     found = samples(tmp_path)
-    assert found["feedbus_http_requests_total", "/x/0", "200", "GET"] == 1
-    assert ("feedbus_http_requests_total", "/x/399", "200", "GET") not in found
+    assert found["feedbus_published_total", "confirmed", "x.0"] == 1
+    assert ("feedbus_published_total", "confirmed", "x.399") not in found
     assert found["feedbus_metric_files_unreadable",] == 0
 
 

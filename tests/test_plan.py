@@ -24,7 +24,7 @@ from feedbus.plan.making import make_plan
 from feedbus.ring import Ring, share_moved
 from feedbus.store.peewee import close_bound
 from feedbus.supervisor.settings import Settings
-from feedbus.topology import Exchange, StoreOptions, Topology
+from feedbus.topology import Exchange, Operations, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 from tests.projects import Project
 from tests.servers import versions
@@ -292,6 +292,7 @@ def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
             exchanges={"work": Exchange("work", "direct"), **exchanges},
             queues={each.name: each for each in queues},
             var=tmp_path / "var",
+            operations=Operations(),
         )
         return Settings.of(topology)
 
@@ -300,12 +301,12 @@ def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
     wanted = settings(queue(prefetch=99), queue("other"), sharded(3, weights=(1, 1, 9)), ring=ring)
     found = running.difference(wanted, 1, {})
     assert (found.added, found.removed) == (("shard_2",), ("old",))
-    assert list(found.restarted) == ["work"]
+    assert list(found.restarted) == ["work", "operations"]  # which shows all the others
     assert found.kept == ("other", "shard_0", "shard_1")
     packed = settings(queue(), queue("other"), ring=Exchange("ring", "x-consistent-hash", 50))
-    assert list(running.difference(packed, 1, {}).restarted) == ["work", "other"]
+    assert list(running.difference(packed, 1, {}).restarted) == ["work", "other", "operations"]
     more = settings(queue(), queue("other"), ring=ring, new=Exchange("new", "direct"))
-    assert running.difference(more, 1, {}).restarted == {}
+    assert list(running.difference(more, 1, {}).restarted) == ["operations"]
 
 
 def test_watchers_that_do_not_run_as_the_topology_says_are_started(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from feedbus.handling import MARK, resolve_object
-from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound, database
+from feedbus.store.peewee import bound, database
 from store import migrations, queries
 from tests.site import Site, fresh_site, problem, served, set_up, topology_in, until, waiting
 from web.demo.load import Load
@@ -194,42 +194,11 @@ def test_metrics_count_requests_by_route_and_status(site):
     site.get("/nothing/at/all")
     site.call("BREW", "/healthz")
     exposed = site.get("/metrics").body.decode()
-    sample = (
-        'feedbus_http_requests_total{method="GET",route="/api/v1/get-feed/<user>",status="404"} 2.0'
-    )
+    sample = 'http_requests_total{method="GET",route="/api/v1/get-feed/<user>",status="404"} 2.0'
     assert sample in exposed
     assert 'route="none",status="404"} 1.0' in exposed
     assert 'method="other",route="none",status="405"} 1.0' in exposed
-    assert (
-        'feedbus_http_request_seconds_count{method="GET",route="/api/v1/get-feed/<user>"} 2'
-        in exposed
-    )
-    assert 'feedbus_queue_messages{queue="update_feed_9"} 0.0' in exposed
-
-
-def test_the_figures_tell_what_waits(site):
-    author = site.user("author")
-    site.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"})
-    figures = site.get("/api/v1/operations").json
-    queues = {queue["name"]: queue for queue in figures["queues"]}
-    assert queues["publish_tweet"]["consumers"][0]["ready"] == 1
-    assert len(queues["update_feed"]["consumers"]) == 10
-    assert queues["update_feed"]["dead"] == 0
-    assert figures["broker"] == {"kind": "SQLite", "reachable": True}
-
-
-def test_readiness_names_what_is_away_and_liveness_does_not_care(site):
-    assert site.get("/readyz").status == 200
-    store = site.topology.store_url.file
-    store.write_bytes(b"no database at all" * 100)
-    for leftover in store.parent.glob("feeds.db-*"):
-        leftover.unlink()
-    close_bound()
-    bind(PeeweeStore(site.topology.store_url))
-    answer = site.get("/readyz")
-    assert list(problem(answer, 503)["errors"]) == ["store"]
-    assert str(store) not in answer.body.decode()
-    assert site.get("/healthz").status == 200
+    assert 'http_request_seconds_count{method="GET",route="/api/v1/get-feed/<user>"} 2' in exposed
 
 
 def test_a_store_that_cannot_be_written_is_an_outage_and_not_a_crash(site):
@@ -259,7 +228,6 @@ def test_a_tweet_is_accepted_while_the_broker_is_away_and_published_when_it_is_b
         for text in ("one", "two"):
             answer = own.post("/api/v1/post-tweet", {"userId": author, "text": text})
             assert answer.status == 202
-        assert list(problem(own.get("/readyz"), 503)["errors"]) == ["broker"]
         assert len(bound().outbox.pending()) == 2
         path.rmdir()
         kept.rename(path)
@@ -272,12 +240,13 @@ def test_a_tweet_is_accepted_while_the_broker_is_away_and_published_when_it_is_b
 def test_without_tables_or_a_declared_broker_it_waits_for_them(tmp_path):
     topology = topology_in(tmp_path)
     with served(topology) as own:
+        assert own.get("/healthz").status == 200
         problem(own.get("/api/v1/get-tweets"), 503)
     migrations.migrate(topology)
     with served(topology) as own:
-        assert until(lambda: own.get("/readyz").status == 200)  # feedbus has made its own tables
-        author = own.user("author")
-        assert own.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"}).status == 202
+        tweet = {"userId": own.user("author"), "text": "Hello"}
+        # At first feedbus's own tables may be missing: the relay's thread makes them.
+        assert until(lambda: own.post("/api/v1/post-tweet", tweet).status == 202)
         assert until(lambda: waiting(own, "publish_tweet") == 1)
         assert until(lambda: not bound().outbox.pending())
 

@@ -1,1 +1,1 @@
-"""The reference application's face: an HTTP API and the operations page, Bottle on waitress."""
+"""The reference application's HTTP API, Bottle on waitress."""

@@ -1,4 +1,4 @@
-"""python -m web: serve the API and the operations page until told to stop."""
+"""python -m web: serve the API until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from feedbus.bus import LiveBus
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.lifeline import follow_parent, mark_ready
 from feedbus.metrics import Metrics
+from feedbus.operations.access import guard_of
+from feedbus.operations.http_server import THREADS, Address, Server, bind, url
 from feedbus.printable import log_handler
 from feedbus.store import open_store
 from feedbus.store.relay import Relay
 from web.app import make_app
-from web.depths import Depths
-from web.guard import TOKEN, Guard, token_from
-from web.server import THREADS, Server, bind, is_loopback
 
 log = logging.getLogger("web")
 
@@ -58,7 +57,7 @@ Examples:
     help="The file that says what the system is.",
 )
 def main(host: str, port: int, threads: int, path: Path) -> None:
-    """Serve the API and the operations page until SIGTERM or SIGINT, then exit 0.
+    """Serve the API until SIGTERM or SIGINT, then exit 0.
 
     An address that other machines reach needs FEEDBUS_API_TOKEN, which every request then has to
     show as Authorization: Bearer TOKEN.
@@ -79,29 +78,22 @@ def serve(host: str, port: int, threads: int, path: Path) -> None:
     """Serve until a signal.
 
     Raises:
-        UsageError: the address cannot be bound, or may not be without a token.
-        FeedbusError: the topology is wrong, or the store cannot be opened.
+        UsageError: the address can be reached by others, and there is no token.
+        FeedbusError: the address cannot be bound, the topology is wrong, or the store cannot be
+            opened.
 
     """
-    token = token_from(os.environ)
-    with bind(host, port) as listener:
-        loopback = is_loopback(listener)
-        if token is None and not loopback:
-            msg = (
-                f"--host {host} can be reached from other machines: set {TOKEN} to a secret that"
-                " requests have to show, or bind to 127.0.0.1"
-            )
-            raise UsageError(msg)
+    address = Address(host, port)
+    with bind(address) as listener:
+        guard = guard_of(listener, address, os.environ)
         topology = config.load(path)
         store = open_store(topology)
         with (
             Metrics.open(topology.var / "metrics", f"web-{port}") as metrics,
             LiveBus(topology, metrics, timeout_seconds=BROKER_PATIENCE_SECONDS) as bus,
             Relay(topology, store, bus) as relay,
-            Depths(topology) as depths,
         ):
-            guard = Guard(token, loopback)
-            app = make_app(topology, relay, depths, metrics=metrics, guard=guard)
+            app = make_app(topology, relay, guard)
             run(Server(app, listener, threads=threads), host)
         store.close()
 
@@ -115,8 +107,7 @@ def run(server: Server, host: str) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    shown = f"[{host}]" if ":" in host else host
-    log.info("listening on http://%s:%d", shown, server.port)
+    log.info("listening on %s", url(host, server.port))
     mark_ready()
     server.run()
     log.info("event=stopped")

@@ -11,14 +11,21 @@ import bottle
 
 from feedbus.errors import Retry
 from feedbus.inline import InlineSystem, Project
+from feedbus.operations.responses import (
+    BAD_REQUEST,
+    CONFLICT,
+    JSON,
+    NOT_FOUND,
+    answer,
+    problem,
+    typed,
+)
 from feedbus.store import Entry
 from feedbus.store.relay import Relay, one_line
 from feedbus.topology import Topology
 from store import queries
 from web import schemas
-from web.answers import JSON, answer, typed
 from web.bodies import load, read_body, read_query
-from web.problems import BAD_REQUEST, CONFLICT, NOT_FOUND, problem
 from web.recent import Recent
 
 log = logging.getLogger("web")

@@ -16,9 +16,9 @@ from urllib.parse import parse_qsl
 import bottle
 from marshmallow import Schema, ValidationError
 
-from web.problems import BAD_REQUEST, Errors, problem
+from feedbus.operations.connections import BODY_BYTES, too_large
+from feedbus.operations.responses import BAD_REQUEST, Errors, problem
 
-LIMIT_BYTES = 64 * 1024
 MOST_PARAMETERS = 20
 
 
@@ -116,15 +116,10 @@ def read_bytes(environ: Mapping[str, Any]) -> bytes:
     if "CONTENT_LENGTH" not in environ:
         detail = "Expected a body, with Content-Length or chunked."
         raise problem(HTTPStatus.LENGTH_REQUIRED, detail)
-    body: bytes = environ["wsgi.input"].read(LIMIT_BYTES + 1)
-    if len(body) > LIMIT_BYTES:
+    body: bytes = environ["wsgi.input"].read(BODY_BYTES + 1)
+    if len(body) > BODY_BYTES:
         raise problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, too_large())
     return body
-
-
-def too_large() -> str:
-    """Say what the limit is."""
-    return f"Expected a body of at most {LIMIT_BYTES} bytes."
 
 
 def parse(body: bytes) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
+from feedbus.operations.responses import PROBLEM as MEDIA_TYPE
 from web import schemas
-from web.problems import MEDIA_TYPE
 
 JSON = "application/json"
 DESCRIPTION = """Every error is `application/problem+json`: `detail` says what happened and what to
@@ -212,14 +212,7 @@ PATHS: Mapping[str, Mapping[str, Any]] = {
             {200: schemas.TweetsAnswer},
         )
     },
-    "/api/v1/operations": {
-        "get": plain("operations", "The figures of the operations page", JSON, OBJECT)
-    },
-    "/metrics": {"get": plain("metrics", "Prometheus metrics", "text/plain", TEXT)},
+    "/metrics": {"get": plain("metrics", "Metrics of requests", "text/plain", TEXT)},
     "/healthz": {"get": public(plain("health", "This process answers", JSON, OBJECT))},
-    "/readyz": {
-        "get": public(plain("ready", "Broker, store and disk can be written to", JSON, OBJECT))
-    },
     "/openapi.json": {"get": public(plain("document", "This document", JSON, OBJECT))},
-    "/": {"get": public(plain("page", "The operations page", "text/html", TEXT))},
 }

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from feedbus.operations.responses import encode
 from store import queries
-from web.answers import encode
 
 SECONDS = 5.0
 MOST = 10_000  # tweets, of some hundred bytes each

@@ -12,9 +12,9 @@ from bench import graphs
 from bench.clients import Client, await_server, requests_per_second
 from bench.runs.latency import percentile
 from bench.stage import SERVERS, Place, Stage
+from feedbus.operations.http_server import THREADS
 from store.queries.sql import rows
 from tests.servers.rabbitmq import free_port
-from web.server import THREADS
 
 STOP_SECONDS = 20.0
 COUNT = 20

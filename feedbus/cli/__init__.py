@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "down": "Stop everything cleanly.",
     "restart": "Start processes anew, one after the other.",
     "run": "Run one consumer in the foreground.",
+    "operations": "Serve metrics, health and the operations page.",
     "status": "Show consumers, depths and rates.",
     "publish": "Publish messages to an exchange.",
     "dead": "List, show, requeue and purge dead letters.",

@@ -37,7 +37,7 @@ class NamedInTopology(StringParamType):
 
 CONSUMER = NamedInTopology("consumer", lambda topology: topology.consumers)
 RUNNING = NamedInTopology(
-    "name", lambda topology: {*topology.consumers, *topology.queues, *topology.processes}
+    "name", lambda topology: {*topology.consumers, *topology.queues, *topology.supervised}
 )
 QUEUE = NamedInTopology("queue", lambda topology: topology.queues)
 EXCHANGE = NamedInTopology("exchange", lambda topology: topology.exchanges)

@@ -83,15 +83,15 @@ def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
     meant: set[str] = set()
     for name in names:
         shards = {one.name for one in topology.consumers.values() if one.queue.name == name}
-        known = {name} if name in topology.consumers or name in topology.processes else shards
+        known = {name} if name in topology.consumers or name in topology.supervised else shards
         if not known:
             msg = (
                 f"no consumer, queue or process named '{name}'; expected one of"
-                f" {', '.join([*topology.consumers, *topology.processes])}"
+                f" {', '.join([*topology.consumers, *topology.supervised])}"
             )
             raise UsageError(msg)
         meant |= known
-    everything = [*topology.consumers, *topology.processes]
+    everything = [*topology.consumers, *topology.supervised]
     chosen = [name for name in everything if name in meant or not names]
     absent = [name for name in chosen if name not in found["watchers"]]
     if absent:

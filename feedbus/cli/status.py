@@ -76,9 +76,16 @@ def gather(topology: Topology) -> dict[str, Any]:
         "store": _store(topology),
         "disk": {"error": "; ".join(unwritable_folders(topology))},
         "consumers": consumers,
-        "processes": {name: kept.get(name, NOT_RUNNING) for name in topology.processes},
+        "processes": {name: kept.get(name, NOT_RUNNING) for name in topology.supervised},
+        "operations": {"url": _operations_url(topology)},
         "notes": [note] if note else [],
     }
+
+
+def _operations_url(topology: Topology) -> str | None:
+    from feedbus.operations.url_file import read_url
+
+    return read_url(topology)
 
 
 def _supervisor(topology: Topology) -> dict[str, Any] | None:
@@ -156,7 +163,7 @@ def _table(found: dict[str, Any]) -> str:
     runs = f"process {supervisor['pid']}" if supervisor["pid"] else "nothing runs: `feedbus up`"
     lines.append("")
     lines.append(f"supervisor  {printable(supervisor['error']) or runs}")
-    for name, one in found["consumers"].items():
+    for name, one in (found["consumers"] | found["processes"]).items():
         holding = sorted({process.get("holding", "") for process in one["processes"]} - {""})
         lines += [f"{name} holds: {printable(reason)}" for reason in holding]
     for name, one in found["consumers"].items():
@@ -167,6 +174,8 @@ def _table(found: dict[str, Any]) -> str:
         one = found[name]
         lines.append(f"{name:<10}  {one['url']}  {printable(one['error']) or 'reachable'}")
     lines.append(f"{'disk':<10}  {printable(found['disk']['error']) or 'can be written to'}")
+    if found["operations"]["url"]:
+        lines.append(f"operations  {found['operations']['url']}")
     return "\n".join(lines)
 
 

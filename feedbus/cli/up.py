@@ -91,12 +91,14 @@ def _supervise(topology: Topology, detached: Detached | None, forks: ForkServer 
     from feedbus.supervisor.arbiter import supervise
 
     total = sum(consumer.queue.processes for consumer in topology.consumers.values())
-    total += sum(process.processes for process in topology.processes.values())
-    width = max(map(len, [*topology.consumers, *topology.processes, "supervisor"]))
+    total += sum(process.processes for process in topology.supervised.values())
+    width = max(map(len, [*topology.consumers, *topology.supervised, "supervisor"]))
     say = _say if detached is None else detached.say
     _print_events(width, say)
 
-    def settled(failures: list[str], took_seconds: float) -> None:
+    def settled(failures: list[str], holds: list[str], took_seconds: float) -> None:
+        for line in holds:
+            say(click.style(printable(line), fg="yellow"))
         if failures:
             text = "\n".join(["not everything is ready:", *failures])
             say(click.style(text, fg="red"))
@@ -104,7 +106,7 @@ def _supervise(topology: Topology, detached: Detached | None, forks: ForkServer 
             text = f"all {total} ready in {took_seconds:.1f} s"
             say(click.style(text, fg="green", bold=True))
         if detached is not None:
-            detached.settled(failures, took_seconds)
+            detached.settled(failures, holds, took_seconds)
 
     say(f"starting {total} processes of {topology.path}, logs in {topology.var / 'log'}")
     supervise(topology, settled, forks)
@@ -156,10 +158,10 @@ class Detached:
         """Write a line to the log."""
         self._log({"data": click.unstyle(text).encode() + b"\n"})
 
-    def settled(self, failures: list[str], took_seconds: float) -> None:
+    def settled(self, failures: list[str], holds: list[str], took_seconds: float) -> None:
         """Report how the start has gone."""
         with contextlib.suppress(OSError):  # nobody waits any more
-            os.write(self._pipe, json.dumps([failures, took_seconds]).encode() + b"\n")
+            os.write(self._pipe, json.dumps([failures, holds, took_seconds]).encode() + b"\n")
         os.close(self._pipe)
 
 
@@ -191,7 +193,9 @@ def _detach(topology: Topology) -> None:
     if not answer:
         msg = f"the supervisor ended before everything was ready; see {log}"
         raise FeedbusError(msg)
-    failures, took_seconds = json.loads(answer)
+    failures, holds, took_seconds = json.loads(answer)
+    for line in holds:
+        click.echo(printable(line), err=True)
     if failures:
         msg = "\n".join(["not everything is ready:", *failures, "`feedbus down` ends the rest"])
         raise FeedbusError(msg)

@@ -16,6 +16,7 @@ from feedbus.topology import (
     DeadLetters,
     Exchange,
     Ladder,
+    Operations,
     Process,
     Queue,
     StoreOptions,
@@ -47,6 +48,7 @@ def build(draft: Draft, path: Path) -> Topology:
                 for name, one in loaded.get("processes", {}).items()
             }
         ),
+        operations=_operations(loaded.get("operations", {})),
         commands=_freeze(loaded.get("commands", {})),
         var=Path(os.path.abspath(root / loaded.get("var", VAR))),  # noqa: PTH100 -- resolve() would follow links
     )
@@ -57,6 +59,11 @@ def _store(options: Mapping[str, Any], root: Path) -> StoreOptions:
     if "url" in given:
         given["url"] = given["url"].within(root)
     return StoreOptions(**given)
+
+
+def _operations(options: Mapping[str, Any]) -> Operations | None:
+    given = dict(options)
+    return Operations(**given) if given.pop("enabled", True) else None
 
 
 def _queue(name: str, options: Mapping[str, Any]) -> Queue:

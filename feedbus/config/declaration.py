@@ -324,6 +324,29 @@ class ProcessTable(TableSchema):
     )
 
 
+class OperationsTable(TableSchema):
+    """[operations]."""
+
+    builds = topology.Operations
+
+    enabled = Flag(
+        "Whether each host runs the process that serves `/metrics`, `/healthz`, `/readyz` and the "
+        "operations page, and that publishes what is left in the outbox.",
+        default="true",
+    )
+    host = Text(
+        "The address on which it listens (`FEEDBUS_OPERATIONS_HOST` on one host). One that other "
+        "machines reach needs `FEEDBUS_API_TOKEN`, which requests then have to show."
+    )
+    port = Whole(
+        "The port on which it listens (`FEEDBUS_OPERATIONS_PORT` on one host); 0 is any free port. "
+        "A port that is set here and taken is an error; the consumers run all the same.",
+        least=0,
+        most=65_535,
+        default=f"{topology.OPERATIONS_PORT}, or a free one when it is taken",
+    )
+
+
 class DefaultsTable(TableSchema):
     """[defaults]."""
 
@@ -354,6 +377,7 @@ class TopologyTable(TableSchema):
     processes = Tables(
         Table(ProcessTable, ""), "Supervised processes beside the consumers, by name.", of="tables"
     )
+    operations = Table(OperationsTable, "Metrics, health and the operations page.")
     commands = Tables(
         Dotted(""), "The project's own click commands: `feedbus NAME`.", of="dotted names"
     )

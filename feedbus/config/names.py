@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault
 from feedbus.config.paths import Path
+from feedbus.topology import OPERATIONS
 
 LONGEST_NAME_BYTES = 255
 # What is put behind a name on the broker: a ring's digest, and the longest delay in milliseconds.
@@ -33,6 +34,8 @@ def check_names(draft: Draft) -> Found:
     named = [*((name, ("exchanges", name)) for name in exchanges), *read]
     yield from _derived(OF_AN_EXCHANGE, named, {*exchanges})
     yield from _derived(OF_A_QUEUE, named, {name for name, _ in read})
+    if draft.loaded.get("operations", {}).get("enabled", True):
+        yield from _operations(draft)
     if LOCK in draft.queues:
         yield ("queues", LOCK), _kept(f"'{LOCK}' is the queue by which feedbus locks the topology")
     for name in exchanges:
@@ -55,6 +58,13 @@ def _consumers(draft: Draft) -> Iterator[tuple[str, Path]]:
 def _started(draft: Draft) -> Iterator[tuple[str, Path]]:
     yield from _consumers(draft)
     yield from ((name, ("processes", name)) for name in draft.loaded.get("processes", {}))
+
+
+def _operations(draft: Draft) -> Found:
+    """Find a consumer or process that has the name of feedbus's own process."""
+    for name, path in _started(draft):
+        if name.casefold() == OPERATIONS:
+            yield path, _kept(f"'{name}' is feedbus's own process, see [operations]")
 
 
 def _meetings(what: str, named: Iterator[tuple[str, Path]]) -> Found:

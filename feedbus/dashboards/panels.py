@@ -47,7 +47,6 @@ def rows(topology: Topology) -> Iterator[tuple[str, list[Panel]]]:
     yield "Waiting", _waiting(topology)
     yield "Handling", _handling(topology)
     yield "Publishing and outages", _speaking()
-    yield "HTTP", _http()
 
 
 def _consumers(topology: Topology) -> list[Panel]:
@@ -192,20 +191,6 @@ def _speaking() -> list[Panel]:
             (Query(blocked, "blocked"),),
             width=THIRD,
         ),
-    ]
-
-
-def _http() -> list[Panel]:
-    requests = Query(_rate("feedbus_http_requests_total", "route, status"), "{{route}} {{status}}")
-    time = Query(
-        "histogram_quantile(0.99, "
-        + _rate("feedbus_http_request_seconds_bucket", "route, le")
-        + ")",
-        "{{route}}",
-    )
-    return [
-        Panel("Requests/s", "By route and status.", (requests,), "reqps"),
-        Panel("Answer time, 99 %", "99 % of the requests were answered in so long.", (time,), "s"),
     ]
 
 

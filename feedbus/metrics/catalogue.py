@@ -40,7 +40,6 @@ LAG_BOUNDS = (
     *(0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0),
 )
-REQUEST_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_BOUNDS = (
     *(1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0),
     *(1000.0, 2000.0, 5000.0, 10000.0),
@@ -125,16 +124,6 @@ BLOCKED = Family(
     "Time that publishers waited because the broker, short of memory or disk, blocked them.",
     (),
 )
-REQUESTS = Family(
-    "feedbus_http_requests_total", "counter", "HTTP requests.", ("method", "route", "status")
-)
-REQUEST_TIME = Family(
-    "feedbus_http_request_seconds",
-    "histogram",
-    "Time to answer an HTTP request.",
-    ("method", "route"),
-    REQUEST_BOUNDS,
-)
 
 # Gauges are never kept in files: a process that was killed would leave its last word behind.
 QUEUE_MESSAGES = Family(
@@ -164,8 +153,6 @@ RECORDED = {
         BATCH,
         PUBLISHED,
         BLOCKED,
-        REQUESTS,
-        REQUEST_TIME,
     )
 }
 GAUGES = {family.name: family for family in (QUEUE_MESSAGES, DEAD_LETTERS)}

@@ -27,7 +27,6 @@ from feedbus.metrics.counts import Counts
 from feedbus.private_files import private_folder
 
 LONGEST_SECONDS = 366 * 86400.0
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 log = logging.getLogger("feedbus.metrics")
 
@@ -41,7 +40,6 @@ class Metrics:
         self._consumers: dict[str, ConsumerMetrics] = {}
         self._published: dict[tuple[str, str], _Counter] = {}
         self._blocked: _Counter | None = None
-        self._requests: dict[tuple[str, str, int], tuple[_Counter, _Histogram]] = {}
 
     @classmethod
     def open(cls, directory: Path, process: str) -> Self:
@@ -90,25 +88,6 @@ class Metrics:
         if self._blocked is None:
             self._blocked = _Counter(self._counts, catalogue.BLOCKED)
         self._blocked.add(max(0.0, seconds))
-
-    def http(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count an HTTP request.
-
-        Args:
-            method: as sent; one that is not in use counts as "other".
-            route: the rule that matched, never the path, which has no end of values.
-            status: the answer's.
-            seconds: from request to answer.
-
-        """
-        key = (method if method in METHODS else "other", route, status)
-        known = self._requests.get(key)
-        if known is None:
-            counter = _Counter(self._counts, catalogue.REQUESTS, key[0], route, str(status))
-            histogram = _Histogram(self._counts, catalogue.REQUEST_TIME, key[0], route)
-            known = self._requests.setdefault(key, (counter, histogram))
-        known[0].add(1)
-        known[1].observe(seconds)
 
     def value(self, name: str, *labels: str) -> float:
         """Return a counter, or how often a histogram was observed; 0 when it is not known."""

@@ -77,7 +77,7 @@ def _watched(topology: Topology, watchers: Watchers | None) -> list[Change]:
         return []
 
     def change(action: str, name: str, reason: str) -> Change:
-        kind = "process" if name in topology.processes else "consumer"
+        kind = "process" if name in topology.supervised else "consumer"
         return Change(action, kind, name, reason)  # type: ignore[arg-type]
 
     return [

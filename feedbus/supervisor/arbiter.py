@@ -45,7 +45,9 @@ def become_supervisor(topology: Topology) -> int:
 
 
 def supervise(
-    topology: Topology, settled: Callable[[list[str], float], None], forks: ForkServer | None
+    topology: Topology,
+    settled: Callable[[list[str], list[str], float], None],
+    forks: ForkServer | None,
 ) -> None:
     """Start every process and keep them until SIGINT, SIGTERM, SIGHUP or circusctl quit.
 
@@ -53,7 +55,8 @@ def supervise(
 
     Args:
         topology: what is to run.
-        settled: told once what is not ready and why, and the seconds it took.
+        settled: called once with what is not ready and why, what is ready but holds and why, and
+            the seconds it took.
         forks: where the first processes come from, None to start each anew.
 
     """

@@ -252,7 +252,7 @@ def stop(
             handle = take_lock(lock)
             lock.unlink(missing_ok=True)
             os.close(handle)
-    for pattern in ("*.ready", "*.sock"):
+    for pattern in ("*.ready", "*.sock", "*.url"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
     return supervised or any(slots) or bool(strays)
@@ -294,7 +294,7 @@ def _end_holder(
 
     name = lock.name.rsplit(".", 2)[0].replace("%2F", "/")
     consumer = topology.consumers.get(name)
-    source = consumer.queue if consumer else topology.processes.get(name)
+    source = consumer.queue if consumer else topology.supervised.get(name)
     patience = PATIENCE_SECONDS if source is None else stop_seconds(source)
     if within_seconds is not None:
         patience = min(patience, within_seconds)

@@ -11,7 +11,7 @@ from typing import Any, Self
 from feedbus.lifeline import SUPERVISED
 from feedbus.plan.changes import Watchers
 from feedbus.supervisor.watchers import watchers
-from feedbus.topology import Topology
+from feedbus.topology import OPERATIONS, Topology
 
 PLACED = ("shards", "weights")  # a ring's business: a shard that stays need not start anew
 
@@ -36,15 +36,18 @@ class Settings:
         common.append(topology.store_url.reveal() if topology.store_url is not None else "")
         common.append(str(topology.consumer_timeout_seconds))
         found, counts = {}, {}
+        queues = {name: _plain(queue) for name, queue in topology.queues.items()}
         for options in watchers(topology):
             name = options["name"]
             counts[name] = options["numprocesses"]
             environment = {k: v for k, v in options["env"].items() if k != SUPERVISED}
             consumer = topology.consumers.get(name)
-            queue = asdict(_plain(consumer.queue)) if consumer else {}
+            known: Any = asdict(queues[consumer.queue.name]) if consumer else {}
             for option in PLACED:
-                queue.pop(option, None)
-            found[name] = _digest([common, options | {"env": environment}, queue])
+                known.pop(option, None)
+            if name == OPERATIONS and topology.operations is not None:
+                known = [asdict(topology.operations), *map(asdict, queues.values())]
+            found[name] = _digest([common, options | {"env": environment}, known])
         exchanges = {
             exchange.name: _digest([exchange.type, exchange.pack, dict(exchange.arguments)])
             for exchange in topology.exchanges.values()

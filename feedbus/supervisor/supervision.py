@@ -43,7 +43,7 @@ class Supervision:
         self,
         arbiter: Any,
         topology: Topology,
-        settled: Callable[[list[str], float], None] | None = None,
+        settled: Callable[[list[str], list[str], float], None] | None = None,
         *,
         forks: ForkServer | None,
     ) -> None:
@@ -53,7 +53,7 @@ class Supervision:
             arbiter: circus's, before its loop runs.
             topology: what is to run.
             settled: called once, when everything is ready or has given up, with what is not
-                ready and why, and the seconds it took.
+                ready and why, what is ready but holds and why, and the seconds it took.
             forks: where the first processes come from, None to start each anew.
 
         """
@@ -86,7 +86,7 @@ class Supervision:
     def _make(self, options: dict[str, Any]) -> KeptWatcher:
         return KeptWatcher(
             run_folder=run_folder(self.topology),
-            marks=options["name"] in self.topology.consumers,
+            marks=options["name"] not in self.topology.processes,
             spawned=self.expect_ready,
             loop=self.arbiter.loop,
             **options,
@@ -323,7 +323,8 @@ class Supervision:
         ]
         if self.settled is not None and (not pending or took > SETTLE_SECONDS):
             settled, self.settled = self.settled, None
-            settled([_why(one) for one in self.watchers if not one.all_ready], took)
+            failures = [_why(one) for one in self.watchers if not one.all_ready]
+            settled(failures, [line for one in self.watchers for line in one.holds()], took)
         if waiting or self.settled is not None:
             self.arbiter.loop.call_later(LOOK_SECONDS, self._look)
         else:

@@ -400,6 +400,11 @@ class KeptWatcher(Watcher):
     def _holding(self, process: Any) -> str:
         return holding(self.run_folder, self.name, process.wid, process.pid)
 
+    def holds(self) -> list[str]:
+        """Return a line for each reason for which its processes hold."""
+        reasons = dict.fromkeys(map(self._holding, self.processes.values()))
+        return [f"{self.name} holds: {reason}" for reason in reasons if reason]
+
     def state(self) -> dict[str, Any]:
         """Return what `feedbus status` shows of this watcher."""
         if self.is_stopping():

@@ -1,4 +1,4 @@
-"""Turn a topology into the options of its circus watchers, one a consumer and one a process."""
+"""Turn a topology into the options of its circus watchers: one a consumer, one a process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from feedbus.errors import UsageError
 from feedbus.lifeline import RUN_FOLDER, SUPERVISED, run_folder
 from feedbus.private_files import private_folder
 from feedbus.supervisor.logs import RotatedLog
-from feedbus.topology import Consumer, Process, Queue, Topology
+from feedbus.topology import OPERATIONS, Consumer, Process, Queue, Topology
 
 # Fifteen processes that compile the same modules anew at each start would need seconds more.
 KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
@@ -27,24 +27,33 @@ LONGEST_SOCKET_PATH = 100  # unix sockets allow 107 bytes; circusctl may add som
 
 
 def watchers(topology: Topology) -> list[dict[str, Any]]:
-    """Make circus's options for every watcher: consumers in the file's order, then processes.
+    """Return circus's options of every watcher: consumers in the file's order, then processes.
 
     Raises:
         UsageError: a watcher's user is unknown, or only root could change to it.
 
     """
     consumers = [_consumer(topology, consumer) for consumer in topology.consumers.values()]
-    return consumers + [_process(topology, process) for process in topology.processes.values()]
+    processes = [_process(topology, process) for process in topology.processes.values()]
+    own = [topology.supervised[OPERATIONS]] if topology.operations is not None else []
+    return [*consumers, *processes, *(_own_process(topology, process) for process in own)]
 
 
 def _consumer(topology: Topology, consumer: Consumer) -> dict[str, Any]:
-    command = ["-m", "feedbus", "--topology", str(topology.path)]
-    run = ["run", consumer.name, "--slot", "$(circus.wid)"]
+    run = _feedbus(topology, "run", consumer.name, "--slot", "$(circus.wid)")
     # A second process on a shard would break the order of its keys, so circus refuses `incr` there.
     alone = consumer.shard is not None and consumer.queue.processes == 1
-    return _watcher(topology, consumer.name, consumer.queue, [*command, *run]) | {
-        "singleton": alone
-    }
+    return _watcher(topology, consumer.name, consumer.queue, run) | {"singleton": alone}
+
+
+def _own_process(topology: Topology, process: Process) -> dict[str, Any]:
+    """Return the options of a process of feedbus's own, which holds its one slot itself."""
+    command = _feedbus(topology, *process.command[1:])
+    return _watcher(topology, process.name, process, command) | {"singleton": True}
+
+
+def _feedbus(topology: Topology, *words: str) -> list[str]:
+    return ["-m", "feedbus", "--topology", str(topology.path), *words]
 
 
 def _process(topology: Topology, process: Process) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def processes(project: Path) -> dict[int, str]:
             where = (folder / "cwd").readlink()
         except OSError:
             continue
-        if where == project and (" run " in command or " up" in command or "-m web" in command):
+        kinds = (" run ", " up", " operations", "-m web")
+        if where == project and any(kind in command for kind in kinds):
             found[int(folder.name)] = command
     return found
 
@@ -120,6 +121,7 @@ def test_changed_shards_work_after_down_and_up(project: Path) -> None:
     (project / "topology.toml").write_text(text)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FEEDBUS_")}
     environment["FEEDBUS_HTTP_PORT"] = "0"
+    environment["FEEDBUS_OPERATIONS_PORT"] = "0"
 
     def feedbus(*words: str) -> str:
         done = subprocess.run(

@@ -45,6 +45,7 @@ class Stack:
     rabbitmq: ShippedRabbitMQ
     environment: dict[str, str]
     port: int
+    operations_port: int
     prometheus: Prometheus
     postgres_port: int
 
@@ -126,7 +127,7 @@ def stack(tmp_path_factory, postgres):
         missing(PROMETHEUS)
     folder = tmp_path_factory.mktemp("stack")
     compose = Compose.read({"FEEDBUS_API_TOKEN": TOKEN})
-    port = free_port()
+    port, operations_port = free_port(), free_port()
     with ExitStack() as running:
         node = running.enter_context(ShippedRabbitMQ(made(folder / "rabbitmq"), compose))
         postgres.sql("CREATE DATABASE feedbus")
@@ -139,13 +140,16 @@ def stack(tmp_path_factory, postgres):
             "FEEDBUS_VAR": str(folder / "var"),
             "FEEDBUS_HTTP_HOST": "127.0.0.1",
             "FEEDBUS_HTTP_PORT": str(port),
+            "FEEDBUS_OPERATIONS_HOST": "127.0.0.1",
+            "FEEDBUS_OPERATIONS_PORT": str(operations_port),
         }
         targets = {
-            "feedbus": f"127.0.0.1:{port}",
+            "feedbus": f"127.0.0.1:{operations_port}",
+            "web": f"127.0.0.1:{port}",
             "rabbitmq": f"127.0.0.1:{node.prometheus_port}",
         }
         prometheus = Prometheus(made(folder / "prometheus"), targets, TOKEN)
-        whole = Stack(compose, node, environment, port, prometheus, postgres.port)
+        whole = Stack(compose, node, environment, port, operations_port, prometheus, postgres.port)
         migrated = whole.run(compose.command("migrate"))
         assert migrated.returncode == 0, migrated.stderr
         running.enter_context(whole.application(folder / "up.log"))
@@ -225,7 +229,7 @@ def meant(expr: str) -> str:
 
 def test_the_broker_is_scraped_and_every_rule_can_be_evaluated(stack):
     ask = stack.prometheus
-    wait_until(lambda: ask.values("up", "job") == {"feedbus": 1, "rabbitmq": 1}, 30)
+    wait_until(lambda: ask.values("up", "job") == {"feedbus": 1, "web": 1, "rabbitmq": 1}, 30)
     assert ask.value("sum(rabbitmq_queues)") > 20
     shipped = {"FeedbusHolding", "FeedbusQueueStands", "FeedbusDeadLetters"}
     wait_until(lambda: all(rule["health"] == "ok" for rule in rules(ask)), 30)
@@ -238,7 +242,7 @@ def rules(prometheus: Prometheus) -> list[dict[str, Any]]:
 
 def test_the_health_checks_of_compose_are_passed_by_what_they_check(stack):
     check = stack.compose.health("app")
-    here = [word.replace(":8080/", f":{stack.port}/") for word in check]
+    here = [word.replace(":8672/", f":{stack.operations_port}/") for word in check]
     assert here != check
     assert stack.run(here).returncode == 0
     name, *words = stack.compose.health("postgres")

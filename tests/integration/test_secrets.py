@@ -165,8 +165,8 @@ def commands(tmp_path: Path, guarded: dict[str, str]) -> Commands:
         'command = "python -m web"\nenvironment = { CANARY = "${CANARY_SETTING}" }',
     )
     (tmp_path / "topology.toml").write_text(text)
-    port = str(free_port())
-    own = {"CANARY_SETTING": SETTING, "FEEDBUS_HTTP_PORT": port, "FEEDBUS_VAR": "var"}
+    ports = {f"FEEDBUS_{name}_PORT": str(free_port()) for name in ("HTTP", "OPERATIONS")}
+    own = {"CANARY_SETTING": SETTING, "FEEDBUS_VAR": "var", **ports}
     return Commands(tmp_path, guarded | own)
 
 
@@ -180,7 +180,9 @@ def test_no_part_of_a_password_is_written_while_everything_works(commands: Comma
         assert commands.run("plan", "--json") == 0
         assert commands.run("apply", "--yes", "--json") in {0, 2}
         port = int(commands.environment["FEEDBUS_HTTP_PORT"])
-        commands.fetch(port, "/", "/metrics", "/api/v1/operations", "/readyz", "/openapi.json")
+        commands.fetch(port, "/metrics", "/healthz", "/openapi.json")
+        port = int(commands.environment["FEEDBUS_OPERATIONS_PORT"])
+        commands.fetch(port, "/", "/metrics", "/operations.json", "/readyz")
         commands.look()
     commands.run("down")
     commands.look()

@@ -342,4 +342,7 @@ def test_restart_runs_the_code_as_it_is_now_and_status_and_plan_say_that_it_has_
         assert system.pids("work") == one["pids"]
         handlers.write_text(text)
         wrong = system.project.feedbus("restart", "wrk", code=1).stderr
-        assert wrong == "error: no consumer, queue or process named 'wrk'; expected one of work\n"
+        known = "work, operations"
+        assert wrong == (
+            f"error: no consumer, queue or process named 'wrk'; expected one of {known}\n"
+        )

@@ -67,7 +67,7 @@ command = "python -c 'import sys; sys.exit(\\"no such thing\\")'"
 start_retries = 3
 """
 
-ALL = {"feed_0", "feed_1", "mail", "clock"}
+ALL = {"feed_0", "feed_1", "mail", "clock", "operations"}
 
 
 class System:
@@ -201,7 +201,7 @@ def running(tmp_path_factory):
     """A system that several tests look at, each leaving it whole."""
     system = System(tmp_path_factory.mktemp("running"))
     with system.up():
-        system.wait_for_output("all 4 ready")
+        system.wait_for_output("all 5 ready")
         yield system
     assert system.output.endswith("stopped\n")
     assert system.processes() == []
@@ -293,15 +293,15 @@ def test_a_consumer_run_by_hand_beside_its_supervised_one_is_refused(running):
 
 def test_a_killed_supervisor_leaves_no_process_behind_and_can_be_followed_at_once(system):
     with system.up() as supervisor:
-        system.wait_for_output("all 4 ready")
+        system.wait_for_output("all 5 ready")
         orphans = set(system.processes()) - {supervisor.pid}
-        assert len(orphans) == 4
+        assert len(orphans) == 5
         supervisor.kill()
         supervisor.wait()
         with system.up():
-            system.wait_for_output("all 4 ready")
+            system.wait_for_output("all 5 ready")
             wait_until(lambda: not any(map(is_alive, orphans)))
-            assert len(system.processes()) == 5
+            assert len(system.processes()) == 6
 
 
 def test_a_process_that_keeps_failing_is_given_up_with_the_reason_and_its_log(system):
@@ -332,11 +332,11 @@ def test_a_signal_in_the_midst_of_starting_stops_everything_cleanly(system, numb
 
 def test_circusd_starts_the_very_same_watchers_as_up(system):
     with system.up():
-        system.wait_for_output("all 4 ready")
+        system.wait_for_output("all 5 ready")
         ours = system.options(ALL)
         listed = system.circusctl("list")
     with system.circusd():
-        wait_until(lambda: system.output.count(" ready: ") == 4, lambda: system.output)
+        wait_until(lambda: system.output.count(" ready: ") == len(ALL), lambda: system.output)
         theirs = system.options(ALL)
         assert system.circusctl("list") == listed
         sockets = (system.root / "var" / "run").glob("*.sock")
@@ -347,7 +347,7 @@ def test_circusd_starts_the_very_same_watchers_as_up(system):
 
 def test_circusctl_reloadconfig_makes_circusd_follow_the_file(system):
     with system.circusd():
-        wait_until(lambda: system.output.count(" ready: ") == 4, lambda: system.output)
+        wait_until(lambda: system.output.count(" ready: ") == len(ALL), lambda: system.output)
         more = TOPOLOGY.replace("shards = 2", "shards = 3")
         (system.root / "topology.toml").write_text(more)
         system.circusctl("--timeout", "60", "reloadconfig", "--waiting")
@@ -380,7 +380,7 @@ def test_processes_that_start_together_share_memory_and_one_that_starts_later_ru
     system,
 ):
     with system.up():
-        system.wait_for_output("all 4 ready")
+        system.wait_for_output("all 5 ready")
         assert all(shared_bytes(system.pids(name)[0]) > 2**20 for name in ("feed_0", "mail"))
         more = TOPOLOGY.replace("shards = 2", "shards = 6")
         (system.root / "topology.toml").write_text(more)
@@ -406,7 +406,7 @@ def test_more_shards_in_the_file_are_more_consumers_after_down_and_up(system):
     up = system.feedbus("up", "--detach")
     assert up.returncode == 0, up.stderr
     assert "logs are in" in up.stdout
-    assert len(system.processes()) == 5
+    assert len(system.processes()) == 6
     down = system.feedbus("down")
     assert (down.returncode, down.stdout) == (0, "stopped\n")
     assert system.processes() == []
@@ -414,20 +414,20 @@ def test_more_shards_in_the_file_are_more_consumers_after_down_and_up(system):
     (system.root / "topology.toml").write_text(more)
     assert system.feedbus("up", "--detach").returncode == 0
     assert set(system.status()) == ALL | {"feed_2", "feed_3", "feed_4"}
-    assert len(system.processes()) == 8
+    assert len(system.processes()) == 9
 
 
 def test_where_nothing_runs_status_says_so_and_down_is_no_error(system):
     shown = system.feedbus("status")
     assert "nothing runs: `feedbus up`" in shown.stdout
-    assert len(re.findall(r" stopped ", shown.stdout)) == 4
+    assert len(re.findall(r" stopped ", shown.stdout)) == len(ALL)
     down = system.feedbus("down")
     assert (down.returncode, down.stdout) == (0, f"nothing runs in {system.root / 'var'}\n")
 
 
 def test_down_clears_away_what_a_killed_supervisor_left(system):
     with system.up() as supervisor:
-        system.wait_for_output("all 4 ready")
+        system.wait_for_output("all 5 ready")
         supervisor.kill()
         supervisor.wait()
         assert system.feedbus("down").returncode == 0

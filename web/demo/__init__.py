@@ -105,6 +105,7 @@ def surroundings(port: int) -> dict[str, str]:
         "FEEDBUS_VAR": str(FOLDER),
         "FEEDBUS_HTTP_HOST": "127.0.0.1",
         "FEEDBUS_HTTP_PORT": str(port),
+        "FEEDBUS_OPERATIONS_PORT": "0",
     }
     kept = {name: text for name, text in os.environ.items() if name != "FEEDBUS_API_TOKEN"}
     return {**kept, **chosen, **own}

@@ -71,7 +71,7 @@ class Report:
     def where_to_look(self) -> None:
         """Say what to do next."""
         click.echo("""
-next:  make up                         the system, to stay: http://127.0.0.1:8080
+next:  make up                         the system, to stay; its page: http://127.0.0.1:8672
        feedbus status                  what runs and what waits  (.venv/bin/feedbus)
        feedbus spread update_feed      where keys go; then edit shards in topology.toml
        less README.md                  what is what""")

@@ -1,4 +1,4 @@
-"""Serve a WSGI application on waitress; when told to stop, finish what is in hand first."""
+"""Serve a WSGI application on waitress; a stop waits for requests that are in flight."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from waitress import wasyncore
@@ -14,8 +15,12 @@ from waitress.adjustments import Adjustments
 from waitress.task import ThreadedTaskDispatcher
 
 from feedbus.errors import FeedbusError
-from web.bodies import LIMIT_BYTES
-from web.channels import MOST_CONNECTIONS, RESERVED_FILES, Listener
+from feedbus.operations.connections import (
+    BODY_BYTES,
+    MOST_CONNECTIONS,
+    RESERVED_FILES,
+    Listener,
+)
 
 BACKLOG = 1024
 THREADS = 16  # most of them wait for the database while one works
@@ -28,6 +33,16 @@ FINISH_SECONDS = 4.0  # less than the time that a supervisor gives
 
 class CannotListen(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
     """An address cannot be bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens, and the options that errors name."""
+
+    host: str
+    port: int
+    host_option: str = "--host"
+    port_option: str = "--port"
 
 
 class Server:
@@ -53,7 +68,7 @@ class Server:
                 cleanup_interval=1,
                 channel_timeout=UNREAD_SECONDS,
                 max_request_header_size=HEADERS_BYTES,
-                max_request_body_size=LIMIT_BYTES + 1,
+                max_request_body_size=BODY_BYTES + 1,
                 ident="",
                 clear_untrusted_proxy_headers=True,
             ),
@@ -67,7 +82,7 @@ class Server:
         return int(self._waitress.effective_port)
 
     def run(self) -> None:
-        """Answer requests until stop(), then finish those in hand and close everything."""
+        """Answer requests until stop(), then finish those in flight and close everything."""
         try:
             while not self._stopping:
                 self._turn(OPEN_LOOP_SECONDS if self._waitress.active_channels else LOOP_SECONDS)
@@ -99,34 +114,41 @@ class Server:
         )
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to host and port, 0 for any free port.
+def bind(address: Address) -> socket.socket:
+    """Return a socket that listens on an address, port 0 for any free port.
 
     Raises:
-        CannotListen: it cannot be bound, with the reason and what to do.
+        CannotListen: nothing can listen there, with the reason and what to do.
 
     """
+    host, port = address.host, address.port
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, found = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError, OverflowError) as error:
-        msg = f"--host {host} --port {port}: no such address: {error}"
+        msg = f"{address.host_option} '{host}': no such address: {error}"
         raise CannotListen(msg) from None
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(address)
+        listener.bind(found)
+        listener.listen(BACKLOG)  # two sockets may be bound to one port until one of them listens
     except OSError as error:
         listener.close()
         msg = (
-            f"cannot listen on {host} port {port}: {error.strerror}; "
-            "stop what listens there, or choose another with --port (0 for any free one)"
+            f"cannot listen on {host} port {port}: {error.strerror}; stop what listens there, or"
+            f" choose another {address.port_option} (0 for any free one)"
         )
         raise CannotListen(msg) from None
     return listener
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Say whether a bound socket can be reached from this machine alone."""
+    """Return whether a bound socket can be reached from this machine alone."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def url(host: str, port: int) -> str:
+    """Return the URL of a server's root."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

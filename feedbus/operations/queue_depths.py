@@ -1,4 +1,4 @@
-"""How many messages wait, asked of the broker on a connection of its own."""
+"""How many messages wait, read from the broker on a connection of its own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ REFUSAL_FRESH_SECONDS = 5.0  # it takes a connection of its own each time
 Counts = Mapping[str, tuple[int, int]]
 
 
-class Depths:
-    """Asks at most once a second, however many ask it."""
+class QueueDepths:
+    """The depths of a topology's queues, read at most once a second, however many ask."""
 
     def __init__(self, topology: Topology) -> None:
         """Connect when first asked."""

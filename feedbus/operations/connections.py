@@ -1,4 +1,4 @@
-"""Connections of the web: bounded in number, and in how long each may take to send a request."""
+"""Connections of clients: limited in number, and in how long each may take to send a request."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, WSGITask
 
-from web.bodies import too_large
-from web.problems import MEDIA_TYPE, document, encode
+from feedbus.operations.responses import PROBLEM, problem_body
 
-log = logging.getLogger("web")
+log = logging.getLogger(__name__)
 
+BODY_BYTES = 64 * 1024  # of one request
 MOST_CONNECTIONS = 1000
 RESERVED_FILES = 200  # for the database, the broker, logs, and connections about to be closed
 FEWEST_CONNECTIONS = 50
@@ -39,10 +39,10 @@ class ProblemTask(ErrorTask):
         detail = f"{error.body or error.reason}."
         if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             detail = too_large()
-        body = encode(document(status, detail))
+        body = problem_body(status, detail)
         self.status = f"{status.value} {status.phrase}"
         self.response_headers.extend(
-            [("Content-Type", MEDIA_TYPE), ("X-Content-Type-Options", "nosniff")]
+            [("Content-Type", PROBLEM), ("X-Content-Type-Options", "nosniff")]
         )
         self.set_close_on_finish()
         self.content_length = len(body)
@@ -185,6 +185,11 @@ class Listener(TcpWSGIServer):
 
     def _open(self) -> list[Channel]:
         return [one for one in self.active_channels.values() if not one.will_close]
+
+
+def too_large() -> str:
+    """Return the detail of the answer to a body that is too large."""
+    return f"Expected a body of at most {BODY_BYTES} bytes."
 
 
 def close(channels: list[Channel]) -> None:

@@ -1,10 +1,9 @@
-"""The routes for whoever runs it: metrics, health, the API's description, the operations page."""
+"""The routes of the operations process: metrics, health, and the page with its figures."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -17,26 +16,30 @@ import bottle
 from feedbus.disk_space import unwritable_folders
 from feedbus.errors import Outage
 from feedbus.metrics import CONTENT_TYPE, exposition
+from feedbus.operations.access import Guard
+from feedbus.operations.page_figures import figures
+from feedbus.operations.queue_depths import Counts, QueueDepths
+from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
+from feedbus.operations.wsgi import Application
 from feedbus.store import Store
 from feedbus.topology import Topology
 from feedbus.urls import BrokerUrl, StoreUrl
-from web.answers import answer, typed
-from web.depths import Counts, Depths
-from web.figures import figures, metrics_folder
-from web.problems import UNAVAILABLE, problem
 
-log = logging.getLogger("web")
+log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page.html")
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+NOT_FOUND = (
+    "There is nothing here; see / (the page), /operations.json (its figures), /metrics, /healthz"
+    " and /readyz."
+)
 
 
 class Operations:
     """What each of these routes does."""
 
-    def __init__(self, topology: Topology, store: Store, depths: Depths, *, locked: bool) -> None:
-        """Show this topology's system; locked is whether the API asks for a token."""
-        self._locked = locked
+    def __init__(self, topology: Topology, store: Store, depths: QueueDepths) -> None:
+        """Show this topology's system."""
         self._topology = topology
         self._store = store
         self._depths = depths
@@ -49,10 +52,10 @@ class Operations:
         for consumer, (ready, kept) in depths.items():
             gauges["feedbus_queue_messages"][consumer] = ready
             dead[self._topology.consumers[consumer].queue.name] = kept
-        return typed(CONTENT_TYPE, exposition(metrics_folder(self._topology), gauges))
+        return typed(CONTENT_TYPE, exposition(self._topology.var / "metrics", gauges))
 
     def health(self) -> bytes:
-        """Say that this process answers."""
+        """Report that this process answers."""
         return answer({"status": "ok"})
 
     def ready(self) -> bytes:
@@ -70,7 +73,7 @@ class Operations:
                 log.warning("event=not_ready part=%s error=%s", part, " ".join(error.split()))
         errors = {part: [public] for part, (error, public) in found.items() if error}
         if errors:
-            detail = f"Not ready: {' and '.join(errors)}; the web's log has the reason."
+            detail = f"Not ready: {' and '.join(errors)}; operations.log has the reason."
             raise problem(UNAVAILABLE, detail, errors)
         return answer(
             {"status": "ok", "broker": "reachable", "store": "reachable", "disk": "writable"}
@@ -83,10 +86,6 @@ class Operations:
         shown["broker"] = state(self._topology.broker_url, away)
         shown["store"] = state(self._topology.store_url, store_away(self._store))
         return answer(shown)
-
-    def document(self) -> bytes:
-        """Return the OpenAPI document."""
-        return typed("application/json", openapi_document(locked=self._locked))
 
     def page(self) -> bytes:
         """Return the operations page."""
@@ -107,28 +106,26 @@ class Operations:
             return {}, str(error)
 
 
-def install(
-    app: bottle.Bottle, topology: Topology, store: Store, depths: Depths, *, locked: bool
-) -> None:
-    """Add the routes to an app."""
-    operations = Operations(topology, store, depths, locked=locked)
+def application(topology: Topology, store: Store, depths: QueueDepths, guard: Guard) -> Application:
+    """Return the WSGI application of the operations process."""
+    operations = Operations(topology, store, depths)
     routes: list[tuple[str, Callable[[], bytes], Mapping[str, bool]]] = [
         ("/metrics", operations.metrics, {"figures": True}),
-        ("/api/v1/operations", operations.figures, {}),
+        ("/operations.json", operations.figures, {}),
         ("/healthz", operations.health, {"public": True}),
         ("/readyz", operations.ready, {"public": True}),
-        ("/openapi.json", operations.document, {"public": True}),
         ("/", operations.page, {"public": True}),
     ]
+    app = Application(guard, not_found=NOT_FOUND)
     for rule, function, access in routes:
         app.route(rule, "GET", function, **access)
+    return app
 
 
 def store_away(store: Store) -> str:
-    """Return why the store does not answer or has no tables, "" when all is well."""
+    """Return why the store does not answer, "" when all is well."""
     try:
         store.ready()
-        store.outbox.pending(1)
     except Exception as error:
         if not (isinstance(error, Outage) or store.is_outage(error)):
             raise
@@ -137,19 +134,11 @@ def store_away(store: Store) -> str:
 
 
 def state(url: BrokerUrl | StoreUrl | None, away: str) -> dict[str, Any]:
-    """Describe a broker or a store without saying where it is."""
+    """Describe a broker or a store without its address."""
     server = "RabbitMQ" if isinstance(url, BrokerUrl) else "PostgreSQL"
     if url is None:
         return {"kind": "none", "reachable": not away}
     return {"kind": "SQLite" if url.embedded else server, "reachable": not away}
-
-
-@cache
-def openapi_document(*, locked: bool) -> bytes:
-    """Make each OpenAPI document once; its library is imported when it is first asked for."""
-    from web.openapi import build
-
-    return json.dumps(build(locked=locked), ensure_ascii=False).encode()
 
 
 @cache

@@ -12,8 +12,8 @@ from http.client import HTTPConnection
 
 import pytest
 
-from web import channels
-from web.server import Server, bind
+from feedbus.operations import connections
+from feedbus.operations.http_server import Address, Server, bind
 
 HALVES = {
     "nothing": b"",
@@ -33,7 +33,7 @@ def application(environ, start_response):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with bind("127.0.0.1", 0) as listener:
+    with bind(Address("127.0.0.1", 0)) as listener:
         serving = Server(application, listener, threads=2)
         thread = threading.Thread(target=serving.run)
         thread.start()
@@ -78,7 +78,7 @@ def is_closed(client: socket.socket) -> bool:
 
 @pytest.mark.parametrize("sent", HALVES.values(), ids=HALVES)
 def test_more_half_open_connections_than_may_be_open_keep_nobody_out(server, monkeypatch, sent):
-    monkeypatch.setattr(channels, "MOST_CONNECTIONS", 100)
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 100)
     with half_open(server, 300, sent) as opened:
         for _ in range(3):
             assert ask(server) == b"hello"
@@ -88,13 +88,13 @@ def test_more_half_open_connections_than_may_be_open_keep_nobody_out(server, mon
 @pytest.mark.parametrize("kind", HALVES)
 def test_a_request_that_does_not_end_is_closed(server, monkeypatch, kind):
     limit = "REQUEST_SECONDS" if "body" in kind else "HEADERS_SECONDS"
-    monkeypatch.setattr(channels, limit, 0.1)
+    monkeypatch.setattr(connections, limit, 0.1)
     with half_open(server, 3, HALVES[kind]) as opened:
         assert all(map(is_closed, opened))
 
 
 def test_bytes_that_come_one_by_one_win_no_time(server, monkeypatch):
-    monkeypatch.setattr(channels, "HEADERS_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HEADERS_SECONDS", 0.5)
     ended = threading.Event()
 
     def trickle(client: socket.socket) -> None:
@@ -113,7 +113,7 @@ def test_bytes_that_come_one_by_one_win_no_time(server, monkeypatch):
 
 
 def test_a_connection_that_was_answered_outlives_those_that_were_not(server, monkeypatch):
-    monkeypatch.setattr(channels, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 20)
     kept = HTTPConnection("127.0.0.1", server.port, timeout=20)
     for _ in range(2):
         kept.request("POST", "/", b"hello")
@@ -129,7 +129,7 @@ def test_a_connection_that_was_answered_outlives_those_that_were_not(server, mon
 
 
 def test_an_idle_connection_is_closed_after_its_answer(server, monkeypatch):
-    monkeypatch.setattr(channels, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.1)
     with half_open(server, 1, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") as (client,):
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
         assert is_closed(client)
@@ -139,8 +139,8 @@ def test_fewer_connections_are_kept_where_few_files_may_be_open():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (700, hard))
-        assert channels.most_connections() == 500
+        assert connections.most_connections() == 500
         resource.setrlimit(resource.RLIMIT_NOFILE, (220, hard))
-        assert channels.most_connections() == 50
+        assert connections.most_connections() == 50
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

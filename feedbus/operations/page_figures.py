@@ -6,14 +6,12 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from feedbus.metrics import exposition
+from feedbus.operations.queue_depths import Counts
 from feedbus.topology import Queue, Topology
-from web.depths import Counts
 
-OWN = "/api/v1/operations"
 SAMPLE = re.compile(r"^(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -21,19 +19,17 @@ Samples = Mapping[str, Mapping[str, float]]
 
 
 def figures(topology: Topology, depths: Counts) -> dict[str, Any]:
-    """Return what the page shows of queues and requests.
+    """Return what the page shows of queues.
 
     Args:
         topology: whose consumers they are; its metrics are read.
         depths: by consumer, empty when the broker is away.
 
     """
-    exposed = exposition(metrics_folder(topology)).decode()
-    samples = sums(exposed)
+    samples = sums(exposition(topology.var / "metrics").decode())
     return {
         "name": topology.name,
         "at": time.monotonic(),  # for rates, so by a clock that nobody sets
-        "http": {"requests": requests(exposed)},
         "queues": [
             of_queue(topology, queue, samples, depths) for queue in topology.queues.values()
         ],
@@ -70,17 +66,3 @@ def sums(exposed: str) -> defaultdict[str, dict[str, float]]:
         consumer = dict(LABEL.findall(labels)).get("consumer", "")
         found[name][consumer] = found[name].get(consumer, 0) + float(value)
     return found
-
-
-def requests(exposed: str) -> float:
-    """Count requests, without those of the page itself."""
-    return sum(
-        float(value)
-        for name, labels, value in SAMPLE.findall(exposed)
-        if name == "feedbus_http_requests_total" and dict(LABEL.findall(labels))["route"] != OWN
-    )
-
-
-def metrics_folder(topology: Topology) -> Path:
-    """Return where the processes of a system keep their metrics."""
-    return topology.var / "metrics"

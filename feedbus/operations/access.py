@@ -6,13 +6,16 @@ import hmac
 import ipaddress
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from web.problems import problem
+from feedbus.errors import UsageError
+from feedbus.operations.http_server import Address, is_loopback
+from feedbus.operations.responses import problem
 
 USUAL_HOST = re.compile(r"(localhost|127\.0\.0\.1)(:[0-9]{1,5})?")  # what nearly all say
 TOKEN = "FEEDBUS_API_TOKEN"  # noqa: S105 -- the variable's name
@@ -46,7 +49,7 @@ class Guard:
             self.check_token(environ.get("HTTP_AUTHORIZATION", ""))
 
     def check_token(self, header: str) -> None:
-        """Raise 401 unless the header bears the token; takes as long for any wrong one."""
+        """Raise 401 unless the header bears the token; any wrong one takes equally long."""
         scheme, _, shown = header.partition(" ")
         expected = self.token or b""
         right = hmac.compare_digest(shown.strip().encode("latin-1", "replace"), expected)
@@ -55,6 +58,23 @@ class Guard:
         detail = f"Expected the header Authorization: Bearer TOKEN, with the server's {TOKEN}."
         challenge = [("WWW-Authenticate", 'Bearer realm="feedbus"')]
         raise problem(HTTPStatus.UNAUTHORIZED, detail, headers=challenge)
+
+
+def guard_of(listener: socket.socket, address: Address, environ: Mapping[str, str]) -> Guard:
+    """Return the guard of a server that listens on an address.
+
+    Raises:
+        UsageError: other machines reach the address, and there is no token.
+
+    """
+    token, loopback = token_from(environ), is_loopback(listener)
+    if token is None and not loopback:
+        msg = (
+            f"{address.host_option} '{address.host}' can be reached from other machines: set"
+            f" {TOKEN} to a secret that requests have to show, or choose 127.0.0.1"
+        )
+        raise UsageError(msg)
+    return Guard(token, loopback)
 
 
 def check_host(header: str | None) -> None:

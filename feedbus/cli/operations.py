@@ -1,0 +1,60 @@
+"""feedbus operations: metrics, health and the operations page, in the foreground."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from feedbus.cli import Context
+from feedbus.printable import log_handler
+from feedbus.topology import OPERATIONS_PORT, Operations
+
+
+@click.command(
+    "operations",
+    epilog="""\b
+Examples:
+  feedbus operations
+  feedbus operations --port 8700
+  FEEDBUS_API_TOKEN=secret feedbus operations --host 0.0.0.0
+""",
+)
+@click.option(
+    "--host",
+    envvar="FEEDBUS_OPERATIONS_HOST",
+    show_envvar=True,
+    help="The address to listen on, instead of the topology's.",
+)
+@click.option(
+    "--port",
+    envvar="FEEDBUS_OPERATIONS_PORT",
+    show_envvar=True,
+    type=click.IntRange(0, 65_535),
+    help=f"The port, 0 for any free one. Without one here or in the topology it is"
+    f" {OPERATIONS_PORT}, or a free one when that is taken.",
+)
+@click.pass_obj
+def command(context: Context, host: str | None, port: int | None) -> None:
+    """Serve /metrics, /healthz, /readyz and the operations page until SIGTERM or SIGINT.
+
+    `feedbus up` runs it supervised on each host, unless [operations] says otherwise. An address
+    that other machines reach needs FEEDBUS_API_TOKEN, which requests then have to show as
+    Authorization: Bearer TOKEN.
+    """
+    from feedbus import lifeline
+    from feedbus.operations.service import run
+
+    supervised = lifeline.follow_parent()
+    logging.basicConfig(
+        level=logging.INFO, handlers=[log_handler("%(asctime)s %(levelname)s %(message)s")]
+    )
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # requests may wait for a thread
+    topology = context.load()
+    declared = topology.operations or Operations()
+    run(
+        topology,
+        host or declared.host,
+        declared.port if port is None else port,
+        supervised=supervised,
+    )

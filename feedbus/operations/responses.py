@@ -1,0 +1,91 @@
+"""What routes return: JSON, and every error as application/problem+json (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import bottle
+
+JSON, PROBLEM = "application/json", "application/problem+json"
+BAD_REQUEST, NOT_FOUND, CONFLICT = HTTPStatus(400), HTTPStatus(404), HTTPStatus(409)
+UNAVAILABLE = HTTPStatus(503)
+
+Errors = Mapping[str, Sequence[str]]
+
+encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def answer(fields: Mapping[str, Any], status: int = 200) -> bytes:
+    """Return a JSON response's body, with its status and type set."""
+    bottle.response.status = status
+    return typed(JSON, encode(fields).encode())
+
+
+def typed(media_type: str, body: bytes) -> bytes:
+    """Return a response's body, with its type set."""
+    bottle.response.content_type = media_type
+    return body
+
+
+def problem_body(status: int, detail: str, errors: Errors | None = None) -> bytes:
+    """Return a problem document; in ASCII, so that it can quote text that UTF-8 cannot hold.
+
+    Args:
+        status: the HTTP status.
+        detail: what happened and what to do, for the person who sent the request.
+        errors: what is wrong with each field; "" is the whole.
+
+    """
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": int(status),
+        "detail": detail,
+    }
+    if errors:
+        document["errors"] = {field: list(texts) for field, texts in errors.items()}
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def problem(
+    status: int,
+    detail: str,
+    errors: Errors | None = None,
+    headers: Iterable[tuple[str, str]] = (),
+) -> bottle.HTTPResponse:
+    """Return the response to raise from a route; see problem_body() for the arguments."""
+    response = bottle.HTTPResponse(problem_body(status, detail, errors), status=int(status))
+    response.set_header("Content-Type", PROBLEM)
+    for name, value in headers:
+        response.add_header(name, value)
+    return response
+
+
+def from_bottle(error: bottle.HTTPError, not_found: str) -> bottle.HTTPResponse:
+    """Return Bottle's own error (no such page, no such method, a crash) as a problem.
+
+    Args:
+        error: what Bottle raised.
+        not_found: the detail for a path that no route has.
+
+    """
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return wrong_method(error.get_header("Allow", ""))
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return problem(NOT_FOUND, not_found)
+    return problem(error.status_code, "The request could not be answered.")
+
+
+def wrong_method(routed: str) -> bottle.HTTPResponse:
+    """Return the answer to OPTIONS, or 405 for another method, with the methods of the path."""
+    methods = {method for method in routed.split(",") if method}
+    if "GET" in methods:
+        methods.add("HEAD")
+    allowed = ", ".join(sorted(methods | {"OPTIONS"}))
+    if bottle.request.method == "OPTIONS":
+        return bottle.HTTPResponse(status=204, headers={"Allow": allowed})
+    detail = f"{bottle.request.method} is not allowed here; expected one of {allowed}."
+    return problem(HTTPStatus.METHOD_NOT_ALLOWED, detail, headers=[("Allow", allowed)])

@@ -1,0 +1,138 @@
+"""The operations process: it serves HTTP, and waits for an address that it cannot listen on yet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from feedbus.errors import FeedbusError
+from feedbus.lifeline import hold_slot, mark_holding, mark_ready
+from feedbus.operations.access import Guard, guard_of
+from feedbus.operations.http_server import Address, CannotListen, Server, bind, url
+from feedbus.operations.queue_depths import QueueDepths
+from feedbus.operations.routes import application
+from feedbus.operations.url_file import write_url
+from feedbus.operations.wsgi import Application
+from feedbus.store import open_store
+from feedbus.topology import OPERATIONS, OPERATIONS_PORT, Topology
+
+log = logging.getLogger(__name__)
+
+MakeApplication = Callable[[Guard], Application]
+
+THREADS = 4
+TRY_AGAIN_SECONDS = 5.0
+HOST_OPTION = "host in [operations]"
+PORT_OPTION = "port in [operations] or by FEEDBUS_OPERATIONS_PORT"
+
+
+def run(topology: Topology, host: str, port: int | None, *, supervised: bool) -> None:
+    """Serve a topology's operations until SIGTERM or SIGINT.
+
+    Args:
+        topology: whose system it shows.
+        host: the address to listen on.
+        port: None is OPERATIONS_PORT, or any free port when that is taken; 0 is any free port.
+        supervised: whether to try an address again that cannot be listened on, rather than raise.
+
+    Raises:
+        SlotTaken: another operations process runs in this folder of state.
+        CannotListen: the address is taken, or does not exist.
+        UsageError: other machines reach the address, and there is no token.
+
+    """
+    with hold_slot(topology, OPERATIONS, 1):
+        store = open_store(topology, application_name="feedbus operations")
+        try:
+            with QueueDepths(topology) as depths:
+                service = Service(topology, host, port, supervised=supervised)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, service.on_signal)
+                service.serve(lambda guard: application(topology, store, depths, guard))
+        finally:
+            store.close()
+    log.info("event=stopped")
+
+
+class Service:
+    """The server of this process, as soon as it can listen."""
+
+    def __init__(
+        self, topology: Topology, host: str, port: int | None, *, supervised: bool
+    ) -> None:
+        """Listen later; see run() for the arguments."""
+        self._topology = topology
+        self._host, self._port = host, port
+        self._supervised = supervised
+        self._over = threading.Event()
+        self._server: Server | None = None
+
+    def on_signal(self, number: int, _: FrameType | None) -> None:
+        """Stop, when the requests that are in flight have been answered."""
+        log.info("event=stop signal=%s", signal.Signals(number).name)
+        self._over.set()
+        if self._server is not None:
+            self._server.stop()
+
+    def serve(self, make_application: MakeApplication) -> None:
+        """Serve until a signal.
+
+        Args:
+            make_application: returns the WSGI application, given who may ask it.
+
+        """
+        found = self._wait_for_address()
+        if found is None:
+            return
+        listener, guard = found
+        with listener:
+            server = self._server = Server(make_application(guard), listener, threads=THREADS)
+            if self._over.is_set():
+                server.stop()
+            where = url(self._host, server.port)
+            write_url(self._topology, where)
+            log.info("listening on %s", where)
+            mark_ready()
+            server.run()
+
+    def _wait_for_address(self) -> tuple[socket.socket, Guard] | None:
+        """Return the listening socket and its guard; None when the process is to end before."""
+        latest = ""
+        while not self._over.is_set():
+            try:
+                found = self._listen()
+            except FeedbusError as error:
+                if not self._supervised:
+                    raise
+                if str(error) != latest:
+                    latest = str(error)
+                    log.error("event=not_listening error=%s", latest)  # noqa: TRY400 -- no bug
+                    mark_holding(latest)
+                    mark_ready()  # all else that this process does goes on
+                self._over.wait(TRY_AGAIN_SECONDS)
+            else:
+                if latest:
+                    mark_holding("")
+                return found
+        return None
+
+    def _listen(self) -> tuple[socket.socket, Guard]:
+        wanted = OPERATIONS_PORT if self._port is None else self._port
+        address = Address(self._host, wanted, HOST_OPTION, PORT_OPTION)
+        try:
+            listener = bind(address)
+        except CannotListen:
+            if self._port is not None:
+                raise
+            log.info("port %d is taken, so a free one is used: `feedbus status` shows it", wanted)
+            listener = bind(Address(self._host, 0, HOST_OPTION, PORT_OPTION))
+        try:
+            return listener, guard_of(listener, address, os.environ)
+        except FeedbusError:
+            listener.close()
+            raise

@@ -1,0 +1,29 @@
+"""Where the operations process of a folder of state answers, in a file that it writes."""
+
+from __future__ import annotations
+
+import os
+
+from feedbus.lifeline import lock_holder, run_folder, slot_path
+from feedbus.private_files import open_private
+from feedbus.topology import OPERATIONS, Topology
+
+
+def write_url(topology: Topology, url: str) -> None:
+    """Write the URL at which this process answers."""
+    path = slot_path(run_folder(topology), OPERATIONS, 1, "url")
+    handle = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(f"{os.getpid()}\n{url}\n")
+
+
+def read_url(topology: Topology) -> str | None:
+    """Return the URL at which the running operations process answers, None when none does."""
+    folder = topology.var / "run"
+    try:
+        text = slot_path(folder, OPERATIONS, 1, "url").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    writer, _, url = text.partition("\n")
+    holder = lock_holder(slot_path(folder, OPERATIONS, 1, "lock"))
+    return url.strip() if writer == str(holder) else None

@@ -1,0 +1,130 @@
+"""A WSGI application: access, errors as problems, and measures around every request."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import bottle
+
+from feedbus.errors import Outage
+from feedbus.operations.access import Guard
+from feedbus.operations.responses import BAD_REQUEST, UNAVAILABLE, from_bottle, problem
+
+log = logging.getLogger(__name__)
+
+HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cache-Control", "no-store"),
+    ("Referrer-Policy", "no-referrer"),
+]
+RETRY_AFTER = [("Retry-After", "5")]
+
+StartResponse = Callable[..., Any]
+Measure = Callable[[str, str, int, float], None]
+
+
+def measure_nothing(method: str, route: str, status: int, seconds: float) -> None:
+    """Ignore a request's measures."""
+
+
+class Application(bottle.Bottle):
+    """A Bottle application that guards its routes, and answers every error as a problem."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        *,
+        not_found: str,
+        is_outage: Callable[[Exception], bool] = lambda _: False,
+        measure: Measure = measure_nothing,
+    ) -> None:
+        """Make an application without routes.
+
+        Args:
+            guard: decides who may ask for a route that is not public.
+            not_found: the detail of the answer to a path that no route has.
+            is_outage: whether an error, besides Outage, means that something is away.
+            measure: called after each request with its method, its route (never the path, which
+                may have any value), the answer's status and the seconds that it took.
+
+        """
+        super().__init__()
+        self._not_found = not_found
+        self._measure = measure
+        self.add_hook("before_request", check_path)
+        self.install(_Shield(guard, is_outage))
+
+    def wsgi(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request, measure it, and add the headers that all answers have."""
+        started = time.perf_counter()
+        seen = [500]
+
+        def respond(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            seen[0] = int(status[:3])
+            return start_response(status, headers + HEADERS, exc_info)
+
+        try:
+            body: Iterable[bytes] = super().wsgi(environ, respond)
+        finally:
+            route = environ.get("bottle.route")
+            rule = route.rule if route else "none"
+            seconds = time.perf_counter() - started
+            self._measure(environ["REQUEST_METHOD"], rule, seen[0], seconds)
+        return body
+
+    def default_error_handler(self, res: bottle.HTTPError) -> bytes:
+        """Answer Bottle's own errors as problems."""
+        answer = from_bottle(res, self._not_found)
+        answer.apply(bottle.response)
+        body: bytes = answer.body
+        return body
+
+
+def check_path() -> None:
+    """Refuse a path that is not UTF-8; Bottle would leave out what it cannot read."""
+    try:
+        bottle.request.environ["bottle.raw_path"].encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        raise problem(BAD_REQUEST, "The path is not UTF-8.") from None
+
+
+class _Shield:
+    """A Bottle plugin that guards each route, and answers what its function raises."""
+
+    api = 2
+    name = "shield"
+
+    def __init__(self, guard: Guard, is_outage: Callable[[Exception], bool]) -> None:
+        self._guard = guard
+        self._is_outage = is_outage
+
+    def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
+        """Wrap a route's function."""
+        public, figures = route.config.get("public", False), route.config.get("figures", False)
+        check = self._guard.check
+
+        def answer(**arguments: str) -> Any:
+            if not public:
+                check(bottle.request.environ, figures=figures)
+            try:
+                return callback(**arguments)
+            except bottle.HTTPResponse:
+                raise
+            except Exception as error:
+                raise self._failure(error, route.rule) from error
+
+        return answer
+
+    def _failure(self, error: Exception, rule: str) -> bottle.HTTPResponse:
+        """Return the answer to an unforeseen error, and log what the answer does not say."""
+        if isinstance(error, Outage) or self._is_outage(error):
+            log.error("event=outage route=%s error=%s", rule, " ".join(str(error).split()))
+            detail = "The store is away or takes no writes; nothing was changed. Try again later."
+            return problem(UNAVAILABLE, detail, headers=RETRY_AFTER)
+        code = uuid.uuid4().hex[:12]
+        log.error("event=crash id=%s route=%s", code, rule, exc_info=error)
+        return problem(500, f"The server failed; its log has the details under id={code}.")

@@ -1,0 +1,135 @@
+"""The operations process under a real supervisor, in small projects of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.projects import Project, gone, wait_until
+
+BODY = "note(n)"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Project:
+    monkeypatch.delenv("FEEDBUS_OPERATIONS_PORT", raising=False)
+    return Project.at(tmp_path, BODY)
+
+
+@contextmanager
+def up(project: Project) -> Iterator[str]:
+    """Run a project until the block ends; gives what `up` wrote to stderr."""
+    started = project.feedbus("up", "--detach")
+    try:
+        yield started.stderr
+    finally:
+        project.feedbus("down")
+
+
+def status(project: Project) -> dict[str, Any]:
+    return json.loads(project.feedbus("status", "--json").stdout)
+
+
+def read(url: str, path: str) -> bytes:
+    with urllib.request.urlopen(f"{url}{path}", timeout=20) as answer:
+        return answer.read()
+
+
+def process(project: Project) -> int:
+    (running,) = status(project)["processes"]["operations"]["processes"]
+    return running["pid"]
+
+
+def append(project: Project, text: str) -> None:
+    with project.topology.open("a") as topology:
+        topology.write(text)
+
+
+@pytest.mark.parametrize("store", ["with", "without"])
+def test_every_project_is_shown_once_it_is_up_and_again_after_a_kill(project, store):
+    if store == "without":
+        text = project.topology.read_text()
+        project.topology.write_text(text.replace('[store]\nurl = "sqlite:///var/store.db"\n', ""))
+    with up(project):
+        url = status(project)["operations"]["url"]
+        project.publish(1, 2)
+        wait_until(lambda: b'consumer="work",verdict="ack"} 2.0' in read(url, "/metrics"))
+        assert json.loads(read(url, "/readyz"))["status"] == "ok"
+        killed = process(project)
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: status(project)["operations"]["url"])
+        again = status(project)["operations"]["url"]
+        assert json.loads(read(again, "/healthz")) == {"status": "ok"}
+        pid = process(project)
+        assert pid != killed
+    assert gone(pid)
+    assert status(project)["operations"]["url"] is None
+    assert "Traceback" not in (project.folder / "var/log/operations.log").read_text()
+
+
+def test_a_port_that_is_taken_is_an_error_that_stops_no_consumer(project):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        append(project, f"[operations]\nport = {port}\n")
+        with up(project) as told:
+            assert f"operations holds: cannot listen on 127.0.0.1 port {port}" in told
+            assert "[operations]" in told
+            project.publish(1)
+            wait_until(project.seen)
+            found = status(project)
+            assert found["operations"]["url"] is None
+            assert found["processes"]["operations"]["state"] == "holding"
+            assert f"port {port}" in project.feedbus("status").stdout
+            other.close()
+            wait_until(lambda: status(project)["operations"]["url"])
+            assert status(project)["operations"]["url"] == f"http://127.0.0.1:{port}"
+            assert status(project)["processes"]["operations"]["state"] == "running"
+
+
+def test_by_hand_a_port_that_is_taken_ends_it_and_an_open_address_needs_the_token(project):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        refused = project.feedbus("operations", "--port", str(other.getsockname()[1]), code=1)
+    assert "error: cannot listen on 127.0.0.1" in refused.stderr
+    refused = project.feedbus("operations", "--host", "0.0.0.0", "--port", "0", code=1)
+    assert "FEEDBUS_API_TOKEN" in refused.stderr
+
+
+def test_the_usual_port_may_be_taken_and_a_changed_option_restarts_this_process_alone(project):
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(("127.0.0.1", 8672))
+            other.listen()
+        except OSError:
+            pass  # somebody else's is as good
+        with up(project):
+            url = status(project)["operations"]["url"]
+            assert not url.endswith(":8672")
+            assert read(url, "/healthz")
+            before = status(project)
+            append(project, "[operations]\nport = 0\n")
+            planned = json.loads(project.feedbus("plan", "--json", code=None).stdout)
+            assert [one["name"] for one in planned["changes"]] == ["operations"]
+            project.feedbus("apply", "--yes")
+            wait_until(lambda: status(project)["operations"]["url"] not in {None, url})
+            after = status(project)
+            assert (
+                after["consumers"]["work"]["processes"][0]["pid"]
+                == (before["consumers"]["work"]["processes"][0]["pid"])
+            )
+
+
+def test_a_project_may_do_without_it(project):
+    append(project, "[operations]\nenabled = false\n")
+    with up(project):
+        found = status(project)
+        assert found["processes"] == {}
+        assert found["operations"]["url"] is None

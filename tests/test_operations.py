@@ -1,0 +1,120 @@
+"""The operations process's routes, served on loopback over small systems."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from feedbus.operations.access import Guard
+from tests.operations import Served, served
+from tests.site import problem
+from tests.systems import System, closing_store, queue, sharded
+
+
+@pytest.fixture
+def system(tmp_path) -> Iterator[System]:
+    with closing_store():
+        yield System.at(tmp_path, queue(), sharded(3))
+
+
+def figures(own: Served, name: str) -> dict[str, Any]:
+    queues = own.get("/operations.json").json["queues"]
+    return next(one for one in queues if one["name"] == name)
+
+
+def test_the_figures_say_what_waits_for_each_consumer(system):
+    system.publish([1, 2])
+    with served(system) as own:
+        assert figures(own, "work")["consumers"][0]["ready"] == 2
+        assert [one["name"] for one in figures(own, "shard")["consumers"]] == [
+            "shard_0", "shard_1", "shard_2",
+        ]  # fmt: skip
+        found = own.get("/operations.json").json
+    assert found["broker"] == {"kind": "SQLite", "reachable": True}
+    assert found["store"] == {"kind": "SQLite", "reachable": True}
+
+
+def test_metrics_have_the_depths_of_every_consumer_and_none_of_http(system):
+    system.publish([1, 2, 3])
+    with served(system) as own:
+        exposed = own.get("/metrics").body.decode()
+    assert 'feedbus_queue_messages{queue="work"} 3.0' in exposed
+    assert 'feedbus_queue_messages{queue="shard_2"} 0.0' in exposed
+    assert 'feedbus_dead_letters{queue="work"} 0.0' in exposed
+    assert "http" not in exposed
+
+
+def test_the_page_runs_under_a_policy_that_admits_its_own_script_alone(system):
+    with served(system) as own:
+        answer = own.get("/")
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    page = answer.body.decode()
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+    assert not re.findall(r"\son\w+=|style=", page)
+    assert 'fetch("/operations.json"' in page
+
+
+def test_readiness_names_what_is_away_and_liveness_does_not_depend_on_it(system):
+    with served(system) as own:
+        assert own.get("/readyz").json["status"] == "ok"
+    path = system.topology.broker_url.file
+    for leftover in (path, *path.parent.glob("broker.db-*")):
+        leftover.unlink()
+    path.mkdir()  # nothing can be opened there
+    with served(system) as own:
+        answer = own.get("/readyz")
+        assert list(problem(answer, 503)["errors"]) == ["broker"]
+        assert str(path) not in answer.body.decode()
+        assert own.get("/healthz").status == 200
+        assert own.get("/operations.json").json["broker"]["reachable"] is False
+        assert figures(own, "work")["consumers"][0]["ready"] is None
+
+
+def test_readiness_names_a_store_that_cannot_be_read(system):
+    system.store.close()
+    store = system.topology.store_url.file
+    for leftover in store.parent.glob("store.db-*"):
+        leftover.unlink()
+    store.write_bytes(b"no database at all" * 100)
+    with served(system) as own:
+        answer = own.get("/readyz")
+        assert list(problem(answer, 503)["errors"]) == ["store"]
+        assert str(store) not in answer.body.decode()
+
+
+def test_readiness_names_a_disk_that_is_full(system, monkeypatch):
+    (system.topology.var / "log").mkdir(parents=True)
+    monkeypatch.setattr(
+        "feedbus.disk_space.unwritable",
+        lambda folder: f"{folder}: No space left on device" if folder.name == "log" else "",
+    )
+    with served(system) as own:
+        assert problem(own.get("/readyz"), 503)["errors"] == {"disk": ["Cannot be written to."]}
+
+
+def test_a_server_that_others_reach_asks_for_the_token_except_for_health_and_the_page(system):
+    with served(system, Guard(b"secret", loopback=False)) as own:
+        for path in ("/metrics", "/operations.json"):
+            problem(own.get(path), 401)
+            assert own.get(path, Authorization="Bearer secret").status == 200
+        for path in ("/", "/healthz", "/readyz"):
+            assert own.get(path).status == 200
+
+
+def test_on_loopback_metrics_need_no_token(system):
+    with served(system, Guard(b"secret", loopback=True)) as own:
+        assert own.get("/metrics").status == 200
+        problem(own.get("/operations.json"), 401)
+
+
+def test_an_unknown_path_names_those_that_there_are(system):
+    with served(system) as own:
+        assert "/readyz" in problem(own.get("/api/v1/get-tweets"), 404)["detail"]
+        assert json.loads(own.get("/healthz").body) == {"status": "ok"}
