@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import pytest
 from feedbus import Outage
 from feedbus.errors import TopologyError, Unroutable, UsageError
 from feedbus.inline import NeverDone
+from feedbus.inline.projects import project
+from feedbus.store import open_store
 from feedbus.testing import RecordingBus, TestSystem
 
 PAGE = (Path(__file__).parents[1] / "docs" / "testing.md").read_text()
@@ -82,6 +85,16 @@ def mail(order, bus: Bus) -> None:
 @handler(Any_)
 def echo(message, bus: Bus) -> None:
     bus.publish("work", message, key="echo")
+"""
+
+ONCE = """
+[store]
+url = "sqlite:///shop.db"
+[queues.paid]
+exchange     = "receipts"
+routing_keys = ["paid"]
+handler      = "{module}:mail"
+once         = true
 """
 
 numbers = itertools.count()
@@ -264,6 +277,30 @@ def test_a_changed_file_is_read_anew(tmp_path):
         assert len(system.handled("late")) == 1
 
 
+def test_a_file_is_read_again_only_when_it_or_a_variable_in_it_has_changed(tmp_path, monkeypatch):
+    shop = Shop(tmp_path)
+    named = shop.topology.read_text().replace('name = "shop"', 'name = "${SHOP:-shop}"')
+    shop.topology.write_text(named)
+    first = project(shop.topology)
+    monkeypatch.setenv("ANOTHER", "value")
+    assert project(shop.topology) is first
+    monkeypatch.setenv("SHOP", "branch")
+    assert project(shop.topology).topology.name == "branch"
+
+
+def test_what_a_program_puts_into_the_outbox_is_published_by_the_next_run(tmp_path):
+    shop = Shop(tmp_path)
+    shop = Shop(tmp_path, ONCE.format(module=shop.name))
+    system = shop.system()
+    store = open_store(system.topology)
+    with system, closing(store):
+        with store.transaction():
+            store.outbox.put("receipts", order(), "paid")
+        assert system.run() == 1
+        assert not store.outbox.pending()
+        assert [each.payload["id"] for each in system.handled("paid")] == [1]
+
+
 def test_a_file_with_mistakes_shows_all_of_them(tmp_path):
     (tmp_path / "topology.toml").write_text('name = "x"\n[queues.q]\nexchange = "none"\n')
     with pytest.raises(TopologyError, match="exchange"):
@@ -277,17 +314,6 @@ def test_a_handler_that_is_not_there_is_an_error_before_anything_runs(tmp_path):
     )
     with pytest.raises(UsageError, match="cannot import nobody_wrote_it"):
         TestSystem(tmp_path / "topology.toml")
-
-
-ONCE = """
-[store]
-url = "sqlite:///shop.db"
-[queues.paid]
-exchange     = "receipts"
-routing_keys = ["paid"]
-handler      = "{module}:mail"
-once         = true
-"""
 
 
 def test_once_works_on_an_empty_store_of_its_own(tmp_path):

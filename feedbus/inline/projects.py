@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from feedbus import config, handling
 from feedbus.clock import VirtualClock
@@ -51,7 +52,20 @@ class Project:
             memory.remove(broker.name)
 
 
-_projects: dict[tuple[Path, str, frozenset[tuple[str, str]]], Project] = {}
+class _Lookups(dict[str, str]):
+    """An environment that notes which variables were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(os.environ)
+        self.found: dict[str, str | None] = {}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.found[name] = os.environ.get(name)
+        return super().get(name, default)
+
+
+# By path: what the file said, the variables that it names, and what came of both.
+_projects: dict[Path, tuple[str, dict[str, str | None], Project]] = {}
 
 
 def project(topology: str | Path | Topology) -> Project:
@@ -65,10 +79,14 @@ def project(topology: str | Path | Topology) -> Project:
         return Project(topology)
     path = Path(topology).absolute()
     text = config.read(path)
-    known = (path, text, frozenset(os.environ.items()))  # ${VAR} is part of what a file says
-    if known not in _projects:
-        _projects[known] = Project(config.load(path, text=text))
-    return _projects[known]
+    said, variables, known = _projects.get(path, ("", {}, None))
+    unchanged = all(os.environ.get(name) == value for name, value in variables.items())
+    if known is not None and said == text and unchanged:
+        return known
+    lookups = _Lookups()
+    made = Project(config.load(path, environ=lookups, text=text))
+    _projects[path] = (text, lookups.found, made)
+    return made
 
 
 def unused_name() -> str:

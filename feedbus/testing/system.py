@@ -16,6 +16,7 @@ from feedbus.handling import Handler, resolve_object
 from feedbus.inline.projects import project
 from feedbus.inline.system import MOST_DELIVERIES, InlineSystem
 from feedbus.store import Store, open_store
+from feedbus.store.relay import publish_pending
 from feedbus.testing.observations import Handled, Published, RecordingSender, watched
 from feedbus.topology import Consumer, Topology
 from feedbus.urls import parse_store_url
@@ -63,11 +64,10 @@ class TestSystem:
         with contextlib.ExitStack() as ends:
             found = project(topology)
             self.topology = found.topology
-            if store is None:
-                store = self._opened(ends)
+            self._store = self._opened(ends) if store is None else store
             self._system = InlineSystem(
                 found,
-                store,
+                self._store,
                 clock=self.clock,
                 make_sender=self._sender,
                 wrap=self._watched,
@@ -133,7 +133,8 @@ class TestSystem:
     def run(self, *, most: int = MOST_DELIVERIES) -> int:
         """Handle everything until nothing waits, retries included; return how many deliveries.
 
-        The clock goes on to whenever the next retry is due.
+        The clock goes on to whenever the next retry is due. What is in the store's outbox is
+        published first.
 
         Args:
             most: deliveries, after which it gives up.
@@ -143,10 +144,10 @@ class TestSystem:
             Outage: a handler raised it, or the store is away; its messages stay where they are.
 
         """
-        done = self._system.handle_ready(most)
+        done = self._handle_ready(most)
         while (seconds := self._system.next_retry_seconds()) is not None:
             self.clock.sleep(seconds)
-            done += self._system.handle_ready(most - done)
+            done += self._handle_ready(most - done)
         return done
 
     def advance(self, seconds: float, *, most: int = MOST_DELIVERIES) -> int:
@@ -155,14 +156,26 @@ class TestSystem:
         `advance(0)` handles what waits now, and no retry. Raises: as run().
         """
         end = self.clock.monotonic() + seconds
-        done = self._system.handle_ready(most)
+        done = self._handle_ready(most)
         while (next_seconds := self._system.next_retry_seconds()) is not None:
             if self.clock.monotonic() + next_seconds > end:
                 break
             self.clock.sleep(next_seconds)
-            done += self._system.handle_ready(most - done)
+            done += self._handle_ready(most - done)
         self.clock.sleep(end - self.clock.monotonic())
-        return done + self._system.handle_ready(most - done)
+        return done + self._handle_ready(most - done)
+
+    def _handle_ready(self, most: int) -> int:
+        """Handle what waits, and what the handlers have left in the outbox."""
+        done = 0
+        while True:
+            relayed = publish_pending(
+                self._store, self._system.bus, self.topology.name, older_than_seconds=0
+            )
+            handled = self._system.handle_ready(most - done)
+            done += handled
+            if not (relayed or handled):
+                return done
 
     def published(self, exchange: str | None = None) -> list[Published]:
         """Return what was published to an exchange, or to all, by the test and by handlers.
