@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from bench.graphs import Tweet
 from feedbus.store.peewee import on_postgres, transaction
-from handlers.send_sms import shorten
+from handlers.send_notification import shorten
 from store.queries.sql import rows, run, run_each
 
 PATIENCE_SECONDS = 120.0

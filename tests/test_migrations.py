@@ -14,7 +14,7 @@ from playhouse.schema_diff import diff_models
 
 from feedbus.errors import Outage
 from feedbus.store.peewee import PeeweeStore, bind, close_bound, database
-from store import cli, migrations, queries
+from store import cli, migrations, moments, queries
 from store.models import MODELS
 from tests.servers.postgres import free_port
 
@@ -61,7 +61,7 @@ def test_the_tables_are_those_of_the_models(store_url):
 
 def test_numbers_and_ids_have_64_bits(store_url):
     user = queries.create_user("ann")
-    tweet = queries.NewTweet(2**63 - 1, user, "far", 1)
+    tweet = {"id": 2**63 - 1, "author_id": user, "text": "far", "created_at": moments.EPOCH}
     assert queries.ensure_tweets([tweet]) == {2**63 - 1}
     queries.add_feed_entries({2**63 - 1: [user]})
     assert queries.read_feed(user, 1) == [2**63 - 1]

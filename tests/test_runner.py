@@ -83,11 +83,11 @@ def test_a_dropped_message_is_counted_and_logged_and_leaves_no_dead_letter(
         system.note(message)
 
     def drop_even(records: Records, _bus: Bus) -> None:
-        for index, message in enumerate(records):
-            if message["n"] % 2:
-                system.note(message)
+        for each in records.singles():
+            if each.first["n"] % 2:
+                system.note(each.first)
             else:
-                records.drop(index, f"{message['n']} was deleted")
+                each.drop(f"{each.first['n']} was deleted")
 
     system.publish([1, 2, 3])
     system.publish([4, 5, 6], key="many")
@@ -323,13 +323,49 @@ def test_a_batch_handler_rejects_single_records_of_a_pack(make: Callable[..., Sy
     system = make(queue(batch=BATCH), pack=100)
 
     def pick(records: Records, _bus: Bus) -> None:
-        for index, number in enumerate(records.column("n")):
-            if number % 7 == 0:
-                records.reject(index, "divisible")
+        records.where("n", range(0, 20, 7)).reject("divisible")
 
     system.publish(range(20))
     system.run(pick, batch=True)
     assert [json.loads(letter.body)["n"] for letter in system.dead()] == [0, 7, 14]
+
+
+@pytest.mark.parametrize("options", [{}, {"once": True}, {"stream": True}])
+def test_what_records_of_a_batch_publish_arrives_under_ids_of_theirs(
+    make: Callable[..., System], options: dict[str, bool]
+) -> None:
+    next_ = queue("next", exchange="other", routing_keys=("n",), batch=BATCH)
+    system = make(queue(batch=BATCH, **options), next_, pack=100)
+    ids: list[str] = []
+
+    def send_on(records: Records, _bus: Bus) -> None:
+        records.where("n", {3}).reject("not this one")
+        records.remaining().publish("other", key="n", columns={"n": "n"})
+        if len(records) > 1:
+            msg = "each is taken alone"
+            raise ValueError(msg)
+
+    def note(records: Records, _bus: Bus) -> None:
+        ids.extend(records.ids)
+        system.seen.extend(records.column("n"))
+
+    system.publish(range(5))
+    system.run(send_on, batch=True)
+    system.run(note, "next", batch=True)
+    assert system.seen == [0, 1, 2, 4]
+    assert len(set(ids)) == 4
+    assert [letter.reason for letter in system.dead()] == ["not this one"]
+
+
+def test_a_batch_handler_that_publishes_by_the_bus_has_failed_with_what_to_do(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(batch=BATCH), queue("next", exchange="other"))
+    system.publish(range(2))
+    system.run(lambda records, bus: bus.publish("other", records[0]), batch=True)
+    reasons = {letter.reason for letter in system.dead()}
+    assert len(reasons) == 1
+    assert "records.publish(…)" in reasons.pop()
 
 
 def test_invalid_records_of_a_pack_are_dead_and_the_others_handled(

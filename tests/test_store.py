@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import tracemalloc
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from feedbus.store.peewee import database, on_postgres, transaction
-from store import queries
+from store import moments, queries
 from store.models import EmailNotification, FeedEntry, Follower, SmsNotification, Tweet, User
 from store.queries.feeds import READ
 from store.queries.sql import numbers, run
@@ -17,6 +19,11 @@ from store.queries.sql import numbers, run
 @pytest.fixture
 def author(store_url) -> int:
     return queries.create_user("author", "author@example.com")
+
+
+def new_tweet(number: int, author: int, text: str, microseconds: int) -> dict[str, Any]:
+    moment = moments.EPOCH + timedelta(microseconds=microseconds)
+    return {"id": number, "author_id": author, "text": text, "created_at": moment}
 
 
 def texts(tweets: list[dict]) -> list[str]:
@@ -172,10 +179,10 @@ def test_a_repeated_request_finds_its_tweet(author):
 
 
 def test_tweets_of_other_systems_are_stored_once_and_only_with_an_author(author):
-    foreign = queries.NewTweet(500, author, "from afar", 1_000_000)
-    orphan = queries.NewTweet(501, 9999, "whose?", 1_000_000)
+    foreign = new_tweet(500, author, "from afar", 1_000_000)
+    orphan = new_tweet(501, 9999, "whose?", 1_000_000)
     assert queries.ensure_tweets([foreign, orphan]) == {500}
-    changed = queries.NewTweet(500, author, "changed", 2_000_000)
+    changed = new_tweet(500, author, "changed", 2_000_000)
     assert queries.ensure_tweets([changed]) == {500}
     assert queries.list_tweets(0, 10) == [
         {
@@ -189,7 +196,7 @@ def test_tweets_of_other_systems_are_stored_once_and_only_with_an_author(author)
 
 def test_posting_goes_on_among_the_ids_of_other_systems(author):
     foreign = [*range(2, 40), 2**53 + 5, 2**63 - 1]
-    queries.ensure_tweets([queries.NewTweet(each, author, "x", 1) for each in foreign])
+    queries.ensure_tweets([new_tweet(each, author, "x", 1) for each in foreign])
     own = post(author, "a", "b", "c")
     assert own == sorted(set(own))
     assert not set(own) & set(foreign)
@@ -262,7 +269,7 @@ def test_reading_a_long_feed_uses_the_key_without_a_sort_or_a_scan(author):
         newest,
         reader,
     )
-    tweet = queries.NewTweet(newest, author, "the last", 1)
+    tweet = new_tweet(newest, author, "the last", 1)
     queries.ensure_tweets([tweet])
     for analyzed in (False, True):
         if analyzed:

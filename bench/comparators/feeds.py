@@ -11,7 +11,7 @@ import peewee
 from playhouse.db_url import connect
 
 from handlers.schemas import PublishTweet, SendNotification, UpdateFeed
-from handlers.send_sms import shorten
+from handlers.send_notification import shorten
 
 database = connect(os.environ["FEEDBUS_DATABASE_URL"])
 TWEET, UPDATE, NOTIFICATION = PublishTweet(), UpdateFeed(), SendNotification()

@@ -8,7 +8,7 @@ import psycopg2
 
 from bench import checking, graphs
 from bench.stage import SERVERS, Stage
-from handlers.send_sms import shorten
+from handlers.send_notification import shorten
 
 TWEET = "INSERT INTO tweet (id, author_id, text, created_at) VALUES (%s, %s, %s, %s)"
 FEED = """

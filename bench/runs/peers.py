@@ -16,7 +16,7 @@ from pathlib import Path
 from bench import checking, graphs
 from bench.comparators import PORT_CONSUMERS
 from bench.stage import SERVERS, Place, Stage
-from store import queries
+from store import moments, queries
 from store.queries.sql import run
 
 NOTHING = subprocess.DEVNULL
@@ -66,7 +66,10 @@ def deliver(stage: Stage, peer: str, graph: str, count: int) -> dict[str, float]
         tweets = graphs.tweets(graph, count)
         wanted, before = checking.expect(tweets), checking.notifications()
         # Whoever takes a post stores the tweet before it publishes; so their ids are taken, too.
-        queries.ensure_tweets([queries.NewTweet(t.id, t.author_id, t.text, 0) for t in tweets])
+        queries.ensure_tweets(
+            {"id": t.id, "author_id": t.author_id, "text": t.text, "created_at": moments.EPOCH}
+            for t in tweets
+        )
         publisher = _publisher(stack, place, peer)
         started = time.monotonic()
         publisher.communicate(json.dumps([tweet.payload() for tweet in tweets]).encode())

@@ -1,53 +1,47 @@
-"""The bus that a handler gets: it collects, and what it collected is sent after the commit."""
+"""The buses that handlers get: they collect, and what they collected is sent after the commit."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, groupby
-from typing import Any
+from typing import Any, NoReturn
 
 from feedbus.bus.arguments import check_columns, check_many
 from feedbus.bus.encoding import columnar, derive
 from feedbus.bus.interface import Bus
+from feedbus.bus.merging import merged
+from feedbus.errors import UsageError
 from feedbus.records import Records
 from feedbus.records.ids import LARGEST_ORDINAL, Ids, children, pick
 from feedbus.records.packs import Pack
+from feedbus.records.parts import Part
+
+Collect = Callable[[str, Pack], None]
+AT_ONCE = 50_000  # messages that wait to be put together: so many fill the packs of many shards
 
 
 class CollectingBus(Bus):
-    """Collects what one call of a handler publishes, with ids derived from what it was given."""
+    """What a handler of one record gets: ids derive from that record's."""
 
-    def __init__(self, records: Records, collect: Callable[[str, Pack], None]) -> None:
-        """Collect for a handler that was given these records.
+    def __init__(self, records: Records, collect: Collect) -> None:
+        """Collect for a handler that is given this record.
 
         Args:
-            records: what causes all that is published.
+            records: the record that causes all that is published.
             collect: takes each exchange's name and the records for it.
 
         """
         self._records = records
         self._collect = collect
         self._calls = 0
-        self._parents: Ids | None = None
-        # By exchange: how many children each record has caused there.
-        self._caused: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
-    def publish_many(
-        self,
-        exchange: str,
-        pairs: Iterable[tuple[Mapping[str, Any], str]],
-        *,
-        causes: Sequence[int] | None = None,
-    ) -> int:
+    def publish_many(self, exchange: str, pairs: Iterable[tuple[Mapping[str, Any], str]]) -> int:
         """Collect (payload, routing key) pairs."""
         check_many(exchange, pairs)
         collected = list(pairs)
-        first = 0
         for pack in columnar(collected, ""):
-            part = None if causes is None else causes[first : first + len(pack)]
-            first += len(pack)
-            self.publish_columns(exchange, pack.keys, pack.columns, pack.shared, causes=part)
+            self.publish_columns(exchange, pack.keys, pack.columns, pack.shared)
         return len(collected)
 
     def publish_columns(
@@ -56,28 +50,94 @@ class CollectingBus(Bus):
         keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
         shared: Mapping[str, Any],
-        *,
-        causes: Sequence[int] | None = None,
     ) -> int:
         """Collect records by column."""
         check_columns(exchange, keys, columns, shared)
-        if causes is None:
-            call = f"{exchange}/{self._calls}"
-            self._calls += 1
-            pack = Pack.numbered(derive(call, *self._records.ids), keys, shared, columns)
-        else:
-            pack = Pack(self._children(exchange, causes), keys, shared, columns)
-            if len(causes) != len(pack):
-                msg = f"expected a cause for each of {len(pack)} records, got {len(causes)}"
-                raise ValueError(msg)
+        call = f"{exchange}/{self._calls}"
+        self._calls += 1
+        pack = Pack.numbered(derive(call, *self._records.ids), keys, shared, columns)
         if len(pack):
             self._collect(exchange, pack)
         return len(pack)
 
+    def flush(self) -> None:
+        """Do nothing: what is published is collected at once."""
+
+
+class BatchBus(Bus):
+    """What a batch handler gets: its records publish, and ids derive from each record's.
+
+    A record's n-th message for an exchange has the same id in whatever batch the record comes.
+    """
+
+    def __init__(
+        self, records: Records, collect: Collect, shards: Callable[[str], int] = lambda _: 0
+    ) -> None:
+        """Take what these records publish.
+
+        Args:
+            records: all that the handler is given.
+            collect: takes each exchange's name and the messages for it.
+            shards: over how many shards an exchange of that name spreads its keys, 0 for one that
+                is not hashed; raises UsageError where there is no such exchange.
+
+        """
+        self._records = records
+        self._collect = collect
+        self._shards = shards
+        self._parents: Ids | None = None
+        self._waiting: dict[str, list[Part]] = {}
+        self._counts: Counter[str] = Counter()
+        # By exchange: how many children each record has caused there.
+        self._caused: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        records.bind(self)
+
+    def publish_many(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: which record is the cause cannot be known.
+
+        Raises:
+            UsageError: always.
+
+        """
+        msg = (
+            "a batch handler cannot publish by the bus: it is not known which record causes the"
+            " message, whose id has to stay the same in any batch; call records.publish(…), or"
+            " publish_many(…) or publish_columns(…) on each of records.singles()"
+        )
+        raise UsageError(msg)
+
+    publish_columns = publish_many
+
+    def publish_part(self, part: Part) -> None:
+        """Take messages that records publish."""
+        exchange = part.exchange
+        if exchange not in self._waiting:
+            self._shards(exchange)  # a name that is unknown is an error of this call
+            self._waiting[exchange] = []
+        self._waiting[exchange].append(part)
+        self._counts[exchange] += len(part)
+        if self._counts[exchange] >= AT_ONCE:
+            self._flush(exchange)
+
+    def flush(self) -> None:
+        """Collect all that waits, when the handler has returned."""
+        for exchange in self._waiting:
+            self._flush(exchange)
+
+    def _flush(self, exchange: str) -> None:
+        parts, self._waiting[exchange] = self._waiting[exchange], []
+        self._counts[exchange] = 0
+        if not parts:
+            return
+        causes = [part.causes for part in parts]
+        ids = self._children(exchange, causes[0] if len(parts) == 1 else list(chain(*causes)))
+        for pack in merged(parts, ids, self._shards(exchange)):
+            self._collect(exchange, pack)
+
     def _children(self, exchange: str, causes: Sequence[int]) -> Ids:
         """Derive each child's id from its cause's; a cause's later children count on."""
         if self._parents is None:
-            self._parents = _joined([chunk.ids for chunk in self._records.chunks])
+            self._parents = _joined([chunk.ids for chunk in self._records.batch.chunks])
         origins, ordinals = self._parents.origins, self._parents.ordinals or ()
         found: Sequence[int]
         caused = self._caused[exchange]

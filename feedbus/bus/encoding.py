@@ -93,6 +93,11 @@ class Encoder:
         """Predict placement on a generation's exchange by that generation from now on."""
         self._rings[generation.exchange] = (generation, Ring.of(generation.members))
 
+    def shards(self, exchange_name: str) -> int:
+        """Return over how many shards an exchange spreads its keys; 0 if it is not hashed."""
+        exchange = self._topology.exchange(exchange_name)
+        return len(self._ring(exchange.name)[0].members) if exchange.hashed else 0
+
     def encode(self, exchange_name: str, pack: Pack) -> list[Outgoing]:
         """Return the messages that carry a pack's records, those of each key in order."""
         exchange, keys = self._topology.exchange(exchange_name), pack.keys

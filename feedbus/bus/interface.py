@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Bus(ABC):
-    """Where records are published; exchange names are those of topology.toml."""
+    """Where records are published; exchange names are those of topology.toml.
+
+    In a batch handler records publish by themselves: records.publish(…).
+    """
 
     def publish(self, exchange: str, payload: Mapping[str, Any], key: str = "") -> None:
         """Publish one record.
@@ -32,16 +35,12 @@ class Bus(ABC):
         self,
         exchange: str,
         pairs: Iterable[tuple[Mapping[str, Any], str]],
-        *,
-        causes: Sequence[int] | None = None,
     ) -> int:
         """Publish (payload, routing key) pairs in order and return how many there were.
 
         Args:
             exchange: as topology.toml names it.
             pairs: any iterable; it is not held as a whole outside a handler.
-            causes: in a batch handler, for each pair the index of the record that causes it, so
-                that its id stays the same however the batch is composed next time.
 
         """
 
@@ -52,8 +51,6 @@ class Bus(ABC):
         keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
         shared: Mapping[str, Any],
-        *,
-        causes: Sequence[int] | None = None,
     ) -> int:
         """Publish records given by column, in order, and return how many there were.
 
@@ -62,7 +59,6 @@ class Bus(ABC):
             keys: a routing key a record, or the name of the column whose texts they are.
             columns: field to one value a record, for the fields in which they differ.
             shared: field to the value that all of them have.
-            causes: as publish_many's.
 
         """
 

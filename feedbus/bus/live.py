@@ -95,8 +95,6 @@ class LiveBus(Bus):
         self,
         exchange: str,
         pairs: Iterable[tuple[Mapping[str, Any], str]],
-        *,
-        causes: Sequence[int] | None = None,  # noqa: ARG002 -- nothing causes an outside publish
     ) -> int:
         """Publish (payload, routing key) pairs; return how many the broker has confirmed.
 
@@ -121,8 +119,6 @@ class LiveBus(Bus):
         keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
         shared: Mapping[str, Any],
-        *,
-        causes: Sequence[int] | None = None,  # noqa: ARG002 -- nothing causes an outside publish
     ) -> int:
         """Publish records by column; return how many the broker has confirmed."""
         check_columns(exchange, keys, columns, shared)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from feedbus import broker
 from feedbus.broker.names import Names
-from feedbus.bus.collecting import CollectingBus
+from feedbus.bus.collecting import BatchBus, Collect, CollectingBus
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.bus.spool import Spool
@@ -21,7 +21,8 @@ from feedbus.errors import BrokerOutage, Drop, InvalidBody, Outage, Reject, Retr
 from feedbus.fork_safety import end_fork
 from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics
-from feedbus.records import Chunk, Records
+from feedbus.records import Records
+from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.records.loading import load
 from feedbus.records.packs import Pack, decode
@@ -103,7 +104,7 @@ class Dispatch:
         failures = self._perform(records)
         self._log_drops(failures)
         for index, error in failures.items():
-            place, row = records.place(index)
+            place, row = records.batch.find(index)
             self._fail(owners[place], chunks[place].rows[row], error)
         self._send_fates(opened)
         self._metrics.handled(time.perf_counter() - started, len(records))
@@ -151,7 +152,7 @@ class Dispatch:
             return dict(records.verdicts)
         # One at a time, also after a batch that raised: a bad record never fails its neighbours.
         failures: Failures = {}
-        for index, single in enumerate(records.singles()):
+        for index, single in enumerate(records.batches_of_one()):
             error = self._attempt(single)
             error = error or single.verdicts.get(0)
             if error is not None:
@@ -205,7 +206,9 @@ class Dispatch:
                 if not len(given):
                     return
                 try:
-                    self._handler.call(self._argument(given), CollectingBus(given, collect))
+                    bus = self._bus(given, collect)
+                    self._handler.call(self._argument(given), bus)
+                    bus.flush()
                 finally:
                     if os.getpid() != self._pid:
                         end_fork()
@@ -217,6 +220,11 @@ class Dispatch:
                 raise_refused(self._sender.send(spool))
         if kept:
             store.outbox.remove(kept)
+
+    def _bus(self, records: Records, collect: Collect) -> BatchBus | CollectingBus:
+        if not self._handler.batch:
+            return CollectingBus(records, collect)
+        return BatchBus(records, collect, self._sender.encoder.shards)
 
     def _fail(self, opened: Opened, row: int, error: BaseException) -> None:
         opened.fates.append(self._ladder.decide(opened.delivery, opened.pack, row, error))

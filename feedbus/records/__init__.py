@@ -1,5 +1,5 @@
 """Records: many messages at once, how they travel, and how they are validated."""
 
-from feedbus.records.rows import Chunk, Records
+from feedbus.records.records import Records
 
-__all__ = ["Chunk", "Records"]
+__all__ = ["Records"]

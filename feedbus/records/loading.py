@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing, validate
 
-from feedbus.records import Chunk
+from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
 
 OF_TEXT = {fields.String, fields.DateTime, fields.AwareDateTime, fields.NaiveDateTime, fields.Date}

@@ -10,7 +10,11 @@ from feedbus.bus import Bus
 from feedbus.bus.arguments import check_many
 from feedbus.bus.encoding import Encoder, columnar
 from feedbus.inline.projects import project
+from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
+from feedbus.records.parts import Part
+from feedbus.records.packs import Pack
+from feedbus.records.parts import Part
 from feedbus.testing.observations import Published
 from feedbus.topology import Topology
 
@@ -40,8 +44,6 @@ class RecordingBus(Bus):
         self,
         exchange: str,
         pairs: Iterable[tuple[Mapping[str, Any], str]],
-        *,
-        causes: Sequence[int] | None = None,  # noqa: ARG002 -- ids are not recorded
     ) -> int:
         """Record pairs.
 
@@ -64,10 +66,18 @@ class RecordingBus(Bus):
         keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
         shared: Mapping[str, Any],
-        *,
-        causes: Sequence[int] | None = None,
     ) -> int:
         """Record one payload a record."""
         pack = Pack.numbered("", keys, shared, columns)
         rows = map(pack.payload, range(len(pack)))
-        return self.publish_many(exchange, zip(rows, pack.keys, strict=True), causes=causes)
+        return self.publish_many(exchange, zip(rows, pack.keys, strict=True))
+
+    def publish_part(self, part: Part) -> None:
+        """Record what records publish; bind them to this bus by Records.of([…], bus=bus)."""
+        pack = part.pack(Ids("recorded", range(len(part))))
+        if self._encoder is not None:
+            self._encoder.encode(part.exchange, pack)
+        self.published += [
+            Published(part.exchange, key, pack.payload(index))
+            for index, key in enumerate(pack.keys)
+        ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from feedbus.errors import FeedbusError
 from feedbus.store.peewee import on_postgres, transaction
-from store.moments import now_us, to_text
+from store.moments import now_us, to_text, to_us
 from store.queries.sql import first, numbers, rows, run, run_each
 from store.queries.users import UnknownUser, login_of
 
@@ -67,16 +67,6 @@ class Posted:
 
     tweet: dict[str, Any]
     repeated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NewTweet:
-    """A tweet that may have been posted in another system."""
-
-    id: int
-    author_id: int
-    text: str
-    created_at_us: int
 
 
 def create_tweet(author_id: int, text: str, request_key: str | None = None) -> Posted:
@@ -147,17 +137,24 @@ def _wire(
     }
 
 
-def ensure_tweets(tweets: Sequence[NewTweet]) -> set[int]:
+def ensure_tweets(tweets: Iterable[Mapping[str, Any]]) -> set[int]:
     """Store those tweets that are not there yet; returns the ids of all that are there now.
 
     Those whose author is unknown are not, nor those that were deleted.
+
+    Args:
+        tweets: as publish_tweet's schema loads them, perhaps posted in another system.
+
     """
-    asked = {tweet.id: tweet for tweet in tweets}
+    asked = {tweet["id"]: tweet for tweet in tweets}
     there = stored_tweets(asked)
-    missing = [tweet for tweet in asked.values() if tweet.id not in there]
-    if not missing:
+    if not asked.keys() - there:
         return there
-    values = [(tweet.id, tweet.author_id, tweet.text, tweet.created_at_us) for tweet in missing]
+    values = [
+        (each["id"], each["author_id"], each["text"], to_us(each["created_at"]))
+        for each in asked.values()
+        if each["id"] not in there
+    ]
     if on_postgres():
         run(ENSURE_POSTGRES, *map(list, zip(*values, strict=True)))
     else:

@@ -10,7 +10,8 @@ from feedbus.store.peewee import on_postgres, transaction
 from store.moments import now_us
 from store.queries.sql import first, listed, numbers, rows, run
 
-CHUNK = 10_000
+CHUNK, AT_ONCE = 10_000, 50_000
+FEW = 1_000  # followers; those of many authors who have no more are asked for at once
 PHONE_BASE = 79_000_000_000  # made-up phones are this and the follower's number: eleven digits
 
 NUMBERED = """
@@ -162,6 +163,14 @@ def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[Audience]:
         if audience:
             yield audience
             last = max(map(max, audience.values()))
+
+
+def audiences(author_ids: Iterable[int]) -> Iterator[tuple[int, Audience]]:
+    """Go through the followers of many authors, of each at most AT_ONCE at a time."""
+    for author, audience in followers_of(author_ids, FEW + 1).items():
+        few = sum(map(len, audience.values())) <= FEW
+        for some in [audience] if few else stream_followers(author, AT_ONCE):
+            yield author, some
 
 
 def _audience(groups: Iterable[Sequence[Any]]) -> Audience:

@@ -1,0 +1,100 @@
+"""Put small parts together, so that many records that publish little fill a few packs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Any
+
+from feedbus.records.batch import LARGE
+from feedbus.records.ids import Ids
+from feedbus.records.packs import Pack
+from feedbus.records.parts import Part
+
+
+@dataclass(slots=True)
+class _Group:
+    """Parts that travel together.
+
+    Attributes:
+        form: the names of their shared fields and of their columns, and the column of their keys.
+        open: whether more parts may be added.
+        parts: the parts, in the order of publishing.
+        starts: for each part the place of its first message among all.
+
+    """
+
+    form: tuple[object, ...]
+    open: bool
+    parts: list[Part] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+
+    def places(self) -> Sequence[int]:
+        """Return the places of the messages among all."""
+        pairs = zip(self.starts, self.parts, strict=True)
+        return list(chain.from_iterable(range(start, start + len(part)) for start, part in pairs))
+
+    def pack(self, ids: Ids) -> Pack:
+        """Return the messages with these ids; what all of them share is stored once."""
+        parts, first = self.parts, self.parts[0]
+        if len(parts) == 1:
+            return first.pack(ids)
+        counts = list(map(len, parts))
+        shared: dict[str, Any] = {}
+        columns: dict[str, Sequence[Any]] = {
+            name: list(chain.from_iterable([part.columns[name] for part in parts]))
+            for name in first.columns
+        }
+        for name in first.shared:
+            values = [part.shared[name] for part in parts]
+            if _are_one(values):
+                shared[name] = values[0]
+            else:
+                columns[name] = _spread(values, counts)
+        if first.key_column is not None:
+            return Pack(ids, first.key_column, shared, columns)
+        return Pack(ids, list(chain.from_iterable([part.keyed for part in parts])), shared, columns)
+
+
+def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
+    """Put parts for one exchange together; messages of one key stay in order.
+
+    A part that is large enough to fill messages of its own stays by itself, and what its messages
+    share is stored once in each.
+
+    Args:
+        parts: in the order of publishing.
+        ids: of all their messages, in the same order.
+        shards: over how many shards the exchange spreads its keys, 0 for one that is not hashed.
+
+    """
+    groups: list[_Group] = []
+    latest: dict[str | None, _Group] = {}  # by the key, where messages of one key stay together
+    start, much = 0, LARGE * max(shards, 1)
+    for part in parts:
+        alone = not shards and part.key_column is None and isinstance(part.key, str)
+        key = str(part.key) if alone else None
+        if (key is None) != (None in latest):
+            latest.clear()  # these messages may have any of the keys
+        form = (tuple(part.shared), tuple(part.columns), part.key_column)
+        count = len(part)
+        current = latest.get(key)
+        if current is None or count >= much or not current.open or current.form != form:
+            current = latest[key] = _Group(form, open=count < much)
+            groups.append(current)
+        current.parts.append(part)
+        current.starts.append(start)
+        start += count
+    for each in groups:
+        yield each.pack(ids if len(groups) == 1 else ids.select(each.places()))
+
+
+def _are_one(values: Sequence[Any]) -> bool:
+    """Whether values are one: 1, 1.0 and True are equal and yet not the same in JSON."""
+    kinds = set(map(type, values))
+    return kinds <= {str, int} and len(kinds) == 1 and values.count(values[0]) == len(values)
+
+
+def _spread(values: Sequence[Any], counts: Sequence[int]) -> list[Any]:
+    return list(chain.from_iterable(map(repeat, values, counts)))

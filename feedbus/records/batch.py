@@ -1,0 +1,165 @@
+"""What a batch of records consists of: chunks, each from one message, and verdicts."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, chain, repeat
+from typing import Any
+
+from feedbus.errors import Drop, Reject, Retry
+from feedbus.records.ids import Ids, pick
+from feedbus.records.parts import Publisher
+
+SMALL = 8  # records, of a chunk by the mean
+LARGE = 100  # records: from here on, a chunk's shared values are worth a message of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Records of one message: what they share is stored once, what differs by column.
+
+    Attributes:
+        ids: the message id of each record.
+        shared: field to the value that all records have.
+        columns: field to one value a record.
+        rows: for each record its place in the message that brought it.
+
+    """
+
+    ids: Ids
+    shared: Mapping[str, Any]
+    columns: Mapping[str, Sequence[Any]]
+    rows: Sequence[int] = (0,)
+
+    def __len__(self) -> int:
+        """Count the records."""
+        return len(self.ids)
+
+    def column(self, name: str) -> Iterable[Any]:
+        """Return one value a record; KeyError when the records have no such field."""
+        if name in self.columns:
+            return self.columns[name]
+        return repeat(self.shared[name], len(self))
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Return one record as a dict of its own."""
+        row = dict(self.shared)
+        for name, values in self.columns.items():
+            row[name] = values[index]
+        return row
+
+    def select(self, indexes: Sequence[int]) -> Chunk:
+        """Return a chunk of these records alone, in this order."""
+        if len(indexes) == len(self):
+            return self
+        columns = {name: pick(values, indexes) for name, values in self.columns.items()}
+        return Chunk(self.ids.select(indexes), self.shared, columns, pick(self.rows, indexes))
+
+
+@dataclass(slots=True)
+class Batch:
+    """All records that a handler is called with; Records are views of it.
+
+    Attributes:
+        chunks: the records, by the message that brought them.
+        verdicts: by the place of a record, what becomes of it.
+        publisher: takes what the records publish; None where nothing can be published.
+        starts: the place of each chunk's first record, and the count of all records.
+
+    """
+
+    chunks: Sequence[Chunk]
+    publisher: Publisher | None = None
+    verdicts: dict[int, Drop | Reject | Retry] = field(default_factory=dict)
+    starts: Sequence[int] = ()
+    _columns: dict[str, Sequence[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Count the records."""
+        self.starts = list(accumulate(map(len, self.chunks), initial=0))
+
+    def __len__(self) -> int:
+        """Count the records."""
+        return self.starts[-1]
+
+    def find(self, place: int) -> tuple[int, int]:
+        """Return the number of the chunk that has the record at a place, and its index there."""
+        number = bisect_right(self.starts, place) - 1
+        return number, place - self.starts[number]
+
+    def row(self, place: int) -> dict[str, Any]:
+        """Return the record at a place as a dict of its own."""
+        number, index = self.find(place)
+        return self.chunks[number].row(index)
+
+    def column(self, name: str) -> Sequence[Any]:
+        """Return one value a record, which the caller must not change.
+
+        Raises:
+            KeyError: a record has no such field; the message lists the fields that there are.
+
+        """
+        found = self._columns.get(name)
+        if found is None:
+            self.check(name)
+            if len(self.chunks) == 1 and name in self.chunks[0].columns:
+                found = self.chunks[0].columns[name]
+            else:
+                found = list(chain.from_iterable(chunk.column(name) for chunk in self.chunks))
+            self._columns[name] = found
+        return found
+
+    def check(self, *names: str) -> None:
+        """Raise KeyError, which lists the fields that there are, if a record lacks one of these."""
+        for chunk in self.chunks:
+            for name in names:
+                if name not in chunk.columns and name not in chunk.shared:
+                    fields = ", ".join([*chunk.shared, *chunk.columns]) or "none"
+                    msg = f"records have no field {name!r}; their fields are: {fields}"
+                    raise KeyError(msg)
+
+    @property
+    def scattered(self) -> bool:
+        """Whether the records came in so small chunks that to go by chunk does not pay."""
+        return len(self.chunks) * SMALL > len(self)
+
+    def values(self, name: str, places: Sequence[int]) -> Sequence[Any]:
+        """Return one value for each of these places, ascending; as column()."""
+        if not places:
+            return ()
+        values = self.column(name)
+        return values if len(places) == len(values) else pick(values, places)
+
+    def extents(self) -> Iterator[tuple[Chunk, range]]:
+        """Go through the chunks, each with the places of its records."""
+        for chunk, start in zip(self.chunks, self.starts, strict=False):
+            yield chunk, range(start, start + len(chunk))
+
+    def segments(
+        self, places: Sequence[int], names: Iterable[str]
+    ) -> Iterator[tuple[Mapping[str, Any], Sequence[int]]]:
+        """Split records, in their order, where many of one chunk share a value of these fields.
+
+        Args:
+            places: of the records, ascending.
+            names: the fields that matter.
+
+        Yields:
+            (fields that these records share, their places).
+
+        """
+        done = 0
+        for chunk, extent in self.extents():
+            if len(chunk) < LARGE or chunk.shared.keys().isdisjoint(names):
+                continue
+            first = bisect_left(places, extent.start, done)
+            end = bisect_left(places, extent.stop, first)
+            if end - first >= LARGE:
+                if done < first:
+                    yield {}, places[done:first]
+                yield chunk.shared, places[first:end]
+                done = end
+        if done < len(places):
+            yield {}, places[done:]

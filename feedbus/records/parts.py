@@ -1,0 +1,82 @@
+"""What records of a batch publish: messages, each with the record that causes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from feedbus.errors import UsageError
+from feedbus.records.ids import Ids
+from feedbus.records.packs import Pack
+
+
+@dataclass(slots=True, eq=False)  # not frozen, which takes longer: there is one for each small call
+class Part:
+    """Messages that records of a batch publish in one call; nobody changes one.
+
+    Attributes:
+        exchange: as topology.toml names it.
+        key: the routing key of all messages, or one for each.
+        key_column: instead of key, the name of the column whose texts are the routing keys.
+        columns: field to one value a message.
+        shared: field to the value that all messages have.
+        causes: for each message the place of the record that causes it.
+
+    """
+
+    exchange: str
+    key: str | Sequence[str]
+    key_column: str | None
+    columns: Mapping[str, Sequence[Any]]
+    shared: Mapping[str, Any]
+    causes: Sequence[int]
+
+    def __len__(self) -> int:
+        """Count the messages."""
+        return len(self.causes)
+
+    def checked(self) -> Part:
+        """Return the part itself.
+
+        Raises:
+            UsageError: the lists differ in length, or there is no column of that name.
+
+        """
+        count = len(self.causes)
+        for name, values in self.columns.items():
+            if len(values) != count:
+                raise UsageError(_miscounted(f"columns[{name!r}]", values, count))
+        if self.key_column is not None:
+            if self.key_column not in self.columns or self.key != "":
+                known = ", ".join(self.columns) or "none"
+                msg = (
+                    f"key_column: expected the name of a column ({known}) and no key beside it,"
+                    f" got {self.key_column!r} and the key {self.key!r}"
+                )
+                raise UsageError(msg)
+        elif not isinstance(self.key, str) and len(self.key) != count:
+            raise UsageError(_miscounted("key", self.key, count))
+        return self
+
+    @property
+    def keyed(self) -> Sequence[str] | str:
+        """The routing key of each message, or the name of the column whose texts they are."""
+        if self.key_column is not None:
+            return self.key_column
+        return [self.key] * len(self) if isinstance(self.key, str) else self.key
+
+    def pack(self, ids: Ids) -> Pack:
+        """Return the messages with these ids."""
+        return Pack(ids, self.keyed, self.shared, self.columns)
+
+
+class Publisher(Protocol):
+    """Takes what records publish."""
+
+    def publish_part(self, part: Part) -> None:
+        """Publish a part's messages, in order."""
+
+
+def _miscounted(name: str, values: Sequence[Any], count: int) -> str:
+    return f"{name}: expected {count} values, one for each message, got {len(values)}"

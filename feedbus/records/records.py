@@ -1,0 +1,383 @@
+"""Records as handlers take them: many messages at once, by row, by column or by group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import chain
+from operator import not_
+from typing import TYPE_CHECKING, Any, Generic, overload
+
+from feedbus.errors import Drop, Reject, Retry, UsageError
+from feedbus.records.batch import Batch, Chunk
+from feedbus.records.ids import Ids
+from feedbus.records.parts import Part, Publisher
+from feedbus.records.selecting import choose, group
+
+if TYPE_CHECKING:  # type checkers know it also where it is not installed
+    from typing_extensions import TypeVar
+
+    Row = TypeVar("Row", default=dict[str, Any])
+else:
+    from typing import TypeVar
+
+    Row = TypeVar("Row")
+
+
+class Records(Sequence[Row], Generic[Row]):
+    """Records of a batch, validated and loaded, in the order of their deliveries.
+
+    A handler with batch=True gets all records of the batch. where(), group_by(), remaining() and
+    singles() return some of them, as Records too. What Records publish is caused by these records,
+    and a verdict on them concerns these records alone.
+
+        @handler(Order, batch=True)
+        def ship(orders: Records) -> None:
+            orders.where("country", BLOCKED).reject("we do not ship there")
+            for customer, own in orders.remaining().group_by("customer").items():
+                own.publish("parcels", key=customer, columns={"orderId": "id"})
+
+    A record is what the schema loads, a dict. Records[Parcel], where Parcel is a TypedDict, are
+    records whose fields type checkers know.
+    """
+
+    __slots__ = ("_batch", "_places")
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        """Take all records of these chunks."""
+        self._batch = Batch(chunks)
+        self._places: Sequence[int] = range(len(self._batch))
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[Mapping[str, Any]],
+        ids: Sequence[str] | None = None,
+        *,
+        bus: Publisher | None = None,
+    ) -> Records[Row]:
+        """Make a batch of loaded records, for tests and for callers without a broker.
+
+        Args:
+            rows: what the schema loads, one dict a record.
+            ids: the message id of each record; by default "record-0", "record-1" and so on.
+            bus: takes what the records publish, such as a feedbus.testing.RecordingBus.
+
+        """
+        names = ids if ids is not None else [f"record-{index}" for index in range(len(rows))]
+        pairs = zip(names, rows, strict=True)
+        records: Records[Row] = cls([Chunk(Ids(name, None), dict(row), {}) for name, row in pairs])
+        if bus is not None:
+            records.bind(bus)
+        return records
+
+    # reading
+
+    def __len__(self) -> int:
+        """Count the records."""
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Go through the records."""
+        rows: Any = map(self._batch.row, self._places)
+        return iter(rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        """Return the record at index, or those of a slice."""
+        if isinstance(index, slice):
+            return [self[each] for each in range(len(self))[index]]
+        row: Any = self._batch.row(self._places[index])
+        return row  # type: ignore[no-any-return]
+
+    @property
+    def first(self) -> Row:
+        """The first record; IndexError when there is none."""
+        return self[0]
+
+    @property
+    def ids(self) -> list[str]:
+        """The message id of each record."""
+        if self._is_whole():
+            return list(chain.from_iterable(chunk.ids for chunk in self._batch.chunks))
+        found = map(self._batch.find, self._places)
+        return [self._batch.chunks[number].ids[index] for number, index in found]
+
+    def column(self, name: str) -> list[Any]:
+        """Return one field of every record, in a list of the caller's own.
+
+        Raises:
+            KeyError: a record of the batch has no such field.
+
+        """
+        return list(self._batch.values(name, self._places))
+
+    # choosing
+
+    def where(self, name: str, values: Container[Any]) -> Records[Row]:
+        """Return the records whose field is one of these values.
+
+        Args:
+            name: of the field.
+            values: a set, or a dict, of which the keys count. A list works too, and takes longer.
+
+        Raises:
+            TypeError: values is one text: where("channel", {"email"}) is meant.
+
+        """
+        if _is_empty(values):
+            return self._view([])
+        contains = values.__contains__
+        return self._view(choose(self._batch, self._places, name, lambda v: map(contains, v)))
+
+    def where_not(self, name: str, values: Container[Any]) -> Records[Row]:
+        """Return the records whose field is none of these values; as where()."""
+        if _is_empty(values):
+            return self
+        contains = values.__contains__
+        lacks = choose(self._batch, self._places, name, lambda v: map(not_, map(contains, v)))
+        return self._view(lacks)
+
+    def where_contains(self, name: str, item: Any) -> Records[Row]:
+        """Return the records whose field, a text or a list, contains an item; None has no items."""
+
+        def flags(values: Sequence[Any]) -> list[bool]:
+            return [value is not None and item in value for value in values]
+
+        return self._view(choose(self._batch, self._places, name, flags))
+
+    def remaining(self) -> Records[Row]:
+        """Return the records that have no verdict yet."""
+        verdicts = self._batch.verdicts
+        if not verdicts:
+            return self
+        return self._view([place for place in self._places if place not in verdicts])
+
+    def group_by(self, *names: str) -> dict[Any, Records[Row]]:
+        """Return the records by a value that they share, in the order in which values come first.
+
+        Args:
+            names: of one field, whose values are the keys of the result, or of several, whose
+                values are its keys as tuples.
+
+        Example: `for (product, size), some in orders.group_by("product", "size").items(): …`
+
+        """
+        if not names:
+            msg = "group_by: expected the name of a field, got none"
+            raise TypeError(msg)
+        groups = group(self._batch, self._places, names)
+        return {key: _view(self._batch, places) for key, places in groups.items()}
+
+    def singles(self) -> Iterator[Records[Row]]:
+        """Go through the records one at a time, each as Records of one."""
+        for place in self._places:
+            yield _view(self._batch, [place])
+
+    def _view(self, places: Sequence[int]) -> Records[Row]:
+        return self if len(places) == len(self._places) else _view(self._batch, places)
+
+    def _is_whole(self) -> bool:
+        return len(self._places) == len(self._batch)
+
+    # verdicts
+
+    def reject(self, reason: str | Callable[[Row], str]) -> None:
+        """Dead-letter these records when the handler returns.
+
+        Args:
+            reason: for the log and the dead letter; or what returns it for a record.
+
+        """
+        self._settle(Reject, reason)
+
+    def drop(self, reason: str | Callable[[Row], str]) -> None:
+        """Acknowledge and count these records: what they are about is gone, so nothing is to do.
+
+        Args:
+            reason: for the log; or what returns it for a record.
+
+        """
+        self._settle(Drop, reason)
+
+    def retry(self, reason: str = "", *, after_seconds: float | None = None) -> None:
+        """Let these records come again later.
+
+        Args:
+            reason: for the log and the message's headers.
+            after_seconds: how long to wait; by default the next of the queue's retry delays.
+
+        """
+        verdict = Retry(reason, after_seconds=after_seconds)
+        self._batch.verdicts.update(dict.fromkeys(self._places, verdict))
+
+    def _settle(self, kind: type[Drop | Reject], reason: str | Callable[[Row], str]) -> None:
+        verdicts = self._batch.verdicts
+        if isinstance(reason, str):
+            verdicts.update(dict.fromkeys(self._places, kind(reason)))
+            return
+        for place, row in zip(self._places, self, strict=True):
+            verdicts[place] = kind(reason(row))
+
+    @property
+    def verdicts(self) -> dict[int, Drop | Reject | Retry]:
+        """The verdicts so far, by the record's place in the batch; the others are acknowledged."""
+        return self._batch.verdicts
+
+    # publishing
+
+    def publish(
+        self,
+        exchange: str,
+        *,
+        key: str | Sequence[str] = "",
+        key_column: str | None = None,
+        columns: Mapping[str, str | Sequence[Any]] | None = None,
+        shared: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Publish one message for each record, and return how many they are.
+
+        Args:
+            exchange: as topology.toml names it.
+            key: the routing key of all messages, or a list with one for each.
+            key_column: instead of key, the name in `columns` whose texts are the routing keys.
+            columns: the messages' fields that differ: the name of a message's field to the name of
+                a record's, or to a list with one value for each record.
+            shared: the messages' fields that are the same in all.
+
+        Example: `readers.publish("mail", key="new", columns={"userId": "id"}, shared={"text": t})`
+
+        Raises:
+            UsageError: a list has not one value for each record.
+
+        """
+        given, same, split = columns or {}, shared or {}, isinstance(key, str)
+        named = {field: name for field, name in given.items() if isinstance(name, str)}
+        lists = {field: each for field, each in given.items() if not isinstance(each, str)}
+        split = split and not lists  # a list belongs to all of the records
+        names = [name for field, name in named.items() if split and field != key_column]
+        for common, places in self._batch.segments(self._places, names):
+            once = {
+                field: common[name]
+                for field, name in named.items()
+                if name in common and field != key_column
+            }
+            own = {
+                field: self._batch.values(name, places)
+                for field, name in named.items()
+                if field not in once
+            }
+            part = Part(exchange, key, key_column, own | lists, {**same, **once}, places)
+            self._collect(part.checked())
+        return len(self)
+
+    def publish_columns(
+        self,
+        exchange: str,
+        columns: Mapping[str, str | Sequence[Any]],
+        *,
+        key: str | Sequence[str] = "",
+        key_column: str | None = None,
+        shared: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Publish many messages that this one record causes, and return how many they are.
+
+        It may be called again for each part of what a handler reads piece by piece. Small parts,
+        also those of different records, are put together into packs. On a queue with
+        `stream = true` messages are sent as they come, so that memory stays small.
+
+        Args:
+            exchange: as topology.toml names it.
+            columns: the name of a message's field to a list with one value a message, at least
+                one; or to the name of a field of the record, which all messages get.
+            key: the routing key of all messages, or a list with one for each.
+            key_column: instead of key, the name in `columns` whose texts are the routing keys.
+            shared: the fields that are the same in all messages.
+
+        Raises:
+            UsageError: these are several records, or none; or lists differ in length.
+
+        """
+        cause, lists, same = self._only("publish_columns"), {}, dict(shared or {})
+        for field, source in columns.items():
+            if isinstance(source, str):
+                same[field] = self._batch.column(source)[cause]
+            else:
+                lists[field] = source
+        if not lists:
+            msg = "publish_columns: columns: expected at least one list of values, got none"
+            raise UsageError(msg)
+        causes = [cause] * len(next(iter(lists.values())))
+        part = Part(exchange, key, key_column, lists, same, causes).checked()
+        if causes:
+            self._collect(part)
+        return len(causes)
+
+    def publish_many(self, exchange: str, pairs: Iterable[tuple[Mapping[str, Any], str]]) -> int:
+        """Publish (payload, routing key) pairs that this one record causes; return how many.
+
+        Raises:
+            UsageError: these are several records, or none.
+
+        """
+        causes, count = [self._only("publish_many")], 0
+        for payload, key in pairs:
+            self._collect(Part(exchange, key, None, {}, payload, causes))
+            count += 1
+        return count
+
+    def _only(self, method: str) -> int:
+        if len(self) != 1:
+            msg = (
+                f"{method}: expected Records of one record, which causes the messages, got"
+                f" {len(self)}; call it on each of records.singles()"
+            )
+            raise UsageError(msg)
+        return self._places[0]
+
+    def _collect(self, part: Part) -> None:
+        if self._batch.publisher is None:
+            msg = "these Records have no bus to publish by: in a test, write Records.of(…, bus=bus)"
+            raise UsageError(msg)
+        self._batch.publisher.publish_part(part)
+
+    # for the framework alone
+
+    @property
+    def batch(self) -> Batch:
+        """The whole batch."""
+        return self._batch
+
+    def bind(self, publisher: Publisher) -> None:
+        """Let this publisher take what records of the batch publish."""
+        self._batch.publisher = publisher
+
+    def only(self, ids: Sequence[str]) -> Records[Row]:
+        """Return a batch of those records that have these ids."""
+        wanted = set(ids)
+        chunks = [
+            chunk.select([index for index, name in enumerate(chunk.ids) if name in wanted])
+            for chunk in self._batch.chunks
+        ]
+        return Records([chunk for chunk in chunks if len(chunk)])
+
+    def batches_of_one(self) -> Iterator[Records[Row]]:
+        """Go through the records, each as a batch of its own."""
+        for chunk in self._batch.chunks:
+            for index in range(len(chunk)):
+                yield Records([chunk.select([index])])
+
+
+def _view(batch: Batch, places: Sequence[int]) -> Records[Any]:
+    records: Records[Any] = Records.__new__(Records)
+    records._batch, records._places = batch, places  # noqa: SLF001 -- a second constructor
+    return records
+
+
+def _is_empty(values: Container[Any]) -> bool:
+    if isinstance(values, str | bytes):
+        msg = f"expected a set of values, got {values!r:.50}; write {{{values!r:.50}}}"
+        raise TypeError(msg)
+    return isinstance(values, Sized) and not len(values)

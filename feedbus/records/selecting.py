@@ -1,0 +1,57 @@
+"""Choose and group records of a batch by their fields; what a chunk shares is looked at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
+from typing import Any
+
+from feedbus.records.batch import Batch
+
+Flags = Callable[[Sequence[Any]], Iterable[object]]
+
+
+def choose(batch: Batch, places: Sequence[int], name: str, flags: Flags) -> Sequence[int]:
+    """Return the places of those records whose value is wanted.
+
+    Args:
+        batch: the records.
+        places: of the records to choose from.
+        name: of the field that decides.
+        flags: takes values, and returns for each whether it is wanted.
+
+    """
+    if len(places) < len(batch) or batch.scattered:
+        return list(compress(places, flags(batch.values(name, places))))
+    batch.check(name)
+    found: list[int] = []
+    for chunk, extent in batch.extents():
+        if name in chunk.columns:
+            found += compress(extent, flags(chunk.columns[name]))
+        elif any(flags([chunk.shared[name]])):
+            found += extent
+    return found
+
+
+def group(batch: Batch, places: Sequence[int], names: Sequence[str]) -> dict[Any, list[int]]:
+    """Return the places of records by their values of one field, or by tuples of several."""
+    found: defaultdict[Any, list[int]] = defaultdict(list)
+    if len(places) < len(batch) or batch.scattered:
+        columns = [batch.values(name, places) for name in names]
+        for key, place in zip(_keys(columns), places, strict=True):
+            found[key].append(place)
+        return found
+    batch.check(*names)
+    for chunk, extent in batch.extents():
+        if chunk.columns.keys().isdisjoint(names):
+            (key,) = _keys([[chunk.shared[name]] for name in names])
+            found[key] += extent
+            continue
+        for key, place in zip(_keys([chunk.column(name) for name in names]), extent, strict=True):
+            found[key].append(place)
+    return found
+
+
+def _keys(columns: Sequence[Iterable[Any]]) -> Iterable[Any]:
+    return columns[0] if len(columns) == 1 else zip(*columns, strict=True)

@@ -1,0 +1,47 @@
+"""send_notification by e-mail and by phone: store it for delivery, once however often it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+from feedbus import Bus, Records, handler
+from handlers.schemas import SendNotification
+from store import models, queries
+
+
+@handler(SendNotification, batch=True)
+def send_email(records: Records, bus: Bus) -> None:  # noqa: ARG001 -- it publishes nothing
+    """Store an e-mail for each record."""
+    _set_aside(records, queries.add_email_notifications(_grouped(records)), "e-mail address")
+
+
+@handler(SendNotification, batch=True)
+def send_sms(records: Records, bus: Bus) -> None:  # noqa: ARG001 -- it publishes nothing
+    """Store a short message for each record."""
+    groups = [(source, shorten(text), users) for source, text, users in _grouped(records)]
+    _set_aside(records, queries.add_sms_notifications(groups), "phone")
+
+
+def shorten(text: str) -> str:
+    """Return a text that fits, its end replaced by an ellipsis when it was too long."""
+    most = models.SMS_TEXT_CHARACTERS
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _grouped(records: Records) -> list[tuple[str, str, list[int]]]:
+    """Return sources, texts and users. A source is a tweet, else a message: the same each time."""
+    tweets = records.where_not("tweet_id", {None}).group_by("tweet_id", "text").items()
+    other = records.where("tweet_id", {None})
+    columns = zip(other.ids, other.column("text"), other.column("user_id"), strict=True)
+    return [
+        *((str(tweet), text, some.column("user_id")) for (tweet, text), some in tweets),
+        *((f"message:{name}", text, [user]) for name, text, user in columns),
+    ]
+
+
+def _set_aside(records: Records, unreached: AbstractSet[int], lacking: str) -> None:
+    """Drop records of users who were deleted; reject those of users who cannot be reached."""
+    lost = records.where("user_id", unreached)
+    gone = queries.deleted(users=unreached).users
+    lost.where("user_id", gone).drop(lambda r: f"user {r['user_id']} was deleted")
+    lost.remaining().reject(lambda r: f"user {r['user_id']} does not exist or has no {lacking}")
