@@ -64,7 +64,7 @@ def outcome(message):
     calls[message["n"]] += 1
     return message["script"][step] if step < len(message["script"]) else "ok"
 
-def perform(message, bus, said):
+def perform(message, publish_many, said):
     if said == "reject":
         raise Reject(f"no {message['n']}")
     if said == "drop":
@@ -75,25 +75,26 @@ def perform(message, bus, said):
         raise Retry("soon", after_seconds=0.02)
     if said == "raise":
         raise RuntimeError(f"broken {message['n']}")
-    bus.publish("done", {"n": message["n"], "script": []}, key=str(message["n"]))
+    publish_many("done", [({"n": message["n"], "script": []}, str(message["n"]))])
 
 @handler(Scripted)
 def single(message, bus):
-    perform(message, bus, outcome(message))
+    perform(message, bus.publish_many, outcome(message))
 
 @handler(Scripted, batch=True)
 def batch(records, bus):
     # By what the record says, not by the call: batches differ in their composition.
-    for index, message in enumerate(records):
+    for each in records.singles():
+        message = each.first
         said = message["script"][0] if message["script"] else "ok"
         if said == "reject":
-            records.reject(index, f"no {message['n']}")
+            each.reject(f"no {message['n']}")
         elif said == "drop":
-            records.drop(index, "moot")
+            each.drop("moot")
         elif said == "retry":
-            records.retry(index, "later")
+            each.retry("later")
         else:
-            perform(message, bus, said)
+            perform(message, each.publish_many, said)
 
 @handler(Scripted, batch=True)
 def sink(records, bus):

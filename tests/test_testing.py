@@ -73,9 +73,9 @@ def reserve(order, bus: Bus) -> None:
 
 @handler(Order, batch=True)
 def count(orders: Records, bus: Bus) -> None:
-    for index, order in enumerate(orders):
-        if order["quantity"] < 1:
-            orders.reject(index, "quantity must be positive")
+    for order in orders.singles():
+        if order.first["quantity"] < 1:
+            order.reject("quantity must be positive")
 
 @handler(Order)
 def mail(order, bus: Bus) -> None:

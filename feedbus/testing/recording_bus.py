@@ -13,8 +13,6 @@ from feedbus.inline.projects import project
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
 from feedbus.records.parts import Part
-from feedbus.records.packs import Pack
-from feedbus.records.parts import Part
 from feedbus.testing.observations import Published
 from feedbus.topology import Topology
 
