@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import sqlite3
+import tempfile
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +17,10 @@ from feedbus.clock import VirtualClock
 from feedbus.generations.establishment import establish
 from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics, Metrics
+from feedbus.store import Store, open_store
 from feedbus.topology import Topology
 from feedbus.transports import memory
-from feedbus.urls import BrokerUrl
+from feedbus.urls import BrokerUrl, parse_store_url
 
 _numbers = itertools.count(1)
 
@@ -50,6 +54,16 @@ class Project:
             return broker.serialized()
         finally:
             memory.remove(broker.name)
+
+    @cached_property
+    def empty_store(self) -> bytes:
+        """The content of a SQLite store that was made ready as `feedbus up` does it."""
+        with tempfile.TemporaryDirectory(prefix="feedbus-") as folder:
+            file = Path(folder) / "store.db"
+            own = on_store(self.topology, file)
+            make_store_ready(own).close()
+            with closing(sqlite3.connect(file)) as database:
+                return database.serialize()
 
 
 class _Lookups(dict[str, str]):
@@ -92,6 +106,23 @@ def project(topology: str | Path | Topology) -> Project:
 def unused_name() -> str:
     """Return a name that no memory broker has yet."""
     return f"inline-{os.getpid()}-{next(_numbers)}"
+
+
+def make_store_ready(topology: Topology) -> Store:
+    """Prepare a topology's store as the project says, and return it with feedbus's own tables."""
+    if topology.store is not None and topology.store.prepare is not None:
+        handling.resolve_object(topology.store.prepare, topology.root)(topology)
+    store = open_store(topology)
+    store.set_up()
+    return store
+
+
+def on_store(topology: Topology, file: Path) -> Topology:
+    """Return a topology whose SQLite store is another file."""
+    if topology.store is None:
+        return topology
+    url = parse_store_url(f"sqlite:///{file}")
+    return replace(topology, store=replace(topology.store, url=url))
 
 
 def on_broker(topology: Topology, name: str) -> Topology:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
 from feedbus.clock import VirtualClock
 from feedbus.dead_letters.letters import DeadLetter
-from feedbus.handling import Handler, resolve_object
-from feedbus.inline.projects import project
+from feedbus.handling import Handler
+from feedbus.inline.projects import Project, make_store_ready, on_store, project
 from feedbus.inline.system import MOST_DELIVERIES, InlineSystem
 from feedbus.store import Store, open_store
 from feedbus.store.relay import publish_pending
 from feedbus.testing.observations import Handled, Published, RecordingSender, watched
 from feedbus.topology import Consumer, Topology
-from feedbus.urls import parse_store_url
 
 
 class TestSystem:
@@ -64,7 +62,7 @@ class TestSystem:
         with contextlib.ExitStack() as ends:
             found = project(topology)
             self.topology = found.topology
-            self._store = self._opened(ends) if store is None else store
+            self._store = self._opened(found, ends) if store is None else store
             self._system = InlineSystem(
                 found,
                 self._store,
@@ -75,18 +73,19 @@ class TestSystem:
             ends.callback(self._system.close)
             self._ends = ends.pop_all()
 
-    def _opened(self, ends: contextlib.ExitStack) -> Store:
+    def _opened(self, found: Project, ends: contextlib.ExitStack) -> Store:
         """Open the topology's store, or an empty one in place of a file."""
-        options = self.topology.store
-        if options is not None and options.url is not None and options.url.file is not None:
+        url = self.topology.store_url
+        if url is None or url.file is None:
+            store = make_store_ready(self.topology)
+        else:
             folder = ends.enter_context(tempfile.TemporaryDirectory(prefix="feedbus-"))
-            options = replace(options, url=parse_store_url(f"sqlite:///{folder}/store.db"))
-            self.topology = replace(self.topology, store=options)
-        if options is not None and options.prepare is not None:
-            resolve_object(options.prepare, self.topology.root)(self.topology)
-        store = open_store(self.topology)
+            file = Path(folder) / "store.db"
+            file.touch(mode=0o600)
+            file.write_bytes(found.empty_store)
+            self.topology = on_store(self.topology, file)
+            store = open_store(self.topology)
         ends.callback(store.close)
-        store.set_up()
         return store
 
     def _sender(self, topology: Topology) -> RecordingSender:

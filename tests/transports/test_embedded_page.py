@@ -12,7 +12,7 @@ from feedbus.transports.sqlite.survey import survey
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "embedded.md").read_text()
-KOMBU, CELERY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+KOMBU, CELERY, MEMORY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (PRINTED,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -39,3 +39,7 @@ def test_the_celery_application_publishes_to_its_file(tmp_path):
     run(tmp_path, f"{source}\nbill.delay(7)\nbill.delay(8)")
     ((name, arguments, ready, _, _),) = survey(tmp_path / "broker.db").queues
     assert (name, arguments, ready) == ("celery", {"x-max-priority": 9}, 2)
+
+
+def test_the_broker_in_memory_waits_an_hour_at_once(tmp_path):
+    run(tmp_path, MEMORY)
