@@ -24,7 +24,14 @@ class NothingToWaitFor(FeedbusError):  # noqa: N818 -- names what it is
 
 
 class Clock(Protocol):
-    """What code that waits, or that asks for the time, needs to know of it."""
+    """What code that waits, or that asks for the time, needs to know of it.
+
+    Attributes:
+        takes_time: whether a wait takes real time, so that a signal has to be able to end it.
+
+    """
+
+    takes_time: bool
 
     def monotonic(self) -> float:
         """Return seconds that never go back, from a beginning of no meaning."""
@@ -41,6 +48,8 @@ class Clock(Protocol):
 
 class SystemClock:
     """The clock of the machine."""
+
+    takes_time = True
 
     def monotonic(self) -> float:
         """Return the machine's monotonic seconds."""
@@ -71,6 +80,8 @@ class VirtualClock:
         datetime.datetime(2026, 1, 31, 1, 0, tzinfo=datetime.timezone.utc)
 
     """
+
+    takes_time = False
 
     def __init__(self, start: datetime | None = None) -> None:
         """Begin at a moment; without one, at the machine's time of now."""

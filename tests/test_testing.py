@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -238,6 +239,19 @@ def test_an_outage_reaches_the_test_and_the_message_is_handled_after_it(shop, sy
     system.run()
     assert [type(each.error) for each in system.handled("mail")] == [Outage, type(None)]
     assert system.clock.monotonic() == 0  # it was no attempt
+
+
+def test_signals_neither_end_a_run_early_nor_find_anything_changed(system):
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+    try:
+        for number in range(20):
+            system.publish("orders", order(number), key=str(number))
+            signal.raise_signal(signal.SIGUSR1)
+        assert system.run() == 40
+        assert (len(heard), signal.set_wakeup_fd(-1)) == (20, -1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_run_without_end_is_stopped_with_what_to_do(system):

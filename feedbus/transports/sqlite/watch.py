@@ -27,7 +27,8 @@ class Watch:
         if bell.receiver is not None:
             self._selector.register(bell.receiver, selectors.EVENT_READ, RANG)
         self._signals = -1  # registered while the main thread waits
-        pipe.join()
+        if clock.takes_time:
+            pipe.join()
         self._others: Mapping[int, int] = {}  # owner: pid
         self._processes: dict[int, int] = {}  # pid: descriptor
         self._gone: set[int] = set()  # owners whose process is dead, and whose lock may be held
@@ -102,6 +103,8 @@ class Watch:
         return FALLBACK_SECONDS if self._blind or self._unseen else None
 
     def _listen_to_signals(self) -> None:
+        if not self._clock.takes_time:
+            return
         reader = pipe.listen()
         if reader != self._signals:
             if self._signals >= 0:
@@ -113,7 +116,8 @@ class Watch:
     def close(self) -> None:
         """Close all that is watched."""
         self.drop()
-        pipe.leave()
+        if self._clock.takes_time:
+            pipe.leave()
 
     def drop(self) -> None:
         """Close this process's descriptors, and change nothing that a parent process shares."""
