@@ -273,6 +273,22 @@ def holding(folder: Path, name: str, slot: int, pid: int) -> str:
     return reason.strip() if noted == str(pid) else ""
 
 
+def all_holding(folder: Path) -> dict[str, list[str]]:
+    """Return, for each process name that holds in any slot, the reason of each of these slots."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*.holding")):
+        noted, _, reason = path.read_text(encoding="utf-8").partition("\n")
+        # A look at a lock of this process's own would release it.
+        if reason and (noted == str(os.getpid()) or noted == _lock_holder_beside(path)):
+            name, _, _ = path.name.rsplit(".", 2)
+            found.setdefault(name.replace("%2F", "/"), []).append(reason.strip())
+    return found
+
+
+def _lock_holder_beside(path: Path) -> str:
+    return str(lock_holder(path.with_suffix(".lock")))
+
+
 def ready_since(path: Path, pid: int) -> float | None:
     """Return when the process said that it is ready, in seconds since the epoch, or None."""
     try:

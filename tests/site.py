@@ -149,7 +149,7 @@ def problem(answer: Answer, status: int) -> dict:
 def waiting(site: Site, consumer: str) -> int:
     """Count what waits in a consumer's queue, asking the broker anew."""
     with broker.connect(site.topology) as connection:
-        return depths_of(connection, site.topology)[consumer][0]
+        return depths_of(connection, site.topology)[consumer].ready
 
 
 def until(condition, seconds: float = 10.0) -> bool:

@@ -179,7 +179,7 @@ class System:
         """Return what waits for each consumer."""
         with broker.connect(self.topology) as connection:
             depths = depths_of(connection, self.topology)
-        return {name: ready for name, (ready, _) in depths.items()}
+        return {name: found.ready for name, found in depths.items()}
 
     def publish(self, numbers: Sequence[int], exchange: str = "work", key: str = "") -> None:
         """Publish numbered messages."""

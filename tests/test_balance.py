@@ -410,7 +410,7 @@ def published(topology, keys):
 def waiting(topology):
     with broker.connect(topology) as connection:
         depths = depths_of(connection, topology)
-    return {name: ready for name, (ready, _) in depths.items() if ready}
+    return {name: found.ready for name, found in depths.items() if found.ready}
 
 
 def test_the_embedded_broker_places_a_thousand_keys_as_predicted(balance, path):

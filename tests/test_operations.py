@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from feedbus.lifeline import hold_slot, mark_holding
+from feedbus.operations import queue_depths
 from feedbus.operations.access import Guard
+from feedbus.topology import Ladder
 from tests.operations import Served, served
+from tests.servers import versions
 from tests.site import problem
 from tests.systems import System, closing_store, queue, sharded
 
@@ -19,6 +25,21 @@ from tests.systems import System, closing_store, queue, sharded
 def system(tmp_path) -> Iterator[System]:
     with closing_store():
         yield System.at(tmp_path, queue(), sharded(3))
+
+
+@pytest.fixture(params=["embedded", *versions.chosen()])
+def make(request: pytest.FixtureRequest, tmp_path) -> Iterator[Callable[..., System]]:
+    """Make systems on either broker."""
+    urls = {}
+    if request.param != "embedded":
+        node = request.getfixturevalue("rabbitmq_nodes")(request.param)
+        urls = {"broker_url": node.url, "management_url": node.management_url}
+    with closing_store():
+        yield lambda *queues: System.at(tmp_path, *queues, **urls)
+
+
+def metrics(own: Served) -> str:
+    return own.get("/metrics").body.decode()
 
 
 def figures(own: Served, name: str) -> dict[str, Any]:
@@ -41,7 +62,7 @@ def test_the_figures_say_what_waits_for_each_consumer(system):
 def test_metrics_have_the_depths_of_every_consumer_and_none_of_http(system):
     system.publish([1, 2, 3])
     with served(system) as own:
-        exposed = own.get("/metrics").body.decode()
+        exposed = metrics(own)
     assert 'feedbus_queue_messages{queue="work"} 3.0' in exposed
     assert 'feedbus_queue_messages{queue="shard_2"} 0.0' in exposed
     assert 'feedbus_dead_letters{queue="work"} 0.0' in exposed
@@ -97,6 +118,69 @@ def test_readiness_names_a_disk_that_is_full(system, monkeypatch):
     )
     with served(system) as own:
         assert problem(own.get("/readyz"), 503)["errors"] == {"disk": ["Cannot be written to."]}
+
+
+def test_readiness_and_the_figures_name_a_consumer_that_holds(system):
+    topology = system.topology
+    with hold_slot(topology, "work", 1), served(system) as own:
+        mark_holding("the store is away")
+        assert problem(own.get("/readyz"), 503)["errors"] == {"consumers": ["1 of them hold."]}
+        assert figures(own, "work")["consumers"][0]["holding"] == ["the store is away"]
+        assert 'feedbus_holding_processes{consumer="work"} 1.0' in metrics(own)
+        mark_holding("")
+        assert own.get("/readyz").status == 200
+        assert figures(own, "work")["consumers"][0]["holding"] == []
+        assert 'feedbus_holding_processes{consumer="work"} 0.0' in metrics(own)
+
+
+def test_a_process_that_was_killed_while_it_held_holds_no_more(system):
+    source = (
+        "import os, pathlib, types; from feedbus.lifeline import hold_slot, mark_holding\n"
+        f"where = types.SimpleNamespace(var=pathlib.Path({str(system.topology.var)!r}))\n"
+        "with hold_slot(where, 'work', 1):\n"
+        "    mark_holding('the store is away')\n"
+        "    print('holds', flush=True)\n"
+        "    input()\n"
+    )
+    with served(system) as own:
+        command = [sys.executable, "-c", source]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout.readline() == b"holds\n"
+            assert own.get("/readyz").status == 503
+            other.kill()
+            other.wait()
+        assert own.get("/readyz").status == 200
+
+
+def test_messages_that_wait_for_their_next_attempt_are_counted(make):
+    system = make(queue(retry=Ladder((600.0, 900.0))), sharded(2, retry=Ladder((600.0,))))
+
+    def fail(message, bus):
+        raise ValueError
+
+    system.publish([1, 2, 3])
+    system.publish([4], "ring", "a key")
+    system.run(fail, idle_seconds=1.0)
+    for shard in ("shard_0", "shard_1"):
+        system.run(fail, shard, idle_seconds=1.0)
+    with served(system) as own:
+        work, shard = figures(own, "work"), figures(own, "shard")
+        assert (work["retrying"], work["consumers"][0]["ready"], work["dead"]) == (3, 0, 0)
+        assert (shard["retrying"], shard["dead"]) == (1, 0)
+        exposed = metrics(own)
+    assert 'feedbus_retrying_messages{queue="work"} 3.0' in exposed
+    assert 'feedbus_retrying_messages{queue="shard"} 1.0' in exposed
+
+
+def test_the_broker_is_asked_at_most_once_a_second(system, monkeypatch):
+    asked = []
+    monkeypatch.setattr(queue_depths, "depths_of", lambda *_: asked.append(1) or {})
+    monkeypatch.setattr(queue_depths, "FRESH_SECONDS", 600.0)
+    with served(system) as own:
+        for _ in range(3):
+            own.get("/operations.json")
+            metrics(own)
+    assert len(asked) == 1
 
 
 def test_a_server_that_others_reach_asks_for_the_token_except_for_health_and_the_page(system):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ from feedbus.errors import FeedbusError
 from feedbus.printable import printable
 
 if TYPE_CHECKING:
+    from feedbus.generations.depths import Depths
     from feedbus.topology import Topology
 
 COLOURS = {
@@ -22,6 +24,7 @@ COLOURS = {
     "waiting": "yellow",
     "gave up": "red",
 }
+UNKNOWN = {"ready": None, "retrying": None, "dead": None}
 NOT_RUNNING = {
     "state": "stopped",
     "processes": [],
@@ -66,8 +69,8 @@ def gather(topology: Topology) -> dict[str, Any]:
         one["changed_code"] = changed.get(name, [])
     consumers = {}
     for name in topology.consumers:
-        ready, dead = depths.get(name, (None, None))
-        waiting = {"ready": ready, "dead": dead, "handled": handled.get(name)}
+        found = asdict(depths[name]) if name in depths else UNKNOWN
+        waiting = {**found, "handled": handled.get(name)}
         waiting["dead_dropped"] = dropped.get(name, 0)
         consumers[name] = kept.get(name, NOT_RUNNING) | waiting
     return {
@@ -103,7 +106,7 @@ def _outdated(
     return changed, outdated_note(changed)
 
 
-def _broker(topology: Topology) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
+def _broker(topology: Topology) -> tuple[dict[str, Depths], dict[str, Any]]:
     from feedbus import broker
     from feedbus.generations.depths import depths_of
 
@@ -145,12 +148,12 @@ def _dropped(topology: Topology) -> dict[str, int]:
 
 
 def _table(found: dict[str, Any]) -> str:
-    header = ("", "STATE", "PIDS", "UP", "RESTARTS", "READY", "DEAD", "HANDLED")
+    header = ("", "STATE", "PIDS", "UP", "RESTARTS", "READY", "RETRYING", "DEAD", "HANDLED")
     rows = [header]
     for name, one in (found["consumers"] | found["processes"]).items():
         pids = ",".join(str(process["pid"]) for process in one["processes"])
         uptimes = [process["uptime_seconds"] for process in one["processes"]]
-        counts = [_text(one.get(key)) for key in ("ready", "dead", "handled")]
+        counts = [_text(one.get(key)) for key in ("ready", "retrying", "dead", "handled")]
         up = _span(min(uptimes)) if uptimes else ""
         rows.append((name, one["state"], pids, up, str(one["restarts"]), *counts))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

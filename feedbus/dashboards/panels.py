@@ -129,9 +129,13 @@ def _waiting(topology: Topology) -> list[Panel]:
         f"sum by (consumer, limit) (increase(feedbus_dead_letters_dropped_total{{{JOB}}}[{RATE}]))"
     )
     dead = Query(f"max by (queue) (feedbus_dead_letters{{{JOB}}})", "{{queue}}")
+    retrying = Query(f"max by (queue) (feedbus_retrying_messages{{{JOB}}})", "{{queue}}")
     return [
-        Panel("Backlog", "Messages ready in each queue, all shards together.", backlog),
-        Panel("Dead letters", "What `feedbus dead list` shows.", (dead,)),
+        Panel(
+            "Backlog", "Messages ready in each queue, all shards together.", backlog, width=THIRD
+        ),
+        Panel("Retrying", "Messages that wait for their next attempt.", (retrying,), width=THIRD),
+        Panel("Dead letters", "What `feedbus dead list` shows.", (dead,), width=THIRD),
         *lag,
         Panel(
             "Dead letters dropped",

@@ -1,28 +1,52 @@
-"""How many messages wait for each consumer, in the queue that is its own now."""
+"""How many messages wait for each consumer, in the queues that are its own now."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from kombu.connection import Connection
 
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.generations import ledger
-from feedbus.topology import Topology
+from feedbus.topology import Queue, Topology
 
 
-def depths_of(connection: Connection, topology: Topology) -> dict[str, tuple[int, int]]:
-    """Return (messages ready, dead letters) for each consumer by name.
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """What waits for one consumer; shards share the last two with all shards of their queue.
 
-    A queue that is not declared yet counts as empty; shards share their dead letters.
+    Attributes:
+        ready: messages in its queue.
+        retrying: messages of its queue that wait for their next attempt, by the queue's delays.
+        dead: dead letters of its queue.
+
     """
+
+    ready: int
+    retrying: int
+    dead: int
+
+
+def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
+    """Return what waits for each consumer by name; a queue that is not declared yet is empty."""
     names = Names(topology)
     current = {name: state.current for name, state in ledger.states(connection, topology).items()}
-    found: dict[str, tuple[int, int]] = {}
+
+    def count(queue: str) -> int:
+        return broker.count(connection, queue) or 0
+
+    def retrying(queue: Queue) -> int:
+        delays = {round(seconds * 1000) for seconds in queue.retry.delays_seconds}
+        return sum(count(names.delay(queue, milliseconds)) for milliseconds in delays)
+
+    shared = {
+        queue.name: (retrying(queue), count(names.dead(queue)))
+        for queue in topology.queues.values()
+    }
+    found: dict[str, Depths] = {}
     for consumer in topology.consumers.values():
         generation = current.get(consumer.queue.exchange)
         queue = names.member(generation, consumer.name) if generation else names.queue(consumer)
-        found[consumer.name] = (
-            broker.count(connection, queue) or 0,
-            broker.count(connection, names.dead(consumer.queue)) or 0,
-        )
+        found[consumer.name] = Depths(count(queue), *shared[consumer.queue.name])
     return found

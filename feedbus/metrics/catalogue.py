@@ -129,6 +129,18 @@ BLOCKED = Family(
 QUEUE_MESSAGES = Family(
     "feedbus_queue_messages", "gauge", "Messages ready in the queue.", ("queue",)
 )
+RETRYING = Family(
+    "feedbus_retrying_messages",
+    "gauge",
+    "Messages of the queue that wait for their next attempt.",
+    ("queue",),
+)
+HOLDING = Family(
+    "feedbus_holding_processes",
+    "gauge",
+    "Processes of the consumer that hold, as something that they need is away.",
+    ("consumer",),
+)
 DEAD_LETTERS = Family(
     "feedbus_dead_letters", "gauge", "Dead letters kept for the queue.", ("queue",)
 )
@@ -155,4 +167,4 @@ RECORDED = {
         BLOCKED,
     )
 }
-GAUGES = {family.name: family for family in (QUEUE_MESSAGES, DEAD_LETTERS)}
+GAUGES = {family.name: family for family in (QUEUE_MESSAGES, RETRYING, DEAD_LETTERS, HOLDING)}

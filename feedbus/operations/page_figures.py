@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feedbus.metrics import exposition
@@ -18,12 +18,15 @@ LABEL = re.compile(r'(\w+)="([^"]*)"')
 Samples = Mapping[str, Mapping[str, float]]
 
 
-def figures(topology: Topology, depths: Counts) -> dict[str, Any]:
+def figures(
+    topology: Topology, depths: Counts, holding: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     """Return what the page shows of queues.
 
     Args:
         topology: whose consumers they are; its metrics are read.
         depths: by consumer, empty when the broker is away.
+        holding: why consumers hold, by consumer.
 
     """
     samples = sums(exposition(topology.var / "metrics").decode())
@@ -31,25 +34,34 @@ def figures(topology: Topology, depths: Counts) -> dict[str, Any]:
         "name": topology.name,
         "at": time.monotonic(),  # for rates, so by a clock that nobody sets
         "queues": [
-            of_queue(topology, queue, samples, depths) for queue in topology.queues.values()
+            of_queue(topology, queue, samples, depths, holding)
+            for queue in topology.queues.values()
         ],
     }
 
 
-def of_queue(topology: Topology, queue: Queue, samples: Samples, depths: Counts) -> dict[str, Any]:
+def of_queue(
+    topology: Topology,
+    queue: Queue,
+    samples: Samples,
+    depths: Counts,
+    holding: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
     """Return the figures of a queue and of each of its consumers."""
     consumers = [one for one in topology.consumers.values() if one.queue.name == queue.name]
-    dead = [depths[one.name][1] for one in consumers if one.name in depths]
+    shared = next((depths[one.name] for one in consumers if one.name in depths), None)
     return {
         "name": queue.name,
         "exchange": queue.exchange,
         "sharded": queue.shards is not None,
-        "dead": dead[0] if dead else None,  # shards share them
+        "retrying": shared.retrying if shared else None,  # shards share these two
+        "dead": shared.dead if shared else None,
         "consumers": [
             {
                 "name": one.name,
                 "weight": one.weight,
-                "ready": depths[one.name][0] if one.name in depths else None,
+                "ready": depths[one.name].ready if one.name in depths else None,
+                "holding": list(holding.get(one.name, ())),
                 "handled": samples["feedbus_records_total"].get(one.name, 0),
                 "lagSeconds": samples["feedbus_lag_seconds_sum"].get(one.name, 0),
                 "lagCount": samples["feedbus_lag_seconds_count"].get(one.name, 0),

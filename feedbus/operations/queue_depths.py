@@ -9,13 +9,13 @@ from typing import Any, Self
 
 from feedbus import broker
 from feedbus.errors import Outage
-from feedbus.generations.depths import depths_of
+from feedbus.generations.depths import Depths, depths_of
 from feedbus.topology import Topology
 
 FRESH_SECONDS = 1.0
 REFUSAL_FRESH_SECONDS = 5.0  # it takes a connection of its own each time
 
-Counts = Mapping[str, tuple[int, int]]
+Counts = Mapping[str, Depths]
 
 
 class QueueDepths:
@@ -31,7 +31,7 @@ class QueueDepths:
         self._refusal = ""
 
     def read(self) -> Counts:
-        """Return (messages ready, dead letters of its queue) of each consumer by name.
+        """Return what waits for each consumer by name.
 
         Raises:
             Outage: the broker is away.

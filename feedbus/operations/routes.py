@@ -15,6 +15,7 @@ import bottle
 
 from feedbus.disk_space import unwritable_folders
 from feedbus.errors import Outage
+from feedbus.lifeline import all_holding
 from feedbus.metrics import CONTENT_TYPE, exposition
 from feedbus.operations.access import Guard
 from feedbus.operations.page_figures import figures
@@ -22,8 +23,8 @@ from feedbus.operations.queue_depths import Counts, QueueDepths
 from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
 from feedbus.operations.wsgi import Application
 from feedbus.store import Store
-from feedbus.topology import Topology
-from feedbus.urls import BrokerUrl, StoreUrl
+from feedbus.topology import StoreOptions, Topology
+from feedbus.urls import BrokerUrl
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +48,19 @@ class Operations:
     def metrics(self) -> bytes:
         """Return the metrics of all processes, and what waits in the broker while it answers."""
         depths, _ = self._look()
-        gauges: dict[str, dict[str, float]] = {"feedbus_queue_messages": {}}
-        dead = gauges["feedbus_dead_letters"] = {}
-        for consumer, (ready, kept) in depths.items():
-            gauges["feedbus_queue_messages"][consumer] = ready
-            dead[self._topology.consumers[consumer].queue.name] = kept
+        ready, retrying, dead = {}, {}, {}
+        for consumer, found in depths.items():
+            queue = self._topology.consumers[consumer].queue.name
+            ready[consumer], retrying[queue], dead[queue] = found.ready, found.retrying, found.dead
+        holding = self._holding()
+        gauges: dict[str, Mapping[str, float]] = {
+            "feedbus_queue_messages": ready,
+            "feedbus_retrying_messages": retrying,
+            "feedbus_dead_letters": dead,
+            "feedbus_holding_processes": {
+                consumer: len(holding.get(consumer, ())) for consumer in self._topology.consumers
+            },
+        }
         return typed(CONTENT_TYPE, exposition(self._topology.var / "metrics", gauges))
 
     def health(self) -> bytes:
@@ -59,12 +68,15 @@ class Operations:
         return answer({"status": "ok"})
 
     def ready(self) -> bytes:
-        """Report that broker and store are reachable and can be written to, or which cannot."""
+        """Report that nothing is away and no consumer holds, or what is away and how many hold."""
         _, away = self._look()
+        holding = self._holding()
+        reasons = [f"{name} holds: {text}" for name, texts in holding.items() for text in texts]
         found = {
             "broker": (away, "Does not answer."),
             "store": (store_away(self._store), "Does not answer."),
             "disk": ("; ".join(unwritable_folders(self._topology)), "Cannot be written to."),
+            "consumers": ("; ".join(reasons), f"{len(holding)} of them hold."),
         }
         if not away:
             found["broker"] = (self._refusal(), "Takes no messages.")
@@ -75,16 +87,14 @@ class Operations:
         if errors:
             detail = f"Not ready: {' and '.join(errors)}; operations.log has the reason."
             raise problem(UNAVAILABLE, detail, errors)
-        return answer(
-            {"status": "ok", "broker": "reachable", "store": "reachable", "disk": "writable"}
-        )
+        return answer({"status": "ok", **dict.fromkeys(found, "ok")})
 
     def figures(self) -> bytes:
         """Return what the operations page shows."""
         depths, away = self._look()
-        shown = figures(self._topology, depths)
-        shown["broker"] = state(self._topology.broker_url, away)
-        shown["store"] = state(self._topology.store_url, store_away(self._store))
+        shown = figures(self._topology, depths, self._holding())
+        shown["broker"] = broker_state(self._topology.broker_url, away)
+        shown["store"] = store_state(self._topology.store, store_away(self._store))
         return answer(shown)
 
     def page(self) -> bytes:
@@ -92,6 +102,11 @@ class Operations:
         page, policy = page_and_policy()
         bottle.response.set_header("Content-Security-Policy", policy)
         return typed("text/html; charset=utf-8", page)
+
+    def _holding(self) -> dict[str, list[str]]:
+        """Return why consumers hold, by consumer."""
+        found = all_holding(self._topology.var / "run")
+        return {name: found[name] for name in self._topology.consumers if name in found}
 
     def _refusal(self) -> str:
         try:
@@ -133,12 +148,18 @@ def store_away(store: Store) -> str:
     return ""
 
 
-def state(url: BrokerUrl | StoreUrl | None, away: str) -> dict[str, Any]:
-    """Describe a broker or a store without its address."""
-    server = "RabbitMQ" if isinstance(url, BrokerUrl) else "PostgreSQL"
-    if url is None:
-        return {"kind": "none", "reachable": not away}
-    return {"kind": "SQLite" if url.embedded else server, "reachable": not away}
+def broker_state(url: BrokerUrl, away: str) -> dict[str, Any]:
+    """Describe a broker without its address."""
+    return {"kind": "SQLite" if url.embedded else "RabbitMQ", "reachable": not away}
+
+
+def store_state(store: StoreOptions | None, away: str) -> dict[str, Any] | None:
+    """Describe a store without its address; None without a store."""
+    if store is None:
+        return None
+    if store.url is None:
+        return {"kind": store.adapter, "reachable": not away}
+    return {"kind": "SQLite" if store.url.embedded else "PostgreSQL", "reachable": not away}
 
 
 @cache

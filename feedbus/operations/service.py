@@ -1,4 +1,4 @@
-"""The operations process: it serves HTTP, and waits for an address that it cannot listen on yet."""
+"""The operations process: it serves HTTP and relays the outbox; an address may come free later."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
+from feedbus.bus import LiveBus
 from feedbus.errors import FeedbusError
 from feedbus.lifeline import hold_slot, mark_holding, mark_ready
+from feedbus.metrics import Metrics
 from feedbus.operations.access import Guard, guard_of
 from feedbus.operations.http_server import Address, CannotListen, Server, bind, url
 from feedbus.operations.queue_depths import QueueDepths
 from feedbus.operations.routes import application
 from feedbus.operations.url_file import write_url
 from feedbus.operations.wsgi import Application
-from feedbus.store import open_store
+from feedbus.store import Store, open_store
+from feedbus.store.relay import Relay
 from feedbus.topology import OPERATIONS, OPERATIONS_PORT, Topology
 
 log = logging.getLogger(__name__)
@@ -27,6 +31,7 @@ MakeApplication = Callable[[Guard], Application]
 
 THREADS = 4
 TRY_AGAIN_SECONDS = 5.0
+PUBLISH_SECONDS = 2.0  # less than the time that this process has to end
 HOST_OPTION = "host in [operations]"
 PORT_OPTION = "port in [operations] or by FEEDBUS_OPERATIONS_PORT"
 
@@ -49,7 +54,7 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
     with hold_slot(topology, OPERATIONS, 1):
         store = open_store(topology, application_name="feedbus operations")
         try:
-            with QueueDepths(topology) as depths:
+            with QueueDepths(topology) as depths, _relaying(topology, store):
                 service = Service(topology, host, port, supervised=supervised)
                 for number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(number, service.on_signal)
@@ -57,6 +62,20 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
         finally:
             store.close()
     log.info("event=stopped")
+
+
+@contextmanager
+def _relaying(topology: Topology, store: Store) -> Iterator[None]:
+    """Publish what is left in the outbox, in a thread, for as long as the block runs."""
+    if topology.store is None:
+        yield
+        return
+    with (
+        Metrics.open(topology.var / "metrics", OPERATIONS) as metrics,
+        LiveBus(topology, metrics, timeout_seconds=PUBLISH_SECONDS) as bus,
+        Relay(topology, store, bus),
+    ):
+        yield
 
 
 class Service:
@@ -113,7 +132,7 @@ class Service:
                     latest = str(error)
                     log.error("event=not_listening error=%s", latest)  # noqa: TRY400 -- no bug
                     mark_holding(latest)
-                    mark_ready()  # all else that this process does goes on
+                    mark_ready()  # the relay works all the same
                 self._over.wait(TRY_AGAIN_SECONDS)
             else:
                 if latest:

@@ -133,3 +133,62 @@ def test_a_project_may_do_without_it(project):
         found = status(project)
         assert found["processes"] == {}
         assert found["operations"]["url"] is None
+
+
+DYING = """
+import os, signal
+from contextlib import contextmanager
+from pathlib import Path
+from feedbus.store.peewee import PeeweeStore
+
+MARK = Path(__file__).with_name("died")
+committing = PeeweeStore.transaction
+handled = []
+
+@contextmanager
+def die_after_commit(self):
+    with committing(self) as session:
+        yield session
+    if handled and not MARK.exists():
+        MARK.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+PeeweeStore.transaction = die_after_commit
+
+@handler(Numbered)
+def parent(message, bus):
+    handled.append(message["n"])
+    note(f"parent{message['n']}")
+    bus.publish("work", {"n": message["n"] + 1})
+"""
+ONCE = """
+[exchanges.parents]
+type = "direct"
+[queues.parent]
+exchange = "parents"
+routing_keys = [""]
+handler = "small_handlers:parent"
+once = true
+"""
+
+
+def test_what_a_process_committed_and_died_before_publishing_is_published(project):
+    handlers = project.folder / "small_handlers.py"
+    handlers.write_text(handlers.read_text() + DYING)
+    append(project, ONCE)
+    with up(project):
+        project.feedbus("publish", "parents", "--json", '{"n": 1}')
+        wait_until(lambda: "2" in project.seen())
+        wait_until(lambda: status(project)["consumers"]["parent"]["ready"] == 0)
+        assert (project.folder / "died").exists()
+    assert project.seen() == ["parent1", "2"]
+
+
+def test_waiting_retries_are_seen_in_status(tmp_path):
+    project = Project.at(tmp_path, "raise ValueError(n)")
+    text = project.topology.read_text().replace('"20ms"', '"10m"')
+    project.topology.write_text(text)
+    with up(project):
+        project.publish(1, 2)
+        wait_until(lambda: status(project)["consumers"]["work"]["retrying"] == 2)
+        assert "RETRYING" in project.feedbus("status").stdout

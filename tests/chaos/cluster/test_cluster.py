@@ -198,7 +198,7 @@ def test_shards_move_from_dead_nodes_and_hosts_and_nothing_is_lost(
     assert notes.first_times() == {key: list(range(total)) for key in KEYS}
     with broker.connect(topology) as connection:
         depths = depths_of(connection, topology)
-    assert {name: dead for name, (_, dead) in depths.items()} == dict.fromkeys(depths, 0)
+    assert {name: found.dead for name, found in depths.items()} == dict.fromkeys(depths, 0)
 
 
 def kill_the_node_that_leads(
