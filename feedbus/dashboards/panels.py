@@ -181,12 +181,14 @@ def _speaking() -> list[Panel]:
     )
     outages = Query(f"sum by (part) (increase(feedbus_outages_total{{{JOB}}}[{RATE}]))", "{{part}}")
     held = Query(_rate("feedbus_held_seconds_total", "part"), "{{part}}")
+    holding = Query(f"sum by (consumer) (feedbus_holding_processes{{{JOB}}})", "{{consumer}}")
     # Nobody has this series until a broker has blocked somebody.
     blocked = f"sum(rate(feedbus_publisher_blocked_seconds_total{{{JOB}}}[{RATE}])) or vector(0)"
     return [
         Panel(
-            "Published/s", "Records, by what the broker answered.", (published,), "cps", width=FULL
+            "Published/s", "Records, by what the broker answered.", (published,), "cps", width=HALF
         ),
+        Panel("Consumers that hold", "Processes, by consumer.", (holding,), width=HALF),
         Panel("Outages", "Consumers that began to hold.", (outages,), width=THIRD),
         Panel("Holding", "Consumers that hold: seconds held in a second.", (held,), width=THIRD),
         Panel(
