@@ -71,7 +71,7 @@ clean:  ## remove .venv and caches; var/, which holds messages and feeds, stays
 # Stamps: installed anew only when pyproject.toml changed. What .dev installs includes .runtime.
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
-	@test $(VENV)/.dev -nt pyproject.toml || { echo "installing feedbus into $(VENV)" && $(PIP) install -e .; }
+	@test $(VENV)/.dev -nt pyproject.toml || { echo "installing feedbus into $(VENV)" && $(PIP) install -e ".[app]"; }
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python

@@ -99,8 +99,12 @@ def parse_store_url(text: str) -> StoreUrl:
 
 def _libpq(text: str, scheme: str, query: str) -> dict[str, str]:
     """Return what libpq reads in a URL; its own errors repeat parts of it."""
-    import psycopg2
-    from psycopg2.extensions import parse_dsn
+    try:
+        import psycopg2
+        from psycopg2.extensions import parse_dsn
+    except ModuleNotFoundError:
+        driver = f"the driver psycopg2 for {scheme}://; pip install 'feedbus[postgres]' installs it"
+        raise UrlError(driver, "no module psycopg2") from None
 
     with contextlib.suppress(psycopg2.Error, ValueError):
         return dict(parse_dsn(text))
