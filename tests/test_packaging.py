@@ -1,0 +1,116 @@
+"""The wheel: it needs what it says that it needs, and users' programs are typed with it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PROJECT = Path(__file__).parents[1]
+USER_PROJECT = PROJECT / "tests" / "typed_project"
+DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+# An extra, what loads the plugin itself, and what only type checkers import.
+OPTIONAL = {"psycopg2-binary", "pytest", "typing-extensions"}
+
+
+def imported(folder):
+    """Return the distributions that the modules of a folder import."""
+    names = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.partition(".")[0])
+    homes = metadata.packages_distributions()
+    foreign = names - set(sys.stdlib_module_names) - {"feedbus"}
+    return {canonicalize_name(homes[name][0]) for name in foreign}
+
+
+def closure(requirements):
+    """Return the distributions that these requirements install, without extras."""
+    found, left = {}, [Requirement(text) for text in requirements]
+    while left:
+        requirement = left.pop()
+        name = canonicalize_name(requirement.name)
+        needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if needed and name not in found:
+            found[name] = metadata.distribution(name)
+            left += [Requirement(text) for text in found[name].requires or ()]
+    return found.values()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Install the wheel where nothing is but what it requires, and pytest; return that Python."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, folder=PROJECT)
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
+    python = folder / "venv" / "bin" / "python"
+    (wheel,) = folder.glob("*.whl")
+    pip = (sys.executable, "-m", "pip", "-q", "--python", python, "install", "--no-deps")
+    run(*pip, "--no-index", wheel)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
+    for distribution in closure([*DECLARED["dependencies"], "pytest"]):
+        for name in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
+            (packages / name).symlink_to(distribution.locate_file(name))
+    return python
+
+
+def run(*command, folder=None):
+    """Run a command and return what it printed, or fail with it."""
+    done = attempt(*command, folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def attempt(*command, folder=None):
+    """Run a command outside this project and return how it ended."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        [*map(str, command)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_wheel_requires_what_the_framework_imports_and_nothing_else():
+    declared = {canonicalize_name(Requirement(each).name) for each in DECLARED["dependencies"]}
+    assert imported(PROJECT / "feedbus") - OPTIONAL == declared
+
+
+def test_the_wheel_alone_checks_a_project(installed, tmp_path):
+    for name in ("topology.toml", "shop.py"):
+        (tmp_path / name).write_text((USER_PROJECT / name).read_text())
+    feedbus = installed.with_name("feedbus")
+    assert "ok" in run(feedbus, "check", folder=tmp_path)
+    where = "import feedbus, sys; print(feedbus.__file__.startswith(sys.prefix))"
+    assert run(installed, "-c", where, folder=tmp_path) == "True\n"
+
+
+def test_a_driver_that_is_not_installed_is_named_with_its_extra(installed, tmp_path):
+    store = '[store]\nurl = "postgresql://u:secret@localhost/shop"\n'
+    (tmp_path / "topology.toml").write_text('name = "shop"\n' + store)
+    done = attempt(installed.with_name("feedbus"), "check", folder=tmp_path)
+    assert done.returncode != 0
+    assert "topology.toml:3:7: [store] url: expected the driver psycopg2" in done.stdout
+    assert "pip install 'feedbus[postgres]'" in done.stdout
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_users_programs_are_typed_in_strict_mode(installed):
+    mypy = (sys.executable, "-m", "mypy", "--strict", "--python-executable", installed)
+    mypy += ("--no-error-summary", "--cache-dir", os.devnull)
+    assert run(*mypy, *sorted(USER_PROJECT.glob("*.py")), folder=USER_PROJECT) == ""
