@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from feedbus import Bus, Records, handler
 from handlers.schemas import PublishTweet
 from store import moments, queries
@@ -30,11 +28,7 @@ def publish_tweet(tweets: Records, bus: Bus) -> None:  # noqa: ARG001 -- records
 
 def set_aside(lost: Records) -> None:
     """Drop records of tweets that were deleted, or their authors; reject those of no author."""
-
-    def reason(tweet: dict[str, Any]) -> str:
-        return f"tweet {tweet['id']} or its author was deleted"
-
     gone = queries.deleted(tweets=lost.column("id"), users=lost.column("author_id"))
-    lost.where("id", gone.tweets).drop(reason)
-    lost.where("author_id", gone.users).drop(reason)
+    for some in (lost.where("id", gone.tweets), lost.where("author_id", gone.users)):
+        some.drop(lambda t: f"tweet {t['id']} or its author was deleted")
     lost.remaining().reject(lambda t: f"tweet {t['id']}: no user has the id {t['author_id']}")

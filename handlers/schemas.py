@@ -1,7 +1,6 @@
 """What travels on each exchange; names on the wire are camelCase, as other systems know them.
 
-Unknown fields are left out, not refused: a publisher that is newer than its consumers must not
-fill their dead letters.
+Unknown fields are left out: newer publishers must not fill older consumers' dead letters.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from store import logins, models
 
 LOGIN = validate.Regexp(re.compile(logins.PATTERN + r"\Z"), error=f"Expected {logins.EXPECTED}.")
 CHANNELS = ("", "email", "phone", "email phone")
-SHORT = validate.Length(max=models.FOLLOWER_LOGIN_CHARACTERS)
-IDS = validate.Range(min=1, max=2**63 - 1)
+ID: dict[str, Any] = {"strict": True, "validate": validate.Range(min=1, max=2**63 - 1)}
 YEARS = validate.Range(datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC))
 
 
@@ -28,15 +26,9 @@ def check_text(text: str) -> None:
         raise ValidationError(msg)
 
 
-def identity(name: str, **options: Any) -> fields.Int:
-    """Return the field of a positive 63-bit id that has this name on the wire."""
-    return fields.Int(strict=True, data_key=name, validate=IDS, **{"required": True, **options})
-
-
-def text(name: str, characters: int) -> fields.Str:
+def text(characters: int) -> fields.Str:
     """Return the field of a text of at most so many characters."""
-    length = validate.Length(max=characters)
-    return fields.Str(required=True, data_key=name, validate=[length, check_text])
+    return fields.Str(required=True, validate=[validate.Length(max=characters), check_text])
 
 
 class Login(fields.Str):
@@ -58,18 +50,22 @@ class Message(Schema):
 class AddFollowers(Message):
     """add_followers: so many made-up users are to follow a user."""
 
-    user_id = identity("userId")
-    follower_login = Login(required=True, data_key="followerLogin", validate=[SHORT, LOGIN])
+    user_id = fields.Int(data_key="userId", required=True, **ID)
+    follower_login = Login(
+        required=True,
+        data_key="followerLogin",
+        validate=[validate.Length(max=models.FOLLOWER_LOGIN_CHARACTERS), check_text, LOGIN],
+    )
     count = fields.Int(required=True, strict=True, validate=validate.Range(min=1, max=1_000_000))
 
 
 class PublishTweet(Message):
     """publish_tweet: a tweet is to reach its author's followers."""
 
-    id = identity("id")
-    author = text("author", models.LOGIN_CHARACTERS)
-    author_id = identity("authorId")
-    text = text("text", models.TWEET_CHARACTERS)
+    id = fields.Int(required=True, **ID)
+    author = text(models.LOGIN_CHARACTERS)
+    author_id = fields.Int(data_key="authorId", required=True, **ID)
+    text = text(models.TWEET_CHARACTERS)
     created_at = fields.AwareDateTime(
         required=True, format="iso", default_timezone=UTC, data_key="createdAt", validate=YEARS
     )
@@ -78,13 +74,13 @@ class PublishTweet(Message):
 class UpdateFeed(PublishTweet):
     """update_feed: a tweet is to stand in one follower's feed; None: channels are not known."""
 
-    follower_id = identity("followerId")
+    follower_id = fields.Int(data_key="followerId", required=True, **ID)
     channels = fields.Str(load_default=None, allow_none=True, validate=validate.OneOf(CHANNELS))
 
 
 class SendNotification(Message):
     """send_notification: a user is to be notified, of a tweet or of anything else."""
 
-    user_id = identity("userId")
-    text = text("text", models.EMAIL_TEXT_CHARACTERS)
-    tweet_id = identity("tweetId", required=False, allow_none=True, load_default=None)
+    user_id = fields.Int(data_key="userId", required=True, **ID)
+    text = text(models.EMAIL_TEXT_CHARACTERS)
+    tweet_id = fields.Int(data_key="tweetId", allow_none=True, load_default=None, **ID)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
-
 from feedbus import Bus, Records, handler
 from handlers.schemas import SendNotification
 from store import models, queries
@@ -39,7 +37,7 @@ def _grouped(records: Records) -> list[tuple[str, str, list[int]]]:
     ]
 
 
-def _set_aside(records: Records, unreached: AbstractSet[int], lacking: str) -> None:
+def _set_aside(records: Records, unreached: set[int], lacking: str) -> None:
     """Drop records of users who were deleted; reject those of users who cannot be reached."""
     lost = records.where("user_id", unreached)
     gone = queries.deleted(users=unreached).users

@@ -13,7 +13,6 @@ from store.queries.tweets import (
     read_tweets,
 )
 from store.queries.users import (
-    Audience,
     LoginTaken,
     UnknownUser,
     add_followers,
@@ -26,7 +25,6 @@ from store.queries.users import (
 )
 
 __all__ = [
-    "Audience",
     "Deleted",
     "KeyReused",
     "LoginTaken",

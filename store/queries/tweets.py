@@ -140,21 +140,15 @@ def _wire(
 def ensure_tweets(tweets: Iterable[Mapping[str, Any]]) -> set[int]:
     """Store those tweets that are not there yet; returns the ids of all that are there now.
 
-    Those whose author is unknown are not, nor those that were deleted.
-
-    Args:
-        tweets: as publish_tweet's schema loads them, perhaps posted in another system.
-
+    Each is as publish_tweet's schema loads it. Not stored are tweets of an unknown author, and
+    tweets that were deleted.
     """
     asked = {tweet["id"]: tweet for tweet in tweets}
     there = stored_tweets(asked)
-    if not asked.keys() - there:
+    missing = [tweet for tweet in asked.values() if tweet["id"] not in there]
+    if not missing:
         return there
-    values = [
-        (each["id"], each["author_id"], each["text"], to_us(each["created_at"]))
-        for each in asked.values()
-        if each["id"] not in there
-    ]
+    values = [(t["id"], t["author_id"], t["text"], to_us(t["created_at"])) for t in missing]
     if on_postgres():
         run(ENSURE_POSTGRES, *map(list, zip(*values, strict=True)))
     else:
