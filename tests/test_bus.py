@@ -298,6 +298,35 @@ def test_what_records_cannot_publish_is_an_error_of_the_call() -> None:
     assert records.where("n", {3}).publish("work") == 0
 
 
+def test_an_argument_of_a_wrong_type_is_named_with_what_records_expect_and_were_given() -> None:
+    records = Records.of([{"n": 1}], bus=RecordingBus())
+    call: Any = records
+    for publish, error in (
+        (
+            lambda: call.publish({"n": 1}, key="a"),
+            r"exchange: expected str, got {'n': 1} of type d",
+        ),
+        (lambda: call.publish("work", key=5), "key: expected str, or a list with one .* got 5"),
+        (lambda: call.publish("work", columns=["n"]), "columns: expected a mapping of fields"),
+        (
+            lambda: call.publish("work", columns={"n": 5}),
+            r"columns\['n'\]: expected a field's name",
+        ),
+        (
+            lambda: call.publish("work", shared="n"),
+            "shared: expected a mapping .* got 'n' of type str",
+        ),
+        (lambda: call.publish_columns("work", {"n": {1}}), r"columns\['n'\]: expected a field's n"),
+        (
+            lambda: call.publish_many("work", [("a", {"n": 1})]),
+            r"pairs\[0\]: expected \(payload, k",
+        ),
+        (lambda: call.publish_many("work", [({}, "a"), ({}, 7)]), r"pairs\[1\]: expected"),
+    ):
+        with pytest.raises(TypeError, match=error):
+            publish()
+
+
 def test_a_records_children_keep_their_ids_however_many_calls_publish_them() -> None:
     def caused(*calls: list[int]) -> list[str]:
         records = Records([Chunk(Ids("p", [0, 7]), {}, {"n": [1, 2]}, [0, 1])])

@@ -412,6 +412,13 @@ def test_a_text_that_no_tweet_has_is_refused_by_field(text):
     assert list(caught.value.messages) == ["text"]
 
 
+@pytest.mark.parametrize("login", ["", " ", "a b", "a\n", "a\0b", "\ud83d", "x" * 58], ids=repr)
+def test_a_login_that_no_user_can_have_is_refused_by_field(login):
+    with pytest.raises(ValidationError) as caught:
+        schemas.AddFollowers().load({"userId": 1, "followerLogin": login, "count": 1})
+    assert list(caught.value.messages) == ["followerLogin"]
+
+
 @pytest.mark.parametrize("number", BAD_IDS, ids=repr)
 def test_an_id_that_is_none_is_refused_by_field(number):
     with pytest.raises(ValidationError) as caught:

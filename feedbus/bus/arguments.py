@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-SHOWN_CHARACTERS = 60
+from feedbus.wrong_argument import refuse
+
 ORDER = "the order is exchange, payload, key"
 PAIRS = "an iterable of (payload, key) pairs"
 
@@ -18,15 +19,15 @@ def check_record(exchange: object, payload: object, key: object, message_id: obj
 
     """
     if not isinstance(exchange, str):
-        _refuse("exchange", "str", exchange, ORDER)
+        refuse("exchange", "str", exchange, ORDER)
     if not isinstance(payload, dict) and not isinstance(payload, Mapping):
         swapped = isinstance(payload, str) and isinstance(key, Mapping)
         hint = f"payload and key are swapped: {ORDER}" if swapped else ORDER
-        _refuse("payload", "a mapping of fields to values", payload, hint)
+        refuse("payload", "a mapping of fields to values", payload, hint)
     if not isinstance(key, str):
-        _refuse("key", "str", key)
+        refuse("key", "str", key)
     if message_id is not None and not isinstance(message_id, str):
-        _refuse("message_id", "str or None", message_id)
+        refuse("message_id", "str or None", message_id)
 
 
 def check_many(exchange: object, pairs: object) -> None:
@@ -37,11 +38,11 @@ def check_many(exchange: object, pairs: object) -> None:
 
     """
     if not isinstance(exchange, str):
-        _refuse("exchange", "str", exchange)
+        refuse("exchange", "str", exchange)
     if isinstance(pairs, Mapping):
-        _refuse("pairs", PAIRS, pairs, "write [(payload, key)]")
+        refuse("pairs", PAIRS, pairs, "write [(payload, key)]")
     if isinstance(pairs, str | bytes) or not isinstance(pairs, Iterable):
-        _refuse("pairs", PAIRS, pairs)
+        refuse("pairs", PAIRS, pairs)
 
 
 def refuse_pairs(pairs: Sequence[Any], first: int = 0) -> None:
@@ -58,14 +59,14 @@ def refuse_pairs(pairs: Sequence[Any], first: int = 0) -> None:
     for number, pair in enumerate(pairs, start=first):
         name = f"pairs[{number}]"
         if not isinstance(pair, tuple | list) or len(pair) != 2:  # noqa: PLR2004 -- a pair
-            _refuse(name, "(payload, key)", pair)
+            refuse(name, "(payload, key)", pair)
         payload, key = pair
         if not isinstance(payload, Mapping):
             swapped = isinstance(payload, str) and isinstance(key, Mapping)
             hint = "payload and key are swapped: the payload comes first" if swapped else ""
-            _refuse(f"{name}: payload", "a mapping of fields to values", payload, hint)
+            refuse(f"{name}: payload", "a mapping of fields to values", payload, hint)
         if not isinstance(key, str):
-            _refuse(f"{name}: key", "str", key)
+            refuse(f"{name}: key", "str", key)
 
 
 def check_columns(exchange: object, keys: object, columns: object, shared: object) -> None:
@@ -76,13 +77,13 @@ def check_columns(exchange: object, keys: object, columns: object, shared: objec
 
     """
     if not isinstance(exchange, str):
-        _refuse("exchange", "str", exchange)
+        refuse("exchange", "str", exchange)
     if not isinstance(keys, Sequence):
-        _refuse("keys", "a sequence of str, or the name of a column", keys)
+        refuse("keys", "a sequence of str, or the name of a column", keys)
     if not isinstance(columns, Mapping):
-        _refuse("columns", "a mapping of fields to sequences", columns)
+        refuse("columns", "a mapping of fields to sequences", columns)
     if not isinstance(shared, Mapping):
-        _refuse("shared", "a mapping of fields to values", shared)
+        refuse("shared", "a mapping of fields to values", shared)
 
 
 def refuse_keys(keys: Iterable[object]) -> None:
@@ -94,13 +95,4 @@ def refuse_keys(keys: Iterable[object]) -> None:
     """
     for number, key in enumerate(keys):
         if not isinstance(key, str):
-            _refuse(f"keys[{number}]", "str", key)
-
-
-def _refuse(argument: str, expected: str, given: object, hint: str = "") -> NoReturn:
-    shown = repr(given)
-    if len(shown) > SHOWN_CHARACTERS:
-        shown = f"{shown[:SHOWN_CHARACTERS]}…"
-    advice = f"; {hint}" if hint else ""
-    msg = f"{argument}: expected {expected}, got {shown} of type {type(given).__name__}{advice}"
-    raise TypeError(msg)
+            refuse(f"keys[{number}]", "str", key)

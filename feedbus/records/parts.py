@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
+from feedbus.wrong_argument import refuse
+
+COLUMN = "a field's name or a list of values"
 
 
 @dataclass(slots=True, eq=False)  # not frozen, which takes longer: there is one for each small call
@@ -40,11 +43,20 @@ class Part:
         """Return the part itself.
 
         Raises:
+            TypeError: an argument has a wrong type.
             UsageError: the lists differ in length, or there is no column of that name.
 
         """
+        if not isinstance(self.exchange, str):
+            refuse("exchange", "str", self.exchange)
+        if not isinstance(self.key, Sequence) or isinstance(self.key, bytes):
+            refuse("key", "str, or a list with one for each message", self.key)
+        if self.key_column is not None and not isinstance(self.key_column, str):
+            refuse("key_column", "str or None", self.key_column)
         count = len(self.causes)
         for name, values in self.columns.items():
+            if not isinstance(values, Sequence):
+                refuse(f"columns[{name!r}]", COLUMN, values)
             if len(values) != count:
                 raise UsageError(_miscounted(f"columns[{name!r}]", values, count))
         if self.key_column is not None:
@@ -69,6 +81,19 @@ class Part:
     def pack(self, ids: Ids) -> Pack:
         """Return the messages with these ids."""
         return Pack(ids, self.keyed, self.shared, self.columns)
+
+
+def check_fields(columns: object, shared: object) -> None:
+    """Check that columns and shared fields are given by name.
+
+    Raises:
+        TypeError: they are not.
+
+    """
+    if columns is not None and not isinstance(columns, Mapping):
+        refuse("columns", f"a mapping of fields, each to {COLUMN}", columns)
+    if shared is not None and not isinstance(shared, Mapping):
+        refuse("shared", "a mapping of fields to values", shared)
 
 
 class Publisher(Protocol):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 from feedbus.errors import Drop, Reject, Retry, UsageError
 from feedbus.records.batch import Batch, Chunk
 from feedbus.records.ids import Ids
-from feedbus.records.parts import Part, Publisher
+from feedbus.records.parts import Part, Publisher, check_fields
 from feedbus.records.selecting import choose, group
+from feedbus.wrong_argument import refuse
 
 if TYPE_CHECKING:  # type checkers know it also where it is not installed
     from typing_extensions import TypeVar
@@ -250,9 +251,11 @@ class Records(Sequence[Row], Generic[Row]):
         Example: `readers.publish("mail", key="new", columns={"userId": "id"}, shared={"text": t})`
 
         Raises:
+            TypeError: an argument has a wrong type.
             UsageError: a list has not one value for each record.
 
         """
+        check_fields(columns, shared)
         given, same, split = columns or {}, shared or {}, isinstance(key, str)
         named = {field: name for field, name in given.items() if isinstance(name, str)}
         lists = {field: each for field, each in given.items() if not isinstance(each, str)}
@@ -297,9 +300,11 @@ class Records(Sequence[Row], Generic[Row]):
             shared: the fields that are the same in all messages.
 
         Raises:
+            TypeError: an argument has a wrong type.
             UsageError: these are several records, or none; or lists differ in length.
 
         """
+        check_fields(columns, shared)
         cause, lists, same = self._only("publish_columns"), {}, dict(shared or {})
         for field, source in columns.items():
             if isinstance(source, str):
@@ -319,12 +324,15 @@ class Records(Sequence[Row], Generic[Row]):
         """Publish (payload, routing key) pairs that this one record causes; return how many.
 
         Raises:
+            TypeError: an argument has a wrong type, or one is no such pair.
             UsageError: these are several records, or none.
 
         """
         causes, count = [self._only("publish_many")], 0
         for payload, key in pairs:
-            self._collect(Part(exchange, key, None, {}, payload, causes))
+            if not isinstance(payload, Mapping) or not isinstance(key, str):
+                refuse(f"pairs[{count}]", "(payload, key)", (payload, key))
+            self._collect(Part(exchange, key, None, {}, payload, causes).checked())
             count += 1
         return count
 

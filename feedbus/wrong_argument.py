@@ -1,0 +1,28 @@
+"""Refuse arguments of a wrong type, always in the same words."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+SHOWN_CHARACTERS = 60
+
+
+def refuse(argument: str, expected: str, given: object, hint: str = "") -> NoReturn:
+    """Name an argument, what was expected and what was given.
+
+    Args:
+        argument: its name.
+        expected: what it has to be.
+        given: what it is.
+        hint: what to do, where that is not clear.
+
+    Raises:
+        TypeError: always.
+
+    """
+    shown = repr(given)
+    if len(shown) > SHOWN_CHARACTERS:
+        shown = f"{shown[:SHOWN_CHARACTERS]}…"
+    advice = f"; {hint}" if hint else ""
+    msg = f"{argument}: expected {expected}, got {shown} of type {type(given).__name__}{advice}"
+    raise TypeError(msg)
