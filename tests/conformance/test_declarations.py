@@ -311,3 +311,13 @@ def test_each_consumer_of_a_deleted_queue_is_told_by_an_error(broker):
             drain_until(channel, lambda: False)
         told.add(str(error.value).rpartition("of ")[2])
     assert told == {"a", "b"}
+
+
+def test_a_connection_names_the_errors_that_it_raises(broker):
+    connection = broker.connect()
+    raw = connection.connection
+    with pytest.raises(raw.channel_errors):
+        raw.channel().queue_declare("missing", passive=True)
+    assert set(raw.connection_errors) == set(connection.connection_errors)
+    assert set(raw.recoverable_connection_errors) == set(connection.recoverable_connection_errors)
+    assert raw.recoverable_channel_errors == connection.recoverable_channel_errors

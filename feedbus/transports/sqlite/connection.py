@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING
 
+import amqp
 from amqp.exceptions import ConsumerCancelled
 
 from feedbus.transports.sqlite.backend import Backend
@@ -23,6 +25,15 @@ class Connection(Member):
     """A connection; used by one thread at a time, which need not be always the same."""
 
     wakes_on_signals = True  # drain_events returns early when a signal has been handled
+
+    # What it raises, named as py-amqp's connections do.
+    connection_errors = (*amqp.Connection.connection_errors, sqlite3.OperationalError)
+    channel_errors = amqp.Connection.channel_errors
+    recoverable_connection_errors = (
+        *amqp.Connection.recoverable_connection_errors,
+        sqlite3.OperationalError,
+    )
+    recoverable_channel_errors = amqp.Connection.recoverable_channel_errors
 
     def __init__(
         self,

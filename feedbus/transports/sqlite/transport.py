@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 import amqp
-from kombu.transport import base, pyamqp
+from kombu.transport import base
 
 from feedbus.transports.sqlite.backend import Backend, open_file
 from feedbus.transports.sqlite.channel import Channel
@@ -71,13 +71,10 @@ class Transport(base.Transport):
     can_parse_url = True
     driver_type = "amqp"
     driver_name = "feedbus"
-    connection_errors = (*pyamqp.Transport.connection_errors, sqlite3.OperationalError)
-    channel_errors = pyamqp.Transport.channel_errors
-    recoverable_connection_errors = (
-        *pyamqp.Transport.recoverable_connection_errors,
-        sqlite3.OperationalError,
-    )
-    recoverable_channel_errors = pyamqp.Transport.recoverable_channel_errors
+    connection_errors = Connection.connection_errors
+    channel_errors = Connection.channel_errors
+    recoverable_connection_errors = Connection.recoverable_connection_errors
+    recoverable_channel_errors = Connection.recoverable_channel_errors
     implements = base.Transport.implements.extend(
         asynchronous=True,
         exchange_type=frozenset(["direct", "topic", "fanout", "x-consistent-hash"]),
