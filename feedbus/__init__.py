@@ -11,35 +11,57 @@ TYPE_CHECKING = False  # typing's own, without its import: this runs before Ctrl
 if TYPE_CHECKING:
     from typing import Any
 
-    from feedbus.bus import Bus
-    from feedbus.errors import Drop, FeedbusError, Outage, PublishError, Reject, Retry, Unroutable
+    from feedbus.bus import AsyncBus, Bus, LiveBus, connect, connect_async
+    from feedbus.errors import (
+        BrokerOutage,
+        Drop,
+        FeedbusError,
+        Outage,
+        PublishError,
+        Reject,
+        Retry,
+        Unroutable,
+        UsageError,
+    )
     from feedbus.handling import handler
     from feedbus.records import Records
 
 # Imported when first asked for: `feedbus check` needs no broker library.
 HOMES = {
+    "AsyncBus": "feedbus.bus",
+    "BrokerOutage": "feedbus.errors",
     "Bus": "feedbus.bus",
     "Drop": "feedbus.errors",
     "FeedbusError": "feedbus.errors",
+    "LiveBus": "feedbus.bus",
     "Outage": "feedbus.errors",
     "PublishError": "feedbus.errors",
     "Records": "feedbus.records",
     "Reject": "feedbus.errors",
     "Retry": "feedbus.errors",
     "Unroutable": "feedbus.errors",
+    "UsageError": "feedbus.errors",
+    "connect": "feedbus.bus",
+    "connect_async": "feedbus.bus",
     "handler": "feedbus.handling",
 }
 
 __all__ = [
+    "AsyncBus",
+    "BrokerOutage",
     "Bus",
     "Drop",
     "FeedbusError",
+    "LiveBus",
     "Outage",
     "PublishError",
     "Records",
     "Reject",
     "Retry",
     "Unroutable",
+    "UsageError",
+    "connect",
+    "connect_async",
     "handler",
 ]
 

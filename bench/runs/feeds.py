@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from bench import checking, graphs
 from bench.stage import SERVERS, Stage
 from bench.system import System, running
-from feedbus import Bus
+from feedbus import connect
 
 
 def deliver(
@@ -24,7 +24,7 @@ def deliver(
         tweets = graphs.tweets(graph, count)
         wanted, before = checking.expect(tweets), checking.notifications()
         pairs = [(tweet.payload(), "publish_tweet") for tweet in tweets]
-        with Bus.connect(system.place.topology) as bus, watch(system):
+        with connect(system.place.topology) as bus, watch(system):
             started = time.monotonic()
             bus.publish_many("publish_tweet", pairs)
             seconds = checking.await_rows(

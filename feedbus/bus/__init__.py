@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from feedbus.bus.interface import Bus
 
 if TYPE_CHECKING:
+    from feedbus.bus.asynchronous import AsyncBus
+    from feedbus.bus.connecting import connect, connect_async
     from feedbus.bus.live import LiveBus
 
-__all__ = ["Bus", "LiveBus"]
+__all__ = ["AsyncBus", "Bus", "LiveBus", "connect", "connect_async"]
+
+# Imported when first asked for: handlers name Bus, which needs no broker library.
+HOMES = {
+    "AsyncBus": "feedbus.bus.asynchronous",
+    "LiveBus": "feedbus.bus.live",
+    "connect": "feedbus.bus.connecting",
+    "connect_async": "feedbus.bus.connecting",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import LiveBus when first asked for: handlers name Bus, which needs no broker library."""
-    if name != "LiveBus":
+    """Import a public name from its home."""
+    if name not in HOMES:
         msg = f"module 'feedbus.bus' has no attribute '{name}'"
         raise AttributeError(msg)
-    from feedbus.bus.live import LiveBus
-
-    return LiveBus
+    return getattr(import_module(HOMES[name]), name)

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from feedbus.bus.arguments import check_record
-
-if TYPE_CHECKING:
-    from feedbus.bus.live import LiveBus
-    from feedbus.metrics import Metrics
-    from feedbus.topology import Topology
 
 
 class Bus(ABC):
@@ -61,10 +56,3 @@ class Bus(ABC):
             shared: field to the value that all of them have.
 
         """
-
-    @staticmethod
-    def connect(topology: Topology, metrics: Metrics | None = None) -> LiveBus:
-        """Connect a bus that publishes at once and returns when the broker has confirmed."""
-        from feedbus.bus.live import LiveBus
-
-        return LiveBus(topology, metrics)

@@ -1,11 +1,13 @@
-"""The bus of those who are no handlers: it publishes at once and returns when confirmed."""
+"""The bus of a program: it publishes at once and returns when the broker has confirmed."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Self
@@ -15,7 +17,8 @@ from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
-from feedbus.errors import BrokerOutage, FeedbusError, UsageError
+from feedbus.errors import BrokerOutage, UsageError
+from feedbus.generations import establishment
 from feedbus.metrics import Metrics
 from feedbus.records.packs import Pack, single
 from feedbus.topology import Topology
@@ -23,25 +26,40 @@ from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
 
 RECONNECT_SECONDS = 0.1
+TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(slots=True, eq=False)
-class _Asked:
-    """What one thread publishes, and what came of it: what was refused, or why all of it was."""
+class Request:
+    """What one caller publishes, and what came of it: what was refused, or why all of it was."""
 
     exchange: str
     pack: Pack
-    answer: list[Refusal] | FeedbusError | None = None
+    answer: list[Refusal] | Exception | None = None
+
+    def raise_answer(self) -> None:
+        """Return when everything was confirmed.
+
+        Raises:
+            Unroutable: messages came back; those beside them were published.
+            PublishError: messages were refused.
+            BrokerOutage: the broker was away for too long; what was not confirmed may have arrived.
+
+        """
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        raise_refused(self.answer or [])
 
 
 class LiveBus(Bus):
-    """A bus of its own connection, for any thread; it reconnects when the broker comes back.
+    """A bus with a connection of its own, for any thread; feedbus.connect() returns one.
 
-    What several threads publish at once is sent together: they wait for one confirm, not in turn.
+    It connects at the first publish, declares the topology where the broker has nothing of it,
+    and reconnects when the broker comes back. What several threads publish at once is sent
+    together: they share one wait for confirms. A forked process gets a connection of its own.
     """
 
     SLICE = 5_000
-    TIMEOUT_SECONDS = 10.0
     CONFIRM_SECONDS = (2.0, 10.0)  # at least, at most: a node that dies may take confirms with it
 
     def __init__(
@@ -55,18 +73,29 @@ class LiveBus(Bus):
 
         What is not confirmed within CONFIRM_SECONDS is sent again, under the same ids.
         """
-        least, most = self.CONFIRM_SECONDS
-        self._sender = Sender(
-            topology,
-            metrics,
-            timeout_seconds=min(max(timeout_seconds, least), most),
-            blocked_seconds=max(timeout_seconds, least),
-            nacked_seconds=timeout_seconds,
-        )
+        self._topology = topology
+        self._metrics = metrics
         self._timeout_seconds = timeout_seconds
+        self.begin()
+        _buses.add(self)
+
+    def begin(self) -> None:
+        """Start without a connection and with free locks, as a forked process has to."""
+        self._sender = self._new_sender()
+        self._known = False
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
-        self._waiting: list[_Asked] = []
+        self._requesting = threading.Lock()
+        self._waiting: list[Request] = []
+
+    def _new_sender(self) -> Sender:
+        least, most = self.CONFIRM_SECONDS
+        return Sender(
+            self._topology,
+            self._metrics,
+            timeout_seconds=min(max(self._timeout_seconds, least), most),
+            blocked_seconds=max(self._timeout_seconds, least),
+            nacked_seconds=self._timeout_seconds,
+        )
 
     def __enter__(self) -> Self:
         """Return the bus itself."""
@@ -100,6 +129,7 @@ class LiveBus(Bus):
 
         Raises:
             TypeError: an argument has a wrong type, or one is no such pair.
+            UsageError: there is no such exchange, or a record cannot be published.
             Unroutable: messages came back; those beside them were published.
             PublishError: messages were refused.
             BrokerOutage: the broker was away for too long; what was not confirmed may have arrived.
@@ -133,48 +163,108 @@ class LiveBus(Bus):
             self._sender.close()
 
     def _send(self, exchange: str, pack: Pack) -> None:
-        asked = _Asked(exchange, pack)
-        with self._asking:
-            self._waiting.append(asked)
+        request = Request(exchange, pack)
+        with self._requesting:
+            self._waiting.append(request)
         with self._lock:
-            if asked.answer is None:
-                # What other threads ask for meanwhile goes out together, and shares one wait.
-                with self._asking:
+            if request.answer is None:
+                # What other threads request meanwhile goes out together, and shares one wait.
+                with self._requesting:
                     together, self._waiting = self._waiting, []
                 # Whose sender failed, and left no answer, sends by itself.
-                self._send_together(together if asked in together else [asked, *together])
-        if isinstance(asked.answer, FeedbusError):
-            raise asked.answer
-        raise_refused(asked.answer or [])
+                self._send_together(together if request in together else [request, *together])
+        request.raise_answer()
 
-    def _send_together(self, together: Sequence[_Asked]) -> None:
-        plain: list[tuple[_Asked, Sequence[Outgoing]]] = []
-        for asked in together:
+    def send_together(self, requests: Sequence[Request]) -> None:
+        """Send what these request, and leave an answer in each; raises nothing of the broker's."""
+        with self._lock:
+            self._send_together(requests)
+
+    def _send_together(self, requests: Sequence[Request]) -> None:
+        failure = self._learn()
+        plain: list[tuple[Request, Sequence[Outgoing]]] = []
+        for request in requests:
+            if failure is not None:
+                request.answer = _own(failure)
+                continue
             try:
-                messages = self._sender.encoder.encode(asked.exchange, asked.pack)
-            except UsageError as error:
-                asked.answer = error
+                messages = self._sender.encoder.encode(request.exchange, request.pack)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it is this caller's
+                request.answer = error
                 continue
             if any(message.content_type == PACK for message in messages):
                 # A pack may be taken apart on its way: what is refused then was nobody's message.
-                asked.answer = self._sent(messages)
+                request.answer = found = self._sent(messages)
+                failure = found if isinstance(found, BrokerOutage) else None
             else:
-                plain.append((asked, messages))
-        found = self._sent([message for _, messages in plain for message in messages])
-        for asked, sent in plain:
-            if isinstance(found, BrokerOutage):
-                asked.answer = BrokerOutage(str(found))  # of its own: each thread raises it
+                plain.append((request, messages))
+        if not plain:
+            return
+        found = failure or self._sent([message for _, messages in plain for message in messages])
+        for request, sent in plain:
+            if isinstance(found, Exception):
+                request.answer = _own(found)
             else:
                 own = set(map(id, sent))
-                asked.answer = [each for each in found if id(each.message) in own]
+                request.answer = [each for each in found if id(each.message) in own]
 
-    def _sent(self, messages: Sequence[Outgoing]) -> list[Refusal] | BrokerOutage:
-        """Send messages, again while the broker is away; return what was refused, or the outage."""
-        deadline = time.monotonic() + self._timeout_seconds
-        while True:
+    def _learn(self) -> Exception | None:
+        """Know the current rings, and declare what is missing; return why that was impossible."""
+        for _ in self._attempts():
             try:
+                self._establish()
+            except BrokerOutage as error:
+                failure: Exception = error
+            except UsageError as error:
+                return error
+            else:
+                return None
+        return failure
+
+    def _establish(self) -> None:
+        if not self._known:
+            for state in establishment.known(self._topology).values():
+                self._sender.encoder.lead(state.current)
+            self._known = True
+
+    def _sent(self, messages: Sequence[Outgoing]) -> list[Refusal] | Exception:
+        """Send messages, again while the broker is away; return what was refused, or why all was.
+
+        A broker that comes back may be an empty one.
+        """
+        for _ in self._attempts():
+            try:
+                self._establish()
                 return self._sender.send(messages)
             except BrokerOutage as error:
-                if time.monotonic() > deadline:
-                    return error
-                time.sleep(RECONNECT_SECONDS)
+                self._known = False
+                failure: Exception = error
+            except UsageError as error:
+                return error
+        return failure
+
+    def _attempts(self) -> Iterator[None]:
+        """Yield at once, and again as long as the broker may be away."""
+        deadline = time.monotonic() + self._timeout_seconds
+        yield
+        while time.monotonic() <= deadline:
+            time.sleep(RECONNECT_SECONDS)
+            yield
+
+
+def _own(error: Exception) -> Exception:
+    """Return an error of a caller's own: each thread raises it."""
+    return type(error)(str(error))
+
+
+_buses: weakref.WeakSet[LiveBus] = weakref.WeakSet()
+_inherited: list[Sender] = []  # in a forked process: what belongs to the process that forked it
+
+
+def _begin_anew() -> None:
+    for bus in list(_buses):
+        _inherited.append(bus._sender)  # noqa: SLF001 -- this module's own class
+        bus.begin()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

@@ -43,8 +43,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
 
     Exit code 1 when a message came back because no queue would have received it.
     """
-    from feedbus.bus import Bus
-    from feedbus.generations import establishment
+    from feedbus.bus import connect
 
     if (text is None) == (file is None):
         msg = "expected either --json or --file"
@@ -56,8 +55,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     topology.exchange(exchange)
     lines = [text.encode()] if text is not None else file or []
     pairs = _counted(_pairs(lines, key, key_field))
-    establishment.known(topology)
-    with Bus.connect(topology) as bus:
+    with connect(topology) as bus:
         count = bus.publish_many(exchange, pairs)
     click.echo(f"{counted(count, 'message')} published to {exchange}")
 

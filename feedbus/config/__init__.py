@@ -12,7 +12,7 @@ from typing import Any
 from feedbus.errors import Problem, TopologyError
 from feedbus.topology import Topology
 
-__all__ = ["APPLIED", "load", "read"]
+__all__ = ["APPLIED", "load", "located", "read"]
 
 # Names the file in which the supervisor keeps what was applied: a process that it starts anew while
 # somebody edits the topology must not go by what is half done.
@@ -71,6 +71,13 @@ def load(
     if report.faults:
         raise TopologyError(report.problems())
     return build(draft, whole)
+
+
+def located(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
+) -> Path:
+    """Return the topology file: path, or what FEEDBUS_TOPOLOGY names, or that of this folder."""
+    return Path(path or environ.get("FEEDBUS_TOPOLOGY") or "topology.toml")
 
 
 def _applied(path: Path, environ: Mapping[str, str]) -> Path:

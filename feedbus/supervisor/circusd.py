@@ -30,9 +30,8 @@ class Seed:
             topology: the file; without it FEEDBUS_TOPOLOGY, or topology.toml in this folder.
 
         """
-        path = Path(topology or os.environ.get("FEEDBUS_TOPOLOGY", "topology.toml"))
         try:
-            self.topology = config.load(path)
+            self.topology = config.load(config.located(topology))
             become_supervisor(self.topology)
         except FeedbusError as error:
             sys.exit(f"error: {error}")

@@ -20,7 +20,7 @@ import pytest
 
 from feedbus import config
 from feedbus.broker import inventory
-from feedbus.bus import Bus
+from feedbus.bus import LiveBus
 from feedbus.topology import Topology
 from tests.servers import versions
 
@@ -131,7 +131,7 @@ class System:
         over = threading.Event()
 
         def publish() -> None:
-            with Bus.connect(topology) as bus:
+            with LiveBus(topology) as bus:
                 for number in itertools.count(self.sent["0"]):
                     bus.publish_many("feed", [({"key": key, "n": number}, key) for key in KEYS])
                     bus.publish("mail", {"key": "mail", "n": number}, "mail")

@@ -1,0 +1,153 @@
+"""The bus of a program that runs an event loop: FastAPI, Starlette, aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Self
+
+from feedbus.bus.arguments import check_many, check_record
+from feedbus.bus.encoding import columnar
+from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus, Request
+from feedbus.metrics import Metrics
+from feedbus.records.packs import Pack, single
+from feedbus.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a task waits for: requests that are sent, or the connection that is closed."""
+
+    requests: Sequence[Request]
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[None]
+    last: bool = False
+
+    def end(self) -> None:
+        """Let the task go on; one that was cancelled, or whose loop is closed, waits no more."""
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._finish)
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+class AsyncBus:
+    """A bus that is awaited; feedbus.connect_async() returns one.
+
+    A thread of its own encodes, sends and waits, so that the event loop never does. What several
+    tasks publish at once is sent together and shares one wait for confirms. A task that is
+    cancelled does not wait any more; what it publishes may arrive all the same.
+    """
+
+    SLICE = 1_000  # pairs that are prepared between two turns of the event loop
+
+    def __init__(
+        self,
+        topology: Topology,
+        metrics: Metrics | None = None,
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        """Connect at the first publish; timeout_seconds is how long the broker may be away."""
+        self._bus = LiveBus(topology, metrics, timeout_seconds=timeout_seconds)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    async def __aenter__(self) -> Self:
+        """Return the bus itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connection."""
+        await self.close()
+
+    async def publish(
+        self,
+        exchange: str,
+        payload: Mapping[str, Any],
+        key: str = "",
+        *,
+        message_id: str | None = None,
+    ) -> None:
+        """Publish one record; return when the broker has confirmed it.
+
+        Where a message_id is given, a repeat is known by it. Raises: as LiveBus.publish_many.
+        """
+        check_record(exchange, payload, key, message_id)
+        await self._send(exchange, [single(message_id or uuid.uuid4().hex, key, payload)])
+
+    async def publish_many(
+        self, exchange: str, pairs: Iterable[tuple[Mapping[str, Any], str]]
+    ) -> int:
+        """Publish (payload, routing key) pairs; return how many the broker has confirmed.
+
+        Raises: as LiveBus.publish_many.
+        """
+        check_many(exchange, pairs)
+        origin, count, left = uuid.uuid4().hex, 0, iter(pairs)
+        while run := list(islice(left, self.SLICE)):
+            await self._send(exchange, columnar(run, f"{origin}.{count}", first=count))
+            count += len(run)
+        return count
+
+    async def close(self) -> None:
+        """Send what tasks have published, then close the connection; a publish opens another."""
+        if self._thread is not None and self._process == os.getpid():
+            await self._put((), last=True)
+
+    async def _send(self, exchange: str, packs: Sequence[Pack]) -> None:
+        requests = [Request(exchange, pack) for pack in packs]
+        await self._put(requests)
+        for request in requests:
+            request.raise_answer()
+
+    async def _put(self, requests: Sequence[Request], *, last: bool = False) -> None:
+        if self._process != os.getpid():
+            self._begin()
+        loop = asyncio.get_running_loop()
+        job = _Job(requests, loop, loop.create_future(), last)
+        with self._lock:
+            self._jobs.put(job)
+            if self._thread is None:
+                # A daemon: an interpreter that ends waits for nobody's confirms.
+                self._thread = threading.Thread(target=self._work, name="feedbus", daemon=True)
+                self._thread.start()
+        await job.done
+
+    def _work(self) -> None:
+        while True:
+            jobs = [self._jobs.get()]
+            with suppress(queue.Empty):
+                while not jobs[-1].last:
+                    jobs.append(self._jobs.get_nowait())
+            requests = [request for job in jobs for request in job.requests]
+            try:
+                if requests:
+                    self._bus.send_together(requests)
+            except Exception as error:  # noqa: BLE001 -- the tasks that wait raise it
+                for request in requests:
+                    request.answer = request.answer or error
+            if jobs[-1].last:
+                self._bus.close()
+            with self._lock:
+                over = jobs[-1].last and self._jobs.empty()
+                if over:
+                    self._thread = None
+            for job in jobs:
+                job.end()
+            if over:
+                return

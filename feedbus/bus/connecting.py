@@ -1,0 +1,62 @@
+"""Connect a program to the broker of a topology."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from feedbus import config
+from feedbus.bus.asynchronous import AsyncBus
+from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus
+from feedbus.metrics import Metrics
+from feedbus.topology import Topology
+
+
+def connect(
+    topology: str | os.PathLike[str] | Topology | None = None,
+    *,
+    metrics: Metrics | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> LiveBus:
+    """Return a bus for scripts, WSGI applications, threads and forks.
+
+    Args:
+        topology: the file, or what it says; without it the file that FEEDBUS_TOPOLOGY names, or
+            topology.toml in this folder.
+        metrics: where records are counted.
+        timeout_seconds: how long a publish waits for a broker that is away.
+
+    Raises:
+        TopologyError: with every problem that the file has.
+
+    Example:
+        with feedbus.connect("topology.toml") as bus:
+            bus.publish("orders", {"id": 1, "product": "chair"}, key="chair")
+
+    """
+    return LiveBus(_loaded(topology), metrics, timeout_seconds=timeout_seconds)
+
+
+async def connect_async(
+    topology: str | os.PathLike[str] | Topology | None = None,
+    *,
+    metrics: Metrics | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> AsyncBus:
+    """Return a bus for programs that run an event loop.
+
+    Args and Raises: as connect().
+
+    Example:
+        async with await feedbus.connect_async("topology.toml") as bus:
+            await bus.publish("orders", {"id": 1, "product": "chair"}, key="chair")
+
+    """
+    found = await asyncio.to_thread(_loaded, topology)
+    return AsyncBus(found, metrics, timeout_seconds=timeout_seconds)
+
+
+def _loaded(topology: str | os.PathLike[str] | Topology | None) -> Topology:
+    if isinstance(topology, Topology):
+        return topology
+    return config.load(config.located(topology))
