@@ -24,7 +24,7 @@ from feedbus.runner import Limits, Runner, Suspects
 from feedbus.store import Store
 from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound
 from feedbus.topology import Batch, Exchange, Ladder, Queue, StoreOptions, Topology
-from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
+from feedbus.urls import BrokerUrl, parse_broker_url, parse_management_url, parse_store_url
 
 QUICK = Ladder((0.02, 0.05), "dead-letter")
 
@@ -69,7 +69,7 @@ class System:
         cls,
         folder: Path,
         *queues: Queue,
-        broker_url: str = "",
+        broker_url: str | BrokerUrl = "",
         store_url: str = "",
         management_url: str = "",
         pack: int = 0,
@@ -78,7 +78,9 @@ class System:
         topology = Topology(
             name=f"test-{uuid.uuid4().hex[:8]}",
             path=folder / "topology.toml",
-            broker_url=parse_broker_url(broker_url or f"sqlite:///{folder}/broker.db"),
+            broker_url=broker_url
+            if isinstance(broker_url, BrokerUrl)
+            else parse_broker_url(broker_url or f"sqlite:///{folder}/broker.db"),
             store=StoreOptions(url=parse_store_url(store_url or f"sqlite:///{folder}/store.db")),
             exchanges={
                 "work": Exchange("work", "direct", pack),

@@ -11,7 +11,9 @@ from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.asynchronous import Hub
 
 from feedbus.clock import VirtualClock
+from feedbus.store.peewee import close_bound
 from feedbus.transports import memory
+from feedbus.urls import BrokerUrl
 from tests.conformance.drive import (
     consume,
     contents,
@@ -23,6 +25,7 @@ from tests.conformance.drive import (
     take,
     texts,
 )
+from tests.systems import System, sharded
 
 TASKS = Queue("tasks", Exchange("tasks", "direct"), routing_key="t")
 
@@ -222,3 +225,31 @@ def test_a_forked_child_is_told_that_the_broker_stayed_in_its_parent(connect):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     put(channel, "q", "m")
     assert contents(channel, "q") == ["m"]
+
+
+def test_real_runners_go_through_a_change_of_shards_in_threads_of_one_process(tmp_path):
+    before = System.at(tmp_path, sharded(2), broker_url=BrokerUrl.in_memory("tests"))
+    keys = [str(key) for key in range(40)]
+    seen = {key: [] for key in keys}
+
+    def publish(system, number):
+        with system.bus() as bus:
+            bus.publish_many("ring", [({"n": number, "text": key}, key) for key in keys])
+
+    def note(message, _bus):
+        seen[message["text"]].append(message["n"])
+
+    publish(before, 1)
+    after = before.reshaped(sharded(3))
+    publish(after, 2)
+    threads = [
+        threading.Thread(target=after.run, args=(note, name), kwargs={"idle_seconds": 1.0})
+        for name in after.topology.consumers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    close_bound()
+    memory.remove("tests")
+    assert seen == {key: [1, 2] for key in keys}
