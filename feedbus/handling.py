@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from marshmallow import Schema
 
 from feedbus.errors import Drop, Reject, Retry, UsageError
+from feedbus.parameters import Parameters, UnfitParameters
 
 Function = TypeVar("Function", bound=Callable[..., None])
 MARK = "__feedbus_handler__"
@@ -31,9 +32,10 @@ class UnfitHandler(UsageError):  # noqa: N818 -- names what it is
     def __init__(self, marked: object, expected: str, got: str, advice: str) -> None:
         """Say which object it is, where it is defined, and what to do."""
         self.expected = expected
-        self.got = got
+        self.got = got.removeprefix("is ")
         name = getattr(marked, "__qualname__", None) or type(marked).__qualname__
-        super().__init__(f"{name}{_place(marked)} is {got}: expected {expected}; {advice}")
+        advice = f"; {advice}" if advice else ""
+        super().__init__(f"{name}{_place(marked)} {got}: expected {expected}{advice}")
 
 
 class UnexpectedResult(TypeError):  # noqa: N818 -- names what the handler did
@@ -44,20 +46,45 @@ class UnexpectedResult(TypeError):  # noqa: N818 -- names what the handler did
 class Handler:
     """A handler's function, the schema that loads its messages, and whether it takes Records."""
 
-    function: Callable[[Any, Any], None]
+    function: Callable[..., None]
     schema: Schema
     batch: bool
 
-    def call(self, argument: Any, bus: Any) -> None:
-        """Call the function with a record or Records, and a bus.
+    def caller(self, session_type: type | None = None) -> Callable[[Any, Any, Any], None]:
+        """Return what calls the function with a record or Records, and with what it asks for.
+
+        It takes the record or Records, a bus, and the store's session. It raises UnexpectedResult
+        where the function returns something else than None.
+
+        Args:
+            session_type: the type of the store's session, None where there is none.
 
         Raises:
-            UnexpectedResult: it returned something else than None.
+            UnfitHandler: the function asks for what is not there.
 
         """
-        result: object = self.function(argument, bus)  # type: ignore[func-returns-value]
-        if result is not None:
-            raise UnexpectedResult(_complaint(result))
+        function = self.function
+        call = self.parameters(session_type).call_of(function)
+
+        def checked(argument: Any, bus: Any, session: Any) -> None:
+            result = call(argument, bus, session)
+            if result is not None:
+                raise UnexpectedResult(_complaint(result))
+
+        return checked
+
+    def parameters(self, session_type: type | None) -> Parameters:
+        """Return what the function's parameters ask for.
+
+        Raises:
+            UnfitHandler: one of them asks for what is not there.
+
+        """
+        try:
+            return Parameters.of(self.function, session_type)
+        except UnfitParameters as error:
+            got = str(error).partition(": expected ")[0]
+            raise UnfitHandler(self.function, error.expected, got, "") from None
 
 
 def handler(schema: type[Schema], *, batch: bool = False) -> Callable[[Function], Function]:
@@ -65,7 +92,8 @@ def handler(schema: type[Schema], *, batch: bool = False) -> Callable[[Function]
 
     Args:
         schema: the marshmallow schema of one record; the function gets what it loads.
-        batch: True for a function of (Records, Bus), False for one of (dict, Bus).
+        batch: True for a function of Records, False for one of a single record. Further parameters
+            are given by their annotations: a Bus, and the session of the store.
 
     Raises:
         UnfitHandler: the schema is no Schema class, or what is marked is no plain function:
@@ -75,14 +103,14 @@ def handler(schema: type[Schema], *, batch: bool = False) -> Callable[[Function]
     """
     if not (isinstance(schema, type) and issubclass(schema, Schema)):
         expected, advice = "a marshmallow Schema class", "write @handler(OrderSchema)"
-        raise UnfitHandler(schema, expected, f"no schema but {schema!r:.80}", advice)
+        raise UnfitHandler(schema, expected, f"is no schema but {schema!r:.80}", advice)
 
     def mark(function: Function) -> Function:
         _check_function(function)
         try:
             setattr(function, MARK, Handler(function, schema(), batch))
         except AttributeError as error:
-            got, advice = f"a {type(function).__name__}", "write a function around it"
+            got, advice = f"is a {type(function).__name__}", "write a function around it"
             raise UnfitHandler(function, EXPECTED, got, advice) from error
         return function
 
@@ -93,15 +121,15 @@ def _check_function(function: object) -> None:
     called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls
     await_inside = "write 'def', and asyncio.run(…) inside where something has to be awaited"
     if isinstance(function, type):
-        got, advice = "a class", "write a function, or mark an instance that has __call__"
+        got, advice = "is a class", "write a function, or mark an instance that has __call__"
     elif called is None:
-        got, advice = "not callable", "write a function"
+        got, advice = "is not callable", "write a function"
     elif _any(inspect.iscoroutinefunction, function, called):
-        got, advice = "an async function, which nobody would await", await_inside
+        got, advice = "is an async function, which nobody would await", await_inside
     elif _any(inspect.isasyncgenfunction, function, called):
-        got, advice = "an async generator, which nobody would iterate", await_inside
+        got, advice = "is an async generator, which nobody would iterate", await_inside
     elif _any(inspect.isgeneratorfunction, function, called):
-        got = "a generator function, which nobody would iterate"
+        got = "is a generator function, which nobody would iterate"
         advice = "publish with bus.publish(…) instead of yield"
     else:
         return

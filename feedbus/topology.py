@@ -18,6 +18,7 @@ from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
 ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
 
 PEEWEE, SQLALCHEMY = "peewee", "sqlalchemy"  # the adapters of feedbus's own
+SESSIONS = {PEEWEE: "peewee:Database", SQLALCHEMY: "sqlalchemy.orm:Session"}
 # Longer than retries usually take, and than a dead letter usually waits for somebody.
 KEEP_HANDLED_SECONDS = 30 * 24 * 3600.0
 HANDLER_TIMEOUT_SECONDS = 600.0

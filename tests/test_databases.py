@@ -25,7 +25,7 @@ from feedbus.store.peewee import (
     databases,
     transaction,
 )
-from feedbus.store.peewee.turns import Turn
+from feedbus.store.turns import Turn
 from tests.servers.postgres import Postgres
 
 ROOT = Path(__file__).parents[1]

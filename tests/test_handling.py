@@ -79,7 +79,7 @@ UNFIT = {
 @pytest.mark.parametrize("function", FIT.values(), ids=FIT.keys())
 def test_what_is_called_and_returns_nothing_is_a_handler(function):
     marked = handler(Schema)(function)
-    getattr(marked, MARK).call({}, None)
+    getattr(marked, MARK).caller()({}, None, None)
 
 
 @pytest.mark.parametrize(("function", "reason"), UNFIT.values(), ids=UNFIT.keys())
@@ -118,4 +118,4 @@ def test_a_handler_that_returns_something_has_failed(function, reason):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UnexpectedResult, match=reason):
-            getattr(handler(Schema)(function), MARK).call({}, None)
+            getattr(handler(Schema)(function), MARK).caller()({}, None, None)

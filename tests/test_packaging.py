@@ -18,8 +18,8 @@ from packaging.utils import canonicalize_name
 PROJECT = Path(__file__).parents[1]
 USER_PROJECT = PROJECT / "tests" / "typed_project"
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-# An extra, what loads the plugin itself, and what only type checkers import.
-OPTIONAL = {"psycopg2-binary", "pytest", "typing-extensions"}
+# Extras, what loads the plugin itself, and what only type checkers import.
+OPTIONAL = {"psycopg2-binary", "pytest", "sqlalchemy", "typing-extensions"}
 
 
 def imported(folder):

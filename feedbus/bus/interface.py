@@ -15,6 +15,8 @@ class Bus(ABC):
     In a batch handler records publish by themselves: records.publish(…).
     """
 
+    __feedbus_parameter__ = "bus"  # a handler's parameter with this annotation is given one
+
     def publish(self, exchange: str, payload: Mapping[str, Any], key: str = "") -> None:
         """Publish one record.
 

@@ -14,24 +14,29 @@ from pathlib import Path as FilePath
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, nearest
 from feedbus.config.paths import Path
+from feedbus.config.store_imports import check_store
 from feedbus.errors import UsageError
 from feedbus.handling import Handler, UnfitHandler, resolve
+from feedbus.parameters import SESSION
 
 
 def check_imports(draft: Draft, root: FilePath) -> None:
-    """Import every handler, and look for the modules of prepare and commands without importing.
+    """Import every handler and what the store needs; look for the modules of commands only.
 
     What a handler's module prints goes to stderr, as stdout may hold a report.
     """
     with contextlib.redirect_stdout(sys.stderr):
+        session_type = check_store(draft, root)
         for queue in draft.queues:
-            for path, fault in _handler(draft, queue, root):
+            for path, fault in _handler(draft, queue, root, session_type):
                 draft.report.add(path, fault)
         for path, dotted in _others(draft):
             _module(draft, path, dotted, root)
 
 
-def _handler(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, Fault]]:
+def _handler(
+    draft: Draft, queue: str, root: FilePath, session_type: type | None
+) -> Iterator[tuple[Path, Fault]]:
     options = draft.queues[queue]
     if "handler" not in options:
         return
@@ -39,6 +44,7 @@ def _handler(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, F
     path = draft.at(queue, "handler")
     try:
         found: Handler = resolve(dotted, root)
+        parameters = found.parameters(session_type)
     except UnfitHandler as error:
         message = str(error).replace(f"{root}{os.sep}", "")
         yield path, Fault(message=message, expected=error.expected, got=error.got)
@@ -53,6 +59,9 @@ def _handler(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, F
         message = f"cannot import {module}: it exits with {error.code}"
         yield path, Fault(message=message, expected="a module that can be imported")
         return
+    if options.get("stream") and parameters.asks_for(SESSION):
+        message = "asks for the store's session, and stream = true has no transaction"
+        yield path, Fault(message=message, expected="a handler without a session")
     size = options.get("batch", {}).get("size", 1)
     if size > 1 and not found.batch:
         message = (
@@ -87,9 +96,6 @@ def _short(file: str, root: FilePath) -> str:
 
 
 def _others(draft: Draft) -> Iterator[tuple[Path, str]]:
-    prepare = draft.loaded.get("store", {}).get("prepare")
-    if prepare:
-        yield ("store", "prepare"), prepare
     for name, dotted in draft.loaded.get("commands", {}).items():
         yield ("commands", name), dotted
 

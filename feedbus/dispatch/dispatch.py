@@ -68,6 +68,7 @@ class Dispatch:
         self._sender = sender
         self._metrics = metrics
         self._store = store
+        self._call_handler = handler.caller(store.session_type)
         self._names = Names(topology)
         self._ladder = Ladder(self._names, consumer)
         queue = consumer.queue
@@ -201,13 +202,13 @@ class Dispatch:
                     rows = ((pack.key(i), pack.payload(i), pack.ids[i]) for i in range(len(pack)))
                     kept.extend(store.outbox.put_many(exchange, rows))
 
-            with nullcontext() if stream else store.transaction():
+            with nullcontext() if stream else store.transaction() as session:
                 given = records.only(store.inbox.unseen(queue, records.ids)) if once else records
                 if not len(given):
                     return
                 try:
                     bus = self._bus(given, collect)
-                    self._handler.call(self._argument(given), bus)
+                    self._call_handler(self._argument(given), bus, session)
                     bus.flush()
                 finally:
                     if os.getpid() != self._pid:

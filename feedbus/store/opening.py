@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 from feedbus.errors import UsageError
 from feedbus.handling import resolve_object
 from feedbus.store.none import NoStore
 from feedbus.store.protocol import Store
-from feedbus.topology import PEEWEE, StoreOptions, Topology
-
-Waiting = Callable[[], AbstractContextManager[None]]
+from feedbus.store.turns import Waiting
+from feedbus.topology import PEEWEE, SQLALCHEMY, StoreOptions, Topology
 
 
 def open_store(
@@ -63,6 +61,8 @@ def load_driver(topology: Topology) -> None:
     """
     if topology.store is not None and topology.store.adapter == PEEWEE:
         _peewee(topology.store, topology.name, "", nullcontext)
+    elif topology.store is not None and topology.store.adapter == SQLALCHEMY:
+        import feedbus.store.sqlalchemy  # noqa: F401 -- for the children
 
 
 def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:
@@ -71,6 +71,8 @@ def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:
         return NoStore()
     if options.adapter == PEEWEE:
         return _peewee(options, topology.name, application_name, waiting)
+    if options.adapter == SQLALCHEMY:
+        return _sqlalchemy(topology, options, waiting)
     store: Store = resolve_object(options.adapter, topology.root)(topology)
     return store
 
@@ -79,6 +81,24 @@ def _peewee(options: StoreOptions, project: str, application_name: str, waiting:
     if options.url is None:
         msg = "[store] url: expected sqlite:///FILE or postgresql://…, got none"
         raise UsageError(msg)
-    from feedbus.store.peewee import PeeweeStore
-
+    try:
+        from feedbus.store.peewee import PeeweeStore
+    except ImportError as error:
+        msg = f"the store needs peewee ({error}): pip install peewee"
+        raise UsageError(msg) from error
     return PeeweeStore(options.url, project, application_name=application_name, waiting=waiting)
+
+
+def _sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting) -> Store:
+    try:
+        import sqlalchemy
+    except ImportError as error:
+        msg = f"the store needs SQLAlchemy ({error}): pip install 'feedbus[sqlalchemy]'"
+        raise UsageError(msg) from error
+    from feedbus.store.sqlalchemy import SqlAlchemyStore
+
+    engine = resolve_object(options.engine or "", topology.root)
+    if not isinstance(engine, sqlalchemy.Engine):
+        msg = f"[store] engine: {options.engine} is a {type(engine).__name__}, expected an Engine"
+        raise UsageError(msg)
+    return SqlAlchemyStore(engine, topology.name, waiting=waiting)

@@ -10,6 +10,7 @@ from typing import Any
 
 from feedbus.errors import StoreOutage
 from feedbus.store.locks import advisory_lock, file_lock
+from feedbus.store.outages import describe, outage
 from feedbus.store.tables import Cursor, Dialect, SqlInbox, SqlOutbox
 from feedbus.store.versions import up_to_date, upgrade
 
@@ -52,16 +53,16 @@ class SqlStore(ABC):
         """
 
     @abstractmethod
-    def is_outage(self, error: BaseException) -> bool:
-        """Whether an error says that the store is away, full or not set up."""
-
-    @abstractmethod
     def close(self) -> None:
         """Close every connection; harmless when none is open."""
 
+    def is_outage(self, error: BaseException) -> bool:
+        """Whether an error says that the store is away, full or not set up."""
+        return outage(error)
+
     def describe(self, error: BaseException) -> str:
-        """Return in a line what is wrong with the store."""
-        return f"store {self.where}: {' '.join(str(error).split())}"
+        """Return in a line what is wrong with the store and what to do."""
+        return describe(error, self.where)
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +12,9 @@ import peewee
 from feedbus.errors import UsageError
 from feedbus.fork_safety import close_in_forks
 from feedbus.private_files import make_database_file
-from feedbus.store.peewee.outages import outage
-from feedbus.store.peewee.turns import Turn
+from feedbus.store.outages import outage
+from feedbus.store.turns import Turn, Waiting
 from feedbus.urls import StoreUrl, UrlError, parse_store_url
-
-Waiting = Callable[[], AbstractContextManager[None]]
 
 BUSY_TIMEOUT_SECONDS = 10.0
 POSTGRES_SETTINGS = {

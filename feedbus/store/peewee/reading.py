@@ -11,8 +11,8 @@ from typing import Any
 import peewee
 
 from feedbus.errors import StoreOutage, UsageError
+from feedbus.store.outages import describe, outage
 from feedbus.store.peewee.databases import Database, PostgresDatabase, make_database
-from feedbus.store.peewee.outages import describe, outage
 from feedbus.urls import StoreUrl
 
 ROWS_AT_ONCE = 10_000

@@ -12,10 +12,11 @@ from typing import Any
 import peewee
 
 from feedbus.errors import Outage, StoreOutage, UsageError
-from feedbus.store.peewee.databases import Database, PostgresDatabase, Waiting, make_database
-from feedbus.store.peewee.outages import describe, outage
+from feedbus.store.outages import outage
+from feedbus.store.peewee.databases import Database, PostgresDatabase, make_database
 from feedbus.store.sql import SqlStore
 from feedbus.store.tables import Cursor, Dialect
+from feedbus.store.turns import Waiting
 from feedbus.urls import StoreUrl
 
 # What a project's models name as their database: that of the store which is bound.
@@ -77,14 +78,6 @@ class PeeweeStore(SqlStore):
         statement = _for_psycopg2(sql) if self.on_postgres else sql
         cursor: Cursor = self.database.execute_sql(statement, parameters)
         return cursor
-
-    def is_outage(self, error: BaseException) -> bool:
-        """Whether an error says that the store is away, full or not set up."""
-        return outage(error)
-
-    def describe(self, error: BaseException) -> str:
-        """Return in a line what is wrong with the store and what to do."""
-        return describe(error, self.where)
 
     def ready(self) -> None:
         """Ask the store for an answer, on a new connection when the old one is gone."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from contextlib import AbstractContextManager
 
 from feedbus.fork_safety import close_in_forks
 from feedbus.private_files import open_private
+
+TURN_SECONDS = 10.0
+Waiting = Callable[[], AbstractContextManager[None]]  # around every wait for a turn
 
 
 class Turn:

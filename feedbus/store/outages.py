@@ -1,11 +1,9 @@
-"""Tell an outage of the store from the fault of a message, and say what it is."""
+"""Distinguish an outage of the store from the fault of a message, and describe it."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-
-import peewee
 
 from feedbus.errors import Outage
 
@@ -38,17 +36,18 @@ POSTGRES_CODES = {
     "57P05",  # idle session timeout
 }
 POSTGRES_NO_TABLE = "42P01"
+POSTGRES_DRIVERS = {"psycopg2", "psycopg", "pg8000"}
 
 
 def outage(error: BaseException) -> bool:
-    """Whether the store is away, full or not set up: nothing that the message in hand did."""
+    """Whether the store is away, full or not set up: nothing that a message did."""
     if isinstance(error, Outage):
         return True
     return any(_reason(each) is not None for each in _causes(error))
 
 
 def describe(error: BaseException, where: str) -> str:
-    """Say in a line what is wrong with the store and what to do."""
+    """Return in a line what is wrong with the store and what to do."""
     for each in _causes(error):
         reason = _reason(each)
         if reason is not None:
@@ -57,7 +56,7 @@ def describe(error: BaseException, where: str) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Go through an error as raised, and as peewee and its driver raised it before."""
+    """Go through an error as raised, and as the driver below peewee or SQLAlchemy raised it."""
     found: object = error
     while isinstance(found, BaseException):
         yield found
@@ -67,11 +66,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _reason(error: BaseException) -> str | None:
     if isinstance(error, sqlite3.Error):
         return _sqlite_reason(error)
-    if isinstance(error, peewee.InterfaceError):
+    library = type(error).__module__.partition(".")[0]
+    if library == "peewee" and type(error).__name__ == "InterfaceError":
         return str(error) or "the connection was lost"
-    if type(error).__module__.partition(".")[0] == "psycopg2":
-        return _postgres_reason(error)
-    return None
+    return _postgres_reason(error) if library in POSTGRES_DRIVERS else None
 
 
 def _sqlite_reason(error: sqlite3.Error) -> str | None:
@@ -84,14 +82,15 @@ def _sqlite_reason(error: sqlite3.Error) -> str | None:
 
 
 def _postgres_reason(error: BaseException) -> str | None:
-    import psycopg2  # only where it is installed and in use
-
-    code = getattr(error, "pgcode", None)
+    code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
+    first = error.args[0] if error.args else None
+    if code is None and isinstance(first, dict):  # pg8000's own form
+        code = first.get("C")
     text = " ".join(str(error).split()) or type(error).__name__
     if code is None:
         # No answer from the server: it refused, hung up, or the connection is closed.
-        away = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
-        return text if away else None
+        names = {kind.__name__ for kind in type(error).__mro__}
+        return text if names & {"OperationalError", "InterfaceError"} else None
     if code == POSTGRES_NO_TABLE:
         return NO_TABLES
     return text if code[:2] in POSTGRES_CLASSES or code in POSTGRES_CODES else None

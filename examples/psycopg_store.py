@@ -1,0 +1,60 @@
+"""A store of one's own: psycopg 3, a connection for each thread, and handlers that get it."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from feedbus.errors import StoreOutage
+from feedbus.store.sql import SqlStore
+from feedbus.store.tables import Cursor
+from feedbus.topology import Topology
+
+
+class PsycopgStore(SqlStore):
+    """Transactions of psycopg connections; a handler asks for one by `psycopg.Connection`."""
+
+    session_type = psycopg.Connection
+
+    def __init__(self, url: str, project: str, where: str) -> None:
+        super().__init__(project, where, "postgresql")
+        self._url, self._local, self._opened = url, threading.local(), list[Any]()
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection]:
+        connection = getattr(self._local, "connection", None)
+        if connection is not None and self._local.begun:
+            yield connection  # join the transaction that is under way
+            return
+        try:
+            if connection is None or connection.closed:
+                connection = self._local.connection = psycopg.connect(self._url, connect_timeout=5)
+                self._opened.append(connection)
+            self._local.begun = True
+            with connection.transaction():
+                yield connection
+        except psycopg.Error as error:
+            if not self.is_outage(error):
+                raise
+            raise StoreOutage(self.describe(error)) from error
+        finally:
+            self._local.begun = False
+
+    def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
+        with self.transaction() as connection:
+            return connection.execute(re.sub(r":(\w+)", r"%(\1)s", sql), parameters)
+
+    def close(self) -> None:
+        while self._opened:
+            self._opened.pop().close()
+
+
+def open_store(topology: Topology) -> PsycopgStore:
+    """Return the store of a topology that says `adapter = "psycopg_store:open_store"`."""
+    url = topology.store_url
+    return PsycopgStore(url.reveal() if url else "", topology.name, str(url))

@@ -1,0 +1,136 @@
+"""The store on the project's own SQLAlchemy engine; handlers get the session."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, TextClause, event, exc, text
+from sqlalchemy.orm import Session
+
+from feedbus.errors import Outage, StoreOutage, UsageError
+from feedbus.store.outages import outage
+from feedbus.store.sql import SqlStore
+from feedbus.store.tables import Cursor, Dialect
+from feedbus.store.turns import TURN_SECONDS, Turn, Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a statement gave, read within its transaction."""
+
+    rowcount: int
+    rows: Sequence[Any]
+
+    def fetchall(self) -> Sequence[Any]:
+        """Return its rows."""
+        return self.rows
+
+
+class SqlAlchemyStore(SqlStore):
+    """A store whose transactions are those of an engine's sessions."""
+
+    session_type = Session
+
+    def __init__(self, engine: Engine, project: str, *, waiting: Waiting = nullcontext) -> None:
+        """Use an engine, which connects as the project has set it up.
+
+        Args:
+            engine: on SQLite or PostgreSQL.
+            project: whose rows of feedbus's own tables are used.
+            waiting: a context manager around every wait for a lock of the whole SQLite file.
+
+        Raises:
+            UsageError: feedbus has no tables for the engine's database.
+
+        """
+        dialects: dict[str, Dialect] = {"sqlite": "sqlite", "postgresql": "postgresql"}
+        dialect = dialects.get(engine.dialect.name)
+        if dialect is None or engine.dialect.is_async:
+            msg = (
+                "[store] engine: expected a synchronous engine of SQLite or PostgreSQL, got"
+                f" {engine.dialect.name}+{engine.dialect.driver}"
+            )
+            raise UsageError(msg)
+        name = engine.url.database
+        in_file = dialect == "sqlite" and name not in {None, "", ":memory:"}
+        file = Path(str(name)).absolute() if in_file else None
+        super().__init__(project, engine.url.render_as_string(), dialect, file)
+        self.engine = engine
+        self._waiting = waiting
+        self._local = threading.local()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Commit what the block does, or nothing of it; see Store.transaction."""
+        if self._session is not None:
+            yield self._session
+            return
+        turn = Turn(f"{self._file}.turn") if self._file is not None else None
+        try:
+            with Session(self.engine) as session:
+                if self.dialect == "sqlite":
+                    event.listen(session, "after_begin", self._begin_of(turn))
+                self._local.session = session
+                with session.begin():
+                    yield session
+        except Exception as error:
+            if not self.is_outage(error):
+                raise
+            if isinstance(error, Outage):
+                raise
+            raise StoreOutage(self.describe(error)) from error
+        finally:
+            self._local.session = None
+            if turn is not None:
+                turn.give()
+
+    def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
+        """Execute a statement of feedbus's own tables."""
+        with self.transaction() as session:
+            done = session.connection().execute(_clause(sql), parameters)
+            return Done(done.rowcount, done.all() if done.returns_rows else ())
+
+    def is_outage(self, error: BaseException) -> bool:
+        """Whether an error says that the store is away, full or not set up."""
+        if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+            return True
+        # A TimeoutError: no connection of the engine's pool was free.
+        return isinstance(error, exc.TimeoutError) or outage(error)
+
+    def close(self) -> None:
+        """Close the connections of the engine's pool; it opens others when it is used again."""
+        self.engine.dispose()
+
+    @property
+    def _session(self) -> Session | None:
+        found: Session | None = getattr(self._local, "session", None)
+        return found
+
+    def _begin_of(self, turn: Turn | None) -> Callable[..., None]:
+        """Return what begins a transaction of SQLite, with the first statement, when it may write.
+
+        Python's sqlite3 begins before the first INSERT only; whoever has read by then is refused
+        at once where somebody else has written meanwhile.
+        """
+
+        def begin(_session: Session, _transaction: Any, connection: Connection) -> None:
+            raw = connection.connection.dbapi_connection
+            if isinstance(raw, sqlite3.Connection) and not raw.in_transaction:
+                with self._waiting():
+                    if turn is not None:
+                        turn.take(TURN_SECONDS)
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return begin
+
+
+@lru_cache(maxsize=64)
+def _clause(sql: str) -> TextClause:
+    return text(sql)

@@ -1,0 +1,155 @@
+"""What feedbus check says of a store, and of what handlers ask for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from feedbus.bus import Bus
+from feedbus.errors import UsageError
+from feedbus.parameters import BUS, SESSION, Parameters, UnfitParameters
+
+TOPOLOGY = """\
+name = "shop"
+[exchanges]
+orders = {{ type = "direct" }}
+[queues.reserve]
+exchange = "orders"
+routing_keys = ["new"]
+handler = "app:reserve"
+{options}
+[store]
+{store}
+"""
+APP = """\
+from __future__ import annotations
+from typing import TYPE_CHECKING, Any
+import sqlalchemy
+from marshmallow import Schema
+from sqlalchemy.orm import Session
+from feedbus import Bus, handler
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+engine = sqlalchemy.create_engine("sqlite:///shop.db")
+no_engine = "sqlite:///shop.db"
+
+def prepare(topology): ...
+def two(topology, more): ...
+
+@handler(Schema)
+def reserve({parameters}): ...
+"""
+SQLALCHEMY = 'adapter = "sqlalchemy"\nengine = "app:engine"'
+PEEWEE = 'url = "sqlite:///shop.db"'
+
+
+def check(folder: Path, store: str, parameters: str = "order, bus", options: str = "") -> str:
+    (folder / "topology.toml").write_text(TOPOLOGY.format(store=store, options=options))
+    (folder / "app.py").write_text(APP.format(parameters=parameters))
+    words = [sys.executable, "-m", "feedbus", "check"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("store", "parameters"),
+    [
+        (SQLALCHEMY, "order: dict[str, Any], session: Session, bus: Bus"),
+        (PEEWEE + '\nprepare = "app:prepare"', "order"),
+    ],
+)
+def test_a_store_and_a_handler_that_fit_are_no_problem(tmp_path, store, parameters):
+    assert "ok, 1 exchange" in check(tmp_path, store, parameters, "once = true")
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        (
+            PEEWEE + '\nprepare = "app:prepar"',
+            "toml:11:11: [store] prepare: app has no 'prepar'; did you mean 'app:prepare'?",
+        ),
+        (
+            PEEWEE + '\nprepare = "nowhere:prepare"',
+            "topology.toml:11:11: [store] prepare: cannot import nowhere: ModuleNotFoundError",
+        ),
+        (
+            PEEWEE + '\nprepare = "app:two"',
+            "[store] prepare: expected a function that takes the topology, got two(topology, more)",
+        ),
+        (
+            'adapter = "sqlalchemy"\nengine = "app:no_engine"',
+            (
+                "topology.toml:11:10: [store] engine: expected an SQLAlchemy engine, as"
+                " create_engine() returns it, got a str"
+            ),
+        ),
+        (
+            'adapter = "app:two"',
+            "[store] adapter: expected a function that takes the topology and returns a store",
+        ),
+    ],
+)
+def test_what_a_store_names_and_does_not_fit_is_told_at_its_place(tmp_path, store, said):
+    assert said in check(tmp_path, store)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ("", "reserve (app.py:16) takes no message: expected the message as its first parameter"),
+        (
+            "order, price: int",
+            (
+                "asks for what nobody gives: its parameter 'price: int': expected bus: Bus or a"
+                " Session, or a default"
+            ),
+        ),
+        (
+            "order, price: Decimal",
+            (
+                "has a parameter 'price' whose annotation 'Decimal' cannot be evaluated (NameError:"
+                " name 'Decimal' is not defined); import it outside of TYPE_CHECKING"
+            ),
+        ),
+        ("order, nothing", "asks for what nobody gives: its parameter 'nothing'"),
+    ],
+)
+def test_what_a_handler_asks_for_and_nobody_gives_is_a_problem(tmp_path, parameters, said):
+    found = check(tmp_path, SQLALCHEMY, parameters)
+    assert found.startswith("topology.toml:7:11: [queues.reserve] handler: reserve (app.py:16)")
+    assert said in found
+
+
+def test_a_session_needs_a_store_that_has_it_and_a_transaction(tmp_path):
+    wanted = "order, session: Session"
+    assert "its parameter 'session: Session'" in check(tmp_path, PEEWEE, wanted)
+    assert "stream = true has no transaction" in check(
+        tmp_path, SQLALCHEMY, wanted, "stream = true"
+    )
+
+
+class Own:
+    """A type that no handler can be given."""
+
+
+def test_parameters_are_found_by_annotation_in_any_order_and_left_at_their_defaults():
+    def function(
+        message: dict[str, int], own: Own | None = None, *, session: Own, bus: Bus
+    ) -> object:
+        return message, own, session, bus
+
+    found = Parameters.of(function, Own)
+    assert found == Parameters((), {"session": SESSION, "bus": BUS})
+    assert found.call_of(function)(1, 2, 3) == (1, None, 3, 2)
+    assert Parameters.of(lambda _, bus: bus, None) == Parameters((BUS,))
+    assert Parameters.of(lambda *_: None, None) == Parameters()
+    assert Parameters.of(print, None) == Parameters()
+    with pytest.raises(UnfitParameters, match="there is no \\[store\\] whose session"):
+        Parameters.of(function, None)
+    assert not issubclass(UnfitParameters, UsageError)

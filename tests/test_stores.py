@@ -1,0 +1,293 @@
+"""What every store promises, whatever library it is made of."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy
+from sqlalchemy import text
+
+from feedbus.errors import Outage, StoreOutage
+from feedbus.handling import Handler
+from feedbus.store import Store
+from feedbus.store.peewee import PeeweeStore
+from feedbus.store.sqlalchemy import SqlAlchemyStore
+from tests.servers.postgres import Postgres, chosen
+from tests.systems import Numbered
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from psycopg_store import PsycopgStore
+
+PLAIN = {"n": 1}
+ON_POSTGRES = [
+    f"{kind} {version}" for kind in ("peewee", "sqlalchemy", "psycopg") for version in chosen()
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A store, how another process would open it, and how a handler writes with its session."""
+
+    store: Store
+    again: Callable[[str], Store]
+    execute: Callable[[Any, str], Any]
+
+    def effect(self, session: Any, number: int) -> None:
+        self.execute(session, f"INSERT INTO effects VALUES ({number})")
+
+    def effects(self) -> list[int]:
+        with self.store.transaction() as session:
+            found = self.execute(session, "SELECT n FROM effects ORDER BY n")
+            return [row[0] for row in found.fetchall()]
+
+
+def engine(url: str) -> sqlalchemy.Engine:
+    return sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
+
+
+MAKERS: dict[str, tuple[Callable[[str, str], Store], Callable[[Any, str], Any]]] = {
+    "peewee": (PeeweeStore, lambda database, sql: database.execute_sql(sql)),
+    "sqlalchemy": (
+        lambda url, project: SqlAlchemyStore(engine(url), project),
+        lambda session, sql: session.execute(text(sql)),
+    ),
+    "psycopg": (
+        lambda url, project: PsycopgStore(url, project, "there"),
+        lambda connection, sql: connection.execute(sql),
+    ),
+}
+
+
+@pytest.fixture(params=["peewee sqlite", "sqlalchemy sqlite", *ON_POSTGRES])
+def made(request, postgres_servers, tmp_path) -> Iterator[Made]:
+    kind, place = request.param.split()
+    server = None if place == "sqlite" else postgres_servers(int(place))
+    url = f"sqlite:///{tmp_path}/shop.db" if server is None else server.new_database()
+    make, execute = MAKERS[kind]
+    opened: list[Store] = []
+
+    def again(project: str) -> Store:
+        opened.append(make(url, project))
+        return opened[-1]
+
+    store = again("shop")
+    store.set_up()
+    with store.transaction() as session:
+        execute(session, "CREATE TABLE effects (n integer PRIMARY KEY)")
+    yield Made(store, again, execute)
+    for each in opened:
+        each.close()
+    if server is not None:
+        server.drop_database(url)
+
+
+def test_effects_inbox_and_outbox_commit_together_or_not_at_all(made):
+    store = made.store
+    with contextlib.suppress(ZeroDivisionError), store.transaction() as session:
+        made.effect(session, 1)
+        store.inbox.unseen("work", ["a"])
+        store.outbox.put("orders", PLAIN)
+        store.outbox.put_many("orders", [("k", PLAIN, "m")])
+        _ = 1 / 0
+    assert (made.effects(), store.inbox.seen("work", ["a"]), store.outbox.pending()) == ([], [], [])
+    with store.transaction() as session:
+        made.effect(session, 1)
+        assert store.inbox.unseen("work", ["b", "a", "b"]) == ["b", "a"]
+        entry = store.outbox.put("orders", {"text": "née 🙂 : %s"}, "chair", message_id="m")
+    assert made.effects() == [1]
+    assert store.inbox.seen("work", ["a", "c"]) == ["a"]
+    assert made.again("shop").outbox.pending() == [entry]
+
+
+def test_a_message_is_new_to_one_transaction_only(made):
+    with made.store.transaction():
+        assert made.store.inbox.unseen("work", ["a"]) == ["a"]
+    with made.store.transaction():
+        assert made.store.inbox.unseen("work", ["a", "b"]) == ["b"]
+        assert made.store.inbox.unseen("other", ["a"]) == ["a"]
+        assert made.store.inbox.unseen("work", []) == []
+
+
+def test_many_outbox_rows_keep_their_order_and_are_removed_by_their_ids(made):
+    rows = [(f"key {n}", {"n": n}, f"id-{n}") for n in range(2_100)]
+    with made.store.transaction():
+        ids = made.store.outbox.put_many("orders", iter(rows))
+    assert [each.message_id for each in made.store.outbox.pending(9_999)] == [
+        row[2] for row in rows
+    ]
+    assert ids == [each.id for each in made.store.outbox.pending(9_999)]
+    assert made.store.outbox.remove(ids[:2_099]) == 2_099
+    (left,) = made.store.outbox.pending()
+    assert (left.exchange, left.key, left.payload) == ("orders", "key 2099", '{"n":2099}')
+    assert made.store.outbox.pending(after=left.id) == []
+    assert made.store.outbox.pending(older_than_seconds=60) == []
+    assert made.store.outbox.remove([]) == 0
+
+
+def test_a_transaction_within_another_joins_it(made):
+    with contextlib.suppress(ZeroDivisionError), made.store.transaction() as session:
+        with made.store.transaction() as inner:
+            assert inner is session
+            made.effect(inner, 1)
+        _ = 1 / 0
+    assert made.effects() == []
+
+
+def test_each_thread_has_a_transaction_of_its_own(made):
+    seen = []
+    with made.store.transaction() as session:
+        if made.store.dialect == "postgresql":  # SQLite lets nobody else begin meanwhile
+            made.effect(session, 1)
+        thread = threading.Thread(target=lambda: seen.append(made.effects()))
+        thread.start()
+        thread.join(20)
+    assert seen == [[]]
+
+
+def test_a_transaction_of_which_nothing_is_executed_locks_nothing(made):
+    other = made.again("shop")
+    with made.store.transaction(), other.transaction() as session:
+        made.effect(session, 1)
+    assert made.effects() == [1]
+
+
+def test_what_a_message_does_wrong_is_no_outage(made):
+    for wrong in ("INSERT INTO effects VALUES (1), (1)", "SELECT nothing FROM effects", "no SQL"):
+        with pytest.raises(Exception, match=r".") as raised, made.store.transaction() as session:
+            made.execute(session, wrong)
+        assert not isinstance(raised.value, Outage), wrong
+        assert not made.store.is_outage(raised.value), wrong
+    assert made.store.is_outage(Outage("raised by a handler"))
+    assert not made.store.is_outage(ValueError("raised by a handler"))
+    assert made.effects() == []
+
+
+def test_a_missing_table_is_an_outage_that_says_what_to_do(made):
+    with pytest.raises(StoreOutage, match="tables are missing"):  # noqa: SIM117 -- one is expected
+        with made.store.transaction() as session:
+            made.execute(session, "SELECT n FROM not_migrated_yet")
+
+
+def test_one_process_at_a_time_holds_a_lock_and_its_end_frees_it(made):
+    other = made.again("shop")
+    third = made.again("shop")
+    with (
+        made.store.exclusive("relay") as held,
+        other.exclusive("relay") as also,
+        third.exclusive("something else") as another,
+    ):
+        assert (held, also, another) == (True, False, True)
+    with other.exclusive("relay") as held:
+        assert held
+
+
+def test_projects_in_one_store_are_kept_apart_and_old_rows_pruned_in_steps(made):
+    other = made.again("other")
+    other.set_up()
+    for name in "abc":
+        made.store.inbox.unseen("work", [name])
+    assert other.inbox.unseen("work", ["a"]) == ["a"]
+    made.store.outbox.put("orders", PLAIN)
+    assert other.outbox.pending() == []
+    assert made.store.inbox.forget(3600) == 0
+    assert made.store.inbox.forget(-1, limit=2) == 2
+    assert made.store.inbox.seen("work", ["a", "b", "c"]) == ["c"]
+    assert other.inbox.seen("work", ["a"]) == ["a"]
+
+
+def test_it_answers_and_goes_on_after_it_was_closed(made):
+    made.store.ready()
+    made.store.close()
+    made.store.ready()
+    assert made.effects() == []
+
+
+def test_a_handler_is_given_the_session_by_its_annotation(made):
+    written = []
+
+    def handle(message: dict[str, int], session: made.store.session_type, bus: Any = None) -> None:
+        made.effect(session, message["n"])
+        written.append(bus)
+
+    handle.__annotations__["session"] = made.store.session_type
+    call = Handler(handle, Numbered(), batch=False).caller(made.store.session_type)
+    with made.store.transaction() as session:
+        call({"n": 7}, "the bus", session)
+    assert (made.effects(), written) == ([7], [None])
+
+
+@pytest.mark.parametrize("kind", ["peewee", "sqlalchemy"])
+def test_sqlite_waits_for_its_turn_with_the_first_statement_and_outside_the_clock(kind, tmp_path):
+    path, waits = tmp_path / "shop.db", []
+
+    @contextlib.contextmanager
+    def waiting():
+        other.execute("ROLLBACK")  # else the wait would be in vain
+        waits.append("waited")
+        yield
+
+    url = f"sqlite:///{path}"
+    store: Store = (
+        PeeweeStore(url, waiting=waiting)
+        if kind == "peewee"
+        else SqlAlchemyStore(engine(url), "shop", waiting=waiting)
+    )
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE effects (n)")
+    other.execute("BEGIN IMMEDIATE")
+    execute = MAKERS[kind][1]
+    with store.transaction():
+        assert waits == []
+    with store.transaction() as session:
+        assert execute(session, "SELECT count(*) FROM effects").fetchall() == [(0,)]
+        assert waits == ["waited"]
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sqlite3.connect(path, timeout=0).execute("BEGIN IMMEDIATE")
+        execute(session, "INSERT INTO effects VALUES (1)")
+    assert other.execute("SELECT n FROM effects").fetchall() == [(1,)]
+    other.close()
+    store.close()
+
+
+def end_sessions(postgres: Postgres) -> None:
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    postgres.sql(f"{ended} WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", ["peewee", "sqlalchemy", "psycopg"])
+def test_a_server_that_goes_away_is_an_outage_and_comes_back(kind, postgres):
+    url = postgres.new_database()
+    store = MAKERS[kind][0](url, "shop")
+    store.set_up()
+    end_sessions(postgres)
+    with contextlib.suppress(StoreOutage):  # the first to see it, unless it connects anew by itself
+        store.ready()
+    store.ready()
+
+    def lose_the_connection() -> None:
+        with store.transaction() as session:
+            MAKERS[kind][1](session, "SELECT 1")
+            end_sessions(postgres)
+            store.outbox.put("orders", PLAIN)
+
+    with pytest.raises(StoreOutage):
+        lose_the_connection()
+    assert store.outbox.pending() == []
+    store.close()
+    postgres.drop_database(url)
+
+
+def test_the_example_of_a_store_of_ones_own_is_short():
+    lines = Path(sys.modules[PsycopgStore.__module__].__file__).read_text().splitlines()
+    assert len(lines) <= 60
+    assert psycopg.__version__
