@@ -15,7 +15,8 @@ from typing import Any, Self
 
 from feedbus.bus.arguments import check_many, check_record
 from feedbus.bus.encoding import columnar
-from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus, Request
+from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus
+from feedbus.bus.requests import Request
 from feedbus.metrics import Metrics
 from feedbus.records.packs import Pack, single
 from feedbus.topology import Topology

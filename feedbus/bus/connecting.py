@@ -9,6 +9,7 @@ from feedbus import config
 from feedbus.bus.asynchronous import AsyncBus
 from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus
 from feedbus.metrics import Metrics
+from feedbus.store import Store
 from feedbus.topology import Topology
 
 
@@ -17,6 +18,7 @@ def connect(
     *,
     metrics: Metrics | None = None,
     timeout_seconds: float = TIMEOUT_SECONDS,
+    store: Store | None = None,
 ) -> LiveBus:
     """Return a bus for scripts, WSGI applications, threads and forks.
 
@@ -25,6 +27,7 @@ def connect(
             topology.toml in this folder.
         metrics: where records are counted.
         timeout_seconds: how long a publish waits for a broker that is away.
+        store: one that is open already, for bus.transaction(); by default the topology's.
 
     Raises:
         TopologyError: with every problem that the file has.
@@ -34,7 +37,7 @@ def connect(
             bus.publish("orders", {"id": 1, "product": "chair"}, key="chair")
 
     """
-    return LiveBus(_loaded(topology), metrics, timeout_seconds=timeout_seconds)
+    return LiveBus(_loaded(topology), metrics, timeout_seconds=timeout_seconds, store=store)
 
 
 async def connect_async(
@@ -45,7 +48,7 @@ async def connect_async(
 ) -> AsyncBus:
     """Return a bus for programs that run an event loop.
 
-    Args and Raises: as connect().
+    Args and Raises: as connect(), without a store.
 
     Example:
         async with await feedbus.connect_async("topology.toml") as bus:

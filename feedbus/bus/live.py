@@ -8,7 +8,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Self
 
@@ -16,39 +16,21 @@ from feedbus.bus.arguments import check_columns, check_many, check_record
 from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
 from feedbus.bus.publisher import Refusal
-from feedbus.bus.sender import Sender, raise_refused
+from feedbus.bus.requests import Request
+from feedbus.bus.sender import Sender
+from feedbus.bus.transactions import Current, Transaction
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import establishment
 from feedbus.metrics import Metrics
 from feedbus.records.packs import Pack, single
+from feedbus.store import NoStore, Store, open_store
+from feedbus.store.none import refuse
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
 
 RECONNECT_SECONDS = 0.1
 TIMEOUT_SECONDS = 10.0
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """What one caller publishes, and what came of it: what was refused, or why all of it was."""
-
-    exchange: str
-    pack: Pack
-    answer: list[Refusal] | Exception | None = None
-
-    def raise_answer(self) -> None:
-        """Return when everything was confirmed.
-
-        Raises:
-            Unroutable: messages came back; those beside them were published.
-            PublishError: messages were refused.
-            BrokerOutage: the broker was away for too long; what was not confirmed may have arrived.
-
-        """
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        raise_refused(self.answer or [])
 
 
 class LiveBus(Bus):
@@ -68,14 +50,23 @@ class LiveBus(Bus):
         metrics: Metrics | None = None,
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
+        store: Store | None = None,
     ) -> None:
-        """Connect at the first publish; timeout_seconds is how long the broker may be away.
+        """Connect at the first publish.
 
         What is not confirmed within CONFIRM_SECONDS is sent again, under the same ids.
+
+        Args:
+            topology: of the system.
+            metrics: where records are counted.
+            timeout_seconds: how long the broker may be away.
+            store: one that is open already, for transaction(); it stays open.
+
         """
         self._topology = topology
         self._metrics = metrics
         self._timeout_seconds = timeout_seconds
+        self._given_store = store
         self.begin()
         _buses.add(self)
 
@@ -85,7 +76,11 @@ class LiveBus(Bus):
         self._known = False
         self._lock = threading.Lock()
         self._requesting = threading.Lock()
+        self._opening = threading.Lock()
         self._waiting: list[Request] = []
+        self._current = Current()
+        self._store = self._given_store
+        self._behind = False
 
     def _new_sender(self) -> Sender:
         least, most = self.CONFIRM_SECONDS
@@ -157,13 +152,73 @@ class LiveBus(Bus):
             self._send(exchange, pack)
         return len(pack)
 
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """Commit what the block does in the store together with what it publishes.
+
+        What this thread publishes in the block goes to the outbox, and is sent after the commit:
+        at once, or by the relay of `feedbus up` when the broker is away. After a rollback nothing
+        is sent. Within another transaction it joins that one.
+
+        Yields the store's session: SQLAlchemy's Session, or peewee's database.
+
+        Raises:
+            UsageError: the topology has no [store].
+            StoreOutage: the store went away; see Store.transaction.
+
+        Example:
+            with bus.transaction() as session:
+                session.add(Order(product="chair"))
+                bus.publish("orders", {"product": "chair"}, key="chair")
+
+        """
+        store = self._opened_store()
+        if self._current.transaction is not None:
+            with store.transaction() as session:
+                yield session
+            return
+        current = self._current.transaction = Transaction(store)
+        try:
+            with store.transaction() as session:
+                yield session
+        finally:
+            self._current.transaction = None
+        if current.requests:
+            self._send_committed(current)
+
+    def _opened_store(self) -> Store:
+        with self._opening:
+            if self._store is None:
+                store = open_store(self._topology)
+                if isinstance(store, NoStore):
+                    refuse()
+                store.set_up()
+                self._store = store
+            return self._store
+
+    def _send_committed(self, committed: Transaction) -> None:
+        """Send what a transaction has committed; whatever the broker says, raise nothing."""
+        if self._behind and not committed.is_next():
+            return  # the relay sends it, after what was put before
+        with self._lock:
+            self._send_together(committed.requests, timeout_seconds=0)
+        self._behind = not committed.remove_sent()
+
     def close(self) -> None:
-        """Close the connection; the next publish opens another."""
+        """Close the connection, and the store if the bus has opened it; a publish opens another."""
         with self._lock:
             self._sender.close()
+        with self._opening:
+            if self._store is not None and self._store is not self._given_store:
+                self._store.close()
+                self._store = None
 
     def _send(self, exchange: str, pack: Pack) -> None:
         request = Request(exchange, pack)
+        if self._current.transaction is not None:
+            self._sender.encoder.encode(exchange, pack)  # raises for what could never be sent
+            self._current.transaction.add(request)
+            return
         with self._requesting:
             self._waiting.append(request)
         with self._lock:
@@ -180,8 +235,11 @@ class LiveBus(Bus):
         with self._lock:
             self._send_together(requests)
 
-    def _send_together(self, requests: Sequence[Request]) -> None:
-        failure = self._learn()
+    def _send_together(
+        self, requests: Sequence[Request], timeout_seconds: float | None = None
+    ) -> None:
+        patience = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        failure = self._learn(patience)
         plain: list[tuple[Request, Sequence[Outgoing]]] = []
         for request in requests:
             if failure is not None:
@@ -194,13 +252,14 @@ class LiveBus(Bus):
                 continue
             if any(message.content_type == PACK for message in messages):
                 # A pack may be taken apart on its way: what is refused then was nobody's message.
-                request.answer = found = self._sent(messages)
+                request.answer = found = self._sent(messages, patience)
                 failure = found if isinstance(found, BrokerOutage) else None
             else:
                 plain.append((request, messages))
         if not plain:
             return
-        found = failure or self._sent([message for _, messages in plain for message in messages])
+        messages = [message for _, some in plain for message in some]
+        found = failure or self._sent(messages, patience)
         for request, sent in plain:
             if isinstance(found, Exception):
                 request.answer = _own(found)
@@ -208,9 +267,9 @@ class LiveBus(Bus):
                 own = set(map(id, sent))
                 request.answer = [each for each in found if id(each.message) in own]
 
-    def _learn(self) -> Exception | None:
+    def _learn(self, patience: float) -> Exception | None:
         """Know the current rings, and declare what is missing; return why that was impossible."""
-        for _ in self._attempts():
+        for _ in _attempts(patience):
             try:
                 self._establish()
             except BrokerOutage as error:
@@ -227,12 +286,12 @@ class LiveBus(Bus):
                 self._sender.encoder.lead(state.current)
             self._known = True
 
-    def _sent(self, messages: Sequence[Outgoing]) -> list[Refusal] | Exception:
+    def _sent(self, messages: Sequence[Outgoing], patience: float) -> list[Refusal] | Exception:
         """Send messages, again while the broker is away; return what was refused, or why all was.
 
         A broker that comes back may be an empty one.
         """
-        for _ in self._attempts():
+        for _ in _attempts(patience):
             try:
                 self._establish()
                 return self._sender.send(messages)
@@ -243,13 +302,14 @@ class LiveBus(Bus):
                 return error
         return failure
 
-    def _attempts(self) -> Iterator[None]:
-        """Yield at once, and again as long as the broker may be away."""
-        deadline = time.monotonic() + self._timeout_seconds
+
+def _attempts(seconds: float) -> Iterator[None]:
+    """Yield at once, and again as long as the broker may be away."""
+    deadline = time.monotonic() + seconds
+    yield
+    while time.monotonic() <= deadline:
+        time.sleep(RECONNECT_SECONDS)
         yield
-        while time.monotonic() <= deadline:
-            time.sleep(RECONNECT_SECONDS)
-            yield
 
 
 def _own(error: Exception) -> Exception:
@@ -258,12 +318,12 @@ def _own(error: Exception) -> Exception:
 
 
 _buses: weakref.WeakSet[LiveBus] = weakref.WeakSet()
-_inherited: list[Sender] = []  # in a forked process: what belongs to the process that forked it
+_inherited: list[object] = []  # in a forked process: what belongs to the process that forked it
 
 
 def _begin_anew() -> None:
     for bus in list(_buses):
-        _inherited.append(bus._sender)  # noqa: SLF001 -- this module's own class
+        _inherited.extend((bus._sender, bus._store))  # noqa: SLF001 -- this module's own class
         bus.begin()
 
 

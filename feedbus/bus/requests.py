@@ -1,0 +1,31 @@
+"""What a caller asks a bus to send, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from feedbus.bus.publisher import Refusal
+from feedbus.bus.sender import raise_refused
+from feedbus.records.packs import Pack
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What one caller publishes, and what came of it: what was refused, or why all of it was."""
+
+    exchange: str
+    pack: Pack
+    answer: list[Refusal] | Exception | None = None
+
+    def raise_answer(self) -> None:
+        """Return when everything was confirmed.
+
+        Raises:
+            Unroutable: messages came back; those beside them were published.
+            PublishError: messages were refused.
+            BrokerOutage: the broker was away for too long; what was not confirmed may have arrived.
+
+        """
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        raise_refused(self.answer or [])

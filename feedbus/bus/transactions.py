@@ -1,0 +1,85 @@
+"""What a thread publishes in a transaction of the store: rows of the outbox, sent afterwards."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from feedbus.bus.publisher import Refusal
+from feedbus.bus.requests import Request
+from feedbus.errors import BrokerOutage, StoreOutage
+from feedbus.store import Store
+from feedbus.wire.constants import PACK
+
+log = logging.getLogger(__name__)
+
+
+class Transaction:
+    """The rows that one transaction puts into the outbox, and what they are to be sent as."""
+
+    def __init__(self, store: Store) -> None:
+        """Put rows into this store's outbox, within its transaction."""
+        self._store = store
+        self._put: list[tuple[Request, list[int]]] = []
+
+    def add(self, request: Request) -> None:
+        """Put what a caller publishes into the outbox."""
+        pack = request.pack
+        rows = (
+            (pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack))
+        )
+        self._put.append((request, self._store.outbox.put_many(request.exchange, rows)))
+
+    @property
+    def requests(self) -> list[Request]:
+        """What is to be sent, in order."""
+        return [request for request, _ in self._put]
+
+    def is_next(self) -> bool:
+        """Whether no row that was put before these is still in the outbox."""
+        oldest = self._store.outbox.pending(1)
+        return not oldest or oldest[0].id >= self._put[0][1][0]
+
+    def remove_sent(self) -> bool:
+        """Remove the rows that the broker has confirmed; return whether all of them were.
+
+        The relay publishes those that stay, under the same message ids.
+        """
+        sent: list[int] = []
+        for request, ids in self._put:
+            if isinstance(request.answer, list):
+                sent += _confirmed(request, ids, request.answer)
+            if request.answer:
+                log.warning(
+                    "event=unpublished exchange=%s error=%s", request.exchange, _why(request)
+                )
+        if sent:
+            try:
+                with self._store.transaction():
+                    self._store.outbox.remove(sent)
+            except StoreOutage as error:
+                log.warning("event=unremoved rows=%d error=%s", len(sent), error)
+        return not any(isinstance(each.answer, BrokerOutage) for each in self.requests)
+
+
+def _confirmed(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]) -> list[int]:
+    """Return the rows whose messages were not refused."""
+    if any(refusal.message.content_type == PACK for refusal in refusals):
+        return []  # it is not known which of its records arrived
+    refused = {refusal.message.message_id for refusal in refusals}
+    return [row for row, name in zip(ids, request.pack.ids, strict=True) if name not in refused]
+
+
+def _why(request: Request) -> str:
+    try:
+        request.raise_answer()
+    except Exception as error:  # noqa: BLE001 -- it is reported, whatever it is
+        return " ".join(str(error).split())
+    return ""
+
+
+class Current(threading.local):
+    """The transaction that a thread is in."""
+
+    transaction: Transaction | None = None

@@ -1,0 +1,184 @@
+"""bus.transaction(): what is published in it commits with the store, or not at all."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import feedbus
+from feedbus.bus import LiveBus
+from feedbus.errors import BrokerOutage
+from feedbus.store.relay import publish_pending
+from tests.systems import System, closing_store, queue
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    with closing_store():
+        made = System.at(tmp_path, queue())
+        made.store.database.execute_sql("CREATE TABLE orders (n INTEGER)")
+        yield made
+
+
+@pytest.fixture
+def bus(system: System) -> Iterator[LiveBus]:
+    with feedbus.connect(system.topology, store=system.store, timeout_seconds=0.2) as bus:
+        yield bus
+
+
+def orders(system: System) -> list[int]:
+    return [n for (n,) in system.store.database.execute_sql("SELECT n FROM orders ORDER BY n")]
+
+
+def insert(session, n: int) -> None:
+    session.execute_sql("INSERT INTO orders VALUES (?)", (n,))
+
+
+def numbers(system: System) -> list[int]:
+    """Return what is in the outbox."""
+    return [json.loads(entry.payload)["n"] for entry in system.store.outbox.pending()]
+
+
+@pytest.fixture
+def broken(monkeypatch) -> list[bool]:
+    """Return a list; while it is not empty, the broker is away."""
+    away: list[bool] = []
+    send = LiveBus._sent
+
+    def sent(self, messages, patience):
+        if away:
+            return BrokerOutage("away")
+        return send(self, messages, patience)
+
+    monkeypatch.setattr(LiveBus, "_sent", sent)
+    return away
+
+
+def test_what_is_published_is_sent_after_the_commit(system, bus) -> None:
+    with bus.transaction() as session:
+        insert(session, 1)
+        bus.publish("work", {"n": 1})
+        assert bus.publish_many("work", [({"n": 2}, ""), ({"n": 3}, "")]) == 2
+        assert system.ready() == {"work": 0}
+        assert numbers(system) == [1, 2, 3]
+    assert system.ready() == {"work": 3}
+    assert numbers(system) == []
+    assert orders(system) == [1]
+
+
+def test_a_rollback_publishes_nothing(system, bus) -> None:
+
+    def fail() -> None:
+        with bus.transaction() as session:
+            insert(session, 1)
+            bus.publish("work", {"n": 1})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (orders(system), numbers(system), system.ready()) == ([], [], {"work": 0})
+    bus.publish("work", {"n": 2})
+    assert system.ready() == {"work": 1}
+
+
+def test_a_nested_transaction_joins_the_outer_one(system, bus) -> None:
+    with bus.transaction():
+        with bus.transaction() as session:
+            insert(session, 1)
+            bus.publish("work", {"n": 1})
+        assert system.ready() == {"work": 0}
+        bus.publish("work", {"n": 2})
+    assert system.ready() == {"work": 2}
+
+    def fail() -> None:
+        with bus.transaction():
+            with bus.transaction():
+                bus.publish("work", {"n": 3})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (system.ready(), numbers(system)) == ({"work": 2}, [])
+
+
+def test_a_transaction_of_one_thread_takes_nothing_of_another(system, bus) -> None:
+    with bus.transaction():
+        bus.publish("work", {"n": 1})
+        other = threading.Thread(target=bus.publish, args=("work", {"n": 2}))
+        other.start()
+        other.join()
+        assert system.ready() == {"work": 1}
+        assert numbers(system) == [1]
+    assert system.ready() == {"work": 2}
+
+
+def test_while_the_broker_is_away_rows_wait_for_the_relay_in_order(system, bus, broken) -> None:
+    broken.append(True)
+    with bus.transaction():
+        bus.publish("work", {"n": 1}, message_id="one")
+    broken.clear()
+    with bus.transaction():
+        bus.publish("work", {"n": 2})  # not before the first
+    assert (system.ready(), numbers(system)) == ({"work": 0}, [1, 2])
+    publish_pending(system.store, bus, system.topology.name, older_than_seconds=0.0)
+    assert (system.ready(), numbers(system)) == ({"work": 2}, [])
+    with bus.transaction():
+        bus.publish("work", {"n": 3})
+    assert (system.ready(), numbers(system)) == ({"work": 3}, [])
+
+
+def test_what_comes_back_stays_in_the_outbox_alone(system, bus) -> None:
+    with bus.transaction():
+        bus.publish_many("work", [({"n": 1}, ""), ({"n": 2}, "unbound"), ({"n": 3}, "")])
+    assert (system.ready(), numbers(system)) == ({"work": 2}, [2])
+
+
+@pytest.mark.parametrize(
+    ("exchange", "payload", "error"),
+    [("nowhere", {"n": 1}, feedbus.UsageError), ("work", {"n": object()}, feedbus.UsageError)],
+)
+def test_what_could_never_be_sent_is_refused_before_the_commit(
+    system, bus, exchange, payload, error
+) -> None:
+    with pytest.raises(error), bus.transaction():
+        bus.publish(exchange, payload)
+    assert numbers(system) == []
+
+
+PROJECT = """
+name = "orders"
+[broker]
+url = "sqlite:///broker.db"
+{store}
+[exchanges]
+work = {{ type = "direct" }}
+[queues.work]
+exchange = "work"
+routing_keys = [""]
+handler = "nowhere:work"
+"""
+
+
+def test_a_program_opens_the_store_of_its_topology(tmp_path: Path) -> None:
+    file = tmp_path / "topology.toml"
+    file.write_text(PROJECT.format(store='[store]\nurl = "sqlite:///store.db"'))
+    with closing_store(), feedbus.connect(file) as bus:
+        with bus.transaction() as session:
+            session.execute_sql("CREATE TABLE orders (n INTEGER)")
+            bus.publish("work", {"n": 1})
+        assert System(bus._topology, store=None).ready() == {"work": 1}
+
+
+def test_a_transaction_without_a_store_says_what_to_add(tmp_path: Path) -> None:
+    file = tmp_path / "topology.toml"
+    file.write_text(PROJECT.format(store=""))
+    with (
+        feedbus.connect(file) as bus,
+        pytest.raises(feedbus.UsageError, match=r"there is no store: add \[store\]"),
+        bus.transaction(),
+    ):
+        pass
