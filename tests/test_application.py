@@ -23,7 +23,7 @@ def test_a_tweet_reaches_every_follower_and_notifies_those_who_can_be_notified()
         assert feeds == [[tweet["id"]]] * 40
         shards = {each.consumer for each in system.handled("update_feed")}
         assert len(shards) > 5
-        told = {each.payload["userId"] for each in system.published("send_notification")}
-        assert len(told) == 40
+        notified = {each.payload["userId"] for each in system.published("send_notification")}
+        assert len(notified) == 40
         assert EmailNotification.select().count() > 0
         assert system.dead_letters() == []

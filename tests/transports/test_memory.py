@@ -207,7 +207,7 @@ def test_a_connection_without_a_name_is_refused():
         Connection(transport=memory.Transport).connect()
 
 
-def test_a_forked_child_is_told_that_the_broker_stayed_in_its_parent(connect):
+def test_a_forked_child_cannot_use_its_parents_broker(connect):
     connection = connect()
     channel = connection.channel()
     queue(channel, "q")
