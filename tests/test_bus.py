@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedbus import broker
@@ -177,6 +177,7 @@ def spread_out(records: Records) -> None:
     records.publish("groups", key="last", columns={"n": "n", "text": "text"}, shared={"step": 9})
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_what_records_publish_has_the_same_ids_in_whatever_batch_they_come(
     data: st.DataObject,
