@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from feedbus import Bus, Drop, Reject, handler
+from feedbus import Drop, Reject, handler
 from handlers.schemas import AddFollowers
 from store import queries
 
 
 @handler(AddFollowers)
-def add_followers(message: dict[str, Any], bus: Bus) -> None:  # noqa: ARG001 -- it publishes nothing
+def add_followers(message: dict[str, Any]) -> None:
     """Add the followers that are missing; a repeat adds none, and a deleted user gets none."""
     try:
         queries.add_followers(message["user_id"], message["follower_login"], message["count"])

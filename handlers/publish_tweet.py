@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feedbus import Bus, Records, handler
+from feedbus import Records, handler
 from handlers.schemas import PublishTweet
 from store import moments, queries
 
@@ -10,7 +10,7 @@ COPIED = {"id": "id", "author": "author", "authorId": "author_id", "text": "text
 
 
 @handler(PublishTweet, batch=True)
-def publish_tweet(tweets: Records, bus: Bus) -> None:  # noqa: ARG001 -- records publish
+def publish_tweet(tweets: Records) -> None:
     """Publish an update_feed message for each follower of each tweet's author."""
     set_aside(tweets.where_not("id", queries.ensure_tweets(tweets)))
     by_author = tweets.remaining().group_by("author_id")

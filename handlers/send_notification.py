@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from feedbus import Bus, Records, handler
+from feedbus import Records, handler
 from handlers.schemas import SendNotification
 from store import models, queries
 
 
 @handler(SendNotification, batch=True)
-def send_email(records: Records, bus: Bus) -> None:  # noqa: ARG001 -- it publishes nothing
+def send_email(records: Records) -> None:
     """Store an e-mail for each record."""
     _set_aside(records, queries.add_email_notifications(_grouped(records)), "e-mail address")
 
 
 @handler(SendNotification, batch=True)
-def send_sms(records: Records, bus: Bus) -> None:  # noqa: ARG001 -- it publishes nothing
+def send_sms(records: Records) -> None:
     """Store a short message for each record."""
     groups = [(source, shorten(text), users) for source, text, users in _grouped(records)]
     _set_aside(records, queries.add_sms_notifications(groups), "phone")

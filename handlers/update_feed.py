@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feedbus import Bus, Records, handler
+from feedbus import Records, handler
 from handlers.publish_tweet import set_aside
 from handlers.schemas import UpdateFeed
 from store import queries
@@ -11,7 +11,7 @@ NOTIFICATION = {"userId": "follower_id", "text": "text", "tweetId": "id"}
 
 
 @handler(UpdateFeed, batch=True)
-def update_feed(updates: Records, bus: Bus) -> None:  # noqa: ARG001 -- records publish
+def update_feed(updates: Records) -> None:
     """Add each tweet to its followers' feeds, then publish a notification for each of them."""
     unsaid = updates.where("channels", {None})
     found = queries.channels_of(unsaid.column("follower_id")) if unsaid else {}

@@ -42,7 +42,7 @@ class CausedBus(RecordingBus):
 def run(function: Any, records: Records, bus: RecordingBus) -> None:
     """Call a batch handler as dispatch does: what records publish goes to the bus."""
     records.bind(bus)
-    function(records, bus)
+    function(records)
 
 
 def loaded(function: Any, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,14 +93,14 @@ def readers(author) -> list[int]:
 def test_followers_are_added_once_however_often_the_message_comes(author):
     message = loaded(add_followers, {"userId": author, "followerLogin": "fan", "count": 3})
     for _ in range(2):
-        add_followers(message, RecordingBus())
+        add_followers(message)
     assert Follower.select().count() == 3
 
 
 def test_followers_of_an_unknown_user_are_rejected_with_the_reason(store_url):
     message = loaded(add_followers, {"userId": 5, "followerLogin": "fan", "count": 3})
     with pytest.raises(Reject, match="no user has the id 5"):
-        add_followers(message, RecordingBus())
+        add_followers(message)
 
 
 # publish_tweet
@@ -339,7 +339,7 @@ def test_followers_of_a_deleted_user_are_dropped(author):
     remove("users", author)
     message = loaded(add_followers, {"userId": author, "followerLogin": "fan", "count": 3})
     with pytest.raises(Drop, match=f"no user has the id {author}"):
-        add_followers(message, RecordingBus())
+        add_followers(message)
 
 
 def test_a_tweet_of_a_deleted_author_is_dropped_and_its_neighbours_are_sent(author, readers):

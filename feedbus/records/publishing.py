@@ -1,0 +1,142 @@
+"""What records of a batch can publish: a message each, or many that one of them causes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from feedbus.errors import UsageError
+from feedbus.records.batch import Batch
+from feedbus.records.parts import Part, check_fields
+from feedbus.wrong_argument import refuse
+
+
+class PublishingRecords:
+    """Records of a batch, by their places in it, as far as they publish."""
+
+    __slots__ = ("_batch", "_places")
+
+    _batch: Batch
+    _places: Sequence[int]
+
+    def publish(
+        self,
+        exchange: str,
+        *,
+        key: str | Sequence[str] = "",
+        key_column: str | None = None,
+        columns: Mapping[str, str | Sequence[Any]] | None = None,
+        shared: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Publish one message for each record, and return how many they are.
+
+        Args:
+            exchange: as topology.toml names it.
+            key: the routing key of all messages, or a list with one for each.
+            key_column: instead of key, the name in `columns` whose texts are the routing keys.
+            columns: the messages' fields that differ: the name of a message's field to the name of
+                a record's, or to a list with one value for each record.
+            shared: the messages' fields that are the same in all.
+
+        Example: `readers.publish("mail", key="new", columns={"userId": "id"}, shared={"text": t})`
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            UsageError: a list has not one value for each record.
+
+        """
+        check_fields(columns, shared)
+        given, same, split = columns or {}, shared or {}, isinstance(key, str)
+        named = {field: name for field, name in given.items() if isinstance(name, str)}
+        lists = {field: each for field, each in given.items() if not isinstance(each, str)}
+        split = split and not lists  # a list belongs to all of the records
+        names = [name for field, name in named.items() if split and field != key_column]
+        for common, places in self._batch.segments(self._places, names):
+            once = {
+                field: common[name]
+                for field, name in named.items()
+                if name in common and field != key_column
+            }
+            own = {
+                field: self._batch.values(name, places)
+                for field, name in named.items()
+                if field not in once
+            }
+            part = Part(exchange, key, key_column, own | lists, {**same, **once}, places)
+            self._collect(part.checked())
+        return len(self._places)
+
+    def publish_columns(
+        self,
+        exchange: str,
+        columns: Mapping[str, str | Sequence[Any]],
+        *,
+        key: str | Sequence[str] = "",
+        key_column: str | None = None,
+        shared: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Publish many messages that this one record causes, and return how many they are.
+
+        It may be called again for each part of what a handler reads piece by piece. Small parts,
+        also those of different records, are put together into packs. On a queue with
+        `stream = true` messages are sent as they come, so that memory stays small.
+
+        Args:
+            exchange: as topology.toml names it.
+            columns: the name of a message's field to a list with one value a message, at least
+                one; or to the name of a field of the record, which all messages get.
+            key: the routing key of all messages, or a list with one for each.
+            key_column: instead of key, the name in `columns` whose texts are the routing keys.
+            shared: the fields that are the same in all messages.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            UsageError: these are several records, or none; or lists differ in length.
+
+        """
+        check_fields(columns, shared)
+        cause, lists, same = self._only("publish_columns"), {}, dict(shared or {})
+        for field, source in columns.items():
+            if isinstance(source, str):
+                same[field] = self._batch.column(source)[cause]
+            else:
+                lists[field] = source
+        if not lists:
+            msg = "publish_columns: columns: expected at least one list of values, got none"
+            raise UsageError(msg)
+        causes = [cause] * len(next(iter(lists.values())))
+        part = Part(exchange, key, key_column, lists, same, causes).checked()
+        if causes:
+            self._collect(part)
+        return len(causes)
+
+    def publish_many(self, exchange: str, pairs: Iterable[tuple[Mapping[str, Any], str]]) -> int:
+        """Publish (payload, routing key) pairs that this one record causes; return how many.
+
+        Raises:
+            TypeError: an argument has a wrong type, or one is no such pair.
+            UsageError: these are several records, or none.
+
+        """
+        causes, count = [self._only("publish_many")], 0
+        for payload, key in pairs:
+            if not isinstance(payload, Mapping) or not isinstance(key, str):
+                refuse(f"pairs[{count}]", "(payload, key)", (payload, key))
+            self._collect(Part(exchange, key, None, {}, payload, causes).checked())
+            count += 1
+        return count
+
+    def _only(self, method: str) -> int:
+        if len(self._places) != 1:
+            msg = (
+                f"{method}: expected Records of one record, which causes the messages, got"
+                f" {len(self._places)}; call it on each of records.singles()"
+            )
+            raise UsageError(msg)
+        return self._places[0]
+
+    def _collect(self, part: Part) -> None:
+        if self._batch.publisher is None:
+            msg = "these Records have no bus to publish by: in a test, write Records.of(…, bus=bus)"
+            raise UsageError(msg)
+        self._batch.publisher.publish_part(part)
