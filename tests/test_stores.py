@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import sqlalchemy
 from sqlalchemy import text
@@ -27,6 +26,7 @@ from tests.systems import Numbered
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from psycopg_store import PsycopgStore
 
+ROOT = Path(__file__).parents[1]
 PLAIN = {"n": 1}
 ON_POSTGRES = [
     f"{kind} {version}" for kind in ("peewee", "sqlalchemy", "psycopg") for version in chosen()
@@ -290,4 +290,5 @@ def test_a_server_that_goes_away_is_an_outage_and_comes_back(kind, postgres):
 def test_the_example_of_a_store_of_ones_own_is_short():
     lines = Path(sys.modules[PsycopgStore.__module__].__file__).read_text().splitlines()
     assert len(lines) <= 60
-    assert psycopg.__version__
+    shown = "\n".join(lines[lines.index("class PsycopgStore(SqlStore):") :])
+    assert f"```python\n{shown}\n```" in (ROOT / "docs" / "stores.md").read_text()

@@ -20,6 +20,7 @@ leave_out() {
 
 has_rabbitmq() { command -v rabbitmq-server >/dev/null || [ -x /usr/sbin/rabbitmq-server ]; }
 has_postgresql() { ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null; }
+has_pgbouncer() { command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ]; }
 has_prometheus() { command -v prometheus >/dev/null && command -v promtool >/dev/null; }
 
 missing() {
@@ -27,6 +28,7 @@ missing() {
     has_postgresql || echo postgresql
     has_prometheus || echo prometheus
     command -v openssl >/dev/null || echo openssl
+    has_pgbouncer || echo pgbouncer
 }
 
 log=$(mktemp)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +24,7 @@ POSTGRES_SETTINGS = {
     "random_page_cost": "1.1",  # solid state: else a batch of keys may read its whole table
     "jit": "off",  # compiling takes longer than any statement here
 }
+SETTING_GIVEN = re.compile(r"(?:-c\s*|--)(\w+)\s*=")  # in libpq's options
 PRAGMAS = {
     "journal_mode": "wal",
     # A delivery is settled after its commit, so a commit must survive a power cut. An fsync a
@@ -196,9 +199,17 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     A transaction whose connection turns out to be lost by then begins anew on another.
     """
 
+    def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
+        """Set settings on each connection: poolers refuse the startup parameter options."""
+        self._settings = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
+        super().__init__(database, **options)
+
     def _connect(self) -> Any:
         connection = super()._connect()
         close_in_forks(connection)
+        if self._settings:
+            with connection.cursor() as cursor:
+                cursor.execute(self._settings)
         return connection
 
     def begin(self, isolation_level: Any = None) -> None:
@@ -264,14 +275,14 @@ def _make_postgres(url: StoreUrl, application_name: str) -> PostgresDatabase:
         "application_name": application_name,
     }
     given = dict(url.parameters)
-    settings = " ".join(f"-c {name}={value}" for name, value in POSTGRES_SETTINGS.items())
-    options = f"{settings} {given.pop('options', '')}".strip()
+    own = SETTING_GIVEN.findall(given.get("options", ""))
+    settings = {name: value for name, value in POSTGRES_SETTINGS.items() if name not in own}
     # peewee wants a name; for a URL it adds none, and libpq finds it by the user or the service.
     name = given.pop("dbname", "postgresql://")
     return PostgresDatabase(
         name,
         where=str(url),
         **(defaults | given),
-        options=options,
+        settings=settings,
         connection_factory=Connection,
     )
