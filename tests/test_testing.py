@@ -315,6 +315,69 @@ def test_what_a_program_puts_into_the_outbox_is_published_by_the_next_run(tmp_pa
         assert [each.payload["id"] for each in system.handled("paid")] == [1]
 
 
+def test_code_that_publishes_in_a_transaction_gets_the_systems_bus(tmp_path):
+    shop = Shop(tmp_path)
+    shop = Shop(tmp_path, ONCE.format(module=shop.name))
+    with shop.system() as system:
+        with system.bus.transaction():
+            system.bus.publish("receipts", order(1), key="paid")
+            assert system.published() == []
+            with pytest.raises(UsageError, match="end the transaction first"):
+                system.run()
+
+        def fail():
+            with system.bus.transaction():
+                system.bus.publish("receipts", order(2), key="paid")
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail()
+        assert system.run() == 1
+        assert [each.payload["id"] for each in system.handled("paid")] == [1]
+
+
+def test_a_transaction_without_a_store_is_refused(system):
+    with pytest.raises(UsageError, match="store"), system.bus.transaction():
+        pass
+
+
+ALCHEMY = """
+[store]
+adapter = "sqlalchemy"
+engine  = "{module}:engine"
+[queues.paid]
+exchange     = "receipts"
+routing_keys = ["paid"]
+handler      = "{module}:pay"
+once         = true
+"""
+PAY = """
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import StaticPool
+
+engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+with engine.begin() as connection:
+    connection.execute(text("create table paid (id integer)"))
+
+@handler(Order)
+def pay(order, session: Session):
+    session.execute(text("insert into paid values (:id)"), {"id": order["id"]})
+"""
+
+
+def test_a_handler_gets_the_session_of_the_projects_own_engine(tmp_path):
+    pytest.importorskip("sqlalchemy")
+    shop = Shop(tmp_path, handlers=PAY)
+    shop = Shop(tmp_path, ALCHEMY.format(module=shop.name), PAY)
+    with shop.system() as system:
+        for _ in range(2):
+            system.publish("receipts", order(7), key="paid", message_id="same")
+        system.run()
+        assert len(system.handled("paid")) == 1
+        assert system.dead_letters() == []
+
+
 def test_a_file_with_mistakes_shows_all_of_them(tmp_path):
     (tmp_path / "topology.toml").write_text('name = "x"\n[queues.q]\nexchange = "none"\n')
     with pytest.raises(TopologyError, match="exchange"):

@@ -18,6 +18,7 @@ from feedbus.handling import Handler
 from feedbus.inline.consumer import InlineConsumer
 from feedbus.inline.projects import Project, on_broker, unused_name
 from feedbus.store import Store
+from feedbus.store.none import NoStore
 from feedbus.topology import Consumer, Topology
 from feedbus.transports import memory
 
@@ -73,7 +74,7 @@ class InlineSystem:
             ends.callback(memory.remove, name)
             sender = make_sender(self.topology)
             ends.callback(sender.close)
-            self.bus = _InlineBus(self.topology, sender)
+            self.bus = InlineBus(self.topology, sender, store)
             connection = broker.connect(self.topology)
             ends.callback(broker.close, connection)
             self._connection: Any = connection.connection
@@ -198,9 +199,18 @@ class InlineSystem:
         )
 
 
-class _InlineBus(LiveBus):
+class InlineBus(LiveBus):
     """A program's bus that publishes by the system's sender."""
 
-    def __init__(self, topology: Topology, sender: Sender) -> None:
-        super().__init__(topology)
-        self._sender = sender
+    def __init__(self, topology: Topology, sender: Sender, store: Store) -> None:
+        """Publish by a sender, and in transactions of a store."""
+        self._system_sender = sender
+        super().__init__(topology, store=None if isinstance(store, NoStore) else store)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this thread is within transaction()."""
+        return self._current.transaction is not None
+
+    def _new_sender(self) -> Sender:
+        return self._system_sender

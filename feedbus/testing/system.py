@@ -9,8 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from feedbus.bus import LiveBus
 from feedbus.clock import VirtualClock
 from feedbus.dead_letters.letters import DeadLetter
+from feedbus.errors import UsageError
 from feedbus.handling import Handler
 from feedbus.inline.projects import Project, make_store_ready, on_store, project
 from feedbus.inline.system import MOST_DELIVERIES, InlineSystem
@@ -106,6 +108,11 @@ class TestSystem:
         """End the consumers, and remove the broker and the temporary store."""
         self._ends.close()
 
+    @property
+    def bus(self) -> LiveBus:
+        """What `feedbus.connect` gives to a program, for code that publishes on a bus."""
+        return self._system.bus
+
     def publish(
         self,
         exchange: str,
@@ -166,6 +173,9 @@ class TestSystem:
 
     def _handle_ready(self, most: int) -> int:
         """Handle what waits, and what the handlers have left in the outbox."""
+        if self._system.bus.in_transaction:
+            msg = "a system cannot run within bus.transaction(): end the transaction first"
+            raise UsageError(msg)
         done = 0
         while True:
             relayed = publish_pending(
