@@ -273,7 +273,7 @@ def test_a_batch_handler_cannot_publish_by_the_bus() -> None:
     for publish in (
         lambda: bus.publish("work", {"n": 1}),
         lambda: bus.publish_many("work", []),
-        lambda: bus.publish_columns("work", ["a"], {"n": [1]}, {}),
+        lambda: bus.publish_columns("work", {"n": [1]}, ["a"]),
     ):
         with pytest.raises(UsageError, match=r"call records\.publish\(…\)"):
             publish()
@@ -498,7 +498,7 @@ def test_a_mismatch_with_what_the_broker_has_is_told_and_not_a_traceback(tmp_pat
 def test_a_recording_bus_keeps_what_a_handler_published() -> None:
     bus = RecordingBus()
     bus.publish("work", {"n": 1}, "a")
-    bus.publish_columns("work", ["b", "c"], {"n": [2, 3]}, {"text": "x"})
+    bus.publish_columns("work", {"n": [2, 3]}, ["b", "c"], shared={"text": "x"})
     assert [(each.exchange, each.key, each.payload) for each in bus.published] == [
         ("work", "a", {"n": 1}),
         ("work", "b", {"n": 2, "text": "x"}),

@@ -9,6 +9,7 @@ import pytest
 
 from feedbus.bus import Bus, LiveBus
 from feedbus.bus.collecting import CollectingBus
+from feedbus.errors import UsageError
 from feedbus.records import Records
 from feedbus.testing import RecordingBus
 from feedbus.topology import Exchange, Topology
@@ -102,23 +103,23 @@ def test_a_wrong_argument_is_named_with_what_was_expected_and_given(make, call, 
     ("arguments", "message"),
     [
         (
-            ("work", 7, {}, {}),
+            ("work", {}, 7),
             "keys: expected a sequence of str, or the name of a column, got 7 of type int",
         ),
         (
-            ("work", ["a"], [], {}),
+            ("work", [], ["a"]),
             "columns: expected a mapping of fields to sequences, got [] of type list",
         ),
         (
-            ("work", ["a"], {}, None),
-            "shared: expected a mapping of fields to values, got None of type NoneType",
+            ("work", {}, ["a"], 5),
+            "shared: expected a mapping of fields to values, got 5 of type int",
         ),
-        (("work", ["a", 7], {}, {}), "keys[1]: expected str, got 7 of type int"),
+        (("work", {}, ["a", 7]), "keys[1]: expected str, got 7 of type int"),
     ],
 )
 def test_a_wrong_argument_of_publish_columns_is_named(arguments, message) -> None:
     with pytest.raises(TypeError) as caught:
-        live().publish_columns(*arguments)
+        live().publish_columns(*arguments[:3], shared=dict(enumerate(arguments)).get(3))
     assert str(caught.value) == message
 
 
@@ -138,3 +139,17 @@ def test_what_is_given_is_cut_in_the_message() -> None:
     with pytest.raises(TypeError) as caught:
         live().publish("work", ["x" * 1_000_000])
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("columns", "keys", "message"),
+    [
+        ({"n": [1, 2]}, ["a"], "columns: expected 1 values of 'n', as many as keys, got 2"),
+        ({"n": [1], "m": []}, "n", "columns: expected 1 values of 'm', as many as keys, got 0"),
+        ({"n": [1]}, "m", "keys: expected the name of a column, got 'm'"),
+    ],
+)
+@pytest.mark.parametrize("make", [live, collecting, RecordingBus])
+def test_columns_that_do_not_fit_are_refused(make, columns, keys, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        make().publish_columns("work", columns, keys)

@@ -373,7 +373,7 @@ def test_invalid_records_of_a_pack_are_dead_and_the_others_handled(
 ) -> None:
     system = make(queue(batch=BATCH), pack=100)
     with system.bus() as bus:
-        bus.publish_columns("work", ["", "", ""], {"n": [1, "two", 3]}, {})
+        bus.publish_columns("work", {"n": [1, "two", 3]}, ["", "", ""])
     system.run(lambda records, _: system.seen.extend(records.column("n")), batch=True)
     assert system.seen == [1, 3]
     assert [letter.errors for letter in system.dead()] == [{"n": ["Not a valid integer."]}]

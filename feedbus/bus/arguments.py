@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from feedbus.errors import UsageError
 from feedbus.wrong_argument import refuse
 
 ORDER = "the order is exchange, payload, key"
@@ -69,21 +70,32 @@ def refuse_pairs(pairs: Sequence[Any], first: int = 0) -> None:
             refuse(f"{name}: key", "str", key)
 
 
-def check_columns(exchange: object, keys: object, columns: object, shared: object) -> None:
+def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> None:
     """Check the arguments of publish_columns(), but for what each column holds.
 
     Raises:
         TypeError: as check_record().
+        UsageError: a column is missing, or has more or fewer values than there are keys.
 
     """
     if not isinstance(exchange, str):
         refuse("exchange", "str", exchange)
-    if not isinstance(keys, Sequence):
-        refuse("keys", "a sequence of str, or the name of a column", keys)
     if not isinstance(columns, Mapping):
         refuse("columns", "a mapping of fields to sequences", columns)
-    if not isinstance(shared, Mapping):
+    if not isinstance(keys, Sequence):
+        refuse("keys", "a sequence of str, or the name of a column", keys)
+    if shared is not None and not isinstance(shared, Mapping):
         refuse("shared", "a mapping of fields to values", shared)
+    if isinstance(keys, str) and keys not in columns:
+        msg = f"keys: expected the name of a column, got {keys!r:.60}"
+        raise UsageError(msg)
+    count = len(columns[keys] if isinstance(keys, str) else keys)
+    for name, values in columns.items():
+        if len(values) != count:
+            msg = (
+                f"columns: expected {count} values of '{name}', as many as keys, got {len(values)}"
+            )
+            raise UsageError(msg)
 
 
 def refuse_keys(keys: Iterable[object]) -> None:

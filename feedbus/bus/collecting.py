@@ -41,21 +41,22 @@ class CollectingBus(Bus):
         check_many(exchange, pairs)
         collected = list(pairs)
         for pack in columnar(collected, ""):
-            self.publish_columns(exchange, pack.keys, pack.columns, pack.shared)
+            self.publish_columns(exchange, pack.columns, pack.keys, shared=pack.shared)
         return len(collected)
 
     def publish_columns(
         self,
         exchange: str,
-        keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
-        shared: Mapping[str, Any],
+        keys: Sequence[str] | str,
+        *,
+        shared: Mapping[str, Any] | None = None,
     ) -> int:
         """Collect records by column."""
-        check_columns(exchange, keys, columns, shared)
+        check_columns(exchange, columns, keys, shared)
         call = f"{exchange}/{self._calls}"
         self._calls += 1
-        pack = Pack.numbered(derive(call, *self._records.ids), keys, shared, columns)
+        pack = Pack.numbered(derive(call, *self._records.ids), keys, shared or {}, columns)
         if len(pack):
             self._collect(exchange, pack)
         return len(pack)

@@ -45,16 +45,21 @@ class Bus(ABC):
     def publish_columns(
         self,
         exchange: str,
-        keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
-        shared: Mapping[str, Any],
+        keys: Sequence[str] | str,
+        *,
+        shared: Mapping[str, Any] | None = None,
     ) -> int:
         """Publish records given by column, in order, and return how many there were.
 
         Args:
             exchange: as topology.toml names it.
-            keys: a routing key a record, or the name of the column whose texts they are.
             columns: field to one value a record, for the fields in which they differ.
+            keys: a routing key a record, or the name of the column whose texts they are.
             shared: field to the value that all of them have.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            UsageError: columns differ in length.
 
         """

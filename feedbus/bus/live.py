@@ -141,13 +141,14 @@ class LiveBus(Bus):
     def publish_columns(
         self,
         exchange: str,
-        keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
-        shared: Mapping[str, Any],
+        keys: Sequence[str] | str,
+        *,
+        shared: Mapping[str, Any] | None = None,
     ) -> int:
         """Publish records by column; return how many the broker has confirmed."""
-        check_columns(exchange, keys, columns, shared)
-        pack = Pack.numbered(uuid.uuid4().hex, keys, shared, columns)
+        check_columns(exchange, columns, keys, shared)
+        pack = Pack.numbered(uuid.uuid4().hex, keys, shared or {}, columns)
         if len(pack):
             self._send(exchange, pack)
         return len(pack)

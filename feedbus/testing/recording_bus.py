@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.bus import Bus
-from feedbus.bus.arguments import check_many
+from feedbus.bus.arguments import check_columns, check_many
 from feedbus.bus.encoding import Encoder, columnar
 from feedbus.inline.projects import project
 from feedbus.records.ids import Ids
@@ -61,12 +61,14 @@ class RecordingBus(Bus):
     def publish_columns(
         self,
         exchange: str,
-        keys: Sequence[str] | str,
         columns: Mapping[str, Sequence[Any]],
-        shared: Mapping[str, Any],
+        keys: Sequence[str] | str,
+        *,
+        shared: Mapping[str, Any] | None = None,
     ) -> int:
         """Record one payload a record."""
-        pack = Pack.numbered("", keys, shared, columns)
+        check_columns(exchange, columns, keys, shared)
+        pack = Pack.numbered("", keys, shared or {}, columns)
         rows = map(pack.payload, range(len(pack)))
         return self.publish_many(exchange, zip(rows, pack.keys, strict=True))
 
