@@ -49,13 +49,13 @@ class Part:
         """
         if not isinstance(self.exchange, str):
             refuse("exchange", "str", self.exchange)
-        if not isinstance(self.key, Sequence) or isinstance(self.key, bytes):
+        if type(self.key) is not str and not _is_list(self.key):
             refuse("key", "str, or a list with one for each message", self.key)
         if self.key_column is not None and not isinstance(self.key_column, str):
             refuse("key_column", "str or None", self.key_column)
         count = len(self.causes)
         for name, values in self.columns.items():
-            if not isinstance(values, Sequence):
+            if type(values) is not list and not _is_list(values):
                 refuse(f"columns[{name!r}]", COLUMN, values)
             if len(values) != count:
                 raise UsageError(_miscounted(f"columns[{name!r}]", values, count))
@@ -90,9 +90,9 @@ def check_fields(columns: object, shared: object) -> None:
         TypeError: they are not.
 
     """
-    if columns is not None and not isinstance(columns, Mapping):
+    if columns is not None and not _is_mapping(columns):
         refuse("columns", f"a mapping of fields, each to {COLUMN}", columns)
-    if shared is not None and not isinstance(shared, Mapping):
+    if shared is not None and not _is_mapping(shared):
         refuse("shared", "a mapping of fields to values", shared)
 
 
@@ -101,6 +101,17 @@ class Publisher(Protocol):
 
     def publish_part(self, part: Part) -> None:
         """Publish a part's messages, in order."""
+
+
+# The usual types first: to ask an abstract class takes ten times as long.
+
+
+def _is_list(values: object) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, bytes)
+
+
+def _is_mapping(fields: object) -> bool:
+    return type(fields) is dict or isinstance(fields, Mapping)
 
 
 def _miscounted(name: str, values: Sequence[Any], count: int) -> str:
