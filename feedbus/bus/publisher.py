@@ -7,9 +7,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
+from feedbus.broker.confirm_channel import CONFIRM_TIMEOUT_SECONDS, ConfirmChannel
 from feedbus.bus.blockage import Blockage
 from feedbus.errors import BrokerOutage
 from feedbus.metrics import Outcome
@@ -17,7 +17,6 @@ from feedbus.wire import Outgoing
 from feedbus.wire.sealing import fitted
 
 WINDOW = 1000
-CONFIRM_TIMEOUT_SECONDS = 30.0
 NACKED = "refused by the broker (nack): its queue is full or cannot write"
 
 
@@ -40,14 +39,13 @@ class Publisher:
         self._connection = connection.connection
         self._blockage = blockage or Blockage()
         self._blockage.watch(self._connection)
-        self._channel = self._connection.channel()
+        self._confirms: ConfirmChannel[Outgoing] = ConfirmChannel(
+            self._connection,
+            acked=self._on_ack,
+            nacked=self._on_nack,
+            returned=self._on_return,
+        )
         self._frame_bytes = getattr(self._connection, "frame_max", None)
-        self._channel.confirm_select()
-        self._channel.events["basic_ack"].add(self._on_ack)
-        self._channel.events["basic_nack"].add(self._on_nack)
-        self._channel.events["basic_return"].add(self._on_return)
-        self._last_tag = 0
-        self._waiting: dict[int, Outgoing] = {}
         self._returned: dict[str, deque[str]] = {}
         self._refusals: list[Refusal] = []
         self._timeout_seconds = CONFIRM_TIMEOUT_SECONDS
@@ -80,7 +78,7 @@ class Publisher:
             # What is written now would only fill buffers that nobody reads.
             while self._blockage.active:
                 self._drain()
-        while self._waiting:
+        while self._confirms.waiting:
             self._drain()
         self._blockage.over()
         return self._refusals
@@ -94,49 +92,40 @@ class Publisher:
 
     def close(self) -> None:
         """Close the channel; the connection stays."""
-        self._channel.close()
+        self._confirms.close()
 
     def refuse_waiting(self, reason: str) -> list[Refusal]:
         """Return those without an answer as refused: the broker closed the channel over one."""
-        waiting, self._waiting = self._waiting, {}
-        refusals = [Refusal(message, "nacked", reason, final=True) for message in waiting.values()]
+        waiting = self._confirms.waiting.values()
+        refusals = [Refusal(message, "nacked", reason, final=True) for message in waiting]
         return self._refusals + refusals
 
     def _put(self, message: Outgoing) -> None:
-        prepared = fitted(message, self._frame_bytes).prepared(self._channel)
-        self._last_tag += 1
-        self._waiting[self._last_tag] = message
-        self._channel.basic_publish(prepared, message.exchange, message.routing_key, mandatory=True)
+        confirms = self._confirms
+        prepared = fitted(message, self._frame_bytes).prepared(confirms.channel)
+        confirms.publish(message, prepared, message.exchange, message.routing_key, mandatory=True)
 
     def _drain(self) -> None:
         blocked = self._blockage.active
         rest = (self._unblocked_by if blocked else self._confirmed_by) - time.monotonic()
         if rest <= 0:
             why = "; it blocks publishers" if blocked else ""
-            msg = f"broker: {len(self._waiting)} messages unconfirmed in time{why}"
+            msg = f"broker: {len(self._confirms.waiting)} messages unconfirmed in time{why}"
             raise BrokerOutage(msg)
         with self._blockage.counting(), contextlib.suppress(TimeoutError):
             self._connection.drain_events(timeout=min(rest, 1.0))
         if blocked:
             self._confirmed_by = time.monotonic() + self._timeout_seconds
 
-    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- py-amqp's signature
-        for message in self._settled(tag, multiple=multiple):
-            reasons = self._returned.get(message.message_id)
-            if reasons:
-                self._refusals.append(Refusal(message, "returned", reasons.popleft()))
+    def _on_ack(self, message: Outgoing) -> None:
+        reasons = self._returned.get(message.message_id)
+        if reasons:
+            self._refusals.append(Refusal(message, "returned", reasons.popleft()))
 
-    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- py-amqp's signature
-        for message in self._settled(tag, multiple=multiple):
-            self._refusals.append(Refusal(message, "nacked", NACKED))
+    def _on_nack(self, message: Outgoing) -> None:
+        self._refusals.append(Refusal(message, "nacked", NACKED))
 
-    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
+    def _on_return(self, message: Any, exchange: str, routing_key: str, error: Exception) -> None:
         reason = f"no queue for key '{routing_key}' on {exchange} ({error})"
         message_id = message.properties.get("message_id") or ""
         self._returned.setdefault(message_id, deque()).append(reason)
-
-    def _settled(self, tag: int, *, multiple: bool) -> list[Outgoing]:
-        if not multiple:
-            return [self._waiting.pop(tag)] if tag in self._waiting else []
-        tags = list(takewhile(lambda waiting: waiting <= tag, self._waiting))  # which ascend
-        return [self._waiting.pop(settled) for settled in tags]

@@ -11,15 +11,10 @@ from typing import Any
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus import broker
+from feedbus.broker.confirm_channel import CONFIRM_TIMEOUT_SECONDS
 from feedbus.bus.blockage import Blockage
 from feedbus.bus.encoding import Encoder
-from feedbus.bus.publisher import (
-    CONFIRM_TIMEOUT_SECONDS,
-    NACKED,
-    WINDOW,
-    Publisher,
-    Refusal,
-)
+from feedbus.bus.publisher import NACKED, WINDOW, Publisher, Refusal
 from feedbus.errors import BrokerOutage, PublishError, Unroutable
 from feedbus.generations import ledger
 from feedbus.metrics import Metrics, Outcome

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from amqp.exceptions import NotFound, ResourceLocked
 
-from feedbus.broker.confirming import Confirming
+from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.errors import Outage
 from feedbus.generations.probes import LOST_SECONDS, NEEDED, Probes, delete_proved
 
@@ -175,10 +175,9 @@ class Mover:
 
     def __call__(self, messages: Sequence[Any]) -> None:
         """Publish messages; a crash before they are settled at their source doubles them."""
-        moving = Confirming(self._connection)
         letters = [(portable(each), self._exchange, self._key_of(each)) for each in messages]
-        returned = moving.publish(letters, mandatory=True)
-        moving.close()
+        with PatientPublisher(self._connection) as publisher:
+            returned = publisher.publish(letters, mandatory=True)
         if returned:
             msg = f"broker: no queue takes what is moved to '{self._exchange or self._key}'"
             raise Outage(msg)

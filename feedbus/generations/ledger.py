@@ -21,7 +21,7 @@ from kombu.connection import Connection
 
 from feedbus import broker
 from feedbus.broker import entities
-from feedbus.broker.confirming import Confirming
+from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.differences import differs_in
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
@@ -130,15 +130,15 @@ def write(channel: Any, names: Names, state: State) -> State:
             "disordered": written.disordered,
         }
     )
-    writing = Confirming(channel.connection)
-    for queue in (names.ledger(state.current.exchange), names.generations(state.current.exchange)):
-        _declare(channel, names.topology, state.current.exchange, queue)
-        message = channel.prepare_message(
-            body.encode(), content_type=JSON, properties={"delivery_mode": 2}
-        )
-        writing.publish([(message, "", queue)])
-    writing.close()
-    for queue in (names.ledger(state.current.exchange), names.generations(state.current.exchange)):
+    queues = (names.ledger(state.current.exchange), names.generations(state.current.exchange))
+    with PatientPublisher(channel.connection) as publisher:
+        for queue in queues:
+            _declare(channel, names.topology, state.current.exchange, queue)
+            message = channel.prepare_message(
+                body.encode(), content_type=JSON, properties={"delivery_mode": 2}
+            )
+            publisher.publish([(message, "", queue)])
+    for queue in queues:
         _drop_replaced(channel, written, queue)
     return written
 

@@ -20,7 +20,7 @@ import secrets
 import time
 from typing import Any
 
-from feedbus.broker.confirming import Confirming
+from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.wire.constants import FENCE
 
 log = logging.getLogger(__name__)
@@ -81,9 +81,9 @@ class Probes:
         if self._quiet:
             time.sleep(self._pause_seconds)
         self._awaited = secrets.token_hex(16)
-        putting = Confirming(self._channel.connection)
-        putting.publish([(fence(self._channel, self._queue, self._awaited), "", self._queue)])
-        putting.close()
+        probe = fence(self._channel, self._queue, self._awaited)
+        with PatientPublisher(self._channel.connection) as publisher:
+            publisher.publish([(probe, "", self._queue)])
         self._put_at = time.monotonic()
 
     def came(self, message_id: object) -> bool:

@@ -25,7 +25,7 @@ from kombu.connection import Connection
 
 from feedbus import broker
 from feedbus.broker import entities, inventory
-from feedbus.broker.confirming import Confirming
+from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
@@ -249,9 +249,8 @@ class Replacement:
             _delete(self.connection, self.topology, held, before)
         channel.exchange_delete(before)
         if removal.remove_queue(self.connection, self.topology, before):
-            ending = Confirming(channel.connection)
-            ending.publish([(fence(channel, self._queue), "", before)])
-            ending.close()
+            with PatientPublisher(channel.connection) as publisher:
+                publisher.publish([(fence(channel, self._queue), "", before)])
         channel.close()
 
     def _take_gate_away(self) -> None:

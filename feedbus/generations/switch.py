@@ -12,7 +12,7 @@ from typing import Any
 from amqp.exceptions import NotFound
 
 from feedbus import broker
-from feedbus.broker.confirming import Confirming
+from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.names import Names
 from feedbus.errors import Outage
 from feedbus.generations import ledger, probes
@@ -152,11 +152,10 @@ def _append_held(
 
     def append(messages: Sequence[Any]) -> None:
         left = [(portable(each), each.delivery_info["routing_key"]) for each in messages]
-        appending = Confirming(channel.connection)
-        for generation in generations:
-            ring = names.ring(generation)
-            left = appending.publish([(each, ring, key) for each, key in left], mandatory=True)
-        appending.close()
+        with PatientPublisher(channel.connection) as publisher:
+            for generation in generations:
+                ring = names.ring(generation)
+                left = publisher.publish([(each, ring, key) for each, key in left], mandatory=True)
         if left:
             msg = f"broker: {len(left)} messages of {names.held(exchange)} find no shard"
             raise Outage(msg)
@@ -171,7 +170,6 @@ def fence(channel: Any, names: Names, old: Generation, queues: Sequence[str] = (
     Whoever is given it looks at the state and, where that says so, proves that the queue is empty
     and deletes it. Nothing may lead to the ring any more.
     """
-    fencing = Confirming(channel.connection)
     ends = queues or [names.member(old, member) for member, _ in old.members]
-    fencing.publish([(probes.fence(channel, old.digest), "", queue) for queue in ends])
-    fencing.close()
+    with PatientPublisher(channel.connection) as publisher:
+        publisher.publish([(probes.fence(channel, old.digest), "", queue) for queue in ends])
