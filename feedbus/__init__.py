@@ -65,10 +65,11 @@ __all__ = [
     "handler",
 ]
 
+if not TYPE_CHECKING:  # a type checker would take any name for one that is here
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its home."""
-    if name not in HOMES:
-        msg = f"module 'feedbus' has no attribute '{name}'"
-        raise AttributeError(msg)
-    return getattr(import_module(HOMES[name]), name)
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its home."""
+        if name not in HOMES:
+            msg = f"module 'feedbus' has no attribute '{name}'"
+            raise AttributeError(msg)
+        return getattr(import_module(HOMES[name]), name)

@@ -110,6 +110,19 @@ def test_a_driver_that_is_not_installed_is_named_with_its_extra(installed, tmp_p
     assert "secret" not in done.stdout + done.stderr
 
 
+def test_a_store_that_is_not_installed_is_named_with_its_extra(installed, tmp_path):
+    for name in ("topology.toml", "shop.py"):
+        (tmp_path / name).write_text((USER_PROJECT / name).read_text())
+    with (tmp_path / "topology.toml").open("a") as file:
+        file.write('[store]\nadapter = "sqlalchemy"\nengine = "shop:engine"\n')
+    with (tmp_path / "shop.py").open("a") as file:
+        file.write("engine = None\n")
+    done = attempt(installed.with_name("feedbus"), "run", "mail", folder=tmp_path)
+    assert done.returncode != 0
+    assert "pip install 'feedbus[sqlalchemy]'" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_users_programs_are_typed_in_strict_mode(installed):
     mypy = (sys.executable, "-m", "mypy", "--strict", "--python-executable", installed)
     mypy += ("--no-error-summary", "--cache-dir", os.devnull)

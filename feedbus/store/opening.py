@@ -62,7 +62,7 @@ def load_driver(topology: Topology) -> None:
     if topology.store is not None and topology.store.adapter == PEEWEE:
         _peewee(topology.store, topology.name, "", nullcontext)
     elif topology.store is not None and topology.store.adapter == SQLALCHEMY:
-        import feedbus.store.sqlalchemy  # noqa: F401 -- for the children
+        _load_sqlalchemy()
 
 
 def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:
@@ -90,11 +90,9 @@ def _peewee(options: StoreOptions, project: str, application_name: str, waiting:
 
 
 def _sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting) -> Store:
-    try:
-        import sqlalchemy
-    except ImportError as error:
-        msg = f"the store needs SQLAlchemy ({error}): pip install 'feedbus[sqlalchemy]'"
-        raise UsageError(msg) from error
+    _load_sqlalchemy()
+    import sqlalchemy
+
     from feedbus.store.sqlalchemy import SqlAlchemyStore
 
     engine = resolve_object(options.engine or "", topology.root)
@@ -102,3 +100,11 @@ def _sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting) -> 
         msg = f"[store] engine: {options.engine} is a {type(engine).__name__}, expected an Engine"
         raise UsageError(msg)
     return SqlAlchemyStore(engine, topology.name, waiting=waiting)
+
+
+def _load_sqlalchemy() -> None:
+    try:
+        import feedbus.store.sqlalchemy  # noqa: F401 -- the module is what counts
+    except ImportError as error:
+        msg = f"the store needs SQLAlchemy ({error}): pip install 'feedbus[sqlalchemy]'"
+        raise UsageError(msg) from error
