@@ -116,7 +116,10 @@ class System:
         return told["consumers"] | told["processes"]
 
     def pids(self) -> dict[str, int]:
-        return {name: one["processes"][0]["pid"] for name, one in self.status().items()}
+        """Return who runs, but for the operations process: each change of queues restarts it."""
+        found = self.status()
+        found.pop("operations", None)
+        return {name: one["processes"][0]["pid"] for name, one in found.items()}
 
     def seen(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = defaultdict(list)
