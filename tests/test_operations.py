@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from feedbus.lifeline import hold_slot, mark_holding
-from feedbus.operations import queue_depths
+from feedbus.operations import queue_depths, service
 from feedbus.operations.access import Guard
+from feedbus.operations.http_server import CannotListen
 from feedbus.topology import Ladder
 from tests.operations import Served, served
 from tests.servers import versions
@@ -124,7 +126,7 @@ def test_readiness_and_the_figures_name_a_consumer_that_holds(system):
     topology = system.topology
     with hold_slot(topology, "work", 1), served(system) as own:
         mark_holding("the store is away")
-        assert problem(own.get("/readyz"), 503)["errors"] == {"consumers": ["1 of them hold."]}
+        assert problem(own.get("/readyz"), 503)["errors"] == {"consumers": ["1 of 4 hold."]}
         assert figures(own, "work")["consumers"][0]["holding"] == ["the store is away"]
         assert 'feedbus_holding_processes{consumer="work"} 1.0' in metrics(own)
         mark_holding("")
@@ -202,3 +204,17 @@ def test_an_unknown_path_names_those_that_there_are(system):
     with served(system) as own:
         assert "/readyz" in problem(own.get("/api/v1/get-tweets"), 404)["detail"]
         assert json.loads(own.get("/healthz").body) == {"status": "ok"}
+
+
+def test_a_free_port_is_used_where_the_usual_one_is_taken_unless_a_port_was_chosen(
+    system, monkeypatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        monkeypatch.setattr(service, "OPERATIONS_PORT", taken)
+        found = service.Service(system.topology, "127.0.0.1", None, supervised=False).listen()
+        with found[0] as listener:
+            assert listener.getsockname()[1] != taken
+        chosen = service.Service(system.topology, "127.0.0.1", taken, supervised=False)
+        with pytest.raises(CannotListen, match=f"port {taken}: Address already in use"):
+            chosen.listen()

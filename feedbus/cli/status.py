@@ -175,7 +175,8 @@ def _table(found: dict[str, Any]) -> str:
     lines += [printable(note) for note in found["notes"]]
     for name in ("broker", "store"):
         one = found[name]
-        lines.append(f"{name:<10}  {one['url']}  {printable(one['error']) or 'reachable'}")
+        state = f"{one['url']}  {printable(one['error']) or 'reachable'}" if one["url"] else "none"
+        lines.append(f"{name:<10}  {state}")
     lines.append(f"{'disk':<10}  {printable(found['disk']['error']) or 'can be written to'}")
     if found["operations"]["url"]:
         lines.append(f"operations  {found['operations']['url']}")

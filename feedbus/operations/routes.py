@@ -76,7 +76,10 @@ class Operations:
             "broker": (away, "Does not answer."),
             "store": (store_away(self._store), "Does not answer."),
             "disk": ("; ".join(unwritable_folders(self._topology)), "Cannot be written to."),
-            "consumers": ("; ".join(reasons), f"{len(holding)} of them hold."),
+            "consumers": (
+                "; ".join(reasons),
+                f"{len(holding)} of {len(self._topology.consumers)} hold.",
+            ),
         }
         if not away:
             found["broker"] = (self._refusal(), "Takes no messages.")

@@ -124,7 +124,7 @@ class Service:
         latest = ""
         while not self._over.is_set():
             try:
-                found = self._listen()
+                found = self.listen()
             except FeedbusError as error:
                 if not self._supervised:
                     raise
@@ -140,7 +140,13 @@ class Service:
                 return found
         return None
 
-    def _listen(self) -> tuple[socket.socket, Guard]:
+    def listen(self) -> tuple[socket.socket, Guard]:
+        """Return a listening socket, and the guard of who may ask.
+
+        Raises:
+            CannotListen, UsageError: see run().
+
+        """
         wanted = OPERATIONS_PORT if self._port is None else self._port
         address = Address(self._host, wanted, HOST_OPTION, PORT_OPTION)
         try:
