@@ -26,17 +26,17 @@ up: $(VENV)/.runtime  ## start everything in the foreground; Ctrl-C stops it
 	@$(BIN)/feedbus up
 
 test: $(VENV)/.dev  ## all tests, with the servers they need where they can be installed
-	@sh tests/servers/install.sh
+	@sh servers/install.sh
 	@$(PYTEST) $(PYTEST_ARGS)
 
 coverage: $(VENV)/.dev  ## all tests, and which lines and branches none of them runs; takes twice as long
-	@sh tests/servers/install.sh
+	@sh servers/install.sh
 	@$(PYTEST) --cov --cov-report=term $(PYTEST_ARGS)
 
 test-all: $(VENV)/.dev  ## all tests and models; then those of the broker on each RabbitMQ that is installed
-	@sh tests/servers/install.sh all
+	@sh servers/install.sh all
 	@$(MAKE) test model
-	@for version in $$($(BIN)/python -m tests.servers.versions); do \
+	@for version in $$($(BIN)/python -m servers.versions); do \
 		echo "RabbitMQ $$version" && FEEDBUS_RABBITMQ_VERSIONS=$$version $(PYTEST) $(ON_A_BROKER) $(PYTEST_ARGS) || exit 1; \
 	done
 
@@ -47,11 +47,11 @@ cluster: $(VENV)/.dev  ## three RabbitMQ nodes and two hosts that die in turn, t
 	@FEEDBUS_CLUSTER_ROUNDS=3 $(BIN)/python -m pytest tests/chaos/cluster $(PYTEST_ARGS)
 
 chaos: $(VENV)/.dev  ## reshard under a million records, killing what can be killed
-	@sh tests/servers/install.sh
+	@sh servers/install.sh
 	@FEEDBUS_CHAOS_RECORDS=$${FEEDBUS_CHAOS_RECORDS:-1000000} $(BIN)/python -m pytest -s tests/chaos $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.dev  ## 100,000 foreign messages on each broker; each ends in one verdict
-	@sh tests/servers/install.sh
+	@sh servers/install.sh
 	@FEEDBUS_FUZZ_EXAMPLES=$${FEEDBUS_FUZZ_EXAMPLES:-100000} $(BIN)/python -m pytest -s --timeout=0 tests/integration/test_foreign_messages.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## format, rules, types and layers
@@ -61,7 +61,7 @@ lint: $(VENV)/.dev  ## format, rules, types and layers
 	@$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.runtime  ## measure against private servers; see docs/performance.md
-	@sh tests/servers/install.sh
+	@sh servers/install.sh
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean:  ## remove .venv and caches; var/, which holds messages and feeds, stays

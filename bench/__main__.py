@@ -15,8 +15,8 @@ from bench.figures import FIGURES, Figure, chosen
 from bench.runs import RUNS
 from bench.scale import FULL, SHORT
 from bench.stage import Stage
-from tests.servers import versions
-from tests.servers.postgres import MissingServer, binary
+from servers import versions
+from servers.postgres import MissingServer, binary
 
 NAMES = list(dict.fromkeys(figure.name for figure in FIGURES))
 

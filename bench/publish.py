@@ -18,7 +18,7 @@ from kombu.connection import Connection
 
 from feedbus.bus.publisher import WINDOW, Publisher
 from feedbus.wire import Outgoing
-from tests.servers.rabbitmq import RabbitMQ
+from servers.rabbitmq import RabbitMQ
 
 ROUNDS = 5
 MESSAGES, ALONE = 20_000, 2_000

@@ -19,10 +19,10 @@ from bench.scale import Scale
 from feedbus import config
 from feedbus.store.peewee import PeeweeStore, bind, close_bound
 from feedbus.topology import Topology
+from servers.postgres import Postgres
+from servers.rabbitmq import PASSWORD, USER, RabbitMQ, free_port
 from store import migrations
 from store.queries.sql import run
-from tests.servers.postgres import Postgres
-from tests.servers.rabbitmq import PASSWORD, USER, RabbitMQ, free_port
 
 TOPOLOGY = Path(__file__).resolve().parent.parent / "topology.toml"
 SERVERS, EMBEDDED = "servers", "embedded"

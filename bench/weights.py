@@ -20,7 +20,7 @@ from feedbus.bus import LiveBus
 from feedbus.generations import establishment
 from feedbus.ring import frontier, key_class, placer
 from feedbus.ring.placing import Ring
-from tests.servers.rabbitmq import PASSWORD, USER, RabbitMQ
+from servers.rabbitmq import PASSWORD, USER, RabbitMQ
 
 SHARDS = 10
 SETS = 100

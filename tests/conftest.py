@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.servers.fixtures import (  # noqa: F401 -- fixtures
+from tests.server_fixtures import (  # noqa: F401 -- fixtures
     any_postgres,
     any_rabbitmq,
     empty_store_url,

@@ -23,8 +23,8 @@ from feedbus.plan.making import make_plan
 from feedbus.records import Records
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange, Ladder, Topology
+from servers import versions
 from tests.projects import wait_until
-from tests.servers import versions
 from tests.systems import BATCH, System, queue, sharded
 
 PROJECT = Path(__file__).parent.parent

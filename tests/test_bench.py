@@ -12,9 +12,9 @@ import pytest
 
 from bench.figures import FIGURES, chosen
 from bench.runs import RUNS
-from tests.servers import required
-from tests.servers.postgres import MissingServer, binary
-from tests.servers.required import missing
+from servers.postgres import MissingServer, binary
+from tests import required_servers as required
+from tests.required_servers import missing
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -26,7 +26,7 @@ from feedbus.store.peewee import (
     transaction,
 )
 from feedbus.store.turns import Turn
-from tests.servers.postgres import Postgres
+from servers.postgres import Postgres
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,11 +14,11 @@ import yaml
 from feedbus import config
 from feedbus.metrics import catalogue
 from feedbus.operations.access import Guard
+from servers import prometheus as monitoring
+from servers.compose import COMPOSE, PROJECT, Compose, Unset
+from servers.prometheus import Prometheus
 from tests.operations import served
-from tests.servers import prometheus as monitoring
-from tests.servers.compose import COMPOSE, PROJECT, Compose, Unset
-from tests.servers.prometheus import Prometheus
-from tests.servers.required import PROMETHEUS, missing
+from tests.required_servers import PROMETHEUS, missing
 from tests.site import until
 from tests.systems import System, closing_store, queue
 

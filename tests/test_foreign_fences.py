@@ -18,7 +18,7 @@ from feedbus.generations import establishment, ledger
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
-from tests.servers import versions
+from servers import versions
 from tests.systems import BATCH, System, queue, sharded
 
 FLOOD = ledger.KEPT + 50

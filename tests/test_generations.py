@@ -20,8 +20,8 @@ from feedbus.records import Records
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
+from servers import versions
 from tests.projects import wait_until
-from tests.servers import versions
 from tests.systems import BATCH, System, sharded
 
 

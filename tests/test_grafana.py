@@ -15,8 +15,8 @@ from feedbus.cli import main
 from feedbus.dashboards.grafana import dashboard_uid
 from feedbus.dashboards.panels import rows
 from feedbus.metrics import catalogue
-from tests.servers import prometheus as monitoring
-from tests.servers.required import PROMETHEUS, missing
+from servers import prometheus as monitoring
+from tests.required_servers import PROMETHEUS, missing
 
 PROJECT = Path(__file__).parent.parent
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from feedbus.metrics import Metrics, exposition, totals
 from feedbus.metrics.counts import SEGMENT_BYTES, Counts
-from tests.servers.required import PROMETHEUS, missing
+from tests.required_servers import PROMETHEUS, missing
 
 GAUGES = {"feedbus_queue_messages": {"update_feed_3": 12}, "feedbus_dead_letters": {"x": 0}}
 

@@ -14,9 +14,9 @@ from playhouse.schema_diff import diff_models
 
 from feedbus.errors import Outage
 from feedbus.store.peewee import PeeweeStore, bind, close_bound, database
+from servers.postgres import free_port
 from store import cli, migrations, moments, queries
 from store.models import MODELS
-from tests.servers.postgres import free_port
 
 ROOT = Path(__file__).parents[1]
 ALL = ["0001_initial", "0002_deletions", "0003_logins"]

@@ -17,8 +17,8 @@ from feedbus.operations import queue_depths, service
 from feedbus.operations.access import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.topology import Ladder
+from servers import versions
 from tests.operations import Served, served
-from tests.servers import versions
 from tests.site import problem
 from tests.systems import System, closing_store, queue, sharded
 

@@ -26,8 +26,8 @@ from feedbus.store.peewee import close_bound
 from feedbus.supervisor.settings import Settings
 from feedbus.topology import Exchange, Operations, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
+from servers import versions
 from tests.projects import Project
-from tests.servers import versions
 from tests.systems import BATCH, System, queue, sharded
 
 

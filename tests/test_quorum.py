@@ -16,8 +16,8 @@ from feedbus.generations import ledger
 from feedbus.plan.making import make_plan
 from feedbus.store.peewee import close_bound
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
+from servers.rabbitmq import RabbitMQ
 from tests.projects import wait_until
-from tests.servers.rabbitmq import RabbitMQ
 from tests.systems import System, queue, sharded
 from tests.test_apply import (
     BATCH,

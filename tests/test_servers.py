@@ -10,14 +10,14 @@ import sys
 import psutil
 import pytest
 
+from servers import versions
+from servers.compose import PROJECT
+from servers.owned import OwnedProcess
 from tests.projects import wait_until
-from tests.servers import versions
-from tests.servers.compose import PROJECT
-from tests.servers.owned import OwnedProcess
 
 OWNER = """
 import os, signal
-from tests.servers.owned import OwnedProcess
+from servers.owned import OwnedProcess
 server = OwnedProcess(["sh", "-c", "sleep 600 & echo $!; wait"])
 print(server.pid, flush=True)
 signal.pause()

@@ -22,7 +22,7 @@ from feedbus.store.peewee import (
 from feedbus.store.relay import publish_entries, publish_pending
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
-from tests.servers.postgres import free_port
+from servers.postgres import free_port
 
 ROOT = Path(__file__).parents[1]
 AWAY = Outage("the broker is away")

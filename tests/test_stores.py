@@ -20,7 +20,7 @@ from feedbus.handling import Handler
 from feedbus.store import Store
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.sqlalchemy import SqlAlchemyStore
-from tests.servers.postgres import Postgres, chosen
+from servers.postgres import Postgres, chosen
 from tests.systems import Numbered
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

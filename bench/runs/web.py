@@ -13,8 +13,8 @@ from bench.clients import Client, await_server, requests_per_second
 from bench.runs.latency import percentile
 from bench.stage import SERVERS, Place, Stage
 from feedbus.operations.http_server import THREADS
+from servers.rabbitmq import free_port
 from store.queries.sql import rows
-from tests.servers.rabbitmq import free_port
 
 STOP_SECONDS = 20.0
 COUNT = 20

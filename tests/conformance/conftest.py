@@ -7,9 +7,9 @@ from kombu.connection import Connection
 
 from feedbus.clock import SystemClock, VirtualClock
 from feedbus.transports import memory, sqlite
+from servers import versions
+from servers.rabbitmq import PASSWORD, USER
 from tests.conformance import drive
-from tests.servers import versions
-from tests.servers.rabbitmq import PASSWORD, USER
 
 
 class Broker:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.servers import required
-from tests.servers.rabbitmq import RabbitMQ
+from servers.rabbitmq import RabbitMQ
+from tests import required_servers as required
 
 CONFIG = "max_message_size = 200000\n"
 

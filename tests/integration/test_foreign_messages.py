@@ -22,8 +22,8 @@ from feedbus.metrics.catalogue import VERDICTS
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Ladder
 from feedbus.wire.tables import read_properties
+from servers import versions
 from tests import raw_client as raw
-from tests.servers import versions
 from tests.systems import System, queue
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from feedbus.store.peewee import PeeweeStore
+from servers.postgres import free_port
 from tests.projects import wait_until
-from tests.servers.postgres import free_port
-from tests.servers.required import missing
+from tests.required_servers import missing
 
 pytestmark = pytest.mark.integration
 

@@ -21,8 +21,8 @@ from feedbus.store.peewee import (
     deadlines,
     transaction,
 )
+from servers.proxy import SilentProxy
 from tests.projects import wait_until
-from tests.servers.proxy import SilentProxy
 from tests.systems import System, queue
 
 pytestmark = pytest.mark.integration

@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 
 from feedbus import config
+from servers import prometheus as monitoring
+from servers.compose import PROJECT, Compose
+from servers.postgres import binary
+from servers.prometheus import Prometheus
+from servers.rabbitmq import free_port
+from servers.shipped import ShippedRabbitMQ
 from store.models import Follower
+from tests import required_servers as required
 from tests.projects import wait_until
-from tests.servers import prometheus as monitoring
-from tests.servers import required
-from tests.servers.compose import PROJECT, Compose
-from tests.servers.postgres import binary
-from tests.servers.prometheus import Prometheus
-from tests.servers.rabbitmq import free_port
-from tests.servers.required import PROMETHEUS, missing
-from tests.servers.shipped import ShippedRabbitMQ
+from tests.required_servers import PROMETHEUS, missing
 from web.demo.tally import Tally
 
 pytestmark = pytest.mark.integration

@@ -21,7 +21,7 @@ from feedbus.plan.making import make_plan
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange
 from feedbus.urls import parse_broker_url, parse_management_url
-from tests.servers.rabbitmq import RabbitMQ
+from servers.rabbitmq import RabbitMQ
 from tests.systems import System, queue, sharded
 
 pytestmark = pytest.mark.integration

@@ -21,9 +21,9 @@ from feedbus.generations import establishment
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import close_bound
 from feedbus.urls import parse_broker_url
+from servers.proxy import SilentProxy
+from servers.rabbitmq import RabbitMQ
 from tests.projects import wait_until
-from tests.servers.proxy import SilentProxy
-from tests.servers.rabbitmq import RabbitMQ
 from tests.systems import System, queue
 
 pytestmark = pytest.mark.integration

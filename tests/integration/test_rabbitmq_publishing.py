@@ -19,8 +19,8 @@ from feedbus.generations import establishment
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import close_bound
 from feedbus.wire import Outgoing
+from servers.rabbitmq import RabbitMQ
 from tests.projects import wait_until
-from tests.servers.rabbitmq import RabbitMQ
 from tests.systems import System, queue
 
 pytestmark = pytest.mark.integration

@@ -15,10 +15,10 @@ from feedbus.errors import Outage, UsageError
 from feedbus.store.peewee import close_bound
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
+from servers.certificates import Authority
+from servers.rabbitmq import RabbitMQ, free_port
+from tests import required_servers as required
 from tests.projects import Project
-from tests.servers import required
-from tests.servers.certificates import Authority
-from tests.servers.rabbitmq import RabbitMQ, free_port
 
 pytestmark = pytest.mark.integration
 

@@ -22,7 +22,7 @@ from feedbus import config
 from feedbus.broker import inventory
 from feedbus.bus import LiveBus
 from feedbus.topology import Topology
-from tests.servers import versions
+from servers import versions
 
 pytestmark = pytest.mark.timeout(400)  # each starts a dozen processes several times
 PROJECT = Path(__file__).parents[2]

@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 import pytest
 
+from servers.postgres import Postgres
+from servers.rabbitmq import RabbitMQ, free_port
 from tests.projects import wait_until
-from tests.servers.postgres import Postgres
-from tests.servers.rabbitmq import RabbitMQ, free_port
 
 pytestmark = pytest.mark.integration
 

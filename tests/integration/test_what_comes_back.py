@@ -23,8 +23,8 @@ from feedbus.metrics import Metrics
 from feedbus.store.peewee import PeeweeStore, bind, close_bound
 from feedbus.topology import DeadLetters, Ladder
 from feedbus.wire.constants import EXPIRATION, JSON, PACK, SEALED
+from servers import versions
 from tests import raw_client as raw
-from tests.servers import versions
 from tests.systems import System, queue, sharded
 
 pytestmark = pytest.mark.integration

@@ -24,7 +24,8 @@ from feedbus.bus import LiveBus
 from feedbus.generations import establishment
 from feedbus.generations.depths import depths_of
 from feedbus.topology import Topology
-from tests.servers.cluster import Cluster
+from servers.cluster import Cluster
+from tests import required_servers
 
 pytestmark = [pytest.mark.chaos, pytest.mark.integration, pytest.mark.timeout(900)]
 ROUNDS = int(os.environ.get("FEEDBUS_CLUSTER_ROUNDS", "1"))
@@ -154,7 +155,7 @@ class Notes:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with Cluster(tmp_path) as started:
+    with Cluster(tmp_path, required_servers.rabbitmq()) as started:
         yield started
 
 

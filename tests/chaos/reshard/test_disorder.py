@@ -20,7 +20,7 @@ from feedbus.records import Records
 from feedbus.ring import Ring
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange
-from tests.servers.rabbitmq import RabbitMQ
+from servers.rabbitmq import RabbitMQ
 from tests.systems import BATCH, System, sharded
 
 WEIGHTS = (10, 9, 1, 2, 30, 3, 1, 1, 4, 12, 2, 1)

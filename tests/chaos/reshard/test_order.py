@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from servers.rabbitmq import RabbitMQ
 from tests.chaos.reshard.arena import FOREIGN_KEYS, KEYS, STEPS, Arena, Seen
-from tests.servers.rabbitmq import RabbitMQ
 
 # Every message of a quorum queue is written to disk before it is confirmed.
 RECORDS = {"embedded": 40_000, "classic": 40_000, "quorum": 20_000}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import amqp
 
-from tests.servers.compose import PROJECT, Compose
-from tests.servers.rabbitmq import RabbitMQ, free_port
+from servers.compose import PROJECT, Compose
+from servers.rabbitmq import RabbitMQ, free_port
 
 SHIPPED = PROJECT / "deploy/rabbitmq"
 

@@ -72,7 +72,7 @@ if [ -n "$wanted" ]; then
     fi
 fi
 
-# 2. Newer versions beside them. tests/servers/versions.py looks in the same folders.
+# 2. Newer versions beside them. servers/versions.py looks in the same folders.
 
 shared=/var/cache/feedbus-test-servers
 own=${XDG_CACHE_HOME:-$HOME/.cache}/feedbus-test-servers

@@ -3,7 +3,7 @@
 FEEDBUS_RABBITMQ_VERSIONS chooses them: beginnings of versions, separated by commas (`3.10,4.0`),
 or `all`; `4.0+khepri_db` is 4.0 with a feature flag enabled. The fixture `rabbitmq` starts the
 first of them; `any_rabbitmq` runs a test on each. The default: the oldest that is installed, which
-is the distribution's own package, and the newest 4.x, which tests/servers/install.sh unpacks.
+is the distribution's own package, and the newest 4.x, which servers/install.sh unpacks.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from typing import NoReturn
 
 import pytest
 
-from tests.servers import versions
-from tests.servers.versions import Version
+from servers import versions
+from servers.versions import Version
 
 PROMETHEUS = "Prometheus is not installed: apt-get install prometheus"
 
@@ -30,5 +30,5 @@ def rabbitmq(beginning: str | None = None) -> Version:
     wanted = beginning or versions.chosen()[0]
     found = versions.find(wanted)
     if found is None:
-        missing(f"RabbitMQ {wanted} is not installed: sh tests/servers/install.sh")
+        missing(f"RabbitMQ {wanted} is not installed: sh servers/install.sh")
     return found

@@ -10,8 +10,8 @@ from threading import Thread
 from typing import Self
 from urllib.parse import quote
 
-from tests.servers import required
-from tests.servers.rabbitmq import Epmd, RabbitMQ
+from servers.rabbitmq import Epmd, RabbitMQ
+from servers.versions import Version
 
 NODES = ("one", "two", "three")
 
@@ -19,9 +19,8 @@ NODES = ("one", "two", "three")
 class Cluster:
     """Three nodes that find one another; `with Cluster(folder) as cluster:` runs them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, version: Version) -> None:
         self._ending = ExitStack()
-        version = required.rabbitmq()
         self._epmd = Epmd(version)
         self._ending.callback(self._epmd.close)
         cookie = secrets.token_hex(16)

@@ -9,14 +9,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
-from tests.servers.compose import PROJECT, Compose
-from tests.servers.owned import OwnedProcess
-from tests.servers.rabbitmq import free_port
+from servers.compose import PROJECT, Compose
+from servers.owned import OwnedProcess
+from servers.rabbitmq import free_port
 
 SHIPPED = PROJECT / "deploy/prometheus"
 START_SECONDS = 60
@@ -80,7 +81,7 @@ class Prometheus:
         url = Compose.read({"FEEDBUS_API_TOKEN": "unused"}).health("prometheus")[-1]
         try:
             with urllib.request.urlopen(url.replace("9090", str(self.port)), timeout=5) as answer:
-                return answer.status == 200
+                return answer.status == HTTPStatus.OK
         except OSError:
             return False
 

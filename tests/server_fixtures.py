@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from feedbus.store.peewee import PeeweeStore, bind, close_bound
+from servers import versions
+from servers.postgres import MissingServer, Postgres, chosen
+from servers.rabbitmq import RabbitMQ
 from store import migrations
-from tests.servers import required, versions
-from tests.servers.postgres import MissingServer, Postgres, chosen
-from tests.servers.rabbitmq import RabbitMQ
-from tests.servers.required import missing
+from tests import required_servers as required
+from tests.required_servers import missing
 
 
 @pytest.fixture(scope="session")

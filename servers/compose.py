@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[1]
 COMPOSE = PROJECT / "docker-compose.yml"
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 

@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.servers import versions
-from tests.servers.owned import OwnedProcess
+from servers import versions
+from servers.owned import OwnedProcess
 
 START_SECONDS = 60
 CONF = """
@@ -61,7 +61,7 @@ def binary(name: str, major: int | None = None) -> Path:
     wanted = next(iter(there), None) if major is None else major
     if wanted not in there:
         called = "PostgreSQL" if major is None else f"PostgreSQL {major}"
-        msg = f"{called} is not installed: sh tests/servers/install.sh"
+        msg = f"{called} is not installed: sh servers/install.sh"
         raise MissingServer(msg)
     return there[wanted] / name
 

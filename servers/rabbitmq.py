@@ -20,9 +20,9 @@ from typing import Self
 
 import amqp
 
-from tests.servers import versions
-from tests.servers.owned import OwnedProcess
-from tests.servers.versions import Version
+from servers import versions
+from servers.owned import OwnedProcess
+from servers.versions import Version
 
 PLUGINS = ("rabbitmq_consistent_hash_exchange", "rabbitmq_management")
 START_SECONDS = 90

@@ -1,0 +1,1 @@
+"""RabbitMQ, PostgreSQL and Prometheus for tests and benchmarks: private, on loopback."""
