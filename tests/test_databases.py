@@ -342,3 +342,25 @@ def test_no_text_shows_the_password(any_postgres: Postgres):
         bound().ready()
     close_bound()
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_connection_that_another_thread_uses_is_left_to_it_when_the_store_is_closed(tmp_path):
+    store = PeeweeStore(f"sqlite:///{tmp_path}/store.db")
+    counting = (
+        "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)"
+        " SELECT count(*) FROM numbers"
+    )
+    begun, found = threading.Event(), []
+
+    def count() -> None:
+        store.database.execute_sql("SELECT 1")
+        begun.set()
+        for _ in range(20):
+            found.extend(store.database.execute_sql(counting, (100_000,)).fetchone())
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    begun.wait()
+    store.close()
+    thread.join()
+    assert found == [100_000] * 20

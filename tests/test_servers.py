@@ -16,10 +16,11 @@ from servers.owned import OwnedProcess
 from tests.projects import wait_until
 
 OWNER = """
-import os, signal
+import signal, subprocess
 from servers.owned import OwnedProcess
-server = OwnedProcess(["sh", "-c", "sleep 600 & echo $!; wait"])
-print(server.pid, flush=True)
+command = ["sh", "-c", "sleep 600 & echo $!; wait"]
+server = OwnedProcess(command, stdout=subprocess.PIPE, text=True)
+print(server.pid, server.stdout.readline(), flush=True)
 signal.pause()
 """
 
@@ -29,7 +30,8 @@ def test_a_server_and_its_children_end_when_the_tests_that_started_it_are_killed
         [sys.executable, "-c", OWNER], cwd=PROJECT, stdout=subprocess.PIPE, text=True
     )
     with owner:
-        pids = [int(owner.stdout.readline()) for _ in range(2)]
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+        assert len(pids) == 2
         assert all(map(psutil.pid_exists, pids))
         owner.kill()
     wait_until(lambda: not any(map(psutil.pid_exists, pids)))

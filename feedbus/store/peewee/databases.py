@@ -51,14 +51,14 @@ class Database(peewee.Database):
         """Start with no connection; where is how messages to people name the database."""
         self.where = where
         self._local = threading.local()
-        self._opened: dict[int, Any] = {}
+        self._opened: dict[int, tuple[threading.Thread, Any]] = {}
         self._opened_lock = threading.Lock()
         super().__init__(database, **options)
 
     def _connect(self) -> Any:
         connection = super()._connect()  # type: ignore[misc]  # inner, not in the stubs
         with self._opened_lock:
-            self._opened[id(connection)] = connection
+            self._opened[id(connection)] = threading.current_thread(), connection
         return connection
 
     def _close(self, conn: Any) -> None:
@@ -70,10 +70,16 @@ class Database(peewee.Database):
         """Close the connections of all threads; call it when the others have stopped."""
         with self._opened_lock:
             opened, self._opened = list(self._opened.values()), {}
-        for connection in opened:
-            with suppress(Exception):  # the server may have closed it already
-                connection.close()
+        for thread, connection in opened:
+            if self.may_close(thread):
+                with suppress(Exception):  # the server may have closed it already
+                    connection.close()
         self.dispose()
+
+    @staticmethod
+    def may_close(thread: threading.Thread) -> bool:  # noqa: ARG004 -- other databases ask
+        """Whether this thread may close a connection of that one."""
+        return True
 
     def discard(self) -> None:
         """Close this thread's connection, whatever state it is in."""
@@ -151,6 +157,14 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         """Wait for a turn, and for SQLite's own lock, within waiting()."""
         self._while_waiting = waiting
         super().__init__(database, **options)
+
+    @staticmethod
+    def may_close(thread: threading.Thread) -> bool:
+        """Whether it cannot be at work: to close a connection in use crashes the process.
+
+        A thread that goes on closes its connection when it ends.
+        """
+        return thread is threading.current_thread() or not thread.is_alive()
 
     def _connect(self) -> Any:
         with suppress(OSError):  # SQLite says better what is wrong with the file
