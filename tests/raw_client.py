@@ -103,20 +103,10 @@ OWN_HEADERS = sorted(
     for constant, name in vars(constants).items()
     if constant.isupper() and isinstance(name, str) and name.startswith("feedbus-")
 )
-EACH_TYPE = (  # one value of each type in a table
-    *(
-        b"V",
-        b"t\x01",
-        b"b\xff",
-        b"B\x07",
-        b"s\xff\xfe",
-        b"u\0\7",
-        b"I" + b"\xff" * 4,
-        b"i" + b"\7" * 4,
-    ),
-    *(b"l" + b"\xff" * 8, b"L" + b"\7" * 8, b"f" + b"\7" * 4, b"d" + b"\7" * 8, b"D\2" + b"\7" * 4),
-    *(b"T" + b"\7" * 8, b"S" + sized(b"7"), b"S" + sized(b"many"), b"S" + sized(b"\xff")),
-    *(b"x" + sized(b"\0\1"), b"A" + sized(b"b\1"), b"F" + table([(b"n", b"b\1")])),
+EACH_TYPE = (  # one value of each type that Python reads differently
+    *(b"V", b"t\x01", b"b\xff", b"l" + b"\xff" * 8, b"d" + b"\7" * 8, b"D\2" + b"\7" * 4),
+    *(b"T" + b"\7" * 8, b"S" + sized(b"7"), b"S" + sized(b"\xff"), b"x" + sized(b"\0\1")),
+    *(b"A" + sized(b"b\1"), b"F" + table([(b"n", b"b\1")])),
 )
 own_names = st.sampled_from(OWN_HEADERS)
 brokers_names = st.sampled_from([b"x-death", b"x-delivery-count", b"x-first-death-queue"])
