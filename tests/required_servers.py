@@ -1,4 +1,4 @@
-"""What to do where a server is missing: skip on a laptop, fail where all are required, as in CI."""
+"""What a test does where something is missing: skip on a laptop, fail where all is required."""
 
 from __future__ import annotations
 

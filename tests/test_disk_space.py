@@ -10,6 +10,7 @@ import pytest
 from feedbus import config
 from feedbus.disk_space import unwritable_folders
 from tests.projects import Project
+from tests.required_servers import missing
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
 
@@ -20,7 +21,7 @@ def full_disk(folder):
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", "size=1M,mode=0700", "tmpfs", str(folder)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("this system mounts no disk")
+        missing("this system mounts no disk")
     try:
         filler = os.open(folder / "filler", os.O_WRONLY | os.O_CREAT, 0o600)
         with suppress(OSError):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from feedbus.config.overwriting import overwrite
+from tests.required_servers import missing
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount and change owners")
 BODY = b"changed\n" * 1000
@@ -143,7 +144,7 @@ def test_extended_attributes_stay(file):
     try:
         os.setxattr(file, "user.note", b"mine")
     except OSError:
-        pytest.skip("this file system keeps no extended attributes")
+        missing("this file system keeps no extended attributes")
     overwrite(file, BODY)
     assert os.getxattr(file, "user.note") == b"mine"
 

@@ -367,7 +367,6 @@ def pay(order, session: Session):
 
 
 def test_a_handler_gets_the_session_of_the_projects_own_engine(tmp_path):
-    pytest.importorskip("sqlalchemy")
     shop = Shop(tmp_path, handlers=PAY)
     shop = Shop(tmp_path, ALCHEMY.format(module=shop.name), PAY)
     with shop.system() as system:

@@ -70,7 +70,7 @@ def exclusive_queue(connection: Connection, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # With the connection the lock is gone too, and why it went is what is to be told.
+        # A lost connection has given the lock back; its own error is the one to raise.
         with contextlib.suppress(*connection_errors(connection)):
             channel.queue_delete(name)
             channel.close()

@@ -50,15 +50,15 @@ class Option(fields.Field[Any]):
         """Write a loaded value as the file would, for documentation."""
         return f'"{value}"' if isinstance(value, str) else describe(value)
 
-    def refusal(self, expected: str = "", **told: Any) -> ValidationError:
+    def refusal(self, expected: str = "", **options: Any) -> ValidationError:
         """Make the error that says what was expected."""
         return ValidationError(
-            [Fault(expected=expected or self.expected, hidden=self.hidden, **told)]
+            [Fault(expected=expected or self.expected, hidden=self.hidden, **options)]
         )
 
-    def refuse(self, expected: str = "", **told: Any) -> NoReturn:
+    def refuse(self, expected: str = "", **options: Any) -> NoReturn:
         """Raise the error that says what was expected."""
-        raise self.refusal(expected, **told)
+        raise self.refusal(expected, **options)
 
     def make_error(self, key: str, **kwargs: Any) -> ValidationError:
         """Tell a missing value (the only thing that marshmallow itself refuses) as a fault."""
@@ -149,10 +149,10 @@ class Whole(Option):
         least: int = 1,
         most: int = LARGEST,
         unlimited: bool = False,
-        **told: Any,
+        **options: Any,
     ) -> None:
         """Set the bounds."""
-        super().__init__(description, **told)
+        super().__init__(description, **options)
         self.least, self.most, self.unlimited = least, most, unlimited
         self.expected = "a positive integer" if least else "an integer of 0 or more"
         self.kind = "positive integer" if least else "integer from 0"
@@ -183,10 +183,10 @@ class Duration(Option):
     """A time, written with its units, or "never" where an option may be switched off."""
 
     def __init__(
-        self, description: str, *, zero: bool = False, never: bool = False, **told: Any
+        self, description: str, *, zero: bool = False, never: bool = False, **options: Any
     ) -> None:
         """Say whether no time at all, or endless time, is a choice."""
-        super().__init__(description, **told)
+        super().__init__(description, **options)
         self.zero, self.never = zero, never
         self.expected = 'a duration such as "500ms", "20s" or "1h30m"'
         self.kind = "duration"
@@ -246,9 +246,9 @@ class Size(Option):
 class Choice(Option):
     """One of a few names."""
 
-    def __init__(self, description: str, *choices: str, **told: Any) -> None:
+    def __init__(self, description: str, *choices: str, **options: Any) -> None:
         """Keep the names."""
-        super().__init__(description, **told)
+        super().__init__(description, **options)
         self.choices = choices
         quoted = [f"'{choice}'" for choice in choices]
         self.expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"

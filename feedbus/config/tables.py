@@ -27,7 +27,7 @@ class TableSchema(Schema):
         unknown = RAISE
 
     def refused(self, error: ValidationError, known_as: Mapping[str, Any]) -> dict[Any, Any]:
-        """Return marshmallow's errors with the unknown keys told as faults."""
+        """Return marshmallow's errors with the unknown keys as faults."""
         names = list(self.load_fields)
         errors = dict(error.messages_dict)
         for key in known_as:
@@ -55,9 +55,9 @@ class Table(Option):
     expected = "a table"
     hidden = True
 
-    def __init__(self, table: type[TableSchema], description: str, **told: Any) -> None:
+    def __init__(self, table: type[TableSchema], description: str, **options: Any) -> None:
         """Keep one instance of the schema."""
-        super().__init__(description, **told)
+        super().__init__(description, **options)
         self.table = table()
 
     def read(self, value: Any) -> dict[str, Any]:
@@ -81,10 +81,10 @@ class Many(Option):
     hidden = True
 
     def __init__(
-        self, entry: Option, description: str, *, of: str, empty: bool = True, **told: Any
+        self, entry: Option, description: str, *, of: str, empty: bool = True, **options: Any
     ) -> None:
         """Say of what kind the entries are, in the plural too, and whether there may be none."""
-        super().__init__(description, **told)
+        super().__init__(description, **options)
         self.entry, self.empty = entry, empty
         self.kind = f"{self.container} of {of}"
         self.expected = f"{ARTICLES[self.container]} {self.kind}"
@@ -134,14 +134,14 @@ class Tables(Many):
     container = "table"
 
     def __init__(
-        self, entry: Option, description: str, *, keys: Option | None = None, **told: Any
+        self, entry: Option, description: str, *, keys: Option | None = None, **options: Any
     ) -> None:
         """Say what a key must be."""
-        super().__init__(entry, description, **told)
+        super().__init__(entry, description, **options)
         self.keys = keys or Name("")
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Return the entries by name; a wrong name is told at the key."""
+        """Return the entries by name; a wrong name is reported at the key."""
         if not isinstance(value, dict) or not (value or self.empty):
             self.refuse()
         errors: dict[str, Any] = {}
@@ -178,9 +178,9 @@ def options_of(table: TableSchema) -> dict[str, Option]:
 def default_of(table: TableSchema, name: str) -> str:
     """Return an option's default as the file would write it, or in words."""
     option = options_of(table)[name]
-    told: str = option.metadata["default"]
-    if told or option.required or table.builds is None:
-        return told
+    described: str = option.metadata["default"]
+    if described or option.required or table.builds is None:
+        return described
     defaults = {field.name: field.default for field in dataclasses.fields(table.builds)}
     default = defaults.get(option.attribute or name)
     if default is None or default is dataclasses.MISSING:

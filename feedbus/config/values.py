@@ -23,10 +23,10 @@ class Url(Text):
     hidden = True
 
     def __init__(
-        self, description: str, parse: Callable[[str], Any], *schemes: str, **told: Any
+        self, description: str, parse: Callable[[str], Any], *schemes: str, **options: Any
     ) -> None:
         """Keep how a URL is parsed, and the schemes that it may have."""
-        super().__init__(description, **told)
+        super().__init__(description, **options)
         self.parse, self.schemes = parse, schemes
         self.expected = (
             f"a URL that begins with {'://, '.join(schemes[:-1])}:// or {schemes[-1]}://"
@@ -53,9 +53,9 @@ class Url(Text):
 class Adapter(Dotted):
     """One of feedbus's own adapters, or a Python object by its dotted name."""
 
-    def __init__(self, description: str, *own: str, **told: Any) -> None:
+    def __init__(self, description: str, *own: str, **options: Any) -> None:
         """Keep the names of feedbus's own."""
-        super().__init__(description, **told)
+        super().__init__(description, **options)
         self.own = own
         self.expected = f"{', '.join(map(repr, own))} or {Dotted.expected}"
         self.kind = ", ".join(f'`"{name}"`' for name in own) + f" or {Dotted.kind}"

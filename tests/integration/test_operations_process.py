@@ -79,9 +79,9 @@ def test_a_port_that_is_taken_is_an_error_that_stops_no_consumer(project):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         append(project, f"[operations]\nport = {port}\n")
-        with up(project) as told:
-            assert f"operations holds: cannot listen on 127.0.0.1 port {port}" in told
-            assert "[operations]" in told
+        with up(project) as output:
+            assert f"operations holds: cannot listen on 127.0.0.1 port {port}" in output
+            assert "[operations]" in output
             project.publish(1)
             wait_until(project.seen)
             found = status(project)

@@ -98,15 +98,19 @@ class RabbitMQ:
             channel = connection.channel()
             for name, (arguments, unacknowledged) in held.items():
                 try:
-                    told = channel.queue_declare(name, passive=True)
+                    counts = channel.queue_declare(name, passive=True)
                 except ChannelError:  # gone meanwhile, or somebody's own; and the channel with it
                     channel = connection.channel()
                     continue
-                if not told.consumer_count:
+                if not counts.consumer_count:
                     unacknowledged = 0  # noqa: PLW2901 -- nobody can hold any
                 found.append(
                     SeenQueue(
-                        name, arguments, told.message_count, unacknowledged, told.consumer_count
+                        name,
+                        arguments,
+                        counts.message_count,
+                        unacknowledged,
+                        counts.consumer_count,
                     )
                 )
         return found

@@ -1,4 +1,4 @@
-"""The broker's tables as connections use them: reads, and writes that tell what they changed."""
+"""The broker's tables as connections use them: reads, and writes that report what they changed."""
 
 from __future__ import annotations
 

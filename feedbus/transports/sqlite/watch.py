@@ -10,7 +10,7 @@ from feedbus.clock import Clock
 from feedbus.transports.sqlite.ports import FAREWELL, Bell
 from feedbus.transports.sqlite.signals import pipe
 
-FALLBACK_SECONDS = 1.0  # between looks where the kernel cannot tell
+FALLBACK_SECONDS = 1.0  # between looks where the kernel reports no changes
 LINGER_SECONDS = 0.1  # between looks at a lock that outlives its process
 RANG, DIED, SIGNALLED = "rang", "died", "signalled"
 

@@ -95,7 +95,7 @@ class Host:
                 start_new_session=True,
             )
 
-    def told(self) -> str:
+    def output(self) -> str:
         """Return what the supervisor printed, and see that it lives."""
         text = (self.folder / "output").read_text()
         assert self.process is not None
@@ -181,7 +181,7 @@ def test_shards_move_from_dead_nodes_and_hosts_and_nothing_is_lost(
     try:
         for host in hosts:
             host.start()
-        soon(lambda: all("all 4 ready" in host.told() for host in hosts), "the hosts are ready")
+        soon(lambda: all("all 4 ready" in host.output() for host in hosts), "the hosts are ready")
         publisher.start()
         soon(lambda: len(notes.lines()) > 5 * len(KEYS), "the first messages are handled")
         for number in range(ROUNDS):
