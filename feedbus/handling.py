@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from marshmallow import Schema
 
 from feedbus.errors import Drop, Reject, Retry, UsageError
-from feedbus.parameters import Parameters, UnfitParameters
+from feedbus.parameters import Given, Parameters, UnfitParameters
 
 Function = TypeVar("Function", bound=Callable[..., None])
 MARK = "__feedbus_handler__"
@@ -50,10 +50,10 @@ class Handler:
     schema: Schema
     batch: bool
 
-    def caller(self, session_type: type | None = None) -> Callable[[Any, Any, Any], None]:
+    def caller(self, session_type: type | None = None) -> Callable[[Any, Given], None]:
         """Return what calls the function with a record or Records, and with what it asks for.
 
-        It takes the record or Records, a bus, and the store's session. It raises UnexpectedResult
+        It takes the record or Records, and what can be given. It raises UnexpectedResult
         where the function returns something else than None.
 
         Args:
@@ -66,8 +66,8 @@ class Handler:
         function = self.function
         call = self.parameters(session_type).call_of(function)
 
-        def checked(argument: Any, bus: Any, session: Any) -> None:
-            result = call(argument, bus, session)
+        def checked(argument: Any, given: Given) -> None:
+            result = call(argument, given)
             if result is not None:
                 raise UnexpectedResult(_complaint(result))
 

@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Annotated, Any
 
 # A class that has this attribute can be asked for; it names what is given.
@@ -16,7 +17,27 @@ BUS, SESSION = "bus", "session"
 UNANNOTATED = (inspect.Parameter.empty, Any, object)
 MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-Call = Callable[[Any, Any, Any], object]
+
+class Given:
+    """What one call of a handler can be given; what costs is made when it is first asked for."""
+
+    __slots__ = ("bus", "records", "session")
+
+    def __init__(self, bus: Any, session: Any, records: Any) -> None:
+        """Keep what is there for every call.
+
+        Args:
+            bus: collects what the handler publishes.
+            session: of the store's transaction, None where there is none.
+            records: the Records that are handled; a single record is a batch of one.
+
+        """
+        self.bus = bus
+        self.session = session
+        self.records = records
+
+
+Call = Callable[[Any, Given], object]
 
 
 class UnfitParameters(TypeError):  # noqa: N818 -- names what they are
@@ -79,17 +100,18 @@ class Parameters:
         return name in self.positions or name in self.keywords.values()
 
     def call_of(self, function: Callable[..., object]) -> Call:
-        """Return a function of (message, bus, session) that calls function as it asks."""
+        """Return a function of a message and of what can be given, which calls function."""
         if not self.keywords:
             if not self.positions:
-                return lambda message, _bus, _session: function(message)
+                return lambda message, _given: function(message)
             if self.positions == (BUS,):
-                return lambda message, bus, _session: function(message, bus)
+                return lambda message, given: function(message, given.bus)
+        positions = [attrgetter(name) for name in self.positions]
+        keywords = {name: attrgetter(what) for name, what in self.keywords.items()}
 
-        def call(message: Any, bus: Any, session: Any) -> object:
-            given = {BUS: bus, SESSION: session}
-            named = {name: given[what] for name, what in self.keywords.items()}
-            return function(message, *(given[what] for what in self.positions), **named)
+        def call(message: Any, given: Given) -> object:
+            named = {name: source(given) for name, source in keywords.items()}
+            return function(message, *(source(given) for source in positions), **named)
 
         return call
 

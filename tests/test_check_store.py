@@ -10,7 +10,7 @@ import pytest
 
 from feedbus.bus import Bus
 from feedbus.errors import UsageError
-from feedbus.parameters import BUS, SESSION, Parameters, UnfitParameters
+from feedbus.parameters import BUS, SESSION, Given, Parameters, UnfitParameters
 
 TOPOLOGY = """\
 name = "shop"
@@ -146,7 +146,7 @@ def test_parameters_are_found_by_annotation_in_any_order_and_left_at_their_defau
 
     found = Parameters.of(function, Own)
     assert found == Parameters((), {"session": SESSION, "bus": BUS})
-    assert found.call_of(function)(1, 2, 3) == (1, None, 3, 2)
+    assert found.call_of(function)(1, Given(2, 3, None)) == (1, None, 3, 2)
     assert Parameters.of(lambda _, bus: bus, None) == Parameters((BUS,))
     assert Parameters.of(lambda *_: None, None) == Parameters()
     assert Parameters.of(print, None) == Parameters()

@@ -21,6 +21,7 @@ from feedbus.errors import BrokerOutage, Drop, InvalidBody, Outage, Reject, Retr
 from feedbus.fork_safety import end_fork
 from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics
+from feedbus.parameters import Given
 from feedbus.records import Records
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
@@ -208,7 +209,7 @@ class Dispatch:
                     return
                 try:
                     bus = self._bus(given, collect)
-                    self._call_handler(self._argument(given), bus, session)
+                    self._call_handler(self._argument(given), Given(bus, session, given))
                     bus.flush()
                 finally:
                     if os.getpid() != self._pid:
