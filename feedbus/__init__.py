@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from feedbus.handling import handler
+    from feedbus.message import Message
+    from feedbus.parameters import resource
     from feedbus.records import Records
 
 # Imported when first asked for: `feedbus check` needs no broker library.
@@ -34,6 +36,7 @@ HOMES = {
     "Drop": "feedbus.errors",
     "FeedbusError": "feedbus.errors",
     "LiveBus": "feedbus.bus",
+    "Message": "feedbus.message",
     "Outage": "feedbus.errors",
     "PublishError": "feedbus.errors",
     "Records": "feedbus.records",
@@ -44,6 +47,7 @@ HOMES = {
     "connect": "feedbus.bus",
     "connect_async": "feedbus.bus",
     "handler": "feedbus.handling",
+    "resource": "feedbus.parameters",
 }
 
 __all__ = [
@@ -53,6 +57,7 @@ __all__ = [
     "Drop",
     "FeedbusError",
     "LiveBus",
+    "Message",
     "Outage",
     "PublishError",
     "Records",
@@ -63,6 +68,7 @@ __all__ = [
     "connect",
     "connect_async",
     "handler",
+    "resource",
 ]
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that is here

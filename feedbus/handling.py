@@ -12,30 +12,18 @@ from typing import Any, TypeVar
 
 from marshmallow import Schema
 
+from feedbus.annotations import Unfit, name_of, place
 from feedbus.errors import Drop, Reject, Retry, UsageError
-from feedbus.parameters import Given, Parameters, UnfitParameters
+from feedbus.parameters import Given, Offer, Parameters, check_result
+from feedbus.resources import Resources
 
 Function = TypeVar("Function", bound=Callable[..., None])
 MARK = "__feedbus_handler__"
 EXPECTED = "a plain function that returns None"
 
 
-class UnfitHandler(UsageError):  # noqa: N818 -- names what it is
-    """What is marked as a handler can never work as one.
-
-    Attributes:
-        expected: what a handler is.
-        got: what was marked instead.
-
-    """
-
-    def __init__(self, marked: object, expected: str, got: str, advice: str) -> None:
-        """Say which object it is, where it is defined, and what to do."""
-        self.expected = expected
-        self.got = got.removeprefix("is ")
-        name = getattr(marked, "__qualname__", None) or type(marked).__qualname__
-        advice = f"; {advice}" if advice else ""
-        super().__init__(f"{name}{_place(marked)} {got}: expected {expected}{advice}")
+class UnfitHandler(Unfit):
+    """What is marked as a handler can never work as one."""
 
 
 class UnexpectedResult(TypeError):  # noqa: N818 -- names what the handler did
@@ -50,7 +38,9 @@ class Handler:
     schema: Schema
     batch: bool
 
-    def caller(self, session_type: type | None = None) -> Callable[[Any, Given], None]:
+    def caller(
+        self, session_type: type | None, resources: Resources
+    ) -> Callable[[Any, Given], None]:
         """Return what calls the function with a record or Records, and with what it asks for.
 
         It takes the record or Records, and what can be given. It raises UnexpectedResult
@@ -58,13 +48,16 @@ class Handler:
 
         Args:
             session_type: the type of the store's session, None where there is none.
+            resources: of the process; those that the function asks for are opened with them.
 
         Raises:
-            UnfitHandler: the function asks for what is not there.
+            Unfit: the function asks for what is not there.
 
         """
         function = self.function
-        call = self.parameters(session_type).call_of(function)
+        parameters = self.parameters(session_type)
+        resources.need(parameters)
+        call = parameters.call_of(function, resources.value_of)
 
         def checked(argument: Any, given: Given) -> None:
             result = call(argument, given)
@@ -77,14 +70,20 @@ class Handler:
         """Return what the function's parameters ask for.
 
         Raises:
-            UnfitHandler: one of them asks for what is not there.
+            Unfit: it cannot be called, or something that it asks for is not there.
 
         """
-        try:
-            return Parameters.of(self.function, session_type)
-        except UnfitParameters as error:
-            got = str(error).partition(": expected ")[0]
-            raise UnfitHandler(self.function, error.expected, got, "") from None
+        function = self.function
+        check_result(function)
+        offer = Offer.to_handlers(session_type, batch=self.batch)
+        parameters = Parameters.of(function, offer, after="the message")
+        for each in parameters.resources():
+            if each.is_async:
+                expected = "an async handler, or a resource under 'def'"
+                name = f"{name_of(each.function)}{place(each.function)}"
+                got = f"is not async, and needs the async resource {name}"
+                raise UnfitHandler(function, expected, got)
+        return parameters
 
 
 def handler(schema: type[Schema], *, batch: bool = False) -> Callable[[Function], Function]:
@@ -93,7 +92,8 @@ def handler(schema: type[Schema], *, batch: bool = False) -> Callable[[Function]
     Args:
         schema: the marshmallow schema of one record; the function gets what it loads.
         batch: True for a function of Records, False for one of a single record. Further parameters
-            are given by their annotations: a Bus, and the session of the store.
+            are given by their annotations: a Bus, the Message, the session of the store, and what
+            resources give.
 
     Raises:
         UnfitHandler: the schema is no Schema class, or what is marked is no plain function:
@@ -140,16 +140,6 @@ def _any(kind: Callable[[Any], bool], *functions: object) -> bool:
     return any(map(kind, functions))
 
 
-def _place(marked: object) -> str:
-    """Return " (file:line)" of what was marked, "" where Python does not know it."""
-    try:
-        file = inspect.getsourcefile(marked)  # type: ignore[arg-type]  # TypeError says so
-        line = inspect.getsourcelines(marked)[1]  # type: ignore[arg-type]
-    except (TypeError, OSError):
-        return ""
-    return f" ({file}:{line})"
-
-
 def _complaint(result: object) -> str:
     """Say what a handler returned and what to write; a coroutine is closed, as nobody awaits it."""
     got, advice = repr(result)[:200], "return nothing; raise Reject or Retry for another verdict"
@@ -183,7 +173,7 @@ def resolve_object(dotted: str, root: Path) -> Any:
         sys.path.insert(0, str(root))
     try:
         module = importlib.import_module(module_name)
-    except UnfitHandler:
+    except Unfit:
         raise
     except Exception as error:
         msg = f"cannot import {module_name}: {type(error).__name__}: {error}"

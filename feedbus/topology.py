@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from feedbus.errors import UsageError
 from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
@@ -211,6 +211,9 @@ class Generation:
 @dataclass(frozen=True)
 class Topology:
     """All that topology.toml says, checked."""
+
+    # A resource with a parameter of this type is given it.
+    __feedbus_parameter__: ClassVar[str] = "topology"
 
     name: str
     path: Path

@@ -8,10 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from feedbus.bus import Bus
-from feedbus.errors import UsageError
-from feedbus.parameters import BUS, SESSION, Given, Parameters, UnfitParameters
-
 TOPOLOGY = """\
 name = "shop"
 [exchanges]
@@ -106,14 +102,14 @@ def test_what_a_store_names_and_does_not_fit_is_told_at_its_place(tmp_path, stor
         (
             "order, price: int",
             (
-                "asks for what nobody gives: its parameter 'price: int': expected bus: Bus or a"
-                " Session, or a default"
+                "asks for what nobody gives: its parameter 'price: int': expected bus: Bus,"
+                " message: Message, a Session, what a resource gives, or a default"
             ),
         ),
         (
             "order, price: Decimal",
             (
-                "has a parameter 'price' whose annotation 'Decimal' cannot be evaluated (NameError:"
+                "has the annotation 'price: Decimal', which cannot be evaluated (NameError:"
                 " name 'Decimal' is not defined); import it outside of TYPE_CHECKING"
             ),
         ),
@@ -132,24 +128,3 @@ def test_a_session_needs_a_store_that_has_it_and_a_transaction(tmp_path):
     assert "stream = true has no transaction" in check(
         tmp_path, SQLALCHEMY, wanted, "stream = true"
     )
-
-
-class Own:
-    """A type that no handler can be given."""
-
-
-def test_parameters_are_found_by_annotation_in_any_order_and_left_at_their_defaults():
-    def function(
-        message: dict[str, int], own: Own | None = None, *, session: Own, bus: Bus
-    ) -> object:
-        return message, own, session, bus
-
-    found = Parameters.of(function, Own)
-    assert found == Parameters((), {"session": SESSION, "bus": BUS})
-    assert found.call_of(function)(1, Given(2, 3, None)) == (1, None, 3, 2)
-    assert Parameters.of(lambda _, bus: bus, None) == Parameters((BUS,))
-    assert Parameters.of(lambda *_: None, None) == Parameters()
-    assert Parameters.of(print, None) == Parameters()
-    with pytest.raises(UnfitParameters, match="there is no \\[store\\] whose session"):
-        Parameters.of(function, None)
-    assert not issubclass(UnfitParameters, UsageError)

@@ -11,6 +11,7 @@ from marshmallow import Schema
 from feedbus import Reject, Retry, handler
 from feedbus.handling import MARK, UnexpectedResult, UnfitHandler
 from feedbus.parameters import Given
+from feedbus.resources import Resources
 
 
 def plain(message, bus):
@@ -77,10 +78,15 @@ UNFIT = {
 }
 
 
+def called(marked):
+    call = getattr(marked, MARK).caller(None, Resources(None))
+    call({}, Given(None, None, None))
+
+
 @pytest.mark.parametrize("function", FIT.values(), ids=FIT.keys())
 def test_what_is_called_and_returns_nothing_is_a_handler(function):
     marked = handler(Schema)(function)
-    getattr(marked, MARK).caller()({}, Given(None, None, None))
+    called(marked)
 
 
 @pytest.mark.parametrize(("function", "reason"), UNFIT.values(), ids=UNFIT.keys())
@@ -119,4 +125,6 @@ def test_a_handler_that_returns_something_has_failed(function, reason):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UnexpectedResult, match=reason):
-            getattr(handler(Schema)(function), MARK).caller()({}, Given(None, None, None))
+            getattr(handler(Schema)(function), MARK).caller(None, Resources(None))(
+                {}, Given(None, None, None)
+            )

@@ -18,6 +18,7 @@ from sqlalchemy import text
 from feedbus.errors import Outage, StoreOutage
 from feedbus.handling import Handler
 from feedbus.parameters import Given
+from feedbus.resources import Resources
 from feedbus.store import Store
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.sqlalchemy import SqlAlchemyStore
@@ -220,7 +221,7 @@ def test_a_handler_is_given_the_session_by_its_annotation(made):
         written.append(bus)
 
     handle.__annotations__["session"] = made.store.session_type
-    call = Handler(handle, Numbered(), batch=False).caller(made.store.session_type)
+    call = Handler(handle, Numbered(), batch=False).caller(made.store.session_type, Resources(None))
     with made.store.transaction() as session:
         call({"n": 7}, Given("the bus", session, None))
     assert (made.effects(), written) == ([7], [None])

@@ -11,12 +11,13 @@ import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path as FilePath
 
+from feedbus.annotations import Unfit
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, nearest
 from feedbus.config.paths import Path
 from feedbus.config.store_imports import check_store
 from feedbus.errors import UsageError
-from feedbus.handling import Handler, UnfitHandler, resolve
+from feedbus.handling import Handler, resolve
 from feedbus.parameters import SESSION
 
 
@@ -45,7 +46,7 @@ def _handler(
     try:
         found: Handler = resolve(dotted, root)
         parameters = found.parameters(session_type)
-    except UnfitHandler as error:
+    except Unfit as error:
         message = str(error).replace(f"{root}{os.sep}", "")
         yield path, Fault(message=message, expected=error.expected, got=error.got)
         return

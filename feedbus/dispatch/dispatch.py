@@ -20,6 +20,7 @@ from feedbus.dispatch.twins import Twins
 from feedbus.errors import BrokerOutage, Drop, InvalidBody, Outage, Reject, Retry, StoreOutage
 from feedbus.fork_safety import end_fork
 from feedbus.handling import Handler
+from feedbus.message import Message
 from feedbus.metrics import ConsumerMetrics
 from feedbus.parameters import Given
 from feedbus.records import Records
@@ -27,6 +28,7 @@ from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.records.loading import load
 from feedbus.records.packs import Pack, decode
+from feedbus.resources import Resources
 from feedbus.retry import Fate, Ladder, described
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
@@ -44,9 +46,21 @@ STREAM_RECORDS = 5_000  # at once: fewer would wait for the broker more often th
 class Opened:
     """A delivery whose body has been read: its records, and the fate of each that failed."""
 
+    consumer: Consumer
     delivery: Delivery
     pack: Pack
     fates: list[Fate] = field(default_factory=list)
+
+    def message(self, row: int) -> Message:
+        """Return the message of one of its records."""
+        packed = self.delivery.content_type == PACK
+        return Message.of(
+            self.delivery,
+            routing_key=self.pack.key(row) if packed else self.delivery.original_key,
+            message_id=self.pack.ids[row],
+            queue=self.consumer.queue.name,
+            consumer=self.consumer.name,
+        )
 
 
 class Dispatch:
@@ -61,15 +75,21 @@ class Dispatch:
         *,
         metrics: ConsumerMetrics,
         store: Store,
+        resources: Resources,
     ) -> None:
-        """Publish by sender; count in metrics; handle in transactions of store."""
+        """Publish by sender; count in metrics; handle in transactions of store.
+
+        Raises:
+            UsageError: the handler asks for what is not there.
+
+        """
         self._pid = os.getpid()
         self._consumer = consumer
         self._handler = handler
         self._sender = sender
         self._metrics = metrics
         self._store = store
-        self._call_handler = handler.caller(store.session_type)
+        self._call_handler = handler.caller(store.session_type, resources)
         self._names = Names(topology)
         self._ladder = Ladder(self._names, consumer)
         queue = consumer.queue
@@ -102,7 +122,7 @@ class Dispatch:
             if len(loaded.chunk):
                 chunks.append(loaded.chunk)
                 owners.append(arrived)
-        records = Records(chunks)
+        records = Records(chunks, owners)
         failures = self._perform(records)
         self._log_drops(failures)
         for index, error in failures.items():
@@ -140,13 +160,14 @@ class Dispatch:
             )
         except InvalidBody as error:
             return self._set_aside(delivery, self._ladder.unreadable(delivery, error))
-        return Opened(delivery, pack)
+        return Opened(self._consumer, delivery, pack)
 
     def _set_aside(self, delivery: Delivery, fate: Fate) -> Opened:
         """Dead-letter a delivery of which no record can be read."""
         reason = fate.message.headers[REASON] if fate.message is not None else ""
         log.warning("%s set aside %s: %s", self._consumer.name, delivery.message_id, reason)
-        return Opened(delivery, Pack(Ids(delivery.message_id, None), [], {}, {}), [fate])
+        nothing = Pack(Ids(delivery.message_id, None), [], {}, {})
+        return Opened(self._consumer, delivery, nothing, [fate])
 
     def _perform(self, records: Records) -> Failures:
         """Give records to the handler and return what was raised for which of them."""

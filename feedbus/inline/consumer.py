@@ -11,6 +11,7 @@ from feedbus.dispatch import Dispatch
 from feedbus.errors import Outage
 from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics
+from feedbus.resources import Resources
 from feedbus.runner.buffer import Buffer
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
@@ -29,6 +30,7 @@ class InlineConsumer:
         sender: Sender,
         metrics: ConsumerMetrics,
         store: Store,
+        resources: Resources,
         clock: Clock,
         connection: Any,
         queue: str,
@@ -37,7 +39,16 @@ class InlineConsumer:
         self._consumer = consumer
         self._clock = clock
         self._buffer = Buffer()
-        self._dispatch = Dispatch(topology, consumer, handler, sender, metrics=metrics, store=store)
+        self._resources = resources
+        self._dispatch = Dispatch(
+            topology,
+            consumer,
+            handler,
+            sender,
+            metrics=metrics,
+            store=store,
+            resources=resources,
+        )
         self._channel = connection.channel()
         self._channel.auto_decode = False
         settings = consumer.queue
@@ -55,11 +66,13 @@ class InlineConsumer:
         """Handle one batch and settle it; return how many deliveries it had.
 
         Raises:
-            Outage: the handler or the store says so; everything that was delivered goes back.
+            Outage: the handler or the store says so, or a resource cannot be opened; everything
+                that was delivered goes back.
 
         """
         batch = self._buffer.take(self._consumer.queue.batch.size, math.inf, lambda _: False)
         try:
+            self._resources.open()
             self._dispatch.handle(batch)
         except Outage:
             self._buffer.clear()

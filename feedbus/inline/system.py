@@ -17,6 +17,7 @@ from feedbus.errors import FeedbusError, UsageError
 from feedbus.handling import Handler
 from feedbus.inline.consumer import InlineConsumer
 from feedbus.inline.projects import Project, on_broker, unused_name
+from feedbus.resources import Resources
 from feedbus.store import Store
 from feedbus.store.none import NoStore
 from feedbus.topology import Consumer, Topology
@@ -78,6 +79,8 @@ class InlineSystem:
             connection = broker.connect(self.topology)
             ends.callback(broker.close, connection)
             self._connection: Any = connection.connection
+            self.resources = Resources(self.topology)
+            ends.callback(self.resources.close)
             self._consumers = [
                 InlineConsumer(
                     self.topology,
@@ -86,6 +89,7 @@ class InlineSystem:
                     sender=sender,
                     metrics=project.metrics,
                     store=store,
+                    resources=self.resources,
                     clock=self.clock,
                     connection=self._connection,
                     queue=self._queue_of(consumer),

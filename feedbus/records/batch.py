@@ -6,9 +6,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, repeat
-from typing import Any
+from typing import Any, Protocol
 
 from feedbus.errors import Drop, Reject, Retry
+from feedbus.message import Message
 from feedbus.records.ids import Ids, pick
 from feedbus.records.parts import Publisher
 
@@ -58,6 +59,13 @@ class Chunk:
         return Chunk(self.ids.select(indexes), self.shared, columns, pick(self.rows, indexes))
 
 
+class Origin(Protocol):
+    """What brought the records of a chunk."""
+
+    def message(self, row: int) -> Message:
+        """Return the message of the record at a place in what was delivered."""
+
+
 @dataclass(slots=True)
 class Batch:
     """All records that a handler is called with; Records are views of it.
@@ -66,12 +74,14 @@ class Batch:
         chunks: the records, by the message that brought them.
         verdicts: by the place of a record, what becomes of it.
         publisher: takes what the records publish; None where nothing can be published.
+        origins: by the number of a chunk, what brought it; nothing where nobody delivered it.
         starts: the place of each chunk's first record, and the count of all records.
 
     """
 
     chunks: Sequence[Chunk]
     publisher: Publisher | None = None
+    origins: Sequence[Origin] = ()
     verdicts: dict[int, Drop | Reject | Retry] = field(default_factory=dict)
     starts: Sequence[int] = ()
     _columns: dict[str, Sequence[Any]] = field(default_factory=dict)
@@ -88,6 +98,14 @@ class Batch:
         """Return the number of the chunk that has the record at a place, and its index there."""
         number = bisect_right(self.starts, place) - 1
         return number, place - self.starts[number]
+
+    def message(self, place: int) -> Message:
+        """Return the message of the record at a place."""
+        number, index = self.find(place)
+        chunk = self.chunks[number]
+        if self.origins:
+            return self.origins[number].message(chunk.rows[index])
+        return Message(message_id=chunk.ids[index])
 
     def row(self, place: int) -> dict[str, Any]:
         """Return the record at a place as a dict of its own."""

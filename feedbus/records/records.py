@@ -8,7 +8,8 @@ from operator import not_
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from feedbus.errors import Drop, Reject, Retry
-from feedbus.records.batch import Batch, Chunk
+from feedbus.message import Message
+from feedbus.records.batch import Batch, Chunk, Origin
 from feedbus.records.ids import Ids
 from feedbus.records.parts import Publisher
 from feedbus.records.publishing import PublishingRecords
@@ -43,9 +44,15 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     __slots__ = ()
 
-    def __init__(self, chunks: Sequence[Chunk]) -> None:
-        """Take all records of these chunks."""
-        self._batch = Batch(chunks)
+    def __init__(self, chunks: Sequence[Chunk], origins: Sequence[Origin] = ()) -> None:
+        """Take all records of these chunks.
+
+        Args:
+            chunks: of loaded records.
+            origins: what brought each of the chunks; nothing where nobody delivered them.
+
+        """
+        self._batch = Batch(chunks, origins=origins)
         self._places = range(len(self._batch))
 
     @classmethod
@@ -105,6 +112,14 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
             return list(chain.from_iterable(chunk.ids for chunk in self._batch.chunks))
         found = map(self._batch.find, self._places)
         return [self._batch.chunks[number].ids[index] for number, index in found]
+
+    @property
+    def messages(self) -> list[Message]:
+        """The message of each record: its routing key, headers, attempt and more.
+
+        They are made when they are asked for: choose the records before, where few matter.
+        """
+        return [self._batch.message(place) for place in self._places]
 
     def column(self, name: str) -> list[Any]:
         """Return one field of every record, in a list of the caller's own.
@@ -241,17 +256,21 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     def only(self, ids: Sequence[str]) -> Records[Row]:
         """Return a batch of those records that have these ids."""
         wanted = set(ids)
-        chunks = [
-            chunk.select([index for index, name in enumerate(chunk.ids) if name in wanted])
-            for chunk in self._batch.chunks
-        ]
-        return Records([chunk for chunk in chunks if len(chunk)])
+        chunks: list[Chunk] = []
+        origins: list[Origin] = []
+        for number, chunk in enumerate(self._batch.chunks):
+            kept = [index for index, name in enumerate(chunk.ids) if name in wanted]
+            if kept:
+                chunks.append(chunk.select(kept))
+                origins += self._batch.origins[number : number + 1]
+        return Records(chunks, origins)
 
     def batches_of_one(self) -> Iterator[Records[Row]]:
         """Go through the records, each as a batch of its own."""
-        for chunk in self._batch.chunks:
+        for number, chunk in enumerate(self._batch.chunks):
+            origins = self._batch.origins[number : number + 1]
             for index in range(len(chunk)):
-                yield Records([chunk.select([index])])
+                yield Records([chunk.select([index])], origins)
 
 
 def _view(batch: Batch, places: Sequence[int]) -> Records[Any]:

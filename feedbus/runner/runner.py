@@ -22,6 +22,7 @@ from feedbus.generations import establishment
 from feedbus.generations.drain import Drain, Source, standing
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics
+from feedbus.resources import Resources
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.heartbeats import Heartbeats
@@ -82,8 +83,15 @@ class Runner:
         self._on_ready: Callable[[], None] | None = on_ready
         self._metrics = metrics.consumer(consumer.name)
         self._sender = Sender(topology, metrics)
+        self._resources = Resources(topology)
         self._dispatch = Dispatch(
-            topology, consumer, handler, self._sender, metrics=self._metrics, store=store
+            topology,
+            consumer,
+            handler,
+            self._sender,
+            metrics=self._metrics,
+            store=store,
+            resources=self._resources,
         )
         self._placement = Placement(topology)
         self._pruning = Pruning(topology, consumer, self._metrics)
@@ -133,6 +141,7 @@ class Runner:
                     except (Outage, UsageError) as error:
                         self._hold(error)
             finally:
+                self._resources.close()
                 self._sender.close()
                 self._left.close()
         return reason
@@ -140,6 +149,7 @@ class Runner:
     def _consume(self) -> None:
         """Subscribe on a connection of its own and handle what comes, until it ends or breaks."""
         self._buffer.clear()
+        self._resources.open()
         if self._consumer.queue.once:
             self._store.set_up()
         states = establishment.known(self._topology)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -112,6 +112,23 @@ class TestSystem:
     def bus(self) -> LiveBus:
         """What `feedbus.connect` gives to a program, for code that publishes on a bus."""
         return self._system.bus
+
+    def override(self, resource: Callable[..., object], replacement: object) -> None:
+        """Give handlers a replacement for what a resource gives, from now on.
+
+        The resource is not opened then. Where it is open already, it is closed with the system.
+
+            system.override(http, FakeClient())
+
+        Args:
+            resource: the function under `@resource`.
+            replacement: what handlers get instead.
+
+        Raises:
+            UsageError: no handler of the topology asks for that resource.
+
+        """
+        self._system.resources.override(resource, replacement)
 
     def publish(
         self,

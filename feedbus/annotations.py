@@ -1,0 +1,93 @@
+"""What the parameters of a function are annotated with, evaluated, and where the function is."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from feedbus.errors import UsageError
+
+
+class Unfit(UsageError):  # noqa: N818 -- names what it is
+    """A function, or what is marked as one, can never work as what it is meant for.
+
+    Attributes:
+        expected: what would work.
+        got: what was found instead.
+
+    """
+
+    def __init__(self, marked: object, expected: str, got: str, advice: str = "") -> None:
+        """Say which object it is, where it is defined, and what to do."""
+        self.expected = expected
+        self.got = got.removeprefix("is ")
+        advice = f"; {advice}" if advice else ""
+        super().__init__(f"{name_of(marked)}{place(marked)} {got}: expected {expected}{advice}")
+
+
+class Unresolved(Exception):  # noqa: N818 -- names what the annotation is
+    """An annotation that cannot be evaluated; its text says why and what to do."""
+
+
+def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
+    """Return an annotation of a function as an object, also where it is written as a text.
+
+    Args:
+        function: whose annotation it is; the names in a text are those of its module.
+        name: of the parameter, or "return".
+        written: the annotation as Python keeps it.
+
+    Raises:
+        Unresolved: the text cannot be evaluated.
+
+    """
+    if not isinstance(written, str):
+        return None if written is type(None) else written
+    holder = types.SimpleNamespace(__annotations__={"it": written})
+    names = dict(namespace(function))
+    try:
+        found = typing.get_type_hints(holder, names, include_extras=True)["it"]
+    except Exception as error:  # what it raises depends on what is written there
+        msg = (
+            f"has the annotation '{name}: {written}', which cannot be evaluated"
+            f" ({type(error).__name__}: {error}); import it outside of TYPE_CHECKING"
+        )
+        raise Unresolved(msg) from error
+    return None if found is type(None) else found
+
+
+def namespace(function: Callable[..., object]) -> Mapping[str, Any]:
+    """Return the names of the module in which a function or class is defined."""
+    if isinstance(function, type):
+        module = sys.modules.get(function.__module__)
+        return vars(module) if module is not None else {}
+    home: Any = inspect.unwrap(function)
+    if isinstance(home, functools.partial):
+        home = home.func
+    if not hasattr(home, "__globals__"):
+        home = type(home).__call__  # of an object that is called
+    names: Mapping[str, Any] = getattr(home, "__globals__", {})
+    return names
+
+
+def name_of(marked: object) -> str:
+    """Return the name of a function, class or annotation, as its writer knows it."""
+    name = getattr(marked, "__qualname__", None)
+    if isinstance(name, str):
+        return name
+    return str(marked) if typing.get_origin(marked) is not None else type(marked).__qualname__
+
+
+def place(marked: object) -> str:
+    """Return " (file:line)" of a function or class, "" where Python does not know it."""
+    try:
+        file = inspect.getsourcefile(marked)  # type: ignore[arg-type]  # TypeError says so
+        line = inspect.getsourcelines(marked)[1]  # type: ignore[arg-type]
+    except (TypeError, OSError):
+        return ""
+    return f" ({file}:{line})"

@@ -1,0 +1,100 @@
+"""What a handler can know of the message that brought a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from feedbus.wire import Delivery
+from feedbus.wire.constants import OF_DELIVERIES
+
+FRAMEWORK = "feedbus-"  # how the names of the framework's own headers begin
+
+
+def _empty() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The message of a record; a handler gets it where a parameter is annotated with it.
+
+    A test of one handler makes one: `mail(order, Message(routing_key="mail.ann"))`.
+
+    Attributes:
+        routing_key: with which the record was published, also where it came back by a retry.
+        headers: those of its publisher, read-only.
+        message_id: of the record; where its publisher gave none, one that is derived from the
+            message and the same at each delivery.
+        attempt: 1 for the first, 2 for the first retry.
+        priority: None where the publisher gave none.
+        published_at: when it was published first, in UTC; None where the publisher does not say.
+        redelivered: whether the broker has delivered it before, such as to a process that died.
+        queue: as topology.toml names it.
+        consumer: the queue's name, or the shard's.
+        content_type: of the body; None where the publisher gave none.
+        type: AMQP's property of that name, None where the publisher gave none.
+        correlation_id: AMQP's property of that name, None where the publisher gave none.
+
+    """
+
+    __feedbus_parameter__: ClassVar[str] = "message"
+
+    routing_key: str = ""
+    headers: Mapping[str, Any] = field(default_factory=_empty)
+    message_id: str = ""
+    attempt: int = 1
+    priority: int | None = None
+    published_at: datetime | None = None
+    redelivered: bool = False
+    queue: str = ""
+    consumer: str = ""
+    content_type: str | None = None
+    type: str | None = None
+    correlation_id: str | None = None
+
+    @classmethod
+    def of(
+        cls, delivery: Delivery, *, routing_key: str, message_id: str, queue: str, consumer: str
+    ) -> Message:
+        """Return the message of one record of a delivery."""
+        properties = delivery.properties
+        return cls(
+            routing_key,
+            MappingProxyType(
+                {
+                    name: value
+                    for name, value in delivery.headers.items()
+                    if not name.startswith(FRAMEWORK) and name not in OF_DELIVERIES
+                }
+            ),
+            message_id,
+            delivery.attempts + 1,
+            properties.get("priority"),
+            _moment(delivery),
+            delivery.redelivered,
+            queue,
+            consumer,
+            delivery.content_type,
+            _text(properties.get("type")),
+            _text(properties.get("correlation_id")),
+        )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _moment(delivery: Delivery) -> datetime | None:
+    """Return what the publisher says: feedbus's header, else AMQP's timestamp."""
+    microseconds = delivery.published_at_microseconds
+    seconds = delivery.properties.get("timestamp") if microseconds is None else None
+    try:
+        if microseconds is not None:
+            return datetime.fromtimestamp(microseconds / 1_000_000, UTC)
+        return datetime.fromtimestamp(seconds, UTC) if type(seconds) is int else None
+    except (ValueError, OverflowError, OSError):  # a year that no calendar has
+        return None

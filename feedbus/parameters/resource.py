@@ -1,0 +1,132 @@
+"""What a resource is: a function or generator that opens something, and the type that it gives."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, TypeVar
+
+from feedbus.annotations import Unfit, Unresolved, annotation
+
+Function = TypeVar("Function", bound=Callable[..., object])
+MARK = "__feedbus_resource__"
+YIELDING = frozenset(
+    {
+        abc.AsyncGenerator,
+        abc.AsyncIterable,
+        abc.AsyncIterator,
+        abc.Generator,
+        abc.Iterable,
+        abc.Iterator,
+    }
+)
+FORMS = "'def' or 'async def', returning the value or yielding it once"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What opens a resource.
+
+    Attributes:
+        function: returns the value, or yields it once and closes it afterwards.
+
+    """
+
+    function: Callable[..., Any]
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it is opened and closed in an event loop."""
+        function = self.function
+        return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+    @property
+    def yields(self) -> bool:
+        """Whether it is a generator, which goes on when the resource is to be closed."""
+        function = self.function
+        return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+    def provides(self) -> Any:
+        """Return the type of its value, by its return annotation.
+
+        Raises:
+            Unfit: it has none, or one that does not say it.
+
+        """
+        form = "AsyncIterator" if self.is_async else "Iterator"
+        expected = f"-> {form}[TYPE]" if self.yields else "-> TYPE"
+        try:
+            written = inspect.signature(self.function).return_annotation
+            found = annotation(self.function, "return", written)
+        except Unresolved as error:
+            raise Unfit(self.function, expected, str(error)) from error
+        if found is inspect.Signature.empty:
+            raise Unfit(self.function, expected, "is a resource without a return annotation")
+        if self.yields:
+            given = typing.get_args(found)
+            if typing.get_origin(found) not in YIELDING or not given:
+                raise Unfit(self.function, expected, f"is a generator that returns {found}")
+            found = given[0]
+        if found is None or found is type(None):
+            raise Unfit(self.function, expected, "is a resource that gives None")
+        return found
+
+    def fits(self, wanted: Any) -> bool:
+        """Whether its value is of a type."""
+        provided = self.provides()
+        if provided == wanted:
+            return True
+        try:
+            return (
+                isinstance(wanted, type)
+                and isinstance(provided, type)
+                and issubclass(provided, wanted)
+            )
+        except TypeError:  # a protocol whose members cannot be looked at
+            return False
+
+
+def resource(function: Function) -> Function:
+    """Mark a function as what opens a resource that handlers ask for by its type.
+
+        @resource
+        async def http() -> AsyncIterator[httpx.AsyncClient]:
+            async with httpx.AsyncClient() as client:
+                yield client
+
+    It is called once in a process that needs it, before the first message is handled. Where it
+    yields, it goes on when the process ends. Its parameters are found by their annotations: other
+    resources, and the Topology.
+
+    Raises:
+        Unfit: it is no function.
+
+    """
+    if type(function) is not FunctionType:
+        raise Unfit(function, f"a function ({FORMS})", "is no function that can be a resource")
+    setattr(function, MARK, Resource(function))
+    return function
+
+
+def declared(found: object) -> Resource | None:
+    """Return the resource that a function is marked as; None for anything else."""
+    # type(), not isinstance(): names of a module may be proxies, which raise when looked at.
+    mark = vars(found).get(MARK) if type(found) is FunctionType else None
+    return mark if isinstance(mark, Resource) else None
+
+
+def match(names: Mapping[str, Any], wanted: Any) -> list[Resource]:
+    """Return the resources among the names of a module that give a type.
+
+    Those that give just this type come before those that give a subclass of it: where there is one
+    of the former, the latter are left out.
+    """
+    found = dict.fromkeys(
+        mark for value in list(names.values()) if (mark := declared(value)) is not None
+    )
+    exact = [each for each in found if each.provides() == wanted]
+    return exact or [each for each in found if each.fits(wanted)]

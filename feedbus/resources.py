@@ -1,0 +1,187 @@
+"""The resources of one process: opened before the first message, closed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from feedbus.annotations import name_of, place
+from feedbus.errors import Outage, UsageError
+from feedbus.parameters import Parameters, Resource, Source, declared, of_resource
+from feedbus.topology import Topology
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a resource can be given beside other resources."""
+
+    topology: Topology
+
+
+class Resources:
+    """What the handlers of a process need, and the values that are open."""
+
+    def __init__(self, topology: Topology, run: Run | None = None) -> None:
+        """Open nothing yet.
+
+        Args:
+            topology: of the system.
+            run: runs a coroutine in the event loop of the async handlers and returns what it
+                returns; None where there is no loop.
+
+        """
+        self._opening = Opening(topology)
+        self._run = run
+        self._needed: list[Parameters] = []
+        self._values: dict[Resource, Any] = {}
+        self._ends: list[tuple[Resource, Callable[[], None]]] = []
+        self._all_open = False
+
+    def need(self, parameters: Parameters) -> None:
+        """Open from now on what these parameters ask for."""
+        self._needed.append(parameters)
+        self._all_open = False
+
+    def value_of(self, resource: Resource) -> Source:
+        """Return what gets the value of a resource, once it is open."""
+        values = self._values
+        return lambda _given: values[resource]
+
+    def open(self) -> None:
+        """Open what is needed and not open yet, each behind what it asks for.
+
+        Raises:
+            Outage: one of them cannot be opened; those that are open stay so.
+
+        """
+        if self._all_open:
+            return
+        for parameters in self._needed:
+            self._open(parameters)
+        self._all_open = True
+
+    def override(self, function: object, value: Any) -> None:
+        """Give a value in place of what a resource would give.
+
+        Raises:
+            UsageError: nothing asks for that resource.
+            TypeError: it is no resource.
+
+        """
+        resource = declared(function)
+        if resource is None:
+            msg = f"resource: expected a function under @feedbus.resource, got {function!r:.80}"
+            raise TypeError(msg)
+        if not any(resource in parameters.resources() for parameters in self._needed):
+            msg = f"nothing asks for the resource {name_of(function)}{place(function)}"
+            raise UsageError(msg)
+        self._values[resource] = value
+
+    def close(self) -> None:
+        """Close everything that is open, in reverse order; log what cannot be closed."""
+        while self._ends:
+            resource, end = self._ends.pop()
+            try:
+                end()
+            except Exception:
+                log.exception("the resource %s could not be closed", _shown(resource))
+        self._values.clear()
+        self._all_open = False
+
+    def _open(self, parameters: Parameters) -> None:
+        for resource in parameters.wants:
+            if isinstance(resource, Resource) and resource not in self._values:
+                self._values[resource] = self._opened(resource)
+
+    def _opened(self, resource: Resource) -> Any:
+        parameters = of_resource(resource)
+        self._open(parameters)
+        positions, keywords = parameters.sources(self.value_of)
+        try:
+            given = resource.function(
+                *(source(self._opening) for source in positions),
+                **{name: source(self._opening) for name, source in keywords.items()},
+            )
+            if resource.is_async:
+                return self._opened_in_loop(resource, given)
+            if not resource.yields:
+                return given
+            value = next(given)
+            self._ends.append((resource, lambda: _finish(given)))
+        except Outage:
+            raise
+        except Exception as error:
+            reason = "it yields nothing" if isinstance(error, StopIteration) else _reason(error)
+            msg = f"the resource {_shown(resource)} cannot be opened: {reason}"
+            raise Outage(msg) from error
+        return value
+
+    def _opened_in_loop(self, resource: Resource, given: Any) -> Any:
+        run = self._run
+        if run is None:
+            given.close() if asyncio.iscoroutine(given) else None
+            msg = "it is async, and no handler of this process is"
+            raise UsageError(msg)
+        if not resource.yields:
+            return run(given)
+        life = Life(given)
+        value = run(life.begin())
+        self._ends.append((resource, lambda: run(life.end())))
+        return value
+
+
+class Life:
+    """An async generator from its yield to its end, all in one task, as cancel scopes need it."""
+
+    def __init__(self, generator: AsyncGenerator[Any, None]) -> None:
+        """Begin nothing yet."""
+        self._generator = generator
+
+    async def begin(self) -> Any:
+        """Return what the generator yields."""
+        loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        opened: asyncio.Future[Any] = loop.create_future()
+        self._task = loop.create_task(self._live(opened))
+        return await opened
+
+    async def end(self) -> None:
+        """Let the generator go on to its end."""
+        self._closing.set()
+        await self._task
+
+    async def _live(self, opened: asyncio.Future[Any]) -> None:
+        try:
+            value = await anext(self._generator)
+        except StopAsyncIteration:
+            opened.set_exception(RuntimeError("it yields nothing"))
+            return
+        except Exception as error:  # noqa: BLE001 -- for whoever awaits
+            opened.set_exception(error)
+            return
+        opened.set_result(value)
+        await self._closing.wait()
+        async for _ in self._generator:
+            msg = "it yields twice"
+            raise RuntimeError(msg)
+
+
+def _finish(generator: Generator[Any, None, None]) -> None:
+    for _ in generator:
+        msg = "it yields twice"
+        raise RuntimeError(msg)
+
+
+def _shown(resource: Resource) -> str:
+    return f"{name_of(resource.function)}{place(resource.function)}"
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,237 @@
+"""What handlers are given beside the message, and what feedbus says where it cannot give it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import pytest
+from marshmallow import Schema, fields
+
+from feedbus import Bus, Message, Records, handler, resource
+from feedbus.annotations import Unfit
+from feedbus.handling import MARK
+from feedbus.parameters import BUS, MESSAGE, SESSION, Given, Offer, Parameters, Resource
+from feedbus.resources import Resources
+from feedbus.testing import TestSystem
+from feedbus.topology import Exchange, Ladder, Queue, Topology
+from feedbus.urls import parse_broker_url
+
+
+class Own:
+    """A type that no handler can be given."""
+
+
+class Engine:
+    """What resources give."""
+
+
+class Fast(Engine):
+    """A kind of it."""
+
+
+@resource
+def primary() -> Iterator[Engine]:
+    yield Engine()
+
+
+@resource
+def replica() -> Engine:
+    return Engine()
+
+
+@resource
+def fast() -> Fast:
+    return Fast()
+
+
+def number(value: Resource) -> Any:
+    return lambda _: value.function.__name__
+
+
+def asked(function: Any, session_type: type | None = None) -> Parameters:
+    return Parameters.of(function, Offer.to_handlers(session_type), after="the message")
+
+
+def test_parameters_are_found_by_annotation_in_any_order_and_left_at_their_defaults():
+    def function(
+        message: dict[str, int], own: Own | None = None, *, session: Own, bus: Bus
+    ) -> object:
+        return message, own, session, bus
+
+    found = asked(function, Own)
+    assert found == Parameters((), {"session": SESSION, "bus": BUS})
+    assert found.call_of(function, number)(1, Given(2, 3, None)) == (1, None, 3, 2)
+    assert asked(lambda _, bus: bus) == Parameters((BUS,))
+    assert asked(lambda *_: None) == Parameters()
+    assert asked(print) == Parameters()
+    with pytest.raises(Unfit, match="there is no \\[store\\] whose session"):
+        asked(function)
+
+
+def test_a_resource_is_found_by_its_type_or_by_its_name():
+    def function(_: object, one: Fast, other: Annotated[Engine, replica], message: Message) -> None:
+        return one, other, message
+
+    found = asked(function)
+    assert found == Parameters((Resource(fast), Resource(replica), MESSAGE))
+    records = Records.of([{}], ["order-7"])
+    assert found.call_of(function, number)({}, Given(None, None, records)) == (
+        "fast",
+        "replica",
+        Message(message_id="order-7"),
+    )
+
+
+def ambiguous(_: object, engine: Engine) -> None: ...
+def other_type(_: object, engine: Annotated[int, replica]) -> None: ...
+def unknown_name(_: object, engine: Absent) -> None: ...  # noqa: F821 -- that is the point
+def nothing_such(_: object, engine: Own) -> None: ...
+def returns(_: object) -> int: ...
+def returns_unknown(_: object) -> Absent: ...  # noqa: F821 -- that is the point
+def no_message() -> None: ...
+
+
+UNFIT = {
+    ambiguous: r"'engine: Engine', which primary and replica give: expected Annotated",
+    other_type: r"Annotated\[int, replica\]': expected Engine, which replica gives",
+    unknown_name: r"'engine: Absent', which cannot be evaluated \(NameError",
+    nothing_such: "asks for what nobody gives: its parameter 'engine: Own'",
+    returns: "returns int by its annotation: expected -> None; raise Reject",
+    returns_unknown: "'return: Absent', which cannot be evaluated",
+    no_message: "takes no message: expected the message as its first parameter",
+}
+
+
+@pytest.mark.parametrize("function", UNFIT, ids=lambda each: each.__name__)
+def test_a_handler_that_cannot_be_called_is_a_problem_with_its_place(function):
+    marked = getattr(handler(Schema)(function), MARK)
+    place = rf"^{function.__name__} \({__file__}:{function.__code__.co_firstlineno}\) .*"
+    with pytest.raises(Unfit, match=place + UNFIT[function]):
+        marked.parameters(None)
+
+
+def test_a_batch_handler_has_no_message_of_its_own():
+    @handler(Schema, batch=True)
+    def function(records: Records, message: Message) -> None: ...
+
+    with pytest.raises(Unfit, match=r"'message: Message': expected records.messages: each record"):
+        getattr(function, MARK).parameters(None)
+
+
+SEEN: list[Any] = []
+
+
+class Numbered(Schema):
+    n = fields.Integer(strict=True, required=True)
+
+
+@handler(Numbered)
+def note(record: dict[str, int], message: Message) -> None:
+    SEEN.append(message)
+    if message.attempt < 3:
+        raise ValueError(message.attempt)
+
+
+@handler(Numbered, batch=True)
+def note_all(records: Records) -> None:
+    SEEN.extend(records.where("n", {1}).messages)
+
+
+def a_topology(tmp_path, function, **options):
+    return Topology(
+        name="noted",
+        path=tmp_path / "topology.toml",
+        broker_url=parse_broker_url("sqlite:///var/broker.db"),
+        exchanges={"work": Exchange("work", "topic", pack=10)},
+        queues={
+            "work": Queue(
+                "work",
+                "work",
+                f"{__name__}:{function}",
+                routing_keys=("#",),
+                retry=Ladder((1.0, 1.0), "dead-letter"),
+                **options,
+            )
+        },
+    )
+
+
+def test_a_handler_gets_the_message_of_its_record_at_each_attempt(tmp_path):
+    SEEN.clear()
+    with TestSystem(a_topology(tmp_path, "note")) as system:
+        before = datetime.now(UTC).replace(microsecond=0)
+        system.publish("work", {"n": 1}, key="a.b", message_id="first")
+        system.run()
+        assert system.dead_letters() == []
+    assert [message.attempt for message in SEEN] == [1, 2, 3]
+    for message in SEEN:
+        assert (message.routing_key, message.message_id) == ("a.b", "first")
+        assert (message.queue, message.consumer) == ("work", "work")
+        assert before <= message.published_at
+        assert dict(message.headers) == {}
+        assert message.redelivered is False
+        with pytest.raises(TypeError):
+            message.headers["x"] = 1
+
+
+def test_records_have_the_messages_of_their_records_also_out_of_packs(tmp_path):
+    SEEN.clear()
+    with TestSystem(a_topology(tmp_path, "note_all")) as system:
+        system.bus.publish_many("work", [({"n": n % 2}, f"key.{n}") for n in range(4)])
+        system.run()
+    assert [message.routing_key for message in SEEN] == ["key.1", "key.3"]
+    ids = [message.message_id for message in SEEN]
+    assert [text.rpartition(".")[2] for text in ids] == ["0-1", "0-3"]
+
+
+def test_a_bad_resource_is_a_problem_with_its_place():
+    @resource
+    def untyped(): ...
+
+    @resource
+    def wrongly_typed() -> Engine:
+        yield Engine()
+
+    with pytest.raises(Unfit, match=r"untyped.*without a return annotation: expected -> TYPE"):
+        Resource(untyped).provides()
+    with pytest.raises(Unfit, match=r"a generator that returns .*: expected -> Iterator\[TYPE\]"):
+        Resource(wrongly_typed).provides()
+    with pytest.raises(Unfit, match="is no function that can be a resource: expected a function"):
+        resource(Engine)
+
+
+class A:
+    """Needs a B."""
+
+
+class B:
+    """Needs an A."""
+
+
+@resource
+def an_a(b: B) -> A: ...
+@resource
+def a_b(a: A) -> B: ...
+
+
+def test_resources_that_need_each_other_are_a_problem():
+    def function(_: object, a: A) -> None: ...
+
+    with pytest.raises(Unfit, match="asks for itself: an_a → a_b → an_a"):
+        asked(function).resources()
+
+
+@resource
+async def awaited() -> asyncio.Queue[int]:
+    return asyncio.Queue()
+
+
+def test_a_sync_handler_cannot_ask_for_an_async_resource():
+    @handler(Schema)
+    def function(_: object, own: asyncio.Queue[int]) -> None: ...
+
+    with pytest.raises(Unfit, match=r"is not async, and needs the async resource awaited \(.*\d\)"):
+        getattr(function, MARK).caller(None, Resources(None))

@@ -1,0 +1,262 @@
+"""Resources: opened once a process, given to handlers by their type, closed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from marshmallow import Schema, fields
+
+from feedbus import Outage, handler, resource
+from feedbus.errors import UsageError
+from feedbus.parameters import Parameters, Resource
+from feedbus.resources import Resources
+from feedbus.testing import TestSystem
+from feedbus.topology import Exchange, Queue, Topology
+from feedbus.urls import parse_broker_url
+from tests.projects import Project, wait_until
+
+STEPS: list[str] = []
+FAILURES: list[Exception] = []
+
+
+class Settings:
+    """What clients are made by."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Client:
+    """What handlers call."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.name = settings.name
+
+    def send(self, n: int) -> None:
+        STEPS.append(f"{self.name} sends {n}")
+
+
+@resource
+def settings(topology: Topology) -> Settings:
+    STEPS.append("settings")
+    return Settings(topology.name)
+
+
+@resource
+def client(settings: Settings) -> Iterator[Client]:
+    if FAILURES:
+        raise FAILURES.pop()
+    STEPS.append("open")
+    yield Client(settings)
+    STEPS.append("close")
+
+
+class Numbered(Schema):
+    n = fields.Integer(strict=True, required=True)
+
+
+@handler(Numbered)
+def send(record: dict[str, int], client: Client) -> None:
+    client.send(record["n"])
+
+
+@handler(Numbered)
+def ignore(record: dict[str, int]) -> None:
+    STEPS.append("ignored")
+
+
+@pytest.fixture(autouse=True)
+def no_steps():
+    STEPS.clear()
+    FAILURES.clear()
+
+
+def topology(*functions: str) -> Topology:
+    return Topology(
+        name="ours",
+        path=Path("topology.toml").absolute(),
+        broker_url=parse_broker_url("sqlite:///var/broker.db"),
+        exchanges={"work": Exchange("work", "fanout")},
+        queues={name: Queue(name, "work", f"{__name__}:{name}") for name in functions},
+    )
+
+
+def test_a_resource_is_opened_once_with_what_it_asks_for_and_closed_at_the_end():
+    with TestSystem(topology("send")) as system:
+        for n in range(2):
+            system.publish("work", {"n": n})
+        assert STEPS == []
+        system.run()
+        assert STEPS == ["settings", "open", "ours sends 0", "ours sends 1"]
+    assert STEPS[4:] == ["close"]
+
+
+def test_a_resource_that_nobody_asks_for_is_not_opened():
+    with TestSystem(topology("ignore")) as system:
+        system.publish("work", {"n": 1})
+        system.run()
+        with pytest.raises(UsageError, match=r"nothing asks for the resource client \(.*py:\d+\)"):
+            system.override(client, None)
+    assert STEPS == ["ignored"]
+
+
+class FakeClient:
+    def send(self, n: int) -> None:
+        STEPS.append(f"fake {n}")
+
+
+def test_a_test_replaces_a_resource_before_or_after_it_is_opened():
+    with TestSystem(topology("send")) as system:
+        system.override(client, FakeClient())
+        system.publish("work", {"n": 1})
+        system.run()
+    assert STEPS == ["fake 1"]
+    STEPS.clear()
+    with TestSystem(topology("send")) as system:
+        system.publish("work", {"n": 1})
+        system.run()
+        system.override(client, FakeClient())
+        system.publish("work", {"n": 2})
+        system.run()
+    assert STEPS == ["settings", "open", "ours sends 1", "fake 2", "close"]
+
+
+def test_only_a_resource_can_be_replaced():
+    with (
+        TestSystem(topology("send")) as system,
+        pytest.raises(TypeError, match=r"expected a function under @feedbus.resource, got <class"),
+    ):
+        system.override(Client, FakeClient())
+
+
+def test_a_resource_that_fails_to_open_is_an_outage_and_loses_no_message():
+    FAILURES.append(OSError("no route to host"))
+    with TestSystem(topology("send")) as system:
+        system.publish("work", {"n": 1})
+        place = rf"\({__file__}:\d+\)"
+        with pytest.raises(
+            Outage, match=f"resource client {place} cannot be opened: OSError: no route to host"
+        ):
+            system.run()
+        assert (system.retries(), system.dead_letters()) == (0, [])
+        system.run()
+    assert STEPS == ["settings", "open", "ours sends 1", "close"]
+
+
+@resource
+def unclosable() -> Iterator[int]:
+    yield 1
+    raise OSError
+
+
+@resource
+def twice() -> Iterator[float]:
+    yield 1.0
+    yield 2.0
+
+
+@resource
+def never() -> Iterator[str]:
+    yield from ()
+
+
+def needed(*functions, run=None):
+    resources = Resources(topology("send"), run)
+    resources.need(Parameters(tuple(map(Resource, functions))))
+    return resources
+
+
+def test_what_cannot_be_closed_is_logged_and_the_others_are_closed(caplog):
+    resources = needed(client, unclosable, twice)
+    resources.open()
+    with caplog.at_level(logging.ERROR):
+        resources.close()
+    assert [record.message.partition(" (")[0] for record in caplog.records] == [
+        "the resource twice",
+        "the resource unclosable",
+    ]
+    assert STEPS[-1] == "close"
+
+
+def test_a_generator_that_yields_nothing_is_no_resource():
+    with pytest.raises(Outage, match=r"never .* cannot be opened: it yields nothing"):
+        needed(never).open()
+
+
+@resource
+async def session(settings: Settings) -> AsyncIterator[asyncio.Queue[str]]:
+    task = asyncio.current_task()
+    async with asyncio.timeout(60):  # which another task could not leave
+        STEPS.append("open session")
+        yield asyncio.Queue()
+    STEPS.append("close session" if asyncio.current_task() is task else "another task")
+
+
+@resource
+async def number() -> int:
+    await asyncio.sleep(0)
+    return 7
+
+
+@resource
+async def absent() -> AsyncIterator[bytes]:
+    for each in ():
+        yield each
+
+
+def test_async_resources_live_in_the_loop_of_the_handlers():
+    with asyncio.Runner() as runner:
+        resources = needed(session, number, run=runner.run)
+        resources.open()
+        assert resources.value_of(Resource(number))(None) == 7
+        assert isinstance(resources.value_of(Resource(session))(None), asyncio.Queue)
+        resources.close()
+        with pytest.raises(Outage, match=r"absent .* it yields nothing"):
+            needed(absent, run=runner.run).open()
+    assert STEPS == ["settings", "open session", "close session"]
+
+
+BODY = """\
+client.append(n)
+note(f"handles-{sum(client)}")
+"""
+CLIENT = """
+from collections.abc import Iterator
+
+from feedbus import resource
+
+@resource
+def client() -> Iterator[list]:
+    if not os.path.exists({ready!r}):
+        raise OSError("not yet")
+    note("opens")
+    yield []
+    note("closes")
+"""
+
+
+def test_a_process_holds_until_its_resource_opens_and_closes_it_on_sigterm(tmp_path):
+    project, ready = Project.at(tmp_path, BODY), tmp_path / "ready"
+    module = tmp_path / "small_handlers.py"
+    text = module.read_text().replace("message, bus)", "message, client: list)")
+    before, mark, after = text.partition("@handler")
+    module.write_text(before + CLIENT.format(ready=str(ready)) + mark + after)
+    project.publish(1, 2)
+    process = project.start("run", "work")
+    said = ""
+    while "holds" not in said:
+        said = process.stdout.readline()
+    assert "resource client (" in said
+    assert "cannot be opened: OSError: not yet" in said
+    ready.touch()
+    wait_until(lambda: len(project.seen()) == 3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    process.stdout.close()
+    assert project.seen() == ["opens", "handles-1", "handles-3", "closes"]
+    assert project.dead() == []
