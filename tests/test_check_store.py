@@ -35,6 +35,16 @@ no_engine = "sqlite:///shop.db"
 
 def prepare(topology): ...
 def two(topology, more): ...
+def unknown(topology): ...
+
+class Database: ...
+class Store:
+    session_type = Database
+    def __init__(self, topology): ...
+class Sessionless:
+    session_type = None
+def open_store(topology) -> Store: ...
+def open_sessionless(topology) -> Sessionless: ...
 
 @handler(Schema)
 def reserve({parameters}): ...
@@ -57,6 +67,9 @@ def check(folder: Path, store: str, parameters: str = "order, bus", options: str
     [
         (SQLALCHEMY, "order: dict[str, Any], session: Session, bus: Bus"),
         (PEEWEE + '\nprepare = "app:prepare"', "order"),
+        ('adapter = "app:open_store"', "order, database: Database"),
+        ('adapter = "app:Store"', "order, database: Database"),
+        ('adapter = "app:open_sessionless"', "order"),
     ],
 )
 def test_a_store_and_a_handler_that_fit_are_no_problem(tmp_path, store, parameters):
@@ -89,6 +102,13 @@ def test_a_store_and_a_handler_that_fit_are_no_problem(tmp_path, store, paramete
             'adapter = "app:two"',
             "[store] adapter: expected a function that takes the topology and returns a store",
         ),
+        (
+            'adapter = "app:unknown"',
+            (
+                "topology.toml:10:11: [store] adapter: expected def unknown(topology: Topology) ->"
+                " a class whose session_type is a type or None, got unknown(topology)"
+            ),
+        ),
     ],
 )
 def test_what_a_store_names_and_does_not_fit_is_told_at_its_place(tmp_path, store, said):
@@ -98,7 +118,7 @@ def test_what_a_store_names_and_does_not_fit_is_told_at_its_place(tmp_path, stor
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ("", "reserve (app.py:16) takes no message: expected the message as its first parameter"),
+        ("", "reserve (app.py:26) takes no message: expected the message as its first parameter"),
         (
             "order, price: int",
             (
@@ -118,7 +138,7 @@ def test_what_a_store_names_and_does_not_fit_is_told_at_its_place(tmp_path, stor
 )
 def test_what_a_handler_asks_for_and_nobody_gives_is_a_problem(tmp_path, parameters, said):
     found = check(tmp_path, SQLALCHEMY, parameters)
-    assert found.startswith("topology.toml:7:11: [queues.reserve] handler: reserve (app.py:16)")
+    assert found.startswith("topology.toml:7:11: [queues.reserve] handler: reserve (app.py:26)")
     assert said in found
 
 
@@ -128,3 +148,20 @@ def test_a_session_needs_a_store_that_has_it_and_a_transaction(tmp_path):
     assert "stream = true has no transaction" in check(
         tmp_path, SQLALCHEMY, wanted, "stream = true"
     )
+
+
+def test_the_file_of_an_engine_is_the_same_from_wherever_the_system_is_started(tmp_path):
+    check(tmp_path, SQLALCHEMY + '\nprepare = "app:prepare"', "order")
+    app = tmp_path / "app.py"
+    creation = "engine.connect().exec_driver_sql('CREATE TABLE mine (n integer)')"
+    app.write_text(app.read_text().replace("prepare(topology): ...", f"prepare(_): {creation}"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    words = [sys.executable, "-m", "feedbus.supervisor.preparation", "../topology.toml"]
+    subprocess.run(words, cwd=elsewhere, check=True)
+    assert ((tmp_path / "shop.db").exists(), list(elsewhere.iterdir())) == (True, [])
+    publish = "import feedbus; feedbus.connect('../topology.toml').transaction().__enter__()"
+    words = [sys.executable, "-c", publish]
+    done = subprocess.run(words, cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert f"is relative to the working directory, which is {elsewhere} here" in done.stderr
+    assert not list(elsewhere.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any
@@ -14,6 +15,7 @@ from feedbus.errors import UsageError
 from feedbus.handling import resolve_object
 from feedbus.topology import PEEWEE, SESSIONS, SQLALCHEMY
 
+UNKNOWN = object()  # what a store's session_type is before it is opened: no class, and not None
 EXPECTED = {
     "prepare": "a function that takes the topology",
     "adapter": "a function that takes the topology and returns a store",
@@ -26,17 +28,36 @@ def check_store(draft: Draft, root: FilePath) -> type | None:
     options = draft.loaded.get("store", {})
     if not isinstance(options, dict) or not options:
         return None
-    for path, fault in _faults(options, root):
+    faults = list(_faults(options, root))
+    for path, fault in faults:
         draft.report.add(path, fault)
     adapter = options.get("adapter", PEEWEE)
     try:
         if adapter in SESSIONS:
             found: type | None = resolve_object(SESSIONS[adapter], root)
-        else:
-            found = getattr(resolve_object(adapter, root), "session_type", None)
+            return found
+        opener = resolve_object(adapter, root)
     except UsageError:
         return None  # reported
-    return found
+    session_type = _session_type(opener)
+    if session_type is UNKNOWN and not faults:
+        name = getattr(opener, "__name__", "open_store")
+        expected = f"def {name}(topology: Topology) -> a class whose session_type is a type or None"
+        fault = Fault(expected=expected, got=f"{name}{_signature(opener)}")
+        draft.report.add(("store", "adapter"), fault)
+    return session_type if isinstance(session_type, type) else None
+
+
+def _session_type(opener: Any) -> Any:
+    """Return the session_type of the stores that a class or a function returns, or UNKNOWN."""
+    store = opener
+    if not isinstance(opener, type):
+        try:
+            store = typing.get_type_hints(opener).get("return")
+        except (NameError, TypeError):  # imported for type checkers only; not a function
+            return UNKNOWN
+    found = getattr(store, "session_type", UNKNOWN)
+    return found if found is None or isinstance(found, type) else UNKNOWN
 
 
 def _faults(options: dict[str, Any], root: FilePath) -> Iterator[tuple[Path, Fault]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 
 from feedbus.errors import UsageError
 from feedbus.handling import resolve_object
@@ -99,7 +100,22 @@ def _sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting) -> 
     if not isinstance(engine, sqlalchemy.Engine):
         msg = f"[store] engine: {options.engine} is a {type(engine).__name__}, expected an Engine"
         raise UsageError(msg)
+    if engine.dialect.name == "sqlite":
+        _check_place(engine.url.database or "", topology.root)
     return SqlAlchemyStore(engine, topology.name, waiting=waiting)
+
+
+def _check_place(file: str, root: Path) -> None:
+    """Refuse a SQLite file that is another one for the consumers, which run in root."""
+    if not file or file.startswith((":", "file:")) or Path(file).is_absolute():
+        return
+    if Path.cwd() != root:
+        msg = (
+            f"[store] engine: its file '{file}' is relative to the working directory, which is"
+            f" {Path.cwd()} here and {root} for consumers: make it absolute in the engine's URL,"
+            f' for example by Path(__file__).with_name("{Path(file).name}")'
+        )
+        raise UsageError(msg)
 
 
 def _load_sqlalchemy() -> None:

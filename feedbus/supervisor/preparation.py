@@ -50,6 +50,9 @@ def main(path: Path) -> None:
     from feedbus.handling import resolve_object
     from feedbus.store import open_store
 
+    if path.parent != Path():
+        path = path.absolute()
+        os.chdir(path.parent)  # as consumers: what the project names may be relative to it
     topology = config.load(path, import_handlers=True)
     if topology.store is not None and topology.store.prepare is not None:
         resolve_object(topology.store.prepare, topology.root)(topology)
