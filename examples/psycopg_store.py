@@ -6,7 +6,6 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg
 
@@ -23,7 +22,7 @@ class PsycopgStore(SqlStore):
 
     def __init__(self, url: str, project: str, where: str) -> None:
         super().__init__(project, where, "postgresql")
-        self._url, self._local, self._opened = url, threading.local(), list[Any]()
+        self._url, self._local, self._opened = url, threading.local(), list[psycopg.Connection]()
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection]:
@@ -38,6 +37,7 @@ class PsycopgStore(SqlStore):
             self._local.begun = True
             with connection.transaction():
                 yield connection
+                connection.fileno()  # raises if the handler has closed it
         except psycopg.Error as error:
             if not self.is_outage(error):
                 raise
@@ -45,7 +45,7 @@ class PsycopgStore(SqlStore):
         finally:
             self._local.begun = False
 
-    def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
+    def execute(self, sql: str, parameters: Mapping[str, object]) -> Cursor:
         with self.transaction() as connection:
             return connection.execute(re.sub(r":(\w+)", r"%(\1)s", sql), parameters)
 

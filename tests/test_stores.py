@@ -179,6 +179,42 @@ def test_a_missing_table_is_an_outage_that_says_what_to_do(made):
             made.execute(session, "SELECT n FROM not_migrated_yet")
 
 
+def test_a_role_without_a_privilege_is_an_outage_and_a_row_that_a_policy_refuses_is_none(made):
+    if made.store.dialect == "sqlite":
+        return  # has no roles
+
+    def write_as_clerk(*before: str) -> None:
+        with made.store.transaction() as session:
+            made.execute(session, "CREATE ROLE clerk")
+            for each in before:
+                made.execute(session, each)
+            made.execute(session, "SET LOCAL ROLE clerk")
+            made.execute(session, "INSERT INTO effects VALUES (1)")
+
+    with pytest.raises(StoreOutage, match="denied for table effects; grant it to the role"):
+        write_as_clerk()
+    policy = "CREATE POLICY large ON effects FOR INSERT WITH CHECK (n > 1)"
+    granted = "GRANT INSERT ON effects TO clerk"
+    with pytest.raises(Exception, match="row-level security") as raised:
+        write_as_clerk(granted, "ALTER TABLE effects ENABLE ROW LEVEL SECURITY", policy)
+    assert not made.store.is_outage(raised.value)
+
+
+@pytest.mark.parametrize("name", ["commit", "rollback", "close"])
+def test_nothing_but_the_store_ends_its_transaction(name, made):
+    def end_the_transaction() -> None:
+        with made.store.transaction() as session:
+            made.store.inbox.unseen("work", ["a"])
+            getattr(session, name)()
+
+    refused = "transaction of the store|within a Transaction|transaction is open|is closed"
+    with pytest.raises(Exception, match=refused):
+        end_the_transaction()
+    with made.store.transaction():
+        assert made.store.inbox.unseen("work", ["a"]) == ["a"]
+    assert made.store.inbox.seen("work", ["a"]) == ["a"]
+
+
 def test_one_process_at_a_time_holds_a_lock_and_its_end_frees_it(made):
     other = made.again("shop")
     third = made.again("shop")

@@ -110,9 +110,9 @@ def unused_name() -> str:
 
 def make_store_ready(topology: Topology) -> Store:
     """Prepare a topology's store as the project says, and return it with feedbus's own tables."""
+    store = open_store(topology)  # before prepare, whose models may use it
     if topology.store is not None and topology.store.prepare is not None:
         handling.resolve_object(topology.store.prepare, topology.root)(topology)
-    store = open_store(topology)
     store.set_up()
     return store
 

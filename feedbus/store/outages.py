@@ -36,6 +36,10 @@ POSTGRES_CODES = {
     "57P05",  # idle session timeout
 }
 POSTGRES_NO_TABLE = "42P01"
+# The code 42501 is also that of a row that a row security policy refuses, which a message may
+# cause; only the server's own function distinguishes it from a role without a privilege.
+POSTGRES_NO_PRIVILEGE = "42501"
+PRIVILEGE_CHECK = "aclcheck_error"
 POSTGRES_DRIVERS = {"psycopg2", "psycopg", "pg8000"}
 
 
@@ -83,9 +87,7 @@ def _sqlite_reason(error: sqlite3.Error) -> str | None:
 
 def _postgres_reason(error: BaseException) -> str | None:
     code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
-    first = error.args[0] if error.args else None
-    if code is None and isinstance(first, dict):  # pg8000's own form
-        code = first.get("C")
+    code = code or _field(error, "C")
     text = " ".join(str(error).split()) or type(error).__name__
     if code is None:
         # No answer from the server: it refused, hung up, or the connection is closed.
@@ -93,4 +95,15 @@ def _postgres_reason(error: BaseException) -> str | None:
         return text if names & {"OperationalError", "InterfaceError"} else None
     if code == POSTGRES_NO_TABLE:
         return NO_TABLES
+    if code == POSTGRES_NO_PRIVILEGE:
+        diagnosis = getattr(error, "diag", None)
+        checked = getattr(diagnosis, "source_function", None) or _field(error, "R") or ""
+        refused = checked.startswith(PRIVILEGE_CHECK)
+        return f"{text.partition(' LINE ')[0]}; grant it to the role" if refused else None
     return text if code[:2] in POSTGRES_CLASSES or code in POSTGRES_CODES else None
+
+
+def _field(error: BaseException, name: str) -> str | None:
+    """Return a field of the server's answer from an error of pg8000, which has them in a dict."""
+    first = error.args[0] if error.args else None
+    return first.get(name) if isinstance(first, dict) else None

@@ -17,6 +17,14 @@ from feedbus.store.versions import up_to_date, upgrade
 SET_UP_SECONDS = 60.0
 
 
+def not_the_owner(call: str, savepoint: str) -> str:
+    """Return the error for a call that would end the transaction of a store."""
+    return (
+        f"{call}() inside a transaction of the store: the store commits when the handler or the"
+        f" block returns, and rolls back when it raises; {savepoint} is a savepoint"
+    )
+
+
 class SqlStore(ABC):
     """A store with feedbus's own tables; a subclass executes their statements.
 

@@ -9,14 +9,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 from sqlalchemy import Connection, Engine, TextClause, event, exc, text
 from sqlalchemy.orm import Session
 
 from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.store.outages import outage
-from feedbus.store.sql import SqlStore
+from feedbus.store.sql import SqlStore, not_the_owner
 from feedbus.store.tables import Cursor, Dialect
 from feedbus.store.turns import TURN_SECONDS, Turn, Waiting
 
@@ -31,6 +31,39 @@ class Done:
     def fetchall(self) -> Sequence[Any]:
         """Return its rows."""
         return self.rows
+
+
+class StoreSession(Session):
+    """The session of a store's transaction, which the store alone ends.
+
+    An effect that a handler committed by itself would be separated from the inbox row and from
+    what the handler publishes.
+    """
+
+    @classmethod
+    @contextmanager
+    def opened(cls, engine: Engine) -> Iterator[Self]:
+        """Open a session for as long as the block runs."""
+        session = cls(engine)
+        try:
+            yield session
+        finally:
+            Session.close(session)
+
+    def commit(self) -> NoReturn:
+        """Refuse: the effects commit with what the handler publishes, after it has returned."""
+        self._refuse("commit")
+
+    def rollback(self) -> NoReturn:
+        """Refuse: an exception rolls all of it back."""
+        self._refuse("rollback")
+
+    def close(self) -> NoReturn:
+        """Refuse: the store closes it."""
+        self._refuse("close")
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise UsageError(not_the_owner(f"session.{name}", "session.begin_nested()"))
 
 
 class SqlAlchemyStore(SqlStore):
@@ -74,7 +107,7 @@ class SqlAlchemyStore(SqlStore):
             return
         turn = Turn(f"{self._file}.turn") if self._file is not None else None
         try:
-            with Session(self.engine) as session:
+            with StoreSession.opened(self.engine) as session:
                 if self.dialect == "sqlite":
                     event.listen(session, "after_begin", self._begin_of(turn))
                 self._local.session = session

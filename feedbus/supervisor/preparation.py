@@ -54,9 +54,9 @@ def main(path: Path) -> None:
         path = path.absolute()
         os.chdir(path.parent)  # as consumers: what the project names may be relative to it
     topology = config.load(path, import_handlers=True)
+    store = open_store(topology)  # before prepare, whose models may use it
     if topology.store is not None and topology.store.prepare is not None:
         resolve_object(topology.store.prepare, topology.root)(topology)
-    store = open_store(topology)
     store.set_up()
     store.close()
     establishment.establish(topology)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from feedbus.errors import UsageError
 from feedbus.fork_safety import close_in_forks
 from feedbus.private_files import make_database_file
 from feedbus.store.outages import outage
+from feedbus.store.sql import not_the_owner
 from feedbus.store.turns import Turn, Waiting
 from feedbus.urls import StoreUrl, UrlError, parse_store_url
 
@@ -90,15 +91,30 @@ class Database(peewee.Database):
         """Begin a transaction, in the database with its first statement."""
         self._begin_with_next(True)
 
+    @contextmanager
+    def kept_whole(self) -> Iterator[None]:
+        """Refuse to commit or roll back in this thread for as long as the block runs."""
+        self._local.kept_whole = True
+        try:
+            yield
+        finally:
+            self._local.kept_whole = False
+
     def commit(self) -> None:
         """Commit, unless nothing was executed."""
+        self._check_owner("commit")
         if not self._begin_with_next(False):
             super().commit()
 
     def rollback(self) -> None:
         """Roll back, unless nothing was executed or the connection is gone."""
+        self._check_owner("rollback")
         if not self._begin_with_next(False) and self._begun():
             super().rollback()
+
+    def _check_owner(self, name: str) -> None:
+        if getattr(self._local, "kept_whole", False):
+            raise UsageError(not_the_owner(f"database.{name}", "database.atomic()"))
 
     def connection(self) -> Any:
         """Return the driver's connection, within the transaction that has begun to Python."""
@@ -192,6 +208,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
 
     def rollback(self) -> None:
         """Roll back, and let the next one write."""
+        self._check_owner("rollback")
         try:
             super().rollback()
         finally:

@@ -63,7 +63,7 @@ class PeeweeStore(SqlStore):
             yield self.database
             return
         try:
-            with self.database.atomic():
+            with self.database.atomic(), self.database.kept_whole():
                 yield self.database
         except Exception as error:
             if not outage(error):
