@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from feedbus.bus import AsyncBus, Bus, LiveBus, connect, connect_async
+    from feedbus.dead_letters.letters import DeadLetter
     from feedbus.errors import (
         BrokerOutage,
         Drop,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from feedbus.handling import handler
     from feedbus.message import Message
+    from feedbus.middleware import Call, Middleware
     from feedbus.parameters import resource
     from feedbus.records import Records
 
@@ -33,10 +35,13 @@ HOMES = {
     "AsyncBus": "feedbus.bus",
     "BrokerOutage": "feedbus.errors",
     "Bus": "feedbus.bus",
+    "Call": "feedbus.middleware",
+    "DeadLetter": "feedbus.dead_letters.letters",
     "Drop": "feedbus.errors",
     "FeedbusError": "feedbus.errors",
     "LiveBus": "feedbus.bus",
     "Message": "feedbus.message",
+    "Middleware": "feedbus.middleware",
     "Outage": "feedbus.errors",
     "PublishError": "feedbus.errors",
     "Records": "feedbus.records",
@@ -54,10 +59,13 @@ __all__ = [
     "AsyncBus",
     "BrokerOutage",
     "Bus",
+    "Call",
+    "DeadLetter",
     "Drop",
     "FeedbusError",
     "LiveBus",
     "Message",
+    "Middleware",
     "Outage",
     "PublishError",
     "Records",

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from marshmallow import Schema
 
-from feedbus.annotations import Unfit, name_of, place
+from feedbus.annotations import Unfit
 from feedbus.errors import Drop, Reject, Retry, UsageError
-from feedbus.parameters import Given, Offer, Parameters, check_result
+from feedbus.parameters import Given, Offer, Parameters, check_result, refuse_async_resources
 from feedbus.resources import Resources
 
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -77,12 +77,7 @@ class Handler:
         check_result(function)
         offer = Offer.to_handlers(session_type, batch=self.batch)
         parameters = Parameters.of(function, offer, after="the message")
-        for each in parameters.resources():
-            if each.is_async:
-                expected = "an async handler, or a resource under 'def'"
-                name = f"{name_of(each.function)}{place(each.function)}"
-                got = f"is not async, and needs the async resource {name}"
-                raise UnfitHandler(function, expected, got)
+        refuse_async_resources(function, parameters)
         return parameters
 
 

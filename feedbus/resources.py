@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,51 +126,18 @@ class Resources:
     def _opened_in_loop(self, resource: Resource, given: Any) -> Any:
         run = self._run
         if run is None:
-            given.close() if asyncio.iscoroutine(given) else None
+            if inspect.iscoroutine(given):
+                given.close()
             msg = "it is async, and no handler of this process is"
             raise UsageError(msg)
         if not resource.yields:
             return run(given)
+        from feedbus.resource_life import Life  # asyncio takes long to import
+
         life = Life(given)
         value = run(life.begin())
         self._ends.append((resource, lambda: run(life.end())))
         return value
-
-
-class Life:
-    """An async generator from its yield to its end, all in one task, as cancel scopes need it."""
-
-    def __init__(self, generator: AsyncGenerator[Any, None]) -> None:
-        """Begin nothing yet."""
-        self._generator = generator
-
-    async def begin(self) -> Any:
-        """Return what the generator yields."""
-        loop = asyncio.get_running_loop()
-        self._closing = asyncio.Event()
-        opened: asyncio.Future[Any] = loop.create_future()
-        self._task = loop.create_task(self._live(opened))
-        return await opened
-
-    async def end(self) -> None:
-        """Let the generator go on to its end."""
-        self._closing.set()
-        await self._task
-
-    async def _live(self, opened: asyncio.Future[Any]) -> None:
-        try:
-            value = await anext(self._generator)
-        except StopAsyncIteration:
-            opened.set_exception(RuntimeError("it yields nothing"))
-            return
-        except Exception as error:  # noqa: BLE001 -- for whoever awaits
-            opened.set_exception(error)
-            return
-        opened.set_result(value)
-        await self._closing.wait()
-        async for _ in self._generator:
-            msg = "it yields twice"
-            raise RuntimeError(msg)
 
 
 def _finish(generator: Generator[Any, None, None]) -> None:

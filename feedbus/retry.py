@@ -9,6 +9,7 @@ from typing import Any
 
 from feedbus.broker.names import Names
 from feedbus.errors import Drop, InvalidBody, Reject, Retry
+from feedbus.exception_rules import ExceptionRules
 from feedbus.metrics import Verdict
 from feedbus.records.packs import Pack
 from feedbus.records.payloads import encode_payload
@@ -54,6 +55,7 @@ class Ladder:
 
     names: Names
     consumer: Consumer
+    rules: ExceptionRules
 
     def undecodable(self, delivery: Delivery) -> Fate:
         """Dead-letter a message of which something cannot be decoded, sealed as it came."""
@@ -84,6 +86,8 @@ class Ladder:
         if isinstance(error, Reject):
             return Fate("reject", self._record(delivery, pack, row, str(error)))
         reason = str(error) if isinstance(error, Retry) else described(error)
+        if not isinstance(error, Retry) and self.rules.rejects(error):
+            return Fate("reject", self._record(delivery, pack, row, reason))
         return self._again(self._record(delivery, pack, row, reason), error)
 
     def _again(self, letter: Outgoing, error: BaseException) -> Fate:

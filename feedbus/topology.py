@@ -62,10 +62,20 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """The waits between attempts, and what follows the last: "dead-letter", "drop" or "repeat"."""
+    """The waits between attempts, and what follows the last: "dead-letter", "drop" or "repeat".
+
+    Attributes:
+        delays_seconds: the waits.
+        then: what follows the last.
+        retry_on: dotted names of the exceptions that are worth another attempt; () is all.
+        reject_on: dotted names of those that are not.
+
+    """
 
     delays_seconds: tuple[float, ...] = (1.0, 10.0, 60.0, 600.0)
     then: Literal["dead-letter", "drop", "repeat"] = "dead-letter"
+    retry_on: tuple[str, ...] = ()
+    reject_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,7 @@ class Queue:
     batch: Batch = Batch()
     retry: Ladder = Ladder()
     dead_letters: DeadLetters = DeadLetters()
+    dead_handler: str | None = None
     prefetch: int = 10
     once: bool = False
     stream: bool = False
@@ -227,6 +238,7 @@ class Topology:
     management_url: ManagementUrl | None = None
     consumer_timeout_seconds: float = math.inf
     operations: Operations | None = None
+    middleware: tuple[str, ...] = ()
 
     @property
     def store_url(self) -> StoreUrl | None:

@@ -18,7 +18,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus import Bus
-from feedbus.dispatch import dispatch
+from feedbus.dispatch import publications
 from feedbus.errors import BrokerOutage, Drop, Outage, Reject, Retry, Unroutable
 from feedbus.metrics import Metrics, totals
 from feedbus.records import Records
@@ -582,7 +582,7 @@ def test_a_run_that_connects_for_longer_than_it_may_idle_still_handles_what_wait
 def test_a_queue_that_says_stream_sends_so_many_at_once_while_its_handler_still_works(
     make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "STREAM_RECORDS", 2)
+    monkeypatch.setattr(publications, "STREAM_RECORDS", 2)
     system = make(queue(stream=True), queue("next", exchange="other", routing_keys=("n",)))
     ready: list[int] = []
 

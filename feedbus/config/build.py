@@ -50,6 +50,7 @@ def build(draft: Draft, path: Path) -> Topology:
         ),
         operations=_operations(loaded.get("operations", {})),
         commands=_freeze(loaded.get("commands", {})),
+        middleware=loaded.get("middleware", {}).get("use", ()),
         var=Path(os.path.abspath(root / loaded.get("var", VAR))),  # noqa: PTH100 -- resolve() would follow links
     )
 
@@ -80,8 +81,8 @@ def _queue(name: str, options: Mapping[str, Any]) -> Queue:
     return Queue(name, **given)
 
 
-def _ladder(delays_seconds: tuple[float, ...], then: Any = None, *, repeat: bool = False) -> Ladder:
-    return Ladder(delays_seconds, "repeat" if repeat else then)
+def _ladder(then: Any = None, *, repeat: bool = False, **options: Any) -> Ladder:
+    return Ladder(then="repeat" if repeat else then, **options)
 
 
 def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from feedbus.config.values import (
     ArgumentName,
     Command,
     EnvironmentName,
+    ExceptionName,
     RoutingKey,
     Setting,
     ShardNumber,
@@ -148,6 +149,22 @@ class RetryTable(TableSchema):
         default="needed, unless `repeat` is true",
     )
     repeat = Flag("Whether the last delay repeats without end.", default="false")
+    retry_on = Array(
+        ExceptionName(""),
+        "The only exceptions of the handler that are worth another attempt, with their subclasses; "
+        "any other makes a dead letter at once.",
+        of="exceptions",
+        empty=False,
+        default="every exception",
+    )
+    reject_on = Array(
+        ExceptionName(""),
+        "Exceptions that make a dead letter at once. Where a class of an exception is named in "
+        "each of the two, the nearest class counts.",
+        of="exceptions",
+        empty=False,
+        default="none",
+    )
 
 
 class DeadLettersTable(TableSchema):
@@ -212,6 +229,11 @@ class QueueTable(TableSchema):
         DeadLettersTable,
         "Which dead letters its consumers drop, looking once a minute. What they drop is counted.",
         default='{ max_age = "never", max_length = "unlimited" }',
+    )
+    dead_handler = Dotted(
+        "Called with each [dead letter](handlers.md#dead-letter-handlers) of its consumers, before "
+        "it is put aside.",
+        default="none",
     )
     prefetch = Whole(
         "How many messages wait in a consumer's hands; for a batch at least its size.",
@@ -324,6 +346,18 @@ class ProcessTable(TableSchema):
     )
 
 
+class MiddlewareTable(TableSchema):
+    """[middleware]."""
+
+    use = Array(
+        Dotted(""),
+        "The [middleware](handlers.md#middleware) around each call of a handler, the outermost "
+        "first.",
+        of="dotted names",
+        default="[]",
+    )
+
+
 class OperationsTable(TableSchema):
     """[operations]."""
 
@@ -377,6 +411,7 @@ class TopologyTable(TableSchema):
     processes = Tables(
         Table(ProcessTable, ""), "Supervised processes beside the consumers, by name.", of="tables"
     )
+    middleware = Table(MiddlewareTable, "What runs around each call of a handler.")
     operations = Table(OperationsTable, "Metrics, health and the operations page.")
     commands = Tables(
         Dotted(""), "The project's own click commands: `feedbus NAME`.", of="dotted names"

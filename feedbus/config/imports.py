@@ -14,6 +14,7 @@ from pathlib import Path as FilePath
 from feedbus.annotations import Unfit
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, nearest
+from feedbus.config.other_imports import check_other_imports
 from feedbus.config.paths import Path
 from feedbus.config.store_imports import check_store
 from feedbus.errors import UsageError
@@ -31,6 +32,7 @@ def check_imports(draft: Draft, root: FilePath) -> None:
         for queue in draft.queues:
             for path, fault in _handler(draft, queue, root, session_type):
                 draft.report.add(path, fault)
+        check_other_imports(draft, root, session_type)
         for path, dotted in _others(draft):
             _module(draft, path, dotted, root)
 

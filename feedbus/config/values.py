@@ -73,6 +73,24 @@ class Adapter(Dotted):
         return {"anyOf": [{"enum": list(self.own)}, super().schema()]}
 
 
+class ExceptionName(Option):
+    """An exception class by its dotted name."""
+
+    kind = "exception, `ValueError` or `module.Name`"
+    expected = "the dotted name of an exception, such as 'ValueError' or 'httpx.TransportError'"
+    pattern = r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?"
+
+    def read(self, value: Any) -> str:
+        """Return the name; whether it can be imported is asked elsewhere."""
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
+            self.refuse()
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"type": "string", "pattern": r"^[^\s:]+(:[^\s:]+)?$|\$\{"}
+
+
 class Command(Option):
     """A command line, split as a shell would, or an array of its words."""
 

@@ -14,8 +14,8 @@ from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.generations import establishment
 from feedbus.topology import Queue, Topology
-from feedbus.wire import Delivery
-from feedbus.wire.constants import DEATHS, ERRORS, FAILED_AT, REASON
+from feedbus.wire import Delivery, Outgoing
+from feedbus.wire.constants import ATTEMPT, DEATHS, ERRORS, FAILED_AT, KEY, REASON, SEALED
 from feedbus.wire.delivery import key_of, text_of
 
 
@@ -100,6 +100,31 @@ def settle(
             channel.basic_ack(tag)
             settled += 1
     return settled
+
+
+def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
+    """Return a dead letter that is to be put aside.
+
+    Args:
+        queue: whose record it is.
+        message: what is to be put aside.
+        delivery: what brought the record.
+
+    """
+    headers = message.headers
+    sealed = message.content_type == SEALED
+    return DeadLetter(
+        message_id=message.message_id,
+        queue=queue.name,
+        key=str(headers[KEY]),
+        reason=str(headers[REASON]),
+        attempts=int(headers[ATTEMPT]),
+        errors=_errors(headers.get(ERRORS)),
+        failed_at_microseconds=int(headers[FAILED_AT]),
+        content_type=(delivery.content_type if sealed else message.content_type) or "",
+        body=delivery.body if sealed else message.body,
+        delivery=delivery,
+    )
 
 
 def read(queue: Queue, message: Any) -> DeadLetter:

@@ -14,14 +14,17 @@ from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus.collecting import BatchBus, Collect, CollectingBus
 from feedbus.bus.publisher import Refusal
-from feedbus.bus.sender import Sender, raise_refused
-from feedbus.bus.spool import Spool
+from feedbus.bus.sender import Sender
+from feedbus.dispatch.dead_handler import DeadHandler
+from feedbus.dispatch.publications import Publications
 from feedbus.dispatch.twins import Twins
 from feedbus.errors import BrokerOutage, Drop, InvalidBody, Outage, Reject, Retry, StoreOutage
+from feedbus.exception_rules import ExceptionRules
 from feedbus.fork_safety import end_fork
 from feedbus.handling import Handler
 from feedbus.message import Message
 from feedbus.metrics import ConsumerMetrics
+from feedbus.middleware import MiddlewareStack, resolve_middleware
 from feedbus.parameters import Given
 from feedbus.records import Records
 from feedbus.records.batch import Chunk
@@ -39,7 +42,6 @@ from feedbus.wire.failures import bare
 log = logging.getLogger(__name__)
 
 Failures = dict[int, BaseException]
-STREAM_RECORDS = 5_000  # at once: fewer would wait for the broker more often than they need
 
 
 @dataclass(slots=True)
@@ -89,10 +91,21 @@ class Dispatch:
         self._sender = sender
         self._metrics = metrics
         self._store = store
-        self._call_handler = handler.caller(store.session_type, resources)
+        queue, root = consumer.queue, topology.root
+        middleware = MiddlewareStack(
+            [resolve_middleware(name, root, asynchronous=False) for name in topology.middleware],
+            consumer,
+            resources,
+        )
+        self._call_handler = middleware.around(handler.caller(store.session_type, resources))
         self._names = Names(topology)
-        self._ladder = Ladder(self._names, consumer)
-        queue = consumer.queue
+        rules = ExceptionRules.of(queue.retry.retry_on, queue.retry.reject_on, root)
+        self._ladder = Ladder(self._names, consumer, rules)
+        self._dead_handler = (
+            DeadHandler(topology, consumer, sender, store=store, resources=resources)
+            if queue.dead_handler is not None
+            else None
+        )
         self._twins = Twins(queue.name, store.inbox, metrics) if queue.once else None
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
@@ -141,10 +154,17 @@ class Dispatch:
             msg = f"store: {error}"
             raise StoreOutage(msg) from error
 
-    def give_up(self, delivery: Delivery, reason: str) -> None:
-        """Dead-letter a delivery unread; it is to be acknowledged then."""
+    def give_up(self, delivery: Delivery, reason: str, *, quietly: bool = False) -> None:
+        """Dead-letter a delivery unread; it is to be acknowledged then.
+
+        Args:
+            delivery: that costs its consumer.
+            reason: how.
+            quietly: whether not to call the dead handler, since that costs the consumer too.
+
+        """
         opened = self._set_aside(delivery, self._ladder.lost(delivery, reason))
-        self._send_fates([opened])
+        self._send_fates([opened], quietly=quietly)
         self._count([opened])
 
     def _open(self, delivery: Delivery) -> Opened:
@@ -201,35 +221,21 @@ class Dispatch:
     def _call(self, records: Records) -> None:
         """Call the handler in one transaction, then send what it published.
 
-        On a queue that says once, records seen before are left out, and what the handler publishes
-        is in the outbox by the commit: a relay sends it should this process die before it has.
-        On one that says stream, there is no transaction, and what is published is sent whenever it
-        is STREAM_RECORDS or more.
+        On a queue that says once, records seen before are left out. On one that says stream, there
+        is no transaction.
         """
-        store, queue, once = self._store, self._consumer.queue.name, self._consumer.queue.once
-        stream = self._consumer.queue.stream
-        kept: list[int] = []
-        waiting = 0
-        with Spool() as spool:
-
-            def collect(exchange: str, pack: Pack) -> None:
-                nonlocal waiting
-                spool.add(self._sender.encoder.encode(exchange, pack))
-                waiting += len(pack)
-                if stream and waiting >= STREAM_RECORDS:
-                    raise_refused(self._sender.send(spool))
-                    spool.clear()
-                    waiting = 0
-                if once:
-                    rows = ((pack.key(i), pack.payload(i), pack.ids[i]) for i in range(len(pack)))
-                    kept.extend(store.outbox.put_many(exchange, rows))
-
-            with nullcontext() if stream else store.transaction() as session:
-                given = records.only(store.inbox.unseen(queue, records.ids)) if once else records
+        store, queue = self._store, self._consumer.queue
+        with Publications(
+            self._sender, store, once=queue.once, stream=queue.stream
+        ) as publications:
+            with nullcontext() if queue.stream else store.transaction() as session:
+                given = records
+                if queue.once:
+                    given = records.only(store.inbox.unseen(queue.name, records.ids))
                 if not len(given):
                     return
                 try:
-                    bus = self._bus(given, collect)
+                    bus = self._bus(given, publications.collect)
                     self._call_handler(self._argument(given), Given(bus, session, given))
                     bus.flush()
                 finally:
@@ -239,10 +245,7 @@ class Dispatch:
                 ids = records.ids
                 for index, verdict in given.verdicts.items():
                     records.verdicts[ids.index(given.ids[index])] = verdict
-            if spool:
-                raise_refused(self._sender.send(spool))
-        if kept:
-            store.outbox.remove(kept)
+            publications.send()
 
     def _bus(self, records: Records, collect: Collect) -> BatchBus | CollectingBus:
         if not self._handler.batch:
@@ -252,7 +255,12 @@ class Dispatch:
     def _fail(self, opened: Opened, row: int, error: BaseException) -> None:
         opened.fates.append(self._ladder.decide(opened.delivery, opened.pack, row, error))
 
-    def _send_fates(self, opened: Sequence[Opened]) -> None:
+    def _send_fates(self, opened: Sequence[Opened], *, quietly: bool = False) -> None:
+        if self._dead_handler is not None and not quietly:
+            for arrived in opened:
+                arrived.fates = [
+                    self._dead_handler.before(arrived.delivery, fate) for fate in arrived.fates
+                ]
         fates = [fate for arrived in opened for fate in arrived.fates]
         for odd in {fate.odd_delay_milliseconds for fate in fates} - {None}:
             if odd is not None:

@@ -12,7 +12,9 @@ from feedbus.parameters.asked import (
     Source,
     check_result,
     of_resource,
+    refuse_async_resources,
 )
+from feedbus.parameters.dead_handler import dead_handler_parameters
 from feedbus.parameters.resource import Resource, declared, resource
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "Resource",
     "Source",
     "check_result",
+    "dead_handler_parameters",
     "declared",
     "of_resource",
+    "refuse_async_resources",
     "resource",
 ]

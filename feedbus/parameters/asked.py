@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Annotated, Any
 
-from feedbus.annotations import Unfit, Unresolved, annotation, name_of, namespace
+from feedbus.annotations import Unfit, Unresolved, annotation, name_of, namespace, place
 from feedbus.parameters.resource import Resource, declared, match
 
 # A class that has this attribute can be asked for; it names what is given.
@@ -120,10 +120,10 @@ class Parameters:
         positions: list[Want] = []
         keywords: dict[str, Want] = {}
         by_name = False
-        for place, parameter in enumerate(parameters):
+        for position, parameter in enumerate(parameters):
             if parameter.kind in MANY:
                 continue
-            given = _asked_for(function, parameter, place, offer)
+            given = _asked_for(function, parameter, position, offer)
             if given is None:
                 by_name = True  # what comes behind it cannot be given by its place
             elif by_name or parameter.kind is inspect.Parameter.KEYWORD_ONLY:
@@ -203,6 +203,15 @@ def of_resource(resource: Resource) -> Parameters:
     return Parameters.of(resource.function, OPENING)
 
 
+def refuse_async_resources(function: Callable[..., object], parameters: Parameters) -> None:
+    """Raise Unfit for a function that is not async and needs an async resource."""
+    for resource in parameters.resources():
+        if resource.is_async:
+            name = f"{name_of(resource.function)}{place(resource.function)}"
+            expected = "an async handler, or a resource under 'def'"
+            raise Unfit(function, expected, f"is not async, and needs the async resource {name}")
+
+
 def check_result(function: Callable[..., object]) -> None:
     """Raise Unfit for a handler whose return annotation is something else than None."""
     try:
@@ -218,7 +227,7 @@ def check_result(function: Callable[..., object]) -> None:
 
 
 def _asked_for(
-    function: Callable[..., object], parameter: inspect.Parameter, place: int, offer: Offer
+    function: Callable[..., object], parameter: inspect.Parameter, position: int, offer: Offer
 ) -> Want | None:
     """Return what a parameter asks for; None for nothing, as it has a default."""
     has_default = parameter.default is not inspect.Parameter.empty
@@ -236,7 +245,7 @@ def _asked_for(
     want: Want | None = None
     if found not in UNANNOTATED:
         want = _given(function, parameter, found, offer)
-    elif place == 0 and BUS in offer.names and parameter.name.lstrip("_") in {BUS, ""}:
+    elif position == 0 and BUS in offer.names and parameter.name.lstrip("_") in {BUS, ""}:
         want = BUS
     if want is None and not has_default:
         raise _nobody_gives(function, parameter, found, offer)

@@ -355,10 +355,13 @@ class Runner:
         """Give a batch to the handler while it is noted what is there."""
         self._suspects.take(ids, self._consumer.queue.handler_timeout_seconds)
         with self._heartbeats.going_on():
-            reason = self._suspects.given_up(ids[0], self._consumer.queue.delivery_limit)
+            limit = self._consumer.queue.delivery_limit
+            reason = self._suspects.given_up(ids[0], limit)
             if reason:
                 log.error("%s gives up %s: %s", self._consumer.name, ids[0], reason)
-                self._dispatch.give_up(deliveries[0], reason)
+                # Lost so often again: it is the dead handler that costs the consumer now.
+                quietly = bool(self._suspects.given_up(ids[0], 2 * limit))
+                self._dispatch.give_up(deliveries[0], reason, quietly=quietly)
             else:
                 self._dispatch.handle(deliveries)
 

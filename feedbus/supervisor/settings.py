@@ -43,6 +43,8 @@ class Settings:
             environment = {k: v for k, v in options["env"].items() if k != SUPERVISED}
             consumer = topology.consumers.get(name)
             known: Any = asdict(queues[consumer.queue.name]) if consumer else {}
+            if consumer and topology.middleware:
+                known["middleware"] = topology.middleware
             for option in PLACED:
                 known.pop(option, None)
             if name == OPERATIONS and topology.operations is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from shop import mail, reserve
+from shop import archive, mail, mail_server, reserve
 
 from feedbus.testing import RecordingBus, Records, TestSystem
 
@@ -23,6 +23,19 @@ def test_an_order_is_mailed(system: TestSystem) -> None:
     system.run()
     assert [each.key for each in system.published("receipts")] == ["mail.ann"]
     assert [letter.reason for letter in system.dead_letters("reserve")] == []
+
+
+class FakeServer:
+    """What a test gives in place of a connection."""
+
+    def request(self, method: str, path: str) -> None:
+        """Take it."""
+
+
+def test_with_a_replacement(system: TestSystem) -> None:
+    """A resource is replaced by its function."""
+    system.override(mail_server, FakeServer())
+    system.override(archive, b"archive")
 
 
 def test_one_handler() -> None:

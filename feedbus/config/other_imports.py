@@ -1,0 +1,107 @@
+"""Check what handlers are surrounded by: dead handlers, middleware, exceptions, programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path as FilePath
+from typing import Any, TypeVar
+
+from feedbus.annotations import Unfit
+from feedbus.config.draft import Draft
+from feedbus.config.faults import Fault
+from feedbus.config.paths import Path
+from feedbus.errors import UsageError
+from feedbus.exception_rules import resolve_exception
+from feedbus.handling import resolve_object
+from feedbus.middleware import EXPECTED, resolve_middleware
+from feedbus.parameters import Parameters, dead_handler_parameters
+
+Found = TypeVar("Found")
+
+
+def check_other_imports(draft: Draft, root: FilePath, session_type: type | None) -> None:
+    """Import dead handlers, middleware and exceptions, and look for the programs of processes."""
+    for queue, options in draft.queues.items():
+        if "dead_handler" in options:
+            dotted = options["dead_handler"]
+            _resolved(
+                draft,
+                draft.at(queue, "dead_handler"),
+                "a function of a DeadLetter",
+                root,
+                partial(_dead_handler, dotted, root, session_type),
+            )
+        _exceptions(draft, queue, options.get("retry", {}), root)
+    for index, dotted in enumerate(draft.loaded.get("middleware", {}).get("use", ())):
+        _resolved(
+            draft,
+            ("middleware", "use", index),
+            EXPECTED,
+            root,
+            partial(resolve_middleware, dotted, root, asynchronous=False),
+        )
+    for name, process in draft.loaded.get("processes", {}).items():
+        _program(draft, name, process, root)
+
+
+def _resolved(
+    draft: Draft, path: Path, expected: str, root: FilePath, resolve: Callable[[], Found]
+) -> Found | None:
+    """Return what is imported, or report why it cannot be and return None."""
+    try:
+        return resolve()
+    except Unfit as error:
+        message = str(error).replace(f"{root}{os.sep}", "")
+        fault = Fault(message=message, expected=error.expected, got=error.got)
+    except UsageError as error:
+        message = f"{error}; expected {expected}".replace(f"{root}{os.sep}", "")
+        fault = Fault(message=message, expected=expected)
+    except SystemExit as error:
+        fault = Fault(message=f"its module exits with {error.code}", expected=expected)
+    draft.report.add(path, fault)
+    return None
+
+
+def _dead_handler(dotted: str, root: FilePath, session_type: type | None) -> Parameters:
+    return dead_handler_parameters(resolve_object(dotted, root), session_type)
+
+
+def _exceptions(draft: Draft, queue: str, retry: dict[str, Any], root: FilePath) -> None:
+    """Report what is no exception, and an exception that is to be retried and rejected."""
+    retried: set[type[BaseException]] = set()
+    for option in ("retry_on", "reject_on"):
+        for index, name in enumerate(retry.get(option, ())):
+            path = draft.at(queue, "retry", option, index)
+            found = _resolved(
+                draft,
+                path,
+                "the dotted name of an exception class",
+                root,
+                partial(resolve_exception, name, root),
+            )
+            if found is None:
+                continue
+            if option == "retry_on":
+                retried.add(found)
+            elif found in retried:
+                expected = "each exception in one of the two"
+                message = f"'{name}' is named in retry_on too: expected {expected}"
+                draft.report.add(path, Fault(message=message, expected=expected))
+
+
+def _program(draft: Draft, name: str, process: dict[str, Any], root: FilePath) -> None:
+    """Report a command whose program is not on this machine."""
+    first = process.get("command", ("python",))[0]
+    if first in {"python", "python3"}:
+        return  # the one that runs feedbus
+    path = process.get("environment", {}).get("PATH", os.environ.get("PATH"))
+    # As the supervisor starts it, in the folder of the topology.
+    program = str(root / first) if os.sep in first else first
+    if shutil.which(program, path=path) is None:
+        where = f"{program} is no program" if os.sep in first else "no folder of PATH has it"
+        expected = "a program that can be started"
+        message = f"there is no program '{first}': {where}; expected {expected}"
+        draft.report.add(("processes", name, "command"), Fault(message=message, expected=expected))

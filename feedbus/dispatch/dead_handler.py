@@ -1,0 +1,127 @@
+"""What a project does about a record that becomes a dead letter, before it is put aside."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from feedbus.bus.collecting import CollectingBus
+from feedbus.bus.sender import Sender
+from feedbus.dead_letters import letters
+from feedbus.dispatch.publications import Publications
+from feedbus.errors import Outage, StoreOutage
+from feedbus.fork_safety import end_fork
+from feedbus.handling import resolve_object
+from feedbus.message import Message
+from feedbus.parameters import Given, dead_handler_parameters
+from feedbus.records import Records
+from feedbus.records.batch import Chunk
+from feedbus.records.ids import Ids
+from feedbus.resources import Resources
+from feedbus.retry import Fate, described
+from feedbus.store import Store
+from feedbus.topology import Consumer, Topology
+from feedbus.wire import Delivery, Outgoing
+from feedbus.wire.constants import KEY, REASON
+from feedbus.wire.failures import reason_text
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What brought the record of a dead letter."""
+
+    consumer: Consumer
+    delivery: Delivery
+    message_id: str
+    routing_key: str
+
+    def message(self, row: int) -> Message:
+        """Return the message of the record."""
+        del row
+        return Message.of(
+            self.delivery,
+            routing_key=self.routing_key,
+            message_id=self.message_id,
+            queue=self.consumer.queue.name,
+            consumer=self.consumer.name,
+        )
+
+
+class DeadHandler:
+    """Calls what a queue names as `dead_handler`."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        consumer: Consumer,
+        sender: Sender,
+        *,
+        store: Store,
+        resources: Resources,
+    ) -> None:
+        """Import the function.
+
+        Raises:
+            UsageError: it cannot be imported, or asks for what is not there.
+
+        """
+        self._pid = os.getpid()
+        self._consumer = consumer
+        self._sender = sender
+        self._store = store
+        self._name = consumer.queue.dead_handler or ""
+        function = resolve_object(self._name, topology.root)
+        parameters = dead_handler_parameters(function, store.session_type)
+        resources.need(parameters)
+        self._call = parameters.call_of(function, resources.value_of)
+
+    def before(self, delivery: Delivery, fate: Fate) -> Fate:
+        """Call the function for a fate that is a dead letter, and return what becomes of it.
+
+        Where the function raises, the dead letter says so.
+
+        Raises:
+            Outage: something that it needs is away; the dead letter must not be put aside yet.
+
+        """
+        message = fate.message
+        if message is None or fate.verdict not in {"reject", "invalid", "dead_letter"}:
+            return fate
+        try:
+            self._handle(delivery, message)
+        except Outage:
+            raise
+        except (Exception, SystemExit) as error:
+            if self._store.is_outage(error):
+                msg = f"store: {error}"
+                raise StoreOutage(msg) from error
+            name, failed = self._consumer.name, described(error)
+            log.exception("%s: %s failed on %s", name, self._name, message.message_id)
+            reason = f"{message.headers[REASON]}; dead_handler {self._name} failed: {failed}"
+            headers = {**message.headers, REASON: reason_text(reason)}
+            return replace(fate, message=replace(message, headers=headers))
+        return fate
+
+    def _handle(self, delivery: Delivery, message: Outgoing) -> None:
+        queue = self._consumer.queue
+        letter = letters.of(queue, message, delivery)
+        origin = Letter(self._consumer, delivery, message.message_id, str(message.headers[KEY]))
+        # Ids of their own: the handler may have published, too, when it was called before.
+        records = Records(_one(f"{message.message_id}/dead"), [origin])
+        with Publications(self._sender, self._store, once=queue.once) as publications:
+            with self._store.transaction() as session:
+                try:
+                    bus = CollectingBus(records, publications.collect)
+                    self._call(letter, Given(bus, session, records))
+                finally:
+                    if os.getpid() != self._pid:
+                        end_fork()
+            publications.send()
+
+
+def _one(message_id: str) -> Sequence[Chunk]:
+    return [Chunk(Ids(message_id, None), {}, {})]

@@ -1,0 +1,74 @@
+"""Which exceptions of a handler are worth another attempt, as a queue's `retry` says."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from feedbus.errors import Drop, Outage, Reject, Retry, UsageError
+from feedbus.handling import resolve_object
+
+VERDICTS = (Drop, Outage, Reject, Retry)
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionRules:
+    """Exception classes by what they mean; of an exception, its nearest class counts.
+
+    Attributes:
+        retry_on: worth another attempt; where there are any, all others are not.
+        reject_on: a dead letter at once.
+
+    """
+
+    retry_on: frozenset[type[BaseException]] = frozenset()
+    reject_on: frozenset[type[BaseException]] = frozenset()
+
+    @classmethod
+    def of(cls, retry_on: Iterable[str], reject_on: Iterable[str], root: Path) -> Self:
+        """Return the rules of a queue; raises UsageError as resolve_exception()."""
+        return cls(
+            frozenset(resolve_exception(name, root) for name in retry_on),
+            frozenset(resolve_exception(name, root) for name in reject_on),
+        )
+
+    def rejects(self, error: BaseException) -> bool:
+        """Whether an exception is not worth another attempt."""
+        for kind in type(error).__mro__:
+            if kind in self.reject_on:
+                return True
+            if kind in self.retry_on:
+                return False
+        return bool(self.retry_on)
+
+
+def resolve_exception(name: str, root: Path) -> type[BaseException]:
+    """Return the exception class of a dotted name, such as "ValueError" or "httpx.TransportError".
+
+    Args:
+        name: of a built-in exception; or "module.Name", or "module:Name".
+        root: the folder of the topology, from which modules are imported.
+
+    Raises:
+        UsageError: it cannot be imported, or is no exception that a handler raises.
+
+    """
+    module, _, last = name.replace(":", ".").rpartition(".")
+    if module:
+        found = resolve_object(f"{module}:{last}", root)
+    else:
+        found = getattr(builtins, last, None)
+        if found is None:
+            msg = f"there is no built-in exception '{name}'; write the module before the name"
+            raise UsageError(msg)
+    if not (isinstance(found, type) and issubclass(found, BaseException)):
+        kind = found.__name__ if isinstance(found, type) else type(found).__name__
+        msg = f"{name} is no exception class, but {kind}"
+        raise UsageError(msg)
+    if issubclass(found, VERDICTS):
+        msg = f"{name} is a verdict of feedbus, which says itself what becomes of the message"
+        raise UsageError(msg)
+    return found

@@ -1,0 +1,216 @@
+"""What a project runs around each call of a handler."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from feedbus.annotations import Unfit, name_of, place
+from feedbus.handling import resolve_object
+from feedbus.message import Message
+from feedbus.parameters import Given, Parameters, Resource, Source
+from feedbus.records import Records
+from feedbus.resources import Resources
+from feedbus.topology import Consumer
+
+Caller = Callable[[Any, Given], None]
+AsyncCaller = Callable[[Any, Given], Awaitable[None]]
+EXPECTED = "a class derived from feedbus.Middleware"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a handler, as middleware sees it.
+
+    Attributes:
+        queue: as topology.toml names it.
+        consumer: the queue's name, or the shard's.
+        records: how many records the handler is given.
+
+    """
+
+    queue: str
+    consumer: str
+    records: int
+    _records: Records = field(repr=False)
+
+    @property
+    def messages(self) -> list[Message]:
+        """The message of each record; they are made when they are asked for."""
+        return self._records.messages
+
+
+class Middleware:
+    """Runs around each call of a handler; the topology's `[middleware]` names the classes.
+
+        class Timing(Middleware):
+            @contextmanager
+            def around(self, call: Call) -> Iterator[None]:
+                started = time.perf_counter()
+
+    Yield:
+                log.info("%s took %.3f s", call.consumer, time.perf_counter() - started)
+
+    One object is made in each process. Its constructor's parameters are found as those of a
+    resource: other resources, and the Topology.
+    """
+
+    def around(
+        self, call: Call
+    ) -> AbstractContextManager[None] | AbstractAsyncContextManager[None]:
+        """Return a context manager in which the handler is called.
+
+        What it raises is a failure, as if the handler had raised it. One that keeps an exception of
+        the handler from going on is a failure too, since nothing says that the message is handled.
+        An asynccontextmanager works around async handlers alone.
+        """
+        del call
+        return nullcontext()
+
+
+class SwallowedError(Exception):
+    """A middleware has kept the exception of a handler from going on."""
+
+    def __init__(self, middleware: Middleware, error: BaseException) -> None:
+        """Say which middleware swallowed what."""
+        kind = type(middleware)
+        super().__init__(
+            f"the middleware {name_of(kind)}{place(kind)} swallowed"
+            f" {type(error).__name__}: {error}; let it pass, or raise another one"
+        )
+
+
+def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[Middleware]:
+    """Return a middleware's class by its dotted name.
+
+    Args:
+        dotted: "package.module:name".
+        root: the folder of the topology.
+        asynchronous: whether each handler that it runs around is async.
+
+    Raises:
+        UsageError: it cannot be imported, or cannot be a middleware there.
+
+    """
+    found = resolve_object(dotted, root)
+    if not (isinstance(found, type) and issubclass(found, Middleware)):
+        raise Unfit(found, EXPECTED, f"is no middleware but {found!r:.80}")
+    around = found.around
+    if inspect.isgeneratorfunction(around) or inspect.isasyncgenfunction(around):
+        form = "asynccontextmanager" if inspect.isasyncgenfunction(around) else "contextmanager"
+        raise Unfit(around, f"@{form} above it", "is a generator and no context manager")
+    if inspect.iscoroutinefunction(around):
+        raise Unfit(around, "@asynccontextmanager above it, and a yield", "is a coroutine")
+    if inspect.isasyncgenfunction(inspect.unwrap(around)) and not asynchronous:
+        got = "is async, and a handler of the topology is not"
+        raise Unfit(around, "a context manager under 'def'", got)
+    parameters_of(found).resources()
+    return found
+
+
+def parameters_of(middleware: type[Middleware]) -> Parameters:
+    """Return the parameters of what makes the object of a middleware: the class, as a resource."""
+    return Parameters((Resource(middleware),))
+
+
+class MiddlewareStack:
+    """The middleware around one consumer's handler, the first one outermost."""
+
+    def __init__(
+        self, middleware: Sequence[type[Middleware]], consumer: Consumer, resources: Resources
+    ) -> None:
+        """Make the objects with the resources of the process."""
+        self._consumer = consumer
+        self._sources: list[Source] = []
+        for kind in middleware:
+            resources.need(parameters_of(kind))
+            self._sources.append(resources.value_of(Resource(kind)))
+
+    def around(self, caller: Caller) -> Caller:
+        """Return what calls a handler within the middleware: the caller itself, without any."""
+        if not self._sources:
+            return caller
+
+        def call(argument: Any, given: Given) -> None:
+            about = self._about(given)
+
+            def enter(number: int) -> None:
+                if number == len(self._sources):
+                    caller(argument, given)
+                    return
+                middleware, raised = self._sources[number](given), None
+                with middleware.around(about):
+                    try:
+                        enter(number + 1)
+                    except BaseException as error:
+                        raised = error
+                        raise
+                if raised is not None:
+                    _swallowed(middleware, raised)
+
+            enter(0)
+
+        return call
+
+    def around_async(self, caller: AsyncCaller) -> AsyncCaller:
+        """Return what calls an async handler within the middleware."""
+        if not self._sources:
+            return caller
+
+        async def call(argument: Any, given: Given) -> None:
+            about = self._about(given)
+
+            async def enter(number: int) -> None:
+                if number == len(self._sources):
+                    await caller(argument, given)
+                    return
+                middleware, raised = self._sources[number](given), None
+                async with _as_async(middleware.around(about)):
+                    try:
+                        await enter(number + 1)
+                    except BaseException as error:
+                        raised = error
+                        raise
+                if raised is not None:
+                    _swallowed(middleware, raised)
+
+            await enter(0)
+
+        return call
+
+    def _about(self, given: Given) -> Call:
+        records = given.records
+        return Call(self._consumer.queue.name, self._consumer.name, len(records), records)
+
+
+class _Awaited(AbstractAsyncContextManager[None]):
+    """A context manager, entered and left as an async one."""
+
+    def __init__(self, inner: AbstractContextManager[None]) -> None:
+        self._inner = inner
+
+    async def __aenter__(self) -> None:
+        self._inner.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return self._inner.__exit__(kind, error, trace)
+
+
+def _as_async(
+    manager: AbstractContextManager[None] | AbstractAsyncContextManager[None],
+) -> AbstractAsyncContextManager[None]:
+    return manager if isinstance(manager, AbstractAsyncContextManager) else _Awaited(manager)
+
+
+def _swallowed(middleware: Middleware, raised: BaseException) -> NoReturn:
+    raise SwallowedError(middleware, raised) from raised

@@ -1,0 +1,43 @@
+"""An async resource from its opening to its end, in the event loop of the handlers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+
+class Life:
+    """An async generator from its yield to its end, all in one task, as cancel scopes need it."""
+
+    def __init__(self, generator: AsyncGenerator[Any, None]) -> None:
+        """Begin nothing yet."""
+        self._generator = generator
+
+    async def begin(self) -> Any:
+        """Return what the generator yields."""
+        loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        opened: asyncio.Future[Any] = loop.create_future()
+        self._task = loop.create_task(self._live(opened))
+        return await opened
+
+    async def end(self) -> None:
+        """Let the generator go on to its end."""
+        self._closing.set()
+        await self._task
+
+    async def _live(self, opened: asyncio.Future[Any]) -> None:
+        try:
+            value = await anext(self._generator)
+        except StopAsyncIteration:
+            opened.set_exception(RuntimeError("it yields nothing"))
+            return
+        except Exception as error:  # noqa: BLE001 -- for whoever awaits
+            opened.set_exception(error)
+            return
+        opened.set_result(value)
+        await self._closing.wait()
+        async for _ in self._generator:
+            msg = "it yields twice"
+            raise RuntimeError(msg)

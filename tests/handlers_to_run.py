@@ -1,0 +1,51 @@
+"""A topology of one queue whose handler is a function of a test module, for TestSystem."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from marshmallow import Schema, fields
+
+from feedbus import handler
+from feedbus.topology import Exchange, Ladder, Queue, Topology
+from feedbus.urls import parse_broker_url
+
+ONE_RETRY = Ladder((1.0,))
+
+
+def topology_of(
+    handler: str,
+    *,
+    middleware: tuple[str, ...] = (),
+    retry: Ladder = ONE_RETRY,
+    **options: Any,
+) -> Topology:
+    """Return a topology whose queue "work" has a handler, such as "tests.test_x:take"."""
+    return Topology(
+        name="ours",
+        path=Path("topology.toml").absolute(),
+        broker_url=parse_broker_url("sqlite:///var/broker.db"),
+        exchanges={
+            "work": Exchange("work", "topic", pack=10),
+            "undone": Exchange("undone", "topic"),
+        },
+        queues={
+            "work": Queue("work", "work", handler, routing_keys=("#",), retry=retry, **options),
+            "undone": Queue(
+                "undone", "undone", "tests.handlers_to_run:undone", routing_keys=("#",)
+            ),
+        },
+        middleware=middleware,
+    )
+
+
+class Numbered(Schema):
+    """What dead handlers of tests publish."""
+
+    n = fields.Integer(strict=True, required=True)
+
+
+@handler(Numbered)
+def undone(record: dict[str, int]) -> None:
+    """Take it."""

@@ -1,0 +1,164 @@
+"""A dead handler: called for each record that becomes a dead letter, before it is put aside."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+from marshmallow import Schema, fields
+
+from feedbus import Bus, DeadLetter, Message, Outage, Reject, handler
+from feedbus.annotations import Unfit
+from feedbus.parameters import dead_handler_parameters
+from feedbus.testing import TestSystem
+from tests.handlers_to_run import topology_of
+from tests.projects import Project
+
+SEEN: list[object] = []
+AWAY: list[str] = []
+
+
+class Numbered(Schema):
+    n = fields.Integer(strict=True, required=True)
+
+
+@handler(Numbered)
+def take(record: dict[str, int], bus: Bus) -> None:
+    reasons = {1: Reject("one"), 2: ValueError("two")}
+    if record["n"] in reasons:
+        raise reasons[record["n"]]
+
+
+def undo(letter: DeadLetter, message: Message, bus: Bus) -> None:
+    SEEN.append((letter.payload, letter.reason, letter.attempts, message.routing_key))
+    bus.publish("undone", {"n": len(SEEN)}, key=letter.key)
+
+
+def fail(letter: DeadLetter) -> None:
+    SEEN.append(letter.payload)
+    raise LookupError(letter.reason)
+
+
+def wait(letter: DeadLetter) -> None:
+    if AWAY:
+        raise Outage(AWAY.pop())
+    SEEN.append(letter.payload)
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen():
+    SEEN.clear()
+
+
+def system_of(function: str) -> TestSystem:
+    return TestSystem(topology_of(f"{__name__}:take", dead_handler=f"{__name__}:{function}"))
+
+
+def test_it_is_called_once_for_each_dead_letter_whatever_the_reason():
+    with system_of("undo") as system:
+        pairs = [({"n": n}, f"key.{n}") for n in range(3)]
+        system.bus.publish_many("work", [*pairs, ({"n": "x"}, "key.x")])
+        system.run()
+        assert SEEN == [
+            ({"n": 1}, "one", 1, "key.1"),
+            ({"n": "x"}, "n: Not a valid integer.", 1, "key.x"),
+            ({"n": 2}, "ValueError: two", 2, "key.2"),
+        ]
+        assert [letter.reason for letter in system.dead_letters("work")] == [
+            reason for _, reason, _, _ in SEEN
+        ]
+        published = system.published("undone")
+        assert [each.key for each in published] == ["key.1", "key.x", "key.2"]
+        assert len({each.message_id for each in published}) == 3
+
+
+def test_what_cannot_be_read_is_given_too():
+    with system_of("undo") as system:
+        channel = system._system._connection.channel()
+        channel.basic_publish(channel.prepare_message(b"[1, "), "ours.work", "key.raw")
+        system.run()
+        ((payload, reason, attempts, key),) = SEEN
+        assert (payload, attempts, key) == (None, 1, "key.raw")
+        assert reason.startswith("body: ")
+        assert len(system.dead_letters("work")) == 1
+
+
+def test_one_that_fails_neither_loses_nor_repeats_the_dead_letter():
+    with system_of("fail") as system:
+        system.publish("work", {"n": 1})
+        system.run()
+        assert SEEN == [{"n": 1}]
+        (letter,) = system.dead_letters("work")
+        assert letter.reason == (f"one; dead_handler {__name__}:fail failed: LookupError: one")
+        assert letter.payload == {"n": 1}
+
+
+def test_an_outage_keeps_the_message_where_it_is_until_the_dead_handler_can_run():
+    AWAY.append("the warehouse is away")
+    with system_of("wait") as system:
+        system.publish("work", {"n": 1})
+        with pytest.raises(Outage, match="the warehouse is away"):
+            system.run()
+        assert system.dead_letters() == []
+        system.run()
+        assert SEEN == [{"n": 1}]
+        assert [letter.reason for letter in system.dead_letters()] == ["one"]
+
+
+async def waits(letter: DeadLetter) -> None: ...
+def two(letter: DeadLetter, other: int) -> None: ...
+def nothing() -> None: ...
+def returns(letter: DeadLetter) -> bool: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (waits, "waits .* is an async function: expected a function of a DeadLetter"),
+        (two, "asks for what nobody gives: its parameter 'other: int'"),
+        (nothing, "takes no dead letter: expected the dead letter as its first parameter"),
+        (returns, "returns bool by its annotation: expected -> None"),
+        (DeadLetter, "is no function"),
+    ],
+)
+def test_what_cannot_be_a_dead_handler_is_a_problem(function, said):
+    with pytest.raises(Unfit, match=said):
+        dead_handler_parameters(function, None)
+
+
+UNDO = """
+
+def undo(letter, session: Database) -> None:
+    session.execute_sql("CREATE TABLE IF NOT EXISTS undone (n)")
+    session.execute_sql("INSERT INTO undone VALUES (?)", [letter.payload["n"]])
+    with open({log!r}) as log:
+        seen = log.read().split()
+    note("undone")
+    if len(seen) < {deaths}:
+        os._exit(1)
+"""
+
+
+def test_nothing_is_lost_and_nothing_loops_where_it_ends_its_process(tmp_path):
+    """Each death is counted; the dead letter is put aside without it after delivery_limit more."""
+    body = 'note("handled")\nraise Reject("no")'
+    options = 'dead_handler = "small_handlers:undo"\ndelivery_limit = 2'
+    project = Project.at(tmp_path, body, options)
+    module = tmp_path / "small_handlers.py"
+    text = module.read_text().replace(
+        "import os, sys", "from peewee import Database\nimport os, sys"
+    )
+    undo = UNDO.format(log=str(project.log), deaths=1000)
+    module.write_text(text + undo)
+    project.publish(1)
+    for _ in range(4):
+        project.feedbus("run", "work", "--max-messages", "1", code=1)
+    project.feedbus("run", "work", "--max-messages", "1")
+    assert project.seen() == ["handled", "undone", "handled", "undone", "undone", "undone"]
+    (letter,) = project.dead()
+    assert "its consumer was lost 4 times" in letter["reason"]
+    with sqlite3.connect(tmp_path / "var/store.db") as database:
+        assert (
+            database.execute("SELECT name FROM sqlite_master WHERE name = 'undone'").fetchall()
+            == []
+        )
