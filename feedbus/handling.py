@@ -1,4 +1,4 @@
-"""What a handler is: a plain function, the schema of its messages, and how to find it by name."""
+"""What a handler is: a plain function, the type of its messages, and how to find it by name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-from marshmallow import Schema
+from typing import Any, TypeVar, get_origin, overload
 
 from feedbus.annotations import Unfit
 from feedbus.errors import Drop, Reject, Retry, UsageError
+from feedbus.message_types import MessageType, UnfitMessageType, message_type_of, row_type
 from feedbus.parameters import Given, Offer, Parameters, check_result, refuse_async_resources
 from feedbus.resources import Resources
 
@@ -32,11 +32,34 @@ class UnexpectedResult(TypeError):  # noqa: N818 -- names what the handler did
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A handler's function, the schema that loads its messages, and whether it takes Records."""
+    """A handler's function, what the decorator says of its messages, and whether it takes Records.
+
+    Attributes:
+        function: what is called.
+        declared: the type in the decorator; None where the function's annotation says it.
+        batch: whether it takes Records.
+
+    """
 
     function: Callable[..., None]
-    schema: Schema
+    declared: Any
     batch: bool
+
+    def message_type(self) -> MessageType:
+        """Return what loads its messages: made anew, so ask once.
+
+        Raises:
+            Unfit: the annotation is no message type, or cannot be evaluated.
+
+        """
+        declared = self.declared
+        if declared is None:
+            declared = row_type(self.function, batch=self.batch)
+        try:
+            return message_type_of(declared)
+        except UnfitMessageType as error:
+            got = f"takes {error.got}"
+            raise UnfitHandler(self.function, error.expected, got, error.advice) from error
 
     def caller(
         self, session_type: type | None, resources: Resources
@@ -81,35 +104,61 @@ class Handler:
         return parameters
 
 
-def handler(schema: type[Schema], *, batch: bool = False) -> Callable[[Function], Function]:
-    """Mark a function as the handler of messages that schema describes.
+@overload
+def handler(message: type[Any], /, *, batch: bool = False) -> Callable[[Function], Function]: ...
+@overload
+def handler(*, batch: bool = False) -> Callable[[Function], Function]: ...
+@overload
+def handler(function: Function, /) -> Function: ...
+def handler(message: Any = None, /, *, batch: bool = False) -> Any:
+    """Mark a function as the handler of a queue's messages.
+
+        @handler                        # the annotation of the first parameter is the message type
+        def reserve(order: Order) -> None: ...
+
+        @handler(OrderSchema)           # a marshmallow schema, which loads dicts
+        def reserve(order: dict[str, Any]) -> None: ...
+
+        @handler(batch=True)            # many records at once
+        def reserve(orders: Records[Order]) -> None: ...
 
     Args:
-        schema: the marshmallow schema of one record; the function gets what it loads.
+        message: the type of one record: a marshmallow schema, a dataclass, a msgspec.Struct, a
+            pydantic model or dict; by default what the first parameter's annotation says.
         batch: True for a function of Records, False for one of a single record. Further parameters
             are given by their annotations: a Bus, the Message, the session of the store, and what
             resources give.
 
     Raises:
-        UnfitHandler: the schema is no Schema class, or what is marked is no plain function:
+        UnfitHandler: the type is no message type, or what is marked is no plain function:
             feedbus calls it once for each record or batch, and neither awaits nor iterates what it
             returns. A callable object and a functools.partial are taken as functions are.
 
     """
-    if not (isinstance(schema, type) and issubclass(schema, Schema)):
-        expected, advice = "a marshmallow Schema class", "write @handler(OrderSchema)"
-        raise UnfitHandler(schema, expected, f"is no schema but {schema!r:.80}", advice)
-
-    def mark(function: Function) -> Function:
-        _check_function(function)
+    if message is not None and not _is_type(message):
+        return _marked(message, None, batch=batch)
+    if message is not None:
         try:
-            setattr(function, MARK, Handler(function, schema(), batch))
-        except AttributeError as error:
-            got, advice = f"is a {type(function).__name__}", "write a function around it"
-            raise UnfitHandler(function, EXPECTED, got, advice) from error
-        return function
+            message_type_of(message)
+        except UnfitMessageType as error:
+            got = f"is no message type: it is {error.got}"
+            raise UnfitHandler(message, error.expected, got, error.advice) from error
+    return partial(_marked, declared=message, batch=batch)
 
-    return mark
+
+def _is_type(given: Any) -> bool:
+    """Whether what @handler(…) is given is meant as a type, and not as the function."""
+    return isinstance(given, type) or get_origin(given) is not None or not callable(given)
+
+
+def _marked(function: Function, declared: Any, *, batch: bool) -> Function:
+    _check_function(function)
+    try:
+        setattr(function, MARK, Handler(function, declared, batch))
+    except AttributeError as error:
+        got, advice = f"is a {type(function).__name__}", "write a function around it"
+        raise UnfitHandler(function, EXPECTED, got, advice) from error
+    return function
 
 
 def _check_function(function: object) -> None:
@@ -153,7 +202,7 @@ def resolve(dotted: str, root: Path) -> Handler:
     found = resolve_object(dotted, root)
     marked = getattr(found, MARK, None)
     if not isinstance(marked, Handler):
-        msg = f"{dotted} is not a handler: expected a function under @feedbus.handler(Schema)"
+        msg = f"{dotted} is not a handler: expected a function under @feedbus.handler"
         raise UsageError(msg)
     return marked
 

@@ -153,7 +153,7 @@ class System:
             yield Runner(
                 self.topology,
                 self.topology.consumer(name),
-                Handler(function, Numbered(), batch),
+                Handler(function, Numbered, batch),
                 limits=Limits(**limits),
                 metrics=metrics or Metrics.none(),
                 suspects=suspects,

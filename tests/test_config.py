@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import textwrap
 from pathlib import Path
 
@@ -1130,7 +1131,7 @@ def test_a_handler_that_its_module_does_not_have_is_told_with_the_nearest(tmp_pa
 
 
 def test_a_function_that_is_no_handler_is_told(tmp_path, handlers):
-    told = f"{handlers}:plain is not a handler: expected a function under @feedbus.handler(Schema)"
+    told = f"{handlers}:plain is not a handler: expected a function under @feedbus.handler"
     assert_handler_told(tmp_path, f"{handlers}:plain", told)
 
 
@@ -1160,6 +1161,25 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_line(
     (tmp_path / f"{name}.py").write_text(source)
     told = told.replace("NAME", name)
     assert_handler_told(tmp_path, f"{name}:take", f"cannot import {name}: {told}")
+
+
+def test_an_annotation_that_is_no_message_type_is_a_problem_with_file_and_line(tmp_path, handlers):
+    with (tmp_path / f"{handlers}.py").open("a") as file:
+        file.write("\nfrom feedbus import handler\n@handler\ndef of_an_int(order: int): ...\n")
+    line = len((tmp_path / f"{handlers}.py").read_text().splitlines()) - 1
+    told = f"of_an_int ({handlers}.py:{line}) takes int: expected a dataclass, a msgspec.Struct, "
+    told += "a pydantic model, a marshmallow schema, or dict"
+    assert_handler_told(tmp_path, f"{handlers}:of_an_int", told)
+
+
+def test_a_missing_extra_is_named_with_how_to_install_it(tmp_path, monkeypatch):
+    name = f"modelled_handlers_{next(numbers)}"
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    (tmp_path / f"{name}.py").write_text("import pydantic\n")
+    told = f"cannot import {name}: ModuleNotFoundError: import of pydantic halted; None in sys."
+    told += f"modules ({name}.py:1); install it with: pip install 'feedbus[pydantic]'"
+    assert_handler_told(tmp_path, f"{name}:take", told)
 
 
 def test_prepare_and_commands_are_looked_for_without_importing_them(tmp_path, handlers):

@@ -11,7 +11,6 @@ from marshmallow import ValidationError
 from feedbus import Drop, Records, Reject
 from feedbus.handling import MARK
 from feedbus.records.batch import LARGE
-from feedbus.records.loading import load
 from feedbus.records.packs import Pack
 from feedbus.store.peewee import database
 from feedbus.testing import Published, RecordingBus
@@ -46,7 +45,7 @@ def run(function: Any, records: Records, bus: RecordingBus) -> None:
 
 
 def loaded(function: Any, payload: Mapping[str, Any]) -> dict[str, Any]:
-    return getattr(function, MARK).schema.load(payload)
+    return getattr(function, MARK).declared().load(payload)
 
 
 def records(function: Any, payloads: Sequence[Mapping[str, Any]]) -> Records:
@@ -55,7 +54,7 @@ def records(function: Any, payloads: Sequence[Mapping[str, Any]]) -> Records:
 
 def packed(function: Any, shared: Mapping[str, Any], columns: Mapping[str, list]) -> Records:
     pack = Pack.numbered("pack", next(iter(columns)), shared, columns)
-    return Records([load(getattr(function, MARK).schema, pack).chunk])
+    return Records([getattr(function, MARK).message_type().load(pack).chunk])
 
 
 def tweet_of(author: int, **changes: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[1]
 USER_PROJECT = PROJECT / "tests" / "typed_project"
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 # Extras, what loads the plugin itself, and what only type checkers import.
-OPTIONAL = {"psycopg2-binary", "pytest", "sqlalchemy", "typing-extensions"}
+OPTIONAL = {"psycopg2-binary", "pydantic", "pytest", "sqlalchemy", "typing-extensions"}
 
 
 def imported(folder):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
 
 from feedbus.errors import Drop, InvalidBody, Reject, Retry
+from feedbus.message_types.marshmallow_schemas import SchemaType
 from feedbus.records import Records
 from feedbus.records.batch import LARGE, Batch, Chunk
 from feedbus.records.ids import Ids
-from feedbus.records.loading import load
 from feedbus.records.packs import (
     Pack,
     decode,
@@ -95,10 +95,10 @@ def packs(draw: st.DrawFn) -> Pack:
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(packs(), st.sampled_from([ByField(), Lenient(), Hooked()]))
-def test_loading_by_column_is_loading_row_by_row(pack: Pack, schema: Schema) -> None:
-    loaded, errors = row_by_row(schema, pack)
-    found = load(schema, pack)
+@given(packs(), st.sampled_from([ByField, Lenient, Hooked]))
+def test_loading_by_column_is_loading_row_by_row(pack: Pack, schema: type[Schema]) -> None:
+    loaded, errors = row_by_row(schema(), pack)
+    found = SchemaType(schema).load(pack)
     rows = {name: found.chunk.row(i) for i, name in enumerate(found.chunk.ids)}
     assert rows == loaded
     assert {name: list(map(type, row.values())) for name, row in rows.items()} == {
@@ -413,5 +413,5 @@ def test_unknown_fields_of_a_pack_cost_no_more_the_more_they_are():
         class Meta:
             unknown = RAISE
 
-    (errors,) = load(Strict(), pack).errors.values()
+    (errors,) = SchemaType(Strict).load(pack).errors.values()
     assert len(errors) == 10

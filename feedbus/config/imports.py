@@ -21,6 +21,8 @@ from feedbus.errors import UsageError
 from feedbus.handling import Handler, resolve
 from feedbus.parameters import SESSION
 
+EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}  # a module to the extra that has it
+
 
 def check_imports(draft: Draft, root: FilePath) -> None:
     """Import every handler and what the store needs; look for the modules of commands only.
@@ -48,12 +50,13 @@ def _handler(
     try:
         found: Handler = resolve(dotted, root)
         parameters = found.parameters(session_type)
+        found.message_type()
     except Unfit as error:
         message = str(error).replace(f"{root}{os.sep}", "")
         yield path, Fault(message=message, expected=error.expected, got=error.got)
         return
     except UsageError as error:
-        expected = "a function under @feedbus.handler(Schema)"
+        expected = "a function under @feedbus.handler"
         message = _reason(error, dotted.partition(":")[0], root)
         yield path, Fault(message=message, expected=expected, suggestion=_suggest(dotted, root))
         return
@@ -85,7 +88,10 @@ def _reason(error: UsageError, module: str, root: FilePath) -> str:
             f"cannot import {module}: {cause.msg} ({_short(cause.filename, root)}:{cause.lineno})"
         )
     inside = [place for place in places if FilePath(place[0]).is_relative_to(root)]
-    return f"{error} ({_short(inside[-1][0], root)}:{inside[-1][1]})" if inside else str(error)
+    where = f" ({_short(inside[-1][0], root)}:{inside[-1][1]})" if inside else ""
+    extra = EXTRAS.get(cause.name or "") if isinstance(cause, ModuleNotFoundError) else None
+    advice = f"; install it with: pip install 'feedbus[{extra}]'" if extra else ""
+    return f"{error}{where}{advice}"
 
 
 def _missing(error: BaseException | None, module: str) -> bool:

@@ -29,7 +29,6 @@ from feedbus.parameters import Given
 from feedbus.records import Records
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
-from feedbus.records.loading import load
 from feedbus.records.packs import Pack, decode
 from feedbus.resources import Resources
 from feedbus.retry import Fate, Ladder, described
@@ -91,6 +90,7 @@ class Dispatch:
         self._sender = sender
         self._metrics = metrics
         self._store = store
+        self._load = handler.message_type().load
         queue, root = consumer.queue, topology.root
         middleware = MiddlewareStack(
             [resolve_middleware(name, root, asynchronous=False) for name in topology.middleware],
@@ -129,7 +129,7 @@ class Dispatch:
             opened.append(arrived)
             if not len(arrived.pack):
                 continue
-            loaded = load(self._handler.schema, arrived.pack)
+            loaded = self._load(arrived.pack)
             for row, errors in loaded.errors.items():
                 self._fail(arrived, row, InvalidBody(errors))
             if len(loaded.chunk):

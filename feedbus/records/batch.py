@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, repeat
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from feedbus.errors import Drop, Reject, Retry
 from feedbus.message import Message
 from feedbus.records.ids import Ids, pick
+from feedbus.records.instances import Attributes
 from feedbus.records.parts import Publisher
 
 SMALL = 8  # records, of a chunk by the mean
@@ -26,6 +27,8 @@ class Chunk:
         shared: field to the value that all records have.
         columns: field to one value a record.
         rows: for each record its place in the message that brought it.
+        make: makes the record of its fields; None where a record is the dict of its fields.
+        instances: the records themselves where they were loaded one by one, else None.
 
     """
 
@@ -33,6 +36,8 @@ class Chunk:
     shared: Mapping[str, Any]
     columns: Mapping[str, Sequence[Any]]
     rows: Sequence[int] = (0,)
+    make: Callable[[dict[str, Any]], Any] | None = None
+    instances: Sequence[Any] | None = None
 
     def __len__(self) -> int:
         """Count the records."""
@@ -44,19 +49,26 @@ class Chunk:
             return self.columns[name]
         return repeat(self.shared[name], len(self))
 
-    def row(self, index: int) -> dict[str, Any]:
-        """Return one record as a dict of its own."""
+    def row(self, index: int) -> Any:
+        """Return one record: a dict of its own, or an instance of the message type."""
+        if self.instances is not None:
+            return self.instances[index]
         row = dict(self.shared)
         for name, values in self.columns.items():
             row[name] = values[index]
-        return row
+        return row if self.make is None else self.make(row)
 
     def select(self, indexes: Sequence[int]) -> Chunk:
         """Return a chunk of these records alone, in this order."""
         if len(indexes) == len(self):
             return self
+        ids, rows = self.ids.select(indexes), pick(self.rows, indexes)
+        if self.instances is not None:
+            instances = pick(self.instances, indexes)
+            columns: Mapping[str, Sequence[Any]] = Attributes(instances, [*self.columns])
+            return Chunk(ids, self.shared, columns, rows, instances=instances)
         columns = {name: pick(values, indexes) for name, values in self.columns.items()}
-        return Chunk(self.ids.select(indexes), self.shared, columns, pick(self.rows, indexes))
+        return Chunk(ids, self.shared, columns, rows, self.make)
 
 
 class Origin(Protocol):
@@ -107,8 +119,8 @@ class Batch:
             return self.origins[number].message(chunk.rows[index])
         return Message(message_id=chunk.ids[index])
 
-    def row(self, place: int) -> dict[str, Any]:
-        """Return the record at a place as a dict of its own."""
+    def row(self, place: int) -> Any:
+        """Return the record at a place."""
         number, index = self.find(place)
         return self.chunks[number].row(index)
 

@@ -1,29 +1,26 @@
-"""Validate a pack by its schema: what is shared once, what differs by its field alone."""
+"""Records that a marshmallow schema describes: what is shared is loaded once, columns by field."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, cast
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing, validate
 
+from feedbus.message_types.message_type import (
+    Errors,
+    Loaded,
+    MessageType,
+    errors_of,
+    loaded_rows,
+)
 from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
 
 OF_TEXT = {fields.String, fields.DateTime, fields.AwareDateTime, fields.NaiveDateTime, fields.Date}
-Errors = dict[int, dict[str, list[str]]]
 UNKNOWN_NAMED = 10  # a pack may have thousands of records and of fields
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A pack's valid records, and the errors by field of each record that is not."""
-
-    chunk: Chunk
-    errors: Errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,40 +41,39 @@ class Column:
     bounds: tuple[float, float] | None
 
 
-def load(schema: Schema, pack: Pack) -> Loaded:
-    """Load a pack; the result is that of loading its records one by one.
+class SchemaType(MessageType):
+    """Records are the dicts that a schema loads."""
 
-    Values of a shared field are one object in all records.
+    def __init__(self, schema: type[Schema]) -> None:
+        """Make an instance once: making one costs more than loading."""
+        self._schema = schema()
+        self._columns = _columns(self._schema)
 
-    Args:
-        schema: an instance, kept by the caller: making one costs more than loading.
-        pack: the records as they travelled.
-
-    """
-    declared = _columns(schema)
-    if declared is None:
-        return _load_rows(schema, pack)
-    errors: Errors = {}
-    shared: dict[str, Any] = {}
-    columns: dict[str, Sequence[Any]] = {}
-    for column in declared:
-        key = column.key
-        if key in pack.columns:
-            columns[column.target] = _load_column(column, pack.columns[key], errors)
-            continue
-        value = pack.shared.get(key, missing)
-        value = _load_value(column.declared, key, value, len(pack), errors)
-        if value is not missing:
-            shared[column.target] = value
-    if schema.unknown == RAISE:
-        _refuse_unknown(schema, {column.key for column in declared}, pack, errors)
-    chunk = Chunk(pack.ids, shared, columns, range(len(pack)))
-    if errors:
-        chunk = chunk.select([index for index in range(len(pack)) if index not in errors])
-    return Loaded(chunk, errors)
+    def load(self, pack: Pack) -> Loaded:
+        """Load by column where fields stand alone, else row by row."""
+        schema, declared = self._schema, self._columns
+        if declared is None:
+            return _load_rows(schema, pack)
+        errors: Errors = {}
+        shared: dict[str, Any] = {}
+        columns: dict[str, Sequence[Any]] = {}
+        for column in declared:
+            key = column.key
+            if key in pack.columns:
+                columns[column.target] = _load_column(column, pack.columns[key], errors)
+                continue
+            value = pack.shared.get(key, missing)
+            value = _load_value(column.declared, key, value, len(pack), errors)
+            if value is not missing:
+                shared[column.target] = value
+        if schema.unknown == RAISE:
+            _refuse_unknown(schema, {column.key for column in declared}, pack, errors)
+        chunk = Chunk(pack.ids, shared, columns, range(len(pack)))
+        if errors:
+            chunk = chunk.select([index for index in range(len(pack)) if index not in errors])
+        return Loaded(chunk, errors)
 
 
-@lru_cache
 def _columns(schema: Schema) -> Sequence[Column] | None:
     """Return how to load each field; None where fields do not stand alone.
 
@@ -89,7 +85,7 @@ def _columns(schema: Schema) -> Sequence[Column] | None:
         and not (declared.load_default is not missing and callable(declared.load_default))
         for declared in schema.load_fields.values()
     )
-    if not plain or any(schema._hooks.values()) or schema.unknown not in {RAISE, EXCLUDE}:  # noqa: SLF001 -- marshmallow tells it nowhere else
+    if not plain or any(schema._hooks.values()) or schema.unknown not in {RAISE, EXCLUDE}:  # noqa: SLF001 -- marshmallow has no other way to ask
         return None
     return [
         Column(
@@ -122,19 +118,22 @@ def _bounds(declared: fields.Field[Any]) -> tuple[float, float] | None:
 
 def _load_rows(schema: Schema, pack: Pack) -> Loaded:
     errors: Errors = {}
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int, Any] = {}
     for index in range(len(pack)):
         try:
             rows[index] = schema.load(pack.payload(index))
         except ValidationError as error:
             errors[index] = _texts(error.messages_dict)
-        except RecursionError:
-            errors[index] = {"": ["nested too deeply"]}
+        except Exception as error:  # noqa: BLE001 -- a schema's own hooks may raise anything
+            errors[index] = errors_of(error)
+    if not all(isinstance(row, dict) for row in rows.values()):  # what a @post_load has made
+        names = [field.attribute or name for name, field in schema.load_fields.items()]
+        return loaded_rows(pack, rows, names, errors)
     places = list(rows)
     ids = pack.ids.select(places)
     if len(pack) == 1:
         return Loaded(Chunk(ids, rows.get(0, {}), {}, places), errors)
-    names = {name for row in rows.values() for name in row}
+    names = list({name: None for row in rows.values() for name in row})
     columns = {name: [row.get(name) for row in rows.values()] for name in names}
     return Loaded(Chunk(ids, {}, columns, places), errors)
 

@@ -1,0 +1,45 @@
+"""What the annotation of a handler's first parameter says that a record is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_args, get_origin
+
+from feedbus.annotations import Unfit, Unresolved, annotation
+from feedbus.records import Records
+
+UNANNOTATED = (inspect.Parameter.empty, Any, object)
+
+
+def row_type(function: Callable[..., object], *, batch: bool) -> Any:
+    """Return the type of one record.
+
+    Args:
+        function: a handler.
+        batch: whether it takes Records.
+
+    Raises:
+        Unfit: the annotation cannot be evaluated, or does not fit batch.
+
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # of a function in C, Python may not know it
+        parameters = []
+    if not parameters:
+        return dict
+    try:
+        found = annotation(function, parameters[0].name, parameters[0].annotation)
+    except Unresolved as error:
+        raise Unfit(function, "a type", str(error)) from error
+    takes_records = (get_origin(found) or found) is Records
+    if takes_records and not batch:
+        got, advice = "takes Records, but one record at a time", "write @handler(batch=True)"
+        raise Unfit(function, "the type of one record", got, advice)
+    if not batch:
+        return found
+    if not takes_records and found not in UNANNOTATED:
+        got = f"with batch=True takes {getattr(found, '__name__', found)}"
+        raise Unfit(function, "Records[…]", got, "write Records[Order]")
+    return (*get_args(found), dict)[0]

@@ -1,0 +1,64 @@
+"""Find the message type that an annotation or the argument of the decorator declares."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import marshmallow
+import msgspec
+
+from feedbus.message_types.marshmallow_schemas import SchemaType
+from feedbus.message_types.message_type import MessageType, UnfitMessageType
+from feedbus.message_types.msgspec_types import MsgspecType
+from feedbus.message_types.plain import DictType
+from feedbus.message_types.pydantic_models import PydanticType, is_pydantic
+
+UNTYPED = {inspect.Parameter.empty, Any, object, dict, Mapping, MutableMapping}
+EXPECTED = "a dataclass, a msgspec.Struct, a pydantic model, a marshmallow schema, or dict"
+
+
+def message_type_of(declared: Any) -> MessageType:
+    """Return the message type that a class or an annotation declares.
+
+    Raises:
+        UnfitMessageType: it declares none.
+
+    """
+    if _is_untyped(declared):
+        return DictType()
+    if isinstance(declared, type) and issubclass(declared, marshmallow.Schema):
+        return SchemaType(declared)
+    if is_pydantic(declared):
+        return PydanticType(declared)
+    if _is_of_msgspec(declared):
+        return MsgspecType(declared)
+    advice = ""
+    if isinstance(declared, marshmallow.Schema):
+        advice = f"write @handler({type(declared).__name__}), the class"
+    shown = declared.__name__ if isinstance(declared, type) else f"{declared!r:.100}"
+    raise UnfitMessageType(EXPECTED, shown, advice)
+
+
+def _is_untyped(declared: Any) -> bool:
+    origin = typing.get_origin(declared) or declared
+    try:
+        return origin in UNTYPED
+    except TypeError:  # what cannot be hashed is no type
+        return False
+
+
+def _is_of_msgspec(declared: Any) -> bool:
+    origin = typing.get_origin(declared)
+    if origin in {typing.Union, types.UnionType}:
+        return True
+    kind = declared if origin is None else origin
+    return isinstance(kind, type) and (
+        issubclass(kind, msgspec.Struct)
+        or dataclasses.is_dataclass(kind)
+        or typing.is_typeddict(kind)
+    )

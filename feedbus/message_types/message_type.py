@@ -1,0 +1,94 @@
+"""What a message type is: it loads the records of a message, and finds what is wrong with each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feedbus.errors import Outage
+from feedbus.records.batch import Chunk
+from feedbus.records.instances import Attributes
+from feedbus.records.packs import Pack
+
+Errors = dict[int, dict[str, list[str]]]
+
+
+class UnfitMessageType(TypeError):  # noqa: N818 -- names what it is
+    """A type is not one that a message can be loaded as.
+
+    Attributes:
+        expected: what a message type is.
+        got: what was given instead.
+        advice: what to write.
+
+    """
+
+    def __init__(self, expected: str, got: str, advice: str = "") -> None:
+        """Keep what was expected, what was given and what to write."""
+        self.expected, self.got, self.advice = expected, got, advice
+        super().__init__(f"expected {expected}, got {got}{f'; {advice}' if advice else ''}")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A pack's valid records, and the errors by field of each record that is not.
+
+    Attributes:
+        chunk: the valid records.
+        errors: by the place of a record in the pack, its errors by the field's name on the wire;
+            "" is the record as a whole.
+
+    """
+
+    chunk: Chunk
+    errors: Errors
+
+
+class MessageType(ABC):
+    """Loads records of one type."""
+
+    @abstractmethod
+    def load(self, pack: Pack) -> Loaded:
+        """Validate and load a pack; the result is that of loading its records one by one.
+
+        Values that the records of a pack share may be one object in all of them.
+
+        Args:
+            pack: the records as they travelled.
+
+        """
+
+
+def errors_of(error: Exception) -> dict[str, list[str]]:
+    """Return as errors of a record what a validator of the user's raised.
+
+    Raises:
+        Outage: that is what it raised.
+
+    """
+    if isinstance(error, Outage):
+        raise error
+    if isinstance(error, RecursionError):
+        return {"": ["nested too deeply"]}
+    text = str(error)
+    return {"": [f"{type(error).__name__}: {text}" if text else type(error).__name__]}
+
+
+def loaded_rows(
+    pack: Pack, rows: Mapping[int, Any], names: Sequence[str], errors: Errors
+) -> Loaded:
+    """Return what was loaded record by record.
+
+    Args:
+        pack: that was loaded.
+        rows: by the place of a record in the pack, the instance that it became.
+        names: the attributes of each instance.
+        errors: of the other records.
+
+    """
+    places, instances = list(rows), list(rows.values())
+    ids = pack.ids if len(places) == len(pack) else pack.ids.select(places)
+    columns = Attributes(instances, names)
+    return Loaded(Chunk(ids, {}, columns, places, instances=instances), errors)

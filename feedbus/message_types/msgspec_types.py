@@ -1,0 +1,269 @@
+"""Records that msgspec's engine validates: msgspec.Struct, dataclasses, TypedDict, their unions."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import NODEFAULT, ValidationError, convert, inspect
+
+from feedbus.message_types.message_type import (
+    Errors,
+    Loaded,
+    MessageType,
+    UnfitMessageType,
+    errors_of,
+    loaded_rows,
+)
+from feedbus.records.batch import Chunk
+from feedbus.records.packs import Pack
+
+MISSING = "missing required field"
+UNKNOWN = "unknown field"
+UNKNOWN_NAMED = 10  # a pack may have thousands of records and of fields
+_PLACE = re.compile(r" - at `(?:key in )?\$(.*)`$")
+
+Described = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a record.
+
+    Attributes:
+        key: its name on the wire.
+        name: its name in the record.
+        type: what its values are converted to.
+        many: what a list of its values is converted to.
+        required: whether a record without it is invalid.
+        default: its value where a record has none; NODEFAULT for no value.
+        factory: makes that value; NODEFAULT where nothing does.
+
+    """
+
+    key: str
+    name: str
+    type: Any
+    many: Any
+    required: bool
+    default: Any
+    factory: Any
+
+
+class MsgspecType(MessageType):
+    """Records are instances of a Struct or a dataclass, or dicts that a TypedDict describes."""
+
+    def __init__(self, declared: Any) -> None:
+        """Inspect a type once.
+
+        Raises:
+            UnfitMessageType: msgspec has no way to make one of a JSON object.
+
+        """
+        self._type = declared
+        described = _described(declared)
+        self._names = _names(described)
+        self._fields = _fields(declared, described[0]) if len(described) == 1 else None
+        self._strict = getattr(described[0], "forbid_unknown_fields", False)
+        self._make = _maker(declared, described[0]) if self._fields is not None else None
+        self._dicts = isinstance(described[0], inspect.TypedDictType)
+
+    def load(self, pack: Pack) -> Loaded:
+        """Load by column where fields stand alone, else row by row."""
+        by_column = self._dicts or (self._make is not None and len(pack) > 1)
+        if self._fields is None or not by_column:
+            return self._load_rows(pack)
+        return self._load_columns(self._fields, pack)
+
+    def _load_rows(self, pack: Pack) -> Loaded:
+        rows: dict[int, Any] = {}
+        errors: Errors = {}
+        for index in range(len(pack)):
+            payload = pack.payload(index)
+            try:
+                rows[index] = convert(payload, self._type, str_keys=True)
+            except ValidationError as error:
+                errors[index] = self._errors(payload) or _located(error)
+            except Exception as error:  # noqa: BLE001 -- __post_init__ may raise anything
+                errors[index] = errors_of(error)
+        return loaded_rows(pack, rows, self._names, errors)
+
+    def _errors(self, payload: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Return the errors of every field, as msgspec itself stops at the first."""
+        if self._fields is None:
+            return {}
+        return self._load_columns(self._fields, single_of(payload)).errors.get(0, {})
+
+    def _load_columns(self, fields: Sequence[Field], pack: Pack) -> Loaded:
+        count, errors = len(pack), Errors()
+        shared: dict[str, Any] = {}
+        columns: dict[str, Sequence[Any]] = {}
+        for field in fields:
+            if field.key in pack.columns:
+                columns[field.name] = _column(field, pack.columns[field.key], errors)
+            elif field.key in pack.shared:
+                shared[field.name] = _shared(field, pack.shared[field.key], count, errors)
+            elif field.required:
+                _note_all(errors, count, field.key, MISSING)
+            elif field.factory is not NODEFAULT:
+                columns[field.name] = [field.factory() for _ in range(count)]
+            elif field.default is not NODEFAULT:
+                shared[field.name] = field.default
+        if self._strict:
+            known = {field.key for field in fields}
+            unknown = [key for key in (*pack.shared, *pack.columns) if key not in known]
+            for key in unknown[:UNKNOWN_NAMED]:
+                _note_all(errors, count, key, UNKNOWN)
+        chunk = Chunk(pack.ids, shared, columns, range(count), self._make)
+        if errors:
+            chunk = chunk.select([index for index in range(count) if index not in errors])
+        return Loaded(chunk, errors)
+
+
+def single_of(payload: Mapping[str, Any]) -> Pack:
+    """Return a pack of one record, whose id does not matter."""
+    return Pack.numbered("", [""], payload, {})
+
+
+def _column(field: Field, values: Sequence[Any], errors: Errors) -> Sequence[Any]:
+    try:
+        found: list[Any] = convert(values, field.many, str_keys=True)
+    except ValidationError:
+        found = []
+        for index, value in enumerate(values):
+            try:
+                found.append(convert(value, field.type, str_keys=True))
+            except ValidationError as error:
+                found.append(None)
+                errors.setdefault(index, {})[field.key] = [_text(error)]
+    return found
+
+
+def _shared(field: Field, value: Any, count: int, errors: Errors) -> Any:
+    try:
+        return convert(value, field.type, str_keys=True)
+    except ValidationError as error:
+        _note_all(errors, count, field.key, _text(error))
+        return None
+
+
+def _note_all(errors: Errors, count: int, key: str, text: str) -> None:
+    for index in range(count):
+        errors.setdefault(index, {})[key] = [text]
+
+
+def _text(error: ValidationError) -> str:
+    """Return what is wrong with a value; what is wrong within it is named first."""
+    text = str(error)
+    place = _PLACE.search(text)
+    text = _PLACE.sub("", text).replace("`", "")
+    text = text[:1].lower() + text[1:]
+    within = place.group(1).removeprefix(".") if place else ""
+    return f"{within}: {text}" if within else text
+
+
+def _located(error: ValidationError) -> dict[str, list[str]]:
+    """Return the error of a whole record by the field that it names, "" for none."""
+    place = _PLACE.search(str(error))
+    field = re.match(r"\.([^.\[]+)", place.group(1)) if place else None
+    text = _text(error)
+    return {field.group(1): [text.partition(": ")[2] or text]} if field else {"": [text]}
+
+
+def _described(declared: Any) -> Sequence[Described]:
+    """Return what msgspec knows of a type, of each of a union's.
+
+    Raises:
+        UnfitMessageType: it is none that a JSON object can be read as.
+
+    """
+    expected = "a type that JSON can be read as"
+    try:
+        info = inspect.type_info(declared)
+        msgspec.json.Decoder(declared)
+    except Exception as error:
+        raise UnfitMessageType(expected, f"{declared!r:.100}: {error}") from error
+    found = info.types if isinstance(info, inspect.UnionType) else (info,)
+    for each in found:
+        if not isinstance(each, Described) or getattr(each, "array_like", False):
+            expected = "a dataclass, a msgspec.Struct, a pydantic model, dict, str or bytes"
+            raise UnfitMessageType(expected, f"{declared!r:.100}")
+        for field in each.fields:
+            custom = _custom(field.type, set())
+            if custom is not None:
+                got = f"{custom!r:.100} of the field '{field.name}'"
+                raise UnfitMessageType(expected, got)
+    return [each for each in found if isinstance(each, Described)]
+
+
+def _custom(info: Any, seen: set[int]) -> object:
+    """Return a type within a type that msgspec cannot make of JSON, None where there is none."""
+    if id(info) in seen:
+        return None
+    seen.add(id(info))
+    if isinstance(info, inspect.CustomType | inspect.ExtType | inspect.RawType):
+        return getattr(info, "cls", info)
+    parts = [getattr(info, name) for name in getattr(info, "__struct_fields__", ())]
+    for part in parts:
+        for each in part if isinstance(part, tuple) else (part,):
+            if isinstance(each, inspect.Type | inspect.Field):
+                found = _custom(each, seen)
+                if found is not None:
+                    return found
+    return None
+
+
+def _names(described: Sequence[Described]) -> Sequence[str]:
+    """Return the names of the fields that every type of a union has."""
+    every = [{field.name for field in each.fields} for each in described]
+    return [field.name for field in described[0].fields if all(field.name in one for one in every)]
+
+
+def _fields(declared: Any, described: Described) -> Sequence[Field] | None:
+    """Return the fields of a class; None where a generic's depend on its arguments."""
+    if typing.get_origin(declared) is not None:
+        return None
+    types = typing.get_type_hints(declared, include_extras=True)
+    return [
+        Field(
+            each.encode_name,
+            each.name,
+            kind := _bare(types[each.name]),
+            list[kind],  # type: ignore[valid-type]
+            each.required,
+            each.default,
+            each.default_factory,
+        )
+        for each in described.fields
+    ]
+
+
+def _bare(annotation: Any) -> Any:
+    """Return the type of a TypedDict's field without whether it is required."""
+    marks = (typing.Required, typing.NotRequired, typing.ClassVar)
+    while typing.get_origin(annotation) in marks:
+        annotation = typing.get_args(annotation)[0]
+    return annotation
+
+
+def _maker(declared: Any, described: Described) -> Callable[[dict[str, Any]], Any] | None:
+    """Return what makes a record of valid fields as msgspec does; None where it does more."""
+    if hasattr(declared, "__post_init__"):
+        return None
+    if isinstance(described, inspect.StructType):
+        return None if described.tag is not None else lambda row: declared(**row)
+    if not isinstance(described, inspect.DataclassType):
+        return None
+    assign = object.__setattr__  # of a frozen one too; msgspec does not call __init__ either
+
+    def make(row: dict[str, Any]) -> Any:
+        instance = object.__new__(declared)
+        for name, value in row.items():
+            assign(instance, name, value)
+        return instance
+
+    return make

@@ -1,0 +1,34 @@
+"""Records that are instances of a class: their columns are their attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attributes(Mapping[str, Sequence[Any]]):
+    """The attributes of instances by name, one value an instance, read when they are asked for."""
+
+    instances: Sequence[Any]
+    names: Sequence[str]
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        """Return one attribute of each instance."""
+        if name not in self.names:
+            raise KeyError(name)
+        return list(map(attrgetter(name), self.instances))
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the instances have such an attribute."""
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names."""
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        """Count the names."""
+        return len(self.names)
