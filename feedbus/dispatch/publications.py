@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.bus.spool import Spool
 from feedbus.records.packs import Pack
@@ -13,7 +10,7 @@ from feedbus.store import Store
 STREAM_RECORDS = 5_000  # at once: fewer would wait for the broker more often than they need
 
 
-class Publications:
+class Publications(Spool):
     """Messages that wait for a commit, and their rows in the outbox on a queue that says once."""
 
     def __init__(self, sender: Sender, store: Store, *, once: bool, stream: bool = False) -> None:
@@ -27,38 +24,26 @@ class Publications:
             stream: whether they are sent as they come, STREAM_RECORDS or more at once.
 
         """
+        super().__init__()
         self._sender = sender
         self._store = store
         self._once = once
         self._stream = stream
-        self._spool = Spool()
         self._rows: list[int] = []
         self._waiting = 0
 
-    def __enter__(self) -> Self:
-        """Return the publications themselves."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Forget what was not sent."""
-        self._spool.clear()
-
     def collect(self, exchange: str, pack: Pack) -> None:
         """Take records that a bus publishes."""
-        self._spool.add(self._sender.encoder.encode(exchange, pack))
-        self._waiting += len(pack)
-        if self._stream and self._waiting >= STREAM_RECORDS:
-            raise_refused(self._sender.send(self._spool))
-            self._spool.clear()
-            self._waiting = 0
+        self.add(self._sender.encoder.encode(exchange, pack))
         if self._once:
             rows = ((pack.key(i), pack.payload(i), pack.ids[i]) for i in range(len(pack)))
             self._rows.extend(self._store.outbox.put_many(exchange, rows))
+        if self._stream:
+            self._waiting += len(pack)
+            if self._waiting >= STREAM_RECORDS:
+                raise_refused(self._sender.send(self))
+                self.clear()
+                self._waiting = 0
 
     def send(self) -> None:
         """Send everything; when this returns, the broker has it.
@@ -67,7 +52,7 @@ class Publications:
             PublishError: the broker did not take it.
 
         """
-        if self._spool:
-            raise_refused(self._sender.send(self._spool))
+        if self:
+            raise_refused(self._sender.send(self))
         if self._rows:
             self._store.outbox.remove(self._rows)
