@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 
 import pytest
 from marshmallow import Schema, fields
 
 from feedbus import Bus, DeadLetter, Message, Outage, Reject, handler
 from feedbus.annotations import Unfit
-from feedbus.parameters import dead_handler_parameters
+from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.testing import TestSystem
 from tests.handlers_to_run import topology_of
 from tests.projects import Project
@@ -43,6 +44,17 @@ def wait(letter: DeadLetter) -> None:
     if AWAY:
         raise Outage(AWAY.pop())
     SEEN.append(letter.payload)
+
+
+@dataclass
+class Order:
+    n: int
+
+
+def undo_order(order: Order, bus: Bus, letter: DeadLetter, message: Message) -> None:
+    assert message.message_id == letter.message_id
+    SEEN.append((order, letter.reason))
+    bus.publish("undone", {"n": order.n})
 
 
 @pytest.fixture(autouse=True)
@@ -105,17 +117,28 @@ def test_an_outage_keeps_the_message_where_it_is_until_the_dead_handler_can_run(
         assert [letter.reason for letter in system.dead_letters()] == ["one"]
 
 
+def test_it_takes_the_record_as_its_message_type_and_then_only_what_is_one():
+    with system_of("undo_order") as system:
+        system.bus.publish_many("work", [({"n": n}, "") for n in (1, "x", 2)])
+        system.run()
+        assert [(Order(1), "one"), (Order(2), "ValueError: two")] == SEEN
+        assert len(system.dead_letters("work")) == 3
+        assert [each.payload for each in system.published("undone")] == [{"n": 1}, {"n": 2}]
+
+
 async def waits(letter: DeadLetter) -> None: ...
 def two(letter: DeadLetter, other: int) -> None: ...
 def nothing() -> None: ...
+def takes_text(text: str) -> None: ...
 def returns(letter: DeadLetter) -> bool: ...
 
 
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (waits, "waits .* is an async function: expected a function of a DeadLetter"),
+        (waits, "waits .* is an async function: expected a function of a DeadLetter, or"),
         (two, "asks for what nobody gives: its parameter 'other: int'"),
+        (takes_text, "takes str: expected a function of a DeadLetter, or of a record, that"),
         (nothing, "takes no dead letter: expected the dead letter as its first parameter"),
         (returns, "returns bool by its annotation: expected -> None"),
         (DeadLetter, "is no function"),
@@ -123,7 +146,7 @@ def returns(letter: DeadLetter) -> bool: ...
 )
 def test_what_cannot_be_a_dead_handler_is_a_problem(function, said):
     with pytest.raises(Unfit, match=said):
-        dead_handler_parameters(function, None)
+        DeadLetterFunction.of(function, None)
 
 
 UNDO = """

@@ -13,11 +13,12 @@ from feedbus.annotations import Unfit
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault
 from feedbus.config.paths import Path
+from feedbus.dead_handlers import EXPECTED as EXPECTED_DEAD_HANDLER
+from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.errors import UsageError
 from feedbus.exception_rules import resolve_exception
 from feedbus.handling import resolve_object
 from feedbus.middleware import EXPECTED, resolve_middleware
-from feedbus.parameters import Parameters, dead_handler_parameters
 
 Found = TypeVar("Found")
 
@@ -30,7 +31,7 @@ def check_other_imports(draft: Draft, root: FilePath, session_type: type | None)
             _resolved(
                 draft,
                 draft.at(queue, "dead_handler"),
-                "a function of a DeadLetter",
+                EXPECTED_DEAD_HANDLER,
                 root,
                 partial(_dead_handler, dotted, root, session_type),
             )
@@ -65,8 +66,8 @@ def _resolved(
     return None
 
 
-def _dead_handler(dotted: str, root: FilePath, session_type: type | None) -> Parameters:
-    return dead_handler_parameters(resolve_object(dotted, root), session_type)
+def _dead_handler(dotted: str, root: FilePath, session_type: type | None) -> DeadLetterFunction:
+    return DeadLetterFunction.of(resolve_object(dotted, root), session_type)
 
 
 def _exceptions(draft: Draft, queue: str, retry: dict[str, Any], root: FilePath) -> None:

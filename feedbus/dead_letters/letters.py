@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from feedbus import broker
 from feedbus.broker.names import Names
@@ -36,6 +36,8 @@ class DeadLetter:
         delivery: the message as it came, to be sent back.
 
     """
+
+    __feedbus_parameter__: ClassVar[str] = "dead_letter"  # dead handlers ask for it
 
     message_id: str
     queue: str

@@ -6,19 +6,23 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.sender import Sender
+from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.dead_letters import letters
+from feedbus.dead_letters.letters import DeadLetter
 from feedbus.dispatch.publications import Publications
-from feedbus.errors import Outage, StoreOutage
+from feedbus.errors import InvalidBody, Outage, StoreOutage
 from feedbus.fork_safety import end_fork
 from feedbus.handling import resolve_object
 from feedbus.message import Message
-from feedbus.parameters import Given, dead_handler_parameters
+from feedbus.parameters import GivenDeadLetter
 from feedbus.records import Records
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
+from feedbus.records.packs import decode
 from feedbus.resources import Resources
 from feedbus.retry import Fate, described
 from feedbus.store import Store
@@ -75,9 +79,10 @@ class DeadHandler:
         self._store = store
         self._name = consumer.queue.dead_handler or ""
         function = resolve_object(self._name, topology.root)
-        parameters = dead_handler_parameters(function, store.session_type)
-        resources.need(parameters)
-        self._call = parameters.call_of(function, resources.value_of)
+        found = DeadLetterFunction.of(function, store.session_type)
+        resources.need(found.parameters)
+        self._message_type = found.message_type
+        self._call = found.parameters.call_of(function, resources.value_of)
 
     def before(self, delivery: Delivery, fate: Fate) -> Fate:
         """Call the function for a fate that is a dead letter, and return what becomes of it.
@@ -109,6 +114,13 @@ class DeadHandler:
     def _handle(self, delivery: Delivery, message: Outgoing) -> None:
         queue = self._consumer.queue
         letter = letters.of(queue, message, delivery)
+        taken = self._taken(letter)
+        if not taken:
+            log.info(
+                "%s: %s is not called for %s, which is none of its type: %s",
+                *(self._consumer.name, self._name, message.message_id, letter.reason),
+            )
+            return
         origin = Letter(self._consumer, delivery, message.message_id, str(message.headers[KEY]))
         # Ids of their own: the handler may have published, too, when it was called before.
         records = Records(_one(f"{message.message_id}/dead"), [origin])
@@ -116,11 +128,23 @@ class DeadHandler:
             with self._store.transaction() as session:
                 try:
                     bus = CollectingBus(records, publications.collect)
-                    self._call(letter, Given(bus, session, records))
+                    for each in taken:
+                        self._call(each, GivenDeadLetter(bus, session, records, letter))
                 finally:
                     if os.getpid() != self._pid:
                         end_fork()
             publications.send()
+
+    def _taken(self, letter: DeadLetter) -> Sequence[Any]:
+        """Return what the function is called with: the dead letter, or the records in it."""
+        if self._message_type is None:
+            return [letter]
+        try:
+            pack = decode(letter.body, letter.content_type, letter.message_id, letter.key)
+        except InvalidBody:
+            return []
+        chunk = self._message_type.load(pack).chunk
+        return [chunk.row(index) for index in range(len(chunk))]
 
 
 def _one(message_id: str) -> Sequence[Chunk]:

@@ -1,12 +1,16 @@
 """What handlers, resources and middleware ask for by the annotations of their parameters."""
 
 from feedbus.parameters.asked import (
+    ASKED_FOR,
     BUS,
+    DEAD_LETTER,
     MESSAGE,
     SESSION,
     TOPOLOGY,
+    UNANNOTATED,
     Call,
     Given,
+    GivenDeadLetter,
     Offer,
     Parameters,
     Source,
@@ -14,22 +18,24 @@ from feedbus.parameters.asked import (
     of_resource,
     refuse_async_resources,
 )
-from feedbus.parameters.dead_handler import dead_handler_parameters
 from feedbus.parameters.resource import Resource, declared, resource
 
 __all__ = [
+    "ASKED_FOR",
     "BUS",
+    "DEAD_LETTER",
     "MESSAGE",
     "SESSION",
     "TOPOLOGY",
+    "UNANNOTATED",
     "Call",
     "Given",
+    "GivenDeadLetter",
     "Offer",
     "Parameters",
     "Resource",
     "Source",
     "check_result",
-    "dead_handler_parameters",
     "declared",
     "of_resource",
     "refuse_async_resources",

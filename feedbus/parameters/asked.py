@@ -15,10 +15,12 @@ from feedbus.parameters.resource import Resource, declared, match
 # A class that has this attribute can be asked for; it names what is given.
 ASKED_FOR = "__feedbus_parameter__"
 BUS, SESSION, MESSAGE, TOPOLOGY = "bus", "session", "message", "topology"
+DEAD_LETTER = "dead_letter"
 UNANNOTATED = (inspect.Parameter.empty, Any, object)
 MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 SHOWN = {
     BUS: "bus: Bus",
+    DEAD_LETTER: "letter: DeadLetter",
     MESSAGE: "message: Message",
     TOPOLOGY: "topology: Topology",
 }
@@ -51,6 +53,17 @@ class Given:
         return self.records.messages[0]
 
 
+class GivenDeadLetter(Given):
+    """What one call of a dead handler can be given."""
+
+    __slots__ = ("dead_letter",)
+
+    def __init__(self, bus: Any, session: Any, records: Any, dead_letter: Any) -> None:
+        """Keep the DeadLetter besides."""
+        super().__init__(bus, session, records)
+        self.dead_letter = dead_letter
+
+
 Call = Callable[[Any, Given], object]
 
 
@@ -76,6 +89,11 @@ class Offer:
             instead = "records.messages: each record of a batch has a message of its own"
             return cls((BUS,), session_type, {MESSAGE: instead})
         return cls((BUS, MESSAGE), session_type)
+
+    @classmethod
+    def to_dead_handlers(cls, session_type: type | None) -> Offer:
+        """Return what a dead handler can ask for."""
+        return cls((BUS, MESSAGE, DEAD_LETTER), session_type)
 
     @property
     def expected(self) -> str:

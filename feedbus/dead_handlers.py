@@ -1,0 +1,80 @@
+"""What a function that a queue names as `dead_handler` takes, and what it may ask for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from feedbus.annotations import Unfit
+from feedbus.handling import MARK, Handler
+from feedbus.message_types import MessageType, UnfitMessageType, message_type_of, row_type
+from feedbus.parameters import (
+    ASKED_FOR,
+    DEAD_LETTER,
+    UNANNOTATED,
+    Offer,
+    Parameters,
+    check_result,
+    refuse_async_resources,
+)
+
+EXPECTED = "a function of a DeadLetter, or of a record, that returns None"
+OTHERS = {
+    inspect.iscoroutinefunction: "is an async function",
+    inspect.isasyncgenfunction: "is an async generator",
+    inspect.isgeneratorfunction: "is a generator function",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterFunction:
+    """A dead handler.
+
+    Attributes:
+        function: what is called.
+        parameters: what it asks for after its first parameter.
+        message_type: as what the record is loaded for it; None where it takes the DeadLetter.
+
+    """
+
+    function: Callable[..., object]
+    parameters: Parameters
+    message_type: MessageType | None
+
+    @classmethod
+    def of(cls, function: Any, session_type: type | None) -> Self:
+        """Return what a function is as a dead handler.
+
+        Raises:
+            Unfit: it cannot be called, or something that it asks for is not there.
+
+        """
+        called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls
+        if called is None or isinstance(function, type):
+            raise Unfit(function, EXPECTED, "is no function")
+        for is_other, got in OTHERS.items():
+            if is_other(function) or is_other(called):
+                raise Unfit(function, EXPECTED, got)
+        check_result(function)
+        offer = Offer.to_dead_handlers(session_type)
+        parameters = Parameters.of(function, offer, after="the dead letter")
+        refuse_async_resources(function, parameters)
+        return cls(function, parameters, _message_type(function))
+
+
+def _message_type(function: Any) -> MessageType | None:
+    marked = getattr(function, MARK, None)
+    if isinstance(marked, Handler):
+        if marked.batch:
+            raise Unfit(function, EXPECTED, "takes Records")
+        if marked.declared is not None:
+            return marked.message_type()
+    declared = row_type(function, batch=False)
+    if declared in UNANNOTATED or getattr(declared, ASKED_FOR, None) == DEAD_LETTER:
+        return None
+    try:
+        return message_type_of(declared)
+    except UnfitMessageType as error:
+        raise Unfit(function, EXPECTED, f"takes {error.got}", error.advice) from error
