@@ -94,9 +94,10 @@ def test_a_connection_that_names_no_file_is_refused(url):
         connection.connect()
 
 
-def test_a_second_file_is_used_when_the_first_cannot_be_opened(path):
+@pytest.mark.parametrize("scheme", ["", "sqlite:///"])
+def test_a_second_file_is_used_when_the_first_cannot_be_opened(path, scheme):
     path.write_text("this is a file, not a folder")
-    urls = f"{path}/broker.db;{path.with_name('other.db')}"
+    urls = f"{scheme}{path}/broker.db;{scheme}{path.with_name('other.db')}"
     with Connection(urls, transport=Transport) as connection:
         publish(connection, "m")
         assert received(connection) == "m"

@@ -4,6 +4,11 @@ Read `schema` for what is kept, `routing` for where a message goes, `delivery` f
 holds, `connection` for how an idle one is woken.
 """
 
+from kombu.transport import TRANSPORT_ALIASES
+
 from feedbus.transports.sqlite.transport import Transport
+
+# Kombu finds the transport of a further URL, of several separated by ";", by its scheme alone.
+TRANSPORT_ALIASES.setdefault("sqlite", f"{__name__}:{Transport.__name__}")
 
 __all__ = ["Transport"]
