@@ -17,7 +17,7 @@ from feedbus.clock import VirtualClock
 from feedbus.generations.establishment import establish
 from feedbus.handling import Handler
 from feedbus.metrics import ConsumerMetrics, Metrics
-from feedbus.store import Store, open_store
+from feedbus.store import open_prepared
 from feedbus.topology import Topology
 from feedbus.transports import memory
 from feedbus.urls import BrokerUrl, parse_store_url
@@ -61,7 +61,7 @@ class Project:
         with tempfile.TemporaryDirectory(prefix="feedbus-") as folder:
             file = Path(folder) / "store.db"
             own = on_store(self.topology, file)
-            make_store_ready(own).close()
+            open_prepared(own).close()
             with closing(sqlite3.connect(file)) as database:
                 return database.serialize()
 
@@ -106,15 +106,6 @@ def project(topology: str | Path | Topology) -> Project:
 def unused_name() -> str:
     """Return a name that no memory broker has yet."""
     return f"inline-{os.getpid()}-{next(_numbers)}"
-
-
-def make_store_ready(topology: Topology) -> Store:
-    """Prepare a topology's store as the project says, and return it with feedbus's own tables."""
-    store = open_store(topology)  # before prepare, whose models may use it
-    if topology.store is not None and topology.store.prepare is not None:
-        handling.resolve_object(topology.store.prepare, topology.root)(topology)
-    store.set_up()
-    return store
 
 
 def on_store(topology: Topology, file: Path) -> Topology:

@@ -1,7 +1,7 @@
 """The database that a handler's effects commit to, with the outbox and the inbox."""
 
 from feedbus.store.none import NoStore
-from feedbus.store.opening import load_driver, open_store, ping
+from feedbus.store.opening import load_driver, open_prepared, open_store, ping
 from feedbus.store.protocol import Entry, Inbox, Outbox, Store
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Outbox",
     "Store",
     "load_driver",
+    "open_prepared",
     "open_store",
     "ping",
 ]

@@ -30,11 +30,24 @@ def open_store(
 
     """
     store = _make(topology, application_name, waiting)
-    if topology.store is not None and topology.store.adapter == PEEWEE:
-        from feedbus.store.peewee import PeeweeStore, bind
+    _bind(topology, store)
+    return store
 
-        if isinstance(store, PeeweeStore):
-            bind(store)
+
+def open_prepared(topology: Topology) -> Store:
+    """Return the store of a topology with its tables: the project's own and those of feedbus.
+
+    The project's function, which [store] prepare names, may use its models.
+
+    Raises:
+        UsageError: the store cannot be opened as the topology says.
+
+    """
+    store = open_store(topology)
+    if topology.store is not None and topology.store.prepare is not None:
+        resolve_object(topology.store.prepare, topology.root)(topology)
+        _bind(topology, store)  # it may have opened another store for itself
+    store.set_up()
     return store
 
 
@@ -64,6 +77,15 @@ def load_driver(topology: Topology) -> None:
         _peewee(topology.store, topology.name, "", nullcontext)
     elif topology.store is not None and topology.store.adapter == SQLALCHEMY:
         _load_sqlalchemy()
+
+
+def _bind(topology: Topology, store: Store) -> None:
+    """Make the project's peewee models use a store, where it is one of peewee."""
+    if topology.store is not None and topology.store.adapter == PEEWEE:
+        from feedbus.store.peewee import PeeweeStore, bind
+
+        if isinstance(store, PeeweeStore):
+            bind(store)
 
 
 def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:

@@ -47,18 +47,13 @@ def main(path: Path) -> None:
     """Do the work of prepare() in this process."""
     from feedbus import config
     from feedbus.generations import establishment
-    from feedbus.handling import resolve_object
-    from feedbus.store import open_store
+    from feedbus.store import open_prepared
 
     if path.parent != Path():
         path = path.absolute()
         os.chdir(path.parent)  # as consumers: what the project names may be relative to it
     topology = config.load(path, import_handlers=True)
-    store = open_store(topology)  # before prepare, whose models may use it
-    if topology.store is not None and topology.store.prepare is not None:
-        resolve_object(topology.store.prepare, topology.root)(topology)
-    store.set_up()
-    store.close()
+    open_prepared(topology).close()
     establishment.establish(topology)
 
 

@@ -14,9 +14,9 @@ from feedbus.clock import VirtualClock
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import UsageError
 from feedbus.handling import Handler
-from feedbus.inline.projects import Project, make_store_ready, on_store, project
+from feedbus.inline.projects import Project, on_store, project
 from feedbus.inline.system import MOST_DELIVERIES, InlineSystem
-from feedbus.store import Store, open_store
+from feedbus.store import Store, open_prepared, open_store
 from feedbus.store.relay import publish_pending
 from feedbus.testing.observations import Handled, Published, RecordingSender, watched
 from feedbus.topology import Consumer, Topology
@@ -79,7 +79,7 @@ class TestSystem:
         """Open the topology's store, or an empty one in place of a file."""
         url = self.topology.store_url
         if url is None or url.file is None:
-            store = make_store_ready(self.topology)
+            store = open_prepared(self.topology)
         else:
             folder = ends.enter_context(tempfile.TemporaryDirectory(prefix="feedbus-"))
             file = Path(folder) / "store.db"
