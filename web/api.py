@@ -10,7 +10,7 @@ from typing import Any
 import bottle
 
 from feedbus.errors import Retry
-from feedbus.inline import InlineSystem, Project
+from feedbus.inline import InlinePool, Project
 from feedbus.operations.responses import (
     BAD_REQUEST,
     CONFLICT,
@@ -44,7 +44,7 @@ class Api:
         """Publish by the relay what is not done within the request."""
         self._relay = relay
         self._store = relay.store
-        self._project = Project(topology)
+        self._systems = InlinePool(Project(topology), self._store)
         self._recent = Recent()
 
     def create_user(self) -> bytes:
@@ -140,9 +140,11 @@ class Api:
             Retry: one of them has failed, and may succeed later.
 
         """
-        with InlineSystem(self._project, self._store) as system:
+        with self._systems.system() as system:
             system.bus.publish(entry.exchange, tweet, entry.key, message_id=entry.message_id)
             system.handle_ready()
+            if system.is_empty():
+                return
             if system.retries():
                 msg = f"{system.retries()} records have to be tried again"
                 raise Retry(msg)

@@ -73,6 +73,7 @@ class InlineSystem:
                 memory.MemoryBroker(name, clock=self.clock, seed=0, prepared=project.declared)
             )
             ends.callback(memory.remove, name)
+            self._own_messages = self._broker.message_count()  # the states of the rings
             sender = make_sender(self.topology)
             ends.callback(sender.close)
             self.bus = InlineBus(self.topology, sender, store)
@@ -146,6 +147,10 @@ class InlineSystem:
             while True:
                 self._connection.drain_events(timeout=0)
         return any(self._consumers)
+
+    def is_empty(self) -> bool:
+        """Whether no message is left: none that waits for a retry, and no dead letter."""
+        return self._broker.message_count() == self._own_messages
 
     def next_retry_seconds(self) -> float | None:
         """Return in how many seconds the next retry is due, None when none waits."""

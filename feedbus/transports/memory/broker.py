@@ -88,6 +88,12 @@ class MemoryBroker:
         with self.tables.use:
             return read_rows(self.tables.database)
 
+    def message_count(self) -> int:
+        """Return how many messages the queues have, delivered ones included."""
+        counts = "SELECT (SELECT count(*) FROM ready) + (SELECT count(*) FROM unacked)"
+        ((count,),) = self.tables.read(counts)
+        return int(count)
+
     def expiries(self) -> list[tuple[str, int]]:
         """Return each queue whose first message expires, and when, by the broker's time in ms."""
         return self.tables.read(

@@ -1,0 +1,51 @@
+"""Systems that are kept for the next use, since making one costs more than a few messages."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+
+from feedbus.inline.projects import Project
+from feedbus.inline.system import InlineSystem
+from feedbus.store import Store
+
+
+class InlinePool:
+    """The systems of one project; as many as have been used at the same time."""
+
+    def __init__(self, project: Project, store: Store) -> None:
+        """Make a system when none is idle; see InlineSystem for the arguments."""
+        self._project, self._store = project, store
+        self._idle: list[InlineSystem] = []
+        self._end = weakref.finalize(self, _close_all, self._idle)
+        self._end.atexit = False  # a forked child could not close its parent's systems
+
+    @contextlib.contextmanager
+    def system(self) -> Iterator[InlineSystem]:
+        """Use an empty system for as long as the block runs.
+
+        It is closed, and so forgets what is in it, when the block raises or leaves messages behind.
+        """
+        try:
+            system = self._idle.pop()
+        except IndexError:
+            system = InlineSystem(self._project, self._store)
+        reusable = False
+        try:
+            yield system
+            reusable = system.is_empty()
+        finally:
+            if reusable:
+                self._idle.append(system)
+            else:
+                system.close()
+
+    def close(self) -> None:
+        """Close the idle systems; this also happens when nobody has the pool any more."""
+        _close_all(self._idle)
+
+
+def _close_all(idle: list[InlineSystem]) -> None:
+    while idle:
+        idle.pop().close()
