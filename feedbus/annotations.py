@@ -46,18 +46,20 @@ def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
         Unresolved: the text cannot be evaluated.
 
     """
-    if not isinstance(written, str):
-        return None if written is type(None) else written
-    holder = types.SimpleNamespace(__annotations__={"it": written})
-    names = dict(namespace(function))
-    try:
-        found = typing.get_type_hints(holder, names, include_extras=True)["it"]
-    except Exception as error:  # what it raises depends on what is written there
-        msg = (
-            f"has the annotation '{name}: {written}', which cannot be evaluated"
-            f" ({type(error).__name__}: {error}); import it outside of TYPE_CHECKING"
-        )
-        raise Unresolved(msg) from error
+    found = written
+    if isinstance(written, str):
+        holder = types.SimpleNamespace(__annotations__={"it": written})
+        names = dict(namespace(function))
+        try:
+            found = typing.get_type_hints(holder, names, include_extras=True)["it"]
+        except Exception as error:  # what it raises depends on what is written there
+            msg = (
+                f"has the annotation '{name}: {written}', which cannot be evaluated"
+                f" ({type(error).__name__}: {error}); import it outside of TYPE_CHECKING"
+            )
+            raise Unresolved(msg) from error
+    if type(found).__name__ == "TypeAliasType":  # the statement `type Name = …` of Python 3.12
+        found = found.__value__
     return None if found is type(None) else found
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import pytest
 from marshmallow import Schema, fields
+from typing_extensions import TypeAliasType
 
 from feedbus import Bus, Message, Records, handler, resource
 from feedbus.annotations import Unfit
 from feedbus.handling import MARK
 from feedbus.parameters import BUS, MESSAGE, SESSION, Given, Offer, Parameters, Resource
+from feedbus.records.batch import Chunk
+from feedbus.records.ids import Ids
 from feedbus.resources import Resources
 from feedbus.testing import TestSystem
 from feedbus.topology import Exchange, Ladder, Queue, Topology
@@ -83,6 +87,15 @@ def test_a_resource_is_found_by_its_type_or_by_its_name():
         "replica",
         Message(message_id="order-7"),
     )
+
+
+Replica = TypeAliasType("Replica", Annotated[Engine, replica])
+
+
+def test_an_alias_of_a_type_is_what_it_stands_for():
+    def function(_: object, one: Replica) -> None: ...
+
+    assert asked(function) == Parameters((Resource(replica),))
 
 
 def ambiguous(_: object, engine: Engine) -> None: ...
@@ -235,3 +248,31 @@ def test_a_sync_handler_cannot_ask_for_an_async_resource():
 
     with pytest.raises(Unfit, match=r"is not async, and needs the async resource awaited \(.*\d\)"):
         getattr(function, MARK).caller(None, Resources(None))
+
+
+@dataclass
+class Delivered:
+    """What brought some records."""
+
+    keys: list[str]
+
+    def message(self, row: int) -> Message:
+        return Message(routing_key=self.keys[row])
+
+
+def test_records_keep_their_messages_however_they_are_chosen():
+    chunks = [
+        Chunk(Ids("a", range(3)), {}, {"n": [0, 1, 2]}, range(3)),
+        Chunk(Ids("b", None), {"n": 3}, {}),
+    ]
+    records = Records(chunks, [Delivered(["k0", "k1", "k2"]), Delivered(["k3"])])
+
+    def keys(some: Records) -> list[str]:
+        return [message.routing_key for message in some.messages]
+
+    assert keys(records) == ["k0", "k1", "k2", "k3"]
+    assert keys(records.where("n", {1, 3})) == ["k1", "k3"]
+    assert keys(records.only(["a-2", "b"])) == ["k2", "k3"]
+    assert keys(records.only(["b"])) == ["k3"]
+    assert [keys(each) for each in records.batches_of_one()] == [["k0"], ["k1"], ["k2"], ["k3"]]
+    assert [each.message_id for each in Records.of([{}, {}]).messages] == ["record-0", "record-1"]
