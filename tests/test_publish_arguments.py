@@ -37,14 +37,14 @@ WRONG: list[tuple[Callable[[Bus], object], str]] = [
     (
         lambda bus: bus.publish("work", "mail", {"n": 1}),
         (
-            "payload: expected a mapping of fields to values, got 'mail' of type str;"
+            "payload: expected a mapping, or an instance of a message type, got 'mail' of type str;"
             " payload and key are swapped: the order is exchange, payload, key"
         ),
     ),
     (
         lambda bus: bus.publish("work", [1]),
         (
-            "payload: expected a mapping of fields to values, got [1] of type list;"
+            "payload: expected a mapping, or an instance of a message type, got [1] of type list;"
             " the order is exchange, payload, key"
         ),
     ),
@@ -72,8 +72,8 @@ WRONG: list[tuple[Callable[[Bus], object], str]] = [
     (
         lambda bus: bus.publish_many("work", [({}, "a"), ("a", {})]),
         (
-            "pairs[1]: payload: expected a mapping of fields to values, got 'a' of type str;"
-            " payload and key are swapped: the payload comes first"
+            "pairs[1]: payload: expected a mapping, or an instance of a message type,"
+            " got 'a' of type str; payload and key are swapped: the order is exchange, payload, key"
         ),
     ),
     (

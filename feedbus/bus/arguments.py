@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from feedbus.errors import UsageError
+from feedbus.records.payloads import mapping_of
 from feedbus.wrong_argument import refuse
 
+PAYLOAD = "a mapping, or an instance of a message type"
 ORDER = "the order is exchange, payload, key"
+SWAPPED = f"payload and key are swapped: {ORDER}"
 PAIRS = "an iterable of (payload, key) pairs"
 
 
-def check_record(exchange: object, payload: object, key: object, message_id: object = None) -> None:
-    """Check the arguments of publish().
+def check_record(
+    exchange: object, payload: object, key: object, message_id: object = None
+) -> Mapping[str, Any]:
+    """Check the arguments of publish(), and return the payload as a mapping.
 
     Raises:
         TypeError: one has a wrong type; the text names it, what was expected and what was given.
@@ -21,14 +26,31 @@ def check_record(exchange: object, payload: object, key: object, message_id: obj
     """
     if not isinstance(exchange, str):
         refuse("exchange", "str", exchange, ORDER)
-    if not isinstance(payload, dict) and not isinstance(payload, Mapping):
-        swapped = isinstance(payload, str) and isinstance(key, Mapping)
-        hint = f"payload and key are swapped: {ORDER}" if swapped else ORDER
-        refuse("payload", "a mapping of fields to values", payload, hint)
+    mapping = payload if isinstance(payload, dict) else _mapping("payload", payload, key, ORDER)
     if not isinstance(key, str):
         refuse("key", "str", key)
     if message_id is not None and not isinstance(message_id, str):
         refuse("message_id", "str or None", message_id)
+    return mapping
+
+
+def _mapping(name: str, payload: object, key: object, hint: str = "") -> Mapping[str, Any]:
+    """Return a payload as a mapping; see check_record()."""
+    try:
+        found = mapping_of(payload)
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"{name}: {type(payload).__name__} has a field without a form in JSON: {error}"
+        raise TypeError(msg) from error
+    if found is None:
+        if isinstance(payload, str) and mapping_of(key) is not None:
+            hint = SWAPPED
+        elif isinstance(payload, Coroutine):
+            payload.close()
+            hint = "nobody awaited it: write await"
+        elif isinstance(payload, type):
+            hint = "that is the class: publish an instance of it"
+        refuse(name, PAYLOAD, payload, hint)
+    return found
 
 
 def check_many(exchange: object, pairs: object) -> None:
@@ -46,28 +68,28 @@ def check_many(exchange: object, pairs: object) -> None:
         refuse("pairs", PAIRS, pairs)
 
 
-def refuse_pairs(pairs: Sequence[Any], first: int = 0) -> None:
-    """Name the pair that cannot be published; return when each is a payload and a key.
+def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[str, Any], str]]:
+    """Return pairs whose payloads are mappings, whatever they can be published as.
 
     Args:
-        pairs: what could not be put into packs.
+        pairs: what could not be put into packs as it is.
         first: the number of the first of them in what the caller gave.
 
     Raises:
         TypeError: as check_record().
 
     """
+    found: list[tuple[Mapping[str, Any], str]] = []
     for number, pair in enumerate(pairs, start=first):
         name = f"pairs[{number}]"
         if not isinstance(pair, tuple | list) or len(pair) != 2:  # noqa: PLR2004 -- a pair
             refuse(name, "(payload, key)", pair)
         payload, key = pair
-        if not isinstance(payload, Mapping):
-            swapped = isinstance(payload, str) and isinstance(key, Mapping)
-            hint = "payload and key are swapped: the payload comes first" if swapped else ""
-            refuse(f"{name}: payload", "a mapping of fields to values", payload, hint)
+        mapping = _mapping(f"{name}: payload", payload, key)
         if not isinstance(key, str):
             refuse(f"{name}: key", "str", key)
+        found.append((mapping, key))
+    return found
 
 
 def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> None:

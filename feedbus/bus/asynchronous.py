@@ -7,11 +7,11 @@ import os
 import queue
 import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Self
+from typing import Self
 
 from feedbus.bus.arguments import check_many, check_record
 from feedbus.bus.encoding import columnar
@@ -19,6 +19,7 @@ from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus
 from feedbus.bus.requests import Request
 from feedbus.metrics import Metrics
 from feedbus.records.packs import Pack, single
+from feedbus.records.payloads import Payload
 from feedbus.topology import Topology
 
 
@@ -79,7 +80,7 @@ class AsyncBus:
     async def publish(
         self,
         exchange: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         key: str = "",
         *,
         message_id: str | None = None,
@@ -88,12 +89,10 @@ class AsyncBus:
 
         Where a message_id is given, a repeat is known by it. Raises: as LiveBus.publish_many.
         """
-        check_record(exchange, payload, key, message_id)
-        await self._send(exchange, [single(message_id or uuid.uuid4().hex, key, payload)])
+        fields = check_record(exchange, payload, key, message_id)
+        await self._send(exchange, [single(message_id or uuid.uuid4().hex, key, fields)])
 
-    async def publish_many(
-        self, exchange: str, pairs: Iterable[tuple[Mapping[str, Any], str]]
-    ) -> int:
+    async def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
         """Publish (payload, routing key) pairs; return how many the broker has confirmed.
 
         Raises: as LiveBus.publish_many.

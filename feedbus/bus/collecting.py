@@ -16,6 +16,7 @@ from feedbus.records import Records
 from feedbus.records.ids import LARGEST_ORDINAL, Ids, children, pick
 from feedbus.records.packs import Pack
 from feedbus.records.parts import Part
+from feedbus.records.payloads import Payload
 
 Collect = Callable[[str, Pack], None]
 AT_ONCE = 50_000  # messages that wait to be put together: so many fill the packs of many shards
@@ -36,7 +37,7 @@ class CollectingBus(Bus):
         self._collect = collect
         self._calls = 0
 
-    def publish_many(self, exchange: str, pairs: Iterable[tuple[Mapping[str, Any], str]]) -> int:
+    def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
         """Collect (payload, routing key) pairs."""
         check_many(exchange, pairs)
         collected = list(pairs)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from feedbus.broker.names import Names
-from feedbus.bus.arguments import refuse_keys, refuse_pairs
+from feedbus.bus.arguments import as_mappings, refuse_keys
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode, expands_too_far
-from feedbus.records.payloads import BODY_LIMIT_BYTES, encode_payload
+from feedbus.records.payloads import BODY_LIMIT_BYTES, Payload, encode_payload, unencodable
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 from feedbus.wire import Outgoing
@@ -27,9 +27,7 @@ def derive(*causes: str) -> str:
     return hashlib.sha256("\n".join(causes).encode()).hexdigest()[:ID_DIGITS]
 
 
-def columnar(
-    pairs: Sequence[tuple[Mapping[str, Any], str]], origin: str, *, first: int = 0
-) -> list[Pack]:
+def columnar(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int = 0) -> list[Pack]:
     """Return packs of (payload, routing key) pairs, in order: what all share is stored once.
 
     Args:
@@ -38,17 +36,16 @@ def columnar(
         first: the number of the first pair in what the caller gave, for errors.
 
     Raises:
-        TypeError: one is no pair of a mapping and a text.
+        TypeError: one is no pair of a payload and a text.
 
     """
     try:
         return list(_packs(pairs, origin))
     except (AttributeError, LookupError, TypeError, ValueError):
-        refuse_pairs(pairs, first)
-        raise
+        return list(_packs(as_mappings(pairs, first), origin))
 
 
-def _packs(pairs: Sequence[tuple[Mapping[str, Any], str]], origin: str) -> Iterator[Pack]:
+def _packs(pairs: Sequence[tuple[Any, str]], origin: str) -> Iterator[Pack]:
     start = 0
     while start < len(pairs):
         fields = pairs[start][0].keys()
@@ -142,7 +139,7 @@ class Encoder:
         return self._rings[exchange]
 
     def _packed(self, exchange: Exchange, pack: Pack, target: str) -> Iterator[Outgoing]:
-        body = _body(pack.encode)
+        body = _body(pack)
         too_large = len(body) > BODY_LIMIT_BYTES or expands_too_far(len(body), pack)
         if too_large and len(pack) > 1:
             middle, end = len(pack) // 2, len(pack)
@@ -164,17 +161,20 @@ class Encoder:
     def _plain(self, exchange: Exchange, pack: Pack, indexes: Iterable[int]) -> Iterator[Outgoing]:
         name = self._names.exchange(exchange.name)
         for index in indexes:
-            body = _body(encode_payload, pack.payload(index))
+            body = _body(pack, index)
             _check_size(body)
             message_id = pack.ids[index]
             yield Outgoing(name, pack.key(index), body, JSON, message_id, counted_as=exchange.name)
 
 
-def _body(encode: Callable[..., bytes], *arguments: Any) -> bytes:
+def _body(pack: Pack, index: int | None = None) -> bytes:
+    """Return the body of a pack, or of one of its records."""
     try:
-        return encode(*arguments)
-    except (TypeError, ValueError) as error:
-        msg = f"cannot publish: {error}"
+        return pack.encode() if index is None else encode_payload(pack.payload(index))
+    except (TypeError, ValueError, RecursionError) as error:
+        rows = range(len(pack)) if index is None else [index]
+        reason = next(filter(None, (unencodable(pack.payload(row)) for row in rows)), str(error))
+        msg = f"cannot publish: {reason}"
         raise UsageError(msg) from error
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from feedbus.bus.arguments import check_record
+from feedbus.records.payloads import Payload
 
 
 class Bus(ABC):
@@ -17,21 +18,21 @@ class Bus(ABC):
 
     __feedbus_parameter__ = "bus"  # a handler's parameter with this annotation is given one
 
-    def publish(self, exchange: str, payload: Mapping[str, Any], key: str = "") -> None:
+    def publish(self, exchange: str, payload: Payload, key: str = "") -> None:
         """Publish one record.
 
         Raises:
             TypeError: an argument has a wrong type.
 
         """
-        check_record(exchange, payload, key)
-        self.publish_many(exchange, [(payload, key)])
+        fields = check_record(exchange, payload, key)
+        self.publish_many(exchange, [(fields, key)])
 
     @abstractmethod
     def publish_many(
         self,
         exchange: str,
-        pairs: Iterable[tuple[Mapping[str, Any], str]],
+        pairs: Iterable[tuple[Payload, str]],
     ) -> int:
         """Publish (payload, routing key) pairs in order and return how many there were.
 

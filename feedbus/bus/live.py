@@ -23,6 +23,7 @@ from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import establishment
 from feedbus.metrics import Metrics
 from feedbus.records.packs import Pack, single
+from feedbus.records.payloads import Payload
 from feedbus.store import NoStore, Store, open_store
 from feedbus.store.none import refuse
 from feedbus.topology import Topology
@@ -103,7 +104,7 @@ class LiveBus(Bus):
     def publish(
         self,
         exchange: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         key: str = "",
         *,
         message_id: str | None = None,
@@ -112,13 +113,13 @@ class LiveBus(Bus):
 
         Raises: as publish_many.
         """
-        check_record(exchange, payload, key, message_id)
-        self._send(exchange, single(message_id or uuid.uuid4().hex, key, payload))
+        fields = check_record(exchange, payload, key, message_id)
+        self._send(exchange, single(message_id or uuid.uuid4().hex, key, fields))
 
     def publish_many(
         self,
         exchange: str,
-        pairs: Iterable[tuple[Mapping[str, Any], str]],
+        pairs: Iterable[tuple[Payload, str]],
     ) -> int:
         """Publish (payload, routing key) pairs; return how many the broker has confirmed.
 

@@ -32,3 +32,12 @@ class Attributes(Mapping[str, Sequence[Any]]):
     def __len__(self) -> int:
         """Count the names."""
         return len(self.names)
+
+
+def attributes_of(instance: object) -> Sequence[str]:
+    """Return the names of the fields of a dataclass's, Struct's or pydantic model's instance."""
+    kind = type(instance)
+    for attribute in ("__pydantic_fields__", "__struct_fields__", "__dataclass_fields__"):
+        if hasattr(kind, attribute):
+            return list(getattr(kind, attribute))
+    return list(getattr(instance, "__dict__", {}))

@@ -1,11 +1,15 @@
-"""One record's payload: a JSON object, in bounds within which it can be written again."""
+"""One record's payload: a JSON object, in bounds within which it can be written again.
+
+Publishing takes mappings, and instances of the classes that messages are loaded as.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from feedbus.errors import InvalidBody
 from feedbus.wire.nesting import deeper_than
@@ -22,6 +26,87 @@ ENCODINGS = {
     "utf16": "utf-16",
     "utf32": "utf-32",
 }
+
+PLAIN = (str, int, float, type(None))
+
+if TYPE_CHECKING:
+    import msgspec
+
+
+class DataclassInstance(Protocol):
+    """An instance of a dataclass, of pydantic's too."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class ModelInstance(Protocol):
+    """An instance of a pydantic model."""
+
+    def model_dump(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return its fields."""
+
+
+Payload: TypeAlias = "Mapping[str, Any] | DataclassInstance | msgspec.Struct | ModelInstance"
+
+
+def mapping_of(payload: Any) -> Mapping[str, Any] | None:
+    """Return the fields of an instance by their names on the wire, None where it has none.
+
+    Args:
+        payload: an instance of a dataclass, a msgspec.Struct or a pydantic model; or a mapping.
+
+    Raises:
+        TypeError: a field's value has no form in JSON.
+
+    """
+    if isinstance(payload, Mapping):
+        return payload
+    if isinstance(payload, type):
+        return None
+    serializer = getattr(payload, "__pydantic_serializer__", None)
+    if serializer is not None:
+        found = serializer.to_python(payload, mode="json", by_alias=True)
+    elif hasattr(payload, "__dataclass_fields__") or hasattr(payload, "__struct_fields__"):
+        import msgspec  # not for who publishes plain mappings
+
+        if hasattr(payload, "__dataclass_fields__"):
+            # msgspec itself leaves out those that have their default from the class.
+            names = [field.name for field in fields(payload)]
+            payload = {name: getattr(payload, name) for name in names if hasattr(payload, name)}
+        found = msgspec.to_builtins(payload, str_keys=True)
+    else:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def unencodable(payload: Mapping[str, Any]) -> str:
+    """Return which field of a payload JSON cannot carry, and why; "" where there is none."""
+    for name, value in payload.items():
+        found = _unencodable(value, str(name), 0)
+        if found:
+            return f"field {found}"
+    return ""
+
+
+def _unencodable(value: object, where: str, depth: int) -> str:
+    if isinstance(value, Mapping | list | tuple) and depth < DEEPEST:
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, each in pairs:
+            found = _unencodable(each, f"{where}.{name}", depth + 1)
+            if found:
+                return found
+        return ""
+    if isinstance(value, Mapping | list | tuple):
+        return f"'{where[:ERROR_CHARACTERS]}' is nested in itself, or too deeply"
+    if not isinstance(value, PLAIN):
+        advice = "write it as text, or publish an instance of a dataclass"
+        shown = f"{value!r:.60} of type {type(value).__name__}"
+        return f"'{where}': expected what JSON has, got {shown}; {advice}"
+    try:
+        _write({"": value}, ensure_ascii=True)
+    except ValueError as error:
+        return f"'{where}': {type(value).__name__}: {error}"
+    return ""
 
 
 def encode_payload(payload: Mapping[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 from feedbus.errors import UsageError
 from feedbus.records.batch import Batch
 from feedbus.records.parts import Part, check_fields
+from feedbus.records.payloads import Payload, mapping_of
 from feedbus.wrong_argument import refuse
 
 
@@ -110,7 +111,7 @@ class PublishingRecords:
             self._collect(part)
         return len(causes)
 
-    def publish_many(self, exchange: str, pairs: Iterable[tuple[Mapping[str, Any], str]]) -> int:
+    def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
         """Publish (payload, routing key) pairs that this one record causes; return how many.
 
         Raises:
@@ -120,9 +121,10 @@ class PublishingRecords:
         """
         causes, count = [self._only("publish_many")], 0
         for payload, key in pairs:
-            if not isinstance(payload, Mapping) or not isinstance(key, str):
+            fields = payload if isinstance(payload, dict) else mapping_of(payload)
+            if fields is None or not isinstance(key, str):
                 refuse(f"pairs[{count}]", "(payload, key)", (payload, key))
-            self._collect(Part(exchange, key, None, {}, payload, causes).checked())
+            self._collect(Part(exchange, key, None, {}, fields, causes).checked())
             count += 1
         return count
 

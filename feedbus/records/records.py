@@ -11,6 +11,7 @@ from feedbus.errors import Drop, Reject, Retry
 from feedbus.message import Message
 from feedbus.records.batch import Batch, Chunk, Origin
 from feedbus.records.ids import Ids
+from feedbus.records.instances import Attributes, attributes_of
 from feedbus.records.parts import Publisher
 from feedbus.records.publishing import PublishingRecords
 from feedbus.records.selecting import choose, group
@@ -32,14 +33,14 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     singles() return some of them, as Records too. What Records publish is caused by these records,
     and a verdict on them concerns these records alone.
 
-        @handler(Order, batch=True)
-        def ship(orders: Records) -> None:
+        @handler(batch=True)
+        def ship(orders: Records[Order]) -> None:
             orders.where("country", BLOCKED).reject("we do not ship there")
             for customer, own in orders.remaining().group_by("customer").items():
                 own.publish("parcels", key=customer, columns={"orderId": "id"})
 
-    A record is what the schema loads, a dict. Records[Parcel], where Parcel is a TypedDict, are
-    records whose fields type checkers know.
+    Records[Order] are instances of Order; its columns are the attributes. Records without a type
+    are dicts. Beside a marshmallow schema, Records[Order] may name a TypedDict for type checkers.
     """
 
     __slots__ = ()
@@ -58,7 +59,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     @classmethod
     def of(
         cls,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Any],
         ids: Sequence[str] | None = None,
         *,
         bus: Publisher | None = None,
@@ -66,14 +67,14 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Make a batch of loaded records, for tests and for callers without a broker.
 
         Args:
-            rows: what the schema loads, one dict a record.
+            rows: what a handler gets, one dict or instance a record.
             ids: the message id of each record; by default "record-0", "record-1" and so on.
             bus: takes what the records publish, such as a feedbus.testing.RecordingBus.
 
         """
         names = ids if ids is not None else [f"record-{index}" for index in range(len(rows))]
         pairs = zip(names, rows, strict=True)
-        records: Records[Row] = cls([Chunk(Ids(name, None), dict(row), {}) for name, row in pairs])
+        records: Records[Row] = cls([_chunk(Ids(name, None), row) for name, row in pairs])
         if bus is not None:
             records.bind(bus)
         return records
@@ -277,6 +278,12 @@ def _view(batch: Batch, places: Sequence[int]) -> Records[Any]:
     records: Records[Any] = Records.__new__(Records)
     records._batch, records._places = batch, places  # noqa: SLF001 -- a second constructor
     return records
+
+
+def _chunk(ids: Ids, row: Any) -> Chunk:
+    if isinstance(row, Mapping):
+        return Chunk(ids, dict(row), {})
+    return Chunk(ids, {}, Attributes([row], attributes_of(row)), instances=[row])
 
 
 def _is_empty(values: Container[Any]) -> bool:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.bus import Bus
-from feedbus.bus.arguments import check_columns, check_many
+from feedbus.bus.arguments import as_mappings, check_columns, check_many
 from feedbus.bus.encoding import Encoder, columnar
 from feedbus.inline.projects import project
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
 from feedbus.records.parts import Part
+from feedbus.records.payloads import Payload
 from feedbus.testing.observations import Published
 from feedbus.topology import Topology
 
@@ -41,7 +42,7 @@ class RecordingBus(Bus):
     def publish_many(
         self,
         exchange: str,
-        pairs: Iterable[tuple[Mapping[str, Any], str]],
+        pairs: Iterable[tuple[Payload, str]],
     ) -> int:
         """Record pairs.
 
@@ -51,7 +52,7 @@ class RecordingBus(Bus):
 
         """
         check_many(exchange, pairs)
-        found = list(pairs)
+        found = as_mappings(list(pairs))
         for pack in columnar(found, "recorded"):
             if self._encoder is not None:
                 self._encoder.encode(exchange, pack)

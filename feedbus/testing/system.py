@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from feedbus.bus import LiveBus
 from feedbus.clock import VirtualClock
@@ -16,6 +16,7 @@ from feedbus.errors import UsageError
 from feedbus.handling import Handler
 from feedbus.inline.projects import Project, on_store, project
 from feedbus.inline.system import MOST_DELIVERIES, InlineSystem
+from feedbus.records.payloads import Payload
 from feedbus.store import Store, open_prepared, open_store
 from feedbus.store.relay import publish_pending
 from feedbus.testing.observations import Handled, Published, RecordingSender, watched
@@ -133,7 +134,7 @@ class TestSystem:
     def publish(
         self,
         exchange: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         key: str = "",
         *,
         message_id: str | None = None,

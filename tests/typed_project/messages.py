@@ -42,7 +42,9 @@ def reserve(order: Order, bus: Bus) -> None:
     """Reserve stock."""
     if order.quantity < 1:
         raise Reject("quantity must be positive")
-    bus.publish("receipts", {"id": order.id}, key=f"mail.{order.customer}")
+    bus.publish("receipts", order, key=f"mail.{order.customer}")
+    bus.publish_many("receipts", [(order, "a"), (Parcel(1.0), "b"), ({"id": 1}, "c")])
+    bus.publish("receipts", 3)  # type: ignore[arg-type]
 
 
 @handler()
