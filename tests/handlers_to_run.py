@@ -8,7 +8,7 @@ from typing import Any
 from marshmallow import Schema, fields
 
 from feedbus import handler
-from feedbus.topology import Exchange, Ladder, Queue, Topology
+from feedbus.topology import Exchange, Ladder, Queue, StoreOptions, Topology
 from feedbus.urls import parse_broker_url
 
 ONE_RETRY = Ladder((1.0,))
@@ -19,6 +19,7 @@ def topology_of(
     *,
     middleware: tuple[str, ...] = (),
     retry: Ladder = ONE_RETRY,
+    store: StoreOptions | None = None,
     **options: Any,
 ) -> Topology:
     """Return a topology whose queue "work" has a handler, such as "tests.test_x:take"."""
@@ -37,6 +38,7 @@ def topology_of(
             ),
         },
         middleware=middleware,
+        store=store,
     )
 
 

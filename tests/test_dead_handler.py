@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import pytest
 from marshmallow import Schema, fields
+from peewee import Database
 
 from feedbus import Bus, DeadLetter, Message, Outage, Reject, handler
 from feedbus.annotations import Unfit
 from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.testing import TestSystem
+from feedbus.topology import StoreOptions
+from feedbus.urls import parse_store_url
 from tests.handlers_to_run import topology_of
 from tests.projects import Project
 
@@ -124,6 +127,27 @@ def test_it_takes_the_record_as_its_message_type_and_then_only_what_is_one():
         assert [(Order(1), "one"), (Order(2), "ValueError: two")] == SEEN
         assert len(system.dead_letters("work")) == 3
         assert [each.payload for each in system.published("undone")] == [{"n": 1}, {"n": 2}]
+
+
+def keep(order: Order, session: Database, bus: Bus) -> None:
+    session.execute_sql("CREATE TABLE IF NOT EXISTS kept (n)")
+    session.execute_sql("INSERT INTO kept VALUES (?)", [order.n])
+    SEEN.append(session.execute_sql("SELECT count(*) FROM kept").fetchone()[0])
+    bus.publish("undone", {"n": order.n})
+    if order.n == 2:
+        raise LookupError(order)
+
+
+def test_its_effects_and_what_it_publishes_commit_together_or_not_at_all(tmp_path):
+    store = StoreOptions(url=parse_store_url(f"sqlite:///{tmp_path}/store.db"))
+    options = {"dead_handler": f"{__name__}:keep", "store": store, "once": True}
+    with TestSystem(topology_of(f"{__name__}:take", **options)) as system:
+        for n in (1, 2, 1):
+            system.publish("work", {"n": n})
+            system.run()
+        assert SEEN == [1, 2, 2]  # the second of them was undone
+        assert [each.payload["n"] for each in system.published("undone")] == [1, 1]
+        assert [letter.reason[:12] for letter in system.dead_letters("work")].count("one") == 2
 
 
 async def waits(letter: DeadLetter) -> None: ...
