@@ -1,6 +1,14 @@
 """What handlers, resources and middleware ask for by the annotations of their parameters."""
 
 from feedbus.parameters.asked import (
+    Call,
+    Parameters,
+    Source,
+    check_result,
+    of_resource,
+    refuse_async_resources,
+)
+from feedbus.parameters.offers import (
     ASKED_FOR,
     BUS,
     DEAD_LETTER,
@@ -8,15 +16,9 @@ from feedbus.parameters.asked import (
     SESSION,
     TOPOLOGY,
     UNANNOTATED,
-    Call,
     Given,
     GivenDeadLetter,
     Offer,
-    Parameters,
-    Source,
-    check_result,
-    of_resource,
-    refuse_async_resources,
 )
 from feedbus.parameters.resource import Resource, declared, resource
 

@@ -7,103 +7,17 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Any
 
-from feedbus.annotations import Unfit, Unresolved, annotation, name_of, namespace, place
-from feedbus.parameters.resource import Resource, declared, match
+from feedbus.annotations import Unfit, Unresolved, annotation, name_of, place
+from feedbus.parameters.finding import Want, shown, wanted
+from feedbus.parameters.offers import BUS, OPENING, UNANNOTATED, Given, Offer
+from feedbus.parameters.resource import Resource
 
-# A class that has this attribute can be asked for; it names what is given.
-ASKED_FOR = "__feedbus_parameter__"
-BUS, SESSION, MESSAGE, TOPOLOGY = "bus", "session", "message", "topology"
-DEAD_LETTER = "dead_letter"
-UNANNOTATED = (inspect.Parameter.empty, Any, object)
 MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-SHOWN = {
-    BUS: "bus: Bus",
-    DEAD_LETTER: "letter: DeadLetter",
-    MESSAGE: "message: Message",
-    TOPOLOGY: "topology: Topology",
-}
 
-Want = str | Resource
 Source = Callable[[Any], Any]
-
-
-class Given:
-    """What one call of a handler can be given; what costs is made when it is first asked for."""
-
-    __slots__ = ("bus", "records", "session")
-
-    def __init__(self, bus: Any, session: Any, records: Any) -> None:
-        """Keep what is there for every call.
-
-        Args:
-            bus: collects what the handler publishes.
-            session: of the store's transaction, None where there is none.
-            records: the Records that are handled; a single record is a batch of one.
-
-        """
-        self.bus = bus
-        self.session = session
-        self.records = records
-
-    @property
-    def message(self) -> Any:
-        """The Message of a single record."""
-        return self.records.messages[0]
-
-
-class GivenDeadLetter(Given):
-    """What one call of a dead handler can be given."""
-
-    __slots__ = ("dead_letter",)
-
-    def __init__(self, bus: Any, session: Any, records: Any, dead_letter: Any) -> None:
-        """Keep the DeadLetter besides."""
-        super().__init__(bus, session, records)
-        self.dead_letter = dead_letter
-
-
 Call = Callable[[Any, Given], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What functions of one kind can ask for, beside resources.
-
-    Attributes:
-        names: of what is given.
-        session_type: of the store's session, None where there is none.
-        refused: by the name of what is not given here, what to write instead.
-
-    """
-
-    names: tuple[str, ...]
-    session_type: type | None = None
-    refused: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def to_handlers(cls, session_type: type | None = None, *, batch: bool = False) -> Offer:
-        """Return what a handler can ask for."""
-        if batch:
-            instead = "records.messages: each record of a batch has a message of its own"
-            return cls((BUS,), session_type, {MESSAGE: instead})
-        return cls((BUS, MESSAGE), session_type)
-
-    @classmethod
-    def to_dead_handlers(cls, session_type: type | None) -> Offer:
-        """Return what a dead handler can ask for."""
-        return cls((BUS, MESSAGE, DEAD_LETTER), session_type)
-
-    @property
-    def expected(self) -> str:
-        """What can be asked for, as it is written."""
-        sessions = [] if self.session_type is None else [f"a {name_of(self.session_type)}"]
-        shown = [*(SHOWN[name] for name in self.names), *sessions, "what a resource gives"]
-        return f"{', '.join(shown)}, or a default"
-
-
-OPENING = Offer((TOPOLOGY,))  # what resources and the constructors of middleware can ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +55,7 @@ class Parameters:
         for position, parameter in enumerate(parameters):
             if parameter.kind in MANY:
                 continue
-            given = _asked_for(function, parameter, position, offer)
+            given = wanted(function, parameter, position, offer)
             if given is None:
                 by_name = True  # what comes behind it cannot be given by its place
             elif by_name or parameter.kind is inspect.Parameter.KEYWORD_ONLY:
@@ -241,80 +155,4 @@ def check_result(function: Callable[..., object]) -> None:
         raise Unfit(function, "-> None", str(error)) from error
     if found not in (None, typing.NoReturn, typing.Never) and found not in UNANNOTATED:
         advice = "raise Reject, Retry or Drop for another verdict"
-        raise Unfit(function, "-> None", f"returns {_shown(found)} by its annotation", advice)
-
-
-def _asked_for(
-    function: Callable[..., object], parameter: inspect.Parameter, position: int, offer: Offer
-) -> Want | None:
-    """Return what a parameter asks for; None for nothing, as it has a default."""
-    has_default = parameter.default is not inspect.Parameter.empty
-    try:
-        found = annotation(function, parameter.name, parameter.annotation)
-    except Unresolved as error:
-        if has_default:
-            return None
-        raise Unfit(function, offer.expected, str(error)) from error
-    if typing.get_origin(found) is Annotated:
-        found, *notes = typing.get_args(found)
-        named = [each for each in map(declared, notes) if each is not None]
-        if named:
-            return _agreed(function, parameter, found, named[0])
-    want: Want | None = None
-    if found not in UNANNOTATED:
-        want = _given(function, parameter, found, offer)
-    elif position == 0 and BUS in offer.names and parameter.name.lstrip("_") in {BUS, ""}:
-        want = BUS
-    if want is None and not has_default:
-        raise _nobody_gives(function, parameter, found, offer)
-    return want
-
-
-def _nobody_gives(
-    function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
-) -> Unfit:
-    shown = "" if found in UNANNOTATED else f": {_shown(found)}"
-    got = f"asks for what nobody gives: its parameter '{parameter.name}{shown}'"
-    if offer.session_type is None and shown and BUS in offer.names:
-        got += ", and there is no [store] whose session it could be"
-    return Unfit(function, offer.expected, got)
-
-
-def _given(
-    function: Callable[..., object], parameter: inspect.Parameter, wanted: Any, offer: Offer
-) -> Want | None:
-    """Return what there is of a type."""
-    named = getattr(wanted, ASKED_FOR, None) if isinstance(wanted, type) else None
-    if isinstance(named, str):
-        if named in offer.names:
-            return named
-        if named in offer.refused:
-            got = f"asks for what it cannot be given: '{parameter.name}: {_shown(wanted)}'"
-            raise Unfit(function, offer.refused[named], got)
-        return None
-    session_type = offer.session_type
-    if session_type is not None and isinstance(wanted, type) and issubclass(session_type, wanted):
-        return SESSION
-    found = match(namespace(function), wanted)
-    if len(found) > 1:
-        names = [name_of(resource.function) for resource in found]
-        forms = [f"Annotated[{_shown(wanted)}, {name}]" for name in names]
-        got = f"asks for '{parameter.name}: {_shown(wanted)}', which {' and '.join(names)} give"
-        raise Unfit(function, " or ".join(forms), got)
-    return found[0] if found else None
-
-
-def _agreed(
-    function: Callable[..., object], parameter: inspect.Parameter, wanted: Any, resource: Resource
-) -> Resource:
-    """Return a resource that was named, if it gives what the parameter says."""
-    provided = resource.provides()
-    if wanted in UNANNOTATED or resource.fits(wanted):
-        return resource
-    name = name_of(resource.function)
-    got = f"asks for '{parameter.name}: Annotated[{_shown(wanted)}, {name}]'"
-    raise Unfit(function, f"{_shown(provided)}, which {name} gives", got)
-
-
-def _shown(found: Any) -> str:
-    return found.__qualname__ if isinstance(found, type) else str(found)
+        raise Unfit(function, "-> None", f"returns {shown(found)} by its annotation", advice)

@@ -1,0 +1,91 @@
+"""Find what one parameter asks for, by its annotation."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from feedbus.annotations import Unfit, Unresolved, annotation, name_of, namespace
+from feedbus.parameters.offers import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offer
+from feedbus.parameters.resource import Resource, declared, match
+
+Want = str | Resource
+
+
+def wanted(
+    function: Callable[..., object], parameter: inspect.Parameter, position: int, offer: Offer
+) -> Want | None:
+    """Return what a parameter asks for; None for nothing, as it has a default."""
+    has_default = parameter.default is not inspect.Parameter.empty
+    try:
+        found = annotation(function, parameter.name, parameter.annotation)
+    except Unresolved as error:
+        if has_default:
+            return None
+        raise Unfit(function, offer.expected, str(error)) from error
+    if typing.get_origin(found) is Annotated:
+        found, *notes = typing.get_args(found)
+        named = [each for each in map(declared, notes) if each is not None]
+        if named:
+            return _agreed(function, parameter, found, named[0])
+    want: Want | None = None
+    if found not in UNANNOTATED:
+        want = _given(function, parameter, found, offer)
+    elif position == 0 and BUS in offer.names and parameter.name.lstrip("_") in {BUS, ""}:
+        want = BUS
+    if want is None and not has_default:
+        raise _nobody_gives(function, parameter, found, offer)
+    return want
+
+
+def _nobody_gives(
+    function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
+) -> Unfit:
+    written = "" if found in UNANNOTATED else f": {shown(found)}"
+    got = f"asks for what nobody gives: its parameter '{parameter.name}{written}'"
+    if offer.session_type is None and written and BUS in offer.names:
+        got += ", and there is no [store] whose session it could be"
+    return Unfit(function, offer.expected, got)
+
+
+def _given(
+    function: Callable[..., object], parameter: inspect.Parameter, kind: Any, offer: Offer
+) -> Want | None:
+    """Return what there is of a type."""
+    named = getattr(kind, ASKED_FOR, None) if isinstance(kind, type) else None
+    if isinstance(named, str):
+        if named in offer.names:
+            return named
+        if named in offer.refused:
+            got = f"asks for what it cannot be given: '{parameter.name}: {shown(kind)}'"
+            raise Unfit(function, offer.refused[named], got)
+        return None
+    session_type = offer.session_type
+    if session_type is not None and isinstance(kind, type) and issubclass(session_type, kind):
+        return SESSION
+    found = match(namespace(function), kind)
+    if len(found) > 1:
+        names = [name_of(resource.function) for resource in found]
+        forms = [f"Annotated[{shown(kind)}, {name}]" for name in names]
+        got = f"asks for '{parameter.name}: {shown(kind)}', which {' and '.join(names)} give"
+        raise Unfit(function, " or ".join(forms), got)
+    return found[0] if found else None
+
+
+def _agreed(
+    function: Callable[..., object], parameter: inspect.Parameter, kind: Any, resource: Resource
+) -> Resource:
+    """Return a resource that was named, if it gives what the parameter says."""
+    provided = resource.provides()
+    if kind in UNANNOTATED or resource.fits(kind):
+        return resource
+    name = name_of(resource.function)
+    got = f"asks for '{parameter.name}: Annotated[{shown(kind)}, {name}]'"
+    raise Unfit(function, f"{shown(provided)}, which {name} gives", got)
+
+
+def shown(found: Any) -> str:
+    """Return an annotation as it is written."""
+    return found.__qualname__ if isinstance(found, type) else str(found)

@@ -1,0 +1,96 @@
+"""What can be asked for by the parameters of handlers, dead handlers, resources and middleware."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from feedbus.annotations import name_of
+
+# A class that has this attribute can be asked for; it names what is given.
+ASKED_FOR = "__feedbus_parameter__"
+BUS, SESSION, MESSAGE, TOPOLOGY = "bus", "session", "message", "topology"
+DEAD_LETTER = "dead_letter"
+UNANNOTATED = (inspect.Parameter.empty, Any, object)
+SHOWN = {
+    BUS: "bus: Bus",
+    DEAD_LETTER: "letter: DeadLetter",
+    MESSAGE: "message: Message",
+    TOPOLOGY: "topology: Topology",
+}
+
+
+class Given:
+    """What one call of a handler can be given; what costs is made when it is first asked for."""
+
+    __slots__ = ("bus", "records", "session")
+
+    def __init__(self, bus: Any, session: Any, records: Any) -> None:
+        """Keep what is there for every call.
+
+        Args:
+            bus: collects what the handler publishes.
+            session: of the store's transaction, None where there is none.
+            records: the Records that are handled; a single record is a batch of one.
+
+        """
+        self.bus = bus
+        self.session = session
+        self.records = records
+
+    @property
+    def message(self) -> Any:
+        """The Message of a single record."""
+        return self.records.messages[0]
+
+
+class GivenDeadLetter(Given):
+    """What one call of a dead handler can be given."""
+
+    __slots__ = ("dead_letter",)
+
+    def __init__(self, bus: Any, session: Any, records: Any, dead_letter: Any) -> None:
+        """Keep the DeadLetter besides."""
+        super().__init__(bus, session, records)
+        self.dead_letter = dead_letter
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What functions of one kind can ask for, beside resources.
+
+    Attributes:
+        names: of what is given.
+        session_type: of the store's session, None where there is none.
+        refused: by the name of what is not given here, what to write instead.
+
+    """
+
+    names: tuple[str, ...]
+    session_type: type | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def to_handlers(cls, session_type: type | None = None, *, batch: bool = False) -> Offer:
+        """Return what a handler can ask for."""
+        if batch:
+            instead = "records.messages: each record of a batch has a message of its own"
+            return cls((BUS,), session_type, {MESSAGE: instead})
+        return cls((BUS, MESSAGE), session_type)
+
+    @classmethod
+    def to_dead_handlers(cls, session_type: type | None) -> Offer:
+        """Return what a dead handler can ask for."""
+        return cls((BUS, MESSAGE, DEAD_LETTER), session_type)
+
+    @property
+    def expected(self) -> str:
+        """What can be asked for, as it is written."""
+        sessions = [] if self.session_type is None else [f"a {name_of(self.session_type)}"]
+        shown = [*(SHOWN[name] for name in self.names), *sessions, "what a resource gives"]
+        return f"{', '.join(shown)}, or a default"
+
+
+OPENING = Offer((TOPOLOGY,))  # what resources and the constructors of middleware can ask for
