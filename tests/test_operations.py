@@ -16,6 +16,7 @@ from feedbus.lifeline import hold_slot, mark_holding
 from feedbus.operations import queue_depths, service
 from feedbus.operations.access import Guard
 from feedbus.operations.http_server import CannotListen
+from feedbus.operations.url_file import write_url
 from feedbus.topology import Ladder
 from servers import versions
 from tests.operations import Served, served
@@ -214,7 +215,12 @@ def test_a_free_port_is_used_where_the_usual_one_is_taken_unless_a_port_was_chos
         monkeypatch.setattr(service, "OPERATIONS_PORT", taken)
         found = service.Service(system.topology, "127.0.0.1", None, supervised=False).listen()
         with found[0] as listener:
-            assert listener.getsockname()[1] != taken
+            port = listener.getsockname()[1]
+            assert port != taken
+            write_url(system.topology, f"http://127.0.0.1:{port}")
+        after = service.Service(system.topology, "127.0.0.1", None, supervised=False).listen()
+        with after[0] as listener:
+            assert listener.getsockname()[1] == port  # a restart keeps its address
         chosen = service.Service(system.topology, "127.0.0.1", taken, supervised=False)
         with pytest.raises(CannotListen, match=f"port {taken}: Address already in use"):
             chosen.listen()

@@ -169,7 +169,7 @@ def _switch(connection: Any, topology: Topology, tell: Callable[[str], None]) ->
         known = ledger.recall(channel, topology, exchange.name)
         state = switch.adopt(channel, topology, exchange.name)
         if known is None or known.current != state.current:
-            tell(f"{exchange.name} is led to generation {state.current.digest}")
+            tell(f"{exchange.name}: publishing switched to generation {state.current.digest}")
     channel.close()
     step("switched")
 

@@ -24,8 +24,8 @@ INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish"}  # the others have
 
 # One line of help for each command, so that --help imports none; the module has its name.
 COMMANDS: Mapping[str, str] = {
-    "check": "Say every problem in the topology.",
-    "plan": "Say what apply would change.",
+    "check": "Check the topology and list every problem.",
+    "plan": "Show what apply would change.",
     "apply": "Change the running system to what the topology says.",
     "up": "Start everything, supervised.",
     "down": "Stop everything cleanly.",
@@ -178,7 +178,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool)
     show_envvar=True,
     is_eager=True,
     metavar="FILE",
-    help="What the system is.",
+    help="The topology file.",
 )
 @click.option(
     "--version",
@@ -190,5 +190,5 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool)
 )
 @click.pass_context
 def main(ctx: click.Context, topology: str) -> None:
-    """Message queues from one file: edit it, and the running system follows."""
+    """Run the message queues and consumers that a topology file declares."""
     ctx.obj = Context(Path(topology))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 TELL_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 
+OLD_QUEUES = "the queues of the old generation"
+
 
 @click.command(
     "apply",
@@ -83,9 +85,9 @@ def command(
     if done:
         progress.tell(click.style("applied", fg="green", bold=True))
     elif supervisor is None:
-        progress.tell("switched; what has passed drains when `feedbus up` is next started")
+        progress.tell(f"switched; {OLD_QUEUES} drain when `feedbus up` is next started")
     elif no_wait:
-        progress.tell("switched; what has passed drains meanwhile, the next apply deletes it")
+        progress.tell(f"switched; {OLD_QUEUES} drain meanwhile, the next apply deletes them")
     else:
         msg = "not all is done; apply again"
         raise UsageError(msg)

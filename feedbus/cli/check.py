@@ -23,7 +23,7 @@ from feedbus.topology import Topology
 @click.option("--json", "as_json", is_flag=True, help="Print problems and summary as JSON.")
 @click.pass_context
 def command(ctx: click.Context, file: str | None, *, as_json: bool) -> None:
-    """Say every problem in the topology, FILE or that of --topology; import its handlers too.
+    """List every problem in the topology, FILE or that of --topology; import its handlers too.
 
     Exits with 1 when there is any problem. Problems are printed as FILE:LINE:COLUMN, which editors
     can jump to.

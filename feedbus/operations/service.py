@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from urllib.parse import urlsplit
 
 from feedbus.bus import LiveBus
 from feedbus.errors import FeedbusError
@@ -19,7 +21,7 @@ from feedbus.operations.access import Guard, guard_of
 from feedbus.operations.http_server import Address, CannotListen, Server, bind, url
 from feedbus.operations.queue_depths import QueueDepths
 from feedbus.operations.routes import application
-from feedbus.operations.url_file import write_url
+from feedbus.operations.url_file import last_url, write_url
 from feedbus.operations.wsgi import Application
 from feedbus.store import Store, open_store
 from feedbus.store.relay import Relay
@@ -154,10 +156,24 @@ class Service:
         except CannotListen:
             if self._port is not None:
                 raise
-            log.info("port %d is taken, so a free one is used: `feedbus status` shows it", wanted)
-            listener = bind(Address(self._host, 0, HOST_OPTION, PORT_OPTION))
+            listener = self._bind_to_another()
+            used = listener.getsockname()[1]
+            log.info(
+                "port %d is taken, so port %d is used: `feedbus status` shows it", wanted, used
+            )
         try:
             return listener, guard_of(listener, address, os.environ)
         except FeedbusError:
             listener.close()
             raise
+
+    def _bind_to_another(self) -> socket.socket:
+        """Listen on the port of the latest such process, or else on any free one.
+
+        So a restart does not change the address that a scraper or a browser has.
+        """
+        latest = urlsplit(last_url(self._topology)).port
+        with contextlib.suppress(CannotListen):
+            if latest:
+                return bind(Address(self._host, latest, HOST_OPTION, PORT_OPTION))
+        return bind(Address(self._host, 0, HOST_OPTION, PORT_OPTION))

@@ -17,6 +17,15 @@ def write_url(topology: Topology, url: str) -> None:
         file.write(f"{os.getpid()}\n{url}\n")
 
 
+def last_url(topology: Topology) -> str:
+    """Return the URL at which the latest operations process of this folder answered, or ""."""
+    try:
+        text = slot_path(topology.var / "run", OPERATIONS, 1, "url").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    return text.partition("\n")[2].strip()
+
+
 def read_url(topology: Topology) -> str | None:
     """Return the URL at which the running operations process answers, None when none does."""
     folder = topology.var / "run"

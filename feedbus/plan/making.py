@@ -15,8 +15,7 @@ from feedbus.plan.entities import Comparison
 from feedbus.topology import Topology
 
 NOTHING_RUNS = (
-    "nothing runs here: consumers follow, and what has passed drains, when `feedbus up` is next"
-    " started"
+    "nothing runs here: the next `feedbus up` starts the consumers, which drain old generations"
 )
 
 

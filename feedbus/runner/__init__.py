@@ -1,4 +1,4 @@
-"""One consumer until told to stop."""
+"""One consumer, until a signal or a limit ends it."""
 
 from feedbus.runner.limits import Limits
 from feedbus.runner.runner import Runner

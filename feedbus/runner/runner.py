@@ -1,4 +1,4 @@
-"""Run one consumer until told to stop: subscribe, collect a batch, dispatch it, settle it."""
+"""Run one consumer until a signal or a limit ends it: collect a batch, dispatch it, settle it."""
 
 from __future__ import annotations
 
@@ -425,5 +425,5 @@ class Runner:
     def _ended(self) -> str | None:
         """Return why the run is over, None while it is not."""
         if self._told_to_stop.is_set():
-            return "told to stop"
+            return "stopped by a signal"
         return self._passed or self._left.used_up(waiting=bool(self._buffer))

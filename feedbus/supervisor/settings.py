@@ -13,6 +13,8 @@ from feedbus.plan.changes import Watchers
 from feedbus.supervisor.watchers import watchers
 from feedbus.topology import OPERATIONS, Topology
 
+OPTIONS_CHANGED = "its options have changed since it was started"
+SHOWN_CHANGED = "the queues that it shows, or its own options, have changed"
 PLACED = ("shards", "weights")  # a ring's business: a shard that stays need not start anew
 
 
@@ -77,7 +79,7 @@ class Settings:
             if name not in self.watchers:
                 continue
             if self.watchers[name] != digest:
-                restarted[name] = "its settings differ from those that it was started with"
+                restarted[name] = SHOWN_CHANGED if name == OPERATIONS else OPTIONS_CHANGED
             elif changed:
                 restarted[name] = f"what it knows of {', '.join(changed)} has changed"
             elif why := lack(states.get(name, {}), wanted.counts[name]):
