@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 
 import pytest
@@ -193,3 +194,17 @@ def test_middleware_that_asks_for_what_is_not_there_is_a_problem(check):
         "topology.toml:9:8: [middleware] use[0]: Timing (app_of_check.py:17) asks for what nobody"
         " gives: its parameter 'bus: Bus': expected topology: Topology, what a resource gives, or"
     )
+
+
+def test_run_says_the_same_before_it_starts(check, tmp_path):
+    check('dead_handler = "app_of_check:Client"\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "feedbus", "run", "reserve"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    place = "topology.toml:8:16: [queues.reserve] dead_handler: "
+    assert f"{place}Client (app_of_check.py:6) is no function" in done.stderr

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
 from feedbus.cli import Context
 from feedbus.cli.names import CONSUMER
 from feedbus.cli.values import DURATION
+from feedbus.errors import UsageError
 from feedbus.printable import log_handler
 
 
@@ -56,7 +59,8 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     topology = context.load()
     chosen = topology.consumer(consumer)
     queue = chosen.queue
-    resolved = handling.resolve(queue.handler, topology.root)
+    with _located(context):
+        resolved = handling.resolve(queue.handler, topology.root)
     limits = Limits(
         max_messages=max_messages or queue.max_messages,
         idle_timeout_seconds=idle_timeout or queue.idle_timeout_seconds,
@@ -71,17 +75,18 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
         hand = lifeline.slot_path(lifeline.run_folder(topology), chosen.name, slot, "hand")
         with watchdog.over(name, hand, supervised=supervised), Suspects(hand) as suspects:
             store = open_store(topology, waiting=suspects.paused)
-            runner = Runner(
-                topology,
-                chosen,
-                resolved,
-                limits=limits,
-                metrics=metrics,
-                suspects=suspects,
-                store=store,
-                on_ready=lifeline.mark_ready,
-                on_hold=lifeline.mark_holding,
-            )
+            with _located(context):
+                runner = Runner(
+                    topology,
+                    chosen,
+                    resolved,
+                    limits=limits,
+                    metrics=metrics,
+                    suspects=suspects,
+                    store=store,
+                    on_ready=lifeline.mark_ready,
+                    on_hold=lifeline.mark_holding,
+                )
             gc.freeze()  # nor is it looked through later, while messages wait
             gc.enable()
             with runner.stopping_on_signals():
@@ -89,3 +94,13 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
                 reason = runner.run()
         logging.getLogger(__name__).info("%s ended: %s", name, reason)
         store.close()
+
+
+@contextmanager
+def _located(context: Context) -> Iterator[None]:
+    """Where a handler does not fit, raise with the lines of the topology that say so."""
+    try:
+        yield
+    except UsageError:
+        context.load(import_handlers=True)
+        raise
