@@ -103,11 +103,14 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A declared queue, or a family of shards that share one declaration."""
+    """A declared queue, or a family of shards that share one declaration.
+
+    Of handler, handlers (by routing key) and handlers_by_type one names its handlers.
+    """
 
     name: str
     exchange: str
-    handler: str
+    handler: str = ""
     routing_keys: tuple[str, ...] = ()
     shards: int | None = None
     weights: tuple[int, ...] = (1,)
@@ -125,6 +128,8 @@ class Queue:
     max_length: int | None = None
     overflow: Literal["drop-head", "reject-publish"] | None = None
     arguments: Mapping[str, Any] = field(default_factory=_empty)
+    handlers: Mapping[str, str] = field(default_factory=_empty)
+    handlers_by_type: Mapping[str, str] = field(default_factory=_empty)
     idle_timeout_seconds: float | None = None
     max_runtime_seconds: float | None = None
     max_messages: int | None = None

@@ -18,6 +18,7 @@ from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters
 from feedbus.generations import establishment
 from feedbus.generations.depths import depths_of
+from feedbus.handler_routes import HandlerRoutes
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics
 from feedbus.runner import Limits, Runner, Suspects
@@ -153,7 +154,7 @@ class System:
             yield Runner(
                 self.topology,
                 self.topology.consumer(name),
-                Handler(function, Numbered, batch),
+                HandlerRoutes([Handler(function, Numbered, batch)]),
                 limits=Limits(**limits),
                 metrics=metrics or Metrics.none(),
                 suspects=suspects,

@@ -136,7 +136,7 @@ def test_problems_are_told_as_json_with_all_their_parts(shop):
     report = json.loads(result.stdout)
     assert (report["ok"], report["summary"]) == (False, None)
     (problem,) = report["problems"]
-    assert problem.pop("expected").startswith("one of exchange, handler, routing_keys")
+    assert problem.pop("expected").startswith("one of exchange, handler, handlers, ")
     assert problem == {
         "file": "topology.toml",
         "line": 11,

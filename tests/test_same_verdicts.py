@@ -10,10 +10,11 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feedbus import config, handling
+from feedbus import config
 from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters
 from feedbus.generations.establishment import establish
+from feedbus.handler_routes import HandlerRoutes
 from feedbus.metrics import Metrics
 from feedbus.runner import Limits, Runner, Suspects
 from feedbus.store import open_store
@@ -145,7 +146,7 @@ def outcome_of_runners(topology, module, scripts):
             Runner(
                 topology,
                 consumer,
-                handling.resolve(consumer.queue.handler, topology.root),
+                HandlerRoutes.of(consumer.queue, topology.root),
                 limits=Limits(idle_timeout_seconds=0.3),
                 metrics=Metrics.none(),
                 suspects=suspects,

@@ -47,7 +47,8 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     """Run CONSUMER until a limit or a signal ends it, which is exit code 0."""
     # What is imported is no garbage: looking for some makes importing a tenth slower.
     gc.disable()
-    from feedbus import handling, lifeline, watchdog
+    from feedbus import lifeline, watchdog
+    from feedbus.handler_routes import HandlerRoutes
     from feedbus.metrics import Metrics
     from feedbus.runner import Limits, Runner, Suspects
     from feedbus.store import open_store
@@ -60,7 +61,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     chosen = topology.consumer(consumer)
     queue = chosen.queue
     with _located(context):
-        resolved = handling.resolve(queue.handler, topology.root)
+        handlers = HandlerRoutes.of(queue, topology.root)
     limits = Limits(
         max_messages=max_messages or queue.max_messages,
         idle_timeout_seconds=idle_timeout or queue.idle_timeout_seconds,
@@ -79,7 +80,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
                 runner = Runner(
                     topology,
                     chosen,
-                    resolved,
+                    handlers,
                     limits=limits,
                     metrics=metrics,
                     suspects=suspects,

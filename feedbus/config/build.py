@@ -87,7 +87,7 @@ def _ladder(then: Any = None, *, repeat: bool = False, **options: Any) -> Ladder
 
 def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
     frozen = dict(options)
-    for key in ("arguments", "environment"):
+    for key in ("arguments", "environment", "handlers", "handlers_by_type"):
         if key in frozen:
             frozen[key] = _freeze(frozen[key])
     return frozen

@@ -57,6 +57,7 @@ EXPECTED_IN_STORE = {
     "url": "sqlite:///FILE or postgresql://…",
     "engine": "the dotted name of an SQLAlchemy engine, such as 'shop.db:engine',",
 }
+HANDLERS = ("handler", "handlers", "handlers_by_type")
 RING_ARGUMENTS = {"hash-header", "hash-property", "alternate-exchange"}
 
 
@@ -97,12 +98,20 @@ def _exchange(draft: Draft, queue: str, options: Options) -> Found:
 
 
 def _handler(draft: Draft, queue: str, options: Options) -> Found:
-    del options
-    if not draft.says(queue, "handler"):
+    said = [option for option in HANDLERS if draft.says(queue, option)]
+    if not said:
         yield (
             ("queues", queue, "handler"),
             Fault(expected="a dotted name such as 'package.module:name'"),
         )
+    for option in said[1:]:
+        message = f"cannot stand beside {said[0]}: a message has one handler"
+        expected = f"one of {', '.join(HANDLERS)}"
+        yield draft.at(queue, option), Fault(message=message, expected=expected, at_key=True)
+    for pattern in options.get("handlers", {}):
+        if not _well_formed(pattern):
+            expected = "words joined by dots, '*' and '#' standing alone as words"
+            yield draft.at(queue, "handlers", pattern), Fault(expected=expected, at_key=True)
 
 
 def _misfits(draft: Draft, queue: str, options: Options) -> Found:

@@ -191,7 +191,26 @@ class QueueTable(TableSchema):
     exchange = Name("The exchange that the queue is bound to.", default="needed")
     handler = Dotted(
         "The handler of its messages, imported from this topology's folder.",
-        default="needed",
+        default="needed, or `handlers`, or `handlers_by_type`",
+    )
+    handlers = Tables(
+        Dotted(""),
+        "In place of `handler`, several by the routing keys that each takes; `*` stands for one "
+        "word and `#` for any number of them. The first that matches takes a message, in the order "
+        "of the file; what none matches becomes a dead letter.",
+        of="dotted names",
+        keys=RoutingKey(""),
+        empty=False,
+        default="none",
+    )
+    handlers_by_type = Tables(
+        Dotted(""),
+        "In place of `handler`, several by the AMQP property `type` of the messages that each "
+        "takes.",
+        of="dotted names",
+        keys=RoutingKey(""),
+        empty=False,
+        default="none",
     )
     routing_keys = Array(
         RoutingKey(""),

@@ -8,8 +8,9 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path as FilePath
+from typing import Any
 
 from feedbus.annotations import Unfit
 from feedbus.config.draft import Draft
@@ -32,48 +33,53 @@ def check_imports(draft: Draft, root: FilePath) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         session_type = check_store(draft, root)
         for queue in draft.queues:
-            for path, fault in _handler(draft, queue, root, session_type):
-                draft.report.add(path, fault)
+            for place, dotted in _dotted(draft.queues[queue]):
+                for fault in _handler(draft.queues[queue], dotted, root, session_type):
+                    draft.report.add(draft.at(queue, *place), fault)
         check_other_imports(draft, root, session_type)
         for path, dotted in _others(draft):
             _module(draft, path, dotted, root)
 
 
+def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Go through the handlers of a queue, each with where in the queue's table it stands."""
+    if "handler" in options:
+        yield ("handler",), options["handler"]
+    for option in ("handlers", "handlers_by_type"):
+        for name, dotted in options.get(option, {}).items():
+            yield (option, name), dotted
+
+
 def _handler(
-    draft: Draft, queue: str, root: FilePath, session_type: type | None
-) -> Iterator[tuple[Path, Fault]]:
-    options = draft.queues[queue]
-    if "handler" not in options:
-        return
-    dotted = options["handler"]
-    path = draft.at(queue, "handler")
+    options: Mapping[str, Any], dotted: str, root: FilePath, session_type: type | None
+) -> Iterator[Fault]:
     try:
         found: Handler = resolve(dotted, root)
         parameters = found.parameters(session_type)
         found.message_type()
     except Unfit as error:
         message = str(error).replace(f"{root}{os.sep}", "")
-        yield path, Fault(message=message, expected=error.expected, got=error.got)
+        yield Fault(message=message, expected=error.expected, got=error.got)
         return
     except UsageError as error:
         expected = "a function under @feedbus.handler"
         message = _reason(error, dotted.partition(":")[0], root)
-        yield path, Fault(message=message, expected=expected, suggestion=_suggest(dotted, root))
+        yield Fault(message=message, expected=expected, suggestion=_suggest(dotted, root))
         return
     except SystemExit as error:
         module = dotted.partition(":")[0]
         message = f"cannot import {module}: it exits with {error.code}"
-        yield path, Fault(message=message, expected="a module that can be imported")
+        yield Fault(message=message, expected="a module that can be imported")
         return
     if options.get("stream") and parameters.asks_for(SESSION):
         message = "asks for the store's session, and stream = true has no transaction"
-        yield path, Fault(message=message, expected="a handler without a session")
+        yield Fault(message=message, expected="a handler without a session")
     size = options.get("batch", {}).get("size", 1)
     if size > 1 and not found.batch:
         message = (
             f"takes one record at a time: expected @handler(…, batch=True) for batch.size {size}"
         )
-        yield path, Fault(message=message, expected="a handler with batch=True")
+        yield Fault(message=message, expected="a handler with batch=True")
 
 
 def _reason(error: UsageError, module: str, root: FilePath) -> str:

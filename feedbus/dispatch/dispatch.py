@@ -6,9 +6,11 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
 
 from feedbus import broker
 from feedbus.broker.names import Names
@@ -21,8 +23,10 @@ from feedbus.dispatch.twins import Twins
 from feedbus.errors import BrokerOutage, Drop, InvalidBody, Outage, Reject, Retry, StoreOutage
 from feedbus.exception_rules import ExceptionRules
 from feedbus.fork_safety import end_fork
+from feedbus.handler_routes import HandlerRoutes
 from feedbus.handling import Handler
 from feedbus.message import Message
+from feedbus.message_types import Loaded
 from feedbus.metrics import ConsumerMetrics
 from feedbus.middleware import MiddlewareStack, resolve_middleware
 from feedbus.parameters import Given
@@ -64,14 +68,32 @@ class Opened:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """One handler of the queue: what loads its records, and what calls it."""
+
+    handler: Handler
+    load: Callable[[Pack], Loaded]
+    call: Callable[[Any, Given], None]
+
+
+@dataclass(slots=True)
+class Run:
+    """Records that follow each other and are for the same handler, with what brought them."""
+
+    callee: Callee
+    chunks: list[Chunk] = field(default_factory=list)
+    owners: list[Opened] = field(default_factory=list)
+
+
 class Dispatch:
-    """Runs one consumer's handler over deliveries."""
+    """Runs one consumer's handlers over deliveries."""
 
     def __init__(  # noqa: PLR0913 -- a dispatch's parts
         self,
         topology: Topology,
         consumer: Consumer,
-        handler: Handler,
+        handlers: HandlerRoutes,
         sender: Sender,
         *,
         metrics: ConsumerMetrics,
@@ -81,23 +103,29 @@ class Dispatch:
         """Publish by sender; count in metrics; handle in transactions of store.
 
         Raises:
-            UsageError: the handler asks for what is not there.
+            UsageError: a handler asks for what is not there.
 
         """
         self._pid = os.getpid()
         self._consumer = consumer
-        self._handler = handler
+        self._routes = handlers
         self._sender = sender
         self._metrics = metrics
         self._store = store
-        self._load = handler.message_type().load
         queue, root = consumer.queue, topology.root
         middleware = MiddlewareStack(
             [resolve_middleware(name, root, asynchronous=False) for name in topology.middleware],
             consumer,
             resources,
         )
-        self._call_handler = middleware.around(handler.caller(store.session_type, resources))
+        self._callees = [
+            Callee(
+                each,
+                each.message_type().load,
+                middleware.around(each.caller(store.session_type, resources)),
+            )
+            for each in handlers.handlers
+        ]
         self._names = Names(topology)
         rules = ExceptionRules.of(queue.retry.retry_on, queue.retry.reject_on, root)
         self._ladder = Ladder(self._names, consumer, rules)
@@ -122,28 +150,74 @@ class Dispatch:
         if self._twins is not None:
             deliveries = self._told_apart(self._twins, deliveries)
         opened: list[Opened] = []
-        owners: list[Opened] = []
-        chunks: list[Chunk] = []
+        runs: list[Run] = []
         for delivery in deliveries:
             arrived = self._open(delivery)
             opened.append(arrived)
-            if not len(arrived.pack):
-                continue
-            loaded = self._load(arrived.pack)
-            for row, errors in loaded.errors.items():
-                self._fail(arrived, row, InvalidBody(errors))
-            if len(loaded.chunk):
-                chunks.append(loaded.chunk)
-                owners.append(arrived)
-        records = Records(chunks, owners)
-        failures = self._perform(records)
-        self._log_drops(failures)
-        for index, error in failures.items():
-            place, row = records.batch.find(index)
-            self._fail(owners[place], chunks[place].rows[row], error)
+            if self._routes.only:
+                if len(arrived.pack):
+                    self._take(runs, self._callees[0], arrived, arrived.pack)
+            else:
+                self._route(runs, arrived)
+        count = 0
+        for run in runs:
+            records = Records(run.chunks, run.owners)
+            count += len(records)
+            failures = self._perform(run.callee, records)
+            self._log_drops(failures)
+            for index, error in failures.items():
+                place, row = records.batch.find(index)
+                self._fail(run.owners[place], run.chunks[place].rows[row], error)
         self._send_fates(opened)
-        self._metrics.handled(time.perf_counter() - started, len(records))
+        self._metrics.handled(time.perf_counter() - started, count)
         self._count(opened)
+
+    def _take(
+        self,
+        runs: list[Run],
+        callee: Callee,
+        arrived: Opened,
+        pack: Pack,
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        """Load records for a handler, and put them behind those that came before.
+
+        Args:
+            runs: what has come before.
+            callee: the handler that they are for.
+            arrived: what brought them.
+            pack: the records.
+            rows: the place of each in what brought them, where these are not all of its records.
+
+        """
+        loaded = callee.load(pack)
+        for row, errors in loaded.errors.items():
+            self._fail(arrived, row if rows is None else rows[row], InvalidBody(errors))
+        chunk = loaded.chunk
+        if not len(chunk):
+            return
+        if rows is not None:
+            chunk = replace(chunk, rows=[rows[row] for row in chunk.rows])
+        if not runs or runs[-1].callee is not callee:
+            runs.append(Run(callee))
+        runs[-1].chunks.append(chunk)
+        runs[-1].owners.append(arrived)
+
+    def _route(self, runs: list[Run], arrived: Opened) -> None:
+        """Take a delivery's records apart where one handler ends and another begins."""
+        delivery, pack = arrived.delivery, arrived.pack
+        keys = pack.keys if delivery.content_type == PACK else [delivery.original_key] * len(pack)
+        rows = range(len(pack))
+        for number, some in groupby(
+            rows, lambda row: self._routes.place(keys[row], delivery.properties)
+        ):
+            own = list(some)
+            if number is None:
+                reason = self._routes.lacking(keys[own[0]], delivery.properties)
+                for row in own:
+                    self._fail(arrived, row, Reject(reason))
+                continue
+            self._take(runs, self._callees[number], arrived, pack.select(own), own)
 
     def _told_apart(self, twins: Twins, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         try:
@@ -189,23 +263,24 @@ class Dispatch:
         nothing = Pack(Ids(delivery.message_id, None), [], {}, {})
         return Opened(self._consumer, delivery, nothing, [fate])
 
-    def _perform(self, records: Records) -> Failures:
+    def _perform(self, callee: Callee, records: Records) -> Failures:
         """Give records to the handler and return what was raised for which of them."""
-        if self._handler.batch and len(records) > 1 and self._attempt(records) is None:
+        many = callee.handler.batch and len(records) > 1
+        if many and self._attempt(callee, records) is None:
             return dict(records.verdicts)
         # One at a time, also after a batch that raised: a bad record never fails its neighbours.
         failures: Failures = {}
         for index, single in enumerate(records.batches_of_one()):
-            error = self._attempt(single)
+            error = self._attempt(callee, single)
             error = error or single.verdicts.get(0)
             if error is not None:
                 failures[index] = error
         return failures
 
-    def _attempt(self, records: Records) -> BaseException | None:
+    def _attempt(self, callee: Callee, records: Records) -> BaseException | None:
         """Call the handler and return what it raised, unless that is an outage's doing."""
         try:
-            self._call(records)
+            self._call(callee, records)
         except Outage:
             raise
         except (Drop, Reject, Retry) as verdict:
@@ -218,7 +293,7 @@ class Dispatch:
             return error
         return None
 
-    def _call(self, records: Records) -> None:
+    def _call(self, callee: Callee, records: Records) -> None:
         """Call the handler in one transaction, then send what it published.
 
         On a queue that says once, records seen before are left out. On one that says stream, there
@@ -235,8 +310,9 @@ class Dispatch:
                 if not len(given):
                     return
                 try:
-                    bus = self._bus(given, publications.collect)
-                    self._call_handler(self._argument(given), Given(bus, session, given))
+                    bus = self._bus(callee.handler, given, publications.collect)
+                    argument = given if callee.handler.batch else given[0]
+                    callee.call(argument, Given(bus, session, given))
                     bus.flush()
                 finally:
                     if os.getpid() != self._pid:
@@ -247,8 +323,10 @@ class Dispatch:
                     records.verdicts[ids.index(given.ids[index])] = verdict
             publications.send()
 
-    def _bus(self, records: Records, collect: Collect) -> BatchBus | CollectingBus:
-        if not self._handler.batch:
+    def _bus(
+        self, handler: Handler, records: Records, collect: Collect
+    ) -> BatchBus | CollectingBus:
+        if not handler.batch:
             return CollectingBus(records, collect)
         return BatchBus(records, collect, self._sender.encoder.shards)
 
@@ -302,9 +380,6 @@ class Dispatch:
                 self._metrics.unidentified()
             if arrived.delivery.redelivered:
                 self._metrics.redelivered(1)
-
-    def _argument(self, records: Records) -> object:
-        return records if self._handler.batch else records[0]
 
     def _log_drops(self, failures: Failures) -> None:
         reasons = [error.reason for error in failures.values() if isinstance(error, Drop)]

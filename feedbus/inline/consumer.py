@@ -9,7 +9,7 @@ from feedbus.bus.sender import Sender
 from feedbus.clock import Clock
 from feedbus.dispatch import Dispatch
 from feedbus.errors import Outage
-from feedbus.handling import Handler
+from feedbus.handler_routes import HandlerRoutes
 from feedbus.metrics import ConsumerMetrics
 from feedbus.resources import Resources
 from feedbus.runner.buffer import Buffer
@@ -25,7 +25,7 @@ class InlineConsumer:
         self,
         topology: Topology,
         consumer: Consumer,
-        handler: Handler,
+        handlers: HandlerRoutes,
         *,
         sender: Sender,
         metrics: ConsumerMetrics,
@@ -43,7 +43,7 @@ class InlineConsumer:
         self._dispatch = Dispatch(
             topology,
             consumer,
-            handler,
+            handlers,
             sender,
             metrics=metrics,
             store=store,

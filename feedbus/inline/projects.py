@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from feedbus import config, handling
+from feedbus import config
 from feedbus.clock import VirtualClock
 from feedbus.generations.establishment import establish
-from feedbus.handling import Handler
+from feedbus.handler_routes import HandlerRoutes
 from feedbus.metrics import ConsumerMetrics, Metrics
 from feedbus.store import open_prepared
 from feedbus.topology import Topology
@@ -32,12 +32,11 @@ class Project:
     topology: Topology
 
     @cached_property
-    def handlers(self) -> dict[str, Handler]:
-        """The handler of each queue."""
+    def handlers(self) -> dict[str, HandlerRoutes]:
+        """The handlers of each queue."""
         root = self.topology.root
         return {
-            queue.name: handling.resolve(queue.handler, root)
-            for queue in self.topology.queues.values()
+            queue.name: HandlerRoutes.of(queue, root) for queue in self.topology.queues.values()
         }
 
     @cached_property

@@ -86,7 +86,7 @@ class InlineSystem:
                 InlineConsumer(
                     self.topology,
                     consumer,
-                    wrap(project.handlers[consumer.queue.name], consumer),
+                    project.handlers[consumer.queue.name].wrapped(wrap, consumer),
                     sender=sender,
                     metrics=project.metrics,
                     store=store,

@@ -20,7 +20,7 @@ from feedbus.dispatch import Dispatch
 from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.generations import establishment
 from feedbus.generations.drain import Drain, Source, standing
-from feedbus.handling import Handler
+from feedbus.handler_routes import HandlerRoutes
 from feedbus.metrics import Metrics
 from feedbus.resources import Resources
 from feedbus.runner.buffer import Buffer
@@ -52,7 +52,7 @@ class Runner:
         self,
         topology: Topology,
         consumer: Consumer,
-        handler: Handler,
+        handlers: HandlerRoutes,
         *,
         limits: Limits,
         metrics: Metrics,
@@ -66,7 +66,7 @@ class Runner:
         Args:
             topology: of the system.
             consumer: whose queue is read.
-            handler: what handles its messages.
+            handlers: what handles its messages.
             limits: when the run ends by itself.
             metrics: where it counts.
             suspects: what earlier runs left.
@@ -87,7 +87,7 @@ class Runner:
         self._dispatch = Dispatch(
             topology,
             consumer,
-            handler,
+            handlers,
             self._sender,
             metrics=self._metrics,
             store=store,

@@ -12,6 +12,7 @@ from typing import Any
 from amqp.exceptions import NotFound
 
 from feedbus.ring import Ring
+from feedbus.topic_patterns import topic_matches, words_of
 
 QUEUE, EXCHANGE = "queue", "exchange"
 REMEMBERED_ROUTES = 20_000
@@ -166,39 +167,10 @@ def _match_topic(bindings: Sequence[Binding]) -> Match:
     ]
 
     def match(routing_key: str) -> Iterable[Destination]:
-        words = routing_key.split(".") if routing_key else []
+        words = words_of(routing_key)
         return [to for pattern, to in table if topic_matches(pattern, words)]
 
     return match
-
-
-def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Tell whether words match: * stands for one word, # for any number, none included."""
-    if list(pattern) == [""]:
-        return not words
-    reached = {0}  # positions in the pattern after the words so far, past any #
-    reached = _skip_hashes(pattern, reached)
-    for word in words:
-        following = set()
-        for position in reached:
-            if position == len(pattern):
-                continue
-            if pattern[position] == "#":
-                following.add(position)
-            elif pattern[position] in {"*", word}:
-                following.add(position + 1)
-        reached = _skip_hashes(pattern, following)
-    return len(pattern) in reached
-
-
-def _skip_hashes(pattern: Sequence[str], positions: set[int]) -> set[int]:
-    found = set(positions)
-    for start in positions:
-        position = start
-        while position < len(pattern) and pattern[position] == "#":
-            position += 1
-            found.add(position)
-    return found
 
 
 def _match_ring(bindings: Sequence[Binding]) -> Match:

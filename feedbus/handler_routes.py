@@ -1,0 +1,88 @@
+"""Which handler of a queue takes a message: by its routing key, or by its property `type`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from feedbus.handling import Handler, resolve
+from feedbus.topic_patterns import topic_matches, words_of
+from feedbus.topology import Consumer, Queue
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerRoutes:
+    """The handlers of one queue; the first in the order of the file that matches takes a message.
+
+    Attributes:
+        handlers: what takes messages.
+        patterns: for each handler the routing keys that it takes, by the rules of topic exchanges;
+            none where one handler takes everything, or types decide.
+        types: for each handler the property `type` of its messages.
+
+    """
+
+    handlers: Sequence[Handler]
+    patterns: Sequence[str] = ()
+    types: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, queue: Queue, root: Path) -> HandlerRoutes:
+        """Import the handlers of a queue.
+
+        Args:
+            queue: as topology.toml declares it.
+            root: the folder from which they are imported.
+
+        Raises:
+            UsageError: one cannot be imported, or is no handler.
+
+        """
+        if queue.handlers:
+            found = [resolve(dotted, root) for dotted in queue.handlers.values()]
+            return cls(found, patterns=list(queue.handlers))
+        if queue.handlers_by_type:
+            found = [resolve(dotted, root) for dotted in queue.handlers_by_type.values()]
+            return cls(found, types=list(queue.handlers_by_type))
+        return cls([resolve(queue.handler, root)])
+
+    def wrapped(
+        self, wrap: Callable[[Handler, Consumer], Handler], consumer: Consumer
+    ) -> HandlerRoutes:
+        """Return the same routes with something around each handler of a consumer."""
+        return replace(self, handlers=[wrap(handler, consumer) for handler in self.handlers])
+
+    @property
+    def only(self) -> bool:
+        """Whether one handler takes everything."""
+        return not self.patterns and not self.types
+
+    def place(self, routing_key: str, properties: Mapping[str, Any]) -> int | None:
+        """Return the number of the handler that takes a message, None where none does."""
+        if self.only:
+            return 0
+        if self.types:
+            kind = properties.get("type")
+            return self.types.index(kind) if kind in self.types else None
+        return _first_match(tuple(self.patterns), routing_key)
+
+    def lacking(self, routing_key: str, properties: Mapping[str, Any]) -> str:
+        """Return why no handler takes a message."""
+        if self.types:
+            kind = properties.get("type")
+            shown = f"the type {kind!r:.60}" if kind is not None else "no type"
+            return f"no handler: expected a message type of {', '.join(self.types)}, got {shown}"
+        expected = f"a routing key like {', '.join(self.patterns)}"
+        return f"no handler: expected {expected}, got {routing_key!r}"
+
+
+@lru_cache(maxsize=4096)
+def _first_match(patterns: tuple[str, ...], routing_key: str) -> int | None:
+    words = words_of(routing_key)
+    for number, pattern in enumerate(patterns):
+        if topic_matches(pattern.split("."), words):
+            return number
+    return None
