@@ -88,8 +88,8 @@ def name_of(marked: object) -> str:
 def place(marked: object) -> str:
     """Return " (file:line)" of a function or class, "" where Python does not know it."""
     try:
-        file = inspect.getsourcefile(marked)  # type: ignore[arg-type]  # TypeError says so
-        line = inspect.getsourcelines(marked)[1]  # type: ignore[arg-type]
+        home: Any = inspect.unwrap(marked) if callable(marked) else marked
+        file, line = inspect.getsourcefile(home), inspect.getsourcelines(home)[1]
     except (TypeError, OSError):
         return ""
     return f" ({file}:{line})"

@@ -5,21 +5,28 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, overload
+from typing import Any, TypeVar, cast, get_origin, overload
 
 from feedbus.annotations import Unfit
 from feedbus.errors import Drop, Reject, Retry, UsageError
 from feedbus.message_types import MessageType, UnfitMessageType, message_type_of, row_type
-from feedbus.parameters import Given, Offer, Parameters, check_result, refuse_async_resources
+from feedbus.parameters import (
+    Call,
+    Given,
+    Offer,
+    Parameters,
+    check_result,
+    refuse_async_resources,
+)
 from feedbus.resources import Resources
 
 Function = TypeVar("Function", bound=Callable[..., None])
 MARK = "__feedbus_handler__"
-EXPECTED = "a plain function that returns None"
+EXPECTED = "a function that returns None"
 
 
 class UnfitHandler(Unfit):
@@ -44,6 +51,11 @@ class Handler:
     function: Callable[..., None]
     declared: Any
     batch: bool
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it is awaited in the event loop of the process."""
+        return is_async(self.function)
 
     def message_type(self) -> MessageType:
         """Return what loads its messages: made anew, so ask once.
@@ -77,10 +89,7 @@ class Handler:
             Unfit: the function asks for what is not there.
 
         """
-        function = self.function
-        parameters = self.parameters(session_type)
-        resources.need(parameters)
-        call = parameters.call_of(function, resources.value_of)
+        call = self._call(session_type, resources)
 
         def checked(argument: Any, given: Given) -> None:
             result = call(argument, given)
@@ -88,6 +97,24 @@ class Handler:
                 raise UnexpectedResult(_complaint(result))
 
         return checked
+
+    def async_caller(
+        self, session_type: type | None, resources: Resources
+    ) -> Callable[[Any, Given], Coroutine[Any, Any, None]]:
+        """Return what calls an async function; otherwise as caller()."""
+        call = self._call(session_type, resources)
+
+        async def checked(argument: Any, given: Given) -> None:
+            result = await cast("Coroutine[Any, Any, object]", call(argument, given))
+            if result is not None:
+                raise UnexpectedResult(_complaint(result))
+
+        return checked
+
+    def _call(self, session_type: type | None, resources: Resources) -> Call:
+        parameters = self.parameters(session_type)
+        resources.need(parameters)
+        return parameters.call_of(self.function, resources.value_of)
 
     def parameters(self, session_type: type | None) -> Parameters:
         """Return what the function's parameters ask for.
@@ -100,7 +127,11 @@ class Handler:
         check_result(function)
         offer = Offer.to_handlers(session_type, batch=self.batch)
         parameters = Parameters.of(function, offer, after="the message")
-        refuse_async_resources(function, parameters)
+        if not self.is_async:
+            refuse_async_resources(function, parameters)
+        elif session_type is not None:
+            got = "is async, and the [store] is not: it would stop the event loop"
+            raise UnfitHandler(function, "a handler under 'def'", got)
         return parameters
 
 
@@ -111,7 +142,7 @@ def handler(*, batch: bool = False) -> Callable[[Function], Function]: ...
 @overload
 def handler(function: Function, /) -> Function: ...
 def handler(message: Any = None, /, *, batch: bool = False) -> Any:
-    """Mark a function as the handler of a queue's messages.
+    """Mark a function, sync or async, as the handler of a queue's messages.
 
         @handler                        # the annotation of the first parameter is the message type
         def reserve(order: Order) -> None: ...
@@ -131,8 +162,8 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
 
     Raises:
         UnfitHandler: the type is no message type, or what is marked is no plain function:
-            feedbus calls it once for each record or batch, and neither awaits nor iterates what it
-            returns. A callable object and a functools.partial are taken as functions are.
+            feedbus calls it once for each record or batch, and does not iterate what it returns. A
+            callable object and a functools.partial are taken as functions are.
 
     """
     if message is not None and not _is_type(message):
@@ -163,21 +194,25 @@ def _marked(function: Function, declared: Any, *, batch: bool) -> Function:
 
 def _check_function(function: object) -> None:
     called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls
-    await_inside = "write 'def', and asyncio.run(…) inside where something has to be awaited"
     if isinstance(function, type):
         got, advice = "is a class", "write a function, or mark an instance that has __call__"
     elif called is None:
         got, advice = "is not callable", "write a function"
-    elif _any(inspect.iscoroutinefunction, function, called):
-        got, advice = "is an async function, which nobody would await", await_inside
     elif _any(inspect.isasyncgenfunction, function, called):
-        got, advice = "is an async generator, which nobody would iterate", await_inside
+        got = "is an async generator, which nobody would iterate"
+        advice = "publish with bus.publish(…) instead of yield"
     elif _any(inspect.isgeneratorfunction, function, called):
         got = "is a generator function, which nobody would iterate"
         advice = "publish with bus.publish(…) instead of yield"
     else:
         return
     raise UnfitHandler(function, EXPECTED, got, advice)
+
+
+def is_async(function: object) -> bool:
+    """Whether what a function returns has to be awaited."""
+    called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls
+    return _any(inspect.iscoroutinefunction, function, called)
 
 
 def _any(kind: Callable[[Any], bool], *functions: object) -> bool:
@@ -191,9 +226,9 @@ def _complaint(result: object) -> str:
         advice = f"write 'raise {type(result).__name__}(…)'"
     elif inspect.iscoroutine(result) or inspect.isgenerator(result):
         result.close()
-        advice = "nothing of it was run: write a plain function that neither awaits nor yields"
+        advice = "nothing of it was run: write 'async def' or a function that does not yield"
     elif inspect.isawaitable(result) or inspect.isasyncgen(result):
-        advice = "nobody awaits it: write a plain function"
+        advice = "nobody awaits it: write 'async def', and await it there"
     return f"the handler returned {got}: expected None; {advice}"
 
 

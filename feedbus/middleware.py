@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from feedbus.resources import Resources
 from feedbus.topology import Consumer
 
 Caller = Callable[[Any, Given], None]
-AsyncCaller = Callable[[Any, Given], Awaitable[None]]
+AsyncCaller = Callable[[Any, Given], Coroutine[Any, Any, None]]
 EXPECTED = "a class derived from feedbus.Middleware"
 
 

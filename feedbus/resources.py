@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from feedbus.annotations import name_of, place
 from feedbus.errors import Outage, UsageError
 from feedbus.parameters import Parameters, Resource, Source, declared, of_resource
 from feedbus.topology import Topology
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from feedbus.handler_loop import HandlerLoop
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,10 @@ class Opening:
 class Resources:
     """What the handlers of a process need, and the values that are open."""
 
-    def __init__(self, topology: Topology, run: Run | None = None) -> None:
-        """Open nothing yet.
-
-        Args:
-            topology: of the system.
-            run: runs a coroutine in the event loop of the async handlers and returns what it
-                returns; None where there is no loop.
-
-        """
+    def __init__(self, topology: Topology) -> None:
+        """Open nothing yet."""
         self._opening = Opening(topology)
-        self._run = run
+        self._loop: HandlerLoop | None = None
         self._needed: list[Parameters] = []
         self._values: dict[Resource, Any] = {}
         self._ends: list[tuple[Resource, Callable[[], None]]] = []
@@ -94,6 +87,22 @@ class Resources:
                 log.exception("the resource %s could not be closed", _shown(resource))
         self._values.clear()
         self._all_open = False
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine in the event loop of the process's async handlers.
+
+        Returns:
+            What it returns; raises what it raises.
+
+        """
+        if self._loop is None:
+            from feedbus.handler_loop import HandlerLoop  # asyncio takes long to import
+
+            self._loop = HandlerLoop()
+        return self._loop.run(coroutine)
 
     def _open(self, parameters: Parameters) -> None:
         for resource in parameters.wants:
@@ -124,19 +133,13 @@ class Resources:
         return value
 
     def _opened_in_loop(self, resource: Resource, given: Any) -> Any:
-        run = self._run
-        if run is None:
-            if inspect.iscoroutine(given):
-                given.close()
-            msg = "it is async, and no handler of this process is"
-            raise UsageError(msg)
         if not resource.yields:
-            return run(given)
+            return self.run(given)
         from feedbus.resource_life import Life  # asyncio takes long to import
 
         life = Life(given)
-        value = run(life.begin())
-        self._ends.append((resource, lambda: run(life.end())))
+        value = self.run(life.begin())
+        self._ends.append((resource, lambda: self.run(life.end())))
         return value
 
 

@@ -90,14 +90,15 @@ def test_a_handler_that_does_not_exist_is_a_problem(shop):
     )
 
 
-def test_an_async_handler_is_a_problem_with_the_place_of_the_function(shop):
+def test_an_async_handler_with_a_synchronous_store_is_a_problem_with_its_place(shop):
     (shop / "handlers_of_check.py").write_text(HANDLERS.replace("def take", "async def take"))
+    assert check(cwd=shop).returncode == 0
+    (shop / "topology.toml").write_text(f'{GOOD}[store]\nurl = "sqlite:///shop.db"\n')
     done = check(cwd=shop)
     assert done.returncode == 1
     told = (
-        "handler: take (handlers_of_check.py:4) is an async function, which nobody would await: "
-        "expected a plain function that returns None; write 'def', and asyncio.run(…) inside "
-        "where something has to be awaited\n"
+        "handler: take (handlers_of_check.py:4) is async, and the [store] is not: it would stop the"
+        " event loop: expected a handler under 'def'\n"
     )
     assert done.stdout == (
         f"topology.toml:8:11: [queues.orders] {told}topology.toml:12:11: [queues.feed] {told}"

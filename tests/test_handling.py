@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import warnings
 
@@ -61,15 +62,15 @@ FIT = {
     "a partial": functools.partial(plain),
     "a decorated function": decorated(plain),
     "a callable object": Callable(),
+    "an async function": asynchronous,
+    "a partial of an async function": functools.partial(asynchronous),
+    "an object with an async call": AsyncCallable(),
 }
 UNFIT = {
-    "an async function": (asynchronous, "is an async function"),
     "an async generator": (asynchronous_generator, "is an async generator"),
     "a generator function": (generator, "is a generator function"),
-    "a partial of an async function": (functools.partial(asynchronous), "is an async function"),
     "a partial of a generator": (functools.partial(generator), "is a generator function"),
-    "an object with an async call": (AsyncCallable(), "is an async function"),
-    "an async method": (AsyncCallable().__call__, "is an async function"),
+    "an async method": (AsyncCallable().__call__, "is a method"),
     "a method": (Callable().__call__, "is a method"),
     "an object without attributes": (Slotted(), "is a Slotted"),
     "a built-in function": (print, "is a builtin_function_or_method"),
@@ -79,8 +80,11 @@ UNFIT = {
 
 
 def called(marked):
-    call = getattr(marked, MARK).caller(None, Resources(None))
-    call({}, Given(None, None, None))
+    found, resources = getattr(marked, MARK), Resources(None)
+    if found.is_async:
+        call = found.async_caller(None, resources)
+        return asyncio.run(call({}, Given(None, None, None)))
+    return found.caller(None, resources)({}, Given(None, None, None))
 
 
 @pytest.mark.parametrize("function", FIT.values(), ids=FIT.keys())
@@ -96,9 +100,9 @@ def test_what_would_be_called_without_effect_is_refused_when_it_is_marked(functi
 
 
 def test_a_refusal_names_the_function_with_its_file_and_line():
-    line = asynchronous.__code__.co_firstlineno
-    with pytest.raises(UnfitHandler, match=rf"^asynchronous \({__file__}:{line}\) is"):
-        handler(Schema)(asynchronous)
+    line = generator.__code__.co_firstlineno
+    with pytest.raises(UnfitHandler, match=rf"^generator \({__file__}:{line}\) is"):
+        handler(Schema)(generator)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,12 @@ def test_a_mark_with_what_is_no_message_type_is_refused(declared):
         handler(declared)
 
 
+async def asynchronous_result(message):
+    return Reject(message)
+
+
 RESULTS = {
+    "a result of an async function": (asynchronous_result, "write 'raise Reject"),
     "a coroutine": (decorated(asynchronous), "nothing of it was run"),
     "a generator": (decorated(generator), "nothing of it was run"),
     "an async generator": (decorated(asynchronous_generator), "nobody awaits it"),
@@ -127,6 +136,4 @@ def test_a_handler_that_returns_something_has_failed(function, reason):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UnexpectedResult, match=reason):
-            getattr(handler(Schema)(function), MARK).caller(None, Resources(None))(
-                {}, Given(None, None, None)
-            )
+            called(handler(Schema)(function))

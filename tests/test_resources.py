@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from marshmallow import Schema, fields
@@ -165,8 +166,8 @@ def never() -> Iterator[str]:
     yield from ()
 
 
-def needed(*functions, run=None):
-    resources = Resources(topology("send"), run)
+def needed(*functions):
+    resources = Resources(topology("send"))
     resources.need(Parameters(tuple(map(Resource, functions))))
     return resources
 
@@ -209,16 +210,27 @@ async def absent() -> AsyncIterator[bytes]:
         yield each
 
 
+@handler(Numbered)
+async def send_all(
+    record: dict[str, int], session: asyncio.Queue[str], n: Annotated[int, number]
+) -> None:
+    await session.put(f"{record['n']} of {n}")
+    STEPS.append(await session.get())
+
+
 def test_async_resources_live_in_the_loop_of_the_handlers():
-    with asyncio.Runner() as runner:
-        resources = needed(session, number, run=runner.run)
+    with TestSystem(topology("send_all")) as system:
+        for n in range(2):
+            system.publish("work", {"n": n})
+        system.run()
+    assert STEPS == ["settings", "open session", "0 of 7", "1 of 7", "close session"]
+
+
+def test_an_async_generator_that_yields_nothing_is_no_resource():
+    resources = needed(absent)
+    with pytest.raises(Outage, match=r"absent .* it yields nothing"):
         resources.open()
-        assert resources.value_of(Resource(number))(None) == 7
-        assert isinstance(resources.value_of(Resource(session))(None), asyncio.Queue)
-        resources.close()
-        with pytest.raises(Outage, match=r"absent .* it yields nothing"):
-            needed(absent, run=runner.run).open()
-    assert STEPS == ["settings", "open session", "close session"]
+    resources.close()
 
 
 BODY = """\

@@ -32,11 +32,13 @@ def check_imports(draft: Draft, root: FilePath) -> None:
     """
     with contextlib.redirect_stdout(sys.stderr):
         session_type = check_store(draft, root)
+        handlers: list[str] = []
         for queue in draft.queues:
             for place, dotted in _dotted(draft.queues[queue]):
+                handlers.append(dotted)
                 for fault in _handler(draft.queues[queue], dotted, root, session_type):
                     draft.report.add(draft.at(queue, *place), fault)
-        check_other_imports(draft, root, session_type)
+        check_other_imports(draft, root, session_type, handlers)
         for path, dotted in _others(draft):
             _module(draft, path, dotted, root)
 

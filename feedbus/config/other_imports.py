@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -17,14 +18,25 @@ from feedbus.dead_handlers import EXPECTED as EXPECTED_DEAD_HANDLER
 from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.errors import UsageError
 from feedbus.exception_rules import resolve_exception
-from feedbus.handling import resolve_object
+from feedbus.handling import resolve, resolve_object
 from feedbus.middleware import EXPECTED, resolve_middleware
 
 Found = TypeVar("Found")
 
 
-def check_other_imports(draft: Draft, root: FilePath, session_type: type | None) -> None:
-    """Import dead handlers, middleware and exceptions, and look for the programs of processes."""
+def check_other_imports(
+    draft: Draft, root: FilePath, session_type: type | None, handlers: Iterable[str]
+) -> None:
+    """Import dead handlers, middleware and exceptions, and look for the programs of processes.
+
+    Args:
+        draft: what the file says.
+        root: the folder of the topology.
+        session_type: the type of the store's session, None where there is none.
+        handlers: the dotted names of all handlers.
+
+    """
+    asynchronous = _all_async(handlers, root)
     for queue, options in draft.queues.items():
         if "dead_handler" in options:
             dotted = options["dead_handler"]
@@ -42,7 +54,7 @@ def check_other_imports(draft: Draft, root: FilePath, session_type: type | None)
             ("middleware", "use", index),
             EXPECTED,
             root,
-            partial(resolve_middleware, dotted, root, asynchronous=False),
+            partial(resolve_middleware, dotted, root, asynchronous=asynchronous),
         )
     for name, process in draft.loaded.get("processes", {}).items():
         _program(draft, name, process, root)
@@ -68,6 +80,15 @@ def _resolved(
 
 def _dead_handler(dotted: str, root: FilePath, session_type: type | None) -> DeadLetterFunction:
     return DeadLetterFunction.of(resolve_object(dotted, root), session_type)
+
+
+def _all_async(handlers: Iterable[str], root: FilePath) -> bool:
+    """Whether each handler that can be imported is async."""
+    found = []
+    for dotted in handlers:
+        with contextlib.suppress(UsageError, SystemExit):
+            found.append(resolve(dotted, root).is_async)
+    return all(found)
 
 
 def _exceptions(draft: Draft, queue: str, retry: dict[str, Any], root: FilePath) -> None:

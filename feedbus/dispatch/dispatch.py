@@ -113,16 +113,11 @@ class Dispatch:
         self._metrics = metrics
         self._store = store
         queue, root = consumer.queue, topology.root
-        middleware = MiddlewareStack(
-            [resolve_middleware(name, root, asynchronous=False) for name in topology.middleware],
-            consumer,
-            resources,
-        )
         self._callees = [
             Callee(
                 each,
                 each.message_type().load,
-                middleware.around(each.caller(store.session_type, resources)),
+                _call_within_middleware(topology, consumer, each, store, resources),
             )
             for each in handlers.handlers
         ]
@@ -396,3 +391,23 @@ class Dispatch:
             described(error),
             exc_info=error if alone else None,
         )
+
+
+def _call_within_middleware(
+    topology: Topology, consumer: Consumer, handler: Handler, store: Store, resources: Resources
+) -> Callable[[Any, Given], None]:
+    """Return what calls a handler within the middleware; one that is async, in the event loop."""
+    middleware = [
+        resolve_middleware(name, topology.root, asynchronous=handler.is_async)
+        for name in topology.middleware
+    ]
+    stack = MiddlewareStack(middleware, consumer, resources)
+    session_type = store.session_type
+    if not handler.is_async:
+        return stack.around(handler.caller(session_type, resources))
+    awaited = stack.around_async(handler.async_caller(session_type, resources))
+
+    def call(argument: Any, given: Given) -> None:
+        resources.run(awaited(argument, given))
+
+    return call

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
@@ -83,20 +84,32 @@ def watched(handler: Handler, consumer: Consumer, handled: list[Handled]) -> Han
     """Return a handler that also appends to handled what it is given."""
     function: Callable[..., Any] = handler.function
 
+    def note(argument: Any, records: Sequence[Any], error: BaseException | None) -> None:
+        verdicts = argument.verdicts if isinstance(argument, Records) else {}
+        handled.extend(
+            Handled(consumer.queue.name, consumer.name, payload, error or verdicts.get(index))
+            for index, payload in enumerate(records)
+        )
+
+    @contextmanager
+    def noting(argument: Any) -> Iterator[None]:
+        records: Sequence[Any] = list(argument) if handler.batch else [argument]
+        try:
+            yield
+        except BaseException as error:
+            note(argument, records, error)
+            raise
+        note(argument, records, None)
+
     @wraps(function)
     def watching(argument: Any, *rest: Any, **named: Any) -> Any:
-        records: Sequence[Any] = list(argument) if handler.batch else [argument]
-        error: BaseException | None = None
-        try:
+        with noting(argument):
             return function(argument, *rest, **named)
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            verdicts = argument.verdicts if isinstance(argument, Records) else {}
-            handled.extend(
-                Handled(consumer.queue.name, consumer.name, payload, error or verdicts.get(index))
-                for index, payload in enumerate(records)
-            )
 
-    return replace(handler, function=watching)
+    @wraps(function)
+    async def watching_async(argument: Any, *rest: Any, **named: Any) -> Any:
+        with noting(argument):
+            return await function(argument, *rest, **named)
+
+    either: Callable[..., Any] = watching_async if handler.is_async else watching
+    return replace(handler, function=either)

@@ -1,0 +1,149 @@
+"""Async handlers: run in the event loop of their process, with all that sync ones have."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+from marshmallow import Schema, fields
+
+from feedbus import Bus, Call, Message, Middleware, Outage, Records, Reject, Retry, handler
+from feedbus.handler_loop import HandlerLoop
+from feedbus.testing import TestSystem
+from feedbus.topology import Batch
+from tests.handlers_to_run import topology_of
+from tests.projects import Project, wait_until
+
+STEPS: list[object] = []
+AWAY: list[str] = []
+
+
+class Numbered(Schema):
+    n = fields.Integer(strict=True, required=True)
+
+
+@handler(Numbered)
+async def take(record: dict[str, int], message: Message, bus: Bus) -> None:
+    await asyncio.sleep(0)
+    STEPS.append((record["n"], message.attempt))
+    if AWAY:
+        raise Outage(AWAY.pop())
+    raised = {1: Reject("one"), 2: ValueError("two"), 3: Retry("three"), 4: SystemExit(4)}
+    if record["n"] in raised:
+        raise raised[record["n"]]
+    bus.publish("undone", {"n": record["n"]}, key="done")
+
+
+@handler(Numbered, batch=True)
+async def take_all(records: Records) -> None:
+    await asyncio.sleep(0)
+    STEPS.append(records.column("n"))
+    records.where("n", {1}).reject("one")
+    records.remaining().publish("undone", key="done", columns={"n": "n"})
+
+
+class Sync(Middleware):
+    @contextmanager
+    def around(self, call: Call) -> Iterator[None]:
+        STEPS.append(f"sync {call.records}")
+        yield
+
+
+class Async(Middleware):
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        await asyncio.sleep(0)
+        STEPS.append(f"async {call.records}")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_steps():
+    STEPS.clear()
+    AWAY.clear()
+
+
+def test_it_is_awaited_and_its_verdicts_are_those_of_any_handler():
+    with TestSystem(topology_of(f"{__name__}:take")) as system:
+        for n in range(5):
+            system.publish("work", {"n": n})
+        system.run()
+        reasons = {each.payload["n"]: each.reason for each in system.dead_letters()}
+        assert reasons == {1: "one", 2: "ValueError: two", 3: "three", 4: "SystemExit: 4"}
+        assert [each.payload for each in system.published("undone")] == [{"n": 0}]
+        assert [type(each.error).__name__ for each in system.handled("work")][:3] == [
+            "NoneType",
+            "Reject",
+            "ValueError",
+        ]
+    assert STEPS[:5] == [(n, 1) for n in range(5)]
+    assert sorted(STEPS[5:]) == [(2, 2), (3, 2), (4, 2)]
+
+
+def test_an_outage_holds_it_too():
+    AWAY.append("the mail server is away")
+    with TestSystem(topology_of(f"{__name__}:take")) as system:
+        system.publish("work", {"n": 0})
+        with pytest.raises(Outage, match="the mail server is away"):
+            system.run()
+        system.run()
+        assert (system.dead_letters(), len(system.published("undone"))) == ([], 1)
+    assert STEPS == [(0, 1), (0, 1)]
+
+
+def test_a_batch_handler_may_be_async_within_middleware_of_both_kinds():
+    middleware = (f"{__name__}:Sync", f"{__name__}:Async")
+    topology = topology_of(f"{__name__}:take_all", middleware=(middleware[0],), batch=Batch(10))
+    with TestSystem(topology) as system:
+        system.bus.publish_many("work", [({"n": n}, "") for n in range(3)])
+        system.run()
+        assert [each.reason for each in system.dead_letters()] == ["one"]
+        assert [each.payload["n"] for each in system.published("undone")] == [0, 2]
+    assert STEPS == ["sync 3", [0, 1, 2], "sync 1", "sync 1"]
+
+
+def test_what_a_handler_has_started_goes_on_and_is_cancelled_at_the_end():
+    loop, seen, going = HandlerLoop(), [], threading.Event()
+
+    async def tick() -> None:
+        try:
+            while True:
+                going.set()
+                await asyncio.sleep(0.001)
+        finally:
+            seen.append("cancelled")
+
+    async def start() -> asyncio.Task[None]:
+        return asyncio.create_task(tick())
+
+    loop.run(start())
+    going.clear()
+    assert going.wait(20)
+    loop.close()
+    assert seen == ["cancelled"]
+
+
+BODY = """\
+await asyncio.sleep(0.3)
+note(f"handled-{n}")
+"""
+
+
+def test_sigterm_lets_what_has_begun_finish(tmp_path):
+    project = Project.at(tmp_path, f'note(f"begins-{{n}}")\n{BODY}')
+    module, topology = tmp_path / "small_handlers.py", tmp_path / "topology.toml"
+    text = module.read_text().replace("def work", "async def work")
+    module.write_text(f"import asyncio\n{text}")
+    text = topology.read_text().replace('[store]\nurl = "sqlite:///var/store.db"\n', "")
+    topology.write_text(text)
+    project.publish(1, 2)
+    process = project.start("run", "work")
+    wait_until(lambda: "begins-1" in project.seen())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    process.stdout.close()
+    assert project.seen() == ["begins-1", "handled-1"]
