@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from feedbus.middleware import Call, Middleware
     from feedbus.parameters import resource
     from feedbus.records import Records
+    from feedbus.records.raw import Raw
 
 # Imported when first asked for: `feedbus check` needs no broker library.
 HOMES = {
@@ -44,6 +45,7 @@ HOMES = {
     "Middleware": "feedbus.middleware",
     "Outage": "feedbus.errors",
     "PublishError": "feedbus.errors",
+    "Raw": "feedbus.records.raw",
     "Records": "feedbus.records",
     "Reject": "feedbus.errors",
     "Retry": "feedbus.errors",
@@ -68,6 +70,7 @@ __all__ = [
     "Middleware",
     "Outage",
     "PublishError",
+    "Raw",
     "Records",
     "Reject",
     "Retry",

@@ -47,12 +47,22 @@ def _empty() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """An exchange; pack is the most records that one message to it may carry, 0 for no packs."""
+    """An exchange.
+
+    Attributes:
+        name: as topology.toml names it.
+        type: how messages find queues.
+        pack: the most records that one message to it may carry, 0 for no packs.
+        arguments: the broker's own.
+        content_type: of what feedbus publishes to it; None for JSON.
+
+    """
 
     name: str
     type: ExchangeType
     pack: int = 0
     arguments: Mapping[str, Any] = field(default_factory=_empty)
+    content_type: str | None = None
 
     @property
     def hashed(self) -> bool:
@@ -244,6 +254,7 @@ class Topology:
     consumer_timeout_seconds: float = math.inf
     operations: Operations | None = None
     middleware: tuple[str, ...] = ()
+    codecs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def store_url(self) -> StoreUrl | None:

@@ -1168,7 +1168,7 @@ def test_an_annotation_that_is_no_message_type_is_a_problem_with_file_and_line(t
         file.write("\nfrom feedbus import handler\n@handler\ndef of_an_int(order: int): ...\n")
     line = len((tmp_path / f"{handlers}.py").read_text().splitlines()) - 1
     told = f"of_an_int ({handlers}.py:{line}) takes int: expected a dataclass, a msgspec.Struct, "
-    told += "a pydantic model, a marshmallow schema, or dict"
+    told += "a pydantic model, a marshmallow schema, dict, str or bytes"
     assert_handler_told(tmp_path, f"{handlers}:of_an_int", told)
 
 

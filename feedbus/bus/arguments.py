@@ -44,6 +44,8 @@ def _mapping(name: str, payload: object, key: object, hint: str = "") -> Mapping
     if found is None:
         if isinstance(payload, str) and mapping_of(key) is not None:
             hint = SWAPPED
+        elif isinstance(payload, str | bytes):
+            hint = "write Raw(…), for an exchange with content_type"
         elif isinstance(payload, Coroutine):
             payload.close()
             hint = "nobody awaited it: write await"

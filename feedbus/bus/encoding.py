@@ -9,10 +9,12 @@ from typing import Any
 
 from feedbus.broker.names import Names
 from feedbus.bus.arguments import as_mappings, refuse_keys
+from feedbus.codecs import Codecs
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode, expands_too_far
 from feedbus.records.payloads import BODY_LIMIT_BYTES, Payload, encode_payload, unencodable
+from feedbus.records.raw import RAW
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 from feedbus.wire import Outgoing
@@ -84,6 +86,7 @@ class Encoder:
         """Predict placement by the topology's own generations until told of others."""
         self._topology = topology
         self._names = Names(topology)
+        self._codecs: Codecs | None = None
         self._rings: dict[str, tuple[Generation, Ring]] = {}
 
     def lead(self, generation: Generation) -> None:
@@ -100,6 +103,9 @@ class Encoder:
         exchange, keys = self._topology.exchange(exchange_name), pack.keys
         _check_keys(keys)
         _check_id(pack.ids)
+        if exchange.content_type is None and (RAW in pack.shared or RAW in pack.columns):
+            msg = f"cannot publish: Raw needs content_type in [exchanges.{exchange.name}]"
+            raise UsageError(msg)
         if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- packs of one are none
             return list(self._plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
@@ -159,12 +165,20 @@ class Encoder:
         yield Outgoing(name, key, body, PACK, *labels, records=len(pack))
 
     def _plain(self, exchange: Exchange, pack: Pack, indexes: Iterable[int]) -> Iterator[Outgoing]:
-        name = self._names.exchange(exchange.name)
+        name, kind = self._names.exchange(exchange.name), exchange.content_type
+        codecs = self._codecs
+        if codecs is None and kind is not None:
+            codecs = self._codecs = Codecs.of(self._topology)
         for index in indexes:
-            body = _body(pack, index)
+            if codecs is None or kind is None:
+                body = _body(pack, index)
+            else:
+                body = codecs.write(kind, pack.payload(index))
             _check_size(body)
             message_id = pack.ids[index]
-            yield Outgoing(name, pack.key(index), body, JSON, message_id, counted_as=exchange.name)
+            yield Outgoing(
+                name, pack.key(index), body, kind or JSON, message_id, counted_as=exchange.name
+            )
 
 
 def _body(pack: Pack, index: int | None = None) -> bytes:

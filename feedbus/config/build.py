@@ -50,6 +50,7 @@ def build(draft: Draft, path: Path) -> Topology:
         ),
         operations=_operations(loaded.get("operations", {})),
         commands=_freeze(loaded.get("commands", {})),
+        codecs=_freeze(loaded.get("codecs", {})),
         middleware=loaded.get("middleware", {}).get("use", ()),
         var=Path(os.path.abspath(root / loaded.get("var", VAR))),  # noqa: PTH100 -- resolve() would follow links
     )

@@ -13,6 +13,7 @@ from feedbus.config.draft import RING, Draft
 from feedbus.config.faults import Fault, nearest
 from feedbus.config.names import check_names
 from feedbus.config.paths import Path, lookup
+from feedbus.content_types import bare_type, is_known
 from feedbus.topology import (
     HANDLER_TIMEOUT_SECONDS,
     KEEP_HANDLED_SECONDS,
@@ -72,6 +73,7 @@ def check(draft: Draft) -> None:
         _store(draft),
         _buckets(draft),
         _exchange_arguments(draft),
+        _content_types(draft),
         check_names(draft),
     ):
         draft.report.add(path, fault)
@@ -384,3 +386,19 @@ def _exchange_arguments(draft: Draft) -> Found:
                     ("exchanges", name, "arguments", argument),
                     Fault(message=message, at_key=True),
                 )
+
+
+def _content_types(draft: Draft) -> Found:
+    """Find exchanges whose content type nothing writes, or which cannot have one."""
+    named = {bare_type(kind) for kind in draft.loaded.get("codecs", {})}
+    for name, exchange in draft.loaded.get("exchanges", {}).items():
+        kind = exchange.get("content_type")
+        path = ("exchanges", name, "content_type")
+        if kind is None:
+            continue
+        if exchange.get("pack", 0) > 1:
+            message = "cannot stand beside pack: a pack is JSON"
+            yield path, Fault(message=message, expected="either pack or content_type", at_key=True)
+        if bare_type(kind) not in named and not is_known(kind):
+            expected = f"text/plain, application/octet-stream, or a codec for '{bare_type(kind)}'"
+            yield path, Fault(expected=f"{expected} in [codecs]", suggestion=nearest(kind, named))

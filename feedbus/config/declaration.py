@@ -10,6 +10,7 @@ from feedbus.config.values import (
     Argument,
     ArgumentName,
     Command,
+    ContentType,
     EnvironmentName,
     ExceptionName,
     RoutingKey,
@@ -114,6 +115,11 @@ class ExchangeTable(TableSchema):
     )
     arguments = Tables(
         Argument(""), "The broker's own arguments.", of="arguments", keys=ArgumentName("")
+    )
+    content_type = ContentType(
+        "The content type of what feedbus publishes to it: text, `application/octet-stream`, or "
+        "one that `[codecs]` has. Not beside `pack`.",
+        default="application/json",
     )
 
 
@@ -429,6 +435,13 @@ class TopologyTable(TableSchema):
     )
     processes = Tables(
         Table(ProcessTable, ""), "Supervised processes beside the consumers, by name.", of="tables"
+    )
+    codecs = Tables(
+        Dotted(""),
+        "The project's [codecs](handlers.md#codecs) by content type: what reads and writes bodies "
+        "that are not JSON.",
+        of="dotted names",
+        keys=ContentType(""),
     )
     middleware = Table(MiddlewareTable, "What runs around each call of a handler.")
     operations = Table(OperationsTable, "Metrics, health and the operations page.")

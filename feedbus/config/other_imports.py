@@ -11,6 +11,8 @@ from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 from feedbus.annotations import Unfit
+from feedbus.codecs import EXPECTED as EXPECTED_CODEC
+from feedbus.codecs import resolve_codec
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault
 from feedbus.config.paths import Path
@@ -55,6 +57,10 @@ def check_other_imports(
             EXPECTED,
             root,
             partial(resolve_middleware, dotted, root, asynchronous=asynchronous),
+        )
+    for kind, dotted in draft.loaded.get("codecs", {}).items():
+        _resolved(
+            draft, ("codecs", kind), EXPECTED_CODEC, root, partial(resolve_codec, dotted, root)
         )
     for name, process in draft.loaded.get("processes", {}).items():
         _program(draft, name, process, root)

@@ -136,6 +136,21 @@ class RoutingKey(Option):
         return {"type": "string"}
 
 
+class ContentType(Text):
+    """A MIME type, with or without parameters."""
+
+    expected = "a content type such as 'application/x-protobuf'"
+    pattern = r"[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+( *;[ -~]*)?"
+
+    def read(self, value: Any) -> str:
+        """Return the content type."""
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
+            self.refuse()
+        if len(value) > LONGEST_KEY_BYTES or "vnd.feedbus." in value:
+            self.refuse()
+        return value
+
+
 class Argument(Option):
     """A broker's own argument: what AMQP can carry, and what equals itself when read back."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.sender import Sender
+from feedbus.codecs import Codecs
 from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.letters import DeadLetter
@@ -22,7 +23,6 @@ from feedbus.parameters import GivenDeadLetter
 from feedbus.records import Records
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
-from feedbus.records.packs import decode
 from feedbus.resources import Resources
 from feedbus.retry import Fate, described
 from feedbus.store import Store
@@ -74,6 +74,7 @@ class DeadHandler:
 
         """
         self._pid = os.getpid()
+        self._codecs = Codecs.of(topology)
         self._consumer = consumer
         self._sender = sender
         self._store = store
@@ -140,7 +141,15 @@ class DeadHandler:
         if self._message_type is None:
             return [letter]
         try:
-            pack = decode(letter.body, letter.content_type, letter.message_id, letter.key)
+            pack = self._codecs.read(
+                letter.body,
+                letter.content_type,
+                letter.message_id,
+                letter.key,
+                content_encoding=letter.delivery.properties.get("content_encoding"),
+                headers=letter.delivery.headers,
+                reads=self._message_type.reads,
+            )
         except InvalidBody:
             return []
         chunk = self._message_type.load(pack).chunk

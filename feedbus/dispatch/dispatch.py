@@ -17,6 +17,7 @@ from feedbus.broker.names import Names
 from feedbus.bus.collecting import BatchBus, Collect, CollectingBus
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender
+from feedbus.codecs import Codecs
 from feedbus.dispatch.dead_handler import DeadHandler
 from feedbus.dispatch.publications import Publications
 from feedbus.dispatch.twins import Twins
@@ -113,14 +114,17 @@ class Dispatch:
         self._metrics = metrics
         self._store = store
         queue, root = consumer.queue, topology.root
+        self._types = [each.message_type() for each in handlers.handlers]
         self._callees = [
             Callee(
-                each,
-                each.message_type().load,
-                _call_within_middleware(topology, consumer, each, store, resources),
+                each, kind.load, _call_within_middleware(topology, consumer, each, store, resources)
             )
-            for each in handlers.handlers
+            for each, kind in zip(handlers.handlers, self._types, strict=True)
         ]
+        self._codecs = Codecs.of(topology)
+        self._json_alone = not topology.codecs and all(
+            kind.reads == "object" for kind in self._types
+        )
         self._names = Names(topology)
         rules = ExceptionRules.of(queue.retry.retry_on, queue.retry.reject_on, root)
         self._ladder = Ladder(self._names, consumer, rules)
@@ -240,16 +244,32 @@ class Dispatch:
         if delivery.faults:
             return self._set_aside(delivery, self._ladder.undecodable(delivery))
         try:
-            pack = decode(
-                delivery.body,
-                delivery.content_type,
-                delivery.message_id,
-                delivery.routing_key,
-                delivery.properties.get("content_encoding"),
-            )
+            if not self._json_alone:
+                pack = self._read(delivery)
+            else:
+                pack = decode(
+                    delivery.body,
+                    delivery.content_type,
+                    delivery.message_id,
+                    delivery.routing_key,
+                    delivery.properties.get("content_encoding"),
+                )
         except InvalidBody as error:
             return self._set_aside(delivery, self._ladder.unreadable(delivery, error))
         return Opened(self._consumer, delivery, pack)
+
+    def _read(self, delivery: Delivery) -> Pack:
+        """Read a body that may be anything, as the handler that takes it asks."""
+        place = self._routes.place(delivery.original_key, delivery.properties)
+        return self._codecs.read(
+            delivery.body,
+            delivery.content_type,
+            delivery.message_id,
+            delivery.routing_key,
+            content_encoding=delivery.properties.get("content_encoding"),
+            headers=delivery.headers,
+            reads=self._types[place].reads if place is not None else "bytes",
+        )
 
     def _set_aside(self, delivery: Delivery, fate: Fate) -> Opened:
         """Dead-letter a delivery of which no record can be read."""

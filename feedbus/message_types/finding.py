@@ -15,11 +15,13 @@ import msgspec
 from feedbus.message_types.marshmallow_schemas import SchemaType
 from feedbus.message_types.message_type import MessageType, UnfitMessageType
 from feedbus.message_types.msgspec_types import MsgspecType
-from feedbus.message_types.plain import DictType
+from feedbus.message_types.plain import BodyType, DictType
 from feedbus.message_types.pydantic_models import PydanticType, is_pydantic
 
 UNTYPED = {inspect.Parameter.empty, Any, object, dict, Mapping, MutableMapping}
-EXPECTED = "a dataclass, a msgspec.Struct, a pydantic model, a marshmallow schema, or dict"
+EXPECTED = (
+    "a dataclass, a msgspec.Struct, a pydantic model, a marshmallow schema, dict, str or bytes"
+)
 
 
 def message_type_of(declared: Any) -> MessageType:
@@ -31,6 +33,8 @@ def message_type_of(declared: Any) -> MessageType:
     """
     if _is_untyped(declared):
         return DictType()
+    if declared in (str, bytes):
+        return BodyType(declared)
     if isinstance(declared, type) and issubclass(declared, marshmallow.Schema):
         return SchemaType(declared)
     if is_pydantic(declared):

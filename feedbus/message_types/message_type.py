@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from feedbus.errors import Outage
 from feedbus.records.batch import Chunk
 from feedbus.records.instances import Attributes
 from feedbus.records.packs import Pack
 
+Reads = Literal["object", "text", "bytes"]
 Errors = dict[int, dict[str, list[str]]]
 
 
@@ -47,7 +48,14 @@ class Loaded:
 
 
 class MessageType(ABC):
-    """Loads records of one type."""
+    """Loads records of one type.
+
+    Attributes:
+        reads: what it takes of a body whose content type no codec reads.
+
+    """
+
+    reads: Reads = "object"
 
     @abstractmethod
     def load(self, pack: Pack) -> Loaded:

@@ -1,10 +1,13 @@
-"""Records without validation: JSON objects as dicts."""
+"""Records without validation: JSON objects as dicts, and bodies as text or bytes."""
 
 from __future__ import annotations
 
-from feedbus.message_types.message_type import Loaded, MessageType
+from operator import itemgetter
+
+from feedbus.message_types.message_type import Loaded, MessageType, Reads
 from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
+from feedbus.records.raw import RAW
 
 
 class DictType(MessageType):
@@ -13,3 +16,22 @@ class DictType(MessageType):
     def load(self, pack: Pack) -> Loaded:
         """Take everything."""
         return Loaded(Chunk(pack.ids, pack.shared, pack.columns, range(len(pack))), {})
+
+
+class BodyType(MessageType):
+    """Records are whole bodies: text or bytes."""
+
+    def __init__(self, kind: type[str | bytes]) -> None:
+        """Take str or bytes."""
+        self._kind = kind
+        self.reads: Reads = "text" if kind is str else "bytes"
+
+    def load(self, pack: Pack) -> Loaded:
+        """Take the body; where a codec has made something else of it, refuse that."""
+        if isinstance(pack.shared.get(RAW), self._kind):
+            chunk = Chunk(pack.ids, pack.shared, {}, range(len(pack)), itemgetter(RAW))
+            return Loaded(chunk, {})
+        text = f"expected a body of {self._kind.__name__}, got a record with fields"
+        return Loaded(
+            Chunk(pack.ids.select([]), {}, {}, []), {row: {"": [text]} for row in range(len(pack))}
+        )

@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from feedbus.errors import InvalidBody
+from feedbus.records.raw import Raw
 from feedbus.wire.nesting import deeper_than
 
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
@@ -46,7 +47,7 @@ class ModelInstance(Protocol):
         """Return its fields."""
 
 
-Payload: TypeAlias = "Mapping[str, Any] | DataclassInstance | msgspec.Struct | ModelInstance"
+Payload: TypeAlias = "Mapping[str, Any] | Raw | DataclassInstance | msgspec.Struct | ModelInstance"
 
 
 def mapping_of(payload: Any) -> Mapping[str, Any] | None:
@@ -63,6 +64,8 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
         return payload
     if isinstance(payload, type):
         return None
+    if isinstance(payload, Raw):
+        return payload.fields()
     serializer = getattr(payload, "__pydantic_serializer__", None)
     if serializer is not None:
         found = serializer.to_python(payload, mode="json", by_alias=True)
@@ -152,6 +155,25 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
     if not isinstance(payload, dict):
         raise InvalidBody({"": [f"expected a JSON object, got {type(payload).__name__}"]})
     return payload
+
+
+def text_of(body: bytes, content_encoding: object = None) -> str:
+    """Return a body's text.
+
+    Args:
+        body: as delivered.
+        content_encoding: how it is encoded, as the message says; what is not known here is UTF-8.
+
+    Raises:
+        InvalidBody: it is no such text.
+
+    """
+    if content_encoding and content_encoding != "utf-8":
+        body = _utf8(body, content_encoding)
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidBody({"": [f"not UTF-8: {error.reason} at byte {error.start}"]}) from error
 
 
 def _utf8(body: bytes, content_encoding: object) -> bytes:

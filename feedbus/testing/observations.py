@@ -10,9 +10,12 @@ from typing import Any
 
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender
+from feedbus.codecs import Codecs, reads_of
+from feedbus.errors import InvalidBody
 from feedbus.handling import Handler
 from feedbus.records import Records
-from feedbus.records.packs import decode
+from feedbus.records.packs import single
+from feedbus.records.raw import RAW
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import FAILED_AT
@@ -61,6 +64,7 @@ class RecordingSender(Sender):
         """Append to published; a queue that is full refuses at once."""
         super().__init__(topology, nacked_seconds=0)
         self._published = published
+        self._codecs = Codecs.of(topology)
 
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
         """Send messages in order and return those that the broker did not take."""
@@ -69,15 +73,21 @@ class RecordingSender(Sender):
         refused = {id(refusal.message) for refusal in refusals}
         for message in sent:
             if id(message) not in refused and FAILED_AT not in message.headers:
-                self._published += _records(message)
+                self._published += self._records(message)
         return refusals
 
-
-def _records(message: Outgoing) -> Iterable[Published]:
-    pack = decode(message.body, message.content_type, message.message_id, message.routing_key)
-    for index in range(len(pack)):
-        payload = dict(pack.payload(index))
-        yield Published(message.counted_as, pack.key(index), payload, pack.ids[index])
+    def _records(self, message: Outgoing) -> Iterable[Published]:
+        """Return what a message carries: records, or a text or bytes."""
+        content = (message.body, message.content_type, message.message_id, message.routing_key)
+        reads = reads_of(message.content_type or "")
+        try:
+            pack = self._codecs.read(*content, headers=message.headers, reads=reads)
+        except InvalidBody:  # what was published as it is
+            pack = single(message.message_id, message.routing_key, {RAW: message.body})
+        for index in range(len(pack)):
+            payload = dict(pack.payload(index))
+            shown = payload.get(RAW, payload)
+            yield Published(message.counted_as, pack.key(index), shown, pack.ids[index])
 
 
 def watched(handler: Handler, consumer: Consumer, handled: list[Handled]) -> Handler:

@@ -1,0 +1,187 @@
+"""Bodies that are not JSON objects: text, bytes, and the content types of the project's codecs."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from feedbus.content_types import BYTES, bare_type, charset_of, is_known
+from feedbus.errors import InvalidBody, Outage, UsageError
+from feedbus.handling import resolve_object
+from feedbus.message_types.message_type import Reads
+from feedbus.records.packs import Pack, decode, single
+from feedbus.records.payloads import BODY_LIMIT_BYTES, encode_payload, text_of, unencodable
+from feedbus.records.raw import BASE64, RAW
+from feedbus.wire.constants import PACK
+
+if TYPE_CHECKING:
+    from feedbus.topology import Topology
+
+EXPECTED = "a class, or an object, with decode(body, content_type, headers) and encode(payload)"
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """What a project writes for a content type; `[codecs]` in topology.toml names it."""
+
+    def decode(self, body: bytes, content_type: str, headers: Mapping[str, Any]) -> Any:
+        """Return what a body holds: a mapping of fields, a text or bytes.
+
+        Whatever it raises makes the message a dead letter.
+
+        Args:
+            body: as delivered.
+            content_type: of the message.
+            headers: of the message.
+
+        """
+
+    def encode(self, payload: Any) -> bytes:
+        """Return the body that carries a payload: a mapping of fields, a text or bytes."""
+
+
+def resolve_codec(dotted: str, root: Path) -> Codec:
+    """Import a codec; of a class, make an instance.
+
+    Raises:
+        UsageError: it cannot be imported, or is no codec.
+
+    """
+    found = resolve_object(dotted, root)
+    if isinstance(found, type):
+        try:
+            found = found()
+        except Exception as error:
+            msg = f"{dotted} cannot be made: {type(error).__name__}: {error}"
+            raise UsageError(msg) from error
+    if not isinstance(found, Codec):
+        msg = f"{dotted} is no codec"
+        raise UsageError(msg)
+    return found
+
+
+def reads_of(content_type: str) -> Reads:
+    """Return what a content type without a codec carries."""
+    bare = bare_type(content_type)
+    if bare.startswith("text/"):
+        return "text"
+    return "object" if is_known(content_type) and bare != BYTES else "bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Codecs:
+    """Reads and writes the bodies of a topology's messages."""
+
+    codecs: Mapping[str, Codec]
+
+    @classmethod
+    def of(cls, topology: Topology) -> Codecs:
+        """Import the codecs of a topology.
+
+        Raises:
+            UsageError: one cannot be imported, or is no codec.
+
+        """
+        named = topology.codecs.items()
+        return cls({bare_type(kind): resolve_codec(name, topology.root) for kind, name in named})
+
+    def read(  # noqa: PLR0913 -- the parts of a message
+        self,
+        body: bytes,
+        content_type: str | None,
+        message_id: str,
+        key: str,
+        *,
+        content_encoding: object = None,
+        headers: Mapping[str, Any],
+        reads: Reads = "object",
+    ) -> Pack:
+        """Return the records of a message's body; as feedbus.records.packs.decode.
+
+        Args:
+            body: as delivered.
+            content_type: as the message says.
+            message_id: the id of a plain message.
+            key: the routing key of a plain message.
+            content_encoding: how the body's text is encoded, as the message says.
+            headers: of the message, for a codec.
+            reads: what the handler takes where no codec says what the body is.
+
+        Raises:
+            InvalidBody: the body is not what its content type says.
+
+        """
+        codec = self.codecs.get(bare_type(content_type)) if content_type else None
+        if content_type == PACK or (codec is None and reads == "object"):
+            return decode(body, content_type, message_id, key, content_encoding)
+        if len(body) > BODY_LIMIT_BYTES:
+            text = f"expected at most {BODY_LIMIT_BYTES} bytes, got {len(body)}"
+            raise InvalidBody({"": [text]})
+        value: Any = body
+        if codec is not None:
+            value = _decoded(codec, body, content_type or "", headers)
+        elif reads == "text":
+            value = text_of(body, content_encoding or charset_of(content_type))
+        return single(message_id, key, value if isinstance(value, Mapping) else {RAW: value})
+
+    def write(self, content_type: str, payload: Mapping[str, Any]) -> bytes:
+        """Return the body that carries a record.
+
+        Args:
+            content_type: of the exchange.
+            payload: the record's fields, or what Raw has made of a text or bytes.
+
+        Raises:
+            UsageError: the content type cannot carry it.
+
+        """
+        bare = bare_type(content_type)
+        codec = self.codecs.get(bare)
+        value: Any = payload
+        if RAW in payload:
+            value = payload[RAW]
+            if isinstance(value, Mapping):
+                value = base64.b64decode(value[BASE64])
+        if codec is not None:
+            return _encoded(codec, value)
+        if isinstance(value, Mapping):
+            if bare.startswith("text/") or bare == BYTES:
+                msg = f"cannot publish: for {bare} expected Raw('…') or Raw(b'…'), got a mapping"
+                raise UsageError(msg)
+            try:
+                return encode_payload(value)
+            except (TypeError, ValueError, RecursionError) as error:
+                msg = f"cannot publish: {unencodable(value) or error}"
+                raise UsageError(msg) from error
+        return value.encode() if isinstance(value, str) else bytes(value)
+
+
+def _decoded(codec: Codec, body: bytes, content_type: str, headers: Mapping[str, Any]) -> Any:
+    name = type(codec).__name__
+    try:
+        value = codec.decode(body, content_type, headers)
+    except Outage:
+        raise
+    except Exception as error:
+        text = f"{name}.decode raised {type(error).__name__}: {error}"
+        raise InvalidBody({"": [text[:500]]}) from error
+    if isinstance(value, Mapping | str | bytes):
+        return value
+    text = f"{name}.decode returned {type(value).__name__}: expected a mapping, str or bytes"
+    raise InvalidBody({"": [text]})
+
+
+def _encoded(codec: Codec, value: Any) -> bytes:
+    name = type(codec).__name__
+    try:
+        body = codec.encode(value)
+    except Exception as error:
+        msg = f"cannot publish: {name}.encode raised {type(error).__name__}: {error}"
+        raise UsageError(msg) from error
+    if not isinstance(body, bytes):
+        msg = f"cannot publish: {name}.encode returned {type(body).__name__}: expected bytes"
+        raise UsageError(msg)
+    return body

@@ -1,0 +1,25 @@
+"""Content types: without their parameters, and which of them need no codec."""
+
+from __future__ import annotations
+
+BYTES = "application/octet-stream"
+
+
+def bare_type(content_type: object) -> str:
+    """Return a content type without its parameters, in lower case."""
+    return str(content_type or "").partition(";")[0].strip().lower()
+
+
+def is_known(content_type: str) -> bool:
+    """Whether feedbus writes this content type without a codec."""
+    bare = bare_type(content_type)
+    return bare.startswith("text/") or bare in {BYTES, "application/json"} or bare.endswith("+json")
+
+
+def charset_of(content_type: str | None) -> str | None:
+    """Return the charset in a content type, None where it has none."""
+    for parameter in (content_type or "").split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            return value.strip().strip('"')
+    return None

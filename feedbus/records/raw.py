@@ -1,0 +1,32 @@
+"""A payload that is no JSON object: text or bytes, for exchanges of another content type."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from feedbus.wrong_argument import refuse
+
+RAW = "feedbus-raw"  # the only field of such a payload within feedbus and in the outbox
+BASE64 = "base64"
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Text or bytes to publish as they are: `bus.publish("legacy", Raw("hello"), key="k")`."""
+
+    value: str | bytes
+
+    def __post_init__(self) -> None:
+        """Refuse anything else."""
+        if not isinstance(self.value, str | bytes):
+            refuse("value", "str or bytes", self.value)
+
+    def fields(self) -> Mapping[str, Any]:
+        """Return it as a payload that JSON can carry."""
+        value = self.value
+        return {
+            RAW: value if isinstance(value, str) else {BASE64: base64.b64encode(value).decode()}
+        }
