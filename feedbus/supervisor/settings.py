@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from feedbus.lifeline import SUPERVISED
 from feedbus.plan.changes import Watchers
 from feedbus.supervisor.watchers import watchers
-from feedbus.topology import OPERATIONS, Topology
+from feedbus.topology import OPERATIONS, Queue, Topology
 
 OPTIONS_CHANGED = "its options have changed since it was started"
 SHOWN_CHANGED = "the queues that it shows, or its own options, have changed"
@@ -108,8 +108,11 @@ def lack(state: Mapping[str, Any], count: int) -> str:
     return ""
 
 
-def _plain(queue: Any) -> Any:
-    return replace(queue, arguments=dict(queue.arguments))  # asdict copies no mapping proxy
+def _plain(queue: Queue) -> Any:
+    """Return a queue with a dict for each mapping proxy, which asdict() cannot copy."""
+    values = {each.name: getattr(queue, each.name) for each in fields(queue)}
+    plain: Any = {name: dict(value) for name, value in values.items() if isinstance(value, Mapping)}
+    return replace(queue, **plain)
 
 
 def _digest(values: Any) -> str:
