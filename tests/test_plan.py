@@ -283,7 +283,7 @@ def test_the_management_api_is_found_by_the_brokers_url(
 def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
     tmp_path: Path,
 ) -> None:
-    def settings(*queues, **exchanges: Exchange) -> Settings:
+    def settings(*queues, middleware=(), **exchanges: Exchange) -> Settings:
         topology = Topology(
             name="t",
             path=tmp_path / "topology.toml",
@@ -293,6 +293,7 @@ def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
             queues={each.name: each for each in queues},
             var=tmp_path / "var",
             operations=Operations(),
+            middleware=middleware,
         )
         return Settings.of(topology)
 
@@ -305,6 +306,10 @@ def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
     assert found.kept == ("other", "shard_0", "shard_1")
     packed = settings(queue(), queue("other"), ring=Exchange("ring", "x-consistent-hash", 50))
     assert list(running.difference(packed, 1, {}).restarted) == ["work", "other", "operations"]
+    timed = settings(queue(), queue("other"), ring=ring, middleware=("app:Timing",))
+    assert list(running.difference(timed, 1, {}).restarted)[:2] == ["work", "other"]
+    undone = settings(queue(dead_handler="app:undo"), queue("other"), ring=ring)
+    assert list(running.difference(undone, 1, {}).restarted) == ["work", "operations"]
     more = settings(queue(), queue("other"), ring=ring, new=Exchange("new", "direct"))
     assert list(running.difference(more, 1, {}).restarted) == ["operations"]
 
