@@ -175,3 +175,14 @@ def test_a_wrong_codec_is_a_problem_with_its_place(project, old, new, problem) -
         config.load(path, import_handlers=True)
     found = [str(each) for each in caught.value.problems]
     assert any(problem in text for text in found), found
+
+
+def test_a_text_goes_through_the_outbox(project) -> None:
+    path = project / "topology.toml"
+    stored = TOPOLOGY + '[store]\nurl = "sqlite:///store.db"\n'
+    once = 'handler = "foreign_handlers:many"\n'
+    path.write_text(stored.replace(once, f"{once}once = true\n"))
+    with TestSystem(path) as system:
+        system.publish("bytes", Raw(b"hello"))
+        system.run()
+        assert seen() == [b"hello", "from bytes", "hello"]

@@ -37,6 +37,10 @@ def created(order: Created):
 def changed(order: Changed, message: Message):
     SEEN.append(("changed", order.id, message.routing_key))
 
+@handler
+async def awaited(order: Changed):
+    SEEN.append(("awaited", order.id))
+
 @handler(batch=True)
 def all_created(orders: Records[Created]):
     SEEN.append(("created", orders.column("id")))
@@ -176,6 +180,7 @@ def fields_of(message: Outgoing, kind: str) -> dict[str, Any]:
         (BY_KEY + BY_TYPE, "handlers_by_type: cannot stand beside handlers"),
         ('handlers = { "a.b*" = "several:created" }\n', "words joined by dots"),
         ("handlers = {}\n", "expected a table of dotted names, at least one"),
+        (BY_KEY.replace(":changed", ":awaited"), "is a handler under async def: expected def"),
         (BY_KEY + "batch = { size = 2 }\n", "takes one record at a time"),
     ],
 )

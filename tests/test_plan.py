@@ -310,6 +310,9 @@ def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
     assert list(running.difference(timed, 1, {}).restarted)[:2] == ["work", "other"]
     undone = settings(queue(dead_handler="app:undo"), queue("other"), ring=ring)
     assert list(running.difference(undone, 1, {}).restarted) == ["work", "operations"]
+    order = [{"a": "h:f", "#": "h:g"}, {"#": "h:g", "a": "h:f"}]  # the first that matches counts
+    before, after = (settings(queue(handler="", handlers=each), queue("b")) for each in order)
+    assert list(before.difference(after, 1, {}).restarted) == ["work"]
     more = settings(queue(), queue("other"), ring=ring, new=Exchange("new", "direct"))
     assert list(running.difference(more, 1, {}).restarted) == ["operations"]
 

@@ -38,6 +38,8 @@ def check_imports(draft: Draft, root: FilePath) -> None:
                 handlers.append(dotted)
                 for fault in _handler(draft.queues[queue], dotted, root, session_type):
                     draft.report.add(draft.at(queue, *place), fault)
+            for path, fault in _unlike(draft, queue, root):
+                draft.report.add(path, fault)
         check_other_imports(draft, root, session_type, handlers)
         for path, dotted in _others(draft):
             _module(draft, path, dotted, root)
@@ -50,6 +52,23 @@ def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
     for option in ("handlers", "handlers_by_type"):
         for name, dotted in options.get(option, {}).items():
             yield (option, name), dotted
+
+
+def _unlike(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, Fault]]:
+    """Find handlers of one queue of which some are async and some are not."""
+    kinds: dict[tuple[str, ...], bool] = {}
+    for place, dotted in _dotted(draft.queues[queue]):
+        with contextlib.suppress(UsageError, SystemExit):  # reported already
+            kinds[place] = resolve(dotted, root).is_async
+    first = next(iter(kinds.values()), False)
+    for place, is_async in kinds.items():
+        if is_async != first:
+            got, expected = ("async def", "def") if is_async else ("def", "async def")
+            message = f"is a handler under {got}: expected {expected}, as the first of the queue"
+            yield (
+                draft.at(queue, *place),
+                Fault(message=message, expected=f"a handler under {expected}"),
+            )
 
 
 def _handler(

@@ -45,15 +45,22 @@ class Settings:
             environment = {k: v for k, v in options["env"].items() if k != SUPERVISED}
             consumer = topology.consumers.get(name)
             known: Any = asdict(queues[consumer.queue.name]) if consumer else {}
-            if consumer and topology.middleware:
-                known["middleware"] = topology.middleware
+            if consumer:
+                queue = topology.queues[consumer.queue.name]
+                known["handlers"] = [*queue.handlers.items()]  # their order counts
+                if topology.codecs:
+                    known["codecs"] = dict(topology.codecs)
+                if topology.middleware:
+                    known["middleware"] = topology.middleware
             for option in PLACED:
                 known.pop(option, None)
             if name == OPERATIONS and topology.operations is not None:
                 known = [asdict(topology.operations), *map(asdict, queues.values())]
             found[name] = _digest([common, options | {"env": environment}, known])
         exchanges = {
-            exchange.name: _digest([exchange.type, exchange.pack, dict(exchange.arguments)])
+            exchange.name: _digest(
+                [exchange.type, exchange.pack, dict(exchange.arguments), exchange.content_type]
+            )
             for exchange in topology.exchanges.values()
         }
         return cls(found, exchanges, counts)
