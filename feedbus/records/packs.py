@@ -8,7 +8,13 @@ from typing import Any, Self, TypeVar
 
 from feedbus.errors import InvalidBody
 from feedbus.records.ids import LARGEST_ORDINAL, Ids, pick
-from feedbus.records.payloads import ERROR_CHARACTERS, decode_payload, encode_payload
+from feedbus.records.payloads import (
+    ERROR_CHARACTERS,
+    PLAIN,
+    decode_payload,
+    encode_payload,
+    encode_plain,
+)
 from feedbus.wire.constants import PACK, SHORT_TEXT_BYTES
 
 EXPANDED_BYTES = 256 * 1024 * 1024  # of a pack's records, each as a message of its own
@@ -79,7 +85,11 @@ class Pack:
     def encode(self) -> bytes:
         """Return the body; keys that are a column's texts are not stored again."""
         origins, owners = _distinct(self.ids.origins)
-        return encode_payload(
+        plain = PLAIN.issuperset(map(type, self.shared.values())) and all(
+            PLAIN.issuperset(map(type, values)) for values in self.columns.values()
+        )
+        encode = encode_plain if plain else encode_payload
+        return encode(
             {
                 "origins": origins,
                 "owners": owners,

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
+import msgspec
+
 from feedbus.errors import InvalidBody
 from feedbus.records.raw import Raw
 from feedbus.wire.nesting import deeper_than
@@ -18,6 +20,7 @@ from feedbus.wire.nesting import deeper_than
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 DEEPEST = 200  # what can be read can be written again, whatever the stack is then
 ERROR_CHARACTERS = 200
+PLAIN = frozenset({str, int, bool, type(None)})  # their JSON is the same whoever writes it
 # By their usual names. Python has more, some of which take seconds for a few thousand characters.
 ENCODINGS = {
     **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin-1", "latin1"), "latin-1"),
@@ -112,6 +115,21 @@ def _unencodable(value: object, where: str, depth: int) -> str:
     return ""
 
 
+_read = msgspec.json.Decoder().decode
+_write_plain = msgspec.json.Encoder().encode
+
+
+def encode_plain(payload: Mapping[str, Any]) -> bytes:
+    """Return compact JSON of dicts, lists, and values whose type is one of PLAIN, at C speed.
+
+    Of other values msgspec would write what no reader expects: null for NaN, say.
+    """
+    try:
+        return _write_plain(payload)
+    except (ValueError, OverflowError):  # half of a surrogate pair, or more than 64 bits
+        return encode_payload(payload)
+
+
 def encode_payload(payload: Mapping[str, Any]) -> bytes:
     """Return compact JSON; ValueError or TypeError for what JSON does not have."""
     try:
@@ -143,18 +161,31 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
         text = f"expected at most {BODY_LIMIT_BYTES} bytes, got {len(body)}"
         raise InvalidBody({"": [text]})
     try:
-        payload = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+        payload = _read(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        payload = _read_slowly(body)
+    if body.count(b"[") + body.count(b"{") > DEEPEST and deeper_than(DEEPEST, payload):
+        raise InvalidBody({"": [f"nested too deeply: more than {DEEPEST} levels"]})
+    if not isinstance(payload, dict):
+        raise InvalidBody({"": [f"expected a JSON object, got {type(payload).__name__}"]})
+    return payload
+
+
+def _read_slowly(body: bytes) -> Any:
+    """Return what a body holds that msgspec does not read, such as a byte order mark; or say why.
+
+    Raises:
+        InvalidBody: nobody can read it.
+
+    """
+    try:
+        return json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise InvalidBody({"": [f"not UTF-8: {error.reason} at byte {error.start}"]}) from error
     except RecursionError as error:
         raise InvalidBody({"": ["not JSON that can be read: nested too deeply"]}) from error
     except ValueError as error:
         raise InvalidBody({"": [f"not JSON: {error}"]}) from error
-    if body.count(b"[") + body.count(b"{") > DEEPEST and deeper_than(DEEPEST, payload):
-        raise InvalidBody({"": [f"nested too deeply: more than {DEEPEST} levels"]})
-    if not isinstance(payload, dict):
-        raise InvalidBody({"": [f"expected a JSON object, got {type(payload).__name__}"]})
-    return payload
 
 
 def text_of(body: bytes, content_encoding: object = None) -> str:
