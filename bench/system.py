@@ -49,7 +49,7 @@ class System:
 
     def name(self, process: psutil.Process) -> str:
         """Name a process by what it runs."""
-        words: list[str] = process.cmdline()
+        words = " ".join(process.cmdline()).split()  # a process that was forked has one text
         if "run" in words and "feedbus" in words:
             return words[words.index("run") + 1]
         if "operations" in words:

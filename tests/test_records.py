@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
 
@@ -151,6 +152,48 @@ def test_whatever_is_read_can_be_written_again() -> None:
     body = b'{"text":"half a pair: \\ud800","number":1e308}'
     payload = decode_payload(body)
     assert decode_payload(encode_payload(payload)) == payload
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON_VALUES, st.booleans(), st.integers(0, 100), st.binary(max_size=3))
+@example({"pair": "\ud800"}, True, 0, b"")
+@example({"large": 10**400}, True, 0, b"")
+@example({"a": 1}, True, 0, b"\xef\xbb\xbf")
+@example({"a": 1}, True, 5, b"1e999")
+def test_a_body_means_what_the_json_of_the_standard_library_says(
+    value: object, escaped: bool, place: int, foreign: bytes
+) -> None:
+    text = json.dumps({"value": value}, ensure_ascii=escaped).encode(errors="surrogatepass")
+    for body in (text, text[:place] + foreign + text[place:]):
+        try:
+            expected = repr(json.loads(body.decode()))
+        except ValueError:
+            expected = "refused"
+        try:
+            found = repr(decode_payload(body))
+        except InvalidBody:
+            found = "refused"
+        infinite = re.search(r"\b(inf|nan)\b", expected)
+        assert found == expected or (found == "refused" and (infinite or expected[:1] != "{"))
+
+
+@given(st.lists(st.none() | st.booleans() | st.integers() | st.text() | st.floats(), min_size=1))
+def test_a_pack_is_written_alike_whatever_its_values(values: list[Any]) -> None:
+    pack = Pack.numbered("o", ["k"] * len(values), {"shared": values[0]}, {"column": values})
+    fields = {"origins": ["o"], "owners": [], "ordinals": list(range(len(values))), "keys": ["k"]}
+    fields |= {"shared": {"shared": values[0]}, "columns": {"column": values}}
+    try:
+        expected = encode_payload(fields)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            pack.encode()
+    else:
+        assert json.loads(pack.encode()) == json.loads(expected)
 
 
 GOOD = {

@@ -10,10 +10,10 @@ from feedbus.errors import InvalidBody
 from feedbus.records.ids import LARGEST_ORDINAL, Ids, pick
 from feedbus.records.payloads import (
     ERROR_CHARACTERS,
-    PLAIN,
+    SIMPLE,
     decode_payload,
     encode_payload,
-    encode_plain,
+    encode_simple,
 )
 from feedbus.wire.constants import PACK, SHORT_TEXT_BYTES
 
@@ -85,10 +85,10 @@ class Pack:
     def encode(self) -> bytes:
         """Return the body; keys that are a column's texts are not stored again."""
         origins, owners = _distinct(self.ids.origins)
-        plain = PLAIN.issuperset(map(type, self.shared.values())) and all(
-            PLAIN.issuperset(map(type, values)) for values in self.columns.values()
+        simple = SIMPLE.issuperset(map(type, self.shared.values())) and all(
+            SIMPLE.issuperset(map(type, values)) for values in self.columns.values()
         )
-        encode = encode_plain if plain else encode_payload
+        encode = encode_simple if simple else encode_payload
         return encode(
             {
                 "origins": origins,

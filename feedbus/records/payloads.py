@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
@@ -20,7 +20,7 @@ from feedbus.wire.nesting import deeper_than
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 DEEPEST = 200  # what can be read can be written again, whatever the stack is then
 ERROR_CHARACTERS = 200
-PLAIN = frozenset({str, int, bool, type(None)})  # their JSON is the same whoever writes it
+SIMPLE = frozenset({str, int, bool, type(None)})  # their JSON is the same whoever writes it
 # By their usual names. Python has more, some of which take seconds for a few thousand characters.
 ENCODINGS = {
     **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin-1", "latin1"), "latin-1"),
@@ -32,9 +32,6 @@ ENCODINGS = {
 }
 
 PLAIN = (str, int, float, type(None))
-
-if TYPE_CHECKING:
-    import msgspec
 
 
 class DataclassInstance(Protocol):
@@ -73,8 +70,6 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
     if serializer is not None:
         found = serializer.to_python(payload, mode="json", by_alias=True)
     elif hasattr(payload, "__dataclass_fields__") or hasattr(payload, "__struct_fields__"):
-        import msgspec  # not for who publishes plain mappings
-
         if hasattr(payload, "__dataclass_fields__"):
             # msgspec itself leaves out those that have their default from the class.
             names = [field.name for field in fields(payload)]
@@ -116,16 +111,16 @@ def _unencodable(value: object, where: str, depth: int) -> str:
 
 
 _read = msgspec.json.Decoder().decode
-_write_plain = msgspec.json.Encoder().encode
+_write_simple = msgspec.json.Encoder().encode
 
 
-def encode_plain(payload: Mapping[str, Any]) -> bytes:
-    """Return compact JSON of dicts, lists, and values whose type is one of PLAIN, at C speed.
+def encode_simple(payload: Mapping[str, Any]) -> bytes:
+    """Return compact JSON of dicts, lists, and values whose type is in SIMPLE, at C speed.
 
     Of other values msgspec would write what no reader expects: null for NaN, say.
     """
     try:
-        return _write_plain(payload)
+        return _write_simple(payload)
     except (ValueError, OverflowError):  # half of a surrogate pair, or more than 64 bits
         return encode_payload(payload)
 
