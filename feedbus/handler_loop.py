@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
+import sys
 import threading
+import traceback
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any
 
 from feedbus.fork_safety import end_fork
+
+log = logging.getLogger(__name__)
+
+BLOCKED_SECONDS = 1.0
+Outcome = tuple[Any, BaseException | None]
 
 
 class HandlerLoop:
@@ -28,19 +37,42 @@ class HandlerLoop:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Return what a coroutine returns, or raise what it raises."""
         waiting = asyncio.run_coroutine_threadsafe(self._outcome(coroutine), self._loop)
-        value, error = waiting.result()
+        value, error = self._awaited(waiting)
         if error is not None:
             raise error
         return value
+
+    def _awaited(self, waiting: Future[Outcome]) -> Outcome:
+        """Wait for an outcome; where the loop does not answer meanwhile, log what blocks it."""
+        answered: threading.Event | None = None
+        reported = False
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return waiting.result(BLOCKED_SECONDS)
+            if answered is not None and not answered.is_set():
+                if not reported:
+                    self._report_blocked()
+                reported = True
+                continue
+            answered, reported = threading.Event(), False
+            self._loop.call_soon_threadsafe(answered.set)
+
+    def _report_blocked(self) -> None:
+        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 -- the only way
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        log.warning(
+            "the event loop is blocked for %g s or longer; await there, or write the handler under"
+            " 'def'. It is at:\n%s",
+            BLOCKED_SECONDS,
+            stack,
+        )
 
     def close(self) -> None:
         """Cancel what still runs, and end the thread."""
         self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join()
 
-    async def _outcome(
-        self, coroutine: Coroutine[Any, Any, Any]
-    ) -> tuple[Any, BaseException | None]:
+    async def _outcome(self, coroutine: Coroutine[Any, Any, Any]) -> Outcome:
         """Return what a coroutine returns and raises; SystemExit would end the loop."""
         try:
             return await coroutine, None

@@ -5,13 +5,25 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 from marshmallow import Schema, fields
 
-from feedbus import Bus, Call, Message, Middleware, Outage, Records, Reject, Retry, handler
+from feedbus import (
+    Bus,
+    Call,
+    Message,
+    Middleware,
+    Outage,
+    Records,
+    Reject,
+    Retry,
+    handler,
+    handler_loop,
+)
 from feedbus.handler_loop import HandlerLoop
 from feedbus.testing import TestSystem
 from feedbus.topology import Batch
@@ -125,6 +137,21 @@ def test_what_a_handler_has_started_goes_on_and_is_cancelled_at_the_end():
     assert going.wait(20)
     loop.close()
     assert seen == ["cancelled"]
+
+
+def test_code_that_blocks_the_loop_is_reported_with_its_stack(monkeypatch, caplog):
+    monkeypatch.setattr(handler_loop, "BLOCKED_SECONDS", 0.01)
+    loop = HandlerLoop()
+
+    async def block() -> None:
+        while not caplog.records:
+            time.sleep(0.001)  # noqa: ASYNC251 -- that is the point
+
+    loop.run(block())
+    loop.close()
+    (record,) = caplog.records
+    assert "the event loop is blocked for 0.01 s or longer" in record.message
+    assert "time.sleep(0.001)" in record.message
 
 
 BODY = """\
