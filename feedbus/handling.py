@@ -24,7 +24,7 @@ from feedbus.parameters import (
 )
 from feedbus.resources import Resources
 
-Function = TypeVar("Function", bound=Callable[..., None])
+Function = TypeVar("Function", bound=Callable[..., Coroutine[Any, Any, None] | None])
 MARK = "__feedbus_handler__"
 EXPECTED = "a function that returns None"
 
@@ -48,7 +48,7 @@ class Handler:
 
     """
 
-    function: Callable[..., None]
+    function: Callable[..., Coroutine[Any, Any, None] | None]
     declared: Any
     batch: bool
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from marshmallow import Schema, fields
 
-from feedbus import Bus, Records, Reject, handler
+from feedbus import Bus, Message, Raw, Records, Reject, handler
 
 
 @dataclass
@@ -35,6 +35,30 @@ class OrderSchema(Schema):
     """An order, as marshmallow describes it."""
 
     id = fields.Integer(strict=True, required=True)
+
+
+@handler
+async def mail(order: Order, message: Message, bus: Bus) -> None:
+    """Mail what was ordered."""
+    bus.publish("notes", Raw(f"{message.routing_key}: {order.product}"))
+
+
+@handler(batch=True)
+async def mail_all(orders: Records[Order]) -> None:
+    """Mail to many at once."""
+    assert orders.first.product
+
+
+@handler
+def note_text(text: str) -> None:
+    """Note a text."""
+    assert text
+
+
+@handler  # type: ignore[type-var]
+def returns(order: Order) -> int:
+    """Return something, which a handler may not."""
+    return order.id
 
 
 @handler
