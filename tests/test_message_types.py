@@ -323,6 +323,43 @@ def test_what_is_no_message_type_is_refused(declared: Any, reason: str) -> None:
         message_type_of(declared)
 
 
+class Unfinished(pydantic.BaseModel):
+    other: Nowhere  # noqa: F821 -- its point
+
+
+@dataclasses.dataclass
+class UnfinishedOrder:
+    other: Nowhere  # noqa: F821 -- its point
+
+
+@pytest.mark.parametrize("declared", [Unfinished, UnfinishedOrder])
+def test_a_class_whose_annotations_cannot_be_evaluated_is_refused(declared: Any) -> None:
+    with pytest.raises(UnfitMessageType, match=rf"{declared.__name__}.*Nowhere"):
+        message_type_of(declared)
+
+
+@dataclasses.dataclass
+class Node:
+    id: int
+    children: list[Node] = dataclasses.field(default_factory=list)
+
+
+class NodeModel(pydantic.BaseModel):
+    id: int
+    children: list[NodeModel] = []
+
+
+@pytest.mark.parametrize("declared", [Node, NodeModel])
+def test_a_type_may_contain_itself_and_a_number_may_be_huge(declared: Any) -> None:
+    payload: dict[str, Any] = {"id": 10**400}
+    for _ in range(90):
+        payload = {"id": 1, "children": [payload]}
+    (row,) = Records([message_type_of(declared).load(single("m", "k", payload)).chunk])
+    while row.children:
+        (row,) = row.children
+    assert row.id == 10**400
+
+
 def of_an_order(order: Order) -> None:
     """Take an order."""
 

@@ -35,16 +35,17 @@ class PydanticType(MessageType):
             UnfitMessageType: the model is not complete.
 
         """
-        from pydantic import PydanticUserError, TypeAdapter, ValidationError
+        from pydantic import TypeAdapter, ValidationError
 
         self._invalid = ValidationError
         try:
             self._one: TypeAdapter[Any] = TypeAdapter(declared)
             self._many: TypeAdapter[list[Any]] = TypeAdapter(list[declared])  # type: ignore[valid-type]
             self._one.rebuild(raise_errors=True)
-        except PydanticUserError as error:
+        except Exception as error:  # several of pydantic's, and what a model's own code raises
             expected = "a pydantic model that can be built"
-            raise UnfitMessageType(expected, f"{declared!r:.100}: {error.message}") from error
+            reason = str(error).partition("\n")[0]
+            raise UnfitMessageType(expected, f"{declared.__name__}: {reason}") from error
         fields: Mapping[str, Any] = getattr(declared, "__pydantic_fields__", {})
         self._names = list(fields)
 
