@@ -159,6 +159,11 @@ class Batch:
         """Return one value for each of these places, ascending; as column()."""
         if not places:
             return ()
+        if isinstance(places, range):  # of one chunk, which needs no column of all chunks
+            number, start = self.find(places.start)
+            chunk = self.chunks[number]
+            if start + len(places) <= len(chunk) and name in chunk.columns:
+                return pick(chunk.columns[name], range(start, start + len(places)))
         values = self.column(name)
         return values if len(places) == len(values) else pick(values, places)
 

@@ -81,6 +81,8 @@ def children(ordinal: int, first: int, count: int) -> range:
 
 def pick(values: Sequence[Value], indexes: Sequence[int]) -> Sequence[Value]:
     """Return the values at these indexes, at C speed."""
+    if isinstance(indexes, range) and indexes.step == 1:
+        return values[indexes.start : indexes.stop]
     if len(indexes) < 2:  # noqa: PLR2004 -- for one, itemgetter returns no tuple
         return [values[index] for index in indexes]
     found: Any = itemgetter(*indexes)(values)

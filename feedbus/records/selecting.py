@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -34,9 +34,10 @@ def choose(batch: Batch, places: Sequence[int], name: str, flags: Flags) -> Sequ
     return found
 
 
-def group(batch: Batch, places: Sequence[int], names: Sequence[str]) -> dict[Any, list[int]]:
+def group(batch: Batch, places: Sequence[int], names: Sequence[str]) -> Mapping[Any, Sequence[int]]:
     """Return the places of records by their values of one field, or by tuples of several."""
     found: defaultdict[Any, list[int]] = defaultdict(list)
+    by_chunk = False
     if len(places) < len(batch) or batch.scattered:
         columns = [batch.values(name, places) for name in names]
         for key, place in zip(_keys(columns), places, strict=True):
@@ -47,10 +48,17 @@ def group(batch: Batch, places: Sequence[int], names: Sequence[str]) -> dict[Any
         if chunk.columns.keys().isdisjoint(names):
             (key,) = _keys([[chunk.shared[name]] for name in names])
             found[key] += extent
+            by_chunk = True
             continue
         for key, place in zip(_keys([chunk.column(name) for name in names]), extent, strict=True):
             found[key].append(place)
-    return found
+    return {key: _compact(own) for key, own in found.items()} if by_chunk else found
+
+
+def _compact(places: list[int]) -> Sequence[int]:
+    """Return places that follow each other as a range, whose values are a slice of a column."""
+    first, end = places[0], places[-1] + 1
+    return range(first, end) if end - first == len(places) else places
 
 
 def _keys(columns: Sequence[Iterable[Any]]) -> Iterable[Any]:
