@@ -71,15 +71,17 @@ def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
     """Return the names of watchers that were asked for, in the topology's order.
 
     Raises:
-        UsageError: nothing runs, or a name is unknown.
+        UsageError: nothing runs, a name is unknown, or another version of feedbus runs.
 
     """
-    from feedbus.supervisor.client import state
+    from feedbus.supervisor.client import other_version, state
 
     found = state(topology)
     if found is None:
         msg = f"nothing runs in {topology.var}; start it with `feedbus up`"
         raise UsageError(msg)
+    if note := other_version(found):
+        raise UsageError(note)
     meant: set[str] = set()
     for name in names:
         shards = {one.name for one in topology.consumers.values() if one.queue.name == name}

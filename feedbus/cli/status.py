@@ -100,10 +100,12 @@ def _supervisor(topology: Topology) -> dict[str, Any] | None:
 def _outdated(
     topology: Topology, answer: dict[str, Any] | None
 ) -> tuple[dict[str, list[str]], str]:
-    from feedbus.supervisor.client import outdated, outdated_note
+    from feedbus.supervisor.client import other_version, outdated, outdated_note
 
-    changed = outdated(topology, answer) if answer else {}
-    return changed, outdated_note(changed)
+    if answer is None:
+        return {}, ""
+    changed = outdated(topology, answer)
+    return changed, other_version(answer) or outdated_note(changed)
 
 
 def _broker(topology: Topology) -> tuple[dict[str, Depths], dict[str, Any]]:

@@ -9,6 +9,7 @@ from kombu.connection import Connection
 from feedbus import broker
 from feedbus.broker import entities, projects
 from feedbus.broker.names import Names
+from feedbus.errors import UsageError
 from feedbus.generations import ledger, replacement
 from feedbus.generations.ledger import State
 from feedbus.generations.switch import adopt
@@ -22,7 +23,8 @@ def establish(topology: Topology) -> dict[str, State]:
 
     Raises:
         Outage: the broker is away.
-        UsageError: it has an entity with other arguments, or somebody else is at this.
+        UsageError: it has an entity with other arguments, somebody else is at this, or another
+            host consumes shards that would have to be declared anew.
 
     """
     with (
@@ -36,6 +38,8 @@ def establish(topology: Topology) -> dict[str, State]:
         broker.declare(channel, topology)
         hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
         before = {name: ledger.recall(channel, topology, name) for name in hashed}
+        for seen in filter(None, before.values()):
+            _refuse_consumed(connection, topology, seen)
         states = {name: adopt(channel, topology, name) for name in hashed}
     for name, state in before.items():
         if state is not None and state.current != states[name].current:
@@ -50,6 +54,30 @@ def establish(topology: Topology) -> dict[str, State]:
                 topology.path,
             )
     return states
+
+
+def _refuse_consumed(connection: Connection, topology: Topology, state: State) -> None:
+    """Refuse to declare a ring's queues anew while other hosts consume them.
+
+    Each start of a host would switch the ring back to how that host declares its queues. Consumers
+    of feedbus 0.1 could not even delete the quorum queues that they have drained.
+    """
+    exchange = state.current.exchange
+    if state.current.shape == topology.generation(exchange).shape:
+        return
+    names = Names(topology)
+    rings = (*state.draining, state.current)
+    shards = [names.member(ring, member) for ring in rings for member, _ in ring.members]
+    consumed = [queue for queue in shards if entities.consumers(connection, queue)]
+    if consumed:
+        msg = (
+            f"ring '{exchange}': {topology.path.name} declares its queues with other arguments than"
+            f" the broker has, and {', '.join(consumed)} are being consumed, by a host with"
+            f" feedbus 0.1 or with another topology. Run `feedbus down` on each such host, then"
+            f" `feedbus up` here; where the same feedbus runs on all hosts, `feedbus apply` on one"
+            f" that runs changes the ring at work"
+        )
+        raise UsageError(msg)
 
 
 def end_replacements(connection: Connection, topology: Topology) -> None:

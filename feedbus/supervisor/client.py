@@ -142,18 +142,32 @@ def watched(topology: Topology) -> tuple[Watchers, str] | None:
     The text is a note about code that has changed, "" when none has.
 
     Raises:
-        FeedbusError: one runs, but does not answer.
+        FeedbusError: one runs, but does not answer, or is of another version of feedbus.
 
     """
     found = state(topology)
     if found is None:
         return None
+    if note := other_version(found):
+        raise FeedbusError(note)
     from feedbus.supervisor.settings import Settings
 
     known = found.get("settings") or {"watchers": dict.fromkeys(found["watchers"], "")}
     running = Settings(known["watchers"], known.get("exchanges", {}))
     watchers = running.difference(Settings.of(topology), found["pid"], found["watchers"])
     return watchers, outdated_note(outdated(topology, found))
+
+
+def other_version(found: Mapping[str, Any]) -> str:
+    """Return what to do where a supervisor of another version of feedbus answered, else ""."""
+    from feedbus.supervisor.settings import PROTOCOL
+
+    if found.get("protocol") == PROTOCOL:
+        return ""
+    return (
+        f"the supervisor, process {found['pid']}, is of another version of feedbus: run"
+        " `feedbus down`, then `feedbus up`"
+    )
 
 
 def outdated(topology: Topology, found: Mapping[str, Any]) -> dict[str, list[str]]:

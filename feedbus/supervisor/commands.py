@@ -30,6 +30,7 @@ from circus.exc import MessageError
 
 from feedbus import config
 from feedbus.errors import FeedbusError
+from feedbus.supervisor.settings import PROTOCOL
 from feedbus.supervisor.supervision import Supervision, keep
 from feedbus.supervisor.watcher import KeptWatcher
 
@@ -201,6 +202,7 @@ class State(Command):
             "pid": os.getpid(),
             "stopping": bool(supervision and supervision.stopping),
             "watchers": {one.name: one.state() for one in kept},
+            "protocol": PROTOCOL,
             "settings": asdict(supervision.settings) if supervision else None,
         }
 

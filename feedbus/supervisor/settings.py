@@ -13,6 +13,7 @@ from feedbus.plan.changes import Watchers
 from feedbus.supervisor.watchers import watchers
 from feedbus.topology import OPERATIONS, Queue, Topology
 
+PROTOCOL = 2  # of what a supervisor answers and is asked for; feedbus 0.1 names none
 OPTIONS_CHANGED = "its options have changed since it was started"
 SHOWN_CHANGED = "the queues that it shows, or its own options, have changed"
 PLACED = ("shards", "weights")  # a ring's business: a shard that stays need not start anew
