@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import re
 import resource
 import signal
-import struct
 import sys
 import threading
 import time
@@ -24,6 +22,7 @@ from typing import Protocol
 
 from feedbus import loaded_code
 from feedbus.errors import FeedbusError, UsageError
+from feedbus.file_locks import lock_holder, take_lock
 from feedbus.private_files import open_private, private_folder
 
 SUPERVISED = "FEEDBUS_SUPERVISED"  # the supervisor's process id, set by its watchers
@@ -32,10 +31,8 @@ RUN_FOLDER = (
     "FEEDBUS_RUN_FOLDER"  # the supervisor's; whatever has it was started by a supervised process
 )
 PR_SET_PDEATHSIG = 1
-LOOK_SECONDS = 0.05
 PATIENCE_SECONDS = 15.0
 SLOT_LOCK = re.compile(r".+\.\d+\.lock")
-FLOCK = struct.Struct("hhqqi4x")  # fcntl(2): type, whence, start, length, process id
 
 
 class HasVar(Protocol):
@@ -166,80 +163,6 @@ def _take(folder: Path, name: str, slot: int, patience_seconds: float) -> int:
             f" (circusctl stop {name}, or feedbus down), or choose another --slot"
         )
         raise SlotTaken(msg) from None
-
-
-def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
-    """Lock a file for this process and write its id there; the lock ends with the descriptor.
-
-    A record lock: it belongs to this process alone, so a child that outlives it holds nothing.
-
-    Raises:
-        BlockingIOError: another holds it; the second argument is its process id, as text.
-
-    """
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        handle = open_private(path, os.O_RDWR | os.O_CREAT, any_owner=True)
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), os.stat(path)):  # noqa: PTH116 -- fstat's twin
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-                return handle
-        except FileNotFoundError:
-            pass  # feedbus down has cleared it away just now
-        except (BlockingIOError, PermissionError):
-            if time.monotonic() >= deadline:
-                holder = _holder(handle)
-                os.close(handle)
-                raise BlockingIOError(0, str(holder or "unknown")) from None
-            time.sleep(LOOK_SECONDS)
-        os.close(handle)
-
-
-def lock_holder(path: Path) -> int | None:
-    """Return the id of the process that holds a lock file, None when it is free."""
-    try:
-        handle = open_private(path, os.O_RDWR, any_owner=True)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return _holder(handle)
-    else:
-        return None
-    finally:
-        os.close(handle)
-
-
-def last_holder(path: Path) -> int:
-    """Return the id of the process that took a lock file last, 0 when that is unknown."""
-    try:
-        handle = open_private(path, os.O_RDONLY, any_owner=True)
-    except FileNotFoundError:
-        return 0
-    try:
-        return _written(handle)
-    finally:
-        os.close(handle)
-
-
-def _holder(handle: int) -> int:
-    """Return who holds a lock, 0 when that is unknown.
-
-    The kernel knows; what the file says may come from a user whom signals must not be sent for.
-    """
-    if sys.platform != "linux" or struct.calcsize("P") != 8:  # noqa: PLR2004 -- FLOCK is of 64 bits
-        return _written(handle)
-    asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    kind, *_, holder = FLOCK.unpack(fcntl.fcntl(handle, fcntl.F_GETLK, asked))
-    return 0 if kind == fcntl.F_UNLCK else max(holder, 0)
-
-
-def _written(handle: int) -> int:
-    text = os.pread(handle, 20, 0).decode(errors="replace").strip()
-    return int(text) if text.isdecimal() else 0
 
 
 def mark_ready() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus import lifeline
+from feedbus import file_locks, lifeline
 
 
 @dataclass(frozen=True)
@@ -175,11 +175,11 @@ def test_a_command_under_the_lifeline_holds_its_slot_and_says_that_it_is_ready(f
     process = subprocess.Popen([sys.executable, *command, "--", sys.executable, "-c", code])
     try:
         wait_until(lambda: lifeline.ready_since(run / "web.1.ready", process.pid) is not None)
-        assert lifeline.lock_holder(run / "web.1.lock") == process.pid
+        assert file_locks.lock_holder(run / "web.1.lock") == process.pid
     finally:
         process.kill()
         process.wait()
-    assert lifeline.lock_holder(run / "web.1.lock") is None
+    assert file_locks.lock_holder(run / "web.1.lock") is None
 
 
 def test_a_command_under_the_lifeline_has_its_memory_limited(folder):

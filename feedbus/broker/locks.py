@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from kombu.connection import Connection
 
+from feedbus import file_locks
 from feedbus.broker.outages import connection_errors
 from feedbus.errors import UsageError
-from feedbus.private_files import open_private
 
-POLL_SECONDS = 0.05
 QUEUE_TIMEOUT_SECONDS = 10.0
 QUEUE_POLL_SECONDS = 0.1
 
@@ -28,22 +25,11 @@ def held(path: Path, timeout_seconds: float) -> Iterator[None]:
         UsageError: somebody else holds it for longer than timeout_seconds.
 
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
-    try:
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() >= deadline:
-                    msg = f"{path} is locked by another process; wait for it to end, or end it"
-                    raise UsageError(msg) from error
-                time.sleep(POLL_SECONDS)
+    with file_locks.locked(path, timeout_seconds) as ours:
+        if not ours:
+            msg = f"{path} is locked by another process; wait for it to end, or end it"
+            raise UsageError(msg)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

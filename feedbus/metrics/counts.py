@@ -9,7 +9,6 @@ between any two instructions.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import math
 import mmap
@@ -22,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from feedbus import file_locks
 from feedbus.private_files import open_private
 
 SUFFIX = ".counts"
@@ -107,7 +107,7 @@ class Counts:
         """Let the next writer of the same name have the file."""
         if self._descriptor is not None:
             # The maps hold the file open, and its lock with it: closing alone would not free it.
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            file_locks.unlock(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -204,13 +204,11 @@ def _open_alone(path: Path) -> int | None:
     # A killed writer's lock goes with it, though perhaps a moment after its successor has come.
     for wait_seconds in (0.01, 0.04, 0.1, 0.0):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(wait_seconds)
+            if file_locks.try_lock(descriptor):
+                return descriptor
         except OSError:
             os.close(descriptor)
             raise
-        else:
-            return descriptor
+        time.sleep(wait_seconds)
     os.close(descriptor)
     return None

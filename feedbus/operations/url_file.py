@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from feedbus.lifeline import lock_holder, run_folder, slot_path
+from feedbus.file_locks import lock_holder
+from feedbus.lifeline import run_folder, slot_path
 from feedbus.private_files import open_private
 from feedbus.topology import OPERATIONS, Topology
 

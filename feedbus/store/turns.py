@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager
 
+from feedbus.file_locks import lock, try_lock, unlock
 from feedbus.fork_safety import close_in_forks
 from feedbus.private_files import open_private
 
@@ -36,9 +36,7 @@ class Turn:
     def take(self, patience_seconds: float) -> bool:
         """Wait for the turn; False when those in front took longer than patience_seconds."""
         handle = open_private(self._path, os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(handle):
             return self._wait(handle, patience_seconds)
         self._held = handle
         return True
@@ -46,7 +44,7 @@ class Turn:
     def give(self) -> None:
         """Let the next one write; harmless without a turn."""
         if self._held is not None:
-            fcntl.flock(self._held, fcntl.LOCK_UN)  # a process that was forked may share it
+            unlock(self._held)  # a process that was forked may share it
             os.close(self._held)
             self._held = None
 
@@ -64,7 +62,7 @@ class Turn:
 
 
 def _queue(handle: int, granted: Future[None]) -> None:
-    fcntl.flock(handle, fcntl.LOCK_EX)
+    lock(handle)
     try:
         granted.set_result(None)
     except InvalidStateError:  # nobody waits any more

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from feedbus.errors import UsageError
-from feedbus.lifeline import run_folder, take_lock
+from feedbus.file_locks import take_lock
+from feedbus.lifeline import run_folder
 from feedbus.supervisor.forks import ForkServer, adopt_orphans
 from feedbus.supervisor.watchers import endpoint
 from feedbus.topology import Topology

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus.errors import FeedbusError
+from feedbus.file_locks import lock_holder, take_lock
 from feedbus.lifeline import (
     changed_code,
-    lock_holder,
     run_folder,
     slot_locks,
     slot_path,
-    take_lock,
 )
 from feedbus.plan.changes import Watchers
 from feedbus.supervisor.arbiter import lock_path

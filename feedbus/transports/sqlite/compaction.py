@@ -9,12 +9,12 @@ while, and when most of it is free.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import time
 from pathlib import Path
 
+from feedbus.file_locks import try_lock
 from feedbus.private_files import open_private
 
 QUIET_SECONDS = 1.0  # without a write by anybody
@@ -76,15 +76,14 @@ class Compaction:
         handle = open_private(self._lock, os.O_RDWR | os.O_CREAT)
         patience_ms = self._pragma("busy_timeout")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not try_lock(handle):
+                return  # another process does it
             self._database.execute("PRAGMA busy_timeout = 0")  # whoever has work goes first
             # The first copies the log without stopping writers, so that the last is quick.
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
             if self._has_space():
                 self._database.execute("VACUUM")
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except BlockingIOError:  # another process does it
-            return
         finally:
             self._database.execute(f"PRAGMA busy_timeout = {patience_ms}")
             os.close(handle)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
+from feedbus.file_locks import try_lock
 from feedbus.private_files import open_private
 
 
@@ -22,7 +22,9 @@ class Locks:
         """Create and lock the file of a connection; do so before others can see its id."""
         self._own = self._path(owner)
         self._handle = open_private(self._own, os.O_RDWR | os.O_CREAT)
-        fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_lock(self._handle):
+            msg = f"{self._own} is locked already"
+            raise BlockingIOError(msg)
 
     def end(self) -> None:
         """Release the lock and remove the file; a second time does nothing."""
@@ -43,11 +45,7 @@ class Locks:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        else:
-            return False
+            return not try_lock(handle)
         finally:
             os.close(handle)
 

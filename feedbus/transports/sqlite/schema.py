@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from feedbus import file_locks
 from feedbus.private_files import make_database_file, open_private, private_folder
 
 SCHEMA_VERSION = 1
@@ -146,7 +146,7 @@ def _alone(path: Path) -> Iterator[None]:
     # SQLite answers "locked" at once, whatever the timeout, when two switch to WAL together.
     handle = open_private(live_folder(path) / "creation", os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        file_locks.lock(handle)
         yield
     finally:
         os.close(handle)

@@ -1,0 +1,141 @@
+"""Locks on files, which the kernel frees when their holder dies, however it dies.
+
+Two kinds. A lock on an open file (flock) ends when every copy of its descriptor is closed, also
+those of forked children. A record lock (lockf) belongs to one process alone: a child that outlives
+it holds nothing, and the kernel knows who has it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from feedbus.private_files import open_private
+
+POLL_SECONDS = 0.05
+FLOCK = struct.Struct("hhqqi4x")  # fcntl(2): type, whence, start, length, process id
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file; False when somebody else has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock(descriptor: int) -> None:
+    """Lock an open file, waiting in the kernel for as long as it takes."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def unlock(descriptor: int) -> None:
+    """Free an open file's lock, also where a forked process or a map keeps the file open."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def poll(take: Callable[[], bool], wait_seconds: float) -> bool:
+    """Try to take a lock until it is taken, or return False after wait_seconds."""
+    deadline = time.monotonic() + wait_seconds
+    while not take():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+@contextmanager
+def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
+    """Hold the lock on a file, which is made where it is missing; yield False where others do.
+
+    Raises:
+        OSError: the file cannot be made.
+
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
+    try:
+        yield poll(lambda: try_lock(descriptor), wait_seconds)
+    finally:
+        os.close(descriptor)
+
+
+def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
+    """Lock a file for this process and write its id there; the lock ends with the descriptor.
+
+    A record lock: it belongs to this process alone, so a child that outlives it holds nothing.
+
+    Raises:
+        BlockingIOError: another holds it; the second argument is its process id, as text.
+
+    """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        handle = open_private(path, os.O_RDWR | os.O_CREAT, any_owner=True)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):  # noqa: PTH116 -- fstat's twin
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+                return handle
+        except FileNotFoundError:
+            pass  # feedbus down has cleared it away just now
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= deadline:
+                holder = _holder(handle)
+                os.close(handle)
+                raise BlockingIOError(0, str(holder or "unknown")) from None
+            time.sleep(POLL_SECONDS)
+        os.close(handle)
+
+
+def lock_holder(path: Path) -> int | None:
+    """Return the id of the process that holds a record lock, None when it is free."""
+    try:
+        handle = open_private(path, os.O_RDWR, any_owner=True)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return _holder(handle)
+    else:
+        return None
+    finally:
+        os.close(handle)
+
+
+def last_holder(path: Path) -> int:
+    """Return the id of the process that took a record lock last, 0 when that is unknown."""
+    try:
+        handle = open_private(path, os.O_RDONLY, any_owner=True)
+    except FileNotFoundError:
+        return 0
+    try:
+        return _written(handle)
+    finally:
+        os.close(handle)
+
+
+def _holder(handle: int) -> int:
+    """Return who holds a lock, 0 when that is unknown.
+
+    The kernel knows; what the file says may come from a user whom signals must not be sent for.
+    """
+    if sys.platform != "linux" or struct.calcsize("P") != 8:  # noqa: PLR2004 -- FLOCK is of 64 bits
+        return _written(handle)
+    asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, *_, holder = FLOCK.unpack(fcntl.fcntl(handle, fcntl.F_GETLK, asked))
+    return 0 if kind == fcntl.F_UNLCK else max(holder, 0)
+
+
+def _written(handle: int) -> int:
+    text = os.pread(handle, 20, 0).decode(errors="replace").strip()
+    return int(text) if text.isdecimal() else 0
