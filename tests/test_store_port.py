@@ -194,7 +194,7 @@ def test_faults_of_a_message_are_no_outage(store_url):
     row = bound().outbox.pending()[0]
     with pytest.raises(peewee.IntegrityError) as doubled:
         database.execute_sql(
-            f"INSERT INTO feedbus_outbox VALUES ({row.id}, 'shop', 'x', '', '', '', 0)"
+            f"INSERT INTO feedbus_outbox VALUES ({row.id}, 'shop', 'x', '', '', '', 0, NULL)"
         )
     assert not bound().is_outage(doubled.value)
     assert not bound().is_outage(ValueError("what a handler raised"))

@@ -11,7 +11,7 @@ import pytest
 
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.store.peewee import PeeweeStore
-from feedbus.store.relay import Relay
+from feedbus.store.relay import Relay, publish_entries
 from feedbus.store.versions import VERSION, found_version
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
@@ -76,6 +76,38 @@ def test_tables_of_0_1_are_taken_over_and_a_host_of_0_1_can_go_on(store):
     assert len(store.outbox.pending()) == 3
 
 
+def test_tables_of_version_2_get_the_column_of_options_and_keep_their_rows(store):
+    store.set_up()
+    store.execute("ALTER TABLE feedbus_outbox DROP COLUMN options", {})
+    store.execute("UPDATE feedbus_version SET version = 2", {})
+    add = (
+        "INSERT INTO feedbus_outbox"
+        " (project, exchange, routing_key, payload, message_id, created_at)"
+        " VALUES ('shop', 'orders', 'chair', '{}', 'out-1', 1)"
+    )
+    store.execute(add, {})
+    store.set_up()
+    assert found_version(store) == VERSION
+    store.outbox.put_many("orders", [("chair", {}, "out-2")], {"priority": 5})
+    kept = [(each.message_id, each.options) for each in store.outbox.pending()]
+    assert kept == [("out-1", None), ("out-2", '{"priority": 5}')]
+
+
+def test_a_relay_publishes_with_the_options_of_a_row_less_the_time_that_it_has_waited(store):
+    store.set_up()
+    options = {"headers": {"source": "web"}, "priority": 5, "expires": 600.0}
+    store.outbox.put_many("orders", [("chair", {"n": 1}, "a"), ("chair", {"n": 2}, "b")], options)
+    store.execute(
+        "UPDATE feedbus_outbox SET created_at = created_at - 60000000 WHERE message_id = 'b'", {}
+    )
+    bus = Broker()
+    publish_entries(store, bus, store.outbox.pending())
+    young, old = bus.options
+    assert young | {"expires": 600.0} == old | {"expires": 600.0} == options
+    assert 540 >= old["expires"] >= young["expires"] - 60.1
+    assert store.outbox.pending() == []
+
+
 def test_ten_processes_at_once_create_the_tables_once(store, empty_store_url):
     program = (
         "import sys; from feedbus.store.peewee import PeeweeStore\n"
@@ -125,11 +157,12 @@ class Broker:
     """A bus whose broker can be away, or refuse."""
 
     def __init__(self) -> None:
-        self.published, self.error, self.closed = [], None, 0
+        self.published, self.options, self.error, self.closed = [], [], None, 0
 
-    def publish(self, exchange, payload, key="", *, message_id=None):
+    def publish(self, exchange, payload, key="", *, message_id=None, **options):
         if self.error is not None:
             raise self.error
+        self.options.append(options)
         self.published.append((exchange, payload, key, message_id))
 
     def close(self):

@@ -11,16 +11,18 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Self
+from typing import Self, Unpack
 
 from feedbus.bus.arguments import check_many, check_record
 from feedbus.bus.encoding import columnar
 from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus
+from feedbus.bus.options import envelope_of
 from feedbus.bus.requests import Request
 from feedbus.metrics import Metrics
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
 from feedbus.topology import Topology
+from feedbus.wire.envelope import Envelope, PublishOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,15 @@ class AsyncBus:
         key: str = "",
         *,
         message_id: str | None = None,
+        **options: Unpack[PublishOptions],
     ) -> None:
         """Publish one record; return when the broker has confirmed it.
 
-        Where a message_id is given, a repeat is known by it. Raises: as LiveBus.publish_many.
+        Where a message_id is given, a repeat is known by it. Raises: as LiveBus.publish.
         """
         fields = check_record(exchange, payload, key, message_id)
-        await self._send(exchange, [single(message_id or uuid.uuid4().hex, key, fields)])
+        envelope = envelope_of(options) if options else None
+        await self._send(exchange, [single(message_id or uuid.uuid4().hex, key, fields)], envelope)
 
     async def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
         """Publish (payload, routing key) pairs; return how many the broker has confirmed.
@@ -109,8 +113,10 @@ class AsyncBus:
         if self._thread is not None and self._process == os.getpid():
             await self._put((), last=True)
 
-    async def _send(self, exchange: str, packs: Sequence[Pack]) -> None:
-        requests = [Request(exchange, pack) for pack in packs]
+    async def _send(
+        self, exchange: str, packs: Sequence[Pack], envelope: Envelope | None = None
+    ) -> None:
+        requests = [Request(exchange, pack, envelope) for pack in packs]
         await self._put(requests)
         for request in requests:
             request.raise_answer()

@@ -5,21 +5,29 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, groupby
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from feedbus.bus.arguments import check_columns, check_many
 from feedbus.bus.encoding import columnar, derive
 from feedbus.bus.interface import Bus
 from feedbus.bus.merging import merged
+from feedbus.bus.options import envelope_of
 from feedbus.errors import UsageError
 from feedbus.records import Records
 from feedbus.records.ids import LARGEST_ORDINAL, Ids, children, pick
 from feedbus.records.packs import Pack
 from feedbus.records.parts import Part
 from feedbus.records.payloads import Payload
+from feedbus.wire.envelope import Envelope
 
-Collect = Callable[[str, Pack], None]
 AT_ONCE = 50_000  # messages that wait to be put together: so many fill the packs of many shards
+
+
+class Collect(Protocol):
+    """Takes what a bus publishes."""
+
+    def __call__(self, exchange: str, pack: Pack, envelope: Envelope | None = None, /) -> None:
+        """Take records for an exchange, with the options that they have in common."""
 
 
 class CollectingBus(Bus):
@@ -30,7 +38,7 @@ class CollectingBus(Bus):
 
         Args:
             records: the record that causes all that is published.
-            collect: takes each exchange's name and the records for it.
+            collect: takes the records.
 
         """
         self._records = records
@@ -55,12 +63,21 @@ class CollectingBus(Bus):
     ) -> int:
         """Collect records by column."""
         check_columns(exchange, columns, keys, shared)
-        call = f"{exchange}/{self._calls}"
-        self._calls += 1
-        pack = Pack.numbered(derive(call, *self._records.ids), keys, shared or {}, columns)
+        pack = Pack.numbered(self._next_origin(exchange), keys, shared or {}, columns)
         if len(pack):
             self._collect(exchange, pack)
         return len(pack)
+
+    def _publish_enveloped(
+        self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
+    ) -> None:
+        pack = Pack.numbered(self._next_origin(exchange), [key], fields, {})
+        self._collect(exchange, pack, envelope)
+
+    def _next_origin(self, exchange: str) -> str:
+        call = f"{exchange}/{self._calls}"
+        self._calls += 1
+        return derive(call, *self._records.ids)
 
     def flush(self) -> None:
         """Do nothing: what is published is collected at once."""
@@ -79,7 +96,7 @@ class BatchBus(Bus):
 
         Args:
             records: all that the handler is given.
-            collect: takes each exchange's name and the messages for it.
+            collect: takes the messages.
             shards: over how many shards an exchange of that name spreads its keys, 0 for one that
                 is not hashed; raises UsageError where there is no such exchange.
 
@@ -108,7 +125,7 @@ class BatchBus(Bus):
         )
         raise UsageError(msg)
 
-    publish_columns = publish_many
+    publish_columns = _publish_enveloped = publish_many
 
     def publish_part(self, part: Part) -> None:
         """Take messages that records publish."""
@@ -116,6 +133,11 @@ class BatchBus(Bus):
         if exchange not in self._waiting:
             self._shards(exchange)  # a name that is unknown is an error of this call
             self._waiting[exchange] = []
+        envelope = envelope_of(part.options) if part.options else None
+        if envelope is not None:
+            self._flush(exchange)  # what was published before goes before
+            self._collect(exchange, part.pack(self._children(exchange, part.causes)), envelope)
+            return
         self._waiting[exchange].append(part)
         self._counts[exchange] += len(part)
         if self._counts[exchange] >= AT_ONCE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from feedbus.broker.names import Names
@@ -19,6 +20,8 @@ from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import GENERATION, JSON, PACK, RECORD_COUNT, SHORT_TEXT_BYTES
+from feedbus.wire.envelope import Envelope
+from feedbus.wire.failures import of_record
 from feedbus.wire.identity import is_id
 
 ID_DIGITS = 24
@@ -98,8 +101,20 @@ class Encoder:
         exchange = self._topology.exchange(exchange_name)
         return len(self._ring(exchange.name)[0].members) if exchange.hashed else 0
 
-    def encode(self, exchange_name: str, pack: Pack) -> list[Outgoing]:
-        """Return the messages that carry a pack's records, those of each key in order."""
+    def encode(
+        self, exchange_name: str, pack: Pack, envelope: Envelope | None = None
+    ) -> list[Outgoing]:
+        """Return the messages that carry a pack's records, those of each key in order.
+
+        With an envelope each record has a message of its own.
+        """
+        if envelope is not None:
+            each = (pack.select([index]) for index in range(len(pack)))
+            return [
+                envelope.around(message)
+                for one in each
+                for message in self.encode(exchange_name, one)
+            ]
         exchange, keys = self._topology.exchange(exchange_name), pack.keys
         _check_keys(keys)
         _check_id(pack.ids)
@@ -128,7 +143,9 @@ class Encoder:
             name for name in self._topology.exchanges if self._names.packs(name) == message.exchange
         )
         pack = decode(message.body, message.content_type, message.message_id, "")
-        return list(self._plain(self._topology.exchanges[exchange], pack, range(len(pack))))
+        plain = self._plain(self._topology.exchanges[exchange], pack, range(len(pack)))
+        own = of_record(message)  # with the publisher's headers and properties
+        return [replace(each, headers=own.headers, properties=own.properties) for each in plain]
 
     def _grouped(self, exchange: Exchange, keys: Sequence[str]) -> Mapping[str, Sequence[int]]:
         targets = self._ring(exchange.name)[1].route_many(keys) if exchange.hashed else keys

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from feedbus.bus.arguments import check_record
+from feedbus.bus.options import envelope_of
 from feedbus.records.payloads import Payload
+from feedbus.wire.envelope import Envelope, PublishOptions
 
 
 class Bus(ABC):
@@ -18,15 +20,34 @@ class Bus(ABC):
 
     __feedbus_parameter__ = "bus"  # a handler's parameter with this annotation is given one
 
-    def publish(self, exchange: str, payload: Payload, key: str = "") -> None:
+    def publish(
+        self, exchange: str, payload: Payload, key: str = "", **options: Unpack[PublishOptions]
+    ) -> None:
         """Publish one record.
+
+        Args:
+            exchange: as topology.toml names it.
+            payload: of the record.
+            key: the routing key.
+            options: headers, priority and expires; see PublishOptions.
 
         Raises:
             TypeError: an argument has a wrong type.
+            ValueError: an option is out of its limits.
 
         """
         fields = check_record(exchange, payload, key)
-        self.publish_many(exchange, [(fields, key)])
+        envelope = envelope_of(options) if options else None
+        if envelope is None:
+            self.publish_many(exchange, [(fields, key)])
+        else:
+            self._publish_enveloped(exchange, fields, key, envelope)
+
+    @abstractmethod
+    def _publish_enveloped(
+        self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
+    ) -> None:
+        """Publish one record with options, in a message of its own."""
 
     @abstractmethod
     def publish_many(

@@ -10,11 +10,12 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from feedbus.bus.arguments import check_columns, check_many, check_record
 from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
+from feedbus.bus.options import envelope_of
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.requests import Request
 from feedbus.bus.sender import Sender
@@ -29,6 +30,7 @@ from feedbus.store.none import refuse
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
+from feedbus.wire.envelope import Envelope, PublishOptions
 
 RECONNECT_SECONDS = 0.1
 TIMEOUT_SECONDS = 10.0
@@ -108,13 +110,20 @@ class LiveBus(Bus):
         key: str = "",
         *,
         message_id: str | None = None,
+        **options: Unpack[PublishOptions],
     ) -> None:
         """Publish one record; where a message_id is given, a repeat is known by it.
 
-        Raises: as publish_many.
+        Raises: as Bus.publish and publish_many.
         """
         fields = check_record(exchange, payload, key, message_id)
-        self._send(exchange, single(message_id or uuid.uuid4().hex, key, fields))
+        envelope = envelope_of(options) if options else None
+        self._send(exchange, single(message_id or uuid.uuid4().hex, key, fields), envelope)
+
+    def _publish_enveloped(
+        self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
+    ) -> None:
+        self._send(exchange, single(uuid.uuid4().hex, key, fields), envelope)
 
     def publish_many(
         self,
@@ -215,10 +224,11 @@ class LiveBus(Bus):
                 self._store.close()
                 self._store = None
 
-    def _send(self, exchange: str, pack: Pack) -> None:
-        request = Request(exchange, pack)
+    def _send(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
+        request = Request(exchange, pack, envelope)
         if self._current.transaction is not None:
-            self._sender.encoder.encode(exchange, pack)  # raises for what could never be sent
+            # Raises for what could never be sent.
+            self._sender.encoder.encode(exchange, pack, envelope)
             self._current.transaction.add(request)
             return
         with self._requesting:
@@ -248,7 +258,9 @@ class LiveBus(Bus):
                 request.answer = _own(failure)
                 continue
             try:
-                messages = self._sender.encoder.encode(request.exchange, request.pack)
+                messages = self._sender.encoder.encode(
+                    request.exchange, request.pack, request.envelope
+                )
             except Exception as error:  # noqa: BLE001 -- whatever it is, it is this caller's
                 request.answer = error
                 continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import raise_refused
 from feedbus.records.packs import Pack
+from feedbus.wire.envelope import Envelope
 
 
 @dataclass(slots=True, eq=False)
@@ -15,6 +16,7 @@ class Request:
 
     exchange: str
     pack: Pack
+    envelope: Envelope | None = None
     answer: list[Refusal] | Exception | None = None
 
     def raise_answer(self) -> None:

@@ -29,7 +29,9 @@ class Transaction:
         rows = (
             (pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack))
         )
-        self._put.append((request, self._store.outbox.put_many(request.exchange, rows)))
+        options = request.envelope.options() if request.envelope is not None else None
+        ids = self._store.outbox.put_many(request.exchange, rows, options)
+        self._put.append((request, ids))
 
     @property
     def requests(self) -> list[Request]:

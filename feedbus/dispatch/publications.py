@@ -6,6 +6,7 @@ from feedbus.bus.sender import Sender, raise_refused
 from feedbus.bus.spool import Spool
 from feedbus.records.packs import Pack
 from feedbus.store import Store
+from feedbus.wire.envelope import Envelope
 
 STREAM_RECORDS = 5_000  # at once: fewer would wait for the broker more often than they need
 
@@ -32,12 +33,13 @@ class Publications(Spool):
         self._rows: list[int] = []
         self._waiting = 0
 
-    def collect(self, exchange: str, pack: Pack) -> None:
+    def collect(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
         """Take records that a bus publishes."""
-        self.add(self._sender.encoder.encode(exchange, pack))
+        self.add(self._sender.encoder.encode(exchange, pack, envelope))
         if self._once:
             rows = ((pack.key(i), pack.payload(i), pack.ids[i]) for i in range(len(pack)))
-            self._rows.extend(self._store.outbox.put_many(exchange, rows))
+            options = envelope.options() if envelope is not None else None
+            self._rows.extend(self._store.outbox.put_many(exchange, rows, options))
         if self._stream:
             self._waiting += len(pack)
             if self._waiting >= STREAM_RECORDS:

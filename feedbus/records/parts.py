@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
+from feedbus.wire.envelope import PublishOptions
 from feedbus.wrong_argument import refuse
 
 COLUMN = "a field's name or a list of values"
@@ -25,6 +26,7 @@ class Part:
         columns: field to one value a message.
         shared: field to the value that all messages have.
         causes: for each message the place of the record that causes it.
+        options: of publish(), as they were given; with any, each message travels by itself.
 
     """
 
@@ -34,6 +36,7 @@ class Part:
     columns: Mapping[str, Sequence[Any]]
     shared: Mapping[str, Any]
     causes: Sequence[int]
+    options: PublishOptions | None = None
 
     def __len__(self) -> int:
         """Count the messages."""

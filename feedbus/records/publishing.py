@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from feedbus.errors import UsageError
 from feedbus.records.batch import Batch
 from feedbus.records.parts import Part, check_fields
 from feedbus.records.payloads import Payload, mapping_of
+from feedbus.wire.envelope import PublishOptions
 from feedbus.wrong_argument import refuse
 
 
@@ -28,6 +29,7 @@ class PublishingRecords:
         key_column: str | None = None,
         columns: Mapping[str, str | Sequence[Any]] | None = None,
         shared: Mapping[str, Any] | None = None,
+        **options: Unpack[PublishOptions],
     ) -> int:
         """Publish one message for each record, and return how many they are.
 
@@ -38,6 +40,8 @@ class PublishingRecords:
             columns: the messages' fields that differ: the name of a message's field to the name of
                 a record's, or to a list with one value for each record.
             shared: the messages' fields that are the same in all.
+            options: headers, priority and expires, the same for all messages, each of which then
+                travels by itself.
 
         Example: `readers.publish("mail", key="new", columns={"userId": "id"}, shared={"text": t})`
 
@@ -63,7 +67,8 @@ class PublishingRecords:
                 for field, name in named.items()
                 if field not in once
             }
-            part = Part(exchange, key, key_column, own | lists, {**same, **once}, places)
+            both = {**same, **once}
+            part = Part(exchange, key, key_column, own | lists, both, places, options or None)
             self._collect(part.checked())
         return len(self._places)
 

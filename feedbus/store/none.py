@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from feedbus.errors import UsageError
 from feedbus.store.protocol import Entry
+from feedbus.wire.envelope import PublishOptions
 
 
 class NoStore:
@@ -61,10 +62,13 @@ class NoOutbox:
         refuse()
 
     def put_many(
-        self, exchange: str, rows: Iterable[tuple[str, Mapping[str, Any], str]]
+        self,
+        exchange: str,
+        rows: Iterable[tuple[str, Mapping[str, Any], str]],
+        options: PublishOptions | None = None,
     ) -> list[int]:
         """Raise UsageError: there is no store that would keep the messages."""
-        del exchange, rows
+        del exchange, rows, options
         refuse()
 
     def pending(

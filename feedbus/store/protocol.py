@@ -7,12 +7,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from feedbus.wire.envelope import PublishOptions
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A row of the outbox; its message id stays the same however often it is published.
 
-    exchange is the topology's name of it, payload a JSON object as text.
+    exchange is the topology's name of it, payload a JSON object as text, options those of
+    publish() as JSON, created_at microseconds since 1970.
     """
 
     id: int
@@ -20,6 +23,8 @@ class Entry:
     key: str
     payload: str
     message_id: str
+    options: str | None = None
+    created_at: int = 0
 
 
 class Outbox(Protocol):
@@ -44,9 +49,19 @@ class Outbox(Protocol):
         """
 
     def put_many(
-        self, exchange: str, rows: Iterable[tuple[str, Mapping[str, Any], str]]
+        self,
+        exchange: str,
+        rows: Iterable[tuple[str, Mapping[str, Any], str]],
+        options: PublishOptions | None = None,
     ) -> list[int]:
-        """Add (routing key, payload, message id) rows in order; return the ids of the rows."""
+        """Add (routing key, payload, message id) rows in order; return the ids of the rows.
+
+        Args:
+            exchange: the topology's name of it.
+            rows: the messages.
+            options: of publish(), checked, for all of them.
+
+        """
 
     def pending(
         self, limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0

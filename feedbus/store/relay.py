@@ -6,12 +6,14 @@ import json
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, Unpack
 
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.generations import establishment
 from feedbus.store.protocol import Entry, Store
+from feedbus.store.tables import now
 from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
+from feedbus.wire.envelope import PublishOptions
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +30,29 @@ class Publisher(Protocol):
     """What the relay needs of a bus."""
 
     def publish(
-        self, exchange: str, payload: Mapping[str, Any], key: str = "", *, message_id: str | None
+        self,
+        exchange: str,
+        payload: Mapping[str, Any],
+        key: str = "",
+        *,
+        message_id: str | None,
+        **options: Unpack[PublishOptions],
     ) -> None:
         """Return when the broker has confirmed the message, raise otherwise."""
 
     def close(self) -> None:
         """Close the connection; the next publish opens another."""
+
+
+def _publish(bus: Publisher, entry: Entry) -> None:
+    """Publish a row; what it has waited counts towards its expiry."""
+    options: PublishOptions = json.loads(entry.options) if entry.options else {}
+    expires = options.get("expires")
+    if expires is not None:
+        waited = max(now() - entry.created_at, 0) / 1_000_000
+        options["expires"] = max(float(expires) - waited, 0.001)
+    payload = json.loads(entry.payload)
+    bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id, **options)
 
 
 def publish_entries(store: Store, bus: Publisher, entries: Iterable[Entry]) -> int:
@@ -53,8 +72,7 @@ def publish_entries(store: Store, bus: Publisher, entries: Iterable[Entry]) -> i
             if (entry.exchange, entry.key) in stuck:
                 continue
             try:
-                payload = json.loads(entry.payload)
-                bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id)
+                _publish(bus, entry)
             except (PublishError, UsageError) as error:
                 stuck.add((entry.exchange, entry.key))
                 log.warning(
@@ -163,8 +181,7 @@ class Relay:
 
     def _publish(self, entry: Entry) -> None:
         try:
-            payload = json.loads(entry.payload)
-            self._bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id)
+            _publish(self._bus, entry)
         except (PublishError, UsageError) as error:
             log.warning("event=unpublished row=%d error=%s", entry.id, one_line(error))
         except Exception as error:  # noqa: BLE001 -- what is stored is published later, whatever it is

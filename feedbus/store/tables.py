@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Literal, Protocol
 
 from feedbus.store.protocol import Entry
+from feedbus.wire.envelope import PublishOptions
 
 Dialect = Literal["sqlite", "postgresql"]
 
@@ -71,8 +72,9 @@ class SqlOutbox(Table):
             source = f"unnest({arrays}) WITH ORDINALITY AS given({columns}, place) ORDER BY place"
         self._put_rows = (
             "INSERT INTO feedbus_outbox"  # noqa: S608 -- no input in it
-            " (project, exchange, created_at, routing_key, payload, message_id)"
-            f" SELECT :project, :exchange, :now, {columns} FROM {source} RETURNING id"
+            " (project, exchange, created_at, options, routing_key, payload, message_id)"
+            f" SELECT :project, :exchange, :now, CAST(:options AS text), {columns} FROM {source}"
+            " RETURNING id"
         )
 
     def put(
@@ -84,7 +86,7 @@ class SqlOutbox(Table):
         message_id: str | None = None,
     ) -> Entry:
         """Add a message, within the caller's transaction."""
-        text, name = _text(payload), message_id or uuid.uuid4().hex
+        text, name, moment = _text(payload), message_id or uuid.uuid4().hex, now()
         made = self._execute(
             "INSERT INTO feedbus_outbox"
             " (project, exchange, routing_key, payload, message_id, created_at)"
@@ -95,19 +97,29 @@ class SqlOutbox(Table):
                 "key": key,
                 "payload": text,
                 "name": name,
-                "now": now(),
+                "now": moment,
             },
         )
-        return Entry(int(made.fetchall()[0][0]), exchange, key, text, name)
+        row = int(made.fetchall()[0][0])
+        return Entry(row, exchange, key, text, name, created_at=moment)
 
     def put_many(
-        self, exchange: str, rows: Iterable[tuple[str, Mapping[str, Any], str]]
+        self,
+        exchange: str,
+        rows: Iterable[tuple[str, Mapping[str, Any], str]],
+        options: PublishOptions | None = None,
     ) -> list[int]:
         """Add (routing key, payload, message id) rows in order; return the ids of the rows."""
         ids: list[int] = []
         moment, left = now(), iter(rows)
+        said = json.dumps(options) if options else None
         while slice_ := [(key, _text(payload), name) for key, payload, name in islice(left, SLICE)]:
-            given = {"project": self._project, "exchange": exchange, "now": moment}
+            given = {
+                "project": self._project,
+                "exchange": exchange,
+                "now": moment,
+                "options": said,
+            }
             made = self._execute(self._put_rows, given | self._rows(slice_))
             ids += sorted(int(row[0]) for row in made.fetchall())
         return ids
@@ -123,7 +135,8 @@ class SqlOutbox(Table):
         """Return the oldest rows, in the order in which they were put."""
         moment, margin = now(), int(older_than_seconds * 1_000_000)
         rows = self._execute(
-            "SELECT id, exchange, routing_key, payload, message_id FROM feedbus_outbox"
+            "SELECT id, exchange, routing_key, payload, message_id, options, created_at"
+            " FROM feedbus_outbox"
             " WHERE project = :project AND id > :after"
             " AND (created_at <= :oldest OR created_at > :future) ORDER BY id LIMIT :limit",
             {

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from feedbus.errors import UsageError
 from feedbus.store.tables import Database
 
-VERSION = 2  # 1 is that of feedbus 0.1, which kept none and knew one project
+# 1 is that of feedbus 0.1, which kept none and knew one project; 2 had no options.
+VERSION = 3
 SERIAL = {
     "sqlite": "integer",
     "postgresql": "bigserial",
@@ -21,9 +22,11 @@ CREATE TABLE feedbus_outbox (
     routing_key text NOT NULL,
     payload text NOT NULL,
     message_id text NOT NULL,
-    created_at bigint NOT NULL
+    created_at bigint NOT NULL,
+    options text
 )
 """
+OPTIONS = "ALTER TABLE feedbus_outbox ADD COLUMN options text"
 INBOX = """
 CREATE TABLE feedbus_inbox (
     project text NOT NULL{default},
@@ -79,6 +82,8 @@ def upgrade(database: Database, project: str) -> None:
 
 
 def _steps(found: int, project: str) -> Iterator[str]:
+    if found in {1, 2}:
+        yield OPTIONS
     if found == 1:
         default = f" DEFAULT '{project}'"
         yield f"ALTER TABLE feedbus_outbox ADD COLUMN project text NOT NULL{default}"
@@ -92,9 +97,12 @@ def _steps(found: int, project: str) -> Iterator[str]:
     elif found == 0:
         yield OUTBOX
         yield INBOX.format(default="")
-    yield INBOX_AGE
-    yield VERSION_TABLE
-    yield f"INSERT INTO feedbus_version VALUES ({VERSION})"  # noqa: S608 -- a number
+    if found in {0, 1}:
+        yield INBOX_AGE
+        yield VERSION_TABLE
+        yield f"INSERT INTO feedbus_version VALUES ({VERSION})"  # noqa: S608 -- a number
+    else:
+        yield f"UPDATE feedbus_version SET version = {VERSION}"  # noqa: S608 -- a number
 
 
 def _tables(database: Database) -> set[str]:

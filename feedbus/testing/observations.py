@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 
@@ -18,7 +18,8 @@ from feedbus.records.packs import single
 from feedbus.records.raw import RAW
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import FAILED_AT
+from feedbus.wire.constants import FAILED_AT, OWN
+from feedbus.wire.envelope import Envelope
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Published:
         key: the routing key.
         payload: as it is on the wire.
         message_id: of the record; "" on a bus that only records.
+        options: of publish(), checked: headers, priority, and expires in seconds.
 
     """
 
@@ -37,6 +39,7 @@ class Published:
     key: str
     payload: dict[str, Any]
     message_id: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +87,18 @@ class RecordingSender(Sender):
             pack = self._codecs.read(*content, headers=message.headers, reads=reads)
         except InvalidBody:  # what was published as it is
             pack = single(message.message_id, message.routing_key, {RAW: message.body})
+        options = _options(message)
         for index in range(len(pack)):
             payload = dict(pack.payload(index))
             shown = payload.get(RAW, payload)
-            yield Published(message.counted_as, pack.key(index), shown, pack.ids[index])
+            yield Published(message.counted_as, pack.key(index), shown, pack.ids[index], options)
+
+
+def _options(message: Outgoing) -> Mapping[str, Any]:
+    headers = {name: each for name, each in message.headers.items() if not name.startswith(OWN)}
+    expiration = message.properties.get("expiration")
+    expires = int(expiration) if expiration else None
+    return Envelope(headers, message.properties.get("priority"), expires).options()
 
 
 def watched(handler: Handler, consumer: Consumer, handled: list[Handled]) -> Handler:

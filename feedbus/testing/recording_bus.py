@@ -9,13 +9,15 @@ from typing import Any
 from feedbus.bus import Bus
 from feedbus.bus.arguments import as_mappings, check_columns, check_many
 from feedbus.bus.encoding import Encoder, columnar
+from feedbus.bus.options import envelope_of
 from feedbus.inline.projects import project
 from feedbus.records.ids import Ids
-from feedbus.records.packs import Pack
+from feedbus.records.packs import Pack, single
 from feedbus.records.parts import Part
 from feedbus.records.payloads import Payload
 from feedbus.testing.observations import Published
 from feedbus.topology import Topology
+from feedbus.wire.envelope import Envelope
 
 
 class RecordingBus(Bus):
@@ -73,12 +75,21 @@ class RecordingBus(Bus):
         rows = map(pack.payload, range(len(pack)))
         return self.publish_many(exchange, zip(rows, pack.keys, strict=True))
 
+    def _publish_enveloped(
+        self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
+    ) -> None:
+        if self._encoder is not None:
+            self._encoder.encode(exchange, single("recorded", key, fields), envelope)
+        self.published.append(Published(exchange, key, dict(fields), options=envelope.options()))
+
     def publish_part(self, part: Part) -> None:
         """Record what records publish; bind them to this bus by Records.of([…], bus=bus)."""
         pack = part.pack(Ids("recorded", range(len(part))))
         if self._encoder is not None:
             self._encoder.encode(part.exchange, pack)
+        envelope = envelope_of(part.options) if part.options else None
+        options = envelope.options() if envelope is not None else {}
         self.published += [
-            Published(part.exchange, key, pack.payload(index))
+            Published(part.exchange, key, pack.payload(index), options=options)
             for index, key in enumerate(pack.keys)
         ]

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
 from feedbus.bus import LiveBus
 from feedbus.clock import VirtualClock
@@ -21,6 +21,7 @@ from feedbus.store import Store, open_prepared, open_store
 from feedbus.store.relay import publish_pending
 from feedbus.testing.observations import Handled, Published, RecordingSender, watched
 from feedbus.topology import Consumer, Topology
+from feedbus.wire.envelope import PublishOptions
 
 
 class TestSystem:
@@ -138,6 +139,7 @@ class TestSystem:
         key: str = "",
         *,
         message_id: str | None = None,
+        **options: Unpack[PublishOptions],
     ) -> None:
         """Publish one record, as a program outside the system does.
 
@@ -146,13 +148,14 @@ class TestSystem:
             payload: of the record.
             key: the routing key.
             message_id: by which a repeat is known.
+            options: headers, priority and expires.
 
         Raises:
             Unroutable: no queue gets it.
             UsageError: there is no such exchange, or the record cannot be published.
 
         """
-        self._system.bus.publish(exchange, payload, key, message_id=message_id)
+        self._system.bus.publish(exchange, payload, key, message_id=message_id, **options)
 
     def run(self, *, most: int = MOST_DELIVERIES) -> int:
         """Handle everything until nothing waits, retries included; return how many deliveries.

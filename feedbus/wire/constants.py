@@ -6,6 +6,9 @@ JSON = "application/json"
 PACK = "application/vnd.feedbus.pack+json"
 SEALED = "application/vnd.feedbus.sealed"  # a whole message as another one's body
 
+OWN = "feedbus-"  # how the name of each header of the framework begins
+OF_OTHER_KEYS = frozenset({"CC", "BCC"})  # headers by which RabbitMQ routes a copy
+
 # What the framework says about a message that it publishes.
 FENCE = "feedbus-fence"
 GENERATION = "feedbus-generation"

@@ -1,0 +1,118 @@
+"""Check the options of publish()."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from feedbus.config.amounts import LONGEST_SECONDS, read_duration, write_duration
+from feedbus.wire.constants import OF_DELIVERIES, OF_OTHER_KEYS, OWN
+from feedbus.wire.envelope import Envelope, PublishOptions
+from feedbus.wire.identity import is_of_deaths, is_short_text
+from feedbus.wrong_argument import refuse
+
+HEADERS_BYTES = 65_536  # the least frame that a broker grants has twice as many
+LARGEST_INTEGER = 2**63 - 1
+MOST_PRIORITY = 255
+VALUES = (str, int, float, type(None))
+
+
+def envelope_of(options: Mapping[str, Any]) -> Envelope | None:
+    """Return the checked options, None where all of them are None.
+
+    Raises:
+        TypeError: there is no such option, or one has a wrong type.
+        ValueError: a value is out of its limits, or a header's name is not the publisher's to use.
+
+    """
+    for name in options:
+        if name not in PublishOptions.__annotations__:
+            known = ", ".join(PublishOptions.__annotations__)
+            msg = f"publish() has no argument '{name}'; its options are {known}"
+            raise TypeError(msg)
+    if all(value is None for value in options.values()):
+        return None
+    headers = options.get("headers")
+    return Envelope(
+        {} if headers is None else _headers(headers),
+        _priority(options.get("priority")),
+        _milliseconds("expires", options.get("expires")),
+    )
+
+
+def _headers(headers: object) -> Mapping[str, Any]:
+    if not isinstance(headers, Mapping):
+        refuse("headers", "a mapping of names to values", headers)
+    size = 0
+    for name, value in headers.items():
+        if not isinstance(name, str):
+            refuse("headers: a name", "str", name)
+        if not name or not is_short_text(name):
+            msg = f"headers: expected names of 1 to 255 bytes, got {name[:60]!r}"
+            raise ValueError(msg)
+        if is_reserved(name):
+            msg = (
+                f"headers: expected a name of your own, got '{name}', which only feedbus or the"
+                " broker writes"
+            )
+            raise ValueError(msg)
+        if not isinstance(value, VALUES):
+            refuse(f"headers[{name!r}]", "str, int, float, bool or None", value)
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            msg = f"headers[{name!r}]: expected an integer of at most 64 bits, got {value!r:.60}"
+            raise ValueError(msg)
+        if isinstance(value, float) and not math.isfinite(value):
+            msg = f"headers[{name!r}]: expected a number, got {value!r}"
+            raise ValueError(msg)
+        size += len(name) + len(_encoded(name, value))
+    if size > HEADERS_BYTES:
+        msg = f"headers: expected at most {HEADERS_BYTES} bytes in all, got {size}"
+        raise ValueError(msg)
+    return dict(headers)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a header is written by feedbus, or has a meaning for the broker."""
+    return (
+        name.startswith(OWN) or name in OF_DELIVERIES or name in OF_OTHER_KEYS or is_of_deaths(name)
+    )
+
+
+def _encoded(name: str, value: object) -> bytes:
+    try:
+        return str(value).encode()
+    except UnicodeEncodeError as error:
+        msg = f"headers[{name!r}]: expected UTF-8, got {value!r:.60}"
+        raise ValueError(msg) from error
+
+
+def _priority(priority: object) -> int | None:
+    if priority is None:
+        return None
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        refuse("priority", f"int from 0 to {MOST_PRIORITY}", priority)
+    if not 0 <= priority <= MOST_PRIORITY:
+        msg = f"priority: expected 0 to {MOST_PRIORITY}, got {priority}"
+        raise ValueError(msg)
+    return priority
+
+
+def _milliseconds(name: str, given: object, most_seconds: float = LONGEST_SECONDS) -> int | None:
+    """Return a duration, of at least one millisecond."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        seconds = read_duration(given)
+        if seconds is None:
+            msg = f"{name}: expected a duration such as '30s' or '1h30m', got {given!r:.60}"
+            raise ValueError(msg)
+    elif isinstance(given, int | float) and not isinstance(given, bool):
+        seconds = given
+    else:
+        refuse(name, "a duration such as '30s', or seconds", given)
+    if not 0 < seconds <= most_seconds:
+        longest = write_duration(most_seconds)
+        msg = f"{name}: expected more than 0 and at most {longest}, got {given!r:.60}"
+        raise ValueError(msg)
+    return max(1, math.ceil(round(seconds * 1000, 3)))

@@ -1,0 +1,60 @@
+"""What a publisher may say about a message beside its payload and its routing key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+from feedbus.wire.outgoing import Outgoing
+
+
+class PublishOptions(TypedDict, total=False):
+    """What publish() takes by keyword; None is the same as nothing.
+
+    Attributes:
+        headers: names, each to a text, a number, a flag or None.
+        priority: from 0 to 255, for queues with the argument x-max-priority.
+        expires: how long the message may wait in a queue: "10m", or seconds.
+
+    """
+
+    headers: Mapping[str, Any] | None
+    priority: int | None
+    expires: str | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The options of one publish, checked.
+
+    Attributes:
+        headers: beside the framework's own.
+        priority: None for none.
+        expires_milliseconds: None for a message that may wait for ever.
+
+    """
+
+    headers: Mapping[str, Any]
+    priority: int | None
+    expires_milliseconds: int | None
+
+    def around(self, message: Outgoing) -> Outgoing:
+        """Return a message with these options."""
+        properties = dict(message.properties)
+        if self.priority is not None:
+            properties["priority"] = self.priority
+        if self.expires_milliseconds is not None:
+            properties["expiration"] = str(self.expires_milliseconds)
+        return replace(message, headers={**self.headers, **message.headers}, properties=properties)
+
+    def options(self) -> PublishOptions:
+        """Return the options as publish() takes them, in forms that JSON has."""
+        found = PublishOptions()
+        if self.headers:
+            found["headers"] = dict(self.headers)
+        if self.priority is not None:
+            found["priority"] = self.priority
+        if self.expires_milliseconds is not None:
+            found["expires"] = self.expires_milliseconds / 1000
+        return found
