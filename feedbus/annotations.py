@@ -55,7 +55,8 @@ def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
         except Exception as error:  # what it raises depends on what is written there
             msg = (
                 f"has the annotation '{name}: {written}', which cannot be evaluated"
-                f" ({type(error).__name__}: {error}); import it outside of TYPE_CHECKING"
+                f" ({type(error).__name__}: {error});"
+                " define or import it at the top of the module, outside of TYPE_CHECKING"
             )
             raise Unresolved(msg) from error
     if type(found).__name__ == "TypeAliasType":  # the statement `type Name = …` of Python 3.12

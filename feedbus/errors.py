@@ -139,3 +139,19 @@ class Retry(Exception):  # noqa: N818 -- a verdict, not an error
         self.reason = reason
         self.after_seconds = after_seconds
         super().__init__(reason or "retry")
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error; where its class raises instead, say so."""
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001 -- a handler's own class may raise anything here
+        return f"{type(error).__name__}, whose text raised {type(second).__name__}"
+
+
+def described(error: BaseException) -> str:
+    """Return the type and the text of an error."""
+    name, text = type(error).__name__, text_of(error)
+    if text.startswith(f"{name}, whose text raised "):
+        return text
+    return f"{name}: {text}" if text else name

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from feedbus.annotations import Unfit, name_of, place
+from feedbus.errors import described
 from feedbus.handling import resolve_object
 from feedbus.message import Message
 from feedbus.parameters import Given, Parameters, Resource, Source
@@ -81,7 +82,7 @@ class SwallowedError(Exception):
         kind = type(middleware)
         super().__init__(
             f"the middleware {name_of(kind)}{place(kind)} swallowed"
-            f" {type(error).__name__}: {error}; let it pass, or raise another one"
+            f" {described(error)}; let it pass, or raise another one"
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from feedbus.broker.names import Names
-from feedbus.errors import Drop, InvalidBody, Reject, Retry
+from feedbus.errors import Drop, InvalidBody, Reject, Retry, described, text_of
 from feedbus.exception_rules import ExceptionRules
 from feedbus.metrics import Verdict
 from feedbus.records.packs import Pack
@@ -68,7 +68,7 @@ class Ladder:
     def unreadable(self, delivery: Delivery, error: InvalidBody) -> Fate:
         """Dead-letter a body that is no record at all, as it came."""
         said = {ERRORS: errors_text(error.errors)}
-        return Fate("invalid", self._whole(delivery, str(error), said))
+        return Fate("invalid", self._whole(delivery, text_of(error), said))
 
     def lost(self, delivery: Delivery, reason: str) -> Fate:
         """Dead-letter a whole delivery, as it came."""
@@ -80,12 +80,12 @@ class Ladder:
         if isinstance(error, Drop):
             return Fate("drop", None)
         if isinstance(error, InvalidBody):
-            letter = self._record(delivery, pack, row, str(error))
+            letter = self._record(delivery, pack, row, text_of(error))
             said = {**letter.headers, ERRORS: errors_text(error.errors)}
             return Fate("invalid", replace(letter, headers=said))
         if isinstance(error, Reject):
-            return Fate("reject", self._record(delivery, pack, row, str(error)))
-        reason = str(error) if isinstance(error, Retry) else described(error)
+            return Fate("reject", self._record(delivery, pack, row, text_of(error)))
+        reason = text_of(error) if isinstance(error, Retry) else described(error)
         if not isinstance(error, Retry) and self.rules.rejects(error):
             return Fate("reject", self._record(delivery, pack, row, reason))
         return self._again(self._record(delivery, pack, row, reason), error)
@@ -153,13 +153,3 @@ class Ladder:
             stamped=False,
             records=delivery.record_count,
         )
-
-
-def described(error: BaseException) -> str:
-    """Return an error's type and text, also where its text cannot be had."""
-    name = type(error).__name__
-    try:
-        text = str(error)
-    except Exception as second:  # noqa: BLE001 -- a handler's own class may raise anything here
-        return f"{name}, whose text raised {type(second).__name__}"
-    return f"{name}: {text}" if text else name

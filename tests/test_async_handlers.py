@@ -34,6 +34,16 @@ STEPS: list[object] = []
 AWAY: list[str] = []
 
 
+SILENT = "Silent, whose text raised KeyError"
+
+
+class Silent(Reject):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise KeyError
+
+
 class Numbered(Schema):
     n = fields.Integer(strict=True, required=True)
 
@@ -45,6 +55,7 @@ async def take(record: dict[str, int], message: Message, bus: Bus) -> None:
     if AWAY:
         raise Outage(AWAY.pop())
     raised = {1: Reject("one"), 2: ValueError("two"), 3: Retry("three"), 4: SystemExit(4)}
+    raised |= {5: asyncio.CancelledError(), 6: Silent("")}
     if record["n"] in raised:
         raise raised[record["n"]]
     bus.publish("undone", {"n": record["n"]}, key="done")
@@ -81,19 +92,20 @@ def no_steps():
 
 def test_it_is_awaited_and_its_verdicts_are_those_of_any_handler():
     with TestSystem(topology_of(f"{__name__}:take")) as system:
-        for n in range(5):
+        for n in range(7):
             system.publish("work", {"n": n})
         system.run()
         reasons = {each.payload["n"]: each.reason for each in system.dead_letters()}
-        assert reasons == {1: "one", 2: "ValueError: two", 3: "three", 4: "SystemExit: 4"}
+        said = ["one", "ValueError: two", "three", "SystemExit: 4", "CancelledError", SILENT]
+        assert reasons == dict(enumerate(said, 1))
         assert [each.payload for each in system.published("undone")] == [{"n": 0}]
         assert [type(each.error).__name__ for each in system.handled("work")][:3] == [
             "NoneType",
             "Reject",
             "ValueError",
         ]
-    assert STEPS[:5] == [(n, 1) for n in range(5)]
-    assert sorted(STEPS[5:]) == [(2, 2), (3, 2), (4, 2)]
+    assert STEPS[:7] == [(n, 1) for n in range(7)]
+    assert sorted(STEPS[7:]) == [(2, 2), (3, 2), (4, 2), (5, 2)]
 
 
 def test_an_outage_holds_it_too():

@@ -90,7 +90,8 @@ WRONG = {
         ("message: Message, client", "message: 'Mesage', client"),
         (
             f"{HANDLER}has the annotation 'message: Mesage', which cannot be evaluated (NameError:"
-            " name 'Mesage' is not defined); import it outside of TYPE_CHECKING: expected"
+            " name 'Mesage' is not defined); define or import it at the top of the module,"
+            " outside of TYPE_CHECKING: expected"
         ),
     ),
     "a return annotation": (

@@ -130,7 +130,8 @@ def test_what_a_store_names_and_does_not_fit_is_told_at_its_place(tmp_path, stor
             "order, price: Decimal",
             (
                 "has the annotation 'price: Decimal', which cannot be evaluated (NameError:"
-                " name 'Decimal' is not defined); import it outside of TYPE_CHECKING"
+                " name 'Decimal' is not defined); define or import it at the top of the module,"
+                " outside of TYPE_CHECKING"
             ),
         ),
         ("order, nothing", "asks for what nobody gives: its parameter 'nothing'"),

@@ -254,6 +254,76 @@ def test_a_validator_that_raises_anything_makes_its_record_invalid_alone() -> No
     assert [row.id for row in Records([found.chunk])] == [1, 3]
 
 
+SILENT = "SilentError, whose text raised KeyError"
+
+
+class SilentError(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise KeyError
+
+
+def silent(value: object = None) -> int:
+    if value in (None, 2):
+        raise SilentError
+    return 0
+
+
+def ending(value: int) -> int:
+    if value == 2:
+        raise SystemExit
+    return value
+
+
+@dataclasses.dataclass
+class Inner:
+    a: int
+
+    def __post_init__(self) -> None:
+        silent(self.a)
+
+
+@dataclasses.dataclass
+class Outer:
+    inner: Inner
+
+
+@dataclasses.dataclass
+class Factory:
+    made: int = dataclasses.field(default_factory=silent)
+
+
+class SilentSchema(Schema):
+    n = fields.Integer(validate=silent)
+
+
+class Exiting(pydantic.BaseModel):
+    n: Annotated[int, pydantic.AfterValidator(ending)]
+
+
+@pytest.mark.parametrize(
+    ("declared", "columns", "errors"),
+    [
+        (Outer, {"inner": [{"a": 1}, {"a": 2}]}, {1: {"inner": [SILENT]}}),
+        (Factory, {"n": [1, 2]}, {0: {"made": [SILENT]}, 1: {"made": [SILENT]}}),
+        (SilentSchema, {"n": [1, 2]}, {1: {"n": [SILENT]}}),
+        (SilentSchema, {"n": ["1", "2"]}, {1: {"n": [SILENT]}}),
+        (Exiting, {"n": [1, 2]}, {1: {"": ["SystemExit"]}}),
+    ],
+)
+def test_whatever_code_of_a_message_type_raises_is_an_error_of_its_record(
+    declared: Any, columns: Any, errors: Any
+) -> None:
+    pack = Pack(Ids("o", range(2)), ["k"] * 2, {}, columns)
+    assert message_type_of(declared).load(pack).errors == errors
+    single_records = [
+        message_type_of(declared).load(single("m", "k", pack.payload(row))).errors.get(0)
+        for row in range(2)
+    ]
+    assert single_records == [errors.get(0), errors.get(1)]
+
+
 def test_values_beyond_json_are_made_of_their_texts() -> None:
     class Colour(enum.Enum):
         RED = "red"

@@ -15,7 +15,7 @@ from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.dispatch.publications import Publications
-from feedbus.errors import InvalidBody, Outage, StoreOutage
+from feedbus.errors import InvalidBody, Outage, StoreOutage, described
 from feedbus.fork_safety import end_fork
 from feedbus.handling import resolve_object
 from feedbus.message import Message
@@ -24,7 +24,7 @@ from feedbus.records import Records
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.resources import Resources
-from feedbus.retry import Fate, described
+from feedbus.retry import Fate
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing
@@ -99,9 +99,9 @@ class DeadHandler:
             return fate
         try:
             self._handle(delivery, message)
-        except Outage:
+        except (Outage, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             if self._store.is_outage(error):
                 msg = f"store: {error}"
                 raise StoreOutage(msg) from error

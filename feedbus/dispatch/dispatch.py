@@ -21,7 +21,16 @@ from feedbus.codecs import Codecs
 from feedbus.dispatch.dead_handler import DeadHandler
 from feedbus.dispatch.publications import Publications
 from feedbus.dispatch.twins import Twins
-from feedbus.errors import BrokerOutage, Drop, InvalidBody, Outage, Reject, Retry, StoreOutage
+from feedbus.errors import (
+    BrokerOutage,
+    Drop,
+    InvalidBody,
+    Outage,
+    Reject,
+    Retry,
+    StoreOutage,
+    described,
+)
 from feedbus.exception_rules import ExceptionRules
 from feedbus.fork_safety import end_fork
 from feedbus.handler_routes import HandlerRoutes
@@ -36,7 +45,7 @@ from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode
 from feedbus.resources import Resources
-from feedbus.retry import Fate, Ladder, described
+from feedbus.retry import Fate, Ladder
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing
@@ -300,7 +309,9 @@ class Dispatch:
             raise
         except (Drop, Reject, Retry) as verdict:
             return verdict
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # CancelledError and SystemExit, too, are the handler's
             if self._store.is_outage(error):
                 msg = f"store: {error}"
                 raise StoreOutage(msg) from error

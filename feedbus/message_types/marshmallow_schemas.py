@@ -124,7 +124,7 @@ def _load_rows(schema: Schema, pack: Pack) -> Loaded:
             rows[index] = schema.load(pack.payload(index))
         except ValidationError as error:
             errors[index] = _texts(error.messages_dict)
-        except Exception as error:  # noqa: BLE001 -- a schema's own hooks may raise anything
+        except BaseException as error:  # noqa: BLE001 -- a schema's own hooks may raise anything
             errors[index] = errors_of(error)
     if not all(isinstance(row, dict) for row in rows.values()):  # what a @post_load has made
         names = [field.attribute or name for name, field in schema.load_fields.items()]
@@ -150,7 +150,7 @@ def _load_column(column: Column, values: Sequence[Any], errors: Errors) -> Seque
     for index, value in enumerate(values):
         try:
             loaded.append(declared.deserialize(value, key, {key: value}))
-        except ValidationError as error:
+        except BaseException as error:  # noqa: BLE001 -- a validator may raise anything
             loaded.append(None)
             _note(errors, index, key, error)
     return loaded
@@ -161,11 +161,11 @@ def _load_texts(
 ) -> Sequence[Any]:
     """Load each distinct text once: what it becomes cannot be changed, and texts repeat."""
     loaded: dict[str, Any] = dict.fromkeys(values)
-    failed: dict[str, ValidationError] = {}
+    failed: dict[str, BaseException] = {}
     for text in loaded:
         try:
             loaded[text] = declared.deserialize(text, key, {key: text})
-        except ValidationError as error:
+        except BaseException as error:  # noqa: BLE001 -- a validator may raise anything
             failed[text] = error
     if failed:
         for index, text in enumerate(values):
@@ -179,7 +179,7 @@ def _load_value(
 ) -> object:
     try:
         return declared.deserialize(value, key, {} if value is missing else {key: value})
-    except ValidationError as error:
+    except BaseException as error:  # noqa: BLE001 -- a validator may raise anything
         for index in range(count):
             _note(errors, index, key, error)
         return missing
@@ -192,8 +192,9 @@ def _refuse_unknown(schema: Schema, known: set[str], pack: Pack, errors: Errors)
             errors.setdefault(index, {})[key] = [schema.error_messages["unknown"]]
 
 
-def _note(errors: Errors, index: int, key: str, error: ValidationError) -> None:
-    errors.setdefault(index, {})[key] = _flatten(error.messages)
+def _note(errors: Errors, index: int, key: str, error: BaseException) -> None:
+    texts = error.messages if isinstance(error, ValidationError) else errors_of(error)[""]
+    errors.setdefault(index, {})[key] = _flatten(texts)
 
 
 def _texts(messages: Mapping[str, Any]) -> dict[str, list[str]]:

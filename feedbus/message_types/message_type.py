@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from feedbus.errors import Outage
+from feedbus.errors import Outage, described
 from feedbus.records.batch import Chunk
 from feedbus.records.instances import Attributes
 from feedbus.records.packs import Pack
@@ -69,19 +69,19 @@ class MessageType(ABC):
         """
 
 
-def errors_of(error: Exception) -> dict[str, list[str]]:
+def errors_of(error: BaseException) -> dict[str, list[str]]:
     """Return as errors of a record what a validator of the user's raised.
 
     Raises:
         Outage: that is what it raised.
+        KeyboardInterrupt: likewise; any other exception is the record's.
 
     """
-    if isinstance(error, Outage):
+    if isinstance(error, Outage | KeyboardInterrupt):
         raise error
     if isinstance(error, RecursionError):
         return {"": ["nested too deeply"]}
-    text = str(error)
-    return {"": [f"{type(error).__name__}: {text}" if text else type(error).__name__]}
+    return {"": [described(error)]}
 
 
 def loaded_rows(

@@ -88,8 +88,8 @@ class MsgspecType(MessageType):
                 rows[index] = convert(payload, self._type, str_keys=True)
             except ValidationError as error:
                 errors[index] = self._errors(payload) or _located(error)
-            except Exception as error:  # noqa: BLE001 -- __post_init__ may raise anything
-                errors[index] = errors_of(error)
+            except BaseException as error:  # noqa: BLE001 -- __post_init__ may raise anything
+                errors[index] = self._errors(payload) or errors_of(error)
         return loaded_rows(pack, rows, self._names, errors)
 
     def _errors(self, payload: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -110,7 +110,7 @@ class MsgspecType(MessageType):
             elif field.required:
                 _note_all(errors, count, field.key, MISSING)
             elif field.factory is not NODEFAULT:
-                columns[field.name] = [field.factory() for _ in range(count)]
+                columns[field.name] = _made(field, count, errors)
             elif field.default is not NODEFAULT:
                 shared[field.name] = field.default
         if self._strict:
@@ -132,28 +132,45 @@ def single_of(payload: Mapping[str, Any]) -> Pack:
 def _column(field: Field, values: Sequence[Any], errors: Errors) -> Sequence[Any]:
     try:
         found: list[Any] = convert(values, field.many, str_keys=True)
-    except ValidationError:
+    except BaseException:  # noqa: BLE001 -- whatever it is, it is found again at its record
         found = []
         for index, value in enumerate(values):
             try:
                 found.append(convert(value, field.type, str_keys=True))
-            except ValidationError as error:
+            except BaseException as error:  # noqa: BLE001 -- a __post_init__ may raise anything
                 found.append(None)
-                errors.setdefault(index, {})[field.key] = [_text(error)]
+                errors.setdefault(index, {})[field.key] = _texts(error)
+    return found
+
+
+def _made(field: Field, count: int, errors: Errors) -> Sequence[Any]:
+    """Return what the factory of a field makes for each record."""
+    found: list[Any] = []
+    for index in range(count):
+        try:
+            found.append(field.factory())
+        except BaseException as error:  # noqa: BLE001 -- it is the project's own
+            found.append(None)
+            errors.setdefault(index, {})[field.key] = _texts(error)
     return found
 
 
 def _shared(field: Field, value: Any, count: int, errors: Errors) -> Any:
     try:
         return convert(value, field.type, str_keys=True)
-    except ValidationError as error:
-        _note_all(errors, count, field.key, _text(error))
+    except BaseException as error:  # noqa: BLE001 -- a __post_init__ may raise anything
+        _note_all(errors, count, field.key, *_texts(error))
         return None
 
 
-def _note_all(errors: Errors, count: int, key: str, text: str) -> None:
+def _note_all(errors: Errors, count: int, key: str, *texts: str) -> None:
     for index in range(count):
-        errors.setdefault(index, {})[key] = [text]
+        errors.setdefault(index, {})[key] = [*texts]
+
+
+def _texts(error: BaseException) -> list[str]:
+    """Return what is wrong with the value of a field."""
+    return [_text(error)] if isinstance(error, ValidationError) else errors_of(error)[""]
 
 
 def _text(error: ValidationError) -> str:

@@ -56,7 +56,7 @@ class PydanticType(MessageType):
                 found = self._many.validate_json(
                     b"[%b]" % b",".join(self._body(pack, index) for index in range(len(pack)))
                 )
-            except Exception:  # noqa: BLE001 -- whatever it is, it is found again at its record
+            except BaseException:  # noqa: BLE001 -- whatever it is, it is found again at its record
                 found = []
             if found:
                 return loaded_rows(pack, dict(enumerate(found)), self._names, {})
@@ -67,7 +67,7 @@ class PydanticType(MessageType):
                 rows[index] = self._one.validate_json(self._body(pack, index))
             except self._invalid as error:
                 errors[index] = _by_field(error)
-            except Exception as error:  # noqa: BLE001 -- a validator may raise anything
+            except BaseException as error:  # noqa: BLE001 -- a validator may raise anything
                 errors[index] = errors_of(error)
         return loaded_rows(pack, rows, self._names, errors)
 
