@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 BLOCKED_SECONDS = 1.0
 Outcome = tuple[Any, BaseException | None]
+Started = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
 
 
 class HandlerLoop:
@@ -27,9 +28,9 @@ class HandlerLoop:
     def __init__(self) -> None:
         """Start the thread, and return when its loop runs."""
         self._pid = os.getpid()
-        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        started: Started = Future()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(_live(started)), name="feedbus handlers", daemon=True
+            target=_run_loop, args=(started,), name="feedbus handlers", daemon=True
         )
         self._thread.start()
         self._loop, self._ending = started.result()
@@ -83,7 +84,21 @@ class HandlerLoop:
                 end_fork()
 
 
-async def _live(started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+def _run_loop(started: Started) -> None:
+    """Run a loop until it is to end, also where a task in it raises SystemExit or stops it."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        life = loop.create_task(_live(started))
+        while not life.done():
+            try:
+                loop.run_until_complete(life)
+            except (SystemExit, KeyboardInterrupt):
+                log.exception("a task that a handler or a resource has started has failed")
+            except RuntimeError:
+                log.exception("a handler or a resource has stopped the event loop; it goes on")
+
+
+async def _live(started: Started) -> None:
     ending = asyncio.Event()
     started.set_result((asyncio.get_running_loop(), ending))
     await ending.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -33,11 +34,17 @@ class Life:
         except StopAsyncIteration:
             opened.set_exception(RuntimeError("it yields nothing"))
             return
-        except Exception as error:  # noqa: BLE001 -- for whoever awaits
+        except BaseException as error:  # noqa: BLE001 -- for whoever awaits
             opened.set_exception(error)
             return
         opened.set_result(value)
-        await self._closing.wait()
+        try:
+            await self._closing.wait()
+        except asyncio.CancelledError as error:
+            # By a task group in the generator, of which a task has failed: it says so there.
+            with contextlib.suppress(StopAsyncIteration):
+                await self._generator.athrow(error)
+            raise
         async for _ in self._generator:
             msg = "it yields twice"
             raise RuntimeError(msg)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from feedbus.annotations import name_of, place
-from feedbus.errors import Outage, UsageError
+from feedbus.errors import Outage, UsageError, described
 from feedbus.parameters import Parameters, Resource, Source, declared, of_resource
 from feedbus.topology import Topology
 
@@ -83,7 +83,9 @@ class Resources:
             resource, end = self._ends.pop()
             try:
                 end()
-            except Exception:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
                 log.exception("the resource %s could not be closed", _shown(resource))
         self._values.clear()
         self._all_open = False
@@ -124,10 +126,10 @@ class Resources:
                 return given
             value = next(given)
             self._ends.append((resource, lambda: _finish(given)))
-        except Outage:
+        except (Outage, KeyboardInterrupt):
             raise
-        except Exception as error:
-            reason = "it yields nothing" if isinstance(error, StopIteration) else _reason(error)
+        except BaseException as error:
+            reason = "it yields nothing" if isinstance(error, StopIteration) else described(error)
             msg = f"the resource {_shown(resource)} cannot be opened: {reason}"
             raise Outage(msg) from error
         return value
@@ -151,7 +153,3 @@ def _finish(generator: Generator[Any, None, None]) -> None:
 
 def _shown(resource: Resource) -> str:
     return f"{name_of(resource.function)}{place(resource.function)}"
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -24,6 +24,8 @@ from feedbus import (
     handler,
     handler_loop,
 )
+from feedbus.bus.collecting import BatchBus
+from feedbus.errors import UsageError
 from feedbus.handler_loop import HandlerLoop
 from feedbus.testing import TestSystem
 from feedbus.topology import Batch
@@ -151,6 +153,47 @@ def test_what_a_handler_has_started_goes_on_and_is_cancelled_at_the_end():
     assert seen == ["cancelled"]
 
 
+@pytest.mark.parametrize("ending", ["raise", "stop"])
+def test_the_loop_goes_on_when_a_task_ends_or_stops_it(ending, caplog):
+    loop = HandlerLoop()
+
+    async def end() -> None:
+        if ending == "raise":
+            raise SystemExit
+        asyncio.get_running_loop().stop()
+
+    async def start() -> int:
+        started = asyncio.create_task(end())
+        await asyncio.wait([started])
+        return 1
+
+    assert [loop.run(start()), loop.run(start())] == [1, 1]
+    loop.close()
+    assert len(caplog.records) == 2
+
+
+@handler(Numbered)
+async def publish_late(record: dict[str, int], bus: Bus) -> None:
+    async def later() -> None:
+        if record["n"] == 0:
+            await asyncio.sleep(0)
+        bus.publish("undone", record, key="done")
+
+    STEPS.append(asyncio.create_task(later()))
+    if record["n"] == 1:
+        error = (await asyncio.wait([STEPS[0]]))[0].pop().exception()
+        STEPS.append(str(error))
+
+
+def test_what_a_task_publishes_after_its_handler_is_refused_and_not_lost_silently():
+    with TestSystem(topology_of(f"{__name__}:publish_late")) as system:
+        for n in range(2):
+            system.publish("work", {"n": n})
+        system.run()
+        assert [each.payload for each in system.published("undone")] == [{"n": 1}]
+    assert STEPS[-1].startswith("the handler has returned, so what is published now would be lost")
+
+
 def test_code_that_blocks_the_loop_is_reported_with_its_stack(monkeypatch, caplog):
     monkeypatch.setattr(handler_loop, "BLOCKED_SECONDS", 0.01)
     loop = HandlerLoop()
@@ -186,3 +229,13 @@ def test_sigterm_lets_what_has_begun_finish(tmp_path):
     assert process.wait(20) == 0
     process.stdout.close()
     assert project.seen() == ["begins-1", "handled-1"]
+
+
+def test_what_records_publish_after_their_handler_is_refused():
+    records, collected = Records.of([{"n": 1}]), []
+    bus = BatchBus(records, lambda *published: collected.append(published))
+    records.publish("undone", key="done", columns={"n": "n"})
+    bus.flush()
+    with pytest.raises(UsageError, match="the handler has returned"):
+        records.publish("undone", key="done", columns={"n": "n"})
+    assert len(collected) == 1

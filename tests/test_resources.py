@@ -226,6 +226,47 @@ def test_async_resources_live_in_the_loop_of_the_handlers():
     assert STEPS == ["settings", "open session", "0 of 7", "1 of 7", "close session"]
 
 
+@resource
+async def cancelled() -> AsyncIterator[bytes]:
+    raise asyncio.CancelledError
+    yield b""
+
+
+@resource
+def exiting() -> bytes:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("opened", "reason"), [(cancelled, "CancelledError"), (exiting, "SystemExit: 3")]
+)
+def test_whatever_a_resource_raises_is_an_outage(opened, reason):
+    resources = needed(opened)
+    with pytest.raises(Outage, match=f"cannot be opened: {reason}"):
+        resources.open()
+    resources.close()
+
+
+@resource
+async def group() -> AsyncIterator[bytes]:
+    async def fail() -> None:
+        raise OSError
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(fail())
+        yield b""
+
+
+def test_a_resource_whose_task_fails_is_closed_like_the_others(caplog):
+    resources = needed(client, group)
+    resources.open()
+    resources.run(asyncio.sleep(0.001))
+    resources.close()
+    assert "the resource group" in caplog.text
+    assert "OSError" in caplog.text
+    assert STEPS[-1] == "close"
+
+
 def test_an_async_generator_that_yields_nothing_is_no_resource():
     resources = needed(absent)
     with pytest.raises(Outage, match=r"absent .* it yields nothing"):

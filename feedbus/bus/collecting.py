@@ -30,6 +30,14 @@ class Collect(Protocol):
         """Take records for an exchange, with the options that they have in common."""
 
 
+def _refuse_late(*_: object) -> NoReturn:
+    msg = (
+        "the handler has returned, so what is published now would be lost: publish before it"
+        " returns, or in its threads and tasks by a bus of feedbus.connect()"
+    )
+    raise UsageError(msg)
+
+
 class CollectingBus(Bus):
     """What a handler of one record gets: ids derive from that record's."""
 
@@ -80,7 +88,8 @@ class CollectingBus(Bus):
         return derive(call, *self._records.ids)
 
     def flush(self) -> None:
-        """Do nothing: what is published is collected at once."""
+        """Refuse what is published from now on: the handler has returned."""
+        self._collect = _refuse_late
 
 
 class BatchBus(Bus):
@@ -144,9 +153,11 @@ class BatchBus(Bus):
             self._flush(exchange)
 
     def flush(self) -> None:
-        """Collect all that waits, when the handler has returned."""
+        """Collect all that waits, and refuse what is published from now on."""
         for exchange in self._waiting:
             self._flush(exchange)
+        self._waiting.clear()
+        self._shards = _refuse_late  # asked for whatever is the first for an exchange
 
     def _flush(self, exchange: str) -> None:
         parts, self._waiting[exchange] = self._waiting[exchange], []

@@ -131,6 +131,7 @@ class DeadHandler:
                     bus = CollectingBus(records, publications.collect)
                     for each in taken:
                         self._call(each, GivenDeadLetter(bus, session, records, letter))
+                    bus.flush()
                 finally:
                     if os.getpid() != self._pid:
                         end_fork()
