@@ -213,6 +213,30 @@ class Operations:
     port: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A message that is published at the moments of a cron line.
+
+    Attributes:
+        name: as topology.toml names it.
+        cron: the line.
+        exchange: where the message is published, as topology.toml names it.
+        key: its routing key.
+        payload: its payload.
+        timezone: the time zone of the line, by its name in the IANA database.
+        catch_up_seconds: how late a missed moment is fired at most.
+
+    """
+
+    name: str
+    cron: str
+    exchange: str
+    key: str = ""
+    payload: Mapping[str, Any] = field(default_factory=_empty)
+    timezone: str = "UTC"
+    catch_up_seconds: float = 3600.0
+
+
 @dataclass(frozen=True)
 class Generation:
     """One ring of a hash exchange: (consumer name, weight) in binding order.
@@ -255,6 +279,7 @@ class Topology:
     operations: Operations | None = None
     middleware: tuple[str, ...] = ()
     codecs: Mapping[str, str] = field(default_factory=dict)
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
 
     @property
     def store_url(self) -> StoreUrl | None:
@@ -301,6 +326,15 @@ class Topology:
             msg = f"no exchange named '{name}'; expected one of {known}"
             raise UsageError(msg)
         return self.exchanges[name]
+
+    def schedule(self, name: str) -> Schedule:
+        """Return the schedule of that name, or raise UsageError naming those there are."""
+        if name not in self.schedules:
+            known = ", ".join(self.schedules)
+            expected = f"expected one of {known}" if known else "the topology has no [schedules]"
+            msg = f"no schedule named '{name}'; {expected}"
+            raise UsageError(msg)
+        return self.schedules[name]
 
     def generation(self, exchange: str) -> Generation:
         """Return the ring that this file asks for on a hash exchange.

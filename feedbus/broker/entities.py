@@ -18,6 +18,7 @@ from feedbus.topology import (
     Exchange,
     Generation,
     Queue,
+    Schedule,
     Topology,
 )
 
@@ -41,6 +42,8 @@ def declare(channel: Any, topology: Topology) -> None:
     declare_exchanges(channel, names)
     for queue in topology.queues.values():
         _declare_trouble_queues(channel, names, queue)
+    for schedule in topology.schedules.values():
+        declare_schedule(channel, names, schedule)
     for consumer in topology.consumers.values():
         exchange = topology.exchanges[consumer.queue.exchange]
         if exchange.hashed:
@@ -177,6 +180,12 @@ def declare_kept(channel: Any, name: str, arguments: Mapping[str, Any], *, quoru
             raise
         with told_apart(name):  # on the same channel, which an error closes and opens anew
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)
+
+
+def declare_schedule(channel: Any, names: Names, schedule: Schedule) -> None:
+    """Declare where the last fired moment of a schedule is kept."""
+    quorum = quorum_beside(names.topology, schedule.exchange)
+    declare_kept(channel, names.schedule(schedule.name), {}, quorum=quorum)
 
 
 def _declare_trouble_queues(channel: Any, names: Names, queue: Queue) -> None:

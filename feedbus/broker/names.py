@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from feedbus.topology import Consumer, Generation, Queue, Topology
 
+SCHEDULE = ".:schedule."
+
 
 @dataclass(frozen=True, slots=True)
 class Names:
@@ -72,6 +74,13 @@ class Names:
     def gate_held(self, consumer: Consumer) -> str:
         """Return the exchange and queue that hold what arrives while the gate is closed."""
         return f"{self.gate(consumer)}.held"
+
+    def schedule(self, schedule: str) -> str:
+        """Return the queue whose one message is the moment at which a schedule was fired last.
+
+        The colon keeps it apart from all that a topology can name.
+        """
+        return f"{self.topology.name}{SCHEDULE}{schedule}"
 
     def parked(self, delay: str) -> str:
         """Return the exchange and queue of retries whose queue is being replaced."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from feedbus.errors import FeedbusError
 from feedbus.printable import printable
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from feedbus.generations.depths import Depths
     from feedbus.topology import Topology
 
@@ -57,7 +60,7 @@ def gather(topology: Topology) -> dict[str, Any]:
     """Return what can be learnt about a system now; what cannot be reached says why."""
     from feedbus.disk_space import unwritable_folders
 
-    depths, broker = _broker(topology)
+    depths, fired, broker = _broker(topology)
     handled, dropped = _handled(topology), _dropped(topology)
     try:
         answer, trouble = _supervisor(topology), ""
@@ -80,6 +83,7 @@ def gather(topology: Topology) -> dict[str, Any]:
         "disk": {"error": "; ".join(unwritable_folders(topology))},
         "consumers": consumers,
         "processes": {name: kept.get(name, NOT_RUNNING) for name in topology.supervised},
+        "schedules": _schedules(topology, fired),
         "operations": {"url": _operations_url(topology)},
         "notes": [note] if note else [],
     }
@@ -108,9 +112,32 @@ def _outdated(
     return changed, other_version(answer) or outdated_note(changed)
 
 
-def _broker(topology: Topology) -> tuple[dict[str, Depths], dict[str, Any]]:
+def _schedules(topology: Topology, fired: dict[str, datetime]) -> dict[str, dict[str, Any]]:
+    """Return when each schedule was fired last and will be fired next, in its time zone."""
+    from datetime import UTC, datetime
+
+    from feedbus.cron import Cron
+
+    now, found = datetime.now(UTC), {}
+    for schedule in topology.schedules.values():
+        cron, last = Cron.of(schedule), fired.get(schedule.name)
+        following = cron.next_after(max(last or now, now))
+        found[schedule.name] = {
+            "cron": schedule.cron,
+            "timezone": schedule.timezone,
+            "exchange": schedule.exchange,
+            "last": last and last.astimezone(cron.zone).isoformat(),
+            "next": following.astimezone(cron.zone).isoformat(),
+        }
+    return found
+
+
+def _broker(
+    topology: Topology,
+) -> tuple[dict[str, Depths], dict[str, datetime], dict[str, Any]]:
     from feedbus import broker
     from feedbus.generations.depths import depths_of
+    from feedbus.schedules.fired_moment import fired_moments
 
     url = str(topology.broker_url)
     try:
@@ -119,10 +146,11 @@ def _broker(topology: Topology) -> tuple[dict[str, Depths], dict[str, Any]]:
             broker.outage(connection, topology.broker_url),
         ):
             depths = depths_of(connection, topology)
+            fired = fired_moments(connection, topology)
         refuses = broker.refusal(topology)
     except FeedbusError as error:
-        return {}, {"url": url, "reachable": False, "error": str(error)}
-    return depths, {"url": url, "reachable": True, "error": refuses}
+        return {}, {}, {"url": url, "reachable": False, "error": str(error)}
+    return depths, fired, {"url": url, "reachable": True, "error": refuses}
 
 
 def _store(topology: Topology) -> dict[str, Any]:
@@ -158,12 +186,12 @@ def _table(found: dict[str, Any]) -> str:
         counts = [_text(one.get(key)) for key in ("ready", "retrying", "dead", "handled")]
         up = _span(min(uptimes)) if uptimes else ""
         rows.append((name, one["state"], pids, up, str(one["restarts"]), *counts))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[1] = click.style(cells[1], fg=COLOURS.get(row[1]))
-        lines.append("  ".join(cells).rstrip())
+    lines = _aligned(rows)
+    if found["schedules"]:
+        shown = [("schedule", "CRON", "NEXT", "LAST")]
+        for name, one in found["schedules"].items():
+            shown.append((name, one["cron"], one["next"], one["last"] or "not fired yet"))
+        lines += ["", *_aligned(shown)]
     supervisor = found["supervisor"]
     runs = f"process {supervisor['pid']}" if supervisor["pid"] else "nothing runs: `feedbus up`"
     lines.append("")
@@ -183,6 +211,17 @@ def _table(found: dict[str, Any]) -> str:
     if found["operations"]["url"]:
         lines.append(f"operations  {found['operations']['url']}")
     return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines with aligned columns, the second in the colour of its state."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[1] = click.style(cells[1], fg=COLOURS.get(row[1]))
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def _text(count: int | None) -> str:

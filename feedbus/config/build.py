@@ -19,6 +19,7 @@ from feedbus.topology import (
     Operations,
     Process,
     Queue,
+    Schedule,
     StoreOptions,
     Topology,
 )
@@ -52,6 +53,12 @@ def build(draft: Draft, path: Path) -> Topology:
         commands=_freeze(loaded.get("commands", {})),
         codecs=_freeze(loaded.get("codecs", {})),
         middleware=loaded.get("middleware", {}).get("use", ()),
+        schedules=_freeze(
+            {
+                name: Schedule(name, **_frozen(one))
+                for name, one in loaded.get("schedules", {}).items()
+            }
+        ),
         var=Path(os.path.abspath(root / loaded.get("var", VAR))),  # noqa: PTH100 -- resolve() would follow links
     )
 
@@ -88,7 +95,7 @@ def _ladder(then: Any = None, *, repeat: bool = False, **options: Any) -> Ladder
 
 def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
     frozen = dict(options)
-    for key in ("arguments", "environment", "handlers", "handlers_by_type"):
+    for key in ("arguments", "environment", "handlers", "handlers_by_type", "payload"):
         if key in frozen:
             frozen[key] = _freeze(frozen[key])
     return frozen

@@ -13,6 +13,7 @@ from feedbus.config.draft import RING, Draft
 from feedbus.config.faults import Fault, nearest
 from feedbus.config.names import check_names
 from feedbus.config.paths import Path, lookup
+from feedbus.config.schedules import check_schedules
 from feedbus.content_types import bare_type, is_known
 from feedbus.topology import (
     HANDLER_TIMEOUT_SECONDS,
@@ -74,6 +75,7 @@ def check(draft: Draft) -> None:
         _buckets(draft),
         _exchange_arguments(draft),
         _content_types(draft),
+        check_schedules(draft),
         check_names(draft),
     ):
         draft.report.add(path, fault)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from feedbus import topology
 from feedbus.config.fields import Choice, Dotted, Duration, Flag, Name, Size, Text, Whole
+from feedbus.config.schedules import CronLine, JsonTable, TimeZone
 from feedbus.config.tables import Array, Table, Tables, TableSchema
 from feedbus.config.values import (
     Adapter,
@@ -406,6 +407,27 @@ class OperationsTable(TableSchema):
     )
 
 
+class ScheduleTable(TableSchema):
+    """[schedules.NAME]."""
+
+    builds = topology.Schedule
+
+    cron = CronLine(
+        "When it is fired: minute, hour, day of month, month, day of week. A sixth field in front "
+        "is the second.",
+        required=True,
+    )
+    timezone = TimeZone("The time zone of the line, by its name in the IANA database.")
+    exchange = Name("Where the message is published.", required=True)
+    key = RoutingKey("Its routing key.")
+    payload = JsonTable("Its payload.", default="{}")
+    catch_up = Duration(
+        "How late a moment is fired that was missed, at most: of several the latest. At least 10 "
+        "seconds.",
+        attribute="catch_up_seconds",
+    )
+
+
 class DefaultsTable(TableSchema):
     """[defaults]."""
 
@@ -444,6 +466,12 @@ class TopologyTable(TableSchema):
         keys=ContentType(""),
     )
     middleware = Table(MiddlewareTable, "What runs around each call of a handler.")
+    schedules = Tables(
+        Table(ScheduleTable, ""),
+        "[Messages](handlers.md#schedules) that are published at the moments of a cron line, by "
+        "name.",
+        of="tables",
+    )
     operations = Table(OperationsTable, "Metrics, health and the operations page.")
     commands = Tables(
         Dotted(""), "The project's own click commands: `feedbus NAME`.", of="dotted names"

@@ -40,6 +40,8 @@ def check_names(draft: Draft) -> Found:
         yield ("queues", LOCK), _kept(f"'{LOCK}' is the queue by which feedbus locks the topology")
     for name in exchanges:
         yield from _length(prefix, name, ("exchanges", name))
+    for name in draft.loaded.get("schedules", {}):
+        yield from _length(prefix, name, ("schedules", name))
     for queue, options in draft.queues.items():
         shard = f"_{options['shards'] - 1}" if "shards" in options else ""
         yield from _length(prefix, f"{queue}{shard}", ("queues", queue))

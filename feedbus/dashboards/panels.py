@@ -47,6 +47,8 @@ def rows(topology: Topology) -> Iterator[tuple[str, list[Panel]]]:
     yield "Waiting", _waiting(topology)
     yield "Handling", _handling(topology)
     yield "Publishing and outages", _speaking()
+    if topology.schedules:
+        yield "Schedules", _schedules()
 
 
 def _consumers(topology: Topology) -> list[Panel]:
@@ -196,6 +198,20 @@ def _speaking() -> list[Panel]:
             "Publishers that a broker short of memory or disk makes wait.",
             (Query(blocked, "blocked"),),
             width=THIRD,
+        ),
+    ]
+
+
+def _schedules() -> list[Panel]:
+    fired = f"sum by (schedule) (increase(feedbus_schedule_fired_total{{{JOB}}}[{RANGE}]))"
+    late = _rate("feedbus_schedule_lateness_seconds_bucket", "le, schedule")
+    return [
+        Panel("Fired", "Moments fired in the time that is shown.", (Query(fired, "{{schedule}}"),)),
+        Panel(
+            "Lateness, 99 %",
+            "99 % of the moments were fired within so long.",
+            (Query(f"histogram_quantile(0.99, {late})", "{{schedule}}"),),
+            "s",
         ),
     ]
 

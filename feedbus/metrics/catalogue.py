@@ -124,6 +124,16 @@ BLOCKED = Family(
     "Time that publishers waited because the broker, short of memory or disk, blocked them.",
     (),
 )
+SCHEDULE_LATENESS = Family(
+    "feedbus_schedule_lateness_seconds",
+    "histogram",
+    "Time from the moment of a schedule until its message was published.",
+    ("schedule",),
+    LAG_BOUNDS,
+)
+SCHEDULE_FIRED = Family(
+    "feedbus_schedule_fired_total", "counter", "Moments that were fired.", ("schedule",)
+)
 
 # Gauges are never kept in files: a process that was killed would leave its last word behind.
 QUEUE_MESSAGES = Family(
@@ -165,6 +175,8 @@ RECORDED = {
         BATCH,
         PUBLISHED,
         BLOCKED,
+        SCHEDULE_FIRED,
+        SCHEDULE_LATENESS,
     )
 }
 GAUGES = {family.name: family for family in (QUEUE_MESSAGES, RETRYING, DEAD_LETTERS, HOLDING)}

@@ -40,6 +40,7 @@ class Metrics:
         self._consumers: dict[str, ConsumerMetrics] = {}
         self._published: dict[tuple[str, str], _Counter] = {}
         self._blocked: _Counter | None = None
+        self._schedules: dict[str, ScheduleMetrics] = {}
 
     @classmethod
     def open(cls, directory: Path, process: str) -> Self:
@@ -68,6 +69,13 @@ class Metrics:
         known = self._consumers.get(name)
         if known is None:
             known = self._consumers.setdefault(name, ConsumerMetrics(self._counts, name))
+        return known
+
+    def schedule(self, name: str) -> ScheduleMetrics:
+        """Return the metrics of that schedule, all of its series there from the start."""
+        known = self._schedules.get(name)
+        if known is None:
+            known = self._schedules.setdefault(name, ScheduleMetrics(self._counts, name))
         return known
 
     def published(self, exchange: str, outcome: Outcome, count: int = 1) -> None:
@@ -175,6 +183,20 @@ class ConsumerMetrics:
     def held(self, part: Part, seconds: float) -> None:
         """Count time spent holding; told while an outage lasts, its rate says that it does."""
         self._held[part].add(max(0.0, seconds))
+
+
+class ScheduleMetrics:
+    """The metrics of one schedule."""
+
+    def __init__(self, counts: Counts, name: str) -> None:
+        """Make every series known at 0."""
+        self._fired = _Counter(counts, catalogue.SCHEDULE_FIRED, name)
+        self._lateness = _Histogram(counts, catalogue.SCHEDULE_LATENESS, name)
+
+    def fired(self, late_seconds: float) -> None:
+        """Count one firing, so long after its moment."""
+        self._fired.add(1)
+        self._lateness.observe(late_seconds)
 
 
 class _Counter:

@@ -1,4 +1,4 @@
-"""The operations process: it serves HTTP and relays the outbox; an address may come free later."""
+"""The operations process: it serves HTTP, relays the outbox, and fires schedules."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from feedbus.operations.queue_depths import QueueDepths
 from feedbus.operations.routes import application
 from feedbus.operations.url_file import last_url, write_url
 from feedbus.operations.wsgi import Application
+from feedbus.schedules.scheduler import Scheduler
 from feedbus.store import Store, open_store
 from feedbus.store.relay import Relay
 from feedbus.topology import OPERATIONS, OPERATIONS_PORT, Topology
@@ -56,7 +57,7 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
     with hold_slot(topology, OPERATIONS, 1):
         store = open_store(topology, application_name="feedbus operations")
         try:
-            with QueueDepths(topology) as depths, _relaying(topology, store):
+            with QueueDepths(topology) as depths, _publishing(topology, store):
                 service = Service(topology, host, port, supervised=supervised)
                 for number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(number, service.on_signal)
@@ -67,16 +68,16 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
 
 
 @contextmanager
-def _relaying(topology: Topology, store: Store) -> Iterator[None]:
-    """Publish what is left in the outbox, in a thread, for as long as the block runs."""
-    if topology.store is None:
-        yield
-        return
-    with (
-        Metrics.open(topology.var / "metrics", OPERATIONS) as metrics,
-        LiveBus(topology, metrics, timeout_seconds=PUBLISH_SECONDS) as bus,
-        Relay(topology, store, bus),
-    ):
+def _publishing(topology: Topology, store: Store) -> Iterator[None]:
+    """Publish what is left in the outbox, and fire schedules, for as long as the block runs."""
+    with contextlib.ExitStack() as ends:
+        if topology.store is not None or topology.schedules:
+            metrics = ends.enter_context(Metrics.open(topology.var / "metrics", OPERATIONS))
+            bus = ends.enter_context(LiveBus(topology, metrics, timeout_seconds=PUBLISH_SECONDS))
+            if topology.store is not None:
+                ends.enter_context(Relay(topology, store, bus))
+            if topology.schedules:
+                ends.enter_context(Scheduler(topology, bus, metrics))
         yield
 
 
@@ -134,7 +135,7 @@ class Service:
                     latest = str(error)
                     log.error("event=not_listening error=%s", latest)  # noqa: TRY400 -- no bug
                     mark_holding(latest)
-                    mark_ready()  # the relay works all the same
+                    mark_ready()  # the relay and the schedules work all the same
                 self._over.wait(TRY_AGAIN_SECONDS)
             else:
                 if latest:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Action = Literal["create", "change", "delete", "dangerous"]
-Kind = Literal["exchange", "queue", "binding", "ring", "consumer", "process"]
+Kind = Literal["exchange", "queue", "binding", "ring", "schedule", "consumer", "process"]
 
 RETRIES = "retries wait there"
 DEAD_LETTERS = "dead letters"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from feedbus.broker import entities, projects
@@ -12,6 +13,7 @@ from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
 from feedbus.broker.port import SeenQueue
+from feedbus.cron import Cron
 from feedbus.generations import replacement, switch
 from feedbus.generations.ledger import State
 from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind, Work
@@ -39,6 +41,7 @@ class Comparison:
         replaced = tuple(self._queues())
         delays = tuple(self._delays())
         parked = tuple(self._parked_delays())
+        self._schedules()
         unbound = tuple(self._bindings())
         leaving, deleted, nonempty = self._leftover_queues()
         return Work(
@@ -133,6 +136,16 @@ class Comparison:
             if self._names.dead(queue) not in self.seen.queues:
                 self._note("create", "queue", self._names.dead(queue), DEAD_LETTERS)
 
+    def _schedules(self) -> None:
+        for schedule in self.topology.schedules.values():
+            if self._names.schedule(schedule.name) not in self.seen.queues:
+                first = Cron.of(schedule).next_after(datetime.now(UTC)).isoformat()
+                self._note(
+                    *("create", "schedule", schedule.name),
+                    f"'{schedule.cron}' in {schedule.timezone}, to {schedule.exchange};"
+                    f" its next moment is {first}",
+                )
+
     def _bindings(self) -> Iterator[tuple[str, str, str]]:
         for consumer in self._on_no_ring():
             queue = self._names.queue(consumer)
@@ -154,7 +167,7 @@ class Comparison:
 
     def _wanted_queues(self) -> set[str]:
         names, topology = self._names, self.topology
-        found = {f"{topology.name}.lock"}
+        found = {f"{topology.name}.lock", *map(names.schedule, topology.schedules)}
         for queue in topology.queues.values():
             found.add(names.dead(queue))
             found |= {
@@ -202,10 +215,18 @@ class Comparison:
     def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:
         """Return those that consumers empty first, all to be deleted, and those not when empty."""
         leaving, deleted, nonempty = [], [], []
-        wanted = self._wanted_queues()
+        wanted, schedules = self._wanted_queues(), self._names.schedule("")
         kept = re.compile(rf"{re.escape(self.topology.name)}\..+\.generations(\.ledger)?")
         for name, found in self.seen.queues.items():
             if name in wanted or self._odd_delay(found) or self._parked(name):
+                continue
+            if name.startswith(schedules):
+                deleted.append(name)
+                nonempty.append(name)
+                self._note(
+                    *("delete", "schedule", name.removeprefix(schedules)),
+                    "no longer in the topology; when it was fired last is forgotten",
+                )
                 continue
             if kept.fullmatch(name):
                 deleted.append(name)

@@ -15,7 +15,7 @@ from feedbus.topology import OPERATIONS, Queue, Topology
 
 PROTOCOL = 2  # of what a supervisor answers and is asked for; feedbus 0.1 names none
 OPTIONS_CHANGED = "its options have changed since it was started"
-SHOWN_CHANGED = "the queues that it shows, or its own options, have changed"
+SHOWN_CHANGED = "the queues that it shows, its schedules, or its own options, have changed"
 PLACED = ("shards", "weights")  # a ring's business: a shard that stays need not start anew
 
 
@@ -57,6 +57,7 @@ class Settings:
                 known.pop(option, None)
             if name == OPERATIONS and topology.operations is not None:
                 known = [asdict(topology.operations), *map(asdict, queues.values())]
+                known += map(repr, topology.schedules.values())
             found[name] = _digest([common, options | {"env": environment}, known])
         exchanges = {
             exchange.name: _digest(

@@ -11,12 +11,14 @@ from typing import Self, Unpack
 
 from feedbus.bus import LiveBus
 from feedbus.clock import VirtualClock
+from feedbus.cron import Cron
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import UsageError
 from feedbus.handling import Handler
 from feedbus.inline.projects import Project, on_store, project
 from feedbus.inline.system import MOST_DELIVERIES, InlineSystem
 from feedbus.records.payloads import Payload
+from feedbus.schedules.firing import fire
 from feedbus.store import Store, open_prepared, open_store
 from feedbus.store.relay import publish_pending
 from feedbus.testing.observations import Handled, Published, RecordingSender, watched
@@ -206,6 +208,23 @@ class TestSystem:
             done += handled
             if not (relayed or handled):
                 return done
+
+    def fire(self, schedule: str) -> None:
+        """Let time pass until the next moment of a schedule, and publish its message.
+
+        `run()` and `advance()` fire no schedules. What is due until that moment is handled before;
+        call `run()` to handle the message.
+
+        Raises:
+            UsageError: there is no such schedule.
+            Unroutable: no queue gets the message.
+
+        """
+        chosen = self.topology.schedule(schedule)
+        now = self.clock.now()
+        moment = Cron.of(chosen).next_after(now)
+        self.advance((moment - now).total_seconds())
+        fire(self._system.bus, self.topology, chosen, moment)
 
     def published(self, exchange: str | None = None) -> list[Published]:
         """Return what was published to an exchange, or to all, by the test and by handlers.

@@ -1,0 +1,152 @@
+"""What [schedules.NAME] may say: its kinds of value, and what they need of the other tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+from marshmallow import ValidationError
+
+from feedbus.config.draft import RING, Draft
+from feedbus.config.faults import Fault, describe, nearest
+from feedbus.config.fields import Option, Text
+from feedbus.config.paths import Path
+from feedbus.content_types import bare_type, is_known
+from feedbus.cron import Cron, WrongCron
+from feedbus.topic_patterns import topic_matches, words_of
+
+Found = Iterator[tuple[Path, Fault]]
+
+LEAST_CATCH_UP_SECONDS = 10.0  # a firing is always some moments late
+
+
+class CronLine(Text):
+    """When a schedule is fired."""
+
+    kind = "cron line"
+    expected = (
+        'minute, hour, day of month, month and day of week, such as "*/5 * * * *" or'
+        ' "30 2 * * MON-FRI"'
+    )
+
+    def read(self, value: Any) -> str:
+        """Return the line."""
+        if not isinstance(value, str):
+            self.refuse()
+        try:
+            Cron(value).next_after(datetime.now(UTC))
+        except WrongCron as error:
+            reason = str(error)
+        else:
+            return value
+        message = f"expected {self.expected}, got {describe(value)}: {reason[:1].lower()}"
+        fault = Fault(message=message + reason[1:], expected=self.expected)
+        raise ValidationError([fault])
+
+
+class TimeZone(Text):
+    """A time zone of the IANA database."""
+
+    kind = "time zone"
+    expected = "a time zone such as 'Europe/Berlin' or 'UTC'"
+
+    def read(self, value: Any) -> str:
+        """Return its name."""
+        if not isinstance(value, str):
+            self.refuse()
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):  # a folder, or a path out of the database
+            self.refuse(suggestion=nearest(value, sorted(available_timezones())))
+        return value
+
+
+class JsonTable(Option):
+    """A table that JSON can hold."""
+
+    kind = "table"
+    expected = "a table of what JSON holds"
+
+    def read(self, value: Any) -> dict[str, Any]:
+        """Return the table."""
+        if not isinstance(value, dict):
+            self.refuse()
+        if errors := _not_json(value):
+            raise ValidationError(errors)
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"type": "object"}
+
+
+def _not_json(value: Any) -> Any:
+    """Return a fault for each value in it that JSON does not have, by key; nothing for none."""
+    if isinstance(value, Mapping | list):
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        return {key: found for key, inner in pairs if (found := _not_json(inner))}
+    if isinstance(value, float) and not math.isfinite(value):
+        return [Fault(expected="a finite number")]
+    if value is None or isinstance(value, str | int | float):
+        return []
+    return [Fault(expected="what JSON holds: write a date or a time as a text")]
+
+
+def check_schedules(draft: Draft) -> Found:
+    """Find schedules that nobody would fire, or whose message no queue would get."""
+    schedules = draft.loaded.get("schedules", {})
+    for name, options in schedules.items():
+        path: Path = ("schedules", name)
+        yield from _exchange(draft, (*path, "exchange"), options)
+        if 0 < options.get("catch_up_seconds", math.inf) < LEAST_CATCH_UP_SECONDS:
+            yield (*path, "catch_up"), Fault(expected='a duration of at least "10s"')
+    if schedules and not draft.loaded.get("operations", {}).get("enabled", True):
+        message = "the operations process fires the [schedules]: expected true, or no schedules"
+        yield ("operations", "enabled"), Fault(message=message, expected="true")
+
+
+def _exchange(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
+    declared = draft.report.document.get("exchanges")
+    name = options.get("exchange")
+    if name is None or not isinstance(declared, dict):
+        return
+    if name not in declared:
+        expected = f"one of {', '.join(declared)}" if declared else "an exchange in [exchanges]"
+        message = f"no exchange named '{name}'"
+        suggestion = nearest(name, declared)
+        yield path, Fault(message=message, expected=expected, suggestion=suggestion)
+        return
+    exchange = draft.loaded.get("exchanges", {}).get(name, {})
+    content_type = exchange.get("content_type")
+    if content_type is not None and is_known(content_type) and "json" not in content_type:
+        message = f"'{name}' publishes {bare_type(content_type)}, and a schedule's payload is JSON"
+        yield path, Fault(message=message, expected="an exchange whose messages are JSON")
+    if not exchange.get("external", False):
+        yield from _key(draft, path, options)
+
+
+def _key(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
+    """Find a routing key that leads to no queue of the topology."""
+    name, key = options["exchange"], options.get("key", "")
+    queues = [one for one in draft.queues.values() if one.get("exchange") == name]
+    kind = draft.exchange_type({"exchange": name})
+    if kind is None or (kind in {RING, "fanout"} and queues):
+        return
+    keys = [each for queue in queues for each in queue.get("routing_keys", ())]
+    topic = kind == "topic"
+    if any(topic_matches(words_of(each), words_of(key)) if topic else each == key for each in keys):
+        return
+    at: Path = (*path[:-1], "key" if "key" in options else "exchange")
+    if not queues:
+        yield (
+            at,
+            Fault(message=f"no queue is bound to '{name}'", expected="an exchange with queues"),
+        )
+        return
+    shown = ", ".join(f"'{each}'" for each in keys) or "none"
+    message = f"expected key to match a binding of '{name}' ({shown})"
+    message += f", got '{key}'" if "key" in options else ", got no key"
+    yield at, Fault(message=message, expected=f"a routing key that matches one of {shown}")

@@ -1,0 +1,63 @@
+"""Cron lines in time zones: which moments they name, also on days when a clock changes.
+
+A line that names times of day (`30 2 * * *`) is fired once on each day: where the clock skips that
+time, at the first minute after the gap; where the clock shows it twice, the first time. A line
+whose minute or hour begins with `*` names steps of time: it goes on through both. So does Debian's
+cron, which cronsim follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from feedbus.topology import Schedule
+
+
+class WrongCron(ValueError):  # noqa: N818 -- names what it is
+    """A text that is no cron line, with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """A cron line in a time zone; all moments in and out are in UTC."""
+
+    line: str
+    zone: tzinfo = UTC
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> Cron:
+        """Return when a schedule is fired."""
+        zone = UTC if schedule.timezone == "UTC" else ZoneInfo(schedule.timezone)
+        return cls(schedule.cron, zone)
+
+    def next_after(self, moment: datetime) -> datetime:
+        """Return the first moment that is later.
+
+        Raises:
+            WrongCron: the line cannot be read, or names no moment at all.
+
+        """
+        try:
+            for found in CronSim(self.line, moment.astimezone(self.zone)):
+                later = found.astimezone(UTC)
+                if later > moment:  # in an hour that comes twice, a time is named the first time
+                    return later
+        except (CronSimError, ValueError) as error:
+            raise WrongCron(str(error)) from error
+        msg = "there is no such day within 50 years"
+        raise WrongCron(msg)
+
+    def latest(self, after: datetime, until: datetime) -> datetime | None:
+        """Return the latest moment that is later than `after` and not later than `until`."""
+        span = timedelta(seconds=1)
+        while (found := self.next_after(max(after, until - span))) > until:
+            if until - span <= after:
+                return None
+            span *= 4
+        while (following := self.next_after(found)) <= until:
+            found = following
+        return found

@@ -1,0 +1,95 @@
+"""What the broker keeps of a schedule: the moment fired last, in a queue of one message."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from kombu.connection import Connection
+
+from feedbus import broker
+from feedbus.broker import entities
+from feedbus.broker.confirm_channel import PatientPublisher
+from feedbus.broker.names import Names
+from feedbus.topology import Schedule, Topology
+
+READ_ATTEMPTS = 10
+READ_PAUSE_SECONDS = 0.03
+
+
+class FiredMoment:
+    """The last fired moment of a schedule; whoever changes it holds the topology's lock.
+
+    A later moment replaces an earlier one, so a message that a crash left behind changes nothing.
+    """
+
+    def __init__(self, channel: Any, topology: Topology, schedule: Schedule) -> None:
+        """Read and write on a channel; the queue is declared where it is missing."""
+        self._channel = channel
+        self._queue = Names(topology).schedule(schedule.name)
+        self._held: list[int] = []
+        entities.declare_schedule(channel, Names(topology), schedule)
+
+    def take(self) -> datetime | None:
+        """Return the moment, and keep its message until write() or give_back(); None for none."""
+        for _ in range(READ_ATTEMPTS):
+            moments = []
+            while (message := self._channel.basic_get(self._queue)) is not None:
+                self._held.append(message.delivery_tag)
+                moments.append(read_moment(message.body))
+            known = [moment for moment in moments if moment is not None]
+            if moments:
+                return max(known, default=None)
+            time.sleep(READ_PAUSE_SECONDS)  # a reader may hold it just now
+        return None
+
+    def write(self, moment: datetime) -> None:
+        """Replace what was taken; return when the broker has confirmed it."""
+        message = self._channel.prepare_message(
+            write_moment(moment).encode(),
+            content_type="text/plain",
+            properties={"delivery_mode": 2},
+        )
+        with PatientPublisher(self._channel.connection) as publisher:
+            publisher.publish([(message, "", self._queue)])
+        for tag in self._held:
+            self._channel.basic_ack(tag)
+        self._held.clear()
+
+    def give_back(self) -> None:
+        """Leave the queue as it was."""
+        for tag in self._held:
+            self._channel.basic_reject(tag, requeue=True)
+        self._held.clear()
+
+
+def fired_moments(connection: Connection, topology: Topology) -> dict[str, datetime]:
+    """Return the last fired moment of each schedule that the broker knows, declaring nothing."""
+    names, found = Names(topology), {}
+    for schedule in topology.schedules.values():
+        if not broker.queue_exists(connection, names.schedule(schedule.name)):
+            continue
+        channel = connection.channel()
+        fired = FiredMoment(channel, topology, schedule)
+        moment = fired.take()
+        fired.give_back()
+        channel.close()
+        if moment is not None:
+            found[schedule.name] = moment
+    return found
+
+
+def write_moment(moment: datetime) -> str:
+    """Write a moment as message ids and the broker have it: 2026-01-31T02:00:00Z."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_moment(body: bytes | str) -> datetime | None:
+    """Return the moment that a message says, None where it says none."""
+    text = body if isinstance(body, str) else body.decode("utf-8", "replace")
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None

@@ -1,0 +1,177 @@
+"""The thread of the operations process that fires schedules; every host has one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from feedbus import broker
+from feedbus.bus import LiveBus
+from feedbus.clock import NANOSECONDS, Clock, SystemClock
+from feedbus.cron import Cron
+from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.generations import establishment
+from feedbus.metrics import Metrics
+from feedbus.schedules.fired_moment import FiredMoment, write_moment
+from feedbus.schedules.firing import fire
+from feedbus.topology import Schedule, Topology
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0  # at most, before the clock is read again: somebody may set it
+AWAY_SECONDS = 1.0
+REFUSED_SECONDS = 5.0
+JOIN_SECONDS = 3.0  # less than the time that this process has to end
+AHEAD = timedelta(minutes=1)  # hosts' clocks differ by less
+
+
+class Scheduler:
+    """Fires what is due, under the topology's lock, and notes on the broker that it was fired.
+
+    Of moments that were missed, the latest is fired if it is younger than the schedule's limit.
+    No moment is fired that is not later than the last, so a clock that is set back fires nothing
+    again, and one that is set forward fires each schedule once.
+
+    Example:
+        with Scheduler(topology, bus, metrics):
+            serve()
+
+    """
+
+    def __init__(
+        self, topology: Topology, bus: LiveBus, metrics: Metrics, clock: Clock | None = None
+    ) -> None:
+        """Publish by a bus; the thread runs within a with statement, or a test calls turn()."""
+        self._topology = topology
+        self._bus = bus
+        self._metrics = metrics
+        self._clock = clock or SystemClock()
+        self._crons = {one.name: Cron.of(one) for one in topology.schedules.values()}
+        self._next: dict[str, datetime] = {}
+        self._looked_at = datetime.min.replace(tzinfo=UTC)
+        self._established = False
+        self._logged: dict[str, str] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="schedules", daemon=True)
+        for name in topology.schedules:
+            metrics.schedule(name)
+
+    def __enter__(self) -> Self:
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the thread."""
+        self._over.set()
+        self._thread.join(JOIN_SECONDS)
+
+    def turn(self) -> float:
+        """Fire what is due, and return in how many seconds to look again.
+
+        Raises:
+            Outage: the broker is away; nothing is lost by calling it again.
+            UsageError: somebody else holds the topology's lock for too long.
+
+        """
+        now = self._now()
+        if now < self._looked_at:
+            self._next.clear()  # the clock was set back: what was computed may be far away
+        self._looked_at = now
+        schedules = self._topology.schedules.values()
+        due = [one for one in schedules if self._next.get(one.name, now) <= now]
+        if due:
+            self._look_at(due, now)
+        soonest = min(self._next.values()) - self._now()
+        return min(max(soonest.total_seconds(), 0.0), LOOK_SECONDS)
+
+    def _run(self) -> None:
+        wait = 0.0
+        while not self._over.wait(wait):
+            try:
+                wait = self.turn()
+            except Exception as error:  # noqa: BLE001 -- without this thread nothing would fire
+                expected = isinstance(error, Outage | UsageError)
+                self._log_once("", logging.WARNING if expected else logging.ERROR, str(error))
+                wait = AWAY_SECONDS
+            else:
+                self._logged.pop("", None)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.wall_nanoseconds() / NANOSECONDS, UTC)
+
+    def _look_at(self, due: list[Schedule], now: datetime) -> None:
+        topology = self._topology
+        if not self._established:
+            establishment.known(topology)  # declares what is not there, as consumers do
+            self._established = True
+        with (
+            broker.connect(topology) as connection,
+            broker.outage(connection, topology.broker_url),
+            broker.locked(connection, topology),
+        ):
+            channel: Any = connection.channel()
+            for schedule in due:
+                self._look(FiredMoment(channel, topology, schedule), schedule, now)
+            channel.close()
+
+    def _look(self, fired: FiredMoment, schedule: Schedule, now: datetime) -> None:
+        """Fire a schedule if one of its moments is due; know when to look again."""
+        cron, last = self._crons[schedule.name], fired.take()
+        if last is None:  # it is new: its moments begin now
+            last = now.replace(microsecond=0)
+            fired.write(last)
+        if last > now + AHEAD:
+            self._log_once(schedule.name, logging.ERROR, _ahead(last, now))
+        limit = timedelta(seconds=schedule.catch_up_seconds)
+        moment = cron.latest(max(last, now - limit), now)
+        first = cron.next_after(last)
+        if first < (moment or now):
+            log.warning(
+                "event=schedule_missed schedule=%s from=%s fires=%s",
+                *(schedule.name, write_moment(first)),
+                write_moment(moment) if moment else "none",
+            )
+        if moment is None:
+            fired.give_back()
+        elif self._fire(schedule, moment):
+            fired.write(moment)
+        else:
+            fired.give_back()
+            self._next[schedule.name] = now + timedelta(seconds=REFUSED_SECONDS)
+            return
+        self._next[schedule.name] = cron.next_after(max(last, now))
+
+    def _fire(self, schedule: Schedule, moment: datetime) -> bool:
+        """Publish; return whether the broker took it."""
+        try:
+            fire(self._bus, self._topology, schedule, moment)
+        except (PublishError, UsageError) as error:
+            self._log_once(schedule.name, logging.ERROR, str(error))
+            return False
+        late = max(0.0, (self._now() - moment).total_seconds())
+        self._metrics.schedule(schedule.name).fired(late)
+        self._logged.pop(schedule.name, None)
+        log.info(
+            "event=fired schedule=%s moment=%s late_seconds=%.3f",
+            *(schedule.name, write_moment(moment), late),
+        )
+        return True
+
+    def _log_once(self, schedule: str, level: int, text: str) -> None:
+        """Log an error, unless it is the one that was logged for this schedule before."""
+        text = " ".join(text.split())
+        if self._logged.get(schedule) != text:
+            self._logged[schedule] = text
+            log.log(level, "event=not_fired schedule=%s error=%s", schedule or "all", text)
+
+
+def _ahead(last: datetime, now: datetime) -> str:
+    return (
+        f"its last firing was at {write_moment(last)}, and this machine's clock shows"
+        f" {write_moment(now)}; nothing is fired until the clock is past that. If the clock was"
+        " wrong then, remove the schedule from the topology, run `feedbus apply`, put it back and"
+        " run `feedbus apply` again: it begins anew"
+    )

@@ -1,0 +1,440 @@
+"""Schedules: one firing a moment, whatever hosts, restarts and clocks do."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from feedbus import broker, config
+from feedbus.broker.names import Names
+from feedbus.bus import LiveBus
+from feedbus.cli import main
+from feedbus.cron import Cron
+from feedbus.errors import Outage, TopologyError, UsageError
+from feedbus.generations import establishment
+from feedbus.inline.projects import on_broker, unused_name
+from feedbus.metrics import Metrics
+from feedbus.plan.making import make_plan
+from feedbus.schedules import scheduler as scheduler_module
+from feedbus.schedules.fired_moment import FiredMoment, fired_moments
+from feedbus.schedules.scheduler import Scheduler
+from feedbus.supervisor.settings import Settings
+from feedbus.testing import TestSystem
+from feedbus.topology import Operations, Topology
+from feedbus.transports import memory
+from feedbus.urls import parse_broker_url
+from servers import versions
+
+TEXT = """
+name = "shop"
+[exchanges]
+orders = { type = "topic" }
+[queues.count]
+exchange     = "orders"
+routing_keys = ["stock.#"]
+handler      = "stock:count"
+[schedules.nightly]
+cron     = "30 2 * * *"
+timezone = "Europe/Berlin"
+exchange = "orders"
+key      = "stock.all"
+payload  = { kind = "stocktaking", shelves = [1, 2] }
+"""
+HANDLERS = """
+from feedbus import handler
+
+@handler
+def count(order: dict) -> None:
+    pass
+"""
+
+
+class Wall:
+    """A wall clock that a test sets."""
+
+    def __init__(self, text: str) -> None:
+        self.set(text)
+
+    def set(self, text: str) -> None:
+        self.moment = datetime.fromisoformat(text)
+
+    def wall_nanoseconds(self) -> int:
+        return round(self.moment.timestamp()) * 10**9
+
+
+def topology_of(folder: Path, text: str = TEXT) -> Topology:
+    (folder / "stock.py").write_text(HANDLERS)
+    path = folder / "topology.toml"
+    path.write_text(text)
+    return config.load(path)
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Iterator[Topology]:
+    """Return a project whose broker is in memory."""
+    name = unused_name()
+    memory.create(memory.MemoryBroker(name))
+    yield on_broker(topology_of(tmp_path), name)
+    memory.remove(name)
+
+
+@contextmanager
+def host(
+    topology: Topology, clock: Wall | None = None, metrics: Metrics | None = None
+) -> Iterator[Scheduler]:
+    """Run what one host has: a bus and a scheduler, whose turns the test takes."""
+    metrics = metrics or Metrics.none()
+    with LiveBus(topology, metrics, timeout_seconds=2.0) as bus:
+        yield Scheduler(topology, bus, metrics, clock)
+
+
+def published(topology: Topology) -> list[str]:
+    """Take what is in the queue, and return the message ids without the project's part."""
+    found = []
+    with broker.connect(topology) as connection:
+        channel = connection.channel()
+        while (message := channel.basic_get(f"{topology.name}.count", no_ack=True)) is not None:
+            assert message.delivery_info["routing_key"] == "stock.all"
+            assert json.loads(message.body) == {"kind": "stocktaking", "shelves": [1, 2]}
+            found.append(message.properties["message_id"].removeprefix(f"{topology.name}."))
+    return found
+
+
+def moments(cron: str, zone: str, start: str, count: int) -> list[str]:
+    """Return moments in the zone's own time, with its offset from UTC."""
+    line = Cron.of(replace(SCHEDULE, cron=cron, timezone=zone))
+    moment, found = datetime.fromisoformat(start).astimezone(UTC), []
+    for _ in range(count):
+        moment = line.next_after(moment)
+        found.append(moment.astimezone(line.zone).isoformat(timespec="minutes")[5:])
+    return found
+
+
+SCHEDULE = config.load(Path("topology.toml"), text=TEXT).schedule("nightly")
+
+
+def test_where_the_clock_skips_a_time_it_is_fired_right_after_the_gap():
+    assert moments("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00Z", 3) == [
+        "03-29T03:00+02:00", "03-30T02:30+02:00", "03-31T02:30+02:00",
+    ]  # fmt: skip
+
+
+def test_where_the_clock_shows_a_time_twice_it_is_fired_the_first_time():
+    assert moments("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00Z", 3) == [
+        "10-25T02:30+02:00", "10-26T02:30+01:00", "10-27T02:30+01:00",
+    ]  # fmt: skip
+    # Also after a look within the second of the two hours.
+    assert moments("30 2 * * *", "Europe/Berlin", "2026-10-25T01:15Z", 1) == ["10-26T02:30+01:00"]
+
+
+def test_two_times_that_fall_upon_one_moment_are_one_firing():
+    assert moments("0 2,3 * * *", "Europe/Berlin", "2026-03-28T12:00Z", 3) == [
+        "03-29T03:00+02:00", "03-30T02:00+02:00", "03-30T03:00+02:00",
+    ]  # fmt: skip
+
+
+def test_steps_of_time_go_on_through_the_change_of_the_clock():
+    assert moments("*/30 * * * *", "Europe/Berlin", "2026-10-24T23:59Z", 6) == [
+        "10-25T02:00+02:00", "10-25T02:30+02:00", "10-25T02:00+01:00",
+        "10-25T02:30+01:00", "10-25T03:00+01:00", "10-25T03:30+01:00",
+    ]  # fmt: skip
+    assert moments("*/30 * * * *", "Europe/Berlin", "2026-03-29T00:29Z", 3) == [
+        "03-29T01:30+01:00", "03-29T03:00+02:00", "03-29T03:30+02:00",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line", ["*/7 * * * *", "30 2 * * *", "* 3 * * MON", "0 0 1 * *", "*/9 * * * * *"]
+)
+def test_the_latest_moment_is_the_last_of_those_that_follow_each_other(line):
+    cron = Cron.of(replace(SCHEDULE, cron=line, timezone="Europe/Berlin"))
+    after = datetime(2026, 10, 24, 23, 10, 5, tzinfo=UTC)
+    for minutes in (0, 1, 59, 300, 3000):
+        until, moment, last = after + timedelta(minutes=minutes), after, None
+        while (moment := cron.next_after(moment)) <= until:
+            last = moment
+        assert cron.latest(after, until) == last
+
+
+def test_a_new_schedule_begins_now_and_is_fired_once_at_each_moment(topology):
+    clock = Wall("2026-01-31T12:00Z")
+    metrics = Metrics.none()
+    with host(topology, clock, metrics) as scheduler:
+        assert scheduler.turn() == scheduler_module.LOOK_SECONDS
+        clock.set("2026-02-01T01:29:57Z")
+        assert scheduler.turn() == 3.0
+        assert published(topology) == []
+        clock.set("2026-02-01T01:30:02Z")
+        scheduler.turn()
+        scheduler.turn()
+    assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
+    assert metrics.value("feedbus_schedule_fired_total", "nightly") == 1
+    assert metrics.value("feedbus_schedule_lateness_seconds", "nightly") == 1
+
+
+def test_two_hosts_fire_a_moment_once_and_another_takes_over(topology):
+    clock = Wall("2026-01-31T12:00Z")
+    with host(topology, clock) as one, host(topology, clock) as other:
+        one.turn()
+        other.turn()
+        for day in (1, 2):
+            clock.set(f"2026-02-0{day}T01:30:00Z")
+            one.turn()
+            other.turn()
+        clock.set("2026-02-03T01:30:00Z")
+        other.turn()
+    assert published(topology) == [f"nightly@2026-02-0{day}T01:30:00Z" for day in (1, 2, 3)]
+
+
+def test_a_restart_repeats_nothing_and_fires_what_was_missed_meanwhile(topology):
+    clock = Wall("2026-01-31T12:00Z")
+    for now in ("2026-01-31T12:00Z", "2026-02-01T01:30:00Z", "2026-02-01T01:30:00Z"):
+        clock.set(now)
+        with host(topology, clock) as scheduler:
+            scheduler.turn()
+    assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
+    clock.set("2026-02-04T02:29:00Z")  # two were missed wholly, the third 59 minutes ago
+    with host(topology, clock) as scheduler:
+        scheduler.turn()
+        scheduler.turn()
+    assert published(topology) == ["nightly@2026-02-04T01:30:00Z"]
+
+
+def test_a_moment_that_was_missed_longer_ago_than_the_limit_is_skipped(topology, caplog):
+    clock = Wall("2026-01-31T12:00Z")
+    with host(topology, clock) as scheduler:
+        scheduler.turn()
+    clock.set("2026-02-01T02:31:00Z")
+    with host(topology, clock) as scheduler:
+        scheduler.turn()
+    assert published(topology) == []
+    assert "event=schedule_missed schedule=nightly from=2026-02-01T01:30:00Z" in caplog.text
+
+
+def test_a_clock_that_is_set_back_fires_nothing_twice(topology):
+    clock = Wall("2026-02-01T00:00Z")
+    with host(topology, clock) as scheduler:
+        scheduler.turn()
+        clock.set("2026-02-01T01:30:00Z")
+        scheduler.turn()
+        for now in ("2026-01-30T01:29:00Z", "2026-01-30T01:30:00Z", "2026-02-01T01:30:00Z"):
+            clock.set(now)
+            scheduler.turn()
+        assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
+        clock.set("2026-02-02T01:30:00Z")
+        scheduler.turn()
+    assert published(topology) == ["nightly@2026-02-02T01:30:00Z"]
+
+
+def test_a_clock_that_is_set_forward_fires_once_and_says_so_when_it_comes_back(topology, caplog):
+    often = {"nightly": replace(topology.schedule("nightly"), cron="* * * * *")}
+    topology = replace(topology, schedules=often)
+    clock = Wall("2026-02-01T00:00Z")
+    with host(topology, clock) as scheduler:
+        scheduler.turn()
+        clock.set("2036-02-01T00:00Z")
+        scheduler.turn()
+        scheduler.turn()
+        assert published(topology) == ["nightly@2036-02-01T00:00:00Z"]
+        clock.set("2026-02-01T00:05Z")
+        scheduler.turn()
+    assert published(topology) == []
+    assert "its last firing was at 2036-02-01T00:00:00Z" in caplog.text
+
+
+def test_a_crash_before_the_moment_is_noted_publishes_it_again_under_the_same_id(
+    topology, monkeypatch
+):
+    clock = Wall("2026-02-01T00:00Z")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with host(topology, clock) as scheduler:
+        scheduler.turn()
+        clock.set("2026-02-01T01:30:00Z")
+        with monkeypatch.context() as patched:
+            patched.setattr(FiredMoment, "write", die)
+            with pytest.raises(KeyboardInterrupt):
+                scheduler.turn()
+    with host(topology, clock) as scheduler:
+        scheduler.turn()
+    assert published(topology) == ["nightly@2026-02-01T01:30:00Z"] * 2
+
+
+def test_a_message_that_the_broker_refuses_is_tried_again_and_logged_once(topology, caplog):
+    clock = Wall("2026-02-01T00:00Z")
+    unbound = ("stock.all", f"{topology.name}.orders", "stock.#")
+    with host(topology, clock) as scheduler, broker.connect(topology) as connection:
+        scheduler.turn()
+        queue, exchange, key = f"{topology.name}.count", *unbound[1:]
+        channel = connection.channel()
+        channel.queue_unbind(queue, exchange, key)
+        for seconds in (0, 10, 20):
+            clock.set(f"2026-02-01T01:30:{seconds:02}Z")
+            scheduler.turn()
+        assert caplog.text.count("no queue for key 'stock.all'") == 1
+        channel.queue_bind(queue, exchange, key)
+        clock.set("2026-02-01T01:30:30Z")
+        scheduler.turn()
+    assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
+
+
+def test_foreign_messages_beside_the_moment_are_dropped_when_the_next_is_noted(topology):
+    clock = Wall("2026-02-01T00:00Z")
+    with host(topology, clock) as scheduler:
+        scheduler.turn()
+        with broker.connect(topology) as connection:
+            channel = connection.channel()
+            queue = Names(topology).schedule("nightly")
+            for body in ("nonsense", "2026-13-01T00:00:00Z", "2025-01-01T00:00:00"):
+                channel.basic_publish(channel.prepare_message(body), "", queue)
+        clock.set("2026-02-01T01:30:00Z")
+        scheduler.turn()
+    with broker.connect(topology) as connection:
+        assert broker.count(connection, queue) == 1
+        fired = fired_moments(connection, topology)
+    assert fired == {"nightly": datetime(2026, 2, 1, 1, 30, tzinfo=UTC)}
+    assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
+
+
+def test_the_thread_of_a_host_fires_by_the_machines_clock(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    text = TEXT.replace("30 2 * * *", "* * * * * *")
+    topology = topology_of(tmp_path, text)
+    metrics = Metrics.none()
+    with LiveBus(topology, metrics) as bus, Scheduler(topology, bus, metrics) as scheduler:
+        while metrics.value("feedbus_schedule_fired_total", "nightly") < 2:
+            assert scheduler._thread.is_alive()
+            scheduler._over.wait(0.05)
+    assert not scheduler._thread.is_alive()
+    found = published(topology)
+    assert len(found) >= 2
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("version", ["embedded", *versions.chosen()])
+def test_the_moment_is_kept_on_every_broker_and_goes_with_its_schedule(version, tmp_path, request):
+    url, management = f"sqlite:///{tmp_path}/broker.db", ""
+    if version != "embedded":
+        node = request.getfixturevalue("rabbitmq_nodes")(version)
+        url, management = node.url, f'management = "{node.management_url}"'
+    name = f"shop-{unused_name()}"
+    broker_table = f'[broker]\nurl = "{url}"\n{management}\n[exchanges]'
+    topology = topology_of(
+        tmp_path, TEXT.replace('"shop"', f'"{name}"').replace("[exchanges]", broker_table)
+    )
+    bare = replace(topology, schedules={})
+    establishment.establish(bare)
+    (change,) = make_plan(topology, None).changes
+    assert (change.action, change.kind, change.name) == ("create", "schedule", "nightly")
+    assert change.reason.startswith("'30 2 * * *' in Europe/Berlin, to orders; its next moment is")
+    establishment.establish(topology)
+    assert make_plan(topology, None).empty
+    clock = Wall("2026-02-01T00:00Z")
+    with host(topology, clock) as one, host(topology, clock) as other:
+        one.turn()
+        clock.set("2026-02-01T01:30:00Z")
+        other.turn()
+        one.turn()
+    assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
+    shown = CliRunner().invoke(main, ["--topology", str(topology.path), "status", "--json"])
+    assert json.loads(shown.output)["schedules"]["nightly"]["last"] == "2026-02-01T02:30:00+01:00"
+    table = CliRunner().invoke(main, ["--topology", str(topology.path), "status"]).output
+    assert "nightly   30 2 * * *" in table
+    topology.path.write_text(topology.path.read_text().partition("[schedules")[0])
+    (change,) = make_plan(bare, None).changes
+    assert (change.action, change.kind, change.name) == ("delete", "schedule", "nightly")
+    done = CliRunner().invoke(main, ["--topology", str(topology.path), "apply"])
+    assert done.exit_code == 0, done.output
+    assert make_plan(bare, None).empty
+    with broker.connect(topology) as connection:
+        assert not broker.queue_exists(connection, Names(topology).schedule("nightly"))
+
+
+def test_a_broker_that_is_away_loses_nothing(topology):
+    clock = Wall("2026-02-01T00:00Z")
+    away = replace(topology, broker_url=parse_broker_url("amqp://guest:guest@127.0.0.1:9//"))
+    with host(topology, clock) as scheduler:
+        scheduler.turn()
+        clock.set("2026-02-01T01:30:00Z")
+        scheduler._topology = away
+        with pytest.raises(Outage):
+            scheduler.turn()
+        scheduler._topology = topology
+        scheduler.turn()
+    assert published(topology) == ["nightly@2026-02-01T01:30:00Z"]
+
+
+def test_changed_schedules_restart_the_operations_process_alone(tmp_path):
+    topology = replace(topology_of(tmp_path), operations=Operations())
+    changed = {"nightly": replace(topology.schedule("nightly"), cron="0 3 * * *")}
+    found = Settings.of(topology).difference(
+        Settings.of(replace(topology, schedules=changed)), 1, {}
+    )
+    assert [*found.restarted] == ["operations"]
+
+
+def test_a_test_system_fires_a_schedule_when_it_is_asked_to(tmp_path):
+    topology = topology_of(tmp_path)
+    with TestSystem(topology, now=datetime(2026, 1, 31, 12, tzinfo=UTC)) as system:
+        system.run()
+        assert system.published() == []
+        system.fire("nightly")
+        system.fire("nightly")
+        system.run()
+        assert [each.message_id for each in system.published("orders")] == [
+            "shop.nightly@2026-02-01T01:30:00Z", "shop.nightly@2026-02-02T01:30:00Z",
+        ]  # fmt: skip
+        assert len(system.handled("count")) == 2
+        assert system.clock.now() == datetime(2026, 2, 2, 1, 30, tzinfo=UTC)
+        with pytest.raises(UsageError, match="no schedule named 'night'; expected one of nightly"):
+            system.fire("night")
+
+
+WRONG = {
+    'cron     = "30 2 * * *"|cron     = "61 2 * * *"': (
+        "cron: expected minute, hour, day of month, month and day of week, such as"
+        """ "*/5 * * * *" or "30 2 * * MON-FRI", got '61 2 * * *': bad minute"""
+    ),
+    'cron     = "30 2 * * *"|cron     = "@daily"': "got '@daily': wrong number of fields",
+    'cron     = "30 2 * * *"|cron     = "0 0 30 2 *"': "got '0 0 30 2 *': bad day-of-month",
+    'cron     = "30 2 * * *"|': "cron: expected minute, hour",
+    '"Europe/Berlin"|"Europe/Berlim"': "did you mean 'Europe/Berlin'?",
+    '"Europe/Berlin"|"Europe"': "timezone: expected a time zone such as",
+    '"Europe/Berlin"|"../etc/passwd"': "timezone: expected a time zone such as",
+    'exchange = "orders"\nkey|exchange = "order"\nkey': "no exchange named 'order'; did you mean",
+    'key      = "stock.all"|': "to match a binding of 'orders' ('stock.#'), got no key",
+    '"stock.all"|"order.all"': "to match a binding of 'orders' ('stock.#'), got 'order.all'",
+    '"stock.all"|7': "key: expected a routing key",
+    '{ kind = "stocktaking", shelves = [1, 2] }|"all"': "payload: expected a table",
+    "shelves = [1, 2]|shelves = [1, 2026-01-31]": "expected what JSON holds: write a date",
+    "shelves = [1, 2]|shelves = nan": "expected a finite number",
+    "key  |kee  ": "unknown option; did you mean 'key'?",
+    '{ type = "topic" }|{ type = "topic", content_type = "text/plain" }': (
+        "exchange: 'orders' publishes text/plain, and a schedule's payload is JSON"
+    ),
+    'payload  =|catch_up = "1s"\npayload =': 'catch_up: expected a duration of at least "10s"',
+    "[schedules|[operations]\nenabled = false\n[schedules": (
+        "enabled: the operations process fires the [schedules]: expected true"
+    ),
+}
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_what_is_wrong_with_a_schedule_is_named_with_its_place(change, tmp_path):
+    old, new = change.split("|")
+    assert old in TEXT
+    with pytest.raises(TopologyError) as caught:
+        topology_of(tmp_path, TEXT.replace(old, new))
+    found = str(caught.value)
+    assert WRONG[change] in found
+    assert ("[schedules.nightly" in found) or "[operations]" in found
