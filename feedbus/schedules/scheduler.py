@@ -127,13 +127,6 @@ class Scheduler:
             self._log_once(schedule.name, logging.ERROR, _ahead(last, now))
         limit = timedelta(seconds=schedule.catch_up_seconds)
         moment = cron.latest(max(last, now - limit), now)
-        first = cron.next_after(last)
-        if first < (moment or now):
-            log.warning(
-                "event=schedule_missed schedule=%s from=%s fires=%s",
-                *(schedule.name, write_moment(first)),
-                write_moment(moment) if moment else "none",
-            )
         if moment is None:
             fired.give_back()
         elif self._fire(schedule, moment):
@@ -142,6 +135,13 @@ class Scheduler:
             fired.give_back()
             self._next[schedule.name] = now + timedelta(seconds=REFUSED_SECONDS)
             return
+        first = cron.next_after(last)
+        if first < (moment or now):
+            log.warning(
+                "event=schedule_missed schedule=%s from=%s fired=%s",
+                *(schedule.name, write_moment(first)),
+                write_moment(moment) if moment else "none",
+            )
         self._next[schedule.name] = cron.next_after(max(last, now))
 
     def _fire(self, schedule: Schedule, moment: datetime) -> bool:
