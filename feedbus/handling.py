@@ -92,9 +92,7 @@ class Handler:
         call = self._call(session_type, resources)
 
         def checked(argument: Any, given: Given) -> None:
-            result = call(argument, given)
-            if result is not None:
-                raise UnexpectedResult(_complaint(result))
+            check_returned(call(argument, given))
 
         return checked
 
@@ -105,9 +103,7 @@ class Handler:
         call = self._call(session_type, resources)
 
         async def checked(argument: Any, given: Given) -> None:
-            result = await cast("Coroutine[Any, Any, object]", call(argument, given))
-            if result is not None:
-                raise UnexpectedResult(_complaint(result))
+            check_returned(await cast("Coroutine[Any, Any, object]", call(argument, given)))
 
         return checked
 
@@ -217,6 +213,12 @@ def is_async(function: object) -> bool:
 
 def _any(kind: Callable[[Any], bool], *functions: object) -> bool:
     return any(map(kind, functions))
+
+
+def check_returned(result: object) -> None:
+    """Raise UnexpectedResult where a handler has returned something else than None."""
+    if result is not None:
+        raise UnexpectedResult(_complaint(result))
 
 
 def _complaint(result: object) -> str:

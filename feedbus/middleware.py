@@ -145,7 +145,7 @@ class MiddlewareStack:
                     caller(argument, given)
                     return
                 middleware, raised = self._sources[number](given), None
-                with middleware.around(about):
+                with _manager(middleware, about):
                     try:
                         enter(number + 1)
                     except BaseException as error:
@@ -171,7 +171,7 @@ class MiddlewareStack:
                     await caller(argument, given)
                     return
                 middleware, raised = self._sources[number](given), None
-                async with _as_async(middleware.around(about)):
+                async with _as_async(_manager(middleware, about)):
                     try:
                         await enter(number + 1)
                     except BaseException as error:
@@ -187,6 +187,17 @@ class MiddlewareStack:
     def _about(self, given: Given) -> Call:
         records = given.records
         return Call(self._consumer.queue.name, self._consumer.name, len(records), records)
+
+
+def _manager(middleware: Middleware, about: Call) -> Any:
+    found: object = middleware.around(about)
+    if isinstance(found, AbstractContextManager | AbstractAsyncContextManager):
+        return found
+    msg = (
+        f"{name_of(middleware.around)}{place(middleware.around)} returned {type(found).__name__}:"
+        " expected a context manager; write @contextmanager above it, and a yield"
+    )
+    raise TypeError(msg)
 
 
 class _Awaited(AbstractAsyncContextManager[None]):

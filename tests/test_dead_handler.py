@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from marshmallow import Schema, fields
@@ -41,6 +42,10 @@ def undo(letter: DeadLetter, message: Message, bus: Bus) -> None:
 def fail(letter: DeadLetter) -> None:
     SEEN.append(letter.payload)
     raise LookupError(letter.reason)
+
+
+def answer(letter: DeadLetter) -> Any:
+    return letter.reason
 
 
 def wait(letter: DeadLetter) -> None:
@@ -106,6 +111,16 @@ def test_one_that_fails_neither_loses_nor_repeats_the_dead_letter():
         (letter,) = system.dead_letters("work")
         assert letter.reason == (f"one; dead_handler {__name__}:fail failed: LookupError: one")
         assert letter.payload == {"n": 1}
+
+
+def test_one_that_returns_something_has_failed():
+    with system_of("answer") as system:
+        system.publish("work", {"n": 1})
+        system.run()
+        (letter,) = system.dead_letters("work")
+        assert (
+            "failed: UnexpectedResult: the handler returned 'one': expected None" in letter.reason
+        )
 
 
 def test_an_outage_keeps_the_message_where_it_is_until_the_dead_handler_can_run():

@@ -374,9 +374,15 @@ class Holding(msgspec.Struct):
     items: list[Custom]
 
 
+class OfArguments(Schema):
+    def __init__(self, name: str) -> None:
+        super().__init__(only=[name])
+
+
 @pytest.mark.parametrize(
     ("declared", "reason"),
     [
+        (OfArguments, "without arguments, got OfArguments: TypeError: .*'name'"),
         (Custom, "got Custom"),
         (int, "got int"),
         (list[int], "got list"),

@@ -97,6 +97,11 @@ class NoContextManager(Middleware):
         yield call
 
 
+class ReturnsNothing(Middleware):
+    def around(self, call: Call) -> None:  # type: ignore[override]
+        """Forget the context manager."""
+
+
 class Async(Middleware):
     @asynccontextmanager
     async def around(self, call: Call) -> AsyncIterator[None]:
@@ -147,6 +152,9 @@ def test_middleware_that_swallows_an_exception_does_not_acknowledge(number, rais
 def test_middleware_that_raises_is_a_failure_and_may_give_another_verdict():
     assert run(Outer, Raises) == ["LookupError: after 1"]
     assert run(Rejects, numbers=(1,)) == ["work"]
+    (reason,) = run(ReturnsNothing)
+    assert reason.startswith(f"TypeError: ReturnsNothing.around ({__file__}:")
+    assert "returned NoneType: expected a context manager" in reason
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from feedbus.dead_letters.letters import DeadLetter
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import InvalidBody, Outage, StoreOutage, described
 from feedbus.fork_safety import end_fork
-from feedbus.handling import resolve_object
+from feedbus.handling import check_returned, resolve_object
 from feedbus.message import Message
 from feedbus.parameters import GivenDeadLetter
 from feedbus.records import Records
@@ -130,7 +130,8 @@ class DeadHandler:
                 try:
                     bus = CollectingBus(records, publications.collect)
                     for each in taken:
-                        self._call(each, GivenDeadLetter(bus, session, records, letter))
+                        given = GivenDeadLetter(bus, session, records, letter)
+                        check_returned(self._call(each, given))
                     bus.flush()
                 finally:
                     if os.getpid() != self._pid:

@@ -9,10 +9,12 @@ from typing import Any, cast
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing, validate
 
+from feedbus.errors import described
 from feedbus.message_types.message_type import (
     Errors,
     Loaded,
     MessageType,
+    UnfitMessageType,
     errors_of,
     loaded_rows,
 )
@@ -45,8 +47,17 @@ class SchemaType(MessageType):
     """Records are the dicts that a schema loads."""
 
     def __init__(self, schema: type[Schema]) -> None:
-        """Make an instance once: making one costs more than loading."""
-        self._schema = schema()
+        """Make an instance once: making one costs more than loading.
+
+        Raises:
+            UnfitMessageType: it cannot be made.
+
+        """
+        try:
+            self._schema = schema()
+        except Exception as error:  # what a schema's own code raises, too
+            expected = "a marshmallow schema that can be made without arguments"
+            raise UnfitMessageType(expected, f"{schema.__name__}: {described(error)}") from error
         self._columns = _columns(self._schema)
 
     def load(self, pack: Pack) -> Loaded:
