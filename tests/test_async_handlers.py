@@ -174,15 +174,19 @@ def test_the_loop_goes_on_when_a_task_ends_or_stops_it(ending, caplog):
 
 @handler(Numbered)
 async def publish_late(record: dict[str, int], bus: Bus) -> None:
-    async def later() -> None:
-        if record["n"] == 0:
-            await asyncio.sleep(0)
+    async def later(next_message: asyncio.Event) -> None:
+        await next_message.wait()
         bus.publish("undone", record, key="done")
 
-    STEPS.append(asyncio.create_task(later()))
-    if record["n"] == 1:
-        error = (await asyncio.wait([STEPS[0]]))[0].pop().exception()
-        STEPS.append(str(error))
+    if record["n"] == 0:
+        event = asyncio.Event()
+        STEPS.extend((event, asyncio.create_task(later(event))))
+        return
+    bus.publish("undone", record, key="done")
+    event, task = STEPS
+    event.set()
+    await asyncio.wait([task])
+    STEPS.append(str(task.exception()))
 
 
 def test_what_a_task_publishes_after_its_handler_is_refused_and_not_lost_silently():
