@@ -55,6 +55,7 @@ class Exchange:
         pack: the most records that one message to it may carry, 0 for no packs.
         arguments: the broker's own.
         content_type: of what feedbus publishes to it; None for JSON.
+        external_name: its whole name on the broker, where another system declares it; else "".
 
     """
 
@@ -63,6 +64,7 @@ class Exchange:
     pack: int = 0
     arguments: Mapping[str, Any] = field(default_factory=_empty)
     content_type: str | None = None
+    external_name: str = ""
 
     @property
     def hashed(self) -> bool:
@@ -115,7 +117,8 @@ class DeadLetters:
 class Queue:
     """A declared queue, or a family of shards that share one declaration.
 
-    Of handler, handlers (by routing key) and handlers_by_type one names its handlers.
+    Of handler, handlers (by routing key) and handlers_by_type one names its handlers. One that
+    another system declares has an external name, its whole name on the broker, and no exchange.
     """
 
     name: str
@@ -149,6 +152,7 @@ class Queue:
     user: str | None = None
     start_retries: int = 10
     stop_timeout_seconds: float | None = None
+    external_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +339,10 @@ class Topology:
             msg = f"no schedule named '{name}'; {expected}"
             raise UsageError(msg)
         return self.schedules[name]
+
+    def on_ring(self, queue: Queue) -> bool:
+        """Whether a ring places a queue's messages."""
+        return not queue.external_name and self.exchanges[queue.exchange].hashed
 
     def generation(self, exchange: str) -> Generation:
         """Return the ring that this file asks for on a hash exchange.

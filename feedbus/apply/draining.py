@@ -48,5 +48,5 @@ def _passing(connection: Any, topology: Topology) -> Iterator[str]:
         for old in state.draining:
             yield from (names.member(old, member) for member, _ in old.members)
     for consumer in topology.consumers.values():
-        if not topology.exchanges[consumer.queue.exchange].hashed:
+        if not topology.on_ring(consumer.queue):
             yield names.before(consumer)

@@ -43,9 +43,9 @@ class Embedded:
         del connection, project
         return locks.held(Path(f"{self.file}.lock"), LOCK_TIMEOUT_SECONDS)
 
-    def survey(self, prefix: str) -> Survey:
+    def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Read the file without taking part."""
-        del prefix
+        del prefixes
         try:
             return of_rows(survey(self.file))
         except (sqlite3.DatabaseError, OSError) as error:

@@ -32,6 +32,8 @@ AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "rejec
 def declare(channel: Any, topology: Topology) -> None:
     """Declare every exchange, queue and binding of a topology; what exists already stays.
 
+    What is external has to be there; see feedbus.broker.external.
+
     A hash exchange's entry is not led to its ring here: see generations.
 
     Raises:
@@ -45,13 +47,13 @@ def declare(channel: Any, topology: Topology) -> None:
     for schedule in topology.schedules.values():
         declare_schedule(channel, names, schedule)
     for consumer in topology.consumers.values():
-        exchange = topology.exchanges[consumer.queue.exchange]
-        if exchange.hashed:
+        queue = consumer.queue
+        if queue.external_name or topology.on_ring(queue):
             continue
         name = names.queue(consumer)
         declare_queue(channel, names, consumer, name)
-        for key in binding_keys(consumer.queue):
-            channel.queue_bind(name, names.exchange(exchange.name), key)
+        for key in binding_keys(queue):
+            channel.queue_bind(name, names.exchange(queue.exchange), key)
 
 
 def binding_keys(queue: Queue) -> tuple[str, ...]:
@@ -60,8 +62,10 @@ def binding_keys(queue: Queue) -> tuple[str, ...]:
 
 
 def declare_exchanges(channel: Any, names: Names) -> None:
-    """Declare every exchange of a topology, and what a hash exchange's entry needs beside it."""
+    """Declare every exchange that is not external, and what a hash exchange needs beside it."""
     for exchange in names.topology.exchanges.values():
+        if exchange.external_name:
+            continue
         with told_apart(names.exchange(exchange.name)):
             _declare_exchange(channel, names, exchange)
 
@@ -223,10 +227,10 @@ def declare_delay(
 def delay_arguments(names: Names, queue: Queue, milliseconds: int) -> dict[str, Any]:
     """Return the arguments of the queue where retries wait so long."""
     arguments: dict[str, Any] = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ""}
-    if names.topology.exchanges[queue.exchange].hashed:
+    if names.topology.on_ring(queue):
         arguments["x-dead-letter-exchange"] = names.exchange(queue.exchange)
     else:
-        arguments["x-dead-letter-routing-key"] = f"{names.topology.name}.{queue.name}"
+        arguments["x-dead-letter-routing-key"] = names.unsharded(queue)
     return arguments
 
 
@@ -251,10 +255,10 @@ def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
     """Return a queue's (messages ready, consumers), None when the broker has no such queue.
 
     Raises:
-        Outage: it has, but on a node that is down.
+        Outage: it has, but on a node that is down, or for another connection alone.
 
     """
-    from amqp.exceptions import NotFound
+    from amqp.exceptions import NotFound, ResourceLocked
 
     channel = connection.channel()
     try:
@@ -263,6 +267,9 @@ def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
         if "no queue" in str(error.reply_text):
             return None
         msg = f"broker: {error.reply_text}"  # in a cluster, on a node that is away
+        raise Outage(msg) from error
+    except ResourceLocked as error:
+        msg = f"broker: {error.reply_text}; end that connection, or declare it not exclusive"
         raise Outage(msg) from error
     channel.close()
     return int(told.message_count), int(told.consumer_count)

@@ -25,7 +25,7 @@ class Inventory:
 
 
 def take(topology: Topology) -> Inventory:
-    """Read what the broker has under the topology's name.
+    """Read what the broker has under the topology's name, and what is external to it.
 
     Raises:
         BrokerOutage: the broker is away, or the embedded one's file cannot be read.
@@ -33,14 +33,16 @@ def take(topology: Topology) -> Inventory:
 
     """
     prefix = f"{topology.name}."
-    found = broker_of(topology).survey(prefix)
+    exchanges = {one.external_name for one in topology.exchanges.values()} - {""}
+    queues = {one.external_name for one in topology.queues.values()} - {""}
+    found = broker_of(topology).survey((prefix, *queues))
     others = projects.others(topology, (one.name for one in found.exchanges))
 
     def own(name: str) -> bool:
         return name.startswith(prefix) and not name.startswith(others)
 
     return Inventory(
-        {one.name: one for one in found.exchanges if own(one.name)},
-        {one.name: one for one in found.queues if own(one.name)},
+        {one.name: one for one in found.exchanges if own(one.name) or one.name in exchanges},
+        {one.name: one for one in found.queues if own(one.name) or one.name in queues},
         tuple(one for one in found.bindings if one.source and own(one.destination)),
     )

@@ -36,9 +36,9 @@ class InMemory:
         """Hold the lock of an exclusive queue."""
         return exclusive_queue(connection, f"{project}.lock")
 
-    def survey(self, prefix: str) -> Survey:
+    def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Read the broker's tables."""
-        del prefix
+        del prefixes
         return of_rows(find(self.name).survey())
 
     def refusal(self) -> str:

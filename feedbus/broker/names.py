@@ -11,13 +11,15 @@ SCHEDULE = ".:schedule."
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names of one topology's entities; every one starts with the topology's name."""
+    """Names of one topology's entities; each starts with its name, but for external ones."""
 
     topology: Topology
 
     def exchange(self, exchange: str) -> str:
         """Return where publishers publish: for a hash exchange, the entry to its current ring."""
-        return f"{self.topology.name}.{exchange}"
+        known = self.topology.exchanges.get(exchange)
+        external = known.external_name if known is not None else ""
+        return external or f"{self.topology.name}.{exchange}"
 
     def ring(self, generation: Generation) -> str:
         """Return the exchange that holds a generation's ring."""
@@ -49,7 +51,11 @@ class Names:
 
     def queue(self, consumer: Consumer) -> str:
         """Return the queue that the consumer of an unsharded queue on no ring reads."""
-        return f"{self.topology.name}.{consumer.name}"
+        return consumer.queue.external_name or self._own(consumer)
+
+    def unsharded(self, queue: Queue) -> str:
+        """Return the queue of a declaration without shards that is on no ring."""
+        return queue.external_name or f"{self.topology.name}.{queue.name}"
 
     def dead(self, queue: Queue) -> str:
         """Return the queue of a queue's dead letters; shards share one."""
@@ -65,11 +71,11 @@ class Names:
 
     def before(self, consumer: Consumer) -> str:
         """Return the exchange and queue of what came before a queue was replaced: read first."""
-        return f"{self.queue(consumer)}.before"
+        return f"{self._own(consumer)}.before"
 
     def gate(self, consumer: Consumer) -> str:
         """Return the exchange that leads to a queue while it is being replaced."""
-        return f"{self.queue(consumer)}.gate"
+        return f"{self._own(consumer)}.gate"
 
     def gate_held(self, consumer: Consumer) -> str:
         """Return the exchange and queue that hold what arrives while the gate is closed."""
@@ -85,3 +91,6 @@ class Names:
     def parked(self, delay: str) -> str:
         """Return the exchange and queue of retries whose queue is being replaced."""
         return f"{delay}.parked"
+
+    def _own(self, consumer: Consumer) -> str:
+        return f"{self.topology.name}.{consumer.name}"

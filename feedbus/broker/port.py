@@ -86,8 +86,8 @@ class Broker(Protocol):
 
         """
 
-    def survey(self, prefix: str) -> Survey:
-        """Return what the broker holds, at least of queues whose names begin so.
+    def survey(self, prefixes: tuple[str, ...]) -> Survey:
+        """Return what the broker holds, at least of queues whose names begin with one of these.
 
         Raises:
             BrokerOutage: the broker is away, or its file cannot be read.

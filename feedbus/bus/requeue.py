@@ -20,7 +20,7 @@ from feedbus.records.packs import decode
 from feedbus.records.payloads import encode_payload
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import JSON, PACK
+from feedbus.wire.constants import JSON, KEY, PACK
 from feedbus.wire.failures import of_record, sent_back
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ class Requeue:
 
     To a queue with shards they go by its exchange, to the shard that owns the key now. To any
     other they go by an exchange of their own that leads to this queue alone: so they keep their
-    routing keys, and no other queue gets a copy.
+    routing keys, and no other queue gets a copy. An external queue is never bound to anything, so
+    they go to it by the default exchange.
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
@@ -39,8 +40,8 @@ class Requeue:
         self._sender = Sender(topology)
         self._names = Names(topology)
         self._queue = queue
-        self._hashed = topology.exchanges[queue.exchange].hashed
-        self._own = f"{topology.name}.{queue.name}"
+        self._hashed = topology.on_ring(queue)
+        self._own = self._names.unsharded(queue)
         self._exchange = self._names.exchange(queue.exchange) if self._hashed else ""
 
     def __enter__(self) -> Self:
@@ -86,6 +87,8 @@ class Requeue:
         delivery = letter.delivery
         exchange, key = self._way(letter.key)
         whole = sent_back(delivery, exchange, key, died_in=self._is_own)
+        if self._queue.external_name:
+            whole = replace(whole, headers={**whole.headers, KEY: letter.key})
         if delivery.content_type != PACK or not self._hashed:
             return [whole]
         try:
@@ -107,6 +110,8 @@ class Requeue:
 
     def _way(self, key: str) -> tuple[str, str]:
         """Return the exchange and the routing key by which a message gets to the queue."""
+        if self._queue.external_name:
+            return "", self._own
         if not self._exchange:
             try:
                 self._exchange = self._declared(self._sender.channel())

@@ -85,6 +85,7 @@ def _queue(name: str, options: Mapping[str, Any]) -> Queue:
         given["dead_letters"] = DeadLetters(**given["dead_letters"])
     if "retry" in given:
         given["retry"] = _ladder(**given["retry"])
+    given.setdefault("exchange", "")  # as an external queue has it
     given.setdefault("single_active_consumer", "shards" in given)
     return Queue(name, **given)
 
@@ -95,6 +96,7 @@ def _ladder(then: Any = None, *, repeat: bool = False, **options: Any) -> Ladder
 
 def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
     frozen = dict(options)
+    frozen.pop("external", None)  # as the external name says
     for key in ("arguments", "environment", "handlers", "handlers_by_type", "payload"):
         if key in frozen:
             frozen[key] = _freeze(frozen[key])

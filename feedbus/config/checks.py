@@ -10,6 +10,7 @@ from typing import Any
 from feedbus.config.amounts import write_duration
 from feedbus.config.declaration import CONSUMER_TIMEOUT_SECONDS, MOST_BUCKETS
 from feedbus.config.draft import RING, Draft
+from feedbus.config.external import check_external
 from feedbus.config.faults import Fault, nearest
 from feedbus.config.names import check_names
 from feedbus.config.paths import Path, lookup
@@ -77,12 +78,15 @@ def check(draft: Draft) -> None:
         _content_types(draft),
         check_schedules(draft),
         check_names(draft),
+        check_external(draft),
     ):
         draft.report.add(path, fault)
 
 
 def _exchange(draft: Draft, queue: str, options: Options) -> Found:
     declared = draft.report.document.get("exchanges")
+    if options.get("external"):
+        return
     if not draft.says(queue, "exchange"):
         yield ("queues", queue, "exchange"), Fault(expected="the name of an exchange")
     elif (

@@ -10,6 +10,7 @@ from feedbus.config.values import (
     Adapter,
     Argument,
     ArgumentName,
+    BrokerName,
     Command,
     ContentType,
     EnvironmentName,
@@ -122,6 +123,16 @@ class ExchangeTable(TableSchema):
         "one that `[codecs]` has. Not beside `pack`.",
         default="application/json",
     )
+    external = Flag(
+        "Whether [another system](handlers.md#foreign-systems) declares it: feedbus publishes to "
+        "it and binds its own queues to it, and never declares, changes or deletes it.",
+        default="false",
+    )
+    name = BrokerName(
+        "Its whole name on the broker, where it is external.",
+        attribute="external_name",
+        default="needed by `external`",
+    )
 
 
 class BatchTable(TableSchema):
@@ -195,7 +206,7 @@ class QueueTable(TableSchema):
 
     builds = topology.Queue
 
-    exchange = Name("The exchange that the queue is bound to.", default="needed")
+    exchange = Name("The exchange that the queue is bound to.", default="needed, unless `external`")
     handler = Dotted(
         "The handler of its messages, imported from this topology's folder.",
         default="needed, or `handlers`, or `handlers_by_type`",
@@ -339,6 +350,16 @@ class QueueTable(TableSchema):
         "How long a process has to finish its handler and end before it is killed.",
         attribute="stop_timeout_seconds",
         default="`handler_timeout` and 5 s",
+    )
+    external = Flag(
+        "Whether [another system](handlers.md#foreign-systems) declares it: it is consumed as it "
+        "is, and never declared, bound, changed, purged or deleted.",
+        default="false",
+    )
+    name = BrokerName(
+        "Its whole name on the broker, where it is external.",
+        attribute="external_name",
+        default="needed by `external`",
     )
 
 

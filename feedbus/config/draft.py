@@ -12,6 +12,13 @@ from feedbus.config.paths import Path, lookup
 RING = "x-consistent-hash"
 INHERITED = ("defaults", "queue")
 RING_ONLY = ("shards", "weight", "weights")
+# What says how a queue is declared and bound, which is another system's to do for an external one.
+DECLARING = (
+    *("exchange", "routing_keys", *RING_ONLY, "type", "single_active_consumer"),
+    *("message_ttl", "max_length", "overflow", "arguments"),
+)
+# Those that are loaded under another name than the file has.
+LOADED_AS = {"message_ttl": "message_ttl_seconds"}
 
 
 @dataclass(slots=True)
@@ -29,12 +36,14 @@ class Draft:
         for name, own in self.loaded.get("queues", {}).items():
             options = {**inherited, **own}
             for option, reason in self._misfits(options):
-                if option not in own:
-                    del options[option]
+                loaded_as = LOADED_AS.get(option, option)
+                if loaded_as not in own:
+                    del options[loaded_as]
                     dropped.setdefault(option, []).append(reason)
             self.queues[name] = options
         for option, reasons in dropped.items():
-            if not any(option in options for options in self.queues.values()):
+            loaded_as = LOADED_AS.get(option, option)
+            if not any(loaded_as in options for options in self.queues.values()):
                 self.report.add((*INHERITED, option), Fault(message=reasons[0], at_key=True))
 
     def exchange_type(self, options: Mapping[str, Any]) -> str | None:
@@ -67,6 +76,11 @@ class Draft:
         yield from self._misfits(self.queues[queue])
 
     def _misfits(self, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        if options.get("external"):
+            for option in DECLARING:
+                if LOADED_AS.get(option, option) in options:
+                    yield option, "means nothing beside external = true: the queue is as it is"
+            return
         kind = self.exchange_type(options)
         if kind not in {None, RING}:
             for option in RING_ONLY:

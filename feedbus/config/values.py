@@ -136,6 +136,19 @@ class RoutingKey(Option):
         return {"type": "string"}
 
 
+class BrokerName(Text):
+    """The whole name of an exchange or queue on the broker."""
+
+    expected = f"a name of 1 to {LONGEST_KEY_BYTES} bytes"
+
+    def read(self, value: Any) -> str:
+        """Return the name."""
+        name = super().read(value)
+        if len(name.encode()) > LONGEST_KEY_BYTES:
+            self.refuse()
+        return name
+
+
 class ContentType(Text):
     """A MIME type, with or without parameters."""
 

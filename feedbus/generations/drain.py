@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from feedbus import broker
+from feedbus.broker import external
 from feedbus.broker.names import Names
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import ledger, switch
@@ -67,8 +68,10 @@ class Drain:
 
         """
         if self._state is None:
-            hashed = self._topology.exchanges[self._consumer.queue.exchange].hashed
+            hashed = self._topology.on_ring(self._consumer.queue)
             if hashed or not broker.queue_exists(connection, self._names.queue(self._consumer)):
+                if self._consumer.queue.external_name:
+                    raise BrokerOutage(external.missing_queue(self._consumer.queue))
                 msg = (
                     f"broker: there is no queue {self._names.queue(self._consumer)} for"
                     f" {self._consumer.name}; `feedbus apply` declares it"
@@ -194,7 +197,7 @@ class Drain:
 def standing(connection: Any, topology: Topology, consumer: Consumer, queue: str) -> Standing:
     """Return what a consumer's queue is, by the state that the broker has now."""
     names = Names(topology)
-    if not topology.exchanges[consumer.queue.exchange].hashed:
+    if not topology.on_ring(consumer.queue):
         if queue != names.before(consumer):
             return "in use"
         begun = broker.exchange_exists(connection, names.gate(consumer))

@@ -7,7 +7,7 @@ import logging
 from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker import entities, projects
+from feedbus.broker import entities, external, projects
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import ledger, replacement
@@ -32,6 +32,7 @@ def establish(topology: Topology) -> dict[str, State]:
         broker.outage(connection, topology.broker_url),
         broker.locked(connection, topology),
     ):
+        external.check_on_broker(connection, topology)
         channel = connection.channel()
         projects.claim(channel, topology)
         end_replacements(connection, topology)
@@ -84,7 +85,7 @@ def end_replacements(connection: Connection, topology: Topology) -> None:
     """End what an apply that was killed has begun with queues on no ring."""
     names = Names(topology)
     for consumer in topology.consumers.values():
-        if topology.exchanges[consumer.queue.exchange].hashed:
+        if consumer.queue.external_name or topology.on_ring(consumer.queue):
             continue
         if entities.exchange_exists(connection, names.gate(consumer)):
             entities.declare_exchanges(connection.channel(), names)
@@ -108,7 +109,12 @@ def known(topology: Topology) -> dict[str, State]:
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),
     ):
-        entries = {exchange: names.exchange(exchange) for exchange in topology.exchanges}
-        if any(entities.exchange_exists(connection, entry) for entry in entries.values()):
+        entries = [
+            names.exchange(exchange.name)
+            for exchange in topology.exchanges.values()
+            if not exchange.external_name
+        ]
+        declared = entries or projects.marks(topology)
+        if any(entities.exchange_exists(connection, entry) for entry in declared):
             return ledger.states(connection, topology)
     return establish(topology)

@@ -124,10 +124,10 @@ def unpark(connection: Connection, topology: Topology, queue: Queue, delay: str)
     channel.close()
     if broker.queue_exists(connection, delay):
         _delete(connection, topology, parked, delay)
-    elif topology.exchanges[queue.exchange].hashed:
+    elif topology.on_ring(queue):
         _delete(connection, topology, parked, names.exchange(queue.exchange))
     else:
-        _delete(connection, topology, parked, "", f"{topology.name}.{queue.name}")
+        _delete(connection, topology, parked, "", names.unsharded(queue))
 
 
 @dataclass(slots=True)

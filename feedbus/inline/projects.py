@@ -16,6 +16,7 @@ from feedbus import config
 from feedbus.clock import VirtualClock
 from feedbus.generations.establishment import establish
 from feedbus.handler_routes import HandlerRoutes
+from feedbus.inline import others
 from feedbus.metrics import ConsumerMetrics, Metrics
 from feedbus.store import open_prepared
 from feedbus.topology import Topology
@@ -49,7 +50,9 @@ class Project:
         """What a broker holds on which this topology has just been declared."""
         broker = memory.create(memory.MemoryBroker(unused_name(), clock=VirtualClock()))
         try:
-            establish(on_broker(self.topology, broker.name))
+            topology = on_broker(self.topology, broker.name)
+            others.declare(topology)
+            establish(topology)
             return broker.serialized()
         finally:
             memory.remove(broker.name)

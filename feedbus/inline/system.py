@@ -15,6 +15,7 @@ from feedbus.dead_letters import letters
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.handling import Handler
+from feedbus.inline import others
 from feedbus.inline.consumer import InlineConsumer
 from feedbus.inline.projects import Project, on_broker, unused_name
 from feedbus.resources import Resources
@@ -100,10 +101,10 @@ class InlineSystem:
             self._ends = ends.pop_all()
 
     def _queue_of(self, consumer: Consumer) -> str:
-        exchange = self.topology.exchanges[consumer.queue.exchange]
-        if not exchange.hashed:
+        if not self.topology.on_ring(consumer.queue):
             return self._names.queue(consumer)
-        return self._names.member(self.topology.generation(exchange.name), consumer.name)
+        generation = self.topology.generation(consumer.queue.exchange)
+        return self._names.member(generation, consumer.name)
 
     def __enter__(self) -> Self:
         """Return the system itself."""
@@ -116,6 +117,22 @@ class InlineSystem:
     def close(self) -> None:
         """End the consumers and remove the broker."""
         self._ends.close()
+
+    def deliver(self, queue: str, payload: Any, key: str) -> None:
+        """Put a message into an external queue, as another system does.
+
+        Raises:
+            UsageError: there is no such queue, or it is not external.
+
+        """
+        self.check_queue(queue)
+        found = self.topology.queues[queue]
+        if not found.external_name:
+            msg = f"queue '{queue}' is not external; publish to its exchange '{found.exchange}'"
+            raise UsageError(msg)
+        channel = self._connection.channel()
+        others.deliver(channel, found, payload, key)
+        channel.close()
 
     def handle_ready(self, most: int = MOST_DELIVERIES) -> int:
         """Let the consumers take turns, a batch each, until none has a delivery.

@@ -67,6 +67,8 @@ class Comparison:
 
     def _exchanges(self) -> Iterator[str]:
         for exchange in self.topology.exchanges.values():
+            if exchange.external_name:
+                continue
             name = self._names.exchange(exchange.name)
             kind, arguments = self._declared(exchange)
             found = self.seen.exchanges.get(name)
@@ -104,8 +106,9 @@ class Comparison:
                 yield consumer.name
 
     def _on_no_ring(self) -> Iterator[Consumer]:
+        """Yield the consumers whose queue is declared here and is on no ring."""
         for consumer in self.topology.consumers.values():
-            if not self.topology.exchanges[consumer.queue.exchange].hashed:
+            if not consumer.queue.external_name and not self.topology.on_ring(consumer.queue):
                 yield consumer
 
     def _difference(self, consumer: Consumer, found: SeenQueue) -> str:
@@ -147,6 +150,7 @@ class Comparison:
                 )
 
     def _bindings(self) -> Iterator[tuple[str, str, str]]:
+        external = {one.external_name for one in self.topology.exchanges.values()}
         for consumer in self._on_no_ring():
             queue = self._names.queue(consumer)
             begun = replacement.begun(self.topology, consumer, self.seen)
@@ -158,8 +162,8 @@ class Comparison:
             for exchange, key in sorted(wanted - found):
                 self._note("create", "binding", queue, f"key '{key}' of {exchange}")
             for exchange, key in sorted(found - wanted):
-                # Whoever bound it to an exchange of another name meant it.
-                if exchange.startswith(f"{self.topology.name}."):
+                # Whoever bound it to an exchange that the topology does not know meant it.
+                if exchange in external or exchange.startswith(f"{self.topology.name}."):
                     self._note("delete", "binding", queue, f"key '{key}' of {exchange}")
                     yield queue, exchange, key
 
@@ -169,7 +173,7 @@ class Comparison:
         names, topology = self._names, self.topology
         found = {f"{topology.name}.lock", *map(names.schedule, topology.schedules)}
         for queue in topology.queues.values():
-            found.add(names.dead(queue))
+            found |= {names.dead(queue), queue.external_name}
             found |= {
                 names.delay(queue, round(delay * 1000)) for delay in queue.retry.delays_seconds
             }

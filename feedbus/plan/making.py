@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from feedbus import broker
-from feedbus.broker import inventory
+from feedbus.broker import external, inventory
 from feedbus.broker.inventory import Inventory
 from feedbus.generations import ledger
 from feedbus.generations.ledger import State
@@ -36,10 +36,11 @@ def make_plan(
 
     Raises:
         Outage: the broker is away.
-        UsageError: RabbitMQ's management API does not answer.
+        UsageError: RabbitMQ's management API does not answer, or what is external is missing.
 
     """
     seen = inventory.take(topology)
+    external.check_seen(topology, seen)
     states = _states(topology, seen)
     comparison = Comparison(topology, seen, states, delete_nonempty)
     work = comparison.work()

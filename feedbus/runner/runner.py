@@ -239,6 +239,12 @@ class Runner:
         )
         if reading is not None:
             self._reading[tag] = reading
+        elif queue.external_name:
+            msg = (
+                f"broker: another program consumes the external queue '{source.queue}' exclusively;"
+                " end it, or let it share the queue"
+            )
+            raise BrokerOutage(msg)
         return reading is not None
 
     def _drop(self, tag: str) -> None:

@@ -62,6 +62,7 @@ class Settings:
         exchanges = {
             exchange.name: _digest(
                 [exchange.type, exchange.pack, dict(exchange.arguments), exchange.content_type]
+                + ([exchange.external_name] if exchange.external_name else [])
             )
             for exchange in topology.exchanges.values()
         }

@@ -159,6 +159,20 @@ class TestSystem:
         """
         self._system.bus.publish(exchange, payload, key, message_id=message_id, **options)
 
+    def deliver(self, queue: str, payload: Payload | str | bytes, key: str = "") -> None:
+        """Put a message into an external queue, as the system that fills it does.
+
+        Args:
+            queue: as topology.toml names it.
+            payload: a mapping, which becomes JSON, or a body of text or bytes.
+            key: the routing key.
+
+        Raises:
+            UsageError: there is no such queue, or it is not external.
+
+        """
+        self._system.deliver(queue, payload, key)
+
     def run(self, *, most: int = MOST_DELIVERIES) -> int:
         """Handle everything until nothing waits, retries included; return how many deliveries.
 

@@ -52,12 +52,12 @@ class RabbitMQ:
         """Hold the lock of an exclusive queue."""
         return exclusive_queue(connection, f"{project}.lock")
 
-    def survey(self, prefix: str) -> Survey:
+    def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Read the management API, and count the messages by AMQP: its own counts are old."""
         queues = {
             one["name"]: (one["arguments"], int(one.get("messages_unacknowledged", 0)))
             for one in self._listed("queues")
-            if one["name"].startswith(prefix) and one.get("owner_pid_details") is None
+            if one["name"].startswith(prefixes) and one.get("owner_pid_details") is None
         }
         return Survey(
             [

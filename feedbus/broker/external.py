@@ -1,0 +1,81 @@
+"""What a topology uses and other systems declare: looked for, and never declared or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from kombu.connection import Connection
+
+from feedbus.broker import entities
+from feedbus.broker.inventory import Inventory
+from feedbus.errors import UsageError
+from feedbus.topology import Exchange, Queue, Topology
+
+REMEDY = (
+    "feedbus never declares or changes what is external: let the system that owns it create it,"
+    " or correct its name in the topology"
+)
+
+
+def check_on_broker(connection: Connection, topology: Topology) -> None:
+    """Look for every external exchange and queue by passive declarations.
+
+    Raises:
+        UsageError: some are missing; it names each.
+
+    """
+    exchanges = partial(entities.exchange_exists, connection)
+    queues = partial(entities.queue_exists, connection)
+    _refuse([*_missing(topology, "exchange", exchanges), *_missing(topology, "queue", queues)])
+
+
+def check_seen(topology: Topology, seen: Inventory) -> None:
+    """Look for every external exchange and queue in an inventory, which knows types too.
+
+    Raises:
+        UsageError: some are missing, or exchanges have another type; it names each.
+
+    """
+    _refuse(
+        [
+            *_missing(topology, "exchange", lambda name: name in seen.exchanges),
+            *_missing(topology, "queue", lambda name: name in seen.queues),
+            *_of_another_type(topology, seen),
+        ]
+    )
+
+
+def missing_queue(queue: Queue) -> str:
+    """Return what to say of a queue that the broker does not have."""
+    return _said("queue", queue)
+
+
+def _missing(topology: Topology, kind: str, exists: Callable[[str], bool]) -> Iterator[str]:
+    entries = topology.exchanges if kind == "exchange" else topology.queues
+    for entry in entries.values():
+        if entry.external_name and not exists(entry.external_name):
+            yield _said(kind, entry)
+
+
+def _said(kind: str, entry: Exchange | Queue) -> str:
+    return (
+        f"[{kind}s.{entry.name}]: the broker has no {kind} '{entry.external_name}', which is"
+        f" external; {REMEDY}"
+    )
+
+
+def _of_another_type(topology: Topology, seen: Inventory) -> Iterator[str]:
+    for exchange in topology.exchanges.values():
+        found = seen.exchanges.get(exchange.external_name)
+        if exchange.external_name and found is not None and found.type != exchange.type:
+            yield (
+                f"[exchanges.{exchange.name}]: the external exchange '{exchange.external_name}' is"
+                f" of type {found.type} on the broker, not {exchange.type}; correct type in the"
+                " topology"
+            )
+
+
+def _refuse(reasons: list[str]) -> None:
+    if reasons:
+        raise UsageError("\n".join(reasons))

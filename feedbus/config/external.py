@@ -1,0 +1,79 @@
+"""Check exchanges and queues that other systems declare: their names, and what they cannot have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from feedbus.config.draft import INHERITED, RING, Draft
+from feedbus.config.faults import Fault
+from feedbus.config.paths import Path
+
+KINDS = ("exchange", "queue")
+EXTERNAL, NAME = "external", "external_name"
+DEFAULT_EXCHANGE = "amq.default"  # what management and rabbitmqctl call the exchange ""
+# Of an exchange; what a queue cannot have is among its misfits, since it may inherit it.
+OF_OUR_OWN = {
+    "pack": "cannot stand beside external = true: other systems read plain messages",
+    "arguments": "means nothing beside external = true: the exchange is never declared",
+}
+
+Found = Iterator[tuple[Path, Fault]]
+
+
+def check_external(draft: Draft) -> Found:
+    """Find what is wrong with external exchanges and queues."""
+    for option in (EXTERNAL, "name"):
+        if draft.report.has((*INHERITED, option)):
+            message = "cannot be inherited: each external queue names its own"
+            yield (*INHERITED, option), Fault(message=message, at_key=True)
+    prefix = draft.loaded.get("name", "")
+    for kind in KINDS:
+        owners: dict[str, str] = {}
+        for entry, options in draft.loaded.get(f"{kind}s", {}).items():
+            path: Path = (f"{kind}s", entry)
+            yield from _incomplete(draft, path, kind, options)
+            if kind == "exchange" and options.get(EXTERNAL):
+                yield from _misfits(draft, path, options)
+            name = options.get(NAME)
+            if name is not None:
+                yield from _name(path, kind, name, prefix)
+                owner = owners.setdefault(name, entry)
+                if owner != entry:
+                    message = f"'{name}' is named by [{kind}s.{owner}] already"
+                    yield (*path, "name"), Fault(message=message, expected="each name once")
+
+
+def _incomplete(draft: Draft, path: Path, kind: str, options: Mapping[str, Any]) -> Found:
+    external = options.get(EXTERNAL, False)
+    if external and not draft.report.has((*path, "name")):
+        expected = f'name = "…" beside it, the whole name of the {kind} on the broker'
+        yield (*path, EXTERNAL), Fault(message=f"expected {expected}", expected=expected)
+    if draft.report.has((*path, "name")) and external is False:
+        message = (
+            f"means nothing without external = true: {kind}s of feedbus's own are called by the"
+            " names of their tables, behind that of the topology"
+        )
+        expected = "external = true beside it, or no name"
+        yield (
+            (*path, "name"),
+            Fault(message=f"{message}; expected {expected}", expected=expected, at_key=True),
+        )
+
+
+def _misfits(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
+    for option, reason in OF_OUR_OWN.items():
+        if draft.report.has((*path, option)):
+            yield (*path, option), Fault(message=reason, at_key=True)
+    if options.get("type") == RING:
+        message = "a ring needs exchanges of feedbus's own, so no external exchange has one"
+        yield (*path, "type"), Fault(message=message, expected="'direct', 'topic' or 'fanout'")
+
+
+def _name(path: Path, kind: str, name: str, prefix: str) -> Found:
+    if prefix and name.startswith(f"{prefix}."):
+        expected = f"a name that does not begin with '{prefix}.', as this topology's own do"
+        yield (*path, "name"), Fault(expected=expected)
+    elif kind == "exchange" and name == DEFAULT_EXCHANGE:
+        expected = "another exchange: what is published to the default one goes by queues' names"
+        yield (*path, "name"), Fault(expected=expected)

@@ -1,0 +1,65 @@
+"""What other systems do on a broker, where it is in memory and has nobody else to do so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feedbus import broker
+from feedbus.records.payloads import encode_payload
+from feedbus.topology import Queue, Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import JSON
+
+# Where messages go that an external exchange leads to no queue of the topology: they are dropped
+# at once, as somebody else would have taken them.
+ELSEWHERE = "elsewhere"
+
+
+def declare(topology: Topology) -> None:
+    """Declare what is external to a topology."""
+    with broker.connect(topology) as connection:
+        channel: Any = connection.default_channel
+        exchanges = [one for one in topology.exchanges.values() if one.external_name]
+        if exchanges:
+            channel.exchange_declare(ELSEWHERE, "fanout", durable=True, auto_delete=False)
+            nothing = {"x-max-length": 0}
+            channel.queue_declare(ELSEWHERE, durable=True, auto_delete=False, arguments=nothing)
+            channel.queue_bind(ELSEWHERE, ELSEWHERE, "")
+        for exchange in exchanges:
+            name = exchange.external_name
+            if broker.exchange_exists(connection, name):
+                continue  # the broker's own, such as amq.topic
+            arguments = {"alternate-exchange": ELSEWHERE}
+            channel.exchange_declare(
+                name, exchange.type, durable=True, auto_delete=False, arguments=arguments
+            )
+        for queue in topology.queues.values():
+            if queue.external_name:
+                name = queue.external_name
+                channel.queue_declare(name, durable=True, auto_delete=False)
+                channel.exchange_declare(_way_to(queue), "fanout", durable=True, auto_delete=False)
+                channel.queue_bind(name, _way_to(queue), "")
+
+
+def deliver(channel: Any, queue: Queue, payload: Any, key: str) -> None:
+    """Put a message into an external queue.
+
+    Args:
+        channel: of the broker.
+        queue: external.
+        payload: a mapping, which becomes JSON, or a body of text or bytes.
+        key: its routing key.
+
+    """
+    if isinstance(payload, str | bytes):
+        body = payload.encode() if isinstance(payload, str) else payload
+        kind = "text/plain" if isinstance(payload, str) else "application/octet-stream"
+    else:
+        body, kind = encode_payload(payload), JSON
+    message = Outgoing(_way_to(queue), key, body, kind, "", stamped=False)
+    channel.basic_publish(message.prepared(channel), message.exchange, key)
+
+
+def _way_to(queue: Queue) -> str:
+    """Return an exchange that leads to one queue, so that messages have their own routing keys."""
+    return f"{queue.external_name}:in"
