@@ -27,7 +27,7 @@ from tests import raw_client as raw
 from tests.systems import System, queue
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-EXAMPLES = int(os.environ.get("FEEDBUS_FUZZ_EXAMPLES", "700"))  # on each broker: 2,000 on three
+EXAMPLES = int(os.environ.get("FEEDBUS_FUZZ_EXAMPLES", "400"))  # on each of three brokers
 AT_ONCE = 50
 RUNS = 50
 FRAME_BYTES = 131_000

@@ -13,7 +13,7 @@ from servers.rabbitmq import RabbitMQ
 from tests.chaos.reshard.arena import FOREIGN_KEYS, KEYS, STEPS, Arena, Seen
 
 # Every message of a quorum queue is written to disk before it is confirmed.
-RECORDS = {"embedded": 20_000, "classic": 20_000, "quorum": 10_000}
+RECORDS = {"embedded": 10_000, "classic": 15_000, "quorum": 5_000}
 RATE = {"embedded": 4_000, "classic": 4_000, "quorum": 1_000}  # a second
 SEED = int(os.environ.get("FEEDBUS_CHAOS_SEED", "20"))
 PATIENCE_SECONDS = 180.0
