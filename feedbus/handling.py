@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_origin, overload
@@ -241,7 +241,8 @@ def resolve(dotted: str, root: Path) -> Handler:
     if not isinstance(marked, Handler):
         msg = f"{dotted} is not a handler: expected a function under @feedbus.handler"
         raise UsageError(msg)
-    return marked
+    # A decorator above @handler has copied the mark; what the name stands for is what is called.
+    return marked if marked.function is found else replace(marked, function=found)
 
 
 def resolve_object(dotted: str, root: Path) -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import warnings
+from pathlib import Path
 
 import pytest
 from marshmallow import Schema
 
 from feedbus import Reject, Retry, handler
-from feedbus.handling import MARK, UnexpectedResult, UnfitHandler
+from feedbus.handling import MARK, UnexpectedResult, UnfitHandler, resolve
 from feedbus.parameters import Given
 from feedbus.resources import Resources
 
@@ -137,3 +138,18 @@ def test_a_handler_that_returns_something_has_failed(function, reason):
         warnings.simplefilter("error")
         with pytest.raises(UnexpectedResult, match=reason):
             called(handler(Schema)(function))
+
+
+class Mailer:
+    @handler
+    def send(self, message: dict[str, int]) -> None:
+        """Take a message and do nothing with it."""
+
+
+above = decorated(handler(lambda _message, _bus: None))
+bound = Mailer().send
+
+
+@pytest.mark.parametrize("name", ["above", "bound"])
+def test_what_a_name_stands_for_is_called_also_where_the_mark_is_copied(name):
+    assert resolve(f"{__name__}:{name}", Path()).function is globals()[name]
