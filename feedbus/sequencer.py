@@ -1,0 +1,94 @@
+"""Which records may run now: those of one key in their order, at most so many at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from typing import Generic, Protocol, TypeVar
+
+
+class Keyed(Protocol):
+    """What is put in order: its key is what must stay in order, None where nothing must."""
+
+    @property
+    def key(self) -> Hashable:
+        """The key."""
+
+
+Item = TypeVar("Item", bound=Keyed)
+
+
+class Sequencer(Generic[Item]):
+    """Records that wait or run. It does no I/O and knows no threads: its owner calls it.
+
+    A key is blocked from the time when a record of it becomes ready until end() of that record.
+    Whatever else is to block a key later (a retry that is due, a queue that is read before) is
+    another reason not to call end(): the records behind it wait in their order.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Let at most so many records run at once."""
+        self._most = most
+        self._ready: deque[Item] = deque()
+        self._running: set[Item] = set()
+        # What waits behind the record that blocks a key; None while nothing does.
+        self._behind: dict[Hashable, deque[Item] | None] = {}
+
+    def __len__(self) -> int:
+        """Count the records that wait or run."""
+        behind = sum(len(line) for line in self._behind.values() if line is not None)
+        return len(self._ready) + len(self._running) + behind
+
+    @property
+    def running(self) -> set[Item]:
+        """The records that run; not to be changed."""
+        return self._running
+
+    @property
+    def hungry(self) -> bool:
+        """Whether there are fewer records that could run than may run."""
+        return len(self._ready) + len(self._running) < self._most
+
+    def add(self, item: Item) -> None:
+        """Take a record that has come after all others."""
+        key = item.key
+        if key is None:
+            self._ready.append(item)
+        elif key not in self._behind:
+            self._behind[key] = None
+            self._ready.append(item)
+        else:
+            line = self._behind[key]
+            if line is None:
+                line = self._behind[key] = deque()
+            line.append(item)
+
+    def take(self) -> list[Item]:
+        """Return the records that may run now, which they do from here on."""
+        taken: list[Item] = []
+        while self._ready and len(self._running) < self._most:
+            item = self._ready.popleft()
+            self._running.add(item)
+            taken.append(item)
+        return taken
+
+    def end(self, item: Item) -> None:
+        """Note that a record has run, so that the next one of its key may."""
+        self._running.remove(item)
+        if item.key is None:
+            return
+        line = self._behind[item.key]
+        if line:
+            self._ready.append(line.popleft())
+        else:
+            del self._behind[item.key]
+
+    def again(self, item: Item) -> None:
+        """Let a record that has run in vain run again, before the others of its key."""
+        self._running.remove(item)
+        self._ready.appendleft(item)
+
+    def forget_waiting(self) -> None:
+        """Forget every record that does not run."""
+        self._ready.clear()
+        self._behind = {item.key: None for item in self._running if item.key is not None}
