@@ -30,6 +30,7 @@ class Connection(frames.Connection):
     def connect(self, callback: Any = None) -> Any:
         """Connect, and from then on read all that has arrived at once."""
         self._answer_seconds = ANSWER_SECONDS
+        self._wakers: select.poll | None = None
         self._heard_frames, self._heard_at = 0, time.monotonic()
         result = super().connect(callback)
         transport: Any = self._transport
@@ -41,6 +42,12 @@ class Connection(frames.Connection):
         self._arrivals = select.poll()
         self._arrivals.register(transport.sock, select.POLLIN)
         return result
+
+    def wake_on(self, descriptor: int) -> None:
+        """Let drain_events() raise TimeoutError as soon as a descriptor can be read."""
+        self._wakers = select.poll()
+        self._wakers.register(descriptor, select.POLLIN)
+        self._wakers.register(self._open_transport().sock, select.POLLIN)
 
     def drain_events(self, timeout: float | None = None) -> None:
         """Handle one method or message.
@@ -59,6 +66,14 @@ class Connection(frames.Connection):
         if timeout <= 0 and not self._has_arrived():
             msg = "nothing has arrived"  # py-amqp asks so before each message that it publishes
             raise TimeoutError(msg)
+        if self._wakers is not None and not self._has_arrived():
+            self._wakers.poll(max(timeout, 0) * 1000)
+            if not self._has_arrived():
+                msg = "woken, or nothing has arrived"
+                raise TimeoutError(msg)
+        self._drain(timeout)
+
+    def _drain(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while not self._read(deadline - time.monotonic()):
             # A heartbeat, or a part of a message whose rest may have arrived already.
@@ -107,7 +122,7 @@ class Connection(frames.Connection):
         deadline = time.monotonic() + self._answer_seconds
         while True:
             try:
-                self.drain_events(min(STEP_SECONDS, self._answer_seconds))
+                self._drain(min(STEP_SECONDS, self._answer_seconds))
             except TimeoutError:
                 self.check_heard()
                 if time.monotonic() >= deadline:

@@ -20,7 +20,7 @@ from feedbus.transports.sqlite.liveness import process_namespace
 from feedbus.transports.sqlite.owners import enter, reap, take_out
 from feedbus.transports.sqlite.ports import FAREWELL
 from feedbus.transports.sqlite.tables import FileUnavailable, Transaction
-from feedbus.transports.sqlite.watch import DIED, RANG, SIGNALLED, Watch
+from feedbus.transports.sqlite.watch import DIED, RANG, SIGNALLED, WOKEN, Watch
 
 SPREAD_SECONDS = 0.004  # so that those who wait for one clock do not all wake on it at once
 LOOK_SECONDS = 0.05
@@ -121,6 +121,12 @@ class Member:
             raise RuntimeError(msg)
         return self._watch.fileno()
 
+    def wake_on(self, descriptor: int) -> None:
+        """Let drain_events() raise TimeoutError as soon as a descriptor can be read."""
+        self.enlist()
+        if self._watch is not None:
+            self._watch.wake_on(descriptor)
+
     def look_seconds(self) -> float | None:
         """Return in how many seconds an event loop must look without being woken, or None."""
         due = self._look_around()
@@ -185,9 +191,9 @@ class Member:
                 return
 
     def end_for_signal(self, happened: set[str]) -> None:
-        """Raise TimeoutError when a signal's handler has run."""
-        if SIGNALLED in happened:
-            msg = "interrupted by a signal"
+        """Raise TimeoutError when a signal's handler has run, or wake_on()'s descriptor says so."""
+        if SIGNALLED in happened or WOKEN in happened:
+            msg = "interrupted"
             raise TimeoutError(msg)
 
     def _look_around(self) -> float | None:

@@ -12,7 +12,7 @@ from feedbus.transports.sqlite.signals import pipe
 
 FALLBACK_SECONDS = 1.0  # between looks where the kernel reports no changes
 LINGER_SECONDS = 0.1  # between looks at a lock that outlives its process
-RANG, DIED, SIGNALLED = "rang", "died", "signalled"
+RANG, DIED, SIGNALLED, WOKEN = "rang", "died", "signalled", "woken"
 
 
 class Watch:
@@ -33,6 +33,10 @@ class Watch:
         self._processes: dict[int, int] = {}  # pid: descriptor
         self._gone: set[int] = set()  # owners whose process is dead, and whose lock may be held
         self._unseen = False  # whether some cannot be watched by their pid
+
+    def wake_on(self, descriptor: int) -> None:
+        """End a wait as soon as a descriptor can be read, too."""
+        self._selector.register(descriptor, selectors.EVENT_READ, WOKEN)
 
     def heed(self, namespace: str, others: Mapping[int, tuple[int, str]]) -> None:
         """Watch exactly these processes.
