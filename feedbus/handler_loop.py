@@ -7,19 +7,32 @@ import contextlib
 import logging
 import os
 import sys
+import sysconfig
 import threading
+import time
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from feedbus.fork_safety import end_fork
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 0.25
 BLOCKED_SECONDS = 1.0
 Outcome = tuple[Any, BaseException | None]
 Started = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
+NOT_THE_PROJECTS = (
+    str(Path(__file__).parent),
+    sysconfig.get_path("purelib"),
+    sysconfig.get_path("stdlib"),
+)
+
+
+class HandlerTimeout(Exception):  # noqa: N818 -- names what happened
+    """An async handler took longer than handler_timeout."""
 
 
 class HandlerLoop:
@@ -28,6 +41,10 @@ class HandlerLoop:
     def __init__(self) -> None:
         """Start the thread, and return when its loop runs."""
         self._pid = os.getpid()
+        self._turned = True
+        self._asked_at = 0.0
+        self._reported: set[tuple[str, int | None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         started: Started = Future()
         self._thread = threading.Thread(
             target=_run_loop, args=(started,), name="feedbus handlers", daemon=True
@@ -35,45 +52,72 @@ class HandlerLoop:
         self._thread.start()
         self._loop, self._ending = started.result()
 
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Return what a coroutine returns, or raise what it raises."""
-        waiting = asyncio.run_coroutine_threadsafe(self._outcome(coroutine), self._loop)
-        value, error = self._awaited(waiting)
+    def run(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None = None) -> Any:
+        """Return what a coroutine returns, or raise what it raises.
+
+        Raises:
+            HandlerTimeout: it took longer, so it was cancelled.
+
+        """
+        limited = limit(coroutine, timeout_seconds) if timeout_seconds else coroutine
+        waiting = asyncio.run_coroutine_threadsafe(self._outcome(limited), self._loop)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                value, error = waiting.result(LOOK_SECONDS)
+                break
+            self.look()
         if error is not None:
             raise error
         return value
 
-    def _awaited(self, waiting: Future[Outcome]) -> Outcome:
-        """Wait for an outcome; where the loop does not answer meanwhile, log what blocks it."""
-        answered: threading.Event | None = None
-        reported = False
-        while True:
-            with contextlib.suppress(TimeoutError):
-                return waiting.result(BLOCKED_SECONDS)
-            if answered is not None and not answered.is_set():
-                if not reported:
-                    self._report_blocked()
-                reported = True
-                continue
-            answered, reported = threading.Event(), False
-            self._loop.call_soon_threadsafe(answered.set)
+    def look(self) -> None:
+        """Log where the loop is when it has not turned for BLOCKED_SECONDS, once for each place.
 
-    def _report_blocked(self) -> None:
-        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 -- the only way
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        It is to be called more often than that while coroutines run.
+        """
+        now = time.monotonic()
+        if self._turned:
+            if now - self._asked_at >= LOOK_SECONDS:
+                self._turned, self._asked_at = False, now
+                self._loop.call_soon_threadsafe(self._turn)
+        elif now - self._asked_at >= BLOCKED_SECONDS:
+            self._report(now - self._asked_at)
+
+    def _turn(self) -> None:
+        self._turned = True
+
+    def _report(self, seconds: float) -> None:
+        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 -- its public name
+        stack = traceback.extract_stack(frame)
+        own = [each for each in stack if not each.filename.startswith(NOT_THE_PROJECTS)]
+        place = (own or stack)[-1]
+        if (place.filename, place.lineno) in self._reported:
+            return
+        self._reported.add((place.filename, place.lineno))
         log.warning(
-            "the event loop is blocked for %g s or longer; await there, or write the handler under"
-            " 'def'. It is at:\n%s",
-            BLOCKED_SECONDS,
-            stack,
+            "an async handler has blocked the event loop for %.1f s at %s:%d: await what takes"
+            " long, or use asyncio.to_thread(…) or a handler under 'def'\n%s",
+            *(seconds, place.filename, place.lineno, "".join(traceback.format_list(stack))),
         )
+
+    def start(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """Let coroutines that raise nothing run as tasks."""
+        self._loop.call_soon_threadsafe(self._start, coroutines)
+
+    def _start(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
+        for coroutine in coroutines:
+            task = self._loop.create_task(coroutine)
+            self._tasks.add(task)  # the loop itself would let them be collected as garbage
+            task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
         """Cancel what still runs, and end the thread."""
         self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join()
 
-    async def _outcome(self, coroutine: Coroutine[Any, Any, Any]) -> Outcome:
+    async def _outcome(
+        self, coroutine: Coroutine[Any, Any, Any]
+    ) -> tuple[Any, BaseException | None]:
         """Return what a coroutine returns and raises; SystemExit would end the loop."""
         try:
             return await coroutine, None
@@ -96,6 +140,23 @@ def _run_loop(started: Started) -> None:
                 log.exception("a task that a handler or a resource has started has failed")
             except RuntimeError:
                 log.exception("a handler or a resource has stopped the event loop; it goes on")
+
+
+async def limit(coroutine: Coroutine[Any, Any, Any], timeout_seconds: float) -> Any:
+    """Return what a coroutine of a handler returns, and cancel it when it takes longer.
+
+    Raises:
+        HandlerTimeout: it was cancelled.
+
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds) as timeout:
+            return await coroutine
+    except TimeoutError as error:
+        if not timeout.expired():
+            raise
+        msg = f"cancelled, as it took longer than handler_timeout ({timeout_seconds:g} s)"
+        raise HandlerTimeout(msg) from error
 
 
 async def _live(started: Started) -> None:

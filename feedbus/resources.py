@@ -93,18 +93,23 @@ class Resources:
             self._loop.close()
             self._loop = None
 
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def run(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None = None) -> Any:
         """Run a coroutine in the event loop of the process's async handlers.
 
         Returns:
-            What it returns; raises what it raises.
+            What it returns; raises what it raises, or HandlerTimeout.
 
         """
+        return self.loop.run(coroutine, timeout_seconds)
+
+    @property
+    def loop(self) -> HandlerLoop:
+        """The event loop of the process's async handlers, which is begun when it is needed."""
         if self._loop is None:
             from feedbus.handler_loop import HandlerLoop  # asyncio takes long to import
 
             self._loop = HandlerLoop()
-        return self._loop.run(coroutine)
+        return self._loop
 
     def _open(self, parameters: Parameters) -> None:
         for resource in parameters.wants:

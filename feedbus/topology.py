@@ -22,6 +22,7 @@ SESSIONS = {PEEWEE: "peewee:Database", SQLALCHEMY: "sqlalchemy.orm:Session"}
 # Longer than retries usually take, and than a dead letter usually waits for somebody.
 KEEP_HANDLED_SECONDS = 30 * 24 * 3600.0
 HANDLER_TIMEOUT_SECONDS = 600.0
+PREFETCH = 10
 OPERATIONS = "operations"  # the name of the process that serves metrics, health and the page
 # Prometheus's list of exporters takes 9100 to 9999, RabbitMQ 5672 and 15672 to 15692, and from
 # 32768 on Linux gives ports to outgoing connections.
@@ -119,6 +120,7 @@ class Queue:
 
     Of handler, handlers (by routing key) and handlers_by_type one names its handlers. One that
     another system declares has an external name, its whole name on the broker, and no exchange.
+    order_by is the field whose records stay in order, True for the routing key, False for nothing.
     """
 
     name: str
@@ -131,7 +133,9 @@ class Queue:
     retry: Ladder = Ladder()
     dead_letters: DeadLetters = DeadLetters()
     dead_handler: str | None = None
-    prefetch: int = 10
+    prefetch: int = PREFETCH
+    concurrency: int = 1
+    order_by: str | bool = False
     once: bool = False
     stream: bool = False
     type: Literal["classic", "quorum"] = "classic"

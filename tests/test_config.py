@@ -938,6 +938,7 @@ def test_a_good_topology_has_every_option_in_its_place(tmp_path):
         batch=Batch(1000, 0.02),
         retry=Ladder((0.02, 5400.0), "drop"),
         max_messages=5,
+        order_by=True,
         single_active_consumer=True,
     )
     assert topology.queues["mail.all"] == Queue(

@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 from feedbus.config.checks import consumer_timeout_of, weights_of
-from feedbus.config.declaration import BROKER_URL, VAR
+from feedbus.config.declaration import BROKER_URL, MOST_PREFETCH, VAR
 from feedbus.config.draft import Draft
 from feedbus.topology import (
+    PREFETCH,
     Batch,
     DeadLetters,
     Exchange,
@@ -86,7 +87,10 @@ def _queue(name: str, options: Mapping[str, Any]) -> Queue:
     if "retry" in given:
         given["retry"] = _ladder(**given["retry"])
     given.setdefault("exchange", "")  # as an external queue has it
-    given.setdefault("single_active_consumer", "shards" in given)
+    given.setdefault("order_by", "shards" in given)
+    given.setdefault("single_active_consumer", bool("shards" in given or given["order_by"]))
+    ahead = min(2 * given.get("concurrency", 1), MOST_PREFETCH)  # what replaces a record that ends
+    given.setdefault("prefetch", max(PREFETCH, ahead))
     return Queue(name, **given)
 
 

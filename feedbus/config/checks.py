@@ -249,6 +249,29 @@ def _wait(draft: Draft, queue: str, options: Options) -> Found:
         )
 
 
+def _concurrency(draft: Draft, queue: str, options: Options) -> Found:
+    concurrency = options.get("concurrency", 1)
+    if options.get("prefetch", concurrency) < concurrency:
+        message = f"{concurrency} records at once need as many messages that were delivered"
+        expected = f"at least concurrency ({concurrency}): {message}"
+        yield draft.at(queue, "prefetch"), Fault(expected=expected, got=str(options["prefetch"]))
+    size = options.get("batch", {}).get("size", 1)
+    if concurrency > 1 and size > 1:
+        message = "cannot stand beside batch.size: a batch is handled by one call after the other"
+        expected = "either concurrency or a batch; more processes or shards handle more batches"
+        yield (
+            draft.at(queue, "concurrency"),
+            Fault(message=message, expected=expected, at_key=True),
+        )
+
+
+def _order_by(draft: Draft, queue: str, options: Options) -> Found:
+    if options.get("order_by") and options.get("single_active_consumer") is False:
+        message = "cannot be false beside order_by: two processes would handle records of one key"
+        expected = "true, or order_by = false"
+        yield draft.at(queue, "single_active_consumer"), Fault(message=message, expected=expected)
+
+
 def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
     wait = options.get("batch", {}).get("wait_seconds", 0.0)
     idle = options.get("idle_timeout_seconds")
@@ -310,6 +333,8 @@ LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
     _stream,
     _once,
     _wait,
+    _concurrency,
+    _order_by,
     _timeouts,
     _arguments,
 )

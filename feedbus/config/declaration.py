@@ -15,6 +15,7 @@ from feedbus.config.values import (
     ContentType,
     EnvironmentName,
     ExceptionName,
+    OrderBy,
     RoutingKey,
     Setting,
     ShardNumber,
@@ -31,6 +32,7 @@ from feedbus.urls import (
 
 MOST_BUCKETS = 10_000
 MOST_PREFETCH = 65_535
+MOST_CONCURRENCY = 10_000
 BROKER_URL = "sqlite:///var/broker.db"
 CONSUMER_TIMEOUT_SECONDS = 1800.0  # RabbitMQ's own default
 VAR = "var"
@@ -273,8 +275,21 @@ class QueueTable(TableSchema):
         default="none",
     )
     prefetch = Whole(
-        "How many messages wait in a consumer's hands; for a batch at least its size.",
+        "How many messages a consumer holds that are not acknowledged; at least `concurrency`, and "
+        "for a batch at least its size.",
         most=MOST_PREFETCH,
+        default="`10`, or twice `concurrency` where that is more",
+    )
+    concurrency = Whole(
+        "How many records each process handles [at once](handlers.md#async-handlers-and-concurrency"
+        "): async handlers as tasks, others in so many threads. Not with `@handler(batch=True)`.",
+        most=MOST_CONCURRENCY,
+    )
+    order_by = OrderBy(
+        "What stays in [order](handlers.md#order) where several records are handled at once: "
+        "`true` for records of one routing key, a field's name for records with one value of it. "
+        "On a queue without shards both make `single_active_consumer` true.",
+        default="`true` for shards, `false` for others",
     )
     once = Flag(
         "Whether a message that comes twice has its effects once: an inbox row commits with them. "
@@ -288,7 +303,7 @@ class QueueTable(TableSchema):
     type = Choice("The kind of queue on RabbitMQ.", "classic", "quorum")
     single_active_consumer = Flag(
         "Whether only one process reads the queue at a time, the others standing by.",
-        default="true for shards, false for others",
+        default="true for shards and beside `order_by`, false for others",
     )
     delivery_limit = Whole(
         "How many times a message may end its handler's process (by a crash, its memory or "

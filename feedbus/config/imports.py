@@ -95,6 +95,12 @@ def _handler(
     if options.get("stream") and parameters.asks_for(SESSION):
         message = "asks for the store's session, and stream = true has no transaction"
         yield Fault(message=message, expected="a handler without a session")
+    if options.get("concurrency", 1) > 1 and found.batch:
+        message = (
+            f"takes a batch, and concurrency {options['concurrency']} is for single records:"
+            " expected @handler without batch=True, or no concurrency"
+        )
+        yield Fault(message=message, expected="a handler of one record")
     size = options.get("batch", {}).get("size", 1)
     if size > 1 and not found.batch:
         message = (

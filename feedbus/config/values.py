@@ -243,3 +243,20 @@ class ShardNumber(Text):
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
+
+
+class OrderBy(Option):
+    """What must stay in order: a field's name, the routing key, or nothing."""
+
+    kind = "text, or true or false"
+    expected = "the name of a field, true for the routing key, or false"
+
+    def read(self, value: Any) -> str | bool:
+        """Return the name or the flag."""
+        if not (isinstance(value, bool) or (isinstance(value, str) and value.strip())):
+            self.refuse()
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema."""
+        return {"anyOf": [{"type": "boolean"}, {"type": "string", "minLength": 1}]}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.bus.spool import Spool
+from feedbus.errors import PublishError
 from feedbus.records.packs import Pack
 from feedbus.store import Store
+from feedbus.wire.constants import PACK
 from feedbus.wire.envelope import Envelope
 
 STREAM_RECORDS = 5_000  # at once: fewer would wait for the broker more often than they need
@@ -56,5 +61,54 @@ class Publications(Spool):
         """
         if self:
             raise_refused(self._sender.send(self))
+            self.clear()
         if self._rows:
             self._store.outbox.remove(self._rows)
+            self._rows = []
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is few messages, none of them a pack, so that others may be sent with them."""
+        return self._file is None and all(each.content_type != PACK for each in self._recent)
+
+    def error_of_sending(self) -> PublishError | None:
+        """Send everything, and return why the broker did not take it."""
+        try:
+            self.send()
+        except PublishError as error:
+            return error
+        return None
+
+
+def send_together(sender: Sender, calls: Sequence[Publications]) -> list[PublishError | None]:
+    """Send what several calls have published, in the order of the calls.
+
+    Returns:
+        For each call why the broker did not take what it published, None where it did.
+
+    Raises:
+        Outage: the broker or the store is away; it may be repeated.
+
+    """
+    if any(calls) and all(call.plain for call in calls):
+        refusals = sender.send(message for call in calls for message in call)
+        if not any(refusal.final for refusal in refusals):  # else it closed the others' channel
+            refused = {id(refusal.message) for refusal in refusals}
+            for call in calls:
+                if refused.isdisjoint(map(id, call)):
+                    call.clear()
+            return [
+                _error([each for each in refusals if id(each.message) in set(map(id, call))])
+                if call
+                else call.error_of_sending()
+                for call in calls
+            ]
+    return [call.error_of_sending() for call in calls]
+
+
+def _error(refusals: Sequence[Refusal]) -> PublishError | None:
+    try:
+        raise_refused(refusals)
+    except PublishError as error:
+        return error
+    return None

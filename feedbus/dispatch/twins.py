@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from feedbus.metrics import ConsumerMetrics
@@ -29,8 +29,12 @@ class Twins:
         self._metrics = metrics
         self._decided: list[tuple[Delivery, Delivery]] = []
 
-    def told_apart(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+    def told_apart(
+        self, deliveries: Sequence[Delivery], running: Collection[str] = ()
+    ) -> Sequence[Delivery]:
         """Return deliveries, with another id where an equal message has taken it.
+
+        Ids of messages that are being handled are taken, too.
 
         What is decided stays so when the same deliveries are handled again after an outage.
         """
@@ -39,7 +43,7 @@ class Twins:
         known = {id(given): decided for given, decided in self._decided}
         unidentified = [one.message_id for one in deliveries if not one.identified]
         handled = set(self._inbox.seen(self._queue, unidentified))
-        here: set[str] = set()
+        here = set(running)
         decided = [known.get(id(one)) or self._decide(one, handled, here) for one in deliveries]
         self._decided = list(zip(deliveries, decided, strict=True))
         return decided

@@ -9,6 +9,7 @@ from typing import Any
 from amqp.exceptions import AccessRefused
 
 from feedbus.generations.probes import Probes, delete_proved
+from feedbus.runner.settlement import Settlement
 
 
 @dataclass(slots=True)
@@ -67,6 +68,16 @@ class Reading:
         """Acknowledge all deliveries up to one."""
         self.channel.basic_ack(delivery_tag, multiple=True)
         self.probes.disturb()
+
+    def settle_done(self, settlement: Settlement) -> None:
+        """Acknowledge those deliveries that are done."""
+        up_to, single = settlement.acknowledgements()
+        if up_to:
+            self.channel.basic_ack(up_to, multiple=True)
+        for delivery_tag in single:
+            self.channel.basic_ack(delivery_tag)
+        if up_to or single:
+            self.probes.disturb()
 
     def readers(self) -> int:
         """Count the queue's consumers, this one among them; 0 while the broker cannot say."""

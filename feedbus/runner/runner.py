@@ -24,6 +24,7 @@ from feedbus.handler_routes import HandlerRoutes
 from feedbus.metrics import Metrics
 from feedbus.resources import Resources
 from feedbus.runner.buffer import Buffer
+from feedbus.runner.concurrent import Concurrent
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.heartbeats import Heartbeats
 from feedbus.runner.holding import Holding
@@ -43,6 +44,7 @@ BARRIER_POLL_SECONDS = 0.1
 SWITCHING_POLL_SECONDS = 0.5
 NOT_FOUND = 404
 HERE_SECONDS = 0.0001  # for what has arrived already
+CANCEL_SECONDS = 5.0  # for an async handler to end once it is cancelled at its timeout
 
 
 class Runner:
@@ -98,11 +100,20 @@ class Runner:
         self._heartbeats = Heartbeats()
         self._holding = Holding(consumer.name, self._metrics, on_hold)
         self._buffer = Buffer()
+        cancels = any(each.is_async for each in handlers.handlers)
+        self._seconds = consumer.queue.handler_timeout_seconds + CANCEL_SECONDS * cancels
+        self._concurrent = self._concurrently() if consumer.queue.concurrency > 1 else None
         self._last_batch = -math.inf
         self._told_to_stop = threading.Event()
         self._timeout = ConsumerTimeout(topology.consumer_timeout_seconds)
         self._passed: str | None = None
         self._reading: dict[str, Reading] = {}
+
+    def _concurrently(self) -> Concurrent:
+        from feedbus.dispatch.concurrent import ConcurrentCalls  # asyncio takes long to import
+
+        calls = ConcurrentCalls(self._dispatch, self._consumer, self._sender, self._resources)
+        return Concurrent(calls, self._suspects, self._seconds)
 
     def stop(self) -> None:
         """Ask for a clean end: what is in the handler is settled, the rest goes back."""
@@ -141,6 +152,8 @@ class Runner:
                     except (Outage, UsageError) as error:
                         self._hold(error)
             finally:
+                if self._concurrent is not None:
+                    self._concurrent.close()
                 self._resources.close()
                 self._sender.close()
                 self._left.close()
@@ -171,6 +184,8 @@ class Runner:
                 self._heartbeats.of(raw),
             ):
                 drain = Drain(self._topology, self._consumer, states, pause)
+                if self._concurrent is not None:
+                    raw.wake_on(self._concurrent.fileno())
                 self._passed = drain.over(raw)
                 if self._passed is not None:
                     return
@@ -186,6 +201,8 @@ class Runner:
             msg = f"broker: {getattr(error, 'reply_text', '') or error}{declare}"
             raise BrokerOutage(msg) from error
         finally:
+            if self._concurrent is not None:
+                self._concurrent.abandon()
             self._buffer.clear()
             broker.close(connection)
 
@@ -200,23 +217,42 @@ class Runner:
         while (left or self._reading) and self._ended() is None:
             left = [source for source in left if not self._subscribe(raw, source, cancelled)]
             self._tell_ready()
-            if self._collect(raw):
-                if self._timeout.too_close(self._buffer.oldest_at):
-                    left = self._give_back(queues, left)
-                elif not (self._buffer.at_fence and self._pass_fence(raw)):
-                    left = left if self._handle(raw) else self._give_back(queues, left)
-            elif not left and time.monotonic() - subscribed_at > self._holding.latest_seconds:
-                self._holding.over()  # subscribed, and quiet for longer than it had to wait
+            if self._concurrent is not None:
+                arrived = self._receive(raw, self._concurrent)
+            else:
+                arrived = self._collect(raw)
+            if not arrived:
+                if not left and time.monotonic() - subscribed_at > self._holding.latest_seconds:
+                    self._holding.over()  # subscribed, and quiet for longer than it had to wait
+            elif not self._handle_next(raw):
+                left = self._give_back(queues, left)
             for reading in [each for each in self._reading.values() if each.fenced]:
                 self._end(reading)
             self._pruning.look(raw)
-            # Deleted by another consumer, or moved by the broker: see anew what there is.
-            while cancelled:
-                self._drop(cancelled.pop())
+            if cancelled:
+                left = self._drop_cancelled(queues, left, cancelled)
+        self._let_finish()
         for reading in self._reading.values():
             reading.close()
         # What is left here went back with its channel.
         self._buffer.clear()
+
+    def _handle_next(self, raw: Any) -> bool:
+        """Handle what has arrived, or a fence; False to give back what is not settled."""
+        if self._concurrent is not None:
+            return self._turn(raw, self._concurrent)
+        if self._timeout.too_close(self._buffer.oldest_at):
+            return False
+        return (self._buffer.at_fence and self._pass_fence(raw)) or self._handle(raw)
+
+    def _drop_cancelled(
+        self, queues: Sequence[Source], left: list[Source], cancelled: list[str]
+    ) -> list[Source]:
+        """Drop queues that another consumer has deleted, or the broker moved, to look anew."""
+        begun = bool(self._concurrent)
+        while cancelled:
+            self._drop(cancelled.pop())
+        return self._give_back(queues, left) if begun else left
 
     def _tell_ready(self) -> None:
         if self._on_ready is not None:
@@ -275,7 +311,7 @@ class Runner:
 
     def _end(self, reading: Reading) -> None:
         """Delete a queue that is proved to be empty, unless more has come meanwhile."""
-        if reading.end(lambda: self._buffer.holds(reading.tag)):
+        if reading.end(lambda: self._buffer.holds(reading.tag) or bool(self._concurrent)):
             del self._reading[reading.tag]
 
     def _give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
@@ -285,6 +321,7 @@ class Runner:
             self._consumer.name,
             self._timeout.seconds,
         )
+        self._let_finish()
         read = {reading.queue for reading in self._reading.values()}
         for tag, reading in list(self._reading.items()):
             reading.channel.basic_cancel(tag)  # else the broker may find it still subscribed
@@ -328,6 +365,99 @@ class Runner:
         longest = LONG_POLL_SECONDS if wakes else POLL_SECONDS
         return max(min(longest, self._left.idle_seconds, self._left.run_seconds), 0.001)
 
+    def _turn(self, raw: Any, concurrent: Concurrent) -> bool:
+        """Settle what has ended, and begin what may; False to give all back."""
+        taken_for_message = False
+        if not concurrent and self._buffer.at_fence:
+            if self._pass_fence(raw):
+                return True
+            taken_for_message = True
+        oldest_at = min(concurrent.oldest_at, self._buffer.oldest_at if self._buffer else math.inf)
+        if oldest_at < math.inf and self._timeout.too_close(oldest_at):
+            return False
+        try:
+            with self._heartbeats.going_on():
+                self._settle_ended(concurrent)
+            if not self._admit(raw, concurrent, at_fence=taken_for_message):
+                return False
+            concurrent.start()
+        except Outage as error:
+            self._hold(error)
+            raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
+        return True
+
+    def _receive(self, raw: Any, concurrent: Concurrent) -> bool:
+        """Wait until something arrives or ends, and take all; whether there is anything to do."""
+        raw.take_arrived()
+        busy = concurrent.unfinished or (self._buffer and concurrent.hungry and not concurrent)
+        timeout = 0.0 if busy else self._patience(raw)
+        if concurrent:
+            timeout = min(timeout, POLL_SECONDS)
+        while not self._told_to_stop.is_set():
+            try:
+                raw.drain_events(timeout=max(timeout, HERE_SECONDS))
+            except TimeoutError:
+                break
+            timeout = 0.0
+        concurrent.look()
+        self._heartbeats.beat()
+        return bool(self._buffer or concurrent)
+
+    def _admit(self, raw: Any, concurrent: Concurrent, *, at_fence: bool) -> bool:
+        """Open what has arrived, while more could be handled at once; False to give all back.
+
+        Args:
+            raw: the connection.
+            concurrent: takes the deliveries.
+            at_fence: whether the first one is a message, though it says that it is a fence.
+
+        """
+        buffer = self._buffer
+        while buffer and (at_fence or not buffer.at_fence) and not self._told_to_stop.is_set():
+            if self._suspects.suspected(buffer.first.message_id):
+                if concurrent:
+                    break  # it is handled alone, once the others are settled
+                if not self._handle(raw):
+                    return False
+            elif concurrent.hungry and len(concurrent) < self._left.messages:
+                arrived_at = buffer.oldest_at
+                concurrent.open(buffer.pop(), arrived_at)
+            else:
+                break
+            at_fence = False
+        return True
+
+    def _settle_ended(self, concurrent: Concurrent) -> None:
+        """Finish what has ended, and acknowledge the deliveries that are done."""
+        settled = concurrent.finish()
+        if settled:
+            concurrent.settle(self._reading)
+            self._sample(settled[0])
+            self._left.idle_from(time.monotonic())
+            self._left.handled(len(settled))
+        outage = concurrent.take_outage()
+        if outage is not None:
+            raise outage
+        if settled:
+            self._holding.over()
+
+    def _let_finish(self) -> None:
+        """Let what has begun finish, and settle it; the rest is for the broker to deliver again."""
+        concurrent = self._concurrent
+        if concurrent is None:
+            return
+        while concurrent.running:
+            concurrent.wait(POLL_SECONDS)
+            self._heartbeats.beat()
+            try:
+                with self._heartbeats.going_on():
+                    self._settle_ended(concurrent)
+            except Outage as error:
+                if concurrent.unfinished:  # what finishing needs is away
+                    log.warning("%s ends with messages unsettled: %s", self._consumer.name, error)
+                    break
+        concurrent.abandon()
+
     def _handle(self, raw: Any) -> bool:
         """Handle a batch and settle it; False when it has to be given back to the broker."""
         arrived_at, size = self._buffer.oldest_at, self._consumer.queue.batch.size
@@ -359,7 +489,7 @@ class Runner:
 
     def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> None:
         """Give a batch to the handler while it is noted what is there."""
-        self._suspects.take(ids, self._consumer.queue.handler_timeout_seconds)
+        self._suspects.take(ids, self._seconds)
         with self._heartbeats.going_on():
             limit = self._consumer.queue.delivery_limit
             reason = self._suspects.given_up(ids[0], limit)
@@ -432,4 +562,4 @@ class Runner:
         """Return why the run is over, None while it is not."""
         if self._told_to_stop.is_set():
             return "stopped by a signal"
-        return self._passed or self._left.used_up(waiting=bool(self._buffer))
+        return self._passed or self._left.used_up(waiting=bool(self._buffer or self._concurrent))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,7 @@ class Suspects:
         private_folder(path.parent)
         self._descriptor = open_private(path, os.O_RDWR | os.O_CREAT, any_owner=True)
         self._pid = os.getpid()
+        self._thread = threading.get_ident()
         self._until: float | None = None
         # Empty, or torn by the death itself: nobody is suspected wrongly.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
@@ -81,12 +83,16 @@ class Suspects:
     def take(self, message_ids: Sequence[str], seconds: float) -> None:
         """Note what a handler is about to be given, and how long it may take."""
         self._in_handler = message_ids
+        self._thread = threading.get_ident()
         self._write(watchdog.now() + seconds)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time that the block takes against the handler, if one works."""
-        if self._until is None:
+        """Do not count the time that the block takes against the handler, if one works.
+
+        In another thread than that of take() it does count: several handlers work at once.
+        """
+        if self._until is None or threading.get_ident() != self._thread:
             yield
             return
         left_seconds, self._until = self._until - watchdog.now(), None

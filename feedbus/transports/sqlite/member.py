@@ -193,7 +193,7 @@ class Member:
     def end_for_signal(self, happened: set[str]) -> None:
         """Raise TimeoutError when a signal's handler has run, or wake_on()'s descriptor says so."""
         if SIGNALLED in happened or WOKEN in happened:
-            msg = "interrupted"
+            msg = "interrupted by a signal" if SIGNALLED in happened else "woken"
             raise TimeoutError(msg)
 
     def _look_around(self) -> float | None:

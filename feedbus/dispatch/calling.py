@@ -1,0 +1,131 @@
+"""Calls of a handler: in one transaction, with what it publishes collected."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import nullcontext
+
+from feedbus.bus.collecting import BatchBus, Collect, CollectingBus
+from feedbus.bus.sender import Sender
+from feedbus.dispatch.opening import AsyncCall, Callee
+from feedbus.dispatch.publications import Publications
+from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
+from feedbus.fork_safety import end_fork
+from feedbus.handling import Handler
+from feedbus.parameters import Given
+from feedbus.records import Records
+from feedbus.store import Store
+from feedbus.topology import Consumer
+
+log = logging.getLogger(__name__)
+
+
+class Calling:
+    """Calls the handlers of one consumer, in any thread."""
+
+    def __init__(self, consumer: Consumer, sender: Sender, store: Store) -> None:
+        """Call in transactions of a store; what is published is for the sender."""
+        self._pid = os.getpid()
+        self._consumer = consumer
+        self._sender = sender
+        self._store = store
+
+    def attempt(self, callee: Callee, records: Records) -> BaseException | None:
+        """Call a handler and send what it published; return what was raised.
+
+        Raises:
+            Outage: something is away; nothing is to be counted.
+
+        """
+        try:
+            with self.collect(callee, records) as publications:
+                publications.send()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 -- CancelledError and SystemExit are its own
+            return self.judge(records, error)
+        return None
+
+    def judge(self, records: Records, error: BaseException) -> BaseException:
+        """Return what was raised for records, logged where it is a failure.
+
+        Raises:
+            Outage: it is an outage's doing.
+
+        """
+        if isinstance(error, Outage):
+            raise error
+        if isinstance(error, Drop | Reject | Retry):
+            return error
+        if self._store.is_outage(error):
+            msg = f"store: {error}"
+            raise StoreOutage(msg) from error
+        alone = len(records) == 1
+        log.error(
+            "%s failed on %s: %s",
+            self._consumer.name,
+            records.ids[0] if alone else f"a batch of {len(records)}, taking each alone",
+            described(error),
+            exc_info=error if alone else None,
+        )
+        return error
+
+    def collect(self, callee: Callee, records: Records) -> Publications:
+        """Call a handler in one transaction, and return what is to be sent after it.
+
+        On a queue that says once, records seen before are left out. On one that says stream, there
+        is no transaction.
+        """
+        store, queue = self._store, self._consumer.queue
+        publications = self._publications()
+        try:
+            with nullcontext() if queue.stream else store.transaction() as session:
+                given = records
+                if queue.once:
+                    given = records.only(store.inbox.unseen(queue.name, records.ids))
+                if not len(given):
+                    return publications
+                try:
+                    bus = self._bus(callee.handler, given, publications.collect)
+                    argument = given if callee.handler.batch else given[0]
+                    callee.call(argument, Given(bus, session, given))
+                    bus.flush()
+                finally:
+                    if os.getpid() != self._pid:
+                        end_fork()
+            if given is not records:
+                ids = records.ids
+                for index, verdict in given.verdicts.items():
+                    records.verdicts[ids.index(given.ids[index])] = verdict
+        except BaseException:
+            publications.clear()
+            raise
+        return publications
+
+    async def collect_async(self, call: AsyncCall, records: Records) -> Publications:
+        """Await a handler of one record, and return what is to be sent after it."""
+        publications = self._publications()
+        try:
+            bus = CollectingBus(records, publications.collect)
+            await call(records[0], Given(bus, None, records))
+        except BaseException:
+            publications.clear()
+            raise
+        finally:
+            if os.getpid() != self._pid:
+                end_fork()
+        return publications
+
+    def _publications(self) -> Publications:
+        queue = self._consumer.queue
+        # Only the consumer's own thread may send.
+        stream = queue.stream and queue.concurrency == 1
+        return Publications(self._sender, self._store, once=queue.once, stream=stream)
+
+    def _bus(
+        self, handler: Handler, records: Records, collect: Collect
+    ) -> BatchBus | CollectingBus:
+        if not handler.batch:
+            return CollectingBus(records, collect)
+        return BatchBus(records, collect, self._sender.encoder.shards)

@@ -1,0 +1,261 @@
+"""Calls of single-record handlers that run at once, as tasks and in threads."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+from feedbus.bus.sender import Sender
+from feedbus.dispatch.dispatch import Dispatch
+from feedbus.dispatch.opening import AsyncCall, Callee, Opened
+from feedbus.dispatch.publications import Publications, send_together
+from feedbus.errors import Outage
+from feedbus.handler_loop import limit
+from feedbus.records import Records
+from feedbus.resources import Resources
+from feedbus.sequencer import Sequencer
+from feedbus.topology import Consumer
+from feedbus.wire import Delivery
+
+
+@dataclass(slots=True)
+class Part:
+    """A delivery, and how many of its records have not ended."""
+
+    opened: Opened
+    left: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One record to be handled, and what its call has made of it."""
+
+    key: Hashable
+    part: Part
+    row: int
+    callee: Callee
+    records: Records
+    started_at: float = 0.0
+    seconds: float = 0.0
+    publications: Publications | None = None
+    error: BaseException | None = None
+    judged: bool = False
+
+
+class Waker:
+    """A socket that becomes readable when another thread says so."""
+
+    def __init__(self) -> None:
+        """Open it."""
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._awake = False
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+        return self._reader.fileno()
+
+    def wake(self) -> None:
+        """Make it readable."""
+        if not self._awake:
+            self._awake = True
+            with suppress(BlockingIOError):
+                self._writer.send(b"\0")
+
+    def sleep(self) -> None:
+        """Make it unreadable; look at what the others have done only then."""
+        with suppress(BlockingIOError):
+            while self._reader.recv(1024):
+                pass
+        self._awake = False
+
+    def close(self) -> None:
+        """Close it."""
+        self._reader.close()
+        self._writer.close()
+
+
+class ConcurrentCalls:
+    """The records of one consumer that wait or are handled; its methods are for one thread."""
+
+    def __init__(
+        self, dispatch: Dispatch, consumer: Consumer, sender: Sender, resources: Resources
+    ) -> None:
+        """Handle as many records at once as the queue's `concurrency` says."""
+        queue = consumer.queue
+        self._dispatch = dispatch
+        self._sender = sender
+        self._resources = resources
+        self._most = queue.concurrency
+        self._once = queue.once
+        self._timeout_seconds = queue.handler_timeout_seconds
+        self._sequencer: Sequencer[Work] = Sequencer(queue.concurrency)
+        self._came: list[Delivery] = []
+        self._ended: deque[Work] = deque()  # appended to by other threads
+        self._unfinished: list[Work] = []
+        self._done: list[Opened] = []
+        self.outage: Outage | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self.waker = Waker()
+
+    @property
+    def running(self) -> set[Work]:
+        """What has begun and is not finished."""
+        return self._sequencer.running
+
+    @property
+    def hungry(self) -> bool:
+        """Whether more records could be handled at once than there are."""
+        return self._sequencer.hungry
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether finish() has something to do."""
+        return bool(self._ended or self._unfinished or self._done)
+
+    def open(self, deliveries: Sequence[Delivery]) -> None:
+        """Take deliveries that have come after all others.
+
+        Raises:
+            StoreOutage: the store is away; they are opened with the next ones.
+
+        """
+        self._came += deliveries
+        if not self._came:
+            return
+        running: set[str] = set()
+        if self._once:
+            running = {message_id for work in self.running for message_id in work.records.ids}
+        opened, runs = self._dispatch.open(self._came, running)
+        self._came = []
+        parts = {id(each): Part(each) for each in opened}
+        for run in runs:
+            for chunk, owner in zip(run.chunks, run.owners, strict=True):
+                part = parts[id(owner)]
+                part.left += len(chunk)
+                for index, row in enumerate(chunk.rows):
+                    key = self._dispatch.key(owner, row)
+                    records: Records = Records([chunk.select([index])], [owner])
+                    self._sequencer.add(Work(key, part, row, run.callee, records))
+        self._done += [part.opened for part in parts.values() if not part.left]
+
+    def take(self) -> list[Work]:
+        """Return what may begin now; start() is to follow."""
+        return self._sequencer.take()
+
+    def start(self, works: Sequence[Work]) -> None:
+        """Begin to handle records."""
+        now = time.monotonic()
+        awaited = []
+        for work in works:
+            work.started_at = now
+            if work.callee.call_async is not None:
+                awaited.append(self._await(work, work.callee.call_async))
+                continue
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._most, "feedbus handler")
+            self._pool.submit(self._call, work)
+        if awaited:
+            self._resources.loop.start(awaited)
+
+    def look(self) -> None:
+        """Log an async handler that blocks the event loop; to be called often."""
+        if any(work.callee.call_async is not None for work in self.running):
+            self._resources.loop.look()
+
+    def finish(self) -> list[Delivery]:
+        """Publish for what has ended, and return the deliveries that are to be acknowledged.
+
+        What has met an outage is to run again; self.outage says which it was.
+
+        Raises:
+            Outage: what finishing needs is away; what has ended stays for the next call.
+
+        """
+        self.waker.sleep()
+        while self._ended:
+            self._unfinished.append(self._ended.popleft())
+        self.outage = self._judge()
+        published = [work for work in self._unfinished if work.publications is not None]
+        calls = [work.publications for work in published if work.publications is not None]
+        for work, error in zip(published, send_together(self._sender, calls), strict=True):
+            if error is not None:
+                work.error = self._dispatch.calling.judge(work.records, error)
+        for work in self._unfinished:
+            self._end(work)
+        self._unfinished = []
+        self._dispatch.close(self._done)
+        deliveries, self._done = [each.delivery for each in self._done], []
+        return deliveries
+
+    def _judge(self) -> Outage | None:
+        """Log failures; what an outage has stopped is to run again."""
+        found: Outage | None = None
+        left: list[Work] = []
+        for work in self._unfinished:
+            if work.error is not None and not work.judged:
+                try:
+                    work.error = self._dispatch.calling.judge(work.records, work.error)
+                    work.judged = True
+                except Outage as error:
+                    found = error
+                    work.error, work.started_at = None, 0.0
+                    self._sequencer.again(work)
+                    continue
+            left.append(work)
+        self._unfinished = left
+        return found
+
+    def _end(self, work: Work) -> None:
+        if work.publications is not None:
+            work.publications.clear()
+        self._dispatch.ended(work.part.opened, work.row, work.error, work.seconds)
+        self._sequencer.end(work)
+        work.part.left -= 1
+        if not work.part.left:
+            self._done.append(work.part.opened)
+
+    def forget(self) -> None:
+        """Forget everything that does not run, and what has ended: the broker delivers it again."""
+        self._came, self._done = [], []
+        self._sequencer.forget_waiting()
+        while self._ended:
+            self._unfinished.append(self._ended.popleft())
+        for work in self._unfinished:
+            if work.publications is not None:
+                work.publications.clear()
+            self._sequencer.end(work)
+        self._unfinished = []
+
+    def close(self) -> None:
+        """End the threads, once nothing runs."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        self.waker.close()
+
+    def _call(self, work: Work) -> None:
+        try:
+            work.publications = self._dispatch.calling.collect(work.callee, work.records)
+        except BaseException as error:  # noqa: BLE001 -- judged in the consumer's thread
+            work.error = error
+        self._report(work)
+
+    async def _await(self, work: Work, call: AsyncCall) -> None:
+        collected = self._dispatch.calling.collect_async(call, work.records)
+        try:
+            work.publications = await limit(collected, self._timeout_seconds)
+        except BaseException as error:  # noqa: BLE001 -- as above
+            work.error = error
+        self._report(work)
+
+    def _report(self, work: Work) -> None:
+        work.seconds = time.monotonic() - work.started_at
+        self._ended.append(work)
+        self.waker.wake()

@@ -1,0 +1,225 @@
+"""Deliveries become records: bodies are read, and validated for the handler that takes them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+from feedbus.codecs import Codecs
+from feedbus.dispatch.order import Order
+from feedbus.errors import InvalidBody, Reject
+from feedbus.handler_routes import HandlerRoutes
+from feedbus.handling import Handler
+from feedbus.message import Message
+from feedbus.message_types import Loaded
+from feedbus.parameters import Given
+from feedbus.records.batch import Chunk
+from feedbus.records.ids import Ids
+from feedbus.records.packs import Pack, decode
+from feedbus.retry import Fate, Ladder
+from feedbus.topology import Consumer, Topology
+from feedbus.wire import Delivery
+from feedbus.wire.constants import PACK, REASON
+
+log = logging.getLogger(__name__)
+
+Call = Callable[[Any, Given], None]
+AsyncCall = Callable[[Any, Given], Coroutine[Any, Any, None]]
+
+
+@dataclass(slots=True)
+class Opened:
+    """A delivery whose body has been read: its records, and the fate of each that failed."""
+
+    consumer: Consumer
+    delivery: Delivery
+    pack: Pack
+    fates: list[Fate] = field(default_factory=list)
+
+    def message(self, row: int) -> Message:
+        """Return the message of one of its records."""
+        packed = self.delivery.content_type == PACK
+        return Message.of(
+            self.delivery,
+            routing_key=self.pack.key(row) if packed else self.delivery.original_key,
+            message_id=self.pack.ids[row],
+            queue=self.consumer.queue.name,
+            consumer=self.consumer.name,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """One handler of the queue: what loads its records, what calls it, and what a task awaits."""
+
+    handler: Handler
+    load: Callable[[Pack], Loaded]
+    call: Call
+    call_async: AsyncCall | None
+
+
+@dataclass(slots=True)
+class Run:
+    """Records that follow each other and are for the same handler, with what brought them."""
+
+    callee: Callee
+    chunks: list[Chunk] = field(default_factory=list)
+    owners: list[Opened] = field(default_factory=list)
+
+
+class Opening:
+    """Opens deliveries of one consumer for its handlers."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        consumer: Consumer,
+        routes: HandlerRoutes,
+        ladder: Ladder,
+        caller_of: Callable[[Handler], tuple[Call, AsyncCall | None]],
+    ) -> None:
+        """Prepare for the handlers of the consumer's queue.
+
+        Args:
+            topology: with the project's codecs.
+            consumer: whose queue it is.
+            routes: to the queue's handlers.
+            ladder: decides on what cannot be read.
+            caller_of: returns what calls a handler.
+
+        """
+        self._consumer = consumer
+        self._routes = routes
+        self._ladder = ladder
+        self._order = Order.of(consumer.queue)
+        self._types = [each.message_type() for each in routes.handlers]
+        self._callees = [
+            Callee(each, kind.load, *caller_of(each))
+            for each, kind in zip(routes.handlers, self._types, strict=True)
+        ]
+        self._codecs = Codecs.of(topology)
+        self._json_alone = not topology.codecs and all(
+            kind.reads == "object" for kind in self._types
+        )
+
+    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Opened], list[Run]]:
+        """Return what deliveries carry, and the records that handlers are to be called with."""
+        opened: list[Opened] = []
+        runs: list[Run] = []
+        for delivery in deliveries:
+            arrived = self._open(delivery)
+            opened.append(arrived)
+            if self._order.field and len(arrived.pack):
+                self._take_ordered(runs, arrived)
+            elif self._routes.only:
+                if len(arrived.pack):
+                    self._take(runs, self._callees[0], arrived, arrived.pack)
+            else:
+                self._route(runs, arrived, range(len(arrived.pack)))
+        return opened, runs
+
+    def key(self, arrived: Opened, row: int) -> Any:
+        """Return what a record must stay in order by; None where that is nothing."""
+        return self._order.key(arrived.delivery, arrived.pack, row)
+
+    def _take_ordered(self, runs: list[Run], arrived: Opened) -> None:
+        """Leave out what lacks the field by which the queue is ordered."""
+        faults = self._order.faults(arrived.pack)
+        for row, errors in faults.items():
+            self.fail(arrived, row, InvalidBody(errors))
+        left = [row for row in range(len(arrived.pack)) if row not in faults]
+        if left and self._routes.only:
+            self._take(runs, self._callees[0], arrived, arrived.pack.select(left), left)
+        elif left:
+            self._route(runs, arrived, left)
+
+    def _take(
+        self,
+        runs: list[Run],
+        callee: Callee,
+        arrived: Opened,
+        pack: Pack,
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        """Load records for a handler, and put them behind those that came before.
+
+        Args:
+            runs: what has come before.
+            callee: the handler that they are for.
+            arrived: what brought them.
+            pack: the records.
+            rows: the place of each in what brought them, where these are not all of its records.
+
+        """
+        loaded = callee.load(pack)
+        for row, errors in loaded.errors.items():
+            self.fail(arrived, row if rows is None else rows[row], InvalidBody(errors))
+        chunk = loaded.chunk
+        if not len(chunk):
+            return
+        if rows is not None:
+            chunk = replace(chunk, rows=[rows[row] for row in chunk.rows])
+        if not runs or runs[-1].callee is not callee:
+            runs.append(Run(callee))
+        runs[-1].chunks.append(chunk)
+        runs[-1].owners.append(arrived)
+
+    def _route(self, runs: list[Run], arrived: Opened, rows: Sequence[int]) -> None:
+        """Take a delivery's records apart where one handler ends and another begins."""
+        delivery, pack = arrived.delivery, arrived.pack
+        keys = pack.keys if delivery.content_type == PACK else [delivery.original_key] * len(pack)
+        for number, some in groupby(
+            rows, lambda row: self._routes.place(keys[row], delivery.properties)
+        ):
+            own = list(some)
+            if number is None:
+                reason = self._routes.lacking(keys[own[0]], delivery.properties)
+                for row in own:
+                    self.fail(arrived, row, Reject(reason))
+                continue
+            self._take(runs, self._callees[number], arrived, pack.select(own), own)
+
+    def _open(self, delivery: Delivery) -> Opened:
+        if delivery.faults:
+            return self.set_aside(delivery, self._ladder.undecodable(delivery))
+        try:
+            if not self._json_alone:
+                pack = self._read(delivery)
+            else:
+                pack = decode(
+                    delivery.body,
+                    delivery.content_type,
+                    delivery.message_id,
+                    delivery.routing_key,
+                    delivery.properties.get("content_encoding"),
+                )
+        except InvalidBody as error:
+            return self.set_aside(delivery, self._ladder.unreadable(delivery, error))
+        return Opened(self._consumer, delivery, pack)
+
+    def _read(self, delivery: Delivery) -> Pack:
+        """Read a body that may be anything, as the handler that takes it asks."""
+        place = self._routes.place(delivery.original_key, delivery.properties)
+        return self._codecs.read(
+            delivery.body,
+            delivery.content_type,
+            delivery.message_id,
+            delivery.routing_key,
+            content_encoding=delivery.properties.get("content_encoding"),
+            headers=delivery.headers,
+            reads=self._types[place].reads if place is not None else "bytes",
+        )
+
+    def set_aside(self, delivery: Delivery, fate: Fate) -> Opened:
+        """Dead-letter a delivery of which no record can be read."""
+        reason = fate.message.headers[REASON] if fate.message is not None else ""
+        log.warning("%s set aside %s: %s", self._consumer.name, delivery.message_id, reason)
+        nothing = Pack(Ids(delivery.message_id, None), [], {}, {})
+        return Opened(self._consumer, delivery, nothing, [fate])
+
+    def fail(self, opened: Opened, row: int, error: BaseException) -> None:
+        """Decide what becomes of a record for which something was raised."""
+        opened.fates.append(self._ladder.decide(opened.delivery, opened.pack, row, error))

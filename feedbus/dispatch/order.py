@@ -1,0 +1,63 @@
+"""What must stay in order on a queue: nothing, records of one routing key, or of one field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feedbus.records.packs import Pack
+from feedbus.topology import Queue
+from feedbus.wire import Delivery
+from feedbus.wire.constants import PACK
+
+MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order of one queue.
+
+    Attributes:
+        by_key: whether the routing key says what must stay in order.
+        field: the field that says so, by its name on the wire; "" where none does.
+
+    """
+
+    by_key: bool
+    field: str
+
+    @classmethod
+    def of(cls, queue: Queue) -> Order:
+        """Return what a queue's `order_by` says."""
+        named = isinstance(queue.order_by, str)
+        return cls(queue.order_by is True, str(queue.order_by) if named else "")
+
+    def key(self, delivery: Delivery, pack: Pack, row: int) -> Any:
+        """Return what a record must stay in order by, None where that is nothing."""
+        if self.by_key:
+            return pack.key(row) if delivery.content_type == PACK else delivery.original_key
+        if not self.field:
+            return None
+        return self._values(pack)[row] if self.field in pack.columns else pack.shared[self.field]
+
+    def faults(self, pack: Pack) -> Mapping[int, Mapping[str, Sequence[str]]]:
+        """Return the errors of each record that has no value to be put in order by."""
+        values = self._values(pack)
+        if values is None:
+            fault = _fault(pack.shared.get(self.field, MISSING))
+            return {row: {self.field: [fault]} for row in range(len(pack))} if fault else {}
+        faults = ((row, _fault(value)) for row, value in enumerate(values))
+        return {row: {self.field: [fault]} for row, fault in faults if fault}
+
+    def _values(self, pack: Pack) -> Any:
+        return pack.columns.get(self.field)
+
+
+def _fault(value: object) -> str:
+    """Return why records cannot be put in order by a value, "" where they can."""
+    if isinstance(value, str | int | float):
+        return ""
+    names = {MISSING: "no such field", None: "null"}
+    got = names.get(value) if value is MISSING or value is None else type(value).__name__
+    return f"order_by expected a text, a number, true or false here, got {got}"
