@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-LONGEST_WAIT_SECONDS = 49 * 24 * 3600
+LONGEST_WAIT_SECONDS = 366 * 24 * 3600
 # Of what is wrong with a body: a publisher may have put anything into it, and as much.
 FIELDS_KEPT, TEXTS_KEPT, CHARACTERS_KEPT = 20, 5, 200
 

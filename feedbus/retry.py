@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from feedbus.broker import timer
 from feedbus.broker.names import Names
 from feedbus.errors import Drop, InvalidBody, Reject, Retry, described, text_of
 from feedbus.exception_rules import ExceptionRules
@@ -40,13 +41,13 @@ class Fate:
     Attributes:
         verdict: reject, invalid, retry, dead_letter or drop.
         message: to the dead letters, or to where it waits for its next attempt.
-        odd_delay_milliseconds: set when no ladder declares the delay, so it has to be declared.
+        timed: whether the message waits in the timer, since no retry delay of the queue is as long.
 
     """
 
     verdict: Verdict
     message: Outgoing | None
-    odd_delay_milliseconds: int | None = None
+    timed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +103,13 @@ class Ladder:
         asked = error.after_seconds if isinstance(error, Retry) else None
         milliseconds = max(1, round((step if asked is None else asked) * 1000))
         declared = {round(delay * 1000) for delay in ladder.delays_seconds}
-        message = replace(
-            letter,
-            exchange=self.names.delay(self.consumer.queue, milliseconds),
-            routing_key=str(letter.headers[KEY]),
-            counted_as="retry",
-        )
-        return Fate("retry", message, None if milliseconds in declared else milliseconds)
+        message = replace(letter, routing_key=str(letter.headers[KEY]), counted_as="retry")
+        queue = self.consumer.queue
+        if milliseconds in declared:
+            exchange = self.names.delay(queue, milliseconds)
+            return Fate("retry", replace(message, exchange=exchange))
+        target = timer.target_of(self.names, queue)
+        return Fate("retry", timer.delayed(self.names, message, milliseconds, target), timed=True)
 
     def _record(self, delivery: Delivery, pack: Pack, row: int, reason: str) -> Outgoing:
         """Return the dead letter of one record."""

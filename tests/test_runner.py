@@ -204,7 +204,7 @@ def test_a_reason_that_is_no_text_and_a_wait_that_is_none_end_no_runner(
     system.publish([1, 2])
     system.run(refuse)
     assert sorted(letter.reason for letter in system.dead()) == [
-        "ValueError: after_seconds: expected 0 to 4233600, got nan",
+        "ValueError: after_seconds: expected 0 to 31622400, got nan",
         "\\ud800",
     ]
 

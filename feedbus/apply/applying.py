@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from feedbus import broker
 from feedbus.apply.draining import await_drained
-from feedbus.broker import entities, inventory, locks, projects
+from feedbus.broker import entities, inventory, locks, projects, timer
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import ledger, removal, replacement, switch
@@ -139,6 +139,7 @@ def _make(connection: Any, topology: Topology, plan: Plan, supervisor: Superviso
     step("created")
     for queue, delay in replacement.parked_delays(topology, inventory.take(topology)):
         replacement.unpark(connection, topology, topology.queues[queue], delay)
+    timer.restore(channel, names)
     step("retries-returned")
     for bound, exchange, key in work.unbound:
         channel.queue_unbind(bound, exchange, key)

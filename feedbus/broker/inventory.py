@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 from feedbus.broker import projects
 from feedbus.broker.kinds import broker_of
+from feedbus.broker.names import Names
 from feedbus.broker.port import Kind, SeenBinding, SeenExchange, SeenQueue
 from feedbus.topology import Topology
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """A topology's exchanges and queues by name, and the bindings between them in their order."""
+    """A topology's exchanges and queues by name, and the bindings between them in their order.
+
+    The timer binds by itself, so its bindings are left out.
+    """
 
     exchanges: Mapping[str, SeenExchange]
     queues: Mapping[str, SeenQueue]
@@ -32,7 +36,7 @@ def take(topology: Topology) -> Inventory:
         UsageError: RabbitMQ's management API does not answer, or not to us.
 
     """
-    prefix = f"{topology.name}."
+    prefix, names = f"{topology.name}.", Names(topology)
     exchanges = {one.external_name for one in topology.exchanges.values()} - {""}
     queues = {one.external_name for one in topology.queues.values()} - {""}
     found = broker_of(topology).survey((prefix, *queues))
@@ -44,5 +48,9 @@ def take(topology: Topology) -> Inventory:
     return Inventory(
         {one.name: one for one in found.exchanges if own(one.name) or one.name in exchanges},
         {one.name: one for one in found.queues if own(one.name) or one.name in queues},
-        tuple(one for one in found.bindings if one.source and own(one.destination)),
+        tuple(
+            one
+            for one in found.bindings
+            if one.source and own(one.destination) and not names.is_of_timer(one.source)
+        ),
     )

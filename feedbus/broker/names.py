@@ -69,6 +69,37 @@ class Names:
         """Return how the names of all queues begin in which a queue's retries wait."""
         return f"{self.topology.name}.{queue.name}.retry."
 
+    @property
+    def timer_prefix(self) -> str:
+        """Return how the names of all parts of the timer begin; no other name has a colon there."""
+        return f"{self.topology.name}.:timer."
+
+    def timer_place(self, place: int) -> str:
+        """Return the exchange of a place of the timer, below the first that of what is due."""
+        return f"{self.timer_prefix}{place}" if place >= 0 else self.timer_due
+
+    def timer_queue(self, place: int, digit: int) -> str:
+        """Return the queue in which messages wait that have this digit at a place."""
+        return f"{self.timer_place(place)}.{digit}"
+
+    def timer_way(self, queue: Queue) -> str:
+        """Return the queue by which what is due gets to an external queue."""
+        return f"{self.timer_prefix}to.{queue.name}"
+
+    @property
+    def timer_due(self) -> str:
+        """Return the exchange that sends what is due to its target."""
+        return f"{self.timer_prefix}due"
+
+    @property
+    def timer_undelivered(self) -> str:
+        """Return the exchange and queue of what has come due and has no target any more."""
+        return f"{self.timer_prefix}undelivered"
+
+    def is_of_timer(self, name: str) -> bool:
+        """Whether an exchange or queue is part of the timer."""
+        return name.startswith(self.timer_prefix)
+
     def before(self, consumer: Consumer) -> str:
         """Return the exchange and queue of what came before a queue was replaced: read first."""
         return f"{self._own(consumer)}.before"

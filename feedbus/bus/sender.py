@@ -12,6 +12,7 @@ from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus import broker
 from feedbus.broker.confirm_channel import CONFIRM_TIMEOUT_SECONDS
+from feedbus.broker.timer import Timer
 from feedbus.bus.blockage import Blockage
 from feedbus.bus.encoding import Encoder
 from feedbus.bus.publisher import NACKED, WINDOW, Publisher, Refusal
@@ -55,6 +56,7 @@ class Sender:
         self._topology = topology
         self._metrics = metrics
         self._blockage = Blockage(metrics)
+        self._timer = Timer(topology)
         self._connection: Any = None
         self._publisher: Publisher | None = None
 
@@ -95,6 +97,28 @@ class Sender:
         self._open()
         return self._connection.default_channel
 
+    def declare_timer(self, messages: Sequence[Outgoing]) -> None:
+        """Declare what these delayed messages need of the timer, before they are sent.
+
+        Raises:
+            BrokerOutage: the broker is away, or does not have their target.
+
+        """
+        if not messages:
+            return
+        try:
+            self._drop_if_lost()
+            self._open()
+            with broker.outage(self._connection, self._topology.broker_url):
+                self._timer.declare(self._connection.default_channel, messages)
+        except NotFound as error:
+            self._drop()
+            msg = f"broker: {error.reply_text}; `feedbus up` declares it"
+            raise BrokerOutage(msg) from error
+        except BrokerOutage:
+            self._drop()
+            raise
+
     def close(self) -> None:
         """Close the connection; the next send opens another."""
         if self._blockage.active:
@@ -122,6 +146,7 @@ class Sender:
     def _open(self) -> Publisher:
         if self._publisher is None:
             if self._connection is None:
+                self._timer.forget()
                 self._connection = broker.connect(self._topology)
             with broker.outage(self._connection, self._topology.broker_url):
                 self._publisher = Publisher(self._connection, self._blockage)

@@ -136,6 +136,8 @@ def _broker(
     topology: Topology,
 ) -> tuple[dict[str, Depths], dict[str, datetime], dict[str, Any]]:
     from feedbus import broker
+    from feedbus.broker import timer
+    from feedbus.broker.names import Names
     from feedbus.generations.depths import depths_of
     from feedbus.schedules.fired_moment import fired_moments
 
@@ -146,11 +148,12 @@ def _broker(
             broker.outage(connection, topology.broker_url),
         ):
             depths = depths_of(connection, topology)
+            delayed = asdict(timer.count(connection, Names(topology)))
             fired = fired_moments(connection, topology)
         refuses = broker.refusal(topology)
     except FeedbusError as error:
         return {}, {}, {"url": url, "reachable": False, "error": str(error)}
-    return depths, fired, {"url": url, "reachable": True, "error": refuses}
+    return depths, fired, {"url": url, "reachable": True, "error": refuses, "delayed": delayed}
 
 
 def _store(topology: Topology) -> dict[str, Any]:
@@ -207,6 +210,7 @@ def _table(found: dict[str, Any]) -> str:
         one = found[name]
         state = f"{one['url']}  {printable(one['error']) or 'reachable'}" if one["url"] else "none"
         lines.append(f"{name:<10}  {state}")
+    lines += _delayed(found["broker"].get("delayed", {}))
     lines.append(f"{'disk':<10}  {printable(found['disk']['error']) or 'can be written to'}")
     if found["operations"]["url"]:
         lines.append(f"operations  {found['operations']['url']}")
@@ -221,6 +225,19 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         cells[1] = click.style(cells[1], fg=COLOURS.get(row[1]))
         lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _delayed(counts: dict[str, int]) -> list[str]:
+    """Return what is delayed, where anything is."""
+    lines = []
+    if counts.get("waiting"):
+        lines.append(f"{'delayed':<10}  {counts['waiting']:,} messages wait until they are due")
+    if counts.get("undelivered"):
+        lines.append(
+            f"{'delayed':<10}  {counts['undelivered']:,} messages have come due, and their exchange"
+            " or queue is gone; put it back into the topology, and `feedbus apply` sends them on"
+        )
     return lines
 
 

@@ -132,11 +132,17 @@ def _waiting(topology: Topology) -> list[Panel]:
     )
     dead = Query(f"max by (queue) (feedbus_dead_letters{{{JOB}}})", "{{queue}}")
     retrying = Query(f"max by (queue) (feedbus_retrying_messages{{{JOB}}})", "{{queue}}")
+    delayed = Query(f"max by (state) (feedbus_delayed_messages{{{JOB}}})", "timer: {{state}}")
     return [
         Panel(
             "Backlog", "Messages ready in each queue, all shards together.", backlog, width=THIRD
         ),
-        Panel("Retrying", "Messages that wait for their next attempt.", (retrying,), width=THIRD),
+        Panel(
+            "Retrying",
+            "Messages that wait for their next attempt, in the queue's delays or in the timer.",
+            (retrying, delayed),
+            width=THIRD,
+        ),
         Panel("Dead letters", "What `feedbus dead list` shows.", (dead,), width=THIRD),
         *lag,
         Panel(

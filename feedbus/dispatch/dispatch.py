@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender
@@ -196,10 +195,9 @@ class Dispatch:
                     self._dead_handler.before(arrived.delivery, fate) for fate in arrived.fates
                 ]
         fates = [fate for arrived in opened for fate in arrived.fates]
-        for odd in {fate.odd_delay_milliseconds for fate in fates} - {None}:
-            if odd is not None:
-                channel, queue = self._sender.channel(), self._consumer.queue
-                broker.declare_delay(channel, self._names, queue, odd, expires=True)
+        self._sender.declare_timer(
+            [fate.message for fate in fates if fate.timed and fate.message is not None]
+        )
         messages = [fate.message for fate in fates if fate.message is not None]
         if not messages:
             return

@@ -7,7 +7,7 @@ import logging
 from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker import entities, external, projects
+from feedbus.broker import entities, external, projects, timer
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import ledger, replacement
@@ -37,6 +37,7 @@ def establish(topology: Topology) -> dict[str, State]:
         projects.claim(channel, topology)
         end_replacements(connection, topology)
         broker.declare(channel, topology)
+        timer.restore(channel, Names(topology))
         hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
         before = {name: ledger.recall(channel, topology, name) for name in hashed}
         for seen in filter(None, before.values()):

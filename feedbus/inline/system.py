@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from feedbus import broker
+from feedbus.broker import timer
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.bus.sender import Sender
@@ -23,6 +24,7 @@ from feedbus.store import Store
 from feedbus.store.none import NoStore
 from feedbus.topology import Consumer, Topology
 from feedbus.transports import memory
+from feedbus.wire.constants import ATTEMPT, TIMER_TARGET
 
 MOST_DELIVERIES = 100_000
 
@@ -172,7 +174,7 @@ class InlineSystem:
     def next_retry_seconds(self) -> float | None:
         """Return in how many seconds the next retry is due, None when none waits."""
         now_ms = self._broker.tables.now_ms()
-        prefixes = self._delay_prefixes(None)
+        prefixes = (*self._delay_prefixes(None), self._names.timer_prefix)
         waits = [
             at_ms - now_ms for name, at_ms in self._broker.expiries() if name.startswith(prefixes)
         ]
@@ -187,7 +189,18 @@ class InlineSystem:
         """
         prefixes = self._delay_prefixes(queue)
         found = self._broker.survey().queues
-        return sum(ready for name, _, ready, _, _ in found if name.startswith(prefixes))
+        waiting = sum(ready for name, _, ready, _, _ in found if name.startswith(prefixes))
+        return waiting + self._timed(queue)
+
+    def _timed(self, queue: str | None) -> int:
+        """Return how many records of a queue, or of all, wait in the timer for an attempt."""
+        wanted = {
+            timer.target_of(self._names, each)
+            for each in self.topology.queues.values()
+            if queue in {None, each.name}
+        }
+        headers = self._broker.headers(self._names.is_of_timer)
+        return sum(each.get(TIMER_TARGET) in wanted and ATTEMPT in each for each in headers)
 
     def dead_letters(self, queue: str | None = None) -> list[DeadLetter]:
         """Return the dead letters of a queue, or of all, oldest first within a queue.

@@ -145,6 +145,12 @@ RETRYING = Family(
     "Messages of the queue that wait for their next attempt.",
     ("queue",),
 )
+DELAYED = Family(
+    "feedbus_delayed_messages",
+    "gauge",
+    "Messages that wait until they are due, and those that came due without their target.",
+    ("state",),
+)
 HOLDING = Family(
     "feedbus_holding_processes",
     "gauge",
@@ -179,4 +185,6 @@ RECORDED = {
         SCHEDULE_LATENESS,
     )
 }
-GAUGES = {family.name: family for family in (QUEUE_MESSAGES, RETRYING, DEAD_LETTERS, HOLDING)}
+GAUGES = {
+    family.name: family for family in (QUEUE_MESSAGES, RETRYING, DELAYED, DEAD_LETTERS, HOLDING)
+}

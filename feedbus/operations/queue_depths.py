@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 from feedbus import broker
+from feedbus.broker import timer
+from feedbus.broker.names import Names
+from feedbus.broker.timer import Delayed
 from feedbus.errors import Outage
 from feedbus.generations.depths import Depths, depths_of
 from feedbus.topology import Topology
 
 FRESH_SECONDS = 1.0
+DELAYED_FRESH_SECONDS = 10.0  # it takes a question for each queue of the timer
 REFUSAL_FRESH_SECONDS = 5.0  # it takes a connection of its own each time
 
 Counts = Mapping[str, Depths]
+Answer = TypeVar("Answer")
 
 
 class QueueDepths:
@@ -28,6 +33,8 @@ class QueueDepths:
         self._connection: Any = None
         self._counts: Counts = {}
         self._asked_at = self._refusal_at = float("-inf")
+        self._delayed_at = float("-inf")
+        self._delayed = Delayed()
         self._refusal = ""
 
     def read(self) -> Counts:
@@ -39,9 +46,23 @@ class QueueDepths:
         """
         with self._lock:
             if time.monotonic() - self._asked_at > FRESH_SECONDS:
-                self._counts = self._ask()
+                self._counts = self._ask(lambda connection: depths_of(connection, self._topology))
                 self._asked_at = time.monotonic()
             return self._counts
+
+    def delayed(self) -> Delayed:
+        """Return how many messages are in the timer.
+
+        Raises:
+            Outage: the broker is away.
+
+        """
+        with self._lock:
+            if time.monotonic() - self._delayed_at > DELAYED_FRESH_SECONDS:
+                names = Names(self._topology)
+                self._delayed = self._ask(lambda connection: timer.count(connection, names))
+                self._delayed_at = time.monotonic()
+            return self._delayed
 
     def refusal(self) -> str:
         """Return why the broker takes no messages now, "" when it does.
@@ -65,12 +86,12 @@ class QueueDepths:
         with self._lock:
             self._drop()
 
-    def _ask(self) -> Counts:
+    def _ask(self, question: Callable[[Any], Answer]) -> Answer:
         try:
             if self._connection is None:
                 self._connection = broker.connect(self._topology)
             with broker.outage(self._connection, self._topology.broker_url):
-                return depths_of(self._connection, self._topology)
+                return question(self._connection)
         except Outage:
             self._drop()
             raise

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,11 @@ class Operations:
             queue = self._topology.consumers[consumer].queue.name
             ready[consumer], retrying[queue], dead[queue] = found.ready, found.retrying, found.dead
         holding = self._holding()
+        delayed = self._timer()
         gauges: dict[str, Mapping[str, float]] = {
             "feedbus_queue_messages": ready,
             "feedbus_retrying_messages": retrying,
+            "feedbus_delayed_messages": delayed,
             "feedbus_dead_letters": dead,
             "feedbus_holding_processes": {
                 consumer: len(holding.get(consumer, ())) for consumer in self._topology.consumers
@@ -110,6 +113,13 @@ class Operations:
         """Return why consumers hold, by consumer."""
         found = all_holding(self._topology.var / "run")
         return {name: found[name] for name in self._topology.consumers if name in found}
+
+    def _timer(self) -> dict[str, float]:
+        """Return how many messages are delayed, by their state; empty when the broker is away."""
+        try:
+            return dict(asdict(self._depths.delayed()))
+        except Outage:
+            return {}
 
     def _refusal(self) -> str:
         try:

@@ -222,7 +222,7 @@ class Comparison:
         wanted, schedules = self._wanted_queues(), self._names.schedule("")
         kept = re.compile(rf"{re.escape(self.topology.name)}\..+\.generations(\.ledger)?")
         for name, found in self.seen.queues.items():
-            if name in wanted or self._odd_delay(found) or self._parked(name):
+            if name in wanted or self._kept_apart(name, found):
                 continue
             if name.startswith(schedules):
                 deleted.append(name)
@@ -261,8 +261,12 @@ class Comparison:
         leaving += [name for name in deleted if self._consumed(name) and name not in leaving]
         return leaving, deleted, nonempty
 
+    def _kept_apart(self, name: str, found: SeenQueue) -> bool:
+        """Whether a queue is not a queue's or an exchange's of the topology, and stays."""
+        return self._names.is_of_timer(name) or self._odd_delay(found) or self._parked(name)
+
     def _odd_delay(self, found: SeenQueue) -> bool:
-        """Whether it is where a handler's own retries wait, which the broker deletes by itself."""
+        """Whether a handler's own retries of version 0.1 wait there; the broker deletes it."""
         return ".retry." in found.name and "x-expires" in found.arguments
 
     def _parked(self, name: str) -> bool:
@@ -304,7 +308,7 @@ class Comparison:
         found = []
         for name in self.seen.exchanges:
             odd = name in queues and self._odd_delay(queues[name])
-            if name in wanted or odd or self._parked(name):
+            if name in wanted or odd or self._parked(name) or self._names.is_of_timer(name):
                 continue
             found.append(name)
             self._note("delete", "exchange", name, self._why(name))

@@ -28,8 +28,13 @@ QUEUE = "feedbus-queue"
 REASON = "feedbus-reason"
 UNIDENTIFIED = "feedbus-unidentified"
 USER_ID = "feedbus-user-id"
+# How long a message waits in the timer, a digit each place, and where it goes then.
+TIMER_PLACES = tuple(f"feedbus-timer-{place}" for place in range(15))
+TIMER_TARGET = "feedbus-timer-target"
 OF_FAILURES = frozenset(
     {
+        *TIMER_PLACES,
+        TIMER_TARGET,
         ATTEMPT,
         CONSUMER,
         DEATHS_BEFORE,

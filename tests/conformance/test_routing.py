@@ -312,3 +312,29 @@ def test_routing_keys_of_any_text_arrive_as_sent(channel):
     send(channel, "x", *keys)
     got = [channel.basic_get("q", no_ack=True).delivery_info["routing_key"] for _ in keys]
     assert got == keys
+
+
+def test_a_headers_exchange_routes_by_all_headers_of_a_binding_or_by_any(channel):
+    exchange(channel, "x", "headers")
+    for name, match in (
+        ("all", {"x-match": "all", "a": "1", "b": "2"}),
+        ("any", {"x-match": "any", "a": "1", "b": "2"}),
+        ("default", {"a": "1"}),
+        ("text", {"x-match": "all", "c": "1"}),
+    ):
+        queue(channel, name)
+        channel.queue_bind(name, "x", "", arguments=match)
+    publisher = Publisher(channel)
+    for body, headers in (
+        ("both", {"a": "1", "b": "2"}),
+        ("one", {"a": "1"}),
+        ("other", {"a": "2", "b": "2"}),
+        ("number", {"c": 1}),
+        ("none", None),
+    ):
+        publisher.send(body, "x", "k", headers=headers)
+    publisher.wait()
+    assert contents(channel, "all") == ["both"]
+    assert contents(channel, "any") == ["both", "one", "other"]
+    assert contents(channel, "default") == ["both", "one"]
+    assert contents(channel, "text") == []

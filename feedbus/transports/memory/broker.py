@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 from feedbus.clock import NANOSECONDS, Clock, SystemClock
 from feedbus.transports.sqlite.backend import Backend
@@ -93,6 +95,18 @@ class MemoryBroker:
         counts = "SELECT (SELECT count(*) FROM ready) + (SELECT count(*) FROM unacked)"
         ((count,),) = self.tables.read(counts)
         return int(count)
+
+    def headers(self, of_queue: Callable[[str], bool]) -> list[dict[str, Any]]:
+        """Return the headers of each message that waits in such queues."""
+        rows = self.tables.read(
+            "SELECT name, properties FROM ready JOIN queues ON queues.id = queue"
+            " JOIN messages ON messages.id = message"
+        )
+        return [
+            json.loads(properties).get("application_headers") or {}
+            for name, properties in rows
+            if of_queue(name)
+        ]
 
     def expiries(self) -> list[tuple[str, int]]:
         """Return each queue whose first message expires, and when, by the broker's time in ms."""

@@ -70,7 +70,7 @@ def store(tx: Transaction, outgoing: Sequence[Outgoing]) -> tuple[list[Outcome],
     for item in outgoing:
         content = item.content
         try:
-            queues = tx.routes.route(content.exchange, content.routing_key)
+            queues = tx.routes.route(content.exchange, content.routing_key, content.properties)
         except NotFound as error:
             failure = error
             break

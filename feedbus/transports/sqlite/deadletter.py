@@ -40,7 +40,7 @@ def send_on(tx: Transaction, queue: Queue, content: Content, reason: str) -> Non
     letter = Content(exchange, key, dump(properties), content.body, priority=priority)
     targets = [
         target
-        for target in tx.routes.route(exchange, key)
+        for target in tx.routes.route(exchange, key, letter.properties)
         if reason == REJECTED or not in_cycle(target.name, deaths)
     ]
     put(tx, letter, targets)

@@ -18,7 +18,7 @@ from feedbus.transports.sqlite.equivalence import (
     same,
     same_argument,
 )
-from feedbus.transports.sqlite.routing import EXCHANGE, MATCHES
+from feedbus.transports.sqlite.routing import EXCHANGE, TYPES
 from feedbus.transports.sqlite.tables import Transaction
 
 
@@ -36,7 +36,7 @@ def declare_exchange(
     if not name:
         msg = "ACCESS_REFUSED - operation not permitted on the default exchange"
         raise AccessRefused(msg, DECLARE_EXCHANGE)
-    if kind not in MATCHES:
+    if kind not in TYPES:
         msg = f"COMMAND_INVALID - unknown exchange type '{kind}'"
         raise InvalidCommand(msg, DECLARE_EXCHANGE)
     for key in ("hash-header", "hash-property"):

@@ -15,6 +15,7 @@ from feedbus.ring import Ring
 from feedbus.topic_patterns import topic_matches, words_of
 
 QUEUE, EXCHANGE = "queue", "exchange"
+HEADERS = "headers"
 REMEMBERED_ROUTES = 20_000
 NUMBER_BITS = 48  # of a message's id; the bits above are its rank in a queue with priorities
 
@@ -82,6 +83,7 @@ class Binding:
     destination: str
     routing_key: str
     bucketed: bool
+    arguments: Mapping[str, Any]
 
 
 class Routes:
@@ -105,31 +107,52 @@ class Routes:
         self._matches: dict[str, Match] = {}
         self._known: dict[tuple[str, str], tuple[Queue, ...]] = {}
 
-    def route(self, exchange: str, routing_key: str) -> tuple[Queue, ...]:
+    def route(self, exchange: str, routing_key: str, properties: str) -> tuple[Queue, ...]:
         """Return the queues that get a message, each once.
+
+        Args:
+            exchange: to which it is published.
+            routing_key: of the message.
+            properties: of the message, as JSON; an exchange of type headers reads them.
 
         Raises:
             NotFound: there is no such exchange.
 
         """
         known = self._known.get((exchange, routing_key))
-        if known is None:
-            known = tuple(self._walk(exchange, routing_key))
+        if known is not None:
+            return known
+        if not exchange:
+            return (self.queues[routing_key],) if routing_key in self.queues else ()
+        queues, by_headers = self._walk(exchange, routing_key, properties)
+        if not by_headers:  # else another message with this key may go elsewhere
             if len(self._known) >= REMEMBERED_ROUTES:
                 self._known.clear()
-            self._known[exchange, routing_key] = known
-        return known
+            self._known[exchange, routing_key] = queues
+        return queues
 
-    def _walk(self, exchange: str, routing_key: str) -> Iterable[Queue]:
-        if not exchange:
-            return [self.queues[routing_key]] if routing_key in self.queues else []
+    def _walk(
+        self, exchange: str, routing_key: str, properties: str
+    ) -> tuple[tuple[Queue, ...], bool]:
+        """Return the queues that are reached, and whether a message's headers had a part in it."""
         if exchange not in self.exchanges:
             msg = f"NOT_FOUND - no exchange '{exchange}' in vhost '/'"
             raise NotFound(msg, (60, 40))
         found: dict[str, Queue] = {}
         seen = [exchange]
+        headers: Mapping[str, Any] | None = None
         for name in seen:  # grows while it is walked
-            destinations = list(self._match(name)(routing_key))
+            if self.exchanges[name].type == HEADERS:
+                if headers is None:
+                    headers = json.loads(properties).get("application_headers") or {}
+                bindings = self.bindings.get(name, ())
+                destinations = [
+                    (each.kind, each.destination)
+                    for each in bindings
+                    if headers_match(each.arguments, headers)
+                ]
+            else:
+                destinations = list(self._match(name)(routing_key))
             alternate = self.exchanges[name].alternate
             if not destinations and alternate:
                 destinations = [(EXCHANGE, alternate)]
@@ -138,7 +161,7 @@ class Routes:
                     found[target] = self.queues[target]
                 elif kind == EXCHANGE and target in self.exchanges and target not in seen:
                     seen.append(target)
-        return found.values()
+        return tuple(found.values()), headers is not None
 
     def _match(self, exchange: str) -> Match:
         match = self._matches.get(exchange)
@@ -173,6 +196,17 @@ def _match_topic(bindings: Sequence[Binding]) -> Match:
     return match
 
 
+def headers_match(wanted: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
+    """Whether a message's headers have the values of a binding: all of them, or any."""
+    pairs = [(name, value) for name, value in wanted.items() if not name.startswith("x-")]
+    found = (
+        name in headers
+        and (value is None or (type(headers[name]) is type(value) and headers[name] == value))
+        for name, value in pairs
+    )
+    return any(found) if wanted.get("x-match", "all") == "any" else all(found)
+
+
 def _match_ring(bindings: Sequence[Binding]) -> Match:
     ring = Ring()
     destinations: dict[str, Destination] = {}
@@ -192,6 +226,7 @@ MATCHES: Mapping[str, Callable[[Sequence[Binding]], Match]] = {
     "topic": _match_topic,
     "x-consistent-hash": _match_ring,
 }
+TYPES = frozenset({*MATCHES, HEADERS})
 
 
 def load_routes(database: Connection, version: int) -> Routes:
@@ -210,9 +245,10 @@ def load_routes(database: Connection, version: int) -> Routes:
         )
     ]
     bindings = [
-        Binding(*row)
-        for row in database.execute(
-            "SELECT id, source, kind, destination, routing_key, bucketed FROM bindings ORDER BY id"
+        Binding(identity, source, kind, destination, key, bucketed, json.loads(arguments))
+        for identity, source, kind, destination, key, bucketed, arguments in database.execute(
+            "SELECT id, source, kind, destination, routing_key, bucketed, arguments FROM bindings"
+            " ORDER BY id"
         )
     ]
     return Routes(version, exchanges, queues, bindings)

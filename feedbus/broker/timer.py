@@ -1,0 +1,232 @@
+"""The timer: queues on the broker in which a message waits for any time, and no process.
+
+A time is written as digits of base 16, in milliseconds. There is a queue for each digit of each
+place, in which messages wait for as long as that digit stands for; all messages of a queue wait
+equally long, so the first is always the next that is due. A message goes from place to place, the
+highest first: the exchange of a place (of type headers) sends it by its digit into a queue, or for
+0 on to the next place, and what has expired in a queue is dead-lettered to the next place. Behind
+the last place the exchange `due` sends it to its target. The digits and the target are headers, so
+the routing key stays the publisher's. Above 2**32 ms, the longest time to live of a queue, there
+is one queue for each further 49.7 days.
+
+The queues are quorum queues, which forget a message only when the next queue has confirmed it. A
+queue is declared when the first message needs it, so a project without delays has none of them.
+A message whose target is gone waits in the queue `undelivered` until the target is back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kombu.connection import Connection
+
+from feedbus.broker import entities
+from feedbus.broker.confirm_channel import PatientPublisher
+from feedbus.broker.names import Names
+from feedbus.topology import Queue, Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
+
+log = logging.getLogger(__name__)
+
+BASE_BITS = 4
+LOW_PLACES = 8
+LONGEST_QUEUE_MILLISECONDS = 2**32 - 1
+LONGEST_MILLISECONDS = (len(TIMER_PLACES) - LOW_PLACES + 1) * LONGEST_QUEUE_MILLISECONDS
+# A shorter wait is exact; a longer one is rounded up to so many milliseconds, for fewer queues.
+ROUNDED = ((4_096, 1), (65_536, 16), (LONGEST_MILLISECONDS + 1, 256))
+
+
+def digits_of(milliseconds: int) -> list[int]:
+    """Return the digits of a wait, the lowest place first, without zeros at the end.
+
+    Args:
+        milliseconds: from 1 to LONGEST_MILLISECONDS; it is rounded up as ROUNDED says.
+
+    """
+    unit = next(unit for below, unit in ROUNDED if milliseconds < below)
+    rounded = min(-(-milliseconds // unit) * unit, LONGEST_MILLISECONDS)
+    further, rest = divmod(rounded, LONGEST_QUEUE_MILLISECONDS)
+    if further > len(TIMER_PLACES) - LOW_PLACES:
+        further, rest = further - 1, LONGEST_QUEUE_MILLISECONDS
+    digits = [rest >> BASE_BITS * place & 15 for place in range(LOW_PLACES)] + [1] * further
+    while digits and not digits[-1]:
+        digits.pop()
+    return digits
+
+
+def queue_milliseconds(place: int, digit: int) -> int:
+    """Return how long messages wait in the queue of a digit."""
+    return digit << BASE_BITS * place if place < LOW_PLACES else LONGEST_QUEUE_MILLISECONDS
+
+
+def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> Outgoing:
+    """Return a message that goes to a target after so long.
+
+    Args:
+        names: of the topology.
+        message: with the routing key that it is to have then.
+        milliseconds: from 1 to LONGEST_MILLISECONDS.
+        target: see target_of().
+
+    """
+    digits = digits_of(milliseconds)
+    places = dict(zip(TIMER_PLACES, map(str, digits), strict=False))
+    return replace(
+        message,
+        exchange=names.timer_place(len(digits) - 1),
+        headers={**message.headers, **places, TIMER_TARGET: target},
+    )
+
+
+def target_of(names: Names, queue: Queue) -> str:
+    """Return the target of a queue's retries: the queue, or for a ring the entry to it.
+
+    A retry for a ring finds the shard that owns its key then. An external queue, which is bound to
+    nothing of ours, gets what a queue of the timer dead-letters to it by the default exchange.
+    """
+    if names.topology.on_ring(queue):
+        return f"exchange {names.exchange(queue.exchange)}"
+    if queue.external_name:
+        return f"queue {names.timer_way(queue)}"
+    return f"queue {names.unsharded(queue)}"
+
+
+class Timer:
+    """Declares what delayed messages need, each once for as long as a connection lasts."""
+
+    def __init__(self, topology: Topology) -> None:
+        """Declare nothing yet."""
+        self._names = Names(topology)
+        self._declared: set[str] = set()
+
+    def forget(self) -> None:
+        """Declare everything anew: another connection may be to a broker that has nothing."""
+        self._declared.clear()
+
+    def declare(self, channel: Any, messages: Iterable[Outgoing]) -> None:
+        """Declare the queues and the binding that these messages need.
+
+        Raises:
+            UsageError: one of them is on the broker with other arguments.
+            NotFound: a target does not exist.
+
+        """
+        for message in messages:
+            target = str(message.headers[TIMER_TARGET])
+            if target not in self._declared:
+                if not self._declared:
+                    _declare_places(channel, self._names)
+                _bind(channel, self._names, target)
+                self._declared.add(target)
+            for place, header in enumerate(TIMER_PLACES):
+                digit = int(message.headers.get(header, 0))
+                name = self._names.timer_queue(place, digit)
+                if digit and name not in self._declared:
+                    _declare_queue(channel, self._names, place, digit)
+                    self._declared.add(name)
+
+
+def exists(connection: Connection, names: Names) -> bool:
+    """Whether anything has ever been delayed."""
+    return entities.exchange_exists(connection, names.timer_due)
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """How many messages wait in the timer, and how many have come due without their target."""
+
+    waiting: int = 0
+    undelivered: int = 0
+
+
+def count(connection: Connection, names: Names) -> Delayed:
+    """Count what is in the timer; it takes a question to the broker for each queue."""
+    if not exists(connection, names):
+        return Delayed()
+    waiting = sum(entities.count(connection, queue) or 0 for queue in _queues(names))
+    return Delayed(waiting, entities.count(connection, names.timer_undelivered) or 0)
+
+
+def _queues(names: Names) -> Iterator[str]:
+    """Yield the name of each queue that there may be."""
+    for place in range(len(TIMER_PLACES)):
+        for digit in range(1, 16 if place < LOW_PLACES else 2):
+            yield names.timer_queue(place, digit)
+
+
+def restore(channel: Any, names: Names) -> None:
+    """Bind every target of the topology anew, and send on what has come due without its target.
+
+    Its targets are gone when a queue is replaced, or was removed for a while.
+    """
+    if not exists(channel.connection, names):
+        return
+    bound = set()
+    for target in sorted({target_of(names, queue) for queue in names.topology.queues.values()}):
+        kind, _, name = target.partition(" ")
+        there = entities.queue_exists if kind == "queue" else entities.exchange_exists
+        if there(channel.connection, name):
+            _bind(channel, names, target)
+            bound.add(target)
+    _send_on(channel, names, bound)
+
+
+def _send_on(channel: Any, names: Names, bound: set[str]) -> None:
+    sent, others = 0, []
+    with PatientPublisher(channel.connection) as publisher:
+        while (message := channel.basic_get(names.timer_undelivered)) is not None:
+            headers = message.properties.get("application_headers") or {}
+            if headers.get(TIMER_TARGET) not in bound:
+                others.append(message.delivery_tag)
+                continue
+            key = message.delivery_info["routing_key"]
+            publisher.publish([(message, names.timer_due, key)])
+            channel.basic_ack(message.delivery_tag)
+            sent += 1
+    for tag in others:
+        channel.basic_reject(tag, requeue=True)
+    if sent:
+        log.info("event=undelivered_sent messages=%d", sent)
+
+
+def _declare_places(channel: Any, names: Names) -> None:
+    """Declare the exchanges, from the end on, so that none is without its next."""
+    undelivered = names.timer_undelivered
+    channel.exchange_declare(undelivered, "fanout", durable=True, auto_delete=False)
+    entities.declare_kept(channel, undelivered, {}, quorum=True)
+    channel.queue_bind(undelivered, undelivered, "")
+    arguments = {"alternate-exchange": undelivered}
+    channel.exchange_declare(
+        names.timer_due, "headers", durable=True, auto_delete=False, arguments=arguments
+    )
+    for place, header in enumerate(TIMER_PLACES):
+        name = names.timer_place(place)
+        channel.exchange_declare(name, "headers", durable=True, auto_delete=False)
+        match = {"x-match": "all", header: "0"}
+        channel.exchange_bind(names.timer_place(place - 1), name, "", arguments=match)
+
+
+def _declare_queue(channel: Any, names: Names, place: int, digit: int) -> None:
+    name = names.timer_queue(place, digit)
+    arguments = {
+        "x-message-ttl": queue_milliseconds(place, digit),
+        "x-dead-letter-exchange": names.timer_place(place - 1),
+    }
+    entities.declare_kept(channel, name, arguments, quorum=True)
+    match = {"x-match": "all", TIMER_PLACES[place]: str(digit)}
+    channel.queue_bind(name, names.timer_place(place), "", arguments=match)
+
+
+def _bind(channel: Any, names: Names, target: str) -> None:
+    kind, _, name = target.partition(" ")
+    for queue in names.topology.queues.values():
+        if queue.external_name and names.timer_way(queue) == name:
+            on = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue.external_name}
+            entities.declare_kept(channel, name, {"x-message-ttl": 1, **on}, quorum=True)
+    match = {"x-match": "all", TIMER_TARGET: target}
+    bind = channel.queue_bind if kind == "queue" else channel.exchange_bind
+    bind(name, names.timer_due, "", arguments=match)

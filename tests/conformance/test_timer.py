@@ -1,0 +1,92 @@
+"""The timer: what is delayed comes back when it is due, with its key, and never without a way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from feedbus.broker import timer
+from feedbus.broker.names import Names
+from feedbus.broker.timer import Timer, delayed, target_of
+from feedbus.topology import Exchange, Queue, Topology
+from feedbus.urls import parse_broker_url
+from feedbus.wire import Outgoing
+from tests.conformance import drive
+from tests.conformance.drive import Publisher, contents, depth, drain_quietly, eventually, queue
+
+WORK = Queue("work", "orders", "app:work", ("k",))
+NAMES = Names(
+    Topology(
+        "shop",
+        Path("topology.toml"),
+        parse_broker_url("sqlite:///unused.db"),
+        {"orders": Exchange("orders", "direct")},
+        {"work": WORK},
+    )
+)
+
+
+@pytest.fixture
+def delay(channel):
+    """Return what delays a message with a text for the queue shop.work."""
+    queue(channel, "shop.work")
+    declared = Timer(NAMES.topology)
+    publisher = Publisher(channel)
+
+    def publish(text, milliseconds, key="k"):
+        message = delayed(
+            NAMES,
+            Outgoing("", key, text.encode(), None, text),
+            milliseconds,
+            target_of(NAMES, WORK),
+        )
+        declared.declare(channel, [message])
+        publisher.send(text, message.exchange, key, headers=message.headers, delivery_mode=2)
+        publisher.wait()
+
+    return publish
+
+
+def test_what_is_delayed_comes_when_it_is_due_and_keeps_its_routing_key(channel, delay):
+    started = drive.clock.monotonic()
+    delay("late", 1_203, "a.key")
+    delay("early", 17, "another")
+    assert depth(channel, "shop.work") == 0
+    eventually(lambda: depth(channel, "shop.work") == 2)
+    assert drive.clock.monotonic() - started >= 1.2
+    first, last = (channel.basic_get("shop.work", no_ack=True) for _ in range(2))
+    assert [bytes(each.body) for each in (first, last)] == [b"early", b"late"]
+    assert [each.delivery_info["routing_key"] for each in (first, last)] == ["another", "a.key"]
+
+
+def test_what_has_no_target_any_more_waits_until_it_is_back(channel, delay):
+    delay("kept", 2_500)
+    channel.queue_delete("shop.work")
+    eventually(lambda: depth(channel, NAMES.timer_undelivered) == 1)
+    timer.restore(channel, NAMES)
+    drain_quietly(channel)
+    assert depth(channel, NAMES.timer_undelivered) == 1
+    queue(channel, "shop.work")
+    timer.restore(channel, NAMES)
+    eventually(lambda: depth(channel, "shop.work") == 1)
+    assert contents(channel, "shop.work") == ["kept"]
+    assert depth(channel, NAMES.timer_undelivered) == 0
+
+
+def test_a_retry_of_an_external_queue_comes_back_without_a_binding_of_it(channel):
+    theirs = replace(WORK, exchange="", routing_keys=(), external_name="erp.work")
+    names = Names(replace(NAMES.topology, queues={"work": theirs}))
+    queue(channel, "erp.work")
+    message = delayed(names, Outgoing("", "k", b"m", None, "m"), 30, target_of(names, theirs))
+    Timer(names.topology).declare(channel, [message])
+    Publisher(channel).send("m", message.exchange, "k", headers=message.headers)
+    eventually(lambda: depth(channel, "erp.work") == 1)
+    assert contents(channel, "erp.work") == ["m"]
+
+
+def test_a_wait_of_a_year_stays(channel, delay):
+    delay("next year", 366 * 24 * 3_600_000)
+    drain_quietly(channel)
+    assert depth(channel, NAMES.timer_queue(14, 1)) == 1
