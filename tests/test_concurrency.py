@@ -8,10 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from feedbus import config
+from feedbus import broker, config
+from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.errors import TopologyError
 from feedbus.testing import TestSystem
+from feedbus.watchdog import Note
 from servers import versions
 from tests.handlers_to_run import topology_of
 from tests.projects import Project, wait_until
@@ -37,7 +39,7 @@ routing_keys = ["#"]
 handler = "at_once:done"
 """
 MODULE = """
-import asyncio, os, threading, time
+import asyncio, os, threading, time, feedbus
 from feedbus import Bus, Message, Outage, handler
 
 FOLDER = os.path.dirname(__file__)
@@ -185,6 +187,32 @@ end(key, n)
     assert sorted(n for numbers in found.values() for n in numbers) == list(range(40))
     assert all(numbers == sorted(numbers) for numbers in found.values())
     assert project.dead() == []
+
+
+def test_what_ends_while_the_consumer_holds_is_not_taken_for_a_handler_that_hangs(tmp_path):
+    body = 'note(f"begin-{{n}}")\nraise feedbus.Reject("unwanted")'
+    options = 'order_by = true\nhandler_timeout = "300ms"'
+    project = project_at(tmp_path, EMBEDDED, THREADS, body, options=options)
+    topology = config.load(project.topology)
+    name = Names(topology).dead(topology.queues["work"])
+    with broker.connect(topology) as connection:
+        connection.default_channel.queue_delete(name)  # so that no failure can be put aside
+    publish(project, range(3))
+    process = project.start("run", "work")
+    wait_until(lambda: len(project.seen()) == 3)
+
+    def is_in_no_handler():
+        (path,) = (tmp_path / "var/run").glob("work*.hand")
+        with path.open("rb") as file:
+            note = Note.read(file.fileno())
+        return note is None or note.until is None
+
+    wait_until(is_in_no_handler)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output
+    assert "cannot put failures aside" in output
+    assert "hangs" not in output
 
 
 def test_a_record_without_the_field_that_orders_is_a_dead_letter():

@@ -44,6 +44,7 @@ class Work:
     seconds: float = 0.0
     publications: Publications | None = None
     error: BaseException | None = None
+    ended: bool = False
     judged: bool = False
 
 
@@ -108,6 +109,11 @@ class ConcurrentCalls:
     def running(self) -> set[Work]:
         """What has begun and is not finished."""
         return self._sequencer.running
+
+    @property
+    def in_handlers(self) -> list[Work]:
+        """What has begun, or is about to, and has not ended."""
+        return [work for work in self._sequencer.running if not work.ended]
 
     @property
     def hungry(self) -> bool:
@@ -205,7 +211,7 @@ class ConcurrentCalls:
                     work.judged = True
                 except Outage as error:
                     found = error
-                    work.error, work.started_at = None, 0.0
+                    work.error, work.started_at, work.ended = None, 0.0, False
                     self._sequencer.again(work)
                     continue
             left.append(work)
@@ -257,5 +263,6 @@ class ConcurrentCalls:
 
     def _report(self, work: Work) -> None:
         work.seconds = time.monotonic() - work.started_at
+        work.ended = True
         self._ended.append(work)
         self.waker.wake()

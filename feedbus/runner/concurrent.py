@@ -63,6 +63,17 @@ class Concurrent:
         """Return a descriptor that can be read when a record has ended."""
         return self._calls.waker.fileno()
 
+    def note(self) -> None:
+        """Note what handlers have now; to be called often, so that what has ended is left out."""
+        works = self._calls.in_handlers
+        if not works:
+            self._suspects.release()
+            return
+        now = time.monotonic()
+        ids = dict.fromkeys(work.part.opened.delivery.message_id for work in works)
+        begun = min((work.started_at for work in works if work.started_at), default=now)
+        self._suspects.take(list(ids), begun + self._seconds - now)
+
     def look(self) -> None:
         """Log an async handler that blocks the event loop; to be called often."""
         self._calls.look()
@@ -82,7 +93,7 @@ class Concurrent:
         self._calls.open(())
         works = self._calls.take()
         if works:
-            self._note(time.monotonic())
+            self.note()
             self._calls.start(works)
 
     def finish(self) -> list[Delivery]:
@@ -95,7 +106,7 @@ class Concurrent:
         for delivery in settled:
             self._settlements[delivery.consumer_tag].done(delivery.tag)
             self._arrived_at.pop((delivery.consumer_tag, delivery.tag), None)
-        self._note(time.monotonic())
+        self.note()
         return settled
 
     def settle(self, readings: Mapping[str, Reading]) -> None:
@@ -112,6 +123,7 @@ class Concurrent:
             if self._calls.running:
                 self.wait(1.0)
                 self._calls.waker.sleep()
+                self.note()
         self._calls.forget()
         self._arrived_at.clear()
         self._settlements.clear()
@@ -121,12 +133,3 @@ class Concurrent:
         """End the threads."""
         self.abandon()
         self._calls.close()
-
-    def _note(self, now: float) -> None:
-        running = self._calls.running
-        if not running:
-            self._suspects.release()
-            return
-        ids = dict.fromkeys(work.part.opened.delivery.message_id for work in running)
-        begun = min((work.started_at for work in running if work.started_at), default=now)
-        self._suspects.take(list(ids), begun + self._seconds - now)

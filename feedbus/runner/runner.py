@@ -554,7 +554,12 @@ class Runner:
         """Wait before the next attempt, longer each time, until a limit or a signal at most."""
 
         def wait(seconds: float) -> None:
-            self._heartbeats.wait(self._told_to_stop, seconds)
+            deadline = time.monotonic() + seconds
+            while (left := deadline - time.monotonic()) > 0 and not self._told_to_stop.is_set():
+                self._heartbeats.wait(self._told_to_stop, min(left, POLL_SECONDS))
+                if self._concurrent:
+                    self._concurrent.look()
+                    self._concurrent.note()
 
         self._holding.hold(error, wait, self._left.run_seconds)
 
