@@ -1,12 +1,14 @@
 """`python -m bench.handlers`: handlers of single messages, against other frameworks.
 
-All read the same payloads from a classic queue on a private RabbitMQ, persistent, at most 1,000 in
+All read the same payloads from a classic queue on a private RabbitMQ, the newest that is
+installed, since Repid needs AMQP 1.0 of RabbitMQ 4. Messages are persistent, at most 1,000 in
 flight, acknowledged after the handler, in one process. The queue is filled before. Rates and
 processor time are those of the process, after the first tenth of the messages.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -14,14 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from bench.comparators.counting import PREFETCH
+from bench.comparators.counting import PREFETCH, QUEUE
 from servers.rabbitmq import RabbitMQ
+from servers.versions import installed
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = 600.0
@@ -47,6 +50,7 @@ CONSUMERS: dict[str, Sequence[str]] = {
     "faststream": ["faststream", "run", f"{BENCH}faststream:app"],
     "dramatiq": ["dramatiq", f"{BENCH}dramatiq", "--processes", "1", "--threads", "1"],
     "celery": ["celery", "-A", f"{BENCH}celery", "worker", "-P", "solo", "-l", "WARNING"],
+    "repid": [f"{BENCH}repid"],
     "taskiq": [*TASKIQ, "--max-async-tasks", str(PREFETCH)],
 }
 
@@ -74,8 +78,8 @@ class Scenario:
 SCENARIOS = {
     each.name: each
     for each in (
-        Scenario("single", ("feedbus", "faststream", "dramatiq", "celery"), 20_000, 5_000),
-        Scenario("async", ("feedbus", "faststream", "taskiq"), 20_000, 5_000, ASYNC),
+        Scenario("single", ("feedbus", "faststream", "repid", "dramatiq", "celery"), 20_000, 5_000),
+        Scenario("async", ("feedbus", "faststream", "taskiq", "repid"), 20_000, 5_000, ASYNC),
     )
 }
 
@@ -91,11 +95,11 @@ def main(names: tuple[str, ...], rounds: int, *, short: bool) -> None:
         with tempfile.TemporaryDirectory(prefix="feedbus-bench-") as folder:
             node_folder = Path(folder, "rabbitmq")
             node_folder.mkdir()
-            with RabbitMQ(node_folder, name="bench") as node:
+            with RabbitMQ(node_folder, name="bench", version=installed()[-1]) as node:
                 for number in range(rounds):
                     for framework in scenario.frameworks:
                         place = Path(folder, f"{framework}{number}")
-                        with node.virtual_host() as host:
+                        with _virtual_host(node, framework) as host:
                             urls = node.url.removesuffix("/") + host, node.management_url
                             result = measure(scenario, framework, urls, place, short=short)
                         found[framework].append(result)
@@ -106,6 +110,17 @@ def main(names: tuple[str, ...], rounds: int, *, short: bool) -> None:
                 name: statistics.median(each[name] for each in results) for name in results[0]
             }
             click.echo(f"  {framework:<12} {_line(medians)}")
+
+
+@contextlib.contextmanager
+def _virtual_host(node: RabbitMQ, framework: str) -> Iterator[str]:
+    """Make a virtual host; Repid can name none, and uses the node's own."""
+    if framework == "repid":
+        yield ""
+        node.request("DELETE", f"/api/queues/%2F/{QUEUE}")
+        return
+    with node.virtual_host() as host:
+        yield host
 
 
 def _line(result: Mapping[str, float]) -> str:

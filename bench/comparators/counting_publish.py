@@ -22,7 +22,7 @@ def by_feedbus(payloads: Payloads) -> None:
 
 
 def by_kombu(payloads: Payloads) -> None:
-    """Publish as plain JSON, which FastStream reads."""
+    """Publish as plain JSON, which FastStream and Repid read."""
     import kombu
 
     with kombu.Connection(os.environ["FEEDBUS_BROKER_URL"]) as connection:
@@ -67,6 +67,7 @@ def by_taskiq(payloads: Payloads) -> None:
 PUBLISHERS: dict[str, Callable[[Payloads], None]] = {
     "feedbus": by_feedbus,
     "faststream": by_kombu,
+    "repid": by_kombu,
     "celery": by_celery,
     "dramatiq": by_dramatiq,
     "taskiq": by_taskiq,
