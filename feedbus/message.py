@@ -9,9 +9,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from feedbus.wire import Delivery
-from feedbus.wire.constants import OF_DELIVERIES
-
-FRAMEWORK = "feedbus-"  # how the names of the framework's own headers begin
+from feedbus.wire.constants import OF_DELIVERIES, OWN
 
 
 def _empty() -> Mapping[str, Any]:
@@ -68,7 +66,7 @@ class Message:
                 {
                     name: value
                     for name, value in delivery.headers.items()
-                    if not name.startswith(FRAMEWORK) and name not in OF_DELIVERIES
+                    if not name.startswith(OWN) and name not in OF_DELIVERIES
                 }
             ),
             message_id,

@@ -41,13 +41,11 @@ class Fate:
     Attributes:
         verdict: reject, invalid, retry, dead_letter or drop.
         message: to the dead letters, or to where it waits for its next attempt.
-        timed: whether the message waits in the timer, since no retry delay of the queue is as long.
 
     """
 
     verdict: Verdict
     message: Outgoing | None
-    timed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,7 @@ class Ladder:
             exchange = self.names.delay(queue, milliseconds)
             return Fate("retry", replace(message, exchange=exchange))
         target = timer.target_of(self.names, queue)
-        return Fate("retry", timer.delayed(self.names, message, milliseconds, target), timed=True)
+        return Fate("retry", timer.delayed(self.names, message, milliseconds, target))
 
     def _record(self, delivery: Delivery, pack: Pack, row: int, reason: str) -> Outgoing:
         """Return the dead letter of one record."""

@@ -192,9 +192,15 @@ WRONG = [
     ),
     ({"expires": 0}, "expires: expected more than 0 and at most 49d, got 0"),
     ({"expires": float("nan")}, "expires: expected more than 0 and at most 49d, got nan"),
+    ({"delay": "-1s"}, "delay: expected a duration such as '30s' or '1h30m', got '-1s'"),
+    ({"delay": "367d"}, "delay: expected more than 0 and at most 366d, got '367d'"),
+    (
+        {"delay": 1, "expires": 1},
+        "expires: expected no delay beside it: it would count from now on; leave one out",
+    ),
     (
         {"prioritty": 5},
-        "publish() has no argument 'prioritty'; its options are headers, priority, expires",
+        "publish() has no argument 'prioritty'; its options are headers, priority, expires, delay",
     ),
 ]
 
@@ -211,6 +217,44 @@ def test_a_wrong_option_is_named_and_nothing_is_sent(options, message):
             publish()
         assert str(raised.value) == message
     assert bus.published == []
+
+
+def test_what_is_delayed_arrives_when_it_is_due_at_whoever_owns_its_key_then(shop):
+    for exchange, key, delay in (("orders", "chair", "1h30m"), ("receipts", "count", 7.5)):
+        shop.publish(exchange, {"n": 1}, key=key, delay=delay, headers={"source": "web"})
+    started = shop.clock.monotonic()
+    shop.advance(7.4)
+    assert (SEEN, COUNTED) == ([], [])
+    shop.advance(0.2)
+    assert (SEEN, COUNTED) == ([], [1])
+    shop.run()
+    first = next(each for each in SEEN if each.queue == "reserve")
+    assert (first.routing_key, first.attempt, dict(first.headers)) == (
+        "chair",
+        1,
+        {"source": "web"},
+    )
+    assert 0 <= shop.clock.monotonic() - started - 5400 <= 2
+    assert shop.retries() == 0
+
+
+def test_what_is_delayed_keeps_its_priority_in_dead_letters_and_deaths_of_no_timer(shop):
+    shop.publish("receipts", {"n": 1}, key="mail", delay="40s", priority=5)
+    shop.run()
+    assert [each.options for each in shop.published("receipts")] == [{"priority": 5, "delay": 40.0}]
+    assert [each.priority for each in SEEN] == [5, 5]
+    (letter,) = shop.dead_letters("mail")
+    assert letter.delivery.properties["priority"] == 5
+    assert not [name for name in letter.delivery.headers if "timer" in name or "deaths" in name]
+
+
+def test_a_delay_in_a_transaction_counts_from_its_publish(shop):
+    with shop.bus.transaction():
+        shop.bus.publish("receipts", {"n": 1}, key="count", delay="1m")
+    shop.advance(59)
+    assert COUNTED == []
+    shop.advance(2)
+    assert COUNTED == [1]
 
 
 def test_options_that_are_none_are_no_options():

@@ -108,6 +108,18 @@ def test_a_relay_publishes_with_the_options_of_a_row_less_the_time_that_it_has_w
     assert store.outbox.pending() == []
 
 
+def test_a_delay_that_is_over_before_the_relay_comes_is_none(store):
+    store.set_up()
+    store.outbox.put_many("orders", [("chair", {}, "a")], {"delay": 600.0})
+    store.outbox.put_many("orders", [("chair", {}, "b")], {"delay": 10.0})
+    store.execute("UPDATE feedbus_outbox SET created_at = created_at - 60000000", {})
+    bus = Broker()
+    publish_entries(store, bus, store.outbox.pending())
+    first, second = bus.options
+    assert 530 < first["delay"] <= 540
+    assert second == {"delay": None}
+
+
 def test_ten_processes_at_once_create_the_tables_once(store, empty_store_url):
     program = (
         "import sys; from feedbus.store.peewee import PeeweeStore\n"

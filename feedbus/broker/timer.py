@@ -17,7 +17,7 @@ A message whose target is gone waits in the queue `undelivered` until the target
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.names import Names
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
+from feedbus.wire.constants import PRIORITY, TIMER_PLACES, TIMER_TARGET
 
 log = logging.getLogger(__name__)
 
@@ -66,20 +66,34 @@ def queue_milliseconds(place: int, digit: int) -> int:
 def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> Outgoing:
     """Return a message that goes to a target after so long.
 
+    Its priority becomes a header: RabbitMQ 4 lets messages of a high priority pass others in a
+    quorum queue, so the first would not be the next that is due.
+
     Args:
         names: of the topology.
-        message: with the routing key that it is to have then.
+        message: with the routing key that it is to have then, and without an expiration.
         milliseconds: from 1 to LONGEST_MILLISECONDS.
-        target: see target_of().
+        target: see target_of() and exchange_target().
 
     """
+    properties, own = dict(message.properties), dict(message.headers)
+    priority = properties.pop("priority", None)
+    if priority is not None:
+        own[PRIORITY] = priority
     digits = digits_of(milliseconds)
     places = dict(zip(TIMER_PLACES, map(str, digits), strict=False))
     return replace(
         message,
         exchange=names.timer_place(len(digits) - 1),
-        headers={**message.headers, **places, TIMER_TARGET: target},
+        headers={**own, **places, TIMER_TARGET: target},
+        properties=properties,
     )
+
+
+def wait_of(headers: Mapping[str, Any]) -> int:
+    """Return how many milliseconds a message waits, by its headers."""
+    digits = ((place, int(headers.get(name, 0))) for place, name in enumerate(TIMER_PLACES))
+    return sum(queue_milliseconds(place, digit) for place, digit in digits if digit)
 
 
 def target_of(names: Names, queue: Queue) -> str:
@@ -89,10 +103,15 @@ def target_of(names: Names, queue: Queue) -> str:
     nothing of ours, gets what a queue of the timer dead-letters to it by the default exchange.
     """
     if names.topology.on_ring(queue):
-        return f"exchange {names.exchange(queue.exchange)}"
+        return exchange_target(names, queue.exchange)
     if queue.external_name:
         return f"queue {names.timer_way(queue)}"
     return f"queue {names.unsharded(queue)}"
+
+
+def exchange_target(names: Names, exchange: str) -> str:
+    """Return the target of what is published to an exchange."""
+    return f"exchange {names.exchange(exchange)}"
 
 
 class Timer:
@@ -166,7 +185,10 @@ def restore(channel: Any, names: Names) -> None:
     if not exists(channel.connection, names):
         return
     bound = set()
-    for target in sorted({target_of(names, queue) for queue in names.topology.queues.values()}):
+    topology = names.topology
+    targets = {target_of(names, queue) for queue in topology.queues.values()}
+    targets |= {exchange_target(names, exchange) for exchange in topology.exchanges}
+    for target in sorted(targets):
         kind, _, name = target.partition(" ")
         there = entities.queue_exists if kind == "queue" else entities.exchange_exists
         if there(channel.connection, name):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from feedbus.broker import timer
 from feedbus.broker.names import Names
 from feedbus.bus.arguments import as_mappings, refuse_keys
 from feedbus.codecs import Codecs
@@ -109,12 +110,7 @@ class Encoder:
         With an envelope each record has a message of its own.
         """
         if envelope is not None:
-            each = (pack.select([index]) for index in range(len(pack)))
-            return [
-                envelope.around(message)
-                for one in each
-                for message in self.encode(exchange_name, one)
-            ]
+            return self._enveloped(exchange_name, pack, envelope)
         exchange, keys = self._topology.exchange(exchange_name), pack.keys
         _check_keys(keys)
         _check_id(pack.ids)
@@ -136,6 +132,22 @@ class Encoder:
                 else:
                     messages.extend(self._packed(exchange, pack.select(part), target))
         return messages
+
+    def _enveloped(self, exchange: str, pack: Pack, envelope: Envelope) -> list[Outgoing]:
+        each = (pack.select([index]) for index in range(len(pack)))
+        messages = [
+            envelope.around(message) for one in each for message in self.encode(exchange, one)
+        ]
+        milliseconds = envelope.delay_milliseconds
+        if milliseconds is None:
+            return messages
+        target = timer.exchange_target(self._names, exchange)
+        return [
+            timer.delayed(self._names, plain, milliseconds, target)
+            for message in messages
+            # A pack would come to a ring that may have passed by then.
+            for plain in (self.apart(message) if message.content_type == PACK else [message])
+        ]
 
     def apart(self, message: Outgoing) -> list[Outgoing]:
         """Return a pack's records as plain messages for its exchange's entry."""

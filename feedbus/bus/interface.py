@@ -29,7 +29,7 @@ class Bus(ABC):
             exchange: as topology.toml names it.
             payload: of the record.
             key: the routing key.
-            options: headers, priority and expires; see PublishOptions.
+            options: headers, priority, expires and delay; see PublishOptions.
 
         Raises:
             TypeError: an argument has a wrong type.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feedbus.config.amounts import LONGEST_SECONDS, read_duration, write_duration
+from feedbus.errors import LONGEST_WAIT_SECONDS
 from feedbus.wire.constants import OF_DELIVERIES, OF_OTHER_KEYS, OWN
 from feedbus.wire.envelope import Envelope, PublishOptions
 from feedbus.wire.identity import is_of_deaths, is_short_text
@@ -33,11 +34,15 @@ def envelope_of(options: Mapping[str, Any]) -> Envelope | None:
             raise TypeError(msg)
     if all(value is None for value in options.values()):
         return None
-    headers = options.get("headers")
+    headers, expires, delay = options.get("headers"), options.get("expires"), options.get("delay")
+    if expires is not None and delay is not None:
+        msg = "expires: expected no delay beside it: it would count from now on; leave one out"
+        raise ValueError(msg)
     return Envelope(
         {} if headers is None else _headers(headers),
         _priority(options.get("priority")),
-        _milliseconds("expires", options.get("expires")),
+        _milliseconds("expires", expires),
+        _milliseconds("delay", delay, LONGEST_WAIT_SECONDS),
     )
 
 

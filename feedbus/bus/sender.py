@@ -21,7 +21,7 @@ from feedbus.generations import ledger
 from feedbus.metrics import Metrics, Outcome
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import PACK
+from feedbus.wire.constants import PACK, TIMER_TARGET
 
 NACKED_SECONDS = 2.0
 NACKED_PAUSE_SECONDS = 0.1
@@ -78,6 +78,7 @@ class Sender:
             self._drop_if_lost()
             self._open()
             with broker.outage(self._connection, self._topology.broker_url):
+                self._declare_timer(messages)
                 refusals = self._publish(messages)
                 stale = {id(refusal.message) for refusal in refusals if _stale(refusal)}
                 if stale and self._connection is not None:
@@ -96,28 +97,6 @@ class Sender:
         """Return a channel for declarations that a send needs first."""
         self._open()
         return self._connection.default_channel
-
-    def declare_timer(self, messages: Sequence[Outgoing]) -> None:
-        """Declare what these delayed messages need of the timer, before they are sent.
-
-        Raises:
-            BrokerOutage: the broker is away, or does not have their target.
-
-        """
-        if not messages:
-            return
-        try:
-            self._drop_if_lost()
-            self._open()
-            with broker.outage(self._connection, self._topology.broker_url):
-                self._timer.declare(self._connection.default_channel, messages)
-        except NotFound as error:
-            self._drop()
-            msg = f"broker: {error.reply_text}; `feedbus up` declares it"
-            raise BrokerOutage(msg) from error
-        except BrokerOutage:
-            self._drop()
-            raise
 
     def close(self) -> None:
         """Close the connection; the next send opens another."""
@@ -151,6 +130,17 @@ class Sender:
             with broker.outage(self._connection, self._topology.broker_url):
                 self._publisher = Publisher(self._connection, self._blockage)
         return self._publisher
+
+    def _declare_timer(self, messages: Sequence[Outgoing]) -> None:
+        """Declare what those of the messages need that are delayed."""
+        delayed = [message for message in messages if TIMER_TARGET in message.headers]
+        if not delayed:
+            return
+        try:
+            self._timer.declare(self._connection.default_channel, delayed)
+        except NotFound as error:
+            msg = f"broker: {error.reply_text}; `feedbus up` declares it"
+            raise BrokerOutage(msg) from error
 
     def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         """Publish a window; what is nacked is tried on, what closes the channel is refused."""

@@ -195,9 +195,6 @@ class Dispatch:
                     self._dead_handler.before(arrived.delivery, fate) for fate in arrived.fates
                 ]
         fates = [fate for arrived in opened for fate in arrived.fates]
-        self._sender.declare_timer(
-            [fate.message for fate in fates if fate.timed and fate.message is not None]
-        )
         messages = [fate.message for fate in fates if fate.message is not None]
         if not messages:
             return

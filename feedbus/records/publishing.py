@@ -40,8 +40,8 @@ class PublishingRecords:
             columns: the messages' fields that differ: the name of a message's field to the name of
                 a record's, or to a list with one value for each record.
             shared: the messages' fields that are the same in all.
-            options: headers, priority and expires, the same for all messages, each of which then
-                travels by itself.
+            options: headers, priority, expires and delay, the same for all messages, each of which
+                then travels by itself.
 
         Example: `readers.publish("mail", key="new", columns={"userId": "id"}, shared={"text": t})`
 

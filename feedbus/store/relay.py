@@ -45,12 +45,13 @@ class Publisher(Protocol):
 
 
 def _publish(bus: Publisher, entry: Entry) -> None:
-    """Publish a row; what it has waited counts towards its expiry."""
+    """Publish a row; what it has waited counts towards its expiry or its delay."""
     options: PublishOptions = json.loads(entry.options) if entry.options else {}
-    expires = options.get("expires")
-    if expires is not None:
-        waited = max(now() - entry.created_at, 0) / 1_000_000
+    waited = max(now() - entry.created_at, 0) / 1_000_000
+    if (expires := options.get("expires")) is not None:
         options["expires"] = max(float(expires) - waited, 0.001)
+    if (delay := options.get("delay")) is not None:
+        options["delay"] = float(delay) - waited if float(delay) > waited else None
     payload = json.loads(entry.payload)
     bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id, **options)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 
+from feedbus.broker import timer
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender
 from feedbus.codecs import Codecs, reads_of
@@ -18,7 +19,7 @@ from feedbus.records.packs import single
 from feedbus.records.raw import RAW
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import FAILED_AT, OWN
+from feedbus.wire.constants import FAILED_AT, OWN, PRIORITY
 from feedbus.wire.envelope import Envelope
 
 
@@ -31,7 +32,7 @@ class Published:
         key: the routing key.
         payload: as it is on the wire.
         message_id: of the record; "" on a bus that only records.
-        options: of publish(), checked: headers, priority, and expires in seconds.
+        options: of publish(), checked: headers, priority, expires and delay in seconds.
 
     """
 
@@ -98,7 +99,9 @@ def _options(message: Outgoing) -> Mapping[str, Any]:
     headers = {name: each for name, each in message.headers.items() if not name.startswith(OWN)}
     expiration = message.properties.get("expiration")
     expires = int(expiration) if expiration else None
-    return Envelope(headers, message.properties.get("priority"), expires).options()
+    priority = message.headers.get(PRIORITY, message.properties.get("priority"))
+    delay = timer.wait_of(message.headers) or None
+    return Envelope(headers, priority, expires, delay).options()
 
 
 def watched(handler: Handler, consumer: Consumer, handled: list[Handled]) -> Handler:

@@ -150,7 +150,7 @@ class TestSystem:
             payload: of the record.
             key: the routing key.
             message_id: by which a repeat is known.
-            options: headers, priority and expires.
+            options: headers, priority, expires and delay.
 
         Raises:
             Unroutable: no queue gets it.

@@ -24,6 +24,7 @@ EXCHANGE = "feedbus-exchange"
 EXPIRATION = "feedbus-expiration"
 FAILED_AT = "feedbus-failed-at"
 KEY = "feedbus-key"
+PRIORITY = "feedbus-priority"
 QUEUE = "feedbus-queue"
 REASON = "feedbus-reason"
 UNIDENTIFIED = "feedbus-unidentified"
@@ -43,6 +44,7 @@ OF_FAILURES = frozenset(
         EXPIRATION,
         FAILED_AT,
         KEY,
+        PRIORITY,
         QUEUE,
         REASON,
         UNIDENTIFIED,

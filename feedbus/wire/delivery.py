@@ -12,9 +12,11 @@ from feedbus.wire.constants import (
     EXPIRATION,
     KEY,
     OF_FAILURES,
+    PRIORITY,
     PUBLISHED_AT,
     RECORD_COUNT,
     SEALED,
+    TIMER_TARGET,
     UNIDENTIFIED,
     USER_ID,
 )
@@ -23,6 +25,7 @@ from feedbus.wire.sealing import opened
 
 MOST_RECORDS = 1_000_000
 MOST_ATTEMPTS = 2**31
+MOST_PRIORITY = 255
 MOST_MICROSECONDS = 2**53
 # Properties that a failed message has as headers instead: a dead letter must not expire, and
 # RabbitMQ takes no user id but the connection's own.
@@ -75,7 +78,7 @@ class Delivery:
         if not isinstance(headers, dict):
             headers = {}
         message_id, given = properties.get("message_id"), True
-        if headers and ATTEMPT in headers:
+        if headers and (ATTEMPT in headers or TIMER_TARGET in headers):
             given = UNIDENTIFIED not in headers
             properties, headers, body, faults = _failed(properties, headers, body, faults)
         if not is_id(message_id):
@@ -135,7 +138,7 @@ def text_of(value: object) -> str:
 def _failed(
     properties: Mapping[str, Any], headers: Mapping[str, Any], body: bytes, faults: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any], bytes, Sequence[str]]:
-    """Return the properties, headers, body and faults of a message that failed before.
+    """Return the properties, headers, body and faults of a message that failed or was delayed.
 
     The properties are those that its publisher gave it; the headers are the publisher's and what
     the framework said when it failed.
@@ -156,4 +159,7 @@ def _failed(
     for name, header in AS_HEADERS.items():
         if header in said:
             found[name] = text_of(said[header])
+    priority = said.get(PRIORITY)
+    if type(priority) is int and 0 <= priority <= MOST_PRIORITY:
+        found["priority"] = priority
     return found, {**own, **said}, body, faults

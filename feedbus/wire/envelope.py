@@ -16,12 +16,14 @@ class PublishOptions(TypedDict, total=False):
         headers: names, each to a text, a number, a flag or None.
         priority: from 0 to 255, for queues with the argument x-max-priority.
         expires: how long the message may wait in a queue: "10m", or seconds.
+        delay: after how long it is to arrive: "30s", or seconds; not together with expires.
 
     """
 
     headers: Mapping[str, Any] | None
     priority: int | None
     expires: str | float | None
+    delay: str | float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +34,17 @@ class Envelope:
         headers: beside the framework's own.
         priority: None for none.
         expires_milliseconds: None for a message that may wait for ever.
+        delay_milliseconds: None for a message that is to arrive at once.
 
     """
 
     headers: Mapping[str, Any]
     priority: int | None
     expires_milliseconds: int | None
+    delay_milliseconds: int | None = None
 
     def around(self, message: Outgoing) -> Outgoing:
-        """Return a message with these options."""
+        """Return a message with these options but the delay."""
         properties = dict(message.properties)
         if self.priority is not None:
             properties["priority"] = self.priority
@@ -57,4 +61,6 @@ class Envelope:
             found["priority"] = self.priority
         if self.expires_milliseconds is not None:
             found["expires"] = self.expires_milliseconds / 1000
+        if self.delay_milliseconds is not None:
+            found["delay"] = self.delay_milliseconds / 1000
         return found
