@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from feedbus import broker
 from feedbus.apply.draining import await_drained
@@ -19,6 +19,7 @@ from feedbus.lifeline import run_folder
 from feedbus.plan.changes import Plan
 from feedbus.plan.making import make_plan
 from feedbus.topology import Topology
+from feedbus.wire.amqp import Connection
 
 # A ring, what is held, and where retries wait are needed until the last message is handled.
 NEEDED_TO_THE_END = re.compile(r".+\.(?:[0-9a-f]{8}|held|before|retry\.\d+)")
@@ -118,7 +119,9 @@ def _refuse(plan: Plan) -> None:
         raise UsageError(msg)
 
 
-def _make(connection: Any, topology: Topology, plan: Plan, supervisor: Supervisor | None) -> None:
+def _make(
+    connection: Connection, topology: Topology, plan: Plan, supervisor: Supervisor | None
+) -> None:
     """Declare what is new and replace what differs."""
     names, work = Names(topology), plan.work
     channel = connection.channel()
@@ -147,7 +150,7 @@ def _make(connection: Any, topology: Topology, plan: Plan, supervisor: Superviso
     channel.close()
 
 
-def _leave(connection: Any, topology: Topology, plan: Plan) -> None:
+def _leave(connection: Connection, topology: Topology, plan: Plan) -> None:
     """Lead nothing more to what is to go, so that its consumers can empty it."""
     seen = inventory.take(topology)
     channel = connection.channel()
@@ -162,7 +165,7 @@ def _leave(connection: Any, topology: Topology, plan: Plan) -> None:
     step("left-behind")
 
 
-def _switch(connection: Any, topology: Topology, tell: Callable[[str], None]) -> None:
+def _switch(connection: Connection, topology: Topology, tell: Callable[[str], None]) -> None:
     channel = connection.channel()
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
@@ -175,7 +178,9 @@ def _switch(connection: Any, topology: Topology, tell: Callable[[str], None]) ->
     step("switched")
 
 
-def _delete(connection: Any, topology: Topology, plan: Plan, tell: Callable[[str], None]) -> bool:
+def _delete(
+    connection: Connection, topology: Topology, plan: Plan, tell: Callable[[str], None]
+) -> bool:
     """Delete what the plan says, as far as it is left over still and nobody put anything in."""
     done, doomed = True, plan.work.nonempty
     now = make_plan(topology, None, delete_nonempty=doomed, predict=False)
@@ -199,5 +204,5 @@ def _delete(connection: Any, topology: Topology, plan: Plan, tell: Callable[[str
     return done
 
 
-def _draining(connection: Any, topology: Topology) -> bool:
+def _draining(connection: Connection, topology: Topology) -> bool:
     return any(state.draining for state in ledger.states(connection, topology).values())

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.generations import ledger
 from feedbus.topology import Topology
+from feedbus.wire.amqp import Connection
 
 LOOK_SECONDS = 0.25
 
 
 def await_drained(
-    connection: Any,
+    connection: Connection,
     topology: Topology,
     leaving: Iterable[str],
     progress: Callable[[int], None],
@@ -41,7 +41,7 @@ def await_drained(
         time.sleep(LOOK_SECONDS)
 
 
-def _passing(connection: Any, topology: Topology) -> Iterator[str]:
+def _passing(connection: Connection, topology: Topology) -> Iterator[str]:
     """Yield queues that their readers delete once they are empty."""
     names = Names(topology)
     for state in ledger.states(connection, topology).values():

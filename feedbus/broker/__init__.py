@@ -1,5 +1,7 @@
 """Speak to a broker: connect, declare what a topology says, know which rings are current."""
 
+from kombu.connection import Connection
+
 from feedbus.broker.connecting import (
     connect,
     in_flight_seconds,
@@ -19,6 +21,7 @@ from feedbus.broker.entities import (
 from feedbus.broker.outages import close, connection_errors, drop, outage
 
 __all__ = [
+    "Connection",
     "close",
     "connect",
     "connection_errors",

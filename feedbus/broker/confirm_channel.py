@@ -8,6 +8,7 @@ from itertools import takewhile
 from typing import Any, Generic, Self, TypeVar
 
 from feedbus.errors import BrokerOutage
+from feedbus.wire.amqp import Connection
 
 CONFIRM_TIMEOUT_SECONDS = 30.0
 FULL_PAUSE_SECONDS = 0.1
@@ -25,7 +26,7 @@ class ConfirmChannel(Generic[Item]):
 
     def __init__(
         self,
-        connection: Any,
+        connection: Connection,
         *,
         acked: Callable[[Item], None],
         nacked: Callable[[Item], None],
@@ -90,7 +91,7 @@ class PatientPublisher:
 
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Connection) -> None:
         """Open a channel of a connection, as a channel names it."""
         self._connection = connection
         self._full: list[Letter] = []

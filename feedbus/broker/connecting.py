@@ -8,6 +8,7 @@ from kombu.connection import Connection
 
 from feedbus.broker.kinds import broker_of
 from feedbus.topology import Topology
+from feedbus.wire import amqp
 
 
 def connect(topology: Topology, *, beating: bool = False) -> Connection:
@@ -30,7 +31,7 @@ def load_transport(topology: Topology) -> None:
     broker_of(topology).load()
 
 
-def locked(connection: Connection, topology: Topology) -> AbstractContextManager[None]:
+def locked(connection: amqp.Connection, topology: Topology) -> AbstractContextManager[None]:
     """Hold the lock under which rings are switched; whoever dies with it gives it back.
 
     Raises:

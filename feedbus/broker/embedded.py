@@ -17,6 +17,7 @@ from feedbus.transports import sqlite
 from feedbus.transports.sqlite.survey import Survey as Rows
 from feedbus.transports.sqlite.survey import survey
 from feedbus.urls import BrokerUrl
+from feedbus.wire import amqp
 
 LOCK_TIMEOUT_SECONDS = 10.0
 
@@ -38,7 +39,7 @@ class Embedded:
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return opened(Connection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url)
 
-    def locked(self, connection: Connection, project: str) -> AbstractContextManager[None]:
+    def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
         """Hold a lock beside the file, for all projects in it."""
         del connection, project
         return locks.held(Path(f"{self.file}.lock"), LOCK_TIMEOUT_SECONDS)

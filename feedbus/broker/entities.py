@@ -6,8 +6,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from kombu.connection import Connection
-
 from feedbus.broker import ordering
 from feedbus.broker.differences import differing, differs_in, found_in, told_apart
 from feedbus.broker.names import Names
@@ -21,6 +19,7 @@ from feedbus.topology import (
     Schedule,
     Topology,
 )
+from feedbus.wire.amqp import Channel, Connection
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ EXPIRES_MARGIN_MILLISECONDS = 60_000
 AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 
-def declare(channel: Any, topology: Topology) -> None:
+def declare(channel: Channel, topology: Topology) -> None:
     """Declare every exchange, queue and binding of a topology; what exists already stays.
 
     What is external has to be there; see feedbus.broker.external.
@@ -61,7 +60,7 @@ def binding_keys(queue: Queue) -> tuple[str, ...]:
     return queue.routing_keys or ("",)
 
 
-def declare_exchanges(channel: Any, names: Names) -> None:
+def declare_exchanges(channel: Channel, names: Names) -> None:
     """Declare every exchange that is not external, and what a hash exchange needs beside it."""
     for exchange in names.topology.exchanges.values():
         if exchange.external_name:
@@ -70,7 +69,7 @@ def declare_exchanges(channel: Any, names: Names) -> None:
             _declare_exchange(channel, names, exchange)
 
 
-def _declare_exchange(channel: Any, names: Names, exchange: Exchange) -> None:
+def _declare_exchange(channel: Channel, names: Names, exchange: Exchange) -> None:
     name = names.exchange(exchange.name)
     if not exchange.hashed:
         arguments = dict(exchange.arguments)
@@ -87,7 +86,7 @@ def _declare_exchange(channel: Any, names: Names, exchange: Exchange) -> None:
     channel.exchange_declare(names.packs(exchange.name), "direct", durable=True, auto_delete=False)
 
 
-def declare_ring(channel: Any, names: Names, generation: Generation) -> None:
+def declare_ring(channel: Channel, names: Names, generation: Generation) -> None:
     """Declare a generation's ring and its queues, bound in the generation's order."""
     topology = names.topology
     ring = names.ring(generation)
@@ -103,7 +102,7 @@ def declare_ring(channel: Any, names: Names, generation: Generation) -> None:
         channel.queue_bind(queue, ring, key)
 
 
-def declare_queue(channel: Any, names: Names, consumer: Consumer, name: str) -> None:
+def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:
     """Declare the queue of a consumer under a name.
 
     A quorum queue that is there with another delivery limit, as earlier versions declared it,
@@ -169,7 +168,9 @@ def kept_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, A
     return kept | AT_LEAST_ONCE if "x-dead-letter-exchange" in kept else kept
 
 
-def declare_kept(channel: Any, name: str, arguments: Mapping[str, Any], *, quorum: bool) -> None:
+def declare_kept(
+    channel: Channel, name: str, arguments: Mapping[str, Any], *, quorum: bool
+) -> None:
     """Declare a queue of our own: dead letters, retries, what is held, the generations.
 
     One that is there with the other type stays as it is, since it may hold messages; deleted
@@ -186,20 +187,20 @@ def declare_kept(channel: Any, name: str, arguments: Mapping[str, Any], *, quoru
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)
 
 
-def declare_schedule(channel: Any, names: Names, schedule: Schedule) -> None:
+def declare_schedule(channel: Channel, names: Names, schedule: Schedule) -> None:
     """Declare where the last fired moment of a schedule is kept."""
     quorum = quorum_beside(names.topology, schedule.exchange)
     declare_kept(channel, names.schedule(schedule.name), {}, quorum=quorum)
 
 
-def _declare_trouble_queues(channel: Any, names: Names, queue: Queue) -> None:
+def _declare_trouble_queues(channel: Channel, names: Names, queue: Queue) -> None:
     declare_kept(channel, names.dead(queue), {}, quorum=queue.type == "quorum")
     for delay in queue.retry.delays_seconds:
         declare_delay(channel, names, queue, round(delay * 1000))
 
 
 def declare_delay(
-    channel: Any, names: Names, queue: Queue, milliseconds: int, *, expires: bool = False
+    channel: Channel, names: Names, queue: Queue, milliseconds: int, *, expires: bool = False
 ) -> None:
     """Declare where retries of a queue wait so long.
 

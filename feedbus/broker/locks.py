@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kombu.connection import Connection
-
 from feedbus import file_locks
 from feedbus.broker.outages import connection_errors
 from feedbus.errors import UsageError
+from feedbus.wire.amqp import Connection
 
 QUEUE_TIMEOUT_SECONDS = 10.0
 QUEUE_POLL_SECONDS = 0.1

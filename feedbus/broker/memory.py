@@ -14,6 +14,7 @@ from feedbus.broker.port import Survey
 from feedbus.transports import memory
 from feedbus.transports.memory.broker import find
 from feedbus.urls import BrokerUrl
+from feedbus.wire import amqp
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class InMemory:
         del beating
         return opened(Connection(transport=memory.Transport, virtual_host=self.name), self.url)
 
-    def locked(self, connection: Connection, project: str) -> AbstractContextManager[None]:
+    def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
         """Hold the lock of an exclusive queue."""
         return exclusive_queue(connection, f"{project}.lock")
 

@@ -10,6 +10,7 @@ from kombu.connection import Connection
 
 from feedbus.errors import BrokerOutage
 from feedbus.urls import BrokerUrl, Node
+from feedbus.wire import amqp
 
 
 def opened(connection: Connection, url: BrokerUrl | Node) -> Connection:
@@ -41,7 +42,7 @@ def drop(connection: Connection) -> None:
         connection.collect()
 
 
-def connection_errors(connection: Connection) -> tuple[type[BaseException], ...]:
+def connection_errors(connection: amqp.Connection) -> tuple[type[BaseException], ...]:
     """Return what a lost or refusing broker raises on this connection."""
     errors = (*connection.connection_errors, *connection.recoverable_connection_errors)
     return tuple({*errors, ConnectionError, OSError})

@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 
 from kombu.connection import Connection
 
+from feedbus.wire import amqp
+
 Kind = Literal["queue", "exchange"]
 
 
@@ -78,7 +80,7 @@ class Broker(Protocol):
 
         """
 
-    def locked(self, connection: Connection, project: str) -> AbstractContextManager[None]:
+    def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
         """Hold a project's lock; whoever dies with it gives it back.
 
         Raises:

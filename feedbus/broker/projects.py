@@ -8,11 +8,11 @@ that nothing is bound to; no name in a topology has a colon.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from feedbus.broker import entities
 from feedbus.errors import UsageError
 from feedbus.topology import Topology
+from feedbus.wire.amqp import Channel
 
 PROJECT = ".:project"
 PART = ".:part"  # of a project with a shorter name: what a longer name must not be
@@ -24,7 +24,7 @@ def marks(topology: Topology) -> Iterator[str]:
     yield from (f"{topology.name}.{part}{PART}" for part in _parts(topology))
 
 
-def claim(channel: Any, topology: Topology) -> None:
+def claim(channel: Channel, topology: Topology) -> None:
     """Declare a project's marks.
 
     Raises:

@@ -21,13 +21,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kombu.connection import Connection
-
 from feedbus.broker import entities
 from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.names import Names
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
+from feedbus.wire.amqp import Channel, Connection
 from feedbus.wire.constants import PRIORITY, TIMER_PLACES, TIMER_TARGET
 
 log = logging.getLogger(__name__)
@@ -126,7 +125,7 @@ class Timer:
         """Declare everything anew: another connection may be to a broker that has nothing."""
         self._declared.clear()
 
-    def declare(self, channel: Any, messages: Iterable[Outgoing]) -> None:
+    def declare(self, channel: Channel, messages: Iterable[Outgoing]) -> None:
         """Declare the queues and the binding that these messages need.
 
         Raises:
@@ -177,7 +176,7 @@ def _queues(names: Names) -> Iterator[str]:
             yield names.timer_queue(place, digit)
 
 
-def restore(channel: Any, names: Names) -> None:
+def restore(channel: Channel, names: Names) -> None:
     """Bind every target of the topology anew, and send on what has come due without its target.
 
     Its targets are gone when a queue is replaced, or was removed for a while.
@@ -197,7 +196,7 @@ def restore(channel: Any, names: Names) -> None:
     _send_on(channel, names, bound)
 
 
-def _send_on(channel: Any, names: Names, bound: set[str]) -> None:
+def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
     sent, others = 0, []
     with PatientPublisher(channel.connection) as publisher:
         while (message := channel.basic_get(names.timer_undelivered)) is not None:
@@ -215,7 +214,7 @@ def _send_on(channel: Any, names: Names, bound: set[str]) -> None:
         log.info("event=undelivered_sent messages=%d", sent)
 
 
-def _declare_places(channel: Any, names: Names) -> None:
+def _declare_places(channel: Channel, names: Names) -> None:
     """Declare the exchanges, from the end on, so that none is without its next."""
     undelivered = names.timer_undelivered
     channel.exchange_declare(undelivered, "fanout", durable=True, auto_delete=False)
@@ -232,7 +231,7 @@ def _declare_places(channel: Any, names: Names) -> None:
         channel.exchange_bind(names.timer_place(place - 1), name, "", arguments=match)
 
 
-def _declare_queue(channel: Any, names: Names, place: int, digit: int) -> None:
+def _declare_queue(channel: Channel, names: Names, place: int, digit: int) -> None:
     name = names.timer_queue(place, digit)
     arguments = {
         "x-message-ttl": queue_milliseconds(place, digit),
@@ -243,7 +242,7 @@ def _declare_queue(channel: Any, names: Names, place: int, digit: int) -> None:
     channel.queue_bind(name, names.timer_place(place), "", arguments=match)
 
 
-def _bind(channel: Any, names: Names, target: str) -> None:
+def _bind(channel: Channel, names: Names, target: str) -> None:
     kind, _, name = target.partition(" ")
     for queue in names.topology.queues.values():
         if queue.external_name and names.timer_way(queue) == name:

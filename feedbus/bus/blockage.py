@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from feedbus.metrics import Metrics
+from feedbus.wire.amqp import RawConnection
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Blockage:
         self._since: float | None = None
         self.active = False
 
-    def watch(self, connection: Any) -> None:
+    def watch(self, connection: RawConnection) -> None:
         """Learn of alarms on a connection (py-amqp's); a new one is not blocked at first."""
         self.active = False
         connection.on_blocked = self._on_blocked

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kombu.connection import Connection
+
 from feedbus.broker.confirm_channel import CONFIRM_TIMEOUT_SECONDS, ConfirmChannel
 from feedbus.bus.blockage import Blockage
 from feedbus.errors import BrokerOutage
 from feedbus.metrics import Outcome
 from feedbus.wire import Outgoing
+from feedbus.wire.amqp import RawConnection
 from feedbus.wire.sealing import fitted
 
 WINDOW = 1000
@@ -33,10 +36,10 @@ class Refusal:
 class Publisher:
     """Publishes on one channel of a connection that does nothing else."""
 
-    def __init__(self, connection: Any, blockage: Blockage | None = None) -> None:
+    def __init__(self, connection: Connection, blockage: Blockage | None = None) -> None:
         """Put a channel of the connection into confirm mode; blockage learns of alarms."""
         # Kombu opens a lost connection again whenever it is asked for it: this one, or none.
-        self._connection = connection.connection
+        self._connection: RawConnection = connection.connection
         self._blockage = blockage or Blockage()
         self._blockage.watch(self._connection)
         self._confirms: ConfirmChannel[Outgoing] = ConfirmChannel(

@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
@@ -20,6 +20,7 @@ from feedbus.records.packs import decode
 from feedbus.records.payloads import encode_payload
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
+from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import JSON, KEY, PACK
 from feedbus.wire.failures import of_record, sent_back
 
@@ -124,7 +125,7 @@ class Requeue:
                 return "", self._own
         return self._exchange, key
 
-    def _declared(self, channel: Any) -> str:
+    def _declared(self, channel: Channel) -> str:
         name = f"{self._own}.requeue.{uuid.uuid4().hex[:8]}"
         channel.exchange_declare(name, "fanout", durable=False, auto_delete=True)
         try:

@@ -6,9 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any
+from typing import cast
 
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
+from kombu.connection import Connection
 
 from feedbus import broker
 from feedbus.broker.confirm_channel import CONFIRM_TIMEOUT_SECONDS
@@ -21,6 +22,7 @@ from feedbus.generations import ledger
 from feedbus.metrics import Metrics, Outcome
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
+from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import PACK, TIMER_TARGET
 
 NACKED_SECONDS = 2.0
@@ -57,7 +59,7 @@ class Sender:
         self._metrics = metrics
         self._blockage = Blockage(metrics)
         self._timer = Timer(topology)
-        self._connection: Any = None
+        self._connection: Connection | None = None
         self._publisher: Publisher | None = None
 
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
@@ -77,7 +79,7 @@ class Sender:
         try:
             self._drop_if_lost()
             self._open()
-            with broker.outage(self._connection, self._topology.broker_url):
+            with broker.outage(self._connected(), self._topology.broker_url):
                 self._declare_timer(messages)
                 refusals = self._publish(messages)
                 stale = {id(refusal.message) for refusal in refusals if _stale(refusal)}
@@ -93,10 +95,10 @@ class Sender:
         self._count(messages, "confirmed", refusals)
         return refusals
 
-    def channel(self) -> Any:
+    def channel(self) -> Channel:
         """Return a channel for declarations that a send needs first."""
         self._open()
-        return self._connection.default_channel
+        return cast("Channel", self._connected().default_channel)
 
     def close(self) -> None:
         """Close the connection; the next send opens another."""
@@ -114,9 +116,10 @@ class Sender:
 
     def _drop_if_lost(self) -> None:
         """Connect anew where the broker has closed the connection since the last send."""
-        if self._publisher is None:
+        connection = self._connection
+        if self._publisher is None or connection is None:
             return
-        lost = (*broker.connection_errors(self._connection), *self._connection.channel_errors)
+        lost = (*broker.connection_errors(connection), *connection.channel_errors)
         try:
             self._publisher.take_arrived()
         except lost:
@@ -124,12 +127,16 @@ class Sender:
 
     def _open(self) -> Publisher:
         if self._publisher is None:
-            if self._connection is None:
-                self._timer.forget()
-                self._connection = broker.connect(self._topology)
-            with broker.outage(self._connection, self._topology.broker_url):
-                self._publisher = Publisher(self._connection, self._blockage)
+            connection = self._connected()
+            with broker.outage(connection, self._topology.broker_url):
+                self._publisher = Publisher(connection, self._blockage)
         return self._publisher
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._timer.forget()
+            self._connection = broker.connect(self._topology)
+        return self._connection
 
     def _declare_timer(self, messages: Sequence[Outgoing]) -> None:
         """Declare what those of the messages need that are delayed."""
@@ -137,7 +144,7 @@ class Sender:
         if not delayed:
             return
         try:
-            self._timer.declare(self._connection.default_channel, delayed)
+            self._timer.declare(cast("Channel", self._connected().default_channel), delayed)
         except NotFound as error:
             msg = f"broker: {error.reply_text}; `feedbus up` declares it"
             raise BrokerOutage(msg) from error
@@ -175,7 +182,7 @@ class Sender:
 
     def _apart(self, packs: Sequence[Outgoing]) -> list[Outgoing]:
         """Return the packs' records as plain messages, and learn the generations of now."""
-        for state in ledger.states(self._connection, self._topology).values():
+        for state in ledger.states(self._connected(), self._topology).values():
             self.encoder.lead(state.current)
         return [message for pack in packs for message in self.encoder.apart(pack)]
 

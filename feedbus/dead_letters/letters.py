@@ -8,13 +8,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.generations import establishment
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Delivery, Outgoing
+from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import ATTEMPT, DEATHS, ERRORS, FAILED_AT, KEY, REASON, SEALED
 from feedbus.wire.delivery import key_of, text_of
 
@@ -60,20 +61,20 @@ class DeadLetter:
 
 
 @contextmanager
-def opened(topology: Topology) -> Iterator[Any]:
+def opened(topology: Topology) -> Iterator[Channel]:
     """Open a channel on which dead letters can be taken; those not settled go back in order."""
     establishment.known(topology)
     connection = broker.connect(topology)
     try:
         with broker.outage(connection, topology.broker_url):
-            channel: Any = connection.default_channel
+            channel = cast("Channel", connection.default_channel)
             channel.auto_decode = False
             yield channel
     finally:
         connection.close()
 
 
-def letters(channel: Any, topology: Topology, queue: Queue) -> Iterator[tuple[int, DeadLetter]]:
+def letters(channel: Channel, topology: Topology, queue: Queue) -> Iterator[tuple[int, DeadLetter]]:
     """Take a queue's dead letters, oldest first, each with the delivery tag that settles it."""
     name = Names(topology).dead(queue)
     if not broker.queue_exists(channel.connection, name):
@@ -88,7 +89,7 @@ def letters(channel: Any, topology: Topology, queue: Queue) -> Iterator[tuple[in
 
 
 def settle(
-    channel: Any,
+    channel: Channel,
     topology: Topology,
     queue: Queue,
     chosen: Callable[[DeadLetter], bool],

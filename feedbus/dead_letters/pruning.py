@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections import Counter
-from typing import Any
 
 from amqp.exceptions import ChannelError
 
@@ -14,6 +13,7 @@ from feedbus.broker.names import Names
 from feedbus.dead_letters import letters
 from feedbus.metrics import ConsumerMetrics, Limit
 from feedbus.topology import Consumer, DeadLetters, Queue, Topology
+from feedbus.wire.amqp import Connection
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Pruning:
         wanted = consumer.queue.dead_letters != DeadLetters() and not consumer.shard
         self._next = time.monotonic() + FIRST_SECONDS if wanted else math.inf
 
-    def look(self, connection: Any) -> None:
+    def look(self, connection: Connection) -> None:
         """Drop what is beyond the limits, if it is time to look."""
         if time.monotonic() < self._next:
             return
@@ -52,7 +52,7 @@ class Pruning:
             self._next = time.monotonic() + FIRST_SECONDS
 
 
-def prune(connection: Any, topology: Topology, queue: Queue) -> Counter[Limit]:
+def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[Limit]:
     """Drop a queue's oldest dead letters while they are too old or too many.
 
     Several may do so at once: each decides on one dead letter, by how many are behind it.

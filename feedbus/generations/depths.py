@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kombu.connection import Connection
-
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.generations import ledger
 from feedbus.topology import Queue, Topology
+from feedbus.wire.amqp import Connection
 
 
 @dataclass(frozen=True, slots=True)

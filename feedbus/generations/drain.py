@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from feedbus import broker
 from feedbus.broker import external
@@ -14,6 +14,7 @@ from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import ledger, switch
 from feedbus.generations.ledger import State
 from feedbus.topology import Consumer, Generation, Topology
+from feedbus.wire.amqp import Connection
 
 LOOKS_A_STATE = 10  # how often a consumer that waits looks for a queue until it reads the state
 
@@ -60,7 +61,7 @@ class Drain:
         self._state = states.get(consumer.queue.exchange)
         self._pause = pause
 
-    def over(self, connection: Any) -> str | None:
+    def over(self, connection: Connection) -> str | None:
         """Return why there will never be anything to read, None while there may be.
 
         Raises:
@@ -81,7 +82,7 @@ class Drain:
             return "its shard is no more"
         return None
 
-    def queues(self, connection: Any) -> Iterator[Sequence[Source]]:
+    def queues(self, connection: Connection) -> Iterator[Sequence[Source]]:
         """Go through lists of queues, each to be read until all are fenced or gone."""
         if self._state is None:
             before = self._names.before(self._consumer)
@@ -104,7 +105,7 @@ class Drain:
 
     def _in_turn(
         self,
-        connection: Any,
+        connection: Connection,
         queues: Sequence[str],
         end: Callable[[Sequence[str]], None],
         *,
@@ -135,13 +136,13 @@ class Drain:
         alike = generation.shape == self._topology.generation(generation.exchange).shape
         return alike and not queue.single_active_consumer and queue.processes == 1
 
-    def _fence(self, connection: Any, generation: Generation, queues: Sequence[str]) -> None:
+    def _fence(self, connection: Connection, generation: Generation, queues: Sequence[str]) -> None:
         """End queues anew: a fence may have expired."""
         channel = connection.channel()
         switch.fence(channel, self._names, generation, queues)
         channel.close()
 
-    def _await_end(self, connection: Any, queue: str) -> bool:
+    def _await_end(self, connection: Connection, queue: str) -> bool:
         """Wait until a queue is gone; False when the run is over first, or the ring has moved on.
 
         Then the queues are dealt out anew, and one that others were to read may be ours.
@@ -153,7 +154,7 @@ class Drain:
                 return False
         return True
 
-    def _moved_on(self, connection: Any) -> bool:
+    def _moved_on(self, connection: Connection) -> bool:
         if self._state is None:
             return False
         current = ledger.states(connection, self._topology).get(self._state.current.exchange)
@@ -171,7 +172,7 @@ class Drain:
             if place % len(today) == mine
         ]
 
-    def _await_others(self, connection: Any, generation: Generation) -> bool:
+    def _await_others(self, connection: Connection, generation: Generation) -> bool:
         """Wait until every queue of a generation is gone, then have it forgotten."""
         for member, _ in generation.members:
             if not self._await_end(connection, self._names.member(generation, member)):
@@ -187,14 +188,16 @@ class Drain:
                     return False
         return True
 
-    def _remembered(self, connection: Any, generation: Generation) -> bool:
+    def _remembered(self, connection: Connection, generation: Generation) -> bool:
         channel = connection.channel()
         state = ledger.read(channel, self._topology, generation.exchange)
         channel.close()
         return state is None or generation in state.draining
 
 
-def standing(connection: Any, topology: Topology, consumer: Consumer, queue: str) -> Standing:
+def standing(
+    connection: Connection, topology: Topology, consumer: Consumer, queue: str
+) -> Standing:
     """Return what a consumer's queue is, by the state that the broker has now."""
     names = Names(topology)
     if not topology.on_ring(consumer.queue):

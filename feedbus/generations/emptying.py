@@ -12,6 +12,7 @@ from amqp.exceptions import NotFound, ResourceLocked
 from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.errors import Outage
 from feedbus.generations.probes import LOST_SECONDS, NEEDED, Probes, delete_proved
+from feedbus.wire.amqp import Connection
 
 PREFETCH = 1000
 AT_ONCE = 500
@@ -34,7 +35,7 @@ class Emptying:
     probe that comes back says the same. See feedbus.generations.probes.
     """
 
-    def __init__(self, connection: Any, queue: str, move: Move | None) -> None:
+    def __init__(self, connection: Connection, queue: str, move: Move | None) -> None:
         """Open a channel of its own.
 
         Args:
@@ -167,7 +168,7 @@ def portable(message: Any) -> Any:
 class Mover:
     """Moves messages to an exchange, in order, each confirmed there when move() returns."""
 
-    def __init__(self, connection: Any, exchange: str, key: str | None = None) -> None:
+    def __init__(self, connection: Connection, exchange: str, key: str | None = None) -> None:
         """Move by the messages' own routing keys, or all by one."""
         self._connection = connection
         self._exchange = exchange

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from kombu.connection import Connection
-
 from feedbus import broker
 from feedbus.broker import entities, external, projects, timer
 from feedbus.broker.names import Names
@@ -14,6 +12,7 @@ from feedbus.generations import ledger, replacement
 from feedbus.generations.ledger import State
 from feedbus.generations.switch import adopt
 from feedbus.topology import Topology
+from feedbus.wire.amqp import Connection
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kombu.connection import Connection
-
 from feedbus import broker
 from feedbus.broker import entities
 from feedbus.broker.confirm_channel import PatientPublisher
@@ -26,6 +24,7 @@ from feedbus.broker.differences import differs_in
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.topology import Generation, Topology
+from feedbus.wire.amqp import Channel, Connection
 from feedbus.wire.constants import JSON
 
 log = logging.getLogger(__name__)
@@ -68,13 +67,13 @@ def states(connection: Connection, topology: Topology) -> dict[str, State]:
     return found
 
 
-def read(channel: Any, topology: Topology, exchange: str) -> State | None:
+def read(channel: Channel, topology: Topology, exchange: str) -> State | None:
     """Return the state of an exchange, None when the broker knows of no generation yet."""
     _declare(channel, topology, exchange, Names(topology).generations(exchange))
     return _seen(channel, topology, exchange, RECALL_ATTEMPTS)
 
 
-def recall(channel: Any, topology: Topology, exchange: str) -> State | None:
+def recall(channel: Channel, topology: Topology, exchange: str) -> State | None:
     """Read the state under the topology's lock, None when the broker knows of no generation.
 
     Raises:
@@ -107,7 +106,7 @@ def recall(channel: Any, topology: Topology, exchange: str) -> State | None:
     return None
 
 
-def mend(channel: Any, names: Names, state: State) -> None:
+def mend(channel: Channel, names: Names, state: State) -> None:
     """Write the state anew where readers do not read it; the caller holds the topology's lock."""
     exchange = state.current.exchange
     try:
@@ -118,7 +117,7 @@ def mend(channel: Any, names: Names, state: State) -> None:
         write(channel, names, state)
 
 
-def write(channel: Any, names: Names, state: State) -> State:
+def write(channel: Channel, names: Names, state: State) -> State:
     """Replace what is written, and return it as it is now."""
     written = replace(state, serial=state.serial + 1)
     body = json.dumps(
@@ -143,7 +142,7 @@ def write(channel: Any, names: Names, state: State) -> State:
     return written
 
 
-def _drop_replaced(channel: Any, written: State, queue: str) -> None:
+def _drop_replaced(channel: Channel, written: State, queue: str) -> None:
     """Delete the states before the written one; what a reader holds now goes at its next read."""
     while (message := channel.basic_get(queue)) is not None:
         state = _decode(written.current.exchange, message.body)
@@ -158,7 +157,7 @@ class _DamagedError(Exception):
     """A queue holds messages, but none that feedbus has written."""
 
 
-def _seen(channel: Any, topology: Topology, exchange: str, attempts: int) -> State | None:
+def _seen(channel: Channel, topology: Topology, exchange: str, attempts: int) -> State | None:
     """Return the state as readers see it, or where somebody has replaced it, the ledger's."""
     queue = Names(topology).generations(exchange)
     with contextlib.suppress(_DamagedError):
@@ -175,7 +174,7 @@ def _seen(channel: Any, topology: Topology, exchange: str, attempts: int) -> Sta
 
 
 def _take(
-    channel: Any, topology: Topology, exchange: str, queue: str, attempts: int = READ_ATTEMPTS
+    channel: Channel, topology: Topology, exchange: str, queue: str, attempts: int = READ_ATTEMPTS
 ) -> State | None:
     """Look at the message of a queue, None when there is none.
 
@@ -210,12 +209,12 @@ def _serial(found: tuple[int, State | None]) -> int:
     return -1 if found[1] is None else found[1].serial
 
 
-def _is_ours(channel: Any, topology: Topology, state: State) -> bool:
+def _is_ours(channel: Channel, topology: Topology, state: State) -> bool:
     """Whether the current ring exists: a publisher can invent a state, but not declare a ring."""
     return broker.exchange_exists(channel.connection, Names(topology).ring(state.current))
 
 
-def _declare(channel: Any, topology: Topology, exchange: str, queue: str) -> None:
+def _declare(channel: Channel, topology: Topology, exchange: str, queue: str) -> None:
     quorum = entities.quorum_beside(topology, exchange)
     try:
         entities.declare_kept(channel, queue, {"x-max-length": KEPT}, quorum=quorum)

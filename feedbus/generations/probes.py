@@ -21,6 +21,7 @@ import time
 from typing import Any
 
 from feedbus.broker.confirm_channel import PatientPublisher
+from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import FENCE
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ NEEDED = 2
 LOST_SECONDS = 5.0  # a probe that has not come back by then has expired, or went to another reader
 
 
-def fence(channel: Any, marked: str, message_id: str = "") -> Any:
+def fence(channel: Channel, marked: str, message_id: str = "") -> Any:
     """Return a message that marks the end of a queue."""
     properties: dict[str, Any] = {"delivery_mode": 2}
     if message_id:
@@ -40,7 +41,7 @@ def fence(channel: Any, marked: str, message_id: str = "") -> Any:
 class Probes:
     """The probes of one queue's reader, who reads it alone and settles in order."""
 
-    def __init__(self, channel: Any, queue: str, *, pause_seconds: float) -> None:
+    def __init__(self, channel: Channel, queue: str, *, pause_seconds: float) -> None:
         """Put no probe yet.
 
         Args:
@@ -99,7 +100,7 @@ class Probes:
         self._quiet = 0
 
 
-def delete_proved(channel: Any, queue: str) -> None:
+def delete_proved(channel: Channel, queue: str) -> None:
     """Delete a queue that was proved to be empty; log what was in it all the same.
 
     None of that was feedbus's own: nothing of ours is published to such a queue any more. Only

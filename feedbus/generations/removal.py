@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from kombu.connection import Connection
-
 from feedbus import broker
 from feedbus.broker import entities
 from feedbus.generations.emptying import IN_USE, Emptying
 from feedbus.topology import Topology
+from feedbus.wire.amqp import Connection
 
 
 def remove_queue(

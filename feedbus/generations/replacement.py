@@ -21,8 +21,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kombu.connection import Connection
-
 from feedbus import broker
 from feedbus.broker import entities, inventory
 from feedbus.broker.confirm_channel import PatientPublisher
@@ -36,6 +34,7 @@ from feedbus.generations.emptying import IN_USE, Emptying, Mover
 from feedbus.generations.probes import fence
 from feedbus.generations.switch import step
 from feedbus.topology import Consumer, Queue, Topology
+from feedbus.wire.amqp import Connection
 
 LEAVE_SECONDS = 10.0
 LEAVE_PAUSE_SECONDS = 0.1

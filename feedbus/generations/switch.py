@@ -19,6 +19,7 @@ from feedbus.generations import ledger, probes
 from feedbus.generations.emptying import Emptying, portable
 from feedbus.generations.ledger import State
 from feedbus.topology import Generation, Topology
+from feedbus.wire.amqp import Channel
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ EXIT_AT = "FEEDBUS_EXIT_AT"
 EXIT_CODE = 99
 
 
-def adopt(channel: Any, topology: Topology, exchange: str) -> State:
+def adopt(channel: Channel, topology: Topology, exchange: str) -> State:
     """Make the topology's ring the current one and return the state that this leaves.
 
     What arrives between the two rings is held, then appended to the old one, so that each key's
@@ -56,7 +57,7 @@ def adopt(channel: Any, topology: Topology, exchange: str) -> State:
     return _carry_out(channel, names, state)
 
 
-def _carry_out(channel: Any, names: Names, state: State) -> State:
+def _carry_out(channel: Channel, names: Names, state: State) -> State:
     """Carry out a switch whose new ring is declared; begin anew where one was left half done."""
     # Said before it is done: consumers delete nothing, and after a crash it is done again.
     state = ledger.write(channel, names, state)
@@ -96,7 +97,7 @@ def step(name: str) -> None:
         os._exit(EXIT_CODE)
 
 
-def drained(channel: Any, topology: Topology, generation: Generation) -> None:
+def drained(channel: Channel, topology: Topology, generation: Generation) -> None:
     """Take a generation whose queues are gone out of the state, and delete its ring.
 
     The caller holds the topology's lock.
@@ -113,7 +114,7 @@ def drained(channel: Any, topology: Topology, generation: Generation) -> None:
     channel.exchange_delete(names.ring(generation))
 
 
-def disorder(channel: Any, topology: Topology, generation: Generation) -> None:
+def disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
     """Write down that the broker places by another order than a generation's.
 
     The next adopt makes a new generation of the same members. The caller holds the topology's
@@ -124,7 +125,7 @@ def disorder(channel: Any, topology: Topology, generation: Generation) -> None:
         ledger.write(channel, Names(topology), replace(state, disordered=True))
 
 
-def _lead(channel: Any, names: Names, generation: Generation) -> None:
+def _lead(channel: Channel, names: Names, generation: Generation) -> None:
     """Lead plain messages and packs to a generation."""
     channel.exchange_bind(names.ring(generation), names.exchange(generation.exchange), "")
     for member, _ in generation.members:
@@ -132,7 +133,7 @@ def _lead(channel: Any, names: Names, generation: Generation) -> None:
         channel.queue_bind(queue, names.packs(generation.exchange), key)
 
 
-def _leave(channel: Any, names: Names, generation: Generation) -> None:
+def _leave(channel: Channel, names: Names, generation: Generation) -> None:
     """Lead nothing more to a generation: packs for it return, plain messages are held."""
     for member, _ in generation.members:
         queue, key = names.member(generation, member), names.pack_key(generation, member)
@@ -146,7 +147,7 @@ def _leave(channel: Any, names: Names, generation: Generation) -> None:
 
 
 def _append_held(
-    channel: Any, names: Names, exchange: str, generations: Sequence[Generation]
+    channel: Channel, names: Names, exchange: str, generations: Sequence[Generation]
 ) -> None:
     """Append what was held to the first of these generations that is there, in order."""
 
@@ -164,7 +165,7 @@ def _append_held(
         emptying.move_all()
 
 
-def fence(channel: Any, names: Names, old: Generation, queues: Sequence[str] = ()) -> None:
+def fence(channel: Channel, names: Names, old: Generation, queues: Sequence[str] = ()) -> None:
     """End queues of a ring, all of them by default, with a message that says so.
 
     Whoever is given it looks at the state and, where that says so, proves that the queue is empty

@@ -16,6 +16,7 @@ from feedbus.runner.buffer import Buffer
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
+from feedbus.wire.amqp import Connection
 
 
 class InlineConsumer:
@@ -32,7 +33,7 @@ class InlineConsumer:
         store: Store,
         resources: Resources,
         clock: Clock,
-        connection: Any,
+        connection: Connection,
         queue: str,
     ) -> None:
         """Subscribe to a queue of the broker."""

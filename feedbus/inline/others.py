@@ -8,6 +8,7 @@ from feedbus import broker
 from feedbus.records.payloads import encode_payload
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
+from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import JSON
 
 # Where messages go that an external exchange leads to no queue of the topology: they are dropped
@@ -18,7 +19,7 @@ ELSEWHERE = "elsewhere"
 def declare(topology: Topology) -> None:
     """Declare what is external to a topology."""
     with broker.connect(topology) as connection:
-        channel: Any = connection.default_channel
+        channel: Channel = connection.default_channel
         exchanges = [one for one in topology.exchanges.values() if one.external_name]
         if exchanges:
             channel.exchange_declare(ELSEWHERE, "fanout", durable=True, auto_delete=False)
@@ -41,7 +42,7 @@ def declare(topology: Topology) -> None:
                 channel.queue_bind(name, _way_to(queue), "")
 
 
-def deliver(channel: Any, queue: Queue, payload: Any, key: str) -> None:
+def deliver(channel: Channel, queue: Queue, payload: Any, key: str) -> None:
     """Put a message into an external queue.
 
     Args:

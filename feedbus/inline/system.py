@@ -24,6 +24,7 @@ from feedbus.store import Store
 from feedbus.store.none import NoStore
 from feedbus.topology import Consumer, Topology
 from feedbus.transports import memory
+from feedbus.wire.amqp import RawConnection
 from feedbus.wire.constants import ATTEMPT, TIMER_TARGET
 
 MOST_DELIVERIES = 100_000
@@ -82,7 +83,7 @@ class InlineSystem:
             self.bus = InlineBus(self.topology, sender, store)
             connection = broker.connect(self.topology)
             ends.callback(broker.close, connection)
-            self._connection: Any = connection.connection
+            self._connection: RawConnection = connection.connection
             self.resources = Resources(self.topology)
             ends.callback(self.resources.close)
             self._consumers = [

@@ -30,7 +30,7 @@ class QueueDepths:
         """Connect when first asked."""
         self._topology = topology
         self._lock = threading.Lock()
-        self._connection: Any = None
+        self._connection: broker.Connection | None = None
         self._counts: Counts = {}
         self._asked_at = self._refusal_at = float("-inf")
         self._delayed_at = float("-inf")

@@ -7,7 +7,9 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Self
+
+from feedbus.wire.amqp import RawConnection
 
 LOOK_SECONDS = 1.0
 BEATS_AN_INTERVAL = 4  # the broker drops a connection after two intervals without one
@@ -19,7 +21,7 @@ class Heartbeats:
     def __init__(self) -> None:
         """Send none yet."""
         self._working = False
-        self._raw: Any = None
+        self._raw: RawConnection | None = None
         self._last_beat = 0.0
         self._longest_gap = 0.0
         self._writing = threading.Lock()
@@ -39,7 +41,7 @@ class Heartbeats:
         self._thread.join()
 
     @contextlib.contextmanager
-    def of(self, connection: Any) -> Iterator[None]:
+    def of(self, connection: RawConnection) -> Iterator[None]:
         """Send those of this connection (py-amqp's) within the block."""
         self._raw, self._last_beat = connection, time.monotonic()
         try:
@@ -82,8 +84,10 @@ class Heartbeats:
             return
         self._longest_gap = max(self._longest_gap, gap)
         self._last_beat = now
-        with contextlib.suppress(OSError, AttributeError):
-            raw.send_heartbeat()  # a broken connection is the consuming loop's to find
+        send = getattr(raw, "send_heartbeat", None)
+        if send is not None:
+            with contextlib.suppress(OSError, AttributeError):
+                send()  # a broken connection is the consuming loop's to find
 
     def _watch(self) -> None:
         while not self._over.is_set():
@@ -103,7 +107,7 @@ class Heartbeats:
         return min(LOOK_SECONDS, _interval_seconds(self._raw) / BEATS_AN_INTERVAL)
 
 
-def _interval_seconds(raw: Any) -> float:
+def _interval_seconds(raw: RawConnection | None) -> float:
     """Return what was agreed with the broker, infinity where there are no heartbeats."""
     agreed: float = getattr(raw, "heartbeat", None) or math.inf
     return agreed if hasattr(raw, "send_heartbeat") else math.inf

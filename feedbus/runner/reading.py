@@ -10,6 +10,7 @@ from amqp.exceptions import AccessRefused
 
 from feedbus.generations.probes import Probes, delete_proved
 from feedbus.runner.settlement import Settlement
+from feedbus.wire.amqp import Channel, Connection
 
 
 @dataclass(slots=True)
@@ -22,14 +23,14 @@ class Reading:
 
     queue: str
     tag: str
-    channel: Any
+    channel: Channel
     probes: Probes
     last_fence_tag: int = 0
 
     @classmethod
     def begin(  # noqa: PLR0913 -- a subscription's parts, each given by name
         cls,
-        connection: Any,
+        connection: Connection,
         queue: str,
         *,
         tag: str,

@@ -35,6 +35,7 @@ from feedbus.runner.suspects import Suspects
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
+from feedbus.wire.amqp import Connection, RawConnection
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ class Runner:
         self._placement.follow(states.values())
         connection = broker.connect(self._topology, beating=True)
         # Kombu opens a lost connection again whenever it is asked for it: this one, or none.
-        raw: Any = connection.connection
+        raw: RawConnection = connection.connection
 
         def pause() -> bool:
             self._tell_ready()  # it is here, though others have to end before it begins
@@ -206,7 +207,7 @@ class Runner:
             self._buffer.clear()
             broker.close(connection)
 
-    def _consume_from(self, raw: Any, queues: Sequence[Source]) -> None:
+    def _consume_from(self, raw: RawConnection, queues: Sequence[Source]) -> None:
         """Consume until a limit, or until each of the queues is at its fence or gone."""
         cancelled: list[str] = []
         self._reading = {}
@@ -237,7 +238,7 @@ class Runner:
         # What is left here went back with its channel.
         self._buffer.clear()
 
-    def _handle_next(self, raw: Any) -> bool:
+    def _handle_next(self, raw: RawConnection) -> bool:
         """Handle what has arrived, or a fence; False to give back what is not settled."""
         if self._concurrent is not None:
             return self._turn(raw, self._concurrent)
@@ -259,7 +260,7 @@ class Runner:
             self._on_ready()
             self._on_ready = None
 
-    def _subscribe(self, connection: Any, source: Source, cancelled: list[str]) -> bool:
+    def _subscribe(self, connection: Connection, source: Source, cancelled: list[str]) -> bool:
         """Begin to read a queue; False while it has to be had alone and somebody has it."""
         queue = self._consumer.queue
         tag = f"{self._consumer.name}.{source.queue}"
@@ -290,7 +291,7 @@ class Runner:
             reading.close()
         self._buffer.drop(tag)
 
-    def _pass_fence(self, raw: Any) -> bool:
+    def _pass_fence(self, raw: RawConnection) -> bool:
         """Take the fence that is next; False where its queue does not end, so it is none."""
         fence = self._buffer.first
         reading = self._reading[fence.consumer_tag]
@@ -333,7 +334,7 @@ class Runner:
         self._buffer.add(Delivery.of(message), now)
         self._left.idle_from(now)
 
-    def _collect(self, raw: Any) -> bool:
+    def _collect(self, raw: RawConnection) -> bool:
         """Wait for a batch: full, or the last one began long enough ago and no more came.
 
         So a record that comes alone is handled at once, and those that come fast gather while the
@@ -359,13 +360,13 @@ class Runner:
         self._heartbeats.beat()
         return bool(self._buffer)
 
-    def _patience(self, raw: Any) -> float:
+    def _patience(self, raw: RawConnection) -> float:
         """Return how long to wait for a delivery: until a limit, or until a signal may be seen."""
         wakes = getattr(raw, "wakes_on_signals", False)
         longest = LONG_POLL_SECONDS if wakes else POLL_SECONDS
         return max(min(longest, self._left.idle_seconds, self._left.run_seconds), 0.001)
 
-    def _turn(self, raw: Any, concurrent: Concurrent) -> bool:
+    def _turn(self, raw: RawConnection, concurrent: Concurrent) -> bool:
         """Settle what has ended, and begin what may; False to give all back."""
         taken_for_message = False
         if not concurrent and self._buffer.at_fence:
@@ -386,7 +387,7 @@ class Runner:
             raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
         return True
 
-    def _receive(self, raw: Any, concurrent: Concurrent) -> bool:
+    def _receive(self, raw: RawConnection, concurrent: Concurrent) -> bool:
         """Wait until something arrives or ends, and take all; whether there is anything to do."""
         raw.take_arrived()
         busy = concurrent.unfinished or (self._buffer and concurrent.hungry and not concurrent)
@@ -403,7 +404,7 @@ class Runner:
         self._heartbeats.beat()
         return bool(self._buffer or concurrent)
 
-    def _admit(self, raw: Any, concurrent: Concurrent, *, at_fence: bool) -> bool:
+    def _admit(self, raw: RawConnection, concurrent: Concurrent, *, at_fence: bool) -> bool:
         """Open what has arrived, while more could be handled at once; False to give all back.
 
         Args:
@@ -458,7 +459,7 @@ class Runner:
                     break
         concurrent.abandon()
 
-    def _handle(self, raw: Any) -> bool:
+    def _handle(self, raw: RawConnection) -> bool:
         """Handle a batch and settle it; False when it has to be given back to the broker."""
         arrived_at, size = self._buffer.oldest_at, self._consumer.queue.batch.size
         deliveries = self._buffer.take(size, self._left.messages, self._suspects.suspected)
@@ -501,7 +502,7 @@ class Runner:
             else:
                 self._dispatch.handle(deliveries)
 
-    def _settle(self, raw: Any, deliveries: Sequence[Delivery], took: float) -> None:
+    def _settle(self, raw: RawConnection, deliveries: Sequence[Delivery], took: float) -> None:
         """Acknowledge a batch; if publishing failed, the broker still owns the deliveries.
 
         Where the handler may have cost the channel, the broker is asked whether it has it still,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 from kombu.connection import Connection
 
@@ -13,6 +12,7 @@ from feedbus.broker import entities
 from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.names import Names
 from feedbus.topology import Schedule, Topology
+from feedbus.wire.amqp import Channel
 
 READ_ATTEMPTS = 10
 READ_PAUSE_SECONDS = 0.03
@@ -24,7 +24,7 @@ class FiredMoment:
     A later moment replaces an earlier one, so a message that a crash left behind changes nothing.
     """
 
-    def __init__(self, channel: Any, topology: Topology, schedule: Schedule) -> None:
+    def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:
         """Read and write on a channel; the queue is declared where it is missing."""
         self._channel = channel
         self._queue = Names(topology).schedule(schedule.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Self
 
 from feedbus import broker
 from feedbus.bus import LiveBus
@@ -17,6 +17,7 @@ from feedbus.metrics import Metrics
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
 from feedbus.schedules.firing import fire
 from feedbus.topology import Schedule, Topology
+from feedbus.wire.amqp import Channel
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Scheduler:
             broker.outage(connection, topology.broker_url),
             broker.locked(connection, topology),
         ):
-            channel: Any = connection.channel()
+            channel: Channel = connection.channel()
             for schedule in due:
                 self._look(FiredMoment(channel, topology, schedule), schedule, now)
             channel.close()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import PUBLISHED_AT
 
 PERSISTENT = 2
@@ -45,7 +46,7 @@ class Outgoing:
     stamped: bool = True
     records: int = 1
 
-    def prepared(self, channel: Any) -> Any:
+    def prepared(self, channel: Channel) -> Any:
         """Return the message as a channel's basic_publish takes it."""
         properties = {
             **self.properties,

@@ -18,6 +18,7 @@ from feedbus.broker.rabbitmq.tls import amqp_options
 from feedbus.broker.rabbitmq.transport import Transport
 from feedbus.errors import Outage
 from feedbus.urls import BrokerUrl, ManagementUrl, Node
+from feedbus.wire import amqp
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
@@ -48,7 +49,7 @@ class RabbitMQ:
                 return opened(_connection(node, beating=beating), node)
         return opened(_connection(last, beating=beating), last)
 
-    def locked(self, connection: Connection, project: str) -> AbstractContextManager[None]:
+    def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
         """Hold the lock of an exclusive queue."""
         return exclusive_queue(connection, f"{project}.lock")
 

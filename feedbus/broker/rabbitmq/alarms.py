@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+
+from feedbus.wire.amqp import RawConnection
 
 PATIENCE_SECONDS = 2.0
 
 
-def refusal(connection: Any) -> str:
+def refusal(connection: RawConnection) -> str:
     """Return why the broker of a connection takes no messages now, "" when it does.
 
     RabbitMQ says so to a connection that publishes, and reads nothing from that one any more: so a

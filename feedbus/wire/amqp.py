@@ -1,0 +1,189 @@
+"""What feedbus calls of AMQP connections and channels: py-amqp's, and those of its brokers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Protocol
+
+Arguments = Mapping[str, Any] | None
+
+
+class Declared(Protocol):
+    """What a broker answers when a queue is declared."""
+
+    @property
+    def message_count(self) -> int:
+        """How many messages are ready."""
+
+    @property
+    def consumer_count(self) -> int:
+        """How many consumers it has."""
+
+
+class Received(Protocol):
+    """A message that was delivered, or got."""
+
+    body: Any
+    delivery_tag: int
+    delivery_info: Mapping[str, Any]
+    properties: Mapping[str, Any]
+
+
+class Channel(Protocol):
+    """A channel; arguments are those of the AMQP methods of the same names."""
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that it belongs to."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether methods can be called on it."""
+
+    auto_decode: bool
+    events: Mapping[str, Any]
+
+    def close(self) -> object:
+        """Close it; what is not acknowledged goes back."""
+
+    def exchange_declare(  # noqa: PLR0913, PLR0917 -- AMQP's arguments
+        self,
+        exchange: str,
+        type: str,  # noqa: A002 -- AMQP's name
+        passive: bool = False,  # noqa: FBT001, FBT002 -- as above
+        durable: bool = False,  # noqa: FBT001, FBT002 -- as above
+        auto_delete: bool = True,  # noqa: FBT001, FBT002 -- as above
+        nowait: bool = False,  # noqa: FBT001, FBT002 -- as above
+        arguments: Arguments = None,
+    ) -> object:
+        """Declare an exchange."""
+
+    def exchange_delete(self, exchange: str) -> object:
+        """Delete an exchange; one that does not exist is no error."""
+
+    def exchange_bind(
+        self,
+        destination: str,
+        source: str = "",
+        routing_key: str = "",
+        nowait: bool = False,  # noqa: FBT001, FBT002 -- AMQP's arguments
+        arguments: Arguments = None,
+    ) -> object:
+        """Bind an exchange to another."""
+
+    def exchange_unbind(self, destination: str, source: str = "", routing_key: str = "") -> object:
+        """Remove a binding between exchanges."""
+
+    def queue_declare(  # noqa: PLR0913, PLR0917 -- AMQP's arguments
+        self,
+        queue: str = "",
+        passive: bool = False,  # noqa: FBT001, FBT002 -- as above
+        durable: bool = False,  # noqa: FBT001, FBT002 -- as above
+        exclusive: bool = False,  # noqa: FBT001, FBT002 -- as above
+        auto_delete: bool = True,  # noqa: FBT001, FBT002 -- as above
+        nowait: bool = False,  # noqa: FBT001, FBT002 -- as above
+        arguments: Arguments = None,
+    ) -> Declared:
+        """Declare a queue."""
+
+    def queue_bind(
+        self,
+        queue: str,
+        exchange: str = "",
+        routing_key: str = "",
+        nowait: bool = False,  # noqa: FBT001, FBT002 -- AMQP's arguments
+        arguments: Arguments = None,
+    ) -> object:
+        """Bind a queue to an exchange."""
+
+    def queue_unbind(self, queue: str, exchange: str, routing_key: str = "") -> object:
+        """Remove a binding of a queue."""
+
+    def queue_purge(self, queue: str = "") -> Any:
+        """Delete the ready messages of a queue; return how many there were."""
+
+    def queue_delete(self, queue: str = "") -> Any:
+        """Delete a queue with its messages; return how many there were."""
+
+    def basic_qos(self, prefetch_size: int, prefetch_count: int, a_global: bool) -> object:  # noqa: FBT001 -- as above
+        """Limit how many deliveries wait for their acknowledgement."""
+
+    def basic_consume(
+        self,
+        queue: str = "",
+        consumer_tag: str = "",
+        *,
+        exclusive: bool = False,
+        callback: Callable[[Any], None] | None = None,
+        on_cancel: Callable[[str], None] | None = None,
+    ) -> Any:
+        """Subscribe to a queue; return the consumer tag."""
+
+    def basic_cancel(self, consumer_tag: str) -> object:
+        """End a subscription."""
+
+    def basic_get(self, queue: str = "") -> Any:
+        """Return the next ready message of a queue, None when there is none."""
+
+    def basic_ack(self, delivery_tag: int, multiple: bool = False) -> object:  # noqa: FBT001, FBT002 -- as above
+        """Acknowledge a delivery, or all up to it."""
+
+    def basic_reject(self, delivery_tag: int, requeue: bool) -> object:  # noqa: FBT001 -- as above
+        """Reject a delivery."""
+
+    def basic_recover(self, requeue: bool = False) -> object:  # noqa: FBT001, FBT002 -- as above
+        """Return all that is not acknowledged."""
+
+    def basic_publish(
+        self,
+        msg: Any,
+        exchange: str = "",
+        routing_key: str = "",
+        mandatory: bool = False,  # noqa: FBT001, FBT002 -- as above
+    ) -> object:
+        """Publish a message."""
+
+    def confirm_select(self) -> object:
+        """Let the broker confirm what is published on this channel."""
+
+    def prepare_message(  # noqa: PLR0913, PLR0917 -- Kombu's arguments
+        self,
+        body: Any,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        properties: MutableMapping[str, Any] | None = None,
+    ) -> Any:
+        """Make a message to be published."""
+
+
+class Connection(Protocol):
+    """A connection: one of Kombu, or the raw one that it holds."""
+
+    @property
+    def connection_errors(self) -> tuple[type[BaseException], ...]:
+        """What is raised where it is lost or refused."""
+
+    @property
+    def recoverable_connection_errors(self) -> tuple[type[BaseException], ...]:
+        """Those of them after which another connection may succeed."""
+
+    def channel(self) -> Channel:
+        """Open a channel."""
+
+    def drain_events(self, *, timeout: float | None = None) -> object:
+        """Handle what arrives next; TimeoutError when nothing comes in time."""
+
+
+class RawConnection(Connection, Protocol):
+    """A connection that is not opened again when it is lost, as Kombu's is."""
+
+    on_blocked: Callable[[str], None] | None
+    on_unblocked: Callable[[], None] | None
+
+    def take_arrived(self) -> None:
+        """Handle what has arrived, without waiting; raise an error where the connection is lost."""
+
+    def wake_on(self, descriptor: int) -> None:
+        """Let drain_events() raise TimeoutError as soon as a descriptor can be read."""
