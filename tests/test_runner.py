@@ -248,8 +248,8 @@ def test_a_message_whose_error_ends_the_runner_is_given_up_after_five(
 ) -> None:
     system = make(queue())
 
-    class Unforeseen(BaseException):
-        """What no dispatch foresees."""
+    class Unforeseen(KeyboardInterrupt):
+        """What ends a process: any other exception is a failure of the message."""
 
     def end(message: dict[str, Any], _bus: Bus) -> None:
         if message["n"] == 2:
@@ -546,8 +546,8 @@ def test_a_message_without_an_id_that_ends_its_process_is_given_up_and_the_next_
 ) -> None:
     system = make(queue())
 
-    class Unforeseen(BaseException):
-        """What no dispatch foresees."""
+    class Unforeseen(KeyboardInterrupt):
+        """What ends a process: any other exception is a failure of the message."""
 
     def end(message: dict[str, Any], _bus: Bus) -> None:
         if message["n"] == 1:

@@ -91,7 +91,7 @@ def test_a_retry_whose_queue_is_gone_when_it_is_due_is_counted_and_sent_on_by_ap
     with broker.connect(system.topology) as connection:
         channel = connection.default_channel
         channel.queue_delete(f"{system.topology.name}.work")
-        wait_until(lambda: not timer.count(connection, names).waiting)
+        wait_until(lambda: timer.count(connection, names).undelivered == 1)
     found = gather(system.topology)["broker"]["delayed"]
     assert found == {"waiting": 0, "undelivered": 1}
     establish(system.topology)
