@@ -13,9 +13,23 @@ from servers.versions import Version
 PROMETHEUS = "Prometheus is not installed: apt-get install prometheus"
 
 
+REQUIRED = os.environ.get("FEEDBUS_REQUIRE_SERVERS") == "1"
+
+
+def only_if(possible: bool, reason: str) -> pytest.MarkDecorator:
+    """Mark tests that are skipped where they cannot run; they run, and fail, where all is required.
+
+    Args:
+        possible: whether they can run here.
+        reason: why they cannot.
+
+    """
+    return pytest.mark.skipif(not possible and not REQUIRED, reason=reason)
+
+
 def missing(reason: str) -> NoReturn:
-    """Skip the test, or fail it where FEEDBUS_REQUIRE_SERVERS=1: the one place that decides."""
-    if os.environ.get("FEEDBUS_REQUIRE_SERVERS") == "1":
+    """Skip the test, or fail it where FEEDBUS_REQUIRE_SERVERS=1."""
+    if REQUIRED:
         pytest.fail(f"{reason} (FEEDBUS_REQUIRE_SERVERS=1 requires it)")
     pytest.skip(reason)
 

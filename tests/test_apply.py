@@ -72,12 +72,14 @@ def make(
 
 
 def carry_out(topology: Topology, *doomed: str) -> tuple[Plan, bool, list[str]]:
-    """Apply a topology while nothing runs; return the plan, whether all is done, what was told."""
-    told: list[str] = []
+    """Apply a topology while nothing runs; return the plan, whether all is done, what was said."""
+    said: list[str] = []
     with exclusive(topology):
         plan = make_plan(topology, None, delete_nonempty=doomed, predict=False)
-        done = apply(topology, plan, None, wait=True, tell=told.append, progress=lambda _left: None)
-    return plan, done, told
+        done = apply(
+            topology, plan, None, wait=True, report=said.append, progress=lambda _left: None
+        )
+    return plan, done, said
 
 
 def nothing_to_do(topology: Topology) -> bool:

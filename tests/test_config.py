@@ -1111,7 +1111,7 @@ def test_a_handler_is_not_imported_unless_asked_for(tmp_path):
     assert config.load(path, environ={}).queues["orders"].handler == "no_such_module:take"
 
 
-def assert_handler_told(folder: Path, dotted: str, told: str, options: str = "") -> None:
+def assert_handler_problem(folder: Path, dotted: str, told: str, options: str = "") -> None:
     assert_told(
         folder,
         with_handler(dotted, options),
@@ -1123,22 +1123,22 @@ def assert_handler_told(folder: Path, dotted: str, told: str, options: str = "")
 def test_a_handler_whose_module_does_not_exist_is_told_with_the_nearest(tmp_path, handlers):
     wrong = handlers.replace("config", "confg")
     told = f"cannot import {wrong}: there is no such module; did you mean '{handlers}:take'?"
-    assert_handler_told(tmp_path, f"{wrong}:take", told)
+    assert_handler_problem(tmp_path, f"{wrong}:take", told)
 
 
 def test_a_handler_that_its_module_does_not_have_is_told_with_the_nearest(tmp_path, handlers):
     told = f"{handlers} has no 'tak'; did you mean '{handlers}:take'?"
-    assert_handler_told(tmp_path, f"{handlers}:tak", told)
+    assert_handler_problem(tmp_path, f"{handlers}:tak", told)
 
 
 def test_a_function_that_is_no_handler_is_told(tmp_path, handlers):
     told = f"{handlers}:plain is not a handler: expected a function under @feedbus.handler"
-    assert_handler_told(tmp_path, f"{handlers}:plain", told)
+    assert_handler_problem(tmp_path, f"{handlers}:plain", told)
 
 
 def test_a_batch_for_a_handler_of_single_records_is_told(tmp_path, handlers):
     told = "takes one record at a time: expected @handler(…, batch=True) for batch.size 2"
-    assert_handler_told(tmp_path, f"{handlers}:take", told, "batch = { size = 2 }\n")
+    assert_handler_problem(tmp_path, f"{handlers}:take", told, "batch = { size = 2 }\n")
 
 
 @pytest.mark.parametrize(
@@ -1161,7 +1161,7 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_line(
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / f"{name}.py").write_text(source)
     told = told.replace("NAME", name)
-    assert_handler_told(tmp_path, f"{name}:take", f"cannot import {name}: {told}")
+    assert_handler_problem(tmp_path, f"{name}:take", f"cannot import {name}: {told}")
 
 
 def test_an_annotation_that_is_no_message_type_is_a_problem_with_file_and_line(tmp_path, handlers):
@@ -1170,7 +1170,7 @@ def test_an_annotation_that_is_no_message_type_is_a_problem_with_file_and_line(t
     line = len((tmp_path / f"{handlers}.py").read_text().splitlines()) - 1
     told = f"of_an_int ({handlers}.py:{line}) takes int: expected a dataclass, a msgspec.Struct, "
     told += "a pydantic model, a marshmallow schema, dict, str or bytes"
-    assert_handler_told(tmp_path, f"{handlers}:of_an_int", told)
+    assert_handler_problem(tmp_path, f"{handlers}:of_an_int", told)
 
 
 def test_a_missing_extra_is_named_with_how_to_install_it(tmp_path, monkeypatch):
@@ -1180,7 +1180,7 @@ def test_a_missing_extra_is_named_with_how_to_install_it(tmp_path, monkeypatch):
     (tmp_path / f"{name}.py").write_text("import pydantic\n")
     told = f"cannot import {name}: ModuleNotFoundError: import of pydantic halted; None in sys."
     told += f"modules ({name}.py:1); install it with: pip install 'feedbus[pydantic]'"
-    assert_handler_told(tmp_path, f"{name}:take", told)
+    assert_handler_problem(tmp_path, f"{name}:take", told)
 
 
 def test_prepare_and_commands_are_looked_for_without_importing_them(tmp_path, handlers):

@@ -10,9 +10,9 @@ import pytest
 from feedbus import config
 from feedbus.disk_space import unwritable_folders
 from tests.projects import Project
-from tests.required_servers import missing
+from tests.required_servers import missing, only_if
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+pytestmark = only_if(os.getuid() == 0, "only root can mount a small disk")
 
 
 @contextmanager

@@ -226,7 +226,7 @@ def carry_out(topology: Topology) -> list[str]:
     """Apply a topology, and return what was changed, by kind and name."""
     with exclusive(topology):
         plan = make_plan(topology, None, predict=False)
-        apply(topology, plan, None, wait=True, tell=str, progress=float)
+        apply(topology, plan, None, wait=True, report=str, progress=float)
     return [f"{change.action} {change.kind} {change.name}" for change in plan.changes]
 
 

@@ -12,8 +12,9 @@ from feedbus.supervisor.forks import ForkServer, Program, adopt_orphans
 from feedbus.supervisor.preparation import prepare
 from feedbus.supervisor.process import Forked, KeptProcess
 from tests.projects import Project, gone, wait_until
+from tests.required_servers import only_if
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs subreapers")
+pytestmark = only_if(sys.platform == "linux", "needs subreapers")
 
 PROBE = """
 import json, os, sys

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from feedbus.config.overwriting import overwrite
-from tests.required_servers import missing
+from tests.required_servers import missing, only_if
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount and change owners")
+needs_root = only_if(os.geteuid() == 0, "only root may mount and change owners")
 BODY = b"changed\n" * 1000
 
 

@@ -14,9 +14,10 @@ from feedbus.private_files import (
     unwritable,
 )
 from tests.projects import Project
+from tests.required_servers import only_if
 
 NOBODY = 65534
-as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+as_root = only_if(os.getuid() == 0, "only root can give a file to another user")
 
 
 def test_a_folder_is_made_for_its_owner_alone(tmp_path):

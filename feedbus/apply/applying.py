@@ -63,7 +63,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     supervisor: Supervisor | None,
     *,
     wait: bool,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     progress: Callable[[int], None],
 ) -> bool:
     """Carry a plan out.
@@ -73,8 +73,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         plan: made just now, of this topology; the caller holds exclusive().
         supervisor: whoever runs the consumers, None when nothing runs.
         wait: whether to return only when what has passed is drained, and to delete then.
-        tell: told what was done, a line each.
-        progress: told how many messages are left in what drains, as often as that is looked at.
+        report: called with what was done, a line each.
+        progress: called with how many messages are left in what drains, at each look.
 
     Returns:
         Whether all is done; otherwise another apply, or `feedbus up`, does the rest.
@@ -93,7 +93,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         with broker.locked(connection, topology):
             _make(connection, topology, plan, supervisor)
             _leave(connection, topology, plan)
-            _switch(connection, topology, tell)
+            _switch(connection, topology, report)
         if supervisor is not None:
             supervisor.follow()
             step("followed")
@@ -104,18 +104,18 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
             supervisor.finish()
             step("finished")
         with broker.locked(connection, topology):
-            done = _delete(connection, topology, plan, tell)
+            done = _delete(connection, topology, plan, report)
         step("deleted")
         return done and (supervisor is not None or not _draining(connection, topology))
 
 
 def _refuse(plan: Plan) -> None:
     if plan.dangers:
-        told = "\n".join(
+        lines = "\n".join(
             f"  {danger.name}: messages: {danger.messages:,}; {danger.reason}"
             for danger in plan.dangers
         )
-        msg = f"nothing is touched, since messages would be lost:\n{told}"
+        msg = f"nothing is touched, since messages would be lost:\n{lines}"
         raise UsageError(msg)
 
 
@@ -165,7 +165,7 @@ def _leave(connection: Connection, topology: Topology, plan: Plan) -> None:
     step("left-behind")
 
 
-def _switch(connection: Connection, topology: Topology, tell: Callable[[str], None]) -> None:
+def _switch(connection: Connection, topology: Topology, report: Callable[[str], None]) -> None:
     channel = connection.channel()
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
@@ -173,13 +173,13 @@ def _switch(connection: Connection, topology: Topology, tell: Callable[[str], No
         known = ledger.recall(channel, topology, exchange.name)
         state = switch.adopt(channel, topology, exchange.name)
         if known is None or known.current != state.current:
-            tell(f"{exchange.name}: publishing switched to generation {state.current.digest}")
+            report(f"{exchange.name}: publishing switched to generation {state.current.digest}")
     channel.close()
     step("switched")
 
 
 def _delete(
-    connection: Connection, topology: Topology, plan: Plan, tell: Callable[[str], None]
+    connection: Connection, topology: Topology, plan: Plan, report: Callable[[str], None]
 ) -> bool:
     """Delete what the plan says, as far as it is left over still and nobody put anything in."""
     done, doomed = True, plan.work.nonempty
@@ -193,7 +193,7 @@ def _delete(
         else:
             continue  # gone, or part of a ring by now
         done = done and not reason
-        tell(f"{queue} stays: {reason}" if reason else f"{queue} is deleted")
+        report(f"{queue} stays: {reason}" if reason else f"{queue} is deleted")
         step("queue-removed")
     if done:  # else what is left may still need them
         channel = connection.channel()

@@ -79,15 +79,15 @@ def command(
             plan,
             supervisor,
             wait=not no_wait,
-            tell=progress.tell,
+            report=progress.report,
             progress=progress.show,
         )
     if done:
-        progress.tell(click.style("applied", fg="green", bold=True))
+        progress.report(click.style("applied", fg="green", bold=True))
     elif supervisor is None:
-        progress.tell(f"switched; {OLD_QUEUES} drain when `feedbus up` is next started")
+        progress.report(f"switched; {OLD_QUEUES} drain when `feedbus up` is next started")
     elif no_wait:
-        progress.tell(f"switched; {OLD_QUEUES} drain meanwhile, the next apply deletes them")
+        progress.report(f"switched; {OLD_QUEUES} drain meanwhile, the next apply deletes them")
     else:
         msg = "not all is done; apply again"
         raise UsageError(msg)
@@ -116,7 +116,7 @@ class Progress:
         self._told_at = 0.0
         self._moved_at = time.monotonic()
 
-    def tell(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Print a line of its own."""
         if self._shown:
             click.echo()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.projects import Project, wait_until
+from tests.required_servers import only_if
 
 CIRCUSCTL = Path(sys.executable).with_name("circusctl")
 SLOW = """
@@ -233,7 +234,7 @@ def test_processes_get_default_signals_and_only_three_descriptors_and_nohup_is_r
         assert system.circusctl("status", "work") == "active"
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a namespace of processes")
+@only_if(os.getuid() == 0, "only root can make a namespace of processes")
 def test_as_process_1_it_reaps_orphans_and_stops_while_it_starts(tmp_path):
     orphan = leaf()
     script = "(bash -c 'sleep 0.2' &) ; exec " + orphan

@@ -15,8 +15,9 @@ from kombu.connection import Connection
 from feedbus.transports.sqlite import Transport
 from feedbus.transports.sqlite.schema import open_database
 from tests.conformance.drive import Publisher, contents, depth, put, queue
+from tests.required_servers import only_if
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+needs_root = only_if(os.geteuid() == 0, "only root may mount a file system")
 
 
 @contextmanager
