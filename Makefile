@@ -60,7 +60,7 @@ lint: $(VENV)/.dev  ## format, rules, types and layers
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/.runtime  ## measure against private servers; see docs/performance.md
+bench: $(VENV)/.runtime  ## measure against private servers; see docs/measurements.md
 	@sh servers/install.sh
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 

@@ -1,4 +1,4 @@
-"""docs/publishing.md: its programs run, one after the other, in one folder."""
+"""docs/how-to/publish.md: its programs run, one after the other, in one folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from feedbus import config
 from tests.systems import System
 
-PAGE = (Path(__file__).parents[1] / "docs" / "publishing.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "publish.md").read_text()
 FILES = dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
 CALL_WSGI = """
 import io, os

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from feedbus.cli import main
 
 PROJECT = Path(__file__).parent.parent
-GUIDE = PROJECT / "docs/topology.md"
+GUIDE = PROJECT / "docs/reference/topology.md"
 
 
 def printed(*arguments: str) -> str:
@@ -39,7 +39,9 @@ def test_the_schema_beside_the_topology_is_current():
 
 def test_the_reference_in_the_guide_is_current():
     told = between(GUIDE.read_text(), "reference: begin", "reference: end")
-    assert told == printed("--markdown"), "paste `feedbus schema --markdown` into docs/topology.md"
+    assert told == printed("--markdown"), (
+        "paste `feedbus schema --markdown` into docs/reference/topology.md"
+    )
 
 
 def test_the_wrong_file_in_the_guide_is_told_what_the_guide_says(tmp_path):

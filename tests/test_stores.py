@@ -328,4 +328,4 @@ def test_a_server_that_goes_away_is_an_outage_and_comes_back(kind, postgres):
 def test_the_example_of_a_store_of_ones_own_is_short_and_shown_whole():
     text = Path(sys.modules[PsycopgStore.__module__].__file__).read_text()
     assert len(text.splitlines()) <= 60
-    assert f"```python\n{text}```" in (ROOT / "docs" / "stores.md").read_text()
+    assert f"```python\n{text}```" in (ROOT / "docs/how-to/database.md").read_text()

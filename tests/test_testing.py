@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,8 +20,9 @@ from feedbus.inline import NeverDone
 from feedbus.inline.projects import project
 from feedbus.store import open_store
 from feedbus.testing import RecordingBus, TestSystem
+from tests.pages import blocks
 
-PAGE = (Path(__file__).parents[1] / "docs" / "testing.md").read_text()
+PAGE = Path(__file__).parents[1] / "docs/how-to/testing.md"
 TOPOLOGY = """
 name = "shop"
 [exchanges]
@@ -446,11 +446,12 @@ def run_pytest(folder):
     return done.stdout + done.stderr
 
 
-def test_the_project_of_the_page_and_its_tests_run_in_an_empty_folder(tmp_path):
-    files = re.findall(r"```\w+\n# (\S+)\n(.*?)```", PAGE, re.DOTALL)
-    assert [name for name, _ in files] == ["topology.toml", "shop.py", "test_shop.py", "pytest.ini"]
-    for name, text in files:
-        (tmp_path / name).write_text(text)
+def test_pytest_ini_names_a_topology_in_another_folder(tmp_path):
+    files = {block.file: block.text for block in blocks(PAGE)}
+    (tmp_path / "pytest.ini").write_text(files["pytest.ini"])
+    (tmp_path / "shop.py").write_text(files["shop.py"])
     (tmp_path / "deploy").mkdir()
-    (tmp_path / "deploy" / "topology.toml").write_text((tmp_path / "topology.toml").read_text())
-    assert f"{PAGE.count('def test_')} passed" in run_pytest(tmp_path)
+    (tmp_path / "deploy" / "topology.toml").write_text(files["topology.toml"])
+    test = "def test_none(feedbus_system):\n    assert feedbus_system.run() == 0\n"
+    (tmp_path / "test_shop.py").write_text(test)
+    assert "1 passed" in run_pytest(tmp_path)

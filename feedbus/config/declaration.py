@@ -47,7 +47,7 @@ class BrokerTable(TableSchema):
         "topology's folder; `amqp://` is RabbitMQ, `amqps://` the same over TLS. The nodes of a "
         "cluster are separated by `;`; they are tried in this order. `?heartbeat=SECONDS` is for "
         "consumers, 20 without it; the `ssl_` options are described in "
-        "[security](security.md#tls).",
+        "[security](../security.md#tls).",
         parse_broker_url,
         *BROKER_SCHEMES,
         default=f'"{BROKER_URL}"',
@@ -75,8 +75,8 @@ class StoreTable(TableSchema):
 
     adapter = Adapter(
         "What the store is used with: peewee; SQLAlchemy, with the engine and the models of the "
-        "project; or a [store of your own](stores.md#a-store-of-your-own), by the dotted name of a "
-        "function that takes the topology and returns it.",
+        "project; or a [store of your own](../how-to/database.md#a-store-of-your-own), by the "
+        "dotted name of a function that takes the topology and returns it.",
         *(topology.PEEWEE, topology.SQLALCHEMY),
     )
     url = Url(
@@ -126,7 +126,7 @@ class ExchangeTable(TableSchema):
         default="application/json",
     )
     external = Flag(
-        "Whether [another system](handlers.md#foreign-systems) declares it: feedbus publishes to "
+        "Whether [another system](../how-to/foreign-systems.md) declares it: feedbus publishes to "
         "it and binds its own queues to it, and never declares, changes or deletes it.",
         default="false",
     )
@@ -270,8 +270,8 @@ class QueueTable(TableSchema):
         default='{ max_age = "never", max_length = "unlimited" }',
     )
     dead_handler = Dotted(
-        "Called with each [dead letter](handlers.md#dead-letter-handlers) of its consumers, before "
-        "it is put aside.",
+        "Called with each [dead letter](../how-to/retries.md#dead-letter-handlers) of its "
+        "consumers, before it is put aside.",
         default="none",
     )
     prefetch = Whole(
@@ -281,12 +281,13 @@ class QueueTable(TableSchema):
         default="`10`, or twice `concurrency` where that is more",
     )
     concurrency = Whole(
-        "How many records each process handles [at once](handlers.md#async-handlers-and-concurrency"
-        "): async handlers as tasks, others in so many threads. Not with `@handler(batch=True)`.",
+        "How many records each process handles "
+        "[at once](../how-to/async.md#several-records-at-once): async handlers as tasks, others in "
+        "so many threads. Not with `@handler(batch=True)`.",
         most=MOST_CONCURRENCY,
     )
     order_by = OrderBy(
-        "What stays in [order](handlers.md#order) where several records are handled at once: "
+        "What stays in [order](../concepts/order.md) where several records are handled at once: "
         "`true` for records of one routing key, a field's name for records with one value of it. "
         "On a queue without shards both make `single_active_consumer` true.",
         default="`true` for shards, `false` for others",
@@ -367,7 +368,7 @@ class QueueTable(TableSchema):
         default="`handler_timeout` and 5 s",
     )
     external = Flag(
-        "Whether [another system](handlers.md#foreign-systems) declares it: it is consumed as it "
+        "Whether [another system](../how-to/foreign-systems.md) declares it: it is consumed as it "
         "is, and never declared, bound, changed, purged or deleted.",
         default="false",
     )
@@ -504,7 +505,7 @@ class TopologyTable(TableSchema):
     middleware = Table(MiddlewareTable, "What runs around each call of a handler.")
     schedules = Tables(
         Table(ScheduleTable, ""),
-        "[Messages](handlers.md#schedules) that are published at the moments of a cron line, by "
+        "[Messages](../how-to/scheduling.md) that are published at the moments of a cron line, by "
         "name.",
         of="tables",
     )
