@@ -209,8 +209,11 @@ def test_classes_are_placed_together_as_one_by_one(sizes, start):
 
 
 def test_flows_count_every_class_of_keys():
-    pairs = bulk.pairs_of_classes(10, 13)
+    pairs = bulk.count_pairs(range(10), range(13))
     assert sum(pairs.values()) == CLASSES
+    moved = sum(count for (first, second), count in pairs.items() if first != second)
+    assert bulk.count_moved(range(10), range(13)) == moved
+    assert bulk.count_moved(range(13), range(10)) == moved
     assert all(first == second or second >= 10 for first, second in pairs)
     old, new = ring_of([1] * 10), ring_of([1] * 13)
     assert flows(old, new) == {

@@ -1,8 +1,8 @@
-"""What changing a ring does to keys, exactly: how much of the key space goes whence and where."""
+"""What changing a ring does to keys: which share of all keys goes from which queue to which."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Mapping
 
 from feedbus.errors import UsageError
 from feedbus.ring.jumping import CLASSES
@@ -18,22 +18,18 @@ def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
         UsageError: a ring has no buckets.
 
     """
-    if not (old and new):
-        msg = "expected two rings with buckets: one without places no key"
-        raise UsageError(msg)
-    from feedbus.ring.bulk import pairs_of_classes  # numpy takes a tenth of a second to load
+    from feedbus.ring.bulk import count_pairs  # numpy takes a tenth of a second to load
 
-    shorter, longer = sorted((old, new), key=len)
-    first, second = _owners(shorter), _owners(longer)
-    found: dict[tuple[str, str], int] = defaultdict(int)
-    for (low, high), classes in pairs_of_classes(len(shorter), len(longer)).items():
-        pair = first[low], second[high]
-        found[pair if shorter is old else pair[::-1]] += classes
-    return {pair: classes / CLASSES for pair, classes in found.items()}
+    numbers = _numbers(old, new)
+    names = list(numbers)
+    pairs = count_pairs(_owners(old, numbers), _owners(new, numbers))
+    return {
+        (names[first], names[second]): count / CLASSES for (first, second), count in pairs.items()
+    }
 
 
 def share_moved(old: Ring, new: Ring) -> float:
-    """Return the share of all keys that go to another queue once new takes the place of old.
+    """Return the share of all keys that go to another queue when new replaces old.
 
     Raises:
         UsageError: a ring has no buckets.
@@ -41,8 +37,20 @@ def share_moved(old: Ring, new: Ring) -> float:
     """
     if old and old.buckets == new.buckets:
         return 0.0
-    return sum(share for (before, after), share in flows(old, new).items() if before != after)
+    from feedbus.ring.bulk import count_moved
+
+    numbers = _numbers(old, new)
+    return count_moved(_owners(old, numbers), _owners(new, numbers)) / CLASSES
 
 
-def _owners(ring: Ring) -> list[str]:
-    return [queue for queue, weight in ring.buckets for _ in range(weight)]
+def _numbers(old: Ring, new: Ring) -> dict[str, int]:
+    """Number the queues of two rings."""
+    if not (old and new):
+        msg = "expected two rings with buckets: one without places no key"
+        raise UsageError(msg)
+    names = dict.fromkeys(queue for ring in (old, new) for queue, _ in ring.buckets)
+    return {name: number for number, name in enumerate(names)}
+
+
+def _owners(ring: Ring, numbers: Mapping[str, int]) -> list[int]:
+    return [numbers[queue] for queue, weight in ring.buckets for _ in range(weight)]
