@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+__version__ = "0.2.0"
+
 TYPE_CHECKING = False  # typing's own, without its import: this runs before Ctrl-C is arranged for
 if TYPE_CHECKING:
     from typing import Any
@@ -76,6 +78,7 @@ __all__ = [
     "Retry",
     "Unroutable",
     "UsageError",
+    "__version__",
     "connect",
     "connect_async",
     "handler",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import feedbus
 
 PROJECT = Path(__file__).parents[1]
 USER_PROJECT = PROJECT / "tests" / "typed_project"
@@ -97,8 +100,7 @@ def test_the_wheel_requires_what_the_framework_imports_and_nothing_else():
 def test_the_wheel_alone_checks_a_project(installed, tmp_path):
     for name in ("topology.toml", "shop.py"):
         (tmp_path / name).write_text((USER_PROJECT / name).read_text())
-    feedbus = installed.with_name("feedbus")
-    assert "ok" in run(feedbus, "check", folder=tmp_path)
+    assert "ok" in run(installed.with_name("feedbus"), "check", folder=tmp_path)
     where = "import feedbus, sys; print(feedbus.__file__.startswith(sys.prefix))"
     assert run(installed, "-c", where, folder=tmp_path) == "True\n"
 
@@ -130,3 +132,13 @@ def test_users_programs_are_typed_in_strict_mode(installed):
     mypy = (sys.executable, "-m", "mypy", "--strict", "--python-executable", installed)
     mypy += ("--no-error-summary", "--cache-dir", os.devnull)
     assert run(*mypy, *sorted(USER_PROJECT.glob("*.py")), folder=USER_PROJECT) == ""
+
+
+def test_the_version_is_the_newest_of_the_changelog_and_of_what_names_it():
+    version = feedbus.__version__
+    changes = (PROJECT / "CHANGELOG.md").read_text()
+    newest = re.search(r"^## \[(.+?)\] - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)
+    assert newest[1] == version
+    assert f"image: &image feedbus:{version} " in (PROJECT / "docker-compose.yml").read_text()
+    for wheel in re.findall(r"feedbus-\S+\.whl", (PROJECT / "README.md").read_text()):
+        assert wheel == f"feedbus-{version}-py3-none-any.whl"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from feedbus import interrupts
+from feedbus import __version__, interrupts
 from feedbus.errors import FeedbusError
 from feedbus.printable import error_text
 
@@ -154,12 +154,7 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 -- click's
     del parameter
     if wanted and not ctx.resilient_parsing:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            click.echo(f"feedbus {version('feedbus')}")
-        except PackageNotFoundError:
-            click.echo("feedbus (not installed)")
+        click.echo(f"feedbus {__version__}")
         ctx.exit()
 
 
