@@ -11,9 +11,11 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 ON_A_BROKER := tests/conformance tests/integration tests/chaos tests/test_apply.py tests/test_generations.py \
 	tests/test_plan.py tests/test_runner.py
 
+UNIT := -m "not (integration or chaos or browser)" -k "not (rabbitmq or postgres)"
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test coverage test-all model chaos fuzz lint cluster bench clean
+.PHONY: help demo up check test coverage test-all model chaos fuzz lint cluster bench clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -24,6 +26,9 @@ demo: $(VENV)/.runtime  ## seed a graph, post tweets, show the spread and the ra
 
 up: $(VENV)/.runtime  ## start everything in the foreground; Ctrl-C stops it
 	@$(BIN)/feedbus up
+
+check: lint  ## lint and unit tests, in two minutes; needs no server
+	@$(PYTEST) tests/test_*.py $(UNIT) $(PYTEST_ARGS)
 
 test: $(VENV)/.dev  ## all tests, with the servers they need where they can be installed
 	@sh servers/install.sh

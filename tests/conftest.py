@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from tests import processor_time
 from tests.server_fixtures import (  # noqa: F401 -- fixtures
     any_postgres,
     any_rabbitmq,
@@ -22,6 +23,10 @@ from tests.server_fixtures import (  # noqa: F401 -- fixtures
 # would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(processor_time)
 
 
 @pytest.hookimpl(wrapper=True)
