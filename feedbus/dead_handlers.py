@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from feedbus.annotations import Unfit
-from feedbus.handling import MARK, Handler
+from feedbus.handling import MARK, Handler, is_async
 from feedbus.message_types import MessageType, UnfitMessageType, message_type_of, row_type
 from feedbus.parameters import (
     ASKED_FOR,
@@ -22,7 +22,6 @@ from feedbus.parameters import (
 
 EXPECTED = "a function of a DeadLetter, or of a record, that returns None"
 OTHERS = {
-    inspect.iscoroutinefunction: "is an async function",
     inspect.isasyncgenfunction: "is an async generator",
     inspect.isgeneratorfunction: "is a generator function",
 }
@@ -43,6 +42,11 @@ class DeadLetterFunction:
     parameters: Parameters
     message_type: MessageType | None
 
+    @property
+    def is_async(self) -> bool:
+        """Whether it is awaited in the event loop of the process."""
+        return is_async(self.function)
+
     @classmethod
     def of(cls, function: Any, session_type: type | None) -> Self:
         """Return what a function is as a dead handler.
@@ -60,7 +64,8 @@ class DeadLetterFunction:
         check_result(function)
         offer = Offer.to_dead_handlers(session_type)
         parameters = Parameters.of(function, offer, after="the dead letter")
-        refuse_async_resources(function, parameters)
+        if not is_async(function):
+            refuse_async_resources(function, parameters)
         return cls(function, parameters, _message_type(function))
 
 

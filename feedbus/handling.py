@@ -125,10 +125,15 @@ class Handler:
         parameters = Parameters.of(function, offer, after="the message")
         if not self.is_async:
             refuse_async_resources(function, parameters)
-        elif session_type is not None:
-            got = "is async, and the [store] is not: it would stop the event loop"
-            raise UnfitHandler(function, "a handler under 'def'", got)
         return parameters
+
+
+def refuse_in_transaction(function: Callable[..., object]) -> None:
+    """Raise UnfitHandler for an async function that would run in a transaction of the store."""
+    if is_async(function):
+        expected = "a handler under 'def', or store = false of its queue"
+        got = "is async, and the [store] is not: its transaction belongs to one thread"
+        raise UnfitHandler(function, expected, got)
 
 
 @overload

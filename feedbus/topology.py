@@ -121,6 +121,7 @@ class Queue:
     Of handler, handlers (by routing key) and handlers_by_type one names its handlers. One that
     another system declares has an external name, its whole name on the broker, and no exchange.
     order_by is the field whose records stay in order, True for the routing key, False for nothing.
+    store is whether its handlers run in transactions of the store, where there is one.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Queue:
     prefetch: int = PREFETCH
     concurrency: int = 1
     order_by: str | bool = False
+    store: bool = True
     once: bool = False
     stream: bool = False
     type: Literal["classic", "quorum"] = "classic"

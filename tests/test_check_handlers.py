@@ -81,8 +81,8 @@ WRONG = {
     "a parameter that nobody gives": (
         ("message: Message, client", "message: int, client"),
         (
-            f"{HANDLER}asks for what nobody gives: its parameter 'message: int', and there is no"
-            " [store] whose session it could be: expected bus: Bus, message: Message, what a"
+            f"{HANDLER}asks for what nobody gives: its parameter 'message: int', and its queue"
+            " has no store whose session it could be: expected bus: Bus, message: Message, what a"
             " resource gives, or a default"
         ),
     ),

@@ -53,9 +53,16 @@ SQLALCHEMY = 'adapter = "sqlalchemy"\nengine = "app:engine"'
 PEEWEE = 'url = "sqlite:///shop.db"'
 
 
-def check(folder: Path, store: str, parameters: str = "order, bus", options: str = "") -> str:
+def check(
+    folder: Path,
+    store: str,
+    parameters: str = "order, bus",
+    options: str = "",
+    *,
+    app: str = APP,
+) -> str:
     (folder / "topology.toml").write_text(TOPOLOGY.format(store=store, options=options))
-    (folder / "app.py").write_text(APP.format(parameters=parameters))
+    (folder / "app.py").write_text(app.format(parameters=parameters))
     words = [sys.executable, "-m", "feedbus", "check"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
@@ -149,6 +156,24 @@ def test_a_session_needs_a_store_that_has_it_and_a_transaction(tmp_path):
     assert "stream = true has no transaction" in check(
         tmp_path, SQLALCHEMY, wanted, "stream = true"
     )
+    without = check(tmp_path, SQLALCHEMY, wanted, "store = false")
+    assert "'session: Session', and its queue has no store whose session it could be" in without
+
+
+@pytest.mark.parametrize("store", [SQLALCHEMY, 'adapter = "app:open_sessionless"'])
+def test_an_async_handler_or_dead_handler_beside_a_store_needs_store_false(tmp_path, store):
+    options = 'dead_handler = "app:undo"\n'
+    written = APP.replace("def reserve(", "async def reserve(") + "async def undo(letter): ...\n"
+    found = check(tmp_path, store, "order", options, app=written)
+    said = (
+        "is async, and the [store] is not: its transaction belongs to one thread:"
+        " expected a handler under 'def', or store = false of its queue"
+    )
+    assert f"topology.toml:7:11: [queues.reserve] handler: reserve (app.py:26) {said}" in found
+    assert f"topology.toml:8:16: [queues.reserve] dead_handler: undo (app.py:28) {said}" in found
+    assert "ok" in check(tmp_path, store, "order", f"{options}store = false", app=written)
+    once = check(tmp_path, store, "order", "once = true\nstore = false", app=written)
+    assert "[queues.reserve] store: cannot stand beside once: the store keeps which" in once
 
 
 def test_the_file_of_an_engine_is_the_same_from_wherever_the_system_is_started(tmp_path):

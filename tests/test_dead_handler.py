@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from feedbus import Bus, DeadLetter, Message, Outage, Reject, handler
 from feedbus.annotations import Unfit
 from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.testing import TestSystem
-from feedbus.topology import StoreOptions
+from feedbus.topology import Ladder, StoreOptions
 from feedbus.urls import parse_store_url
 from tests.handlers_to_run import topology_of
 from tests.projects import Project
@@ -165,7 +166,6 @@ def test_its_effects_and_what_it_publishes_commit_together_or_not_at_all(tmp_pat
         assert [letter.reason[:12] for letter in system.dead_letters("work")].count("one") == 2
 
 
-async def waits(letter: DeadLetter) -> None: ...
 def two(letter: DeadLetter, other: int) -> None: ...
 def nothing() -> None: ...
 def takes_a_number(text: int) -> None: ...
@@ -175,7 +175,6 @@ def returns(letter: DeadLetter) -> bool: ...
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (waits, "waits .* is an async function: expected a function of a DeadLetter, or"),
         (two, "asks for what nobody gives: its parameter 'other: int'"),
         (takes_a_number, "takes int: expected a function of a DeadLetter, or of a record, that"),
         (nothing, "takes no dead letter: expected the dead letter as its first parameter"),
@@ -186,6 +185,33 @@ def returns(letter: DeadLetter) -> bool: ...
 def test_what_cannot_be_a_dead_handler_is_a_problem(function, said):
     with pytest.raises(Unfit, match=said):
         DeadLetterFunction.of(function, None)
+
+
+async def undo_async(letter: DeadLetter, message: Message, bus: Bus) -> None:
+    await asyncio.sleep(0)
+    SEEN.append((letter.reason, message.routing_key))
+    if letter.payload["n"] == 2:
+        await asyncio.sleep(60)
+    bus.publish("undone", {"n": len(SEEN)}, key=letter.key)
+
+
+def test_it_may_be_async_and_is_cancelled_at_handler_timeout():
+    topology = topology_of(
+        f"{__name__}:take",
+        dead_handler=f"{__name__}:undo_async",
+        handler_timeout_seconds=0.2,
+        retry=Ladder((), reject_on=("ValueError",)),
+    )
+    with TestSystem(topology) as system:
+        for n in range(3):
+            system.publish("work", {"n": n}, key="a")
+        system.run()
+        assert [each.payload for each in system.handled("undone")] == [{"n": 1}]
+        reasons = [each.reason for each in system.dead_letters("work")]
+    assert SEEN == [("one", "a"), ("ValueError: two", "a")]
+    assert reasons[0] == "one"
+    assert reasons[1].startswith("ValueError: two; dead_handler ")
+    assert reasons[1].endswith("cancelled, as it took longer than handler_timeout (0.2 s)")
 
 
 UNDO = """

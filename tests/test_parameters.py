@@ -71,7 +71,7 @@ def test_parameters_are_found_by_annotation_in_any_order_and_left_at_their_defau
     assert asked(lambda _, bus: bus) == Parameters((BUS,))
     assert asked(lambda *_: None) == Parameters()
     assert asked(print) == Parameters()
-    with pytest.raises(Unfit, match="there is no \\[store\\] whose session"):
+    with pytest.raises(Unfit, match="its queue has no store whose session"):
         asked(function)
 
 

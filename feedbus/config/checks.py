@@ -224,6 +224,11 @@ def _once(draft: Draft, queue: str, options: Options) -> Found:
             draft.at(queue, "once"),
             Fault(message=f"{message}; expected {expected}", expected=expected, at_key=True),
         )
+    if options.get("once") and not options.get("store", True):
+        message = "cannot stand beside once: the store keeps which messages were handled"
+        expected = "either once or store = false"
+        fault = Fault(message=message, expected=expected, at_key=True)
+        yield draft.at(queue, "store"), fault
     store = draft.loaded.get("store", {})
     kept = store.get("keep_handled_seconds", KEEP_HANDLED_SECONDS)
     returns = sum(options.get("retry", {}).get("delays_seconds", Ladder().delays_seconds))

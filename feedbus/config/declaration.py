@@ -292,6 +292,11 @@ class QueueTable(TableSchema):
         "On a queue without shards both make `single_active_consumer` true.",
         default="`true` for shards, `false` for others",
     )
+    store = Flag(
+        "Whether the handler runs in a transaction of the `[store]`, where there is one. A queue "
+        "with `store = false` needs no database: its handlers may be async, get no session and "
+        "wait for no outage of the store."
+    )
     once = Flag(
         "Whether a message that comes twice has its effects once: an inbox row commits with them. "
         "It needs a `[store]`."

@@ -17,9 +17,9 @@ from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, nearest
 from feedbus.config.other_imports import check_other_imports
 from feedbus.config.paths import Path
-from feedbus.config.store_imports import check_store
+from feedbus.config.store_imports import StoreOffer, check_store
 from feedbus.errors import UsageError
-from feedbus.handling import Handler, resolve
+from feedbus.handling import Handler, refuse_in_transaction, resolve
 from feedbus.parameters import SESSION
 
 EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}  # a module to the extra that has it
@@ -31,16 +31,17 @@ def check_imports(draft: Draft, root: FilePath) -> None:
     What a handler's module prints goes to stderr, as stdout may hold a report.
     """
     with contextlib.redirect_stdout(sys.stderr):
-        session_type = check_store(draft, root)
+        offered = StoreOffer(draft.report.has(("store",)), check_store(draft, root))
         handlers: list[str] = []
-        for queue in draft.queues:
-            for place, dotted in _dotted(draft.queues[queue]):
+        for queue, options in draft.queues.items():
+            store = offered.to(options)
+            for place, dotted in _dotted(options):
                 handlers.append(dotted)
-                for fault in _handler(draft.queues[queue], dotted, root, session_type):
+                for fault in _handler(options, dotted, root, store):
                     draft.report.add(draft.at(queue, *place), fault)
             for path, fault in _unlike(draft, queue, root):
                 draft.report.add(path, fault)
-        check_other_imports(draft, root, session_type, handlers)
+        check_other_imports(draft, root, offered, handlers)
         for path, dotted in _others(draft):
             _module(draft, path, dotted, root)
 
@@ -72,11 +73,13 @@ def _unlike(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, Fa
 
 
 def _handler(
-    options: Mapping[str, Any], dotted: str, root: FilePath, session_type: type | None
+    options: Mapping[str, Any], dotted: str, root: FilePath, store: StoreOffer
 ) -> Iterator[Fault]:
     try:
         found: Handler = resolve(dotted, root)
-        parameters = found.parameters(session_type)
+        if store.is_there:
+            refuse_in_transaction(found.function)
+        parameters = found.parameters(store.session_type)
         found.message_type()
     except Unfit as error:
         message = str(error).replace(f"{root}{os.sep}", "")

@@ -16,25 +16,26 @@ from feedbus.codecs import resolve_codec
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault
 from feedbus.config.paths import Path
+from feedbus.config.store_imports import StoreOffer
 from feedbus.dead_handlers import EXPECTED as EXPECTED_DEAD_HANDLER
 from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.errors import UsageError
 from feedbus.exception_rules import resolve_exception
-from feedbus.handling import resolve, resolve_object
+from feedbus.handling import refuse_in_transaction, resolve, resolve_object
 from feedbus.middleware import EXPECTED, resolve_middleware
 
 Found = TypeVar("Found")
 
 
 def check_other_imports(
-    draft: Draft, root: FilePath, session_type: type | None, handlers: Iterable[str]
+    draft: Draft, root: FilePath, store: StoreOffer, handlers: Iterable[str]
 ) -> None:
     """Import dead handlers, middleware and exceptions, and look for the programs of processes.
 
     Args:
         draft: what the file says.
         root: the folder of the topology.
-        session_type: the type of the store's session, None where there is none.
+        store: what there is of a store.
         handlers: the dotted names of all handlers.
 
     """
@@ -47,7 +48,7 @@ def check_other_imports(
                 draft.at(queue, "dead_handler"),
                 EXPECTED_DEAD_HANDLER,
                 root,
-                partial(_dead_handler, dotted, root, session_type),
+                partial(_dead_handler, dotted, root, store.to(options)),
             )
         _exceptions(draft, queue, options.get("retry", {}), root)
     for index, dotted in enumerate(draft.loaded.get("middleware", {}).get("use", ())):
@@ -84,8 +85,11 @@ def _resolved(
     return None
 
 
-def _dead_handler(dotted: str, root: FilePath, session_type: type | None) -> DeadLetterFunction:
-    return DeadLetterFunction.of(resolve_object(dotted, root), session_type)
+def _dead_handler(dotted: str, root: FilePath, store: StoreOffer) -> DeadLetterFunction:
+    function = resolve_object(dotted, root)
+    if store.is_there:
+        refuse_in_transaction(function)
+    return DeadLetterFunction.of(function, store.session_type)
 
 
 def _all_async(handlers: Iterable[str], root: FilePath) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -21,6 +22,24 @@ EXPECTED = {
     "adapter": "a function that takes the topology and returns a store",
     "engine": "an SQLAlchemy engine, as create_engine() returns it",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOffer:
+    """What handlers can have of the store.
+
+    Attributes:
+        is_there: whether they run in its transactions.
+        session_type: the type of its session, None where it has none.
+
+    """
+
+    is_there: bool
+    session_type: type | None = None
+
+    def to(self, options: Mapping[str, Any]) -> StoreOffer:
+        """Return what the handlers of a queue with these options can have of it."""
+        return self if options.get("store", True) else StoreOffer(is_there=False)
 
 
 def check_store(draft: Draft, root: FilePath) -> type | None:

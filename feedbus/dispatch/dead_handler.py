@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.sender import Sender
@@ -17,7 +17,7 @@ from feedbus.dead_letters.letters import DeadLetter
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import InvalidBody, Outage, StoreOutage, described
 from feedbus.fork_safety import end_fork
-from feedbus.handling import check_returned, resolve_object
+from feedbus.handling import check_returned, refuse_in_transaction, resolve_object
 from feedbus.message import Message
 from feedbus.parameters import GivenDeadLetter
 from feedbus.records import Records
@@ -25,7 +25,7 @@ from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.resources import Resources
 from feedbus.retry import Fate
-from feedbus.store import Store
+from feedbus.store import NoStore, Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import KEY, REASON
@@ -81,8 +81,12 @@ class DeadHandler:
         self._name = consumer.queue.dead_handler or ""
         function = resolve_object(self._name, topology.root)
         found = DeadLetterFunction.of(function, store.session_type)
+        if not isinstance(store, NoStore):
+            refuse_in_transaction(function)
         resources.need(found.parameters)
+        self._resources = resources
         self._message_type = found.message_type
+        self._is_async = found.is_async
         self._call = found.parameters.call_of(function, resources.value_of)
 
     def before(self, delivery: Delivery, fate: Fate) -> Fate:
@@ -129,14 +133,23 @@ class DeadHandler:
             with self._store.transaction() as session:
                 try:
                     bus = CollectingBus(records, publications.collect)
-                    for each in taken:
-                        given = GivenDeadLetter(bus, session, records, letter)
-                        check_returned(self._call(each, given))
-                    bus.flush()
+                    given = GivenDeadLetter(bus, session, records, letter)
+                    if self._is_async:
+                        seconds = queue.handler_timeout_seconds
+                        self._resources.run(self._awaited(taken, given), seconds)
+                    else:
+                        for each in taken:
+                            check_returned(self._call(each, given))
+                        bus.flush()
                 finally:
                     if os.getpid() != self._pid:
                         end_fork()
             publications.send()
+
+    async def _awaited(self, taken: Sequence[Any], given: GivenDeadLetter) -> None:
+        for each in taken:
+            check_returned(await cast("Coroutine[Any, Any, object]", self._call(each, given)))
+        given.bus.flush()  # before any other task of the loop goes on
 
     def _taken(self, letter: DeadLetter) -> Sequence[Any]:
         """Return what the function is called with: the dead letter, or the records in it."""

@@ -18,14 +18,14 @@ from feedbus.dispatch.twins import Twins
 from feedbus.errors import BrokerOutage, Drop, Outage, StoreOutage
 from feedbus.exception_rules import ExceptionRules
 from feedbus.handler_routes import HandlerRoutes
-from feedbus.handling import Handler
+from feedbus.handling import Handler, refuse_in_transaction
 from feedbus.metrics import ConsumerMetrics
 from feedbus.middleware import MiddlewareStack, resolve_middleware
 from feedbus.parameters import Given
 from feedbus.records import Records
 from feedbus.resources import Resources
 from feedbus.retry import Ladder
-from feedbus.store import Store
+from feedbus.store import NoStore, Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import PACK
@@ -52,6 +52,8 @@ class Dispatch:
     ) -> None:
         """Publish by sender; count in metrics; handle in transactions of store.
 
+        On a queue with `store = false` the store is not used.
+
         Raises:
             UsageError: a handler asks for what is not there.
 
@@ -59,8 +61,9 @@ class Dispatch:
         self._consumer = consumer
         self._sender = sender
         self._metrics = metrics
-        self._store = store
         queue, root = consumer.queue, topology.root
+        store = store if queue.store else NoStore()
+        self._store = store
         self._names = Names(topology)
         rules = ExceptionRules.of(queue.retry.retry_on, queue.retry.reject_on, root)
         self._ladder = Ladder(self._names, consumer, rules)
@@ -249,6 +252,8 @@ def _callers(
     ]
     stack = MiddlewareStack(middleware, consumer, resources)
     session_type = store.session_type
+    if not isinstance(store, NoStore):
+        refuse_in_transaction(handler.function)
     if not handler.is_async:
         return stack.around(handler.caller(session_type, resources)), None
     awaited = stack.around_async(handler.async_caller(session_type, resources))

@@ -46,7 +46,7 @@ def _nobody_gives(
     written = "" if found in UNANNOTATED else f": {shown(found)}"
     got = f"asks for what nobody gives: its parameter '{parameter.name}{written}'"
     if offer.session_type is None and written and BUS in offer.names:
-        got += ", and there is no [store] whose session it could be"
+        got += ", and its queue has no store whose session it could be"
     return Unfit(function, offer.expected, got)
 
 
