@@ -94,7 +94,8 @@ class ConcurrentCalls:
         self._sender = sender
         self._resources = resources
         self._most = queue.concurrency
-        self._once = queue.once
+        # Derived ids of messages that wait or are handled, which an equal message may not have.
+        self._unidentified: set[str] = set()
         self._timeout_seconds = queue.handler_timeout_seconds
         self._sequencer: Sequencer[Work] = Sequencer(queue.concurrency)
         self._came: list[Delivery] = []
@@ -135,12 +136,12 @@ class ConcurrentCalls:
         self._came += deliveries
         if not self._came:
             return
-        running: set[str] = set()
-        if self._once:
-            running = {message_id for work in self.running for message_id in work.records.ids}
-        opened, runs = self._dispatch.open(self._came, running)
+        opened, runs = self._dispatch.open(self._came, self._unidentified)
         self._came = []
         parts = {id(each): Part(each) for each in opened}
+        self._unidentified.update(
+            each.delivery.message_id for each in opened if not each.delivery.identified
+        )
         for run in runs:
             for chunk, owner in zip(run.chunks, run.owners, strict=True):
                 part = parts[id(owner)]
@@ -149,7 +150,9 @@ class ConcurrentCalls:
                     key = self._dispatch.key(owner, row)
                     records: Records = Records([chunk.select([index])], [owner])
                     self._sequencer.add(Work(key, part, row, run.callee, records))
-        self._done += [part.opened for part in parts.values() if not part.left]
+        empty = [part.opened for part in parts.values() if not part.left]
+        self._unidentified.difference_update(each.delivery.message_id for each in empty)
+        self._done += empty
 
     def take(self) -> list[Work]:
         """Return what may begin now; start() is to follow."""
@@ -226,6 +229,7 @@ class ConcurrentCalls:
         work.part.left -= 1
         if not work.part.left:
             self._done.append(work.part.opened)
+            self._unidentified.discard(work.part.opened.delivery.message_id)
 
     def forget(self) -> None:
         """Forget everything that does not run, and what has ended: the broker delivers it again."""
@@ -238,6 +242,11 @@ class ConcurrentCalls:
                 work.publications.clear()
             self._sequencer.end(work)
         self._unfinished = []
+        self._unidentified = {
+            work.part.opened.delivery.message_id
+            for work in self.running
+            if not work.part.opened.delivery.identified
+        }
 
     def close(self) -> None:
         """End the threads, once nothing runs."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.bus.spool import Spool
-from feedbus.errors import PublishError
+from feedbus.errors import Outage, PublishError
 from feedbus.records.packs import Pack
 from feedbus.store import Store
 from feedbus.wire.constants import PACK
@@ -71,23 +71,30 @@ class Publications(Spool):
         """Whether it is few messages, none of them a pack, so that others may be sent with them."""
         return self._file is None and all(each.content_type != PACK for each in self._recent)
 
-    def error_of_sending(self) -> PublishError | None:
-        """Send everything, and return why the broker did not take it."""
+    def error_of_sending(self) -> Exception | None:
+        """Send everything, and return why that failed: by the broker, or by the outbox.
+
+        Raises:
+            Outage: the broker is away.
+
+        """
         try:
             self.send()
-        except PublishError as error:
+        except Outage:
+            raise
+        except Exception as error:  # noqa: BLE001 -- the store's, which may be an outage
             return error
         return None
 
 
-def send_together(sender: Sender, calls: Sequence[Publications]) -> list[PublishError | None]:
+def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Exception | None]:
     """Send what several calls have published, in the order of the calls.
 
     Returns:
-        For each call why the broker did not take what it published, None where it did.
+        For each call as error_of_sending().
 
     Raises:
-        Outage: the broker or the store is away; it may be repeated.
+        Outage: the broker is away; it may be repeated.
 
     """
     if any(calls) and all(call.plain for call in calls):
