@@ -86,6 +86,10 @@ class Names:
         """Return the queue by which what is due gets to an external queue."""
         return f"{self.timer_prefix}to.{queue.name}"
 
+    def timer_guard(self, exchange: str) -> str:
+        """Return the exchange by which what is due gets to an exchange that is no ring."""
+        return f"{self.timer_prefix}for.{exchange}"
+
     @property
     def timer_due(self) -> str:
         """Return the exchange that sends what is due to its target."""

@@ -24,7 +24,8 @@ from typing import Any
 from feedbus.broker import entities
 from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.names import Names
-from feedbus.topology import Queue, Topology
+from feedbus.errors import UsageError
+from feedbus.topology import Exchange, Queue, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel, Connection
 from feedbus.wire.constants import PRIORITY, TIMER_PLACES, TIMER_TARGET
@@ -109,7 +110,18 @@ def target_of(names: Names, queue: Queue) -> str:
 
 
 def exchange_target(names: Names, exchange: str) -> str:
-    """Return the target of what is published to an exchange."""
+    """Return the target of what is published to an exchange.
+
+    Raises:
+        UsageError: it is external, so it is not known which queues it has.
+
+    """
+    if names.topology.exchange(exchange).external_name:
+        msg = (
+            f"exchange '{exchange}' is external, so no message for it can be delayed; delay it for"
+            " an exchange of this topology, whose handler publishes it"
+        )
+        raise UsageError(msg)
     return f"exchange {names.exchange(exchange)}"
 
 
@@ -185,8 +197,11 @@ def restore(channel: Channel, names: Names) -> None:
         return
     bound = set()
     topology = names.topology
+    ours = [each for each in topology.exchanges.values() if not each.external_name]
     targets = {target_of(names, queue) for queue in topology.queues.values()}
-    targets |= {exchange_target(names, exchange) for exchange in topology.exchanges}
+    targets |= {exchange_target(names, exchange.name) for exchange in ours}
+    for exchange in ours:  # their guards may have keys that the exchanges have no more
+        channel.exchange_delete(names.timer_guard(exchange.name))
     for target in sorted(targets):
         kind, _, name = target.partition(" ")
         there = entities.queue_exists if kind == "queue" else entities.exchange_exists
@@ -199,7 +214,11 @@ def restore(channel: Channel, names: Names) -> None:
 def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
     sent, others = 0, []
     with PatientPublisher(channel.connection) as publisher:
-        while (message := channel.basic_get(names.timer_undelivered)) is not None:
+        # What comes back is not taken again.
+        for _ in range(entities.count(channel.connection, names.timer_undelivered) or 0):
+            message = channel.basic_get(names.timer_undelivered)
+            if message is None:
+                break
             headers = message.properties.get("application_headers") or {}
             if headers.get(TIMER_TARGET) not in bound:
                 others.append(message.delivery_tag)
@@ -242,6 +261,27 @@ def _declare_queue(channel: Channel, names: Names, place: int, digit: int) -> No
     channel.queue_bind(name, names.timer_place(place), "", arguments=match)
 
 
+def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
+    """Declare an exchange that passes on to another only what that one has a queue for.
+
+    A quorum queue keeps what cannot be routed, and gives nothing else away while it has more than
+    a few such messages. The rest goes to the undelivered ones, by the alternate exchange.
+    """
+    guard = names.timer_guard(exchange.name)
+    channel.exchange_declare(
+        guard,
+        exchange.type,
+        durable=True,
+        auto_delete=False,
+        arguments={"alternate-exchange": names.timer_undelivered},
+    )
+    for queue in names.topology.queues.values():
+        if queue.exchange == exchange.name and not queue.external_name:
+            for key in entities.binding_keys(queue):
+                channel.exchange_bind(names.exchange(exchange.name), guard, key)
+    return guard
+
+
 def _bind(channel: Channel, names: Names, target: str) -> None:
     kind, _, name = target.partition(" ")
     for queue in names.topology.queues.values():
@@ -249,5 +289,8 @@ def _bind(channel: Channel, names: Names, target: str) -> None:
             on = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue.external_name}
             entities.declare_kept(channel, name, {"x-message-ttl": 1, **on}, quorum=True)
     match = {"x-match": "all", TIMER_TARGET: target}
+    for exchange in names.topology.exchanges.values():
+        if kind == "exchange" and not exchange.hashed and names.exchange(exchange.name) == name:
+            name = _declare_guard(channel, names, exchange)
     bind = channel.queue_bind if kind == "queue" else channel.exchange_bind
     bind(name, names.timer_due, "", arguments=match)

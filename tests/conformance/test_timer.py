@@ -14,7 +14,15 @@ from feedbus.topology import Exchange, Queue, Topology
 from feedbus.urls import parse_broker_url
 from feedbus.wire import Outgoing
 from tests.conformance import drive
-from tests.conformance.drive import Publisher, contents, depth, drain_quietly, eventually, queue
+from tests.conformance.drive import (
+    Publisher,
+    contents,
+    depth,
+    drain_quietly,
+    eventually,
+    exchange,
+    queue,
+)
 
 WORK = Queue("work", "orders", "app:work", ("k",))
 NAMES = Names(
@@ -84,6 +92,24 @@ def test_a_retry_of_an_external_queue_comes_back_without_a_binding_of_it(channel
     Publisher(channel).send("m", message.exchange, "k", headers=message.headers)
     eventually(lambda: depth(channel, "erp.work") == 1)
     assert contents(channel, "erp.work") == ["m"]
+
+
+def test_what_no_queue_takes_when_it_is_due_is_kept_and_holds_up_nothing(channel):
+    exchange(channel, "shop.orders", "direct")
+    queue(channel, "shop.work")
+    channel.queue_bind("shop.work", "shop.orders", "k")
+    declared, publisher = Timer(NAMES.topology), Publisher(channel)
+    for number in range(50):
+        key = "k" if number == 49 else "nobody"
+        message = Outgoing("", key, b"m", None, str(number))
+        message = delayed(NAMES, message, 1_000, "exchange shop.orders")
+        declared.declare(channel, [message])
+        publisher.send("m", message.exchange, key, headers=message.headers)
+    publisher.wait()
+    eventually(lambda: depth(channel, NAMES.timer_undelivered) == 49)
+    eventually(lambda: depth(channel, "shop.work") == 1)
+    timer.restore(channel, NAMES)
+    eventually(lambda: depth(channel, NAMES.timer_undelivered) == 49)
 
 
 def test_a_wait_of_a_year_stays(channel, delay):
