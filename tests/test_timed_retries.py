@@ -52,7 +52,7 @@ def test_sixty_times_take_a_bounded_number_of_queues(embedded: Callable[..., Sys
     waiting = {name: one.ready for name, one in seen.items() if names.is_of_timer(name)}
     assert sum(waiting.values()) == 60
     assert {name for name, ready in waiting.items() if ready} == {names.timer_queue(3, 7)}
-    assert len(waiting) <= 40
+    assert len(waiting) <= 3 * 15 + 1
     assert not [name for name in seen if ".retry." in name and seen[name].messages]
     assert gather(system.topology)["broker"]["delayed"] == {"waiting": 60, "undelivered": 0}
     assert make_plan(system.topology, None).empty

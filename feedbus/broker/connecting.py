@@ -51,6 +51,11 @@ def refusal(topology: Topology) -> str:
     return broker_of(topology).refusal()
 
 
+def queue_written_seconds(topology: Topology) -> float:
+    """Return how long a new queue may take to reach the disk after the broker has confirmed it."""
+    return broker_of(topology).queue_written_seconds
+
+
 def in_flight_seconds(topology: Topology) -> float:
     """Return how long a broker may take to put a message into the queue that it was placed in."""
     return broker_of(topology).in_flight_seconds

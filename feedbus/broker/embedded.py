@@ -29,6 +29,7 @@ class Embedded:
     url: BrokerUrl
     file: Path
     in_flight_seconds: float = 0.0
+    queue_written_seconds: float = 0.0
 
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""

@@ -24,6 +24,7 @@ class InMemory:
     url: BrokerUrl
     name: str
     in_flight_seconds: float = 0.0
+    queue_written_seconds: float = 0.0
 
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""

@@ -82,6 +82,10 @@ class Names:
         """Return the queue in which messages wait that have this digit at a place."""
         return f"{self.timer_place(place)}.{digit}"
 
+    def timer_written(self, place: int) -> str:
+        """Return the exchange that exists once the queues of a place are on the broker's disk."""
+        return f"{self.timer_place(place)}.written"
+
     def timer_way(self, queue: Queue) -> str:
         """Return the queue by which what is due gets to an external queue."""
         return f"{self.timer_prefix}to.{queue.name}"

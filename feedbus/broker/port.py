@@ -65,6 +65,13 @@ class Broker(Protocol):
     def in_flight_seconds(self) -> float:
         """How long the broker may take to put a message into the queue that it was placed in."""
 
+    @property
+    def queue_written_seconds(self) -> float:
+        """How long a new queue may take to reach the disk after the broker has confirmed it.
+
+        If the broker is killed before, messages of that queue can be lost, confirmed or not.
+        """
+
     def load(self) -> None:
         """Import what connect() will need, without connecting."""
 

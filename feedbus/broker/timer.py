@@ -9,20 +9,24 @@ the last place the exchange `due` sends it to its target. The digits and the tar
 the routing key stays the publisher's. Above 2**32 ms, the longest time to live of a queue, there
 is one queue for each further 49.7 days.
 
-The queues are quorum queues, which forget a message only when the next queue has confirmed it. A
-queue is declared when the first message needs it, so a project without delays has none of them.
-A message whose target is gone waits in the queue `undelivered` until the target is back.
+The queues are quorum queues, which forget a message only when the next queue has confirmed it. The
+queues of a place are declared when the first message needs one of them, so a project without delays
+has none. That message is published once the broker has written them to its disk; the exchange
+`written` of the place says so. What no queue takes when it is due waits in the queue `undelivered`
+until one does.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from feedbus.broker import entities
 from feedbus.broker.confirm_channel import PatientPublisher
+from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.topology import Exchange, Queue, Topology
@@ -131,33 +135,63 @@ class Timer:
     def __init__(self, topology: Topology) -> None:
         """Declare nothing yet."""
         self._names = Names(topology)
-        self._declared: set[str] = set()
+        self._written_seconds = queue_written_seconds(topology)
+        self._targets: set[str] = set()
+        self._places: set[int] = set()
 
     def forget(self) -> None:
         """Declare everything anew: another connection may be to a broker that has nothing."""
-        self._declared.clear()
+        self._targets.clear()
+        self._places.clear()
 
-    def declare(self, channel: Channel, messages: Iterable[Outgoing]) -> None:
-        """Declare the queues and the binding that these messages need.
+    def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
+        """Declare what these messages need; return when the broker has written it to its disk.
+
+        The first message that needs a place waits for that; later ones, also of other processes,
+        find the exchange that says so.
 
         Raises:
-            UsageError: one of them is on the broker with other arguments.
+            UsageError: one of the queues is on the broker with other arguments.
             NotFound: a target does not exist.
 
         """
-        for message in messages:
-            target = str(message.headers[TIMER_TARGET])
-            if target not in self._declared:
-                if not self._declared:
-                    _declare_places(channel, self._names)
-                _bind(channel, self._names, target)
-                self._declared.add(target)
-            for place, header in enumerate(TIMER_PLACES):
-                digit = int(message.headers.get(header, 0))
-                name = self._names.timer_queue(place, digit)
-                if digit and name not in self._declared:
-                    _declare_queue(channel, self._names, place, digit)
-                    self._declared.add(name)
+        names = self._names
+        targets = {str(message.headers[TIMER_TARGET]) for message in messages} - self._targets
+        places = {place for message in messages for place in _places_of(message)} - self._places
+        if not targets and not places:
+            return
+        if not self._targets:
+            _declare_places(channel, names)
+        for target in sorted(targets):
+            _bind(channel, names, target)
+        for place in sorted(places):
+            _declare_queues(channel, names, place)
+        if self._written_seconds:
+            self._await_written(channel, places)
+        self._targets |= targets
+        self._places |= places
+
+    def _await_written(self, channel: Channel, places: Iterable[int]) -> None:
+        names = [self._names.timer_written(place) for place in sorted(places)]
+        new = [name for name in names if not entities.exchange_exists(channel.connection, name)]
+        if not new:
+            return
+        log.info(
+            "event=timer_declared exchanges=%s waiting_seconds=%.0f", new, self._written_seconds
+        )
+        time.sleep(self._written_seconds)
+        for name in new:
+            channel.exchange_declare(name, "fanout", durable=True, auto_delete=False)
+
+
+def _places_of(message: Outgoing) -> Iterator[int]:
+    """Yield each place in which a message waits."""
+    for place, header in enumerate(TIMER_PLACES):
+        digit = message.headers.get(header)
+        if digit is None:  # it has none from here on
+            return
+        if int(digit):
+            yield place
 
 
 def exists(connection: Connection, names: Names) -> bool:
@@ -184,8 +218,13 @@ def count(connection: Connection, names: Names) -> Delayed:
 def _queues(names: Names) -> Iterator[str]:
     """Yield the name of each queue that there may be."""
     for place in range(len(TIMER_PLACES)):
-        for digit in range(1, 16 if place < LOW_PLACES else 2):
+        for digit in _digits(place):
             yield names.timer_queue(place, digit)
+
+
+def _digits(place: int) -> range:
+    """Return the digits but 0 that a place can have."""
+    return range(1, 1 << BASE_BITS if place < LOW_PLACES else 2)
 
 
 def restore(channel: Channel, names: Names) -> None:
@@ -250,15 +289,17 @@ def _declare_places(channel: Channel, names: Names) -> None:
         channel.exchange_bind(names.timer_place(place - 1), name, "", arguments=match)
 
 
-def _declare_queue(channel: Channel, names: Names, place: int, digit: int) -> None:
-    name = names.timer_queue(place, digit)
-    arguments = {
-        "x-message-ttl": queue_milliseconds(place, digit),
-        "x-dead-letter-exchange": names.timer_place(place - 1),
-    }
-    entities.declare_kept(channel, name, arguments, quorum=True)
-    match = {"x-match": "all", TIMER_PLACES[place]: str(digit)}
-    channel.queue_bind(name, names.timer_place(place), "", arguments=match)
+def _declare_queues(channel: Channel, names: Names, place: int) -> None:
+    """Declare the queues of a place."""
+    for digit in _digits(place):
+        name = names.timer_queue(place, digit)
+        arguments = {
+            "x-message-ttl": queue_milliseconds(place, digit),
+            "x-dead-letter-exchange": names.timer_place(place - 1),
+        }
+        entities.declare_kept(channel, name, arguments, quorum=True)
+        match = {"x-match": "all", TIMER_PLACES[place]: str(digit)}
+        channel.queue_bind(name, names.timer_place(place), "", arguments=match)
 
 
 def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:

@@ -235,8 +235,9 @@ def _delayed(counts: dict[str, int]) -> list[str]:
         lines.append(f"{'delayed':<10}  {counts['waiting']:,} messages wait until they are due")
     if counts.get("undelivered"):
         lines.append(
-            f"{'delayed':<10}  {counts['undelivered']:,} messages have come due, and their exchange"
-            " or queue is gone; put it back into the topology, and `feedbus apply` sends them on"
+            f"{'delayed':<10}  {counts['undelivered']:,} messages were due, and no queue of the"
+            " topology takes them; add one for their exchange and routing key, and `feedbus apply`"
+            " sends them on"
         )
     return lines
 

@@ -28,6 +28,10 @@ TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
 # How long RabbitMQ may take from placing a message to putting it into its queue: the two are no
 # one step there, and a message that was placed by a ring just left must not come behind its fence.
 IN_FLIGHT_SECONDS = 0.2
+# RabbitMQ keeps the identity of a new quorum queue in memory for up to 3 s (ra_directory, a DETS
+# table), RabbitMQ 3 also the queue itself for up to 2 s (Mnesia's log). A queue whose identity a
+# kill has lost starts anew without its messages.
+QUEUE_WRITTEN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class RabbitMQ:
     url: BrokerUrl
     management_url: ManagementUrl | None = None
     in_flight_seconds: float = IN_FLIGHT_SECONDS
+    queue_written_seconds: float = QUEUE_WRITTEN_SECONDS
 
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""
