@@ -233,6 +233,7 @@ class Schedule:
         exchange: where the message is published, as topology.toml names it.
         key: its routing key.
         payload: its payload.
+        headers: its headers.
         timezone: the time zone of the line, by its name in the IANA database.
         catch_up_seconds: how late a missed moment is fired at most.
 
@@ -243,6 +244,7 @@ class Schedule:
     exchange: str
     key: str = ""
     payload: Mapping[str, Any] = field(default_factory=_empty)
+    headers: Mapping[str, Any] = field(default_factory=_empty)
     timezone: str = "UTC"
     catch_up_seconds: float = 3600.0
 

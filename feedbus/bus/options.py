@@ -8,15 +8,11 @@ from typing import Any
 
 from feedbus.config.amounts import LONGEST_SECONDS, read_duration, write_duration
 from feedbus.errors import LONGEST_WAIT_SECONDS
-from feedbus.wire.constants import OF_DELIVERIES, OF_OTHER_KEYS, OWN
 from feedbus.wire.envelope import Envelope, PublishOptions
-from feedbus.wire.identity import is_of_deaths, is_short_text
+from feedbus.wire.headers import checked_headers
 from feedbus.wrong_argument import refuse
 
-HEADERS_BYTES = 65_536  # the least frame that a broker grants has twice as many
-LARGEST_INTEGER = 2**63 - 1
 MOST_PRIORITY = 255
-VALUES = (str, int, float, type(None))
 
 
 def envelope_of(options: Mapping[str, Any]) -> Envelope | None:
@@ -39,57 +35,11 @@ def envelope_of(options: Mapping[str, Any]) -> Envelope | None:
         msg = "expires: expected no delay beside it: it would count from now on; leave one out"
         raise ValueError(msg)
     return Envelope(
-        {} if headers is None else _headers(headers),
+        {} if headers is None else checked_headers(headers),
         _priority(options.get("priority")),
         _milliseconds("expires", expires),
         _milliseconds("delay", delay, LONGEST_WAIT_SECONDS),
     )
-
-
-def _headers(headers: object) -> Mapping[str, Any]:
-    if not isinstance(headers, Mapping):
-        refuse("headers", "a mapping of names to values", headers)
-    size = 0
-    for name, value in headers.items():
-        if not isinstance(name, str):
-            refuse("headers: a name", "str", name)
-        if not name or not is_short_text(name):
-            msg = f"headers: expected names of 1 to 255 bytes, got {name[:60]!r}"
-            raise ValueError(msg)
-        if is_reserved(name):
-            msg = (
-                f"headers: expected a name of your own, got '{name}', which only feedbus or the"
-                " broker writes"
-            )
-            raise ValueError(msg)
-        if not isinstance(value, VALUES):
-            refuse(f"headers[{name!r}]", "str, int, float, bool or None", value)
-        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-            msg = f"headers[{name!r}]: expected an integer of at most 64 bits, got {value!r:.60}"
-            raise ValueError(msg)
-        if isinstance(value, float) and not math.isfinite(value):
-            msg = f"headers[{name!r}]: expected a number, got {value!r}"
-            raise ValueError(msg)
-        size += len(name) + len(_encoded(name, value))
-    if size > HEADERS_BYTES:
-        msg = f"headers: expected at most {HEADERS_BYTES} bytes in all, got {size}"
-        raise ValueError(msg)
-    return dict(headers)
-
-
-def is_reserved(name: str) -> bool:
-    """Whether a header is written by feedbus, or has a meaning for the broker."""
-    return (
-        name.startswith(OWN) or name in OF_DELIVERIES or name in OF_OTHER_KEYS or is_of_deaths(name)
-    )
-
-
-def _encoded(name: str, value: object) -> bytes:
-    try:
-        return str(value).encode()
-    except UnicodeEncodeError as error:
-        msg = f"headers[{name!r}]: expected UTF-8, got {value!r:.60}"
-        raise ValueError(msg) from error
 
 
 def _priority(priority: object) -> int | None:

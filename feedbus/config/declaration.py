@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from feedbus import topology
 from feedbus.config.fields import Choice, Dotted, Duration, Flag, Name, Size, Text, Whole
-from feedbus.config.schedules import CronLine, JsonTable, TimeZone
+from feedbus.config.schedules import CronLine, HeaderTable, JsonTable, TimeZone
 from feedbus.config.tables import Array, Table, Tables, TableSchema
 from feedbus.config.values import (
     Adapter,
@@ -463,6 +463,7 @@ class ScheduleTable(TableSchema):
     exchange = Name("Where the message is published.", required=True)
     key = RoutingKey("Its routing key.")
     payload = JsonTable("Its payload.", default="{}")
+    headers = HeaderTable("Its headers, as publish() takes them.", default="{}")
     catch_up = Duration(
         "How late a moment is fired that was missed, at most: of several the latest. At least 10 "
         "seconds.",

@@ -17,6 +17,7 @@ from feedbus.config.paths import Path
 from feedbus.content_types import bare_type, is_known
 from feedbus.cron import Cron, WrongCron
 from feedbus.topic_patterns import topic_matches, words_of
+from feedbus.wire.headers import checked_headers
 
 Found = Iterator[tuple[Path, Fault]]
 
@@ -81,6 +82,34 @@ class JsonTable(Option):
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
         return {"type": "object"}
+
+
+class HeaderTable(JsonTable):
+    """Headers of a message, as publish() takes them."""
+
+    expected = "a table of header names, each with a text, a number or a flag"
+
+    def read(self, value: Any) -> dict[str, Any]:
+        """Return the table."""
+        if not isinstance(value, dict):
+            self.refuse()
+        wrong = {name: [fault] for name in value if (fault := _wrong_header(name, value[name]))}
+        if wrong:
+            raise ValidationError(wrong)
+        try:
+            return dict(checked_headers(value))
+        except ValueError as error:  # too large in all
+            raise ValidationError([Fault(message=str(error))]) from error
+
+
+def _wrong_header(name: str, value: Any) -> Fault | None:
+    try:
+        checked_headers({name: value})
+    except TypeError:
+        return Fault(expected="a text, a number or a flag")
+    except ValueError as error:
+        return Fault(message=str(error).partition(": ")[2], at_key=True)
+    return None
 
 
 def _not_json(value: Any) -> Any:

@@ -26,5 +26,10 @@ def fire(bus: LiveBus, topology: Topology, schedule: Schedule, moment: datetime)
         BrokerOutage: the broker is away; it may have arrived all the same.
 
     """
-    name = message_id(topology, schedule, moment)
-    bus.publish(schedule.exchange, dict(schedule.payload), schedule.key, message_id=name)
+    bus.publish(
+        schedule.exchange,
+        dict(schedule.payload),
+        schedule.key,
+        message_id=message_id(topology, schedule, moment),
+        headers=dict(schedule.headers) or None,
+    )
