@@ -23,7 +23,7 @@ USER_PROJECT = PROJECT / "tests" / "typed_project"
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 # Extras, what loads the plugin itself, and what only type checkers import.
 OPTIONAL = {"psycopg2-binary", "pydantic", "pytest", "sqlalchemy", "typing-extensions"}
-
+TEMPLATES = "from feedbus.new_project.creation import templates; print(templates())"
 
 LOADED = {"tzdata"}  # by zoneinfo, where the system has no time zones
 
@@ -105,6 +105,15 @@ def test_the_wheel_alone_checks_a_project(installed, tmp_path):
     assert run(installed, "-c", where, folder=tmp_path) == "True\n"
 
 
+def test_the_wheel_alone_makes_a_project_that_passes_its_check_and_its_tests(installed, tmp_path):
+    feedbus = installed.with_name("feedbus")
+    assert "feedbus up" in run(feedbus, "init", "shop", folder=tmp_path)
+    assert "topology.toml: ok" in run(feedbus, "check", folder=tmp_path / "shop")
+    assert "2 passed" in run(installed, "-m", "pytest", "-W", "error", folder=tmp_path / "shop")
+    packaged = run(installed, "-c", TEMPLATES, folder=tmp_path)
+    assert packaged == run(sys.executable, "-c", TEMPLATES, folder=PROJECT)
+
+
 def test_a_driver_that_is_not_installed_is_named_with_its_extra(installed, tmp_path):
     store = '[store]\nurl = "postgresql://u:secret@localhost/shop"\n'
     (tmp_path / "topology.toml").write_text('name = "shop"\n' + store)
@@ -128,10 +137,12 @@ def test_a_store_that_is_not_installed_is_named_with_its_extra(installed, tmp_pa
     assert "Traceback" not in done.stderr
 
 
-def test_users_programs_are_typed_in_strict_mode(installed):
+def test_users_programs_are_typed_in_strict_mode(installed, tmp_path):
+    run(installed.with_name("feedbus"), "init", "made", "--minimal", folder=tmp_path)
     mypy = (sys.executable, "-m", "mypy", "--strict", "--python-executable", installed)
     mypy += ("--no-error-summary", "--cache-dir", os.devnull)
-    assert run(*mypy, *sorted(USER_PROJECT.glob("*.py")), folder=USER_PROJECT) == ""
+    programs = [*sorted(USER_PROJECT.glob("*.py")), *(tmp_path / "made").glob("*.py")]
+    assert run(*mypy, *programs, folder=USER_PROJECT) == ""
 
 
 def test_the_version_is_the_newest_of_the_changelog_and_of_what_names_it():

@@ -1,0 +1,60 @@
+"""feedbus init: a new project that runs at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from feedbus.cli import counted
+from feedbus.printable import printable
+
+# In the order in which they are listed; what is not here comes last.
+MEANINGS = {
+    "topology.toml": "exchanges, queues, shards and retries",
+    "app.py": "two handlers",
+    "test_app.py": "their tests, in memory",
+    "tests/test_app.py": "their tests, in memory",
+    "README.md": "the commands",
+    "pyproject.toml": "dependencies, and options of pytest, mypy and ruff",
+    "Dockerfile": "the image",
+    "compose.yaml": "the image beside RabbitMQ",
+}
+MESSAGE = '{"id": 1, "product": "chair", "customer": "ann", "quantity": 2}'
+
+
+@click.command(
+    "init",
+    epilog="""\b
+Examples:
+  feedbus init shop
+  feedbus init shop --minimal    # topology.toml, app.py and test_app.py
+""",
+)
+@click.argument("name")
+@click.option("--minimal", is_flag=True, help="Only the topology, the handlers and their test.")
+def command(name: str, *, minimal: bool) -> None:
+    """Create the folder NAME with a project that runs at once.
+
+    It has two handlers, one of them on a sharded queue, and their tests; and it has what a
+    deployment by Docker Compose or systemd needs. An existing folder must be empty.
+    """
+    from feedbus.new_project import create
+
+    created = create(name, Path(), minimal=minimal)
+    click.echo(f"created {printable(name)}: {counted(len(created.paths), 'file')}")
+    width = max(map(len, created.paths))
+    order = list(MEANINGS)
+    for path in sorted(
+        created.paths, key=lambda one: order.index(one) if one in order else len(order)
+    ):
+        click.echo(f"  {path:<{width}}  {MEANINGS.get(path, '')}".rstrip())
+    click.echo(
+        f"\nNext:\n"
+        f"  cd {name}\n"
+        f"  pytest                 # its tests pass; pytest is a package of its own\n"
+        f"  feedbus up             # runs everything on the embedded broker; Ctrl-C stops it\n"
+        f"In a second terminal, in the same folder:\n"
+        f"  feedbus publish orders --key chair --json '{MESSAGE}'\n"
+        f"  feedbus status         # consumers, depths, the address of the operations page"
+    )
