@@ -60,14 +60,50 @@ def test_the_wrong_file_in_the_guide_is_told_what_the_guide_says(tmp_path):
     assert told == f"```text\n{done.stdout}```\n"
 
 
-def test_every_option_has_a_description_in_the_schema():
-    def walk(schema, path):
-        for name, option in schema.get("properties", {}).items():
-            assert option["description"].endswith("."), f"{path}.{name}"
-            walk(option, f"{path}.{name}")
-            walk(option.get("additionalProperties") or {}, f"{path}.{name}.NAME")
+def described(schema, path=""):
+    """Return each property, entry and item of a schema by its path."""
+    for name, option in schema.get("properties", {}).items():
+        yield f"{path}.{name}", option
+        yield from described(option, f"{path}.{name}")
+    for key in ("additionalProperties", "items"):
+        if isinstance(schema.get(key), dict):
+            yield f"{path}.{key}", schema[key]
+            yield from described(schema[key], f"{path}.{key}")
 
-    walk(json.loads(printed()), "")
+
+DESCRIBED = dict(described(json.loads(printed())))
+
+
+def test_every_option_has_a_type_and_a_description_that_an_editor_can_show():
+    wrong = [
+        path
+        for path, option in DESCRIBED.items()
+        if "type" not in option
+        or not option["description"].endswith(".")
+        or "](" in option["description"]  # editors do not find the pages of the documentation
+    ]
+    assert len(DESCRIBED) > 100
+    assert wrong == []
+
+
+def test_every_option_has_a_default_or_an_example_or_a_list_of_its_values():
+    missing = [
+        path
+        for path, option in DESCRIBED.items()
+        if not {"default", "examples", "properties"} & option.keys()
+        and option["type"] != "boolean"
+        and "enum" not in json.dumps(option.get("anyOf", []))
+        and "properties" not in option.get("additionalProperties", {})
+        and not path.endswith((".additionalProperties", ".items"))
+    ]
+    assert missing == []
+
+
+def test_defaults_and_examples_are_values_that_the_schema_accepts():
+    for option in DESCRIBED.values():
+        values = option.get("examples", [])
+        for value in [*values, option["default"]] if "default" in option else values:
+            jsonschema_rs.validate(option, value)
 
 
 def test_the_schema_takes_the_projects_own_topology():

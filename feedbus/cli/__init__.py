@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, str] = {
     "spread": "Predict how keys spread over shards.",
     "balance": "Find weights that even out keys over shards.",
     "schema": "Print the JSON Schema of topology.toml.",
+    "asyncapi": "Print the AsyncAPI document of the topology.",
     "grafana": "Print a Grafana dashboard of the topology.",
     "completion": "Print the completion script of a shell.",
 }

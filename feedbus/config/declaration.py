@@ -50,6 +50,7 @@ class BrokerTable(TableSchema):
         "[security](../security.md#tls).",
         parse_broker_url,
         *BROKER_SCHEMES,
+        example="amqp://user:${PASSWORD}@rabbit.example//",
         default=f'"{BROKER_URL}"',
     )
     management = Url(
@@ -58,6 +59,7 @@ class BrokerTable(TableSchema):
         "`amqps://` it has to be https, or on this machine.",
         parse_management_url,
         *MANAGEMENT_SCHEMES,
+        example="https://rabbit.example:15671",
         default="on the host of `url`: port 15672, or 15671 with https for `amqps://`",
     )
     consumer_timeout = Duration(
@@ -84,6 +86,7 @@ class StoreTable(TableSchema):
         "`postgresql://` URL of PostgreSQL's libpq.",
         parse_store_url,
         *STORE_SCHEMES,
+        example="postgresql://user:${PASSWORD}@db.example/shop",
         default="needed by peewee",
     )
     engine = Dotted(
@@ -118,7 +121,11 @@ class ExchangeTable(TableSchema):
         most=1_000_000,
     )
     arguments = Tables(
-        Argument(""), "The broker's own arguments.", of="arguments", keys=ArgumentName("")
+        Argument("The value of the argument."),
+        "The broker's own arguments.",
+        of="arguments",
+        keys=ArgumentName(""),
+        example={"alternate-exchange": "shop.other"},
     )
     content_type = ContentType(
         "The content type of what feedbus publishes to it: text, `application/octet-stream`, or "
@@ -156,8 +163,9 @@ class RetryTable(TableSchema):
     builds = topology.Ladder
 
     delays = Array(
-        Duration(""),
+        Duration("How long the message waits for this attempt."),
         "The waits between attempts.",
+        example=["1s", "10s", "1m"],
         of="durations",
         empty=False,
         required=True,
@@ -170,20 +178,22 @@ class RetryTable(TableSchema):
     )
     repeat = Flag("Whether the last delay repeats without end.", default="false")
     retry_on = Array(
-        ExceptionName(""),
+        ExceptionName("The dotted name of an exception class."),
         "The only exceptions of the handler that are worth another attempt, with their subclasses; "
         "any other makes a dead letter at once.",
         of="exceptions",
         empty=False,
         default="every exception",
+        example=["httpx.TransportError"],
     )
     reject_on = Array(
-        ExceptionName(""),
+        ExceptionName("The dotted name of an exception class."),
         "Exceptions that make a dead letter at once. Where a class of an exception is named in "
         "each of the two, the nearest class counts.",
         of="exceptions",
         empty=False,
         default="none",
+        example=["ValueError"],
     )
 
 
@@ -208,13 +218,17 @@ class QueueTable(TableSchema):
 
     builds = topology.Queue
 
-    exchange = Name("The exchange that the queue is bound to.", default="needed, unless `external`")
+    exchange = Name(
+        "The exchange that the queue is bound to.",
+        default="needed, unless `external`",
+        example="orders",
+    )
     handler = Dotted(
         "The handler of its messages, imported from this topology's folder.",
         default="needed, or `handlers`, or `handlers_by_type`",
     )
     handlers = Tables(
-        Dotted(""),
+        Dotted("The handler of the messages with such a routing key."),
         "In place of `handler`, several by the routing keys that each takes; `*` stands for one "
         "word and `#` for any number of them. The first that matches takes a message, in the order "
         "of the file; what none matches becomes a dead letter.",
@@ -222,18 +236,20 @@ class QueueTable(TableSchema):
         keys=RoutingKey(""),
         empty=False,
         default="none",
+        example={"mail.#": "app:mail"},
     )
     handlers_by_type = Tables(
-        Dotted(""),
+        Dotted("The handler of the messages of this type."),
         "In place of `handler`, several by the AMQP property `type` of the messages that each "
         "takes.",
         of="dotted names",
         keys=RoutingKey(""),
         empty=False,
         default="none",
+        example={"order.placed": "app:placed"},
     )
     routing_keys = Array(
-        RoutingKey(""),
+        RoutingKey("A binding key.", example="mail.#"),
         "The binding keys. Needed on a direct or topic exchange, refused on any other. "
         "On a topic exchange `*` stands for one word and `#` for any number of them.",
         of="texts",
@@ -243,6 +259,7 @@ class QueueTable(TableSchema):
         "x-consistent-hash exchange.",
         most=MOST_BUCKETS,
         default="one queue, called NAME",
+        example=4,
     )
     weight = Whole(
         "Every shard's share of the ring, in buckets; a ring has at most 10,000 of them.",
@@ -250,7 +267,7 @@ class QueueTable(TableSchema):
         default="1",
     )
     weights = Tables(
-        Whole("", most=MOST_BUCKETS),
+        Whole("The weight of the shard with this number.", most=MOST_BUCKETS),
         "Single shards' weights by number, `{ 3 = 2 }`; the others keep `weight`.",
         of="positive integers",
         keys=ShardNumber(""),
@@ -279,6 +296,7 @@ class QueueTable(TableSchema):
         "for a batch at least its size.",
         most=MOST_PREFETCH,
         default="`10`, or twice `concurrency` where that is more",
+        example=50,
     )
     concurrency = Whole(
         "How many records each process handles "
@@ -331,11 +349,12 @@ class QueueTable(TableSchema):
         default="drop-head, as the broker does",
     )
     arguments = Tables(
-        Argument(""),
+        Argument("The value of the argument."),
         "The broker's own arguments.",
         of="arguments",
         keys=ArgumentName(""),
         default="{}",
+        example={"x-max-priority": 10},
     )
     idle_timeout = Duration(
         "A consumer ends when nothing came for so long, and is started anew.",
@@ -356,14 +375,16 @@ class QueueTable(TableSchema):
         attribute="handler_timeout_seconds",
     )
     memory_limit = Size(
-        "A process that takes more is started anew.",
+        "A process that takes more memory is restarted.",
         attribute="memory_limit_bytes",
         default='"unlimited"',
     )
     processes = Whole("How many processes read each queue.", most=1000)
-    user = Text("The user that the process runs as.", default="whoever starts it")
+    user = Text(
+        "The user that the process runs as.", default="the user who starts it", example="www-data"
+    )
     start_retries = Whole(
-        "How often a process may end at once after its start before it is given up.",
+        "How many times a process may end right after its start before it is given up.",
         least=0,
         most=1000,
     )
@@ -389,24 +410,28 @@ class ProcessTable(TableSchema):
 
     builds = topology.Process
 
-    command = Command("What is started, in this topology's folder.", required=True)
-    processes = Whole("How many of it run.", most=1000)
-    user = Text("The user that it runs as.", default="whoever starts it")
+    command = Command("The command that is started, in this topology's folder.", required=True)
+    processes = Whole("How many such processes run.", most=1000)
+    user = Text(
+        "The user that the process runs as.", default="the user who starts it", example="www-data"
+    )
     start_retries = Whole(
-        "How often it may end at once after its start before it is given up.", least=0, most=1000
+        "How many times the process may end right after its start before it is given up.",
+        least=0,
+        most=1000,
     )
     stop_timeout = Duration(
-        "How long it has to end before it is killed.",
+        "How long the process may take to end before it is killed.",
         attribute="stop_timeout_seconds",
         default='"5s"',
     )
     memory_limit = Size(
-        "When it takes more it is started anew.",
+        "A process that takes more memory is restarted.",
         attribute="memory_limit_bytes",
         default='"unlimited"',
     )
     environment = Tables(
-        Setting(""),
+        Setting("The value of the variable."),
         "Environment variables, beside those it inherits.",
         of="texts",
         keys=EnvironmentName(""),
@@ -418,7 +443,7 @@ class MiddlewareTable(TableSchema):
     """[middleware]."""
 
     use = Array(
-        Dotted(""),
+        Dotted("The class of a middleware.", example="app:Timing"),
         "The [middleware](handlers.md#middleware) around each call of a handler, the outermost "
         "first.",
         of="dotted names",
@@ -446,6 +471,7 @@ class OperationsTable(TableSchema):
         least=0,
         most=65_535,
         default=f"{topology.OPERATIONS_PORT}, or a free one when it is taken",
+        example=topology.OPERATIONS_PORT,
     )
 
 
@@ -455,15 +481,21 @@ class ScheduleTable(TableSchema):
     builds = topology.Schedule
 
     cron = CronLine(
-        "When it is fired: minute, hour, day of month, month, day of week. A sixth field in front "
-        "is the second.",
+        "The moments of the schedule: minute, hour, day of month, month, day of week. A sixth "
+        "field in front is the second.",
         required=True,
     )
     timezone = TimeZone("The time zone of the line, by its name in the IANA database.")
-    exchange = Name("Where the message is published.", required=True)
-    key = RoutingKey("Its routing key.")
-    payload = JsonTable("Its payload.", default="{}")
-    headers = HeaderTable("Its headers, as publish() takes them.", default="{}")
+    exchange = Name(
+        "The exchange that the message is published to.", required=True, example="orders"
+    )
+    key = RoutingKey("The routing key of the message.")
+    payload = JsonTable("The payload of the message.", default="{}")
+    headers = HeaderTable(
+        "The headers of the message, as publish() takes them.",
+        default="{}",
+        example={"source": "nightly"},
+    )
     catch_up = Duration(
         "How late a moment is fired that was missed, at most: of several the latest. At least 10 "
         "seconds.",
@@ -484,7 +516,7 @@ class TopologyTable(TableSchema):
 
     what = "key"
 
-    name = Name("The prefix of every name on the broker.", required=True)
+    name = Name("The prefix of every name on the broker.", required=True, example="shop")
     var = Text("The folder of sockets, locks, logs and metric files.", default=f'"{VAR}"')
     broker = Table(BrokerTable, "Where the broker is.")
     store = Table(
@@ -492,32 +524,45 @@ class TopologyTable(TableSchema):
         "The database that the handlers' effects commit to; without this table there is none.",
     )
     exchanges = Tables(
-        Table(ExchangeTable, ""), "The exchanges by name.", of="tables", required=True
+        Table(ExchangeTable, "An exchange; the key is its name."),
+        "The exchanges by name.",
+        of="tables",
+        required=True,
     )
     defaults = Table(DefaultsTable, "What queues inherit.")
     queues = Tables(
-        Table(QueueTable, ""), "The queues by name.", of="tables", empty=False, required=True
+        Table(QueueTable, "A queue, or the queues of its shards; the key is its name."),
+        "The queues by name.",
+        of="tables",
+        empty=False,
+        required=True,
     )
     processes = Tables(
-        Table(ProcessTable, ""), "Supervised processes beside the consumers, by name.", of="tables"
+        Table(ProcessTable, "A supervised process; the key is its name."),
+        "Supervised processes beside the consumers, by name.",
+        of="tables",
     )
     codecs = Tables(
-        Dotted(""),
+        Dotted("The codec of this content type.", example="app:Protobuf"),
         "The project's [codecs](handlers.md#codecs) by content type: what reads and writes bodies "
         "that are not JSON.",
         of="dotted names",
         keys=ContentType(""),
+        example={"application/x-protobuf": "app:Protobuf"},
     )
     middleware = Table(MiddlewareTable, "What runs around each call of a handler.")
     schedules = Tables(
-        Table(ScheduleTable, ""),
+        Table(ScheduleTable, "A schedule; the key is its name."),
         "[Messages](../how-to/scheduling.md) that are published at the moments of a cron line, by "
         "name.",
         of="tables",
     )
     operations = Table(OperationsTable, "Metrics, health and the operations page.")
     commands = Tables(
-        Dotted(""), "The project's own click commands: `feedbus NAME`.", of="dotted names"
+        Dotted("The click command of this name.", example="app:report"),
+        "The project's own click commands: `feedbus NAME`.",
+        of="dotted names",
+        example={"report": "app:report"},
     )
 
 

@@ -12,7 +12,7 @@ from feedbus.config.faults import Fault, describe, nearest
 
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 LARGEST = 2**63 - 1
-SUBSTITUTED = {"type": "string", "pattern": r"\$\{"}
+SUBSTITUTED = {"pattern": r"\$\{"}
 
 
 class Option(fields.Field[Any]):
@@ -22,6 +22,7 @@ class Option(fields.Field[Any]):
     expected: str = "a value"
     pattern: str = ""
     hidden: bool = False  # whether errors name the kind of a wrong value only
+    example: Any = None  # a value that most options of this kind could have, for editors
 
     def __init__(
         self,
@@ -30,13 +31,25 @@ class Option(fields.Field[Any]):
         default: str = "",
         required: bool = False,
         attribute: str | None = None,
+        example: Any = None,
     ) -> None:
-        """Keep the description, and the default where the value's dataclass does not tell it."""
+        """Keep what describes the option.
+
+        Args:
+            description: what the option means, in sentences; it may have links in Markdown.
+            default: as the file would write it, or in words; "" where the dataclass has it.
+            required: whether the option must be there.
+            attribute: the field of the dataclass, where its name is another.
+            example: a value for editors, where the kind has none or a misleading one.
+
+        """
         super().__init__(
             required=required,
             attribute=attribute,
             metadata={"description": description, "default": default},
         )
+        if example is not None:
+            self.example = example
 
     def read(self, value: Any) -> Any:
         """Return what the value means; call refuse() when it means nothing."""
@@ -102,13 +115,14 @@ class Name(Text):
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
-        return {"anyOf": [{"type": "string", "pattern": f"^{self.pattern}$"}, SUBSTITUTED]}
+        return {"type": "string", "pattern": rf"^{self.pattern}$|\$\{{"}
 
 
 class Dotted(Text):
     """A Python object by its dotted name."""
 
     kind = "dotted name, `package.module:name`"
+    example = "app:handler"
     expected = "a dotted name such as 'package.module:name'"
 
     def read(self, value: Any) -> str:
@@ -176,11 +190,15 @@ class Whole(Option):
         integer: dict[str, Any] = {"type": "integer", "minimum": self.least}
         if self.most < LARGEST:
             integer["maximum"] = self.most
-        return {"anyOf": [integer, {"const": "unlimited"}]} if self.unlimited else integer
+        if not self.unlimited:
+            return integer
+        return {"type": ["integer", "string"], "anyOf": [integer, {"const": "unlimited"}]}
 
 
 class Duration(Option):
     """A time, written with its units, or "never" where an option may be switched off."""
+
+    example = "30s"
 
     def __init__(
         self, description: str, *, zero: bool = False, never: bool = False, **options: Any
@@ -225,6 +243,7 @@ class Size(Option):
     """A number of bytes, written with its unit, or "unlimited"."""
 
     kind = 'size or `"unlimited"`'
+    example = "512MB"
     expected = 'a size such as "512MB" or "1GB", or "unlimited"'
 
     def read(self, value: Any) -> int | None:
@@ -262,4 +281,4 @@ class Choice(Option):
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
-        return {"anyOf": [{"enum": list(self.choices)}, SUBSTITUTED]}
+        return {"type": "string", "anyOf": [{"enum": list(self.choices)}, SUBSTITUTED]}

@@ -28,6 +28,7 @@ class CronLine(Text):
     """When a schedule is fired."""
 
     kind = "cron line"
+    example = "30 2 * * MON-FRI"
     expected = (
         'minute, hour, day of month, month and day of week, such as "*/5 * * * *" or'
         ' "30 2 * * MON-FRI"'
@@ -52,6 +53,7 @@ class TimeZone(Text):
     """A time zone of the IANA database."""
 
     kind = "time zone"
+    example = "Europe/Berlin"
     expected = "a time zone such as 'Europe/Berlin' or 'UTC'"
 
     def read(self, value: Any) -> str:

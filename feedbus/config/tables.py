@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -13,6 +13,8 @@ from marshmallow import RAISE, Schema, ValidationError
 from feedbus.config.faults import Fault, Report, describe, unknown
 from feedbus.config.fields import Name, Option
 from feedbus.config.paths import Path
+
+LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")  # in Markdown; editors would not find the page
 
 
 class TableSchema(Schema):
@@ -119,7 +121,7 @@ class Array(Many):
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
-        return {"type": "array", "items": self.entry.schema()} | (
+        return {"type": "array", "items": option_schema(self.entry)} | (
             {} if self.empty else {"minItems": 1}
         )
 
@@ -163,7 +165,7 @@ class Tables(Many):
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
-        entries = {"type": "object", "additionalProperties": self.entry.schema()}
+        entries = {"type": "object", "additionalProperties": option_schema(self.entry)}
         if self.keys.pattern:
             entries["propertyNames"] = {"pattern": f"^({self.keys.pattern})$"}
         return entries if self.empty else {**entries, "minProperties": 1}
@@ -191,14 +193,31 @@ def default_of(table: TableSchema, name: str) -> str:
 def table_schema(table: TableSchema) -> dict[str, Any]:
     """Return the JSON Schema of a table from its declaration."""
     options = options_of(table)
-    properties: dict[str, Any] = {}
-    for name, option in options.items():
-        properties[name] = {**option.schema(), "description": option.metadata["description"]}
-        with contextlib.suppress(tomllib.TOMLDecodeError):
-            properties[name]["default"] = tomllib.loads(f"it = {default_of(table, name)}")["it"]
+    properties = {
+        name: option_schema(option, default_of(table, name)) for name, option in options.items()
+    }
     schema = {"type": "object", "additionalProperties": False, "properties": properties}
     required = [name for name, option in options.items() if option.required]
     return {**schema, "required": required} if required else schema
+
+
+def option_schema(option: Option, default: str = "") -> dict[str, Any]:
+    """Return the JSON Schema of an option with its description, default and example.
+
+    Args:
+        option: of a table, or what each entry of an array or table is.
+        default: as the file would write it, or in words; "" for none.
+
+    """
+    described = option.schema()
+    description = LINK.sub(r"\1", option.metadata["description"])
+    try:
+        described["default"] = tomllib.loads(f"it = {default}")["it"]
+    except tomllib.TOMLDecodeError:
+        description += f" Default: {default}." if default else ""
+    if option.example is not None:
+        described["examples"] = [option.example]
+    return described | {"description": description}
 
 
 def spread(errors: Any, report: Report, path: Path = ()) -> None:

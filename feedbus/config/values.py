@@ -70,13 +70,15 @@ class Adapter(Dotted):
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
-        return {"anyOf": [{"enum": list(self.own)}, super().schema()]}
+        dotted = super().schema()
+        return {"type": dotted.pop("type"), "anyOf": [{"enum": list(self.own)}, dotted]}
 
 
 class ExceptionName(Option):
     """An exception class by its dotted name."""
 
     kind = "exception, `ValueError` or `module.Name`"
+    example = "httpx.TransportError"
     expected = "the dotted name of an exception, such as 'ValueError' or 'httpx.TransportError'"
     pattern = r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?"
 
@@ -95,6 +97,7 @@ class Command(Option):
     """A command line, split as a shell would, or an array of its words."""
 
     kind = "text or array of texts"
+    example = "python -m web"
     hidden = True
     expected = 'a command such as "python -m web" or an array of its words'
 
@@ -116,13 +119,15 @@ class Command(Option):
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
         words = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-        return {"anyOf": [{"type": "string", "minLength": 1}, words]}
+        text = {"type": "string", "minLength": 1}
+        return {"type": ["string", "array"], "anyOf": [text, words]}
 
 
 class RoutingKey(Option):
     """A binding key: up to 255 bytes, and the empty text is one too."""
 
     kind = "text"
+    example = "mail.eu"
     expected = f"a routing key of at most {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
@@ -139,6 +144,7 @@ class RoutingKey(Option):
 class BrokerName(Text):
     """The whole name of an exchange or queue on the broker."""
 
+    example = "erp.events"
     expected = f"a name of 1 to {LONGEST_KEY_BYTES} bytes"
 
     def read(self, value: Any) -> str:
@@ -152,6 +158,7 @@ class BrokerName(Text):
 class ContentType(Text):
     """A MIME type, with or without parameters."""
 
+    example = "application/x-protobuf"
     expected = "a content type such as 'application/x-protobuf'"
     pattern = r"[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+( *;[ -~]*)?"
 
@@ -249,6 +256,7 @@ class OrderBy(Option):
     """What must stay in order: a field's name, the routing key, or nothing."""
 
     kind = "text, or true or false"
+    example = "customer"
     expected = "the name of a field, true for the routing key, or false"
 
     def read(self, value: Any) -> str | bool:
@@ -259,4 +267,4 @@ class OrderBy(Option):
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema."""
-        return {"anyOf": [{"type": "boolean"}, {"type": "string", "minLength": 1}]}
+        return {"type": ["boolean", "string"], "minLength": 1}

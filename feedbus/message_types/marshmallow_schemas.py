@@ -60,6 +60,17 @@ class SchemaType(MessageType):
             raise UnfitMessageType(expected, f"{schema.__name__}: {described(error)}") from error
         self._columns = _columns(self._schema)
 
+    @property
+    def name(self) -> str:
+        """The name of the schema."""
+        return type(self._schema).__name__
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of one record on the wire; its definitions are in `$defs`."""
+        from feedbus.message_types.marshmallow_json_schema import json_schema
+
+        return json_schema(self._schema)
+
     def load(self, pack: Pack) -> Loaded:
         """Load by column where fields stand alone, else row by row."""
         schema, declared = self._schema, self._columns

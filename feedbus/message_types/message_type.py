@@ -57,6 +57,15 @@ class MessageType(ABC):
 
     reads: Reads = "object"
 
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of the type; "" where it has none."""
+
+    @abstractmethod
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of one record on the wire; its definitions are in `$defs`."""
+
     @abstractmethod
     def load(self, pack: Pack) -> Loaded:
         """Validate and load a pack; the result is that of loading its records one by one.

@@ -72,6 +72,15 @@ class MsgspecType(MessageType):
         self._make = _maker(declared, described[0]) if self._fields is not None else None
         self._dicts = isinstance(described[0], inspect.TypedDictType)
 
+    @property
+    def name(self) -> str:
+        """The name of the class; those of a union with "Or" between them."""
+        return "Or".join(kind.cls.__name__ for kind in _described(self._type))
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of one record on the wire; its definitions are in `$defs`."""
+        return msgspec.json.schema(self._type)
+
     def load(self, pack: Pack) -> Loaded:
         """Load by column where fields stand alone, else row by row."""
         by_column = self._dicts or (self._make is not None and len(pack) > 1)

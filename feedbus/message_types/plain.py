@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import itemgetter
+from typing import Any
 
 from feedbus.message_types.message_type import Loaded, MessageType, Reads
 from feedbus.records.batch import Chunk
@@ -12,6 +13,15 @@ from feedbus.records.raw import RAW
 
 class DictType(MessageType):
     """Records are the dicts that came."""
+
+    @property
+    def name(self) -> str:
+        """No name."""
+        return ""
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of any object."""
+        return {"type": "object"}
 
     def load(self, pack: Pack) -> Loaded:
         """Take everything."""
@@ -25,6 +35,15 @@ class BodyType(MessageType):
         """Take str or bytes."""
         self._kind = kind
         self.reads: Reads = "text" if kind is str else "bytes"
+
+    @property
+    def name(self) -> str:
+        """No name."""
+        return ""
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of any body."""
+        return {"type": "string"} | ({"format": "binary"} if self._kind is bytes else {})
 
     def load(self, pack: Pack) -> Loaded:
         """Take the body; where a codec has made something else of it, refuse that."""

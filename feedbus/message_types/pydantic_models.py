@@ -37,7 +37,7 @@ class PydanticType(MessageType):
         """
         from pydantic import TypeAdapter, ValidationError
 
-        self._invalid = ValidationError
+        self._invalid, self._declared = ValidationError, declared
         try:
             self._one: TypeAdapter[Any] = TypeAdapter(declared)
             self._many: TypeAdapter[list[Any]] = TypeAdapter(list[declared])  # type: ignore[valid-type]
@@ -48,6 +48,15 @@ class PydanticType(MessageType):
             raise UnfitMessageType(expected, f"{declared.__name__}: {reason}") from error
         fields: Mapping[str, Any] = getattr(declared, "__pydantic_fields__", {})
         self._names = list(fields)
+
+    @property
+    def name(self) -> str:
+        """The name of the model."""
+        return self._declared.__name__
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of one record on the wire; its definitions are in `$defs`."""
+        return self._one.json_schema()
 
     def load(self, pack: Pack) -> Loaded:
         """Load all records in one call, and one by one where some are invalid."""

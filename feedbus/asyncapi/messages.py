@@ -1,0 +1,125 @@
+"""The messages of an AsyncAPI document: one for each type that the handlers of a topology take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from feedbus.handler_routes import HandlerRoutes
+from feedbus.message_types import MessageType
+from feedbus.topology import Queue, Topology
+
+CONTENT_TYPES = {"object": "application/json", "text": "text/plain"}
+BYTES = "application/octet-stream"
+DEFINITIONS = "#/$defs/"
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """The messages of a topology, and which of them each queue takes.
+
+    Attributes:
+        components: each message by its name in the document.
+        schemas: the payloads' JSON Schemas, and the definitions in them, by name.
+        of_queue: for each queue the names of its messages.
+
+    """
+
+    components: dict[str, dict[str, Any]] = field(default_factory=dict)
+    schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
+    of_queue: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, topology: Topology, routes: Mapping[str, HandlerRoutes]) -> Messages:
+        """Describe the messages of a topology.
+
+        Args:
+            topology: whose queues are described.
+            routes: for each queue its handlers, imported.
+
+        """
+        found = cls()
+        for queue in topology.queues.values():
+            content_type = None
+            if not queue.external_name:
+                content_type = topology.exchanges[queue.exchange].content_type
+            found.of_queue[queue.name] = list(
+                dict.fromkeys(found._add(queue, routes[queue.name], content_type))
+            )
+        return found
+
+    def of_exchange(self, topology: Topology, exchange: str) -> list[str]:
+        """Return the names of the messages that the queues of an exchange take."""
+        queues = [each for each in topology.queues.values() if each.exchange == exchange]
+        return list(dict.fromkeys(name for each in queues for name in self.of_queue[each.name]))
+
+    def _add(self, queue: Queue, routes: HandlerRoutes, content_type: str | None) -> Iterator[str]:
+        """Add what the handlers of a queue take; yield the name of each message."""
+        types: Sequence[str | None] = routes.types or [None] * len(routes.handlers)
+        for handler, amqp_type in zip(routes.handlers, types, strict=True):
+            message_type = handler.message_type()
+            name = message_type.name or amqp_type or queue.name
+            described: dict[str, Any] = {
+                "name": amqp_type or name,
+                "title": name,
+                "contentType": content_type or CONTENT_TYPES.get(message_type.reads, BYTES),
+            }
+            if amqp_type is not None:
+                described["bindings"] = {
+                    "amqp": {"messageType": amqp_type, "bindingVersion": "0.3.0"}
+                }
+            yield self._component(_key(name), queue, message_type, described)
+
+    def _component(
+        self, name: str, queue: Queue, message_type: MessageType, described: dict[str, Any]
+    ) -> str:
+        """Add a message, unless the same is there; another of that name is named by its queue."""
+        for key in (name, f"{queue.name}.{name}"):
+            schemas = _components(key, message_type.json_schema())
+            message = described | {"payload": {"$ref": f"#/components/schemas/{key}"}}
+            if key not in self.components:
+                self.components[key] = message
+                self.schemas.update(schemas)
+            if self.components[key] == message and self.schemas[key] == schemas[key]:
+                return key
+        return f"{queue.name}.{name}"
+
+
+def _components(name: str, schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a schema and its definitions as components of a document, by their names there."""
+    definitions = schema.get("$defs", {})
+    top = schema.get("$ref", "").removeprefix(DEFINITIONS)
+    names = {each: name if each == top else f"{name}.{_key(each)}" for each in definitions}
+    found = {names[each]: _within_document(inner, names) for each, inner in definitions.items()}
+    if top not in definitions:
+        own = {key: value for key, value in schema.items() if key != "$defs"}
+        found[name] = _within_document(own, names)
+    return found
+
+
+def _within_document(schema: Any, names: Mapping[str, str]) -> Any:
+    """Return a schema whose references lead to components of the document.
+
+    AsyncAPI's discriminator names a definition, that of msgspec and pydantic a value; each
+    alternative demands its own value, so nothing is lost without it.
+    """
+    if isinstance(schema, list):
+        return [_within_document(each, names) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    found = {
+        key: _within_document(value, names)
+        for key, value in schema.items()
+        if not (key == "discriminator" and isinstance(value, Mapping) and "mapping" in value)
+    }
+    reference = found.get("$ref")
+    if isinstance(reference, str) and reference.startswith(DEFINITIONS):
+        found["$ref"] = f"#/components/schemas/{names[reference.removeprefix(DEFINITIONS)]}"
+    return found
+
+
+def _key(name: str) -> str:
+    """Return a name with the characters that AsyncAPI allows in keys."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)

@@ -1,0 +1,137 @@
+"""The JSON Schema of what a marshmallow schema loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import RAISE, Schema, fields, missing, validate
+
+# The nearest class of a field counts.
+KINDS: Mapping[type[fields.Field[Any]], Mapping[str, Any]] = {
+    fields.UUID: {"type": "string", "format": "uuid"},
+    fields.Email: {"type": "string", "format": "email"},
+    fields.Url: {"type": "string", "format": "uri"},
+    fields.IPv4: {"type": "string", "format": "ipv4"},
+    fields.IPv6: {"type": "string", "format": "ipv6"},
+    fields.DateTime: {"type": "string", "format": "date-time"},
+    fields.Date: {"type": "string", "format": "date"},
+    fields.Time: {"type": "string", "format": "time"},
+    fields.String: {"type": "string"},
+    fields.Boolean: {"type": "boolean"},
+    fields.Integer: {"type": "integer"},
+    fields.Decimal: {"type": ["number", "string"]},
+    fields.Number: {"type": "number"},
+    fields.TimeDelta: {"type": "number"},
+    fields.Mapping: {"type": "object"},
+    fields.List: {"type": "array"},
+    fields.Tuple: {"type": "array"},
+    fields.Raw: {},
+}
+DESCRIBED = ("title", "description", "examples")
+
+
+def json_schema(schema: Schema) -> dict[str, Any]:
+    """Return the JSON Schema of a record; nested schemas are in `$defs`.
+
+    A value that marshmallow converts, such as a text of digits for an Integer, is described as what
+    it is converted to. What Python code checks (hooks, functions as validators, fields of one's
+    own) has no counterpart in JSON Schema and is left out.
+
+    Args:
+        schema: whose fields are described as they are loaded.
+
+    """
+    definitions: dict[str, Any] = {}
+    name = _define(schema, definitions)
+    return {"$ref": f"#/$defs/{name}", "$defs": definitions}
+
+
+def _define(schema: Schema, definitions: dict[str, Any]) -> str:
+    """Add the definition of a schema, unless it is there; return its name."""
+    shown = list(schema.load_fields)
+    name = type(schema).__name__
+    if schema.only is not None or schema.exclude:  # part of a schema is another definition
+        name = f"{name}_{'_'.join(shown)}"
+    if name in definitions:
+        return name
+    found: dict[str, Any] = {"type": "object", "title": type(schema).__name__}
+    definitions[name] = found
+    properties, required = {}, []
+    for field_name, field in schema.load_fields.items():
+        key = field_name if field.data_key is None else field.data_key
+        properties[key] = _property(field, definitions)
+        if field.required and schema.partial is not True:
+            required.append(key)
+    found["properties"] = properties
+    if required:
+        found["required"] = required
+    if schema.unknown == RAISE:
+        found["additionalProperties"] = False
+    return name
+
+
+def _property(field: fields.Field[Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    found = _kind(field, definitions)
+    for validator in field.validators:
+        found |= _limits(validator, found.get("type"))
+    if field.allow_none and found:
+        found = {"anyOf": [found, {"type": "null"}]}
+    found |= {key: field.metadata[key] for key in DESCRIBED if key in field.metadata}
+    default = field.load_default
+    if default is not missing and not callable(default) and _is_json(default):
+        found["default"] = default
+    return found
+
+
+def _kind(field: fields.Field[Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return what a field's values look like on the wire, {} for anything."""
+    if isinstance(field, fields.Nested):
+        return _nested(field, definitions)
+    if isinstance(field, fields.Enum):
+        names = [member.value if field.by_value else member.name for member in field.enum]
+        return {"enum": names} if _is_json(names) else {}
+    found = dict(next((KINDS[kind] for kind in type(field).__mro__ if kind in KINDS), {}))
+    if isinstance(field, fields.List):
+        found["items"] = _property(field.inner, definitions)
+    elif isinstance(field, fields.Tuple):
+        found |= {"minItems": len(field.tuple_fields), "maxItems": len(field.tuple_fields)}
+    elif isinstance(field, fields.Mapping) and field.value_field is not None:
+        found["additionalProperties"] = _property(field.value_field, definitions)
+    elif isinstance(field, fields.DateTime) and field.format not in {None, "iso", "iso8601"}:
+        found = {"type": "number" if str(field.format).startswith("timestamp") else "string"}
+    return found
+
+
+def _nested(field: fields.Nested, definitions: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(field, fields.Pluck):
+        found = _property(field.schema.load_fields[field.field_name], definitions)
+    else:
+        found = {"$ref": f"#/$defs/{_define(field.schema, definitions)}"}
+    return {"type": "array", "items": found} if field.many or field.schema.many else found
+
+
+def _limits(validator: Any, kind: Any) -> dict[str, Any]:
+    """Return what a validator of marshmallow's own demands."""
+    if isinstance(validator, validate.Range):
+        low_key = "minimum" if validator.min_inclusive else "exclusiveMinimum"
+        high_key = "maximum" if validator.max_inclusive else "exclusiveMaximum"
+        limits: dict[str, Any] = {low_key: validator.min, high_key: validator.max}
+    elif isinstance(validator, validate.Length):
+        suffix = "Items" if kind == "array" else "Properties" if kind == "object" else "Length"
+        low = validator.min if validator.equal is None else validator.equal
+        high = validator.max if validator.equal is None else validator.equal
+        limits = {f"min{suffix}": low, f"max{suffix}": high}
+    elif isinstance(validator, validate.OneOf):
+        limits = {"enum": list(validator.choices)}
+    elif isinstance(validator, validate.Equal):
+        limits = {"const": validator.comparable}
+    else:
+        return {}
+    return {key: value for key, value in limits.items() if value is not None and _is_json(value)}
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, str | bool | int | float)
