@@ -227,10 +227,11 @@ def undo(letter, session: Database) -> None:
 """
 
 
-def test_nothing_is_lost_and_nothing_loops_where_it_ends_its_process(tmp_path):
+@pytest.mark.parametrize(("limit", "more"), [(2, ""), (1, "concurrency = 4")])
+def test_nothing_is_lost_and_nothing_loops_where_it_ends_its_process(tmp_path, limit, more):
     """Each death is counted; the dead letter is put aside without it after delivery_limit more."""
     body = 'note("handled")\nraise Reject("no")'
-    options = 'dead_handler = "small_handlers:undo"\ndelivery_limit = 2'
+    options = f'dead_handler = "small_handlers:undo"\ndelivery_limit = {limit}\n{more}'
     project = Project.at(tmp_path, body, options)
     module = tmp_path / "small_handlers.py"
     text = module.read_text().replace(
@@ -239,12 +240,12 @@ def test_nothing_is_lost_and_nothing_loops_where_it_ends_its_process(tmp_path):
     undo = UNDO.format(log=str(project.log), deaths=1000)
     module.write_text(text + undo)
     project.publish(1)
-    for _ in range(4):
+    for _ in range(2 * limit):
         project.feedbus("run", "work", "--max-messages", "1", code=1)
     project.feedbus("run", "work", "--max-messages", "1")
-    assert project.seen() == ["handled", "undone", "handled", "undone", "undone", "undone"]
+    assert project.seen() == ["handled", "undone"] * limit + ["undone"] * limit
     (letter,) = project.dead()
-    assert "its consumer was lost 4 times" in letter["reason"]
+    assert f"its consumer was lost {2 * limit} times" in letter["reason"]
     with sqlite3.connect(tmp_path / "var/store.db") as database:
         assert (
             database.execute("SELECT name FROM sqlite_master WHERE name = 'undone'").fetchall()

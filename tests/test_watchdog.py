@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -134,6 +135,37 @@ def test_what_a_handler_waits_for_its_turn_is_not_counted(tmp_path: Path) -> Non
         suspects.release()
         with suspects.paused():  # no handler works
             assert path.read_bytes().startswith(b"\n")
+
+
+def test_what_is_begun_beside_others_is_noted_with_them_at_the_cost_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "hand"
+    written: list[int] = []
+    pwrite = os.pwrite
+
+    def count(descriptor: int, data: bytes, offset: int) -> int:
+        written.append(len(data))
+        return pwrite(descriptor, data, offset)
+
+    with contextlib.suppress(ZeroDivisionError), Suspects(path) as suspects:
+        suspects.take([f"long-{number}" for number in range(1000)], 5.0)
+        suspects.take([f"m{number}" for number in range(1000)], 5.0)
+        monkeypatch.setattr(os, "pwrite", count)
+        suspects.extend(['"quoted"', "née"])
+        suspects.limit(60.0)
+        assert sum(written) < 100
+        with path.open("rb") as file:
+            note = Note.read(file.fileno())
+        assert note is not None
+        assert note.message_ids == (*(f"m{number}" for number in range(1000)), '"quoted"', "née")
+        assert note.until is not None
+        assert 50 < note.until - watchdog.now() <= 60
+        _ = 1 / 0  # it ends with all of it in the handler
+    with Suspects(path) as suspects:
+        assert suspects.suspected('"quoted"')
+        assert suspects.suspected("m999")
+        assert not suspects.suspected("long-999")
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"[1, 2", b'[{}, ["one"]]\n', b"[1, 2, 3, 4]\n"])

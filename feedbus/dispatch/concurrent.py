@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.opening import AsyncCall, Callee, Opened
 from feedbus.dispatch.publications import Publications, send_together
+from feedbus.dispatch.waker import Waker
 from feedbus.errors import Outage
 from feedbus.handler_loop import limit
 from feedbus.records import Records
@@ -21,6 +20,8 @@ from feedbus.resources import Resources
 from feedbus.sequencer import Sequencer
 from feedbus.topology import Consumer
 from feedbus.wire import Delivery
+
+SLOW_SECONDS = 1.0  # no broker waits less for an acknowledgement
 
 
 @dataclass(slots=True)
@@ -47,39 +48,10 @@ class Work:
     ended: bool = False
     judged: bool = False
 
-
-class Waker:
-    """A socket that becomes readable when another thread says so."""
-
-    def __init__(self) -> None:
-        """Open it."""
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        self._awake = False
-
-    def fileno(self) -> int:
-        """Return its descriptor."""
-        return self._reader.fileno()
-
-    def wake(self) -> None:
-        """Make it readable."""
-        if not self._awake:
-            self._awake = True
-            with suppress(BlockingIOError):
-                self._writer.send(b"\0")
-
-    def sleep(self) -> None:
-        """Make it unreadable; look at what the others have done only then."""
-        with suppress(BlockingIOError):
-            while self._reader.recv(1024):
-                pass
-        self._awake = False
-
-    def close(self) -> None:
-        """Close it."""
-        self._reader.close()
-        self._writer.close()
+    @property
+    def message_id(self) -> str:
+        """The id of the message that brought it."""
+        return self.part.opened.delivery.message_id
 
 
 class ConcurrentCalls:
@@ -102,6 +74,10 @@ class ConcurrentCalls:
         self._ended: deque[Work] = deque()  # appended to by other threads
         self._unfinished: list[Work] = []
         self._done: list[Opened] = []
+        self._closed: list[Delivery] = []
+        self._begun: deque[tuple[float, Work]] = deque()
+        # The messages that took long and have ended, and how long.
+        self.ended_slow: list[tuple[str, float]] = []
         self.outage: Outage | None = None
         self._pool: ThreadPoolExecutor | None = None
         self.waker = Waker()
@@ -117,6 +93,27 @@ class ConcurrentCalls:
         return [work for work in self._sequencer.running if not work.ended]
 
     @property
+    def oldest_started_at(self) -> float | None:
+        """When what is longest in a handler has begun, None while nothing is."""
+        begun = self._begun
+        while begun and (begun[0][1].ended or begun[0][1].started_at != begun[0][0]):
+            begun.popleft()
+        return begun[0][0] if begun else None
+
+    @property
+    def slow(self) -> list[tuple[str, float]]:
+        """The messages that handlers have or have had of late for long, and how long."""
+        now = time.monotonic()
+        begun = [work for work in self.in_handlers if work.started_at]
+        running = [(work.message_id, now - work.started_at) for work in begun]
+        return self.ended_slow + running
+
+    @property
+    def given_to_dead_handler(self) -> list[Opened]:
+        """Deliveries that are done, and of which the dead handler is given records."""
+        return [each for each in self._done if self._dispatch.has_dead_handler and each.fates]
+
+    @property
     def hungry(self) -> bool:
         """Whether more records could be handled at once than there are."""
         return self._sequencer.hungry
@@ -124,7 +121,7 @@ class ConcurrentCalls:
     @property
     def unfinished(self) -> bool:
         """Whether finish() has something to do."""
-        return bool(self._ended or self._unfinished or self._done)
+        return bool(self._ended or self._unfinished or self._done or self._closed)
 
     def open(self, deliveries: Sequence[Delivery]) -> None:
         """Take deliveries that have come after all others.
@@ -164,6 +161,7 @@ class ConcurrentCalls:
         awaited = []
         for work in works:
             work.started_at = now
+            self._begun.append((now, work))
             if work.callee.call_async is not None:
                 awaited.append(self._await(work, work.callee.call_async))
                 continue
@@ -178,8 +176,8 @@ class ConcurrentCalls:
         if any(work.callee.call_async is not None for work in self.running):
             self._resources.loop.look()
 
-    def finish(self) -> list[Delivery]:
-        """Publish for what has ended, and return the deliveries that are to be acknowledged.
+    def finish(self) -> None:
+        """Publish for what has ended; put_aside() is to follow.
 
         What has met an outage is to run again; self.outage says which it was.
 
@@ -199,8 +197,22 @@ class ConcurrentCalls:
         for work in self._unfinished:
             self._end(work)
         self._unfinished = []
-        self._dispatch.close(self._done)
-        deliveries, self._done = [each.delivery for each in self._done], []
+
+    def put_aside(self, only: Opened | None = None) -> None:
+        """Put the failures of deliveries that are done aside, of all by default.
+
+        Raises:
+            Outage: the broker is away, or what the dead handler needs; it may be repeated.
+
+        """
+        closing = self._done if only is None else [only]
+        self._dispatch.close(closing)
+        self._done = [] if only is None else [each for each in self._done if each is not only]
+        self._closed += [each.delivery for each in closing]
+
+    def take_done(self) -> list[Delivery]:
+        """Return the deliveries that are to be acknowledged, once."""
+        deliveries, self._closed = self._closed, []
         return deliveries
 
     def _judge(self) -> Outage | None:
@@ -225,6 +237,8 @@ class ConcurrentCalls:
         if work.publications is not None:
             work.publications.clear()
         self._dispatch.ended(work.part.opened, work.row, work.error, work.seconds)
+        if work.seconds >= SLOW_SECONDS:
+            self.ended_slow.append((work.message_id, work.seconds))
         self._sequencer.end(work)
         work.part.left -= 1
         if not work.part.left:
@@ -233,7 +247,7 @@ class ConcurrentCalls:
 
     def forget(self) -> None:
         """Forget everything that does not run, and what has ended: the broker delivers it again."""
-        self._came, self._done = [], []
+        self._came, self._done, self._closed = [], [], []
         self._sequencer.forget_waiting()
         while self._ended:
             self._unfinished.append(self._ended.popleft())

@@ -108,6 +108,11 @@ class Dispatch:
         self._count(opened)
 
     @property
+    def has_dead_handler(self) -> bool:
+        """Whether the queue has one."""
+        return self._dead_handler is not None
+
+    @property
     def calling(self) -> Calling:
         """What calls the handlers, in any thread."""
         return self._calling

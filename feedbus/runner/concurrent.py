@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import select
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from feedbus.errors import Outage
+from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.reading import Reading
 from feedbus.runner.settlement import Settlement
 from feedbus.runner.suspects import Suspects
 from feedbus.wire import Delivery
 
 if TYPE_CHECKING:
-    from feedbus.dispatch.concurrent import ConcurrentCalls
+    from feedbus.dispatch.concurrent import ConcurrentCalls, Work
+
+log = logging.getLogger(__name__)
+
+NOTED_MORE = 64  # messages that have ended, and as many again as are handled: then it is all anew
 
 
 class Concurrent:
@@ -27,6 +33,8 @@ class Concurrent:
         self._calls = calls
         self._suspects = suspects
         self._seconds = seconds
+        self._noted: set[str] = set()
+        self._noted_since = math.nan
         self._arrived_at: dict[tuple[str, int], float] = {}
         self._settlements: defaultdict[str, Settlement] = defaultdict(Settlement)
 
@@ -64,15 +72,41 @@ class Concurrent:
         return self._calls.waker.fileno()
 
     def note(self) -> None:
-        """Note what handlers have now; to be called often, so that what has ended is left out."""
-        works = self._calls.in_handlers
-        if not works:
+        """Note until when what handlers have may take; to be called often."""
+        if self._calls.oldest_started_at is not None:
+            self._limit()
+        elif self._noted:
             self._suspects.release()
-            return
+            self._noted.clear()
+
+    def _note_beginning(self, works: Sequence[Work]) -> None:
+        """Note what is about to be handled, beside what is.
+
+        What has ended stays noted for a while: to write all of it at each change would cost more
+        than to handle it. Whatever is noted when the process dies is handled alone at first.
+        """
+        new = dict.fromkeys(id_ for work in works if (id_ := work.message_id) not in self._noted)
+        if self._noted and len(self._noted) + len(new) <= NOTED_MORE + 2 * len(self._calls.running):
+            if new:
+                self._suspects.extend(list(new))
+                self._noted.update(new)
+            if self._calls.oldest_started_at is None:  # what is noted has ended
+                self._noted_since = math.nan
+        else:
+            self._noted = {work.message_id for work in self._calls.in_handlers}
+            self._take(self._noted)
+        self._limit()
+
+    def _take(self, message_ids: Collection[str]) -> None:
+        self._suspects.take(list(message_ids), self._seconds)
+        self._noted_since = math.nan
+
+    def _limit(self) -> None:
         now = time.monotonic()
-        ids = dict.fromkeys(work.part.opened.delivery.message_id for work in works)
-        begun = min((work.started_at for work in works if work.started_at), default=now)
-        self._suspects.take(list(ids), begun + self._seconds - now)
+        since = self._calls.oldest_started_at or now
+        if since != self._noted_since:
+            self._noted_since = since
+            self._suspects.limit(since + self._seconds - now)
 
     def look(self) -> None:
         """Log an async handler that blocks the event loop; to be called often."""
@@ -93,7 +127,7 @@ class Concurrent:
         self._calls.open(())
         works = self._calls.take()
         if works:
-            self.note()
+            self._note_beginning(works)
             self._calls.start(works)
 
     def finish(self) -> list[Delivery]:
@@ -102,12 +136,36 @@ class Concurrent:
             self._calls.waker.sleep()
             if not self._calls.unfinished:
                 return []
-        settled = self._calls.finish()
+        self._calls.finish()
+        for each in self._calls.given_to_dead_handler:
+            self._noted.add(each.delivery.message_id)
+            self._take(self._noted)
+            self._calls.put_aside(each)
+        self._calls.put_aside()
+        settled = self._calls.take_done()
         for delivery in settled:
             self._settlements[delivery.consumer_tag].done(delivery.tag)
             self._arrived_at.pop((delivery.consumer_tag, delivery.tag), None)
         self.note()
         return settled
+
+    def blame_slow(self, timeout: ConsumerTimeout) -> None:
+        """Blame what the broker has waited too long for, now that it has closed the channel.
+
+        It is handled alone when it comes again. What was delivered beside it is not blamed.
+        """
+        for message_id, took in self._calls.slow:
+            if took >= timeout.seconds:
+                cause = timeout.exceeded(took)
+                log.warning(
+                    "the broker has closed the channel because of %s: %s", message_id, cause
+                )
+                self._suspects.blame_each([message_id], cause)
+        self.forget_slow()
+
+    def forget_slow(self) -> None:
+        """Forget what took long and has ended: the broker has not closed its channel."""
+        self._calls.ended_slow.clear()
 
     def settle(self, readings: Mapping[str, Reading]) -> None:
         """Acknowledge what is done."""
@@ -127,6 +185,7 @@ class Concurrent:
         self._calls.forget()
         self._arrived_at.clear()
         self._settlements.clear()
+        self._noted.clear()
         self._suspects.release()
 
     def close(self) -> None:

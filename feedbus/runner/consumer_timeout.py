@@ -34,8 +34,16 @@ class ConsumerTimeout:
             and age + self._slowest_seconds > self.seconds * SAFE_SHARE
         )
 
-    def learn(self, error: BaseException) -> None:
-        """Take the timeout that the broker names where it closes a channel for it."""
+    def learn(self, error: BaseException) -> bool:
+        """Take the timeout that the broker names; whether it has closed a channel for it."""
         found = TIMED_OUT.search(str(error))
         if found is not None:
             self.seconds = min(self.seconds, int(found[1]) / 1000)
+        return found is not None
+
+    def exceeded(self, took_seconds: float) -> str:
+        """Return what the broker does about a message whose handling took so long."""
+        return (
+            f"handling it took {took_seconds:.0f} s, and the broker waits"
+            f" {self.seconds:g} s for an acknowledgement (consumer_timeout)"
+        )

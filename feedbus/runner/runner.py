@@ -195,7 +195,7 @@ class Runner:
                     if self._ended() is not None:
                         return
         except connection.channel_errors as error:
-            self._timeout.learn(error)
+            self._learn_timeout(error)
             declare = (
                 "; `feedbus apply` declares it" if getattr(error, "code", 0) == NOT_FOUND else ""
             )
@@ -206,6 +206,11 @@ class Runner:
                 self._concurrent.abandon()
             self._buffer.clear()
             broker.close(connection)
+
+    def _learn_timeout(self, error: BaseException) -> None:
+        """Blame what has cost the channel, where the broker has closed it for its timeout."""
+        if self._timeout.learn(error) and self._concurrent is not None:
+            self._concurrent.blame_slow(self._timeout)
 
     def _consume_from(self, raw: RawConnection, queues: Sequence[Source]) -> None:
         """Consume until a limit, or until each of the queues is at its fence or gone."""
@@ -400,6 +405,7 @@ class Runner:
             except TimeoutError:
                 break
             timeout = 0.0
+        concurrent.forget_slow()  # the broker has not closed their channel
         concurrent.look()
         self._heartbeats.beat()
         return bool(self._buffer or concurrent)
@@ -534,10 +540,7 @@ class Runner:
     def _strain(self, took: float) -> str:
         """Return what of the latest batch may have cost the channel, "" for nothing."""
         if took >= self._timeout.seconds:
-            return (
-                f"handling it took {took:.0f} s, and the broker waits"
-                f" {self._timeout.seconds:g} s for an acknowledgement (consumer_timeout)"
-            )
+            return self._timeout.exceeded(took)
         if self._heartbeats.missed_seconds:
             return (
                 f"no heartbeat was sent for {self._heartbeats.missed_seconds:.0f} s, since its"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,7 @@ class Suspects:
         self._pid = os.getpid()
         self._thread = threading.get_ident()
         self._until: float | None = None
+        self._end = 0  # of the line
         # Empty, or torn by the death itself: nobody is suspected wrongly.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
         self._deaths = note.deaths
@@ -86,6 +88,21 @@ class Suspects:
         self._thread = threading.get_ident()
         self._write(watchdog.now() + seconds)
 
+    def extend(self, message_ids: Sequence[str]) -> None:
+        """Note what the handler is given beside what it has since take(); costs no more for many.
+
+        Until when all of it may take stays as it is; see limit().
+        """
+        self._in_handler = [*self._in_handler, *message_ids]
+        rest = f", {json.dumps(message_ids)[1:]}]\n".encode()
+        os.pwrite(self._descriptor, rest, self._end - len(b"]]\n"))
+        self._end += len(rest) - len(b"]]\n")
+
+    def limit(self, seconds: float) -> None:
+        """Note how long what is in the handler may take from now on."""
+        self._until = watchdog.now() + seconds
+        os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Do not count the time that the block takes against the handler, if one works.
@@ -110,6 +127,12 @@ class Suspects:
             deaths, _ = self._deaths.get(message_id, (0, ""))
             self._deaths[message_id] = (deaths + alone, cause)
 
+    def blame_each(self, message_ids: Sequence[str], cause: str) -> None:
+        """Count a lost consumer against messages of which each alone has cost it."""
+        for message_id in message_ids:
+            deaths, _ = self._deaths.get(message_id, (0, ""))
+            self._deaths[message_id] = (deaths + 1, cause)
+
     def release(self, *, settled: bool = False) -> None:
         """Note that the handler has returned; settled messages are under suspicion no more."""
         if settled and self._deaths:
@@ -126,3 +149,4 @@ class Suspects:
         if self._deaths or self._in_handler:
             line = note_line(until, self._pid, self._deaths, self._in_handler)
         os.pwrite(self._descriptor, line, 0)
+        self._end = len(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -191,6 +192,58 @@ def test_a_message_whose_handling_takes_longer_than_the_brokers_timeout_is_given
     assert "the broker waits 1 s for an acknowledgement" in letter.reason
     assert 2 in system.seen
     assert system.seen.count(1) <= 3
+
+
+def test_of_messages_handled_at_once_the_broker_times_out_only_the_slow_one_is_given_up(
+    fragile_rabbitmq, tmp_path: Path
+):
+    if fragile_rabbitmq.version.number >= (4, 3):
+        pytest.skip("4.3 applies consumer_timeout to no classic queue")
+    options = {"delivery_limit": 2, "concurrency": 3, "prefetch": 6}
+    system = System.at(tmp_path, queue(**options), broker_url=fragile_rabbitmq.url)
+
+    def slow(message: dict[str, Any], _bus: Bus) -> None:
+        time.sleep(2.0 if message["n"] == 1 else 0.3)
+        system.note(message)
+
+    system.publish(range(12))
+    with consumer_timeout(fragile_rabbitmq, 1000):
+        system.run(slow, idle_seconds=1.5)
+    (letter,) = system.dead()
+    assert letter.payload == {"n": 1}
+    assert "lost 2 times" in letter.reason
+    assert "the broker waits 1 s for an acknowledgement" in letter.reason
+    assert set(system.seen) == set(range(12))
+    assert system.seen.count(1) <= 2
+    assert system.ready() == {"work": 0}
+
+
+def test_after_a_lost_connection_what_ran_at_once_is_repeated_when_it_has_ended(
+    rabbitmq, tmp_path: Path
+):
+    system = System.at(tmp_path, queue(concurrency=4, prefetch=20), broker_url=rabbitmq.url)
+    running: set[int] = set()
+    lock = threading.Lock()
+    begun: list[int] = []
+
+    def slow(message: dict[str, Any], _bus: Bus) -> None:
+        n = message["n"]
+        with lock:
+            assert n not in running, f"{n} is handled beside its own repetition"
+            running.add(n)
+            begun.append(n)
+        if begun == [0, 1, 2, 3]:
+            rabbitmq.control("close_all_connections", "an operator did it")
+        time.sleep(0.3)
+        with lock:
+            running.discard(n)
+        system.note(message)
+
+    system.publish(range(12))
+    system.run(slow, idle_seconds=1.5)
+    assert system.dead() == []
+    assert set(system.seen) == set(range(12))
+    assert len(begun) <= 12 + 4  # what ran, and nothing that waited beside it
 
 
 def test_a_message_whose_handler_stops_the_heartbeats_is_given_up(rabbitmq, tmp_path: Path):

@@ -1,0 +1,40 @@
+"""A descriptor by which other threads wake the one that waits for the broker."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+
+
+class Waker:
+    """A socket that becomes readable when another thread says so."""
+
+    def __init__(self) -> None:
+        """Open it."""
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._awake = False
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+        return self._reader.fileno()
+
+    def wake(self) -> None:
+        """Make it readable."""
+        if not self._awake:
+            self._awake = True
+            with suppress(BlockingIOError):
+                self._writer.send(b"\0")
+
+    def sleep(self) -> None:
+        """Make it unreadable; look at what the others have done only then."""
+        with suppress(BlockingIOError):
+            while self._reader.recv(1024):
+                pass
+        self._awake = False
+
+    def close(self) -> None:
+        """Close it."""
+        self._reader.close()
+        self._writer.close()
