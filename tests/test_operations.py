@@ -8,16 +8,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from feedbus import broker
 from feedbus.lifeline import hold_slot, mark_holding
 from feedbus.operations import queue_depths, service
 from feedbus.operations.access import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.operations.url_file import write_url
-from feedbus.topology import Ladder
+from feedbus.schedules.fired_moment import FiredMoment
+from feedbus.topology import Ladder, Schedule
 from servers import versions
 from tests.operations import Served, served
 from tests.site import problem
@@ -60,6 +64,26 @@ def test_the_figures_say_what_waits_for_each_consumer(system):
         found = own.get("/operations.json").json
     assert found["broker"] == {"kind": "SQLite", "reachable": True}
     assert found["store"] == {"kind": "SQLite", "reachable": True}
+
+
+def test_the_figures_have_what_is_delayed_and_when_schedules_are_fired(tmp_path):
+    with closing_store():
+        system = System.at(tmp_path, queue())
+        for name in ("fired", "new"):
+            schedules = {**system.topology.schedules, name: Schedule(name, "30 2 * * *", "work")}
+            system.topology = replace(system.topology, schedules=schedules)
+        with broker.connect(system.topology) as connection:
+            moment = datetime(2026, 1, 31, 2, 30, tzinfo=UTC)
+            schedule = system.topology.schedules["fired"]
+            FiredMoment(connection.channel(), system.topology, schedule).write(moment)
+        with system.bus() as bus:
+            bus.publish("work", {"n": 1}, delay="1h")
+        with served(system) as own:
+            found = own.get("/operations.json").json
+    assert found["delayed"] == {"waiting": 1, "undelivered": 0}
+    assert [one["name"] for one in found["schedules"]] == ["fired", "new"]
+    assert [one["last"] for one in found["schedules"]] == ["2026-01-31T02:30:00+00:00", None]
+    assert all(one["next"].endswith("T02:30:00+00:00") for one in found["schedules"])
 
 
 def test_metrics_have_the_depths_of_every_consumer_and_none_of_http(system):

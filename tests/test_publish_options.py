@@ -193,6 +193,15 @@ WRONG = [
     ({"expires": 0}, "expires: expected more than 0 and at most 49d, got 0"),
     ({"expires": float("nan")}, "expires: expected more than 0 and at most 49d, got nan"),
     ({"delay": "-1s"}, "delay: expected a duration such as '30s' or '1h30m', got '-1s'"),
+    ({"delay": 0}, "delay: expected more than 0 and at most 366d, got 0"),
+    ({"delay": -1}, "delay: expected more than 0 and at most 366d, got -1"),
+    ({"delay": float("nan")}, "delay: expected more than 0 and at most 366d, got nan"),
+    ({"delay": float("inf")}, "delay: expected more than 0 and at most 366d, got inf"),
+    ({"delay": "1 hour"}, "delay: expected a duration such as '30s' or '1h30m', got '1 hour'"),
+    (
+        {"delay": True},
+        "delay: expected a duration such as '30s', or seconds, got True of type bool",
+    ),
     ({"delay": "367d"}, "delay: expected more than 0 and at most 366d, got '367d'"),
     (
         {"delay": 1, "expires": 1},
@@ -225,8 +234,10 @@ def test_what_is_delayed_arrives_when_it_is_due_at_whoever_owns_its_key_then(sho
     started = shop.clock.monotonic()
     shop.advance(7.4)
     assert (SEEN, COUNTED) == ([], [])
+    assert (shop.delayed(), shop.delayed("orders"), shop.delayed("receipts")) == (2, 1, 1)
     shop.advance(0.2)
     assert (SEEN, COUNTED) == ([], [1])
+    assert (shop.delayed(), shop.delayed("receipts"), shop.retries()) == (1, 0, 0)
     shop.run()
     first = next(each for each in SEEN if each.queue == "reserve")
     assert (first.routing_key, first.attempt, dict(first.headers)) == (
@@ -235,6 +246,7 @@ def test_what_is_delayed_arrives_when_it_is_due_at_whoever_owns_its_key_then(sho
         {"source": "web"},
     )
     assert 0 <= shop.clock.monotonic() - started - 5400 <= 2
+    assert shop.delayed() == 0
     assert shop.retries() == 0
 
 

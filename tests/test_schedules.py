@@ -384,7 +384,7 @@ def test_changed_schedules_restart_the_operations_process_alone(tmp_path):
 
 
 def test_a_test_system_fires_a_schedule_when_it_is_asked_to(tmp_path):
-    topology = topology_of(tmp_path)
+    topology = topology_of(tmp_path, TEXT + 'headers = { source = "cron" }')
     with TestSystem(topology, now=datetime(2026, 1, 31, 12, tzinfo=UTC)) as system:
         system.run()
         assert system.published() == []
@@ -394,6 +394,9 @@ def test_a_test_system_fires_a_schedule_when_it_is_asked_to(tmp_path):
         assert [each.message_id for each in system.published("orders")] == [
             "shop.nightly@2026-02-01T01:30:00Z", "shop.nightly@2026-02-02T01:30:00Z",
         ]  # fmt: skip
+        assert [each.options for each in system.published()] == [
+            {"headers": {"source": "cron"}}
+        ] * 2
         assert len(system.handled("count")) == 2
         assert system.clock.now() == datetime(2026, 2, 2, 1, 30, tzinfo=UTC)
         with pytest.raises(UsageError, match="no schedule named 'night'; expected one of nightly"):
@@ -418,6 +421,14 @@ WRONG = {
     '{ kind = "stocktaking", shelves = [1, 2] }|"all"': "payload: expected a table",
     "shelves = [1, 2]|shelves = [1, 2026-01-31]": "expected what JSON holds: write a date",
     "shelves = [1, 2]|shelves = nan": "expected a finite number",
+    "payload  =|headers = ['a']\npayload =": "headers: expected a table of header names",
+    "payload  =|headers = { when = 2026-01-31 }\npayload =": (
+        "[schedules.nightly] headers.when: expected a text, a number or a flag, got 2026-01-31"
+    ),
+    "payload  =|headers = { x-death = 1 }\npayload =": (
+        "expected a name of your own, got 'x-death', which only feedbus or the broker writes"
+    ),
+    "payload  =|headers = { size = inf }\npayload =": "expected a number, got inf",
     "key  |kee  ": "unknown option; did you mean 'key'?",
     '{ type = "topic" }|{ type = "topic", content_type = "text/plain" }': (
         "exchange: 'orders' publishes text/plain, and a schedule's payload is JSON"

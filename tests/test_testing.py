@@ -194,6 +194,7 @@ def test_advance_lets_some_time_pass_and_handles_what_is_due_meanwhile(shop, sys
     system.publish("receipts", order(), key="mail.ann")
     assert system.advance(0) == 1
     assert (system.retries(), system.retries("mail"), system.retries("echo")) == (1, 1, 0)
+    assert system.delayed() == 0
     assert system.advance(5) == 1
     assert system.clock.monotonic() == 5
     assert system.advance(5) == 0

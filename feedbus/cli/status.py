@@ -114,22 +114,9 @@ def _outdated(
 
 def _schedules(topology: Topology, fired: dict[str, datetime]) -> dict[str, dict[str, Any]]:
     """Return when each schedule was fired last and will be fired next, in its time zone."""
-    from datetime import UTC, datetime
+    from feedbus.schedules.overview import overview
 
-    from feedbus.cron import Cron
-
-    now, found = datetime.now(UTC), {}
-    for schedule in topology.schedules.values():
-        cron, last = Cron.of(schedule), fired.get(schedule.name)
-        following = cron.next_after(max(last or now, now))
-        found[schedule.name] = {
-            "cron": schedule.cron,
-            "timezone": schedule.timezone,
-            "exchange": schedule.exchange,
-            "last": last and last.astimezone(cron.zone).isoformat(),
-            "next": following.astimezone(cron.zone).isoformat(),
-        }
-    return found
+    return {name: asdict(one) for name, one in overview(topology, fired).items()}
 
 
 def _broker(

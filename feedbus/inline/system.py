@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Self
 
 from feedbus import broker
@@ -193,15 +193,44 @@ class InlineSystem:
         waiting = sum(ready for name, _, ready, _, _ in found if name.startswith(prefixes))
         return waiting + self._timed(queue)
 
+    def delayed(self, exchange: str | None = None) -> int:
+        """Return how many messages wait because they were published with a delay.
+
+        Args:
+            exchange: that they are for; None for all.
+
+        Raises:
+            UsageError: there is no such exchange.
+
+        """
+        if exchange is not None:
+            self.topology.exchange(exchange)
+        return self._in_timer(
+            {
+                timer.exchange_target(self._names, each.name)
+                for each in self.topology.exchanges.values()
+                if exchange in {None, each.name} and not each.external_name
+            },
+            attempted=False,
+        )
+
     def _timed(self, queue: str | None) -> int:
         """Return how many records of a queue, or of all, wait in the timer for an attempt."""
-        wanted = {
-            timer.target_of(self._names, each)
-            for each in self.topology.queues.values()
-            if queue in {None, each.name}
-        }
-        headers = self._broker.headers(self._names.is_of_timer)
-        return sum(each.get(TIMER_TARGET) in wanted and ATTEMPT in each for each in headers)
+        return self._in_timer(
+            {
+                timer.target_of(self._names, each)
+                for each in self.topology.queues.values()
+                if queue in {None, each.name}
+            },
+            attempted=True,
+        )
+
+    def _in_timer(self, targets: Collection[str], *, attempted: bool) -> int:
+        """Return how many messages wait in the timer for targets, attempted before or not."""
+        return sum(
+            each.get(TIMER_TARGET) in targets and (ATTEMPT in each) is attempted
+            for each in self._broker.headers(self._names.is_of_timer)
+        )
 
     def dead_letters(self, queue: str | None = None) -> list[DeadLetter]:
         """Return the dead letters of a queue, or of all, oldest first within a queue.

@@ -1,10 +1,11 @@
-"""How many messages wait, read from the broker on a connection of its own."""
+"""How many messages wait, and when schedules were fired, read on a connection of its own."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
 from feedbus import broker
@@ -13,10 +14,12 @@ from feedbus.broker.names import Names
 from feedbus.broker.timer import Delayed
 from feedbus.errors import Outage
 from feedbus.generations.depths import Depths, depths_of
+from feedbus.schedules.fired_moment import fired_moments
 from feedbus.topology import Topology
 
 FRESH_SECONDS = 1.0
 DELAYED_FRESH_SECONDS = 10.0  # it takes a question for each queue of the timer
+FIRED_FRESH_SECONDS = 5.0  # the scheduler waits while it is read
 REFUSAL_FRESH_SECONDS = 5.0  # it takes a connection of its own each time
 
 Counts = Mapping[str, Depths]
@@ -35,6 +38,8 @@ class QueueDepths:
         self._asked_at = self._refusal_at = float("-inf")
         self._delayed_at = float("-inf")
         self._delayed = Delayed()
+        self._fired_at = float("-inf")
+        self._fired: Mapping[str, datetime] = {}
         self._refusal = ""
 
     def read(self) -> Counts:
@@ -63,6 +68,21 @@ class QueueDepths:
                 self._delayed = self._ask(lambda connection: timer.count(connection, names))
                 self._delayed_at = time.monotonic()
             return self._delayed
+
+    def fired(self) -> Mapping[str, datetime]:
+        """Return the last fired moment of each schedule that was fired.
+
+        Raises:
+            Outage: the broker is away.
+
+        """
+        with self._lock:
+            if time.monotonic() - self._fired_at > FIRED_FRESH_SECONDS:
+                self._fired = self._ask(
+                    lambda connection: fired_moments(connection, self._topology)
+                )
+                self._fired_at = time.monotonic()
+            return self._fired
 
     def refusal(self) -> str:
         """Return why the broker takes no messages now, "" when it does.

@@ -23,6 +23,7 @@ from feedbus.operations.page_figures import figures
 from feedbus.operations.queue_depths import Counts, QueueDepths
 from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
 from feedbus.operations.wsgi import Application
+from feedbus.schedules.overview import overview
 from feedbus.store import Store
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import BrokerUrl
@@ -99,6 +100,8 @@ class Operations:
         """Return what the operations page shows."""
         depths, away = self._look()
         shown = figures(self._topology, depths, self._holding())
+        shown["delayed"] = self._timer() or None
+        shown["schedules"] = self._schedules()
         shown["broker"] = broker_state(self._topology.broker_url, away)
         shown["store"] = store_state(self._topology.store, store_away(self._store))
         return answer(shown)
@@ -120,6 +123,17 @@ class Operations:
             return dict(asdict(self._depths.delayed()))
         except Outage:
             return {}
+
+    def _schedules(self) -> list[dict[str, Any]]:
+        """Return when each schedule was fired last, where that is known, and will be fired next."""
+        if not self._topology.schedules:
+            return []
+        try:
+            fired = self._depths.fired()
+        except Outage:
+            fired = {}
+        found = overview(self._topology, fired)
+        return [{"name": name, **asdict(one)} for name, one in found.items()]
 
     def _refusal(self) -> str:
         try:

@@ -270,6 +270,18 @@ class TestSystem:
         """
         return self._system.dead_letters(queue)
 
+    def delayed(self, exchange: str | None = None) -> int:
+        """Return how many messages wait because they were published with a delay.
+
+        Args:
+            exchange: that they are for; None for all.
+
+        Raises:
+            UsageError: there is no such exchange.
+
+        """
+        return self._system.delayed(exchange)
+
     def retries(self, queue: str | None = None) -> int:
         """Return how many records of a queue, or of all, wait for their next attempt.
 

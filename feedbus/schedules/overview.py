@@ -1,0 +1,61 @@
+"""When schedules were fired last, and when they will be fired next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from feedbus.cron import Cron
+from feedbus.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleOverview:
+    """A schedule as `feedbus status` and the operations page show it.
+
+    Attributes:
+        cron: its line.
+        timezone: of the line.
+        exchange: where its message is published.
+        last: the moment of this line that was fired last, in ISO 8601 and the schedule's time zone;
+            None where none was.
+        next: the moment that will be fired next.
+
+    """
+
+    cron: str
+    timezone: str
+    exchange: str
+    last: str | None
+    next: str
+
+
+def overview(
+    topology: Topology, fired: Mapping[str, datetime], now: datetime | None = None
+) -> dict[str, ScheduleOverview]:
+    """Return an overview of each schedule by name.
+
+    Args:
+        topology: whose schedules.
+        fired: what the broker keeps of each: the moment fired last, or that when it was new.
+        now: the time, None for the machine's.
+
+    """
+    now, found = now or datetime.now(UTC), {}
+    for schedule in topology.schedules.values():
+        cron, last = Cron.of(schedule), fired.get(schedule.name)
+        following = cron.next_after(max(last or now, now))
+        found[schedule.name] = ScheduleOverview(
+            schedule.cron,
+            schedule.timezone,
+            schedule.exchange,
+            last.astimezone(cron.zone).isoformat() if last and _names(cron, last) else None,
+            following.astimezone(cron.zone).isoformat(),
+        )
+    return found
+
+
+def _names(cron: Cron, moment: datetime) -> bool:
+    """Whether a line names a moment; it does not name the one at which a schedule was new."""
+    return cron.latest(moment - timedelta(seconds=1), moment) == moment
