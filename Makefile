@@ -15,7 +15,7 @@ UNIT := -m "not (integration or chaos or browser)" -k "not (rabbitmq or postgres
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up check test coverage test-all model chaos fuzz lint cluster bench clean
+.PHONY: help demo up check docs test coverage test-all model chaos fuzz lint cluster bench clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -65,6 +65,11 @@ lint: $(VENV)/.dev  ## format, rules, types and layers
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports --no-logo
 
+docs: $(VENV)/.docs  ## write the reference from the code and build the site into dist/docs
+	@$(BIN)/python docs/generate.py
+	@$(BIN)/python -m sphinx -q -W --keep-going docs dist/docs
+	@echo "dist/docs/index.html"
+
 bench: $(VENV)/.runtime  ## measure against private servers; see docs/measurements.md
 	@sh servers/install.sh
 	@$(BIN)/python -m bench $(BENCH_ARGS)
@@ -83,6 +88,11 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "installing feedbus and its development tools into $(VENV)"
 	@$(PIP) install -e ".[dev]"
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.dev
+	@echo "installing what builds the site into $(VENV)"
+	@$(PIP) install -e ".[docs]"
+	@touch $@
 
 $(BIN)/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -5,7 +5,7 @@ A fenced block is one of these:
 - a file: its first line is a comment with its path, `# shop/app.py`. The files of one folder are
   a project; files without a folder belong to the project of the page.
 - a session, in the language `console`: lines that begin with `$ ` are commands, the others are
-  their output. It runs in the project of the nearest file above it.
+  their output. It runs in the project of the nearest file above it, as it is at that point.
 - anything else. `<!-- not run: REASON -->` in the line above says why no test runs it.
 """
 
@@ -45,11 +45,26 @@ class Block:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
     @property
+    def runs(self) -> bool:
+        """Whether a test writes or runs it."""
+        return self.not_run is None and (self.file is not None or self.language == "console")
+
+    @property
+    def session(self) -> list[tuple[str, str]]:
+        """Return the commands of a session, each with its output."""
+        parts = re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]
+        found = []
+        for part in parts:
+            command = re.match(r"(?:.*\\\n)*.*\n", part)[0]
+            found.append((command.rstrip("\n"), part[len(command) :]))
+        return found
+
+    @property
     def commands(self) -> list[str]:
         """Return the commands of a session or a script."""
-        text = re.sub(r"\\\n\s*", "", self.text)
         if self.language == "console":
-            return [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+            return [command for command, _ in self.session]
+        text = re.sub(r"\\\n\s*", "", self.text)
         return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
@@ -69,18 +84,6 @@ def blocks(page: Path) -> list[Block]:
             Block(page, line, match["language"], match["text"], project, file, match["reason"])
         )
     return found
-
-
-def write_project(page: Path, project: str, folder: Path) -> list[str]:
-    """Write the files of one project of a page to a folder; return their names."""
-    names = []
-    for block in blocks(page):
-        if block.file is not None and block.project == project and block.not_run is None:
-            path = folder / block.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text)
-            names.append(block.file)
-    return names
 
 
 def slug(heading: str) -> str:

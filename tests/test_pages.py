@@ -1,42 +1,155 @@
-"""README.md and docs/: their projects run, their links lead somewhere, each page is listed."""
+"""README.md and docs/: their code runs, their links lead somewhere, each page is listed."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+import tempfile
+import time
+import tomllib
 from pathlib import Path
 
+import click
+import jsonschema_rs
 import pytest
 
-from tests.pages import PAGES, ROOT, anchors, blocks, links, write_project
+from feedbus.cli import main
+from tests.pages import DOCS, PAGES, ROOT, Block, anchors, blocks, links
 
-PROJECTS = sorted(
-    {(block.page, block.project) for page in PAGES for block in blocks(page) if block.file}
-)
-ENVIRONMENT = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-PYTEST = ["pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-p", "feedbus"]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+PROJECTS = sorted({(block.page, block.project) for block in BLOCKS if block.runs})
+CODE = {"python", "toml", "ini", "console", "sh", "bash"}
+PYTEST = "python -m pytest -q -W error -p no:cacheprovider -p feedbus"
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+READS = ("cat ", "curl ", "feedbus status", "feedbus dead list", "feedbus plan")
+PATIENCE_SECONDS = 15  # what such a command shows may need a moment: it is repeated
+SHOWN_FOLDER = "/home/ann/shop"  # what the pages print where a reader sees a folder of their own
 
 
 def name_of(part: object) -> str:
     return part.relative_to(ROOT).with_suffix("").as_posix() if isinstance(part, Path) else part
 
 
-@pytest.mark.parametrize(("page", "project"), PROJECTS, ids=name_of)
-def test_a_project_of_a_page_and_its_tests_run_in_an_empty_folder(page, project, tmp_path):
-    names = write_project(page, project, tmp_path)
-    tests = sum((tmp_path / each).read_text().count("\ndef test_") for each in names)
-    command = PYTEST if tests else ["feedbus", "check"]
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=tmp_path,
-        env=ENVIRONMENT | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
+def run(command: str, folder: Path) -> str:
+    with tempfile.TemporaryFile("w+") as printed:  # no pipe: a supervisor would keep it open
+        subprocess.run(
+            ["bash", "-c", command],
+            cwd=folder,
+            env=ENVIRONMENT | {"PYTHONPATH": str(folder)},
+            stdout=printed,
+            stderr=printed,
+            timeout=60,
+            check=False,
+        )
+        printed.seek(0)
+        return printed.read()
+
+
+def alike(text: str) -> str:
+    """Return a line as it is compared: numbers and the width of columns differ in each run."""
+    return re.sub(r"\s+", " ", re.sub(r"[0-9a-f]{8,}|\d+(\.\d+)?", "0", text)).strip()
+
+
+def pattern(output: str) -> str:
+    """Return the pattern of an output; `…` stands for anything in a line, or for any lines."""
+    lines = [alike(line) for line in output.splitlines()]
+    return "".join(
+        r"(?:.*\n)*?" if line == "…" else re.escape(line).replace("…", ".*") + r"\n"
+        for line in lines
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert tests == 0 or " passed" in done.stdout
+
+
+def check_session(block: Block, folder: Path) -> None:
+    for command, output in block.session:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            shown = run(command, folder).replace(str(folder), SHOWN_FOLDER)
+            got = "".join(f"{alike(line)}\n" for line in shown.splitlines())
+            if re.fullmatch(pattern(output), got):
+                break
+            if not command.startswith(READS) or time.monotonic() > deadline:
+                pytest.fail(f"{block.where}: $ {command}\nexpected:\n{output}\ngot:\n{shown}")
+
+
+@pytest.mark.parametrize(("page", "project"), PROJECTS, ids=name_of)
+def test_the_project_of_a_page_runs_from_its_first_block_to_its_last(page, project, tmp_path):
+    tests, commands = 0, []
+    try:
+        for block in blocks(page):
+            if block.project == project and block.runs:
+                if block.file is not None:
+                    path = tmp_path / block.file
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(block.text)
+                    tests += block.text.count("\ndef test_")
+                else:
+                    check_session(block, tmp_path)
+                    commands += block.commands
+    finally:
+        if any("feedbus up" in each for each in commands):
+            run("feedbus down --now", tmp_path)
+    if tests and not any("pytest" in each for each in commands):
+        printed = run(PYTEST, tmp_path)
+        assert re.search(r"^\d+ passed", printed, re.MULTILINE), printed
+    elif not commands:
+        assert ": ok, " in (printed := run("feedbus check", tmp_path)), printed
+
+
+def test_every_block_of_code_is_run_or_says_why_not():
+    silent = [
+        block.where
+        for block in BLOCKS
+        if block.language in CODE and not block.runs and block.not_run is None
+        if block.language != "toml"  # a part of a file: the next test
+    ]
+    assert silent == []
+
+
+def without_required(schema: object) -> object:
+    if isinstance(schema, dict):
+        return {name: without_required(each) for name, each in schema.items() if name != "required"}
+    return [without_required(each) for each in schema] if isinstance(schema, list) else schema
+
+
+def test_every_part_of_a_topology_has_only_options_that_exist():
+    schema = without_required(json.loads((ROOT / "topology.schema.json").read_text()))
+    for block in BLOCKS:
+        if block.language == "toml" and block.file is None and block.not_run is None:
+            try:
+                jsonschema_rs.validate(schema, tomllib.loads(block.text))
+            except (jsonschema_rs.ValidationError, tomllib.TOMLDecodeError) as error:
+                pytest.fail(f"{block.where}: {error}")
+
+
+def test_every_command_of_feedbus_that_a_page_shows_exists():
+    for block in BLOCKS:
+        if block.language in {"console", "sh", "bash"} or "reference/cli" in str(block.page):
+            for line in block.commands:
+                for part in re.findall(r"\bfeedbus ((?!feedbus)[^|;&>)#]*)", line):
+                    check_command(shlex.split(part.replace("…", "")), block)
+
+
+def check_command(words: list[str], block: Block) -> None:
+    context = main.make_context("feedbus", words, resilient_parsing=True)
+    command: click.Command | None = main
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        command, words = command.get_command(context, words[0]), words[1:]
+    assert command is not None, f"{block.where}: no such command: {words}"
+    options = {name for each in command.get_params(context) for name in each.opts}
+    unknown = [
+        each for each in words if each.startswith("--") and each.split("=")[0] not in options
+    ]
+    assert not unknown or command is main, f"{block.where}: no such option: {unknown}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -46,3 +159,18 @@ def test_every_link_to_a_file_and_a_heading_leads_there(page):
         target = (page.parent / file).resolve() if file else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_the_home_page_lists_every_page():
+    home = DOCS / "index.md"
+    listed = {(DOCS / each.partition("#")[0]).resolve() for each in links(home)}
+    assert [each for each in PAGES if each.parent != ROOT and each not in {home, *listed}] == []
+
+
+@pytest.mark.parametrize("page", ["cli.md", "metrics.md", "python.md", "topology.md"])
+def test_a_page_of_the_reference_is_what_the_code_says(page):
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    current = generate.generated(page)
+    assert (DOCS / "reference" / page).read_text() == current, "run: python docs/generate.py"

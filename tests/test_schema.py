@@ -37,13 +37,6 @@ def test_the_schema_beside_the_topology_is_current():
     )
 
 
-def test_the_reference_in_the_guide_is_current():
-    told = between(GUIDE.read_text(), "reference: begin", "reference: end")
-    assert told == printed("--markdown"), (
-        "paste `feedbus schema --markdown` into docs/reference/topology.md"
-    )
-
-
 def test_the_wrong_file_in_the_guide_is_told_what_the_guide_says(tmp_path):
     guide = GUIDE.read_text()
     wrong = between(guide, "example: the file", "example: what it is told")

@@ -46,82 +46,94 @@ BATCH_BOUNDS = (
 )
 
 DELIVERIES = Family(
-    "feedbus_deliveries_total", "counter", "Deliveries settled.", ("consumer", "verdict")
+    "feedbus_deliveries_total",
+    "counter",
+    "Deliveries settled, by verdict; a pack is one delivery.",
+    ("consumer", "verdict"),
 )
-RECORDS = Family("feedbus_records_total", "counter", "Records settled.", ("consumer", "verdict"))
+RECORDS = Family(
+    "feedbus_records_total",
+    "counter",
+    "Records settled, by verdict: ack; reject, invalid and dead_letter, which are dead letters now; "
+    "retry, which come again; drop, which the handler or the last retry dropped.",
+    ("consumer", "verdict"),
+)
 REDELIVERIES = Family(
     "feedbus_redeliveries_total",
     "counter",
-    "Deliveries that had been delivered before.",
+    "Deliveries that the broker had delivered before, for example to a process that died.",
     ("consumer",),
 )
 MISPLACED = Family(
     "feedbus_misplaced_deliveries_total",
     "counter",
-    "Deliveries with records that another shard owns.",
+    "Deliveries with records that another shard owns; it stays 0 unless a ring is wrong.",
     ("consumer",),
 )
 OUTAGES = Family(
     "feedbus_outages_total",
     "counter",
-    "Times that the consumer began to hold: broker, store, or what a handler needs was away.",
+    "Times that the consumer began to hold, because the broker, the store, or something that a "
+    "handler needs was away.",
     ("consumer", "part"),
 )
 HELD = Family(
     "feedbus_held_seconds_total",
     "counter",
-    "Time spent holding; it grows while an outage lasts.",
+    "Time spent holding; it grows during an outage.",
     ("consumer", "part"),
 )
 HANDLING = Family(
     "feedbus_handling_seconds",
     "histogram",
-    "Time to handle what was taken at once.",
+    "Time of one batch, from reading its bodies to the confirms of what it published.",
     ("consumer",),
     HANDLING_BOUNDS,
 )
 LAG = Family(
     "feedbus_lag_seconds",
     "histogram",
-    "Time from publish to settle, a delivery at a time.",
+    "Time of each delivery from its publish to its settlement.",
     ("consumer",),
     LAG_BOUNDS,
 )
 BATCH = Family(
     "feedbus_batch_records",
     "histogram",
-    "Records that the handler took at once.",
+    "Records of one batch.",
     ("consumer",),
     BATCH_BOUNDS,
 )
 TAKEN_FOR_REPEATS = Family(
     "feedbus_taken_for_repeats_total",
     "counter",
-    "Redelivered messages without ids, skipped since a queue with once had handled an equal one.",
+    "Redelivered messages without ids that a queue with once = true skipped, because it had "
+    "handled an equal one.",
     ("consumer",),
 )
 DROPPED = Family(
     "feedbus_dead_letters_dropped_total",
     "counter",
-    "Dead letters that the consumer dropped, by the limit of its queue that they were beyond.",
+    "Dead letters dropped because they exceeded a limit of dead_letters, by that limit.",
     ("consumer", "limit"),
 )
 UNIDENTIFIED = Family(
     "feedbus_unidentified_deliveries_total",
     "counter",
-    "Deliveries whose publisher gave no message id, so that equal ones cannot be told apart.",
+    "Deliveries whose publisher gave no message id, so that equal ones cannot be distinguished.",
     ("consumer",),
 )
 PUBLISHED = Family(
     "feedbus_published_total",
     "counter",
-    "Records published, by what the broker answered.",
+    "Records published, by outcome: confirmed; returned, as no queue takes them; nacked, as the "
+    "broker refused them; unconfirmed, as the connection was lost, which are sent again.",
     ("exchange", "outcome"),
 )
 BLOCKED = Family(
     "feedbus_publisher_blocked_seconds_total",
     "counter",
-    "Time that publishers waited because the broker, short of memory or disk, blocked them.",
+    "Time for which the broker blocked publishers because it is short of memory or disk.",
     (),
 )
 SCHEDULE_LATENESS = Family(
@@ -132,36 +144,38 @@ SCHEDULE_LATENESS = Family(
     LAG_BOUNDS,
 )
 SCHEDULE_FIRED = Family(
-    "feedbus_schedule_fired_total", "counter", "Moments that were fired.", ("schedule",)
+    "feedbus_schedule_fired_total", "counter", "Moments of a schedule that this host fired.", ("schedule",)
 )
 
 # Gauges are never kept in files: a process that was killed would leave its last word behind.
 QUEUE_MESSAGES = Family(
-    "feedbus_queue_messages", "gauge", "Messages ready in the queue.", ("queue",)
+    "feedbus_queue_messages", "gauge", "Messages ready in the queue; each host reports the same.", ("queue",)
 )
 RETRYING = Family(
     "feedbus_retrying_messages",
     "gauge",
-    "Messages of the queue that wait for their next attempt.",
+    "Messages of the queue that wait for a delay of its retry option; shards share them. Each host "
+    "reports the same.",
     ("queue",),
 )
 DELAYED = Family(
     "feedbus_delayed_messages",
     "gauge",
-    "Messages that wait until they are due, and those that came due without their target.",
+    "Messages in the timer: waiting until they are due, and undelivered because their exchange or "
+    "queue was gone when they were due.",
     ("state",),
 )
 HOLDING = Family(
     "feedbus_holding_processes",
     "gauge",
-    "Processes of the consumer that hold, as something that they need is away.",
+    "Processes of the consumer on this host that hold, because something that they need is away.",
     ("consumer",),
 )
 DEAD_LETTERS = Family(
-    "feedbus_dead_letters", "gauge", "Dead letters kept for the queue.", ("queue",)
+    "feedbus_dead_letters", "gauge", "Dead letters kept for the queue; each host reports the same.", ("queue",)
 )
 UNREADABLE = Family(
-    "feedbus_metric_files_unreadable", "gauge", "Metric files that could not be read.", ()
+    "feedbus_metric_files_unreadable", "gauge", "Metric files that could not be read and were set aside.", ()
 )
 
 RECORDED = {

@@ -1,4 +1,4 @@
-"""The examples of docs/internals/embedded.md run as they stand there."""
+"""The examples of docs/how-to/embedded.md run as they stand there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from feedbus.transports.sqlite.survey import survey
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "internals" / "embedded.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "embedded.md").read_text()
 KOMBU, CELERY, MEMORY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (PRINTED,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
 
