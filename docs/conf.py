@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
-from importlib.metadata import version
 
 from sphinx.application import Sphinx
 
 project = "feedbus"
 author = "feedbus contributors"
-release = version("feedbus")
+release = importlib.metadata.version("feedbus")
 extensions = ["myst_parser"]
 exclude_patterns = ["conf.py", "generate.py"]
 html_theme = "furo"
