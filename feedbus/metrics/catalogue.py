@@ -144,12 +144,18 @@ SCHEDULE_LATENESS = Family(
     LAG_BOUNDS,
 )
 SCHEDULE_FIRED = Family(
-    "feedbus_schedule_fired_total", "counter", "Moments of a schedule that this host fired.", ("schedule",)
+    "feedbus_schedule_fired_total",
+    "counter",
+    "Moments of a schedule that this host fired.",
+    ("schedule",),
 )
 
 # Gauges are never kept in files: a process that was killed would leave its last word behind.
 QUEUE_MESSAGES = Family(
-    "feedbus_queue_messages", "gauge", "Messages ready in the queue; each host reports the same.", ("queue",)
+    "feedbus_queue_messages",
+    "gauge",
+    "Messages ready in the queue; each host reports the same.",
+    ("queue",),
 )
 RETRYING = Family(
     "feedbus_retrying_messages",
@@ -161,8 +167,8 @@ RETRYING = Family(
 DELAYED = Family(
     "feedbus_delayed_messages",
     "gauge",
-    "Messages in the timer: waiting until they are due, and undelivered because their exchange or "
-    "queue was gone when they were due.",
+    "Messages in the timer: waiting until they are due, and undelivered because no queue of the "
+    "topology took them when they were due.",
     ("state",),
 )
 HOLDING = Family(
@@ -172,10 +178,16 @@ HOLDING = Family(
     ("consumer",),
 )
 DEAD_LETTERS = Family(
-    "feedbus_dead_letters", "gauge", "Dead letters kept for the queue; each host reports the same.", ("queue",)
+    "feedbus_dead_letters",
+    "gauge",
+    "Dead letters kept for the queue; each host reports the same.",
+    ("queue",),
 )
 UNREADABLE = Family(
-    "feedbus_metric_files_unreadable", "gauge", "Metric files that could not be read and were set aside.", ()
+    "feedbus_metric_files_unreadable",
+    "gauge",
+    "Metric files that could not be read and were set aside.",
+    (),
 )
 
 RECORDED = {
