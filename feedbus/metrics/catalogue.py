@@ -54,8 +54,8 @@ DELIVERIES = Family(
 RECORDS = Family(
     "feedbus_records_total",
     "counter",
-    "Records settled, by verdict: ack; reject, invalid and dead_letter, which are dead letters now; "
-    "retry, which come again; drop, which the handler or the last retry dropped.",
+    "Records settled, by verdict: ack; reject, invalid and dead_letter, which are dead letters "
+    "now; retry, which come again; drop, which the handler or the last retry dropped.",
     ("consumer", "verdict"),
 )
 REDELIVERIES = Family(
