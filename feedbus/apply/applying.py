@@ -97,7 +97,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         if supervisor is not None:
             supervisor.follow()
             step("followed")
-            if not wait:
+            if not wait and (plan.work.leaving or _draining(connection, topology)):
                 return False
             await_drained(connection, topology, plan.work.leaving, progress)
             step("drained")

@@ -9,12 +9,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from feedbus import interrupts
-from feedbus.errors import FeedbusError
+from feedbus.cli import Context
+from feedbus.errors import FeedbusError, UsageError
 from feedbus.printable import printable
 
 if TYPE_CHECKING:
@@ -31,33 +34,61 @@ COLOURS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options of `feedbus up` ask of the supervisor, beside --detach."""
+
+    reload: bool
+    logs: bool
+
+
 @click.command(
     epilog="""\b
 Examples:
   feedbus up                     # Ctrl-C stops everything
   feedbus up --detach            # returns when everything is ready
+  feedbus up --reload            # follows the files while you write them
   circusctl --endpoint ipc://var/run/circus.sock status
 """
 )
 @click.option(
     "--detach", is_flag=True, help="Return when everything is ready, and leave it running."
 )
+@click.option(
+    "--reload",
+    is_flag=True,
+    help="Apply topology.toml when it changes, and restart what runs code that has changed.",
+)
+@click.option(
+    "--logs/--no-logs",
+    default=None,
+    envvar="FEEDBUS_LOGS",
+    show_envvar=True,
+    help="Write the log lines of consumers and processes to stdout, too. By default as process 1.",
+)
 @click.pass_obj
-def command(context: Any, detach: bool) -> None:  # noqa: FBT001 -- click passes a flag
+def command(context: Context, *, detach: bool, reload: bool, logs: bool | None) -> None:
     """Start everything that the topology says, and restart what dies.
 
     The store is prepared and the broker declared first. One supervisor runs in a folder of state.
     Ctrl-C or SIGTERM stops it when every handler has finished what it has; a second Ctrl-C waits
     for none.
+
+    The log files in var/log have the lines of consumers and processes in any case.
     """
+    ctx = click.get_current_context()
+    if detach and logs and ctx.get_parameter_source("logs") is ParameterSource.COMMANDLINE:
+        msg = "--detach and --logs exclude each other: after --detach there is no stdout"
+        raise UsageError(msg)
+    asked = Asked(reload=reload, logs=os.getpid() == 1 if logs is None else logs)
     interrupts.raise_interrupts(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     try:
         _open_standard_descriptors()
         topology = context.load()
         if detach:
-            _detach(topology)
+            _detach(topology, asked)
         else:
-            _start(topology)
+            _start(topology, asked)
     except KeyboardInterrupt:
         _say("stopped")
         sys.exit(0)
@@ -72,7 +103,7 @@ def _open_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free
 
 
-def _start(topology: Topology, detached: Detached | None = None) -> None:
+def _start(topology: Topology, asked: Asked, detached: Detached | None = None) -> None:
     """Prepare the store and the broker, and supervise until the end."""
     from feedbus.supervisor.arbiter import become_supervisor
     from feedbus.supervisor.forks import ForkServer
@@ -84,11 +115,14 @@ def _start(topology: Topology, detached: Detached | None = None) -> None:
             sys.exit(1)  # its reason is on stderr
         if detached is not None:
             detached.prepared()
-        _supervise(topology, detached, forks)
+        _supervise(topology, asked, detached, forks)
 
 
-def _supervise(topology: Topology, detached: Detached | None, forks: ForkServer | None) -> None:
+def _supervise(
+    topology: Topology, asked: Asked, detached: Detached | None, forks: ForkServer | None
+) -> None:
     from feedbus.supervisor.arbiter import supervise
+    from feedbus.supervisor.log_copies import LogCopies
 
     total = sum(consumer.queue.processes for consumer in topology.consumers.values())
     total += sum(process.processes for process in topology.supervised.values())
@@ -109,7 +143,9 @@ def _supervise(topology: Topology, detached: Detached | None, forks: ForkServer 
             detached.settled(failures, holds, took_seconds)
 
     say(f"starting {total} processes of {topology.path}, logs in {topology.var / 'log'}")
-    supervise(topology, settled, forks)
+    copies = LogCopies(width) if asked.logs and detached is None else None
+    follow = (lambda line: say(printable(line))) if asked.reload else None
+    supervise(topology, settled, forks, copies=copies, reload=follow)
     say("stopped")
 
 
@@ -165,7 +201,7 @@ class Detached:
         os.close(self._pipe)
 
 
-def _detach(topology: Topology) -> None:
+def _detach(topology: Topology, asked: Asked) -> None:
     from feedbus.supervisor.watchers import log_path
 
     log = log_path(topology, "supervisor")
@@ -175,7 +211,7 @@ def _detach(topology: Topology) -> None:
         os.close(reader)
         os.setsid()
         try:
-            _start(topology, Detached(topology, writer))
+            _start(topology, asked, Detached(topology, writer))
         except KeyboardInterrupt:
             sys.exit(0)
         return

@@ -11,6 +11,7 @@ from feedbus.errors import UsageError
 from feedbus.file_locks import take_lock
 from feedbus.lifeline import run_folder
 from feedbus.supervisor.forks import ForkServer, adopt_orphans
+from feedbus.supervisor.log_copies import LogCopies
 from feedbus.supervisor.watchers import endpoint
 from feedbus.topology import Topology
 
@@ -49,6 +50,9 @@ def supervise(
     topology: Topology,
     settled: Callable[[list[str], list[str], float], None],
     forks: ForkServer | None,
+    *,
+    copies: LogCopies | None = None,
+    reload: Callable[[str], None] | None = None,
 ) -> None:
     """Start every process and keep them until SIGINT, SIGTERM, SIGHUP or circusctl quit.
 
@@ -59,11 +63,14 @@ def supervise(
         settled: called once with what is not ready and why, what is ready but holds and why, and
             the seconds it took.
         forks: where the first processes come from, None to start each anew.
+        copies: what copies the lines of every log to stdout, None for log files alone.
+        reload: follow the project's files, and call this with each line about it; None not to.
 
     """
     from circus.arbiter import Arbiter
 
     importlib.import_module("feedbus.supervisor.commands")  # before the arbiter looks for them
+    from feedbus.supervisor.reloader import Reloader
     from feedbus.supervisor.supervision import Supervision
 
     os.chdir(topology.root)  # the sockets' addresses are relative, for unix sockets' sake
@@ -75,6 +82,8 @@ def supervise(
         check_delay=CHECK_SECONDS,
         umask=0o077,
     )
-    supervision = Supervision(arbiter, topology, settled, forks=forks)
+    supervision = Supervision(arbiter, topology, settled, forks=forks, copies=copies)
     arbiter.loop.add_callback(supervision.start)
+    if reload is not None:
+        arbiter.loop.add_callback(Reloader(supervision, reload).run)
     arbiter.start().result()

@@ -12,7 +12,6 @@ import fnmatch
 import math
 import os
 import re
-import sys
 from collections.abc import Awaitable
 from dataclasses import asdict
 from typing import Any
@@ -30,12 +29,11 @@ from circus.exc import MessageError
 
 from feedbus import config
 from feedbus.errors import FeedbusError
+from feedbus.supervisor.own_commands import run_command
 from feedbus.supervisor.settings import PROTOCOL
 from feedbus.supervisor.supervision import Supervision, keep
 from feedbus.supervisor.watcher import KeptWatcher
 
-# Its exit code is written, since the supervisor reaps every child itself.
-REPORTING = '"$@"; code=$?; echo; echo $code'
 CHANGEABLE = {"numprocesses", "graceful_timeout"}
 
 
@@ -169,21 +167,8 @@ class FollowFile(ReloadConfig):
 
     @staticmethod
     async def _apply(supervision: Supervision) -> dict[str, Any]:
-        command = ["-m", "feedbus", "--topology", str(supervision.topology.path), "apply", "--yes"]
-        process = await asyncio.create_subprocess_exec(
-            "/bin/sh",
-            "-c",
-            REPORTING,
-            "sh",
-            sys.executable,
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        output, _ = await process.communicate()
-        told, _, code = output.decode(errors="replace").strip().rpartition("\n")
-        return {} if code == "0" else {"status": "error", "reason": told or code}
+        printed, code = await run_command(supervision.topology.path, "apply", "--yes")
+        return {} if code == 0 else {"status": "error", "reason": printed or str(code)}
 
 
 class State(Command):

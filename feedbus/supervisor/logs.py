@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,12 @@ class RotatedLog:
     """
 
     def __init__(
-        self, filename: str, max_bytes: int, backup_count: int, descriptors: Sequence[int] = ()
+        self,
+        filename: str,
+        max_bytes: int,
+        backup_count: int,
+        descriptors: Sequence[int] = (),
+        copy: Callable[[bytes], None] | None = None,
     ) -> None:
         """Write to a file and rotate it.
 
@@ -33,6 +38,7 @@ class RotatedLog:
             max_bytes: it is rotated before it would hold more.
             backup_count: how many older files are kept.
             descriptors: descriptors of this process that are to write to the file, too.
+            copy: called with the same whole lines, also with those that the disk does not take.
 
         """
         self.path = Path(filename)
@@ -40,6 +46,7 @@ class RotatedLog:
         self.backup_count = backup_count
         self.dropped_lines = 0
         self._descriptors = descriptors
+        self._copy = copy
         self._handle: int | None = None
         self._begun: dict[object, bytes] = {}
 
@@ -89,6 +96,8 @@ class RotatedLog:
 
     def _append(self, lines: bytes) -> None:
         """Write whole lines, or drop and count those for which there is no room."""
+        if self._copy is not None:
+            self._copy(lines)
         if self.dropped_lines:
             said = self._write(b"(%d lines dropped: the disk was full)\n" % self.dropped_lines)
             if not said:

@@ -24,6 +24,7 @@ from feedbus.plan.changes import Watchers
 from feedbus.private_files import open_private
 from feedbus.supervisor import groups
 from feedbus.supervisor.forks import ForkServer
+from feedbus.supervisor.log_copies import LogCopies
 from feedbus.supervisor.settings import Settings, lack
 from feedbus.supervisor.watcher import KeptWatcher
 from feedbus.supervisor.watchers import applied_path, watchers
@@ -46,6 +47,7 @@ class Supervision:
         settled: Callable[[list[str], list[str], float], None] | None = None,
         *,
         forks: ForkServer | None,
+        copies: LogCopies | None = None,
     ) -> None:
         """Make the watchers and give them to the arbiter, whose sockets are bound.
 
@@ -55,8 +57,10 @@ class Supervision:
             settled: called once, when everything is ready or has given up, with what is not
                 ready and why, what is ready but holds and why, and the seconds it took.
             forks: where the first processes come from, None to start each anew.
+            copies: what copies the lines of every log to stdout, None for log files alone.
 
         """
+        self.copies = copies
         self.arbiter = arbiter
         self.topology = topology
         self.settled = settled
@@ -66,7 +70,7 @@ class Supervision:
         folder = run_folder(topology)
         self._strangers = {one.pid for one in psutil.Process().children(recursive=True)}
         for pid in groups.end_strays(folder):
-            _event("ended", f"process {pid}, left by a supervisor that was killed", logging.WARNING)
+            event("ended", f"process {pid}, left by a supervisor that was killed", logging.WARNING)
         # circus's own handlers lose a signal that comes while it is busy. What the supervisor was
         # started with ignored, as by nohup or in the background of a script, stays ignored.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
@@ -84,6 +88,9 @@ class Supervision:
         arbiter.supervision = self  # for the commands below
 
     def _make(self, options: dict[str, Any]) -> KeptWatcher:
+        if self.copies is not None:
+            copied = {"copy": self.copies.of(options["name"])}
+            options = options | {"stdout_stream": options["stdout_stream"] | copied}
         return KeptWatcher(
             run_folder=run_folder(self.topology),
             marks=options["name"] not in self.topology.processes,
@@ -279,7 +286,7 @@ class Supervision:
             if isinstance(watcher, KeptWatcher):
                 watcher.shorten_stop(within_seconds)
         if not self.stopping:
-            _event("stopping", "every process ends when it has finished what it is handling")
+            event("stopping", "every process ends when it has finished what it is handling")
             self.arbiter._stopping = True  # noqa: SLF001 -- circus's stop() refuses while anything else goes on
             self.arbiter.loop.add_callback(self._stop_all)
 
@@ -331,7 +338,7 @@ class Supervision:
             self.looking = False
 
 
-def _event(what: str, detail: str, level: int = logging.INFO) -> None:
+def event(what: str, detail: str, level: int = logging.INFO) -> None:
     """Log an event of the supervisor itself, as a watcher logs its own."""
     logger.log(level, "%s %s: %s", "supervisor", what, detail)
 

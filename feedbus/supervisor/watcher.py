@@ -18,7 +18,7 @@ from typing import Any
 from circus.stream.redirector import Redirector
 from circus.watcher import Watcher
 
-from feedbus.lifeline import holding, ready_since, slot_path
+from feedbus.lifeline import changed_code, holding, ready_since, slot_path
 from feedbus.runner.suspects import forgive
 from feedbus.supervisor import groups
 from feedbus.supervisor.endurance import SILENT_SECONDS, Endurance, describe_exit
@@ -396,6 +396,14 @@ class KeptWatcher(Watcher):
                 self.tell("hangs", describe(note), logging.ERROR)
                 line = f"{self.name} hangs {describe(note)}\n"
                 self.stdout_stream({"data": line.encode()})
+
+    def changed_code(self) -> list[Path]:
+        """Return which files have changed since one of its processes imported them."""
+        return [
+            path
+            for process in self.processes.values()
+            for path in changed_code(self._slot_path(process.wid, "ready"), process.pid)
+        ]
 
     def _holding(self, process: Any) -> str:
         return holding(self.run_folder, self.name, process.wid, process.pid)

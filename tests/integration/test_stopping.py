@@ -260,6 +260,7 @@ def test_as_process_1_it_reaps_orphans_and_stops_while_it_starts(tmp_path):
             (tmp_path / "var" / "run" / "supervisor.lock").unlink(missing_ok=True)
         assert "Traceback" not in system.output
         assert system.output.endswith("stopped\n")
+    assert re.search(r"^work +\S+ \S+ INFO ", system.output, re.MULTILINE)  # --logs by default
     assert running(orphan) == []
 
 

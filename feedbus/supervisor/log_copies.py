@@ -1,0 +1,69 @@
+"""Copy the lines of every log to stdout, each after the name of its consumer: `up --logs`."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+
+from feedbus.printable import printable
+
+# A pipe that poll() reports as writable takes so many bytes at once (PIPE_BUF), so that no write
+# blocks. Setting O_NONBLOCK instead would change the terminal of the shell, too.
+PIECE_BYTES = 4096
+PATIENCE_MILLISECONDS = 500
+TAB = "    "
+
+
+class LogCopies:
+    """Writes lines to a descriptor, and never lets the supervisor wait long for its reader.
+
+    While nobody reads, the supervisor waits half a second once; then lines are dropped and counted
+    until there is room again, and a line reports how many. The log files have them all.
+    """
+
+    def __init__(self, width: int, descriptor: int = 1) -> None:
+        """Write to a descriptor, with names that are padded to a width."""
+        self.dropped_lines = 0
+        self._width = width
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._stands = False
+
+    def of(self, name: str) -> Callable[[bytes], None]:
+        """Return what copies the lines of one consumer or process."""
+        prefix = f"{name:<{self._width}}  "
+
+        def copy(lines: bytes) -> None:
+            for line in lines.decode(errors="backslashreplace").removesuffix("\n").split("\n"):
+                self._write_or_count(prefix + printable(line.replace("\t", TAB)))
+
+        return copy
+
+    def _write_or_count(self, line: str) -> None:
+        if self.dropped_lines:
+            dropped = f"({self.dropped_lines} lines dropped: stdout was not read)"
+            if not self._write(dropped):
+                self.dropped_lines += 1
+                return
+            self.dropped_lines = 0
+        if not self._write(line):
+            self.dropped_lines += 1
+
+    def _write(self, line: str) -> bool:
+        """Write a line, and return whether all of it is written."""
+        text = f"{line}\n".encode()
+        for start in range(0, len(text), PIECE_BYTES):
+            if not self._has_room():
+                return False
+            try:
+                os.write(self._descriptor, text[start : start + PIECE_BYTES])
+            except OSError:  # the terminal is gone, or the pipe is closed
+                return False
+        return True
+
+    def _has_room(self) -> bool:
+        ready = bool(self._poll.poll(0 if self._stands else PATIENCE_MILLISECONDS))
+        self._stands = not ready
+        return ready

@@ -1,0 +1,37 @@
+"""Run a command of feedbus from within the supervisor, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+# The exit code is written, since the supervisor reaps every child itself.
+REPORTING = '"$@"; code=$?; echo; echo $code'
+
+
+async def run_command(topology: Path, *words: str) -> tuple[str, int]:
+    """Return what a command of feedbus printed to stdout and stderr, and its exit code.
+
+    Args:
+        topology: the file.
+        words: the command with its options.
+
+    """
+    command = [sys.executable, "-m", "feedbus", "--topology", str(topology), *words]
+    # asyncio's own way to start it would wait for its exit code, and warn that there is none.
+    process = subprocess.Popen(  # noqa: ASYNC220 -- the loop reads its output
+        ["/bin/sh", "-c", REPORTING, "sh", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
+    )
+    output = (await reader.read()).decode(errors="replace")
+    process.poll()
+    printed, _, code = output.strip().rpartition("\n")
+    return printed.rstrip(), int(code) if code.isdecimal() else 1

@@ -1,0 +1,117 @@
+"""Follow the files of a project while it runs: `feedbus up --reload`.
+
+It looks at the times of the files twice a second. A library that listens to the system (watchfiles)
+would notice a change sooner, but gets no events from files that another machine or a container's
+host changes, and is one more thing to install in a first hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from feedbus.supervisor.own_commands import run_command
+from feedbus.supervisor.supervision import Supervision, event
+from feedbus.supervisor.watcher import KeptWatcher
+
+LOOK_SECONDS = 0.5
+SKIPPED = {"__pycache__", "node_modules"}
+SHOWN = 5
+
+Times = dict[str, int]
+
+
+def file_times(root: Path, topology: Path, state: Path) -> Times:
+    """Return when the topology and each Python file below a folder changed, in nanoseconds.
+
+    Hidden folders, virtual environments and the folder of state are left out.
+    """
+    times = {}
+    for path in (str(topology), *_python_files(str(root), str(state))):
+        try:
+            times[path] = os.stat(path).st_mtime_ns  # noqa: PTH116 -- hundreds of texts
+        except OSError:
+            continue  # deleted just now
+    return times
+
+
+def _python_files(folder: str, state: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except OSError:
+        return
+    if any(entry.name == "pyvenv.cfg" for entry in found):
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name not in SKIPPED and entry.name[0] != "." and entry.path != state:
+                yield from _python_files(entry.path, state)
+        elif entry.name.endswith(".py"):
+            yield entry.path
+
+
+class Reloader:
+    """Applies a topology that has changed, and restarts what runs code that has changed.
+
+    `feedbus apply` or `feedbus check` looks at the files first, in a process of its own: where it
+    finds a problem, that is printed, and the running system stays as it is.
+    """
+
+    def __init__(self, supervision: Supervision, say: Callable[[str], None]) -> None:
+        """Follow the files of what is supervised, and print lines about them."""
+        self._supervision = supervision
+        self._say = say
+        self._times = self._look()
+
+    def _look(self) -> Times:
+        topology = self._supervision.topology
+        return file_times(topology.root, topology.path, topology.var)
+
+    async def run(self) -> None:
+        """Look at the files for ever; a change counts when the next look finds no other one."""
+        changed: set[str] = set()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            before, self._times = self._times, self._look()
+            now = {path for path, _ in before.items() ^ self._times.items()}
+            if changed and not now:
+                await self._follow(changed)
+            changed = changed | now if now else set()
+
+    async def _follow(self, changed: set[str]) -> None:
+        topology = self._supervision.topology
+        event("changed", _named(changed, topology.root))
+        if str(topology.path) in changed:
+            # Old queues may drain only after the next change, which would wait for this one.
+            ready = await self._succeeds("apply", "--yes", "--no-wait")
+        else:
+            ready = not self._outdated() or await self._succeeds("check", shown=False)
+        if ready and (outdated := self._outdated()):
+            await self._supervision.restart(outdated)
+
+    def _outdated(self) -> list[KeptWatcher]:
+        """Return what runs code that has changed, and what gave up."""
+        return [
+            watcher
+            for watcher in self._supervision.watchers
+            if not watcher.leaving and (watcher.gave_up or watcher.changed_code())
+        ]
+
+    async def _succeeds(self, *words: str, shown: bool = True) -> bool:
+        """Run a command of feedbus and return whether it succeeds; print its lines if it fails."""
+        printed, code = await run_command(self._supervision.topology.path, *words)
+        if shown or code:
+            for line in printed.splitlines():
+                self._say(line)
+        if code:
+            event("kept", "what runs stays as it was; it follows when the files are mended")
+        return code == 0
+
+
+def _named(paths: set[str], root: Path) -> str:
+    names = sorted(os.path.relpath(path, root) for path in paths)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
