@@ -1,0 +1,49 @@
+"""A web application that publishes each order, and the handler of the orders."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypedDict
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, PositiveInt
+
+import feedbus
+
+log = logging.getLogger(__name__)
+
+
+class Order(BaseModel):
+    """What a customer sends, and one message."""
+
+    id: int
+    product: str
+    quantity: PositiveInt
+
+
+class State(TypedDict):
+    """What every request has."""
+
+    bus: feedbus.AsyncBus
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[State]:  # noqa: ARG001 -- what FastAPI passes
+    """Keep one bus for all requests of a process."""
+    async with await feedbus.connect_async("topology.toml") as bus:
+        yield {"bus": bus}
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/orders", status_code=202)
+async def order(order: Order, request: Request) -> None:
+    """Answer when the broker has confirmed the order."""
+    await request.state.bus.publish("orders", order, key=order.product)
+
+
+@feedbus.handler
+def reserve(order: Order) -> None:
+    """Reserve stock for an order."""
+    log.info("event=reserved order=%d product=%s", order.id, order.product)
