@@ -71,7 +71,8 @@ def pattern(output: str, *, exact: bool) -> str:
     )
 
 
-def check_session(block: Block, folder: Path) -> None:
+def check_session(block: Block, folder: Path) -> Path:
+    """Compare a session with its output; return the folder that its last `cd` leaves it in."""
     for command, output in block.session:
         exact = command.startswith(EXACT)
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -82,11 +83,14 @@ def check_session(block: Block, folder: Path) -> None:
                 break
             if not command.startswith(READS) or time.monotonic() > deadline:
                 pytest.fail(f"{block.where}: $ {command}\nexpected:\n{output}\ngot:\n{shown}")
+        if moved := re.search(r"(?:^|&& )cd (\S+)$", command):
+            folder /= moved[1]
+    return folder
 
 
 @pytest.mark.parametrize(("page", "project"), PROJECTS, ids=name_of)
 def test_the_project_of_a_page_runs_from_its_first_block_to_its_last(page, project, tmp_path):
-    tests, commands = 0, []
+    tests, commands, folder = 0, [], tmp_path
     try:
         for block in blocks(page):
             if block.project == project and block.runs:
@@ -96,11 +100,11 @@ def test_the_project_of_a_page_runs_from_its_first_block_to_its_last(page, proje
                     path.write_text(block.text)
                     tests += block.text.count("\ndef test_")
                 else:
-                    check_session(block, tmp_path)
                     commands += block.commands
+                    folder = check_session(block, folder)
     finally:
         if any("feedbus up" in each for each in commands):
-            run("feedbus down --now", tmp_path)
+            run("feedbus down --now", folder)
     if tests and not any("pytest" in each for each in commands):
         printed = run(PYTEST, tmp_path)
         assert re.search(r"^\d+ passed", printed, re.MULTILINE), printed

@@ -1,26 +1,19 @@
-"""README.md: its program publishes; tests/test_pages.py runs the tests of the project."""
+"""README.md shows what feedbus makes; tests/test_pages.py runs its commands."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
-from feedbus import config
-from tests.systems import System
+from feedbus.new_project import create
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "README.md").read_text()
-FILES = dict(re.findall(r"```\w+\n# (\w+\.\w+)\n(.*?)```", PAGE, re.DOTALL))
 
 
-def test_the_program_of_the_first_project_publishes(tmp_path):
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
-    subprocess.run([sys.executable, "order.py"], cwd=tmp_path, check=True)
-    system = System(config.load(tmp_path / "topology.toml"), store=None)
-    assert sum(system.ready().values()) == 2
+def test_the_files_of_a_new_project_are_shown_as_they_are(tmp_path):
+    folder = create("shop", tmp_path).folder
+    page = (ROOT / "README.md").read_text()
+    for name, language in (("topology.toml", "toml"), ("app.py", "python")):
+        assert f"```{language}\n# shop/{name}\n{(folder / name).read_text()}```" in page
 
 
 def test_the_topology_of_the_application_is_shown_as_it_is():
