@@ -45,10 +45,11 @@ SILENT_SECONDS = 240.0  # longer than RabbitMQ waits before it forwards a messag
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How much memory was taken at a moment, in seconds since the start of publishing."""
+    """What the broker had taken at a moment, in seconds since the start of publishing."""
 
     seconds: float
     memory_bytes: int
+    processor_seconds: float
     arrived: int
 
 
@@ -135,15 +136,18 @@ def consume(system: Topology, run: Run) -> None:
 
 
 def sample(processes: Sequence[psutil.Process], run: Run, over: threading.Event) -> None:
-    """Note the memory of some processes and what they start, until it is over."""
+    """Note the memory and processor time of processes and what they start, until it is over."""
     while not over.wait(SAMPLE_SECONDS):
-        memory = 0
+        memory, processor = 0, 0.0
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 for each in (process, *process.children(recursive=True)):
                     with contextlib.suppress(psutil.NoSuchProcess):
                         memory += each.memory_info().rss
-        run.samples.append(Sample(time.time() - run.started, memory, len(run.late)))
+                        times = each.cpu_times()
+                        processor += times.user + times.system
+        seconds = time.time() - run.started
+        run.samples.append(Sample(seconds, memory, processor, len(run.late)))
 
 
 @contextlib.contextmanager
@@ -219,6 +223,12 @@ def report(run: Run) -> dict[str, object]:
             },
             "most_while_due": _mb(max(each.memory_bytes for each in falling)),
         }
+        first, last = falling[0], run.samples[-1]
+        figures["processor_us_per_message_due"] = round(
+            (last.processor_seconds - first.processor_seconds)
+            / max(1, last.arrived - first.arrived)
+            * 1e6
+        )
     minutes = {int(each.seconds // 60): each for each in run.samples}
     figures["by_minute"] = [
         {"minute": minute, "memory_mb": _mb(each.memory_bytes), "arrived": each.arrived}

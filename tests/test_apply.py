@@ -14,7 +14,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.apply import apply, exclusive
-from feedbus.broker import entities, inventory
+from feedbus.broker import entities, inventory, timer
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import establishment, switch
@@ -295,3 +295,32 @@ def test_what_a_retry_waits_for_is_kept_where_its_queue_is_replaced(
     wanted = changed(system, queue(retry=quick, max_length=5))
     carry_out(wanted)
     assert consume_work(wanted, 1) == [7]
+
+
+def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+    names = Names(system.topology)
+    with system.bus() as bus:
+        bus.publish("work", {"n": 1}, delay="2h")
+    assert nothing_to_do(system.topology)
+    wrong, missing = names.timer_queue(4, 3), names.timer_queue(4, 5)
+    guard = names.timer_guard("removed")
+    with broker.connect(system.topology) as connection:
+        channel = connection.default_channel
+        channel.queue_delete(missing)
+        channel.queue_delete(wrong)
+        arguments = entities.kept_arguments({"x-message-ttl": 7_000}, quorum=True)
+        channel.queue_declare(wrong, durable=True, auto_delete=False, arguments=arguments)
+        channel.exchange_declare(guard, "direct", durable=True, auto_delete=False)
+        plan, done, _ = carry_out(system.topology)
+        assert done
+        changes = {(each.action, each.name): each.reason for each in plan.changes}
+        assert set(changes) == {("create", missing), ("delete", wrong), ("delete", guard)}
+        assert "x-message-ttl 7000 to 196608" in changes["delete", wrong]
+        assert nothing_to_do(system.topology)
+        assert not entities.exchange_exists(connection, guard)
+        assert timer.count(connection, names) == timer.Delayed(1, 0)
+        # Their place waits again until they are on the broker's disk.
+        assert not entities.exchange_exists(connection, names.timer_written(4))

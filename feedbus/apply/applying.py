@@ -9,7 +9,7 @@ from typing import Protocol
 
 from feedbus import broker
 from feedbus.apply.draining import await_drained
-from feedbus.broker import entities, inventory, locks, projects, timer
+from feedbus.broker import entities, inventory, locks, projects, timer_objects
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import ledger, removal, replacement, switch
@@ -142,7 +142,7 @@ def _make(
     step("created")
     for queue, delay in replacement.parked_delays(topology, inventory.take(topology)):
         replacement.unpark(connection, topology, topology.queues[queue], delay)
-    timer.restore(channel, names)
+    timer_objects.restore(channel, names)
     step("retries-returned")
     for bound, exchange, key in work.unbound:
         channel.queue_unbind(bound, exchange, key)
@@ -195,6 +195,11 @@ def _delete(
         done = done and not reason
         report(f"{queue} stays: {reason}" if reason else f"{queue} is deleted")
         step("queue-removed")
+    names = Names(topology)
+    if any(map(names.is_of_timer, plan.work.deleted_queues)):
+        channel = connection.channel()
+        timer_objects.restore(channel, names)
+        channel.close()
     if done:  # else what is left may still need them
         channel = connection.channel()
         for exchange in plan.work.deleted_exchanges:

@@ -13,7 +13,7 @@ from kombu.connection import Connection
 
 from feedbus import broker
 from feedbus.broker.confirm_channel import CONFIRM_TIMEOUT_SECONDS
-from feedbus.broker.timer import Timer
+from feedbus.broker.timer_objects import Timer
 from feedbus.bus.blockage import Blockage
 from feedbus.bus.encoding import Encoder
 from feedbus.bus.publisher import NACKED, WINDOW, Publisher, Refusal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from feedbus import broker
-from feedbus.broker import entities, external, projects, timer
+from feedbus.broker import entities, external, projects, timer_objects
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import ledger, replacement
@@ -36,7 +36,7 @@ def establish(topology: Topology) -> dict[str, State]:
         projects.claim(channel, topology)
         end_replacements(connection, topology)
         broker.declare(channel, topology)
-        timer.restore(channel, Names(topology))
+        timer_objects.restore(channel, Names(topology))
         hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
         before = {name: ledger.recall(channel, topology, name) for name in hashed}
         for seen in filter(None, before.values()):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from feedbus.broker import entities, projects
+from feedbus.broker import entities, projects, timer_objects
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
@@ -34,6 +34,11 @@ class Comparison:
     doomed: Collection[str]
     changes: list[Change] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
+    timer_queues: Mapping[str, Mapping[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compute once what the timer's queues have to be."""
+        self.timer_queues = timer_objects.queues_of_timer(self._names)
 
     def work(self) -> Work:
         """Go through everything, note the changes, and return the names to go by."""
@@ -42,6 +47,7 @@ class Comparison:
         delays = tuple(self._delays())
         parked = tuple(self._parked_delays())
         self._schedules()
+        self._timer()
         unbound = tuple(self._bindings())
         leaving, deleted, nonempty = self._leftover_queues()
         return Work(
@@ -149,6 +155,10 @@ class Comparison:
                     f" its next moment is {first}",
                 )
 
+    def _timer(self) -> None:
+        for name in timer_objects.missing_queues(self._names, self.seen.queues):
+            self._note("create", "queue", name, "missing; delayed messages wait there")
+
     def _bindings(self) -> Iterator[tuple[str, str, str]]:
         external = {one.external_name for one in self.topology.exchanges.values()}
         for consumer in self._on_no_ring():
@@ -214,6 +224,7 @@ class Comparison:
         for exchange in topology.exchanges.values():
             if exchange.hashed:
                 found |= {names.held(exchange.name), names.packs(exchange.name)}
+        found |= timer_objects.exchanges_of_timer(names)
         return found | {names.ring(one) for one in self._generations()}
 
     def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:
@@ -256,6 +267,8 @@ class Comparison:
                     r"\.(dead|retry\.\d+)$", "", name.removeprefix(f"{self.topology.name}.")
                 )
                 told = f"nobody empties it. Put it back, or name it: --delete-nonempty {bare}"
+                if self._names.is_of_timer(name):
+                    told = f"empty it, or name it: --delete-nonempty {bare}"
                 self._note("dangerous", "queue", name, f"{self._why(name)}; {told}", waiting)
         # Also those that are empty now get messages until they are unbound.
         leaving += [name for name in deleted if self._consumed(name) and name not in leaving]
@@ -263,7 +276,12 @@ class Comparison:
 
     def _kept_apart(self, name: str, found: SeenQueue) -> bool:
         """Whether a queue is not a queue's or an exchange's of the topology, and stays."""
-        return self._names.is_of_timer(name) or self._odd_delay(found) or self._parked(name)
+        return self._of_timer(name, found) or self._odd_delay(found) or self._parked(name)
+
+    def _of_timer(self, name: str, found: SeenQueue) -> bool:
+        """Whether a queue is one of the timer, as it should be."""
+        wanted = self.timer_queues.get(name)
+        return wanted is not None and not differing(found.arguments, wanted)
 
     def _odd_delay(self, found: SeenQueue) -> bool:
         """Whether a handler's own retries of version 0.1 wait there; the broker deletes it."""
@@ -294,6 +312,11 @@ class Comparison:
         return queue is not None and queue.consumers > 0
 
     def _why(self, name: str) -> str:
+        wanted = self.timer_queues.get(name)
+        if wanted is not None:
+            found = differing(self.seen.queues[name].arguments, wanted)
+            changes = (f"{key} {old} to {new}" for key, (old, new) in found.items())
+            return f"declared anew with {', '.join(changes)}, so that messages can be delayed again"
         derived = OF_A_QUEUE.fullmatch(name) or re.fullmatch(r"(.+)\.dead", name)
         owner = derived[1].removeprefix(f"{self.topology.name}.") if derived else ""
         queue = re.sub(r"_\d+$", "", owner)
@@ -308,7 +331,7 @@ class Comparison:
         found = []
         for name in self.seen.exchanges:
             odd = name in queues and self._odd_delay(queues[name])
-            if name in wanted or odd or self._parked(name) or self._names.is_of_timer(name):
+            if name in wanted or odd or self._parked(name):
                 continue
             found.append(name)
             self._note("delete", "exchange", name, self._why(name))

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from feedbus.broker import timer
+from feedbus.broker import timer_objects
 from feedbus.broker.names import Names
-from feedbus.broker.timer import Timer, delayed, target_of
+from feedbus.broker.timer import delayed, target_of
+from feedbus.broker.timer_objects import Timer
 from feedbus.topology import Exchange, Queue, Topology
 from feedbus.urls import parse_broker_url
 from feedbus.wire import Outgoing
@@ -73,11 +74,11 @@ def test_what_has_no_target_any_more_waits_until_it_is_back(channel, delay):
     delay("kept", 2_500)
     channel.queue_delete("shop.work")
     eventually(lambda: depth(channel, NAMES.timer_undelivered) == 1)
-    timer.restore(channel, NAMES)
+    timer_objects.restore(channel, NAMES)
     drain_quietly(channel)
     assert depth(channel, NAMES.timer_undelivered) == 1
     queue(channel, "shop.work")
-    timer.restore(channel, NAMES)
+    timer_objects.restore(channel, NAMES)
     eventually(lambda: depth(channel, "shop.work") == 1)
     assert contents(channel, "shop.work") == ["kept"]
     assert depth(channel, NAMES.timer_undelivered) == 0
@@ -108,8 +109,35 @@ def test_what_no_queue_takes_when_it_is_due_is_kept_and_holds_up_nothing(channel
     publisher.wait()
     eventually(lambda: depth(channel, NAMES.timer_undelivered) == 49)
     eventually(lambda: depth(channel, "shop.work") == 1)
-    timer.restore(channel, NAMES)
+    timer_objects.restore(channel, NAMES)
     eventually(lambda: depth(channel, NAMES.timer_undelivered) == 49)
+
+
+def test_what_is_due_arrives_once_where_two_keys_match_and_where_an_alternate_exchange_takes_it(
+    channel,
+):
+    exchange(channel, "shop.spare", "fanout")
+    queue(channel, "shop.rest")
+    channel.queue_bind("shop.rest", "shop.spare", "")
+    on = {"alternate-exchange": "shop.spare"}
+    exchange(channel, "shop.own", "topic", alternate_exchange="shop.spare")
+    exchange(channel, "shop.orders", "topic")
+    queue(channel, "shop.work")
+    for key in ("a.#", "#.b"):
+        channel.queue_bind("shop.work", "shop.orders", key)
+    exchanges = {"orders": Exchange("orders", "topic"), "own": Exchange("own", "topic", 0, on)}
+    queues = {"work": replace(WORK, routing_keys=("a.#", "#.b"))}
+    topology = replace(NAMES.topology, exchanges=exchanges, queues=queues)
+    declared, publisher = Timer(topology), Publisher(channel)
+    for name, key in (("orders", "a.b"), ("own", "x")):
+        message = Outgoing("", key, b"m", None, name)
+        message = delayed(Names(topology), message, 100, f"exchange shop.{name}")
+        declared.declare(channel, [message])
+        publisher.send(name, message.exchange, key, headers=message.headers)
+    publisher.wait()
+    eventually(lambda: depth(channel, "shop.work") + depth(channel, "shop.rest") == 2)
+    assert contents(channel, "shop.work") == ["orders"]
+    assert contents(channel, "shop.rest") == ["own"]
 
 
 def test_a_wait_of_a_year_stays(channel, delay):

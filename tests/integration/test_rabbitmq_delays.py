@@ -67,7 +67,7 @@ def arrived(system: System) -> dict[str, Any]:
 def test_a_high_priority_does_not_hold_up_what_is_due_before_it(
     fragile_rabbitmq, tmp_path: Path, caplog
 ):
-    caplog.set_level("INFO", logger="feedbus.broker.timer")
+    caplog.set_level("INFO", logger="feedbus.broker.timer_objects")
     # In a quorum queue of RabbitMQ 4 it would pass the others, and only the first can expire.
     system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
     with LiveBus(system.topology, timeout_seconds=30.0) as bus:

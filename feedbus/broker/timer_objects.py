@@ -1,0 +1,268 @@
+"""The timer's exchanges and queues: declared when a message needs them, and kept as they should be.
+
+See feedbus.broker.timer for how they work together.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from feedbus.broker import entities
+from feedbus.broker.confirm_channel import PatientPublisher
+from feedbus.broker.connecting import queue_written_seconds
+from feedbus.broker.names import Names
+from feedbus.broker.timer import (
+    exchange_target,
+    exists,
+    place_digits,
+    queue_milliseconds,
+    target_of,
+)
+from feedbus.topology import Exchange, Queue, Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.amqp import Channel
+from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
+
+log = logging.getLogger(__name__)
+
+
+class Timer:
+    """Declares what delayed messages need, each once for as long as a connection lasts."""
+
+    def __init__(self, topology: Topology) -> None:
+        """Declare nothing yet."""
+        self._names = Names(topology)
+        self._written_seconds = queue_written_seconds(topology)
+        self._targets: set[str] = set()
+        self._places: set[int] = set()
+
+    def forget(self) -> None:
+        """Declare everything anew: another connection may be to a broker that has nothing."""
+        self._targets.clear()
+        self._places.clear()
+
+    def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
+        """Declare what these messages need; return when the broker has written it to its disk.
+
+        The first message that needs a place waits for that; later ones, also of other processes,
+        find the exchange that says so.
+
+        Raises:
+            UsageError: one of the queues is on the broker with other arguments.
+            NotFound: a target does not exist.
+
+        """
+        names = self._names
+        targets = {str(message.headers[TIMER_TARGET]) for message in messages} - self._targets
+        places = {place for message in messages for place in _places_of(message)} - self._places
+        if not targets and not places:
+            return
+        if not self._targets:
+            _declare_places(channel, names)
+        for target in sorted(targets):
+            _bind(channel, names, target)
+        for place in sorted(places):
+            _declare_queues(channel, names, place, place_digits(place))
+        if self._written_seconds:
+            self._await_written(channel, places)
+        self._targets |= targets
+        self._places |= places
+
+    def _await_written(self, channel: Channel, places: Iterable[int]) -> None:
+        names = [self._names.timer_written(place) for place in sorted(places)]
+        new = [name for name in names if not entities.exchange_exists(channel.connection, name)]
+        if not new:
+            return
+        log.info(
+            "event=timer_declared exchanges=%s waiting_seconds=%.0f", new, self._written_seconds
+        )
+        time.sleep(self._written_seconds)
+        for name in new:
+            channel.exchange_declare(name, "fanout", durable=True, auto_delete=False)
+
+
+def _places_of(message: Outgoing) -> Iterator[int]:
+    """Yield each place in which a message waits."""
+    for place, header in enumerate(TIMER_PLACES):
+        digit = message.headers.get(header)
+        if digit is None:  # it has none from here on
+            return
+        if int(digit):
+            yield place
+
+
+def restore(channel: Channel, names: Names) -> None:
+    """Declare what is missing, bind every target anew, and send on what no queue took.
+
+    The targets are gone when a queue is replaced, or was removed for a while.
+    """
+    if not exists(channel.connection, names):
+        return
+    _declare_places(channel, names)
+    for place in range(len(TIMER_PLACES)):
+        _declare_missing(channel, names, place)
+    bound = set()
+    topology = names.topology
+    ours = [each for each in topology.exchanges.values() if not each.external_name]
+    targets = {target_of(names, queue) for queue in topology.queues.values()}
+    targets |= {exchange_target(names, exchange.name) for exchange in ours}
+    for exchange in ours:  # their guards may have keys that the exchanges have no more
+        channel.exchange_delete(names.timer_guard(exchange.name))
+    for target in sorted(targets):
+        kind, _, name = target.partition(" ")
+        there = entities.queue_exists if kind == "queue" else entities.exchange_exists
+        if there(channel.connection, name):
+            _bind(channel, names, target)
+            bound.add(target)
+    _send_on(channel, names, bound)
+
+
+def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
+    sent, others = 0, []
+    with PatientPublisher(channel.connection) as publisher:
+        # What comes back is not taken again.
+        for _ in range(entities.count(channel.connection, names.timer_undelivered) or 0):
+            message = channel.basic_get(names.timer_undelivered)
+            if message is None:
+                break
+            headers = message.properties.get("application_headers") or {}
+            if headers.get(TIMER_TARGET) not in bound:
+                others.append(message.delivery_tag)
+                continue
+            key = message.delivery_info["routing_key"]
+            publisher.publish([(message, names.timer_due, key)])
+            channel.basic_ack(message.delivery_tag)
+            sent += 1
+    for tag in others:
+        channel.basic_reject(tag, requeue=True)
+    if sent:
+        log.info("event=undelivered_sent messages=%d", sent)
+
+
+def _declare_places(channel: Channel, names: Names) -> None:
+    """Declare the exchanges, from the end on, so that none is without its next."""
+    undelivered = names.timer_undelivered
+    channel.exchange_declare(undelivered, "fanout", durable=True, auto_delete=False)
+    entities.declare_kept(channel, undelivered, {}, quorum=True)
+    channel.queue_bind(undelivered, undelivered, "")
+    arguments = {"alternate-exchange": undelivered}
+    channel.exchange_declare(
+        names.timer_due, "headers", durable=True, auto_delete=False, arguments=arguments
+    )
+    for place, header in enumerate(TIMER_PLACES):
+        name = names.timer_place(place)
+        channel.exchange_declare(name, "headers", durable=True, auto_delete=False)
+        match = {"x-match": "all", header: "0"}
+        channel.exchange_bind(names.timer_place(place - 1), name, "", arguments=match)
+
+
+def _declare_missing(channel: Channel, names: Names, place: int) -> None:
+    """Declare the missing queues of a place that has been declared before."""
+    queues = {names.timer_queue(place, digit): digit for digit in place_digits(place)}
+    missing = [name for name in queues if not entities.queue_exists(channel.connection, name)]
+    if missing and len(missing) < len(queues):
+        channel.exchange_delete(names.timer_written(place))  # they are not on the disk yet
+        _declare_queues(channel, names, place, [queues[name] for name in missing])
+
+
+def _declare_queues(channel: Channel, names: Names, place: int, digits: Iterable[int]) -> None:
+    for digit in digits:
+        name = names.timer_queue(place, digit)
+        entities.declare_kept(channel, name, _arguments(names, place, digit), quorum=True)
+        match = {"x-match": "all", TIMER_PLACES[place]: str(digit)}
+        channel.queue_bind(name, names.timer_place(place), "", arguments=match)
+
+
+def _arguments(names: Names, place: int, digit: int) -> Mapping[str, Any]:
+    return {
+        "x-message-ttl": queue_milliseconds(place, digit),
+        "x-dead-letter-exchange": names.timer_place(place - 1),
+    }
+
+
+def _way_arguments(queue: Queue) -> Mapping[str, Any]:
+    return {
+        "x-message-ttl": 1,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue.external_name,
+    }
+
+
+def queues_of_timer(names: Names) -> dict[str, Mapping[str, Any]]:
+    """Return every queue that a topology's timer may have, with its arguments."""
+    found: dict[str, Mapping[str, Any]] = {names.timer_undelivered: {}}
+    for place in range(len(TIMER_PLACES)):
+        for digit in place_digits(place):
+            found[names.timer_queue(place, digit)] = _arguments(names, place, digit)
+    for queue in names.topology.queues.values():
+        if queue.external_name:
+            found[names.timer_way(queue)] = _way_arguments(queue)
+    return {
+        name: entities.kept_arguments(arguments, quorum=True) for name, arguments in found.items()
+    }
+
+
+def exchanges_of_timer(names: Names) -> set[str]:
+    """Return the names of every exchange that a topology's timer may have."""
+    found = {names.timer_due, names.timer_undelivered}
+    for place in range(len(TIMER_PLACES)):
+        found |= {names.timer_place(place), names.timer_written(place)}
+    guarded = filter(_has_guard, names.topology.exchanges.values())
+    return found | {names.timer_guard(exchange.name) for exchange in guarded}
+
+
+def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
+    """Yield the queues that places lack of which the broker has others."""
+    for place in range(len(TIMER_PLACES)):
+        queues = [names.timer_queue(place, digit) for digit in place_digits(place)]
+        missing = [name for name in queues if name not in seen]
+        if len(missing) < len(queues):
+            yield from missing
+
+
+def _has_guard(exchange: Exchange) -> bool:
+    """Whether an exchange gets what is due by way of a guard.
+
+    A ring holds what no queue takes, and an alternate exchange of the user's own takes it.
+    """
+    return not (
+        exchange.hashed or exchange.external_name or "alternate-exchange" in exchange.arguments
+    )
+
+
+def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
+    """Declare an exchange that passes on to another only what that one has a queue for.
+
+    A quorum queue keeps what cannot be routed, and gives nothing else away while it has more than
+    a few such messages. The rest goes to the undelivered ones, by the alternate exchange.
+    """
+    guard = names.timer_guard(exchange.name)
+    channel.exchange_declare(
+        guard,
+        exchange.type,
+        durable=True,
+        auto_delete=False,
+        arguments={"alternate-exchange": names.timer_undelivered},
+    )
+    for queue in names.topology.queues.values():
+        if queue.exchange == exchange.name and not queue.external_name:
+            for key in entities.binding_keys(queue):
+                channel.exchange_bind(names.exchange(exchange.name), guard, key)
+    return guard
+
+
+def _bind(channel: Channel, names: Names, target: str) -> None:
+    kind, _, name = target.partition(" ")
+    for queue in names.topology.queues.values():
+        if queue.external_name and names.timer_way(queue) == name:
+            entities.declare_kept(channel, name, _way_arguments(queue), quorum=True)
+    match = {"x-match": "all", TIMER_TARGET: target}
+    for exchange in names.topology.exchanges.values():
+        if kind == "exchange" and _has_guard(exchange) and names.exchange(exchange.name) == name:
+            name = _declare_guard(channel, names, exchange)
+            break
+    bind = channel.queue_bind if kind == "queue" else channel.exchange_bind
+    bind(name, names.timer_due, "", arguments=match)
