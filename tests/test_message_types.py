@@ -374,6 +374,15 @@ class Holding(msgspec.Struct):
     items: list[Custom]
 
 
+class Nesting(Schema):
+    inner = fields.List(fields.Nested("Nowhere"))
+
+
+class NestingDeep(Schema):
+    self_again = fields.Nested(lambda: NestingDeep(exclude=("self_again",)))
+    by_name = fields.Dict(values=fields.Tuple([fields.Nested(Nesting)]))
+
+
 class OfArguments(Schema):
     def __init__(self, name: str) -> None:
         super().__init__(only=[name])
@@ -383,6 +392,8 @@ class OfArguments(Schema):
     ("declared", "reason"),
     [
         (OfArguments, "without arguments, got OfArguments: TypeError: .*'name'"),
+        (Nesting, "exist and can be made, got Nesting, whose field 'inner' nests: .*Nowhere"),
+        (NestingDeep, "got Nesting, whose field 'inner' nests: .*Nowhere"),
         (Custom, "got Custom"),
         (int, "got int"),
         (list[int], "got list"),

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import pytest
 from marshmallow import Schema, fields
@@ -61,7 +61,7 @@ def asked(function: Any, session_type: type | None = None) -> Parameters:
 
 def test_parameters_are_found_by_annotation_in_any_order_and_left_at_their_defaults():
     def function(
-        message: dict[str, int], own: Own | None = None, *, session: Own, bus: Bus
+        message: dict[str, int], own: int | None = None, *, session: Own, bus: Bus
     ) -> object:
         return message, own, session, bus
 
@@ -73,6 +73,29 @@ def test_parameters_are_found_by_annotation_in_any_order_and_left_at_their_defau
     assert asked(print) == Parameters()
     with pytest.raises(Unfit, match="its queue has no store whose session"):
         asked(function)
+
+
+def test_what_is_optional_is_given_where_it_can_be():
+    def function(  # noqa: PLR0917 -- a form each
+        message: dict[str, int],
+        bus: Bus | None = None,
+        session: Optional[Own] = None,  # noqa: UP045 -- the older form
+        one: Fast | None = None,
+        other: Annotated[Engine | None, replica] = None,
+        third: Annotated[Engine, replica] | None = None,
+        both: Bus | Own | None = None,
+    ) -> None: ...
+
+    def default(message: dict[str, int], own: Own | None = None, *, bus: Bus | None) -> None: ...
+
+    def needed(message: dict[str, int], own: Own | None) -> None: ...
+
+    wants = asked(function, Own).positions
+    names = [want if isinstance(want, str) else want.function for want in wants]
+    assert names == [BUS, SESSION, fast, replica, replica]
+    assert asked(default) == Parameters((), {"bus": BUS})
+    with pytest.raises(Unfit, match="asks for what nobody gives: its parameter 'own: "):
+        asked(needed)
 
 
 def test_a_resource_is_found_by_its_type_or_by_its_name():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -58,6 +58,7 @@ class SchemaType(MessageType):
         except Exception as error:  # what a schema's own code raises, too
             expected = "a marshmallow schema that can be made without arguments"
             raise UnfitMessageType(expected, f"{schema.__name__}: {described(error)}") from error
+        _check_nested(self._schema, set())
         self._columns = _columns(self._schema)
 
     @property
@@ -94,6 +95,39 @@ class SchemaType(MessageType):
         if errors:
             chunk = chunk.select([index for index in range(len(pack)) if index not in errors])
         return Loaded(chunk, errors)
+
+
+def _check_nested(schema: Schema, seen: set[type[Schema]]) -> None:
+    """Make the schemas that fields nest, which marshmallow does when it first loads one.
+
+    Raises:
+        UnfitMessageType: one of them does not exist, or cannot be made.
+
+    """
+    seen.add(type(schema))
+    for name, declared in schema.fields.items():
+        for nested in _nested(declared):
+            try:
+                inner = nested.schema
+            except Exception as error:  # what a schema's own code raises, too
+                expected = "nested schemas that exist and can be made"
+                got = f"{type(schema).__name__}, whose field '{name}' nests: {described(error)}"
+                raise UnfitMessageType(expected, got) from error
+            if type(inner) not in seen:
+                _check_nested(inner, seen)
+
+
+def _nested(declared: fields.Field[Any]) -> Iterator[fields.Nested]:
+    """Go through the fields that nest a schema in a field: itself, or what a collection has."""
+    if isinstance(declared, fields.Nested):
+        yield declared
+    elif isinstance(declared, fields.List):
+        yield from _nested(declared.inner)
+    elif isinstance(declared, fields.Tuple):
+        for each in declared.tuple_fields:
+            yield from _nested(each)
+    elif isinstance(declared, fields.Mapping) and declared.value_field is not None:
+        yield from _nested(declared.value_field)
 
 
 def _columns(schema: Schema) -> Sequence[Column] | None:

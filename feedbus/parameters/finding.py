@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from feedbus.parameters.offers import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offe
 from feedbus.parameters.resource import Resource, declared, match
 
 Want = str | Resource
+UNIONS = (typing.Union, types.UnionType)
 
 
 def wanted(
@@ -25,19 +27,39 @@ def wanted(
         if has_default:
             return None
         raise Unfit(function, offer.expected, str(error)) from error
+    want = _want(function, parameter, found, offer)
+    unannotated = found in UNANNOTATED
+    if unannotated and position == 0 and BUS in offer.names:
+        want = BUS if parameter.name.lstrip("_") in {BUS, ""} else None
+    if want is None and not has_default:
+        raise _nobody_gives(function, parameter, found, offer)
+    return want
+
+
+def _want(
+    function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
+) -> Want | None:
+    """Return what there is of an annotation; of an optional one, what there is without None."""
     if typing.get_origin(found) is Annotated:
         found, *notes = typing.get_args(found)
         named = [each for each in map(declared, notes) if each is not None]
         if named:
             return _agreed(function, parameter, found, named[0])
-    want: Want | None = None
-    if found not in UNANNOTATED:
-        want = _given(function, parameter, found, offer)
-    elif position == 0 and BUS in offer.names and parameter.name.lstrip("_") in {BUS, ""}:
-        want = BUS
-    if want is None and not has_default:
-        raise _nobody_gives(function, parameter, found, offer)
+    if found in UNANNOTATED:
+        return None
+    want = _given(function, parameter, found, offer)
+    if want is None and typing.get_origin(found) in UNIONS:
+        wants = [_want(function, parameter, each, offer) for each in _members(found)]
+        given = dict.fromkeys(each for each in wants if each is not None)
+        return next(iter(given)) if len(given) == 1 else None
     return want
+
+
+def _members(found: Any) -> list[Any]:
+    """Return the types of a union but None, or a type itself."""
+    if typing.get_origin(found) not in UNIONS:
+        return [found]
+    return [each for each in typing.get_args(found) if each is not types.NoneType]
 
 
 def _nobody_gives(
@@ -79,7 +101,7 @@ def _agreed(
 ) -> Resource:
     """Return a resource that was named, if it gives what the parameter says."""
     provided = resource.provides()
-    if kind in UNANNOTATED or resource.fits(kind):
+    if kind in UNANNOTATED or any(map(resource.fits, _members(kind))):
         return resource
     name = name_of(resource.function)
     got = f"asks for '{parameter.name}: Annotated[{shown(kind)}, {name}]'"
