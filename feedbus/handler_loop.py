@@ -11,7 +11,7 @@ import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,15 @@ class HandlerTimeout(Exception):  # noqa: N818 -- names what happened
 class HandlerLoop:
     """Runs coroutines while the caller waits; what they have started goes on meanwhile."""
 
-    def __init__(self) -> None:
-        """Start the thread, and return when its loop runs."""
+    def __init__(self, on_blocked: Callable[[float], None] = lambda _: None) -> None:
+        """Start the thread, and return when its loop runs.
+
+        Args:
+            on_blocked: called with the seconds for which the loop has not turned, while it lasts.
+
+        """
+        self._on_blocked = on_blocked
+        self._counted_at = 0.0
         self._pid = os.getpid()
         self._turned = True
         self._asked_at = 0.0
@@ -81,6 +88,8 @@ class HandlerLoop:
                 self._turned, self._asked_at = False, now
                 self._loop.call_soon_threadsafe(self._turn)
         elif now - self._asked_at >= BLOCKED_SECONDS:
+            self._on_blocked(now - max(self._counted_at, self._asked_at))
+            self._counted_at = now
             self._report(now - self._asked_at)
 
     def _turn(self) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 
 class Life:
     """An async generator from its yield to its end, all in one task, as cancel scopes need it."""
 
-    def __init__(self, generator: AsyncGenerator[Any, None]) -> None:
-        """Begin nothing yet."""
+    def __init__(self, generator: AsyncGenerator[Any, None], on_death: Callable[[], None]) -> None:
+        """Begin nothing yet; on_death is called where it ends before end(), by whatever task."""
         self._generator = generator
+        self._on_death = on_death
 
     async def begin(self) -> Any:
         """Return what the generator yields."""
@@ -21,7 +22,13 @@ class Life:
         self._closing = asyncio.Event()
         opened: asyncio.Future[Any] = loop.create_future()
         self._task = loop.create_task(self._live(opened))
-        return await opened
+        value = await opened
+        self._task.add_done_callback(self._ended)
+        return value
+
+    def _ended(self, _task: asyncio.Task[None]) -> None:
+        if not self._closing.is_set():
+            self._on_death()
 
     async def end(self) -> None:
         """Let the generator go on to its end."""

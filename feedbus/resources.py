@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,9 +29,19 @@ class Opening:
 class Resources:
     """What the handlers of a process need, and the values that are open."""
 
-    def __init__(self, topology: Topology) -> None:
-        """Open nothing yet."""
+    def __init__(
+        self, topology: Topology, *, on_blocked: Callable[[float], None] = lambda _: None
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            topology: that resources may ask for.
+            on_blocked: called with the seconds for which a handler has blocked the event loop.
+
+        """
         self._opening = Opening(topology)
+        self._on_blocked = on_blocked
+        self._dead: deque[Resource] = deque()  # appended to by the thread of the loop
         self._loop: HandlerLoop | None = None
         self._needed: list[Parameters] = []
         self._values: dict[Resource, Any] = {}
@@ -42,6 +53,11 @@ class Resources:
         self._needed.append(parameters)
         self._all_open = False
 
+    @property
+    def ready(self) -> bool:
+        """Whether all that is needed is open."""
+        return self._all_open and not self._dead
+
     def value_of(self, resource: Resource) -> Source:
         """Return what gets the value of a resource, once it is open."""
         values = self._values
@@ -50,12 +66,16 @@ class Resources:
     def open(self) -> None:
         """Open what is needed and not open yet, each behind what it asks for.
 
+        A resource that has ended by itself is closed before, and so is what asks for it.
+
         Raises:
             Outage: one of them cannot be opened; those that are open stay so.
 
         """
-        if self._all_open:
+        if self.ready:
             return
+        while self._dead:
+            self._close_dead(self._dead.popleft())
         for parameters in self._needed:
             self._open(parameters)
         self._all_open = True
@@ -80,18 +100,36 @@ class Resources:
     def close(self) -> None:
         """Close everything that is open, in reverse order; log what cannot be closed."""
         while self._ends:
-            resource, end = self._ends.pop()
-            try:
-                end()
-            except KeyboardInterrupt:
-                raise
-            except BaseException:
-                log.exception("the resource %s could not be closed", _shown(resource))
+            self._end(*self._ends.pop())
         self._values.clear()
+        self._dead.clear()
         self._all_open = False
         if self._loop is not None:
             self._loop.close()
             self._loop = None
+
+    def _end(self, resource: Resource, end: Callable[[], None]) -> None:
+        try:
+            end()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            log.exception("the resource %s could not be closed", _shown(resource))
+
+    def _close_dead(self, dead: Resource) -> None:
+        """Close a resource that has ended by itself, and those that ask for it."""
+        if dead not in self._values:
+            return
+        log.error("the resource %s has ended by itself; it is opened anew", _shown(dead))
+        closing = {
+            each for each in self._values if each == dead or dead in of_resource(each).resources()
+        }
+        for entry in [each for each in reversed(self._ends) if each[0] in closing]:
+            self._ends.remove(entry)
+            self._end(*entry)
+        for each in closing:
+            del self._values[each]
+        self._all_open = False
 
     def run(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None = None) -> Any:
         """Run a coroutine in the event loop of the process's async handlers.
@@ -108,7 +146,7 @@ class Resources:
         if self._loop is None:
             from feedbus.handler_loop import HandlerLoop  # asyncio takes long to import
 
-            self._loop = HandlerLoop()
+            self._loop = HandlerLoop(self._on_blocked)
         return self._loop
 
     def _open(self, parameters: Parameters) -> None:
@@ -144,7 +182,7 @@ class Resources:
             return self.run(given)
         from feedbus.resource_life import Life  # asyncio takes long to import
 
-        life = Life(given)
+        life = Life(given, lambda: self._dead.append(resource))
         value = self.run(life.begin())
         self._ends.append((resource, lambda: self.run(life.end())))
         return value

@@ -201,7 +201,8 @@ def test_what_a_task_publishes_after_its_handler_is_refused_and_not_lost_silentl
 def test_a_call_that_blocks_the_loop_is_logged_once_with_its_line(caplog, monkeypatch):
     monkeypatch.setattr("feedbus.handler_loop.LOOK_SECONDS", 0.01)
     monkeypatch.setattr("feedbus.handler_loop.BLOCKED_SECONDS", 0.02)
-    loop, line = HandlerLoop(), 0
+    blocked: list[float] = []
+    loop, line = HandlerLoop(blocked.append), 0
 
     def found() -> list[str]:
         messages = [record.getMessage() for record in caplog.records]
@@ -218,6 +219,8 @@ def test_a_call_that_blocks_the_loop_is_logged_once_with_its_line(caplog, monkey
     loop.close()
     assert len(found()) == 1
     assert "time.sleep(0.001)" in found()[0]
+    assert len(blocked) > 1  # counted each time, though logged once
+    assert all(0 < seconds < 20 for seconds in blocked)
 
 
 BODY = """\

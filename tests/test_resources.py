@@ -16,10 +16,12 @@ from feedbus import Outage, handler, resource
 from feedbus.errors import UsageError
 from feedbus.parameters import Parameters, Resource
 from feedbus.resources import Resources
+from feedbus.store.peewee import close_bound
 from feedbus.testing import TestSystem
 from feedbus.topology import Exchange, Queue, Topology
 from feedbus.urls import parse_broker_url
 from tests.projects import Project, wait_until
+from tests.systems import System, queue
 
 STEPS: list[str] = []
 FAILURES: list[Exception] = []
@@ -265,6 +267,65 @@ def test_a_resource_whose_task_fails_is_closed_like_the_others(caplog):
     assert "the resource group" in caplog.text
     assert "OSError" in caplog.text
     assert STEPS[-1] == "close"
+
+
+class Line:
+    """A connection that is lost when somebody says so."""
+
+    def __init__(self) -> None:
+        self.lost = asyncio.Event()
+
+
+class Writer:
+    """What writes to it."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+
+
+@resource
+async def line() -> AsyncIterator[Line]:
+    found = Line()
+
+    async def read() -> None:
+        await found.lost.wait()
+        raise ConnectionError
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(read())
+        STEPS.append("open line")
+        yield found
+
+
+@resource
+def writer(line: Line) -> Iterator[Writer]:
+    STEPS.append("open writer")
+    yield Writer(line)
+    STEPS.append("close writer")
+
+
+async def write(record: dict[str, int], writer: Writer) -> None:
+    STEPS.append(f"{record['n']} over a {'lost' if writer.line.lost.is_set() else 'new'} line")
+    if record["n"] == 0:
+        writer.line.lost.set()
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_resource_that_ends_by_itself_is_opened_anew_with_what_asks_for_it(
+    concurrency, tmp_path, caplog
+):
+    options = {"store": False, "concurrency": concurrency, "order_by": True}
+    system = System.at(tmp_path, queue(**options))
+    system.publish(range(2))
+    system.run(write)
+    close_bound()
+    opened = ["open line", "open writer"]
+    handled = ["0 over a new line", "close writer", *opened, "1 over a new line"]
+    assert [*opened, *handled, "close writer"] == STEPS
+    assert "the resource line" in caplog.text
+    assert "has ended by itself; it is opened anew" in caplog.text
+    assert "ConnectionError" in caplog.text
 
 
 def test_an_async_generator_that_yields_nothing_is_no_resource():

@@ -192,6 +192,7 @@ def _speaking() -> list[Panel]:
     holding = Query(f"sum by (consumer) (feedbus_holding_processes{{{JOB}}})", "{{consumer}}")
     # Nobody has this series until a broker has blocked somebody.
     blocked = f"sum(rate(feedbus_publisher_blocked_seconds_total{{{JOB}}}[{RATE}])) or vector(0)"
+    loops = _rate("feedbus_loop_blocked_seconds_total", "consumer")
     return [
         Panel(
             "Published/s", "Records, by what the broker answered.", (published,), "cps", width=HALF
@@ -201,8 +202,9 @@ def _speaking() -> list[Panel]:
         Panel("Holding", "Consumers that hold: seconds held in a second.", (held,), width=THIRD),
         Panel(
             "Blocked",
-            "Publishers that a broker short of memory or disk makes wait.",
-            (Query(blocked, "blocked"),),
+            "Publishers that a broker short of memory or disk makes wait, and event loops that"
+            " async handlers block.",
+            (Query(blocked, "publishers"), Query(loops, "event loop of {{consumer}}")),
             width=THIRD,
         ),
     ]

@@ -152,8 +152,11 @@ class ConcurrentCalls:
         self._done += empty
 
     def take(self) -> list[Work]:
-        """Return what may begin now; start() is to follow."""
-        return self._sequencer.take()
+        """Return what may begin now; start() is to follow.
+
+        Nothing does while a resource has to be opened anew, which waits for what runs.
+        """
+        return self._sequencer.take() if self._resources.ready else []
 
     def start(self, works: Sequence[Work]) -> None:
         """Begin to handle records."""

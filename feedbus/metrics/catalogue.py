@@ -83,6 +83,12 @@ HELD = Family(
     "Time spent holding; it grows during an outage.",
     ("consumer", "part"),
 )
+LOOP_BLOCKED = Family(
+    "feedbus_loop_blocked_seconds_total",
+    "counter",
+    "Time for which async handlers blocked the event loop, where it was a second or longer.",
+    ("consumer",),
+)
 HANDLING = Family(
     "feedbus_handling_seconds",
     "histogram",
@@ -202,6 +208,7 @@ RECORDED = {
         DROPPED,
         OUTAGES,
         HELD,
+        LOOP_BLOCKED,
         HANDLING,
         LAG,
         BATCH,

@@ -137,6 +137,7 @@ class ConsumerMetrics:
         self._unidentified = _Counter(counts, catalogue.UNIDENTIFIED, name)
         self._taken_for_repeats = _Counter(counts, catalogue.TAKEN_FOR_REPEATS, name)
         self._redelivered = _Counter(counts, catalogue.REDELIVERIES, name)
+        self._loop_blocked = _Counter(counts, catalogue.LOOP_BLOCKED, name)
         self._misplaced = _Counter(counts, catalogue.MISPLACED, name)
         self._handling = _Histogram(counts, catalogue.HANDLING, name)
         self._batch = _Histogram(counts, catalogue.BATCH, name)
@@ -175,6 +176,10 @@ class ConsumerMetrics:
     def misplaced(self, deliveries: int = 1) -> None:
         """Count deliveries with records that another shard owns."""
         self._misplaced.add(deliveries)
+
+    def loop_blocked(self, seconds: float) -> None:
+        """Count time for which an async handler blocked the event loop."""
+        self._loop_blocked.add(seconds)
 
     def outage(self, part: Part) -> None:
         """Count one outage, when it begins."""

@@ -86,7 +86,7 @@ class Runner:
         self._on_ready: Callable[[], None] | None = on_ready
         self._metrics = metrics.consumer(consumer.name)
         self._sender = Sender(topology, metrics)
-        self._resources = Resources(topology)
+        self._resources = Resources(topology, on_blocked=self._metrics.loop_blocked)
         self._dispatch = Dispatch(
             topology,
             consumer,
@@ -384,6 +384,8 @@ class Runner:
         try:
             with self._heartbeats.going_on():
                 self._settle_ended(concurrent)
+                if not concurrent.running:
+                    self._resources.open()  # one may have ended by itself
             if not self._admit(raw, concurrent, at_fence=taken_for_message):
                 return False
             concurrent.start()
@@ -496,8 +498,9 @@ class Runner:
 
     def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> None:
         """Give a batch to the handler while it is noted what is there."""
-        self._suspects.take(ids, self._seconds)
         with self._heartbeats.going_on():
+            self._resources.open()  # one may have ended by itself
+            self._suspects.take(ids, self._seconds)
             limit = self._consumer.queue.delivery_limit
             reason = self._suspects.given_up(ids[0], limit)
             if reason:
