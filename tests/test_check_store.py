@@ -176,6 +176,16 @@ def test_an_async_handler_or_dead_handler_beside_a_store_needs_store_false(tmp_p
     assert "[queues.reserve] store: cannot stand beside once: the store keeps which" in once
 
 
+def test_threads_that_need_more_connections_than_the_pool_of_the_engine_has_are_a_problem(tmp_path):
+    said = (
+        "topology.toml:8:15: [queues.reserve] concurrency: 15 records at once need 16 connections"
+        " of the store, and the pool of app:engine has 15: expected an engine with pool_size=16"
+    )
+    assert said in check(tmp_path, SQLALCHEMY, "order", "concurrency = 15\nonce = true")
+    assert "ok" in check(tmp_path, SQLALCHEMY, "order", "concurrency = 15")
+    assert "ok" in check(tmp_path, SQLALCHEMY, "order", "concurrency = 99\nstore = false")
+
+
 def test_the_file_of_an_engine_is_the_same_from_wherever_the_system_is_started(tmp_path):
     check(tmp_path, SQLALCHEMY + '\nprepare = "app:prepare"', "order")
     app = tmp_path / "app.py"

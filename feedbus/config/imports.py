@@ -17,7 +17,7 @@ from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, nearest
 from feedbus.config.other_imports import check_other_imports
 from feedbus.config.paths import Path
-from feedbus.config.store_imports import StoreOffer, check_store
+from feedbus.config.store_imports import StoreOffer, check_connections, check_store
 from feedbus.errors import UsageError
 from feedbus.handling import Handler, refuse_in_transaction, resolve
 from feedbus.parameters import SESSION
@@ -41,6 +41,7 @@ def check_imports(draft: Draft, root: FilePath) -> None:
                     draft.report.add(draft.at(queue, *place), fault)
             for path, fault in _unlike(draft, queue, root):
                 draft.report.add(path, fault)
+        check_connections(draft, root)
         check_other_imports(draft, root, offered, handlers)
         for path, dotted in _others(draft):
             _module(draft, path, dotted, root)

@@ -67,6 +67,30 @@ def check_store(draft: Draft, root: FilePath) -> type | None:
     return session_type if isinstance(session_type, type) else None
 
 
+def check_connections(draft: Draft, root: FilePath) -> None:
+    """Report queues whose threads need more connections at once than the engine's pool gives."""
+    options = draft.loaded.get("store", {})
+    if options.get("adapter") != SQLALCHEMY:
+        return
+    try:
+        pool = resolve_object(options.get("engine", ""), root).pool
+        most = pool.size() + pool._max_overflow if pool._max_overflow >= 0 else None  # noqa: SLF001 -- it has no other name
+    except (UsageError, AttributeError):
+        return  # reported, or a pool without a limit
+    for queue, said in draft.queues.items():
+        concurrency = said.get("concurrency", 1)
+        needed = concurrency + said.get("once", False)
+        transacted = said.get("store", True) and not said.get("stream")
+        if most is None or concurrency == 1 or not transacted or needed <= most:
+            continue
+        expected = f"an engine with pool_size={needed}, or fewer at once"
+        message = (
+            f"{concurrency} records at once need {needed} connections of the store, and the pool"
+            f" of {options['engine']} has {most}: expected {expected}"
+        )
+        draft.report.add(draft.at(queue, "concurrency"), Fault(message=message, expected=expected))
+
+
 def _session_type(opener: Any) -> Any:
     """Return the session_type of the stores that a class or a function returns, or UNKNOWN."""
     store = opener
