@@ -141,6 +141,7 @@ def test_a_new_project_runs_and_follows_its_files_as_they_are_written(tmp_path):
     (folder / "topology.toml").write_text(text.replace("= 4 ", "= 1 "))
     with Up(folder, "--reload", "--logs") as up:
         up.wait_for("all 3 ready")
+        up.wait_for("operations page: http://127.0.0.1:")
         up.replace("app.py", "event=mailed to", "event=posted to")
         up.wait_for("supervisor  changed   app.py")
         up.wait_for("mail        ready", times=2)

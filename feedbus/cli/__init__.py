@@ -163,7 +163,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool)
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="\b\nExamples:\n  feedbus check\n  feedbus up\n  feedbus run update_feed_3\n"
+    epilog="\b\nExamples:\n  feedbus init shop\n  feedbus check\n  feedbus up\n"
     "  feedbus --topology other/topology.toml status",
 )
 @click.option(

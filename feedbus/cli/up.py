@@ -121,6 +121,7 @@ def _start(topology: Topology, asked: Asked, detached: Detached | None = None) -
 def _supervise(
     topology: Topology, asked: Asked, detached: Detached | None, forks: ForkServer | None
 ) -> None:
+    from feedbus.operations.url_file import read_url
     from feedbus.supervisor.arbiter import supervise
     from feedbus.supervisor.log_copies import LogCopies
 
@@ -139,6 +140,8 @@ def _supervise(
         else:
             text = f"all {total} ready in {took_seconds:.1f} s"
             say(click.style(text, fg="green", bold=True))
+        if url := read_url(topology):
+            say(f"operations page: {url}")
         if detached is not None:
             detached.settled(failures, holds, took_seconds)
 
