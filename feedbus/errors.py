@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from feedbus.wrong_argument import refuse
+
 LONGEST_WAIT_SECONDS = 366 * 24 * 3600
 # Of what is wrong with a body: a publisher may have put anything into it, and as much.
 FIELDS_KEPT, TEXTS_KEPT, CHARACTERS_KEPT = 20, 5, 200
@@ -130,12 +132,16 @@ class Retry(Exception):  # noqa: N818 -- a verdict, not an error
         """Wait after_seconds, or as long as the queue's retry ladder says.
 
         Raises:
+            TypeError: after_seconds is no number.
             ValueError: no broker waits for so long, or for less than no time.
 
         """
-        if after_seconds is not None and not 0 <= after_seconds <= LONGEST_WAIT_SECONDS:
-            msg = f"after_seconds: expected 0 to {LONGEST_WAIT_SECONDS}, got {after_seconds}"
-            raise ValueError(msg)
+        if after_seconds is not None:
+            if not isinstance(after_seconds, int | float) or isinstance(after_seconds, bool):
+                refuse("after_seconds", "a number of seconds", after_seconds)
+            if not 0 <= after_seconds <= LONGEST_WAIT_SECONDS:
+                msg = f"after_seconds: expected 0 to {LONGEST_WAIT_SECONDS}, got {after_seconds}"
+                raise ValueError(msg)
         self.reason = reason
         self.after_seconds = after_seconds
         super().__init__(reason or "retry")

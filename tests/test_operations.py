@@ -73,9 +73,10 @@ def test_the_figures_have_what_is_delayed_and_when_schedules_are_fired(tmp_path)
             schedules = {**system.topology.schedules, name: Schedule(name, "30 2 * * *", "work")}
             system.topology = replace(system.topology, schedules=schedules)
         with broker.connect(system.topology) as connection:
-            moment = datetime(2026, 1, 31, 2, 30, tzinfo=UTC)
-            schedule = system.topology.schedules["fired"]
-            FiredMoment(connection.channel(), system.topology, schedule).write(moment)
+            for name, minute in (("fired", 30), ("new", 31)):  # no firing, but when it was new
+                schedule = system.topology.schedules[name]
+                moment = datetime(2026, 1, 31, 2, minute, tzinfo=UTC)
+                FiredMoment(connection.channel(), system.topology, schedule).write(moment)
         with system.bus() as bus:
             bus.publish("work", {"n": 1}, delay="1h")
         with served(system) as own:

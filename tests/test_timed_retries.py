@@ -58,6 +58,22 @@ def test_sixty_times_take_a_bounded_number_of_queues(embedded: Callable[..., Sys
     assert make_plan(system.topology, None).empty
 
 
+@pytest.mark.parametrize(
+    ("wait", "error", "text"),
+    [
+        ("1 hour", TypeError, "expected a number of seconds, got '1 hour' of type str"),
+        (True, TypeError, "expected a number of seconds, got True of type bool"),
+        (-1, ValueError, "expected 0 to 31622400, got -1"),
+        (float("nan"), ValueError, "expected 0 to 31622400, got nan"),
+        (367 * 86_400, ValueError, "expected 0 to 31622400, got 31708800"),
+    ],
+)
+def test_a_wait_that_is_no_time_is_refused(wait: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as raised:
+        Retry(after_seconds=wait)
+    assert str(raised.value) == f"after_seconds: {text}"
+
+
 def test_a_retry_comes_back_with_its_key_and_to_its_own_queue_alone(
     make: Callable[..., System],
 ) -> None:
