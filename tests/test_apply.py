@@ -37,7 +37,16 @@ STEPS = [
     *("gate-put", "gate-closed", "retries-parked", "queue-deleted", "gate-opened"),
     *("held-appended", "gate-gone", "delay-parked", "delay-deleted", "created"),
     *("retries-returned", "unbound", "left-behind"),
-    *("declared", "written", "left", "led", "appended", "fenced", "settled", "switched"),
+    *(
+        "declared",
+        "written",
+        "disconnected",
+        "connected",
+        "appended",
+        "fenced",
+        "settled",
+        "switched",
+    ),
     *("queue-removed", "deleted"),
 ]
 # On RabbitMQ those between which messages go another way: each takes some seconds.

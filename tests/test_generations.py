@@ -90,7 +90,7 @@ def drained_by(topology: Topology) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("step", ["written", "left", "led", "appended", "fenced"])
+@pytest.mark.parametrize("step", ["written", "disconnected", "connected", "appended", "fenced"])
 def test_a_switch_that_was_begun_is_ended_before_another_begins(
     make: Callable[..., System], step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +99,7 @@ def test_a_switch_that_was_begun_is_ended_before_another_begins(
     real = switch.step
 
     def publishing(name: str) -> None:
-        if name == "left":
+        if name == "disconnected":
             publish(system, 2)  # which is held
         real(name)
 
@@ -168,7 +168,7 @@ def test_what_is_held_keeps_its_headers_and_properties_and_is_behind_what_was_th
 ) -> None:
     system = make(sharded(1, batch=BATCH))
     names = Names(system.topology)
-    switch_killed(reshaped(system, 2), "left", monkeypatch)
+    switch_killed(reshaped(system, 2), "disconnected", monkeypatch)
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
         message = channel.prepare_message(

@@ -64,9 +64,9 @@ def _carry_out(channel: Channel, names: Names, state: State) -> State:
     step("written")
     for old in state.draining:
         _leave(channel, names, old)
-    step("left")
+    step("disconnected")
     _lead(channel, names, state.current)
-    step("led")
+    step("connected")
     time.sleep(broker.in_flight_seconds(names.topology) if state.draining else 0)
     # The old ring may be gone already, where this is done again after a crash.
     _append_held(channel, names, state.current.exchange, (*state.draining[-1:], state.current))

@@ -26,7 +26,7 @@ from feedbus.topology import Topology
 ROOT = Path(__file__).parents[3]
 KEYS = 2_000
 FOREIGN_KEYS = 200  # the last of them, published as plain JSON by a client of its own
-STEPS = ("declared", "written", "left", "led", "appended", "fenced", "settled")
+STEPS = ("declared", "written", "disconnected", "connected", "appended", "fenced", "settled")
 RESTART_SECONDS = 0.3
 SPARED_SECONDS = 5.0
 
