@@ -50,7 +50,14 @@ STEPS = [
     *("queue-removed", "deleted"),
 ]
 # On RabbitMQ those between which messages go another way: each takes some seconds.
-ON_RABBITMQ = ("gate-put", "gate-closed", "queue-deleted", "gate-opened", "held-appended", "left")
+ON_RABBITMQ = (
+    "gate-put",
+    "gate-closed",
+    "queue-deleted",
+    "gate-opened",
+    "held-appended",
+    "disconnected",
+)
 CRASHES = [
     *(("embedded", step) for step in STEPS),
     *((version, step) for version in versions.chosen() for step in ON_RABBITMQ),
