@@ -30,6 +30,7 @@ class LogCopies:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._stands = False
+        self._within_line = False  # a part of a line is written
 
     def of(self, name: str) -> Callable[[bytes], None]:
         """Return what copies the lines of one consumer or process."""
@@ -54,6 +55,8 @@ class LogCopies:
     def _write(self, line: str) -> bool:
         """Write a line, and return whether all of it is written."""
         text = f"{line}\n".encode()
+        if self._within_line:
+            text = b"\n" + text
         for start in range(0, len(text), PIECE_BYTES):
             if not self._has_room():
                 return False
@@ -61,6 +64,7 @@ class LogCopies:
                 os.write(self._descriptor, text[start : start + PIECE_BYTES])
             except OSError:  # the terminal is gone, or the pipe is closed
                 return False
+            self._within_line = start + PIECE_BYTES < len(text)
         return True
 
     def _has_room(self) -> bool:

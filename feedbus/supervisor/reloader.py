@@ -8,10 +8,12 @@ host changes, and is one more thing to install in a first hour.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from feedbus.errors import FeedbusError
 from feedbus.supervisor.own_commands import run_command
 from feedbus.supervisor.supervision import Supervision, event
 from feedbus.supervisor.watcher import KeptWatcher
@@ -57,7 +59,8 @@ class Reloader:
     """Applies a topology that has changed, and restarts what runs code that has changed.
 
     `feedbus apply` or `feedbus check` looks at the files first, in a process of its own: where it
-    finds a problem, that is printed, and the running system stays as it is.
+    finds a problem, that is printed, and the running system stays as it is. What a process of
+    [processes] has imported is unknown, so each change of a Python file restarts it.
     """
 
     def __init__(self, supervision: Supervision, say: Callable[[str], None]) -> None:
@@ -71,14 +74,17 @@ class Reloader:
         return file_times(topology.root, topology.path, topology.var)
 
     async def run(self) -> None:
-        """Look at the files for ever; a change counts when the next look finds no other one."""
+        """Look at the files until the end; a change counts when the next look finds no other."""
         changed: set[str] = set()
-        while True:
+        while not self._supervision.stopping:
             await asyncio.sleep(LOOK_SECONDS)
             before, self._times = self._times, self._look()
             now = {path for path, _ in before.items() ^ self._times.items()}
             if changed and not now:
-                await self._follow(changed)
+                try:
+                    await self._follow(changed)
+                except (FeedbusError, OSError) as error:
+                    event("failed", f"{error}; the next change is followed", logging.WARNING)
             changed = changed | now if now else set()
 
     async def _follow(self, changed: set[str]) -> None:
@@ -88,16 +94,20 @@ class Reloader:
             # Old queues may drain only after the next change, which would wait for this one.
             ready = await self._succeeds("apply", "--yes", "--no-wait")
         else:
-            ready = not self._outdated() or await self._succeeds("check", shown=False)
-        if ready and (outdated := self._outdated()):
+            ready = not self._outdated(changed) or await self._succeeds("check", shown=False)
+        if ready and (outdated := self._outdated(changed)):
             await self._supervision.restart(outdated)
 
-    def _outdated(self) -> list[KeptWatcher]:
-        """Return what runs code that has changed, and what gave up."""
+    def _outdated(self, changed: set[str]) -> list[KeptWatcher]:
+        """Return what runs code that has changed, or may do so, and what gave up."""
+        supervision = self._supervision
+        code = any(path.endswith(".py") for path in changed)
+        unknown = supervision.topology.processes if code else ()
         return [
             watcher
-            for watcher in self._supervision.watchers
-            if not watcher.leaving and (watcher.gave_up or watcher.changed_code())
+            for watcher in supervision.watchers
+            if not watcher.leaving
+            and (watcher.gave_up or watcher.name in unknown or watcher.changed_code())
         ]
 
     async def _succeeds(self, *words: str, shown: bool = True) -> bool:
@@ -107,7 +117,7 @@ class Reloader:
             for line in printed.splitlines():
                 self._say(line)
         if code:
-            event("kept", "what runs stays as it was; it follows when the files are mended")
+            event("kept", "nothing was changed; correct the files and save them")
         return code == 0
 
 
