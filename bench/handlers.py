@@ -78,7 +78,7 @@ class Scenario:
 SCENARIOS = {
     each.name: each
     for each in (
-        Scenario("single", ("feedbus", "faststream", "repid", "dramatiq", "celery"), 20_000, 5_000),
+        Scenario("single", ("feedbus", "faststream", "repid", "dramatiq", "celery"), 10_000, 5_000),
         Scenario("async", ("feedbus", "faststream", "taskiq", "repid"), 20_000, 5_000, ASYNC),
     )
 }

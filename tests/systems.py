@@ -22,7 +22,7 @@ from feedbus.handler_routes import HandlerRoutes
 from feedbus.handling import Handler
 from feedbus.metrics import Metrics
 from feedbus.runner import Limits, Runner, Suspects
-from feedbus.store import Store
+from feedbus.store import NoStore, Store
 from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound
 from feedbus.topology import Batch, Exchange, Ladder, Queue, StoreOptions, Topology
 from feedbus.urls import BrokerUrl, parse_broker_url, parse_management_url, parse_store_url
@@ -74,8 +74,9 @@ class System:
         store_url: str = "",
         management_url: str = "",
         pack: int = 0,
+        stored: bool = True,
     ) -> System:
-        """Declare a system of these queues and open its store."""
+        """Declare a system of these queues and open its store, which it then may not use."""
         topology = Topology(
             name=f"test-{uuid.uuid4().hex[:8]}",
             path=folder / "topology.toml",
@@ -95,7 +96,8 @@ class System:
         bind(PeeweeStore(topology.store_url))
         bound().set_up()
         establishment.establish(topology)
-        return cls(topology)
+        uses_store = stored or any(each.once for each in queues)
+        return cls(topology, store=bound() if uses_store else NoStore())
 
     def bus(self) -> LiveBus:
         """Return a bus from outside."""
@@ -193,7 +195,7 @@ class System:
         """Return a system of other queues on the same broker, its rings made current."""
         changed = replace(self.topology, queues={each.name: each for each in queues})
         establishment.establish(changed)
-        return System(changed, self.seen)
+        return System(changed, self.seen, self.store)
 
 
 @contextmanager

@@ -33,11 +33,11 @@ from tests.systems import BATCH, System, queue, sharded
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    """Make systems on either broker; what they promise is the same on both."""
+    """Make systems on either broker, one without a store; what they promise is the same on both."""
     url = ""
     if request.param == "rabbitmq":
         url = request.getfixturevalue("rabbitmq").url
-    yield partial(System.at, tmp_path, broker_url=url)
+    yield partial(System.at, tmp_path, broker_url=url, stored=bool(url))
     close_bound()
 
 
@@ -408,7 +408,7 @@ def test_a_child_that_nobody_would_receive_is_its_parents_failure(
 def test_a_store_that_is_locked_holds_the_runner_and_counts_no_attempt(
     make: Callable[..., System], tmp_path: Path
 ) -> None:
-    system = make(queue())
+    system = make(queue(), stored=True)
     database.execute_sql("CREATE TABLE effects (n integer)")
     database.execute_sql("PRAGMA busy_timeout = 50")
     blocker = sqlite3.connect(tmp_path / "store.db", isolation_level=None, check_same_thread=False)

@@ -19,7 +19,7 @@ class Spool:
         """Keep bodies of so many bytes in memory before a file is used."""
         self._memory_bytes = memory_bytes
         self._recent: list[Outgoing] = []
-        self._recent_bytes = 0
+        self._recent_bytes = self._filed_bytes = self._count = 0
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -34,9 +34,19 @@ class Spool:
         """Whether there are any messages."""
         return bool(self._recent) or self._file is not None
 
+    def __len__(self) -> int:
+        """Count the messages."""
+        return self._count
+
+    @property
+    def body_bytes(self) -> int:
+        """The bytes of all bodies."""
+        return self._filed_bytes + self._recent_bytes
+
     def clear(self) -> None:
         """Forget all messages."""
         self._recent, self._recent_bytes = [], 0
+        self._filed_bytes = self._count = 0
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -44,11 +54,13 @@ class Spool:
     def add(self, messages: Sequence[Outgoing]) -> None:
         """Append messages."""
         self._recent += messages
+        self._count += len(messages)
         self._recent_bytes += sum(len(message.body) for message in messages)
         if self._recent_bytes > self._memory_bytes:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="feedbus-")  # noqa: SIM115 -- closed on exit
             pickle.dump(self._recent, self._file, pickle.HIGHEST_PROTOCOL)
+            self._filed_bytes += self._recent_bytes
             self._recent, self._recent_bytes = [], 0
 
     def __iter__(self) -> Iterator[Outgoing]:

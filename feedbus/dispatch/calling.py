@@ -38,14 +38,32 @@ class Calling:
             Outage: something is away; nothing is to be counted.
 
         """
+        publications, error = self.outcome(callee, records)
+        if publications is not None:
+            try:
+                with publications:
+                    publications.send()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as failure:  # noqa: BLE001 -- as in outcome()
+                return self.judge(records, failure)
+        return error
+
+    def outcome(
+        self, callee: Callee, records: Records
+    ) -> tuple[Publications, None] | tuple[None, BaseException]:
+        """Call a handler; return what is to be sent after it, or what was raised.
+
+        Raises:
+            Outage: something is away; nothing is to be counted.
+
+        """
         try:
-            with self.collect(callee, records) as publications:
-                publications.send()
+            return self.collect(callee, records), None
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 -- CancelledError and SystemExit are its own
-            return self.judge(records, error)
-        return None
+            return None, self.judge(records, error)
 
     def judge(self, records: Records, error: BaseException) -> BaseException:
         """Return what was raised for records, logged where it is a failure.

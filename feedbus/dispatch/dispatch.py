@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from feedbus.broker.names import Names
@@ -113,6 +113,11 @@ class Dispatch:
         return self._dead_handler is not None
 
     @property
+    def has_store(self) -> bool:
+        """Whether handlers are called in transactions of a store."""
+        return not isinstance(self._store, NoStore)
+
+    @property
     def calling(self) -> Calling:
         """What calls the handlers, in any thread."""
         return self._calling
@@ -133,17 +138,25 @@ class Dispatch:
         """
         self._metrics.handled(seconds, 1)
         if error is not None:
-            self._log_drops({row: error})
-            self._opening.fail(arrived, row, error)
+            self.failed(arrived, row, error)
 
-    def close(self, opened: Sequence[Opened]) -> None:
+    def failed(self, arrived: Opened, row: int, error: BaseException) -> None:
+        """Note what was raised for one record, as calling.judge() returns it."""
+        self._log_drops({row: error})
+        self._opening.fail(arrived, row, error)
+
+    def close(self, opened: Sequence[Opened], note: Callable[[str], None] | None = None) -> None:
         """Put failures aside, and count; when this returns, the deliveries may be acknowledged.
+
+        Args:
+            opened: the deliveries.
+            note: called with the message id before the dead handler gets what failed of it.
 
         Raises:
             Outage: the broker is away, or what the dead handler needs; it may be repeated.
 
         """
-        self._send_fates(opened)
+        self._send_fates(opened, note=note)
         self._count(opened)
 
     def open(
@@ -196,9 +209,17 @@ class Dispatch:
                 failures[index] = error
         return failures
 
-    def _send_fates(self, opened: Sequence[Opened], *, quietly: bool = False) -> None:
+    def _send_fates(
+        self,
+        opened: Sequence[Opened],
+        *,
+        quietly: bool = False,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
         if self._dead_handler is not None and not quietly:
             for arrived in opened:
+                if note is not None and arrived.fates:
+                    note(arrived.delivery.message_id)
                 arrived.fates = [
                     self._dead_handler.before(arrived.delivery, fate) for fate in arrived.fates
                 ]
@@ -225,13 +246,17 @@ class Dispatch:
 
     def _count(self, opened: Sequence[Opened]) -> None:
         now = time.time_ns() // 1000
+        deliveries = records = 0  # that are acknowledged
         for arrived in opened:
-            failed = Counter(fate.verdict for fate in arrived.fates)
-            acknowledged = max(len(arrived.pack) - failed.total(), 0)
-            first = "ack" if acknowledged or not failed else next(iter(failed))
-            self._metrics.settled("ack", int(first == "ack"), acknowledged)
-            for verdict, count in failed.items():
-                self._metrics.settled(verdict, int(verdict == first), count)
+            acknowledged, first = len(arrived.pack), "ack"
+            if arrived.fates:
+                failed = Counter(fate.verdict for fate in arrived.fates)
+                acknowledged = max(acknowledged - failed.total(), 0)
+                first = "ack" if acknowledged else next(iter(failed))
+                for verdict, count in failed.items():
+                    self._metrics.settled(verdict, int(verdict == first), count)
+            deliveries += first == "ack"
+            records += acknowledged
             published_at = arrived.delivery.published_at_microseconds
             if published_at is not None:
                 self._metrics.lag(max(now - published_at, 0) / 1e6)
@@ -239,6 +264,7 @@ class Dispatch:
                 self._metrics.unidentified()
             if arrived.delivery.redelivered:
                 self._metrics.redelivered(1)
+        self._metrics.settled("ack", deliveries, records)
 
     def _log_drops(self, failures: Failures) -> None:
         reasons = [error.reason for error in failures.values() if isinstance(error, Drop)]

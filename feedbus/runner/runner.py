@@ -26,11 +26,13 @@ from feedbus.resources import Resources
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.concurrent import Concurrent
 from feedbus.runner.consumer_timeout import ConsumerTimeout
+from feedbus.runner.group import Group
 from feedbus.runner.heartbeats import Heartbeats
 from feedbus.runner.holding import Holding
 from feedbus.runner.limits import Allowance, Limits
 from feedbus.runner.placement import Placement
 from feedbus.runner.reading import Reading
+from feedbus.runner.strain import Strain
 from feedbus.runner.suspects import Suspects
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
@@ -104,17 +106,40 @@ class Runner:
         cancels = any(each.is_async for each in handlers.handlers)
         self._seconds = consumer.queue.handler_timeout_seconds + CANCEL_SECONDS * cancels
         self._concurrent = self._concurrently() if consumer.queue.concurrency > 1 else None
+        self._group = self._grouped() if self._may_group(handlers) else None
         self._last_batch = -math.inf
         self._told_to_stop = threading.Event()
         self._timeout = ConsumerTimeout(topology.consumer_timeout_seconds)
         self._passed: str | None = None
         self._reading: dict[str, Reading] = {}
+        self._cancelled: list[str] = []
 
     def _concurrently(self) -> Concurrent:
         from feedbus.dispatch.concurrent import ConcurrentCalls  # asyncio takes long to import
 
         calls = ConcurrentCalls(self._dispatch, self._consumer, self._sender, self._resources)
         return Concurrent(calls, self._suspects, self._seconds)
+
+    def _may_group(self, handlers: HandlerRoutes) -> bool:
+        """Whether messages are settled in groups: no transaction ends with each of them."""
+        queue = self._consumer.queue
+        return (
+            queue.concurrency == 1
+            and not queue.stream
+            and not self._dispatch.has_store
+            and not any(each.batch for each in handlers.handlers)
+        )
+
+    def _grouped(self) -> Group:
+        return Group(
+            self._dispatch,
+            self._sender,
+            buffer=self._buffer,
+            suspects=self._suspects,
+            heartbeats=self._heartbeats,
+            prefetch=self._consumer.queue.prefetch,
+            seconds=self._seconds,
+        )
 
     def stop(self) -> None:
         """Ask for a clean end: what is in the handler is settled, the rest goes back."""
@@ -202,9 +227,7 @@ class Runner:
             msg = f"broker: {getattr(error, 'reply_text', '') or error}{declare}"
             raise BrokerOutage(msg) from error
         finally:
-            if self._concurrent is not None:
-                self._concurrent.abandon()
-            self._buffer.clear()
+            self._forget()
             broker.close(connection)
 
     def _learn_timeout(self, error: BaseException) -> None:
@@ -212,9 +235,17 @@ class Runner:
         if self._timeout.learn(error) and self._concurrent is not None:
             self._concurrent.blame_slow(self._timeout)
 
+    def _forget(self) -> None:
+        """Forget what is not settled, and what waits: the broker delivers it again."""
+        if self._concurrent is not None:
+            self._concurrent.abandon()
+        if self._group is not None:
+            self._group.forget()
+        self._buffer.clear()
+
     def _consume_from(self, raw: RawConnection, queues: Sequence[Source]) -> None:
         """Consume until a limit, or until each of the queues is at its fence or gone."""
-        cancelled: list[str] = []
+        cancelled = self._cancelled = []
         self._reading = {}
         left = list(queues)
         # Who has not begun to read is not idle, however long it took to connect.
@@ -249,7 +280,11 @@ class Runner:
             return self._turn(raw, self._concurrent)
         if self._timeout.too_close(self._buffer.oldest_at):
             return False
-        return (self._buffer.at_fence and self._pass_fence(raw)) or self._handle(raw)
+        if self._buffer.at_fence and self._pass_fence(raw):
+            return True
+        if self._group is None or self._suspects.suspected(self._buffer.first.message_id):
+            return self._handle(raw)
+        return self._handle_group(raw, self._group)
 
     def _drop_cancelled(
         self, queues: Sequence[Source], left: list[Source], cancelled: list[str]
@@ -490,11 +525,49 @@ class Runner:
         took = ended - started
         self._timeout.note(took)
         self._left.idle_from(ended)
-        self._settle(raw, deliveries, took)
+        self._settle(raw, deliveries, Strain(took, self._heartbeats.missed_seconds, ids))
         self._sample(deliveries[0])
         self._holding.over()
         self._left.handled(len(deliveries))
         return True
+
+    def _handle_group(self, raw: RawConnection, group: Group) -> bool:
+        """Handle a group of single records; False when it has to be given back to the broker."""
+        arrived_at = self._buffer.oldest_at
+        while (error := self._finish_group(raw, group)) is not None:
+            self._suspects.release()
+            self._hold(error)
+            if self._ended() is not None:
+                return True
+            raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
+            if self._timeout.too_close(arrived_at):
+                group.forget()
+                return False
+        return True
+
+    def _finish_group(self, raw: RawConnection, group: Group) -> Outage | None:
+        """Handle a group and settle it; return the outage that was met."""
+        started = time.monotonic()
+        outage = None
+        if not group:  # else only finishing it has met an outage
+            outage = group.handle(
+                raw.take_arrived,
+                lambda: self._told_to_stop.is_set() or bool(self._cancelled),
+                self._left.messages,
+            )
+        try:
+            deliveries = group.finish()
+        except Outage as error:
+            return error
+        if deliveries:
+            ended = time.monotonic()
+            self._timeout.note(ended - started)
+            self._left.idle_from(ended)
+            self._settle(raw, deliveries, group.strain)
+            self._sample(deliveries[0])
+            self._holding.over()
+            self._left.handled(len(deliveries))
+        return outage
 
     def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> None:
         """Give a batch to the handler while it is noted what is there."""
@@ -511,45 +584,29 @@ class Runner:
             else:
                 self._dispatch.handle(deliveries)
 
-    def _settle(self, raw: RawConnection, deliveries: Sequence[Delivery], took: float) -> None:
+    def _settle(self, raw: RawConnection, deliveries: Sequence[Delivery], strain: Strain) -> None:
         """Acknowledge a batch; if publishing failed, the broker still owns the deliveries.
 
         Where the handler may have cost the channel, the broker is asked whether it has it still,
         and the loss is counted against what was in the handler.
         """
-        strain = self._strain(took)
         latest = {delivery.consumer_tag: delivery.tag for delivery in deliveries}
         try:
             for consumer_tag, tag in latest.items():
                 self._reading[consumer_tag].settle(tag)
-            if strain:
+            if strain.cause(self._timeout):
                 raw.take_arrived()
                 raw.channel().close()  # an answer behind the acknowledgement
         except Exception as error:
             self._timeout.learn(error)
-            strain = self._strain(took)
-            if strain:
-                log.warning(
-                    "%s lost its channel with %s: %s",
-                    self._consumer.name,
-                    deliveries[0].message_id,
-                    strain,
-                )
-                self._suspects.blame(strain)
+            cause = strain.cause(self._timeout)
+            if cause:
+                first, name = strain.message_ids[0], self._consumer.name
+                log.warning("%s lost its channel with %s: %s", name, first, cause)
+                self._suspects.blame(strain.message_ids, cause)
             self._suspects.release()
             raise
         self._suspects.release(settled=True)
-
-    def _strain(self, took: float) -> str:
-        """Return what of the latest batch may have cost the channel, "" for nothing."""
-        if took >= self._timeout.seconds:
-            return self._timeout.exceeded(took)
-        if self._heartbeats.missed_seconds:
-            return (
-                f"no heartbeat was sent for {self._heartbeats.missed_seconds:.0f} s, since its"
-                " handler kept every other thread of the process from running"
-            )
-        return ""
 
     def _sample(self, delivery: Delivery) -> None:
         """Look whether a batch's first record came to the shard that owns it."""

@@ -57,8 +57,9 @@ class Suspects:
         # Empty, or torn by the death itself: nobody is suspected wrongly.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
         self._deaths = note.deaths
-        self._in_handler: Sequence[str] = () if forgiving else note.message_ids
-        self.blame(HUNG if note.overdue_seconds else DIED)
+        self._in_handler: Sequence[str] = ()
+        if not forgiving:
+            self.blame(note.message_ids, HUNG if note.overdue_seconds else DIED)
         self.release()
 
     def __enter__(self) -> Self:
@@ -120,10 +121,10 @@ class Suspects:
             self._until = watchdog.now() + left_seconds
             os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
 
-    def blame(self, cause: str) -> None:
-        """Count a lost consumer against the message that was alone in the handler."""
-        alone = len(self._in_handler) == 1
-        for message_id in self._in_handler:
+    def blame(self, message_ids: Sequence[str], cause: str) -> None:
+        """Suspect messages that were in the handler; where it was one alone, count it, too."""
+        alone = len(message_ids) == 1
+        for message_id in message_ids:
             deaths, _ = self._deaths.get(message_id, (0, ""))
             self._deaths[message_id] = (deaths + alone, cause)
 

@@ -97,6 +97,12 @@ class Connection(Member):
             self.end_for_signal(happened)
             self.sleep(deadline)
 
+    def take_arrived(self) -> None:
+        """Notice what has happened to this connection, and hand over what it has claimed."""
+        super().take_arrived()
+        while self._inbox.hand_over():
+            pass
+
     def heed(self) -> None:
         """Learn which connections there are now, and which consumers of this one have ended."""
         super().heed()

@@ -1,0 +1,114 @@
+"""Calls of single-record handlers, one after the other; what has ended is finished together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from feedbus.bus.publisher import WINDOW
+from feedbus.bus.sender import Sender
+from feedbus.bus.spool import MEMORY_BYTES
+from feedbus.dispatch.dispatch import Dispatch
+from feedbus.dispatch.opening import Opened
+from feedbus.dispatch.publications import Publications, send_together
+from feedbus.records import Records
+from feedbus.wire import Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A record that has been handled, and what its call has published."""
+
+    opened: Opened
+    row: int
+    records: Records
+    publications: Publications
+
+
+class SingleCalls:
+    """The deliveries of one consumer that have been handled and are not finished."""
+
+    def __init__(self, dispatch: Dispatch, sender: Sender, note: Callable[[str], None]) -> None:
+        """Call note with the message id before a handler, or the dead handler, gets a message."""
+        self._dispatch = dispatch
+        self._sender = sender
+        self._note = note
+        self._opened: list[Opened] = []
+        self._published: list[Published] = []
+        self._messages = self._bytes = 0
+
+    def __len__(self) -> int:
+        """Count the deliveries."""
+        return len(self._opened)
+
+    @property
+    def message_ids(self) -> list[str]:
+        """The ids of the deliveries."""
+        return [opened.delivery.message_id for opened in self._opened]
+
+    @property
+    def full(self) -> bool:
+        """Whether finish() is due: much waits to be sent, or the dead handler has to be called."""
+        if self._messages >= WINDOW or self._bytes >= MEMORY_BYTES:
+            return True
+        return self._dispatch.has_dead_handler and bool(self._opened and self._opened[-1].fates)
+
+    def call(self, delivery: Delivery) -> None:
+        """Handle the records of a delivery that has come after all others.
+
+        Raises:
+            Outage: something is away; nothing is counted, and the delivery is to be called again.
+
+        """
+        self._note(delivery.message_id)
+        calling = self._dispatch.calling
+        (opened,), runs = self._dispatch.open((delivery,))
+        published: list[Published] = []
+        for run in runs:
+            for chunk in run.chunks:
+                for index, row in enumerate(chunk.rows):
+                    if row:
+                        self._note(delivery.message_id)  # each record has the handler's time
+                    records: Records = Records((chunk.select((index,)),), (opened,))
+                    started = time.monotonic()
+                    publications, error = calling.outcome(run.callee, records)
+                    self._dispatch.ended(opened, row, error, time.monotonic() - started)
+                    if publications:
+                        published.append(Published(opened, row, records, publications))
+        self._opened.append(opened)
+        for each in published:
+            self._published.append(each)
+            self._messages += len(each.publications)
+            self._bytes += each.publications.body_bytes
+
+    def finish(self) -> list[Delivery]:
+        """Publish for what has been handled, and return the deliveries to be acknowledged.
+
+        Raises:
+            Outage: what finishing needs is away; it may be repeated.
+
+        """
+        published = self._published
+        if published:
+            errors = send_together(self._sender, [each.publications for each in published])
+            for each, error in zip(published, errors, strict=True):
+                if error is not None:
+                    judged = self._dispatch.calling.judge(each.records, error)
+                    self._dispatch.failed(each.opened, each.row, judged)
+            self._clear_published()
+        self._dispatch.close(self._opened, self._note)
+        deliveries = [opened.delivery for opened in self._opened]
+        self._opened = []
+        return deliveries
+
+    def forget(self) -> None:
+        """Forget everything: the broker delivers it again."""
+        self._opened = []
+        self._clear_published()
+
+    def _clear_published(self) -> None:
+        for each in self._published:
+            each.publications.clear()
+        self._published = []
+        self._messages = self._bytes = 0

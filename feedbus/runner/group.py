@@ -1,0 +1,150 @@
+"""Deliveries of single records that are handled one after the other and settled together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from feedbus.bus.sender import Sender
+from feedbus.dispatch import Dispatch
+from feedbus.dispatch.singles import SingleCalls
+from feedbus.errors import Outage
+from feedbus.runner.buffer import Buffer
+from feedbus.runner.heartbeats import Heartbeats
+from feedbus.runner.strain import NONE, Strain
+from feedbus.runner.suspects import Suspects
+from feedbus.wire import Delivery
+
+GROUP_SECONDS = 0.02  # of handling: a slow handler's messages are settled one by one
+LOOK_SECONDS = 0.005  # between two looks at the connection
+
+
+class Group:
+    """What has been handled since the latest settlement; a crash repeats so much at most.
+
+    The guard's note names the one message that is in the handler, so a crash is counted against
+    that one alone. While what has ended is finished it names all, and none is blamed.
+    """
+
+    def __init__(  # noqa: PLR0913 -- a group's parts, each given by name
+        self,
+        dispatch: Dispatch,
+        sender: Sender,
+        *,
+        buffer: Buffer,
+        suspects: Suspects,
+        heartbeats: Heartbeats,
+        prefetch: int,
+        seconds: float,
+    ) -> None:
+        """Take from the buffer; half of the prefetch at most, so that more comes meanwhile.
+
+        Args:
+            dispatch: calls the handler.
+            sender: sends what it publishes.
+            buffer: what has come.
+            suspects: where it is noted what the handler has.
+            heartbeats: sent while it works.
+            prefetch: how many deliveries the broker lets wait for their acknowledgement.
+            seconds: how long the handler may take for a record.
+
+        """
+        self._calls = SingleCalls(dispatch, sender, lambda each: suspects.take((each,), seconds))
+        self._buffer = buffer
+        self._suspects = suspects
+        self._heartbeats = heartbeats
+        self._seconds = seconds
+        self._most = max(prefetch // 2, 1)
+        self._begun: Delivery | None = None  # and to be called again, after an outage
+        self.strain = NONE  # of the latest call: a slow one ends its group
+
+    def __len__(self) -> int:
+        """Count the deliveries."""
+        return len(self._calls)
+
+    def handle(
+        self, look: Callable[[], None], stopped: Callable[[], bool], most: float
+    ) -> Outage | None:
+        """Handle what has come, until enough is to be settled.
+
+        Args:
+            look: takes what has arrived; raises where the connection is lost, and what waits comes
+                again.
+            stopped: whether nothing more is to begin.
+            most: how many deliveries, at least one.
+
+        Returns:
+            The outage that the handler met; what it was given is first in the next call of this.
+            None without one.
+
+        """
+        ends_at = time.monotonic() + GROUP_SECONDS
+        most = min(most, self._most)
+        complete = False
+        while not complete:
+            try:
+                with self._heartbeats.going_on():
+                    message_id, seconds = self._handle_some(ends_at, stopped, most)
+            except Outage as error:
+                self._suspects.release()  # whoever is killed while it holds dies of no message
+                self.strain = NONE
+                return error
+            self.strain = Strain(seconds, self._heartbeats.missed_seconds, (message_id,))
+            complete = self._complete(seconds, ends_at, most)
+            if not complete:
+                try:
+                    look()
+                except Exception:
+                    self._suspects.release()  # a later end of the process is due to no message
+                    raise
+                complete = stopped() or not self._goes_on
+        return None
+
+    def _handle_some(
+        self, ends_at: float, stopped: Callable[[], bool], most: float
+    ) -> tuple[str, float]:
+        """Handle until it is time to look at the connection; return the latest, and its seconds."""
+        calls, buffer = self._calls, self._buffer
+        now = time.monotonic()
+        look_at = now + LOOK_SECONDS
+        while True:
+            before = now
+            latest = self._begun = self._begun or buffer.pop()
+            calls.call(latest)
+            self._begun = None
+            now = time.monotonic()
+            if (
+                now > look_at
+                or self._complete(now - before, ends_at, most)
+                or stopped()
+                or not self._goes_on
+            ):
+                return latest.message_id, now - before
+
+    def _complete(self, seconds: float, ends_at: float, most: float) -> bool:
+        """Whether enough has been handled, the latest delivery in so many seconds."""
+        calls = self._calls
+        return time.monotonic() + seconds > ends_at or len(calls) >= most or calls.full
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether there is a next delivery, which needs no treatment of its own."""
+        buffer = self._buffer
+        return (
+            bool(buffer)
+            and not buffer.at_fence
+            and not self._suspects.suspected(buffer.first.message_id)
+        )
+
+    def finish(self) -> list[Delivery]:
+        """Return the deliveries, now to be settled; as SingleCalls.finish()."""
+        if not self._calls:
+            return []
+        self._suspects.take(self._calls.message_ids, self._seconds)
+        with self._heartbeats.going_on():
+            return self._calls.finish()
+
+    def forget(self) -> None:
+        """Forget what is not settled: the broker delivers it again."""
+        self._begun = None
+        self._calls.forget()

@@ -1,0 +1,38 @@
+"""What handling takes of a connection, for which the broker may close it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from feedbus.runner.consumer_timeout import ConsumerTimeout
+
+
+@dataclass(frozen=True, slots=True)
+class Strain:
+    """How long the latest call kept the connection waiting.
+
+    Attributes:
+        seconds: that the handler took.
+        missed_seconds: without a heartbeat, 0 while that was within an interval.
+        message_ids: of what the handler had.
+
+    """
+
+    seconds: float
+    missed_seconds: float
+    message_ids: Sequence[str]
+
+    def cause(self, timeout: ConsumerTimeout) -> str:
+        """Return why the broker may have closed the channel or connection, "" for no reason."""
+        if self.seconds >= timeout.seconds:
+            return timeout.exceeded(self.seconds)
+        if self.missed_seconds:
+            return (
+                f"no heartbeat was sent for {self.missed_seconds:.0f} s, since its"
+                " handler kept every other thread of the process from running"
+            )
+        return ""
+
+
+NONE = Strain(0.0, 0.0, ())
