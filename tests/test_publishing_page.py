@@ -29,6 +29,7 @@ from web_async import app
 with TestClient(app) as client:
     assert client.post("/orders", json={"id": 5, "product": "chair"}).status_code == 202
 """
+CALL_FASTAPI = CALL_ASYNC.replace("web_async", "web_fastapi")
 LOOK_AT_ORDERS = """
 from sqlalchemy.orm import Session
 from shop_db import Order, engine
@@ -62,5 +63,6 @@ def test_the_programs_of_the_page_publish(folder):
     assert run(folder, FILES["script.py"]) == 3
     assert run(folder, CALL_WSGI) == 4
     assert run(folder, CALL_ASYNC) == 5
-    assert run(folder, FILES["ordering.py"]) == 6
-    assert run(folder, LOOK_AT_ORDERS) == 6
+    assert run(folder, CALL_FASTAPI) == 6
+    assert run(folder, FILES["ordering.py"]) == 7
+    assert run(folder, LOOK_AT_ORDERS) == 7
