@@ -15,7 +15,7 @@ UNIT := -m "not (integration or chaos or browser)" -k "not (rabbitmq or postgres
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up check docs test coverage test-all model chaos fuzz lint cluster bench clean
+.PHONY: help demo up check docs test coverage test-all model chaos fuzz lint cluster bench bench-short clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -73,6 +73,10 @@ docs: $(VENV)/.docs  ## write the reference from the code and build the site int
 bench: $(VENV)/.runtime  ## measure against private servers; see docs/measurements.md
 	@sh servers/install.sh
 	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-short: $(VENV)/.dev  ## every measurement in its short form: proof that it runs, no figures
+	@sh servers/install.sh
+	@FEEDBUS_LONG_BENCH=1 $(BIN)/python -m pytest -s --timeout=0 tests/test_bench.py $(PYTEST_ARGS)
 
 clean:  ## remove .venv and caches; var/, which holds messages and feeds, stays
 	rm -rf $(VENV) dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

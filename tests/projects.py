@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+PATIENCE_SECONDS = 300.0
 TOPOLOGY = """
 name = "small"
 var = "var"
@@ -84,7 +85,11 @@ class Project:
     def feedbus(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run a command to its end and see its exit code, any when code is None."""
         done = subprocess.run(
-            self.command(*words), capture_output=True, text=True, timeout=60, check=False
+            self.command(*words),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
         )
         if code is not None:
             assert done.returncode == code, done.stderr
@@ -108,12 +113,28 @@ class Project:
         return [json.loads(line) for line in listed.splitlines()]
 
 
-def wait_until(true: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait until something is true, or fail."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.02)
+def wait_until(true: Callable[[], object], shown: Callable[[], object] = lambda: "") -> None:
+    """Wait until a condition is true.
+
+    A test waits for conditions, never for a time. The patience only ends a test whose condition
+    will never be true, so it is longer than anything takes on a machine with ten times the load.
+
+    Args:
+        true: the condition.
+        shown: what the failure shows, where the condition does not become true.
+
+    Raises:
+        AssertionError: it did not become true.
+
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        asked_at = time.monotonic()
+        if true():
+            return
+        assert time.monotonic() < deadline, f"it did not become true {shown()}"
+        # A condition that starts a process would otherwise slow down what it waits for.
+        time.sleep(max(0.02, time.monotonic() - asked_at))
 
 
 def gone(process_id: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,12 +149,3 @@ def waiting(site: Site, consumer: str) -> int:
     """Count what waits in a consumer's queue, asking the broker anew."""
     with broker.connect(site.topology) as connection:
         return depths_of(connection, site.topology)[consumer].ready
-
-
-def until(condition, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

@@ -16,6 +16,7 @@ from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters
+from feedbus.errors import BrokerOutage
 from feedbus.generations import establishment
 from feedbus.generations.depths import depths_of
 from feedbus.handler_routes import HandlerRoutes
@@ -28,6 +29,8 @@ from feedbus.topology import Batch, Exchange, Ladder, Queue, StoreOptions, Topol
 from feedbus.urls import BrokerUrl, parse_broker_url, parse_management_url, parse_store_url
 
 QUICK = Ladder((0.02, 0.05), "dead-letter")
+NEAR_SECONDS = 0.5
+MOST_RUNS = 20
 
 
 class Numbered(Schema):
@@ -115,11 +118,35 @@ class System:
         on_hold: Callable[[str], None] = lambda _: None,
         **limits: Any,
     ) -> str:
-        """Run a consumer until it has been idle for a while; return why it ended."""
+        """Run a consumer until it has been idle for a while; return why it ended.
+
+        On a machine under load a consumer can be idle although messages wait, so it is run again
+        while its queue has messages, or messages whose next attempt is near.
+        """
         limits = {"idle_timeout_seconds": idle_seconds, **limits}
         said = {"on_ready": on_ready, "on_hold": on_hold}
-        with self._runner(function, name, batch, metrics, limits, **said) as runner:
-            return runner.run()
+        reason = ""
+        for _ in range(MOST_RUNS):
+            with self._runner(function, name, batch, metrics, limits, **said) as runner:
+                reason = runner.run()
+            if not reason.startswith("idle") or not self._has_more(name):
+                break
+        return reason
+
+    def _has_more(self, name: str) -> bool:
+        """Whether messages wait for a consumer, or for an attempt of it that is near."""
+        names, consumer = Names(self.topology), self.topology.consumer(name)
+        delays = [each for each in consumer.queue.retry.delays_seconds if each <= NEAR_SECONDS]
+        try:
+            with broker.connect(self.topology) as connection:
+                waiting = [
+                    broker.count(connection, names.delay(consumer.queue, round(seconds * 1000)))
+                    for seconds in delays
+                ]
+                ready = depths_of(connection, self.topology)[name].ready
+        except BrokerOutage:
+            return False
+        return any(waiting) or ready > 0
 
     @contextmanager
     def running(

@@ -24,7 +24,7 @@ from feedbus.records import Records
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange, Ladder, Topology
 from servers import versions
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.systems import BATCH, System, queue, sharded
 
 PROJECT = Path(__file__).parent.parent
@@ -143,7 +143,7 @@ def consume_ring(topology: Topology, each: int) -> dict[str, list[int]]:
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: sum(map(len, seen.values())) >= each * len(KEYS), 40.0)
+        wait_until(lambda: sum(map(len, seen.values())) >= each * len(KEYS))
     finally:
         over.set()
         for thread in threads:
@@ -154,7 +154,7 @@ def consume_ring(topology: Topology, each: int) -> dict[str, list[int]]:
 def consume_work(topology: Topology, count: int) -> list[int]:
     """Run the queue "work" until so many came; return their numbers as handled."""
     system = System(topology)
-    deadline = time.monotonic() + 40.0
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while len(system.seen) < count and time.monotonic() < deadline:
         system.run(system.note, idle_seconds=0.5)
     return system.seen

@@ -16,7 +16,7 @@ from feedbus.testing import TestSystem
 from feedbus.watchdog import Note
 from servers import versions
 from tests.handlers_to_run import topology_of
-from tests.projects import Project, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
 TOPOLOGY = """
 name = "{name}"
@@ -209,7 +209,7 @@ def test_what_ends_while_the_consumer_holds_is_not_taken_for_a_handler_that_hang
 
     wait_until(is_in_no_handler)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, output
     assert "cannot put failures aside" in output
     assert "hangs" not in output

@@ -17,8 +17,8 @@ from servers import prometheus as monitoring
 from servers.compose import COMPOSE, PROJECT, Compose, Unset
 from servers.prometheus import Prometheus
 from tests.operations import served
+from tests.projects import wait_until
 from tests.required_servers import PROMETHEUS, missing
-from tests.site import until
 from tests.systems import System, closing_store, queue
 
 TEXT = COMPOSE.read_text()
@@ -184,7 +184,7 @@ def test_prometheus_shows_the_token_where_operations_ask_for_it(promtool, tmp_pa
         assert own.get("/metrics").status == 401
         targets = {"feedbus": f"127.0.0.1:{own.port}"}
         with Prometheus(tmp_path / "prometheus", targets, "a-token") as server:
-            assert until(lambda: server.value("up") is not None, 30)
+            wait_until(lambda: server.value("up") is not None)
             assert server.value("up") == 1
 
 

@@ -17,6 +17,7 @@ from feedbus.store.peewee import PeeweeStore, bind, close_bound, database
 from servers.postgres import free_port
 from store import cli, migrations, moments, queries
 from store.models import MODELS
+from tests.projects import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 ALL = ["0001_initial", "0002_deletions", "0003_logins"]
@@ -79,7 +80,7 @@ def test_ten_processes_at_once_migrate_once(empty_store_url):
         )
         for _ in range(10)
     ]
-    told = [process.communicate(timeout=100) for process in running]
+    told = [process.communicate(timeout=PATIENCE_SECONDS) for process in running]
     assert [process.returncode for process in running] == [0] * 10, told
     assert sorted(out for out, _ in told) == [f"{ALL}\n"] + ["[]\n"] * 9
     assert tables(empty_store_url) == TABLES

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import Project, gone, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, gone, wait_until
 
 IDLE = ("run", "work", "--idle-timeout", "500ms")
 
@@ -32,7 +32,7 @@ def test_a_signal_lets_the_message_in_hand_be_settled_and_ends_with_0(
     with project.start("run", "work") as process:
         wait_until(lambda: project.seen() == ["1"])
         process.send_signal(number)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, output
     assert project.seen() == ["1", "1-done"]
     project.feedbus("run", "work", "--max-messages", "1")
@@ -47,7 +47,7 @@ def test_a_consumer_killed_with_a_message_in_hand_loses_nothing(tmp_path: Path) 
     with project.start("run", "work") as process:
         wait_until(lambda: project.seen() == ["1"])
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=PATIENCE_SECONDS)
     project.feedbus(*IDLE)
     assert project.seen() == ["1", "1", "2", "3"]
     assert project.dead() == []
@@ -78,7 +78,7 @@ def test_kills_from_outside_are_held_against_no_message_of_a_batch(tmp_path: Pat
             until, pid, deaths, (handled,) = json.loads(hand.read_text().partition("\n")[0])
             hand.write_text(json.dumps([until, pid, deaths, [handled, "another"]]))
             process.kill()
-            process.communicate(timeout=20)
+            process.communicate(timeout=PATIENCE_SECONDS)
     (tmp_path / "free").touch()
     project.feedbus(*IDLE)
     assert project.seen()[-2:] == ["1", "2"]
@@ -160,7 +160,7 @@ def test_ctrl_c_while_things_are_made_ready_ends_without_a_traceback(
         ) as process:
             wait_until(lambda: begun.exists() and begun.read_text())
             os.killpg(process.pid, signal.SIGINT)
-            told, _ = process.communicate(timeout=30)
+            told, _ = process.communicate(timeout=PATIENCE_SECONDS)
     finally:
         signal.signal(signal.SIGINT, earlier)
     assert (process.returncode, told) == (0, b"stopped\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.projects import PATIENCE_SECONDS
 from tests.site import ROOT, fresh_site
 
 
@@ -53,7 +54,7 @@ def listening_port(process: subprocess.Popen[str]) -> int:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_an_address_that_others_reach_is_refused_without_a_token(tmp_path, host):
     with command(tmp_path, "--host", host, "--port", "0", FEEDBUS_API_TOKEN=" ") as process:
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode in ({2} if host != "192.0.2.1" else {1, 2})
     assert told.startswith("error: ")
     assert "Traceback" not in told
@@ -65,7 +66,7 @@ def test_a_port_in_use_is_told_without_a_traceback(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with command(tmp_path, "--port", str(port)) as process:
-            _, told = process.communicate(timeout=30)
+            _, told = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
     assert f"port {port}" in told
     assert "--port" in told
@@ -90,7 +91,7 @@ def test_a_signal_ends_it_with_0_after_the_requests_in_hand(tmp_path, number):
             time.sleep(0.2)
             connection.sendall(body[5:])
             assert connection.recv(1_000).startswith(b"HTTP/1.1 202 ")
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0
         assert process.stderr is not None
         assert "event=stopped" in process.stderr.read()
 
@@ -99,7 +100,7 @@ def test_a_wrong_topology_is_told_line_by_line(tmp_path):
     wrong = tmp_path / "topology.toml"
     wrong.write_text("name = 3\n")
     with command(tmp_path, "--topology", str(wrong), "--port", "0") as process:
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
     assert "topology.toml:1:" in told
     assert "Traceback" not in told

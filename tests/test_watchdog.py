@@ -31,7 +31,7 @@ def up(project: Project) -> Iterator[subprocess.Popen[str]]:
     with (project.folder / "output").open("w") as output:
         process = subprocess.Popen(project.command("up"), stdout=output, stderr=output)
         try:
-            wait_until(lambda: state(project)["state"] == "running", 60.0)
+            wait_until(lambda: state(project)["state"] == "running")
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
@@ -66,7 +66,7 @@ def test_under_a_supervisor_a_message_that_always_hangs_is_given_up_and_the_next
     project = Project.at(tmp_path, body, 'handler_timeout = "100ms"')
     project.publish(1, 2)
     with up(project):
-        wait_until(lambda: "2" in project.seen(), 90.0)
+        wait_until(lambda: "2" in project.seen())
         shown = state(project)
     assert project.seen() == [*["1"] * 5, "2"]
     (letter,) = project.dead()
@@ -86,12 +86,12 @@ def test_a_consumer_whose_queue_is_deleted_holds_visibly_until_apply_declares_it
     with up(project):
         with broker.connect(config.load(project.topology)) as connection:
             connection.default_channel.queue_delete("small.work")
-        wait_until(lambda: state(project)["state"] == "holding", 30.0)
+        wait_until(lambda: state(project)["state"] == "holding")
         shown = state(project)
         assert "there is no queue small.work for work" in shown["processes"][0]["holding"]
         assert "work holds: broker: there is no queue" in project.feedbus("status").stdout
         project.feedbus("apply", "--yes")
-        wait_until(lambda: state(project)["state"] == "running", 30.0)
+        wait_until(lambda: state(project)["state"] == "running")
         project.publish(1)
         wait_until(lambda: project.seen() == ["1"])
         assert state(project)["restarts"] == 0

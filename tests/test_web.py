@@ -12,7 +12,8 @@ import pytest
 from feedbus.handling import resolve_object
 from feedbus.store.peewee import bound, database
 from store import migrations, queries
-from tests.site import Site, fresh_site, problem, served, set_up, topology_in, until, waiting
+from tests.projects import wait_until
+from tests.site import Site, fresh_site, problem, served, set_up, topology_in, waiting
 from web.demo.load import Load
 
 
@@ -42,7 +43,7 @@ def test_a_tweet_is_stored_and_published(site):
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", listed[0]["createdAt"]
     )
     assert waiting(site, "publish_tweet") == 1
-    assert until(lambda: not bound().outbox.pending())
+    wait_until(lambda: not bound().outbox.pending())
 
 
 def test_a_tweet_posted_synchronously_is_in_the_followers_feeds_at_once(site):
@@ -77,7 +78,7 @@ def test_a_synchronous_post_whose_handler_fails_is_undone_and_left_to_the_consum
     tweet = {"userId": author, "text": "Later", "async": False}
     assert site.post("/api/v1/post-tweet", tweet).status == 202
     assert site.get(f"/api/v1/get-feed/{author + 1}").json["tweets"] == []
-    assert until(lambda: waiting(site, "publish_tweet") == 1)
+    wait_until(lambda: waiting(site, "publish_tweet") == 1)
 
 
 def test_a_feed_holds_the_last_tweets_oldest_first(site):
@@ -232,7 +233,7 @@ def test_a_tweet_is_accepted_while_the_broker_is_away_and_published_when_it_is_b
         assert len(bound().outbox.pending()) == 2
         path.rmdir()
         kept.rename(path)
-        assert until(lambda: not bound().outbox.pending())
+        wait_until(lambda: not bound().outbox.pending())
         assert waiting(own, "publish_tweet") == 2
         answer = own.post("/api/v1/post-tweet", {"userId": author, "text": "three"})
         assert waiting(own, "publish_tweet") == 3
@@ -247,9 +248,9 @@ def test_without_tables_or_a_declared_broker_it_waits_for_them(tmp_path):
     with served(topology) as own:
         tweet = {"userId": own.user("author"), "text": "Hello"}
         # At first feedbus's own tables may be missing: the relay's thread makes them.
-        assert until(lambda: own.post("/api/v1/post-tweet", tweet).status == 202)
-        assert until(lambda: waiting(own, "publish_tweet") == 1)
-        assert until(lambda: not bound().outbox.pending())
+        wait_until(lambda: own.post("/api/v1/post-tweet", tweet).status == 202)
+        wait_until(lambda: waiting(own, "publish_tweet") == 1)
+        wait_until(lambda: not bound().outbox.pending())
 
 
 @pytest.mark.integration

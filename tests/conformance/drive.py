@@ -6,7 +6,7 @@ import contextlib
 
 from feedbus.clock import SystemClock
 
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 240  # only ends a test whose condition will never be true
 QUIET_SECONDS = 0.3
 clock = SystemClock()  # of the broker under test
 

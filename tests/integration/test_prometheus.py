@@ -68,7 +68,7 @@ class Stack:
                 stderr=output,
             )
         try:
-            wait_until(lambda: b" ready in " in log.read_bytes() or process.poll() is not None, 60)
+            wait_until(lambda: b" ready in " in log.read_bytes() or process.poll() is not None)
             assert process.poll() is None, log.read_text()
             yield
         finally:
@@ -167,13 +167,13 @@ def author(stack):
     """Somebody with 300 followers, whose 20 tweets have been handled."""
     ask = stack.prometheus
     seen = "count(count by (consumer) (feedbus_records_total))"
-    wait_until(lambda: ask.value(seen) == len(stack.topology.consumers), 30)
+    wait_until(lambda: ask.value(seen) == len(stack.topology.consumers))
     made = stack.post("/api/v2/user", login="ann", email="ann@example.org")["id"]
     follow = {"userId": made, "followerLogin": "reader", "count": 300}
     stack.post("/api/v1/add-followers", **follow)
-    wait_until(lambda: stack.followers() == 300, 30)
+    wait_until(lambda: stack.followers() == 300)
     stack.tweet(made, 20)
-    wait_until(lambda: sum(ask.values(HANDLED, "consumer").values()) == 6000, 30)
+    wait_until(lambda: sum(ask.values(HANDLED, "consumer").values()) == 6000)
     return made
 
 
@@ -182,16 +182,16 @@ def test_each_shards_counter_is_what_its_shard_handled_across_a_kill(stack, auth
     before = stack.pid("update_feed_3")
     os.kill(before, signal.SIGKILL)
     stack.tweet(author, 10)
-    wait_until(lambda: sum(ask.values(HANDLED, "consumer").values()) >= 9000, 30)
+    wait_until(lambda: sum(ask.values(HANDLED, "consumer").values()) >= 9000)
 
     assert stack.pid("update_feed_3") not in {before, None}
     with Tally(stack.topology) as tally:
         assert tally.stored().entries == 9000
         assert ask.values(HANDLED, "consumer") == tally.by_shard()
-        wait_until(lambda: tally.stored() == tally.expected(), 30)
+        wait_until(lambda: tally.stored() == tally.expected())
         notified = tally.stored().emails + tally.stored().messages
     told = 'sum(feedbus_records_total{consumer=~"send_notification.*",verdict="ack"})'
-    wait_until(lambda: ask.value(told) == notified, 30)
+    wait_until(lambda: ask.value(told) == notified)
     # It went on counting where the killed process had stopped.
     assert ask.value(f"sum(resets(feedbus_records_total{{{SHARDS}}}[10m]))") == 0
     assert ask.value("sum(feedbus_misplaced_deliveries_total)") == 0
@@ -206,7 +206,7 @@ def test_every_panel_of_the_dashboard_has_data(stack, author):
         for target in panel.get("targets", ())
     }
     assert len(questions) > 30
-    wait_until(lambda: not any(empty(stack.prometheus, expr) for expr in questions), 30)
+    wait_until(lambda: not any(empty(stack.prometheus, expr) for expr in questions))
     assert not {title for expr, title in questions.items() if empty(stack.prometheus, expr)}
 
 
@@ -229,10 +229,10 @@ def meant(expr: str) -> str:
 
 def test_the_broker_is_scraped_and_every_rule_can_be_evaluated(stack):
     ask = stack.prometheus
-    wait_until(lambda: ask.values("up", "job") == {"feedbus": 1, "web": 1, "rabbitmq": 1}, 30)
+    wait_until(lambda: ask.values("up", "job") == {"feedbus": 1, "web": 1, "rabbitmq": 1})
     assert ask.value("sum(rabbitmq_queues)") > 20
     shipped = {"FeedbusHolding", "FeedbusQueueStands", "FeedbusDeadLetters"}
-    wait_until(lambda: all(rule["health"] == "ok" for rule in rules(ask)), 30)
+    wait_until(lambda: all(rule["health"] == "ok" for rule in rules(ask)))
     assert {rule["name"] for rule in rules(ask)} > shipped
 
 

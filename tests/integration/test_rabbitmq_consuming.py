@@ -23,7 +23,7 @@ from feedbus.ring import Ring
 from feedbus.store.peewee import close_bound, database
 from store import migrations
 from tests.projects import wait_until
-from tests.site import served, topology_in, until, waiting
+from tests.site import served, topology_in, waiting
 from tests.systems import System, queue, sharded
 
 pytestmark = pytest.mark.integration
@@ -240,7 +240,7 @@ def test_the_web_answers_while_the_broker_is_away_and_its_posts_arrive_later(
             assert site.get("/metrics").status == 200
         finally:
             fragile_rabbitmq.start()
-        assert until(lambda: waiting(site, "publish_tweet") == 5, 30.0)
+        wait_until(lambda: waiting(site, "publish_tweet") == 5)
 
 
 def test_what_has_arrived_is_read_at_once(tmp_path: Path, rabbitmq: Any) -> None:

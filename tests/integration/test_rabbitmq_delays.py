@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from feedbus import broker
 from feedbus.broker import timer
 from feedbus.broker.names import Names
@@ -18,11 +16,9 @@ from tests.systems import System, queue, sharded
 
 MESSAGES = 60
 LONGEST_SECONDS = 12.0
-REPEATED_SECONDS = 240.0  # RabbitMQ forwards again after 180 s what nobody has confirmed to it
 NOTHING = timer.Delayed(0, 0)
 
 
-@pytest.mark.timeout(400)
 def test_nothing_delayed_is_lost_when_the_broker_is_killed_right_after_the_first_use_of_a_delay(
     fragile_rabbitmq, tmp_path: Path
 ):
@@ -42,11 +38,11 @@ def test_nothing_delayed_is_lost_when_the_broker_is_killed_right_after_the_first
             bus.publish(exchange, {"n": n}, key, **options)
     fragile_rabbitmq.kill()
     fragile_rabbitmq.start()
-    wait_until(lambda: len(arrived(system)) == MESSAGES, REPEATED_SECONDS)
+    wait_until(lambda: len(arrived(system)) == MESSAGES)
     assert time.monotonic() - started >= LONGEST_SECONDS
     with broker.connect(system.topology) as connection:
         # What arrives twice does so under the same id, by which `once` knows it again.
-        wait_until(lambda: timer.count(connection, Names(system.topology)) == NOTHING, 20)
+        wait_until(lambda: timer.count(connection, Names(system.topology)) == NOTHING)
     assert arrived(system) == {f"message-{n}": {"n": n} for n in range(MESSAGES)}
 
 

@@ -23,8 +23,8 @@ from feedbus.broker import inventory
 from feedbus.bus import LiveBus
 from feedbus.topology import Topology
 from servers import versions
+from tests.projects import PATIENCE_SECONDS, wait_until
 
-pytestmark = pytest.mark.timeout(400)  # each starts a dozen processes several times
 PROJECT = Path(__file__).parents[2]
 KEYS = [str(key) for key in range(50)]
 
@@ -105,9 +105,14 @@ class System:
     def feedbus(self, *words: str, code: int = 0, **environment: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "feedbus", *words],
-            cwd=self.root, env=self.environment | environment,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False,
-        )  # fmt: skip
+            cwd=self.root,
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -153,10 +158,10 @@ class System:
 
     def wait_for_all(self) -> None:
         """Wait until as many records were handled as were published."""
-        deadline = time.monotonic() + 60
-        while sum(map(len, self.seen().values())) < sum(self.sent.values()):
-            assert time.monotonic() < deadline, self.feedbus("status")
-            time.sleep(0.1)
+        wait_until(
+            lambda: sum(map(len, self.seen().values())) >= sum(self.sent.values()),
+            lambda: self.feedbus("status"),
+        )
 
     def check(self) -> None:
         """See that every record was handled once, each key's in their order."""
@@ -186,23 +191,23 @@ def test_shards_come_and_go_while_messages_come_and_untouched_watchers_keep_runn
     on_each: System,
 ) -> None:
     system = on_each
-    topology = system.write(10)
+    topology = system.write(3)
     system.feedbus("up", "--detach")
     first = system.pids()
     with system.publishing(topology):
-        system.write(13)
-        assert "10 shards become 13" in system.feedbus("plan", "--check", code=1)
+        system.write(5)
+        assert "3 shards become 5" in system.feedbus("plan", "--check", code=1)
         told = system.feedbus("apply")
         assert told.endswith("applied\n")
         second = system.pids()
-        assert set(second) - set(first) == {"feed_10", "feed_11", "feed_12"}
-        system.write(7)
+        assert set(second) - set(first) == {"feed_3", "feed_4"}
+        system.write(2)
         system.feedbus("apply")
         third = system.pids()
         assert "nothing to change" in system.feedbus("plan", "--check")
     assert {name: second[name] for name in first} == first
     assert third == {name: first[name] for name in third}
-    assert len(third) == 9
+    assert set(third) == {"feed_0", "feed_1", "mail", "clock"}
     system.check()
 
 
@@ -263,7 +268,7 @@ def test_a_topology_that_is_wrong_changes_nothing_not_even_for_processes_that_st
     path.write_text(path.read_text().replace("handle:mail", "handle:male").replace("= 2", "= 5"))
     assert "male" in system.feedbus("apply", code=1)
     os.kill(first["mail"], 9)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         system.write(2)  # only so that status can be asked
         now = system.status()["mail"]

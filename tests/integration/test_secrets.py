@@ -80,7 +80,7 @@ class Commands:
                 stderr=output,
             )
         try:
-            wait_until(lambda: process.poll() is not None or b"ready" in log.read_bytes(), 60)
+            wait_until(lambda: process.poll() is not None or b"ready" in log.read_bytes())
             assert process.poll() is None, log.read_text()
             yield
             process.send_signal(signal.SIGTERM)

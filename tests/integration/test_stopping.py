@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import Project, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, wait_until
 from tests.required_servers import only_if
 
 CIRCUSCTL = Path(sys.executable).with_name("circusctl")
@@ -290,7 +290,7 @@ def test_ctrl_c_at_any_moment_ends_quietly(tmp_path, words):
             assert process.stdout.readline() == "begun\n"
             time.sleep(milliseconds / 1000)
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert "Traceback" not in output, output
         assert "KeyboardInterrupt" not in output, output
         assert process.returncode in {0, 130, -signal.SIGINT}, output

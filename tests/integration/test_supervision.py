@@ -7,13 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import zmq
 from circus.client import CircusClient
+
+from tests.projects import wait_until
 
 PROJECT = Path(__file__).parents[2]
 CIRCUSCTL = Path(sys.executable).with_name("circusctl")
@@ -179,13 +180,6 @@ def is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-def wait_until(happened, told=lambda: ""):
-    deadline = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.02)
 
 
 @pytest.fixture

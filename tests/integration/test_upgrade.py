@@ -22,7 +22,7 @@ import psycopg
 import pytest
 
 from feedbus.file_locks import lock_holder
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "feedbus-0.1.tar.xz"
 TOPOLOGY = """
@@ -148,7 +148,7 @@ class Shop:
         """Run a command to its end and return what it printed."""
         running = self.start(*words, old=old)
         try:
-            printed, _ = running.communicate(timeout=60)
+            printed, _ = running.communicate(timeout=PATIENCE_SECONDS)
         finally:
             running.terminate()
         assert running.returncode == code, printed
@@ -164,7 +164,7 @@ class Shop:
             finally:
                 if running.poll() is None:
                     running.terminate()
-                running.communicate(timeout=60)
+                running.communicate(timeout=PATIENCE_SECONDS)
 
     def publish(self, exchange: str, numbers: range, *, key: str = "") -> None:
         """Publish numbered messages by 0.1, under a key or that of their field k."""
@@ -237,7 +237,7 @@ def take_over(shop: Shop) -> None:
     with shop.up():
         assert shop.run("dead", "list").count("a bad one") == 2
         shop.run("dead", "requeue", "bad", "--all")
-        wait_until(lambda: len(shop.seen()) >= 130, 60)
+        wait_until(lambda: len(shop.seen()) >= 130)
         if shop.fields["quorum"]:
             shop.run("apply")
         assert "nothing to change" in shop.run("plan")

@@ -12,6 +12,7 @@ from kombu.asynchronous import Hub
 from kombu.exceptions import OperationalError
 
 from feedbus.transports.sqlite import Transport
+from tests.projects import PATIENCE_SECONDS
 
 NAME = "feedbus.transports.sqlite:Transport"
 TASKS = Queue("tasks", Exchange("tasks", "direct"), routing_key="t")
@@ -168,7 +169,7 @@ class Looping:
         self.consumer.consume()
 
     def run_until(self, reached):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not reached():
             assert time.monotonic() < deadline, "what was waited for did not happen"
             self.hub.run_once()

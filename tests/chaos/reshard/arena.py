@@ -191,7 +191,7 @@ class Arena:
                 stdout=log,
                 stderr=log,
                 check=False,
-                timeout=120,
+                timeout=600,
             ).returncode
 
     def _feedbus(self, *words: str) -> list[str]:
