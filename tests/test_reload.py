@@ -114,7 +114,7 @@ class Up:
 
     def wait_for(self, text, *, times=1):
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: self.output.count(text) >= times, seconds=60)
+            wait_until(lambda: self.output.count(text) >= times)
         assert self.output.count(text) >= times, f"expected {text!r} in:\n{self.output}"
 
     def replace(self, name, old, new):
