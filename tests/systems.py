@@ -121,15 +121,20 @@ class System:
         """Run a consumer until it has been idle for a while; return why it ended.
 
         On a machine under load a consumer can be idle although messages wait, so it is run again
-        while its queue has messages, or messages whose next attempt is near.
+        while its queue has messages, or messages whose next attempt is near, unless it held.
         """
         limits = {"idle_timeout_seconds": idle_seconds, **limits}
-        said = {"on_ready": on_ready, "on_hold": on_hold}
-        reason = ""
+        reason, holds = "", list[str]()
+
+        def note_hold(text: str) -> None:
+            holds.append(text)
+            on_hold(text)
+
+        said = {"on_ready": on_ready, "on_hold": note_hold}
         for _ in range(MOST_RUNS):
             with self._runner(function, name, batch, metrics, limits, **said) as runner:
                 reason = runner.run()
-            if not reason.startswith("idle") or not self._has_more(name):
+            if holds or not reason.startswith("idle") or not self._has_more(name):
                 break
         return reason
 

@@ -29,7 +29,7 @@ from feedbus.handler_loop import HandlerLoop
 from feedbus.testing import TestSystem
 from feedbus.topology import Batch
 from tests.handlers_to_run import topology_of
-from tests.projects import Project, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
 STEPS: list[object] = []
 AWAY: list[str] = []
@@ -147,7 +147,7 @@ def test_what_a_handler_has_started_goes_on_and_is_cancelled_at_the_end():
 
     loop.run(start())
     going.clear()
-    assert going.wait(20)
+    assert going.wait(PATIENCE_SECONDS)
     loop.close()
     assert seen == ["cancelled"]
 
@@ -240,7 +240,7 @@ def test_sigterm_lets_what_has_begun_finish(tmp_path):
     process = project.start("run", "work")
     wait_until(lambda: "begins-1" in project.seen())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
     process.stdout.close()
     assert project.seen() == ["begins-1", "handled-1"]
 

@@ -145,7 +145,7 @@ def test_sigterm_lets_what_has_begun_finish_and_gives_the_rest_back(tmp_path):
     process = project.start("run", "work")
     wait_until(lambda: "begin-7" in project.seen())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
     process.stdout.close()
     begun = {line[6:] for line in project.seen() if line.startswith("begin")}
     ended = {line[4:] for line in project.seen() if line.startswith("end")}

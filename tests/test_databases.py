@@ -27,6 +27,7 @@ from feedbus.store.peewee import (
 )
 from feedbus.store.turns import Turn
 from servers.postgres import Postgres
+from tests.projects import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -137,7 +138,7 @@ def test_sqlite_writers_take_turns_and_one_that_waits_in_vain_gives_up(tmp_path:
     waiting = threading.Thread(target=lambda: got.append(third.take(20)))
     waiting.start()
     first.give()
-    waiting.join(20)
+    waiting.join(PATIENCE_SECONDS)
     assert got == [True]
     assert not first.take(0.05)
     third.give()

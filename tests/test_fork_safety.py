@@ -8,10 +8,10 @@ import subprocess
 import pytest
 
 from feedbus.fork_safety import close_in_forks
-from tests.projects import Project
+from tests.projects import PATIENCE_SECONDS, Project
 
 SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-IDLE = ("run", "work", "--idle-timeout", "300ms")
+IDLE = ("run", "work", "--idle-timeout", "1500ms")
 
 
 @pytest.mark.parametrize("ending", ["", "raise ValueError('in the fork')", "sys.exit(3)"])
@@ -46,7 +46,7 @@ def test_a_fork_that_outlives_its_consumer_keeps_no_slot_and_no_lock(tmp_path):
     try:
         for lives in (1, 2):  # the second is given the message again at once
             with subprocess.Popen(project.command(*IDLE), **SILENT) as process:
-                assert process.wait(60) == -signal.SIGKILL
+                assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
             assert len(project.seen()) == lives
     finally:
         for child in project.seen():

@@ -17,7 +17,7 @@ from feedbus.new_project import create
 from feedbus.supervisor.log_copies import PIECE_BYTES, LogCopies
 from feedbus.supervisor.logs import RotatedLog
 from feedbus.supervisor.reloader import file_times
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 
 ORDER = '{"id": 1, "product": "chair", "customer": "ann", "quantity": 2}'
 
@@ -131,7 +131,7 @@ class Up:
 
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(60) == 0, self.output
+        assert self.process.wait(PATIENCE_SECONDS) == 0, self.output
         self.reader.join()
         self.process.stdout.close()
 

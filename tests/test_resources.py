@@ -20,7 +20,7 @@ from feedbus.store.peewee import close_bound
 from feedbus.testing import TestSystem
 from feedbus.topology import Exchange, Queue, Topology
 from feedbus.urls import parse_broker_url
-from tests.projects import Project, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, wait_until
 from tests.systems import System, queue
 
 STEPS: list[str] = []
@@ -370,7 +370,7 @@ def test_a_process_holds_until_its_resource_opens_and_closes_it_on_sigterm(tmp_p
     ready.touch()
     wait_until(lambda: len(project.seen()) == 3)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
     process.stdout.close()
     assert project.seen() == ["opens", "handles-1", "handles-3", "closes"]
     assert project.dead() == []

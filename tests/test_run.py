@@ -12,7 +12,7 @@ import pytest
 
 from tests.projects import PATIENCE_SECONDS, Project, gone, wait_until
 
-IDLE = ("run", "work", "--idle-timeout", "500ms")
+IDLE = ("run", "work", "--idle-timeout", "1500ms")
 
 
 def test_a_run_that_has_been_idle_ends_with_0(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ note(n)
     runs = [
         project.start("run", "work", "--max-messages", "1", "--slot", slot) for slot in ("1", "2")
     ]
-    assert [run.wait(60) for run in runs] == [0, 0]
+    assert [run.wait(PATIENCE_SECONDS) for run in runs] == [0, 0]
     for run in runs:
         run.stdout.close()
     assert sorted(project.seen()) == ["0", "1"]

@@ -13,7 +13,7 @@ import pytest
 from servers import versions
 from servers.compose import PROJECT
 from servers.owned import OwnedProcess
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 
 OWNER = """
 import signal, subprocess
@@ -41,7 +41,7 @@ def test_a_server_that_was_ended_is_not_ended_again():
     server = OwnedProcess(["sleep", "600"])
     os.killpg(server.pid, signal.SIGTERM)
     keeper = server._keeper
-    assert server.wait(10) == -signal.SIGTERM
+    assert server.wait(PATIENCE_SECONDS) == -signal.SIGTERM
     assert keeper.returncode == 0
 
 

@@ -14,6 +14,7 @@ from store import moments, queries
 from store.models import EmailNotification, FeedEntry, Follower, SmsNotification, Tweet, User
 from store.queries.feeds import READ
 from store.queries.sql import numbers, run
+from tests.projects import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_followers_added_by_two_at_once_are_there_once(author, store_url):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_SECONDS)
     assert sum(added) == 2000
     assert Follower.select().count() == 2000
 
@@ -250,7 +251,7 @@ def test_two_writers_of_the_same_entries_in_opposite_orders_both_finish(author):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_SECONDS)
     assert FeedEntry.select().count() == 3000 * 10
 
 

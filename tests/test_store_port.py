@@ -23,6 +23,7 @@ from feedbus.store.relay import publish_entries, publish_pending
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
 from servers.postgres import free_port
+from tests.projects import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 AWAY = Outage("the broker is away")
@@ -129,7 +130,7 @@ def test_one_relay_works_at_a_time(store_url):
     inside, result = threading.Event(), []
 
     def publish_elsewhere():
-        inside.wait(10)
+        inside.wait(PATIENCE_SECONDS)
         result.append(publish_pending(other, ListBus(), "shop", older_than_seconds=0))
 
     thread = threading.Thread(target=publish_elsewhere)
@@ -137,7 +138,7 @@ def test_one_relay_works_at_a_time(store_url):
     with bound().exclusive("relay.shop") as held:
         assert held
         inside.set()
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)
     other.close()
     assert result == [0]
     assert publish_pending(bound(), ListBus(), "shop", older_than_seconds=0) == 1
@@ -222,7 +223,7 @@ def test_each_thread_has_its_own_transaction(store_url):
         bound().outbox.put("x", {})
         thread = threading.Thread(target=count)
         thread.start()
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)
     assert seen == [0]
 
 

@@ -15,7 +15,7 @@ from feedbus.store.relay import Relay, publish_entries
 from feedbus.store.versions import VERSION, found_version
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -127,7 +127,7 @@ def test_ten_processes_at_once_create_the_tables_once(store, empty_store_url):
     )
     words = [sys.executable, "-c", program, empty_store_url]
     running = [subprocess.Popen(words, cwd=ROOT) for _ in range(4)]
-    assert [each.wait(60) for each in running] == [0] * 4
+    assert [each.wait(PATIENCE_SECONDS) for each in running] == [0] * 4
     assert store.execute("SELECT version FROM feedbus_version", {}).fetchall() == [(VERSION,)]
 
 

@@ -23,6 +23,7 @@ from feedbus.store import Store
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.sqlalchemy import SqlAlchemyStore
 from servers.postgres import Postgres, chosen
+from tests.projects import PATIENCE_SECONDS
 from tests.systems import Numbered
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -151,7 +152,7 @@ def test_each_thread_has_a_transaction_of_its_own(made):
             made.effect(session, 1)
         thread = threading.Thread(target=lambda: seen.append(made.effects()))
         thread.start()
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)
     assert seen == [[]]
 
 

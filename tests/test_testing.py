@@ -21,6 +21,7 @@ from feedbus.inline.projects import project
 from feedbus.store import open_store
 from feedbus.testing import RecordingBus, TestSystem
 from tests.pages import blocks
+from tests.projects import PATIENCE_SECONDS
 
 PAGE = Path(__file__).parents[1] / "docs/how-to/testing.md"
 TOPOLOGY = """
@@ -419,7 +420,7 @@ def test_two_systems_are_apart_also_in_two_threads(shop):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)
     assert sorted(seen) == [(1, 1), (2, 2), (3, 3)]
 
 

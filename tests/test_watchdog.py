@@ -19,7 +19,7 @@ import pytest
 from feedbus import broker, config, watchdog
 from feedbus.runner import Suspects
 from feedbus.watchdog import Note, Watchdog
-from tests.projects import Project, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
 KEEPS_THE_INTERPRETER_LOCK = "import ctypes; ctypes.PyDLL(None).usleep(60_000_000)"
 BACKTRACKS = 're = __import__("re"); re.match(r"(a+)+$", "a" * 40 + "b")'
@@ -35,7 +35,7 @@ def up(project: Project) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(PATIENCE_SECONDS)
 
 
 def state(project: Project) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def test_only_a_second_look_ends_a_process_and_only_the_one_that_wrote_the_file(
         assert dog.look() is None
         assert process.poll() is None
         note = dog.look()
-        assert process.wait(20) == -signal.SIGABRT
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGABRT
     assert note == overdue
     assert str(note) == "one and 1 more"
 

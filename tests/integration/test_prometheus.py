@@ -25,7 +25,7 @@ from servers.rabbitmq import free_port
 from servers.shipped import ShippedRabbitMQ
 from store.models import Follower
 from tests import required_servers as required
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.required_servers import PROMETHEUS, missing
 from web.demo.tally import Tally
 
@@ -73,7 +73,7 @@ class Stack:
             yield
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(PATIENCE_SECONDS)
         assert process.returncode == 0
 
     def run(self, words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

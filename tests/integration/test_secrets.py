@@ -19,7 +19,7 @@ import pytest
 
 from servers.postgres import Postgres
 from servers.rabbitmq import RabbitMQ, free_port
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -84,7 +84,7 @@ class Commands:
             assert process.poll() is None, log.read_text()
             yield
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert process.wait(PATIENCE_SECONDS) == 0
         finally:
             process.kill()
             process.wait()

@@ -55,7 +55,7 @@ class System:
         finally:
             (self.folder / "release").touch()
             process.terminate()
-            process.wait(60)
+            process.wait(PATIENCE_SECONDS)
 
     @property
     def output(self):
@@ -115,7 +115,7 @@ def test_down_lets_every_handler_finish_and_shows_who_is_busy(tmp_path):
             assert re.match(r"waiting: work \(process \d+\) is busy since \d s, killed in 4", waits)
             os.kill(down.pid, signal.SIGINT)
             wait_until(lambda: "busy; killed in" in system.output)
-            assert down.wait(20) == 130
+            assert down.wait(PATIENCE_SECONDS) == 130
             assert "`feedbus down --now` kills what is left" in down.stderr.read()
         (tmp_path / "release").touch()
         assert system.project.feedbus("down").stdout in {
@@ -136,7 +136,7 @@ def test_what_is_killed_after_its_stop_time_is_named_and_no_message_is_blamed(tm
     assert (tmp_path / "var" / "run" / "work.1.hand").read_text().startswith("\n")
     assert "ended " not in system.output
     (tmp_path / "release").touch()
-    system.project.feedbus("run", "work", "--idle-timeout", "300ms")
+    system.project.feedbus("run", "work", "--max-messages", "1")
     assert system.project.seen() == ["begin1", "begin1", "end1"]
 
 
@@ -153,7 +153,7 @@ def test_down_now_and_a_second_ctrl_c_wait_for_no_handler(tmp_path):
                 supervisor.send_signal(signal.SIGINT)
                 wait_until(lambda: "supervisor" in system.output)
                 supervisor.send_signal(signal.SIGINT)
-            assert supervisor.wait(20) == 0
+            assert supervisor.wait(PATIENCE_SECONDS) == 0
     assert "end1" not in system.project.seen()
 
 
@@ -182,7 +182,7 @@ def test_the_whole_group_of_a_process_ends_with_it(tmp_path):
         wait_until(lambda: running(beside) and not set(first) & set(running(beside)))
         assert len(running(beside)) == 1
         system.project.feedbus("down")
-        assert supervisor.wait(20) == 0
+        assert supervisor.wait(PATIENCE_SECONDS) == 0
         assert (running(apart), running(beside)) == ([], [])
     assert "Traceback" not in system.output
 

@@ -14,9 +14,11 @@ import pytest
 import zmq
 from circus.client import CircusClient
 
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 
 PROJECT = Path(__file__).parents[2]
+ENDPOINT = "ipc://var/run/circus.sock"
+ENDPOINT = "ipc://var/run/circus.sock"
 CIRCUSCTL = Path(sys.executable).with_name("circusctl")
 CIRCUSD = Path(sys.executable).with_name("circusd")
 
@@ -98,7 +100,8 @@ class System:
         return self.run(sys.executable, "-m", "feedbus", *arguments)
 
     def circusctl(self, *arguments):
-        answer = self.run(CIRCUSCTL, "--endpoint", "ipc://var/run/circus.sock", *arguments)
+        options = ("--endpoint", ENDPOINT, "--timeout", f"{PATIENCE_SECONDS:.0f}")
+        answer = self.run(CIRCUSCTL, *options, *arguments)
         assert answer.returncode == 0, answer.stderr + answer.stdout
         return answer.stdout.strip()
 
@@ -134,7 +137,7 @@ class System:
         """Send a command to the supervisor as circusctl does, without starting a process for it."""
         context = zmq.Context()
         address = f"ipc://{self.root / 'var' / 'run' / 'circus.sock'}"
-        client = CircusClient(context, address, timeout=30)
+        client = CircusClient(context, address, timeout=PATIENCE_SECONDS)
         try:
             return client.send_message(command, **properties)
         finally:
@@ -344,7 +347,7 @@ def test_circusctl_reloadconfig_makes_circusd_follow_the_file(system):
         wait_until(lambda: system.output.count(" ready: ") == len(ALL), lambda: system.output)
         more = TOPOLOGY.replace("shards = 2", "shards = 3")
         (system.root / "topology.toml").write_text(more)
-        system.circusctl("--timeout", "60", "reloadconfig", "--waiting")
+        system.circusctl("reloadconfig", "--waiting")
         system.wait_for_running(ALL | {"feed_2"})
         assert set(system.circusctl("list").split(",")) == ALL | {"feed_2"}
         assert "Traceback" not in system.output

@@ -12,6 +12,7 @@ import pytest
 from kombu.connection import Connection
 
 from feedbus.transports.sqlite import Transport
+from tests.projects import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +43,7 @@ class Client:
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait(30)
+        self.process.wait(PATIENCE_SECONDS)
         self.process.stdout.close()
 
 

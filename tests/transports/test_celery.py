@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.drive import eventually
+from tests.projects import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 CELERY = ("-m", "celery", "-A", "celery_app")
@@ -54,15 +55,15 @@ def celery(tmp_path):
 
 def test_a_celery_application_loses_no_task_with_workers_that_are_killed(celery, tmp_path):
     done = tmp_path / "done"
-    assert celery("-c", PUBLISH).wait(60) == 0
-    assert celery(*WORKER).wait(60) == -9
-    assert celery(*WORKER).wait(60) == -9
+    assert celery("-c", PUBLISH).wait(PATIENCE_SECONDS) == 0
+    assert celery(*WORKER).wait(PATIENCE_SECONDS) == -9
+    assert celery(*WORKER).wait(PATIENCE_SECONDS) == -9
     last = celery(*WORKER)
     eventually(lambda: done.exists() and sorted(set(done.read_text().splitlines())) == EXPECTED, 60)
     ping = celery(
         *["-m", "celery", "-A", "celery_app", "inspect", "ping", "-d", "w@test", "-t", "20"]
     )
-    assert ping.wait(60) == 0
+    assert ping.wait(PATIENCE_SECONDS) == 0
     assert "pong" in (tmp_path / "output").read_text()
     last.terminate()
-    assert last.wait(60) == 0
+    assert last.wait(PATIENCE_SECONDS) == 0

@@ -25,6 +25,7 @@ from tests.conformance.drive import (
     take,
     texts,
 )
+from tests.projects import PATIENCE_SECONDS
 from tests.systems import System, sharded
 
 TASKS = Queue("tasks", Exchange("tasks", "direct"), routing_key="t")
@@ -84,10 +85,10 @@ def test_a_consumer_in_a_thread_is_woken_by_a_publisher_in_another(connect):
     ready = threading.Event()
     thread = threading.Thread(target=serve)
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(PATIENCE_SECONDS)
     for number in range(100):
         put(channel, "q", str(number))
-    thread.join(20)
+    thread.join(PATIENCE_SECONDS)
     assert got == [str(number) for number in range(100)]
 
 
@@ -118,7 +119,7 @@ def test_eight_threads_publish_and_consume_and_each_message_arrives_once(connect
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_SECONDS)
     assert sorted(got) == list(range(400))
 
 
@@ -249,7 +250,7 @@ def test_real_runners_go_through_a_change_of_shards_in_threads_of_one_process(tm
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_SECONDS)
     close_bound()
     memory.remove("tests")
     assert seen == {key: [1, 2] for key in keys}
