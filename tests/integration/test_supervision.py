@@ -18,7 +18,6 @@ from tests.projects import PATIENCE_SECONDS, wait_until
 
 PROJECT = Path(__file__).parents[2]
 ENDPOINT = "ipc://var/run/circus.sock"
-ENDPOINT = "ipc://var/run/circus.sock"
 CIRCUSCTL = Path(sys.executable).with_name("circusctl")
 CIRCUSD = Path(sys.executable).with_name("circusd")
 
