@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 ON_A_BROKER := tests/conformance tests/integration tests/chaos tests/test_apply.py tests/test_generations.py \
 	tests/test_plan.py tests/test_runner.py
 
-UNIT := -m "not (integration or chaos or browser)" -k "not (rabbitmq or postgres)"
+UNIT := tests/test_*.py -m "not (integration or chaos or browser or processes)" -rfE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -28,7 +28,7 @@ up: $(VENV)/.runtime  ## start everything in the foreground; Ctrl-C stops it
 	@$(BIN)/feedbus up
 
 check: lint  ## lint and unit tests, in two minutes; needs no server
-	@$(PYTEST) tests/test_*.py $(UNIT) $(PYTEST_ARGS)
+	@FEEDBUS_SERVERS=none $(PYTEST) $(UNIT) $(PYTEST_ARGS)
 
 test: $(VENV)/.dev  ## all tests, with the servers they need where they can be installed
 	@sh servers/install.sh

@@ -19,6 +19,8 @@ from tests.server_fixtures import (  # noqa: F401 -- fixtures
     store_url,
 )
 
+STARTS_PROCESSES = {"Project", "subprocess"}
+
 # What a shell starts in the background ignores SIGINT, and what nohup starts ignores SIGHUP; so
 # would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +29,14 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def pytest_configure(config):
     config.pluginmanager.register(processor_time)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that start processes; modules whose helpers do so mark themselves."""
+    for item in items:
+        names = getattr(getattr(item, "function", None), "__code__", None)
+        if names is not None and STARTS_PROCESSES.intersection(names.co_names):
+            item.add_marker(pytest.mark.processes)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,6 +14,7 @@ PROMETHEUS = "Prometheus is not installed: apt-get install prometheus"
 
 
 REQUIRED = os.environ.get("FEEDBUS_REQUIRE_SERVERS") == "1"
+UNWANTED = os.environ.get("FEEDBUS_SERVERS") == "none"  # as `make check` sets it
 
 
 def only_if(possible: bool, reason: str) -> pytest.MarkDecorator:
@@ -34,6 +35,12 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def skip_where_unwanted() -> None:
+    """Skip the test where no server is to be started."""
+    if UNWANTED:
+        pytest.skip("FEEDBUS_SERVERS=none")
+
+
 def rabbitmq(beginning: str | None = None) -> Version:
     """Return the installed version that begins so; skip or fail the test where there is none.
 
@@ -41,6 +48,7 @@ def rabbitmq(beginning: str | None = None) -> Version:
         beginning: such as "3.10"; None for the first version that this run of the tests is to use.
 
     """
+    skip_where_unwanted()
     wanted = beginning or versions.chosen()[0]
     found = versions.find(wanted)
     if found is None:

@@ -57,6 +57,7 @@ def postgres_servers() -> Iterator[Callable[[int | None], Postgres]]:
     running: dict[int | None, Postgres] = {}
 
     def server(major: int | None) -> Postgres:
+        required.skip_where_unwanted()
         if major not in running:
             try:
                 running[major] = Postgres.create(major)

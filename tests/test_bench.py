@@ -17,6 +17,8 @@ from servers.postgres import MissingServer, binary
 from tests import required_servers as required
 from tests.required_servers import missing
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -21,6 +21,8 @@ from tests.projects import wait_until
 from tests.required_servers import PROMETHEUS, missing
 from tests.systems import System, closing_store, queue
 
+pytestmark = pytest.mark.processes
+
 TEXT = COMPOSE.read_text()
 SET = {"FEEDBUS_API_TOKEN": "a-token"}
 DEPLOY = PROJECT / "deploy"

@@ -18,6 +18,8 @@ from feedbus.testing import TestSystem
 from tests.projects import wait_until
 from tests.systems import System
 
+pytestmark = pytest.mark.processes
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/topology.toml"))
 

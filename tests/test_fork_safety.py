@@ -10,6 +10,8 @@ import pytest
 from feedbus.fork_safety import close_in_forks
 from tests.projects import PATIENCE_SECONDS, Project
 
+pytestmark = pytest.mark.processes
+
 SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 IDLE = ("run", "work", "--idle-timeout", "1500ms")
 

@@ -19,6 +19,8 @@ from feedbus.new_project import create
 from feedbus.new_project.creation import templates
 from feedbus.supervisor.watchers import stop_seconds
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 

@@ -18,6 +18,8 @@ from packaging.utils import canonicalize_name
 
 import feedbus
 
+pytestmark = pytest.mark.processes
+
 PROJECT = Path(__file__).parents[1]
 USER_PROJECT = PROJECT / "tests" / "typed_project"
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]

@@ -20,6 +20,8 @@ import pytest
 from feedbus.cli import main
 from tests.pages import DOCS, PAGES, ROOT, Block, anchors, blocks, links
 
+pytestmark = pytest.mark.processes
+
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 PROJECTS = sorted({(block.page, block.project) for block in BLOCKS if block.runs})
 CODE = {"python", "toml", "ini", "console", "sh", "bash"}

@@ -13,6 +13,8 @@ import pytest
 from feedbus import config
 from tests.systems import System
 
+pytestmark = pytest.mark.processes
+
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "publish.md").read_text()
 FILES = dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
 CALL_WSGI = """

@@ -19,6 +19,8 @@ from feedbus.topology import Queue, StoreOptions, Topology
 from feedbus.urls import parse_store_url
 from tests.handlers_to_run import topology_of
 
+pytestmark = pytest.mark.processes
+
 IN_TRANSACTION: dict[str, bool] = {}
 
 

@@ -19,6 +19,8 @@ from feedbus.supervisor.logs import RotatedLog
 from feedbus.supervisor.reloader import file_times
 from tests.projects import PATIENCE_SECONDS, wait_until
 
+pytestmark = pytest.mark.processes
+
 ORDER = '{"id": 1, "product": "chair", "customer": "ann", "quantity": 2}'
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.projects import PATIENCE_SECONDS, Project, gone, wait_until
 
+pytestmark = pytest.mark.processes
+
 IDLE = ("run", "work", "--idle-timeout", "1500ms")
 
 

@@ -17,6 +17,8 @@ import pytest
 from tests.projects import PATIENCE_SECONDS
 from tests.site import ROOT, fresh_site
 
+pytestmark = pytest.mark.processes
+
 
 @contextmanager
 def command(folder: Path, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:

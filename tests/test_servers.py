@@ -15,6 +15,8 @@ from servers.compose import PROJECT
 from servers.owned import OwnedProcess
 from tests.projects import PATIENCE_SECONDS, wait_until
 
+pytestmark = pytest.mark.processes
+
 OWNER = """
 import signal, subprocess
 from servers.owned import OwnedProcess

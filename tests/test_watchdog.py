@@ -21,6 +21,8 @@ from feedbus.runner import Suspects
 from feedbus.watchdog import Note, Watchdog
 from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
+pytestmark = pytest.mark.processes
+
 KEEPS_THE_INTERPRETER_LOCK = "import ctypes; ctypes.PyDLL(None).usleep(60_000_000)"
 BACKTRACKS = 're = __import__("re"); re.match(r"(a+)+$", "a" * 40 + "b")'
 
