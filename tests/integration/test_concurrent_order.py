@@ -150,13 +150,13 @@ def test_records_of_a_key_run_one_after_the_other_through_kills_and_a_reshard(
         with project.publishing():
             for kill in range(KILLS):
                 done = (kill + 1) * len(KEYS) * NUMBERS // (KILLS + 2)
-                wait_until(lambda done=done: len(project.lines()) // 2 > done, 120.0)
+                wait_until(lambda done=done: len(project.lines()) // 2 > done)
                 project.kill_one(chance)
                 if kill == KILLS // 2:
                     project.write(broker, name, 6, kind, handler)
                     project.feedbus("apply")
         expected = {(key, n) for key in KEYS for n in range(NUMBERS)}
-        wait_until(lambda: project.ended() == expected, 120.0)
+        wait_until(lambda: project.ended() == expected)
         assert project.disorder() == []
         assert project.dead() == []
     finally:
