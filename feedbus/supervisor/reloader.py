@@ -113,6 +113,8 @@ class Reloader:
     async def _succeeds(self, *words: str, shown: bool = True) -> bool:
         """Run a command of feedbus and return whether it succeeds; print its lines if it fails."""
         printed, code = await run_command(self._supervision.topology.path, *words)
+        if self._supervision.stopping:  # a terminal sends Ctrl-C to the command, too
+            return False
         if shown or code:
             for line in printed.splitlines():
                 self._say(line)
