@@ -64,7 +64,7 @@ class BrokerTable(TableSchema):
     )
     consumer_timeout = Duration(
         "How long RabbitMQ waits for an acknowledgement (`consumer_timeout` in its own "
-        "configuration); a consumer gives back what it cannot handle within that time.",
+        "configuration); a consumer gives back messages that it cannot handle within that time.",
         attribute="consumer_timeout_seconds",
         default='"30m"',
     )
@@ -229,9 +229,9 @@ class QueueTable(TableSchema):
     )
     handlers = Tables(
         Dotted("The handler of the messages with such a routing key."),
-        "In place of `handler`, several by the routing keys that each takes; `*` stands for one "
-        "word and `#` for any number of them. The first that matches takes a message, in the order "
-        "of the file; what none matches becomes a dead letter.",
+        "In place of `handler`, several handlers by the routing keys that each takes; `*` is one "
+        "word and `#` any number of words. The first pattern in the order of the file that matches "
+        "takes a message. A message that no pattern matches becomes a dead letter.",
         of="dotted names",
         keys=RoutingKey(""),
         empty=False,
@@ -251,7 +251,7 @@ class QueueTable(TableSchema):
     routing_keys = Array(
         RoutingKey("A binding key.", example="mail.#"),
         "The binding keys. Needed on a direct or topic exchange, refused on any other. "
-        "On a topic exchange `*` stands for one word and `#` for any number of them.",
+        "On a topic exchange `*` is one word and `#` any number of words.",
         of="texts",
     )
     shards = Whole(
@@ -278,17 +278,17 @@ class QueueTable(TableSchema):
     )
     retry = Table(
         RetryTable,
-        "The retry ladder.",
+        "The retry policy: delays, and what follows the last attempt.",
         default='{ delays = ["1s", "10s", "1m", "10m"], then = "dead-letter" }',
     )
     dead_letters = Table(
         DeadLettersTable,
-        "Which dead letters its consumers drop, looking once a minute. What they drop is counted.",
+        "Limits beyond which its consumers drop dead letters, once a minute. They are counted.",
         default='{ max_age = "never", max_length = "unlimited" }',
     )
     dead_handler = Dotted(
         "Called with each [dead letter](../how-to/retries.md#dead-letter-handlers) of its "
-        "consumers, before it is put aside.",
+        "consumers, before it is stored.",
         default="none",
     )
     prefetch = Whole(
@@ -320,13 +320,13 @@ class QueueTable(TableSchema):
         "It needs a `[store]`."
     )
     stream = Flag(
-        "Whether what the handler publishes is sent as it goes, some thousands of records at once, "
-        "in no transaction of the store: for one that publishes very much and stores nothing that "
-        "must not be stored twice."
+        "Whether the messages of the handler are sent while it runs, some thousands at once, "
+        "without a transaction of the store. Use it for a handler that publishes very much and "
+        "stores nothing that must not be stored twice."
     )
     type = Choice("The kind of queue on RabbitMQ.", "classic", "quorum")
     single_active_consumer = Flag(
-        "Whether only one process reads the queue at a time, the others standing by.",
+        "Whether only one process reads the queue at a time, while the others wait.",
         default="true for shards and beside `order_by`, false for others",
     )
     delivery_limit = Whole(
@@ -344,7 +344,7 @@ class QueueTable(TableSchema):
         "How many messages may wait in the queue.", unlimited=True, default='"unlimited"'
     )
     overflow = Choice(
-        "What becomes of messages beyond `max_length`: the oldest go, or new ones are refused.",
+        "What happens beyond `max_length`: the oldest messages are dropped, or new ones are refused.",
         *("drop-head", "reject-publish"),
         default="drop-head, as the broker does",
     )
@@ -357,21 +357,21 @@ class QueueTable(TableSchema):
         example={"x-max-priority": 10},
     )
     idle_timeout = Duration(
-        "A consumer ends when nothing came for so long, and is started anew.",
+        "A consumer that gets no message for this time ends and is restarted.",
         never=True, attribute="idle_timeout_seconds", default='"never"',
     )  # fmt: skip
     max_runtime = Duration(
-        "A consumer ends after so long, and is started anew.",
+        "A consumer ends after this time and is restarted.",
         never=True, attribute="max_runtime_seconds", default='"never"',
     )  # fmt: skip
     max_messages = Whole(
-        "A consumer ends after so many messages, and is started anew.",
+        "A consumer ends after this number of messages and is restarted.",
         unlimited=True,
         default='"unlimited"',
     )
     handler_timeout = Duration(
-        "A handler that takes longer is ended with its process; less than `consumer_timeout` in "
-        "`[broker]`.",
+        "A handler that takes longer is ended with its process. It must be less than "
+        "`consumer_timeout` in `[broker]`.",
         attribute="handler_timeout_seconds",
     )
     memory_limit = Size(
@@ -467,7 +467,7 @@ class OperationsTable(TableSchema):
     )
     port = Whole(
         "The port on which it listens (`FEEDBUS_OPERATIONS_PORT` on one host); 0 is any free port. "
-        "A port that is set here and taken is an error; the consumers run all the same.",
+        "If a port is set here and is in use, that is an error; the consumers run anyway.",
         least=0,
         most=65_535,
         default=f"{topology.OPERATIONS_PORT}, or a free one when it is taken",
