@@ -344,7 +344,7 @@ class QueueTable(TableSchema):
         "How many messages may wait in the queue.", unlimited=True, default='"unlimited"'
     )
     overflow = Choice(
-        "What happens beyond `max_length`: the oldest messages are dropped, or new ones are refused.",
+        "What happens beyond `max_length`: the oldest are dropped, or new ones are refused.",
         *("drop-head", "reject-publish"),
         default="drop-head, as the broker does",
     )
