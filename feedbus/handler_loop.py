@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import sys
 import sysconfig
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.fork_safety import end_fork
+from feedbus.logs import EventLog
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 LOOK_SECONDS = 0.25
 BLOCKED_SECONDS = 1.0
@@ -103,10 +103,13 @@ class HandlerLoop:
         if (place.filename, place.lineno) in self._reported:
             return
         self._reported.add((place.filename, place.lineno))
-        log.warning(
-            "an async handler has blocked the event loop for %.1f s at %s:%d: await what takes"
-            " long, or use asyncio.to_thread(…) or a handler under 'def'\n%s",
-            *(seconds, place.filename, place.lineno, "".join(traceback.format_list(stack))),
+        events.warning(
+            "loop_blocked",
+            f"an async handler has blocked the event loop for {seconds:.1f} s at"
+            f" {place.filename}:{place.lineno}: await what takes long, or use asyncio.to_thread(…)"
+            " or a handler under 'def'",
+            seconds=seconds,
+            detail="".join(traceback.format_list(stack)).rstrip(),
         )
 
     def start(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -145,10 +148,12 @@ def _run_loop(started: Started) -> None:
         while not life.done():
             try:
                 loop.run_until_complete(life)
-            except (SystemExit, KeyboardInterrupt):
-                log.exception("a task that a handler or a resource has started has failed")
-            except RuntimeError:
-                log.exception("a handler or a resource has stopped the event loop; it goes on")
+            except (SystemExit, KeyboardInterrupt) as error:
+                text = "a task that a handler or a resource has started has failed"
+                events.error("task_failed", text, exc_info=error)
+            except RuntimeError as error:
+                text = "a handler or a resource has stopped the event loop, which is run again"
+                events.error("loop_stopped", text, exc_info=error)
 
 
 async def limit(coroutine: Coroutine[Any, Any, Any], timeout_seconds: float) -> Any:

@@ -1,9 +1,8 @@
-"""Show foreign text: nothing in it may steer a terminal or pass for another line of a log."""
+"""Escape foreign text, so that it cannot control a terminal or look like another log line."""
 
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any
 
 from feedbus.errors import TopologyError
@@ -47,30 +46,3 @@ def printable_json(value: Any, *, indent: int | None = None) -> str:
     return "".join(
         each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text
     )
-
-
-class PrintableFormatter(logging.Formatter):
-    """Formats log records: one line each, and an indented traceback where there is one."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
-        """Return the record's line."""
-        return printable(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 -- logging's name
-        """Return a traceback whose lines cannot be taken for records."""
-        return _indented(super().formatException(ei))
-
-    def formatStack(self, stack_info: str) -> str:  # noqa: N802 -- logging's name
-        """Return a stack in the same way."""
-        return _indented(super().formatStack(stack_info))
-
-
-def log_handler(format_: str, time_format: str | None = None) -> logging.Handler:
-    """Return a handler that writes printable records to stderr, for logging.basicConfig."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(PrintableFormatter(format_, time_format))
-    return handler
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {printable(line)}" for line in text.split("\n"))

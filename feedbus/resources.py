@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from feedbus.annotations import name_of, place
 from feedbus.errors import Outage, UsageError, described
+from feedbus.logs import EventLog
 from feedbus.parameters import Parameters, Resource, Source, declared, of_resource
 from feedbus.topology import Topology
 
 if TYPE_CHECKING:
     from feedbus.handler_loop import HandlerLoop
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +113,16 @@ class Resources:
             end()
         except KeyboardInterrupt:
             raise
-        except BaseException:
-            log.exception("the resource %s could not be closed", _shown(resource))
+        except BaseException as error:  # noqa: BLE001 -- the others have to be closed
+            text = f"the resource {_shown(resource)} could not be closed"
+            events.error("resource_not_closed", text, exc_info=error)
 
     def _close_dead(self, dead: Resource) -> None:
         """Close a resource that has ended by itself, and those that ask for it."""
         if dead not in self._values:
             return
-        log.error("the resource %s has ended by itself; it is opened anew", _shown(dead))
+        text = f"the resource {_shown(dead)} has ended by itself; it is opened again"
+        events.error("resource_ended", text)
         closing = {
             each for each in self._values if each == dead or dead in of_resource(each).resources()
         }

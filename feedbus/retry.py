@@ -32,6 +32,7 @@ from feedbus.wire.failures import errors_text, going_on, of_record, reason_text
 from feedbus.wire.sealing import sealed
 
 FAULTS_NAMED = 5
+DEAD_LETTERED: frozenset[Verdict] = frozenset({"reject", "invalid", "dead_letter"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class Fate:
 
     verdict: Verdict
     message: Outgoing | None
+
+    @property
+    def is_dead_letter(self) -> bool:
+        """Whether the message goes to the dead letters."""
+        return self.message is not None and self.verdict in DEAD_LETTERED
 
 
 @dataclass(frozen=True, slots=True)

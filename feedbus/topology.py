@@ -224,6 +224,18 @@ class Operations:
 
 
 @dataclass(frozen=True, slots=True)
+class Logging:
+    """How the processes of feedbus write their logs.
+
+    Attributes:
+        format: `text` or `json`.
+
+    """
+
+    format: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """A message that is published at the moments of a cron line.
 
@@ -292,6 +304,7 @@ class Topology:
     middleware: tuple[str, ...] = ()
     codecs: Mapping[str, str] = field(default_factory=dict)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    logging: Logging = Logging()
 
     @property
     def store_url(self) -> StoreUrl | None:

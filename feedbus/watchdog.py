@@ -1,9 +1,9 @@
 """End a consumer whose handler takes longer than it may, from outside its process.
 
 A handler that holds Python's interpreter lock stops every thread of its process, so no thread
-there can end it. The consumer notes in a file what is in its handler and until when that may take;
-the supervisor looks at the file, or, for a consumer that was started by hand, this module as a
-process of its own: `python watchdog.py FILE PID NAME`. It imports little, to start quickly.
+there can end it. The consumer notes in a file what its handler works on and until when it may;
+the supervisor looks at the file. Where a consumer was started by hand, this module does so as a
+process of its own: `python watchdog.py FILE PID NAME LOG_FORMAT`. It imports little, to start fast.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ PLAIN_ID = re.compile(r"[\w.:/+@-]*", re.ASCII)  # what JSON holds as it is
 UNTIL_AT = 1  # where in the line it stands until when the handler may take
 LOOK_SECONDS = 1.0
 SURE_LOOKS = 2
+ERROR = 40  # as logging has it, which takes long to import
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +143,24 @@ class Watchdog:
 
 
 def describe(note: Note) -> str:
-    """Return on what a process hangs and what is done about it."""
+    """Return the message of the event `hangs`: on which message, and what is done."""
     return (
-        f"on {note}: its handler is {note.overdue_seconds:.0f} s over its handler_timeout;"
-        f" process {note.pid} is ended (SIGABRT), and writes where its threads are"
+        f"the handler hangs on {note}: {note.overdue_seconds:.0f} s over handler_timeout; process"
+        f" {note.pid} is ended by SIGABRT, and writes the stacks of its threads into its log"
     )
 
 
 @contextlib.contextmanager
-def over(name: str, path: Path, *, supervised: bool) -> Iterator[None]:
-    """Have this process watched within the block: by its supervisor, else by a child of its own."""
+def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterator[None]:
+    """Have this process watched within the block: by its supervisor, else by a child of its own.
+
+    Args:
+        name: of the consumer.
+        path: the file in which it notes what is in its handler.
+        log_format: the form of the line that the child logs.
+        supervised: whether there is a supervisor.
+
+    """
     # At SIGABRT it writes where its threads are, and ends.
     faulthandler.enable()
     if supervised:
@@ -159,7 +168,8 @@ def over(name: str, path: Path, *, supervised: bool) -> Iterator[None]:
         return
     import subprocess  # not in the child, nor under a supervisor
 
-    words = [sys.executable, "-IS", __file__, str(path), str(os.getpid()), name]
+    words = [sys.executable, "-IS", __file__, str(path), str(os.getpid())]
+    words += [name, log_format]
     with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as child:
         try:
             yield
@@ -170,7 +180,7 @@ def over(name: str, path: Path, *, supervised: bool) -> Iterator[None]:
 
 def main(arguments: Sequence[str]) -> None:
     """Watch the process that started this one, until it ends."""
-    path, pid, name = Path(arguments[0]), int(arguments[1]), arguments[2]
+    path, pid, name, log_format = Path(arguments[0]), int(arguments[1]), *arguments[2:]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it goes when its parent does
     watchdog = Watchdog(path, pid)
@@ -178,7 +188,16 @@ def main(arguments: Sequence[str]) -> None:
     while os.getppid() == pid and not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
         note = watchdog.look()
         if note is not None:
-            sys.stderr.write(f"{name} hangs {describe(note)}\n")
+            sys.stderr.write(_line(name, log_format, note))
+
+
+def _line(name: str, log_format: str, note: Note) -> str:
+    """Return the log line of a process that hangs."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # this process was started without it
+    from feedbus.logs import Event, log_line
+
+    event = Event("hangs", describe(note), {"consumer": name, "pid": note.pid})
+    return log_line(log_format, ERROR, event) + "\n"
 
 
 if __name__ == "__main__":

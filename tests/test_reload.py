@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from feedbus.cli import main
 from feedbus.new_project import create
 from feedbus.supervisor.log_copies import PIECE_BYTES, LogCopies
-from feedbus.supervisor.logs import RotatedLog
+from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.supervisor.reloader import file_times
 from tests.projects import PATIENCE_SECONDS, wait_until
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from feedbus.supervisor.logs import RotatedLog
 
 from feedbus.errors import UsageError
 from feedbus.supervisor import endpoint, log_path, watchers
 from feedbus.supervisor.endurance import Endurance, describe_exit
-from feedbus.supervisor.logs import RotatedLog
 from feedbus.topology import Exchange, Process, Queue, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
 

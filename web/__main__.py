@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from types import FrameType
 
@@ -16,15 +14,15 @@ from feedbus import config
 from feedbus.bus import LiveBus
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.lifeline import follow_parent, mark_ready
+from feedbus.logs import EventLog, configure
 from feedbus.metrics import Metrics
 from feedbus.operations.access import guard_of
 from feedbus.operations.http_server import THREADS, Address, Server, bind, url
-from feedbus.printable import log_handler
 from feedbus.store import open_store
 from feedbus.store.relay import Relay
 from web.app import make_app
 
-log = logging.getLogger("web")
+events = EventLog("web")
 
 BROKER_PATIENCE_SECONDS = 0.5  # then the relay publishes what the request could not
 
@@ -62,7 +60,6 @@ def main(host: str, port: int, threads: int, path: Path) -> None:
     An address that other machines reach needs FEEDBUS_API_TOKEN, which every request then has to
     show as Authorization: Bearer TOKEN.
     """
-    write_logs()
     follow_parent()
     try:
         serve(host, port, threads, path)
@@ -87,6 +84,7 @@ def serve(host: str, port: int, threads: int, path: Path) -> None:
     with bind(address) as listener:
         guard = guard_of(listener, address, os.environ)
         topology = config.load(path)
+        configure(topology.logging.format, consumer="web")
         store = open_store(topology)
         with (
             Metrics.open(topology.var / "metrics", f"web-{port}") as metrics,
@@ -102,27 +100,17 @@ def run(server: Server, host: str) -> None:
     """Run a server until SIGTERM or SIGINT."""
 
     def stop(number: int, _: FrameType | None) -> None:
-        log.info("event=stop signal=%s", signal.Signals(number).name)
+        name = signal.Signals(number).name
+        events.info("stopping", f"{name}: stopping after the current requests", signal=name)
         server.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    log.info("listening on %s", url(host, server.port))
+    where = url(host, server.port)
+    events.info("listening", f"listening on {where}", url=where)
     mark_ready()
     server.run()
-    log.info("event=stopped")
-
-
-def write_logs() -> None:
-    """Log to stderr, a line an event, in UTC."""
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=logging.INFO,
-        handlers=[
-            log_handler("%(asctime)sZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-        ],
-    )
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is no news
+    events.info("stopped", "the web process has stopped")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import bottle
 
 from feedbus.errors import Retry
 from feedbus.inline import InlinePool, Project
+from feedbus.logs import EventLog
 from feedbus.operations.responses import (
     BAD_REQUEST,
     CONFLICT,
@@ -28,7 +28,7 @@ from web import schemas
 from web.bodies import load, read_body, read_query
 from web.recent import Recent
 
-log = logging.getLogger("web")
+events = EventLog("web")
 
 USER, FOLLOWERS, TWEET = schemas.UserBody(), schemas.FollowersBody(), schemas.TweetBody()
 USER_PATH, FEED, PAGE = schemas.UserPath(), schemas.FeedQuery(), schemas.PageQuery()
@@ -129,7 +129,12 @@ class Api:
                 self._handle_all(entry, tweet)
                 self._store.outbox.remove([entry.id])
         except Exception as error:  # noqa: BLE001 -- a handler may raise anything; the tweet is stored
-            log.warning("event=left_to_consumers row=%d error=%s", entry.id, one_line(error))
+            events.warning(
+                "left_to_consumers",
+                "the handlers failed here, so the consumers handle this row of the outbox",
+                row=entry.id,
+                error=one_line(error),
+            )
             return False
         return True
 
@@ -149,7 +154,12 @@ class Api:
                 msg = f"{system.retries()} records have to be tried again"
                 raise Retry(msg)
             for letter in system.dead_letters():
-                log.warning("event=rejected queue=%s reason=%s", letter.queue, letter.reason)
+                events.warning(
+                    "rejected",
+                    "a handler rejected a record",
+                    queue=letter.queue,
+                    reason=letter.reason,
+                )
 
 
 def install(app: bottle.Bottle, topology: Topology, relay: Relay) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from feedbus.broker import ordering
 from feedbus.broker.differences import differing, differs_in, found_in, told_apart
 from feedbus.broker.names import Names
 from feedbus.errors import Outage, UsageError
+from feedbus.logs import EventLog
 from feedbus.topology import (
     NO_DELIVERY_LIMIT,
     Consumer,
@@ -21,7 +21,7 @@ from feedbus.topology import (
 )
 from feedbus.wire.amqp import Channel, Connection
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 EXPIRES_MARGIN_MILLISECONDS = 60_000
 # A quorum queue gives its dead letters away once they are confirmed; by default it just sends them.
@@ -124,12 +124,13 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
                 auto_delete=False,
                 arguments={each: value for each, value in arguments.items() if value is not None},
             )
-        log.warning(
-            "%s has the delivery limit '%s' on the broker, so messages that no handler has seen may"
-            " become dead letters; run `feedbus apply`, which replaces the queue and keeps its"
-            " content",
-            name,
-            there,
+        events.warning(
+            "delivery_limit_differs",
+            f"queue {name} has the delivery limit '{there}' on the broker, so messages that no"
+            " handler has seen may become dead letters; run `feedbus apply`, which replaces the"
+            " queue and keeps its content",
+            queue=name,
+            limit=there,
         )
 
 

@@ -18,7 +18,6 @@ until one does.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,8 +29,6 @@ from feedbus.topology import Queue
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Connection
 from feedbus.wire.constants import PRIORITY, TIMER_PLACES, TIMER_TARGET
-
-log = logging.getLogger(__name__)
 
 BASE_BITS = 4
 LOW_PLACES = 8

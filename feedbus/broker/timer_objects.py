@@ -5,7 +5,6 @@ See feedbus.broker.timer for how they work together.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,12 +20,13 @@ from feedbus.broker.timer import (
     queue_milliseconds,
     target_of,
 )
+from feedbus.logs import EventLog
 from feedbus.topology import Exchange, Queue, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 
 class Timer:
@@ -76,8 +76,11 @@ class Timer:
         new = [name for name in names if not entities.exchange_exists(channel.connection, name)]
         if not new:
             return
-        log.info(
-            "event=timer_declared exchanges=%s waiting_seconds=%.0f", new, self._written_seconds
+        events.info(
+            "timer_declared",
+            f"waiting {self._written_seconds:.0f} s until the broker has written the new exchanges"
+            " of the timer to its disk",
+            exchanges=",".join(new),
         )
         time.sleep(self._written_seconds)
         for name in new:
@@ -139,7 +142,11 @@ def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
     for tag in others:
         channel.basic_reject(tag, requeue=True)
     if sent:
-        log.info("event=undelivered_sent messages=%d", sent)
+        events.info(
+            "undelivered_sent",
+            f"delayed messages whose queue or exchange was missing were sent on: {sent}",
+            messages=sent,
+        )
 
 
 def _declare_places(channel: Channel, names: Names) -> None:

@@ -1,22 +1,22 @@
-"""What a publisher learns of a broker's alarm: told once in the log, and counted while it lasts."""
+"""Whether the broker blocks publishers: logged once for each alarm, and the waiting is counted."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.wire.amqp import RawConnection
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 
 class Blockage:
     """Whether the broker, short of memory or disk, takes nothing from publishers.
 
-    It outlives connections: a publisher that connects anew during an alarm tells nothing twice.
+    It outlives connections: a publisher that connects again during an alarm logs nothing twice.
     """
 
     def __init__(self, metrics: Metrics | None = None) -> None:
@@ -42,10 +42,13 @@ class Blockage:
                 self._metrics.publisher_blocked(time.monotonic() - started)
 
     def over(self) -> None:
-        """Tell that the broker takes messages again, if it did not before."""
+        """Log that the broker takes messages again, if it did not before."""
         if self._since is not None and not self.active:
-            log.warning(
-                "the broker takes messages again, after %.1f s", time.monotonic() - self._since
+            seconds = time.monotonic() - self._since
+            events.warning(
+                "broker_unblocked",
+                f"the broker takes messages again, after {seconds:.1f} s",
+                seconds=seconds,
             )
             self._since = None
 
@@ -53,9 +56,10 @@ class Blockage:
         self.active = True
         if self._since is None:
             self._since = time.monotonic()
-            log.warning(
-                "the broker blocks publishers, publishing waits: it is short of memory or disk "
-                "(see `rabbitmqctl alarms` or its log)"
+            events.warning(
+                "broker_blocked",
+                "the broker is short of memory or disk and blocks publishers, so publishing waits;"
+                " look at `rabbitmq-diagnostics alarms` or at the broker's log",
             )
 
     def _on_unblocked(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender, raise_refused
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import InvalidBody, Outage, UsageError
+from feedbus.logs import EventLog
 from feedbus.records.packs import decode
 from feedbus.records.payloads import encode_payload
 from feedbus.topology import Queue, Topology
@@ -24,7 +24,7 @@ from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import JSON, KEY, PACK
 from feedbus.wire.failures import of_record, sent_back
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 
 class Requeue:
@@ -117,10 +117,12 @@ class Requeue:
             try:
                 self._exchange = self._declared(self._sender.channel())
             except AccessRefused as error:
-                log.warning(
-                    "%s: %s; dead letters come back with the queue's name as routing key",
-                    self._queue.name,
-                    error.reply_text,
+                events.warning(
+                    "requeue_exchange_refused",
+                    f"the broker refuses to declare an exchange for requeued messages:"
+                    f" {error.reply_text}; dead letters of {self._queue.name} come back with the"
+                    " queue's name as their routing key",
+                    queue=self._queue.name,
                 )
                 return "", self._own
         return self._exchange, key

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.requests import Request
 from feedbus.errors import BrokerOutage, StoreOutage
+from feedbus.logs import EventLog
 from feedbus.store import Store
 from feedbus.wire.constants import PACK
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 
 class Transaction:
@@ -53,15 +53,25 @@ class Transaction:
             if isinstance(request.answer, list):
                 sent += _confirmed(request, ids, request.answer)
             if request.answer:
-                log.warning(
-                    "event=unpublished exchange=%s error=%s", request.exchange, _why(request)
+                events.warning(
+                    "unpublished",
+                    "messages of a transaction were not published; their rows stay in the outbox,"
+                    " and the relay publishes them later",
+                    exchange=request.exchange,
+                    error=_why(request),
                 )
         if sent:
             try:
                 with self._store.transaction():
                     self._store.outbox.remove(sent)
             except StoreOutage as error:
-                log.warning("event=unremoved rows=%d error=%s", len(sent), error)
+                events.warning(
+                    "unremoved",
+                    "rows of published messages could not be removed from the outbox; the relay"
+                    " publishes these messages again, with the same message ids",
+                    rows=len(sent),
+                    error=error,
+                )
         return not any(isinstance(each.answer, BrokerOutage) for each in self.requests)
 
 

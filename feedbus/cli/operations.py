@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import click
 
 from feedbus.cli import Context
-from feedbus.printable import log_handler
-from feedbus.topology import OPERATIONS_PORT, Operations
+from feedbus.cli.supervised import failures_logged
+from feedbus.logs import configure
+from feedbus.topology import OPERATIONS, OPERATIONS_PORT, Operations
 
 
 @click.command(
@@ -46,15 +45,13 @@ def command(context: Context, host: str | None, port: int | None) -> None:
     from feedbus.operations.service import run
 
     supervised = lifeline.follow_parent()
-    logging.basicConfig(
-        level=logging.INFO, handlers=[log_handler("%(asctime)s %(levelname)s %(message)s")]
-    )
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # requests may wait for a thread
     topology = context.load()
+    configure(topology.logging.format, consumer=OPERATIONS)
     declared = topology.operations or Operations()
-    run(
-        topology,
-        host or declared.host,
-        declared.port if port is None else port,
-        supervised=supervised,
-    )
+    with failures_logged(supervised=supervised):
+        run(
+            topology,
+            host or declared.host,
+            declared.port if port is None else port,
+            supervised=supervised,
+        )

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from feedbus.cli import Context
 from feedbus.cli.names import CONSUMER
+from feedbus.cli.supervised import failures_logged
 from feedbus.cli.values import DURATION
 from feedbus.errors import UsageError
-from feedbus.printable import log_handler
+from feedbus.logs import EventLog, configure
+
+if TYPE_CHECKING:
+    from feedbus.runner import Limits
+    from feedbus.topology import Consumer, Topology
+
+events = EventLog(__name__)
 
 
 @click.command(
@@ -44,42 +52,68 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     max_runtime: float | None,
     slot: int,
 ) -> None:
-    """Run CONSUMER until a limit or a signal ends it, which is exit code 0."""
+    """Run CONSUMER until a limit or a signal ends it; the exit code is then 0."""
     # What is imported is no garbage: looking for some makes importing a tenth slower.
     gc.disable()
-    from feedbus import lifeline, watchdog
-    from feedbus.handler_routes import HandlerRoutes
-    from feedbus.metrics import Metrics
-    from feedbus.runner import Limits, Runner, Suspects
-    from feedbus.store import open_store
+    from feedbus import lifeline
+    from feedbus.runner import Limits
 
     supervised = lifeline.follow_parent()
-    logging.basicConfig(
-        level=logging.INFO, handlers=[log_handler("%(asctime)s %(levelname)s %(message)s")]
-    )
     topology = context.load()
     chosen = topology.consumer(consumer)
     queue = chosen.queue
-    with _located(context):
-        handlers = HandlerRoutes.of(queue, topology.root)
+    several: dict[str, Any] = {"slot": slot} if queue.processes > 1 else {}
+    configure(topology.logging.format, consumer=chosen.name, **several)
     limits = Limits(
         max_messages=max_messages or queue.max_messages,
         idle_timeout_seconds=idle_timeout or queue.idle_timeout_seconds,
         max_runtime_seconds=max_runtime or queue.max_runtime_seconds,
         memory_limit_bytes=queue.memory_limit_bytes,
     )
-    if queue.memory_limit_bytes is not None:
-        lifeline.limit_memory(queue.memory_limit_bytes)
-    name = f"{chosen.name}.{slot}"
-    with lifeline.hold_slot(topology, chosen.name, slot):
-        metrics = Metrics.open(topology.var / "metrics", name)
-        hand = lifeline.slot_path(lifeline.run_folder(topology), chosen.name, slot, "hand")
-        with watchdog.over(name, hand, supervised=supervised), Suspects(hand) as suspects:
+    with failures_logged(supervised=supervised):
+        _run(context, topology, Place(chosen, slot, supervised=supervised), limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which of a consumer's processes this is.
+
+    Attributes:
+        consumer: the consumer.
+        slot: the number of the process among those of the consumer, from 1.
+        supervised: whether a supervisor has started it.
+
+    """
+
+    consumer: Consumer
+    slot: int
+    supervised: bool
+
+
+def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> None:
+    """Run a consumer until a limit or a signal ends it."""
+    from feedbus import lifeline, watchdog
+    from feedbus.handler_routes import HandlerRoutes
+    from feedbus.metrics import Metrics
+    from feedbus.runner import Runner, Suspects
+    from feedbus.store import open_store
+
+    consumer, slot = place.consumer, place.slot
+    with _located(context):
+        handlers = HandlerRoutes.of(consumer.queue, topology.root)
+    if consumer.queue.memory_limit_bytes is not None:
+        lifeline.limit_memory(consumer.queue.memory_limit_bytes)
+    with lifeline.hold_slot(topology, consumer.name, slot):
+        metrics = Metrics.open(topology.var / "metrics", f"{consumer.name}.{slot}")
+        hand = lifeline.slot_path(lifeline.run_folder(topology), consumer.name, slot, "hand")
+        form, supervised = topology.logging.format, place.supervised
+        watched = watchdog.over(consumer.name, hand, log_format=form, supervised=supervised)
+        with watched, Suspects(hand) as suspects:
             store = open_store(topology, waiting=suspects.paused)
             with _located(context):
                 runner = Runner(
                     topology,
-                    chosen,
+                    consumer,
                     handlers,
                     limits=limits,
                     metrics=metrics,
@@ -91,15 +125,16 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
             gc.freeze()  # nor is it looked through later, while messages wait
             gc.enable()
             with runner.stopping_on_signals():
-                logging.getLogger(__name__).info("%s started", name)
+                events.info("started", "the consumer has started", consumer=consumer.name)
                 reason = runner.run()
-        logging.getLogger(__name__).info("%s ended: %s", name, reason)
+        text = f"the consumer has ended: {reason}"
+        events.info("ended", text, consumer=consumer.name, reason=reason)
         store.close()
 
 
 @contextmanager
 def _located(context: Context) -> Iterator[None]:
-    """Where a handler does not fit, raise with the lines of the topology that say so."""
+    """Where a handler does not fit its queue, raise with the lines of the topology."""
     try:
         yield
     except UsageError:

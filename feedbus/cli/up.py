@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +16,7 @@ from click.core import ParameterSource
 from feedbus import interrupts
 from feedbus.cli import Context
 from feedbus.errors import FeedbusError, UsageError
+from feedbus.logs import JSON, EventLog
 from feedbus.printable import printable
 
 if TYPE_CHECKING:
@@ -25,13 +24,7 @@ if TYPE_CHECKING:
     from feedbus.topology import Topology
 
 PREPARED = b"prepared\n"
-COLOURS = {
-    "ready": "green",
-    "ended": "yellow",
-    "stopping": "yellow",
-    "gave up": "red",
-    "killed": "red",
-}
+events = EventLog("feedbus.supervisor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +61,11 @@ Examples:
 )
 @click.pass_obj
 def command(context: Context, *, detach: bool, reload: bool, logs: bool | None) -> None:
-    """Start everything that the topology says, and restart what dies.
+    """Start every consumer and process of the topology, and restart each that ends.
 
-    The store is prepared and the broker declared first. One supervisor runs in a folder of state.
-    Ctrl-C or SIGTERM stops it when every handler has finished what it has; a second Ctrl-C waits
-    for none.
+    Before that, the store is prepared, and exchanges and queues are declared on the broker. One
+    supervisor runs in each folder of state. Ctrl-C or SIGTERM stops it: each handler finishes the
+    message that it is handling. A second Ctrl-C stops it without waiting for handlers.
 
     The log files in var/log have the lines of consumers and processes in any case.
     """
@@ -90,7 +83,7 @@ def command(context: Context, *, detach: bool, reload: bool, logs: bool | None) 
         else:
             _start(topology, asked)
     except KeyboardInterrupt:
-        _say("stopped")
+        click.echo("stopped")
         sys.exit(0)
 
 
@@ -123,56 +116,38 @@ def _supervise(
 ) -> None:
     from feedbus.operations.url_file import read_url
     from feedbus.supervisor.arbiter import supervise
+    from feedbus.supervisor.event_output import name_width, write_events
     from feedbus.supervisor.log_copies import LogCopies
+    from feedbus.supervisor.watchers import SUPERVISOR
 
     total = sum(consumer.queue.processes for consumer in topology.consumers.values())
     total += sum(process.processes for process in topology.supervised.values())
-    width = max(map(len, [*topology.consumers, *topology.supervised, "supervisor"]))
-    say = _say if detached is None else detached.say
-    _print_events(width, say)
+    write_events(topology, detached.log if detached is not None else None)
 
     def settled(failures: list[str], holds: list[str], took_seconds: float) -> None:
         for line in holds:
-            say(click.style(printable(line), fg="yellow"))
+            events.warning("holding", line, consumer=SUPERVISOR)
         if failures:
-            text = "\n".join(["not everything is ready:", *failures])
-            say(click.style(text, fg="red"))
+            text = "not everything is ready"
+            events.error("not_all_ready", text, consumer=SUPERVISOR, detail="\n".join(failures))
         else:
             text = f"all {total} ready in {took_seconds:.1f} s"
-            say(click.style(text, fg="green", bold=True))
+            events.info("all_ready", text, consumer=SUPERVISOR)
         if url := read_url(topology):
-            say(f"operations page: {url}")
+            events.info("listening", f"operations page: {url}", consumer=SUPERVISOR, url=url)
         if detached is not None:
             detached.settled(failures, holds, took_seconds)
 
-    say(f"starting {total} processes of {topology.path}, logs in {topology.var / 'log'}")
-    copies = LogCopies(width) if asked.logs and detached is None else None
-    follow = (lambda line: say(printable(line))) if asked.reload else None
-    supervise(topology, settled, forks, copies=copies, reload=follow)
-    say("stopped")
-
-
-def _say(text: str) -> None:
-    # A terminal that is gone or a pipe that is closed must not trouble what runs.
-    with contextlib.suppress(OSError):
-        click.echo(text)
-
-
-def _print_events(width: int, say: Callable[[str], None]) -> None:
-    class Printer(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            name, what, detail = record.args  # type: ignore[misc]
-            clock = click.style(
-                logging.Formatter("%(asctime)s", "%H:%M:%S").format(record), dim=True
-            )
-            coloured = click.style(f"{what:<8}", fg=COLOURS.get(str(what)))
-            say(f"{clock}  {name:<{width}}  {coloured}  {printable(str(detail))}")
-
-    logging.getLogger("circus").setLevel(logging.WARNING)
-    events = logging.getLogger("feedbus.supervisor")
-    events.setLevel(logging.INFO)
-    events.propagate = False
-    events.addHandler(Printer())
+    text = (
+        f"starting {total} processes of {topology.path}; their logs are in {topology.var / 'log'}"
+    )
+    events.info("starting", text, consumer=SUPERVISOR)
+    copies = None
+    if asked.logs and detached is None:
+        # A name before each line would be no JSON.
+        copies = LogCopies(0 if topology.logging.format == JSON else name_width(topology))
+    supervise(topology, settled, forks, copies=copies, reload=asked.reload)
+    events.info("stopped", "every process has ended", consumer=SUPERVISOR)
 
 
 class Detached:
@@ -182,7 +157,7 @@ class Detached:
         """Report to the writing end of a pipe."""
         from feedbus.supervisor.watchers import own_log
 
-        self._log = own_log(topology)
+        self.log = own_log(topology)
         self._pipe = pipe
 
     def prepared(self) -> None:
@@ -191,11 +166,7 @@ class Detached:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
-        self._log.open()
-
-    def say(self, text: str) -> None:
-        """Write a line to the log."""
-        self._log({"data": click.unstyle(text).encode() + b"\n"})
+        self.log.open()
 
     def settled(self, failures: list[str], holds: list[str], took_seconds: float) -> None:
         """Report how the start has gone."""

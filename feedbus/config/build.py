@@ -17,6 +17,7 @@ from feedbus.topology import (
     DeadLetters,
     Exchange,
     Ladder,
+    Logging,
     Operations,
     Process,
     Queue,
@@ -51,6 +52,7 @@ def build(draft: Draft, path: Path) -> Topology:
             }
         ),
         operations=_operations(loaded.get("operations", {})),
+        logging=Logging(**loaded.get("logging", {})),
         commands=_freeze(loaded.get("commands", {})),
         codecs=_freeze(loaded.get("codecs", {})),
         middleware=loaded.get("middleware", {}).get("use", ()),

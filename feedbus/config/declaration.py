@@ -21,6 +21,7 @@ from feedbus.config.values import (
     ShardNumber,
     Url,
 )
+from feedbus.logs import LOG_FORMATS
 from feedbus.urls import (
     BROKER_SCHEMES,
     MANAGEMENT_SCHEMES,
@@ -475,6 +476,19 @@ class OperationsTable(TableSchema):
     )
 
 
+class LoggingTable(TableSchema):
+    """[logging]."""
+
+    builds = topology.Logging
+
+    format = Choice(
+        "The form of [log lines](operations.md#logs) of every process that feedbus runs: `text` is"
+        ' `TIME LEVEL event=… consumer=… key=value message="…"`, `json` one object on each line.'
+        " `${FEEDBUS_LOG_FORMAT:-text}` takes it from the environment.",
+        *LOG_FORMATS,
+    )
+
+
 class ScheduleTable(TableSchema):
     """[schedules.NAME]."""
 
@@ -558,6 +572,7 @@ class TopologyTable(TableSchema):
         of="tables",
     )
     operations = Table(OperationsTable, "Metrics, health and the operations page.")
+    logging = Table(LoggingTable, "The form of log lines.")
     commands = Tables(
         Dotted("The click command of this name.", example="app:report"),
         "The project's own click commands: `feedbus NAME`.",

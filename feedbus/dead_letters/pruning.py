@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import Counter
@@ -11,11 +10,12 @@ from amqp.exceptions import ChannelError
 
 from feedbus.broker.names import Names
 from feedbus.dead_letters import letters
+from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics, Limit
 from feedbus.topology import Consumer, DeadLetters, Queue, Topology
 from feedbus.wire.amqp import Connection
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 INTERVAL_SECONDS = 60.0
 FIRST_SECONDS = 1.0
@@ -43,11 +43,26 @@ class Pruning:
         try:
             dropped = prune(connection, self._topology, queue)
         except ChannelError as error:
-            log.warning("%s cannot look at its dead letters: %s", queue.name, error)
+            events.warning(
+                "dead_letters_unreadable",
+                f"the dead letters of {queue.name} cannot be read, so none is dropped by"
+                " dead_letters.max_age or max_length; tried again in"
+                f" {INTERVAL_SECONDS:.0f} s",
+                consumer=self._consumer.name,
+                queue=queue.name,
+                error=error,
+            )
             return
         for limit, count in dropped.items():
             self._metrics.dropped(limit, count)
-            log.warning("%s: dropped %d dead letters: beyond %s", queue.name, count, limit)
+            events.warning(
+                "dead_letters_dropped",
+                f"{count} dead letters of {queue.name} were dropped: beyond {limit}",
+                consumer=self._consumer.name,
+                queue=queue.name,
+                limit=limit,
+                count=count,
+            )
         if dropped.total() == DROPPED_AT_ONCE:
             self._next = time.monotonic() + FIRST_SECONDS
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import nullcontext
 
@@ -13,12 +12,13 @@ from feedbus.dispatch.publications import Publications
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
 from feedbus.fork_safety import end_fork
 from feedbus.handling import Handler
+from feedbus.logs import EventLog
 from feedbus.parameters import Given
 from feedbus.records import Records
 from feedbus.store import Store
 from feedbus.topology import Consumer
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 
 class Calling:
@@ -79,14 +79,23 @@ class Calling:
         if self._store.is_outage(error):
             msg = f"store: {error}"
             raise StoreOutage(msg) from error
-        alone = len(records) == 1
-        log.error(
-            "%s failed on %s: %s",
-            self._consumer.name,
-            records.ids[0] if alone else f"a batch of {len(records)}, taking each alone",
-            described(error),
-            exc_info=error if alone else None,
-        )
+        if len(records) == 1:
+            events.error(
+                "handler_failed",
+                "the handler raised an exception for a record",
+                consumer=self._consumer.name,
+                message_id=records.ids[0],
+                error=described(error),
+                exc_info=error,
+            )
+        else:
+            events.error(
+                "batch_failed",
+                "the handler raised an exception for a batch; each record is handled alone",
+                consumer=self._consumer.name,
+                records=len(records),
+                error=described(error),
+            )
         return error
 
     def collect(self, callee: Callee, records: Records) -> Publications:

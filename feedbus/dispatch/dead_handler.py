@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from feedbus.dispatch.publications import Publications
 from feedbus.errors import InvalidBody, Outage, StoreOutage, described
 from feedbus.fork_safety import end_fork
 from feedbus.handling import check_returned, refuse_in_transaction, resolve_object
+from feedbus.logs import EventLog
 from feedbus.message import Message
 from feedbus.parameters import GivenDeadLetter
 from feedbus.records import Records
@@ -31,7 +31,7 @@ from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import KEY, REASON
 from feedbus.wire.failures import reason_text
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class DeadHandler:
 
         """
         message = fate.message
-        if message is None or fate.verdict not in {"reject", "invalid", "dead_letter"}:
+        if message is None or not fate.is_dead_letter:
             return fate
         try:
             self._handle(delivery, message)
@@ -109,8 +109,17 @@ class DeadHandler:
             if self._store.is_outage(error):
                 msg = f"store: {error}"
                 raise StoreOutage(msg) from error
-            name, failed = self._consumer.name, described(error)
-            log.exception("%s: %s failed on %s", name, self._name, message.message_id)
+            failed = described(error)
+            events.error(
+                "dead_handler_failed",
+                "the dead-letter handler raised an exception; the message becomes a dead letter"
+                " all the same, and its reason names this failure",
+                consumer=self._consumer.name,
+                handler=self._name,
+                message_id=message.message_id,
+                error=failed,
+                exc_info=error,
+            )
             reason = f"{message.headers[REASON]}; dead_handler {self._name} failed: {failed}"
             headers = {**message.headers, REASON: reason_text(reason)}
             return replace(fate, message=replace(message, headers=headers))
@@ -121,9 +130,14 @@ class DeadHandler:
         letter = letters.of(queue, message, delivery)
         taken = self._taken(letter)
         if not taken:
-            log.info(
-                "%s: %s is not called for %s, which is none of its type: %s",
-                *(self._consumer.name, self._name, message.message_id, letter.reason),
+            events.info(
+                "dead_handler_skipped",
+                "the dead-letter handler is not called: the message does not have the type of its"
+                " parameter",
+                consumer=self._consumer.name,
+                handler=self._name,
+                message_id=message.message_id,
+                reason=letter.reason,
             )
             return
         origin = Letter(self._consumer, delivery, message.message_id, str(message.headers[KEY]))

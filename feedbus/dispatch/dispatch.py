@@ -1,8 +1,7 @@
-"""Deliveries and a handler make verdicts: open, validate, call in a transaction, publish, tell."""
+"""Handle deliveries: open, validate, call the handler in a transaction, publish, count."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -19,6 +18,7 @@ from feedbus.errors import BrokerOutage, Drop, Outage, StoreOutage
 from feedbus.exception_rules import ExceptionRules
 from feedbus.handler_routes import HandlerRoutes
 from feedbus.handling import Handler, refuse_in_transaction
+from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
 from feedbus.middleware import MiddlewareStack, resolve_middleware
 from feedbus.parameters import Given
@@ -28,10 +28,10 @@ from feedbus.retry import Ladder
 from feedbus.store import NoStore, Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing
-from feedbus.wire.constants import PACK
+from feedbus.wire.constants import KEY, PACK, REASON
 from feedbus.wire.failures import bare
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 Failures = dict[int, BaseException]
 
@@ -234,8 +234,9 @@ class Dispatch:
         if refusals:
             # Where failures go has to exist: until it does again nothing may be settled.
             reason = refusals[0].reason
-            msg = f"{self._consumer.name}: cannot put failures aside: {reason}"
+            msg = f"{self._consumer.name}: cannot publish retries and dead letters: {reason}"
             raise BrokerOutage(msg)
+        self._log_dead_letters(opened)
 
     def _send_alone(self, message: Outgoing) -> Sequence[Refusal]:
         """Send what became of one record, without what it came with if the broker wants it so."""
@@ -266,11 +267,32 @@ class Dispatch:
                 self._metrics.redelivered(1)
         self._metrics.settled("ack", deliveries, records)
 
+    def _log_dead_letters(self, opened: Sequence[Opened]) -> None:
+        """Log one line for each delivery of which something became a dead letter."""
+        for arrived in opened:
+            letters = [fate.message for fate in arrived.fates if fate.is_dead_letter]
+            if letters and letters[0] is not None:
+                headers = letters[0].headers
+                events.warning(
+                    "dead_letter",
+                    "put into the dead letters; see `feedbus dead show`",
+                    consumer=self._consumer.name,
+                    message_id=letters[0].message_id,
+                    key=headers[KEY],
+                    reason=headers[REASON],
+                    records=len(letters),
+                )
+
     def _log_drops(self, failures: Failures) -> None:
         reasons = [error.reason for error in failures.values() if isinstance(error, Drop)]
         if reasons:
-            name = self._consumer.name
-            log.info("%s dropped %d of a batch, first because %s", name, len(reasons), reasons[0])
+            events.info(
+                "dropped",
+                "the handler dropped records",
+                consumer=self._consumer.name,
+                records=len(reasons),
+                first_reason=reasons[0],
+            )
 
 
 def _callers(

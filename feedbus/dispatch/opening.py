@@ -22,7 +22,7 @@ from feedbus.records.packs import Pack, decode
 from feedbus.retry import Fate, Ladder
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
-from feedbus.wire.constants import PACK, REASON
+from feedbus.wire.constants import PACK
 
 log = logging.getLogger(__name__)
 
@@ -215,8 +215,6 @@ class Opening:
 
     def set_aside(self, delivery: Delivery, fate: Fate) -> Opened:
         """Dead-letter a delivery of which no record can be read."""
-        reason = fate.message.headers[REASON] if fate.message is not None else ""
-        log.warning("%s set aside %s: %s", self._consumer.name, delivery.message_id, reason)
         nothing = Pack(Ids(delivery.message_id, None), [], {}, {})
         return Opened(self._consumer, delivery, nothing, [fate])
 

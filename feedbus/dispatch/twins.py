@@ -7,16 +7,16 @@ either; it is taken for a repetition, which is logged and counted.
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
 from feedbus.store import Inbox
 from feedbus.wire import Delivery
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 
 class Twins:
@@ -56,11 +56,13 @@ class Twins:
             return delivery
         if delivery.redelivered and delivery.message_id in handled:
             self._metrics.taken_for_repeats()
-            log.warning(
-                "%s skips %s: it has no message id, was delivered before, and an equal message"
-                " has been handled; publish with message ids to tell them apart",
-                self._queue,
-                delivery.message_id,
+            events.warning(
+                "repeat_skipped",
+                "a redelivered message without a message id is taken for a repetition, since an"
+                " equal message has been handled, and is not handled; publish with message ids, so"
+                " that equal messages can be distinguished",
+                queue=self._queue,
+                message_id=delivery.message_id,
             )
             return delivery
         return replace(delivery, message_id=f"{delivery.message_id}.{uuid.uuid4().hex[:16]}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from feedbus import broker
 from feedbus.broker import entities, external, projects, timer_objects
 from feedbus.broker.names import Names
@@ -11,10 +9,11 @@ from feedbus.errors import UsageError
 from feedbus.generations import ledger, replacement
 from feedbus.generations.ledger import State
 from feedbus.generations.switch import adopt
+from feedbus.logs import EventLog
 from feedbus.topology import Topology
 from feedbus.wire.amqp import Connection
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 
 def establish(topology: Topology) -> dict[str, State]:
@@ -44,15 +43,15 @@ def establish(topology: Topology) -> dict[str, State]:
         states = {name: adopt(channel, topology, name) for name in hashed}
     for name, state in before.items():
         if state is not None and state.current != states[name].current:
-            log.warning(
-                "%s: publishing switched from generation %s (%d shards) to %s (%d shards), as %s"
-                " says; every host of the project needs the same file",
-                name,
-                state.current.digest,
-                len(state.current.members),
-                states[name].current.digest,
-                len(states[name].current.members),
-                topology.path,
+            before_it, now = state.current, states[name].current
+            events.warning(
+                "publishing_switched",
+                f"{name}: publishing switched from generation {before_it.digest}"
+                f" ({len(before_it.members)} shards) to generation {now.digest}"
+                f" ({len(now.members)} shards), as {topology.path} says; every host of the project"
+                " needs the same file",
+                exchange=name,
+                generation=now.digest,
             )
     return states
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +22,12 @@ from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.differences import differs_in
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
+from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp import Channel, Connection
 from feedbus.wire.constants import JSON
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 READ_ATTEMPTS = 100
 RECALL_ATTEMPTS = 10  # nobody reads the ledger but under the lock; who died with it gives it back
@@ -162,12 +162,13 @@ def _seen(channel: Channel, topology: Topology, exchange: str, attempts: int) ->
     queue = Names(topology).generations(exchange)
     with contextlib.suppress(_DamagedError):
         return _take(channel, topology, exchange, queue, attempts)
-    log.error(
-        "%s holds a message that is none of feedbus's; the state of '%s' is read from its ledger"
-        " instead. Stop whoever publishes to that queue, then run `feedbus apply`, which writes the"
-        " state anew",
-        queue,
-        exchange,
+    events.error(
+        "state_damaged",
+        f"queue {queue} holds a message that feedbus did not write, so the state of exchange"
+        f" {exchange} is read from its ledger; stop the program that publishes to that queue, then"
+        " run `feedbus apply`, which writes the state again",
+        exchange=exchange,
+        queue=queue,
     )
     with broker.locked(channel.connection, topology):
         return recall(channel, topology, exchange)

@@ -15,16 +15,16 @@ otherwise.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from typing import Any
 
 from feedbus.broker.confirm_channel import PatientPublisher
+from feedbus.logs import EventLog
 from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import FENCE
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 NEEDED = 2
 LOST_SECONDS = 5.0  # a probe that has not come back by then has expired, or went to another reader
@@ -108,9 +108,10 @@ def delete_proved(channel: Channel, queue: str) -> None:
     """
     deleted = channel.queue_delete(queue)
     if deleted:
-        log.error(
-            "%s: %d messages were published to this queue by its name just as it was deleted, and"
-            " are lost; publish to its exchange instead",
-            queue,
-            deleted,
+        events.error(
+            "messages_lost",
+            f"{deleted} messages were published to queue {queue} by its name while it was being"
+            " deleted, and are lost; publish to its exchange instead",
+            queue=queue,
+            messages=deleted,
         )

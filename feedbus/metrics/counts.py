@@ -9,7 +9,6 @@ between any two instructions.
 from __future__ import annotations
 
 import errno
-import logging
 import math
 import mmap
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from feedbus import file_locks
+from feedbus.logs import EventLog
 from feedbus.private_files import open_private
 
 SUFFIX = ".counts"
@@ -32,7 +32,7 @@ ENTRY = struct.Struct("=II")
 MAGIC = int.from_bytes(b"feedbus\1", sys.byteorder)
 MOST_CLAIMS = 100
 
-log = logging.getLogger("feedbus.metrics")
+events = EventLog("feedbus.metrics")
 
 
 class Counts:
@@ -79,7 +79,12 @@ class Counts:
                 return cls(descriptor)
             except ValueError as error:
                 aside = path.with_name(path.name + UNREADABLE_SUFFIX)
-                log.warning("%s: %s; kept as %s, counting from 0", path, error, aside.name)
+                events.warning(
+                    "metrics_set_aside",
+                    f"metric file {path} cannot be read: {error}; kept as {aside.name}, counting"
+                    " from 0",
+                    file=path,
+                )
                 path.replace(aside)
                 os.close(descriptor)
                 descriptor = _open_alone(path)
@@ -132,7 +137,12 @@ class Counts:
                 space = self._map(self._segments)
                 self._segments += 1
             except OSError as error:
-                log.warning("new metrics of this process are kept in memory only: %s", error)
+                events.warning(
+                    "metrics_in_memory",
+                    "the metric file of this process cannot grow, so its new metrics are kept in"
+                    " memory and are not shown; free disk space and restart the process",
+                    error=error,
+                )
         self._take(space)
 
     def _take(self, space: memoryview) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -11,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from feedbus.logs import EventLog
 from feedbus.metrics.catalogue import (
     DELIVERIES,
     DROPPED,
@@ -29,7 +29,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Series = dict[tuple[str, ...], list[float]]
 
-log = logging.getLogger("feedbus.metrics")
+events = EventLog("feedbus.metrics")
 
 
 def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None = None) -> bytes:
@@ -147,4 +147,8 @@ def _gauge(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> M
 
 @lru_cache(maxsize=1000)
 def _tell_once(path: Path, reason: str) -> None:
-    log.warning("%s: %s; its metrics are left out", path, reason)
+    events.warning(
+        "metrics_unreadable",
+        f"metric file {path} cannot be read: {reason}; its metrics are left out",
+        file=path,
+    )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from bisect import bisect_left
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from feedbus.logs import EventLog
 from feedbus.metrics import catalogue
 from feedbus.metrics.catalogue import (
     LIMITS,
@@ -28,7 +28,7 @@ from feedbus.private_files import private_folder
 
 LONGEST_SECONDS = 366 * 86400.0
 
-log = logging.getLogger("feedbus.metrics")
+events = EventLog("feedbus.metrics")
 
 
 class Metrics:
@@ -56,7 +56,11 @@ class Metrics:
         try:
             return cls(Counts.claim(private_folder(directory), process))
         except OSError as error:
-            log.warning("no metrics from %s: expected a folder to write to, got %s", process, error)
+            events.warning(
+                "no_metrics",
+                f"no metrics from {process}: expected a folder to write to, got {error}",
+                process=process,
+            )
             return cls.none()
 
     @classmethod

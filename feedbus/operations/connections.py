@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import resource
 import socket
 import time
@@ -14,9 +13,10 @@ from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, WSGITask
 
+from feedbus.logs import EventLog
 from feedbus.operations.responses import PROBLEM, problem_body
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 BODY_BYTES = 64 * 1024  # of one request
 MOST_CONNECTIONS = 1000
@@ -172,7 +172,12 @@ class Listener(TcpWSGIServer):
         close(slow)
         surplus, self.surplus = self.surplus, 0
         if slow or surplus:
-            log.info("event=connections_closed slow=%d too_many=%d", len(slow), surplus)
+            events.info(
+                "connections_closed",
+                "HTTP connections were closed: requests too slow, or too many connections",
+                slow=len(slow),
+                too_many=surplus,
+            )
 
     def _make_room(self) -> None:
         waiting = self._open()

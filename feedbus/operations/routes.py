@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -17,6 +16,7 @@ import bottle
 from feedbus.disk_space import unwritable_folders
 from feedbus.errors import Outage
 from feedbus.lifeline import all_holding
+from feedbus.logs import EventLog
 from feedbus.metrics import CONTENT_TYPE, exposition
 from feedbus.operations.access import Guard
 from feedbus.operations.page_figures import figures
@@ -28,7 +28,7 @@ from feedbus.store import Store
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import BrokerUrl
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 PAGE = Path(__file__).with_name("page.html")
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
@@ -89,7 +89,12 @@ class Operations:
             found["broker"] = (self._refusal(), "Takes no messages.")
         for part, (error, _) in found.items():
             if error:
-                log.warning("event=not_ready part=%s error=%s", part, " ".join(error.split()))
+                events.warning(
+                    "not_ready",
+                    f"/readyz answers 503: {part} is not ready",
+                    part=part,
+                    error=" ".join(error.split()),
+                )
         errors = {part: [public] for part, (error, public) in found.items() if error}
         if errors:
             detail = f"Not ready: {' and '.join(errors)}; operations.log has the reason."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from feedbus.bus import LiveBus
 from feedbus.errors import FeedbusError
 from feedbus.lifeline import hold_slot, mark_holding, mark_ready
+from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.operations.access import Guard, guard_of
 from feedbus.operations.http_server import Address, CannotListen, Server, bind, url
@@ -28,7 +28,7 @@ from feedbus.store import Store, open_store
 from feedbus.store.relay import Relay
 from feedbus.topology import OPERATIONS, OPERATIONS_PORT, Topology
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 MakeApplication = Callable[[Guard], Application]
 
@@ -64,7 +64,7 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
                 service.serve(lambda guard: application(topology, store, depths, guard))
         finally:
             store.close()
-    log.info("event=stopped")
+    events.info("stopped", "the operations process has stopped")
 
 
 @contextmanager
@@ -96,7 +96,8 @@ class Service:
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
         """Stop, when the requests that are in flight have been answered."""
-        log.info("event=stop signal=%s", signal.Signals(number).name)
+        name = signal.Signals(number).name
+        events.info("stopping", f"{name}: stopping after the current requests", signal=name)
         self._over.set()
         if self._server is not None:
             self._server.stop()
@@ -118,7 +119,7 @@ class Service:
                 server.stop()
             where = url(self._host, server.port)
             write_url(self._topology, where)
-            log.info("listening on %s", where)
+            events.info("listening", f"listening on {where}", url=where)
             mark_ready()
             server.run()
 
@@ -133,7 +134,12 @@ class Service:
                     raise
                 if str(error) != latest:
                     latest = str(error)
-                    log.error("event=not_listening error=%s", latest)  # noqa: TRY400 -- no bug
+                    events.error(
+                        "not_listening",
+                        "no metrics and no operations page on this host; tried again every"
+                        f" {TRY_AGAIN_SECONDS:.0f} s",
+                        error=latest,
+                    )
                     mark_holding(latest)
                     mark_ready()  # the relay and the schedules work all the same
                 self._over.wait(TRY_AGAIN_SECONDS)
@@ -159,8 +165,10 @@ class Service:
                 raise
             listener = self._bind_to_another()
             used = listener.getsockname()[1]
-            log.info(
-                "port %d is taken, so port %d is used: `feedbus status` shows it", wanted, used
+            events.info(
+                "port_taken",
+                f"port {wanted} is taken, so port {used} is used: `feedbus status` shows it",
+                port=used,
             )
         try:
             return listener, guard_of(listener, address, os.environ)

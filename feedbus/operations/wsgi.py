@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -11,10 +10,11 @@ from typing import Any
 import bottle
 
 from feedbus.errors import Outage
+from feedbus.logs import EventLog
 from feedbus.operations.access import Guard
 from feedbus.operations.responses import BAD_REQUEST, UNAVAILABLE, from_bottle, problem
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 HEADERS = [
     ("X-Content-Type-Options", "nosniff"),
@@ -122,9 +122,20 @@ class _Shield:
     def _failure(self, error: Exception, rule: str) -> bottle.HTTPResponse:
         """Return the answer to an unforeseen error, and log what the answer does not say."""
         if isinstance(error, Outage) or self._is_outage(error):
-            log.error("event=outage route=%s error=%s", rule, " ".join(str(error).split()))
+            events.error(
+                "outage",
+                "a request was answered with 503, since the store does not answer",
+                route=rule,
+                error=" ".join(str(error).split()),
+            )
             detail = "The store is away or takes no writes; nothing was changed. Try again later."
             return problem(UNAVAILABLE, detail, headers=RETRY_AFTER)
         code = uuid.uuid4().hex[:12]
-        log.error("event=crash id=%s route=%s", code, rule, exc_info=error)
+        events.error(
+            "crash",
+            "a request was answered with 500, since an unexpected exception was raised",
+            id=code,
+            route=rule,
+            exc_info=error,
+        )
         return problem(500, f"The server failed; its log has the details under id={code}.")

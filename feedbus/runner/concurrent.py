@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import select
 import time
@@ -11,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from feedbus.errors import Outage
+from feedbus.logs import EventLog
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.reading import Reading
 from feedbus.runner.settlement import Settlement
@@ -20,7 +20,7 @@ from feedbus.wire import Delivery
 if TYPE_CHECKING:
     from feedbus.dispatch.concurrent import ConcurrentCalls, Work
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 NOTED_MORE = 64  # messages that have ended, and as many again as are handled: then it is all anew
 
@@ -157,8 +157,10 @@ class Concurrent:
         for message_id, took in self._calls.slow:
             if took >= timeout.seconds:
                 cause = timeout.exceeded(took)
-                log.warning(
-                    "the broker has closed the channel because of %s: %s", message_id, cause
+                events.warning(
+                    "channel_lost",
+                    f"the broker has closed the channel because of message {message_id}: {cause}",
+                    message_id=message_id,
                 )
                 self._suspects.blame_each([message_id], cause)
         self.forget_slow()

@@ -1,16 +1,16 @@
-"""What a consumer does about an outage: wait, longer each time, and say so once."""
+"""What a consumer does during an outage: it waits, longer each time, and logs the reason once."""
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections.abc import Callable
 
 from feedbus.errors import FeedbusError, Outage, StoreOutage, UsageError
+from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics, Part
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 FIRST_SECONDS = 0.1
 LONGEST_SECONDS = 5.0
@@ -66,11 +66,11 @@ class Holding:
         """Note that something has succeeded, so that the next outage begins anew."""
         if not self.failures:
             return
-        log.info(
-            "%s goes on after holding %d times in %.0f s",
-            self._consumer,
-            self.failures,
-            time.monotonic() - self._since,
+        seconds = time.monotonic() - self._since
+        events.info(
+            "resumed",
+            f"{self._consumer} goes on after holding {self.failures} times in {seconds:.0f} s",
+            consumer=self._consumer,
         )
         self.failures, self._folded, self._last_line = 0, 0, ""
         self._report("")
@@ -85,7 +85,11 @@ class Holding:
         else:
             self._report(text)
             again = ""
-        log.warning("%s holds for %.1f s: %s%s", self._consumer, self.latest_seconds, text, again)
+        events.warning(
+            "holding",
+            f"{self._consumer} holds for {self.latest_seconds:.1f} s: {text}{again}",
+            consumer=self._consumer,
+        )
         self._last_line, self._logged_at, self._folded = text, now, 0
 
 

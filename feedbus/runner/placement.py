@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 
 from feedbus import broker
@@ -10,11 +9,12 @@ from feedbus.broker.names import Names
 from feedbus.errors import Outage, UsageError
 from feedbus.generations import switch
 from feedbus.generations.ledger import State
+from feedbus.logs import EventLog
 from feedbus.ring import Ring
 from feedbus.topology import Generation, Topology
 from feedbus.wire import Delivery
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 
 class Placement:
@@ -30,7 +30,7 @@ class Placement:
         self._names = Names(topology)
         self._members: dict[str, tuple[Generation, str]] = {}
         self._rings: dict[Generation, Ring] = {}
-        self._told: set[Generation] = set()
+        self._reported: set[Generation] = set()
 
     def follow(self, states: Iterable[State]) -> None:
         """Know the rings of these states."""
@@ -60,19 +60,19 @@ class Placement:
         owner = self._rings[generation].route(key)
         if owner == member:
             return False
-        if generation not in self._told:
-            self._told.add(generation)
-            self._tell(generation, queue, key, owner)
+        if generation not in self._reported:
+            self._reported.add(generation)
+            self._report(generation, queue, key, owner)
         return True
 
-    def _tell(self, generation: Generation, queue: str, key: str, owner: str) -> None:
-        log.error(
-            "key '%s' came to %s but belongs to %s: the broker has rebuilt the ring of '%s' in "
-            "another order; run `feedbus apply` to make a new ring in order",
-            key,
-            queue,
-            owner,
-            generation.exchange,
+    def _report(self, generation: Generation, queue: str, key: str, owner: str) -> None:
+        events.error(
+            "misplaced",
+            f"key '{key}' came to queue {queue} but belongs to {owner}: the broker has rebuilt the"
+            f" ring of exchange {generation.exchange} in another order, so keys may be handled out"
+            " of order; run `feedbus apply` to make a new ring in order",
+            queue=queue,
+            exchange=generation.exchange,
         )
         try:
             with (
@@ -82,5 +82,11 @@ class Placement:
             ):
                 switch.disorder(connection.channel(), self._topology, generation)
         except (Outage, UsageError) as error:
-            self._told.discard(generation)
-            log.warning("could not write down that '%s' is disordered: %s", queue, error)
+            self._reported.discard(generation)
+            events.warning(
+                "misplaced_not_recorded",
+                f"the state of exchange {generation.exchange} could not be marked as out of order;"
+                " tried again with the next misplaced message",
+                exchange=generation.exchange,
+                error=error,
+            )

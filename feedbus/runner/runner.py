@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import signal
@@ -21,6 +20,7 @@ from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.generations import establishment
 from feedbus.generations.drain import Drain, Source, standing
 from feedbus.handler_routes import HandlerRoutes
+from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.resources import Resources
 from feedbus.runner.buffer import Buffer
@@ -39,7 +39,7 @@ from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.amqp import Connection, RawConnection
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 POLL_SECONDS = 0.5
 LONG_POLL_SECONDS = 5.0
@@ -357,10 +357,11 @@ class Runner:
 
     def _give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
         """Return everything that is not settled to the broker; return what to subscribe to anew."""
-        log.info(
-            "%s gives back what waits: the broker takes back what is not acknowledged within %g s",
-            self._consumer.name,
-            self._timeout.seconds,
+        events.info(
+            "prefetched_returned",
+            f"{self._consumer.name} returns its unhandled messages to the broker, which takes back"
+            f" what is not acknowledged within {self._timeout.seconds:g} s",
+            consumer=self._consumer.name,
         )
         self._let_finish()
         read = {reading.queue for reading in self._reading.values()}
@@ -498,7 +499,13 @@ class Runner:
                     self._settle_ended(concurrent)
             except Outage as error:
                 if concurrent.unfinished:  # what finishing needs is away
-                    log.warning("%s ends with messages unsettled: %s", self._consumer.name, error)
+                    events.warning(
+                        "unsettled_at_end",
+                        f"{self._consumer.name} ends with unsettled messages, which the broker"
+                        " delivers again",
+                        consumer=self._consumer.name,
+                        error=error,
+                    )
                     break
         concurrent.abandon()
 
@@ -577,7 +584,12 @@ class Runner:
             limit = self._consumer.queue.delivery_limit
             reason = self._suspects.given_up(ids[0], limit)
             if reason:
-                log.error("%s gives up %s: %s", self._consumer.name, ids[0], reason)
+                events.error(
+                    "message_given_up",
+                    f"{self._consumer.name} gives up message {ids[0]}: {reason}",
+                    consumer=self._consumer.name,
+                    message_id=ids[0],
+                )
                 # Lost so often again: it is the dead handler that costs the consumer now.
                 quietly = bool(self._suspects.given_up(ids[0], 2 * limit))
                 self._dispatch.give_up(deliveries[0], reason, quietly=quietly)
@@ -601,8 +613,14 @@ class Runner:
             self._timeout.learn(error)
             cause = strain.cause(self._timeout)
             if cause:
-                first, name = strain.message_ids[0], self._consumer.name
-                log.warning("%s lost its channel with %s: %s", name, first, cause)
+                first = strain.message_ids[0]
+                events.warning(
+                    "channel_lost",
+                    f"{self._consumer.name} lost its channel while it handled message {first}:"
+                    f" {cause}",
+                    consumer=self._consumer.name,
+                    message_id=first,
+                )
                 self._suspects.blame(strain.message_ids, cause)
             self._suspects.release()
             raise

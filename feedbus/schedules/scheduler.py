@@ -13,13 +13,14 @@ from feedbus.clock import NANOSECONDS, Clock, SystemClock
 from feedbus.cron import Cron
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.generations import establishment
+from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
 from feedbus.schedules.firing import fire
 from feedbus.topology import Schedule, Topology
 from feedbus.wire.amqp import Channel
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 LOOK_SECONDS = 5.0  # at most, before the clock is read again: somebody may set it
 AWAY_SECONDS = 1.0
@@ -138,10 +139,13 @@ class Scheduler:
             return
         first = cron.next_after(last)
         if first < (moment or now):
-            log.warning(
-                "event=schedule_missed schedule=%s from=%s fired=%s",
-                *(schedule.name, write_moment(first)),
-                write_moment(moment) if moment else "none",
+            fired_for = write_moment(moment) if moment else "none"
+            events.warning(
+                "schedule_missed",
+                "moments of a schedule were missed; `fired` is the one that is made up for",
+                schedule=schedule.name,
+                missed_from=write_moment(first),
+                fired=fired_for,
             )
         self._next[schedule.name] = cron.next_after(max(last, now))
 
@@ -155,9 +159,12 @@ class Scheduler:
         late = max(0.0, (self._now() - moment).total_seconds())
         self._metrics.schedule(schedule.name).fired(late)
         self._logged.pop(schedule.name, None)
-        log.info(
-            "event=fired schedule=%s moment=%s late_seconds=%.3f",
-            *(schedule.name, write_moment(moment), late),
+        events.info(
+            "fired",
+            "a schedule has published its message",
+            schedule=schedule.name,
+            moment=write_moment(moment),
+            late_seconds=late,
         )
         return True
 
@@ -166,7 +173,13 @@ class Scheduler:
         text = " ".join(text.split())
         if self._logged.get(schedule) != text:
             self._logged[schedule] = text
-            log.log(level, "event=not_fired schedule=%s error=%s", schedule or "all", text)
+            events.write(
+                level,
+                "not_fired",
+                "a schedule cannot publish its message; tried again",
+                schedule=schedule or "all",
+                error=text,
+            )
 
 
 def _ahead(last: datetime, now: datetime) -> str:

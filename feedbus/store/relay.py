@@ -10,12 +10,13 @@ from typing import Any, Protocol, Self, Unpack
 
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.generations import establishment
+from feedbus.logs import EventLog
 from feedbus.store.protocol import Entry, Store
 from feedbus.store.tables import now
 from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
 from feedbus.wire.envelope import PublishOptions
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 LOOK_SECONDS = 5.0
 AWAY_SECONDS = 1.0
@@ -76,12 +77,14 @@ def publish_entries(store: Store, bus: Publisher, entries: Iterable[Entry]) -> i
                 _publish(bus, entry)
             except (PublishError, UsageError) as error:
                 stuck.add((entry.exchange, entry.key))
-                log.warning(
-                    "outbox row %d stays: %s with key '%s' was not published: %s",
-                    entry.id,
-                    entry.exchange,
-                    entry.key,
-                    error,
+                events.warning(
+                    "unpublished",
+                    "the broker refused a message, so its row stays in the outbox, with the rows"
+                    " behind it of the same exchange and key; tried again",
+                    row=entry.id,
+                    exchange=entry.exchange,
+                    key=entry.key,
+                    error=one_line(error),
                 )
             else:
                 sent.append(entry.id)
@@ -184,11 +187,20 @@ class Relay:
         try:
             _publish(self._bus, entry)
         except (PublishError, UsageError) as error:
-            log.warning("event=unpublished row=%d error=%s", entry.id, one_line(error))
+            events.warning(
+                "unpublished",
+                "the broker refused a message, so its row stays in the outbox; tried again",
+                row=entry.id,
+                error=one_line(error),
+            )
         except Exception as error:  # noqa: BLE001 -- what is stored is published later, whatever it is
             self._away = True
             self._bus.close()
-            log.warning("event=broker_away error=%s", one_line(error))
+            events.warning(
+                "broker_unreachable",
+                "messages stay in the outbox, and are published when the broker answers again",
+                error=one_line(error),
+            )
         else:
             self._published.append(entry.id)
 
@@ -203,7 +215,12 @@ class Relay:
             except Exception as error:  # noqa: BLE001 -- without this thread nothing would follow
                 away = isinstance(error, Outage) or self.store.is_outage(error)
                 level = logging.INFO if away else logging.ERROR
-                log.log(level, "event=relay_waits error=%s", one_line(error))
+                events.write(
+                    level,
+                    "relay_waits",
+                    f"the outbox cannot be relayed; tried again in {AWAY_SECONDS:g} s",
+                    error=one_line(error),
+                )
                 patience = AWAY_SECONDS
                 self._over.wait(AWAY_SECONDS)
             else:
@@ -211,7 +228,13 @@ class Relay:
         try:
             self._remove_published()
         except Outage as error:
-            log.warning("event=unremoved rows=%d error=%s", len(self._published), one_line(error))
+            events.warning(
+                "unremoved",
+                "rows of published messages could not be removed from the outbox; these messages"
+                " are published again, with the same message ids",
+                rows=len(self._published),
+                error=one_line(error),
+            )
 
     def _work(self, *, woken: bool) -> None:
         if not self._set_up:
@@ -230,7 +253,7 @@ class Relay:
         younger = 0.0 if self._away else IN_FLIGHT_SECONDS
         count = publish_pending(self.store, self._bus, self._project, older_than_seconds=younger)
         if count or self._away:
-            log.info("event=relayed messages=%d", count)
+            events.info("relayed", "messages of the outbox were published", messages=count)
         self._away = False
 
     def _remove_published(self) -> None:

@@ -52,7 +52,7 @@ def supervise(
     forks: ForkServer | None,
     *,
     copies: LogCopies | None = None,
-    reload: Callable[[str], None] | None = None,
+    reload: bool = False,
 ) -> None:
     """Start every process and keep them until SIGINT, SIGTERM, SIGHUP or circusctl quit.
 
@@ -64,7 +64,7 @@ def supervise(
             the seconds it took.
         forks: where the first processes come from, None to start each anew.
         copies: what copies the lines of every log to stdout, None for log files alone.
-        reload: follow the project's files, and call this with each line about it; None not to.
+        reload: whether to follow the project's files.
 
     """
     from circus.arbiter import Arbiter
@@ -84,6 +84,6 @@ def supervise(
     )
     supervision = Supervision(arbiter, topology, settled, forks=forks, copies=copies)
     arbiter.loop.add_callback(supervision.start)
-    if reload is not None:
-        arbiter.loop.add_callback(Reloader(supervision, reload).run)
+    if reload:
+        arbiter.loop.add_callback(Reloader(supervision).run)
     arbiter.start().result()

@@ -11,6 +11,7 @@ from typing import Any
 from feedbus import config
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.supervisor.arbiter import become_supervisor
+from feedbus.supervisor.event_output import write_events
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.preparation import prepare
 from feedbus.supervisor.watchers import endpoint
@@ -35,6 +36,7 @@ class Seed:
             become_supervisor(self.topology)
         except FeedbusError as error:
             sys.exit(f"error: {error}")
+        write_events(self.topology)
         importlib.import_module("feedbus.supervisor.commands")  # before the arbiter looks for them
         self.forks = ForkServer.start(self.topology)
         if not prepare(self.topology, self.forks):

@@ -23,7 +23,7 @@ class LogCopies:
     """
 
     def __init__(self, width: int, descriptor: int = 1) -> None:
-        """Write to a descriptor, with names that are padded to a width."""
+        """Write to a descriptor, with names that are padded to a width; 0 writes no names."""
         self.dropped_lines = 0
         self._width = width
         self._descriptor = descriptor
@@ -34,7 +34,7 @@ class LogCopies:
 
     def of(self, name: str) -> Callable[[bytes], None]:
         """Return what copies the lines of one consumer or process."""
-        prefix = f"{name:<{self._width}}  "
+        prefix = f"{name:<{self._width}}  " if self._width else ""
 
         def copy(lines: bytes) -> None:
             for line in lines.decode(errors="backslashreplace").removesuffix("\n").split("\n"):

@@ -8,15 +8,18 @@ host changes, and is one more thing to install in a first hour.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from feedbus.errors import FeedbusError
+from feedbus.logs import EventLog
 from feedbus.supervisor.own_commands import run_command
-from feedbus.supervisor.supervision import Supervision, event
+from feedbus.supervisor.supervision import Supervision
 from feedbus.supervisor.watcher import KeptWatcher
+from feedbus.supervisor.watchers import SUPERVISOR
+
+events = EventLog(__name__)
 
 LOOK_SECONDS = 0.5
 SKIPPED = {"__pycache__", "node_modules"}
@@ -59,14 +62,13 @@ class Reloader:
     """Applies a topology that has changed, and restarts what runs code that has changed.
 
     `feedbus apply` or `feedbus check` looks at the files first, in a process of its own: where it
-    finds a problem, that is printed, and the running system stays as it is. What a process of
+    finds a problem, that is logged, and the running system stays as it is. What a process of
     [processes] has imported is unknown, so each change of a Python file restarts it.
     """
 
-    def __init__(self, supervision: Supervision, say: Callable[[str], None]) -> None:
-        """Follow the files of what is supervised, and print lines about them."""
+    def __init__(self, supervision: Supervision) -> None:
+        """Follow the files of a running system."""
         self._supervision = supervision
-        self._say = say
         self._times = self._look()
 
     def _look(self) -> Times:
@@ -84,12 +86,14 @@ class Reloader:
                 try:
                     await self._follow(changed)
                 except (FeedbusError, OSError) as error:
-                    event("failed", f"{error}; the next change is followed", logging.WARNING)
+                    text = f"{error}; the next change is followed"
+                    events.warning("failed", text, consumer=SUPERVISOR)
             changed = changed | now if now else set()
 
     async def _follow(self, changed: set[str]) -> None:
         topology = self._supervision.topology
-        event("changed", _named(changed, topology.root))
+        text = f"files have changed: {_named(changed, topology.root)}"
+        events.info("changed", text, consumer=SUPERVISOR)
         if str(topology.path) in changed:
             # Old queues may drain only after the next change, which would wait for this one.
             ready = await self._succeeds("apply", "--yes", "--no-wait")
@@ -111,15 +115,16 @@ class Reloader:
         ]
 
     async def _succeeds(self, *words: str, shown: bool = True) -> bool:
-        """Run a command of feedbus and return whether it succeeds; print its lines if it fails."""
+        """Run a command of feedbus and return whether it succeeds; log its lines if it fails."""
         printed, code = await run_command(self._supervision.topology.path, *words)
         if self._supervision.stopping:  # a terminal sends Ctrl-C to the command, too
             return False
         if shown or code:
             for line in printed.splitlines():
-                self._say(line)
+                events.info("printed", line, consumer=SUPERVISOR, command=words[0])
         if code:
-            event("kept", "nothing was changed; correct the files and save them")
+            text = "nothing was changed; correct the files and save them"
+            events.warning("kept", text, consumer=SUPERVISOR)
         return code == 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 import signal
@@ -20,6 +19,7 @@ from tornado.ioloop import PeriodicCallback
 
 from feedbus import config, watchdog
 from feedbus.lifeline import run_folder
+from feedbus.logs import EventLog, change_format
 from feedbus.plan.changes import Watchers
 from feedbus.private_files import open_private
 from feedbus.supervisor import groups
@@ -27,10 +27,10 @@ from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.log_copies import LogCopies
 from feedbus.supervisor.settings import Settings, lack
 from feedbus.supervisor.watcher import KeptWatcher
-from feedbus.supervisor.watchers import applied_path, watchers
+from feedbus.supervisor.watchers import SUPERVISOR, applied_path, watchers
 from feedbus.topology import Topology
 
-logger = logging.getLogger("feedbus.supervisor")
+events = EventLog("feedbus.supervisor")
 LOOK_SECONDS = 0.05
 WORTH_FORKING = 4  # processes: for fewer, a fork server's own imports take longer
 SETTLE_SECONDS = 60.0
@@ -70,7 +70,12 @@ class Supervision:
         folder = run_folder(topology)
         self._strangers = {one.pid for one in psutil.Process().children(recursive=True)}
         for pid in groups.end_strays(folder):
-            event("ended", f"process {pid}, left by a supervisor that was killed", logging.WARNING)
+            events.warning(
+                "stray_ended",
+                f"process {pid} was ended: a supervisor that was killed had started it",
+                consumer=SUPERVISOR,
+                pid=pid,
+            )
         # circus's own handlers lose a signal that comes while it is busy. What the supervisor was
         # started with ignored, as by nohup or in the background of a script, stays ignored.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
@@ -160,6 +165,7 @@ class Supervision:
         difference = self.settings.difference(wanted, os.getpid(), states)
         options_of_all = {options["name"]: options for options in watchers(topology)}
         self.topology, consumers = topology, self.topology.consumers
+        change_format(topology.logging.format)
         for watcher in self.watchers:
             watcher.leaving = watcher.name in difference.removed and watcher.name in consumers
         out = [one for one in self.watchers if self._goes(one, difference)]
@@ -286,7 +292,8 @@ class Supervision:
             if isinstance(watcher, KeptWatcher):
                 watcher.shorten_stop(within_seconds)
         if not self.stopping:
-            event("stopping", "every process ends when it has finished what it is handling")
+            text = "every process ends when it has finished what it is handling"
+            events.info("stopping", text, consumer=SUPERVISOR)
             self.arbiter._stopping = True  # noqa: SLF001 -- circus's stop() refuses while anything else goes on
             self.arbiter.loop.add_callback(self._stop_all)
 
@@ -338,15 +345,10 @@ class Supervision:
             self.looking = False
 
 
-def event(what: str, detail: str, level: int = logging.INFO) -> None:
-    """Log an event of the supervisor itself, as a watcher logs its own."""
-    logger.log(level, "%s %s: %s", "supervisor", what, detail)
-
-
 def _why(watcher: KeptWatcher) -> str:
     where = f"its log is {watcher.stdout_stream.path}"
     if watcher.gave_up:
-        return f"{watcher.name} gave up {watcher.gave_up_because}; {where}"
+        return f"{watcher.name} is not restarted {watcher.gave_up_because}; {where}"
     last = f", its last process ended with {watcher.last_exit}" if watcher.last_exit else ""
     return f"{watcher.name} is not ready yet{last}; {where}"
 

@@ -19,6 +19,7 @@ from circus.stream.redirector import Redirector
 from circus.watcher import Watcher
 
 from feedbus.lifeline import changed_code, holding, ready_since, slot_path
+from feedbus.logs import EventLog
 from feedbus.runner.suspects import forgive
 from feedbus.supervisor import groups
 from feedbus.supervisor.endurance import SILENT_SECONDS, Endurance, describe_exit
@@ -26,7 +27,7 @@ from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.process import KeptProcess
 from feedbus.watchdog import Watchdog, describe
 
-logger = logging.getLogger("feedbus.supervisor")
+events = EventLog("feedbus.supervisor")
 
 LOOK_SECONDS = 0.05
 BUSY_SECONDS = 2.0  # a process that takes longer to end is reported as busy
@@ -69,7 +70,7 @@ class KeptWatcher(Watcher):
         self.leaving = False  # the topology has it no more: who ends is not started anew
         self.paused = False  # by apply, until it has replaced the queue
         self.forks: ForkServer | None = None  # while many processes start
-        self._told_to_end: set[int] = set()
+        self._asked_to_end: set[int] = set()
         self._watchdogs: dict[int, Watchdog] = {}
         self._resume_at = 0.0
         self._filling = False
@@ -193,7 +194,9 @@ class KeptWatcher(Watcher):
         started = super().spawn_process(recovery_wid)
         if started is False:
             self.last_exit = "no start"
-            self._give_up("because the system refuses to start it, as told above")
+            self._give_up(
+                "because the system refuses to start it; the reason is in the lines above"
+            )
         elif started:
             self.spawned()
         return started
@@ -238,7 +241,7 @@ class KeptWatcher(Watcher):
             await self._until(lambda: not process.is_alive())
             return False
         process.stopping = True
-        self._told_to_end.add(process.pid)
+        self._asked_to_end.add(process.pid)
         process.stop_asked_at = time.monotonic()
         process.kill_at = process.stop_asked_at + min(patience_seconds, self.longest_stop_seconds)
         if process.kill_at > process.stop_asked_at:
@@ -252,7 +255,8 @@ class KeptWatcher(Watcher):
             elif not warned and now - process.stop_asked_at > BUSY_SECONDS:
                 warned = True
                 left = process.kill_at - now
-                self.tell("stopping", f"process {process.pid} is busy; killed in {left:.0f} s")
+                detail = f"process {process.pid} is busy; killed in {left:.0f} s"
+                self.report("stopping", detail, pid=process.pid)
             await asyncio.sleep(LOOK_SECONDS)
         if killed:
             self._report_kill(process)
@@ -266,7 +270,7 @@ class KeptWatcher(Watcher):
         seconds = time.monotonic() - (process.stop_asked_at or 0.0)
         again = "; what it was handling is delivered again" if self.marks else ""
         detail = f"process {process.pid} did not end within {seconds:.0f} s{again}"
-        self.tell("killed", detail, logging.WARNING)
+        self.report("killed", detail, logging.WARNING, pid=process.pid)
         forgive(self._slot_path(process.wid, "hand"))
 
     def shorten_stop(self, seconds: float) -> None:
@@ -281,8 +285,8 @@ class KeptWatcher(Watcher):
         self._ending_groups.add(pid)
         try:
             if await groups.end(pid):
-                detail = f"what process {pid} had started did not end with it"
-                self.tell("killed", detail, logging.WARNING)
+                detail = f"processes that process {pid} had started did not end with it"
+                self.report("killed", detail, logging.WARNING, pid=pid)
         finally:
             self._ending_groups.discard(pid)
 
@@ -315,8 +319,8 @@ class KeptWatcher(Watcher):
         process = self._ending
         ready_at = ready_since(self._slot_path(process.wid, "ready"), process_pid)
         self.ready_pids.discard(process_pid)
-        asked = process_pid in self._told_to_end
-        self._told_to_end.discard(process_pid)
+        asked = process_pid in self._asked_to_end
+        self._asked_to_end.discard(process_pid)
         if not asked and groups.exists(process_pid):
             self._ending_groups.add(process_pid)
             self.loop.add_callback(self._replace, process_pid)
@@ -324,7 +328,10 @@ class KeptWatcher(Watcher):
             return True
         code = exit_code or 0
         if self.leaving:
-            self.tell("left", describe_exit(code))
+            detail = (
+                f"removed from the topology; its last messages are handled, {describe_exit(code)}"
+            )
+            self.report("left", detail, exit=describe_exit(code))
             return True
         now = time.time()
         wait_seconds = self.endurance.ended(
@@ -337,8 +344,14 @@ class KeptWatcher(Watcher):
             self._give_up(f"after {count} quick failures in a row, the last with {self.last_exit}")
             return True
         level = logging.WARNING if code else logging.INFO
-        then = f"starting it anew in {wait_seconds:g} s" if wait_seconds else "starting it anew"
-        self.tell("ended", f"{self.last_exit}; {then}", level)
+        then = f"restarted in {wait_seconds:g} s" if wait_seconds else "restarted at once"
+        self.report(
+            "ended",
+            f"process {process_pid} ended: {self.last_exit}; {then}",
+            level,
+            pid=process_pid,
+            exit=self.last_exit,
+        )
         self._resume_at = time.monotonic() + wait_seconds
         if wait_seconds:
             self.loop.call_later(wait_seconds, self.manage_processes)
@@ -349,21 +362,20 @@ class KeptWatcher(Watcher):
         self.gave_up_because = why
         where = f"its log is {self.stdout_stream.path}"
         again = f"try again with: circusctl start {self.name}"
-        self.tell("gave up", f"{why}; {where}; {again}", logging.ERROR)
+        self.report("gave_up", f"not restarted {why}; {where}; {again}", logging.ERROR)
         self.loop.add_callback(self._stop, close_output_streams=True)
 
-    # -- telling -------------------------------------------------------------------------------
+    # -- reporting -----------------------------------------------------------------------------
 
-    def tell(self, what: str, detail: str, level: int = logging.INFO) -> None:
-        """Log one event: who, what, and the rest."""
-        extra = {"watcher": self.name, "what": what}
-        logger.log(level, "%s %s: %s", self.name, what, detail, extra=extra)
+    def report(self, event: str, message: str, level: int = logging.INFO, **fields: Any) -> None:
+        """Log an event of this watcher; see EventLog.write()."""
+        events.write(level, event, message, consumer=self.name, **fields)
 
     def _slot_path(self, slot: int, kind: str) -> Path:
         return slot_path(self.run_folder, self.name, slot, kind)
 
     def look_for_ready(self) -> int:
-        """Tell of processes that have become ready and return how many have not."""
+        """Log each process that has become ready and return how many have not."""
         waiting = 0
         for process in self.processes.values():
             if process.pid in self.ready_pids:
@@ -375,7 +387,8 @@ class KeptWatcher(Watcher):
                 continue
             self.ready_pids.add(process.pid)
             took = age if ready_at is None else ready_at - process.started
-            self.tell("ready", f"process {process.pid}, after {took:.1f} s")
+            text = f"process {process.pid} is ready after {took:.1f} s"
+            self.report("ready", text, pid=process.pid, seconds=took)
         return waiting
 
     @property
@@ -393,9 +406,8 @@ class KeptWatcher(Watcher):
         for watchdog in self._watchdogs.values():
             note = watchdog.look()
             if note is not None:
-                self.tell("hangs", describe(note), logging.ERROR)
-                line = f"{self.name} hangs {describe(note)}\n"
-                self.stdout_stream({"data": line.encode()})
+                self.report("hangs", describe(note), logging.ERROR, pid=note.pid)
+                self.stdout_stream.write_event(logging.ERROR, "hangs", describe(note), pid=note.pid)
 
     def changed_code(self) -> list[Path]:
         """Return which files have changed since one of its processes imported them."""

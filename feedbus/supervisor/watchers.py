@@ -15,11 +15,12 @@ from feedbus.config import APPLIED
 from feedbus.errors import UsageError
 from feedbus.lifeline import RUN_FOLDER, SUPERVISED, run_folder
 from feedbus.private_files import private_folder
-from feedbus.supervisor.logs import RotatedLog
+from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.topology import OPERATIONS, Consumer, Process, Queue, Topology
 
 # Fifteen processes that compile the same modules anew at each start would need seconds more.
 KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
+SUPERVISOR = "supervisor"  # what its log is called, and the consumer of its own events
 LOG_BYTES = 10 * 2**20
 LOG_BACKUPS = 3
 STOP_SECONDS = 5.0  # for a process; a consumer may need its handler's time besides
@@ -93,10 +94,12 @@ def _watcher(
         "respawn": True,
         "max_retry": 2,  # attempts of one start that the system refuses, not starts
         "stdout_stream": {
-            "class": "feedbus.supervisor.logs.RotatedLog",
+            "class": "feedbus.supervisor.rotated_log.RotatedLog",
             "filename": str(log_path(topology, name)),
             "max_bytes": LOG_BYTES,
             "backup_count": LOG_BACKUPS,
+            "consumer": name,
+            "log_format": topology.logging.format,
         },
     }
 
@@ -139,8 +142,15 @@ def log_path(topology: Topology, name: str) -> Path:
 
 def own_log(topology: Topology) -> RotatedLog:
     """Return the log of the supervisor itself, which takes the place of its stdout and stderr."""
-    path = str(log_path(topology, "supervisor"))
-    return RotatedLog(path, LOG_BYTES, LOG_BACKUPS, descriptors=(1, 2))
+    path = str(log_path(topology, SUPERVISOR))
+    return RotatedLog(
+        path,
+        LOG_BYTES,
+        LOG_BACKUPS,
+        consumer=SUPERVISOR,
+        log_format=topology.logging.format,
+        descriptors=(1, 2),
+    )
 
 
 def endpoint(topology: Topology, socket: str = "circus.sock") -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 import peewee
 from playhouse.migrate import SchemaMigrator
 
+from feedbus.logs import EventLog
 from feedbus.store.peewee import on_postgres
 from store.logins import normalized
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 # All that is not ASCII; ASCII is in every normalization form.
 POSTGRES = "SELECT id, login FROM users WHERE login ~ '[^[:ascii:]]' ORDER BY id"
@@ -27,8 +26,10 @@ def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -
     for user, login in db.execute_sql(POSTGRES if on_postgres() else SQLITE).fetchall():
         wanted = normalized(login)
         if wanted != login and not db.execute_sql(update, (wanted, user, wanted)).rowcount:
-            log.warning(
-                "event=login_kept user=%d: another user has this login, typed otherwise", user
+            events.warning(
+                "login_kept",
+                "a login was not normalised: another user already has the normalised form",
+                user=user,
             )
 
 

@@ -5,7 +5,6 @@ Each migration is a numbered file of this folder with up() and down(), run by pe
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ import peewee
 from playhouse.migrations import MigrationError, Runner
 
 from feedbus.errors import FeedbusError, Outage, UsageError
+from feedbus.logs import EventLog
 from feedbus.store.peewee import PeeweeStore, bind
 from feedbus.topology import Topology
 from feedbus.urls import StoreUrl
 
-log = logging.getLogger(__name__)
+events = EventLog(__name__)
 
 FOLDER = Path(__file__).parent
 WAIT_SECONDS = 120.0
@@ -63,7 +63,7 @@ def forward(url: StoreUrl | str, target: str | None = None) -> list[str]:
     with _runner(url) as runner:
         applied: list[str] = runner.up(target)
     for name in applied:
-        log.info("event=migrated name=%s", name)
+        events.info("migrated", f"migration {name} was applied", name=name)
     return applied
 
 
@@ -72,7 +72,7 @@ def back(url: StoreUrl | str, target: str | None = None) -> list[str]:
     with _runner(url) as runner:
         reverted: list[str] = runner.down(target)
     for name in reverted:
-        log.info("event=reverted name=%s", name)
+        events.info("reverted", f"migration {name} was reverted", name=name)
     return reverted
 
 

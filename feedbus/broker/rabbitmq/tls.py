@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import ssl
 from collections.abc import Iterator
 from functools import cache
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.errors import BrokerOutage
+from feedbus.logs import EventLog
 from feedbus.urls import Tls
 
-log = logging.getLogger("feedbus.broker")
+events = EventLog("feedbus.broker")
 
 
 def make_context(tls: Tls, server: str) -> ssl.SSLContext:
@@ -90,8 +90,9 @@ def _no_passphrase() -> str:
 @cache
 def _warn(server: str) -> None:
     """Log once in each process that a server is not verified."""
-    log.warning(
-        "event=tls_not_verified server=%s: ssl_verify=none accepts any certificate, so whoever is"
-        " on the way can read the password and every message",
-        server,
+    events.warning(
+        "tls_not_verified",
+        "ssl_verify=none accepts any certificate, so anyone between this process and the server can"
+        " read the password and every message; remove ssl_verify=none from the URL",
+        server=server,
     )

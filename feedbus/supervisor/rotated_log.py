@@ -1,14 +1,16 @@
-"""A watcher's log: what its processes write to stdout and stderr, rotated by size."""
+"""The log file of a watcher: what its processes write to stdout and stderr, rotated by size."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from feedbus.errors import FeedbusError
+from feedbus.logs import TEXT, Event, log_line
 from feedbus.private_files import open_private
 
 LONGEST_LINE_BYTES = 65_536  # a longer one is written in pieces
@@ -19,15 +21,18 @@ class RotatedLog:
 
     Every process writes in pieces, so the beginning of a line is kept until its end has come: lines
     of several processes do not mix, and the file is rotated between two lines. A file that was
-    moved or deleted is made anew. On a full disk lines are dropped and counted; when there is room
-    again a line says how many.
+    moved or deleted is made again. On a full disk lines are dropped and counted; when there is room
+    again, the event `lines_dropped` has their number.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- circus passes them by name
         self,
         filename: str,
         max_bytes: int,
         backup_count: int,
+        *,
+        consumer: str = "",
+        log_format: str = TEXT,
         descriptors: Sequence[int] = (),
         copy: Callable[[bytes], None] | None = None,
     ) -> None:
@@ -37,6 +42,8 @@ class RotatedLog:
             filename: the file.
             max_bytes: it is rotated before it would hold more.
             backup_count: how many older files are kept.
+            consumer: whose log it is, for the lines that the supervisor itself writes into it.
+            log_format: the form of these lines.
             descriptors: descriptors of this process that are to write to the file, too.
             copy: called with the same whole lines, also with those that the disk does not take.
 
@@ -45,6 +52,8 @@ class RotatedLog:
         self.max_bytes = max_bytes
         self.backup_count = backup_count
         self.dropped_lines = 0
+        self._consumer = consumer
+        self._log_format = log_format
         self._descriptors = descriptors
         self._copy = copy
         self._handle: int | None = None
@@ -61,6 +70,10 @@ class RotatedLog:
             self._begun[source] = text[end:]
         if end:
             self._append(text[:end])
+
+    def write_event(self, level: int, name: str, message: str, **fields: Any) -> None:
+        """Append a line of the supervisor's own about the consumer; see EventLog.write()."""
+        self({"data": self._event_line(level, name, message, **fields)})
 
     def end(self, pid: int) -> None:
         """Write what a process that has ended left without a line end."""
@@ -99,13 +112,20 @@ class RotatedLog:
         if self._copy is not None:
             self._copy(lines)
         if self.dropped_lines:
-            said = self._write(b"(%d lines dropped: the disk was full)\n" % self.dropped_lines)
-            if not said:
+            text = f"{self.dropped_lines} lines of this log were dropped: the disk was full"
+            line = self._event_line(
+                logging.WARNING, "lines_dropped", text, lines=self.dropped_lines
+            )
+            if not self._write(line):
                 self.dropped_lines += lines.count(b"\n")
                 return
             self.dropped_lines = 0
         if not self._write(lines):
             self.dropped_lines += lines.count(b"\n")
+
+    def _event_line(self, level: int, name: str, message: str, **fields: Any) -> bytes:
+        event = Event(name, message, {"consumer": self._consumer, **fields})
+        return log_line(self._log_format, level, event).encode() + b"\n"
 
     def _write(self, lines: bytes) -> bool:
         """Write lines, all or none of them; return whether they are written."""

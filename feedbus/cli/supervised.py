@@ -1,0 +1,25 @@
+"""What a command does differently when a supervisor has started it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from feedbus.errors import FeedbusError
+from feedbus.logs import EventLog
+
+events = EventLog(__name__)
+
+
+@contextmanager
+def failures_logged(*, supervised: bool) -> Iterator[None]:
+    """Log an error that ends a supervised process, and exit with code 1; raise it otherwise."""
+    try:
+        yield
+    except FeedbusError as error:
+        if not supervised:
+            raise
+        first, _, more = str(error).partition("\n")
+        events.error("failed", first, detail=more)
+        sys.exit(1)

@@ -1,0 +1,112 @@
+"""Events, and the log that a module of feedbus writes them to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from feedbus.printable import printable
+
+STACK_LEVEL = 3  # the caller of info(), warning() or error(), as logging counts
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        name: one of feedbus.logs.catalogue.EVENTS.
+        message: a sentence: what happened, to which object, and what to do next.
+        fields: values to search by; `consumer` is written first.
+        detail: further lines, such as a stack.
+
+    """
+
+    name: str
+    message: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """Return the line as the text form has it after time and level."""
+        return self.text()
+
+    def text(self, context: Mapping[str, Any] | None = None) -> str:
+        """Return `event=… consumer=… key=value … message="…"`.
+
+        Args:
+            context: fields of the process, for those that the event does not have itself.
+
+        """
+        pairs = self.pairs(context) | {"message": self.message}
+        return " ".join(f"{key}={_value(value)}" for key, value in pairs.items())
+
+    def pairs(self, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the event's name, the consumer and the other fields, in the order of writing."""
+        fields = {**(context or {}), **self.fields}
+        first = {"consumer": fields.pop("consumer")} if "consumer" in fields else {}
+        return {"event": self.name, **first, **fields}
+
+
+class EventLog:
+    """Writes events to a logger of the standard library.
+
+    Example:
+        events = EventLog(__name__)
+        events.warning("dead_letter", "put into the dead letters", consumer="mail", message_id="a7")
+
+    """
+
+    def __init__(self, name: str) -> None:
+        """Write to the logger of that name."""
+        self._logger = logging.getLogger(name)
+
+    def info(self, event: str, message: str, /, **fields: Any) -> None:
+        """Log what happens in normal work; see write()."""
+        self._write(logging.INFO, event, message, **fields)
+
+    def warning(self, event: str, message: str, /, **fields: Any) -> None:
+        """Log what an operator should know; see write()."""
+        self._write(logging.WARNING, event, message, **fields)
+
+    def error(self, event: str, message: str, /, **fields: Any) -> None:
+        """Log what somebody has to act on; see write()."""
+        self._write(logging.ERROR, event, message, **fields)
+
+    def write(self, level: int, event: str, message: str, /, **fields: Any) -> None:
+        """Log an event.
+
+        Args:
+            level: as logging has it.
+            event: its name, one of feedbus.logs.catalogue.EVENTS.
+            message: a sentence.
+            fields: values to search by. Two have a meaning of their own: `exc_info` is an exception
+                whose traceback is logged, `detail` a text of several lines.
+
+        """
+        self._write(level, event, message, **fields)
+
+    def _write(
+        self,
+        level: int,
+        event: str,
+        message: str,
+        *,
+        exc_info: BaseException | None = None,
+        detail: str = "",
+        **fields: Any,
+    ) -> None:
+        if self._logger.isEnabledFor(level):
+            made = Event(event, message, fields, detail)
+            self._logger.log(level, made, exc_info=exc_info, stacklevel=STACK_LEVEL)
+
+
+def _value(value: Any) -> str:
+    """Return a value as the text form writes it: quoted unless it is one plain word."""
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    if text and text.isprintable() and not any(each in text for each in ' "=\\'):
+        return text
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{printable(quoted)}"'

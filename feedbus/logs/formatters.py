@@ -1,0 +1,122 @@
+"""The two forms of a log line, text and JSON, and how a process is made to write them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from feedbus.logs.event_log import Event
+from feedbus.printable import printable, printable_json
+
+TEXT, JSON = "text", "json"
+LOG_FORMATS = (TEXT, JSON)
+FOREIGN = "log"  # the event of lines that libraries and handlers log
+
+
+class TextFormatter(logging.Formatter):
+    """Writes `TIME LEVEL event=… consumer=… key=value … message="…"`; a traceback is indented."""
+
+    def __init__(self, context: Mapping[str, Any] | None = None) -> None:
+        """Write the fields of the process, context, into each line that has none of that name."""
+        super().__init__()
+        self.context = dict(context or {})
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, and below it its traceback."""
+        event = event_of(record)
+        line = f"{_time(record)} {record.levelname} {event.text(self.context)}"
+        more = _more(self, record, event)
+        return f"{line}\n{_indented(more)}" if more else line
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes one JSON object on one line: time, level, event, consumer, fields and message."""
+
+    def __init__(self, context: Mapping[str, Any] | None = None) -> None:
+        """Write the fields of the process, context, into each line that has none of that name."""
+        super().__init__()
+        self.context = dict(context or {})
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object of a record; `detail` is its traceback or stack."""
+        event = event_of(record)
+        found = {"time": _time(record), "level": record.levelname, **event.pairs(self.context)}
+        found["message"] = event.message
+        more = _more(self, record, event)
+        if more:
+            found["detail"] = more
+        return printable_json(
+            {key: value if _is_json(value) else str(value) for key, value in found.items()}
+        )
+
+
+def formatter_of(log_format: str, context: Mapping[str, Any] | None = None) -> logging.Formatter:
+    """Return the formatter of a form, `text` or `json`."""
+    return JsonFormatter(context) if log_format == JSON else TextFormatter(context)
+
+
+def configure(log_format: str, *, stream: TextIO | None = None, **context: Any) -> None:
+    """Let this process write its log in one form, from the level INFO.
+
+    Args:
+        log_format: `text` or `json`.
+        stream: where to, stderr by default.
+        context: fields of every line of this process, such as `consumer="mail"`.
+
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(formatter_of(log_format, context))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # A request that waits for a thread of the HTTP server is no news.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+
+
+def change_format(log_format: str) -> None:
+    """Let this process write its log in another form from now on."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, TextFormatter | JsonFormatter):
+            handler.setFormatter(formatter_of(log_format, handler.formatter.context))
+
+
+def log_line(log_format: str, level: int, event: Event) -> str:
+    """Return the line of an event that happens now, for a file that logging does not write."""
+    record = logging.LogRecord("feedbus", level, "", 0, event, (), None)
+    return formatter_of(log_format).format(record)
+
+
+def event_of(record: logging.LogRecord) -> Event:
+    """Return a record's event; what libraries and handlers log becomes one with their logger."""
+    if isinstance(record.msg, Event):
+        return record.msg
+    return Event(FOREIGN, record.getMessage(), {"logger": record.name})
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def _more(formatter: logging.Formatter, record: logging.LogRecord, event: Event) -> str:
+    """Return the lines that follow a record: a stack, a traceback."""
+    found = [event.detail] if event.detail else []
+    if record.exc_info and record.exc_info[0] is not None:
+        found.append(formatter.formatException(record.exc_info))
+    if record.stack_info:
+        found.append(record.stack_info)
+    return "\n".join(found)
+
+
+def _indented(text: str) -> str:
+    """Return lines that cannot be taken for records of their own."""
+    return "\n".join(f"  {printable(line)}" for line in text.split("\n"))
+
+
+def _is_json(value: Any) -> bool:
+    """Whether JSON has the value; NaN and infinities are written as texts."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int)

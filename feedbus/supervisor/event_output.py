@@ -1,0 +1,87 @@
+"""Where the supervisor writes its events: a terminal, stdout, or its log file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+
+import click
+
+from feedbus.logs import event_of, formatter_of
+from feedbus.printable import printable, printable_lines
+from feedbus.supervisor.rotated_log import RotatedLog
+from feedbus.supervisor.watchers import SUPERVISOR
+from feedbus.topology import Topology
+
+COLOURS = {
+    "all_ready": "green",
+    "ready": "green",
+    "ended": "yellow",
+    "holding": "yellow",
+    "stopping": "yellow",
+    "gave_up": "red",
+    "hangs": "red",
+    "killed": "red",
+    "not_all_ready": "red",
+}
+
+
+class TerminalFormatter(logging.Formatter):
+    """Writes an event for a person who watches: `HH:MM:SS  NAME  EVENT  MESSAGE`, in colours."""
+
+    def __init__(self, width: int) -> None:
+        """Leave so many columns for names."""
+        super().__init__(datefmt="%H:%M:%S")
+        self._width = width
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, and below it its further lines."""
+        event = event_of(record)
+        clock = click.style(self.formatTime(record, self.datefmt), dim=True)
+        name = str(event.fields.get("consumer", ""))
+        what = click.style(f"{event.name:<8}", fg=COLOURS.get(event.name))
+        line = f"{clock}  {name:<{self._width}}  {what}  {printable(event.message)}"
+        return f"{line}\n{printable_lines(event.detail)}" if event.detail else line
+
+
+class _Stdout(logging.Handler):
+    """Writes to stdout; a terminal that is gone or a closed pipe must not disturb what runs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            click.echo(self.format(record))
+
+
+class _LogFile(logging.Handler):
+    """Writes to the supervisor's own log file."""
+
+    def __init__(self, log: RotatedLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log({"data": self.format(record).encode() + b"\n"})
+
+
+def name_width(topology: Topology) -> int:
+    """Return the number of characters of the longest name that supervised processes have."""
+    return max(map(len, [*topology.consumers, *topology.supervised, SUPERVISOR]))
+
+
+def write_events(topology: Topology, log: RotatedLog | None = None) -> None:
+    """Let the supervisor write its events, and circus its warnings, to one place.
+
+    Args:
+        topology: with the form of log lines and the names of what is supervised.
+        log: the log file; without one stdout, in colours where that is a terminal.
+
+    """
+    handler: logging.Handler = _Stdout() if log is None else _LogFile(log)
+    if log is None and sys.stdout.isatty():
+        handler.setFormatter(TerminalFormatter(name_width(topology)))
+    else:
+        formatter = formatter_of(topology.logging.format, {"consumer": SUPERVISOR})
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("circus").setLevel(logging.WARNING)

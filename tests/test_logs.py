@@ -1,0 +1,117 @@
+"""Log lines: their two forms, what is escaped in them, and the list of events."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import logging
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feedbus.logs import Event, EventLog, change_format, configure
+from feedbus.logs.catalogue import EVENTS, markdown
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/reference/logs.md"
+BAD = "a\nb\x1b[31m\x9b1m\u202ec\u2028\ud800é"
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+WRITERS = {"info", "warning", "error", "write", "report", "write_event", "_event_line"}
+
+
+@pytest.fixture
+def written(request):
+    """What this process logs as text or JSON, as the consumer `mail`."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    root.handlers.clear()
+    stream = io.StringIO()
+    configure(getattr(request, "param", "text"), stream=stream, consumer="mail")
+    yield stream
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+def test_a_text_line_has_time_level_event_consumer_fields_and_message(written):
+    EventLog("x").warning("dead_letter", "put into the dead letters", key="a b", records=2)
+    line = written.getvalue()
+    assert re.fullmatch(
+        TIME + ' WARNING event=dead_letter consumer=mail key="a b" records=2'
+        ' message="put into the dead letters"\n',
+        line,
+    )
+
+
+@pytest.mark.parametrize("written", ["json"], indirect=True)
+def test_a_json_line_has_the_same_in_one_object(written):
+    EventLog("x").info("dead_letter", 'a "b"', consumer="other", records=2, error=OSError("gone"))
+    found = json.loads(written.getvalue())
+    assert re.fullmatch(TIME, found.pop("time"))
+    assert found == {
+        "level": "INFO",
+        "event": "dead_letter",
+        "consumer": "other",
+        "records": 2,
+        "error": "gone",
+        "message": 'a "b"',
+    }
+
+
+@pytest.mark.parametrize("written", ["text", "json"], indirect=True)
+def test_foreign_text_is_one_line_and_a_traceback_cannot_pass_for_another(written):
+    try:
+        raise ValueError(f"no\nERROR event=forged {BAD}")
+    except ValueError as error:
+        EventLog("x").error("handler_failed", BAD, key=BAD, exc_info=error)
+    first, *rest = written.getvalue().removesuffix("\n").split("\n")
+    assert first.isprintable()
+    assert all(line.startswith("  ") and line.isprintable() for line in rest)
+    assert r"ERROR event=forged" in "".join([first, *rest])
+
+
+@given(st.text(), st.text())
+def test_quoted_values_can_be_taken_apart_again(value, message):
+    parts = shlex.split(str(Event("log", message, {"key": value})))
+    assert [part.partition("=")[0] for part in parts] == ["event", "key", "message"]
+
+
+def test_a_line_of_a_library_is_an_event_with_its_logger(written):
+    logging.getLogger("kombu.mixins").warning("lost %s", "it")
+    expected = 'WARNING event=log consumer=mail logger=kombu.mixins message="lost it"\n'
+    assert written.getvalue().partition(" ")[2] == expected
+
+
+def test_the_form_can_change_while_a_process_runs(written):
+    change_format("json")
+    EventLog("x").info("ready", "it is")
+    assert json.loads(written.getvalue())["consumer"] == "mail"
+
+
+def test_every_event_of_the_code_is_documented_and_no_other():
+    used = {"log"}  # what libraries log
+    for path in (ROOT / "feedbus").rglob("*.py"):
+        used |= set(_events_in(ast.parse(path.read_text())))
+    listed = [name for group in EVENTS.values() for name in group]
+    assert sorted(listed) == sorted(used)
+
+
+def test_the_page_lists_the_events():
+    assert markdown() in PAGE.read_text()
+
+
+def _events_in(tree: ast.AST):
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        function = call.func
+        of_log = isinstance(function, ast.Attribute) and function.attr in WRITERS
+        if of_log and ast.unparse(function.value) not in {"events", "self", "self.stdout_stream"}:
+            continue
+        if of_log or getattr(function, "id", "") == "Event":
+            names = [each.value for each in call.args[:2] if isinstance(each, ast.Constant)]
+            yield from (name for name in names[:1] if isinstance(name, str))
