@@ -147,18 +147,18 @@ def test_a_new_project_runs_and_follows_its_files_as_they_are_written(tmp_path):
     with Up(folder, "--reload", "--logs") as up:
         up.wait_for("all 4 ready")
         up.wait_for("operations page: http://127.0.0.1:")
-        up.replace("app.py", "event=mailed to", "event=posted to")
-        up.wait_for("supervisor  changed   app.py")
-        up.wait_for("mail        ready", times=2)
+        up.replace("app.py", "receipt mailed to", "receipt posted to")
+        up.wait_for('event=changed consumer=supervisor message="files have changed: app.py')
+        up.wait_for("event=ready consumer=mail ", times=2)
         up.wait_for("clock       began", times=2)
         up.publish()
-        up.wait_for("event=posted to=ann product=chair")
+        up.wait_for("receipt posted to ann: chair")
         assert "\nmail        20" in up.output  # a line of the log of mail, after its name
         up.replace("topology.toml", 'exchange = "orders"', 'exchange = "order"')
-        up.wait_for("supervisor  kept      nothing was changed")
+        up.wait_for("event=kept consumer=supervisor")
         assert "no exchange named 'order'; did you mean 'orders'?" in up.output
         up.replace("topology.toml", 'exchange = "order"', 'exchange = "orders"')
         up.replace("topology.toml", '["mail.#"]', '["mail.#", "post.#"]')
         up.wait_for("applied")
-        assert up.output.count("reserve_0   ready") == 2
-    assert "event=posted to=ann" in (folder / "var" / "log" / "mail.log").read_text()
+        assert up.output.count("event=ready consumer=reserve_0 ") == 2
+    assert "receipt posted to ann" in (folder / "var" / "log" / "mail.log").read_text()

@@ -482,7 +482,7 @@ class LoggingTable(TableSchema):
     builds = topology.Logging
 
     format = Choice(
-        "The form of [log lines](operations.md#logs) of every process that feedbus runs: `text` is"
+        "The form of [log lines](logs.md) of every process that feedbus runs: `text` is"
         ' `TIME LEVEL event=… consumer=… key=value message="…"`, `json` one object on each line.'
         " `${FEEDBUS_LOG_FORMAT:-text}` takes it from the environment.",
         *LOG_FORMATS,
