@@ -179,7 +179,7 @@ def test_what_cannot_be_closed_is_logged_and_the_others_are_closed(caplog):
     resources.open()
     with caplog.at_level(logging.ERROR):
         resources.close()
-    assert [record.message.partition(" (")[0] for record in caplog.records] == [
+    assert [record.msg.message.partition(" (")[0] for record in caplog.records] == [
         "the resource twice",
         "the resource unclosable",
     ]

@@ -22,7 +22,7 @@ def test_a_run_that_has_been_idle_ends_with_0(tmp_path: Path) -> None:
     project.publish(1, 2)
     done = project.feedbus(*IDLE)
     assert project.seen() == ["1", "2"]
-    assert "work.1 ended: idle for 0.5 s" in done.stderr
+    assert 'event=ended consumer=work reason="idle for 0.5 s"' in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -99,7 +99,7 @@ def test_a_handler_that_hangs_is_ended_and_says_where_it_hung(tmp_path: Path) ->
     project = Project.at(tmp_path, "note(n)\ntime.sleep(60)", 'handler_timeout = "500ms"')
     project.publish(1)
     done = project.feedbus("run", "work", code=-signal.SIGABRT)
-    assert "work.1 hangs on" in done.stderr
+    assert "event=hangs consumer=work " in done.stderr
     assert "small_handlers.py" in done.stderr
 
 

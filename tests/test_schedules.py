@@ -216,7 +216,7 @@ def test_a_moment_that_was_missed_longer_ago_than_the_limit_is_skipped(topology,
     with host(topology, clock) as scheduler:
         scheduler.turn()
     assert published(topology) == []
-    assert "event=schedule_missed schedule=nightly from=2026-02-01T01:30:00Z" in caplog.text
+    assert "event=schedule_missed schedule=nightly missed_from=2026-02-01T01:30:00Z" in caplog.text
 
 
 def test_a_clock_that_is_set_back_fires_nothing_twice(topology):

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from feedbus.supervisor.logs import RotatedLog
 
 from feedbus.errors import UsageError
 from feedbus.supervisor import endpoint, log_path, watchers
 from feedbus.supervisor.endurance import Endurance, describe_exit
+from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.topology import Exchange, Process, Queue, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
 
@@ -201,7 +201,7 @@ def test_a_log_that_was_moved_or_deleted_is_made_anew(tmp_path, remove):
 
 def test_a_full_disk_costs_whole_lines_which_are_counted(tmp_path):
     path = tmp_path / "q.log"
-    log = RotatedLog(str(path), max_bytes=10**6, backup_count=2)
+    log = RotatedLog(str(path), max_bytes=10**6, backup_count=2, consumer="q")
     with file_size_limit(100):
         for number in range(20):
             log({"data": b"line %2d\n" % number})
@@ -209,7 +209,9 @@ def test_a_full_disk_costs_whole_lines_which_are_counted(tmp_path):
     log.close()
     lines = path.read_text().splitlines()
     assert lines[:12] == [f"line {number:2}" for number in range(12)]
-    assert lines[12:] == ["(8 lines dropped: the disk was full)", "room again"]
+    dropped, *rest = lines[12:]
+    assert "event=lines_dropped consumer=q lines=8 " in dropped
+    assert rest == ["room again"]
 
 
 @contextmanager

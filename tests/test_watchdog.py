@@ -56,7 +56,7 @@ def test_a_handler_that_keeps_the_interpreter_lock_is_ended(tmp_path: Path) -> N
     project = Project.at(tmp_path, f"note(n)\n{BACKTRACKS}", 'handler_timeout = "500ms"')
     project.publish(1)
     done = project.feedbus("run", "work", code=-signal.SIGABRT)
-    assert "work.1 hangs on" in done.stderr
+    assert "event=hangs consumer=work " in done.stderr
     assert "small_handlers.py" in done.stderr
     assert project.seen() == ["1"]
 
@@ -77,7 +77,7 @@ def test_under_a_supervisor_a_message_that_always_hangs_is_given_up_and_the_next
         " than handler_timeout"
     )
     assert (shown["restarts"], shown["last_exit"]) == (5, "killed by SIGABRT")
-    assert log(project).count("work hangs on") == 5
+    assert log(project).count("event=hangs consumer=work ") == 5
     assert "small_handlers.py" in log(project)
 
 

@@ -30,8 +30,8 @@ class Event:
     detail: str = ""
 
     def __str__(self) -> str:
-        """Return the line as the text form has it after time and level."""
-        return self.text()
+        """Return the line as the text form has it after time and level, and the detail below."""
+        return f"{self.text()}\n{indented(self.detail)}" if self.detail else self.text()
 
     def text(self, context: Mapping[str, Any] | None = None) -> str:
         """Return `event=… consumer=… key=value … message="…"`.
@@ -101,6 +101,11 @@ class EventLog:
         if self._logger.isEnabledFor(level):
             made = Event(event, message, fields, detail)
             self._logger.log(level, made, exc_info=exc_info, stacklevel=STACK_LEVEL)
+
+
+def indented(text: str) -> str:
+    """Return lines that cannot be taken for lines of events."""
+    return "\n".join(f"  {printable(line)}" for line in text.split("\n"))
 
 
 def _value(value: Any) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from feedbus.logs.event_log import Event
-from feedbus.printable import printable, printable_json
+from feedbus.logs.event_log import Event, indented
+from feedbus.printable import printable_json
 
 TEXT, JSON = "text", "json"
 LOG_FORMATS = (TEXT, JSON)
@@ -30,7 +30,7 @@ class TextFormatter(logging.Formatter):
         event = event_of(record)
         line = f"{_time(record)} {record.levelname} {event.text(self.context)}"
         more = _more(self, record, event)
-        return f"{line}\n{_indented(more)}" if more else line
+        return f"{line}\n{indented(more)}" if more else line
 
 
 class JsonFormatter(logging.Formatter):
@@ -108,11 +108,6 @@ def _more(formatter: logging.Formatter, record: logging.LogRecord, event: Event)
     if record.stack_info:
         found.append(record.stack_info)
     return "\n".join(found)
-
-
-def _indented(text: str) -> str:
-    """Return lines that cannot be taken for records of their own."""
-    return "\n".join(f"  {printable(line)}" for line in text.split("\n"))
 
 
 def _is_json(value: Any) -> bool:
