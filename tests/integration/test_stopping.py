@@ -154,7 +154,7 @@ def test_down_now_and_a_second_ctrl_c_wait_for_no_handler(tmp_path):
                 assert system.project.feedbus("down", "--now").stdout == "stopped\n"
             else:
                 supervisor.send_signal(signal.SIGINT)
-                wait_until(lambda: "supervisor" in system.output)
+                wait_until(lambda: "event=stopping consumer=supervisor" in system.output)
                 supervisor.send_signal(signal.SIGINT)
             assert supervisor.wait(PATIENCE_SECONDS) == 0
     assert "end1" not in system.project.seen()
