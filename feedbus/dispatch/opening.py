@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -23,8 +22,6 @@ from feedbus.retry import Fate, Ladder
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.constants import PACK
-
-log = logging.getLogger(__name__)
 
 Call = Callable[[Any, Given], None]
 AsyncCall = Callable[[Any, Given], Coroutine[Any, Any, None]]

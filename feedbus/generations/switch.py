@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -20,8 +19,6 @@ from feedbus.generations.emptying import Emptying, portable
 from feedbus.generations.ledger import State
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp import Channel
-
-log = logging.getLogger(__name__)
 
 EXIT_AT = "FEEDBUS_EXIT_AT"
 EXIT_CODE = 99

@@ -112,6 +112,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "dead_letters_dropped": "Dead letters beyond `dead_letters.max_age` or `max_length` were"
         " dropped.",
         "dead_letters_unreadable": "The dead letters cannot be read to drop old ones; tried again.",
+        "timer_declared": "New exchanges of the timer were declared; the first delayed message"
+        " waits until the broker has written them to its disk.",
         "undelivered_sent": "Delayed messages whose queue or exchange was missing when they were"
         " due were sent on.",
     },
