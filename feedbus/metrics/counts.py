@@ -81,8 +81,7 @@ class Counts:
                 aside = path.with_name(path.name + UNREADABLE_SUFFIX)
                 events.warning(
                     "metrics_set_aside",
-                    f"metric file {path} cannot be read: {error}; kept as {aside.name}, counting"
-                    " from 0",
+                    f"a metric file cannot be read: {error}; kept as {aside.name}, counting from 0",
                     file=path,
                 )
                 path.replace(aside)

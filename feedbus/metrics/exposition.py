@@ -149,6 +149,6 @@ def _gauge(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> M
 def _tell_once(path: Path, reason: str) -> None:
     events.warning(
         "metrics_unreadable",
-        f"metric file {path} cannot be read: {reason}; its metrics are left out",
+        f"a metric file cannot be read: {reason}; its metrics are left out",
         file=path,
     )
