@@ -138,8 +138,8 @@ class Counts:
             except OSError as error:
                 events.warning(
                     "metrics_in_memory",
-                    "the metric file of this process cannot grow, so its new metrics are kept in"
-                    " memory and are not shown; free disk space and restart the process",
+                    "new metrics of this process are kept in memory only and are not shown, since"
+                    " its file cannot grow; free disk space and restart the process",
                     error=error,
                 )
         self._take(space)
