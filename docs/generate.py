@@ -189,10 +189,18 @@ def options() -> str:
     return reference.markdown()
 
 
+def events() -> str:
+    """Return the events that feedbus logs."""
+    from feedbus.logs import catalogue
+
+    return catalogue.markdown()
+
+
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("topology.md", "options"): options,
     ("cli.md", "commands"): commands,
     ("metrics.md", "metrics"): metrics,
+    ("logs.md", "events"): events,
     ("python.md", "feedbus"): lambda: names("feedbus"),
     ("python.md", "feedbus.testing"): lambda: names("feedbus.testing"),
 }

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from feedbus.cli import main
 from feedbus.new_project import create
 from feedbus.supervisor.log_copies import PIECE_BYTES, LogCopies
-from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.supervisor.reloader import file_times
+from feedbus.supervisor.rotated_log import RotatedLog
 from tests.projects import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.processes
