@@ -111,7 +111,7 @@ def indented(text: str) -> str:
 def _value(value: Any) -> str:
     """Return a value as the text form writes it: quoted unless it is one plain word."""
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    if text and text.isprintable() and not any(each in text for each in ' "=\\'):
+    if text and text.isprintable() and not any(each in text for each in " \"'=\\"):
         return text
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{printable(quoted)}"'
