@@ -429,7 +429,7 @@ def test_a_store_that_is_locked_holds_the_runner_and_counts_no_attempt(
 
 @pytest.mark.parametrize(
     ("limits", "reason"),
-    [({"max_runtime_seconds": 0.5}, "ran for 0.5 s"), ({"idle_seconds": 0.5}, "idle for 0.5 s")],
+    [({"max_runtime_seconds": 2}, "ran for 2 s"), ({"idle_seconds": 0.5}, "idle for 0.5 s")],
 )
 def test_limits_end_a_run_that_holds(
     make: Callable[..., System], limits: dict[str, float], reason: str
@@ -528,14 +528,17 @@ def test_a_repeat_without_an_id_has_no_second_effect_and_is_counted(
     metrics = Metrics.none()
     put_without_id(system, [1])
 
-    def lost(*_: Any) -> None:
-        msg = "the connection was lost before the acknowledgement"
-        raise BrokerOutage(msg)
+    settle, losses = Reading.settle, [True]
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Reading, "settle", lost)
-        system.run(system.note, max_runtime_seconds=0.3, metrics=metrics)
-    system.run(system.note, metrics=metrics)
+    def lose_one(reading: Reading, tag: int) -> None:
+        if losses:
+            losses.pop()
+            msg = "the connection was lost before the acknowledgement"
+            raise BrokerOutage(msg)
+        settle(reading, tag)
+
+    monkeypatch.setattr(Reading, "settle", lose_one)
+    system.run(system.note, idle_seconds=1.0, metrics=metrics)
     assert system.seen == [1]
     assert metrics.value("feedbus_taken_for_repeats_total", "work") >= 1
     assert system.ready() == {"work": 0}
