@@ -3,7 +3,8 @@
 A process publishes them with delays, so that message n is due at a common start plus n / rate;
 publishing goes on while the first fall due only if it is slower than expected. A consumer with a
 prefetch of 1,000 notes how late each arrives: the time of arrival minus the moment that was asked
-for, so the timer's rounding counts too. The memory is the resident memory of the broker's
+for, so the timer's rounding counts too. RabbitMQ has the settings of deploy/rabbitmq, and the
+timer's queues are declared before. The memory is the resident memory of the broker's
 processes (or, with --embedded, of the consumer, in whose process the broker runs).
 """
 
@@ -20,6 +21,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import click
 import psutil
@@ -27,17 +29,20 @@ import psutil
 from feedbus import broker
 from feedbus.broker import timer
 from feedbus.broker.names import Names
+from feedbus.broker.timer_objects import Timer
 from feedbus.bus.sender import Sender
 from feedbus.topology import Exchange, Queue, Topology
 from feedbus.urls import parse_broker_url
 from feedbus.wire import Outgoing
+from feedbus.wire.amqp import Channel
 from servers.rabbitmq import RabbitMQ
 from servers.versions import installed
 
+SETTINGS = Path(__file__).parent.parent / "deploy/rabbitmq/advanced.config"
 PREFETCH = 1_000
 ACKNOWLEDGED_AT_ONCE = 200
 PUBLISHED_AT_ONCE = 1_000
-EXPECTED_RATE = 1_500  # of publishing, messages a second
+LONGEST_OF_PLACES = (2**12 - 1, 2**16 - 16, 2**24 - 256)  # in ms; together, up to 4.6 hours
 SPARE_SECONDS = 15.0
 SAMPLE_SECONDS = 2.0
 SILENT_SECONDS = 240.0  # longer than RabbitMQ waits before it forwards a message again
@@ -80,6 +85,15 @@ def topology(url: str, folder: Path) -> Topology:
         exchanges={"work": Exchange("work", "direct")},
         queues={"work": Queue("work", "work", "bench:none", ("k",))},
     )
+
+
+def warm_up(connection: broker.Connection, system: Topology) -> None:
+    """Declare the timer's queues: the first messages that need them would wait for the disk."""
+    names = Names(system)
+    target = timer.exchange_target(names, "work")
+    message = Outgoing("", "k", b"", None, "")
+    messages = [timer.delayed(names, message, longest, target) for longest in LONGEST_OF_PLACES]
+    Timer(system).declare(cast("Channel", connection.default_channel), messages)
 
 
 def publish(url: str, folder: Path, run: Run) -> None:
@@ -156,17 +170,22 @@ def brokers(folder: Path, *, embedded: bool) -> Iterator[tuple[str, psutil.Proce
     if embedded:
         yield f"sqlite:///{folder / 'broker.db'}", psutil.Process(os.getpid())
         return
-    with RabbitMQ(folder, version=installed()[-1]) as node:
+    node = RabbitMQ(folder, version=installed()[-1])
+    (folder / "advanced.config").write_bytes(SETTINGS.read_bytes())
+    with node:
         yield node.url, psutil.Process(node.session)
 
 
-def measure(messages: int, rate: float, folder: Path, *, embedded: bool) -> Run:
+def measure(
+    messages: int, rate: float, publish_rate: float, folder: Path, *, embedded: bool
+) -> Run:
     """Publish and consume, and return what was seen."""
     with brokers(folder, embedded=embedded) as (url, process):
         system = topology(url, folder)
         with broker.connect(system) as connection:
             broker.declare(connection.default_channel, system)
-        run = Run(messages, rate, time.time() + SPARE_SECONDS + messages / EXPECTED_RATE)
+            warm_up(connection, system)
+        run = Run(messages, rate, time.time() + SPARE_SECONDS + messages / publish_rate)
         publisher = multiprocessing.get_context("spawn").Process(
             target=publish, args=(url, folder, run)
         )
@@ -244,12 +263,13 @@ def _mb(count: float) -> int:
 @click.command()
 @click.option("--messages", default=1_000_000, show_default=True)
 @click.option("--rate", default=1_000.0, show_default=True, help="Messages a second that fall due.")
+@click.option("--publish-rate", default=1_500.0, show_default=True, help="Expected, a second.")
 @click.option("--embedded", is_flag=True, help="On the embedded broker instead of RabbitMQ.")
-def main(messages: int, rate: float, *, embedded: bool) -> None:
+def main(messages: int, rate: float, publish_rate: float, *, embedded: bool) -> None:
     """Measure, and print the figures as JSON."""
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
-        run = measure(messages, rate, Path(folder), embedded=embedded)
+        run = measure(messages, rate, publish_rate, Path(folder), embedded=embedded)
     figures = report(run)
     figures["load"] = {"before": load, "after": os.getloadavg()}
     print(json.dumps(figures, indent=1))
