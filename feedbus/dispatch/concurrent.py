@@ -20,8 +20,9 @@ from feedbus.resources import Resources
 from feedbus.sequencer import Sequencer
 from feedbus.topology import Consumer
 from feedbus.wire import Delivery
+from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
-SLOW_SECONDS = 1.0  # no broker waits less for an acknowledgement
+KEPT_SECONDS = 5.0  # what was slow is remembered, until the broker has said what it did about it
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class Work:
     error: BaseException | None = None
     ended: bool = False
     judged: bool = False
+    known_slow: bool = False
 
     @property
     def message_id(self) -> str:
@@ -76,8 +78,8 @@ class ConcurrentCalls:
         self._done: list[Opened] = []
         self._closed: list[Delivery] = []
         self._begun: deque[tuple[float, Work]] = deque()
-        # The messages that took long and have ended, and how long.
-        self.ended_slow: list[tuple[str, float]] = []
+        # The messages that took long and have ended: when, and how long.
+        self._ended_slow: deque[tuple[float, str, float]] = deque()
         self.outage: Outage | None = None
         self._pool: ThreadPoolExecutor | None = None
         self.waker = Waker()
@@ -106,7 +108,16 @@ class ConcurrentCalls:
         now = time.monotonic()
         begun = [work for work in self.in_handlers if work.started_at]
         running = [(work.message_id, now - work.started_at) for work in begun]
-        return self.ended_slow + running
+        while self._ended_slow and self._ended_slow[0][0] < now - KEPT_SECONDS:
+            self._ended_slow.popleft()
+        ended = [(message_id, took) for _, message_id, took in self._ended_slow]
+        return ended + [each for each in running if each[1] >= LEAST_TIMEOUT_SECONDS]
+
+    def forget_slow(self) -> None:
+        """Forget what took long, and what handlers have had for long until now."""
+        self._ended_slow.clear()
+        for work in self.in_handlers:
+            work.known_slow = True
 
     @property
     def given_to_dead_handler(self) -> list[Opened]:
@@ -240,8 +251,8 @@ class ConcurrentCalls:
         if work.publications is not None:
             work.publications.clear()
         self._dispatch.ended(work.part.opened, work.row, work.error, work.seconds)
-        if work.seconds >= SLOW_SECONDS:
-            self.ended_slow.append((work.message_id, work.seconds))
+        if work.seconds >= LEAST_TIMEOUT_SECONDS and not work.known_slow:
+            self._ended_slow.append((time.monotonic(), work.message_id, work.seconds))
         self._sequencer.end(work)
         work.part.left -= 1
         if not work.part.left:

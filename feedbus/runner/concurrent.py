@@ -6,7 +6,7 @@ import math
 import select
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from feedbus.errors import Outage
@@ -154,20 +154,24 @@ class Concurrent:
 
         It is handled alone when it comes again. What was delivered beside it is not blamed.
         """
-        for message_id, took in self._calls.slow:
-            if took >= timeout.seconds:
-                cause = timeout.exceeded(took)
-                events.warning(
-                    "channel_lost",
-                    f"the broker has closed the channel because of message {message_id}: {cause}",
-                    message_id=message_id,
-                )
-                self._suspects.blame_each([message_id], cause)
-        self.forget_slow()
+        slow = self._calls.slow
+        self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.exceeded)
 
-    def forget_slow(self) -> None:
-        """Forget what took long and has ended: the broker has not closed its channel."""
-        self._calls.ended_slow.clear()
+    def blame_slowest(self, timeout: ConsumerTimeout) -> None:
+        """Blame what was handled longest, now that the broker has cancelled the consumer."""
+        slowest = sorted(self._calls.slow, key=lambda each: each[1])[-1:]
+        self._blame(slowest, timeout.cancelled)
+
+    def _blame(self, slow: Sequence[tuple[str, float]], cause_of: Callable[[float], str]) -> None:
+        for message_id, took in slow:
+            cause = cause_of(took)
+            events.warning(
+                "channel_lost",
+                f"the broker ended the subscription because of message {message_id}: {cause}",
+                message_id=message_id,
+            )
+            self._suspects.blame([message_id], cause)
+        self._calls.forget_slow()
 
     def settle(self, readings: Mapping[str, Reading]) -> None:
         """Acknowledge what is done."""

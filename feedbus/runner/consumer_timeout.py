@@ -41,6 +41,16 @@ class ConsumerTimeout:
             self.seconds = min(self.seconds, int(found[1]) / 1000)
         return found is not None
 
+    def cancelled(self, took_seconds: float) -> str:
+        """Return what a broker did that cancels a consumer, and does not name its timeout.
+
+        RabbitMQ 4.3 does so on quorum queues. It also does so when the queue's leader has moved.
+        """
+        return (
+            f"the broker cancelled the consumer while it was handled, which took"
+            f" {took_seconds:.0f} s (consumer_timeout)"
+        )
+
     def exceeded(self, took_seconds: float) -> str:
         """Return what the broker does about a message whose handling took so long."""
         return (

@@ -38,6 +38,7 @@ from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.amqp import Connection, RawConnection
+from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
 events = EventLog(__name__)
 
@@ -291,6 +292,8 @@ class Runner:
     ) -> list[Source]:
         """Drop queues that another consumer has deleted, or the broker moved, to look anew."""
         begun = bool(self._concurrent)
+        if self._concurrent is not None:
+            self._concurrent.blame_slowest(self._timeout)
         while cancelled:
             self._drop(cancelled.pop())
         return self._give_back(queues, left) if begun else left
@@ -443,7 +446,6 @@ class Runner:
             except TimeoutError:
                 break
             timeout = 0.0
-        concurrent.forget_slow()  # the broker has not closed their channel
         concurrent.look()
         self._heartbeats.beat()
         return bool(self._buffer or concurrent)
@@ -557,6 +559,9 @@ class Runner:
         started = time.monotonic()
         outage = None
         if not group:  # else only finishing it has met an outage
+            if not self._resources.ready:  # one has ended by itself
+                with self._heartbeats.going_on():
+                    self._resources.open()
             outage = group.handle(
                 raw.take_arrived,
                 lambda: self._told_to_stop.is_set() or bool(self._cancelled),
@@ -603,10 +608,11 @@ class Runner:
         and the loss is counted against what was in the handler.
         """
         latest = {delivery.consumer_tag: delivery.tag for delivery in deliveries}
+        slow = strain.seconds >= LEAST_TIMEOUT_SECONDS
         try:
             for consumer_tag, tag in latest.items():
                 self._reading[consumer_tag].settle(tag)
-            if strain.cause(self._timeout):
+            if slow or strain.cause(self._timeout):
                 raw.take_arrived()
                 raw.channel().close()  # an answer behind the acknowledgement
         except Exception as error:
@@ -624,7 +630,10 @@ class Runner:
                 self._suspects.blame(strain.message_ids, cause)
             self._suspects.release()
             raise
-        self._suspects.release(settled=True)
+        cancelled = slow and not latest.keys().isdisjoint(self._cancelled)
+        if cancelled:
+            self._suspects.blame(strain.message_ids, self._timeout.cancelled(strain.seconds))
+        self._suspects.release(settled=not cancelled)
 
     def _sample(self, delivery: Delivery) -> None:
         """Look whether a batch's first record came to the shard that owns it."""

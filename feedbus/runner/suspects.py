@@ -128,12 +128,6 @@ class Suspects:
             deaths, _ = self._deaths.get(message_id, (0, ""))
             self._deaths[message_id] = (deaths + alone, cause)
 
-    def blame_each(self, message_ids: Sequence[str], cause: str) -> None:
-        """Count a lost consumer against messages of which each alone has cost it."""
-        for message_id in message_ids:
-            deaths, _ = self._deaths.get(message_id, (0, ""))
-            self._deaths[message_id] = (deaths + 1, cause)
-
     def release(self, *, settled: bool = False) -> None:
         """Note that the handler has returned; settled messages are under suspicion no more."""
         if settled and self._deaths:

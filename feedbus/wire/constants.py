@@ -60,3 +60,4 @@ OF_DEATHS = ("x-first-death-", "x-last-death-")  # how the names of others begin
 SHORT_TEXT_BYTES = 255  # a routing key, a message id or any other text property
 REASON_BYTES = 1_000
 ERRORS_BYTES = 8_000
+LEAST_TIMEOUT_SECONDS = 1.0  # no broker waits less for an acknowledgement

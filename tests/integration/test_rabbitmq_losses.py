@@ -218,6 +218,30 @@ def test_of_messages_handled_at_once_the_broker_times_out_only_the_slow_one_is_g
     assert system.ready() == {"work": 0}
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_broker_that_cancels_the_consumer_at_its_timeout_is_understood(
+    rabbitmq4, tmp_path: Path, concurrency: int
+):
+    """RabbitMQ 4.3 closes no channel for a quorum queue, and does not say why it cancels."""
+    options = {"delivery_limit": 2, "concurrency": concurrency, "prefetch": 6, "type": "quorum"}
+    system = System.at(tmp_path, queue(**options), broker_url=rabbitmq4.url)
+
+    def slow(message: dict[str, Any], _bus: Bus) -> None:
+        time.sleep(2.0 if message["n"] == 1 else 0.1)
+        system.note(message)
+
+    system.publish(range(8))
+    with consumer_timeout(rabbitmq4, 1000):
+        system.run(slow, idle_seconds=1.5)
+    (letter,) = system.dead()
+    assert letter.payload == {"n": 1}
+    assert "lost 2 times" in letter.reason
+    assert "the broker cancelled the consumer while it was handled" in letter.reason
+    assert set(system.seen) == set(range(8))
+    assert system.seen.count(1) <= 3  # the broker may look only after the message is settled
+    assert system.ready() == {"work": 0}
+
+
 def test_after_a_lost_connection_what_ran_at_once_is_repeated_when_it_has_ended(
     rabbitmq, tmp_path: Path
 ):
