@@ -292,9 +292,10 @@ async def line() -> AsyncIterator[Line]:
         raise ConnectionError
 
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(read())
+        reader = tasks.create_task(read())
         STEPS.append("open line")
         yield found
+        reader.cancel()
 
 
 @resource

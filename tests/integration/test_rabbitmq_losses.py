@@ -238,7 +238,7 @@ def test_a_broker_that_cancels_the_consumer_at_its_timeout_is_understood(
     assert "lost 2 times" in letter.reason
     assert "the broker cancelled the consumer while it was handled" in letter.reason
     assert set(system.seen) == set(range(8))
-    assert system.seen.count(1) <= 3  # the broker may look only after the message is settled
+    assert system.seen.count(1) <= 8  # a broker that looks late takes back what is settled
     assert system.ready() == {"work": 0}
 
 
