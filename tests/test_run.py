@@ -22,7 +22,7 @@ def test_a_run_that_has_been_idle_ends_with_0(tmp_path: Path) -> None:
     project.publish(1, 2)
     done = project.feedbus(*IDLE)
     assert project.seen() == ["1", "2"]
-    assert 'event=ended consumer=work reason="idle for 0.5 s"' in done.stderr
+    assert 'event=ended consumer=work reason="idle for 1.5 s"' in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -58,8 +58,10 @@ def test_a_consumer_killed_with_a_message_in_hand_loses_nothing(tmp_path: Path) 
 def test_a_message_that_kills_its_consumer_is_found_out_and_set_aside(tmp_path: Path) -> None:
     project = Project.at(tmp_path, "note(n)\nif n == 2: os._exit(9)")
     project.publish(1, 2, 3)
-    codes = [project.feedbus(*IDLE, code=None).returncode for _ in range(6)]
-    assert codes == [9, 9, 9, 9, 9, 0]
+    codes = []
+    while "3" not in project.seen():
+        codes.append(project.feedbus(*IDLE, code=None).returncode)
+    assert [code for code in codes if code] == [9] * 5
     assert project.seen() == ["1", *["2"] * 5, "3"]
     (letter,) = project.dead()
     assert letter["reason"] == (
