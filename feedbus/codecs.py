@@ -47,7 +47,7 @@ def resolve_codec(dotted: str, root: Path) -> Codec:
     """Import a codec; of a class, make an instance.
 
     Raises:
-        UsageError: it cannot be imported, or is no codec.
+        UsageError: it cannot be imported, or is not a codec.
 
     """
     found = resolve_object(dotted, root)
@@ -58,7 +58,7 @@ def resolve_codec(dotted: str, root: Path) -> Codec:
             msg = f"{dotted} cannot be made: {type(error).__name__}: {error}"
             raise UsageError(msg) from error
     if not isinstance(found, Codec):
-        msg = f"{dotted} is no codec"
+        msg = f"{dotted} is not a codec"
         raise UsageError(msg)
     return found
 
@@ -82,7 +82,7 @@ class Codecs:
         """Import the codecs of a topology.
 
         Raises:
-            UsageError: one cannot be imported, or is no codec.
+            UsageError: one cannot be imported, or is not a codec.
 
         """
         named = topology.codecs.items()

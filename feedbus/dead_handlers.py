@@ -57,7 +57,7 @@ class DeadLetterFunction:
         """
         called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls
         if called is None or isinstance(function, type):
-            raise Unfit(function, EXPECTED, "is no function")
+            raise Unfit(function, EXPECTED, "is not a function")
         for is_other, got in OTHERS.items():
             if is_other(function) or is_other(called):
                 raise Unfit(function, EXPECTED, got)

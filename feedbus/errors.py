@@ -45,7 +45,7 @@ class Problem:
 
 
 class TopologyError(FeedbusError):
-    """A topology file has problems; all of them are told at once."""
+    """A topology file has problems; all of them are listed at once."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         """Keep the problems in the order of their places in the file."""
@@ -84,17 +84,17 @@ class InvalidBody(FeedbusError):  # noqa: N818 -- names the delivery's state
         }
         if len(errors) > FIELDS_KEPT:
             self.errors.setdefault("", []).append(f"and {len(errors) - FIELDS_KEPT} more fields")
-        told = "; ".join(
+        listed = "; ".join(
             f"{field or 'body'}: {' '.join(texts)}" for field, texts in self.errors.items()
         )
-        super().__init__(told)
+        super().__init__(listed)
 
 
 class PublishError(FeedbusError):
     """Messages were not accepted by the broker; failures holds (message id, reason) pairs."""
 
     def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
-        """Tell the first reasons and how many there are."""
+        """Name the first reasons and the number of failures."""
         self.failures = tuple(failures)
         reasons = sorted({reason for _, reason in self.failures})
         super().__init__(f"{len(self.failures)} not published: {'; '.join(reasons[:5])}")

@@ -66,7 +66,7 @@ def resolve_exception(name: str, root: Path) -> type[BaseException]:
             raise UsageError(msg)
     if not (isinstance(found, type) and issubclass(found, BaseException)):
         kind = found.__name__ if isinstance(found, type) else type(found).__name__
-        msg = f"{name} is no exception class, but {kind}"
+        msg = f"{name} is not an exception class but {kind}"
         raise UsageError(msg)
     if issubclass(found, VERDICTS):
         msg = f"{name} is a verdict of feedbus, which says itself what becomes of the message"

@@ -173,7 +173,7 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
         try:
             message_type_of(message)
         except UnfitMessageType as error:
-            got = f"is no message type: it is {error.got}"
+            got = f"is not a message type: it is {error.got}"
             raise UnfitHandler(message, error.expected, got, error.advice) from error
     return partial(_marked, declared=message, batch=batch)
 
@@ -200,10 +200,10 @@ def _check_function(function: object) -> None:
     elif called is None:
         got, advice = "is not callable", "write a function"
     elif _any(inspect.isasyncgenfunction, function, called):
-        got = "is an async generator, which nobody would iterate"
+        got = "is an async generator, which is never iterated"
         advice = "publish with bus.publish(…) instead of yield"
     elif _any(inspect.isgeneratorfunction, function, called):
-        got = "is a generator function, which nobody would iterate"
+        got = "is a generator function, which is never iterated"
         advice = "publish with bus.publish(…) instead of yield"
     else:
         return
@@ -233,9 +233,9 @@ def _complaint(result: object) -> str:
         advice = f"write 'raise {type(result).__name__}(…)'"
     elif inspect.iscoroutine(result) or inspect.isgenerator(result):
         result.close()
-        advice = "nothing of it was run: write 'async def' or a function that does not yield"
+        advice = "none of its code has run: write 'async def' or a function that does not yield"
     elif inspect.isawaitable(result) or inspect.isasyncgen(result):
-        advice = "nobody awaits it: write 'async def', and await it there"
+        advice = "it is not awaited: write 'async def', and await it there"
     return f"the handler returned {got}: expected None; {advice}"
 
 

@@ -87,14 +87,14 @@ def follow_parent() -> bool:
         SystemExit: the supervisor was gone before this could be arranged.
 
     """
-    told = os.environ.get(SUPERVISED, "")
-    if not told:
+    parent_id = os.environ.get(SUPERVISED, "")
+    if not parent_id:
         return False
     os.environ[SUPERVISED] = ""  # what this process starts has this one for a parent
     default_signals()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it: a closed socket is an error
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so is a file that grows too large
-    parent = int(told)
+    parent = int(parent_id)
     if sys.platform == "linux":
         import ctypes
 
@@ -102,7 +102,7 @@ def follow_parent() -> bool:
     else:
         threading.Thread(target=_watch, args=(parent,), name="lifeline", daemon=True).start()
     if os.getppid() != parent:
-        msg = "the supervisor is gone"
+        msg = "the supervisor has ended"
         raise SystemExit(msg)
     return True
 
@@ -126,7 +126,7 @@ def limit_memory(limit_bytes: int | None) -> None:
 def hold_slot(
     topology: HasVar, name: str, slot: int, *, patience_seconds: float | None = None
 ) -> Iterator[None]:
-    """Be the only process of that name and slot, and tell mark_ready() where to say so.
+    """Be the only process of that name and slot, and let mark_ready() write its ready file.
 
     Args:
         topology: says where the folder of state is.

@@ -100,7 +100,7 @@ def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[M
     """
     found = resolve_object(dotted, root)
     if not (isinstance(found, type) and issubclass(found, Middleware)):
-        raise Unfit(found, EXPECTED, f"is no middleware but {found!r:.80}")
+        raise Unfit(found, EXPECTED, f"is not a middleware but {found!r:.80}")
     around = found.around
     if inspect.isgeneratorfunction(around) or inspect.isasyncgenfunction(around):
         form = "asynccontextmanager" if inspect.isasyncgenfunction(around) else "contextmanager"

@@ -160,7 +160,7 @@ def _refuse(path: Path, found: os.stat_result) -> None:
         what = f"has a second name (hard link) elsewhere, and belongs to {owner}"
     else:
         what = f"is no regular file, and belongs to {owner}"
-    msg = f"{path} {what}: nothing is written to it; look where it comes from, and remove it"
+    msg = f"{path} {what}: nothing is written to it; find out where it comes from, and remove it"
     raise NotPrivate(msg)
 
 

@@ -93,7 +93,9 @@ class Resources:
             msg = f"resource: expected a function under @feedbus.resource, got {function!r:.80}"
             raise TypeError(msg)
         if not any(resource in parameters.resources() for parameters in self._needed):
-            msg = f"nothing asks for the resource {name_of(function)}{place(function)}"
+            msg = (
+                f"no handler or middleware needs the resource {name_of(function)}{place(function)}"
+            )
             raise UsageError(msg)
         self._values[resource] = value
 

@@ -1,4 +1,4 @@
-"""What becomes of a record that was not acknowledged: the retry ladder, then the dead letters."""
+"""What becomes of a record that was not acknowledged: the retry policy, then the dead letters."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Fate:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """The retry ladder of one consumer."""
+    """The retry policy of one consumer."""
 
     names: Names
     consumer: Consumer

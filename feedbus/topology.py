@@ -265,8 +265,8 @@ class Schedule:
 class Generation:
     """One ring of a hash exchange: (consumer name, weight) in binding order.
 
-    The turn tells it from an earlier one of the same members that still drains; the shape is a
-    digest of what its queues are declared with, "" where that is nothing out of the ordinary.
+    The turn distinguishes it from an earlier ring of the same members that still drains. The shape
+    is a digest of the arguments of its queues, "" where these are the defaults.
     """
 
     exchange: str
@@ -369,7 +369,7 @@ class Topology:
         """Return the ring that this file asks for on a hash exchange.
 
         Shards are bound in the order of their numbers, so that more of them at the end move the
-        fewest keys; the broker is told so in a way that outlives its restart.
+        fewest keys; the order is declared so that it survives a restart of the broker.
         """
         members = [
             (consumer.name, consumer.weight)

@@ -190,7 +190,7 @@ def test_it_tells_before_and_after_and_what_to_paste(balance, path):
 def test_written_weights_are_what_the_next_look_finds(balance, path):
     before = path.read_text()
     found = balance("update_feed", "--keys", "1..1000", "--write")
-    assert f"written to {path}; `feedbus apply` makes it so" in found.stdout
+    assert f"written to {path}; `feedbus apply` puts it into effect" in found.stdout
     changed = [
         (old, new)
         for old, new in zip(before.splitlines(), path.read_text().splitlines(), strict=True)
@@ -244,9 +244,9 @@ def test_a_target_takes_the_fewest_buckets_that_reach_it(balance):
     report = json.loads(balance("feed", "--keys", "1..1000", "--target", "1.05", "--json").stdout)
     assert (report["after"]["buckets"], report["after"]["max_over_mean"]) == (39, 1.05)
     found = balance("feed", "--keys", "1..1000", "--target", "1.001")
-    assert "1.001 is out of reach: the best is 1.020" in found.stdout
+    assert "1.001 cannot be reached: the best is 1.020" in found.stdout
     found = balance("feed", "--keys", "1..1000", "--target", "1.5")
-    assert "the weights that stand reach 1.5 already" in found.stdout
+    assert "the current weights reach 1.5 already" in found.stdout
 
 
 def test_weights_of_more_buckets_than_allowed_stay_when_they_are_more_even(balance, path):

@@ -81,7 +81,7 @@ WRONG = {
     "a parameter that nobody gives": (
         ("message: Message, client", "message: int, client"),
         (
-            f"{HANDLER}asks for what nobody gives: its parameter 'message: int', and its queue"
+            f"{HANDLER}has a parameter that nothing provides: 'message: int', and its queue"
             " has no store whose session it could be: expected bus: Bus, message: Message, what a"
             " resource gives, or a default"
         ),
@@ -107,7 +107,7 @@ WRONG = {
             "(Schema, batch=True)\ndef reserve(order: Records",
         ),
         (
-            f"{HANDLER}asks for what it cannot be given: 'message: Message': expected"
+            f"{HANDLER}has a parameter that it cannot be given: 'message: Message': expected"
             " records.messages: each record of a batch has a message of its own"
         ),
     ),
@@ -144,7 +144,7 @@ AROUND = {
     ),
     "a dead handler that is a class": (
         'dead_handler = "app_of_check:Client"\n',
-        "8:16: [queues.reserve] dead_handler: Client (app_of_check.py:6) is no function",
+        "8:16: [queues.reserve] dead_handler: Client (app_of_check.py:6) is not a function",
     ),
     "an exception that is not there": (
         RETRY + 'retry_on = ["OSErorr"] }\n',
@@ -152,7 +152,7 @@ AROUND = {
     ),
     "an exception that is none": (
         RETRY + 'reject_on = ["app_of_check:Client"] }\n',
-        "8:56: [queues.reserve] retry.reject_on[0]: app_of_check:Client is no exception class, but",
+        "8:56: [queues.reserve] retry.reject_on[0]: app_of_check:Client is not an exception class but",
     ),
     "an exception in both lists": (
         RETRY + 'retry_on = ["OSError"], reject_on = ["builtins.OSError"] }\n',
@@ -164,7 +164,7 @@ AROUND = {
     ),
     "middleware that is none": (
         MIDDLEWARE.replace("Timing", "Client"),
-        "9:8: [middleware] use[0]: Client (app_of_check.py:6) is no middleware but <class",
+        "9:8: [middleware] use[0]: Client (app_of_check.py:6) is not a middleware but <class",
     ),
     "a program that is not there": (
         '[processes.web]\ncommand = "pyton -m web"\n',
@@ -192,8 +192,8 @@ def test_what_surrounds_a_handler_and_does_not_fit_is_a_problem(check, more, sai
 def test_middleware_that_asks_for_what_is_not_there_is_a_problem(check):
     found = check(MIDDLEWARE, before="(self, client: Client)", after="(self, bus: Bus)")
     assert found.startswith(
-        "topology.toml:9:8: [middleware] use[0]: Timing (app_of_check.py:17) asks for what nobody"
-        " gives: its parameter 'bus: Bus': expected topology: Topology, what a resource gives, or"
+        "topology.toml:9:8: [middleware] use[0]: Timing (app_of_check.py:17) has a parameter"
+        " that nothing provides: 'bus: Bus': expected topology: Topology, what a resource gives, or"
     )
 
 
@@ -208,4 +208,4 @@ def test_run_says_the_same_before_it_starts(check, tmp_path):
     )
     assert done.returncode == 1
     place = "topology.toml:8:16: [queues.reserve] dead_handler: "
-    assert f"{place}Client (app_of_check.py:6) is no function" in done.stderr
+    assert f"{place}Client (app_of_check.py:6) is not a function" in done.stderr

@@ -131,7 +131,7 @@ def test_what_a_store_names_and_does_not_fit_is_told_at_its_place(tmp_path, stor
         (
             "order, price: int",
             (
-                "asks for what nobody gives: its parameter 'price: int': expected bus: Bus,"
+                "has a parameter that nothing provides: 'price: int': expected bus: Bus,"
                 " message: Message, a Session, what a resource gives, or a default"
             ),
         ),
@@ -143,7 +143,7 @@ def test_what_a_store_names_and_does_not_fit_is_told_at_its_place(tmp_path, stor
                 " outside of TYPE_CHECKING"
             ),
         ),
-        ("order, nothing", "asks for what nobody gives: its parameter 'nothing'"),
+        ("order, nothing", "has a parameter that nothing provides: 'nothing'"),
     ],
 )
 def test_what_a_handler_asks_for_and_nobody_gives_is_a_problem(tmp_path, parameters, said):
@@ -154,7 +154,9 @@ def test_what_a_handler_asks_for_and_nobody_gives_is_a_problem(tmp_path, paramet
 
 def test_a_session_needs_a_store_that_has_it_and_a_transaction(tmp_path):
     wanted = "order, session: Session"
-    assert "its parameter 'session: Session'" in check(tmp_path, PEEWEE, wanted)
+    assert "a parameter that nothing provides: 'session: Session'" in check(
+        tmp_path, PEEWEE, wanted
+    )
     assert "stream = true has no transaction" in check(
         tmp_path, SQLALCHEMY, wanted, "stream = true"
     )
@@ -175,7 +177,7 @@ def test_an_async_handler_or_dead_handler_beside_a_store_needs_store_false(tmp_p
     assert f"topology.toml:8:16: [queues.reserve] dead_handler: undo (app.py:28) {said}" in found
     assert "ok" in check(tmp_path, store, "order", f"{options}store = false", app=written)
     once = check(tmp_path, store, "order", "once = true\nstore = false", app=written)
-    assert "[queues.reserve] store: cannot stand beside once: the store keeps which" in once
+    assert "[queues.reserve] store: cannot be combined with once: the store keeps which" in once
 
 
 def test_threads_that_need_more_connections_than_the_pool_of_the_engine_has_are_a_problem(tmp_path):

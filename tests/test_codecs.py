@@ -158,13 +158,17 @@ def test_what_a_content_type_cannot_carry_is_refused(system) -> None:
     ("old", "new", "problem"),
     [
         (":CsvCodec", ":CsvCodek", "[codecs] \"text/csv\": foreign_handlers has no 'CsvCodek'"),
-        (":CsvCodec", ":not_a_codec", "is no codec; expected a class, or an object, with decode("),
+        (
+            ":CsvCodec",
+            ":not_a_codec",
+            "is not a codec; expected a class, or an object, with decode(",
+        ),
         ('"text/csv" =', '"csv" =', "expected a content type such as"),
         ('content_type = "text/csv"', 'content_type = "a/b"', "a codec for 'a/b' in [codecs]"),
         (
             'content_type = "text/csv"',
             'pack = 9, content_type = "text/csv"',
-            "[exchanges] rows.content_type: cannot stand beside pack",
+            "[exchanges] rows.content_type: cannot be combined with pack",
         ),
     ],
 )

@@ -231,7 +231,7 @@ def test_a_record_without_the_field_that_orders_is_a_dead_letter():
 
 PROBLEMS = {
     "prefetch = 7": "prefetch: expected at least concurrency (8)",
-    "batch = { size = 5 }": "concurrency: cannot stand beside batch.size",
+    "batch = { size = 5 }": "concurrency: cannot be combined with batch.size",
     "order_by = 3": "order_by: expected the name of a field, true for the routing key, or false",
     'order_by = "n"\nsingle_active_consumer = false': "single_active_consumer: cannot be false",
 }

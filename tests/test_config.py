@@ -146,7 +146,7 @@ WRONG_FILES = {
     "an argument of a ring that feedbus sets": (
         START.replace('hash" }', 'hash", arguments = { ▸hash-header = "id" } }') + ORDERS,
         (
-            "[exchanges] feed.arguments.hash-header: is feedbus's to set: "
+            "[exchanges] feed.arguments.hash-header: is set by feedbus itself: "
             "a ring places by routing key and loses nothing"
         ),
     ),
@@ -253,7 +253,7 @@ WRONG_FILES = {
     ),
     "an engine without sqlalchemy": (
         START + ORDERS + '[store]\nurl = "sqlite:///s.db"\n▸engine = "shop.db:engine"\n',
-        "[store] engine: means nothing to peewee: expected url instead",
+        "[store] engine: has no effect with peewee: expected url instead",
     ),
     "a variable that is unset and has no default": (
         START + ORDERS + '[broker]\nurl = ▸"${BROKER}"\n',
@@ -394,7 +394,7 @@ WRONG_FILES = {
     "an inherited option that no queue could have": (
         START + ORDERS + "[defaults.queue]\n▸shards = 3\n",
         (
-            "[defaults.queue] shards: means nothing on an exchange of type direct: only "
+            "[defaults.queue] shards: has no effect on an exchange of type direct: only "
             "x-consistent-hash has a ring"
         ),
     ),
@@ -447,14 +447,14 @@ WRONG_FILES = {
     "routing keys on a fanout exchange": (
         START + ORDERS.replace('"orders"', '"news"', 1).replace("routing_keys", "▸routing_keys"),
         (
-            "[queues.orders] routing_keys: means nothing on an exchange of type fanout: "
+            "[queues.orders] routing_keys: has no effect on an exchange of type fanout: "
             "every queue gets every message"
         ),
     ),
     "routing keys on a hash exchange": (
         START + FEED + '▸routing_keys = ["x"]\n',
         (
-            "[queues.feed] routing_keys: means nothing on an exchange of type x-consistent-hash: "
+            "[queues.feed] routing_keys: has no effect on an exchange of type x-consistent-hash: "
             "the ring decides"
         ),
     ),
@@ -506,11 +506,11 @@ WRONG_OPTIONS = {
     ),
     "shards on a direct exchange": (
         "▸shards = 2",
-        "shards: means nothing on an exchange of type direct: only x-consistent-hash has a ring",
+        "shards: has no effect on an exchange of type direct: only x-consistent-hash has a ring",
     ),
     "a weight on a direct exchange": (
         "▸weight = 2",
-        "weight: means nothing on an exchange of type direct: only x-consistent-hash has a ring",
+        "weight: has no effect on an exchange of type direct: only x-consistent-hash has a ring",
     ),
     "a batch of nothing": (
         "batch = { size = ▸0 }",
@@ -523,7 +523,7 @@ WRONG_OPTIONS = {
     ),
     "a batch that waits without a size": (
         'batch = { ▸wait = "1s" }',
-        "batch.wait: means nothing for one record at a time: expected size beside it",
+        "batch.wait: has no effect for one record at a time: expected size beside it",
     ),
     "a batch that waits longer than the consumer": (
         'idle_timeout = "1s"\nbatch = { size = 5, wait = ▸"2s" }',
@@ -591,11 +591,11 @@ WRONG_OPTIONS = {
     ),
     "an endless retry with an end": (
         'retry = { delays = ["1s"], repeat = true, ▸then = "drop" }',
-        "retry.then: means nothing: the last delay repeats without end (repeat = true)",
+        "retry.then: has no effect: the last delay repeats without end (repeat = true)",
     ),
     "once and stream": (
         "once = true\n▸stream = true\n[store]\nurl = 'sqlite:///s.db'",
-        "stream: cannot be kept beside once: without a transaction nothing commits together",
+        "stream: cannot be combined with once: without a transaction nothing commits together",
     ),
     "once without a store": (
         "▸once = true",
@@ -604,16 +604,16 @@ WRONG_OPTIONS = {
             'expected [store] beside it, such as url = "sqlite:///var/store.db"'
         ),
     ),
-    "once where messages may come again after they are forgotten": (
+    "once where messages may be delivered again after they are forgotten": (
         '▸once = true\ndead_letters = { max_age = "30d" }\n[store]\nurl = "sqlite:///s.db"',
         (
-            "once: messages of 'orders' may come again after 30d11m11s: "
+            "once: messages of 'orders' may be delivered again after 30d11m11s: "
             "expected a longer keep_handled in [store]"
         ),
     ),
     "overflow without a maximal length": (
         '▸overflow = "drop-head"',
-        "overflow: means nothing without max_length: nothing can flow over",
+        "overflow: has no effect without max_length: nothing can flow over",
     ),
     "a delivery limit of none": (
         "delivery_limit = ▸0",
@@ -633,7 +633,7 @@ WRONG_OPTIONS = {
     ),
     "an argument that an option says": (
         "arguments = { ▸x-message-ttl = 5 }",
-        "arguments.x-message-ttl: is feedbus's to set: expected message_ttl of the queue",
+        "arguments.x-message-ttl: is set by feedbus itself: expected message_ttl of the queue",
     ),
     "an argument that equals nothing, itself included": (
         "arguments = { x-nan = ▸nan }",
@@ -715,7 +715,7 @@ WRONG_RINGS = {
     ),
     "a weight beside weights for every shard": (
         "shards = 2\n▸weight = 5\nweights = { 0 = 1, 1 = 2 }",
-        "weight: means nothing: weights names every shard",
+        "weight: has no effect: weights names every shard",
     ),
 }
 
@@ -822,7 +822,7 @@ def test_an_empty_file_is_told_what_it_needs(tmp_path):
 
 def test_a_file_that_is_nested_too_deeply_is_told(tmp_path):
     (problem,) = problems_of(write(tmp_path, "a = " + "[" * 100_000))
-    assert problem.message == "expected less depth: too many brackets"
+    assert problem.message == "too deeply nested: expected fewer brackets within brackets"
 
 
 def test_a_file_that_is_not_utf_8_is_told_with_its_line_and_column(tmp_path):

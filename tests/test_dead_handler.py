@@ -175,11 +175,11 @@ def returns(letter: DeadLetter) -> bool: ...
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (two, "asks for what nobody gives: its parameter 'other: int'"),
+        (two, "has a parameter that nothing provides: 'other: int'"),
         (takes_a_number, "takes int: expected a function of a DeadLetter, or of a record, that"),
         (nothing, "takes no dead letter: expected the dead letter as its first parameter"),
         (returns, "returns bool by its annotation: expected -> None"),
-        (DeadLetter, "is no function"),
+        (DeadLetter, "is not a function"),
     ],
 )
 def test_what_cannot_be_a_dead_handler_is_a_problem(function, said):

@@ -81,9 +81,9 @@ def test_the_nearest_class_of_an_exception_counts():
     ("name", "said"),
     [
         ("ValueErorr", "there is no built-in exception 'ValueErorr'; write the module before"),
-        ("len", "len is no exception class, but builtin_function_or_method"),
-        ("int", "int is no exception class, but int"),
-        ("json.JSONDecoder", "is no exception class, but JSONDecoder"),
+        ("len", "len is not an exception class but builtin_function_or_method"),
+        ("int", "int is not an exception class but int"),
+        ("json.JSONDecoder", "is not an exception class but JSONDecoder"),
         ("json.Absent", "json has no 'Absent'"),
         ("absent.Error", "cannot import absent"),
         ("feedbus.Reject", "feedbus.Reject is a verdict of feedbus, which says itself"),

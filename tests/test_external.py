@@ -30,7 +30,7 @@ from servers import versions
 from tests.systems import System
 
 BROKEN = {
-    "pack": ("[exchanges.legacy]\npack = 5", "[exchanges.legacy] pack: cannot stand beside"),
+    "pack": ("[exchanges.legacy]\npack = 5", "[exchanges.legacy] pack: cannot be combined with"),
     "arguments": ("[exchanges.legacy]\narguments = {}", "[exchanges.legacy] arguments: means not"),
     "a ring": (
         '[exchanges.ring]\ntype = "x-consistent-hash"\nname = "erp.ring"\nexternal = true',
@@ -42,7 +42,7 @@ BROKEN = {
     ),
     "a name alone": (
         '[exchanges.new]\ntype = "topic"\nname = "erp.new"',
-        "[exchanges.new] name: means nothing without external = true",
+        "[exchanges.new] name: has no effect without external = true",
     ),
     "a prefix of ours": (
         '[exchanges.new]\ntype = "topic"\nname = "shop.new"\nexternal = true',
@@ -75,7 +75,7 @@ BROKEN = {
 } | {
     f"a queue's {option.split()[0]}": (
         f"[queues.legacy_orders]\n{option}",
-        f"[queues.legacy_orders] {option.split()[0]}: means nothing beside external = true",
+        f"[queues.legacy_orders] {option.split()[0]}: has no effect beside external = true",
     )
     for option in (
         *('exchange = "legacy"', 'routing_keys = ["a"]', "shards = 3", "weight = 2"),

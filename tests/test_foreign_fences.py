@@ -113,7 +113,7 @@ def test_a_message_in_place_of_the_state_neither_stops_nor_moves_consumers(
         put(system.topology, names.generations("ring"), body, times=FLOOD)  # the state is gone
         with caplog.at_level(logging.ERROR):
             assert ledger.states(connection, system.topology)["ring"] == before
-        assert "none of feedbus's" in caplog.text
+        assert "feedbus did not write" in caplog.text
         establishment.establish(system.topology)
         caplog.clear()
         assert ledger.states(connection, system.topology)["ring"].current == before.current

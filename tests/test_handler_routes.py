@@ -176,8 +176,8 @@ def fields_of(message: Outgoing, kind: str) -> dict[str, Any]:
     ("options", "problem"),
     [
         (BY_KEY.replace(":changed", ":chnged"), "several has no 'chnged'; did you mean"),
-        (BY_KEY + 'handler = "several:created"\n', "handlers: cannot stand beside handler"),
-        (BY_KEY + BY_TYPE, "handlers_by_type: cannot stand beside handlers"),
+        (BY_KEY + 'handler = "several:created"\n', "handlers: cannot be combined with handler"),
+        (BY_KEY + BY_TYPE, "handlers_by_type: cannot be combined with handlers"),
         ('handlers = { "a.b*" = "several:created" }\n', "words joined by dots"),
         ("handlers = {}\n", "expected a table of dotted names, at least one"),
         (BY_KEY.replace(":changed", ":awaited"), "is a handler under async def: expected def"),

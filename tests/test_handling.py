@@ -110,7 +110,7 @@ def test_a_refusal_names_the_function_with_its_file_and_line():
     "declared", [Schema(), Callable, 3, list[int]], ids=lambda each: repr(each)[:12]
 )
 def test_a_mark_with_what_is_no_message_type_is_refused(declared):
-    with pytest.raises(UnfitHandler, match=r"is no message type: .*expected a dataclass"):
+    with pytest.raises(UnfitHandler, match=r"is not a message type: .*expected a dataclass"):
         handler(declared)
 
 
@@ -120,9 +120,9 @@ async def asynchronous_result(message):
 
 RESULTS = {
     "a result of an async function": (asynchronous_result, "write 'raise Reject"),
-    "a coroutine": (decorated(asynchronous), "nothing of it was run"),
-    "a generator": (decorated(generator), "nothing of it was run"),
-    "an async generator": (decorated(asynchronous_generator), "nobody awaits it"),
+    "a coroutine": (decorated(asynchronous), "none of its code has run"),
+    "a generator": (decorated(generator), "none of its code has run"),
+    "an async generator": (decorated(asynchronous_generator), "it is not awaited"),
     "a verdict": (lambda *_: Reject("no"), r"returned Reject\('no'\).*write 'raise Reject"),
     "another verdict": (lambda *_: Retry("later"), "write 'raise Retry"),
     "a class": (lambda *_: Reject, "expected None"),

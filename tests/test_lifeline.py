@@ -146,7 +146,7 @@ def test_a_process_whose_supervisor_was_gone_already_ends():
     environment = os.environ | {lifeline.SUPERVISED: "1"}
     with python(code, env=environment) as orphan:
         output, trouble = orphan.communicate()
-    assert (output, trouble, orphan.returncode) == ("", "the supervisor is gone\n", 1)
+    assert (output, trouble, orphan.returncode) == ("", "the supervisor has ended\n", 1)
 
 
 def test_a_process_started_by_hand_follows_nobody(monkeypatch):

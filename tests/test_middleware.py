@@ -160,8 +160,8 @@ def test_middleware_that_raises_is_a_failure_and_may_give_another_verdict():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Numbered", "is no middleware but <class .*: expected a class derived from"),
-        ("take", "is no middleware but <function take"),
+        ("Numbered", "is not a middleware but <class .*: expected a class derived from"),
+        ("take", "is not a middleware but <function take"),
         ("NoContextManager", "is a generator and no context manager: expected @contextmanager"),
         ("Async", r"around \(.*py:\d+\) is async, and a handler of the topology is not: expected"),
     ],

@@ -94,7 +94,7 @@ def test_what_is_optional_is_given_where_it_can_be():
     names = [want if isinstance(want, str) else want.function for want in wants]
     assert names == [BUS, SESSION, fast, replica, replica]
     assert asked(default) == Parameters((), {"bus": BUS})
-    with pytest.raises(Unfit, match="asks for what nobody gives: its parameter 'own: "):
+    with pytest.raises(Unfit, match="has a parameter that nothing provides: 'own: "):
         asked(needed)
 
 
@@ -134,7 +134,7 @@ UNFIT = {
     ambiguous: r"'engine: Engine', which primary and replica give: expected Annotated",
     other_type: r"Annotated\[int, replica\]': expected Engine, which replica gives",
     unknown_name: r"'engine: Absent', which cannot be evaluated \(NameError",
-    nothing_such: "asks for what nobody gives: its parameter 'engine: Own'",
+    nothing_such: "has a parameter that nothing provides: 'engine: Own'",
     returns: "returns int by its annotation: expected -> None; raise Reject",
     returns_unknown: "'return: Absent', which cannot be evaluated",
     no_message: "takes no message: expected the message as its first parameter",
@@ -235,7 +235,9 @@ def test_a_bad_resource_is_a_problem_with_its_place():
         Resource(untyped).provides()
     with pytest.raises(Unfit, match=r"a generator that returns .*: expected -> Iterator\[TYPE\]"):
         Resource(wrongly_typed).provides()
-    with pytest.raises(Unfit, match="is no function that can be a resource: expected a function"):
+    with pytest.raises(
+        Unfit, match="is not a function, so it cannot be a resource: expected a function"
+    ):
         resource(Engine)
 
 

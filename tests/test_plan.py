@@ -119,7 +119,7 @@ def test_every_kind_of_difference_is_told_with_its_reason(make: Callable[..., Sy
         ("delete", "queue", "gone.dead"),
     }
     reasons = {one.name.removeprefix(f"{wanted.name}."): one.reason for one in plan.changes}
-    assert reasons["kept"].startswith("x-max-length none to 7: declared anew")
+    assert reasons["kept"].startswith("x-max-length none to 7: replaced by a new queue")
     assert reasons["gone"] == "no longer in the topology; it is empty"
     assert plan.counts()["dangerous"] == 0
 
@@ -329,7 +329,7 @@ def test_watchers_that_do_not_run_as_the_topology_says_are_started(tmp_path: Pat
     found = settings.difference(settings, 1, states)
     assert found.started == {
         "a": "it was stopped and is started",
-        "b": "it gave up and is started again",
+        "b": "the supervisor had given it up; it is started again",
         "c": "it runs 2 processes instead of 3",
     }
     assert found.kept == ("d",)

@@ -244,7 +244,7 @@ def test_what_is_no_payload_is_refused_by_name(payload, reason) -> None:
 
 
 def test_a_coroutine_is_refused_and_closed() -> None:
-    with pytest.raises(TypeError, match="nobody awaited it: write await"):
+    with pytest.raises(TypeError, match="it was not awaited: write await"):
         RecordingBus().publish("x", fetch())  # type: ignore[arg-type]
 
 

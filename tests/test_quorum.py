@@ -106,7 +106,10 @@ def test_a_removed_queue_is_deleted_once_it_is_proved_to_be_empty(
         channel.basic_consume(f"{wanted.name}.gone", callback=lambda _: None)
         _, done, told = carry_out(wanted)
         assert not done
-        assert f"{wanted.name}.gone stays: somebody consumes it; end that and apply again" in told
+        assert (
+            f"{wanted.name}.gone stays: another program consumes it; stop that program, then"
+            " run `feedbus apply` again" in told
+        )
     _, done, _ = carry_out(wanted)
     assert done
     assert {*arguments(wanted)} == {f"{wanted.name}.work"}
@@ -127,7 +130,10 @@ def test_a_queue_of_an_earlier_version_keeps_up_running_and_apply_replaces_it(
     system = system.reshaped(*wanted.queues.values())  # as `feedbus up` does
     system.publish([1, 2])
     told = [change.reason for change in make_plan(wanted, None, predict=False).changes]
-    assert f"x-delivery-limit 7 to {NO_DELIVERY_LIMIT}: declared anew, its content is kept" in told
+    assert (
+        f"x-delivery-limit 7 to {NO_DELIVERY_LIMIT}: replaced by a new queue, its content is kept"
+        in told
+    )
     carry_out(wanted)
     assert arguments(wanted)[name]["x-delivery-limit"] == NO_DELIVERY_LIMIT
     assert consume_work(wanted, 2) == [1, 2]

@@ -103,7 +103,9 @@ def test_a_resource_that_nobody_asks_for_is_not_opened():
     with TestSystem(topology("ignore")) as system:
         system.publish("work", {"n": 1})
         system.run()
-        with pytest.raises(UsageError, match=r"nothing asks for the resource client \(.*py:\d+\)"):
+        with pytest.raises(
+            UsageError, match=r"no handler or middleware needs the resource client \(.*py:\d+\)"
+        ):
             system.override(client, None)
     assert STEPS == ["ignored"]
 

@@ -708,7 +708,7 @@ def test_a_ring_that_changes_under_load_keeps_every_key_in_order(
 
     def consume(current: System, name: str) -> None:
         ended = ""
-        while not over.is_set() and ended != "its shard is no more":
+        while not over.is_set() and ended != "its shard was removed from the topology":
             ended = current.run(collect, name, batch=True, idle_seconds=1.0)
 
     def publish() -> None:

@@ -178,9 +178,9 @@ def test_against_itself_nothing_moves(spread, path):
     [
         ("send", "queue 'send' is on 'mail', a topic exchange; only an x-consistent-hash exchange"),
         ("mail", "'mail' is a topic exchange; only an x-consistent-hash exchange"),
-        ("idle", "no queue names the exchange 'idle'"),
+        ("idle", "no queue is bound to the exchange 'idle'"),
         ("update_fed", "no queue or hash exchange named 'update_fed'; did you mean 'update_feed'?"),
-        ("update_feed_1", "'update_feed_1' is a shard; ask for its queue, 'update_feed'"),
+        ("update_feed_1", "'update_feed_1' is a shard; name its queue, 'update_feed'"),
         ("zzz", "expected one of update_feed, audit, send, feed, idle"),
     ],
 )

@@ -53,7 +53,10 @@ def exclusive(topology: Topology) -> Iterator[None]:
     except UsageError as error:
         if str(path) not in str(error):
             raise
-        msg = f"another apply is at work ({path} is locked); wait for it to end, or end it"
+        msg = (
+            f"another `feedbus apply` is running ({path} is locked); wait until it has ended, or"
+            " stop it"
+        )
         raise UsageError(msg) from None
 
 
@@ -115,7 +118,7 @@ def _refuse(plan: Plan) -> None:
             f"  {danger.name}: messages: {danger.messages:,}; {danger.reason}"
             for danger in plan.dangers
         )
-        msg = f"nothing is touched, since messages would be lost:\n{lines}"
+        msg = f"nothing was changed, since messages would be lost:\n{lines}"
         raise UsageError(msg)
 
 

@@ -26,7 +26,7 @@ def await_drained(
         connection: to the broker.
         topology: of today.
         leaving: queues on the broker that are to be deleted.
-        progress: told how many messages are left at each look.
+        progress: called with how many messages are left at each look.
 
     """
     while True:

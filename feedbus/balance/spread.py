@@ -82,7 +82,7 @@ def find_ring(topology: Topology, name: str, path: Path) -> Generation:
         near = get_close_matches(name, known, n=1)
         shard = topology.consumers.get(name)
         if shard:
-            hint = f"'{name}' is a shard; ask for its queue, '{shard.queue.name}'"
+            hint = f"'{name}' is a shard; name its queue, '{shard.queue.name}'"
         else:
             hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
         msg = f"{path}: no queue or hash exchange named '{name}'; {hint}"
@@ -97,7 +97,7 @@ def find_ring(topology: Topology, name: str, path: Path) -> Generation:
         raise UsageError(msg)
     generation = topology.generation(exchange.name)
     if not generation.members:
-        msg = f"{path}: no queue names the exchange '{exchange.name}', so it has no shards"
+        msg = f"{path}: no queue is bound to the exchange '{exchange.name}', so it has no shards"
         raise UsageError(msg)
     return generation
 

@@ -133,8 +133,8 @@ def _columns(where: str, text: str, column: int) -> Pair:
 
 def _key_of(value: Any, where: str) -> str:
     if value is None or isinstance(value, float | bool):
-        told = "nothing" if value is None else str(value)
-        msg = f"{where}: expected a routing key, a text or an integer, got {told}"
+        shown = "nothing" if value is None else str(value)
+        msg = f"{where}: expected a routing key, a text or an integer, got {shown}"
         raise UsageError(msg)
     if isinstance(value, bytes | memoryview):
         try:
@@ -156,6 +156,6 @@ def _amount(value: Any, where: str) -> int | Decimal:
             return int(rounded) if rounded == int(rounded) else rounded
     except InvalidOperation:
         pass
-    told = "nothing" if value is None else f"'{value}'"
-    msg = f"{where}: expected traffic as a number from 0 up to {MOST_TRAFFIC:,}, got {told}"
+    shown = "nothing" if value is None else f"'{value}'"
+    msg = f"{where}: expected traffic as a number from 0 up to {MOST_TRAFFIC:,}, got {shown}"
     raise UsageError(msg)

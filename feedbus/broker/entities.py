@@ -33,7 +33,7 @@ def declare(channel: Channel, topology: Topology) -> None:
 
     What is external has to be there; see feedbus.broker.external.
 
-    A hash exchange's entry is not led to its ring here: see generations.
+    A hash exchange's entry is not bound to its ring here: see generations.
 
     Raises:
         UsageError: an entity exists with other arguments.
@@ -264,7 +264,7 @@ def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
 
     channel = connection.channel()
     try:
-        told = channel.queue_declare(queue, passive=True)
+        counts = channel.queue_declare(queue, passive=True)
     except NotFound as error:  # which has closed the channel
         if "no queue" in str(error.reply_text):
             return None
@@ -274,7 +274,7 @@ def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
         msg = f"broker: {error.reply_text}; end that connection, or declare it not exclusive"
         raise Outage(msg) from error
     channel.close()
-    return int(told.message_count), int(told.consumer_count)
+    return int(counts.message_count), int(counts.consumer_count)
 
 
 def exchange_exists(connection: Connection, name: str) -> bool:

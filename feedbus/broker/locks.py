@@ -26,7 +26,7 @@ def held(path: Path, timeout_seconds: float) -> Iterator[None]:
     """
     with file_locks.locked(path, timeout_seconds) as ours:
         if not ours:
-            msg = f"{path} is locked by another process; wait for it to end, or end it"
+            msg = f"{path} is locked by another process; wait until it has ended, or stop it"
             raise UsageError(msg)
         yield
 
@@ -49,7 +49,10 @@ def exclusive_queue(connection: Connection, name: str) -> Iterator[None]:
             break
         except ResourceLocked as error:
             if time.monotonic() > deadline:
-                msg = f"{name} is held: another apply or up is at work; wait for it to end"
+                msg = (
+                    f"{name} is held: another `feedbus apply` or `feedbus up` is running; wait"
+                    " until it has ended"
+                )
                 raise UsageError(msg) from error
             time.sleep(QUEUE_POLL_SECONDS)
     try:

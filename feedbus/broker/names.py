@@ -38,7 +38,7 @@ class Names:
         return f"{self.exchange(exchange)}.held"
 
     def generations(self, exchange: str) -> str:
-        """Return the queue whose one message tells everybody which generation is current."""
+        """Return the queue whose one message names the current generation."""
         return f"{self.exchange(exchange)}.generations"
 
     def ledger(self, exchange: str) -> str:

@@ -48,7 +48,7 @@ def _mapping(name: str, payload: object, key: object, hint: str = "") -> Mapping
             hint = "write Raw(…), for an exchange with content_type"
         elif isinstance(payload, Coroutine):
             payload.close()
-            hint = "nobody awaited it: write await"
+            hint = "it was not awaited: write await"
         elif isinstance(payload, type):
             hint = "that is the class: publish an instance of it"
         refuse(name, PAYLOAD, payload, hint)

@@ -87,7 +87,7 @@ class Encoder:
     """Makes messages of records, in packs where the exchange says so."""
 
     def __init__(self, topology: Topology) -> None:
-        """Predict placement by the topology's own generations until told of others."""
+        """Predict placement by the topology's own generations until others are set."""
         self._topology = topology
         self._names = Names(topology)
         self._codecs: Codecs | None = None

@@ -133,7 +133,9 @@ class Requeue:
         try:
             channel.queue_bind(self._own, name, "")
         except NotFound as error:
-            msg = f"{self._queue.name}: the broker has no queue {self._own}; `feedbus up` makes it"
+            msg = (
+                f"{self._queue.name}: the broker has no queue {self._own}; `feedbus up` declares it"
+            )
             raise UsageError(msg) from error
         return name
 

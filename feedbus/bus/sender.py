@@ -198,8 +198,8 @@ class Sender:
         for refusal in refusals:
             counts[refusal.message.counted_as, outcome] -= refusal.message.records
             counts[refusal.message.counted_as, refusal.outcome] += refusal.message.records
-        for (exchange, told), count in counts.items():
-            self._metrics.published(exchange, told, count)
+        for (exchange, answered), count in counts.items():
+            self._metrics.published(exchange, answered, count)
 
 
 def _stale(refusal: Refusal) -> bool:

@@ -27,10 +27,10 @@ COMMANDS: Mapping[str, str] = {
     "init": "Create a new project that runs at once.",
     "check": "Check the topology and list every problem.",
     "plan": "Show what apply would change.",
-    "apply": "Change the running system to what the topology says.",
-    "up": "Start everything, supervised.",
-    "down": "Stop everything cleanly.",
-    "restart": "Start processes anew, one after the other.",
+    "apply": "Change the running system so that it matches the topology.",
+    "up": "Start every consumer and process, under a supervisor.",
+    "down": "Stop every consumer and process, after their current messages.",
+    "restart": "Restart processes, one after the other.",
     "run": "Run one consumer in the foreground.",
     "operations": "Serve metrics, health and the operations page.",
     "status": "Show consumers, depths and rates.",
@@ -66,7 +66,7 @@ class LazyGroup(click.Group):
         return [*COMMANDS, *(name for name in self._project(ctx) if name not in COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; a topology that is broken is told before its command is missed."""
+        """Import a command; raise the topology's problems where it may name the command."""
         if cmd_name in COMMANDS:
             command = importlib.import_module(f"feedbus.cli.{cmd_name}").command
         else:
@@ -80,7 +80,7 @@ class LazyGroup(click.Group):
 
             command = resolve_object(named[cmd_name], path.absolute().parent)
         if not isinstance(command, click.Command):
-            msg = f"the command '{cmd_name}' is no click command; [commands] names something else"
+            msg = f"the command '{cmd_name}' is not a click command; correct the name in [commands]"
             raise FeedbusError(msg)
         return command
 
@@ -125,7 +125,7 @@ class LazyGroup(click.Group):
         return [*found, *options]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what it refuses to do is told in a line, never in a traceback."""
+        """Run a command; an error of feedbus is printed as a line, without a traceback."""
         try:
             return super().invoke(ctx)
         except FeedbusError as error:

@@ -32,15 +32,17 @@ Examples:
   feedbus apply --delete-nonempty orders
 """,
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 @click.option(
     "--delete-nonempty",
     metavar="NAME",
     multiple=True,
-    help="Delete this queue with what is in it.",
+    help="Delete this queue with its messages.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask, also on a terminal.")
-@click.option("--no-wait", is_flag=True, help="Return after the switch, while old queues drain.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option(
+    "--no-wait", is_flag=True, help="Return after the switch; the old queues drain meanwhile."
+)
 @click.pass_obj
 def command(
     context: Context,
@@ -87,9 +89,11 @@ def command(
     elif supervisor is None:
         progress.report(f"switched; {OLD_QUEUES} drain when `feedbus up` is next started")
     elif no_wait:
-        progress.report(f"switched; {OLD_QUEUES} drain meanwhile, the next apply deletes them")
+        progress.report(
+            f"switched; {OLD_QUEUES} drain meanwhile; the next `feedbus apply` deletes them"
+        )
     else:
-        msg = "not all is done; apply again"
+        msg = "not everything is done; run `feedbus apply` again"
         raise UsageError(msg)
 
 
@@ -106,7 +110,7 @@ def _follower(topology: Topology, text: str) -> Supervisor:
 
 
 class Progress:
-    """Tells how many messages are left: on one line of a terminal, else now and then."""
+    """Shows how many messages are left: on one line of a terminal, else from time to time."""
 
     def __init__(self) -> None:
         """Start with a clean line."""

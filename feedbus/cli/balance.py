@@ -115,7 +115,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
     else:
         click.echo(_told(found, max_buckets, target))
         if written:
-            click.echo(f"\nwritten to {context.topology_path}; `feedbus apply` makes it so")
+            click.echo(f"\nwritten to {context.topology_path}; `feedbus apply` puts it into effect")
     if refusal is not None:
         raise refusal
 
@@ -148,10 +148,10 @@ def _check(tally: Tally, traffic: str | None) -> None:
 
 def _told(found: Found, most_buckets: int, target: float | None) -> str:
     before, after = found.before, found.after
-    told = counted(found.tally.keys, "key")
+    sentence = counted(found.tally.keys, "key")
     if found.tally.total != found.tally.keys:
-        told = f"{told}, {found.tally.total / found.tally.unit:,.6g} records"
-    lines = [f"{told} over {counted(len(before.members), 'shard')}:"]
+        sentence = f"{sentence}, {found.tally.total / found.tally.unit:,.6g} records"
+    lines = [f"{sentence} over {counted(len(before.members), 'shard')}:"]
     lines += [f"  before: max/mean {before.max_over_mean:.3f}, {_buckets(before.ring)}"]
     if not before.equal_weights:
         lines[-1] += f"; {before.max_over_share:.3f} of the share that its weight asks for"
@@ -167,31 +167,31 @@ def _told(found: Found, most_buckets: int, target: float | None) -> str:
     lines += ["", f"{found.moved:.2%} of the records move to another shard", "", toml(found)]
     rest = [each for each in found.choices if each.buckets < len(after.ring)]
     if rest:
-        told = ", ".join(
+        sentence = ", ".join(
             f"{found.evenness(each):.3f} with {each.buckets}" for each in rest[-ALTERNATIVES_SHOWN:]
         )
-        lines += ["", f"fewer buckets (--target): {told}"]
+        lines += ["", f"fewer buckets (--target): {sentence}"]
     return "\n".join([*lines, *_limits(found, target)])
 
 
 def _why_not(found: Found, most_buckets: int, target: float | None) -> list[str]:
     if target is not None and found.before.max_over_mean <= target:
-        return [f"the weights that stand reach {target:g} already"]
+        return [f"the current weights reach {target:g} already"]
     best = found.evenness(found.choices[-1])
-    told = f"no weights of at most {counted(most_buckets, 'bucket')} are more even by enough"
-    return [f"{told}: the best come to {best:.3f}"]
+    sentence = f"no weights of at most {counted(most_buckets, 'bucket')} are more even by enough"
+    return [f"{sentence}: the best come to {best:.3f}"]
 
 
 def _limits(found: Found, target: float | None) -> list[str]:
     best = found.evenness(found.choices[-1])
     lines = []
     if target is not None and min(best, found.before.max_over_mean) > target:
-        lines += ["", f"{target:g} is out of reach: the best is {best:.3f}"]
+        lines += ["", f"{target:g} cannot be reached: the best is {best:.3f}"]
     if found.floor > 1 and best > found.floor * 0.999:
         key, total = found.tally.heaviest, found.tally.total
         share = f"{found.tally.heaviest_load / total:.2%} of the records"
-        told = f"the key '{key}' alone has {share}, {found.floor:.3f} times a shard's mean"
-        lines += ["", f"no weights do better: {told}"]
+        sentence = f"the key '{key}' alone has {share}, {found.floor:.3f} times a shard's mean"
+        lines += ["", f"no weights do better: {sentence}"]
     return lines
 
 

@@ -39,9 +39,9 @@ def command() -> None:
 @command.command("list", epilog="\b\nExample:\n  feedbus dead list update_feed --limit 10 --json")
 @click.argument("queue", type=QUEUE, required=False)
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show so many."
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many to show."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on each line.")
 @click.pass_obj
 def list_letters(context: Context, queue: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001 -- click passes a flag
     """List dead letters, oldest first, of one QUEUE or of all."""
@@ -74,7 +74,10 @@ def show(context: Context, queue: str, message_id: str) -> None:
             if letter.message_id == message_id:
                 click.echo(printable_json(_values(letter), indent=2))
                 return
-    msg = f"no dead letter '{message_id}' in {queue}; feedbus dead list {queue} shows those there"
+    msg = (
+        f"no dead letter '{message_id}' in {queue}; `feedbus dead list {queue}` lists those that"
+        " exist"
+    )
     raise UsageError(msg)
 
 
@@ -88,7 +91,7 @@ Examples:
 )
 @click.argument("queue", type=QUEUE)
 @click.argument("message_ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that are there now.")
+@click.option("--all", "everything", is_flag=True, help="All dead letters of the queue.")
 @click.pass_obj
 def requeue(
     context: Context,

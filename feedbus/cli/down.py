@@ -15,13 +15,19 @@ from feedbus.errors import UsageError
 @click.command(
     epilog="""\b
 Examples:
-  feedbus down                   # every handler finishes what it has
-  feedbus down --timeout 30s     # what takes longer is killed
-  feedbus down --now             # at once; what is in a handler is delivered again
+  feedbus down                   # every handler finishes its current messages
+  feedbus down --timeout 30s     # a process that takes longer is killed
+  feedbus down --now             # at once; messages in a handler are delivered again
 """
 )
-@click.option("--timeout", type=DURATION, help="Kill what has not ended after so long: 30s, 5m.")
-@click.option("--now", is_flag=True, help="Kill everything at once, and wait for no handler.")
+@click.option(
+    "--timeout",
+    type=DURATION,
+    help="Kill each process that has not ended after this time: 30s, 5m.",
+)
+@click.option(
+    "--now", is_flag=True, help="Kill every process at once, without waiting for handlers."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 @click.pass_obj
 def command(context: Any, *, timeout: float | None, now: bool, as_json: bool) -> None:
@@ -34,7 +40,7 @@ def command(context: Any, *, timeout: float | None, now: bool, as_json: bool) ->
     from feedbus.supervisor.client import stop
 
     if now and timeout is not None:
-        msg = "--now and --timeout exclude each other: give one of them"
+        msg = "--now and --timeout: expected one of them, got both"
         raise UsageError(msg)
     topology = context.load()
     lines = BusyLines(quiet=as_json)
@@ -42,7 +48,7 @@ def command(context: Any, *, timeout: float | None, now: bool, as_json: bool) ->
         ran = stop(topology, within_seconds=0.0 if now else timeout, progress=lines.show)
     except KeyboardInterrupt:
         click.echo(
-            "\nnot waiting any more; everything goes on stopping: `feedbus down` waits again,"
+            "\nstopped waiting; the processes still end: `feedbus down` waits again,"
             " `feedbus down --now` kills what is left",
             err=True,
         )

@@ -42,7 +42,7 @@ Examples:
     "--delete-nonempty",
     metavar="NAME",
     multiple=True,
-    help="Plan to delete this queue with what is in it.",
+    help="Plan to delete this queue with its messages.",
 )
 @click.pass_obj
 def command(
@@ -101,11 +101,14 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield "nothing to change"
         return
     counts = plan.counts()
-    told = [f"{counts[one]} to {one}" for one in ("create", "change", "delete") if counts[one]]
+    parts = [f"{counts[one]} to {one}" for one in ("create", "change", "delete") if counts[one]]
     if counts["dangerous"]:
-        told.append(f"{counts['dangerous']} dangerous: apply refuses until they are named")
+        parts.append(
+            f"{counts['dangerous']} dangerous: `feedbus apply` refuses until"
+            " --delete-nonempty names them"
+        )
     yield ""
-    yield click.style(f"{', '.join(told)}", bold=True)
+    yield click.style(f"{', '.join(parts)}", bold=True)
 
 
 def _beside(change: Change) -> bool:
@@ -145,8 +148,8 @@ def _backlog(ring: RingChange) -> str:
     if ring.moved_share is None:
         return first
     if ring.drain_seconds is None:
-        return f"{first}; how long that takes is unknown, since nobody handles any now"
-    return f"{first}, about {ring.drain_seconds:,.0f} s at the rate of now"
+        return f"{first}; how long that takes is unknown, since no message is being handled now"
+    return f"{first}, about {ring.drain_seconds:,.0f} s at the current rate"
 
 
 def _draining(one: Draining) -> str:

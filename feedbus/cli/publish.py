@@ -29,7 +29,11 @@ Examples:
 @click.option("--key", default="", help="The routing key of every message.")
 @click.option("--key-field", help="The field of each message that is its routing key.")
 @click.option("--json", "text", help="One message: a JSON object.")
-@click.option("--file", type=click.File("rb"), help="A JSON object a line; - is standard input.")
+@click.option(
+    "--file",
+    type=click.File("rb"),
+    help="A file with one JSON object on each line; - is standard input.",
+)
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917 -- an option each
     context: Context,

@@ -109,7 +109,12 @@ def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[i
     for seen in _states(topology, name, lines):
         if seen["state"] == "gave up":
             log = topology.var / "log" / f"{name.replace('/', '%2F')}.log"
-            return f"{name} gave up, its last process ended with {seen['last_exit']}: see {log}", []
+            last = seen["last_exit"]
+            text = (
+                f"{name} was given up by the supervisor; its last process ended with {last}: see"
+                f" {log}"
+            )
+            return text, []
         if seen["state"] in {"running", "holding"}:
             return "", [one["pid"] for one in seen["processes"]]
     return f"{name} is not ready after {READY_SECONDS:.0f} s: it is {seen['state']}", []

@@ -33,15 +33,19 @@ Examples:
 """,
 )
 @click.argument("consumer", type=CONSUMER)
-@click.option("--max-messages", type=click.IntRange(min=1), help="End after so many messages.")
-@click.option("--idle-timeout", type=DURATION, help="End when nothing came for so long: 30s, 5m.")
-@click.option("--max-runtime", type=DURATION, help="End after so long: 30s, 5m.")
+@click.option(
+    "--max-messages", type=click.IntRange(min=1), help="End after this number of messages."
+)
+@click.option(
+    "--idle-timeout", type=DURATION, help="End when no message has arrived for this time: 30s, 5m."
+)
+@click.option("--max-runtime", type=DURATION, help="End after this time: 30s, 5m.")
 @click.option(
     "--slot",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Which of its processes.",
+    help="The number of this process among those of the consumer.",
 )
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917 -- an option each

@@ -45,7 +45,7 @@ Examples:
 """
 )
 @click.option(
-    "--detach", is_flag=True, help="Return when everything is ready, and leave it running."
+    "--detach", is_flag=True, help="Return when every process is ready; they run in the background."
 )
 @click.option(
     "--reload",
@@ -207,6 +207,6 @@ def _detach(topology: Topology, asked: Asked) -> None:
     for line in holds:
         click.echo(printable(line), err=True)
     if failures:
-        msg = "\n".join(["not everything is ready:", *failures, "`feedbus down` ends the rest"])
+        msg = "\n".join(["not everything is ready:", *failures, "`feedbus down` stops the others"])
         raise FeedbusError(msg)
     click.echo(f"everything is ready after {took_seconds:.1f} s; logs are in {log.parent}")

@@ -119,11 +119,13 @@ def _parse(path: Path, text: str) -> Mapping[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise _unreadable(path, "expected less depth: too many brackets", "less depth") from None
+        raise _unreadable(
+            path, "too deeply nested: expected fewer brackets within brackets", "less depth"
+        ) from None
     except ValueError as error:
         place = PLACE.search(str(error))
-        told = PLACE.sub("", str(error))
-        message = f"this is not TOML: {told[:1].lower()}{told[1:]}"
+        syntax_error = PLACE.sub("", str(error))
+        message = f"this is not TOML: {syntax_error[:1].lower()}{syntax_error[1:]}"
         if place and place[1]:
             where = int(place[1]), int(place[2])
             problem = Problem(str(path), *where, "", "", message, expected="TOML")

@@ -113,7 +113,7 @@ def _handler(draft: Draft, queue: str, options: Options) -> Found:
             Fault(expected="a dotted name such as 'package.module:name'"),
         )
     for option in said[1:]:
-        message = f"cannot stand beside {said[0]}: a message has one handler"
+        message = f"cannot be combined with {said[0]}: a message has one handler"
         expected = f"one of {', '.join(HANDLERS)}"
         yield draft.at(queue, option), Fault(message=message, expected=expected, at_key=True)
     for pattern in options.get("handlers", {}):
@@ -177,7 +177,7 @@ def _weights(draft: Draft, queue: str, options: Options) -> Found:
     if draft.report.has(("queues", queue, "weight")) and set(weights) == set(
         map(str, range(shards))
     ):
-        message = "means nothing: weights names every shard"
+        message = "has no effect: weights names every shard"
         yield draft.at(queue, "weight"), Fault(message=message, at_key=True)
 
 
@@ -188,7 +188,7 @@ def _retry(draft: Draft, queue: str, options: Options) -> Found:
     retry = lookup(draft.report.document, path)
     endless = retry.get("repeat", False) if isinstance(retry, dict) else None
     if endless is True and "then" in retry:
-        message = "means nothing: the last delay repeats without end (repeat = true)"
+        message = "has no effect: the last delay repeats without end (repeat = true)"
         yield (*path, "then"), Fault(message=message, at_key=True)
     if endless is False and "then" not in retry:
         expected = "'dead-letter' or 'drop' after the last delay, or repeat = true"
@@ -200,7 +200,7 @@ def _overflow(draft: Draft, queue: str, options: Options) -> Found:
     bounded = options.get("max_length") or "x-max-length-bytes" in arguments
     written = draft.says(queue, "max_length") and "max_length" not in options
     if "overflow" in options and not bounded and not written:
-        message = "means nothing without max_length: nothing can flow over"
+        message = "has no effect without max_length: nothing can flow over"
         yield (
             draft.at(queue, "overflow"),
             Fault(message=message, expected="max_length beside it", at_key=True),
@@ -209,7 +209,7 @@ def _overflow(draft: Draft, queue: str, options: Options) -> Found:
 
 def _stream(draft: Draft, queue: str, options: Options) -> Found:
     if options.get("stream") and options.get("once"):
-        message = "cannot be kept beside once: without a transaction nothing commits together"
+        message = "cannot be combined with once: without a transaction nothing commits together"
         yield (
             draft.at(queue, "stream"),
             Fault(message=message, expected="either once or stream", at_key=True),
@@ -225,7 +225,7 @@ def _once(draft: Draft, queue: str, options: Options) -> Found:
             Fault(message=f"{message}; expected {expected}", expected=expected, at_key=True),
         )
     if options.get("once") and not options.get("store", True):
-        message = "cannot stand beside once: the store keeps which messages were handled"
+        message = "cannot be combined with once: the store keeps which messages were handled"
         expected = "either once or store = false"
         fault = Fault(message=message, expected=expected, at_key=True)
         yield draft.at(queue, "store"), fault
@@ -234,7 +234,7 @@ def _once(draft: Draft, queue: str, options: Options) -> Found:
     returns = sum(options.get("retry", {}).get("delays_seconds", Ladder().delays_seconds))
     returns += options.get("dead_letters", {}).get("max_age_seconds") or 0.0
     if options.get("once") and draft.report.has(("store",)) and kept <= returns:
-        message = f"messages of '{queue}' may come again after {write_duration(returns)}"
+        message = f"messages of '{queue}' may be delivered again after {write_duration(returns)}"
         expected = f"more than its retry delays and its dead letters' max_age ({message})"
         path = ("store", "keep_handled")
         if draft.report.has(path):
@@ -247,7 +247,7 @@ def _once(draft: Draft, queue: str, options: Options) -> Found:
 def _wait(draft: Draft, queue: str, options: Options) -> Found:
     batch = options.get("batch", {})
     if batch.get("wait_seconds") and not draft.report.has(draft.at(queue, "batch", "size")):
-        message = "means nothing for one record at a time: expected size beside it"
+        message = "has no effect for one record at a time: expected size beside it"
         yield (
             draft.at(queue, "batch", "wait"),
             Fault(message=message, expected="size beside it", at_key=True),
@@ -262,7 +262,9 @@ def _concurrency(draft: Draft, queue: str, options: Options) -> Found:
         yield draft.at(queue, "prefetch"), Fault(expected=expected, got=str(options["prefetch"]))
     size = options.get("batch", {}).get("size", 1)
     if concurrency > 1 and size > 1:
-        message = "cannot stand beside batch.size: a batch is handled by one call after the other"
+        message = (
+            "cannot be combined with batch.size: a batch is handled by one call after the other"
+        )
         expected = "either concurrency or a batch; more processes or shards handle more batches"
         yield (
             draft.at(queue, "concurrency"),
@@ -299,9 +301,9 @@ def _arguments(draft: Draft, queue: str, options: Options) -> Found:
     kind = draft.queue_type(queue)
     for name in options.get("arguments", {}):
         if name in OPTION_OF_ARGUMENT:
-            reason = f"is feedbus's to set: expected {OPTION_OF_ARGUMENT[name]} of the queue"
+            reason = f"is set by feedbus itself: expected {OPTION_OF_ARGUMENT[name]} of the queue"
         elif name in FEEDBUS_OWN:
-            reason = "is feedbus's to set: dead letters go to a queue of their own"
+            reason = "is set by feedbus itself: dead letters go to a queue of their own"
         elif name in NO_ARGUMENTS:
             reason = "is no argument: feedbus's queues are durable, shared and stay"
         elif kind == "quorum" and name in CLASSIC_ONLY:
@@ -370,10 +372,10 @@ def _store(draft: Draft) -> Found:
             beside = "" if adapter == PEEWEE else f' beside adapter = "{adapter}"'
             yield ("store", option), Fault(expected=f"{EXPECTED_IN_STORE[option]}{beside}")
         elif said and adapter in needed and adapter != owner:
-            message = f"means nothing to {adapter}: expected {needed[adapter]} instead"
+            message = f"has no effect with {adapter}: expected {needed[adapter]} instead"
             yield ("store", option), Fault(message=message, at_key=True)
     if adapter not in needed and draft.report.has(("store", "engine")):
-        message = f"means nothing to {adapter}: only sqlalchemy has an engine"
+        message = f"has no effect with {adapter}: only sqlalchemy has an engine"
         yield ("store", "engine"), Fault(message=message, at_key=True)
 
 
@@ -417,7 +419,7 @@ def _exchange_arguments(draft: Draft) -> Found:
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         for argument in exchange.get("arguments", {}):
             if exchange.get("type") == RING and argument in RING_ARGUMENTS:
-                message = "is feedbus's to set: a ring places by routing key and loses nothing"
+                message = "is set by feedbus itself: a ring places by routing key and loses nothing"
                 yield (
                     ("exchanges", name, "arguments", argument),
                     Fault(message=message, at_key=True),
@@ -433,7 +435,7 @@ def _content_types(draft: Draft) -> Found:
         if kind is None:
             continue
         if exchange.get("pack", 0) > 1:
-            message = "cannot stand beside pack: a pack is JSON"
+            message = "cannot be combined with pack: a pack is JSON"
             yield path, Fault(message=message, expected="either pack or content_type", at_key=True)
         if bare_type(kind) not in named and not is_known(kind):
             expected = f"text/plain, application/octet-stream, or a codec for '{bare_type(kind)}'"

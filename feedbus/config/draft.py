@@ -79,14 +79,14 @@ class Draft:
         if options.get("external"):
             for option in DECLARING:
                 if LOADED_AS.get(option, option) in options:
-                    yield option, "means nothing beside external = true: the queue is as it is"
+                    yield option, "has no effect beside external = true: the queue is as it is"
             return
         kind = self.exchange_type(options)
         if kind not in {None, RING}:
             for option in RING_ONLY:
                 if option in options:
-                    reason = f"means nothing on an exchange of type {kind}: only {RING} has a ring"
+                    reason = f"has no effect on an exchange of type {kind}: only {RING} has a ring"
                     yield option, reason
         if kind in {"fanout", RING} and "routing_keys" in options:
             means = "every queue gets every message" if kind == "fanout" else "the ring decides"
-            yield "routing_keys", f"means nothing on an exchange of type {kind}: {means}"
+            yield "routing_keys", f"has no effect on an exchange of type {kind}: {means}"

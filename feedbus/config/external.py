@@ -14,8 +14,8 @@ EXTERNAL, NAME = "external", "external_name"
 DEFAULT_EXCHANGE = "amq.default"  # what management and rabbitmqctl call the exchange ""
 # Of an exchange; what a queue cannot have is among its misfits, since it may inherit it.
 OF_OUR_OWN = {
-    "pack": "cannot stand beside external = true: other systems read plain messages",
-    "arguments": "means nothing beside external = true: the exchange is never declared",
+    "pack": "cannot be combined with external = true: other systems read plain messages",
+    "arguments": "has no effect beside external = true: the exchange is never declared",
 }
 
 Found = Iterator[tuple[Path, Fault]]
@@ -51,7 +51,7 @@ def _incomplete(draft: Draft, path: Path, kind: str, options: Mapping[str, Any])
         yield (*path, EXTERNAL), Fault(message=f"expected {expected}", expected=expected)
     if draft.report.has((*path, "name")) and external is False:
         message = (
-            f"means nothing without external = true: {kind}s of feedbus's own are called by the"
+            f"has no effect without external = true: {kind}s of feedbus's own are called by the"
             " names of their tables, behind that of the topology"
         )
         expected = "external = true beside it, or no name"

@@ -87,20 +87,20 @@ class Report:
 def describe(value: Any) -> str:
     """Name a value as its writer would recognise it."""
     if isinstance(value, bool):
-        told = str(value).lower()
+        shown = str(value).lower()
     elif isinstance(value, str):
         scheme, separator, _ = value.partition("://")
         text = f"{scheme}://…" if separator else value  # a URL may hold a password
-        told = f"'{text}'" if len(text) <= TEXT_SHOWN else f"'{text[:TEXT_SHOWN]}…'"
+        shown = f"'{text}'" if len(text) <= TEXT_SHOWN else f"'{text[:TEXT_SHOWN]}…'"
     elif isinstance(value, Mapping):
-        told = "a table" if value else "an empty table"
+        shown = "a table" if value else "an empty table"
     elif isinstance(value, list):
-        told = "an array" if value else "an empty array"
+        shown = "an array" if value else "an empty array"
     elif isinstance(value, int) and value.bit_length() > LONG_BITS:
-        told = "a huge integer"
+        shown = "a huge integer"
     else:
-        told = "nothing" if value is MISSING else str(value)
-    return told
+        shown = "nothing" if value is MISSING else str(value)
+    return shown
 
 
 def kind_of(value: Any) -> str:

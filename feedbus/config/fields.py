@@ -74,7 +74,7 @@ class Option(fields.Field[Any]):
         raise self.refusal(expected, **options)
 
     def make_error(self, key: str, **kwargs: Any) -> ValidationError:
-        """Tell a missing value (the only thing that marshmallow itself refuses) as a fault."""
+        """Report a missing value (the only thing that marshmallow itself refuses) as a fault."""
         del key, kwargs
         return self.refusal()
 

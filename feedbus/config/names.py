@@ -23,7 +23,7 @@ Found = Iterator[tuple[Path, Fault]]
 
 
 def check_names(draft: Draft) -> Found:
-    """Find every name that cannot stand beside the others."""
+    """Find every name that cannot be combined with the others."""
     prefix = draft.loaded.get("name", "")
     if prefix == "amq" or prefix.startswith("amq."):
         yield ("name",), Fault(expected="another name: 'amq' is the broker's own")
@@ -48,7 +48,7 @@ def check_names(draft: Draft) -> Found:
 
 
 def _consumers(draft: Draft) -> Iterator[tuple[str, Path]]:
-    """Yield every consumer, those of unsharded queues first: a clash is told where it is spelt."""
+    """Yield every consumer, those of unsharded queues first: a clash is reported at its place."""
     for sharded in (True, False):
         for queue, options in draft.queues.items():
             if ("shards" in options) != sharded:
@@ -70,14 +70,14 @@ def _operations(draft: Draft) -> Found:
 
 
 def _meetings(what: str, named: Iterator[tuple[str, Path]]) -> Found:
-    """Find names that differ at most in case, as supervisors and file systems do not tell them."""
+    """Find names that differ at most in case: supervisors and file systems confuse them."""
     owners: dict[str, tuple[str, Path]] = {}
-    told: set[tuple[Path, Path]] = set()
+    reported: set[tuple[Path, Path]] = set()
     for name, path in named:
         first, owner = owners.setdefault(name.casefold(), (name, path))
-        if owner == path or (owner, path) in told:
+        if owner == path or (owner, path) in reported:
             continue
-        told.add((owner, path))
+        reported.add((owner, path))
         told_as = f"'{name}'" if first == name else f"'{name}' (beside '{first}')"
         table = ".".join(map(str, owner))
         message = f"expected another name: {told_as} is already the name of a {what} of [{table}]"
@@ -88,11 +88,11 @@ def _derived(
     pattern: re.Pattern[str], named: Iterable[tuple[str, Path]], owners: Collection[str]
 ) -> Found:
     """Find names that feedbus itself gives to what it keeps for their owners."""
-    told: set[Path] = set()
+    reported: set[Path] = set()
     for name, path in named:
         derived = pattern.fullmatch(name)
-        if derived and derived[1] in owners and path not in told:
-            told.add(path)
+        if derived and derived[1] in owners and path not in reported:
+            reported.add(path)
             yield path, _kept(f"'{name}' is what feedbus itself keeps for '{derived[1]}'")
 
 

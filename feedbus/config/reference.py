@@ -47,7 +47,7 @@ def _section(title: str, table: TableSchema, path: str) -> Iterator[str]:
 
 
 def _opens(name: str, option: Any) -> bool:
-    """Whether an option of the top level is told in a section of its own only."""
+    """Whether an option of the top level has a section of its own instead of a row."""
     return _inner(option) is not None and name not in {"batch", "retry"}
 
 

@@ -18,7 +18,7 @@ LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")  # in Markdown; editors would not fi
 
 
 class TableSchema(Schema):
-    """A table whose keys are known; builds is the dataclass that tells the defaults."""
+    """A table whose keys are known; `builds` is the dataclass that has the defaults."""
 
     builds: ClassVar[type | None] = None
     what: ClassVar[str] = "option"

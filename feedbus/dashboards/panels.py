@@ -55,7 +55,7 @@ def _consumers(topology: Topology) -> list[Panel]:
     names = _names(topology.consumers.values())
     rate = _rate("feedbus_records_total", "consumer", f"consumer=~{names}")
     query = (Query(rate, "{{consumer}}"),)
-    says = "Records settled in a second, whatever the verdict."
+    says = "Records settled per second, with any verdict."
     return [
         Panel("Records/s now", says, query, "cps", "bargauge", THIRD, 14),
         Panel("Records/s", says, query, "cps", width=FULL - THIRD, height=14),
@@ -88,7 +88,7 @@ def _shards(topology: Topology, queue: Queue) -> list[Panel]:
         ),
         Panel(
             f"{queue.name}: records/s by shard",
-            "The same as it goes.",
+            "Records settled per second by each shard.",
             (Query(rate, "{{consumer}}"),),
             "cps",
             width=6,
@@ -117,7 +117,8 @@ def _waiting(topology: Topology) -> list[Panel]:
     lag = tuple(
         Panel(
             f"Lag, {_percent(quantile)}",
-            f"{_percent(quantile)} of the deliveries were settled within so long of their publish.",
+            f"{_percent(quantile)} of the deliveries were settled at most this long after"
+            " they were published.",
             tuple(
                 Query(_quantile("feedbus_lag_seconds", topology, queue, quantile), queue.name)
                 for queue in queues
@@ -168,14 +169,19 @@ def _handling(topology: Topology) -> list[Panel]:
     misplaced = Query(_rate("feedbus_misplaced_deliveries_total", "consumer"), "{{consumer}}")
     repeats = Query(_rate("feedbus_taken_for_repeats_total", "consumer"), "{{consumer}}: skipped")
     return [
-        Panel("Verdicts", "Records settled in a second, by verdict.", (verdicts,), "cps"),
-        Panel("Handling time, 99 %", "99 % of the calls of a handler took so long.", times, "s"),
+        Panel("Verdicts", "Records settled per second, by verdict.", (verdicts,), "cps"),
+        Panel(
+            "Handling time, 99 %",
+            "99 % of the calls of a handler took at most this long.",
+            times,
+            "s",
+        ),
         Panel("Records a call", "How many records a handler takes at once.", batches, width=THIRD),
         Panel("Redelivered/s", "Delivered again after a crash.", (again,), "cps", width=THIRD),
         Panel("Misplaced/s", "Owned by another shard; always 0.", (misplaced,), "cps", width=THIRD),
         Panel(
             "Unidentified/s",
-            "Published without a message id: equal ones cannot be told apart.",
+            "Published without a message id: equal ones cannot be distinguished.",
             (unidentified, repeats),
             "cps",
             width=THIRD,
@@ -199,7 +205,7 @@ def _speaking() -> list[Panel]:
         ),
         Panel("Consumers that hold", "Processes, by consumer.", (holding,), width=HALF),
         Panel("Outages", "Consumers that began to hold.", (outages,), width=THIRD),
-        Panel("Holding", "Consumers that hold: seconds held in a second.", (held,), width=THIRD),
+        Panel("Holding", "Seconds per second for which consumers hold.", (held,), width=THIRD),
         Panel(
             "Blocked",
             "Publishers that a broker short of memory or disk makes wait, and event loops that"
@@ -217,7 +223,7 @@ def _schedules() -> list[Panel]:
         Panel("Fired", "Moments fired in the time that is shown.", (Query(fired, "{{schedule}}"),)),
         Panel(
             "Lateness, 99 %",
-            "99 % of the moments were fired within so long.",
+            "99 % of the moments were fired at most this late.",
             (Query(f"histogram_quantile(0.99, {late})", "{{schedule}}"),),
             "s",
         ),

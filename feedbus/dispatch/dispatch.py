@@ -174,7 +174,7 @@ class Dispatch:
         """
         if self._twins is not None:
             try:
-                deliveries = self._twins.told_apart(deliveries, running)
+                deliveries = self._twins.distinguished(deliveries, running)
             except Exception as error:
                 if isinstance(error, Outage) or not self._store.is_outage(error):
                     raise

@@ -20,7 +20,7 @@ events = EventLog(__name__)
 
 
 class Twins:
-    """Tells equal messages of one queue apart, as far as the broker does."""
+    """Distinguishes equal messages of one queue, as far as the broker allows."""
 
     def __init__(self, queue: str, inbox: Inbox, metrics: ConsumerMetrics) -> None:
         """Ask the inbox about a queue; count in metrics what is taken for a repetition."""
@@ -29,7 +29,7 @@ class Twins:
         self._metrics = metrics
         self._decided: list[tuple[Delivery, Delivery]] = []
 
-    def told_apart(
+    def distinguished(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
     ) -> Sequence[Delivery]:
         """Return deliveries, with another id where an equal message has taken it.

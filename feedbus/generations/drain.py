@@ -79,7 +79,7 @@ class Drain:
                 )
                 raise BrokerOutage(msg)
         elif self._consumer.name not in dict(self._state.current.members):
-            return "its shard is no more"
+            return "its shard was removed from the topology"
         return None
 
     def queues(self, connection: Connection) -> Iterator[Sequence[Source]]:

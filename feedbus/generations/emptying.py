@@ -17,8 +17,8 @@ from feedbus.wire.amqp import Connection
 PREFETCH = 1000
 AT_ONCE = 500
 QUIET_SECONDS = 0.05
-IN_USE = "somebody consumes it; end that and apply again"
-REFILLED = "messages have come meanwhile; apply again"
+IN_USE = "another program consumes it; stop that program, then run `feedbus apply` again"
+REFILLED = "messages have arrived in it meanwhile; run `feedbus apply` again"
 
 Move = Callable[[Sequence[Any]], None]
 
@@ -152,10 +152,10 @@ class Emptying:
 
     def _count(self) -> tuple[int, int]:
         try:
-            told = self._channel.queue_declare(self._queue, passive=True)
+            counts = self._channel.queue_declare(self._queue, passive=True)
         except NotFound as error:
             raise _GoneError from error
-        return int(told.message_count), int(told.consumer_count)
+        return int(counts.message_count), int(counts.consumer_count)
 
 
 def portable(message: Any) -> Any:
@@ -180,7 +180,10 @@ class Mover:
         with PatientPublisher(self._connection) as publisher:
             returned = publisher.publish(letters, mandatory=True)
         if returned:
-            msg = f"broker: no queue takes what is moved to '{self._exchange or self._key}'"
+            msg = (
+                "broker: no queue accepts the messages that are moved to"
+                f" '{self._exchange or self._key}'"
+            )
             raise Outage(msg)
 
     def _key_of(self, message: Any) -> str:

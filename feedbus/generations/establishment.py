@@ -75,7 +75,7 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: State) -
             f" the broker has, and {', '.join(consumed)} are being consumed, by a host with"
             f" feedbus 0.1 or with another topology. Run `feedbus down` on each such host, then"
             f" `feedbus up` here; where the same feedbus runs on all hosts, `feedbus apply` on one"
-            f" that runs changes the ring at work"
+            f" of them changes the ring while it is in use"
         )
         raise UsageError(msg)
 

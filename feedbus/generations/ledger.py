@@ -83,7 +83,7 @@ def recall(channel: Channel, topology: Topology, exchange: str) -> State | None:
     names = Names(topology)
     there = (names.ledger(exchange), names.generations(exchange))
     if not any(broker.queue_exists(channel.connection, queue) for queue in there):
-        return None  # without waiting for a reader that might have it in hand
+        return None  # without waiting for a reader that may have taken it for a moment
     damaged = []
     for queue in there:
         _declare(channel, topology, exchange, queue)
@@ -98,9 +98,10 @@ def recall(channel: Channel, topology: Topology, exchange: str) -> State | None:
         entry = names.exchange(exchange)
         msg = (
             f"{' and '.join(damaged)}: expected the state of the ring '{exchange}', got a message"
-            f" that is none of feedbus's, so it is not known which ring is current; stop whoever"
+            f" that feedbus did not write, so the current ring is not known; stop the program that"
             f" publishes there, delete these queues and the exchange {entry}, and run `feedbus"
-            " apply`, which makes a first ring; `feedbus plan` then names what older shards hold"
+            " apply`, which makes a first ring; `feedbus plan` then lists the shards of"
+            " older rings with messages"
         )
         raise UsageError(msg)
     return None
@@ -201,7 +202,7 @@ def _take(
             return latest
         if found:
             raise _DamagedError
-        # Another reader has it in hand for a moment, or there is none.
+        # Another reader has taken it for a moment, or there is none.
         time.sleep(READ_PAUSE_SECONDS)
     return None
 
@@ -228,13 +229,13 @@ def _declare(channel: Channel, topology: Topology, exchange: str, queue: str) ->
 def _decode(exchange: str, body: bytes | str) -> State | None:
     """Return what a body says, None where it says no state."""
     try:
-        told = json.loads(body)
+        stored = json.loads(body)
         return State(
-            current=_generation(exchange, told["current"]),
-            draining=tuple(_generation(exchange, old) for old in told["draining"]),
-            settled=bool(told["settled"]),
-            serial=int(told["serial"]),
-            disordered=bool(told.get("disordered", False)),
+            current=_generation(exchange, stored["current"]),
+            draining=tuple(_generation(exchange, old) for old in stored["draining"]),
+            settled=bool(stored["settled"]),
+            serial=int(stored["serial"]),
+            disordered=bool(stored.get("disordered", False)),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
@@ -245,7 +246,7 @@ def _told(generation: Generation) -> list[Any]:
     return [generation.turn, generation.members, *shape]
 
 
-def _generation(exchange: str, told: Sequence[Any]) -> Generation:
-    turn, members, *shape = told
+def _generation(exchange: str, stored: Sequence[Any]) -> Generation:
+    turn, members, *shape = stored
     pairs = tuple((str(name), int(weight)) for name, weight in members)
     return Generation(exchange, pairs, int(turn), *map(str, shape))

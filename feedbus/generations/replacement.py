@@ -179,7 +179,8 @@ class Replacement:
         while count := channel.queue_declare(self._queue, passive=True).consumer_count:
             if time.monotonic() > deadline:
                 msg = (
-                    f"{self._queue} has to be declared anew, but {count} still consume it: stop"
+                    f"{self._queue} has to be replaced, but {count} consumers still consume"
+                    " it: stop"
                     " them (`feedbus down` where they run) and apply again"
                 )
                 raise UsageError(msg)

@@ -106,7 +106,7 @@ def drained(channel: Channel, topology: Topology, generation: Generation) -> Non
     if generation in state.draining:
         left = tuple(old for old in state.draining if old != generation)
         state = replace(state, draining=left)
-    # Told again even where nothing changes: whoever asks for it has read what was true before.
+    # Written again even where nothing changes: the caller may have read an earlier state.
     ledger.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
 

@@ -51,7 +51,7 @@ class Metrics:
             process: a name that is the same after a restart: the consumer and its slot.
 
         A folder that cannot be written does not stop the process: it is logged, and what the
-        process counts is then told to nobody.
+        process counts is then not shown.
         """
         try:
             return cls(Counts.claim(private_folder(directory), process))
@@ -190,7 +190,7 @@ class ConsumerMetrics:
         self._outages[part].add(1)
 
     def held(self, part: Part, seconds: float) -> None:
-        """Count time spent holding; told while an outage lasts, its rate says that it does."""
+        """Count time spent holding; it grows during an outage, so its rate shows the outage."""
         self._held[part].add(max(0.0, seconds))
 
 

@@ -128,7 +128,10 @@ class _Shield:
                 route=rule,
                 error=" ".join(str(error).split()),
             )
-            detail = "The store is away or takes no writes; nothing was changed. Try again later."
+            detail = (
+                "The store does not answer or accepts no writes; nothing was changed. Try again"
+                " later."
+            )
             return problem(UNAVAILABLE, detail, headers=RETRY_AFTER)
         code = uuid.uuid4().hex[:12]
         events.error(

@@ -66,7 +66,7 @@ def _nobody_gives(
     function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
 ) -> Unfit:
     written = "" if found in UNANNOTATED else f": {shown(found)}"
-    got = f"asks for what nobody gives: its parameter '{parameter.name}{written}'"
+    got = f"has a parameter that nothing provides: '{parameter.name}{written}'"
     if offer.session_type is None and written and BUS in offer.names:
         got += ", and its queue has no store whose session it could be"
     return Unfit(function, offer.expected, got)
@@ -81,7 +81,7 @@ def _given(
         if named in offer.names:
             return named
         if named in offer.refused:
-            got = f"asks for what it cannot be given: '{parameter.name}: {shown(kind)}'"
+            got = f"has a parameter that it cannot be given: '{parameter.name}: {shown(kind)}'"
             raise Unfit(function, offer.refused[named], got)
         return None
     session_type = offer.session_type

@@ -107,7 +107,9 @@ def resource(function: Function) -> Function:
 
     """
     if type(function) is not FunctionType:
-        raise Unfit(function, f"a function ({FORMS})", "is no function that can be a resource")
+        raise Unfit(
+            function, f"a function ({FORMS})", "is not a function, so it cannot be a resource"
+        )
     setattr(function, MARK, Resource(function))
     return function
 

@@ -15,7 +15,7 @@ DEAD_LETTERS = "dead letters"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that apply would do, or would not do unless it is told to by name."""
+    """One thing that apply would do, or would do only where --delete-nonempty names it."""
 
     action: Action
     kind: Kind
@@ -46,7 +46,7 @@ class RingChange:
         before: the spread over the old shards.
         after: over the new ones.
         backlog_messages: in the old generation's queues, to be handled first.
-        drain_seconds: how long that takes at the rate of now, None when nobody handles any.
+        drain_seconds: how long that takes at the current rate, None when nobody handles any.
 
     """
 

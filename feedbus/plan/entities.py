@@ -84,7 +84,8 @@ class Comparison:
                 was = found.type if found.type != kind else "other arguments"
                 self._note(
                     *("change", "exchange", name),
-                    f"{exchange.type}, was {was}: declared anew; until then publishers are refused",
+                    f"{exchange.type}, was {was}: deleted and declared again; publishers are"
+                    " refused in between",
                 )
                 yield name
 
@@ -97,7 +98,9 @@ class Comparison:
         for consumer in self._on_no_ring():
             name = self._names.queue(consumer)
             if replacement.begun(self.topology, consumer, self.seen):
-                self._note("change", "queue", name, "its replacement was begun and is ended")
+                self._note(
+                    "change", "queue", name, "its replacement was interrupted and is completed"
+                )
                 yield consumer.name
             elif name not in self.seen.queues:
                 on = self._names.exchange(consumer.queue.exchange)
@@ -106,7 +109,8 @@ class Comparison:
                 found = self.seen.queues[name]
                 self._note(
                     *("change", "queue", name),
-                    f"{self._difference(consumer, found)}: declared anew, its content is kept",
+                    f"{self._difference(consumer, found)}: replaced by a new queue, its"
+                    " content is kept",
                     found.messages,
                 )
                 yield consumer.name
@@ -134,7 +138,8 @@ class Comparison:
             for name in replacement.wrong_delays(self.topology, queue, self.seen):
                 self._note(
                     *("change", "queue", name),
-                    "its retries come back another way: declared anew, they wait anew",
+                    "its retries return by another route: it is declared again, and their"
+                    " waiting times begin again",
                     self.seen.queues[name].messages,
                 )
                 yield queue.name, name
@@ -240,13 +245,18 @@ class Comparison:
                 nonempty.append(name)
                 self._note(
                     *("delete", "schedule", name.removeprefix(schedules)),
-                    "no longer in the topology; when it was fired last is forgotten",
+                    "no longer in the topology; the time of its last firing is deleted",
                 )
                 continue
             if kept.fullmatch(name):
                 deleted.append(name)
                 nonempty.append(name)
-                self._note("delete", "queue", name, "its exchange is no ring any more")
+                self._note(
+                    "delete",
+                    "queue",
+                    name,
+                    "its exchange is not of type x-consistent-hash any more",
+                )
                 continue
             waiting = found.messages
             if not waiting:
@@ -255,21 +265,24 @@ class Comparison:
             elif self._named(name):
                 deleted.append(name)
                 nonempty.append(name)
-                told = "it is not empty, and its messages go with it, as --delete-nonempty says"
-                self._note("delete", "queue", name, f"{self._why(name)}; {told}", waiting)
+                remedy = "it is not empty, and --delete-nonempty deletes it with its messages"
+                self._note("delete", "queue", name, f"{self._why(name)}; {remedy}", waiting)
             elif self._consumed(name):
                 leaving.append(name)
                 deleted.append(name)
-                told = "its consumers empty it first"
-                self._note("delete", "queue", name, f"{self._why(name)}; {told}", waiting)
+                remedy = "its consumers empty it first"
+                self._note("delete", "queue", name, f"{self._why(name)}; {remedy}", waiting)
             else:
                 bare = re.sub(
                     r"\.(dead|retry\.\d+)$", "", name.removeprefix(f"{self.topology.name}.")
                 )
-                told = f"nobody empties it. Put it back, or name it: --delete-nonempty {bare}"
+                remedy = (
+                    "no consumer empties it. Put it back into the topology, or delete it with"
+                    f" its messages: --delete-nonempty {bare}"
+                )
                 if self._names.is_of_timer(name):
-                    told = f"empty it, or name it: --delete-nonempty {bare}"
-                self._note("dangerous", "queue", name, f"{self._why(name)}; {told}", waiting)
+                    remedy = f"empty it, or name it: --delete-nonempty {bare}"
+                self._note("dangerous", "queue", name, f"{self._why(name)}; {remedy}", waiting)
         # Also those that are empty now get messages until they are unbound.
         leaving += [name for name in deleted if self._consumed(name) and name not in leaving]
         return leaving, deleted, nonempty
@@ -295,8 +308,8 @@ class Comparison:
     def _named(self, name: str) -> bool:
         bare = name.removeprefix(f"{self.topology.name}.")
         for doomed in self.doomed:
-            told = doomed.removeprefix(f"{self.topology.name}.")
-            if re.fullmatch(re.escape(told) + OWN, bare):
+            bare_name = doomed.removeprefix(f"{self.topology.name}.")
+            if re.fullmatch(re.escape(bare_name) + OWN, bare):
                 self.named.add(doomed)
                 return True
         return False
@@ -321,7 +334,7 @@ class Comparison:
         owner = derived[1].removeprefix(f"{self.topology.name}.") if derived else ""
         queue = re.sub(r"_\d+$", "", owner)
         if owner and (owner in self.topology.queues or queue in self.topology.queues):
-            kind = "the retry ladder" if ".retry." in name else "any ring"
+            kind = "the retry policy" if ".retry." in name else "any ring"
             return f"no longer part of {kind}"
         return "no longer in the topology"
 

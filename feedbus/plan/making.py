@@ -32,7 +32,7 @@ def make_plan(
         topology: what is wanted.
         watchers: how the supervisor's differ, None when none runs.
         delete_nonempty: queues that may be deleted with what is in them.
-        predict: whether to tell where keys go and how long a backlog takes, some seconds' work.
+        predict: whether to predict where keys move and how long a backlog takes; it takes seconds.
 
     Raises:
         Outage: the broker is away.
@@ -47,7 +47,7 @@ def make_plan(
     changes = [*comparison.changes, *_watched(topology, watchers)]
     unknown = sorted(set(delete_nonempty) - comparison.named)
     notes = [
-        f"--delete-nonempty {name}: no queue of that name is to go and is not empty"
+        f"--delete-nonempty {name}: apply would not delete a queue of that name that has messages"
         for name in unknown
     ]
     if watchers is None:

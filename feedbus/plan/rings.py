@@ -41,7 +41,9 @@ def changes(
 def _change(topology: Topology, seen: Inventory, state: State, wanted: Generation) -> RingChange:
     old = state.current
     if switch.same(old, wanted) and not state.disordered:
-        return RingChange(old.exchange, old.digest, old.digest, "a switch that was begun is ended")
+        return RingChange(
+            old.exchange, old.digest, old.digest, "an interrupted switch is completed"
+        )
     names = Names(topology)
     backlog = sum(messages(names, seen, one) for one in (*state.draining, old))
     new = switch.successor(state, wanted)
@@ -70,23 +72,23 @@ def _predicted(
 def _reason(state: State, wanted: Generation) -> str:
     old = dict(state.current.members)
     new = dict(wanted.members)
-    told = []
+    reasons = []
     if len(old) != len(new):
-        told.append(f"{len(old)} shards become {len(new)}")
+        reasons.append(f"{len(old)} shards become {len(new)}")
     elif old.keys() != new.keys():
-        told.append("other shards")
+        reasons.append("other shards")
     heavier = [name for name in new if name in old and old[name] != new[name]]
     if heavier:
-        told.append(f"weights differ: {_listed(f'{n} {old[n]} to {new[n]}' for n in heavier)}")
+        reasons.append(f"weights differ: {_listed(f'{n} {old[n]} to {new[n]}' for n in heavier)}")
     if state.current.shape != wanted.shape:
-        told.append("its queues' arguments differ")
+        reasons.append("its queues' arguments differ")
     if state.disordered:
-        told.append("the broker places by another order than it was bound in")
-    if not told:
-        told.append("the shards are bound in another order")
+        reasons.append("the broker places keys in another order than that of the bindings")
+    if not reasons:
+        reasons.append("the shards are bound in another order")
     if not state.settled:
-        told.append("a switch that was begun is ended first")
-    return "; ".join(told)
+        reasons.append("an interrupted switch is completed first")
+    return "; ".join(reasons)
 
 
 def _listed(texts: Iterator[str]) -> str:

@@ -152,7 +152,7 @@ class Batch:
 
     @property
     def scattered(self) -> bool:
-        """Whether the records came in so small chunks that to go by chunk does not pay."""
+        """Whether the chunks are so small that going by chunk is slower than going by record."""
         return len(self.chunks) * SMALL > len(self)
 
     def values(self, name: str, places: Sequence[int]) -> Sequence[Any]:

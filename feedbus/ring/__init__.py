@@ -1,4 +1,4 @@
-"""Where RabbitMQ's x-consistent-hash exchange places a message, told without asking it."""
+"""Where RabbitMQ's x-consistent-hash exchange places a message, computed without the broker."""
 
 from feedbus.ring.balancing import Balance, frontier, key_class, placer
 from feedbus.ring.evenness import max_over_share

@@ -21,7 +21,7 @@ class Placement:
     """Where the keys of one exchange belong, by the ring whose queue a delivery comes from.
 
     A broker that rebuilds its ring in another order hands a key's records to another shard than
-    before, and nothing fails: only a look at what arrives tells.
+    before, and nothing fails: only the keys of arriving messages show it.
     """
 
     def __init__(self, topology: Topology) -> None:

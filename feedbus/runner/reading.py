@@ -120,5 +120,5 @@ class Reading:
             self.channel.close()
 
     def _count(self) -> tuple[int, int]:
-        told = self.channel.queue_declare(self.queue, passive=True)
-        return int(told.message_count), int(told.consumer_count)
+        declared = self.channel.queue_declare(self.queue, passive=True)
+        return int(declared.message_count), int(declared.consumer_count)

@@ -328,7 +328,7 @@ class Runner:
         return reading is not None
 
     def _drop(self, tag: str) -> None:
-        """Read a queue no more; what is in hand of it went back, or went with it."""
+        """Stop reading a queue; its unsettled messages are back in it, or were deleted with it."""
         reading = self._reading.pop(tag, None)
         if reading is not None:
             reading.close()

@@ -24,7 +24,7 @@ NO_TABLES = "tables are missing: create them (feedbus up creates its own and cal
 
 # SQLSTATE classes and codes, https://www.postgresql.org/docs/15/errcodes-appendix.html.
 # A statement timeout (57014) is not among them: it may well be the message that asks for too much,
-# so it climbs the retry ladder, which also gives a slow server time.
+# so it climbs the retry policy, which also gives a slow server time.
 POSTGRES_CLASSES = {"08", "53", "58"}  # connection, insufficient resources, system error
 POSTGRES_CODES = {
     "25006",  # read-only: a standby, until it is promoted

@@ -54,7 +54,7 @@ class Busy:
     def __str__(self) -> str:
         """Describe it for people."""
         return (
-            f"{self.name} (process {self.pid}) is busy since {self.seconds:.0f} s,"
+            f"{self.name} (process {self.pid}) has been busy for {self.seconds:.0f} s,"
             f" killed in {self.left_seconds:.0f} s"
         )
 

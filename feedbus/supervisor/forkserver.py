@@ -95,7 +95,7 @@ def _part(connection: Connection) -> None:
 
 
 def _settle(connection: Connection, program: Program, stdout: int, stderr: int) -> None:
-    """Take over session, folder, environment and output, then tell the process id."""
+    """Take over session, folder, environment and output, then send the process id."""
     with connection:
         os.setsid()
         os.environ.clear()

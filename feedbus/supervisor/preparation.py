@@ -33,7 +33,7 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
         else:
             pid = forks.fork(Program(command, dict(os.environ), str(Path.cwd())), 1, 2)
     except OSError as error:
-        msg = f"cannot start what makes the store and the broker ready: {error}"
+        msg = f"cannot start the process that prepares the store and the broker: {error}"
         raise FeedbusError(msg) from None
     try:
         _, status = os.waitpid(pid, 0)

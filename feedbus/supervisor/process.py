@@ -23,7 +23,7 @@ class KeptProcess(Process):
         super().__init__(*arguments, **options)
 
     def spawn(self) -> None:
-        """Start it; OSError is what circus tells and tries again."""
+        """Start it; circus logs an OSError and tries again."""
         if self._forks is None or self._forks.closed:
             super().spawn()
             return

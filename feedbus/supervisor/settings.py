@@ -91,7 +91,9 @@ class Settings:
             if self.watchers[name] != digest:
                 restarted[name] = SHOWN_CHANGED if name == OPERATIONS else OPTIONS_CHANGED
             elif changed:
-                restarted[name] = f"what it knows of {', '.join(changed)} has changed"
+                restarted[name] = (
+                    f"exchanges that it uses have changed: {', '.join(changed)} has changed"
+                )
             elif why := lack(states.get(name, {}), wanted.counts[name]):
                 started[name] = why
             else:
@@ -112,7 +114,7 @@ def lack(state: Mapping[str, Any], count: int) -> str:
     if doing in {"stopped", "stopping"}:
         return "it was stopped and is started"
     if doing == "gave up":
-        return "it gave up and is started again"
+        return "the supervisor had given it up; it is started again"
     if state.get("wanted_processes", count) != count:
         return f"it runs {state['wanted_processes']} processes instead of {count}"
     return ""

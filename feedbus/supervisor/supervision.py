@@ -108,7 +108,7 @@ class Supervision:
         """Start every watcher, and from then on what ends."""
         arbiter = self.arbiter
         self._close_sockets_to_others()
-        # circus's own check tells of every command that it collides with, and makes it collide.
+        # circus's own check logs every command that it collides with, and lets it fail.
         arbiter.ctrl.caller.stop()
         arbiter.ctrl.caller = PeriodicCallback(self._check, arbiter.check_delay * 1000)
         arbiter.ctrl.caller.start()
@@ -183,7 +183,7 @@ class Supervision:
             (one, self._make(options_of_all[one.name]) if one.name in options_of_all else None)
             for one in out
         ]
-        # What is leaving stays known, so that whoever asks again is told so.
+        # What is leaving stays known, so that the next plan shows no new change.
         self.settings = replace(
             wanted, watchers=wanted.watchers | {one.name: "" for one in self._leaving()}
         )

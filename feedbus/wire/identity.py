@@ -1,7 +1,7 @@
 """The id of a message whose publisher gave it none: derived from the message itself.
 
 It is the same at each redelivery and in each process. Two messages without ids that are equal in
-body, routing key, headers and identifying properties cannot be told apart.
+body, routing key, headers and identifying properties cannot be distinguished.
 """
 
 from __future__ import annotations

@@ -112,7 +112,9 @@ def test_down_lets_every_handler_finish_and_shows_who_is_busy(tmp_path):
             text=True,
         ) as down:
             waits = down.stderr.readline()
-            assert re.match(r"waiting: work \(process \d+\) is busy since \d s, killed in 4", waits)
+            assert re.match(
+                r"waiting: work \(process \d+\) has been busy for \d s, killed in 4", waits
+            )
             os.kill(down.pid, signal.SIGINT)
             wait_until(lambda: "busy; killed in" in system.output)
             assert down.wait(PATIENCE_SECONDS) == 130

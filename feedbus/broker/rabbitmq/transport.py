@@ -114,8 +114,9 @@ class Connection(frames.Connection):
             self._heard_frames, self._heard_at = self.bytes_recv, now
         elif now - self._heard_at > SILENT_INTERVALS * self.heartbeat:
             self._give_up(
-                f"it has sent nothing for {now - self._heard_at:.0f} s, not even a heartbeat;"
-                " connecting anew"
+                f"the broker has sent nothing for {now - self._heard_at:.0f} s, not even a"
+                " heartbeat;"
+                " connecting again"
             )
 
     def close(self, *arguments: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Storing what was published, many in one transaction, and telling the publisher of each."""
+"""Store published messages, many in one transaction, and confirm each to its publisher."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Settled:
     tag: int
     multiple: bool
 
-    def tell(self, events: Events) -> None:
+    def report(self, events: Events) -> None:
         """Call back as py-amqp does."""
         for callback in list(events.get(self.event, ())):
             callback(self.tag, self.multiple)
@@ -48,7 +48,7 @@ class Returned:
 
     outgoing: Outgoing
 
-    def tell(self, events: Events) -> None:
+    def report(self, events: Events) -> None:
         """Call back as py-amqp does; without a callback the error is raised, as there."""
         error = error_for_code(NO_ROUTE, "NO_ROUTE", BASIC_RETURN, ChannelError)
         callbacks = list(events.get("basic_return", ()))
@@ -63,7 +63,7 @@ Outcome = Settled | Returned
 
 
 def store(tx: Transaction, outgoing: Sequence[Outgoing]) -> tuple[list[Outcome], NotFound | None]:
-    """Put messages into their queues; say what to tell, and the error that ended it early."""
+    """Put messages into their queues; return their outcomes, and the error that ended it early."""
     outcomes: list[Outcome] = []
     accepted_tag = 0  # acknowledged with all before it, once one comes that is not
     failure = None

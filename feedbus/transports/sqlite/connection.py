@@ -71,7 +71,7 @@ class Connection(Member):
         return made
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Let one thing happen: confirms and returns told, or one message delivered.
+        """Let one thing happen: confirms and returns are reported, or one message is delivered.
 
         Args:
             timeout: seconds to wait for it, None for ever.
@@ -85,7 +85,7 @@ class Connection(Member):
         self.check_open()
         for channel in list(self.channels.values()):
             channel.flush()
-            if channel.tell():
+            if channel.report():
                 return
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         while True:

@@ -55,6 +55,6 @@ class Arrival:
     consumer: Consumer | None  # None for basic_get
     message: int
     returns: int
-    counted: bool  # whether a header tells how often it came back, as on a quorum queue
+    counted: bool  # whether a header counts how often it came back, as on a quorum queue
     settled: bool  # needs no ack
     content: tuple[str, str, str, bytes] | None = None

@@ -81,7 +81,7 @@ def note_death(
 
 
 def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
-    """Tell whether a message comes back to a queue with no rejection on its way round."""
+    """Return whether a message comes back to a queue without a rejection on its way."""
     for position, death in enumerate(deaths):
         if death.get("queue") == queue:
             return all(step.get("reason") != REJECTED for step in deaths[: position + 1])

@@ -15,13 +15,13 @@ Arguments = Mapping[str, Any]
 def same(what: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- compared, not obeyed
     """Refuse a property that is not what it was declared as."""
     if received != current:
-        told = (
+        values = (
             str(value).lower() if isinstance(value, bool) else value
             for value in (received, current)
         )
         msg = (
             f"PRECONDITION_FAILED - inequivalent arg '{name}' for {what} in vhost '/':"
-            " received '{}' but current is '{}'".format(*told)
+            " received '{}' but current is '{}'".format(*values)
         )
         raise PreconditionFailed(msg, DECLARE_EXCHANGE if "exchange" in what else DECLARE_QUEUE)
 

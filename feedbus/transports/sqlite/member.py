@@ -54,7 +54,10 @@ class Member:
     def check_open(self) -> None:
         """Raise RecoverableConnectionError when this connection is closed."""
         if not self.connected:
-            msg = "the connection to the broker is closed or of a parent process; connect anew"
+            msg = (
+                "the connection to the broker is closed or belongs to a parent process; connect"
+                " again"
+            )
             raise RecoverableConnectionError(msg)
 
     @contextmanager

@@ -22,7 +22,7 @@ def enter(tx: Transaction) -> int:
 
 
 def is_entered(tx: Transaction, owner: int) -> bool:
-    """Tell whether a connection still counts as living."""
+    """Return whether a connection still counts as open."""
     return tx.execute("SELECT 1 FROM owners WHERE id = ?", (owner,)).fetchone() is not None
 
 

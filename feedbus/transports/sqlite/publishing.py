@@ -1,4 +1,4 @@
-"""The part of a channel that publishes and tells what became of it."""
+"""The part of a channel that publishes and reports confirms and returns."""
 
 # ruff: noqa: ARG002, FBT001, FBT002 -- the signatures are py-amqp's
 
@@ -20,7 +20,7 @@ class Publishing(Session):
     """Methods that put messages into the file."""
 
     def confirm_select(self, nowait: bool = False) -> None:
-        """Number what is published from now on, and tell its fate when events are drained."""
+        """Number what is published from now on, and report its outcome when events are drained."""
         self.flush()
         self._confirming = True
 
@@ -40,7 +40,7 @@ class Publishing(Session):
 
         Raises:
             MessageNacked: with confirm_publish, a queue is full and refuses it.
-            NotFound: no such exchange; in confirm mode told when the messages are stored.
+            NotFound: no such exchange; in confirm mode raised when the messages are stored.
             FileUnavailable: it could not be stored, so it is not confirmed either.
             UnicodeError: the routing key is not UTF-8.
 
@@ -69,7 +69,7 @@ class Publishing(Session):
 
     def _refuse_nacked(self, tag: int) -> None:
         nacked = Settled("basic_nack", tag, multiple=False) in self._untold
-        self.tell()
+        self.report()
         if nacked:
             raise MessageNacked
 
@@ -77,7 +77,7 @@ class Publishing(Session):
         return len(self._outgoing) >= BUFFERED_MESSAGES or self._outgoing_bytes >= BUFFERED_BYTES
 
     def flush(self) -> None:
-        """Store what is buffered; its confirms and returns are told at the next drain."""
+        """Store what is buffered; its confirms and returns are reported at the next drain."""
         if not self._outgoing:
             return
         outgoing, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
@@ -85,13 +85,13 @@ class Publishing(Session):
             outcomes, failure = store(tx, outgoing)
         self._untold += outcomes
         if failure is not None:
-            self.tell()
+            self.report()
             self._revive()
             raise failure
 
-    def tell(self) -> bool:
-        """Call back for returns and confirms; False when there were none to tell."""
+    def report(self) -> bool:
+        """Call back for returns and confirms; False when there were none."""
         untold, self._untold = self._untold, []
         for outcome in untold:
-            outcome.tell(self.events)
+            outcome.report(self.events)
         return bool(untold)

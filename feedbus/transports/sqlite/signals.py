@@ -35,7 +35,7 @@ class Pipe:
             self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         if before not in {-1, self._writer}:
-            self._foreign = before  # an event loop's, which is told of what is heard here
+            self._foreign = before  # an event loop's, which is notified of what is heard here
         return self.reader
 
     def hear(self) -> None:
