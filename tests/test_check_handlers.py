@@ -152,7 +152,7 @@ AROUND = {
     ),
     "an exception that is none": (
         RETRY + 'reject_on = ["app_of_check:Client"] }\n',
-        "8:56: [queues.reserve] retry.reject_on[0]: app_of_check:Client is not an exception class but",
+        "8:56: [queues.reserve] retry.reject_on[0]: app_of_check:Client is not an exception class",
     ),
     "an exception in both lists": (
         RETRY + 'retry_on = ["OSError"], reject_on = ["builtins.OSError"] }\n',
