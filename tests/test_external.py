@@ -31,7 +31,7 @@ from tests.systems import System
 
 BROKEN = {
     "pack": ("[exchanges.legacy]\npack = 5", "[exchanges.legacy] pack: cannot be combined with"),
-    "arguments": ("[exchanges.legacy]\narguments = {}", "[exchanges.legacy] arguments: means not"),
+    "arguments": ("[exchanges.legacy]\narguments = {}", "legacy] arguments: has no effect"),
     "a ring": (
         '[exchanges.ring]\ntype = "x-consistent-hash"\nname = "erp.ring"\nexternal = true',
         "[exchanges.ring] type: a ring needs exchanges of feedbus's own",
