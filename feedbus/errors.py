@@ -129,7 +129,7 @@ class Retry(Exception):  # noqa: N818 -- a verdict, not an error
     """Raised by a handler to see the delivery again later."""
 
     def __init__(self, reason: str = "", *, after_seconds: float | None = None) -> None:
-        """Wait after_seconds, or as long as the queue's retry ladder says.
+        """Wait after_seconds, or as long as the queue's retry policy says.
 
         Raises:
             TypeError: after_seconds is no number.

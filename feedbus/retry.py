@@ -55,7 +55,7 @@ class Fate:
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
+class FailurePolicy:
     """The retry policy of one consumer."""
 
     names: Names
@@ -97,16 +97,16 @@ class Ladder:
 
     def _again(self, letter: Outgoing, error: BaseException) -> Fate:
         """Turn a dead letter into a retry, unless there have been all of them."""
-        ladder = self.consumer.queue.retry
+        policy = self.consumer.queue.retry
         attempt = int(letter.headers[ATTEMPT])
-        if attempt > len(ladder.delays_seconds) and ladder.then != "repeat":
-            if ladder.then == "drop":
+        if attempt > len(policy.delays_seconds) and policy.then != "repeat":
+            if policy.then == "drop":
                 return Fate("drop", None)
             return Fate("dead_letter", letter)
-        step = ladder.delays_seconds[min(attempt, len(ladder.delays_seconds)) - 1]
+        step = policy.delays_seconds[min(attempt, len(policy.delays_seconds)) - 1]
         asked = error.after_seconds if isinstance(error, Retry) else None
         milliseconds = max(1, round((step if asked is None else asked) * 1000))
-        declared = {round(delay * 1000) for delay in ladder.delays_seconds}
+        declared = {round(delay * 1000) for delay in policy.delays_seconds}
         message = replace(letter, routing_key=str(letter.headers[KEY]), counted_as="retry")
         queue = self.consumer.queue
         if milliseconds in declared:

@@ -74,7 +74,7 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
+class RetryPolicy:
     """The waits between attempts, and what follows the last: "dead-letter", "drop" or "repeat".
 
     Attributes:
@@ -131,7 +131,7 @@ class Queue:
     shards: int | None = None
     weights: tuple[int, ...] = (1,)
     batch: Batch = Batch()
-    retry: Ladder = Ladder()
+    retry: RetryPolicy = RetryPolicy()
     dead_letters: DeadLetters = DeadLetters()
     dead_handler: str | None = None
     prefetch: int = PREFETCH

@@ -8,17 +8,17 @@ from typing import Any
 from marshmallow import Schema, fields
 
 from feedbus import handler
-from feedbus.topology import Exchange, Ladder, Queue, StoreOptions, Topology
+from feedbus.topology import Exchange, Queue, RetryPolicy, StoreOptions, Topology
 from feedbus.urls import parse_broker_url
 
-ONE_RETRY = Ladder((1.0,))
+ONE_RETRY = RetryPolicy((1.0,))
 
 
 def topology_of(
     handler: str,
     *,
     middleware: tuple[str, ...] = (),
-    retry: Ladder = ONE_RETRY,
+    retry: RetryPolicy = ONE_RETRY,
     store: StoreOptions | None = None,
     **options: Any,
 ) -> Topology:

@@ -25,10 +25,10 @@ from feedbus.metrics import Metrics
 from feedbus.runner import Limits, Runner, Suspects
 from feedbus.store import NoStore, Store
 from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound
-from feedbus.topology import Batch, Exchange, Ladder, Queue, StoreOptions, Topology
+from feedbus.topology import Batch, Exchange, Queue, RetryPolicy, StoreOptions, Topology
 from feedbus.urls import BrokerUrl, parse_broker_url, parse_management_url, parse_store_url
 
-QUICK = Ladder((0.02, 0.05), "dead-letter")
+QUICK = RetryPolicy((0.02, 0.05), "dead-letter")
 NEAR_SECONDS = 0.5
 MOST_RUNS = 20
 
@@ -46,7 +46,7 @@ class Numbered(Schema):
 
 
 def queue(name: str = "work", **options: Any) -> Queue:
-    """Make a queue with a quick ladder."""
+    """Make a queue with a quick retry policy."""
     defaults = {"exchange": "work", "handler": "tests:none", "routing_keys": ("",), "retry": QUICK}
     return Queue(name=name, **{**defaults, **options})
 

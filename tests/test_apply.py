@@ -19,17 +19,17 @@ from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import establishment, switch
 from feedbus.plan import Plan
-from feedbus.plan.making import make_plan
+from feedbus.plan.comparison import make_plan
 from feedbus.records import Records
 from feedbus.store.peewee import close_bound
-from feedbus.topology import Exchange, Ladder, Topology
+from feedbus.topology import Exchange, RetryPolicy, Topology
 from servers import versions
 from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.systems import BATCH, System, queue, sharded
 
 PROJECT = Path(__file__).parent.parent
 KEYS = [str(key) for key in range(20)]
-WAITING = Ladder((600.0,), "dead-letter")
+WAITING = RetryPolicy((600.0,), "dead-letter")
 
 # Passed when nothing runs; those with a supervisor are in tests/integration/test_resharding.py.
 STEPS = [
@@ -303,7 +303,7 @@ def test_shards_with_other_arguments_are_a_new_generation(make: Callable[..., Sy
 def test_what_a_retry_waits_for_is_kept_where_its_queue_is_replaced(
     make: Callable[..., System],
 ) -> None:
-    quick = Ladder((1.0,), "dead-letter")
+    quick = RetryPolicy((1.0,), "dead-letter")
     system = make(queue(retry=quick))
     names = Names(system.topology)
     with broker.connect(system.topology) as connection:

@@ -12,7 +12,7 @@ import pytest
 
 from feedbus import config
 from feedbus.errors import Problem, TopologyError
-from feedbus.topology import Batch, Exchange, Ladder, Operations, Process, Queue
+from feedbus.topology import Batch, Exchange, Operations, Process, Queue, RetryPolicy
 
 PROJECT = Path(__file__).parent.parent
 MARK = "▸"  # stands before what a problem must point at, and is taken out before reading
@@ -936,7 +936,7 @@ def test_a_good_topology_has_every_option_in_its_place(tmp_path):
         shards=4,
         weights=(3, 3, 7, 3),
         batch=Batch(1000, 0.02),
-        retry=Ladder((0.02, 5400.0), "drop"),
+        retry=RetryPolicy((0.02, 5400.0), "drop"),
         max_messages=5,
         order_by=True,
         single_active_consumer=True,
@@ -946,7 +946,7 @@ def test_a_good_topology_has_every_option_in_its_place(tmp_path):
         exchange="mail",
         handler="handlers.mail:send",
         routing_keys=("#", "a.*", ""),
-        retry=Ladder((86400.0,), "repeat"),
+        retry=RetryPolicy((86400.0,), "repeat"),
         prefetch=7,
         once=True,
         type="quorum",

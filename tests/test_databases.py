@@ -25,7 +25,7 @@ from feedbus.store.peewee import (
     databases,
     transaction,
 )
-from feedbus.store.turns import Turn
+from feedbus.store.write_queue import Turn
 from servers.postgres import Postgres
 from tests.projects import PATIENCE_SECONDS
 

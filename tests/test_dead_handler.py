@@ -15,7 +15,7 @@ from feedbus import Bus, DeadLetter, Message, Outage, Reject, handler
 from feedbus.annotations import Unfit
 from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.testing import TestSystem
-from feedbus.topology import Ladder, StoreOptions
+from feedbus.topology import RetryPolicy, StoreOptions
 from feedbus.urls import parse_store_url
 from tests.handlers_to_run import topology_of
 from tests.projects import Project
@@ -200,7 +200,7 @@ def test_it_may_be_async_and_is_cancelled_at_handler_timeout():
         f"{__name__}:take",
         dead_handler=f"{__name__}:undo_async",
         handler_timeout_seconds=0.2,
-        retry=Ladder((), reject_on=("ValueError",)),
+        retry=RetryPolicy((), reject_on=("ValueError",)),
     )
     with TestSystem(topology) as system:
         for n in range(3):

@@ -11,7 +11,7 @@ from feedbus import Retry, handler
 from feedbus.errors import UsageError
 from feedbus.exception_rules import resolve_exception
 from feedbus.testing import TestSystem
-from feedbus.topology import Ladder
+from feedbus.topology import RetryPolicy
 from tests.handlers_to_run import topology_of
 
 
@@ -44,7 +44,7 @@ def take(record: dict[str, str]) -> None:
 
 def attempts(**rules: tuple[str, ...]) -> dict[str, int]:
     """Return how often each was tried, with one retry."""
-    topology = topology_of(f"{__name__}:take", retry=Ladder((1.0,), **rules))
+    topology = topology_of(f"{__name__}:take", retry=RetryPolicy((1.0,), **rules))
     with TestSystem(topology) as system:
         for kind in RAISED:
             system.publish("work", {"kind": kind})

@@ -21,7 +21,7 @@ from feedbus.broker.kinds import broker_of
 from feedbus.bus.requeue import Requeue
 from feedbus.errors import TopologyError, UsageError
 from feedbus.generations import establishment
-from feedbus.plan.making import make_plan
+from feedbus.plan.comparison import make_plan
 from feedbus.store.none import NoStore
 from feedbus.testing import TestSystem
 from feedbus.topology import Exchange as TopologyExchange

@@ -17,7 +17,7 @@ from feedbus.cli import main
 from feedbus.errors import UsageError
 from feedbus.new_project import create
 from feedbus.new_project.creation import templates
-from feedbus.supervisor.watchers import stop_seconds
+from feedbus.supervisor.watcher_options import stop_seconds
 
 pytestmark = pytest.mark.processes
 

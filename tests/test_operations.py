@@ -21,7 +21,7 @@ from feedbus.operations.access import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.operations.url_file import write_url
 from feedbus.schedules.fired_moment import FiredMoment
-from feedbus.topology import Ladder, Schedule
+from feedbus.topology import RetryPolicy, Schedule
 from servers import versions
 from tests.operations import Served, served
 from tests.site import problem
@@ -181,7 +181,7 @@ def test_a_process_that_was_killed_while_it_held_holds_no_more(system):
 
 
 def test_messages_that_wait_for_their_next_attempt_are_counted(make):
-    system = make(queue(retry=Ladder((600.0, 900.0))), sharded(2, retry=Ladder((600.0,))))
+    system = make(queue(retry=RetryPolicy((600.0, 900.0))), sharded(2, retry=RetryPolicy((600.0,))))
 
     def fail(message, bus):
         raise ValueError

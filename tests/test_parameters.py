@@ -20,7 +20,7 @@ from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.resources import Resources
 from feedbus.testing import TestSystem
-from feedbus.topology import Exchange, Ladder, Queue, Topology
+from feedbus.topology import Exchange, Queue, RetryPolicy, Topology
 from feedbus.urls import parse_broker_url
 
 
@@ -188,7 +188,7 @@ def a_topology(tmp_path, function, **options):
                 "work",
                 f"{__name__}:{function}",
                 routing_keys=("#",),
-                retry=Ladder((1.0, 1.0), "dead-letter"),
+                retry=RetryPolicy((1.0, 1.0), "dead-letter"),
                 **options,
             )
         },

@@ -20,10 +20,10 @@ from feedbus.errors import UsageError
 from feedbus.generations import establishment
 from feedbus.metrics import Metrics
 from feedbus.plan import Plan, Watchers
-from feedbus.plan.making import make_plan
+from feedbus.plan.comparison import make_plan
 from feedbus.ring import Ring, share_moved
 from feedbus.store.peewee import close_bound
-from feedbus.supervisor.settings import Settings
+from feedbus.supervisor.applied_settings import AppliedSettings
 from feedbus.topology import Exchange, Operations, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 from servers import versions
@@ -283,7 +283,7 @@ def test_the_management_api_is_found_by_the_brokers_url(
 def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
     tmp_path: Path,
 ) -> None:
-    def settings(*queues, middleware=(), **exchanges: Exchange) -> Settings:
+    def settings(*queues, middleware=(), **exchanges: Exchange) -> AppliedSettings:
         topology = Topology(
             name="t",
             path=tmp_path / "topology.toml",
@@ -295,7 +295,7 @@ def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
             operations=Operations(),
             middleware=middleware,
         )
-        return Settings.of(topology)
+        return AppliedSettings.of(topology)
 
     ring = Exchange("ring", "x-consistent-hash")
     running = settings(queue(), queue("other"), queue("old"), sharded(2), ring=ring)
@@ -319,7 +319,7 @@ def test_watchers_are_added_removed_restarted_or_left_as_their_settings_say(
 
 def test_watchers_that_do_not_run_as_the_topology_says_are_started(tmp_path: Path) -> None:
     topology = System.at(tmp_path, queue("a"), queue("b"), queue("c", processes=3), queue("d"))
-    settings = Settings.of(topology.topology)
+    settings = AppliedSettings.of(topology.topology)
     states = {
         "a": {"state": "stopped", "wanted_processes": 1},
         "b": {"state": "gave up", "wanted_processes": 1},

@@ -26,7 +26,7 @@ from feedbus.ring import Ring
 from feedbus.runner import Suspects
 from feedbus.runner.reading import Reading
 from feedbus.store.peewee import bound, close_bound, database
-from feedbus.topology import Batch, Ladder
+from feedbus.topology import Batch, RetryPolicy
 from tests.projects import wait_until
 from tests.systems import BATCH, System, queue, sharded
 
@@ -122,7 +122,9 @@ def test_a_handler_that_returns_something_has_failed_and_has_no_effect(
     assert system.ready() == {"work": 0, "children": 0}
 
 
-def test_a_failing_message_climbs_the_ladder_and_then_is_dead(make: Callable[..., System]) -> None:
+def test_a_failing_message_goes_through_the_retry_delays_and_then_is_dead(
+    make: Callable[..., System],
+) -> None:
     system = make(queue())
 
     def fail(message: dict[str, Any], _bus: Bus) -> None:
@@ -139,7 +141,7 @@ def test_a_failing_message_climbs_the_ladder_and_then_is_dead(make: Callable[...
 
 
 def test_a_retry_comes_back_after_the_time_it_asks_for(make: Callable[..., System]) -> None:
-    system = make(queue(retry=Ladder((60.0,), "dead-letter")))
+    system = make(queue(retry=RetryPolicy((60.0,), "dead-letter")))
 
     def once_more(message: dict[str, Any], _bus: Bus) -> None:
         system.note(message)
@@ -152,8 +154,8 @@ def test_a_retry_comes_back_after_the_time_it_asks_for(make: Callable[..., Syste
     assert system.dead() == []
 
 
-def test_a_ladder_that_drops_leaves_no_dead_letter(make: Callable[..., System]) -> None:
-    system = make(queue(retry=Ladder((0.01,), "drop")))
+def test_a_retry_policy_that_drops_leaves_no_dead_letter(make: Callable[..., System]) -> None:
+    system = make(queue(retry=RetryPolicy((0.01,), "drop")))
 
     def fail(message: dict[str, Any], _bus: Bus) -> None:
         system.note(message)
@@ -193,7 +195,7 @@ def test_a_body_of_half_a_surrogate_pair_is_dead_as_it_came_and_ends_no_runner(
 def test_a_reason_that_is_no_text_and_a_wait_that_is_none_end_no_runner(
     make: Callable[..., System],
 ) -> None:
-    system = make(queue(retry=Ladder((), "dead-letter")))
+    system = make(queue(retry=RetryPolicy((), "dead-letter")))
 
     def refuse(message: dict[str, Any], _bus: Bus) -> None:
         if message["n"] == 1:

@@ -22,11 +22,11 @@ from feedbus.errors import Outage, TopologyError, UsageError
 from feedbus.generations import establishment
 from feedbus.inline.projects import on_broker, unused_name
 from feedbus.metrics import Metrics
-from feedbus.plan.making import make_plan
+from feedbus.plan.comparison import make_plan
 from feedbus.schedules import scheduler as scheduler_module
 from feedbus.schedules.fired_moment import FiredMoment, fired_moments
 from feedbus.schedules.scheduler import Scheduler
-from feedbus.supervisor.settings import Settings
+from feedbus.supervisor.applied_settings import AppliedSettings
 from feedbus.testing import TestSystem
 from feedbus.topology import Operations, Topology
 from feedbus.transports import memory
@@ -377,8 +377,8 @@ def test_a_broker_that_is_away_loses_nothing(topology):
 def test_changed_schedules_restart_the_operations_process_alone(tmp_path):
     topology = replace(topology_of(tmp_path), operations=Operations())
     changed = {"nightly": replace(topology.schedule("nightly"), cron="0 3 * * *")}
-    found = Settings.of(topology).difference(
-        Settings.of(replace(topology, schedules=changed)), 1, {}
+    found = AppliedSettings.of(topology).difference(
+        AppliedSettings.of(replace(topology, schedules=changed)), 1, {}
     )
     assert [*found.restarted] == ["operations"]
 

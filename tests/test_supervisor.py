@@ -10,7 +10,7 @@ import pytest
 
 from feedbus.errors import UsageError
 from feedbus.supervisor import endpoint, log_path, watchers
-from feedbus.supervisor.endurance import Endurance, describe_exit
+from feedbus.supervisor.restart_policy import RestartPolicy, describe_exit
 from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.topology import Exchange, Process, Queue, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
@@ -115,17 +115,17 @@ def test_a_folder_of_state_too_deep_for_a_unix_socket_is_told_with_what_to_do(tm
 
 
 def test_the_first_failure_is_answered_at_once_and_the_next_ones_wait_longer_and_longer():
-    endurance = Endurance(start_retries=10)
-    waits = [endurance.ended(1, 0.3, None) for _ in range(7)]
+    restart_policy = RestartPolicy(start_retries=10)
+    waits = [restart_policy.ended(1, 0.3, None) for _ in range(7)]
     assert waits == [0.0, 0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
 
 
 def test_it_gives_up_after_so_many_quick_failures_in_a_row():
-    endurance = Endurance(start_retries=3)
+    restart_policy = RestartPolicy(start_retries=3)
     told = []
     for _ in range(3):
-        endurance.ended(-9, 0.3, None)
-        told.append(endurance.exhausted)
+        restart_policy.ended(-9, 0.3, None)
+        told.append(restart_policy.exhausted)
     assert told == [False, False, True]
 
 
@@ -135,17 +135,17 @@ def test_it_gives_up_after_so_many_quick_failures_in_a_row():
     ids=["lived long", "killed at work", "lived long without a word", "ended by itself"],
 )
 def test_what_is_no_quick_failure_begins_the_count_anew(exit_code, lived, ready):
-    endurance = Endurance(start_retries=3, failures=2)
-    assert endurance.ended(exit_code, lived, ready) == 0.0
-    assert endurance.failures == 0
+    restart_policy = RestartPolicy(start_retries=3, failures=2)
+    assert restart_policy.ended(exit_code, lived, ready) == 0.0
+    assert restart_policy.failures == 0
 
 
 def test_a_process_that_ends_well_but_at_once_is_slowed_and_never_given_up():
-    endurance = Endurance(start_retries=3)
-    waits = [endurance.ended(0, 0.1, 0.05) for _ in range(20)]
+    restart_policy = RestartPolicy(start_retries=3)
+    waits = [restart_policy.ended(0, 0.1, 0.05) for _ in range(20)]
     assert waits[0] == 0.0
     assert waits[-1] == 2.0
-    assert not endurance.exhausted
+    assert not restart_policy.exhausted
 
 
 def test_an_exit_is_described_in_words():

@@ -16,7 +16,7 @@ from feedbus.bus import Bus
 from feedbus.cli.status import gather
 from feedbus.errors import Retry
 from feedbus.generations.establishment import establish
-from feedbus.plan.making import make_plan
+from feedbus.plan.comparison import make_plan
 from feedbus.store.peewee import close_bound
 from tests.projects import wait_until
 from tests.systems import System, queue

@@ -213,7 +213,7 @@ def declare_delay(
         names: of the topology.
         queue: whose retries wait.
         milliseconds: how long they wait.
-        expires: True when no ladder names this delay, so that the broker drops it after use.
+        expires: True when no retry policy names this delay, so that the broker drops it after use.
 
     """
     name = names.delay(queue, milliseconds)

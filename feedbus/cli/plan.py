@@ -61,7 +61,7 @@ def command(
 
 def look(topology: Topology, delete_nonempty: tuple[str, ...], *, predict: bool = True) -> Plan:
     """Make the plan of a topology."""
-    from feedbus.plan.making import make_plan
+    from feedbus.plan.comparison import make_plan
     from feedbus.supervisor.client import watched
 
     watchers, note = watched(topology) or (None, "")

@@ -118,7 +118,7 @@ def _supervise(
     from feedbus.supervisor.arbiter import supervise
     from feedbus.supervisor.event_output import name_width, write_events
     from feedbus.supervisor.log_copies import LogCopies
-    from feedbus.supervisor.watchers import SUPERVISOR
+    from feedbus.supervisor.watcher_options import SUPERVISOR
 
     total = sum(consumer.queue.processes for consumer in topology.consumers.values())
     total += sum(process.processes for process in topology.supervised.values())
@@ -155,7 +155,7 @@ class Detached:
 
     def __init__(self, topology: Topology, pipe: int) -> None:
         """Report to the writing end of a pipe."""
-        from feedbus.supervisor.watchers import own_log
+        from feedbus.supervisor.watcher_options import own_log
 
         self.log = own_log(topology)
         self._pipe = pipe
@@ -176,7 +176,7 @@ class Detached:
 
 
 def _detach(topology: Topology, asked: Asked) -> None:
-    from feedbus.supervisor.watchers import log_path
+    from feedbus.supervisor.watcher_options import log_path
 
     log = log_path(topology, "supervisor")
     reader, writer = os.pipe()

@@ -16,11 +16,11 @@ from feedbus.topology import (
     Batch,
     DeadLetters,
     Exchange,
-    Ladder,
     Logging,
     Operations,
     Process,
     Queue,
+    RetryPolicy,
     Schedule,
     StoreOptions,
     Topology,
@@ -87,7 +87,7 @@ def _queue(name: str, options: Mapping[str, Any]) -> Queue:
     if "dead_letters" in given:
         given["dead_letters"] = DeadLetters(**given["dead_letters"])
     if "retry" in given:
-        given["retry"] = _ladder(**given["retry"])
+        given["retry"] = _retry_policy(**given["retry"])
     given.setdefault("exchange", "")  # as an external queue has it
     given.setdefault("order_by", "shards" in given)
     given.setdefault("single_active_consumer", bool("shards" in given or given["order_by"]))
@@ -96,8 +96,8 @@ def _queue(name: str, options: Mapping[str, Any]) -> Queue:
     return Queue(name, **given)
 
 
-def _ladder(then: Any = None, *, repeat: bool = False, **options: Any) -> Ladder:
-    return Ladder(then="repeat" if repeat else then, **options)
+def _retry_policy(then: Any = None, *, repeat: bool = False, **options: Any) -> RetryPolicy:
+    return RetryPolicy(then="repeat" if repeat else then, **options)
 
 
 def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:

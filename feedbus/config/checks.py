@@ -21,7 +21,7 @@ from feedbus.topology import (
     KEEP_HANDLED_SECONDS,
     PEEWEE,
     SQLALCHEMY,
-    Ladder,
+    RetryPolicy,
 )
 
 Found = Iterator[tuple[Path, Fault]]
@@ -183,7 +183,7 @@ def _weights(draft: Draft, queue: str, options: Options) -> Found:
 
 def _retry(draft: Draft, queue: str, options: Options) -> Found:
     del options
-    # As written, not as loaded: a ladder with a wrong delay may lack its end besides.
+    # As written, not as loaded: a policy with a wrong delay may lack its end besides.
     path = draft.at(queue, "retry")
     retry = lookup(draft.report.document, path)
     endless = retry.get("repeat", False) if isinstance(retry, dict) else None
@@ -231,7 +231,7 @@ def _once(draft: Draft, queue: str, options: Options) -> Found:
         yield draft.at(queue, "store"), fault
     store = draft.loaded.get("store", {})
     kept = store.get("keep_handled_seconds", KEEP_HANDLED_SECONDS)
-    returns = sum(options.get("retry", {}).get("delays_seconds", Ladder().delays_seconds))
+    returns = sum(options.get("retry", {}).get("delays_seconds", RetryPolicy().delays_seconds))
     returns += options.get("dead_letters", {}).get("max_age_seconds") or 0.0
     if options.get("once") and draft.report.has(("store",)) and kept <= returns:
         message = f"messages of '{queue}' may be delivered again after {write_duration(returns)}"

@@ -161,7 +161,7 @@ class BatchTable(TableSchema):
 class RetryTable(TableSchema):
     """retry of a queue."""
 
-    builds = topology.Ladder
+    builds = topology.RetryPolicy
 
     delays = Array(
         Duration("How long the message waits for this attempt."),

@@ -24,7 +24,7 @@ from feedbus.middleware import MiddlewareStack, resolve_middleware
 from feedbus.parameters import Given
 from feedbus.records import Records
 from feedbus.resources import Resources
-from feedbus.retry import Ladder
+from feedbus.retry import FailurePolicy
 from feedbus.store import NoStore, Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing
@@ -66,12 +66,12 @@ class Dispatch:
         self._store = store
         self._names = Names(topology)
         rules = ExceptionRules.of(queue.retry.retry_on, queue.retry.reject_on, root)
-        self._ladder = Ladder(self._names, consumer, rules)
+        self._failure_policy = FailurePolicy(self._names, consumer, rules)
         self._opening = Opening(
             topology,
             consumer,
             handlers,
-            self._ladder,
+            self._failure_policy,
             lambda handler: _callers(topology, consumer, handler, store, resources),
         )
         self._calling = Calling(consumer, sender, store)
@@ -191,7 +191,7 @@ class Dispatch:
             quietly: whether not to call the dead handler, since that costs the consumer too.
 
         """
-        opened = self._opening.set_aside(delivery, self._ladder.lost(delivery, reason))
+        opened = self._opening.set_aside(delivery, self._failure_policy.lost(delivery, reason))
         self._send_fates([opened], quietly=quietly)
         self._count([opened])
 

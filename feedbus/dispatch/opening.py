@@ -18,7 +18,7 @@ from feedbus.parameters import Given
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode
-from feedbus.retry import Fate, Ladder
+from feedbus.retry import FailurePolicy, Fate
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.constants import PACK
@@ -75,7 +75,7 @@ class Opening:
         topology: Topology,
         consumer: Consumer,
         routes: HandlerRoutes,
-        ladder: Ladder,
+        failure_policy: FailurePolicy,
         caller_of: Callable[[Handler], tuple[Call, AsyncCall | None]],
     ) -> None:
         """Prepare for the handlers of the consumer's queue.
@@ -84,13 +84,13 @@ class Opening:
             topology: with the project's codecs.
             consumer: whose queue it is.
             routes: to the queue's handlers.
-            ladder: decides on what cannot be read.
+            failure_policy: decides on what cannot be read.
             caller_of: returns what calls a handler.
 
         """
         self._consumer = consumer
         self._routes = routes
-        self._ladder = ladder
+        self._failure_policy = failure_policy
         self._order = Order.of(consumer.queue)
         self._types = [each.message_type() for each in routes.handlers]
         self._callees = [
@@ -181,7 +181,7 @@ class Opening:
 
     def _open(self, delivery: Delivery) -> Opened:
         if delivery.faults:
-            return self.set_aside(delivery, self._ladder.undecodable(delivery))
+            return self.set_aside(delivery, self._failure_policy.undecodable(delivery))
         try:
             if not self._json_alone:
                 pack = self._read(delivery)
@@ -194,7 +194,7 @@ class Opening:
                     delivery.properties.get("content_encoding"),
                 )
         except InvalidBody as error:
-            return self.set_aside(delivery, self._ladder.unreadable(delivery, error))
+            return self.set_aside(delivery, self._failure_policy.unreadable(delivery, error))
         return Opened(self._consumer, delivery, pack)
 
     def _read(self, delivery: Delivery) -> Pack:
@@ -217,4 +217,4 @@ class Opening:
 
     def fail(self, opened: Opened, row: int, error: BaseException) -> None:
         """Decide what becomes of a record for which something was raised."""
-        opened.fates.append(self._ladder.decide(opened.delivery, opened.pack, row, error))
+        opened.fates.append(self._failure_policy.decide(opened.delivery, opened.pack, row, error))

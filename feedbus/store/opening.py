@@ -9,7 +9,7 @@ from feedbus.errors import UsageError
 from feedbus.handling import resolve_object
 from feedbus.store.none import NoStore
 from feedbus.store.protocol import Store
-from feedbus.store.turns import Waiting
+from feedbus.store.write_queue import Waiting
 from feedbus.topology import PEEWEE, SQLALCHEMY, StoreOptions, Topology
 
 

@@ -18,7 +18,7 @@ from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.store.outages import outage
 from feedbus.store.sql import SqlStore, not_the_owner
 from feedbus.store.tables import Cursor, Dialect
-from feedbus.store.turns import TURN_SECONDS, Turn, Waiting
+from feedbus.store.write_queue import TURN_SECONDS, Turn, Waiting
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from feedbus.file_locks import take_lock
 from feedbus.lifeline import run_folder
 from feedbus.supervisor.forks import ForkServer, adopt_orphans
 from feedbus.supervisor.log_copies import LogCopies
-from feedbus.supervisor.watchers import endpoint
+from feedbus.supervisor.watcher_options import endpoint
 from feedbus.topology import Topology
 
 CHECK_SECONDS = 1.0

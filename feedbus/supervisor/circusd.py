@@ -14,7 +14,7 @@ from feedbus.supervisor.arbiter import become_supervisor
 from feedbus.supervisor.event_output import write_events
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.preparation import prepare
-from feedbus.supervisor.watchers import endpoint
+from feedbus.supervisor.watcher_options import endpoint
 
 
 class Seed:

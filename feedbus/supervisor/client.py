@@ -22,7 +22,7 @@ from feedbus.lifeline import (
 )
 from feedbus.plan.changes import Watchers
 from feedbus.supervisor.arbiter import lock_path
-from feedbus.supervisor.watchers import endpoint
+from feedbus.supervisor.watcher_options import endpoint
 from feedbus.topology import Topology
 
 ANSWER_SECONDS = 10.0  # it answers nothing while it forks processes
@@ -149,17 +149,17 @@ def watched(topology: Topology) -> tuple[Watchers, str] | None:
         return None
     if note := other_version(found):
         raise FeedbusError(note)
-    from feedbus.supervisor.settings import Settings
+    from feedbus.supervisor.applied_settings import AppliedSettings
 
     known = found.get("settings") or {"watchers": dict.fromkeys(found["watchers"], "")}
-    running = Settings(known["watchers"], known.get("exchanges", {}))
-    watchers = running.difference(Settings.of(topology), found["pid"], found["watchers"])
+    running = AppliedSettings(known["watchers"], known.get("exchanges", {}))
+    watchers = running.difference(AppliedSettings.of(topology), found["pid"], found["watchers"])
     return watchers, outdated_note(outdated(topology, found))
 
 
 def other_version(found: Mapping[str, Any]) -> str:
     """Return what to do where a supervisor of another version of feedbus answered, else ""."""
-    from feedbus.supervisor.settings import PROTOCOL
+    from feedbus.supervisor.applied_settings import PROTOCOL
 
     if found.get("protocol") == PROTOCOL:
         return ""
@@ -303,7 +303,7 @@ def _end_holder(
     topology: Topology, lock: Any, within_seconds: float | None, progress: Progress
 ) -> bool:
     """End the process that holds a slot: SIGTERM, and SIGKILL when its time is over."""
-    from feedbus.supervisor.watchers import stop_seconds
+    from feedbus.supervisor.watcher_options import stop_seconds
 
     name = lock.name.rsplit(".", 2)[0].replace("%2F", "/")
     consumer = topology.consumers.get(name)

@@ -29,8 +29,8 @@ from circus.exc import MessageError
 
 from feedbus import config
 from feedbus.errors import FeedbusError
+from feedbus.supervisor.applied_settings import PROTOCOL
 from feedbus.supervisor.own_commands import run_command
-from feedbus.supervisor.settings import PROTOCOL
 from feedbus.supervisor.supervision import Supervision, keep
 from feedbus.supervisor.watcher import KeptWatcher
 

@@ -11,7 +11,7 @@ import click
 from feedbus.logs import event_of, formatter_of
 from feedbus.printable import printable, printable_lines
 from feedbus.supervisor.rotated_log import RotatedLog
-from feedbus.supervisor.watchers import SUPERVISOR
+from feedbus.supervisor.watcher_options import SUPERVISOR
 from feedbus.topology import Topology
 
 COLOURS = {

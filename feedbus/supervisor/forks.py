@@ -16,7 +16,7 @@ from multiprocessing.connection import Pipe
 from multiprocessing.reduction import send_handle
 from typing import Self
 
-from feedbus.supervisor.watchers import KEEP_BYTECODE
+from feedbus.supervisor.watcher_options import KEEP_BYTECODE
 from feedbus.topology import Topology
 
 PR_SET_CHILD_SUBREAPER = 36

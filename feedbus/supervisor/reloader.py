@@ -17,7 +17,7 @@ from feedbus.logs import EventLog
 from feedbus.supervisor.own_commands import run_command
 from feedbus.supervisor.supervision import Supervision
 from feedbus.supervisor.watcher import KeptWatcher
-from feedbus.supervisor.watchers import SUPERVISOR
+from feedbus.supervisor.watcher_options import SUPERVISOR
 
 events = EventLog(__name__)
 

@@ -23,11 +23,11 @@ from feedbus.logs import EventLog, change_format
 from feedbus.plan.changes import Watchers
 from feedbus.private_files import open_private
 from feedbus.supervisor import groups
+from feedbus.supervisor.applied_settings import AppliedSettings, lack
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.log_copies import LogCopies
-from feedbus.supervisor.settings import Settings, lack
 from feedbus.supervisor.watcher import KeptWatcher
-from feedbus.supervisor.watchers import SUPERVISOR, applied_path, watchers
+from feedbus.supervisor.watcher_options import SUPERVISOR, applied_path, watchers
 from feedbus.topology import Topology
 
 events = EventLog("feedbus.supervisor")
@@ -88,7 +88,7 @@ class Supervision:
             for passage in (topology.var, folder):  # to the slots' files, which are theirs
                 passage.chmod(0o711)
         self.watchers = [self._make(options) for options in options_of_all]
-        self.settings = Settings.of(topology)
+        self.settings = AppliedSettings.of(topology)
         keep(topology, config.read(topology.path))
         arbiter.supervision = self  # for the commands below
 
@@ -160,7 +160,7 @@ class Supervision:
 
         Consumers that it has no more read what is left for them, and end by themselves.
         """
-        wanted = Settings.of(topology)
+        wanted = AppliedSettings.of(topology)
         states = {one.name: one.state() for one in self.watchers}
         difference = self.settings.difference(wanted, os.getpid(), states)
         options_of_all = {options["name"]: options for options in watchers(topology)}
@@ -257,7 +257,7 @@ class Supervision:
     async def finish(self) -> None:
         """End what is leaving: there is nothing left for it to read."""
         await asyncio.gather(*(self._take_out(one) for one in self._leaving()))
-        self.settings = Settings.of(self.topology)
+        self.settings = AppliedSettings.of(self.topology)
 
     async def _bury(self) -> None:
         for watcher in self._leaving():

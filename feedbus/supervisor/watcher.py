@@ -22,9 +22,9 @@ from feedbus.lifeline import changed_code, holding, ready_since, slot_path
 from feedbus.logs import EventLog
 from feedbus.runner.suspects import forgive
 from feedbus.supervisor import groups
-from feedbus.supervisor.endurance import SILENT_SECONDS, Endurance, describe_exit
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.process import KeptProcess
+from feedbus.supervisor.restart_policy import SILENT_SECONDS, RestartPolicy, describe_exit
 from feedbus.watchdog import Watchdog, describe
 
 events = EventLog("feedbus.supervisor")
@@ -61,7 +61,7 @@ class KeptWatcher(Watcher):
         self.stderr_stream = self.stdout_stream  # one log, in the order of writing
         self.run_folder = run_folder
         self.marks = marks
-        self.endurance = Endurance(start_retries)
+        self.restart_policy = RestartPolicy(start_retries)
         self.gave_up = False
         self.gave_up_because = ""
         self.restarts = 0
@@ -142,7 +142,7 @@ class KeptWatcher(Watcher):
             if self.arbiter is None or self.arbiter._stopping:  # noqa: SLF001 -- circus has no other word for it
                 return
             if self.is_stopped():
-                self.endurance.forgive()
+                self.restart_policy.forgive()
                 self.gave_up = self.paused = False
                 self._resume_at = 0.0
                 self.stdout_stream.open()
@@ -334,13 +334,13 @@ class KeptWatcher(Watcher):
             self.report("left", detail, exit=describe_exit(code))
             return True
         now = time.time()
-        wait_seconds = self.endurance.ended(
+        wait_seconds = self.restart_policy.ended(
             code, now - process.started, None if ready_at is None else now - ready_at
         )
         self.last_exit = describe_exit(code)
         self.restarts += 1
-        if self.endurance.exhausted:
-            count = self.endurance.failures
+        if self.restart_policy.exhausted:
+            count = self.restart_policy.failures
             self._give_up(f"after {count} quick failures in a row, the last with {self.last_exit}")
             return True
         level = logging.WARNING if code else logging.INFO

@@ -20,7 +20,7 @@ from feedbus import broker
 from feedbus.metrics import Metrics
 from feedbus.metrics.catalogue import VERDICTS
 from feedbus.store.peewee import close_bound
-from feedbus.topology import Ladder
+from feedbus.topology import RetryPolicy
 from feedbus.wire.tables import read_properties
 from servers import versions
 from tests import raw_client as raw
@@ -108,7 +108,10 @@ def place(request):
 def system(place, tmp_path):
     url = place.url if place else ""
     work = queue(
-        exchange="other", routing_keys=("#",), retry=Ladder((0.01,), "dead-letter"), prefetch=200
+        exchange="other",
+        routing_keys=("#",),
+        retry=RetryPolicy((0.01,), "dead-letter"),
+        prefetch=200,
     )
     yield System.at(tmp_path, work, broker_url=url)
     close_bound()

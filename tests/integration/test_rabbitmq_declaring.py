@@ -17,7 +17,7 @@ from feedbus.broker import inventory
 from feedbus.broker.names import Names
 from feedbus.errors import Outage, UsageError
 from feedbus.generations import establishment
-from feedbus.plan.making import make_plan
+from feedbus.plan.comparison import make_plan
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange
 from feedbus.urls import parse_broker_url, parse_management_url

@@ -21,7 +21,7 @@ from feedbus.dead_letters import letters, pruning
 from feedbus.errors import Reject
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import PeeweeStore, bind, close_bound
-from feedbus.topology import DeadLetters, Ladder
+from feedbus.topology import DeadLetters, RetryPolicy
 from feedbus.wire.constants import EXPIRATION, JSON, PACK, SEALED
 from servers import versions
 from tests import raw_client as raw
@@ -48,7 +48,7 @@ PROPERTIES = {
     "expiration": "7200000",
 }
 BODY = b'{"n" : 7,  "text": "as it came"}'
-NEVER = Ladder((0.01,), "dead-letter")
+NEVER = RetryPolicy((0.01,), "dead-letter")
 
 
 @pytest.fixture(params=["embedded", *versions.chosen()])
@@ -260,7 +260,9 @@ def test_what_cannot_be_decoded_comes_back_byte_for_byte(tmp_path, rabbitmq):
 
 
 def test_a_message_without_id_that_fails_is_retried_under_one_derived_from_it(url, tmp_path):
-    system = System.at(tmp_path, queue(retry=Ladder((0.01, 0.01), "dead-letter")), broker_url=url)
+    system = System.at(
+        tmp_path, queue(retry=RetryPolicy((0.01, 0.01), "dead-letter")), broker_url=url
+    )
     put(system, "work", "")
     ids: list[str] = []
 

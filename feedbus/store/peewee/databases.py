@@ -16,7 +16,7 @@ from feedbus.fork_safety import close_in_forks
 from feedbus.private_files import make_database_file
 from feedbus.store.outages import outage
 from feedbus.store.sql import not_the_owner
-from feedbus.store.turns import Turn, Waiting
+from feedbus.store.write_queue import Turn, Waiting
 from feedbus.urls import StoreUrl, UrlError, parse_store_url
 
 BUSY_TIMEOUT_SECONDS = 10.0

@@ -16,7 +16,7 @@ from feedbus.store.outages import outage
 from feedbus.store.peewee.databases import Database, PostgresDatabase, make_database
 from feedbus.store.sql import SqlStore
 from feedbus.store.tables import Cursor, Dialect
-from feedbus.store.turns import Waiting
+from feedbus.store.write_queue import Waiting
 from feedbus.urls import StoreUrl
 
 # What a project's models name as their database: that of the store which is bound.

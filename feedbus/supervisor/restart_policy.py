@@ -12,7 +12,7 @@ LONGEST_WAIT_SECONDS = 2.0
 
 
 @dataclass(slots=True)
-class Endurance:
+class RestartPolicy:
     """The quick failures of one watcher, in a row."""
 
     start_retries: int

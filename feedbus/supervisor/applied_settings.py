@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from feedbus.lifeline import SUPERVISED
 from feedbus.plan.changes import Watchers
-from feedbus.supervisor.watchers import watchers
+from feedbus.supervisor.watcher_options import watchers
 from feedbus.topology import OPERATIONS, Queue, Topology
 
 PROTOCOL = 2  # of what a supervisor answers and is asked for; feedbus 0.1 names none
@@ -20,7 +20,7 @@ PLACED = ("shards", "weights")  # a ring's business: a shard that stays need not
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class AppliedSettings:
     """Digests by watcher and by exchange, and how many processes each watcher runs."""
 
     watchers: dict[str, str]
@@ -69,7 +69,7 @@ class Settings:
         return cls(found, exchanges, counts)
 
     def difference(
-        self, wanted: Settings, supervisor_pid: int, states: Mapping[str, Mapping[str, Any]]
+        self, wanted: AppliedSettings, supervisor_pid: int, states: Mapping[str, Mapping[str, Any]]
     ) -> Watchers:
         """Return what has to be done so that these become the wanted ones.
 
