@@ -97,8 +97,8 @@ def test_an_async_handler_with_a_synchronous_store_is_a_problem_with_its_place(s
     done = check(cwd=shop)
     assert done.returncode == 1
     told = (
-        "handler: take (handlers_of_check.py:4) is async, and the [store] is not: it would stop the"
-        " event loop: expected a handler under 'def'\n"
+        "handler: take (handlers_of_check.py:4) is async, and the [store] is not: its transaction"
+        " belongs to one thread: expected a handler under 'def', or store = false of its queue\n"
     )
     assert done.stdout == (
         f"topology.toml:8:11: [queues.orders] {told}topology.toml:12:11: [queues.feed] {told}"

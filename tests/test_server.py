@@ -48,7 +48,7 @@ def command(folder: Path, *arguments: str, **environ: str) -> Iterator[subproces
 def listening_port(process: subprocess.Popen[str]) -> int:
     assert process.stderr is not None
     for line in process.stderr:
-        if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)$", line):
+        if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)\b", line):
             return int(found[1])
     pytest.fail("it ended without listening")
 
@@ -76,7 +76,7 @@ def test_a_port_in_use_is_told_without_a_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_0_after_the_requests_in_hand(tmp_path, number):
+def test_a_signal_ends_it_with_0_after_the_requests_in_flight(tmp_path, number):
     with fresh_site(tmp_path) as prepared:
         author = prepared.user("author")
     with command(tmp_path, "--port", "0") as process:
@@ -88,7 +88,7 @@ def test_a_signal_ends_it_with_0_after_the_requests_in_hand(tmp_path, number):
         )
         with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
             connection.sendall(head.encode() + body[:5])
-            time.sleep(0.2)  # the request is in hand now, half of it
+            time.sleep(0.2)  # half of the request is there now
             process.send_signal(number)
             time.sleep(0.2)
             connection.sendall(body[5:])
