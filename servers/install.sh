@@ -21,6 +21,7 @@ leave_out() {
 has_rabbitmq() { command -v rabbitmq-server >/dev/null || [ -x /usr/sbin/rabbitmq-server ]; }
 has_postgresql() { ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null; }
 has_pgbouncer() { command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ]; }
+has_systemd() { command -v systemd-analyze >/dev/null; } # it checks units; nothing is started by it
 has_prometheus() { command -v prometheus >/dev/null && command -v promtool >/dev/null; }
 
 missing() {
@@ -29,6 +30,7 @@ missing() {
     has_prometheus || echo prometheus
     command -v openssl >/dev/null || echo openssl
     has_pgbouncer || echo pgbouncer
+    has_systemd || echo systemd
 }
 
 log=$(mktemp)
@@ -42,7 +44,7 @@ trap tidy EXIT
 trap 'exit 130' INT TERM
 
 install_packages() {
-    # 101 tells every package that its service must not be started.
+    # 101 informs every package that its service must not be started.
     if [ ! -e "$policy" ]; then
         placed=yes
         printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"

@@ -18,6 +18,7 @@ from feedbus.errors import UsageError
 from feedbus.new_project import create
 from feedbus.new_project.creation import templates
 from feedbus.supervisor.watcher_options import stop_seconds
+from tests.required_servers import only_if
 
 pytestmark = pytest.mark.processes
 
@@ -127,7 +128,7 @@ def compose(shop):
     return (shop / "compose.yaml").read_text()
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+@only_if(shutil.which("systemd-analyze") is not None, "systemd-analyze is not installed")
 def test_systemd_accepts_the_unit_of_a_new_project(shop):
     unit = shop / "shop.service"
     program = "/opt/shop/.venv/bin/feedbus up"  # which systemd-analyze wants to find

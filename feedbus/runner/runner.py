@@ -109,7 +109,7 @@ class Runner:
         self._concurrent = self._concurrently() if consumer.queue.concurrency > 1 else None
         self._group = self._grouped() if self._may_group(handlers) else None
         self._last_batch = -math.inf
-        self._told_to_stop = threading.Event()
+        self._stop_requested = threading.Event()
         self._timeout = ConsumerTimeout(topology.consumer_timeout_seconds)
         self._passed: str | None = None
         self._reading: dict[str, Reading] = {}
@@ -144,7 +144,7 @@ class Runner:
 
     def stop(self) -> None:
         """Ask for a clean end: what is in the handler is settled, the rest goes back."""
-        self._told_to_stop.set()
+        self._stop_requested.set()
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
@@ -201,9 +201,9 @@ class Runner:
         raw: RawConnection = connection.connection
 
         def pause() -> bool:
-            self._tell_ready()  # it is here, though others have to end before it begins
+            self._report_ready()  # it is here, though others have to end before it begins
             self._heartbeats.beat()
-            return not self._told_to_stop.wait(BARRIER_POLL_SECONDS) and self._ended() is None
+            return not self._stop_requested.wait(BARRIER_POLL_SECONDS) and self._ended() is None
 
         try:
             with (
@@ -239,7 +239,10 @@ class Runner:
     def _forget(self) -> None:
         """Forget what is not settled, and what waits: the broker delivers it again."""
         if self._concurrent is not None:
+            worked = bool(self._concurrent)
             self._concurrent.abandon()
+            if worked:  # what ran until now comes again: that is no idle time
+                self._left.idle_from(time.monotonic())
         if self._group is not None:
             self._group.forget()
         self._buffer.clear()
@@ -254,7 +257,7 @@ class Runner:
         self._left.idle_from(subscribed_at)
         while (left or self._reading) and self._ended() is None:
             left = [source for source in left if not self._subscribe(raw, source, cancelled)]
-            self._tell_ready()
+            self._report_ready()
             if self._concurrent is not None:
                 arrived = self._receive(raw, self._concurrent)
             else:
@@ -298,7 +301,7 @@ class Runner:
             self._drop(cancelled.pop())
         return self._give_back(queues, left) if begun else left
 
-    def _tell_ready(self) -> None:
+    def _report_ready(self) -> None:
         if self._on_ready is not None:
             self._on_ready()
             self._on_ready = None
@@ -347,7 +350,7 @@ class Runner:
                 self._drop(reading.tag)
                 return True
             if found == "switching" or not readers:
-                self._told_to_stop.wait(SWITCHING_POLL_SECONDS)
+                self._stop_requested.wait(SWITCHING_POLL_SECONDS)
                 return True
         self._buffer.pop()
         reading.pass_fence(fence.tag, fence.message_id)
@@ -393,7 +396,7 @@ class Runner:
             deadline = self._last_batch + batch.wait_seconds
         else:
             deadline = time.monotonic() + self._patience(raw)
-        while self._buffer.records < batch.size and not self._told_to_stop.is_set():
+        while self._buffer.records < batch.size and not self._stop_requested.is_set():
             had = bool(self._buffer)
             try:
                 raw.drain_events(timeout=max(deadline - time.monotonic(), HERE_SECONDS))
@@ -440,7 +443,7 @@ class Runner:
         timeout = 0.0 if busy else self._patience(raw)
         if concurrent:
             timeout = min(timeout, POLL_SECONDS)
-        while not self._told_to_stop.is_set():
+        while not self._stop_requested.is_set():
             try:
                 raw.drain_events(timeout=max(timeout, HERE_SECONDS))
             except TimeoutError:
@@ -460,7 +463,7 @@ class Runner:
 
         """
         buffer = self._buffer
-        while buffer and (at_fence or not buffer.at_fence) and not self._told_to_stop.is_set():
+        while buffer and (at_fence or not buffer.at_fence) and not self._stop_requested.is_set():
             if self._suspects.suspected(buffer.first.message_id):
                 if concurrent:
                     break  # it is handled alone, once the others are settled
@@ -564,7 +567,7 @@ class Runner:
                     self._resources.open()
             outage = group.handle(
                 raw.take_arrived,
-                lambda: self._told_to_stop.is_set() or bool(self._cancelled),
+                lambda: self._stop_requested.is_set() or bool(self._cancelled),
                 self._left.messages,
             )
         try:
@@ -646,8 +649,8 @@ class Runner:
 
         def wait(seconds: float) -> None:
             deadline = time.monotonic() + seconds
-            while (left := deadline - time.monotonic()) > 0 and not self._told_to_stop.is_set():
-                self._heartbeats.wait(self._told_to_stop, min(left, POLL_SECONDS))
+            while (left := deadline - time.monotonic()) > 0 and not self._stop_requested.is_set():
+                self._heartbeats.wait(self._stop_requested, min(left, POLL_SECONDS))
                 if self._concurrent:
                     self._concurrent.look()
                     self._concurrent.note()
@@ -656,6 +659,6 @@ class Runner:
 
     def _ended(self) -> str | None:
         """Return why the run is over, None while it is not."""
-        if self._told_to_stop.is_set():
+        if self._stop_requested.is_set():
             return "stopped by a signal"
         return self._passed or self._left.used_up(waiting=bool(self._buffer or self._concurrent))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from kombu.connection import Connection
@@ -52,10 +55,10 @@ def test_a_process_that_leaves_does_not_take_the_log_of_those_that_stay(path):
     with closing(first), closing(second):
         subprocess.run([sys.executable, "-c", ask, path, query], check=True)
         first.execute("UPDATE state SET next_message = 77")
-        told = subprocess.run(
+        reported = subprocess.run(
             [sys.executable, "-c", ask, path, query], check=True, capture_output=True, text=True
         ).stdout
-    assert told == "77\n"
+    assert reported == "77\n"
 
 
 def test_a_missing_folder_is_made_closed_to_others(tmp_path):
@@ -112,7 +115,7 @@ def test_its_errors_are_recoverable_connection_errors():
     assert sqlite3.OperationalError in Transport.recoverable_connection_errors
 
 
-def test_a_file_that_is_locked_for_too_long_is_told(connect, path):
+def test_a_file_that_is_locked_for_too_long_is_reported(connect, path):
     channel = connect(busy_timeout_seconds=0.2).channel()
     queue(channel, "q")
     hog = sqlite3.connect(path, isolation_level=None)
@@ -144,7 +147,7 @@ def test_a_full_disk_confirms_nothing_that_it_does_not_keep(tmp_path):
 
         with pytest.raises(sqlite3.OperationalError, match="the disk is full; free some space"):
             fill()
-        stored = len(publisher.told)
+        stored = len(publisher.reported)
         assert stored == publisher.sent - 1
         assert publisher.nacked == []
         assert depth(channel, "q") == stored
@@ -155,7 +158,7 @@ def test_a_full_disk_confirms_nothing_that_it_does_not_keep(tmp_path):
 
 
 @needs_root
-def test_a_disk_that_became_read_only_is_told(tmp_path):
+def test_a_disk_that_became_read_only_is_reported(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     with small_disk(folder, "4m"):
@@ -171,14 +174,34 @@ def test_a_disk_that_became_read_only_is_told(tmp_path):
         connection.release()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write what it may not")
-def test_a_read_only_file_is_told(connect, path):
-    first = connect()
-    queue(first.default_channel, "q")
-    first.release()
-    path.chmod(0o400)
-    with pytest.raises(sqlite3.OperationalError, match="cannot be written"):
-        connect().connect()
+@contextmanager
+def as_owner_without_privileges(folder):
+    """Act as an owner of a folder who is not root, since root may write what is read-only."""
+    if os.geteuid() != 0:
+        yield
+        return
+    nobody = pwd.getpwnam("nobody").pw_uid
+    for each in (folder, *folder.rglob("*")):
+        os.chown(each, nobody, -1)
+    os.seteuid(nobody)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_read_only_file_is_reported():
+    with tempfile.TemporaryDirectory() as name:  # others than root may enter it
+        path = Path(name) / "broker.db"
+        with Connection(transport=Transport, virtual_host=str(path)) as connection:
+            queue(connection.default_channel, "q")
+        path.chmod(0o400)
+        with (
+            as_owner_without_privileges(Path(name)),
+            Connection(transport=Transport, virtual_host=str(path)) as connection,
+            pytest.raises(sqlite3.OperationalError, match="cannot be written"),
+        ):
+            queue(connection.default_channel, "other")
 
 
 def test_a_queue_keeps_its_count_through_everything(connect, path):
