@@ -44,12 +44,12 @@ def main(rounds: int | None, only: tuple[str, ...], *, as_json: bool, short: boo
             for name in wanted:
                 click.echo(f"round {number + 1} of {count}: {name}", err=True)
                 measured[-1][name] = RUNS[name](stage)
-            for figure in figures:  # a benchmark that is stopped has told its finished rounds
-                told = figure.unit.format(figure.value(measured[-1]))
-                click.echo(f"round {number + 1} of {count}: {figure.text}: {told}", err=True)
+            for figure in figures:  # a benchmark that is stopped has reported its finished rounds
+                reported = figure.unit.format(figure.value(measured[-1]))
+                click.echo(f"round {number + 1} of {count}: {figure.text}: {reported}", err=True)
     values = [[figure.value(results) for results in measured] for figure in figures]
     if as_json:
-        rows = [_told(figure, each) for figure, each in zip(figures, values, strict=True)]
+        rows = [_reported(figure, each) for figure, each in zip(figures, values, strict=True)]
         json.dump({"machine": facts, "figures": rows, "rounds": measured}, sys.stdout, indent=2)
         click.echo()
         return
@@ -70,7 +70,7 @@ def _require_servers() -> None:
         raise click.ClickException(msg)
 
 
-def _told(figure: Figure, values: Sequence[float]) -> dict[str, Any]:
+def _reported(figure: Figure, values: Sequence[float]) -> dict[str, Any]:
     return {
         "name": figure.name,
         "text": figure.text,

@@ -30,8 +30,8 @@ EMAILS = (
     WHERE email IS NOT NULL
     """,
     """
-    SELECT user_id, source, address, told.text
-    FROM email_notification AS told JOIN expected USING (source)
+    SELECT user_id, source, address, notice.text
+    FROM email_notification AS notice JOIN expected USING (source)
     """,
 )
 MESSAGES = (
@@ -41,8 +41,8 @@ MESSAGES = (
     WHERE phone IS NOT NULL
     """,
     """
-    SELECT user_id, source, phone, told.text
-    FROM sms_notification AS told JOIN expected USING (source)
+    SELECT user_id, source, phone, notice.text
+    FROM sms_notification AS notice JOIN expected USING (source)
     """,
 )
 JSON_FEED = (
@@ -86,10 +86,10 @@ def notifications() -> int:
 
 
 def await_rows(look: Callable[[], int], wanted: int, started: float) -> float:
-    """Wait until look() tells wanted; return the seconds since started.
+    """Wait until look() returns wanted; return the seconds since started.
 
     It looks rarely at first and more often near the end, so that looking costs little and the
-    end is told to a few hundredths of a second.
+    end is reported to a few hundredths of a second.
 
     Raises:
         AssertionError: nothing has changed for two minutes, or there are too many.

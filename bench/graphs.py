@@ -130,7 +130,7 @@ def _feeds(scale: Scale) -> None:
         run(ADD_USERS, "reader", "reader", numbers(range(rest // each)))
         run(
             "INSERT INTO tweet (id, author_id, text, created_at) SELECT i, ?, 'tweet number '"
-            " || i || ' of an author who has a lot to tell', i FROM generate_series(1, ?) AS t (i)",
+            " || i || ' of an author who has a lot to say', i FROM generate_series(1, ?) AS t (i)",
             author,
             scale.long_feed,
         )

@@ -59,7 +59,7 @@ def main(graph: str, *, embedded: bool) -> None:
         if used >= 0.01:
             click.echo(f"{used:8.2f}  {name}")
     for name, counted in stacks.items():
-        _tell(name, counted)
+        _report(name, counted)
 
 
 def _used(stage: Stage, system: System) -> Mapping[tuple[str, int], float]:
@@ -111,7 +111,7 @@ def _spied(system: System, folder: Path, stacks: dict[str, Counter[str]]) -> Ite
             counted[stack] += int(samples)
 
 
-def _tell(name: str, counted: Counter[str]) -> None:
+def _report(name: str, counted: Counter[str]) -> None:
     """Print in which functions a process was, those that they called included."""
     total = counted.total()
     within: Counter[str] = Counter()

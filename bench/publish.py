@@ -55,7 +55,7 @@ def _rate(channel: Any, count: int, publish: Callable[[Sequence[Outgoing]], None
     started = time.perf_counter()
     publish(messages)
     seconds = time.perf_counter() - started
-    # What is told apart is what publishing costs, so the broker may catch up before the next.
+    # Publishing is measured apart, so the broker may catch up before the next.
     while channel.queue_declare(QUEUE, passive=True).message_count < count:
         time.sleep(0.05)
     assert channel.queue_purge(QUEUE) == count

@@ -30,7 +30,7 @@ EVERYTHING = '{"configure":".*","write":".*","read":".*"}'
 SETTINGS = (
     "shared_buffers = '128MB'",  # PostgreSQL's own default
     "max_connections = 100",  # the same
-    "track_commit_timestamp = on",  # tells when a row became visible
+    "track_commit_timestamp = on",  # records when a row became visible
 )
 
 

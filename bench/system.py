@@ -88,10 +88,10 @@ def _started(stage: Stage, kind: str, graph: str) -> Iterator[System]:
         with Running(place.topology, place.environment, log) as child:
             child.wait_until_ready()
             yield System(place, time.monotonic() - started)
-            _tell_failures(place)
+            _report_failures(place)
 
 
-def _tell_failures(place: Place) -> None:
+def _report_failures(place: Place) -> None:
     """Show what consumers complained of: a figure of a failing system is none."""
     for log in sorted((place.topology.var / "log").glob("*.log")):
         for line in log.read_text(errors="replace").splitlines():

@@ -47,7 +47,7 @@ def evenness(weights: Sequence[int], loads: Counter[int]) -> float:
     return max(found.values()) * len(weights) / loads.total()
 
 
-def tell_evenness() -> None:
+def report_evenness() -> None:
     """Compare equal weights with balanced ones, on the keys they were found for and on others."""
     stream = random.Random(5)  # noqa: S311 -- the same keys each time
     heads = ("weights of 1", "of 20", "of 100", "balanced", "buckets", "on other keys")
@@ -68,7 +68,7 @@ def tell_evenness() -> None:
         print(f"{keys:>8,}", *(f"{value:>14,.3f}" for value in middle))
 
 
-def tell_cost() -> None:
+def report_cost() -> None:
     """Publish the same records to rings of ever more buckets on a private RabbitMQ, in turns.
 
     Bare messages are transient and unconfirmed, and their queues keep one: what they cost is
@@ -88,11 +88,11 @@ def tell_cost() -> None:
                     with confirmed(node, buckets, pack) as publish:
                         found[buckets, head].append(clocked(node, publish, keys))
     for buckets in BUCKETS:
-        told = []
+        reported = []
         for head in heads[1:]:
             rate, busy = map(statistics.median, zip(*found[buckets, head], strict=True))
-            told.append(f"{rate:>9,.0f}/s, {busy:>4,.0f} µs each")
-        print(f"{buckets:>8,}", *(f"{each:>27}" for each in told))
+            reported.append(f"{rate:>9,.0f}/s, {busy:>4,.0f} µs each")
+        print(f"{buckets:>8,}", *(f"{each:>27}" for each in reported))
 
 
 def clocked(node: RabbitMQ, publish: Publish, keys: Sequence[str]) -> tuple[float, float]:
@@ -156,5 +156,5 @@ def confirmed(node: RabbitMQ, buckets: int, pack: int) -> Iterator[Publish]:
 
 
 if __name__ == "__main__":
-    tell_evenness()
-    tell_cost()
+    report_evenness()
+    report_cost()

@@ -165,8 +165,8 @@ class RabbitMQ:
         while not self.is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                told = (self.folder / "console").read_text(errors="replace")[-3000:]
-                msg = f"RabbitMQ did not start in {START_SECONDS} seconds:\n{told}"
+                console = (self.folder / "console").read_text(errors="replace")[-3000:]
+                msg = f"RabbitMQ did not start in {START_SECONDS} seconds:\n{console}"
                 raise RuntimeError(msg)
             time.sleep(0.2)
         for flag in self.version.flags:

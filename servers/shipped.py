@@ -17,8 +17,10 @@ class ShippedRabbitMQ(RabbitMQ):
     """One node; nothing but the addresses that it listens on is the test's own."""
 
     def __init__(self, folder: Path, compose: Compose) -> None:
-        told = compose.environment("rabbitmq")
-        self.credentials = {name: told[name] for name in told if name.startswith("RABBITMQ_")}
+        reported = compose.environment("rabbitmq")
+        self.credentials = {
+            name: reported[name] for name in reported if name.startswith("RABBITMQ_")
+        }
         self.prometheus_port = free_port()
         super().__init__(folder)
 

@@ -43,7 +43,7 @@ def up(context: click.Context, name: str | None) -> None:
     """Apply the migrations that are pending, up to NAME or all."""
     from store import migrations
 
-    _tell("applied", migrations.forward(_url(context), name))
+    _report("applied", migrations.forward(_url(context), name))
 
 
 @migrate.command(epilog="\b\nExample:\n  feedbus migrate down 0001_initial --yes")
@@ -57,7 +57,7 @@ def down(context: click.Context, name: str | None, yes: bool) -> None:  # noqa: 
     url = _url(context)
     if not yes:
         click.confirm("Tables are dropped with all that they hold. Go on?", abort=True)
-    _tell("reverted", migrations.back(url, name))
+    _report("reverted", migrations.back(url, name))
 
 
 @migrate.command(epilog="\b\nExample:\n  feedbus migrate status")
@@ -70,7 +70,7 @@ def status(context: click.Context) -> None:
         click.echo(f"{step.name}  {step.applied or 'pending'}")
 
 
-def _tell(done: str, names: list[str]) -> None:
+def _report(done: str, names: list[str]) -> None:
     for name in names:
         click.echo(f"{done} {name}")
     if not names:

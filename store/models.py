@@ -19,7 +19,7 @@ SMS_TEXT_CHARACTERS = 60
 
 
 class User(peewee.Model):
-    """Somebody who tweets, follows, or both, and may be told by e-mail or SMS."""
+    """Somebody who tweets, follows, or both, and may be notified by e-mail or SMS."""
 
     id = peewee.BigAutoField()
     login = peewee.CharField(LOGIN_CHARACTERS, unique=True)
@@ -50,7 +50,7 @@ class Follower(peewee.Model):
 
 
 class Tweet(peewee.Model):
-    """What an author said; request_key tells a repeated request from a second tweet."""
+    """What an author said; request_key distinguishes a repeated request from a second tweet."""
 
     id = peewee.BigAutoField()
     author = peewee.ForeignKeyField(User, on_delete="CASCADE", index=False)
@@ -85,7 +85,7 @@ class FeedEntry(peewee.Model):
 
 
 class EmailNotification(peewee.Model):
-    """An e-mail to a user. The source is what it tells of: a tweet, or a message of others.
+    """An e-mail to a user. The source is what it is about: a tweet, or a message of others.
 
     The key begins with the source: one tweet's notifications are written next to one another.
     """

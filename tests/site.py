@@ -71,8 +71,8 @@ class Site:
 
     def post(self, path: str, fields: Any, headers: Mapping[str, str] | None = None) -> Answer:
         body = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
-        told = {"Content-Type": "application/json", **(headers or {})}
-        return self.call("POST", path, body, told)
+        reported = {"Content-Type": "application/json", **(headers or {})}
+        return self.call("POST", path, body, reported)
 
     def user(self, login: str, **fields: str) -> int:
         """Create a user and return its id."""

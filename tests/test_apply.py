@@ -205,9 +205,9 @@ def test_an_apply_that_ends_at_any_step_is_ended_by_the_next(
         )  # only a queue that is not replaced keeps its other bindings
     assert killed_at(step, lambda: carry_out(wanted))
     publish(wanted, 1)
-    _, _, told = carry_out(wanted)
+    _, _, reported = carry_out(wanted)
     publish(wanted, 2)
-    assert nothing_to_do(wanted), told
+    assert nothing_to_do(wanted), reported
     assert consume_ring(wanted, 3) == {key: [0, 1, 2] for key in KEYS}
     assert consume_work(wanted, 3) == [0, 1, 2]
     seen = inventory.take(wanted)

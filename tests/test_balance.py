@@ -1,4 +1,4 @@
-"""feedbus balance: the evenest weights, found exactly, told, written, and kept by the brokers."""
+"""feedbus balance: the evenest weights, found exactly, written, and kept by the brokers."""
 
 import json
 import sqlite3
@@ -92,7 +92,7 @@ def evenness(records, shards):
 
 
 @given(st.integers(0, CLASSES - 1), st.integers(1, 500))
-def test_what_a_key_visits_tells_its_bucket_for_every_number_of_buckets(each, buckets):
+def test_what_a_key_visits_gives_its_bucket_for_every_number_of_buckets(each, buckets):
     visited = [0, *visits(each, 500)]
     assert max(bucket for bucket in visited if bucket < buckets) == jumper()(each, buckets)
 
@@ -149,7 +149,7 @@ def test_it_is_never_less_even_than_before_nor_takes_more_buckets(
         return
     assert found.after.max_over_mean < found.before.max_over_mean
     assert len(found.after.ring) <= most
-    # What is told is what the file would say.
+    # What is reported is what the file would say.
     proposed = weighted(stands, found.weights)
     assert found.after.members == [(one.name, one.weight) for one in proposed.consumers.values()
                                    if one.queue.exchange == "feed"]  # fmt: skip
@@ -173,7 +173,7 @@ def test_a_thousand_keys_over_ten_shards_come_to_a_twenty_fifth_of_the_mean(bala
         assert report["after"]["max_over_mean"] == round(evenness(after, 10), 4)
 
 
-def test_it_tells_before_and_after_and_what_to_paste(balance, path):
+def test_it_reports_before_and_after_and_what_to_paste(balance, path):
     found = balance("update_feed", "--keys", "1..1000")
     assert "before: max/mean 1.100, 10 buckets in all" in found.stdout
     assert "after:  max/mean 1.020, 117 buckets in all" in found.stdout
@@ -218,7 +218,7 @@ def test_weights_that_cannot_be_written_are_printed_with_the_reason(balance, pat
     assert path.read_text() == before
 
 
-def test_spread_against_the_file_from_before_tells_the_same_moves(balance, path, tmp_path):
+def test_spread_against_the_file_from_before_reports_the_same_moves(balance, path, tmp_path):
     before = tmp_path / "before.toml"
     before.write_text(path.read_text())
     report = json.loads(balance("feed", "--keys", "1..1000", "--write", "--json").stdout)
@@ -329,7 +329,7 @@ def test_keys_come_from_the_store(balance, filled, query, traffic):
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "reported"),
     [
         ("DELETE FROM feed", "query: "),
         ("SELECT reader_id FROM feed WHERE", "query: "),
@@ -340,11 +340,13 @@ def test_keys_come_from_the_store(balance, filled, query, traffic):
         ("SELECT reader_id FROM feed WHERE 1 = 0", "no keys"),
     ],
 )
-def test_what_the_store_refuses_is_told_in_a_line_and_changes_nothing(balance, filled, query, told):
+def test_what_the_store_refuses_is_reported_in_a_line_and_changes_nothing(
+    balance, filled, query, reported
+):
     _, readers = filled
     found = balance("feed", "--query", query)
     assert found.exit_code == 1
-    assert found.stderr.startswith(f"error: {told}")
+    assert found.stderr.startswith(f"error: {reported}")
     assert found.stderr.count("\n") == 1
     kept = json.loads(balance("feed", "--query", "SELECT reader_id FROM feed", "--json").stdout)
     assert kept["keys"] == readers.total()
@@ -361,7 +363,7 @@ def test_a_store_that_is_not_there_is_not_made(balance, path):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "reported"),
     [
         ((), 2, "expected either --keys or --query"),
         (("--keys", "1..9", "--query", "SELECT 1"), 2, "expected either --keys or --query"),
@@ -370,14 +372,14 @@ def test_a_store_that_is_not_there_is_not_made(balance, path):
         (("--keys", "1..9", "--traffic", "absent.txt"), 1, "absent.txt: No such file or directory"),
     ],
 )
-def test_what_cannot_be_balanced_is_refused(balance, words, code, told):
+def test_what_cannot_be_balanced_is_refused(balance, words, code, reported):
     found = balance("feed", *words)
     assert found.exit_code == code
-    assert told in found.stderr
+    assert reported in found.stderr
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ("a\t1\nb\n", "keys.tsv:2: expected 2 columns"),
         ("a\t1\nb\tmany\n", "keys.tsv:2: expected traffic as a number from 0"),
@@ -388,12 +390,12 @@ def test_what_cannot_be_balanced_is_refused(balance, words, code, told):
         ("", "no keys"),
     ],
 )
-def test_traffic_that_is_none_is_told_by_line(balance, tmp_path, content, told):
+def test_traffic_that_is_none_is_reported_by_line(balance, tmp_path, content, reported):
     file = tmp_path / "keys.tsv"
     file.write_text(content)
     found = balance("feed", "--keys", file, "--traffic", "2")
     assert found.exit_code == 1
-    assert told in found.stderr
+    assert reported in found.stderr
 
 
 # The brokers.

@@ -47,11 +47,11 @@ def test_the_short_form_runs_measurements_and_every_figure_of_them_comes_out():
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout)
+    reported = json.loads(done.stdout)
     figures = chosen(MEASURED)
-    assert [figure["text"] for figure in told["figures"]] == [each.text for each in figures]
-    assert all(math.isfinite(figure["median"]) for figure in told["figures"])
-    (results,) = told["rounds"]
+    assert [figure["text"] for figure in reported["figures"]] == [each.text for each in figures]
+    assert all(math.isfinite(figure["median"]) for figure in reported["figures"])
+    (results,) = reported["rounds"]
     assert set(results) == {run for each in figures for run in each.runs}
 
 
@@ -61,7 +61,7 @@ def test_every_run_serves_a_figure_and_every_figure_names_runs_that_there_are():
 
 
 @pytest.mark.parametrize(
-    ("lower", "value", "told"),
+    ("lower", "value", "reported"),
     [
         (False, 0.7, "aim"),
         (False, 0.5, "must"),
@@ -71,7 +71,7 @@ def test_every_run_serves_a_figure_and_every_figure_names_runs_that_there_are():
         (True, 0.7, "no"),
     ],
 )
-def test_a_figure_tells_whether_it_reaches_what_must_be_or_the_aim(lower, value, told):
+def test_a_figure_reports_whether_it_reaches_what_must_be_or_the_aim(lower, value, reported):
     must, aim = (0.6, 0.45) if lower else (0.45, 0.6)
     figure = FIGURES[0].__class__("f", "f", must, aim, "{}", (), lambda _: 0.0, lower)
-    assert figure.met(value) == told
+    assert figure.met(value) == reported

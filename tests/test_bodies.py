@@ -186,8 +186,8 @@ def test_a_chunked_body_is_read_and_a_large_one_refused(site):
         connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=20)
         with closing(connection):
             chunks = iter([b"x" * 100] * (size // 100))
-            told = {"Content-Type": "application/json"}
-            connection.request("POST", "/api/v2/user", chunks, told, encode_chunked=True)
+            reported = {"Content-Type": "application/json"}
+            connection.request("POST", "/api/v2/user", chunks, reported, encode_chunked=True)
             response = connection.getresponse()
             problem(Answer(response.status, response.headers, response.read()), status)
 
@@ -247,7 +247,7 @@ def test_json_in_utf8_is_read_however_its_type_is_written(site, kind):
     problem(site.post("/api/v2/user", {"login": "x"}, {"Content-Type": kind}), 400)
 
 
-def test_a_post_without_a_body_is_told_to_have_one(site):
+def test_a_post_without_a_body_is_asked_for_one(site):
     request = (
         b"POST /api/v2/user HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\r\n"
     )
@@ -278,14 +278,14 @@ def test_a_path_that_is_not_utf8_is_refused(site):
         problem(site.get(path), 400)
 
 
-def test_a_wrong_method_is_told_the_right_ones(site):
+def test_a_wrong_method_is_answered_with_the_right_ones(site):
     answer = site.call("DELETE", "/api/v2/user")
     problem(answer, 405)
     assert answer.headers["Allow"] == "OPTIONS, POST"
     problem(site.call("BREW", "/healthz"), 405)
 
 
-def test_options_tells_the_methods_and_head_has_no_body(site):
+def test_options_reports_the_methods_and_head_has_no_body(site):
     answer = site.call("OPTIONS", "/api/v1/get-tweets")
     assert (answer.status, answer.headers["Allow"]) == (204, "GET, HEAD, OPTIONS")
     assert "Access-Control-Allow-Origin" not in answer.headers
@@ -294,7 +294,7 @@ def test_options_tells_the_methods_and_head_has_no_body(site):
     assert head.headers["Content-Type"] == "application/json"
 
 
-def test_no_answer_tells_the_server_or_may_be_taken_for_another_type(site):
+def test_no_answer_names_the_server_or_may_be_taken_for_another_type(site):
     for answer in (site.get("/"), site.get("/nothing"), site.post("/api/v2/user", b"x" * 70_000)):
         assert "Server" not in answer.headers
         assert "waitress" not in answer.body.decode().lower()

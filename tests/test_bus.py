@@ -98,7 +98,7 @@ def test_an_exchange_without_packs_sends_each_record_plain() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "payload", "told"),
+    ("key", "payload", "reported"),
     [
         ("\ud800", {"n": 1}, "is not UTF-8"),
         ("k" * 256, {"n": 1}, "routing key of 256 bytes"),
@@ -108,9 +108,9 @@ def test_an_exchange_without_packs_sends_each_record_plain() -> None:
     ],
 )
 def test_what_no_broker_could_carry_is_refused(
-    key: str, payload: dict[str, Any], told: str
+    key: str, payload: dict[str, Any], reported: str
 ) -> None:
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=reported):
         Encoder(topology()).encode("work", single("o", key, payload))
 
 
@@ -402,7 +402,7 @@ def test_children_of_different_messages_stay_in_the_order_of_publishing() -> Non
     assert [payload["n"] for *_, payload in found] == [0, 1, 2]
 
 
-def test_a_returned_message_is_told_and_those_beside_it_arrive(tmp_path: Path) -> None:
+def test_a_returned_message_is_reported_and_those_beside_it_arrive(tmp_path: Path) -> None:
     system = System.at(tmp_path, queue(routing_keys=("known",)))
     metrics = Metrics.none()
     with (
@@ -415,7 +415,7 @@ def test_a_returned_message_is_told_and_those_beside_it_arrive(tmp_path: Path) -
 
 def test_threads_publish_together_and_each_learns_of_its_own(tmp_path: Path) -> None:
     system = System.at(tmp_path, queue(routing_keys=("known",)))
-    told: list[str] = []
+    reported: list[str] = []
 
     def publish(number: int) -> None:
         for turn in range(20):
@@ -424,7 +424,7 @@ def test_threads_publish_together_and_each_learns_of_its_own(tmp_path: Path) -> 
             try:
                 bus.publish("work", payload, key, message_id=f"m-{number}-{turn}")
             except (Unroutable, UsageError) as error:
-                told.append(f"{number}: {type(error).__name__}")
+                reported.append(f"{number}: {type(error).__name__}")
 
     with system.bus() as bus:
         threads = [threading.Thread(target=publish, args=(number,)) for number in range(8)]
@@ -432,7 +432,7 @@ def test_threads_publish_together_and_each_learns_of_its_own(tmp_path: Path) -> 
             thread.start()
         for thread in threads:
             thread.join()
-    assert sorted(told) == ["3: Unroutable"] * 20 + ["5: UsageError"] * 20
+    assert sorted(reported) == ["3: Unroutable"] * 20 + ["5: UsageError"] * 20
     assert system.ready() == {"work": 120}
 
 
@@ -482,7 +482,9 @@ def test_a_broker_that_is_away_for_too_long_is_an_outage(tmp_path: Path) -> None
         bus.publish("work", {"n": 1})
 
 
-def test_a_mismatch_with_what_the_broker_has_is_told_and_not_a_traceback(tmp_path: Path) -> None:
+def test_a_mismatch_with_what_the_broker_has_is_reported_and_not_a_traceback(
+    tmp_path: Path,
+) -> None:
     system = System.at(tmp_path, queue())
     with pytest.raises(
         UsageError,

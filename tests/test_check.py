@@ -61,13 +61,13 @@ def check(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_good_topology_is_told_in_one_line_and_exits_0(shop):
+def test_a_good_topology_is_reported_in_one_line_and_exits_0(shop):
     done = check(cwd=shop)
-    told = "topology.toml: ok, 2 exchanges, 2 queues, 3 shards, 4 consumers, 1 other process\n"
-    assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
+    reported = "topology.toml: ok, 2 exchanges, 2 queues, 3 shards, 4 consumers, 1 other process\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, reported, "")
 
 
-def test_problems_are_told_on_stdout_one_a_line_and_counted_on_stderr(shop):
+def test_problems_are_reported_on_stdout_one_a_line_and_counted_on_stderr(shop):
     wrong = GOOD.replace("shards = 3", "shards = 0").replace('"orders"\nrou', '"order"\nrou')
     (shop / "topology.toml").write_text(wrong)
     done = check(cwd=shop)
@@ -96,12 +96,13 @@ def test_an_async_handler_with_a_synchronous_store_is_a_problem_with_its_place(s
     (shop / "topology.toml").write_text(f'{GOOD}[store]\nurl = "sqlite:///shop.db"\n')
     done = check(cwd=shop)
     assert done.returncode == 1
-    told = (
+    reported = (
         "handler: take (handlers_of_check.py:4) is async, and the [store] is not: its transaction"
         " belongs to one thread: expected a handler under 'def', or store = false of its queue\n"
     )
     assert done.stdout == (
-        f"topology.toml:8:11: [queues.orders] {told}topology.toml:12:11: [queues.feed] {told}"
+        f"topology.toml:8:11: [queues.orders] {reported}"
+        f"topology.toml:12:11: [queues.feed] {reported}"
     )
 
 
@@ -113,7 +114,7 @@ def test_a_file_that_is_not_toml_exits_1_without_a_traceback(shop):
     assert done.stderr == "topology.toml: 1 problem\n"
 
 
-def test_a_good_topology_is_told_as_json(shop):
+def test_a_good_topology_is_reported_as_json(shop):
     result = CliRunner().invoke(main, ["check", "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout) == {
@@ -130,7 +131,7 @@ def test_a_good_topology_is_told_as_json(shop):
     }
 
 
-def test_problems_are_told_as_json_with_all_their_parts(shop):
+def test_problems_are_reported_as_json_with_all_their_parts(shop):
     (shop / "topology.toml").write_text(GOOD.replace("shards", "shard"))
     result = CliRunner().invoke(main, ["check", "--json"])
     assert result.exit_code == 1
@@ -150,7 +151,7 @@ def test_problems_are_told_as_json_with_all_their_parts(shop):
     }
 
 
-def test_a_missing_file_is_told_as_json_too(shop):
+def test_a_missing_file_is_reported_as_json_too(shop):
     result = CliRunner().invoke(main, ["check", "absent.toml", "--json"])
     assert result.exit_code == 1
     (problem,) = json.loads(result.stdout)["problems"]

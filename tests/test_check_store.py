@@ -120,7 +120,7 @@ def test_a_store_and_a_handler_that_fit_are_no_problem(tmp_path, store, paramete
         ),
     ],
 )
-def test_what_a_store_names_and_does_not_fit_is_told_at_its_place(tmp_path, store, said):
+def test_what_a_store_names_and_does_not_fit_is_reported_at_its_place(tmp_path, store, said):
     assert said in check(tmp_path, store)
 
 

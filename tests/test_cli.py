@@ -164,20 +164,20 @@ def test_a_command_of_the_project_is_run_with_the_topology(shop):
     assert (result.exit_code, result.output) == (0, "hello shop\n")
 
 
-def test_a_command_that_is_none_is_told_without_a_traceback(shop):
+def test_a_command_that_is_none_is_reported_without_a_traceback(shop):
     result = invoke("plain")
     assert result.exit_code == 1
     assert result.output.startswith("error: the command 'plain' is not a click command")
 
 
-def test_a_command_that_cannot_be_imported_is_told_without_a_traceback(shop):
+def test_a_command_that_cannot_be_imported_is_reported_without_a_traceback(shop):
     (shop / "shop_commands_of_cli.py").unlink()
     result = invoke("greet", "hello")
     assert result.exit_code == 1
     assert result.output.startswith("error: cannot import shop_commands_of_cli")
 
 
-def test_a_broken_topology_is_told_before_its_command_is_missed(shop):
+def test_a_broken_topology_is_reported_before_its_command_is_missed(shop):
     (shop / "topology.toml").write_text(TOPOLOGY.replace("shards = 2", "shards = 0"))
     result = invoke("greet", "hello")
     assert result.exit_code == 1

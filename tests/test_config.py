@@ -1,4 +1,4 @@
-"""Reading topology.toml: what is right loads, and what is wrong is told at its place."""
+"""Reading topology.toml: what is right loads, and what is wrong is reported at its place."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def places(marked: str) -> list[str]:
     return found
 
 
-def assert_told(folder: Path, marked: str, *told: str, **options) -> None:
-    """Assert that exactly these problems are told, each at its mark."""
+def assert_reported(folder: Path, marked: str, *reported: str, **options) -> None:
+    """Assert that exactly these problems are reported, each at its mark."""
     path = write(folder, marked.replace(MARK, ""))
-    expected = [f"{path}:{at}: {text}" for at, text in zip(places(marked), told, strict=True)]
+    expected = [f"{path}:{at}: {text}" for at, text in zip(places(marked), reported, strict=True)]
     assert [str(problem) for problem in problems_of(path, **options)] == expected
 
 
@@ -398,7 +398,7 @@ WRONG_FILES = {
             "x-consistent-hash has a ring"
         ),
     ),
-    "an inherited retry without its end, told once": (
+    "an inherited retry without its end, reported once": (
         START + ORDERS + FEED + '[defaults.queue]\nretry = ▸{ delays = ["1s"] }\n',
         (
             "[defaults.queue] retry.then: expected 'dead-letter' or 'drop' after the last delay, "
@@ -720,19 +720,19 @@ WRONG_RINGS = {
 }
 
 
-@pytest.mark.parametrize(("marked", "told"), WRONG_FILES.values(), ids=WRONG_FILES)
-def test_a_wrong_file_is_told_at_its_place(tmp_path, marked, told):
-    assert_told(tmp_path, marked, told)
+@pytest.mark.parametrize(("marked", "reported"), WRONG_FILES.values(), ids=WRONG_FILES)
+def test_a_wrong_file_is_reported_at_its_place(tmp_path, marked, reported):
+    assert_reported(tmp_path, marked, reported)
 
 
-@pytest.mark.parametrize(("option", "told"), WRONG_OPTIONS.values(), ids=WRONG_OPTIONS)
-def test_a_wrong_option_of_a_queue_is_told_at_its_place(tmp_path, option, told):
-    assert_told(tmp_path, f"{START}{ORDERS}{option}\n", f"[queues.orders] {told}")
+@pytest.mark.parametrize(("option", "reported"), WRONG_OPTIONS.values(), ids=WRONG_OPTIONS)
+def test_a_wrong_option_of_a_queue_is_reported_at_its_place(tmp_path, option, reported):
+    assert_reported(tmp_path, f"{START}{ORDERS}{option}\n", f"[queues.orders] {reported}")
 
 
-@pytest.mark.parametrize(("option", "told"), WRONG_RINGS.values(), ids=WRONG_RINGS)
-def test_a_wrong_ring_is_told_at_its_place(tmp_path, option, told):
-    assert_told(tmp_path, f"{START}{FEED}{option}\n", f"[queues.feed] {told}")
+@pytest.mark.parametrize(("option", "reported"), WRONG_RINGS.values(), ids=WRONG_RINGS)
+def test_a_wrong_ring_is_reported_at_its_place(tmp_path, option, reported):
+    assert_reported(tmp_path, f"{START}{FEED}{option}\n", f"[queues.feed] {reported}")
 
 
 def test_every_problem_in_a_topology_is_reported_in_one_pass_in_the_order_of_the_file(tmp_path):
@@ -749,7 +749,7 @@ def test_every_problem_in_a_topology_is_reported_in_one_pass_in_the_order_of_the
     assert found == places(marked)
 
 
-def test_a_problem_tells_its_parts(tmp_path):
+def test_a_problem_reports_its_parts(tmp_path):
     path = write(tmp_path, START + ORDERS.replace('exchange = "orders"', 'exchange = "order"'))
     assert problems_of(path) == (
         Problem(
@@ -767,7 +767,7 @@ def test_a_problem_tells_its_parts(tmp_path):
 
 
 def test_columns_count_characters_and_not_bytes(tmp_path):
-    assert_told(
+    assert_reported(
         tmp_path,
         START + FEED + '"arguments" = { "é😀" = "ü", "x" = ▸[] }\n',
         "[queues.feed] arguments.x: expected a text, an integer, a number, true or false, "
@@ -797,7 +797,7 @@ def test_a_value_is_found_however_toml_spells_its_path(tmp_path, written):
 
 
 @pytest.mark.parametrize(
-    ("marked", "told"),
+    ("marked", "reported"),
     [
         ("name = ▸\n", "this is not TOML: invalid value"),
         ("name = 1\nname = 2▸\n", "this is not TOML: cannot overwrite a value"),
@@ -807,11 +807,11 @@ def test_a_value_is_found_however_toml_spells_its_path(tmp_path, written):
     ],
     ids=["no value", "a key twice", "cut off", "a bracket open", "a bare key beyond ASCII"],
 )
-def test_a_file_that_is_not_toml_is_told_with_its_line_and_column(tmp_path, marked, told):
-    assert_told(tmp_path, marked, told)
+def test_a_file_that_is_not_toml_is_reported_with_its_line_and_column(tmp_path, marked, reported):
+    assert_reported(tmp_path, marked, reported)
 
 
-def test_an_empty_file_is_told_what_it_needs(tmp_path):
+def test_an_empty_file_is_reported_with_what_it_needs(tmp_path):
     path = write(tmp_path, "")
     assert [(p.line, p.column, p.key, p.got) for p in problems_of(path)] == [
         (1, 1, "name", "nothing"),
@@ -820,12 +820,12 @@ def test_an_empty_file_is_told_what_it_needs(tmp_path):
     ]
 
 
-def test_a_file_that_is_nested_too_deeply_is_told(tmp_path):
+def test_a_file_that_is_nested_too_deeply_is_reported(tmp_path):
     (problem,) = problems_of(write(tmp_path, "a = " + "[" * 100_000))
     assert problem.message == "too deeply nested: expected fewer brackets within brackets"
 
 
-def test_a_file_that_is_not_utf_8_is_told_with_its_line_and_column(tmp_path):
+def test_a_file_that_is_not_utf_8_is_reported_with_its_line_and_column(tmp_path):
     path = tmp_path / "topology.toml"
     path.write_bytes(
         'name = "é"\nvar = "\xe9"\n'.encode("latin-1").replace(b"\xe9", "é".encode(), 1)
@@ -845,7 +845,7 @@ def test_a_file_that_is_not_utf_8_is_told_with_its_line_and_column(tmp_path):
     ],
     ids=["missing", "a folder", "below a file", "too long a name", "a name with NUL"],
 )
-def test_a_file_that_cannot_be_read_is_told_by_its_reason(tmp_path, name, reason):
+def test_a_file_that_cannot_be_read_is_reported_by_its_reason(tmp_path, name, reason):
     write(tmp_path, START + ORDERS)
     (problem,) = problems_of(tmp_path / name)
     assert (problem.line, problem.column) == (1, 1)
@@ -1049,10 +1049,12 @@ def test_variables_are_replaced_in_texts(tmp_path, written, environ, read):
     assert topology.processes["web"].command == ("x", read)
 
 
-def test_each_variable_that_is_unset_is_told_and_nothing_else_of_its_value(tmp_path):
+def test_each_variable_that_is_unset_is_reported_and_nothing_else_of_its_value(tmp_path):
     text = START + ORDERS + '[broker]\nurl = "${VAR_X}://${VAR_Y}"\n'
-    told = [problem.message for problem in problems_of(write(tmp_path, text))]
-    assert told == [f"variable {name} is not set and has no default" for name in ("VAR_X", "VAR_Y")]
+    reported = [problem.message for problem in problems_of(write(tmp_path, text))]
+    assert reported == [
+        f"variable {name} is not set and has no default" for name in ("VAR_X", "VAR_Y")
+    ]
 
 
 def test_relative_places_start_in_the_folder_of_the_file(tmp_path, monkeypatch):
@@ -1111,38 +1113,38 @@ def test_a_handler_is_not_imported_unless_asked_for(tmp_path):
     assert config.load(path, environ={}).queues["orders"].handler == "no_such_module:take"
 
 
-def assert_handler_problem(folder: Path, dotted: str, told: str, options: str = "") -> None:
-    assert_told(
+def assert_handler_problem(folder: Path, dotted: str, reported: str, options: str = "") -> None:
+    assert_reported(
         folder,
         with_handler(dotted, options),
-        f"[queues.orders] handler: {told}",
+        f"[queues.orders] handler: {reported}",
         import_handlers=True,
     )
 
 
-def test_a_handler_whose_module_does_not_exist_is_told_with_the_nearest(tmp_path, handlers):
+def test_a_handler_whose_module_does_not_exist_is_reported_with_the_nearest(tmp_path, handlers):
     wrong = handlers.replace("config", "confg")
-    told = f"cannot import {wrong}: there is no such module; did you mean '{handlers}:take'?"
-    assert_handler_problem(tmp_path, f"{wrong}:take", told)
+    reported = f"cannot import {wrong}: there is no such module; did you mean '{handlers}:take'?"
+    assert_handler_problem(tmp_path, f"{wrong}:take", reported)
 
 
-def test_a_handler_that_its_module_does_not_have_is_told_with_the_nearest(tmp_path, handlers):
-    told = f"{handlers} has no 'tak'; did you mean '{handlers}:take'?"
-    assert_handler_problem(tmp_path, f"{handlers}:tak", told)
+def test_a_handler_that_its_module_does_not_have_is_reported_with_the_nearest(tmp_path, handlers):
+    reported = f"{handlers} has no 'tak'; did you mean '{handlers}:take'?"
+    assert_handler_problem(tmp_path, f"{handlers}:tak", reported)
 
 
-def test_a_function_that_is_no_handler_is_told(tmp_path, handlers):
-    told = f"{handlers}:plain is not a handler: expected a function under @feedbus.handler"
-    assert_handler_problem(tmp_path, f"{handlers}:plain", told)
+def test_a_function_that_is_no_handler_is_reported(tmp_path, handlers):
+    reported = f"{handlers}:plain is not a handler: expected a function under @feedbus.handler"
+    assert_handler_problem(tmp_path, f"{handlers}:plain", reported)
 
 
-def test_a_batch_for_a_handler_of_single_records_is_told(tmp_path, handlers):
-    told = "takes one record at a time: expected @handler(…, batch=True) for batch.size 2"
-    assert_handler_problem(tmp_path, f"{handlers}:take", told, "batch = { size = 2 }\n")
+def test_a_batch_for_a_handler_of_single_records_is_reported(tmp_path, handlers):
+    reported = "takes one record at a time: expected @handler(…, batch=True) for batch.size 2"
+    assert_handler_problem(tmp_path, f"{handlers}:take", reported, "batch = { size = 2 }\n")
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "reported"),
     [
         ("x = 1\nx.y\n", "AttributeError: 'int' object has no attribute 'y' (NAME.py:2)"),
         ("x = 1\ndef (:\n", "invalid syntax (NAME.py:2)"),
@@ -1154,23 +1156,25 @@ def test_a_batch_for_a_handler_of_single_records_is_told(tmp_path, handlers):
     ],
     ids=["raises", "does not parse", "imports what is not there", "exits"],
 )
-def test_a_module_that_cannot_be_imported_is_told_with_its_line(
-    tmp_path, monkeypatch, source, told
+def test_a_module_that_cannot_be_imported_is_reported_with_its_line(
+    tmp_path, monkeypatch, source, reported
 ):
     name = f"broken_handlers_{next(numbers)}"
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / f"{name}.py").write_text(source)
-    told = told.replace("NAME", name)
-    assert_handler_problem(tmp_path, f"{name}:take", f"cannot import {name}: {told}")
+    reported = reported.replace("NAME", name)
+    assert_handler_problem(tmp_path, f"{name}:take", f"cannot import {name}: {reported}")
 
 
 def test_an_annotation_that_is_no_message_type_is_a_problem_with_file_and_line(tmp_path, handlers):
     with (tmp_path / f"{handlers}.py").open("a") as file:
         file.write("\nfrom feedbus import handler\n@handler\ndef of_an_int(order: int): ...\n")
     line = len((tmp_path / f"{handlers}.py").read_text().splitlines()) - 1
-    told = f"of_an_int ({handlers}.py:{line}) takes int: expected a dataclass, a msgspec.Struct, "
-    told += "a pydantic model, a marshmallow schema, dict, str or bytes"
-    assert_handler_problem(tmp_path, f"{handlers}:of_an_int", told)
+    reported = (
+        f"of_an_int ({handlers}.py:{line}) takes int: expected a dataclass, a msgspec.Struct, "
+    )
+    reported += "a pydantic model, a marshmallow schema, dict, str or bytes"
+    assert_handler_problem(tmp_path, f"{handlers}:of_an_int", reported)
 
 
 def test_a_missing_extra_is_named_with_how_to_install_it(tmp_path, monkeypatch):
@@ -1178,16 +1182,16 @@ def test_a_missing_extra_is_named_with_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "pydantic", None)
     (tmp_path / f"{name}.py").write_text("import pydantic\n")
-    told = f"cannot import {name}: ModuleNotFoundError: import of pydantic halted; None in sys."
-    told += f"modules ({name}.py:1); install it with: pip install 'feedbus[pydantic]'"
-    assert_handler_problem(tmp_path, f"{name}:take", told)
+    reported = f"cannot import {name}: ModuleNotFoundError: import of pydantic halted; None in sys."
+    reported += f"modules ({name}.py:1); install it with: pip install 'feedbus[pydantic]'"
+    assert_handler_problem(tmp_path, f"{name}:take", reported)
 
 
 def test_prepare_and_commands_are_looked_for_without_importing_them(tmp_path, handlers):
     (tmp_path / f"x{handlers}.py").write_text("raise RuntimeError")
     (tmp_path / f"y{handlers}").mkdir()
     (tmp_path / f"y{handlers}/__init__.py").write_text("raise RuntimeError('not today')")
-    assert_told(
+    assert_reported(
         tmp_path,
         with_handler(f"{handlers}:take").replace(MARK, "")
         + f'[commands]\ngood = "x{handlers}:x"\nbad = ▸"absent_{handlers}.y:x"\n'
@@ -1274,7 +1278,7 @@ def test_the_nodes_of_a_cluster_are_tried_in_the_order_of_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "reported"),
     [
         ("amqp://a;ampq://b", "got 'ampq://…'; did you mean 'amqp://'?"),
         ("amqp://a;sqlite:///b.db", "expected one file, or the nodes of one cluster"),
@@ -1283,8 +1287,8 @@ def test_the_nodes_of_a_cluster_are_tried_in_the_order_of_the_file(tmp_path):
         ("amqp://a/?timeout=3", "or ssl_verify after '?', got 'timeout'"),
     ],
 )
-def test_each_node_of_a_cluster_is_checked(tmp_path, url, told):
+def test_each_node_of_a_cluster_is_checked(tmp_path, url, reported):
     path = write(tmp_path, f'{START}[broker]\nurl = "{url}"\n{ORDERS}')
     (problem,) = problems_of(path)
     assert (problem.table, problem.key) == ("broker", "url")
-    assert told in str(problem)
+    assert reported in str(problem)

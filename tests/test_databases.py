@@ -60,12 +60,12 @@ def test_a_process_that_leaves_does_not_take_the_log_of_those_that_stay(tmp_path
         other.join()
         subprocess.run([sys.executable, "-c", ask, path, query], check=True)
         bound().outbox.put("e", {}, "k")
-        told = subprocess.run(
+        reported = subprocess.run(
             [sys.executable, "-c", ask, path, query], check=True, capture_output=True, text=True
         ).stdout
     finally:
         close_bound()
-    assert told == "1\n"
+    assert reported == "1\n"
 
 
 def test_sqlite_commits_survive_a_power_cut(tmp_path: Path):

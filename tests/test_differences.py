@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from amqp.exceptions import InvalidCommand, PreconditionFailed
 
-from feedbus.broker.differences import differing, told_apart
+from feedbus.broker.differences import differing, explained
 from feedbus.errors import UsageError
 
 
@@ -42,5 +42,5 @@ REPLIES = [
 @pytest.mark.parametrize(("error", "reply"), REPLIES)
 def test_an_exchange_type_that_a_plugin_brings_is_refused_with_the_plugins_name(error, reply):
     wanted = pytest.raises(UsageError, match="enable rabbitmq_consistent_hash_exchange")
-    with wanted, told_apart("an exchange"):
+    with wanted, explained("an exchange"):
         raise error(reply)

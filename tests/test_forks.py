@@ -64,16 +64,16 @@ def program(folder, text, *arguments, environment=None):
 
 def ended(worker):
     with worker.stdout, worker.stderr:
-        told = worker.stdout.read(), worker.stderr.read()
+        reported = worker.stdout.read(), worker.stderr.read()
     wait_until(lambda: worker.poll() is not None)
-    return told
+    return reported
 
 
 def test_a_forked_program_sees_what_a_started_one_sees(folder, forks):
     # Without LC_ALL Python would add a locale of its own choice.
     environment = {"LC_ALL": "C.UTF-8", "WORD": "täglich", "PYTHONUNBUFFERED": "1"}
     asked = program(folder, PROBE, "an argument", "--slot", "1", environment=environment)
-    told, errors = ended(Forked(forks, asked))
+    reported, errors = ended(Forked(forks, asked))
     started = subprocess.run(
         asked.command,
         cwd=folder,
@@ -84,7 +84,7 @@ def test_a_forked_program_sees_what_a_started_one_sees(folder, forks):
         check=True,
     )
     expected = json.loads(started.stdout)
-    seen = json.loads(told)
+    seen = json.loads(reported)
     # A shell would need quotes, which the kernel's own list of arguments has not.
     assert seen.pop("command") == expected.pop("command").replace("an argument", "'an argument'")
     assert seen == expected
@@ -100,13 +100,13 @@ def test_a_forked_program_sees_what_a_started_one_sees(folder, forks):
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
     ],
 )
-def test_the_end_of_a_forked_program_is_told_to_who_asked_for_it(folder, forks, text, code):
+def test_the_end_of_a_forked_program_is_reported_to_who_asked_for_it(folder, forks, text, code):
     worker = Forked(forks, program(folder, text))
     ended(worker)
     assert worker.returncode == code
 
 
-def test_what_cannot_be_forked_is_told_and_the_next_one_is_forked(folder, forks):
+def test_what_cannot_be_forked_is_reported_and_the_next_one_is_forked(folder, forks):
     asked = program(folder, "pass")
     with pytest.raises(FileNotFoundError):
         Forked(forks, Program(asked.command, asked.environment, str(folder / "absent")))

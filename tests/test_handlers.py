@@ -144,10 +144,10 @@ def test_tweets_of_one_batch_go_out_together_each_with_its_own_text(author, read
     tweets.insert(1, queries.create_tweet(other, "to nobody").tweet)
     bus = CausedBus()
     run(publish_tweet, records(publish_tweet, tweets), bus)
-    told = [tweet["text"] for tweet in tweets if tweet["authorId"] == author]
+    reported = [tweet["text"] for tweet in tweets if tweet["authorId"] == author]
     for reader in readers:
         found = [each.payload for each in bus.published if each.payload["followerId"] == reader]
-        assert [payload["text"] for payload in found] == told
+        assert [payload["text"] for payload in found] == reported
     assert bus.causes == [index for index in (0, 2, 3) for _ in readers]
 
 
@@ -183,8 +183,8 @@ def test_each_reader_gets_the_tweet_and_a_notification_by_the_channel_there_is(a
     run(update_feed, found, bus)
     assert [feed(reader) for reader in readers] == [["hello"]] * 3
     assert {found.exchange for found in bus.published} == {"send_notification"}
-    told = [(found.key, found.payload["userId"]) for found in bus.published]
-    assert told == [("email", readers[0]), ("email", readers[2]), ("phone", readers[1])]
+    reported = [(found.key, found.payload["userId"]) for found in bus.published]
+    assert reported == [("email", readers[0]), ("email", readers[2]), ("phone", readers[1])]
     assert {(n.payload["text"], n.payload["tweetId"]) for n in bus.published} == {("hello", 7)}
     assert bus.causes == [0, 2, 1]
     assert found.verdicts == {}
@@ -208,8 +208,8 @@ def test_plain_messages_of_many_tweets_are_one_batch(author, readers):
     bus = CausedBus()
     run(update_feed, records(update_feed, payloads), bus)
     assert feed(readers[1]) == ["tweet 1", "tweet 2", "tweet 3"]
-    told = [(n.key, n.payload["userId"], n.payload["text"]) for n in bus.published]
-    assert sorted(told) == sorted(
+    reported = [(n.key, n.payload["userId"], n.payload["text"]) for n in bus.published]
+    assert sorted(reported) == sorted(
         ("phone" if place == 1 else "email", reader, f"tweet {number}")
         for number in (1, 2, 3)
         for place, reader in enumerate(readers)
@@ -232,7 +232,7 @@ def test_a_tweet_of_many_readers_shares_its_text_among_other_tweets(author):
     assert sorted(bus.causes) == list(range(2 * LARGE + 2))
 
 
-def test_how_readers_can_be_told_is_believed_where_the_publisher_knows_it(author, readers):
+def test_how_readers_can_be_notified_is_believed_where_the_publisher_knows_it(author, readers):
     bus = RecordingBus()
     columns = {"followerId": readers, "channels": ["phone", "", "email phone"]}
     run(update_feed, packed(update_feed, tweet_of(author), columns), bus)
@@ -307,7 +307,7 @@ def test_a_long_text_is_shortened_for_a_phone(author, readers, text, stored):
     assert [found.text for found in SmsNotification.select()] == [stored]
 
 
-def test_users_who_cannot_be_told_are_rejected_alone(author, readers):
+def test_users_who_cannot_be_notified_are_rejected_alone(author, readers):
     payloads = [{"userId": user, "text": "t", "tweetId": 1} for user in (*readers, 9999)]
     by_email, by_phone = records(send_email, payloads), records(send_sms, payloads)
     run(send_email, by_email, RecordingBus())

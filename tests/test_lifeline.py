@@ -191,7 +191,7 @@ def test_a_command_under_the_lifeline_has_its_memory_limited(folder):
     assert ended.stdout == "123456789\n"
 
 
-def test_a_command_that_does_not_exist_is_told_without_a_traceback(folder):
+def test_a_command_that_does_not_exist_is_reported_without_a_traceback(folder):
     run = lifeline.run_folder(folder)
     command = ["-m", "feedbus.lifeline", "--run", run, "--name", "web", "--slot", "1", "--", "nope"]
     ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)

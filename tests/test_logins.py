@@ -32,8 +32,8 @@ def user(login):
 
 def test_a_login_is_one_user_however_its_letters_were_typed(site):
     assert site.post("/api/v2/user", user(DECOMPOSED)).status == 201
-    told = problem(site.post("/api/v2/user", user(COMPOSED)), 409)
-    assert list(told["errors"]) == ["login"]
+    reported = problem(site.post("/api/v2/user", user(COMPOSED)), 409)
+    assert list(reported["errors"]) == ["login"]
     assert [found.login for found in User.select() if found.login[0] == "z"] == [COMPOSED]
 
 

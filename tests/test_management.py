@@ -64,7 +64,7 @@ def test_the_environments_proxy_is_not_used(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "reported"),
     [
         (b"[" + b"1," * 600_000 + b"1]", "larger than 1,000,000 bytes"),
         (b"[" * 100_000, "RecursionError"),
@@ -74,7 +74,7 @@ def test_the_environments_proxy_is_not_used(monkeypatch):
     ],
     ids=["too large", "too deep", "no list", "no objects", "no JSON"],
 )
-def test_an_answer_that_is_none_is_refused(monkeypatch, body, told):
+def test_an_answer_that_is_none_is_refused(monkeypatch, body, reported):
     monkeypatch.setattr(management, "LARGEST_BYTES", 1_000_000)
     with answering(200, body) as (url, _):
-        assert told in refusal(url)
+        assert reported in refusal(url)

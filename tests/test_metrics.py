@@ -78,19 +78,19 @@ def record(directory, name, deliveries=1):
 
 
 def test_counts_go_on_in_one_file_when_their_process_is_killed_and_started_again(tmp_path):
-    told = 0
+    reported = 0
     for life in range(1, 5):
         process = start(COUNT_ALOUD, tmp_path)
         for _ in range(50 * life):
             assert process.stdout.readline() == "counted\n"
         process.kill()
-        told += 50 * life + process.stdout.read().count("counted\n")
+        reported += 50 * life + process.stdout.read().count("counted\n")
         process.communicate()
         counted = samples(tmp_path)["feedbus_deliveries_total", "ack", "update_feed_3"]
         # It may have been killed after it counted and before it said so.
-        assert told <= counted <= told + life
+        assert reported <= counted <= reported + life
     # The two counters of a delivery are two writes, and a kill may come between them.
-    assert told * 1000 <= totals(tmp_path)["update_feed_3"]["ack"] <= counted * 1000
+    assert reported * 1000 <= totals(tmp_path)["update_feed_3"]["ack"] <= counted * 1000
     assert [path.name for path in tmp_path.iterdir()] == ["update_feed_3.counts"]
 
 
@@ -168,7 +168,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_costs_only_itself_and_is_told_once(tmp_path, caplog, damage):
+def test_a_damaged_file_costs_only_itself_and_is_reported_once(tmp_path, caplog, damage):
     record(tmp_path, "good", 7)
     record(tmp_path, "bad")
     damaged = tmp_path / "bad.counts"
@@ -403,7 +403,7 @@ def test_a_full_disk_stops_no_process_and_spoils_no_file(tmp_path):
     assert found["feedbus_metric_files_unreadable",] == 0
 
 
-def test_a_folder_that_cannot_be_made_is_told_and_stops_nothing(tmp_path, caplog):
+def test_a_folder_that_cannot_be_made_is_reported_and_stops_nothing(tmp_path, caplog):
     (tmp_path / "file").touch()
     with Metrics.open(tmp_path / "file" / "metrics", "x") as metrics:
         metrics.consumer("x").settled("ack")

@@ -80,9 +80,9 @@ def test_ten_processes_at_once_migrate_once(empty_store_url):
         )
         for _ in range(10)
     ]
-    told = [process.communicate(timeout=PATIENCE_SECONDS) for process in running]
-    assert [process.returncode for process in running] == [0] * 10, told
-    assert sorted(out for out, _ in told) == [f"{ALL}\n"] + ["[]\n"] * 9
+    reported = [process.communicate(timeout=PATIENCE_SECONDS) for process in running]
+    assert [process.returncode for process in running] == [0] * 10, reported
+    assert sorted(out for out, _ in reported) == [f"{ALL}\n"] + ["[]\n"] * 9
     assert tables(empty_store_url) == TABLES
 
 
@@ -102,7 +102,7 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(empty_store_url, tmp_pa
     assert [bool(step.applied) for step in migrations.steps(empty_store_url)] == [True, False]
 
 
-def test_an_unknown_migration_is_told_in_words(empty_store_url):
+def test_an_unknown_migration_is_reported_in_words(empty_store_url):
     with pytest.raises(migrations.CannotMigrate, match="nowhere"):
         migrations.forward(empty_store_url, "nowhere")
 

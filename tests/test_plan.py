@@ -52,7 +52,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
 ON_EMBEDDED = pytest.mark.parametrize("make", ["embedded"], indirect=True)
 
 
-def told(plan: Plan, topology: Topology) -> set[tuple[str, str, str]]:
+def reported(plan: Plan, topology: Topology) -> set[tuple[str, str, str]]:
     """Return (action, kind, name without the topology's) of each change."""
     prefix = f"{topology.name}."
     return {(one.action, one.kind, one.name.removeprefix(prefix)) for one in plan.changes}
@@ -93,7 +93,7 @@ def test_a_classic_queue_that_was_declared_without_a_type_does_not_differ(
     assert quick(system.topology).empty
 
 
-def test_every_kind_of_difference_is_told_with_its_reason(make: Callable[..., System]) -> None:
+def test_every_kind_of_difference_is_reported_with_its_reason(make: Callable[..., System]) -> None:
     system = make(
         queue(routing_keys=("", "old")),
         queue("kept"),
@@ -108,7 +108,7 @@ def test_every_kind_of_difference_is_told_with_its_reason(make: Callable[..., Sy
         more=Exchange("more", "fanout"),
     )
     plan = quick(wanted)
-    assert told(plan, wanted) >= {
+    assert reported(plan, wanted) >= {
         ("create", "exchange", "more"),
         ("change", "exchange", "other"),
         ("create", "queue", "added"),
@@ -163,13 +163,13 @@ def test_a_removed_queue_that_somebody_reads_is_emptied_first(make: Callable[...
     assert plan.work.leaving[0] == f"{system.topology.name}.gone"
 
 
-def test_a_name_that_is_not_to_go_is_told(make: Callable[..., System]) -> None:
+def test_a_name_that_is_not_to_go_is_reported(make: Callable[..., System]) -> None:
     system = make(queue())
     assert "--delete-nonempty wrk" in quick(system.topology, "wrk").notes[0]
 
 
 @ON_EMBEDDED
-def test_a_ring_that_changes_is_told_with_exact_shares_and_its_backlog(
+def test_a_ring_that_changes_is_reported_with_exact_shares_and_its_backlog(
     make: Callable[..., System],
 ) -> None:
     system = make(sharded(3, batch=BATCH))
@@ -195,7 +195,7 @@ def test_evenness_is_measured_against_the_weights_that_were_asked_for(
     assert 1.0 < ring.after.max_over_share < 1.2
 
 
-def test_how_long_a_backlog_takes_is_told_by_what_is_handled_meanwhile(
+def test_how_long_a_backlog_takes_is_reported_by_what_is_handled_meanwhile(
     make: Callable[..., System],
 ) -> None:
     system = make(sharded(2))
@@ -261,7 +261,7 @@ def test_a_management_api_that_does_not_answer_says_what_to_set(rabbitmq, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("url", "told_url", "expected"),
+    ("url", "reported_url", "expected"),
     [
         ("amqp://a:b%40@rabbit/vh", None, ("http://rabbit:15672", "a", "b@", "vh")),
         ("amqps://a:b@rabbit:5671//", None, ("https://rabbit:15671", "a", "b", "/")),
@@ -271,9 +271,9 @@ def test_a_management_api_that_does_not_answer_says_what_to_set(rabbitmq, tmp_pa
     ],
 )
 def test_the_management_api_is_found_by_the_brokers_url(
-    tmp_path: Path, url: str, told_url: str | None, expected: tuple[str, ...]
+    tmp_path: Path, url: str, reported_url: str | None, expected: tuple[str, ...]
 ) -> None:
-    given = parse_management_url(told_url) if told_url else None
+    given = parse_management_url(reported_url) if reported_url else None
     broker_url = parse_broker_url(url)
     topology = Topology("t", tmp_path / "t.toml", broker_url, {}, {}, management_url=given)
     api = management.Api.of(topology.broker_url, topology.management_url)[0]
@@ -339,7 +339,7 @@ def test_what_becomes_of_watchers_is_part_of_the_plan(make: Callable[..., System
     system = make(queue())
     watchers = Watchers(7, ("new",), {"work": "its settings differ"}, ("old",), ("kept",))
     plan = make_plan(system.topology, watchers)
-    assert told(plan, system.topology) == {
+    assert reported(plan, system.topology) == {
         ("create", "consumer", "new"),
         ("change", "consumer", "work"),
         ("delete", "consumer", "old"),
@@ -347,7 +347,7 @@ def test_what_becomes_of_watchers_is_part_of_the_plan(make: Callable[..., System
     assert plan.report()["consumers"]["untouched"] == ["kept"]
 
 
-def test_the_commands_print_a_plan_and_check_tells_by_its_exit_code(tmp_path: Path) -> None:
+def test_the_commands_print_a_plan_and_check_reports_by_its_exit_code(tmp_path: Path) -> None:
     project = Project.at(tmp_path, "pass")
     planned = project.feedbus("plan", "--check", code=1).stdout
     assert "+ queue     small.work" in planned

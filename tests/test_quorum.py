@@ -104,11 +104,11 @@ def test_a_removed_queue_is_deleted_once_it_is_proved_to_be_empty(
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
         channel.basic_consume(f"{wanted.name}.gone", callback=lambda _: None)
-        _, done, told = carry_out(wanted)
+        _, done, reported = carry_out(wanted)
         assert not done
         assert (
             f"{wanted.name}.gone stays: another program consumes it; stop that program, then"
-            " run `feedbus apply` again" in told
+            " run `feedbus apply` again" in reported
         )
     _, done, _ = carry_out(wanted)
     assert done
@@ -129,10 +129,10 @@ def test_a_queue_of_an_earlier_version_keeps_up_running_and_apply_replaces_it(
         channel.queue_declare(name, durable=True, auto_delete=False, arguments=earlier)
     system = system.reshaped(*wanted.queues.values())  # as `feedbus up` does
     system.publish([1, 2])
-    told = [change.reason for change in make_plan(wanted, None, predict=False).changes]
+    reported = [change.reason for change in make_plan(wanted, None, predict=False).changes]
     assert (
         f"x-delivery-limit 7 to {NO_DELIVERY_LIMIT}: replaced by a new queue, its content is kept"
-        in told
+        in reported
     )
     carry_out(wanted)
     assert arguments(wanted)[name]["x-delivery-limit"] == NO_DELIVERY_LIMIT

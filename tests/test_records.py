@@ -105,7 +105,7 @@ def test_loading_by_column_is_loading_row_by_row(pack: Pack, schema: type[Schema
     assert {name: list(map(type, row.values())) for name, row in rows.items()} == {
         name: [type(row[field]) for field in rows[name]] for name, row in loaded.items()
     }
-    assert {index: set(told) for index, told in found.errors.items()} == errors
+    assert {index: set(reported) for index, reported in found.errors.items()} == errors
 
 
 @given(packs())
@@ -132,7 +132,7 @@ def test_a_record_has_the_same_id_packed_and_plain() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "reported"),
     [
         (b"{", "not JSON"),
         (b"\xff", "not UTF-8"),
@@ -143,8 +143,8 @@ def test_a_record_has_the_same_id_packed_and_plain() -> None:
         (b" " * (5 * 1024 * 1024), "expected at most 4194304 bytes"),
     ],
 )
-def test_a_body_that_is_no_record_says_what_it_is(body: bytes, told: str) -> None:
-    with pytest.raises(InvalidBody, match=told):
+def test_a_body_that_is_no_record_says_what_it_is(body: bytes, reported: str) -> None:
+    with pytest.raises(InvalidBody, match=reported):
         decode(body, JSON, "m", "k")
 
 

@@ -126,8 +126,8 @@ def test_dead_letters_are_shown_sent_back_and_purged(tmp_path: Path) -> None:
     shown = project.feedbus("dead", "show", "work", str(first["id"])).stdout
     assert '"reason": "broken"' in shown
     (tmp_path / "mended").touch()
-    told = project.feedbus("dead", "requeue", "work", str(second["id"])).stdout
-    assert told == "1 dead letter sent back to work\n"
+    reported = project.feedbus("dead", "requeue", "work", str(second["id"])).stdout
+    assert reported == "1 dead letter sent back to work\n"
     project.feedbus(*IDLE)
     assert project.seen() == ["2"]
     assert project.feedbus("dead", "requeue", "work", "--all").stdout.startswith("2 dead letters")
@@ -164,10 +164,10 @@ def test_ctrl_c_while_things_are_made_ready_ends_without_a_traceback(
         ) as process:
             wait_until(lambda: begun.exists() and begun.read_text())
             os.killpg(process.pid, signal.SIGINT)
-            told, _ = process.communicate(timeout=PATIENCE_SECONDS)
+            reported, _ = process.communicate(timeout=PATIENCE_SECONDS)
     finally:
         signal.signal(signal.SIGINT, earlier)
-    assert (process.returncode, told) == (0, b"stopped\n")
+    assert (process.returncode, reported) == (0, b"stopped\n")
     wait_until(lambda: gone(int(begun.read_text())))
 
 
@@ -179,22 +179,22 @@ def test_a_dead_letter_is_listed_on_one_line_whatever_its_reason_holds(tmp_path:
     assert line.endswith(r"one\ntwo \x1b[2J")
 
 
-def test_what_cannot_be_published_is_told_with_its_line(tmp_path: Path) -> None:
+def test_what_cannot_be_published_is_reported_with_its_line(tmp_path: Path) -> None:
     project = Project.at(tmp_path, "note(n)")
     lines = tmp_path / "lines.jsonl"
     lines.write_text('{"n": 1}\n[2]\n')
-    told = project.feedbus("publish", "work", "--file", str(lines), code=1).stderr
-    assert told == "error: line 2: expected a JSON object, got '[2]'\n"
-    told = project.feedbus("publish", "work", "--key", "no", "--json", "{}", code=1).stderr
-    assert "no queue for key 'no' on small.work" in told
-    told = project.feedbus("publish", "wrk", "--json", "{}", code=1).stderr
-    assert told == "error: no exchange named 'wrk'; expected one of work\n"
+    reported = project.feedbus("publish", "work", "--file", str(lines), code=1).stderr
+    assert reported == "error: line 2: expected a JSON object, got '[2]'\n"
+    reported = project.feedbus("publish", "work", "--key", "no", "--json", "{}", code=1).stderr
+    assert "no queue for key 'no' on small.work" in reported
+    reported = project.feedbus("publish", "wrk", "--json", "{}", code=1).stderr
+    assert reported == "error: no exchange named 'wrk'; expected one of work\n"
 
 
 def test_a_consumer_that_there_is_not_is_met_with_those_there_are(tmp_path: Path) -> None:
     project = Project.at(tmp_path, "note(n)")
-    told = project.feedbus("run", "wrok", code=1).stderr
-    assert told == "error: no consumer named 'wrok'; expected one of work\n"
+    reported = project.feedbus("run", "wrok", code=1).stderr
+    assert reported == "error: no consumer named 'wrok'; expected one of work\n"
 
 
 def test_a_broker_file_that_cannot_be_opened_is_an_error_without_a_traceback(
@@ -203,9 +203,9 @@ def test_a_broker_file_that_cannot_be_opened_is_an_error_without_a_traceback(
     project = Project.at(tmp_path, "note(n)")
     (tmp_path / "var").mkdir()
     (tmp_path / "var" / "broker.db").mkdir()
-    told = project.feedbus("publish", "work", "--json", "{}", code=1).stderr
-    assert told.startswith("error: broker sqlite:///")
-    assert "Traceback" not in told
+    reported = project.feedbus("publish", "work", "--json", "{}", code=1).stderr
+    assert reported.startswith("error: broker sqlite:///")
+    assert "Traceback" not in reported
     assert (tmp_path / "var" / "broker.db").is_dir()
 
 

@@ -467,8 +467,10 @@ def test_a_consumer_that_goes_on_says_so_and_waits_longer_only_while_nothing_suc
     with caplog.at_level(logging.INFO):
         system.run(fail_twice, on_hold=holds.append, idle_seconds=60, max_messages=2)
     assert holds == ["the printer is away", "", "the printer is away", ""]
-    told = [record.getMessage() for record in caplog.records if "printer" in record.getMessage()]
-    assert len(told) == 2  # an equal line is folded
+    reported = [
+        record.getMessage() for record in caplog.records if "printer" in record.getMessage()
+    ]
+    assert len(reported) == 2  # an equal line is folded
     assert sum("goes on after holding 2 times" in text for text in caplog.messages) == 2
 
 
@@ -604,10 +606,10 @@ def test_a_queue_that_says_stream_sends_so_many_at_once_while_its_handler_still_
 
 def test_a_run_says_once_that_it_is_ready(make: Callable[..., System]) -> None:
     system = make(queue())
-    told: list[int] = []
+    reported: list[int] = []
     system.publish([1, 2, 3])
-    system.run(system.note, on_ready=lambda: told.append(len(system.seen)))
-    assert (told, system.seen) == ([0], [1, 2, 3])
+    system.run(system.note, on_ready=lambda: reported.append(len(system.seen)))
+    assert (reported, system.seen) == ([0], [1, 2, 3])
 
 
 def test_who_was_in_hand_is_read_from_a_line_that_was_shorter_than_the_one_before(

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.processes
 @contextmanager
 def command(folder: Path, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
     """Run python -m web in the project with its state in a folder."""
-    told = {
+    reported = {
         **os.environ,
         "FEEDBUS_VAR": str(folder),
         "FEEDBUS_BROKER_URL": f"sqlite:///{folder}/broker.db",
@@ -33,7 +33,7 @@ def command(folder: Path, *arguments: str, **environ: str) -> Iterator[subproces
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "web", *arguments],
         cwd=ROOT,
-        env=told,
+        env=reported,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -56,23 +56,23 @@ def listening_port(process: subprocess.Popen[str]) -> int:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_an_address_that_others_reach_is_refused_without_a_token(tmp_path, host):
     with command(tmp_path, "--host", host, "--port", "0", FEEDBUS_API_TOKEN=" ") as process:
-        _, told = process.communicate(timeout=PATIENCE_SECONDS)
+        _, reported = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode in ({2} if host != "192.0.2.1" else {1, 2})
-    assert told.startswith("error: ")
-    assert "Traceback" not in told
+    assert reported.startswith("error: ")
+    assert "Traceback" not in reported
     if host != "192.0.2.1":
-        assert "FEEDBUS_API_TOKEN" in told
+        assert "FEEDBUS_API_TOKEN" in reported
 
 
-def test_a_port_in_use_is_told_without_a_traceback(tmp_path):
+def test_a_port_in_use_is_reported_without_a_traceback(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with command(tmp_path, "--port", str(port)) as process:
-            _, told = process.communicate(timeout=PATIENCE_SECONDS)
+            _, reported = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
-    assert f"port {port}" in told
-    assert "--port" in told
-    assert "Traceback" not in told
+    assert f"port {port}" in reported
+    assert "--port" in reported
+    assert "Traceback" not in reported
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -98,11 +98,11 @@ def test_a_signal_ends_it_with_0_after_the_requests_in_flight(tmp_path, number):
         assert "event=stopped" in process.stderr.read()
 
 
-def test_a_wrong_topology_is_told_line_by_line(tmp_path):
+def test_a_wrong_topology_is_reported_line_by_line(tmp_path):
     wrong = tmp_path / "topology.toml"
     wrong.write_text("name = 3\n")
     with command(tmp_path, "--topology", str(wrong), "--port", "0") as process:
-        _, told = process.communicate(timeout=PATIENCE_SECONDS)
+        _, reported = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
-    assert "topology.toml:1:" in told
-    assert "Traceback" not in told
+    assert "topology.toml:1:" in reported
+    assert "Traceback" not in reported

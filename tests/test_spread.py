@@ -95,7 +95,7 @@ def test_the_exchange_and_each_queue_on_it_name_one_ring(spread):
     assert spread("audit", "--json").stdout == by_exchange.stdout
 
 
-def test_ten_thousand_numbers_are_the_keys_unless_told_otherwise(spread):
+def test_ten_thousand_numbers_are_the_keys_by_default(spread):
     assert spread("feed", "--json").stdout == spread("feed", "--keys", "1..10000", "--json").stdout
 
 
@@ -124,8 +124,10 @@ def test_a_table_shows_records_shares_and_evenness_without_bars_in_a_pipe(spread
         assert [name, str(weight), str(count), f"{count / 1000:.2%}"] in rows
     weights = {"update_feed_1": 2}
     times = max(count / weights.get(name, 1) for name, count in expected.items()) / 200
-    told = f"1,000 records over 4 shards: the busiest gets {times:.3f} times its share by weight"
-    assert told in found.stdout
+    reported = (
+        f"1,000 records over 4 shards: the busiest gets {times:.3f} times its share by weight"
+    )
+    assert reported in found.stdout
 
 
 def test_a_terminal_gets_a_bar_for_each_shard_the_busiest_the_longest(path):
@@ -142,7 +144,7 @@ def test_a_terminal_gets_a_bar_for_each_shard_the_busiest_the_longest(path):
     assert max(bars) == bars[1] == 40
 
 
-def test_against_another_topology_it_tells_which_keys_move_and_where(spread, path, tmp_path):
+def test_against_another_topology_it_reports_which_keys_move_and_where(spread, path, tmp_path):
     before = tmp_path / "before.toml"
     before.write_text(TOPOLOGY.format(shards=2))
     keys = [str(number) for number in range(1, 1001)]
@@ -174,7 +176,7 @@ def test_against_itself_nothing_moves(spread, path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("send", "queue 'send' is on 'mail', a topic exchange; only an x-consistent-hash exchange"),
         ("mail", "'mail' is a topic exchange; only an x-consistent-hash exchange"),
@@ -184,14 +186,14 @@ def test_against_itself_nothing_moves(spread, path):
         ("zzz", "expected one of update_feed, audit, send, feed, idle"),
     ],
 )
-def test_what_has_no_ring_is_refused_with_what_to_ask_for(spread, path, name, told):
+def test_what_has_no_ring_is_refused_with_what_to_ask_for(spread, path, name, reported):
     found = spread(name)
     assert found.exit_code == 1
     assert found.stderr.startswith(f"error: {path}: ")
-    assert told in found.stderr
+    assert reported in found.stderr
 
 
-def test_a_queue_that_the_other_topology_lacks_is_told_with_its_file(spread, tmp_path):
+def test_a_queue_that_the_other_topology_lacks_is_reported_with_its_file(spread, tmp_path):
     other = tmp_path / "other.toml"
     other.write_text(TOPOLOGY.format(shards=2).replace("audit", "check"))
     found = spread("audit", "--against", other)
@@ -200,7 +202,7 @@ def test_a_queue_that_the_other_topology_lacks_is_told_with_its_file(spread, tmp
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "reported"),
     [
         ("5..1", "expected A..B with A up to B, got '5..1'"),
         ("a..b", "expected A..B in whole numbers, such as 1..10000, got 'a..b'"),
@@ -209,30 +211,30 @@ def test_a_queue_that_the_other_topology_lacks_is_told_with_its_file(spread, tmp
         ("-3..9", "expected A..B in whole numbers, such as 1..10000, got '-3..9'"),
     ],
 )
-def test_a_bad_range_is_a_usage_error(spread, keys, told):
+def test_a_bad_range_is_a_usage_error(spread, keys, reported):
     found = spread("feed", f"--keys={keys}")
     assert found.exit_code == 2
-    assert told in found.stderr
+    assert reported in found.stderr
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         (b"1\n2\n\xff\xfe\n", "keys.txt:3: expected a routing key in UTF-8"),
         (b"1\n" + b"x" * 256, "keys.txt:2: expected a routing key of at most 255 bytes, got 256"),
         (b"\n\n", "no keys in "),
     ],
 )
-def test_a_file_that_holds_no_keys_is_told_by_line(spread, tmp_path, content, told):
+def test_a_file_that_holds_no_keys_is_reported_by_line(spread, tmp_path, content, reported):
     file = tmp_path / "keys.txt"
     file.write_bytes(content)
     found = spread("feed", "--keys", file)
     assert found.exit_code == 1
     assert found.stderr.startswith("error: ")
-    assert told in found.stderr
+    assert reported in found.stderr
 
 
-def test_a_file_that_cannot_be_read_is_told(spread, tmp_path):
+def test_a_file_that_cannot_be_read_is_reported(spread, tmp_path):
     found = spread("feed", "--keys", tmp_path / "absent.txt")
     assert found.exit_code == 1
     assert "absent.txt: No such file or directory" in found.stderr

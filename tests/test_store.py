@@ -41,7 +41,7 @@ def test_a_login_is_taken_once(author):
     assert queries.login_of(author) == "author"
 
 
-def test_an_unknown_user_is_told_by_id(store_url):
+def test_an_unknown_user_is_reported_by_id(store_url):
     for ask in (
         lambda: queries.login_of(7),
         lambda: queries.create_tweet(7, "hi"),
@@ -129,7 +129,7 @@ def test_a_large_batch_stores_each_row_once_also_where_some_are_there(author):
     queries.add_email_notifications(groups[1:2])
     queries.add_email_notifications(groups)
     found = {(n.source, n.user_id): n.text for n in EmailNotification.select()}
-    assert found == {(source, user): text for source, text, told in groups for user in told}
+    assert found == {(source, user): text for source, text, reported in groups for user in reported}
     one, two = post(author, "a", "b")
     queries.add_feed_entries({one: users})
     queries.add_feed_entries({one: users, two: users})
@@ -317,7 +317,7 @@ def test_a_text_is_stored_as_it_is(author, text):
     assert [found.text for found in stored] == [text, "beside it"]
 
 
-def test_notifications_are_stored_once_and_tell_who_cannot_be_reached(author):
+def test_notifications_are_stored_once_and_report_who_cannot_be_reached(author):
     phone = queries.create_user("p", phone="79000000000")
     groups = [("1", "one", [author, phone, 9999]), ("2", "two", [author, author])]
     assert queries.add_email_notifications(groups) == {phone, 9999}

@@ -156,7 +156,7 @@ def test_many_rows_are_put_in_order_and_removed_by_their_ids(store_url):
     assert bound().outbox.put_many("x", []) == []
 
 
-def test_the_inbox_tells_new_messages_from_repeats_and_doubles(store_url):
+def test_the_inbox_distinguishes_new_messages_from_repeats_and_doubles(store_url):
     with transaction():
         assert bound().inbox.unseen("q", ["b", "a", "b"]) == ["b", "a"]
     with transaction():

@@ -108,7 +108,7 @@ def test_sockets_are_addressed_from_the_topologys_folder_however_deep_it_lies(tm
     assert endpoint(topology(deep)) == "ipc://var/run/circus.sock"
 
 
-def test_a_folder_of_state_too_deep_for_a_unix_socket_is_told_with_what_to_do(tmp_path):
+def test_a_folder_of_state_too_deep_for_a_unix_socket_is_reported_with_what_to_do(tmp_path):
     far = tmp_path.joinpath(*["deep" * 10] * 5)
     with pytest.raises(UsageError, match=r"too long for a unix socket .* set FEEDBUS_VAR"):
         endpoint(topology(tmp_path, var=far))
@@ -122,11 +122,11 @@ def test_the_first_failure_is_answered_at_once_and_the_next_ones_wait_longer_and
 
 def test_it_gives_up_after_so_many_quick_failures_in_a_row():
     restart_policy = RestartPolicy(start_retries=3)
-    told = []
+    reported = []
     for _ in range(3):
         restart_policy.ended(-9, 0.3, None)
-        told.append(restart_policy.exhausted)
-    assert told == [False, False, True]
+        reported.append(restart_policy.exhausted)
+    assert reported == [False, False, True]
 
 
 @pytest.mark.parametrize(

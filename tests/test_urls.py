@@ -46,11 +46,11 @@ def test_a_password_as_it_is_parses_right_or_is_refused_and_is_never_repeated(ki
     try:
         url = parse(form.format(password))
     except UrlError as error:
-        told = f"{error}{error!r}{error.got}{error.__context__!r}"
+        reported = f"{error}{error!r}{error.got}{error.__context__!r}"
     else:
         assert passwords_of(url) == {unquote(password)}
-        told = f"{url}{url!r}"
-    assert not [part for part in parts_of(password) if part in told]
+        reported = f"{url}{url!r}"
+    assert not [part for part in parts_of(password) if part in reported]
 
 
 @pytest.mark.parametrize("kind", PARSERS)
@@ -115,7 +115,7 @@ def test_relative_files_are_seen_from_the_folder_of_the_topology():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("amqp://h?ssl_ca_certs=x", "expected amqps:// for ssl_ca_certs"),
         ("amqps://h?ssl_verify=no", "ssl_verify=full or ssl_verify=none"),
@@ -131,10 +131,10 @@ def test_relative_files_are_seen_from_the_folder_of_the_topology():
         ("amqp://a,b", "the name or the address of one host"),
     ],
 )
-def test_what_a_brokers_url_cannot_say_is_refused(text, told):
+def test_what_a_brokers_url_cannot_say_is_refused(text, reported):
     with pytest.raises(UrlError, match="expected") as caught:
         parse_broker_url(text)
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
 @pytest.mark.parametrize(

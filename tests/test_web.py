@@ -209,9 +209,9 @@ def test_a_store_that_cannot_be_written_is_an_outage_and_not_a_crash(site):
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("ALTER TABLE tweet RENAME TO hidden")
         answer = site.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"})
-        told = problem(answer, 503)
+        reported = problem(answer, 503)
         assert answer.headers["Retry-After"]
-        assert "table" not in told["detail"]
+        assert "table" not in reported["detail"]
         assert str(path) not in answer.body.decode()
         other.execute("ALTER TABLE hidden RENAME TO tweet")
     assert site.post("/api/v1/post-tweet", {"userId": author, "text": "Hello"}).status == 202
@@ -283,11 +283,11 @@ def test_postgres_keeps_users_tweets_and_feeds_as_sqlite_does(tmp_path, postgres
 
 
 def test_the_demo_goes_on_where_a_users_answer_was_lost(tmp_path: Path) -> None:
-    told: list[int] = []
+    reported: list[int] = []
     with fresh_site(tmp_path) as site:
         queries.create_user("author1")
         load = Load(site.port, lambda: None)
-        assert load.seed(2, 3, lambda *progress: told.append(progress[1])) == 5
+        assert load.seed(2, 3, lambda *progress: reported.append(progress[1])) == 5
         with pytest.raises(queries.LoginTaken):
             queries.create_user("author1_1")
-    assert told == [3, 5]
+    assert reported == [3, 5]

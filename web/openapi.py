@@ -53,7 +53,9 @@ def build(*, locked: bool) -> dict[str, Any]:
             HTTPStatus(status).name, {"description": title, "content": content}
         )
     for path, operations in PATHS.items():
-        spec.path(path, operations={method: dict(told) for method, told in operations.items()})
+        spec.path(
+            path, operations={method: dict(described) for method, described in operations.items()}
+        )
     document: dict[str, Any] = spec.to_dict()
     document["paths"]["/api/v2/user"]["post"]["responses"]["201"]["links"] = USER_LINKS
     refine(document["components"]["schemas"])

@@ -43,7 +43,7 @@ def publish_tweet(tweet: dict[str, Any]) -> None:
 
 @app.task(name=f"{NAME}.update_feed")
 def update_feed(update: dict[str, Any]) -> None:
-    """Put the tweet into one feed and have its reader told."""
+    """Put the tweet into one feed and notify its reader."""
     channel, notification = feeds.add_to_feed(update)
     (send_email if channel == "email" else send_sms).delay(notification)
 

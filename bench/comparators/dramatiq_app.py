@@ -24,7 +24,7 @@ def publish_tweet(tweet: dict[str, Any]) -> None:
 
 @dramatiq.actor(queue_name="update_feed")
 def update_feed(update: dict[str, Any]) -> None:
-    """Put the tweet into one feed and have its reader told."""
+    """Put the tweet into one feed and notify its reader."""
     channel, notification = feeds.add_to_feed(update)
     (send_email if channel == "email" else send_sms).send(notification)
 

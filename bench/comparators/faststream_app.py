@@ -32,7 +32,7 @@ async def publish_tweet(tweet: dict[str, Any]) -> None:
 
 @broker.subscriber(QUEUES["update_feed"])
 async def update_feed(update: dict[str, Any]) -> None:
-    """Put the tweet into one feed and have its reader told."""
+    """Put the tweet into one feed and notify its reader."""
     channel, notification = await asyncio.to_thread(feeds.add_to_feed, update)
     queue = QUEUES["send_email" if channel == "email" else "send_sms"]
     await broker.publish(notification, queue, persist=True)

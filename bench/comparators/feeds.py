@@ -27,7 +27,7 @@ class Model(peewee.Model):
 
 
 class User(Model):
-    """Somebody who may be told by e-mail or phone."""
+    """Somebody who may be notified by e-mail or phone."""
 
     id = peewee.BigAutoField()
     login = peewee.CharField()
@@ -122,22 +122,25 @@ def add_to_feed(update: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def store_email(notification: Mapping[str, Any]) -> None:
     """Store an e-mail for delivery."""
-    told = NOTIFICATION.load(notification)
+    loaded = NOTIFICATION.load(notification)
     with database.atomic():
-        user = User.get_by_id(told["user_id"])
+        user = User.get_by_id(loaded["user_id"])
         EmailNotification.insert(
-            source=str(told["tweet_id"]), user_id=user.id, address=user.email, text=told["text"]
+            source=str(loaded["tweet_id"]),
+            user_id=user.id,
+            address=user.email,
+            text=loaded["text"],
         ).on_conflict_ignore().execute()
 
 
 def store_sms(notification: Mapping[str, Any]) -> None:
     """Store a short message for delivery."""
-    told = NOTIFICATION.load(notification)
+    loaded = NOTIFICATION.load(notification)
     with database.atomic():
-        user = User.get_by_id(told["user_id"])
+        user = User.get_by_id(loaded["user_id"])
         SmsNotification.insert(
-            source=str(told["tweet_id"]),
+            source=str(loaded["tweet_id"]),
             user_id=user.id,
             phone=user.phone,
-            text=shorten(told["text"]),
+            text=shorten(loaded["text"]),
         ).on_conflict_ignore().execute()

@@ -1,6 +1,6 @@
 """The usual design on Kombu: ten shards, prefetch 1, a message and a transaction a follower.
 
-`python -m bench.comparators.port CONSUMER` runs one consumer until it is told to stop;
+`python -m bench.comparators.port CONSUMER` runs one consumer until it is stopped;
 `python -m bench.comparators.port publish` publishes the JSON list of tweets on standard input.
 """
 
@@ -61,7 +61,7 @@ class Worker(ConsumerProducerMixin):
             )
 
     def update_feed(self, update: dict[str, Any]) -> None:
-        """Put the tweet into one feed and have its reader told."""
+        """Put the tweet into one feed and notify its reader."""
         channel, notification = feeds.add_to_feed(update)
         self.producer.publish(notification, exchange=SEND_NOTIFICATION, routing_key=channel)
 

@@ -49,7 +49,7 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, 
 
 
 @contextmanager
-def told_apart(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
     """Explain why an entity cannot be declared, instead of the broker's 406 or 503.
 
     Raises:

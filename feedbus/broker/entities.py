@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feedbus.broker import ordering
-from feedbus.broker.differences import differing, differs_in, found_in, told_apart
+from feedbus.broker.differences import differing, differs_in, explained, found_in
 from feedbus.broker.names import Names
 from feedbus.errors import Outage, UsageError
 from feedbus.logs import EventLog
@@ -65,7 +65,7 @@ def declare_exchanges(channel: Channel, names: Names) -> None:
     for exchange in names.topology.exchanges.values():
         if exchange.external_name:
             continue
-        with told_apart(names.exchange(exchange.name)):
+        with explained(names.exchange(exchange.name)):
             _declare_exchange(channel, names, exchange)
 
 
@@ -91,7 +91,7 @@ def declare_ring(channel: Channel, names: Names, generation: Generation) -> None
     topology = names.topology
     ring = names.ring(generation)
     arguments = dict(topology.exchanges[generation.exchange].arguments)
-    with told_apart(ring):
+    with explained(ring):
         channel.exchange_declare(
             ring, "x-consistent-hash", durable=True, auto_delete=False, arguments=arguments
         )
@@ -110,14 +110,14 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
     """
     arguments = queue_arguments(names, consumer.queue)
     try:
-        with told_apart(name):
+        with explained(name):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
     except UsageError as error:
         if differs_in(error.__cause__) != "x-delivery-limit":
             raise
         there = found_in(error.__cause__)
         arguments |= {"x-delivery-limit": int(there) if there.isdecimal() else None}
-        with told_apart(name):  # on the same channel, which an error closes and opens anew
+        with explained(name):  # on the same channel, which an error closes and opens anew
             channel.queue_declare(
                 name,
                 durable=True,
@@ -179,12 +179,12 @@ def declare_kept(
     """
     wanted, other = (kept_arguments(arguments, quorum=each) for each in (quorum, not quorum))
     try:
-        with told_apart(name):
+        with explained(name):
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
     except UsageError as error:
         if differs_in(error.__cause__) not in differing(wanted, other):
             raise
-        with told_apart(name):  # on the same channel, which an error closes and opens anew
+        with explained(name):  # on the same channel, which an error closes and opens anew
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)
 
 
@@ -220,7 +220,7 @@ def declare_delay(
     arguments = delay_arguments(names, queue, milliseconds)
     if expires:
         arguments["x-expires"] = 2 * milliseconds + EXPIRES_MARGIN_MILLISECONDS
-    with told_apart(name):
+    with explained(name):
         channel.exchange_declare(name, "fanout", durable=True, auto_delete=expires)
     declare_kept(channel, name, arguments, quorum=queue.type == "quorum")
     channel.queue_bind(name, name, "")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from feedbus.apply import Supervisor
     from feedbus.topology import Topology
 
-TELL_SECONDS = 2.0
+REPORT_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 
 OLD_QUEUES = "the queues of the old generation"
@@ -117,7 +117,7 @@ class Progress:
         self._terminal = sys.stdout.isatty()
         self._shown = False
         self._last: int | None = None
-        self._told_at = 0.0
+        self._reported_at = 0.0
         self._moved_at = time.monotonic()
 
     def report(self, line: str) -> None:
@@ -139,7 +139,9 @@ class Progress:
         if self._terminal:
             click.echo(f"\r{text:<70}", nl=False)
             self._shown = True
-        elif (left != self._last or stuck) and (now - self._told_at > TELL_SECONDS or not left):
+        elif (left != self._last or stuck) and (
+            now - self._reported_at > REPORT_SECONDS or not left
+        ):
             click.echo(text)
-            self._told_at = now
+            self._reported_at = now
         self._last = left

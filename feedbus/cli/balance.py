@@ -113,7 +113,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
     if as_json:
         click.echo(json.dumps(report(found, written=written), indent=2, ensure_ascii=False))
     else:
-        click.echo(_told(found, max_buckets, target))
+        click.echo(_report_text(found, max_buckets, target))
         if written:
             click.echo(f"\nwritten to {context.topology_path}; `feedbus apply` puts it into effect")
     if refusal is not None:
@@ -146,7 +146,7 @@ def _check(tally: Tally, traffic: str | None) -> None:
         raise UsageError(msg)
 
 
-def _told(found: Found, most_buckets: int, target: float | None) -> str:
+def _report_text(found: Found, most_buckets: int, target: float | None) -> str:
     before, after = found.before, found.after
     sentence = counted(found.tally.keys, "key")
     if found.tally.total != found.tally.keys:

@@ -75,7 +75,7 @@ def command(
         return
     click.echo(_table(spread))
     if before:
-        click.echo(f"\n{_told(moves, str(against), str(path))}")
+        click.echo(f"\n{_report_text(moves, str(against), str(path))}")
         click.echo(f"in {against} the busiest gets {before.max_over_mean:.3f} times the mean")
 
 
@@ -103,7 +103,7 @@ def _bar(part: float) -> str:
     return click.style(block * round(part * BAR_WIDTH), fg="cyan")
 
 
-def _told(pairs: Counter[tuple[str, str]], left: str, entered: str) -> str:
+def _report_text(pairs: Counter[tuple[str, str]], left: str, entered: str) -> str:
     found = moved(pairs)
     moves = found["moves"]
     verb = "moves" if found["moved"] == 1 else "move"

@@ -123,8 +123,8 @@ def write(channel: Channel, names: Names, state: State) -> State:
     written = replace(state, serial=state.serial + 1)
     body = json.dumps(
         {
-            "current": _told(written.current),
-            "draining": [_told(old) for old in written.draining],
+            "current": _as_json(written.current),
+            "draining": [_as_json(old) for old in written.draining],
             "settled": written.settled,
             "serial": written.serial,
             "disordered": written.disordered,
@@ -241,7 +241,7 @@ def _decode(exchange: str, body: bytes | str) -> State | None:
         return None
 
 
-def _told(generation: Generation) -> list[Any]:
+def _as_json(generation: Generation) -> list[Any]:
     shape = [generation.shape] if generation.shape else []
     return [generation.turn, generation.members, *shape]
 

@@ -101,7 +101,7 @@ def _merge(directory: Path) -> tuple[dict[str, Series], int]:
             found = [(*_parse(key), numbers) for key, numbers in read_file(path)]
         except (OSError, ValueError) as error:
             unreadable += 1
-            _tell_once(path, str(error))
+            _log_once(path, str(error))
             continue
         for name, labels, numbers in found:
             family = RECORDED.get(name)
@@ -146,7 +146,7 @@ def _gauge(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> M
 
 
 @lru_cache(maxsize=1000)
-def _tell_once(path: Path, reason: str) -> None:
+def _log_once(path: Path, reason: str) -> None:
     events.warning(
         "metrics_unreadable",
         f"a metric file cannot be read: {reason}; its metrics are left out",

@@ -18,7 +18,7 @@ DIED = "its process ended"
 HUNG = "its handler took longer than handler_timeout"
 
 
-def forgive(path: Path) -> None:
+def clear(path: Path) -> None:
     """Forget what a process was handling when it was killed on purpose, not because of a message.
 
     Args:

@@ -49,7 +49,7 @@ class RestartPolicy:
         doubled = FIRST_WAIT_SECONDS * 2.0 ** min(self.hasty_ends - 2, 10)
         return min(doubled, LONGEST_WAIT_SECONDS)
 
-    def forgive(self) -> None:
+    def reset(self) -> None:
         """Forget what was, for somebody starts the watcher by hand."""
         self.failures = self.hasty_ends = 0
 

@@ -20,7 +20,7 @@ from circus.watcher import Watcher
 
 from feedbus.lifeline import changed_code, holding, ready_since, slot_path
 from feedbus.logs import EventLog
-from feedbus.runner.suspects import forgive
+from feedbus.runner.suspects import clear
 from feedbus.supervisor import groups
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.process import KeptProcess
@@ -142,7 +142,7 @@ class KeptWatcher(Watcher):
             if self.arbiter is None or self.arbiter._stopping:  # noqa: SLF001 -- circus has no other word for it
                 return
             if self.is_stopped():
-                self.restart_policy.forgive()
+                self.restart_policy.reset()
                 self.gave_up = self.paused = False
                 self._resume_at = 0.0
                 self.stdout_stream.open()
@@ -271,7 +271,7 @@ class KeptWatcher(Watcher):
         again = "; what it was handling is delivered again" if self.marks else ""
         detail = f"process {process.pid} did not end within {seconds:.0f} s{again}"
         self.report("killed", detail, logging.WARNING, pid=process.pid)
-        forgive(self._slot_path(process.wid, "hand"))
+        clear(self._slot_path(process.wid, "hand"))
 
     def shorten_stop(self, seconds: float) -> None:
         """Let no process take longer than that to end, from now on."""

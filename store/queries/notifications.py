@@ -15,7 +15,7 @@ def add_email_notifications(groups: Sequence[Group]) -> set[int]:
 
     Args:
         groups: (source, text of at most 512 characters, ids of the users); each user's address
-            is looked up here, and whom a source has told already is not told again.
+            is looked up here, and whom a source has notified already is not notified again.
 
     """
     return _add("email_notification", "address", "email", groups)
@@ -50,21 +50,21 @@ def _add_addressed(
     table: str, column: str, addresses: Mapping[int, str], groups: Sequence[Group]
 ) -> None:
     """Add to a table of PostgreSQL, in the order of its key, for whom there are addresses."""
-    told = [
+    notices = [
         (source, text, [user for user in sorted(set(users)) if user in addresses])
         for source, text, users in sorted(groups)
     ]
     pairs = zip(addresses, escaped(addresses.values()), strict=True)
     middles = {user: f"{user}\t{address}" for user, address in pairs}
-    sources, texts = escaped(group[0] for group in told), escaped(group[1] for group in told)
+    sources, texts = escaped(group[0] for group in notices), escaped(group[1] for group in notices)
     lines = [
         _lines(f"{source}\t", [middles[user] for user in users], f"\t{text}\n")
-        for source, text, (_, _, users) in zip(sources, texts, told, strict=True)
+        for source, text, (_, _, users) in zip(sources, texts, notices, strict=True)
     ]
     copy(
         f"{table} (source, user_id, {column}, text)",
         "".join(lines),
-        lambda: _add_missing(table, column, addresses, told),
+        lambda: _add_missing(table, column, addresses, notices),
     )
 
 
@@ -73,26 +73,26 @@ def _lines(start: str, middles: Sequence[str], end: str) -> str:
 
 
 def _add_missing(
-    table: str, column: str, addresses: Mapping[int, str], told: Sequence[Group]
+    table: str, column: str, addresses: Mapping[int, str], notices: Sequence[Group]
 ) -> None:
     """One statement for all groups: each text travels once, each user by the group's number."""
-    users = [user for group in told for user in group[2]]
+    users = [user for group in notices for user in group[2]]
     run(
         f"""
         INSERT INTO {table} (source, user_id, {column}, text)
-        SELECT told.source, given.user_id, given.address, told.text
+        SELECT notices.source, given.user_id, given.address, notices.text
         FROM unnest(CAST(? AS bigint[]), CAST(? AS text[]), CAST(? AS bigint[]))
             AS given (user_id, address, place)
         JOIN unnest(CAST(? AS text[]), CAST(? AS text[])) WITH ORDINALITY
-            AS told (source, text, place) ON told.place = given.place
-        ORDER BY told.source, given.user_id
+            AS notices (source, text, place) ON notices.place = given.place
+        ORDER BY notices.source, given.user_id
         ON CONFLICT DO NOTHING
         """,  # noqa: S608 -- names of ours
         numbers(users),
         [addresses[user] for user in users],
-        numbers(place for place, group in enumerate(told, 1) for _ in group[2]),
-        [group[0] for group in told],
-        [group[1] for group in told],
+        numbers(place for place, group in enumerate(notices, 1) for _ in group[2]),
+        [group[0] for group in notices],
+        [group[1] for group in notices],
     )
 
 

@@ -1,4 +1,4 @@
-"""Tweets: those posted here, and those that other systems tell of."""
+"""Tweets: those posted here, and those that other systems report."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ ADD_POSTGRES = """
 """
 ENSURE_POSTGRES = """
     INSERT INTO tweet (id, author_id, text, created_at)
-    SELECT told.id, users.id, told.text, told.created_at
+    SELECT posted.id, users.id, posted.text, posted.created_at
     FROM unnest(CAST(? AS bigint[]), CAST(? AS bigint[]), CAST(? AS text[]), CAST(? AS bigint[]))
-        AS told (id, author_id, text, created_at)
-    JOIN users ON users.id = told.author_id
-    WHERE NOT EXISTS (SELECT 1 FROM deleted_tweet WHERE deleted_tweet.id = told.id)
-    ORDER BY told.id
+        AS posted (id, author_id, text, created_at)
+    JOIN users ON users.id = posted.author_id
+    WHERE NOT EXISTS (SELECT 1 FROM deleted_tweet WHERE deleted_tweet.id = posted.id)
+    ORDER BY posted.id
     ON CONFLICT DO NOTHING
 """
 ENSURE_SQLITE = """

@@ -40,7 +40,7 @@ ADD_EDGES = f"""
 """  # noqa: S608 -- of constants
 
 
-# How a user can be told, as words: "", "email", "phone" or "email phone".
+# How a user can be notified, as words: "", "email", "phone" or "email phone".
 CHANNELS = """
     CASE
         WHEN email IS NULL THEN CASE WHEN phone IS NULL THEN '' ELSE 'phone' END
@@ -68,7 +68,7 @@ FOLLOWERS_OF_EACH = f"""
     GROUP BY given.value, channels
 """  # noqa: S608 -- of constants
 
-Audience = dict[str, list[int]]  # users by how they can be told
+Audience = dict[str, list[int]]  # users by how they can be notified
 
 
 class LoginTaken(FeedbusError):  # noqa: N818 -- what is the case
@@ -180,7 +180,7 @@ def _audience(groups: Iterable[Sequence[Any]]) -> Audience:
 
 
 def channels_of(user_ids: Iterable[int]) -> dict[int, str]:
-    """Return by which of "email" and "phone" each user can be told; unknown users are left out."""
+    """Return by which of "email" and "phone" each user can be notified; leave out unknown ones."""
     asked = numbers(sorted(set(user_ids)))
     found: dict[int, str] = dict(rows(f"SELECT users.id, {CHANNELS} FROM $ROWS(users)", asked))  # noqa: S608 -- of constants
     return found

@@ -38,7 +38,7 @@ class World:
     returned: tuple[int, ...] = ()
     known: int = 0
     held: tuple[int, ...] = ()
-    told: Told = (0, (), True)
+    reported: Told = (0, (), True)
     before: Told = (0, (), True)
     step: str = IDLE
     views: tuple[Told | None, ...] = (None, None)
@@ -71,7 +71,7 @@ class Protocol:
         if not world.sends[0]:
             again = tuple(("plain", number) for number in world.returned)
             left = (again, *world.sends[1:]) if again else world.sends[1:]
-            known = world.told[0] if again else world.known
+            known = world.reported[0] if again else world.known
             yield replace(world, sends=left, returned=(), known=known)
             return
         (kind, number), *rest = world.sends[0]
@@ -100,10 +100,10 @@ class Protocol:
             # Whoever runs it again may want what the file says by then.
             for goals in {world.goals, world.goals[1:] or world.goals}:
                 yield replace(world, step=IDLE, deaths=world.deaths - 1, goals=goals)
-        current, draining, _ = world.told
+        current, draining, _ = world.reported
         if world.step == "write":
-            told = (world.goals[0], (*draining, current), False)
-            yield self._on(world, told=told, before=world.told)
+            reported = (world.goals[0], (*draining, current), False)
+            yield self._on(world, reported=reported, before=world.reported)
         elif world.step == "leave keys":
             yield self._on(world, keys=world.keys - set(draining))
         elif world.step == "leave entry":
@@ -116,7 +116,7 @@ class Protocol:
             yield from self._end_switch(world)
 
     def _begin_switch(self, world: World) -> Iterator[World]:
-        current, _, settled = world.told
+        current, _, settled = world.reported
         if not settled and ("ending" not in self.without or world.goals[:1] == (current,)):
             yield replace(world, step=self._steps[1])
         elif world.goals and world.goals[0] <= current:
@@ -138,7 +138,7 @@ class Protocol:
         return replace(world, step=following, **changes)
 
     def _end_switch(self, world: World) -> Iterator[World]:
-        current, draining, _ = world.told
+        current, draining, _ = world.reported
         if world.step == "append":
             if world.held:
                 appended = put(world, draining[-1], world.held[0]) if draining else world
@@ -153,13 +153,15 @@ class Protocol:
                     world = put(world, old, FENCE)
             yield self._on(world)
         elif world.step == "settle":
-            yield replace(world, told=(current, draining, True), before=world.told, step=IDLE)
+            yield replace(
+                world, reported=(current, draining, True), before=world.reported, step=IDLE
+            )
 
     def _consume(self, world: World, place: int) -> Iterator[World]:
         view = world.views[place]
         if view is None:
-            for told in {world.told, world.before}:
-                yield self._fence_anew(look(world, place, told), told)
+            for reported in {world.reported, world.before}:
+                yield self._fence_anew(look(world, place, reported), reported)
             return
         current, draining, _ = view
         old = [each for each in draining if world.queues[each] != GONE]
@@ -168,7 +170,7 @@ class Protocol:
             targets.add(current)
         for target in sorted(targets):
             queue = world.queues[target]
-            if queue == GONE or (not queue and world.told[0] != current):
+            if queue == GONE or (not queue and world.reported[0] != current):
                 yield look(world, place, None)
             elif isinstance(queue, tuple) and queue:
                 yield from self._take(world, place, target, queue)
@@ -177,9 +179,9 @@ class Protocol:
         if "fence" in self.without and old and world.queues[old[0]] == ():
             yield remove(world, old[0], GONE)
 
-    def _fence_anew(self, world: World, told: Told) -> World:
+    def _fence_anew(self, world: World, reported: Told) -> World:
         """A consumer that begins ends what passes once more, where nothing leads there now."""
-        _, draining, settled = told
+        _, draining, settled = reported
         if settled and not {"fence", "fencing anew"} & self.without:
             for old in draining:
                 queue = world.queues[old]
@@ -200,7 +202,7 @@ class Protocol:
             yield remove(effect, target, tuple(rest))
             if world.deaths:  # after the effect and before the ack
                 yield replace(look(effect, place, None), deaths=world.deaths - 1)
-        elif not world.told[2]:
+        elif not world.reported[2]:
             return  # it waits: more may be appended until the switch is settled
         elif rest:
             yield remove(world, target, tuple(rest))
@@ -211,11 +213,11 @@ class Protocol:
                 yield replace(died, deaths=world.deaths - 1)
 
     def _forget(self, world: World) -> Iterator[World]:
-        current, draining, settled = world.told
+        current, draining, settled = world.reported
         for old in draining:
             if world.step == IDLE and world.queues[old] == GONE:
                 left = tuple(each for each in draining if each != old)
-                yield replace(world, told=(current, left, settled), before=world.told)
+                yield replace(world, reported=(current, left, settled), before=world.reported)
 
 
 def put(world: World, generation: int, *items: object) -> World:
@@ -237,10 +239,10 @@ def remove(world: World, generation: int, left: Queue) -> World:
     return replace(world, queues=tuple(queues))
 
 
-def look(world: World, place: int, told: Told | None) -> World:
+def look(world: World, place: int, reported: Told | None) -> World:
     """Let a consumer go by that."""
     views = list(world.views)
-    views[place] = told
+    views[place] = reported
     # Consumers are alike: which of them has read what makes no difference.
     return replace(world, views=tuple(sorted(views, key=repr)))
 
@@ -280,7 +282,7 @@ def explore(start: World, protocol: Protocol) -> tuple[int, str]:
 
 def _unfinished(world: World, count: int) -> str:
     """Return what is not as it should be where nothing more can happen."""
-    _, draining, settled = world.told
+    _, draining, settled = world.reported
     faults = {
         f"{world.done} of {count} had their effect": world.done != count,
         f"held: {world.held}": bool(world.held),
@@ -288,4 +290,4 @@ def _unfinished(world: World, count: int) -> str:
         "the switch is not at its end": not settled or world.step != IDLE or bool(world.goals),
         f"left: {world.queues}": any(queue and queue != GONE for queue in world.queues),
     }
-    return "; ".join(told for told, wrong in faults.items() if wrong)
+    return "; ".join(reported for reported, wrong in faults.items() if wrong)

@@ -25,7 +25,7 @@ def test_a_queue_that_is_deleted_was_empty_and_every_message_handled(start: Worl
 
 
 @pytest.mark.parametrize(
-    ("missing", "start", "told"),
+    ("missing", "start", "reported"),
     [
         ("probes", "a message is on its way", "is lost"),
         ("second probe", "a message is on its way", "it came after the deletion"),
@@ -37,6 +37,6 @@ def test_a_queue_that_is_deleted_was_empty_and_every_message_handled(start: Worl
     ],
 )
 def test_a_deletion_that_lacks_one_of_its_parts_is_found_out(
-    missing: str, start: str, told: str
+    missing: str, start: str, reported: str
 ) -> None:
-    assert told in explore(STARTS[start], Deletion(frozenset({missing})))[1]
+    assert reported in explore(STARTS[start], Deletion(frozenset({missing})))[1]

@@ -32,7 +32,7 @@ def test_no_record_is_lost_doubled_or_overtaken_whatever_happens_when(
 
 
 @pytest.mark.parametrize(
-    ("missing", "sends", "switches", "deaths", "told"),
+    ("missing", "sends", "switches", "deaths", "reported"),
     [
         ("hold", ("p", "p"), 1, 0, "2 after 0"),
         ("fence", ("P", "p"), 1, 0, "is lost"),
@@ -44,11 +44,11 @@ def test_no_record_is_lost_doubled_or_overtaken_whatever_happens_when(
     ],
 )
 def test_a_protocol_that_lacks_one_of_its_parts_is_found_out(
-    missing: str, sends: tuple[str, ...], switches: int, deaths: int, told: str
+    missing: str, sends: tuple[str, ...], switches: int, deaths: int, reported: str
 ) -> None:
     start = begin(*sends, switches=switches, deaths=deaths)
     assert explore(start, Protocol())[1] == ""
-    assert told in explore(start, Protocol(frozenset({missing})))[1]
+    assert reported in explore(start, Protocol(frozenset({missing})))[1]
 
 
 def test_a_fence_that_is_settled_before_its_queue_is_deleted_dies_with_its_consumer() -> None:
@@ -58,5 +58,5 @@ def test_a_fence_that_is_settled_before_its_queue_is_deleted_dies_with_its_consu
 
 
 def test_packs_and_plain_messages_of_one_key_in_one_send_would_overtake_each_other() -> None:
-    told = explore(begin("Pp", switches=1, deaths=0), Protocol())[1]
-    assert told == "2 after 0"
+    reported = explore(begin("Pp", switches=1, deaths=0), Protocol())[1]
+    assert reported == "2 after 0"

@@ -61,12 +61,12 @@ class Publisher:
     def __init__(self, channel):
         self.channel = channel
         self.sent = 0
-        self.told = []  # ("ack" or "nack", tag, multiple) and ("return", exchange, key, body)
+        self.reported = []  # ("ack" or "nack", tag, multiple) and ("return", exchange, key, body)
         self._open = set()
         channel.events["basic_ack"].add(lambda tag, multiple: self._settle("ack", tag, multiple))
         channel.events["basic_nack"].add(lambda tag, multiple: self._settle("nack", tag, multiple))
         channel.events["basic_return"].add(
-            lambda _, exchange, key, message: self.told.append(
+            lambda _, exchange, key, message: self.reported.append(
                 ("return", exchange, key, message.body)
             )
         )
@@ -76,7 +76,7 @@ class Publisher:
         for each in sorted(self._open):
             if each == tag or (multiple and each <= tag):
                 self._open.discard(each)
-                self.told.append((verdict, each))
+                self.reported.append((verdict, each))
 
     def send(self, body, exchange="", key="", *, mandatory=False, headers=None, **properties):
         message = make(self.channel, body, headers=headers, **properties)
@@ -87,15 +87,15 @@ class Publisher:
     def wait(self):
         """Wait until each message is acked or nacked; return those that were acked."""
         drain_until(self.channel, lambda: not self._open)
-        return [each[1] for each in self.told if each[0] == "ack"]
+        return [each[1] for each in self.reported if each[0] == "ack"]
 
     @property
     def returned(self):
-        return [each[1:] for each in self.told if each[0] == "return"]
+        return [each[1:] for each in self.reported if each[0] == "return"]
 
     @property
     def nacked(self):
-        return [each[1] for each in self.told if each[0] == "nack"]
+        return [each[1] for each in self.reported if each[0] == "nack"]
 
 
 def put(channel, queue, *bodies, **properties):

@@ -37,7 +37,7 @@ def test_messages_arrive_in_the_order_of_publishing(channel):
     assert texts(got) == [*NUMBERS, "later"]
 
 
-def test_a_delivery_tells_where_it_comes_from(channel):
+def test_a_delivery_reports_where_it_comes_from(channel):
     exchange(channel, "x", "direct")
     queue(channel, "q")
     channel.queue_bind("q", "x", "some.key")
@@ -442,7 +442,7 @@ def test_getting_from_an_empty_queue_gives_nothing(channel):
     assert channel.basic_get("q") is None
 
 
-def test_a_message_that_was_got_tells_how_many_are_left(channel):
+def test_a_message_that_was_got_reports_how_many_are_left(channel):
     queue(channel, "q")
     put(channel, "q", "1", "2", "3")
     got = channel.basic_get("q")

@@ -55,7 +55,7 @@ def test_a_requeued_delivery_is_not_dead_lettered(channel):
     assert contents(channel, "dead") == []
 
 
-def test_the_death_is_told_in_headers(channel):
+def test_the_death_is_reported_in_headers(channel):
     exchange(channel, "x", "direct")
     with_dead_letters(channel)
     channel.queue_bind("q", "x", "k")

@@ -81,11 +81,11 @@ def test_the_refusal_names_what_was_received_and_what_is(channel):
     queue(channel, "q", message_ttl=1000)
     with pytest.raises(PreconditionFailed) as refusal:
         queue(channel, "q", message_ttl=2000)
-    told = str(refusal.value)
-    assert "'x-message-ttl'" in told
-    assert "queue 'q'" in told
-    assert "2000" in told
-    assert "1000" in told
+    reported = str(refusal.value)
+    assert "'x-message-ttl'" in reported
+    assert "queue 'q'" in reported
+    assert "2000" in reported
+    assert "1000" in reported
 
 
 def test_a_refusal_leaves_the_channel_usable(channel):
@@ -193,7 +193,7 @@ def test_binding_a_missing_exchange_to_another_is_not_found(channel, missing):
         channel.exchange_bind("destination", "source", "k")
 
 
-def test_deleting_a_queue_tells_how_many_messages_went_with_it(channel):
+def test_deleting_a_queue_reports_how_many_messages_went_with_it(channel):
     queue(channel, "q")
     put(channel, "q", "1", "2")
     assert channel.queue_delete("q") == 2
@@ -298,19 +298,19 @@ def test_a_consumer_hears_that_its_queue_was_deleted(broker):
     assert ended == ["c"]
 
 
-def test_each_consumer_of_a_deleted_queue_is_told_by_an_error(broker):
+def test_each_consumer_of_a_deleted_queue_is_reported_by_an_error(broker):
     channel, other = broker.channel(), broker.channel()
     for name in ("a", "b"):
         queue(channel, name)
         channel.basic_consume(name, consumer_tag=f"of {name}", callback=print)
     for name in ("a", "b"):
         other.queue_delete(name)
-    told = set()
+    reported = set()
     for _ in range(2):
         with pytest.raises(ConsumerCancelled) as error:
             drain_until(channel, lambda: False)
-        told.add(str(error.value).rpartition("of ")[2])
-    assert told == {"a", "b"}
+        reported.add(str(error.value).rpartition("of ")[2])
+    assert reported == {"a", "b"}
 
 
 def test_a_connection_names_the_errors_that_it_raises(broker):

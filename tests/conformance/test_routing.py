@@ -244,7 +244,7 @@ def test_a_message_that_has_no_route_is_dropped_without_a_word(channel):
     publisher = Publisher(channel)
     publisher.send("m", "x", "nowhere")
     assert publisher.wait() == [1]
-    assert publisher.told == [("ack", 1)]
+    assert publisher.reported == [("ack", 1)]
 
 
 def test_bindings_are_seen_by_other_connections(broker):
@@ -284,7 +284,7 @@ def test_a_mandatory_message_without_a_route_comes_back_before_its_ack(channel):
     publisher.send("arrives too", "x", "k", mandatory=True)
     assert sorted(publisher.wait()) == [1, 2, 3]
     assert [each[:2] for each in publisher.returned] == [("x", "other")]
-    order = [each[0] if each[0] == "return" else each for each in publisher.told]
+    order = [each[0] if each[0] == "return" else each for each in publisher.reported]
     assert order.index("return") < order.index(("ack", 2))
 
 

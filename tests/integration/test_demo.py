@@ -156,10 +156,10 @@ def test_changed_shards_work_after_down_and_up(project: Path) -> None:
     publish(1001)
 
     def settled() -> dict[str, int]:
-        told = json.loads(feedbus("status", "--json"))["consumers"]
+        reported = json.loads(feedbus("status", "--json"))["consumers"]
         return {
             name: one["handled"] or 0
-            for name, one in told.items()
+            for name, one in reported.items()
             if name.startswith("update_feed")
         }
 

@@ -110,8 +110,8 @@ class Stack:
 
     def pid(self, consumer: str) -> int | None:
         """Return the process that runs a consumer, None when there is none."""
-        told = json.loads(self.run(["feedbus", "status", "--json"]).stdout)
-        processes = told["consumers"][consumer]["processes"]
+        reported = json.loads(self.run(["feedbus", "status", "--json"]).stdout)
+        processes = reported["consumers"][consumer]["processes"]
         return processes[0]["pid"] if processes else None
 
 
@@ -190,8 +190,8 @@ def test_each_shards_counter_is_what_its_shard_handled_across_a_kill(stack, auth
         assert ask.values(HANDLED, "consumer") == tally.by_shard()
         wait_until(lambda: tally.stored() == tally.expected())
         notified = tally.stored().emails + tally.stored().messages
-    told = 'sum(feedbus_records_total{consumer=~"send_notification.*",verdict="ack"})'
-    wait_until(lambda: ask.value(told) == notified)
+    reported = 'sum(feedbus_records_total{consumer=~"send_notification.*",verdict="ack"})'
+    wait_until(lambda: ask.value(reported) == notified)
     # It went on counting where the killed process had stopped.
     assert ask.value(f"sum(resets(feedbus_records_total{{{SHARDS}}}[10m]))") == 0
     assert ask.value("sum(feedbus_misplaced_deliveries_total)") == 0
@@ -253,12 +253,12 @@ def test_the_health_checks_of_compose_are_passed_by_what_they_check(stack):
 
 
 def test_the_broker_runs_with_the_shipped_settings(stack):
-    told = stack.rabbitmq.control(
+    reported = stack.rabbitmq.control(
         "eval",
         "[application:get_env(rabbit, Key) || Key <- [default_worker_pool_size, "
         "vm_memory_high_watermark, max_message_size, consumer_timeout, queue_leader_locator]].",
     )
-    assert "".join(told.split()) == (
+    assert "".join(reported.split()) == (
         '[{ok,1},{ok,0.6},{ok,16777216},{ok,1800000},{ok,<<"balanced">>}]'
     )
     users = stack.rabbitmq.control("-q", "list_users")

@@ -1,4 +1,4 @@
-"""What a topology says is what RabbitMQ has; where it cannot be, the reason is told."""
+"""What a topology says is what RabbitMQ has; where it cannot be, the reason is reported."""
 
 from __future__ import annotations
 
@@ -124,26 +124,26 @@ MISMATCHES = {
 }
 
 
-@pytest.mark.parametrize(("there", "wanted", "told"), MISMATCHES.values(), ids=MISMATCHES)
-def test_a_mismatch_is_told_by_argument_and_with_what_to_do(
-    any_rabbitmq, tmp_path, there, wanted, told
+@pytest.mark.parametrize(("there", "wanted", "reported"), MISMATCHES.values(), ids=MISMATCHES)
+def test_a_mismatch_is_reported_by_argument_and_with_what_to_do(
+    any_rabbitmq, tmp_path, there, wanted, reported
 ):
     system = System.at(tmp_path, queue(**there), broker_url=any_rabbitmq.url)
     name = f"{system.topology.name}.work"
     with pytest.raises(UsageError) as caught:
         system.reshaped(queue(**wanted))
-    assert f"queue {name}: {told}" in str(caught.value)
+    assert f"queue {name}: {reported}" in str(caught.value)
     assert f"rabbitmqctl delete_queue {name}" in str(caught.value)
 
 
-def test_an_exchange_of_another_type_is_told(any_rabbitmq, tmp_path):
+def test_an_exchange_of_another_type_is_reported(any_rabbitmq, tmp_path):
     system = System.at(tmp_path, queue(), broker_url=any_rabbitmq.url)
     other = {**system.topology.exchanges, "work": Exchange("work", "topic")}
     with pytest.raises(UsageError, match="expected type = topic, got direct on the broker"):
         establishment.establish(replace(system.topology, exchanges=other))
 
 
-def test_arguments_that_make_no_sense_are_told_in_the_brokers_words(any_rabbitmq, tmp_path):
+def test_arguments_that_make_no_sense_are_reported_in_the_brokers_words(any_rabbitmq, tmp_path):
     with pytest.raises(UsageError, match=r"the broker refuses .*work: .*invalid arg"):
         System.at(
             tmp_path, queue(arguments={"x-queue-type": "nothing"}), broker_url=any_rabbitmq.url
@@ -193,9 +193,9 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize(("place", "told"), REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize(("place", "reported"), REFUSALS.values(), ids=REFUSALS)
 @pytest.mark.parametrize("command", [["up"], ["run", "publish_tweet"], ["dead", "list"]])
-def test_a_refusal_is_told_in_a_line(rabbitmq, tmp_path, place, told, command):
+def test_a_refusal_is_reported_in_a_line(rabbitmq, tmp_path, place, reported, command):
     user, space = place
     url = f"amqp://{user}127.0.0.1:{rabbitmq.port}/{space}"
     environment = os.environ | {"FEEDBUS_VAR": str(tmp_path), "FEEDBUS_BROKER_URL": url}
@@ -208,7 +208,7 @@ def test_a_refusal_is_told_in_a_line(rabbitmq, tmp_path, place, told, command):
         text=True,
         check=False,
     )
-    assert told in done.stderr
+    assert reported in done.stderr
     assert "wrong" not in done.stderr
     assert "Traceback" not in done.stderr
     # A consumer holds until it is let in; a command gives up.

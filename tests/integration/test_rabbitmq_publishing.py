@@ -50,7 +50,7 @@ def numbers(system: System) -> list[int]:
     return system.seen
 
 
-def test_a_window_is_told_apart_message_by_message(rabbitmq, tmp_path: Path):
+def test_a_window_is_distinguished_message_by_message(rabbitmq, tmp_path: Path):
     system = System.at(
         tmp_path, queue(), queue("full", routing_keys=("full",), **FULL), broker_url=rabbitmq.url
     )
@@ -63,8 +63,8 @@ def test_a_window_is_told_apart_message_by_message(rabbitmq, tmp_path: Path):
     with broker.connect(system.topology) as connection:
         refusals = Publisher(connection).send(window)
         again = Publisher(connection).send(window[:1])
-    told = {refusal.message.message_id: refusal.outcome for refusal in refusals}
-    assert told == {"m2": "returned", "m3": "nacked", "m5": "nacked", "m6": "returned"}
+    reported = {refusal.message.message_id: refusal.outcome for refusal in refusals}
+    assert reported == {"m2": "returned", "m3": "nacked", "m5": "nacked", "m6": "returned"}
     assert again == []
     assert system.ready() == {"work": 3, "full": 1}
 

@@ -1,4 +1,4 @@
-"""Broker and management API over TLS: both verify certificate and name unless told otherwise."""
+"""Broker and management API over TLS: both verify certificate and name by default."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_server_is_spoken_to_whose_certificate_and_name_are_right(tls, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("host", "options", "told"),
+    ("host", "options", "reported"),
     [
         ("127.0.0.1", {}, "IP address mismatch"),
         ("localhost", {"ssl_server_name": "other"}, "Hostname mismatch"),
@@ -124,12 +124,14 @@ def test_a_server_is_spoken_to_whose_certificate_and_name_are_right(tls, tmp_pat
     ],
     ids=["another host", "another name", "another authority", "the system's authorities"],
 )
-def test_a_server_that_cannot_show_who_it_is_gets_no_password(tls, tmp_path, host, options, told):
+def test_a_server_that_cannot_show_who_it_is_gets_no_password(
+    tls, tmp_path, host, options, reported
+):
     if options.get("ssl_ca_certs") == "theirs":
         options = {"ssl_ca_certs": tls.stranger.certificates}
     for refusal in refusals(topology(tmp_path, tls.urls(host, **options))):
         assert "its certificate is refused" in refusal
-        assert told in refusal
+        assert reported in refusal
 
 
 def test_the_broker_refuses_a_client_without_its_certificate(tls, tmp_path):

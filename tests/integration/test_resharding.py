@@ -117,8 +117,8 @@ class System:
         return done.stdout + done.stderr
 
     def status(self) -> dict[str, dict]:
-        told = json.loads(self.feedbus("status", "--json"))
-        return told["consumers"] | told["processes"]
+        reported = json.loads(self.feedbus("status", "--json"))
+        return reported["consumers"] | reported["processes"]
 
     def pids(self) -> dict[str, int]:
         """Return who runs, but for the operations process: each change of queues restarts it."""
@@ -197,8 +197,8 @@ def test_shards_come_and_go_while_messages_come_and_untouched_watchers_keep_runn
     with system.publishing(topology):
         system.write(5)
         assert "3 shards become 5" in system.feedbus("plan", "--check", code=1)
-        told = system.feedbus("apply")
-        assert told.endswith("applied\n")
+        reported = system.feedbus("apply")
+        assert reported.endswith("applied\n")
         second = system.pids()
         assert set(second) - set(first) == {"feed_3", "feed_4"}
         system.write(2)
@@ -289,9 +289,9 @@ def test_without_a_supervisor_apply_switches_and_says_who_drains(system: System)
     with system.publishing(topology):
         time.sleep(0.2)
     system.write(3)
-    told = system.feedbus("apply")
+    reported = system.feedbus("apply")
     switched = "switched; the queues of the old generation drain when `feedbus up` is next started"
-    assert switched in told
+    assert switched in reported
     system.feedbus("up", "--detach")
     system.check()
 
@@ -302,9 +302,9 @@ def test_a_removed_queue_that_nobody_reads_is_refused_and_named_is_gone(system: 
     system.feedbus("apply")
     system.feedbus("publish", "mail", "--key", "x", "--json", '{"key": "x", "n": 1}')
     system.write(3)
-    told = system.feedbus("apply", code=1)
-    assert f"{system.name}.extra: messages: 1" in told
-    assert "--delete-nonempty extra" in told
+    reported = system.feedbus("apply", code=1)
+    assert f"{system.name}.extra: messages: 1" in reported
+    assert "--delete-nonempty extra" in reported
     assert "2 shards become 3" in system.feedbus("plan")
     system.feedbus("apply", "--delete-nonempty", "extra")
     assert "nothing to change" in system.feedbus("plan", "--check")

@@ -309,8 +309,10 @@ def test_a_process_that_keeps_failing_is_given_up_with_the_reason_and_its_log(sy
     why = "after 3 quick failures in a row, the last with exit code 1"
     assert f"broken is not restarted {why}; its log is {log}" in failed.stderr
     assert log.read_text() == "no such thing\n" * 3
-    told = (system.root / "var" / "log" / "supervisor.log").read_text()
-    assert re.search(rf'event=gave_up consumer=broken message="not restarted {why}; its log', told)
+    reported = (system.root / "var" / "log" / "supervisor.log").read_text()
+    assert re.search(
+        rf'event=gave_up consumer=broken message="not restarted {why}; its log', reported
+    )
     assert system.status()["broken"]["state"] == "gave up"
     assert system.status()["clock"]["state"] == "running"
 

@@ -1,4 +1,4 @@
-"""A process of its own that uses a broker file, told what to do by lines on stdin.
+"""A process of its own that uses a broker file, controlled by lines on stdin.
 
 Run by the tests that kill it: `python client.py FILE`. Each line is a JSON list, a word and its
 arguments; each is answered by a line of JSON. `consume QUEUE PREFETCH` never settles anything.
@@ -16,8 +16,8 @@ from kombu.connection import Connection
 from feedbus.transports.sqlite import Transport
 
 
-def answer(told):
-    sys.stdout.write(json.dumps(told) + "\n")
+def answer(reported):
+    sys.stdout.write(json.dumps(reported) + "\n")
     sys.stdout.flush()
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Client:
-    """A process that is told what to do, and may be killed."""
+    """A process that is controlled by lines, and may be killed."""
 
     def __init__(self, path):
         self.process = subprocess.Popen(

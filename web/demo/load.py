@@ -84,24 +84,24 @@ class Load:
     ) -> dict[str, Any]:
         """Post until it is answered, however often the server dies meanwhile."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        told = "no answer"
+        reported = "no answer"
         while time.monotonic() < deadline:
             try:
                 status, answer = self._exchange(path, body, headers or {})
             except (OSError, http.client.HTTPException, ValueError) as error:
-                told = f"{type(error).__name__}: {error}"
+                reported = f"{type(error).__name__}: {error}"
             else:
                 if status < OK + 100:
                     return answer
-                told = f"{status}: {answer.get('detail', answer.get('title', ''))}"
+                reported = f"{status}: {answer.get('detail', answer.get('title', ''))}"
                 if status == CONFLICT:
-                    msg = f"POST {path}: {told}"
+                    msg = f"POST {path}: {reported}"
                     raise Taken(msg)
                 if status < SERVER_ERROR:
                     break
             self._keep_up()
             time.sleep(PAUSE_SECONDS)
-        msg = f"POST {path}: {told}"
+        msg = f"POST {path}: {reported}"
         raise FeedbusError(msg)
 
     def _exchange(

@@ -21,7 +21,7 @@ class Report:
 
     def __init__(self) -> None:
         """Count time from now."""
-        self._started = self._told = time.monotonic()
+        self._started = self._reported = time.monotonic()
         self._live = sys.stdout.isatty()
 
     def step(self, text: str) -> None:
@@ -33,9 +33,9 @@ class Report:
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how far something is: a bar on a terminal, a line now and then elsewhere."""
         now = time.monotonic()
-        if now - self._told < (TICK_SECONDS if self._live else PLAIN_TICK_SECONDS):
+        if now - self._reported < (TICK_SECONDS if self._live else PLAIN_TICK_SECONDS):
             return
-        self._told = now
+        self._reported = now
         text = f"{what} {done:,} of {total:,}"
         if not self._live:
             self.step(text)

@@ -83,8 +83,8 @@ class Running:
                 if watchers and all(one["state"] == "running" for one in watchers):
                     return sum(len(one["processes"]) for one in watchers)
             time.sleep(LOOK_SECONDS)
-        told = self._log.read_text(errors="replace").strip().splitlines()
-        msg = "feedbus up did not get everything ready:\n" + "\n".join(told[-10:])
+        reported = self._log.read_text(errors="replace").strip().splitlines()
+        msg = "feedbus up did not get everything ready:\n" + "\n".join(reported[-10:])
         raise FeedbusError(msg)
 
     def _start(self) -> None:

@@ -46,12 +46,12 @@ class Tally:
 
     def expected(self) -> Counts:
         """Return what the tweets and the graph call for."""
-        told = (
+        totals = (
             Tweet.select(fn.COUNT(Follower.follower), fn.COUNT(User.email), fn.COUNT(User.phone))
             .join(Follower, on=(Follower.author == Tweet.author))
             .join(User, on=(User.id == Follower.follower))
         )
-        entries, emails, messages = told.scalar(as_tuple=True)
+        entries, emails, messages = totals.scalar(as_tuple=True)
         return Counts(entries, emails, messages)
 
     def stored(self) -> Counts:

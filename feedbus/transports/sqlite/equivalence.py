@@ -33,12 +33,12 @@ def same_argument(
     if received.get(name) != current.get(name):
         msg = (
             f"PRECONDITION_FAILED - inequivalent arg '{name}' for {what} in vhost '/': received"
-            f" {_told(received, name)} but current is {_told(current, name)}"
+            f" {_written(received, name)} but current is {_written(current, name)}"
         )
         raise PreconditionFailed(msg, method)
 
 
-def _told(arguments: Arguments, name: str) -> str:
+def _written(arguments: Arguments, name: str) -> str:
     if name not in arguments:
         return "none"
     value = arguments[name]

@@ -1,6 +1,6 @@
 """A cluster of three nodes and consumers on two hosts: nodes and hosts die, no message does.
 
-The hosts are two supervisors with folders of state of their own, each led to another node first.
+The hosts are two supervisors with folders of their own, each connected to another node first.
 `make cluster` goes round three times and also starts again what it stopped; `make test` once.
 """
 
@@ -112,7 +112,7 @@ class Host:
 
 @dataclass(slots=True)
 class Publishing:
-    """Publishes numbered rounds over all keys until told to end."""
+    """Publishes numbered rounds over all keys until it is ended."""
 
     topology: Topology
     confirmed: int = 0
@@ -127,7 +127,7 @@ class Publishing:
                     bus.publish_many("ring", records)
                     self.confirmed += 1
                     self.over.wait(0.05)
-        except Exception as error:  # noqa: BLE001 -- told by the test's own thread
+        except Exception as error:  # noqa: BLE001 -- reported by the test's own thread
             self.errors.append(error)
 
 

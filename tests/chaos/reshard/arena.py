@@ -176,8 +176,8 @@ class Arena:
         """
         for step in kills:
             code = self._switch(step)
-            told = f"apply was to end at {step!r}, but ended with {code}"
-            assert code == EXIT_CODE, told + self.logs()
+            reported = f"apply was to end at {step!r}, but ended with {code}"
+            assert code == EXIT_CODE, reported + self.logs()
         assert self._switch("") == 0, self.logs()
         with self._lock:
             self.wanted = set(self.topology.consumers)
@@ -206,15 +206,24 @@ class Arena:
             ("foreign", KEYS - FOREIGN_KEYS, KEYS),
         ]
         for kind, first, last in spans:
-            told = self.folder / f"published.{first}"
-            words = [kind, self.path, first, last, records // KEYS, rate / KEYS, told, self._stop]
+            reported = self.folder / f"published.{first}"
+            words = [
+                kind,
+                self.path,
+                first,
+                last,
+                records // KEYS,
+                rate / KEYS,
+                reported,
+                self._stop,
+            ]
             with self._log(f"publisher.{first}") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "tests.chaos.reshard.publishing", *map(str, words)],
                     cwd=ROOT,
                     stderr=log,
                 )
-            self._publishers.append((process, told))
+            self._publishers.append((process, reported))
 
     @property
     def _stop(self) -> Path:
@@ -229,8 +238,8 @@ class Arena:
     def rounds(self) -> dict[int, int]:
         """Return how many numbers the keys have, by the first key of each publisher."""
         return {
-            int(told.suffix[1:]): int(told.read_text() or 0) if told.exists() else 0
-            for _, told in self._publishers
+            int(reported.suffix[1:]): int(reported.read_text() or 0) if reported.exists() else 0
+            for _, reported in self._publishers
         }
 
     def await_round(self, number: int) -> None:
@@ -252,7 +261,7 @@ class Arena:
             now = time.monotonic()
             for name in sorted(wanted | set(self._consumers)):
                 self._keep_one(name, wanted=name in wanted, now=now)
-            # One that dies three times with a message in hand gives that message up, as it should.
+            # One that dies three times with a message in flight gives it up, as it should.
             ripe = sorted(n for n in self._consumers if now - self._began[n] > SPARED_SECONDS)
             if self._killing.is_set() and now > due and ripe:
                 due = now + self._random.uniform(0.3, 1.0)
@@ -279,10 +288,10 @@ class Arena:
 
     def logs(self) -> str:
         """Return the last lines of every log."""
-        told = ["", f"state: {self.state()}", f"queues: {self.queues()}"]
+        reported = ["", f"state: {self.state()}", f"queues: {self.queues()}"]
         for path in sorted((self.folder / "logs").iterdir()):
-            told += [f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-15:]]
-        return "\n".join(told)
+            reported += [f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-15:]]
+        return "\n".join(reported)
 
     def _store(self) -> sqlite3.Connection:
         return sqlite3.connect(self.folder / "var" / "store.db", timeout=60)
@@ -320,8 +329,8 @@ class Arena:
                 for member, _ in old.members:
                     queue = names.member(old, member)
                     if broker.queue_exists(connection, queue):
-                        told = connection.default_channel.queue_declare(queue, passive=True)
-                        found[queue] = told.message_count
+                        reported = connection.default_channel.queue_declare(queue, passive=True)
+                        found[queue] = reported.message_count
         return found
 
     def left_behind(self) -> dict[str, int]:
@@ -335,6 +344,6 @@ class Arena:
         with broker.connect(topology) as connection:
             channel = connection.default_channel
             return {
-                told: int(channel.queue_declare(queue, passive=True).message_count)
-                for told, queue in queues.items()
+                reported: int(channel.queue_declare(queue, passive=True).message_count)
+                for reported, queue in queues.items()
             }

@@ -106,7 +106,7 @@ class Foreign:
 
 def main() -> None:
     """Publish until there are enough rounds and somebody says stop."""
-    kind, topology, first, last, rounds, rate, told, stop = sys.argv[1:]
+    kind, topology, first, last, rounds, rate, reported, stop = sys.argv[1:]
     path = Path(topology)
     keys = [f"key-{number}" for number in range(int(first), int(last))]
     url = config.load(path).broker_url.reveal()
@@ -118,8 +118,8 @@ def main() -> None:
                 [({"key": key, "number": number}, key) for key in keys[start : start + AT_ONCE]]
             )
         number += 1
-        Path(told + ".new").write_text(str(number))
-        Path(told + ".new").replace(told)
+        Path(reported + ".new").write_text(str(number))
+        Path(reported + ".new").replace(reported)
         time.sleep(max(0.0, started + number / float(rate) - time.monotonic()))
 
 

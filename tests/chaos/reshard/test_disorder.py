@@ -109,7 +109,7 @@ def misplaced(metrics: Metrics, system: System) -> float:
 
 
 @pytest.mark.parametrize("on", ["embedded", "rabbitmq"])
-def test_a_ring_in_another_order_is_noticed_told_and_mended(
+def test_a_ring_in_another_order_is_noticed_reported_and_mended(
     on: str, tmp_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     url: Any = request.getfixturevalue("rabbitmq").url if on == "rabbitmq" else ""

@@ -101,9 +101,9 @@ def test_resharding_under_load_keeps_every_record_once_and_every_key_in_order(
         arena.kill_consumers(False)
         settle(arena, expected)
         seen = arena.seen()
-        told = f"seed {SEED}, {arena.kills} kills, published {rounds}, {arena.left_behind()}\n"
-        assert not (wrong := violations(seen)), told + "\n".join(wrong[:20]) + arena.logs()
-        assert not (lost := missing(seen, rounds)), told + "\n".join(lost[:20]) + arena.logs()
+        reported = f"seed {SEED}, {arena.kills} kills, published {rounds}, {arena.left_behind()}\n"
+        assert not (wrong := violations(seen)), reported + "\n".join(wrong[:20]) + arena.logs()
+        assert not (lost := missing(seen, rounds)), reported + "\n".join(lost[:20]) + arena.logs()
         assert len(seen) == expected
         assert arena.state().draining == ()
         assert arena.state().current.members == arena.topology.generation("ring").members
