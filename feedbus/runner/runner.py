@@ -533,14 +533,8 @@ class Runner:
                 raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
                 if self._timeout.too_close(arrived_at):
                     return False
-        ended = time.monotonic()
-        took = ended - started
-        self._timeout.note(took)
-        self._left.idle_from(ended)
-        self._settle(raw, deliveries, Strain(took, self._heartbeats.missed_seconds, ids))
-        self._sample(deliveries[0])
-        self._holding.over()
-        self._left.handled(len(deliveries))
+        took = time.monotonic() - started
+        self._handled(raw, deliveries, took, Strain(took, self._heartbeats.missed_seconds, ids))
         return True
 
     def _handle_group(self, raw: RawConnection, group: Group) -> bool:
@@ -575,14 +569,19 @@ class Runner:
         except Outage as error:
             return error
         if deliveries:
-            ended = time.monotonic()
-            self._timeout.note(ended - started)
-            self._left.idle_from(ended)
-            self._settle(raw, deliveries, group.strain)
-            self._sample(deliveries[0])
-            self._holding.over()
-            self._left.handled(len(deliveries))
+            self._handled(raw, deliveries, time.monotonic() - started, group.strain)
         return outage
+
+    def _handled(
+        self, raw: RawConnection, deliveries: Sequence[Delivery], seconds: float, strain: Strain
+    ) -> None:
+        """Settle what has been handled in so many seconds, and count it."""
+        self._timeout.note(seconds)
+        self._left.idle_from(time.monotonic())
+        self._settle(raw, deliveries, strain)
+        self._sample(deliveries[0])
+        self._holding.over()
+        self._left.handled(len(deliveries))
 
     def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> None:
         """Give a batch to the handler while it is noted what is there."""
