@@ -1,8 +1,11 @@
+import asyncio
+import gc
 import getpass
 import os
 import resource
 import signal
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,10 +13,12 @@ import pytest
 
 from feedbus.errors import UsageError
 from feedbus.supervisor import endpoint, log_path, watchers
+from feedbus.supervisor.own_commands import run_command
 from feedbus.supervisor.restart_policy import RestartPolicy, describe_exit
 from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.topology import Exchange, Process, Queue, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
+from tests.projects import PATIENCE_SECONDS
 
 
 def topology(root, queues=(), processes=(), var=None):
@@ -233,3 +238,23 @@ def test_a_log_is_not_written_through_a_link(tmp_path):
     log({"data": b"lost\n"})
     log.close()
     assert target.read_text() == "kept"
+
+
+def test_a_command_of_the_supervisor_survives_the_garbage_collector(tmp_path):
+    (tmp_path / "topology.toml").write_text('name = "empty"\n')
+    finished = []
+
+    async def run():
+        finished.append(await run_command(tmp_path / "topology.toml", "check"))
+
+    async def collect():
+        asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(run()))
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not finished and time.monotonic() < deadline:
+            gc.collect()
+            await asyncio.sleep(0.02)
+
+    asyncio.run(collect())
+    ((printed, code),) = finished
+    assert printed.endswith(": 2 problems")
+    assert code == 1

@@ -6,9 +6,14 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 # The exit code is written, since the supervisor reaps every child itself.
 REPORTING = '"$@"; code=$?; echo; echo $code'
+
+# The event loop refers to a task weakly, and a StreamReaderProtocol to its reader: nothing else
+# would keep a task that waits for output from the garbage collector.
+_waiting: set[asyncio.Task[Any] | None] = set()
 
 
 async def run_command(topology: Path, *words: str) -> tuple[str, int]:
@@ -28,10 +33,15 @@ async def run_command(topology: Path, *words: str) -> tuple[str, int]:
         stderr=subprocess.STDOUT,
     )
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
-    )
-    output = (await reader.read()).decode(errors="replace")
+    task = asyncio.current_task()
+    _waiting.add(task)
+    try:
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), process.stdout
+        )
+        output = (await reader.read()).decode(errors="replace")
+    finally:
+        _waiting.discard(task)
     process.poll()
     printed, _, code = output.strip().rpartition("\n")
     return printed.rstrip(), int(code) if code.isdecimal() else 1
