@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from bench.stage import Place, Stage
-from feedbus.file_locks import lock_holder
+from feedbus.process.file_locks import lock_holder
 from feedbus.supervisor.arbiter import lock_path
 from web.demo.running import Running
 

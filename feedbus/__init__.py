@@ -26,11 +26,11 @@ if TYPE_CHECKING:
         Unroutable,
         UsageError,
     )
-    from feedbus.handling import handler
-    from feedbus.message import Message
-    from feedbus.middleware import Call, Middleware
-    from feedbus.parameters import resource
+    from feedbus.handling.handlers import handler
+    from feedbus.handling.middleware import Call, Middleware
+    from feedbus.handling.parameters import resource
     from feedbus.records import Records
+    from feedbus.records.message import Message
     from feedbus.records.raw import Raw
 
 # Imported when first asked for: `feedbus check` needs no broker library.
@@ -38,13 +38,13 @@ HOMES = {
     "AsyncBus": "feedbus.bus",
     "BrokerOutage": "feedbus.errors",
     "Bus": "feedbus.bus",
-    "Call": "feedbus.middleware",
+    "Call": "feedbus.handling.middleware",
     "DeadLetter": "feedbus.dead_letters.letters",
     "Drop": "feedbus.errors",
     "FeedbusError": "feedbus.errors",
     "LiveBus": "feedbus.bus",
-    "Message": "feedbus.message",
-    "Middleware": "feedbus.middleware",
+    "Message": "feedbus.records.message",
+    "Middleware": "feedbus.handling.middleware",
     "Outage": "feedbus.errors",
     "PublishError": "feedbus.errors",
     "Raw": "feedbus.records.raw",
@@ -55,8 +55,8 @@ HOMES = {
     "UsageError": "feedbus.errors",
     "connect": "feedbus.bus",
     "connect_async": "feedbus.bus",
-    "handler": "feedbus.handling",
-    "resource": "feedbus.parameters",
+    "handler": "feedbus.handling.handlers",
+    "resource": "feedbus.handling.parameters",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
 
 import sys
 
-from feedbus.interrupts import INTERRUPTED, end_at_once
+from feedbus.process.interrupts import INTERRUPTED, end_at_once
 
 
 def main() -> None:

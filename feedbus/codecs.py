@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from feedbus.content_types import BYTES, bare_type, charset_of, is_known
 from feedbus.errors import InvalidBody, Outage, UsageError
-from feedbus.handling import resolve_object
-from feedbus.message_types.message_type import Reads
+from feedbus.handling.handlers import resolve_object
+from feedbus.handling.message_types.message_type import Reads
 from feedbus.records.packs import Pack, decode, single
 from feedbus.records.payloads import BODY_LIMIT_BYTES, encode_payload, text_of, unencodable
 from feedbus.records.raw import BASE64, RAW
 from feedbus.wire.constants import PACK
+from feedbus.wire.content_types import BYTES, bare_type, charset_of, is_known
 
 if TYPE_CHECKING:
     from feedbus.topology import Topology

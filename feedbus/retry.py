@@ -10,7 +10,7 @@ from typing import Any
 from feedbus.broker import timer
 from feedbus.broker.names import Names
 from feedbus.errors import Drop, InvalidBody, Reject, Retry, described, text_of
-from feedbus.exception_rules import ExceptionRules
+from feedbus.handling.exception_rules import ExceptionRules
 from feedbus.metrics import Verdict
 from feedbus.records.packs import Pack
 from feedbus.records.payloads import encode_payload

@@ -19,8 +19,8 @@ from feedbus.dead_letters import letters
 from feedbus.errors import BrokerOutage
 from feedbus.generations import establishment
 from feedbus.generations.depths import depths_of
-from feedbus.handler_routes import HandlerRoutes
-from feedbus.handling import Handler
+from feedbus.handling.handlers import Handler
+from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import Metrics
 from feedbus.runner import Limits, Runner, Suspects
 from feedbus.store import NoStore, Store

@@ -25,7 +25,7 @@ from feedbus import (
 )
 from feedbus.bus.collecting import BatchBus
 from feedbus.errors import UsageError
-from feedbus.handler_loop import HandlerLoop
+from feedbus.handling.event_loop import HandlerLoop
 from feedbus.testing import TestSystem
 from feedbus.topology import Batch
 from tests.handlers_to_run import topology_of
@@ -169,7 +169,7 @@ def test_the_loop_goes_on_when_a_task_ends_or_stops_it(ending, caplog):
 
     assert [loop.run(start()), loop.run(start())] == [1, 1]
     loop.close()
-    assert [record.name for record in caplog.records] == ["feedbus.handler_loop"] * 2
+    assert [record.name for record in caplog.records] == ["feedbus.handling.event_loop"] * 2
 
 
 @handler(Numbered)
@@ -199,8 +199,8 @@ def test_what_a_task_publishes_after_its_handler_is_refused_and_not_lost_silentl
 
 
 def test_a_call_that_blocks_the_loop_is_logged_once_with_its_line(caplog, monkeypatch):
-    monkeypatch.setattr("feedbus.handler_loop.LOOK_SECONDS", 0.01)
-    monkeypatch.setattr("feedbus.handler_loop.BLOCKED_SECONDS", 0.02)
+    monkeypatch.setattr("feedbus.handling.event_loop.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("feedbus.handling.event_loop.BLOCKED_SECONDS", 0.02)
     blocked: list[float] = []
     loop, line = HandlerLoop(blocked.append), 0
 

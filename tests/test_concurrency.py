@@ -12,8 +12,8 @@ from feedbus import broker, config
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.errors import TopologyError
+from feedbus.process.watchdog import Note
 from feedbus.testing import TestSystem
-from feedbus.watchdog import Note
 from servers import versions
 from tests.handlers_to_run import topology_of
 from tests.projects import PATIENCE_SECONDS, Project, wait_until

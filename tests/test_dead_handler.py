@@ -12,8 +12,8 @@ from marshmallow import Schema, fields
 from peewee import Database
 
 from feedbus import Bus, DeadLetter, Message, Outage, Reject, handler
-from feedbus.annotations import Unfit
-from feedbus.dead_handlers import DeadLetterFunction
+from feedbus.handling.annotations import Unfit
+from feedbus.handling.dead_handlers import DeadLetterFunction
 from feedbus.testing import TestSystem
 from feedbus.topology import RetryPolicy, StoreOptions
 from feedbus.urls import parse_store_url

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from feedbus import config
-from feedbus.disk_space import unwritable_folders
+from feedbus.operations.disk_space import unwritable_folders
 from tests.projects import Project
 from tests.required_servers import missing, only_if
 

@@ -9,7 +9,7 @@ from marshmallow import Schema, fields
 
 from feedbus import Retry, handler
 from feedbus.errors import UsageError
-from feedbus.exception_rules import resolve_exception
+from feedbus.handling.exception_rules import resolve_exception
 from feedbus.testing import TestSystem
 from feedbus.topology import RetryPolicy
 from tests.handlers_to_run import topology_of

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from feedbus.fork_safety import close_in_forks
+from feedbus.process.fork_safety import close_in_forks
 from tests.projects import PATIENCE_SECONDS, Project
 
 pytestmark = pytest.mark.processes

@@ -10,7 +10,7 @@ import pytest
 
 from feedbus import config
 from feedbus.errors import TopologyError
-from feedbus.handler_routes import HandlerRoutes
+from feedbus.handling.routes import HandlerRoutes
 from feedbus.testing import TestSystem
 from feedbus.wire.outgoing import Outgoing
 

@@ -9,7 +9,7 @@ import pytest
 from marshmallow import ValidationError
 
 from feedbus import Drop, Records, Reject
-from feedbus.handling import MARK
+from feedbus.handling.handlers import MARK
 from feedbus.records.batch import LARGE
 from feedbus.records.packs import Pack
 from feedbus.store.peewee import database

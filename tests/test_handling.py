@@ -11,9 +11,9 @@ import pytest
 from marshmallow import Schema
 
 from feedbus import Reject, Retry, handler
-from feedbus.handling import MARK, UnexpectedResult, UnfitHandler, resolve
-from feedbus.parameters import Given
-from feedbus.resources import Resources
+from feedbus.handling.handlers import MARK, UnexpectedResult, UnfitHandler, resolve
+from feedbus.handling.parameters import Given
+from feedbus.handling.resources import Resources
 
 
 def plain(message, bus):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus import file_locks, lifeline
+from feedbus.process import file_locks, lifeline
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ HOLD = """
 import sys, time
 from dataclasses import dataclass
 from pathlib import Path
-from feedbus import lifeline
+from feedbus.process import lifeline
 class Folder: var = Path(sys.argv[1])
 with lifeline.hold_slot(Folder, "feed_3", 1):
     print("held", flush=True)
@@ -51,8 +51,8 @@ with lifeline.hold_slot(Folder, "feed_3", 1):
 
 SUPERVISED = """
 import os, subprocess, sys, time
-code = "import time; from feedbus import lifeline; lifeline.follow_parent(); print(1, flush=True)"
-code += "; time.sleep(60)"
+code = "import time; from feedbus.process import lifeline; lifeline.follow_parent()"
+code += "; print(1, flush=True); time.sleep(60)"
 environment = os.environ | {"FEEDBUS_SUPERVISED": str(os.getpid())}
 child = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
 child.stdout.readline()
@@ -142,7 +142,7 @@ def test_a_process_ends_when_its_supervisor_is_killed():
 
 
 def test_a_process_whose_supervisor_was_gone_already_ends():
-    code = "from feedbus import lifeline; lifeline.follow_parent(); print('lives')"
+    code = "from feedbus.process import lifeline; lifeline.follow_parent(); print('lives')"
     environment = os.environ | {lifeline.SUPERVISED: "1"}
     with python(code, env=environment) as orphan:
         output, trouble = orphan.communicate()
@@ -156,7 +156,7 @@ def test_a_process_started_by_hand_follows_nobody(monkeypatch):
 
 def test_an_allocation_beyond_the_memory_limit_is_a_memory_error():
     code = """
-from feedbus import lifeline
+from feedbus.process import lifeline
 lifeline.limit_memory(200 * 2**20)
 try:
     bytearray(300 * 2**20)
@@ -170,8 +170,10 @@ except MemoryError:
 
 def test_a_command_under_the_lifeline_holds_its_slot_and_says_that_it_is_ready(folder):
     run = lifeline.run_folder(folder)
-    code = "import time; from feedbus import lifeline; lifeline.mark_ready(); time.sleep(60)"
-    command = ["-m", "feedbus.lifeline", "--run", run, "--name", "web", "--slot", "1"]
+    code = (
+        "import time; from feedbus.process import lifeline; lifeline.mark_ready(); time.sleep(60)"
+    )
+    command = ["-m", "feedbus.process.lifeline", "--run", run, "--name", "web", "--slot", "1"]
     process = subprocess.Popen([sys.executable, *command, "--", sys.executable, "-c", code])
     try:
         wait_until(lambda: lifeline.ready_since(run / "web.1.ready", process.pid) is not None)
@@ -185,7 +187,7 @@ def test_a_command_under_the_lifeline_holds_its_slot_and_says_that_it_is_ready(f
 def test_a_command_under_the_lifeline_has_its_memory_limited(folder):
     run = lifeline.run_folder(folder)
     code = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
-    command = ["-m", "feedbus.lifeline", "--run", run, "--name", "web", "--slot", "1"]
+    command = ["-m", "feedbus.process.lifeline", "--run", run, "--name", "web", "--slot", "1"]
     limited = [*command, "--memory-limit", "123456789", "--", sys.executable, "-c", code]
     ended = subprocess.run([sys.executable, *limited], capture_output=True, text=True, check=True)
     assert ended.stdout == "123456789\n"
@@ -193,7 +195,18 @@ def test_a_command_under_the_lifeline_has_its_memory_limited(folder):
 
 def test_a_command_that_does_not_exist_is_reported_without_a_traceback(folder):
     run = lifeline.run_folder(folder)
-    command = ["-m", "feedbus.lifeline", "--run", run, "--name", "web", "--slot", "1", "--", "nope"]
+    command = [
+        "-m",
+        "feedbus.process.lifeline",
+        "--run",
+        run,
+        "--name",
+        "web",
+        "--slot",
+        "1",
+        "--",
+        "nope",
+    ]
     ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert ended.stderr == "error: cannot start nope: No such file or directory\n"
     assert ended.returncode == 1

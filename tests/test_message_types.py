@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from marshmallow import Schema, ValidationError, fields, post_load
 
 from feedbus import Records, handler
-from feedbus.annotations import Unfit
-from feedbus.handling import MARK
-from feedbus.message_types import UnfitMessageType, message_type_of
+from feedbus.handling.annotations import Unfit
+from feedbus.handling.handlers import MARK
+from feedbus.handling.message_types import UnfitMessageType, message_type_of
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import encode_payload

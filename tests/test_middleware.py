@@ -11,11 +11,11 @@ import pytest
 from marshmallow import Schema, fields
 
 from feedbus import Call, Middleware, Records, Reject, handler, resource
-from feedbus.annotations import Unfit
-from feedbus.handling import MARK
-from feedbus.middleware import MiddlewareStack, SwallowedError, resolve_middleware
-from feedbus.parameters import Given
-from feedbus.resources import Resources
+from feedbus.handling.annotations import Unfit
+from feedbus.handling.handlers import MARK
+from feedbus.handling.middleware import MiddlewareStack, SwallowedError, resolve_middleware
+from feedbus.handling.parameters import Given
+from feedbus.handling.resources import Resources
 from feedbus.testing import TestSystem
 from feedbus.topology import Batch
 from tests.handlers_to_run import topology_of

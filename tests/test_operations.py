@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.lifeline import hold_slot, mark_holding
 from feedbus.operations import queue_depths, service
 from feedbus.operations.access import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.operations.url_file import write_url
+from feedbus.process.lifeline import hold_slot, mark_holding
 from feedbus.schedules.fired_moment import FiredMoment
 from feedbus.topology import RetryPolicy, Schedule
 from servers import versions
@@ -141,7 +141,7 @@ def test_readiness_names_a_store_that_cannot_be_read(system):
 def test_readiness_names_a_disk_that_is_full(system, monkeypatch):
     (system.topology.var / "log").mkdir(parents=True)
     monkeypatch.setattr(
-        "feedbus.disk_space.unwritable",
+        "feedbus.operations.disk_space.unwritable",
         lambda folder: f"{folder}: No space left on device" if folder.name == "log" else "",
     )
     with served(system) as own:
@@ -163,7 +163,7 @@ def test_readiness_and_the_figures_name_a_consumer_that_holds(system):
 
 def test_a_process_that_was_killed_while_it_held_holds_no_more(system):
     source = (
-        "import os, pathlib, types; from feedbus.lifeline import hold_slot, mark_holding\n"
+        "import os, pathlib, types; from feedbus.process.lifeline import hold_slot, mark_holding\n"
         f"where = types.SimpleNamespace(var=pathlib.Path({str(system.topology.var)!r}))\n"
         "with hold_slot(where, 'work', 1):\n"
         "    mark_holding('the store is away')\n"

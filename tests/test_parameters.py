@@ -13,12 +13,12 @@ from marshmallow import Schema, fields
 from typing_extensions import TypeAliasType
 
 from feedbus import Bus, Message, Records, handler, resource
-from feedbus.annotations import Unfit
-from feedbus.handling import MARK
-from feedbus.parameters import BUS, MESSAGE, SESSION, Given, Offer, Parameters, Resource
+from feedbus.handling.annotations import Unfit
+from feedbus.handling.handlers import MARK
+from feedbus.handling.parameters import BUS, MESSAGE, SESSION, Given, Offer, Parameters, Resource
+from feedbus.handling.resources import Resources
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
-from feedbus.resources import Resources
 from feedbus.testing import TestSystem
 from feedbus.topology import Exchange, Queue, RetryPolicy, Topology
 from feedbus.urls import parse_broker_url

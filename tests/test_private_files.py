@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus.private_files import (
+from feedbus.process.private_files import (
     NotPrivate,
     make_database_file,
     open_private,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
 
 from feedbus.errors import Drop, InvalidBody, Reject, Retry
-from feedbus.message_types.marshmallow_schemas import SchemaType
+from feedbus.handling.message_types.marshmallow_schemas import SchemaType
 from feedbus.records import Records
 from feedbus.records.batch import LARGE, Batch, Chunk
 from feedbus.records.ids import Ids

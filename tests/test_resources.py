@@ -14,8 +14,8 @@ from marshmallow import Schema, fields
 
 from feedbus import Outage, handler, resource
 from feedbus.errors import UsageError
-from feedbus.parameters import Parameters, Resource
-from feedbus.resources import Resources
+from feedbus.handling.parameters import Parameters, Resource
+from feedbus.handling.resources import Resources
 from feedbus.store.peewee import close_bound
 from feedbus.testing import TestSystem
 from feedbus.topology import Exchange, Queue, Topology

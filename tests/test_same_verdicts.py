@@ -14,7 +14,7 @@ from feedbus import config
 from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters
 from feedbus.generations.establishment import establish
-from feedbus.handler_routes import HandlerRoutes
+from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import Metrics
 from feedbus.runner import Limits, Runner, Suspects
 from feedbus.store import open_store

@@ -16,9 +16,9 @@ import sqlalchemy
 from sqlalchemy import text
 
 from feedbus.errors import Outage, StoreOutage
-from feedbus.handling import Handler
-from feedbus.parameters import Given
-from feedbus.resources import Resources
+from feedbus.handling.handlers import Handler
+from feedbus.handling.parameters import Given
+from feedbus.handling.resources import Resources
 from feedbus.store import Store
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.sqlalchemy import SqlAlchemyStore

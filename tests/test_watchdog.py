@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from feedbus import broker, config, watchdog
+from feedbus import broker, config
+from feedbus.process import watchdog
+from feedbus.process.watchdog import Note, Watchdog
 from feedbus.runner import Suspects
-from feedbus.watchdog import Note, Watchdog
 from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
 pytestmark = pytest.mark.processes

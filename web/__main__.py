@@ -13,11 +13,11 @@ import click
 from feedbus import config
 from feedbus.bus import LiveBus
 from feedbus.errors import FeedbusError, UsageError
-from feedbus.lifeline import follow_parent, mark_ready
 from feedbus.logs import EventLog, configure
 from feedbus.metrics import Metrics
 from feedbus.operations.access import guard_of
 from feedbus.operations.http_server import THREADS, Address, Server, bind, url
+from feedbus.process.lifeline import follow_parent, mark_ready
 from feedbus.store import open_store
 from feedbus.store.relay import Relay
 from web.app import make_app

@@ -15,9 +15,9 @@ from feedbus.errors import UsageError
 from feedbus.generations import ledger, removal, replacement, switch
 from feedbus.generations.emptying import REFILLED
 from feedbus.generations.switch import step
-from feedbus.lifeline import run_folder
 from feedbus.plan.changes import Plan
 from feedbus.plan.comparison import make_plan
+from feedbus.process.lifeline import run_folder
 from feedbus.topology import Topology
 from feedbus.wire.amqp import Connection
 

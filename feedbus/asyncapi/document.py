@@ -8,7 +8,7 @@ from typing import Any
 
 from feedbus.asyncapi.messages import Messages
 from feedbus.broker.names import Names
-from feedbus.handler_routes import HandlerRoutes
+from feedbus.handling.routes import HandlerRoutes
 from feedbus.topology import Exchange, Queue, Topology
 from feedbus.urls import BrokerUrl
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.handler_routes import HandlerRoutes
-from feedbus.message_types import MessageType
+from feedbus.handling.message_types import MessageType
+from feedbus.handling.routes import HandlerRoutes
 from feedbus.topology import Queue, Topology
 
 CONTENT_TYPES = {"object": "application/json", "text": "text/plain"}

@@ -55,7 +55,7 @@ class Embedded:
             raise BrokerOutage(msg) from error
 
     def refusal(self) -> str:
-        """Return "": feedbus.disk_space looks at the file's disk."""
+        """Return "": feedbus.operations.disk_space looks at the file's disk."""
         return ""
 
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from feedbus import file_locks
 from feedbus.broker.outages import connection_errors
 from feedbus.errors import UsageError
+from feedbus.process import file_locks
 from feedbus.wire.amqp import Connection
 
 QUEUE_TIMEOUT_SECONDS = 10.0

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from feedbus import __version__, interrupts
+from feedbus import __version__
 from feedbus.errors import FeedbusError
 from feedbus.printable import error_text
+from feedbus.process import interrupts
 
 if TYPE_CHECKING:
     from feedbus.topology import Topology
@@ -76,7 +77,7 @@ class LazyGroup(click.Group):
             named = self._project(ctx) if lenient else Context(path).load().commands
             if cmd_name not in named:
                 return None
-            from feedbus.handling import resolve_object
+            from feedbus.handling.handlers import resolve_object
 
             command = resolve_object(named[cmd_name], path.absolute().parent)
         if not isinstance(command, click.Command):

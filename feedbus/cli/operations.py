@@ -41,8 +41,8 @@ def command(context: Context, host: str | None, port: int | None) -> None:
     that other machines reach needs FEEDBUS_API_TOKEN, which requests then have to show as
     Authorization: Bearer TOKEN.
     """
-    from feedbus import lifeline
     from feedbus.operations.service import run
+    from feedbus.process import lifeline
 
     supervised = lifeline.follow_parent()
     topology = context.load()

@@ -59,7 +59,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     """Run CONSUMER until a limit or a signal ends it; the exit code is then 0."""
     # What is imported is no garbage: looking for some makes importing a tenth slower.
     gc.disable()
-    from feedbus import lifeline
+    from feedbus.process import lifeline
     from feedbus.runner import Limits
 
     supervised = lifeline.follow_parent()
@@ -96,9 +96,9 @@ class Place:
 
 def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> None:
     """Run a consumer until a limit or a signal ends it."""
-    from feedbus import lifeline, watchdog
-    from feedbus.handler_routes import HandlerRoutes
+    from feedbus.handling.routes import HandlerRoutes
     from feedbus.metrics import Metrics
+    from feedbus.process import lifeline, watchdog
     from feedbus.runner import Runner, Suspects
     from feedbus.store import open_store
 

@@ -58,7 +58,7 @@ def command(context: Any, as_json: bool) -> None:  # noqa: FBT001 -- click passe
 
 def gather(topology: Topology) -> dict[str, Any]:
     """Return what can be learnt about a system now; what cannot be reached says why."""
-    from feedbus.disk_space import unwritable_folders
+    from feedbus.operations.disk_space import unwritable_folders
 
     depths, fired, broker = _broker(topology)
     handled, dropped = _handled(topology), _dropped(topology)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from feedbus import interrupts
 from feedbus.cli import Context
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.logs import JSON, EventLog
 from feedbus.printable import printable
+from feedbus.process import interrupts
 
 if TYPE_CHECKING:
     from feedbus.supervisor.forks import ForkServer

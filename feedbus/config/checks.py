@@ -15,7 +15,6 @@ from feedbus.config.faults import Fault, nearest
 from feedbus.config.names import check_names
 from feedbus.config.paths import Path, lookup
 from feedbus.config.schedules import check_schedules
-from feedbus.content_types import bare_type, is_known
 from feedbus.topology import (
     HANDLER_TIMEOUT_SECONDS,
     KEEP_HANDLED_SECONDS,
@@ -23,6 +22,7 @@ from feedbus.topology import (
     SQLALCHEMY,
     RetryPolicy,
 )
+from feedbus.wire.content_types import bare_type, is_known
 
 Found = Iterator[tuple[Path, Fault]]
 Options = dict[str, Any]

@@ -12,15 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
-from feedbus.annotations import Unfit
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, nearest
 from feedbus.config.other_imports import check_other_imports
 from feedbus.config.paths import Path
 from feedbus.config.store_imports import StoreOffer, check_connections, check_store
 from feedbus.errors import UsageError
-from feedbus.handling import Handler, refuse_in_transaction, resolve
-from feedbus.parameters import SESSION
+from feedbus.handling.annotations import Unfit
+from feedbus.handling.handlers import Handler, refuse_in_transaction, resolve
+from feedbus.handling.parameters import SESSION
 
 EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}  # a module to the extra that has it
 

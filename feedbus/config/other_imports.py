@@ -10,19 +10,19 @@ from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from feedbus.annotations import Unfit
 from feedbus.codecs import EXPECTED as EXPECTED_CODEC
 from feedbus.codecs import resolve_codec
 from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault
 from feedbus.config.paths import Path
 from feedbus.config.store_imports import StoreOffer
-from feedbus.dead_handlers import EXPECTED as EXPECTED_DEAD_HANDLER
-from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.errors import UsageError
-from feedbus.exception_rules import resolve_exception
-from feedbus.handling import refuse_in_transaction, resolve, resolve_object
-from feedbus.middleware import EXPECTED, resolve_middleware
+from feedbus.handling.annotations import Unfit
+from feedbus.handling.dead_handlers import EXPECTED as EXPECTED_DEAD_HANDLER
+from feedbus.handling.dead_handlers import DeadLetterFunction
+from feedbus.handling.exception_rules import resolve_exception
+from feedbus.handling.handlers import refuse_in_transaction, resolve, resolve_object
+from feedbus.handling.middleware import EXPECTED, resolve_middleware
 
 Found = TypeVar("Found")
 

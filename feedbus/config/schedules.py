@@ -14,9 +14,9 @@ from feedbus.config.draft import RING, Draft
 from feedbus.config.faults import Fault, describe, nearest
 from feedbus.config.fields import Option, Text
 from feedbus.config.paths import Path
-from feedbus.content_types import bare_type, is_known
 from feedbus.cron import Cron, WrongCron
 from feedbus.topic_patterns import topic_matches, words_of
+from feedbus.wire.content_types import bare_type, is_known
 from feedbus.wire.headers import checked_headers
 
 Found = Iterator[tuple[Path, Fault]]

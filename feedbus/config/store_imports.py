@@ -13,7 +13,7 @@ from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, nearest
 from feedbus.config.paths import Path
 from feedbus.errors import UsageError
-from feedbus.handling import resolve_object
+from feedbus.handling.handlers import resolve_object
 from feedbus.topology import PEEWEE, SESSIONS, SQLALCHEMY
 
 UNKNOWN = object()  # what a store's session_type is before it is opened: no class, and not None

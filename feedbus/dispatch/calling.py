@@ -10,10 +10,10 @@ from feedbus.bus.sender import Sender
 from feedbus.dispatch.opening import AsyncCall, Callee
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
-from feedbus.fork_safety import end_fork
-from feedbus.handling import Handler
+from feedbus.handling.handlers import Handler
+from feedbus.handling.parameters import Given
 from feedbus.logs import EventLog
-from feedbus.parameters import Given
+from feedbus.process.fork_safety import end_fork
 from feedbus.records import Records
 from feedbus.store import Store
 from feedbus.topology import Consumer

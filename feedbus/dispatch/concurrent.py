@@ -14,9 +14,9 @@ from feedbus.dispatch.opening import AsyncCall, Callee, Opened
 from feedbus.dispatch.publications import Publications, send_together
 from feedbus.dispatch.waker import Waker
 from feedbus.errors import Outage
-from feedbus.handler_loop import limit
+from feedbus.handling.event_loop import limit
+from feedbus.handling.resources import Resources
 from feedbus.records import Records
-from feedbus.resources import Resources
 from feedbus.sequencer import Sequencer
 from feedbus.topology import Consumer
 from feedbus.wire import Delivery

@@ -10,20 +10,20 @@ from typing import Any, cast
 from feedbus.bus.collecting import CollectingBus
 from feedbus.bus.sender import Sender
 from feedbus.codecs import Codecs
-from feedbus.dead_handlers import DeadLetterFunction
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import InvalidBody, Outage, StoreOutage, described
-from feedbus.fork_safety import end_fork
-from feedbus.handling import check_returned, refuse_in_transaction, resolve_object
+from feedbus.handling.dead_handlers import DeadLetterFunction
+from feedbus.handling.handlers import check_returned, refuse_in_transaction, resolve_object
+from feedbus.handling.parameters import GivenDeadLetter
+from feedbus.handling.resources import Resources
 from feedbus.logs import EventLog
-from feedbus.message import Message
-from feedbus.parameters import GivenDeadLetter
+from feedbus.process.fork_safety import end_fork
 from feedbus.records import Records
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
-from feedbus.resources import Resources
+from feedbus.records.message import Message
 from feedbus.retry import Fate
 from feedbus.store import NoStore, Store
 from feedbus.topology import Consumer, Topology

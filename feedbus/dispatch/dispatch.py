@@ -15,15 +15,15 @@ from feedbus.dispatch.dead_handler import DeadHandler
 from feedbus.dispatch.opening import AsyncCall, Call, Callee, Opened, Opening, Run
 from feedbus.dispatch.twins import Twins
 from feedbus.errors import BrokerOutage, Drop, Outage, StoreOutage
-from feedbus.exception_rules import ExceptionRules
-from feedbus.handler_routes import HandlerRoutes
-from feedbus.handling import Handler, refuse_in_transaction
+from feedbus.handling.exception_rules import ExceptionRules
+from feedbus.handling.handlers import Handler, refuse_in_transaction
+from feedbus.handling.middleware import MiddlewareStack, resolve_middleware
+from feedbus.handling.parameters import Given
+from feedbus.handling.resources import Resources
+from feedbus.handling.routes import HandlerRoutes
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
-from feedbus.middleware import MiddlewareStack, resolve_middleware
-from feedbus.parameters import Given
 from feedbus.records import Records
-from feedbus.resources import Resources
 from feedbus.retry import FailurePolicy
 from feedbus.store import NoStore, Store
 from feedbus.topology import Consumer, Topology

@@ -10,13 +10,13 @@ from typing import Any
 from feedbus.codecs import Codecs
 from feedbus.dispatch.order import Order
 from feedbus.errors import InvalidBody, Reject
-from feedbus.handler_routes import HandlerRoutes
-from feedbus.handling import Handler
-from feedbus.message import Message
-from feedbus.message_types import Loaded
-from feedbus.parameters import Given
+from feedbus.handling.handlers import Handler
+from feedbus.handling.message_types import Loaded
+from feedbus.handling.parameters import Given
+from feedbus.handling.routes import HandlerRoutes
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
+from feedbus.records.message import Message
 from feedbus.records.packs import Pack, decode
 from feedbus.retry import FailurePolicy, Fate
 from feedbus.topology import Consumer, Topology

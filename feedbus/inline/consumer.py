@@ -9,9 +9,9 @@ from feedbus.bus.sender import Sender
 from feedbus.clock import Clock
 from feedbus.dispatch import Dispatch
 from feedbus.errors import Outage
-from feedbus.handler_routes import HandlerRoutes
+from feedbus.handling.resources import Resources
+from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import ConsumerMetrics
-from feedbus.resources import Resources
 from feedbus.runner.buffer import Buffer
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology

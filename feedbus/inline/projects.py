@@ -15,7 +15,7 @@ from typing import Any
 from feedbus import config
 from feedbus.clock import VirtualClock
 from feedbus.generations.establishment import establish
-from feedbus.handler_routes import HandlerRoutes
+from feedbus.handling.routes import HandlerRoutes
 from feedbus.inline import others
 from feedbus.metrics import ConsumerMetrics, Metrics
 from feedbus.store import open_prepared

@@ -15,11 +15,11 @@ from feedbus.clock import VirtualClock
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import FeedbusError, UsageError
-from feedbus.handling import Handler
+from feedbus.handling.handlers import Handler
+from feedbus.handling.resources import Resources
 from feedbus.inline import others
 from feedbus.inline.consumer import InlineConsumer
 from feedbus.inline.projects import Project, on_broker, unused_name
-from feedbus.resources import Resources
 from feedbus.store import Store
 from feedbus.store.none import NoStore
 from feedbus.topology import Consumer, Topology

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from feedbus import file_locks
 from feedbus.logs import EventLog
-from feedbus.private_files import open_private
+from feedbus.process import file_locks
+from feedbus.process.private_files import open_private
 
 SUFFIX = ".counts"
 UNREADABLE_SUFFIX = ".unreadable"

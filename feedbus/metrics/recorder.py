@@ -24,7 +24,7 @@ from feedbus.metrics.catalogue import (
     Verdict,
 )
 from feedbus.metrics.counts import Counts
-from feedbus.private_files import private_folder
+from feedbus.process.private_files import private_folder
 
 LONGEST_SECONDS = 366 * 86400.0
 

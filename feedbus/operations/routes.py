@@ -13,16 +13,16 @@ from typing import Any
 
 import bottle
 
-from feedbus.disk_space import unwritable_folders
 from feedbus.errors import Outage
-from feedbus.lifeline import all_holding
 from feedbus.logs import EventLog
 from feedbus.metrics import CONTENT_TYPE, exposition
 from feedbus.operations.access import Guard
+from feedbus.operations.disk_space import unwritable_folders
 from feedbus.operations.page_figures import figures
 from feedbus.operations.queue_depths import Counts, QueueDepths
 from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
 from feedbus.operations.wsgi import Application
+from feedbus.process.lifeline import all_holding
 from feedbus.schedules.overview import overview
 from feedbus.store import Store
 from feedbus.topology import StoreOptions, Topology

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 from feedbus.bus import LiveBus
 from feedbus.errors import FeedbusError
-from feedbus.lifeline import hold_slot, mark_holding, mark_ready
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.operations.access import Guard, guard_of
@@ -23,6 +22,7 @@ from feedbus.operations.queue_depths import QueueDepths
 from feedbus.operations.routes import application
 from feedbus.operations.url_file import last_url, write_url
 from feedbus.operations.wsgi import Application
+from feedbus.process.lifeline import hold_slot, mark_holding, mark_ready
 from feedbus.schedules.scheduler import Scheduler
 from feedbus.store import Store, open_store
 from feedbus.store.relay import Relay

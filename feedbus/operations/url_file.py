@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from feedbus.file_locks import lock_holder
-from feedbus.lifeline import run_folder, slot_path
-from feedbus.private_files import open_private
+from feedbus.process.file_locks import lock_holder
+from feedbus.process.lifeline import run_folder, slot_path
+from feedbus.process.private_files import open_private
 from feedbus.topology import OPERATIONS, Topology
 
 

@@ -9,9 +9,9 @@ from itertools import accumulate, chain, repeat
 from typing import Any, Protocol
 
 from feedbus.errors import Drop, Reject, Retry
-from feedbus.message import Message
 from feedbus.records.ids import Ids, pick
 from feedbus.records.instances import Attributes
+from feedbus.records.message import Message
 from feedbus.records.parts import Publisher
 
 SMALL = 8  # records, of a chunk by the mean

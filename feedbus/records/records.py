@@ -8,10 +8,10 @@ from operator import not_
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from feedbus.errors import Drop, Reject, Retry
-from feedbus.message import Message
 from feedbus.records.batch import Batch, Chunk, Origin
 from feedbus.records.ids import Ids
 from feedbus.records.instances import Attributes, attributes_of
+from feedbus.records.message import Message
 from feedbus.records.parts import Publisher
 from feedbus.records.publishing import PublishingRecords
 from feedbus.records.selecting import choose, group

@@ -19,10 +19,10 @@ from feedbus.dispatch import Dispatch
 from feedbus.errors import BrokerOutage, Outage, UsageError
 from feedbus.generations import establishment
 from feedbus.generations.drain import Drain, Source, standing
-from feedbus.handler_routes import HandlerRoutes
+from feedbus.handling.resources import Resources
+from feedbus.handling.routes import HandlerRoutes
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
-from feedbus.resources import Resources
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.concurrent import Concurrent
 from feedbus.runner.consumer_timeout import ConsumerTimeout

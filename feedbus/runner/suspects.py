@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from feedbus import watchdog
-from feedbus.private_files import open_private, private_folder
-from feedbus.watchdog import UNTIL_AT, Note, note_line, until_text
+from feedbus.process import watchdog
+from feedbus.process.private_files import open_private, private_folder
+from feedbus.process.watchdog import UNTIL_AT, Note, note_line, until_text
 
 DIED = "its process ended"
 HUNG = "its handler took longer than handler_timeout"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.errors import StoreOutage
-from feedbus.file_locks import locked, poll
+from feedbus.process.file_locks import locked, poll
 from feedbus.store.tables import Cursor
 
 Execute = Callable[[str, Mapping[str, Any]], Cursor]

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from feedbus.errors import UsageError
-from feedbus.handling import resolve_object
+from feedbus.handling.handlers import resolve_object
 from feedbus.store.none import NoStore
 from feedbus.store.protocol import Store
 from feedbus.store.write_queue import Waiting

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager
 
-from feedbus.file_locks import lock, try_lock, unlock
-from feedbus.fork_safety import close_in_forks
-from feedbus.private_files import open_private
+from feedbus.process.file_locks import lock, try_lock, unlock
+from feedbus.process.fork_safety import close_in_forks
+from feedbus.process.private_files import open_private
 
 TURN_SECONDS = 10.0
 Waiting = Callable[[], AbstractContextManager[None]]  # around every wait for a turn

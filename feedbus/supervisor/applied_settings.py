@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
-from feedbus.lifeline import SUPERVISED
 from feedbus.plan.changes import Watchers
+from feedbus.process.lifeline import SUPERVISED
 from feedbus.supervisor.watcher_options import watchers
 from feedbus.topology import OPERATIONS, Queue, Topology
 

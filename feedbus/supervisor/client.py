@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus.errors import FeedbusError
-from feedbus.file_locks import lock_holder, take_lock
-from feedbus.lifeline import (
+from feedbus.plan.changes import Watchers
+from feedbus.process.file_locks import lock_holder, take_lock
+from feedbus.process.lifeline import (
     changed_code,
     run_folder,
     slot_locks,
     slot_path,
 )
-from feedbus.plan.changes import Watchers
 from feedbus.supervisor.arbiter import lock_path
 from feedbus.supervisor.watcher_options import endpoint
 from feedbus.topology import Topology

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from feedbus.file_locks import last_holder, lock_holder
-from feedbus.lifeline import RUN_FOLDER, slot_locks
+from feedbus.process.file_locks import last_holder, lock_holder
+from feedbus.process.lifeline import RUN_FOLDER, slot_locks
 
 GRACE_SECONDS = 1.0  # what is left of a group has this long after SIGTERM before SIGKILL
 LOOK_SECONDS = 0.02

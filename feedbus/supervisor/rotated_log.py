@@ -11,7 +11,7 @@ from typing import Any
 
 from feedbus.errors import FeedbusError
 from feedbus.logs import TEXT, Event, log_line
-from feedbus.private_files import open_private
+from feedbus.process.private_files import open_private
 
 LONGEST_LINE_BYTES = 65_536  # a longer one is written in pieces
 

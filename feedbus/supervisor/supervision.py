@@ -17,11 +17,12 @@ import psutil
 from circus.exc import ConflictError
 from tornado.ioloop import PeriodicCallback
 
-from feedbus import config, watchdog
-from feedbus.lifeline import run_folder
+from feedbus import config
 from feedbus.logs import EventLog, change_format
 from feedbus.plan.changes import Watchers
-from feedbus.private_files import open_private
+from feedbus.process import watchdog
+from feedbus.process.lifeline import run_folder
+from feedbus.process.private_files import open_private
 from feedbus.supervisor import groups
 from feedbus.supervisor.applied_settings import AppliedSettings, lack
 from feedbus.supervisor.forks import ForkServer

@@ -18,14 +18,14 @@ from typing import Any
 from circus.stream.redirector import Redirector
 from circus.watcher import Watcher
 
-from feedbus.lifeline import changed_code, holding, ready_since, slot_path
 from feedbus.logs import EventLog
+from feedbus.process.lifeline import changed_code, holding, ready_since, slot_path
+from feedbus.process.watchdog import Watchdog, describe
 from feedbus.runner.suspects import clear
 from feedbus.supervisor import groups
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.process import KeptProcess
 from feedbus.supervisor.restart_policy import SILENT_SECONDS, RestartPolicy, describe_exit
-from feedbus.watchdog import Watchdog, describe
 
 events = EventLog("feedbus.supervisor")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from feedbus.config import APPLIED
 from feedbus.errors import UsageError
-from feedbus.lifeline import RUN_FOLDER, SUPERVISED, run_folder
-from feedbus.private_files import private_folder
+from feedbus.process.lifeline import RUN_FOLDER, SUPERVISED, run_folder
+from feedbus.process.private_files import private_folder
 from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.topology import OPERATIONS, Consumer, Process, Queue, Topology
 
@@ -58,7 +58,7 @@ def _feedbus(topology: Topology, *words: str) -> list[str]:
 
 
 def _process(topology: Topology, process: Process) -> dict[str, Any]:
-    lifeline = ["-m", "feedbus.lifeline", "--run", str(topology.var / "run")]
+    lifeline = ["-m", "feedbus.process.lifeline", "--run", str(topology.var / "run")]
     lifeline += ["--name", process.name, "--slot", "$(circus.wid)"]
     if process.memory_limit_bytes is not None:
         lifeline += ["--memory-limit", str(process.memory_limit_bytes)]

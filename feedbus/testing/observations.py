@@ -13,7 +13,7 @@ from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender
 from feedbus.codecs import Codecs, reads_of
 from feedbus.errors import InvalidBody
-from feedbus.handling import Handler
+from feedbus.handling.handlers import Handler
 from feedbus.records import Records
 from feedbus.records.packs import single
 from feedbus.records.raw import RAW

@@ -14,7 +14,7 @@ from feedbus.clock import VirtualClock
 from feedbus.cron import Cron
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import UsageError
-from feedbus.handling import Handler
+from feedbus.handling.handlers import Handler
 from feedbus.inline.projects import Project, on_store, project
 from feedbus.inline.system import MOST_DELIVERIES, InlineSystem
 from feedbus.records.payloads import Payload

@@ -56,7 +56,7 @@ def handle(message, bus):
 
 CLOCK = """
 import signal, sys
-from feedbus import lifeline
+from feedbus.process import lifeline
 lifeline.mark_ready()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 while True:

@@ -21,7 +21,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from feedbus.file_locks import lock_holder
+from feedbus.process.file_locks import lock_holder
 from tests.projects import PATIENCE_SECONDS, wait_until
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "feedbus-0.1.tar.xz"

@@ -11,7 +11,7 @@ from amqp.exceptions import RecoverableConnectionError
 from kombu.transport import pyamqp
 
 from feedbus.broker.rabbitmq import frames
-from feedbus.fork_safety import close_in_forks
+from feedbus.process.fork_safety import close_in_forks
 
 READ_AHEAD_BYTES = 16_384
 FRAME_HEADER = struct.Struct(">BHI")  # type, channel, bytes

@@ -12,8 +12,8 @@ from typing import Any, cast
 import peewee
 
 from feedbus.errors import UsageError
-from feedbus.fork_safety import close_in_forks
-from feedbus.private_files import make_database_file
+from feedbus.process.fork_safety import close_in_forks
+from feedbus.process.private_files import make_database_file
 from feedbus.store.outages import outage
 from feedbus.store.sql import not_the_owner
 from feedbus.store.write_queue import Turn, Waiting

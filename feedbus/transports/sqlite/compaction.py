@@ -14,8 +14,8 @@ import sqlite3
 import time
 from pathlib import Path
 
-from feedbus.file_locks import try_lock
-from feedbus.private_files import open_private
+from feedbus.process.file_locks import try_lock
+from feedbus.process.private_files import open_private
 
 QUIET_SECONDS = 1.0  # without a write by anybody
 SPARE_BYTES = 16_000_000  # of free pages and of the log: the next burst needs them

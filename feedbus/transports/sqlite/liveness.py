@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from feedbus.file_locks import try_lock
-from feedbus.private_files import open_private
+from feedbus.process.file_locks import try_lock
+from feedbus.process.private_files import open_private
 
 
 class Locks:

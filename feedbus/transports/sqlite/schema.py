@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from feedbus import file_locks
-from feedbus.private_files import make_database_file, open_private, private_folder
+from feedbus.process import file_locks
+from feedbus.process.private_files import make_database_file, open_private, private_folder
 
 SCHEMA_VERSION = 1
 OLDEST_SQLITE = (3, 38)  # RETURNING, and JSON without asking for it

@@ -7,14 +7,14 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from feedbus.annotations import name_of, place
 from feedbus.errors import Outage, UsageError, described
+from feedbus.handling.annotations import name_of, place
+from feedbus.handling.parameters import Parameters, Resource, Source, declared, of_resource
 from feedbus.logs import EventLog
-from feedbus.parameters import Parameters, Resource, Source, declared, of_resource
 from feedbus.topology import Topology
 
 if TYPE_CHECKING:
-    from feedbus.handler_loop import HandlerLoop
+    from feedbus.handling.event_loop import HandlerLoop
 
 events = EventLog(__name__)
 
@@ -148,7 +148,7 @@ class Resources:
     def loop(self) -> HandlerLoop:
         """The event loop of the process's async handlers, which is begun when it is needed."""
         if self._loop is None:
-            from feedbus.handler_loop import HandlerLoop  # asyncio takes long to import
+            from feedbus.handling.event_loop import HandlerLoop  # asyncio takes long to import
 
             self._loop = HandlerLoop(self._on_blocked)
         return self._loop
@@ -184,7 +184,7 @@ class Resources:
     def _opened_in_loop(self, resource: Resource, given: Any) -> Any:
         if not resource.yields:
             return self.run(given)
-        from feedbus.resource_life import Life  # asyncio takes long to import
+        from feedbus.handling.resource_life import Life  # asyncio takes long to import
 
         life = Life(given, lambda: self._dead.append(resource))
         value = self.run(life.begin())

@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from feedbus.fork_safety import end_fork
 from feedbus.logs import EventLog
+from feedbus.process.fork_safety import end_fork
 
 events = EventLog(__name__)
 

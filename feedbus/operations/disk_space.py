@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from feedbus.errors import FeedbusError
-from feedbus.private_files import unwritable
+from feedbus.process.private_files import unwritable
 from feedbus.topology import Topology
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import Any
 
-from feedbus.message_types.message_type import Loaded, MessageType, Reads
+from feedbus.handling.message_types.message_type import Loaded, MessageType, Reads
 from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
 from feedbus.records.raw import RAW

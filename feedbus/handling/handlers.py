@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_origin, overload
 
-from feedbus.annotations import Unfit
 from feedbus.errors import Drop, Reject, Retry, UsageError
-from feedbus.message_types import MessageType, UnfitMessageType, message_type_of, row_type
-from feedbus.parameters import (
+from feedbus.handling.annotations import Unfit
+from feedbus.handling.message_types import MessageType, UnfitMessageType, message_type_of, row_type
+from feedbus.handling.parameters import (
     Call,
     Given,
     Offer,
@@ -22,7 +22,7 @@ from feedbus.parameters import (
     check_result,
     refuse_async_resources,
 )
-from feedbus.resources import Resources
+from feedbus.handling.resources import Resources
 
 Function = TypeVar("Function", bound=Callable[..., Coroutine[Any, Any, None] | None])
 MARK = "__feedbus_handler__"

@@ -193,7 +193,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _line(name: str, log_format: str, note: Note) -> str:
     """Return the log line of a process that hangs."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))  # this process was started without it
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # this process was started without it
     from feedbus.logs import Event, log_line
 
     event = Event("hangs", describe(note), {"consumer": name, "pid": note.pid})

@@ -8,9 +8,9 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from feedbus.annotations import Unfit, Unresolved, annotation, name_of, namespace
-from feedbus.parameters.offers import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offer
-from feedbus.parameters.resource import Resource, declared, match
+from feedbus.handling.annotations import Unfit, Unresolved, annotation, name_of, namespace
+from feedbus.handling.parameters.offers import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offer
+from feedbus.handling.parameters.resource import Resource, declared, match
 
 Want = str | Resource
 UNIONS = (typing.Union, types.UnionType)

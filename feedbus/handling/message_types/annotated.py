@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, get_args, get_origin
 
-from feedbus.annotations import Unfit, Unresolved, annotation
+from feedbus.handling.annotations import Unfit, Unresolved, annotation
 from feedbus.records import Records
 
 UNANNOTATED = (inspect.Parameter.empty, Any, object)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from feedbus.annotations import Unfit
-from feedbus.handling import MARK, Handler, is_async
-from feedbus.message_types import MessageType, UnfitMessageType, message_type_of, row_type
-from feedbus.parameters import (
+from feedbus.handling.annotations import Unfit
+from feedbus.handling.handlers import MARK, Handler, is_async
+from feedbus.handling.message_types import MessageType, UnfitMessageType, message_type_of, row_type
+from feedbus.handling.parameters import (
     ASKED_FOR,
     DEAD_LETTER,
     UNANNOTATED,

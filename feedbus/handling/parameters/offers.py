@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.annotations import name_of
+from feedbus.handling.annotations import name_of
 
 # A class that has this attribute can be asked for; it names what is given.
 ASKED_FOR = "__feedbus_parameter__"

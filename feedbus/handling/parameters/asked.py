@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from feedbus.annotations import Unfit, Unresolved, annotation, name_of, place
-from feedbus.parameters.finding import Want, shown, wanted
-from feedbus.parameters.offers import BUS, OPENING, UNANNOTATED, Given, Offer
-from feedbus.parameters.resource import Resource
+from feedbus.handling.annotations import Unfit, Unresolved, annotation, name_of, place
+from feedbus.handling.parameters.finding import Want, shown, wanted
+from feedbus.handling.parameters.offers import BUS, OPENING, UNANNOTATED, Given, Offer
+from feedbus.handling.parameters.resource import Resource
 
 MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 

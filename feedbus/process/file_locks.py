@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from feedbus.private_files import open_private
+from feedbus.process.private_files import open_private
 
 POLL_SECONDS = 0.05
 FLOCK = struct.Struct("hhqqi4x")  # fcntl(2): type, whence, start, length, process id

@@ -12,11 +12,11 @@ from typing import Any
 import marshmallow
 import msgspec
 
-from feedbus.message_types.marshmallow_schemas import SchemaType
-from feedbus.message_types.message_type import MessageType, UnfitMessageType
-from feedbus.message_types.msgspec_types import MsgspecType
-from feedbus.message_types.plain import BodyType, DictType
-from feedbus.message_types.pydantic_models import PydanticType, is_pydantic
+from feedbus.handling.message_types.marshmallow_schemas import SchemaType
+from feedbus.handling.message_types.message_type import MessageType, UnfitMessageType
+from feedbus.handling.message_types.msgspec_types import MsgspecType
+from feedbus.handling.message_types.plain import BodyType, DictType
+from feedbus.handling.message_types.pydantic_models import PydanticType, is_pydantic
 
 UNTYPED = {inspect.Parameter.empty, Any, object, dict, Mapping, MutableMapping}
 EXPECTED = (

@@ -10,7 +10,7 @@ from typing import Any, cast
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing, validate
 
 from feedbus.errors import described
-from feedbus.message_types.message_type import (
+from feedbus.handling.message_types.message_type import (
     Errors,
     Loaded,
     MessageType,
@@ -68,7 +68,7 @@ class SchemaType(MessageType):
 
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of one record on the wire; its definitions are in `$defs`."""
-        from feedbus.message_types.marshmallow_json_schema import json_schema
+        from feedbus.handling.message_types.marshmallow_json_schema import json_schema
 
         return json_schema(self._schema)
 

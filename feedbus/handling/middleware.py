@@ -10,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from feedbus.annotations import Unfit, name_of, place
 from feedbus.errors import described
-from feedbus.handling import resolve_object
-from feedbus.message import Message
-from feedbus.parameters import Given, Parameters, Resource, Source
+from feedbus.handling.annotations import Unfit, name_of, place
+from feedbus.handling.handlers import resolve_object
+from feedbus.handling.parameters import Given, Parameters, Resource, Source
+from feedbus.handling.resources import Resources
 from feedbus.records import Records
-from feedbus.resources import Resources
+from feedbus.records.message import Message
 from feedbus.topology import Consumer
 
 Caller = Callable[[Any, Given], None]

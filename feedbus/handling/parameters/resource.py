@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, TypeVar
 
-from feedbus.annotations import Unfit, Unresolved, annotation
+from feedbus.handling.annotations import Unfit, Unresolved, annotation
 
 Function = TypeVar("Function", bound=Callable[..., object])
 MARK = "__feedbus_resource__"

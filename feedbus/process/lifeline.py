@@ -1,6 +1,6 @@
 """What ties a supervised process to its supervisor: parent death, slot lock, memory, readiness.
 
-`python -m feedbus.lifeline --run DIR --name NAME --slot N -- COMMAND …` does the same for a
+`python -m feedbus.process.lifeline --run DIR --name NAME --slot N -- COMMAND …` does the same for a
 process that is not feedbus's own, and then becomes that command.
 """
 
@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from feedbus import loaded_code
 from feedbus.errors import FeedbusError, UsageError
-from feedbus.file_locks import lock_holder, take_lock
-from feedbus.private_files import open_private, private_folder
+from feedbus.process import loaded_code
+from feedbus.process.file_locks import lock_holder, take_lock
+from feedbus.process.private_files import open_private, private_folder
 
 SUPERVISED = "FEEDBUS_SUPERVISED"  # the supervisor's process id, set by its watchers
 READY_FILE = "FEEDBUS_READY_FILE"  # where this process says that it is ready
@@ -234,7 +234,7 @@ def changed_code(path: Path, pid: int) -> list[Path]:
 
 def become(arguments: Sequence[str]) -> None:
     """Follow the supervisor, take the slot, limit memory, and become the command."""
-    parser = argparse.ArgumentParser(prog="python -m feedbus.lifeline")
+    parser = argparse.ArgumentParser(prog="python -m feedbus.process.lifeline")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--slot", type=int, required=True)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from feedbus.handling import Handler, resolve
+from feedbus.handling.handlers import Handler, resolve
 from feedbus.topic_patterns import topic_matches, words_of
 from feedbus.topology import Consumer, Queue
 

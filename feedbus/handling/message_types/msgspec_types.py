@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import NODEFAULT, ValidationError, convert, inspect
 
-from feedbus.message_types.message_type import (
+from feedbus.handling.message_types.message_type import (
     Errors,
     Loaded,
     MessageType,

@@ -1,6 +1,6 @@
 """What handlers, resources and middleware ask for by the annotations of their parameters."""
 
-from feedbus.parameters.asked import (
+from feedbus.handling.parameters.asked import (
     Call,
     Parameters,
     Source,
@@ -8,7 +8,7 @@ from feedbus.parameters.asked import (
     of_resource,
     refuse_async_resources,
 )
-from feedbus.parameters.offers import (
+from feedbus.handling.parameters.offers import (
     ASKED_FOR,
     BUS,
     DEAD_LETTER,
@@ -20,7 +20,7 @@ from feedbus.parameters.offers import (
     GivenDeadLetter,
     Offer,
 )
-from feedbus.parameters.resource import Resource, declared, resource
+from feedbus.handling.parameters.resource import Resource, declared, resource
 
 __all__ = [
     "ASKED_FOR",

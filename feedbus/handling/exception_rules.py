@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from feedbus.errors import Drop, Outage, Reject, Retry, UsageError
-from feedbus.handling import resolve_object
+from feedbus.handling.handlers import resolve_object
 
 VERDICTS = (Drop, Outage, Reject, Retry)
 

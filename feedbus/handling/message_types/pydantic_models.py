@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from feedbus.message_types.message_type import (
+from feedbus.handling.message_types.message_type import (
     Errors,
     Loaded,
     MessageType,

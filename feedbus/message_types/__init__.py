@@ -1,7 +1,0 @@
-"""What a handler's messages are: how a record of each type is validated and loaded."""
-
-from feedbus.message_types.annotated import row_type
-from feedbus.message_types.finding import message_type_of
-from feedbus.message_types.message_type import Errors, Loaded, MessageType, UnfitMessageType
-
-__all__ = ["Errors", "Loaded", "MessageType", "UnfitMessageType", "message_type_of", "row_type"]

@@ -1,0 +1,1 @@
+"""The operating-system process: signals, forks, locks and files, and its supervisor."""
