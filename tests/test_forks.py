@@ -10,7 +10,7 @@ import pytest
 from feedbus import config
 from feedbus.supervisor.forks import ForkServer, Program, adopt_orphans
 from feedbus.supervisor.preparation import prepare
-from feedbus.supervisor.process import Forked, KeptProcess
+from feedbus.supervisor.process import Forked, WatchedProcess
 from tests.projects import Project, gone, wait_until
 from tests.required_servers import only_if
 
@@ -130,7 +130,7 @@ def test_a_server_that_was_killed_is_closed_and_python_is_started_anew(folder, f
         Forked(forks, asked)
     assert forks.closed
     python, *arguments = asked.command
-    process = KeptProcess(
+    process = WatchedProcess(
         "name",
         1,
         python,

@@ -104,9 +104,9 @@ def _follow(topology: Topology, text: str, *, runs: bool) -> None:
 
 
 def _follower(topology: Topology, text: str) -> Supervisor:
-    from feedbus.supervisor.client import Follower
+    from feedbus.supervisor.client import ApplyClient
 
-    return Follower(topology, text, BusyLines().show)
+    return ApplyClient(topology, text, BusyLines().show)
 
 
 class Progress:

@@ -37,7 +37,7 @@ def command(context: Any, *, timeout: float | None, now: bool, as_json: bool) ->
     default longer than its handler_timeout) is killed. Ctrl-C gives up waiting: everything goes on
     stopping. It is no error when nothing runs.
     """
-    from feedbus.supervisor.client import stop
+    from feedbus.supervisor.shutdown import stop
 
     if now and timeout is not None:
         msg = "--now and --timeout: expected one of them, got both"

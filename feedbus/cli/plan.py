@@ -62,7 +62,7 @@ def command(
 def look(topology: Topology, delete_nonempty: tuple[str, ...], *, predict: bool = True) -> Plan:
     """Make the plan of a topology."""
     from feedbus.plan.comparison import make_plan
-    from feedbus.supervisor.client import watched
+    from feedbus.supervisor.outdated import watched
 
     watchers, note = watched(topology) or (None, "")
     plan = make_plan(topology, watchers, delete_nonempty=delete_nonempty, predict=predict)

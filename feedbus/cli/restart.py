@@ -74,7 +74,8 @@ def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
         UsageError: nothing runs, a name is unknown, or another version of feedbus runs.
 
     """
-    from feedbus.supervisor.client import other_version, state
+    from feedbus.supervisor.client import state
+    from feedbus.supervisor.outdated import other_version
 
     found = state(topology)
     if found is None:

@@ -1,16 +1,18 @@
-"""What of a topology each watcher was started with, as digests that can be compared."""
+"""The topology that runs: its text, and digests of what each watcher was started with."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from feedbus.plan.changes import Watchers
 from feedbus.process.lifeline import SUPERVISED
-from feedbus.supervisor.watcher_options import watchers
+from feedbus.process.private_files import open_private
+from feedbus.supervisor.watcher_options import applied_path, watchers
 from feedbus.topology import OPERATIONS, Queue, Topology
 
 PROTOCOL = 2  # of what a supervisor answers and is asked for; feedbus 0.1 names none
@@ -118,6 +120,17 @@ def lack(state: Mapping[str, Any], count: int) -> str:
     if state.get("wanted_processes", count) != count:
         return f"it runs {state['wanted_processes']} processes instead of {count}"
     return ""
+
+
+def write_applied(topology: Topology, text: str) -> None:
+    """Write the text of a topology to where its processes read it, as readable as its file."""
+    path = applied_path(topology)
+    beside = path.with_suffix(".new")
+    handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    beside.chmod(topology.path.stat().st_mode & 0o777 | 0o400)
+    beside.replace(path)
 
 
 def _plain(queue: Queue) -> Any:

@@ -29,10 +29,11 @@ from circus.exc import MessageError
 
 from feedbus import config
 from feedbus.errors import FeedbusError
-from feedbus.supervisor.applied_settings import PROTOCOL
+from feedbus.supervisor import watcher_state
+from feedbus.supervisor.applied_settings import PROTOCOL, write_applied
 from feedbus.supervisor.own_commands import run_command
-from feedbus.supervisor.supervision import Supervision, keep
-from feedbus.supervisor.watcher import KeptWatcher
+from feedbus.supervisor.supervision import Supervision
+from feedbus.supervisor.watcher import ProcessWatcher
 
 CHANGEABLE = {"numprocesses", "graceful_timeout"}
 
@@ -104,9 +105,9 @@ class RestartWatchers(Restart):
         """Restart what is named, or all; circus itself would end when all are meant."""
         supervision = _supervision(arbiter)
         chosen = _chosen(arbiter, props)
-        others = [one for one in chosen if not isinstance(one, KeptWatcher)]
+        others = [one for one in chosen if not isinstance(one, ProcessWatcher)]
         steps = [one._restart() for one in others]  # noqa: SLF001 -- as above
-        kept = [one for one in chosen if isinstance(one, KeptWatcher)]
+        kept = [one for one in chosen if isinstance(one, ProcessWatcher)]
         return _together([*steps, supervision.restart(kept)])
 
 
@@ -125,7 +126,7 @@ class RemoveWatcher(RmWatcher):
         """Stop and forget it; `feedbus apply` brings back what the topology names."""
         supervision = _supervision(arbiter)
         watcher = self._get_watcher(arbiter, props["name"])
-        if not isinstance(watcher, KeptWatcher):
+        if not isinstance(watcher, ProcessWatcher):
             return super().execute(arbiter, props)
         if props.get("nostop"):
             msg = "--nostop would leave processes that nobody supervises; stop them"
@@ -139,7 +140,7 @@ class SetOptions(Set):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
         """Change what may differ from the topology for a while; the rest belongs into the file."""
         watcher = self._get_watcher(arbiter, props["name"])
-        if isinstance(watcher, KeptWatcher) and (fixed := set(props["options"]) - CHANGEABLE):
+        if isinstance(watcher, ProcessWatcher) and (fixed := set(props["options"]) - CHANGEABLE):
             msg = f"change {', '.join(sorted(fixed))} in topology.toml, then run `feedbus apply`"
             raise MessageError(msg)
         return asyncio.ensure_future(_awaited(super().execute(arbiter, props)))
@@ -181,12 +182,12 @@ class State(Command):
 
         circus answers so before the watchers are there, too.
         """
-        kept = [one for one in arbiter.watchers if isinstance(one, KeptWatcher)]
+        kept = [one for one in arbiter.watchers if isinstance(one, ProcessWatcher)]
         supervision = getattr(arbiter, "supervision", None)
         return {
             "pid": os.getpid(),
             "stopping": bool(supervision and supervision.stopping),
-            "watchers": {one.name: one.state() for one in kept},
+            "watchers": {one.name: watcher_state.state(one) for one in kept},
             "protocol": PROTOCOL,
             "settings": asdict(supervision.settings) if supervision else None,
         }
@@ -220,7 +221,7 @@ class Apply(Command):
             elif "text" in props:
                 text = props["text"]
                 topology = config.load(supervision.topology.path, text=text)
-                keep(topology, text)
+                write_applied(topology, text)
                 await supervision.follow(topology)
             else:
                 await supervision.finish()

@@ -12,7 +12,7 @@ from circus.process import Process
 from feedbus.supervisor.forks import ForkServer, Program
 
 
-class KeptProcess(Process):
+class WatchedProcess(Process):
     """One process of a watcher."""
 
     def __init__(self, *arguments: Any, forks: ForkServer | None, **options: Any) -> None:

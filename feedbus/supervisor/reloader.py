@@ -16,8 +16,9 @@ from feedbus.errors import FeedbusError
 from feedbus.logs import EventLog
 from feedbus.supervisor.own_commands import run_command
 from feedbus.supervisor.supervision import Supervision
-from feedbus.supervisor.watcher import KeptWatcher
+from feedbus.supervisor.watcher import ProcessWatcher
 from feedbus.supervisor.watcher_options import SUPERVISOR
+from feedbus.supervisor.watcher_state import changed_files
 
 events = EventLog(__name__)
 
@@ -102,7 +103,7 @@ class Reloader:
         if ready and (outdated := self._outdated(changed)):
             await self._supervision.restart(outdated)
 
-    def _outdated(self, changed: set[str]) -> list[KeptWatcher]:
+    def _outdated(self, changed: set[str]) -> list[ProcessWatcher]:
         """Return what runs code that has changed, or may do so, and what gave up."""
         supervision = self._supervision
         code = any(path.endswith(".py") for path in changed)
@@ -111,7 +112,7 @@ class Reloader:
             watcher
             for watcher in supervision.watchers
             if not watcher.leaving
-            and (watcher.gave_up or watcher.name in unknown or watcher.changed_code())
+            and (watcher.gave_up or watcher.name in unknown or changed_files(watcher))
         ]
 
     async def _succeeds(self, *words: str, shown: bool = True) -> bool:

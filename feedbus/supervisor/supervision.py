@@ -1,4 +1,4 @@
-"""Fill a circus arbiter with a topology's watchers and keep watch: the one way to start them."""
+"""The supervision of a topology's processes: start, change to another topology, stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,18 @@ from feedbus.logs import EventLog, change_format
 from feedbus.plan.changes import Watchers
 from feedbus.process import watchdog
 from feedbus.process.lifeline import run_folder
-from feedbus.process.private_files import open_private
-from feedbus.supervisor import groups
-from feedbus.supervisor.applied_settings import AppliedSettings, lack
+from feedbus.supervisor import groups, watcher_state
+from feedbus.supervisor.applied_settings import AppliedSettings, lack, write_applied
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.log_copies import LogCopies
-from feedbus.supervisor.watcher import KeptWatcher
-from feedbus.supervisor.watcher_options import SUPERVISOR, applied_path, watchers
+from feedbus.supervisor.watcher import ProcessWatcher
+from feedbus.supervisor.watcher_list import WatcherList
+from feedbus.supervisor.watcher_options import SUPERVISOR, watchers
 from feedbus.topology import Topology
 
 events = EventLog("feedbus.supervisor")
 LOOK_SECONDS = 0.05
-WORTH_FORKING = 4  # processes: for fewer, a fork server's own imports take longer
 SETTLE_SECONDS = 60.0
-TOGETHER_SECONDS = 2.0  # what ends within that time is started together
 
 
 class Supervision:
@@ -88,16 +86,20 @@ class Supervision:
         if any(options["uid"] for options in options_of_all):
             for passage in (topology.var, folder):  # to the slots' files, which are theirs
                 passage.chmod(0o711)
-        self.watchers = [self._make(options) for options in options_of_all]
+        self.watchers = WatcherList(
+            arbiter,
+            [self._make(options) for options in options_of_all],
+            fork_server=lambda: ForkServer.start(self.topology),
+        )
         self.settings = AppliedSettings.of(topology)
-        keep(topology, config.read(topology.path))
+        write_applied(topology, config.read(topology.path))
         arbiter.supervision = self  # for the commands below
 
-    def _make(self, options: dict[str, Any]) -> KeptWatcher:
+    def _make(self, options: dict[str, Any]) -> ProcessWatcher:
         if self.copies is not None:
             copied = {"copy": self.copies.of(options["name"])}
             options = options | {"stdout_stream": options["stdout_stream"] | copied}
-        return KeptWatcher(
+        return ProcessWatcher(
             run_folder=run_folder(self.topology),
             marks=options["name"] not in self.topology.processes,
             spawned=self.expect_ready,
@@ -115,39 +117,16 @@ class Supervision:
         arbiter.ctrl.caller.start()
         PeriodicCallback(self._end_hung, watchdog.LOOK_SECONDS * 1000).start()
         arbiter.loop.asyncio_loop.add_signal_handler(signal.SIGCHLD, self._child_ended)
-        for watcher in self.watchers:
-            self._put_in(watcher)
-        await self._start(self.watchers, self.forks)
+        await self.watchers.start_all(self.forks)
 
-    @staticmethod
-    async def _start(chosen: Iterable[KeptWatcher], forks: ForkServer | None) -> None:
-        with forks or contextlib.nullcontext():
-            for watcher in chosen:
-                watcher.forks = forks
-                await watcher.start()
-                watcher.forks = None
-
-    async def restart(self, chosen: Sequence[KeptWatcher]) -> None:
+    async def restart(self, chosen: Sequence[ProcessWatcher]) -> None:
         """Stop watchers at once, and start each when its processes have ended."""
-        await self._replace([(one, one) for one in chosen], [])
+        await self.watchers.replace([(one, one) for one in chosen], [])
 
-    async def remove(self, watcher: KeptWatcher) -> None:
+    async def remove(self, watcher: ProcessWatcher) -> None:
         """Stop a watcher and forget it, until a topology is followed that has it."""
-        await self._take_out(watcher)
+        await self.watchers.remove(watcher)
         self.settings.watchers.pop(watcher.name, None)
-
-    def _put_in(self, watcher: KeptWatcher) -> None:
-        arbiter = self.arbiter
-        watcher.initialize(arbiter.evpub_socket, arbiter.sockets, arbiter)
-        arbiter.watchers.append(watcher)
-        arbiter._watchers_names[watcher.name.lower()] = watcher  # noqa: SLF001 -- add_watcher makes plain ones
-
-    async def _take_out(self, watcher: KeptWatcher) -> None:
-        self.watchers = [one for one in self.watchers if one is not watcher]
-        await watcher.stop()
-        if watcher in self.arbiter.watchers:
-            self.arbiter.watchers.remove(watcher)
-            self.arbiter._watchers_names.pop(watcher.name.lower(), None)  # noqa: SLF001 -- rm_watcher refuses likewise
 
     async def pause(self, names: Sequence[str]) -> None:
         """Stop watchers until the topology is followed."""
@@ -162,7 +141,7 @@ class Supervision:
         Consumers that it has no more read what is left for them, and end by themselves.
         """
         wanted = AppliedSettings.of(topology)
-        states = {one.name: one.state() for one in self.watchers}
+        states = {one.name: watcher_state.state(one) for one in self.watchers}
         difference = self.settings.difference(wanted, os.getpid(), states)
         options_of_all = {options["name"]: options for options in watchers(topology)}
         self.topology, consumers = topology, self.topology.consumers
@@ -186,84 +165,29 @@ class Supervision:
         ]
         # What is leaving stays known, so that the next plan shows no new change.
         self.settings = replace(
-            wanted, watchers=wanted.watchers | {one.name: "" for one in self._leaving()}
+            wanted, watchers=wanted.watchers | {one.name: "" for one in self.watchers.leaving}
         )
-        for watcher in made.values():
-            self._put_in(watcher)
-        self._order(made.values(), options_of_all)
-        await self._replace(pairs, [*made.values(), *again])
-        self._order([], options_of_all)
+        self.watchers.add(made.values())
+        self.watchers.sort(options_of_all)
+        await self.watchers.replace(pairs, [*made.values(), *again])
+        self.watchers.sort(options_of_all)
 
     @staticmethod
-    def _goes(watcher: KeptWatcher, difference: Watchers) -> bool:
+    def _goes(watcher: ProcessWatcher, difference: Watchers) -> bool:
         """Whether a watcher is no longer wanted as it is."""
         if watcher.leaving:
             return not watcher.processes
         return watcher.name in difference.restarted or watcher.name in difference.removed
 
-    async def _replace(
-        self,
-        pairs: Sequence[tuple[KeptWatcher, KeptWatcher | None]],
-        to_start: Sequence[KeptWatcher],
-    ) -> None:
-        """Stop watchers and start others in their places, each when its predecessor has ended.
-
-        Args:
-            pairs: what is to be stopped, and what is started then; the same watcher starts anew.
-            to_start: what is started besides.
-
-        """
-        count = len(to_start) + sum(after is not None for _, after in pairs)
-        # It imports while others end.
-        forks = ForkServer.start(self.topology) if count >= WORTH_FORKING else None
-        endings = {asyncio.ensure_future(self._clear(*pair)): pair[1] for pair in pairs}
-        with forks or contextlib.nullcontext():
-            ended: set[Any] = set()
-            if endings:
-                ended, _ = await asyncio.wait(endings, timeout=TOGETHER_SECONDS)
-            ready = [endings[one] for one in endings if one in ended]
-            await self._start([*(one for one in ready if one is not None), *to_start], forks)
-
-        async def follow_later(ending: Any, after: KeptWatcher | None) -> None:
-            await ending
-            if after is not None:
-                await after.start()
-
-        late = [(one, after) for one, after in endings.items() if one not in ended]
-        await asyncio.gather(*ended, *(follow_later(one, after) for one, after in late))
-
-    async def _clear(self, before: KeptWatcher, after: KeptWatcher | None) -> None:
-        """Stop a watcher; put another one in its place."""
-        if before is after:
-            await before.stop()
-            return
-        await self._take_out(before)
-        if after is not None:
-            self.watchers.append(after)
-            self._put_in(after)
-
-    def _order(self, made: Iterable[KeptWatcher], names: Iterable[str]) -> None:
-        """Keep the topology's order, in which status shows them; what leaves comes last."""
-        places = {name: place for place, name in enumerate(names)}
-        self.watchers = sorted(
-            (*self.watchers, *made), key=lambda one: places.get(one.name, len(places))
-        )
-        kept = set(self.watchers)
-        others = [one for one in self.arbiter.watchers if one not in kept]
-        self.arbiter.watchers[:] = [*others, *self.watchers]
-
-    def _leaving(self) -> list[KeptWatcher]:
-        return [one for one in self.watchers if one.leaving]
-
     async def finish(self) -> None:
         """End what is leaving: there is nothing left for it to read."""
-        await asyncio.gather(*(self._take_out(one) for one in self._leaving()))
+        await asyncio.gather(*(self.watchers.remove(one) for one in self.watchers.leaving))
         self.settings = AppliedSettings.of(self.topology)
 
-    async def _bury(self) -> None:
-        for watcher in self._leaving():
+    async def _remove_ended(self) -> None:
+        for watcher in self.watchers.leaving:
             if not watcher.processes:
-                await self._take_out(watcher)
+                await self.watchers.remove(watcher)
                 self.settings.watchers.pop(watcher.name, None)
 
     def _close_sockets_to_others(self) -> None:
@@ -290,7 +214,7 @@ class Supervision:
 
         """
         for watcher in self.arbiter.watchers:
-            if isinstance(watcher, KeptWatcher):
+            if isinstance(watcher, ProcessWatcher):
                 watcher.shorten_stop(within_seconds)
         if not self.stopping:
             text = "every process ends when it has finished what it is handling"
@@ -306,7 +230,7 @@ class Supervision:
         arbiter.loop.add_callback(arbiter.loop.stop)
 
     def _check(self) -> None:
-        if all(isinstance(one, KeptWatcher) for one in self.arbiter.watchers):
+        if all(isinstance(one, ProcessWatcher) for one in self.arbiter.watchers):
             self._child_ended()
         else:  # somebody added a watcher of circus's own kind
             with contextlib.suppress(ConflictError):
@@ -322,10 +246,10 @@ class Supervision:
         if not self.stopping:
             for watcher in self.watchers:
                 self.arbiter.loop.add_callback(watcher.manage_processes)
-            self.arbiter.loop.add_callback(self._bury)
+            self.arbiter.loop.add_callback(self._remove_ended)
 
     def expect_ready(self) -> None:
-        """Look for ready files until every process has said its word."""
+        """Look for ready files until every process has reported that it is ready."""
         if not self.looking:
             self.looking = True
             self.arbiter.loop.call_later(LOOK_SECONDS, self._look)
@@ -338,28 +262,21 @@ class Supervision:
         ]
         if self.settled is not None and (not pending or took > SETTLE_SECONDS):
             settled, self.settled = self.settled, None
-            failures = [_why(one) for one in self.watchers if not one.all_ready]
-            settled(failures, [line for one in self.watchers for line in one.holds()], took)
+            failures = [_why_not_ready(one) for one in self.watchers if not one.all_ready]
+            settled(
+                failures,
+                [line for one in self.watchers for line in watcher_state.hold_reasons(one)],
+                took,
+            )
         if waiting or self.settled is not None:
             self.arbiter.loop.call_later(LOOK_SECONDS, self._look)
         else:
             self.looking = False
 
 
-def _why(watcher: KeptWatcher) -> str:
+def _why_not_ready(watcher: ProcessWatcher) -> str:
     where = f"its log is {watcher.stdout_stream.path}"
     if watcher.gave_up:
         return f"{watcher.name} is not restarted {watcher.gave_up_because}; {where}"
     last = f", its last process ended with {watcher.last_exit}" if watcher.last_exit else ""
     return f"{watcher.name} is not ready yet{last}; {where}"
-
-
-def keep(topology: Topology, text: str) -> None:
-    """Keep what a topology says where its processes read it, as readable as the file itself."""
-    path = applied_path(topology)
-    beside = path.with_suffix(".new")
-    handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    beside.chmod(topology.path.stat().st_mode & 0o777 | 0o400)
-    beside.replace(path)

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import math
 import os
 import pwd
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from circus.stream.redirector import Redirector
-from circus.watcher import Watcher
 
 from feedbus.logs import EventLog
-from feedbus.process.lifeline import changed_code, holding, ready_since, slot_path
+from feedbus.process.lifeline import ready_since, slot_path
 from feedbus.process.watchdog import Watchdog, describe
 from feedbus.runner.suspects import clear
-from feedbus.supervisor import groups
+from feedbus.supervisor import groups, process_end
 from feedbus.supervisor.forks import ForkServer
-from feedbus.supervisor.process import KeptProcess
+from feedbus.supervisor.process import WatchedProcess
 from feedbus.supervisor.restart_policy import SILENT_SECONDS, RestartPolicy, describe_exit
+from feedbus.supervisor.unlocked_watcher import UnlockedWatcher
 
 events = EventLog("feedbus.supervisor")
 
-LOOK_SECONDS = 0.05
-BUSY_SECONDS = 2.0  # a process that takes longer to end is reported as busy
 
-
-class KeptWatcher(Watcher):
+class ProcessWatcher(UnlockedWatcher):
     """One consumer's or process's watcher; circusctl knows it as any other."""
 
     def __init__(
@@ -77,7 +72,6 @@ class KeptWatcher(Watcher):
         self._ending: Any = None
         self._ending_groups: set[int] = set()
         self._turn = asyncio.Lock()  # one start or stop at a time
-        self._commands = 0
         self.longest_stop_seconds = math.inf
         self.hooks["after_reap"] = self._ended
         self._create_redirectors()
@@ -89,51 +83,7 @@ class KeptWatcher(Watcher):
     @property
     def _process_class(self) -> Any:
         # Another user's process must not have been this one's.
-        return functools.partial(KeptProcess, forks=self.forks if self.uid is None else None)
-
-    # -- commands: circus holds a lock over all watchers while one of these works, feedbus none ----
-
-    async def start(self) -> None:
-        """Start what is missing."""
-        self._commands += 1
-        await self._start()
-
-    async def stop(self) -> None:
-        """Stop every process, each when it has finished what it is handling."""
-        self._commands += 1
-        await self._stop(close_output_streams=True)
-
-    async def restart(self) -> None:
-        """Stop every process, then start it anew, unless another command has come meanwhile."""
-        self._commands += 1
-        latest = self._commands
-        await self._stop()
-        if latest == self._commands:
-            await self._start()
-
-    async def reload(self, graceful: bool = True, sequential: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 -- circus's signature
-        """Restart, for circus's graceful reload would run a slot's old and new process at once."""
-        await self.restart()
-
-    def incr(self, nb: int = 1) -> asyncio.Future[int]:
-        """Run more processes; the future has how many there should be."""
-        return asyncio.ensure_future(self._set_count(self.numprocesses + nb))
-
-    def decr(self, nb: int = 1) -> asyncio.Future[int]:
-        """Run fewer processes; the future has how many there should be."""
-        return asyncio.ensure_future(self._set_count(self.numprocesses - nb))
-
-    async def do_action(self, num: int) -> None:
-        """Follow an option that `circusctl set` has changed."""
-        if num == 0:
-            await self.manage_processes()
-        elif num == 1 and not self.is_stopped():
-            await self.restart()
-
-    async def _set_count(self, count: int) -> int:
-        self.numprocesses = max(count, 0)
-        await self.manage_processes()
-        return int(self.numprocesses)
+        return functools.partial(WatchedProcess, forks=self.forks if self.uid is None else None)
 
     # -- starting ------------------------------------------------------------------------------
 
@@ -211,17 +161,13 @@ class KeptWatcher(Watcher):
             while self.processes:
                 await self.kill_processes()
                 self.reap_processes()
-            await self._until(lambda: not self._ending_groups)
+            while self._ending_groups:  # noqa: ASYNC110 -- groups end without an event
+                await asyncio.sleep(process_end.LOOK_SECONDS)
             self.stream_redirector.stop()
             if close_output_streams:
                 self.stdout_stream.close()
             self._status = "stopped"
             self.notify_event("stop", {"time": time.time()})
-
-    @staticmethod
-    async def _until(happened: Callable[[], bool]) -> None:
-        while not happened():  # noqa: ASYNC110 -- children and groups end without an event
-            await asyncio.sleep(LOOK_SECONDS)
 
     async def kill_processes(self, *arguments: Any) -> None:
         """Stop every process."""
@@ -229,49 +175,42 @@ class KeptWatcher(Watcher):
         await asyncio.gather(*(self.kill_process(process, *arguments) for process in running))
 
     async def kill_process(
-        self, process: KeptProcess, stop_signal: int | None = None, graceful_timeout: Any = None
+        self, process: WatchedProcess, stop_signal: int | None = None, graceful_timeout: Any = None
     ) -> bool:
         """Stop a process because somebody asked for it, which is no failure.
 
-        The signal goes to the process alone, so that what a handler has started can finish. When
-        the process has ended, or its stop time is over, the rest of its group is ended.
+        When the process has ended, or its stop time is over, the rest of its group is ended.
         """
-        patience_seconds = float(graceful_timeout or self.graceful_timeout)
         if process.stopping:
-            await self._until(lambda: not process.is_alive())
+            await process_end.ended(process)
             return False
         process.stopping = True
         self._asked_to_end.add(process.pid)
-        process.stop_asked_at = time.monotonic()
-        process.kill_at = process.stop_asked_at + min(patience_seconds, self.longest_stop_seconds)
-        if process.kill_at > process.stop_asked_at:
-            _signal(process.pid, self.stop_signal if stop_signal is None else stop_signal)
-        warned = killed = False
-        while process.is_alive():
-            now = time.monotonic()
-            if now >= process.kill_at:
-                groups.send(process.pid, signal.SIGKILL)
-                killed = True
-            elif not warned and now - process.stop_asked_at > BUSY_SECONDS:
-                warned = True
-                left = process.kill_at - now
-                detail = f"process {process.pid} is busy; killed in {left:.0f} s"
-                self.report("stopping", detail, pid=process.pid)
-            await asyncio.sleep(LOOK_SECONDS)
+        patience_seconds = float(graceful_timeout or self.graceful_timeout)
+        killed = await process_end.end(
+            process,
+            stop_signal=self.stop_signal if stop_signal is None else stop_signal,
+            patience_seconds=min(patience_seconds, self.longest_stop_seconds),
+            report_busy=self._report_busy,
+        )
         if killed:
             self._report_kill(process)
-        self._last_words(process)
+        self._log_last_output(process)
         await self._end_group(process.pid)
         process.stopping = False
         process.stop()
         return True
 
-    def _report_kill(self, process: KeptProcess) -> None:
+    def _report_busy(self, process: WatchedProcess, left_seconds: float) -> None:
+        detail = f"process {process.pid} is busy; killed in {left_seconds:.0f} s"
+        self.report("stopping", detail, pid=process.pid)
+
+    def _report_kill(self, process: WatchedProcess) -> None:
         seconds = time.monotonic() - (process.stop_asked_at or 0.0)
         again = "; what it was handling is delivered again" if self.marks else ""
         detail = f"process {process.pid} did not end within {seconds:.0f} s{again}"
         self.report("killed", detail, logging.WARNING, pid=process.pid)
-        clear(self._slot_path(process.wid, "hand"))
+        clear(self.slot_path(process.wid, "hand"))
 
     def shorten_stop(self, seconds: float) -> None:
         """Let no process take longer than that to end, from now on."""
@@ -296,28 +235,23 @@ class KeptWatcher(Watcher):
         await self.manage_processes()
 
     def reap_process(self, pid: int, status: int | None = None) -> None:
-        """Take leave of a process that has ended, after its last words are in the log."""
+        """Remove a process that has ended, after its last output is in the log."""
         process = self.processes.get(pid)
         if process is None:
             return
-        self._last_words(process)
+        self._log_last_output(process)
         self._ending = process
         super().reap_process(pid, status)
 
-    def _last_words(self, process: Any) -> None:
+    def _log_last_output(self, process: Any) -> None:
         """Log what a process that has ended wrote last."""
-        for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
-            if pipe is not None and not pipe.closed:
-                os.set_blocking(pipe.fileno(), False)
-                with contextlib.suppress(BlockingIOError):
-                    while piece := os.read(pipe.fileno(), 65536):
-                        self.stdout_stream({"data": piece, "pid": process.pid, "name": name})
+        process_end.copy_last_output(process, self.stdout_stream)
         self.stdout_stream.end(process.pid)
         self.stream_redirector.remove_redirections(process)
 
     def _ended(self, *, process_pid: int, exit_code: int | None, **_: Any) -> bool:
         process = self._ending
-        ready_at = ready_since(self._slot_path(process.wid, "ready"), process_pid)
+        ready_at = ready_since(self.slot_path(process.wid, "ready"), process_pid)
         self.ready_pids.discard(process_pid)
         asked = process_pid in self._asked_to_end
         self._asked_to_end.discard(process_pid)
@@ -371,7 +305,8 @@ class KeptWatcher(Watcher):
         """Log an event of this watcher; see EventLog.write()."""
         events.write(level, event, message, consumer=self.name, **fields)
 
-    def _slot_path(self, slot: int, kind: str) -> Path:
+    def slot_path(self, slot: int, kind: str) -> Path:
+        """Return the path of a file of one of its processes, such as its lock."""
         return slot_path(self.run_folder, self.name, slot, kind)
 
     def look_for_ready(self) -> int:
@@ -381,7 +316,7 @@ class KeptWatcher(Watcher):
             if process.pid in self.ready_pids:
                 continue
             age = process.age()
-            ready_at = ready_since(self._slot_path(process.wid, "ready"), process.pid)
+            ready_at = ready_since(self.slot_path(process.wid, "ready"), process.pid)
             if ready_at is None and (self.marks or age < SILENT_SECONDS):
                 waiting += 1
                 continue
@@ -396,11 +331,17 @@ class KeptWatcher(Watcher):
         """Whether all of its processes do their work."""
         return bool(self.is_active()) and len(self.ready_pids) == self.numprocesses
 
+    @property
+    def waits_to_restart(self) -> bool:
+        """Whether a process has failed and is not started again yet."""
+        missing = len(self.processes) < self.numprocesses
+        return missing and time.monotonic() < self._resume_at
+
     def end_hung(self) -> None:
         """End processes whose handler is over its time; cheap while none is."""
         watched = {pid: self._watchdogs.get(pid) for pid in self.processes}
         self._watchdogs = {
-            pid: known or Watchdog(self._slot_path(self.processes[pid].wid, "hand"), pid)
+            pid: known or Watchdog(self.slot_path(self.processes[pid].wid, "hand"), pid)
             for pid, known in watched.items()
         }
         for watchdog in self._watchdogs.values():
@@ -408,70 +349,3 @@ class KeptWatcher(Watcher):
             if note is not None:
                 self.report("hangs", describe(note), logging.ERROR, pid=note.pid)
                 self.stdout_stream.write_event(logging.ERROR, "hangs", describe(note), pid=note.pid)
-
-    def changed_code(self) -> list[Path]:
-        """Return which files have changed since one of its processes imported them."""
-        return [
-            path
-            for process in self.processes.values()
-            for path in changed_code(self._slot_path(process.wid, "ready"), process.pid)
-        ]
-
-    def _holding(self, process: Any) -> str:
-        return holding(self.run_folder, self.name, process.wid, process.pid)
-
-    def holds(self) -> list[str]:
-        """Return a line for each reason for which its processes hold."""
-        reasons = dict.fromkeys(map(self._holding, self.processes.values()))
-        return [f"{self.name} holds: {reason}" for reason in reasons if reason]
-
-    def state(self) -> dict[str, Any]:
-        """Return what `feedbus status` shows of this watcher."""
-        if self.is_stopping():
-            state = "stopping"
-        elif self.leaving:
-            state = "leaving"
-        elif self.gave_up:
-            state = "gave up"
-        elif not self.is_active():
-            state = str(self.status())
-        elif len(self.processes) < self.numprocesses and time.monotonic() < self._resume_at:
-            state = "waiting"
-        else:
-            state = "running" if self.all_ready else "starting"
-        if state == "running" and any(self._holding(one) for one in self.processes.values()):
-            state = "holding"
-        processes = [
-            {
-                "pid": process.pid,
-                "slot": process.wid,
-                "ready": process.pid in self.ready_pids,
-                "uptime_seconds": round(process.age(), 1),
-                "holding": self._holding(process),
-                "stopping_seconds": _since(process.stop_asked_at),
-                "killed_in_seconds": _left(process),
-            }
-            for process in self.processes.values()
-        ]
-        return {
-            "state": state,
-            "processes": processes,
-            "wanted_processes": self.numprocesses,
-            "restarts": self.restarts,
-            "last_exit": self.last_exit,
-        }
-
-
-def _since(moment: float | None) -> float | None:
-    return None if moment is None else round(time.monotonic() - moment, 1)
-
-
-def _left(process: KeptProcess) -> float | None:
-    if process.stop_asked_at is None:
-        return None
-    return round(max(process.kill_at - time.monotonic(), 0.0), 1)
-
-
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from feedbus.errors import FeedbusError
-from feedbus.supervisor import client
+from feedbus.supervisor import client, shutdown
 from feedbus.topology import Topology
 
 READY_SECONDS = 40.0
@@ -46,7 +46,7 @@ class Running:
             self._child.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(STOP_SECONDS)
-        client.stop(self._topology)
+        shutdown.stop(self._topology)
         if self._child is not None:
             self._child.wait(STOP_SECONDS)
         if self._output is not None:

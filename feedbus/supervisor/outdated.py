@@ -1,0 +1,86 @@
+"""What of the running system is outdated: its watchers, its code, its version of feedbus."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from feedbus.errors import FeedbusError
+from feedbus.plan.changes import Watchers
+from feedbus.process.lifeline import changed_code, run_folder, slot_path
+from feedbus.supervisor.client import state
+from feedbus.topology import Topology
+
+SHOWN = 3
+
+
+def watched(topology: Topology) -> tuple[Watchers, str] | None:
+    """Return how the running watchers differ from a topology's, None when no supervisor runs.
+
+    The text is a note about code that has changed, "" when none has.
+
+    Raises:
+        FeedbusError: one runs, but does not answer, or is of another version of feedbus.
+
+    """
+    found = state(topology)
+    if found is None:
+        return None
+    if note := other_version(found):
+        raise FeedbusError(note)
+    from feedbus.supervisor.applied_settings import AppliedSettings
+
+    known = found.get("settings") or {"watchers": dict.fromkeys(found["watchers"], "")}
+    running = AppliedSettings(known["watchers"], known.get("exchanges", {}))
+    watchers = running.difference(AppliedSettings.of(topology), found["pid"], found["watchers"])
+    return watchers, outdated_note(outdated(topology, found))
+
+
+def other_version(found: Mapping[str, Any]) -> str:
+    """Return what to do where a supervisor of another version of feedbus answered, else ""."""
+    from feedbus.supervisor.applied_settings import PROTOCOL
+
+    if found.get("protocol") == PROTOCOL:
+        return ""
+    return (
+        f"the supervisor, process {found['pid']}, is of another version of feedbus: run"
+        " `feedbus down`, then `feedbus up`"
+    )
+
+
+def outdated(topology: Topology, found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return, by watcher, which of its files have changed since one of its processes began.
+
+    Args:
+        topology: whose watchers.
+        found: what state() has returned.
+
+    """
+    folder = run_folder(topology)
+    changed = {}
+    for name, watcher in found["watchers"].items():
+        files = {
+            os.path.relpath(path, topology.root)
+            for one in watcher["processes"]
+            for path in changed_code(slot_path(folder, name, one["slot"], "ready"), one["pid"])
+        }
+        if files:
+            changed[name] = sorted(files)
+    return changed
+
+
+def outdated_note(changed: Mapping[str, Sequence[str]]) -> str:
+    """Describe which watchers run code that has changed, and what to do; "" when none does."""
+    if not changed:
+        return ""
+    files = sorted({file for one in changed.values() for file in one})
+    return (
+        f"code has changed ({_few(files)}) since {_few(list(changed))} started:"
+        " `feedbus restart` runs it as it is now"
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,69 @@
+"""The end of one supervised process: its signal, its stop time, its last output."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from feedbus.supervisor import groups
+from feedbus.supervisor.process import WatchedProcess
+
+LOOK_SECONDS = 0.05
+BUSY_SECONDS = 2.0  # a process that takes longer to end is reported as busy
+
+
+async def end(
+    process: WatchedProcess,
+    *,
+    stop_signal: int,
+    patience_seconds: float,
+    report_busy: Callable[[WatchedProcess, float], None],
+) -> bool:
+    """End a process, and return whether it had to be killed with its group.
+
+    The signal goes to the process alone, so that what a handler has started can finish.
+
+    Args:
+        process: the process; its `kill_at` may become earlier meanwhile.
+        stop_signal: the number of the signal that asks it to end.
+        patience_seconds: how long it may take; with 0 it is killed without that signal.
+        report_busy: called once when it takes long, with the seconds until it is killed.
+
+    """
+    process.stop_asked_at = time.monotonic()
+    process.kill_at = process.stop_asked_at + patience_seconds
+    if patience_seconds > 0:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, stop_signal)
+    reported = killed = False
+    while process.is_alive():
+        now = time.monotonic()
+        if now >= process.kill_at:
+            groups.send(process.pid, signal.SIGKILL)
+            killed = True
+        elif not reported and now - process.stop_asked_at > BUSY_SECONDS:
+            reported = True
+            report_busy(process, process.kill_at - now)
+        await asyncio.sleep(LOOK_SECONDS)
+    return killed
+
+
+async def ended(process: WatchedProcess) -> None:
+    """Return when a process has ended that something else ends."""
+    while process.is_alive():  # noqa: ASYNC110 -- children end without an event
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def copy_last_output(process: Any, log: Callable[[dict[str, Any]], None]) -> None:
+    """Copy what is left in the pipes of a process that has ended to its log."""
+    for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
+        if pipe is not None and not pipe.closed:
+            os.set_blocking(pipe.fileno(), False)
+            with contextlib.suppress(BlockingIOError):
+                while piece := os.read(pipe.fileno(), 65536):
+                    log({"data": piece, "pid": process.pid, "name": name})

@@ -1,0 +1,121 @@
+"""The end of a running supervisor and of its processes, requested by another process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+from feedbus.errors import FeedbusError
+from feedbus.process.file_locks import lock_holder, take_lock
+from feedbus.process.lifeline import run_folder, slot_locks
+from feedbus.supervisor.arbiter import lock_path
+from feedbus.supervisor.client import (
+    LOOK_SECONDS,
+    NOTHING,
+    PROGRESS_SECONDS,
+    Busy,
+    Progress,
+    ask,
+    busy,
+    state,
+)
+from feedbus.topology import Topology
+
+PATIENCE_SECONDS = 10.0  # beyond the time that its processes may take
+
+
+def stop(
+    topology: Topology, *, within_seconds: float | None = None, progress: Progress = lambda _: None
+) -> bool:
+    """End the supervisor and whatever holds a slot, and clear their files away.
+
+    Args:
+        topology: whose.
+        within_seconds: the longest that a process may take, None for its own stop time.
+        progress: called now and then with what is still busy.
+
+    Returns:
+        False when nothing ran.
+
+    """
+    from feedbus.supervisor.groups import end_strays
+
+    supervised = _end_supervisor(topology, within_seconds, progress)
+    # A killed supervisor's processes are ending by themselves, but may need a while.
+    folder = run_folder(topology)
+    slots = [_end_holder(topology, lock, within_seconds, progress) for lock in slot_locks(folder)]
+    strays = end_strays(folder)
+    for lock in slot_locks(folder):
+        with contextlib.suppress(BlockingIOError):
+            handle = take_lock(lock)
+            lock.unlink(missing_ok=True)
+            os.close(handle)
+    for pattern in ("*.ready", "*.sock", "*.url"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    return supervised or any(slots) or bool(strays)
+
+
+def _end_supervisor(topology: Topology, within_seconds: float | None, progress: Progress) -> bool:
+    """Have the supervisor end; kill one that does not answer."""
+    lock = lock_path(topology)
+    pid = lock_holder(lock)
+    if pid is None:
+        return False
+    _signal(pid, signal.SIGTERM)
+    silent_since: float | None = None
+    next_look = time.monotonic() + (PROGRESS_SECONDS if within_seconds is None else 0.0)
+    while (pid := lock_holder(lock)) is not None:
+        now = time.monotonic()
+        if now >= next_look:
+            next_look = now + PROGRESS_SECONDS
+            try:
+                if within_seconds is not None and ask(
+                    topology, "feedbus-down", seconds=within_seconds
+                ):
+                    within_seconds = None
+                progress(busy(state(topology) or NOTHING))
+                silent_since = None
+            except FeedbusError:  # it is starting, or hangs
+                silent_since = silent_since or now
+                if now - silent_since > PATIENCE_SECONDS:
+                    _signal(pid, signal.SIGKILL)
+        time.sleep(LOOK_SECONDS)
+    return True
+
+
+def _end_holder(
+    topology: Topology, lock: Path, within_seconds: float | None, progress: Progress
+) -> bool:
+    """End the process that holds a slot: SIGTERM, and SIGKILL when its time is over."""
+    from feedbus.supervisor.watcher_options import stop_seconds
+
+    name = lock.name.rsplit(".", 2)[0].replace("%2F", "/")
+    consumer = topology.consumers.get(name)
+    source = consumer.queue if consumer else topology.supervised.get(name)
+    patience = PATIENCE_SECONDS if source is None else stop_seconds(source)
+    if within_seconds is not None:
+        patience = min(patience, within_seconds)
+    started = shown = time.monotonic()
+    pid = lock_holder(lock)
+    if pid is None:
+        return False
+    _signal(pid, signal.SIGTERM)
+    while (pid := lock_holder(lock)) is not None:
+        now = time.monotonic()
+        if now - started >= patience:
+            _signal(pid, signal.SIGKILL)
+        elif now - shown > PROGRESS_SECONDS:
+            shown = now
+            progress([Busy(name, pid, now - started, patience - (now - started))])
+        time.sleep(LOOK_SECONDS)
+    return True
+
+
+def _signal(pid: int, number: int) -> None:
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -1,0 +1,63 @@
+"""A circus watcher whose commands do not take circus's lock over all watchers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from circus.watcher import Watcher
+
+
+class UnlockedWatcher(Watcher):
+    """Carries out circus's commands; _start() and _stop() are the subclass's.
+
+    circus refuses every command while another one works, on whichever watcher: a consumer that
+    finishes a long handler would block the commands to all others.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Take circus's options."""
+        super().__init__(**options)
+        self._commands = 0
+
+    async def start(self) -> None:
+        """Start what is missing."""
+        self._commands += 1
+        await self._start()
+
+    async def stop(self) -> None:
+        """Stop every process, each when it has finished what it is handling."""
+        self._commands += 1
+        await self._stop(close_output_streams=True)
+
+    async def restart(self) -> None:
+        """Stop every process, then start it anew, unless another command has come meanwhile."""
+        self._commands += 1
+        latest = self._commands
+        await self._stop()
+        if latest == self._commands:
+            await self._start()
+
+    async def reload(self, graceful: bool = True, sequential: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 -- circus's signature
+        """Restart, for circus's graceful reload would run a slot's old and new process at once."""
+        await self.restart()
+
+    def incr(self, nb: int = 1) -> asyncio.Future[int]:
+        """Run more processes; the future has how many there should be."""
+        return asyncio.ensure_future(self._set_count(self.numprocesses + nb))
+
+    def decr(self, nb: int = 1) -> asyncio.Future[int]:
+        """Run fewer processes; the future has how many there should be."""
+        return asyncio.ensure_future(self._set_count(self.numprocesses - nb))
+
+    async def do_action(self, num: int) -> None:
+        """Follow an option that `circusctl set` has changed."""
+        if num == 0:
+            await self.manage_processes()
+        elif num == 1 and not self.is_stopped():
+            await self.restart()
+
+    async def _set_count(self, count: int) -> int:
+        self.numprocesses = max(count, 0)
+        await self.manage_processes()
+        return int(self.numprocesses)

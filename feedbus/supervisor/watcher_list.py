@@ -1,0 +1,130 @@
+"""The watchers of an arbiter in the order of the topology: added, removed and replaced together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from feedbus.supervisor.forks import ForkServer
+from feedbus.supervisor.watcher import ProcessWatcher
+
+WORTH_FORKING = 4  # processes: for fewer, a fork server's own imports take longer
+TOGETHER_SECONDS = 2.0  # what ends within that time is started together
+
+
+class WatcherList:
+    """The watchers that feedbus gave to a circus arbiter."""
+
+    def __init__(
+        self,
+        arbiter: Any,
+        watchers: Iterable[ProcessWatcher],
+        fork_server: Callable[[], ForkServer | None],
+    ) -> None:
+        """Hold watchers, which are not registered with the arbiter yet.
+
+        Args:
+            arbiter: circus's.
+            watchers: in the order of the topology.
+            fork_server: starts a fork server; it returns None where there is none.
+
+        """
+        self._arbiter = arbiter
+        self._watchers = list(watchers)
+        self._fork_server = fork_server
+
+    def __iter__(self) -> Iterator[ProcessWatcher]:
+        """Return every watcher, in order."""
+        return iter(tuple(self._watchers))
+
+    async def start_all(self, forks: ForkServer | None) -> None:
+        """Register every watcher and start its processes."""
+        for watcher in self._watchers:
+            self._register(watcher)
+        await self._start(self._watchers, forks)
+
+    @staticmethod
+    async def _start(chosen: Iterable[ProcessWatcher], forks: ForkServer | None) -> None:
+        with forks or contextlib.nullcontext():
+            for watcher in chosen:
+                watcher.forks = forks
+                await watcher.start()
+                watcher.forks = None
+
+    def add(self, watchers: Iterable[ProcessWatcher]) -> None:
+        """Register watchers at the end of the list, without starting them."""
+        for watcher in watchers:
+            self._watchers.append(watcher)
+            self._register(watcher)
+
+    async def remove(self, watcher: ProcessWatcher) -> None:
+        """Take a watcher out of the list, stop it and take it out of the arbiter."""
+        self._watchers = [one for one in self._watchers if one is not watcher]
+        await watcher.stop()
+        if watcher in self._arbiter.watchers:
+            self._arbiter.watchers.remove(watcher)
+            self._arbiter._watchers_names.pop(watcher.name.lower(), None)  # noqa: SLF001 -- rm_watcher refuses while another command works
+
+    def _register(self, watcher: ProcessWatcher) -> None:
+        arbiter = self._arbiter
+        watcher.initialize(arbiter.evpub_socket, arbiter.sockets, arbiter)
+        arbiter.watchers.append(watcher)
+        arbiter._watchers_names[watcher.name.lower()] = watcher  # noqa: SLF001 -- add_watcher makes plain ones
+
+    async def replace(
+        self,
+        pairs: Sequence[tuple[ProcessWatcher, ProcessWatcher | None]],
+        to_start: Sequence[ProcessWatcher],
+    ) -> None:
+        """Stop watchers and start others in their places, each when its predecessor has ended.
+
+        Args:
+            pairs: what is to be stopped, and what is started then; the same watcher starts anew.
+            to_start: what is started besides.
+
+        """
+        count = len(to_start) + sum(after is not None for _, after in pairs)
+        # It imports while others end.
+        forks = self._fork_server() if count >= WORTH_FORKING else None
+        endings = {asyncio.ensure_future(self._clear(*pair)): pair[1] for pair in pairs}
+        with forks or contextlib.nullcontext():
+            ended: set[Any] = set()
+            if endings:
+                ended, _ = await asyncio.wait(endings, timeout=TOGETHER_SECONDS)
+            ready = [endings[one] for one in endings if one in ended]
+            await self._start([*(one for one in ready if one is not None), *to_start], forks)
+
+        async def follow_later(ending: Any, after: ProcessWatcher | None) -> None:
+            await ending
+            if after is not None:
+                await after.start()
+
+        late = [(one, after) for one, after in endings.items() if one not in ended]
+        await asyncio.gather(*ended, *(follow_later(one, after) for one, after in late))
+
+    async def _clear(self, before: ProcessWatcher, after: ProcessWatcher | None) -> None:
+        """Stop a watcher; put another one in its place."""
+        if before is after:
+            await before.stop()
+            return
+        await self.remove(before)
+        if after is not None:
+            self.add([after])
+
+    def sort(self, names: Iterable[str]) -> None:
+        """Sort the watchers by the order of these names, in which status shows them.
+
+        A watcher of another name comes last.
+        """
+        places = {name: place for place, name in enumerate(names)}
+        self._watchers.sort(key=lambda one: places.get(one.name, len(places)))
+        kept = set(self._watchers)
+        others = [one for one in self._arbiter.watchers if one not in kept]
+        self._arbiter.watchers[:] = [*others, *self._watchers]
+
+    @property
+    def leaving(self) -> list[ProcessWatcher]:
+        """The watchers that the topology has no more and that still empty their queues."""
+        return [one for one in self._watchers if one.leaving]

@@ -1,0 +1,83 @@
+"""The state of a watcher and of its processes, as `feedbus status` shows it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from feedbus.process.lifeline import changed_code, holding
+from feedbus.supervisor.process import WatchedProcess
+from feedbus.supervisor.watcher import ProcessWatcher
+
+
+def state(watcher: ProcessWatcher) -> dict[str, Any]:
+    """Return what `feedbus status` shows of a watcher."""
+    activity = _activity(watcher)
+    processes = [
+        {
+            "pid": process.pid,
+            "slot": process.wid,
+            "ready": process.pid in watcher.ready_pids,
+            "uptime_seconds": round(process.age(), 1),
+            "holding": _holding(watcher, process),
+            "stopping_seconds": _seconds_since(process.stop_asked_at),
+            "killed_in_seconds": _seconds_until_kill(process),
+        }
+        for process in watcher.processes.values()
+    ]
+    return {
+        "state": activity,
+        "processes": processes,
+        "wanted_processes": watcher.numprocesses,
+        "restarts": watcher.restarts,
+        "last_exit": watcher.last_exit,
+    }
+
+
+def _activity(watcher: ProcessWatcher) -> str:
+    if watcher.is_stopping():
+        return "stopping"
+    if watcher.leaving or watcher.gave_up:
+        return "leaving" if watcher.leaving else "gave up"
+    if not watcher.is_active():
+        return str(watcher.status())
+    if watcher.waits_to_restart:
+        return "waiting"
+    if not watcher.all_ready:
+        return "starting"
+    return (
+        "holding"
+        if any(_holding(watcher, one) for one in watcher.processes.values())
+        else "running"
+    )
+
+
+def hold_reasons(watcher: ProcessWatcher) -> list[str]:
+    """Return a line for each reason for which processes of a watcher hold their messages."""
+    processes = watcher.processes.values()
+    reasons = dict.fromkeys(_holding(watcher, process) for process in processes)
+    return [f"{watcher.name} holds: {reason}" for reason in reasons if reason]
+
+
+def changed_files(watcher: ProcessWatcher) -> list[Path]:
+    """Return the files that have changed since a process of the watcher imported them."""
+    return [
+        path
+        for process in watcher.processes.values()
+        for path in changed_code(watcher.slot_path(process.wid, "ready"), process.pid)
+    ]
+
+
+def _holding(watcher: ProcessWatcher, process: WatchedProcess) -> str:
+    return holding(watcher.run_folder, watcher.name, process.wid, process.pid)
+
+
+def _seconds_since(moment: float | None) -> float | None:
+    return None if moment is None else round(time.monotonic() - moment, 1)
+
+
+def _seconds_until_kill(process: WatchedProcess) -> float | None:
+    if process.stop_asked_at is None:
+        return None
+    return round(max(process.kill_at - time.monotonic(), 0.0), 1)
