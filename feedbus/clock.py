@@ -1,12 +1,14 @@
-"""Time as a port: the machine's clock, or a virtual one that goes on only while somebody waits.
+"""Time, waiting and chance as a port: the machine's, or virtual ones.
 
-Code that takes a Clock instead of `time` can be run in virtual time: a wait of minutes returns at
-once, and the clock shows minutes more.
+Code that takes a Clock instead of `time`, `random` and `uuid` can be run in virtual time: a wait of
+minutes returns at once, and the clock shows minutes more. With a seed, such a run can be repeated.
+The clock of a broker (`broker.clock`) is the clock of everybody who uses that broker.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import selectors
 import threading
 import time
@@ -28,10 +30,12 @@ class Clock(Protocol):
 
     Attributes:
         takes_time: whether a wait takes real time, so that a signal has to be able to end it.
+        random: where jitter and names come from.
 
     """
 
     takes_time: bool
+    random: random.Random
 
     def monotonic(self) -> float:
         """Return seconds that never go back, from a beginning of no meaning."""
@@ -42,30 +46,44 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
 
+    def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
+        """Wait until an event is set, for seconds at most; return whether it is set."""
+
+    def unique(self) -> str:
+        """Return 32 hexadecimal digits that no other name has, and that nobody can guess."""
+
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
         """Wait until something that is registered is ready, for seconds at most; None for ever."""
 
 
 class SystemClock:
-    """The clock of the machine."""
+    """The clock of the machine, and its source of chance."""
 
     takes_time = True
 
-    def monotonic(self) -> float:
-        """Return the machine's monotonic seconds."""
-        return time.monotonic()
+    def __init__(self) -> None:
+        """Take chance from the operating system: other numbers in each forked child, too."""
+        self.random: random.Random = random.SystemRandom()
 
-    def wall_nanoseconds(self) -> int:
-        """Return the nanoseconds since 1970."""
-        return time.time_ns()
+    # The machine's own functions: the port costs nothing where it is asked for each message.
+    monotonic = staticmethod(time.monotonic)
+    wall_nanoseconds = staticmethod(time.time_ns)
+    sleep = staticmethod(time.sleep)
 
-    def sleep(self, seconds: float) -> None:
-        """Sleep."""
-        time.sleep(seconds)
+    def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
+        """Wait for an event."""
+        return event.wait(seconds)
+
+    def unique(self) -> str:
+        """Return 128 random bits as hexadecimal digits."""
+        return f"{self.random.getrandbits(128):032x}"
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
         """Wait for what is registered."""
         return selector.select(seconds)
+
+
+SYSTEM: Clock = SystemClock()
 
 
 class VirtualClock:
@@ -83,11 +101,20 @@ class VirtualClock:
 
     takes_time = False
 
-    def __init__(self, start: datetime | None = None) -> None:
-        """Begin at a moment; without one, at the machine's time of now."""
+    def __init__(self, start: datetime | None = None, *, seed: int | None = None) -> None:
+        """Begin at a moment; without one, at the machine's time of now.
+
+        Args:
+            start: the moment.
+            seed: of its random numbers; None for others in each run.
+
+        """
         moment = datetime.now(UTC) if start is None else start
         self._start = round(moment.timestamp() * 1_000_000) * 1_000
         self._passed = 0
+        self.random: random.Random = (
+            random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311 -- no secrets
+        )
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
@@ -107,6 +134,24 @@ class VirtualClock:
         if seconds > 0:
             with self._lock:
                 self._passed += math.ceil(seconds * NANOSECONDS)  # a wait always ends
+
+    def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
+        """Return whether an event is set; where it is not, go on by the seconds.
+
+        Raises:
+            NothingToWaitFor: it is not set, and there is no limit.
+
+        """
+        if not event.is_set():
+            if seconds is None:
+                msg = "the event is not set: on a virtual clock this wait never ends"
+                raise NothingToWaitFor(msg)
+            self.sleep(seconds)
+        return event.is_set()
+
+    def unique(self) -> str:
+        """Return 128 random bits as hexadecimal digits."""
+        return f"{self.random.getrandbits(128):032x}"
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
         """Return what is ready; where nothing is, go on by the seconds.

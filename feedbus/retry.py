@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from feedbus.broker import timer
 from feedbus.broker.names import Names
+from feedbus.clock import Clock
 from feedbus.errors import Drop, InvalidBody, Reject, Retry, described, text_of
 from feedbus.handling.exception_rules import ExceptionRules
 from feedbus.metrics import Verdict
@@ -61,6 +61,7 @@ class FailurePolicy:
     names: Names
     consumer: Consumer
     rules: ExceptionRules
+    clock: Clock
 
     def undecodable(self, delivery: Delivery) -> Fate:
         """Dead-letter a message of which something cannot be decoded, sealed as it came."""
@@ -139,7 +140,7 @@ class FailurePolicy:
             ATTEMPT: delivery.attempts + 1,
             CONSUMER: self.consumer.name,
             EXCHANGE: self.consumer.queue.exchange,
-            FAILED_AT: time.time_ns() // 1000,
+            FAILED_AT: self.clock.wall_nanoseconds() // 1000,
             KEY: delivery.original_key,
             QUEUE: self.consumer.queue.name,
             REASON: reason_text(reason),

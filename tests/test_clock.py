@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import selectors
 import socket
+import threading
 import time
 from datetime import UTC, datetime
 
 import pytest
 
+from feedbus.bus import LiveBus
 from feedbus.clock import NothingToWaitFor, SystemClock, VirtualClock
+from feedbus.errors import PublishError
+from feedbus.transports import memory
+from feedbus.urls import BrokerUrl
+from tests.systems import System, closing_store, queue
 
 
 def test_a_virtual_clock_stands_still_until_somebody_waits():
@@ -69,3 +75,40 @@ def test_the_machines_clock_waits_for_what_is_registered(pair):
     assert clock.select(selector, 0) == []
     there.send(b".")
     assert len(clock.select(selector, None)) == 1
+
+
+def test_an_event_that_is_set_ends_a_wait_on_a_virtual_clock_before_any_time_has_passed():
+    clock, event = VirtualClock(), threading.Event()
+    assert not clock.wait(event, 60)
+    assert clock.monotonic() == 60
+    event.set()
+    assert clock.wait(event, 60)
+    assert clock.monotonic() == 60
+
+
+def test_an_event_that_nobody_will_set_is_an_error_on_a_virtual_clock():
+    with pytest.raises(NothingToWaitFor, match="never ends"):
+        VirtualClock().wait(threading.Event())
+
+
+def test_clocks_of_one_seed_give_the_same_names():
+    names = [VirtualClock(seed=7).unique() for _ in range(2)]
+    assert names[0] == names[1]
+    assert VirtualClock(seed=8).unique() != names[0]
+    assert VirtualClock().unique() != VirtualClock().unique()
+
+
+def test_a_full_queue_is_waited_for_by_the_clock_of_its_broker(tmp_path):
+    clock = VirtualClock(seed=1)
+    memory.create(memory.MemoryBroker("full", clock=clock))
+    full = {"x-max-length": 0, "x-overflow": "reject-publish"}
+    try:
+        with closing_store():
+            url = BrokerUrl.in_memory("full")
+            system = System.at(tmp_path, queue(arguments=full), broker_url=url)
+            bus = LiveBus(system.topology, timeout_seconds=60)
+            with bus, pytest.raises(PublishError, match="full"):
+                bus.publish("work", {"n": 1})
+    finally:
+        memory.remove("full")
+    assert clock.monotonic() >= 60

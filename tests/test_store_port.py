@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import peewee
@@ -97,12 +96,9 @@ def test_the_relay_leaves_young_rows_to_those_who_put_them(store_url):
 
 
 @pytest.mark.parametrize("older_than_seconds", [0, 60])
-def test_rows_from_before_the_clock_was_set_back_an_hour_are_relayed(
-    store_url, monkeypatch, older_than_seconds
-):
+def test_rows_from_before_the_clock_was_set_back_an_hour_are_relayed(store_url, older_than_seconds):
     bound().outbox.put("publish_tweet", {"n": 1})
-    now_ns = time.time_ns()
-    monkeypatch.setattr(time, "time_ns", lambda: now_ns - 3_600_000_000_000)
+    bound().execute("UPDATE feedbus_outbox SET created_at = created_at + 3600000000", {})
     assert publish_pending(bound(), ListBus(), "shop", older_than_seconds=older_than_seconds) == 1
     assert outbox_rows() == 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 
 from feedbus import broker
@@ -29,6 +28,7 @@ def await_drained(
         progress: called with how many messages are left at each look.
 
     """
+    clock = broker.clock(topology)
     while True:
         left = [broker.count(connection, queue) for queue in _passing(connection, topology)]
         waiting = [broker.count(connection, queue) for queue in leaving]
@@ -38,7 +38,7 @@ def await_drained(
                 progress(0)
                 return
         progress(sum(count or 0 for count in (*left, *waiting)))
-        time.sleep(LOOK_SECONDS)
+        clock.sleep(LOOK_SECONDS)
 
 
 def _passing(connection: Connection, topology: Topology) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from kombu.connection import Connection
 
 from feedbus.broker.connecting import (
+    clock,
     connect,
     in_flight_seconds,
     load_transport,
@@ -22,6 +23,7 @@ from feedbus.broker.outages import close, connection_errors, drop, outage
 
 __all__ = [
     "Connection",
+    "clock",
     "close",
     "connect",
     "connection_errors",

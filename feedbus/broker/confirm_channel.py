@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any, Generic, Self, TypeVar
@@ -97,6 +96,7 @@ class PatientPublisher:
         self._full: list[Letter] = []
         self._returned: list[tuple[Any, str]] = []
         self._channel = self._opened()
+        self._clock = self._channel.channel.connection.clock
 
     def _opened(self) -> ConfirmChannel[Letter]:
         return ConfirmChannel(
@@ -135,16 +135,16 @@ class PatientPublisher:
             left = list(self._full)
             self._full.clear()
             if left:
-                time.sleep(FULL_PAUSE_SECONDS)
+                self._clock.sleep(FULL_PAUSE_SECONDS)
                 # RabbitMQ 3.10 nacks for ever on a channel that met a queue between two leaders.
                 self._channel.close()
                 self._channel = self._opened()
         return list(self._returned)
 
     def _await(self) -> None:
-        deadline = time.monotonic() + CONFIRM_TIMEOUT_SECONDS
+        deadline = self._clock.monotonic() + CONFIRM_TIMEOUT_SECONDS
         while self._channel.waiting:
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 msg = f"broker: {len(self._channel.waiting)} messages unconfirmed"
                 raise BrokerOutage(msg)
             try:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from kombu.connection import Connection
 
 from feedbus.broker.kinds import broker_of
+from feedbus.clock import Clock
 from feedbus.topology import Topology
 from feedbus.wire import amqp
 
@@ -24,6 +25,11 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
 
     """
     return broker_of(topology).connect(beating=beating)
+
+
+def clock(topology: Topology) -> Clock:
+    """Return the clock by which everybody who uses the topology's broker waits."""
+    return broker_of(topology).clock
 
 
 def load_transport(topology: Topology) -> None:

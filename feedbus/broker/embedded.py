@@ -12,6 +12,7 @@ from kombu.connection import Connection
 from feedbus.broker import locks
 from feedbus.broker.outages import opened
 from feedbus.broker.port import SeenBinding, SeenExchange, SeenQueue, Survey
+from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import BrokerOutage
 from feedbus.transports import sqlite
 from feedbus.transports.sqlite.survey import Survey as Rows
@@ -30,6 +31,7 @@ class Embedded:
     file: Path
     in_flight_seconds: float = 0.0
     queue_written_seconds: float = 0.0
+    clock: Clock = SYSTEM
 
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""

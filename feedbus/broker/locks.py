@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from feedbus.broker.outages import connection_errors
+from feedbus.clock import Clock
 from feedbus.errors import UsageError
 from feedbus.process import file_locks
 from feedbus.wire.amqp import Connection
@@ -32,7 +32,7 @@ def held(path: Path, timeout_seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def exclusive_queue(connection: Connection, name: str) -> Iterator[None]:
+def exclusive_queue(connection: Connection, name: str, clock: Clock) -> Iterator[None]:
     """Hold the lock that is a queue of one connection.
 
     Raises:
@@ -41,20 +41,20 @@ def exclusive_queue(connection: Connection, name: str) -> Iterator[None]:
     """
     from amqp.exceptions import ResourceLocked
 
-    deadline = time.monotonic() + QUEUE_TIMEOUT_SECONDS
+    deadline = clock.monotonic() + QUEUE_TIMEOUT_SECONDS
     while True:
         channel = connection.channel()
         try:
             channel.queue_declare(name, exclusive=True, auto_delete=True, durable=False)
             break
         except ResourceLocked as error:
-            if time.monotonic() > deadline:
+            if clock.monotonic() > deadline:
                 msg = (
                     f"{name} is held: another `feedbus apply` or `feedbus up` is running; wait"
                     " until it has ended"
                 )
                 raise UsageError(msg) from error
-            time.sleep(QUEUE_POLL_SECONDS)
+            clock.sleep(QUEUE_POLL_SECONDS)
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ from feedbus.broker.embedded import of_rows
 from feedbus.broker.locks import exclusive_queue
 from feedbus.broker.outages import opened
 from feedbus.broker.port import Survey
+from feedbus.clock import Clock
 from feedbus.transports import memory
 from feedbus.transports.memory.broker import find
 from feedbus.urls import BrokerUrl
@@ -26,6 +27,11 @@ class InMemory:
     in_flight_seconds: float = 0.0
     queue_written_seconds: float = 0.0
 
+    @property
+    def clock(self) -> Clock:
+        """The clock that the broker was made with."""
+        return find(self.name).clock
+
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""
 
@@ -36,7 +42,7 @@ class InMemory:
 
     def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
         """Hold the lock of an exclusive queue."""
-        return exclusive_queue(connection, f"{project}.lock")
+        return exclusive_queue(connection, f"{project}.lock", self.clock)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Read the broker's tables."""

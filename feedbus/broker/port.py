@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from kombu.connection import Connection
 
+from feedbus.clock import Clock
 from feedbus.wire import amqp
 
 Kind = Literal["queue", "exchange"]
@@ -60,6 +61,10 @@ class Survey:
 
 class Broker(Protocol):
     """What feedbus needs of a kind of broker beside AMQP itself."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock by which everybody who uses the broker waits."""
 
     @property
     def in_flight_seconds(self) -> float:

@@ -5,7 +5,6 @@ See feedbus.broker.timer for how they work together.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -82,7 +81,7 @@ class Timer:
             " of the timer to its disk",
             exchanges=",".join(new),
         )
-        time.sleep(self._written_seconds)
+        channel.connection.clock.sleep(self._written_seconds)
         for name in new:
             channel.exchange_declare(name, "fanout", durable=True, auto_delete=False)
 

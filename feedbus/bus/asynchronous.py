@@ -6,7 +6,6 @@ import asyncio
 import os
 import queue
 import threading
-import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -94,7 +93,9 @@ class AsyncBus:
         """
         fields = check_record(exchange, payload, key, message_id)
         envelope = envelope_of(options) if options else None
-        await self._send(exchange, [single(message_id or uuid.uuid4().hex, key, fields)], envelope)
+        await self._send(
+            exchange, [single(message_id or self._bus.unique(), key, fields)], envelope
+        )
 
     async def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
         """Publish (payload, routing key) pairs; return how many the broker has confirmed.
@@ -102,7 +103,7 @@ class AsyncBus:
         Raises: as LiveBus.publish_many.
         """
         check_many(exchange, pairs)
-        origin, count, left = uuid.uuid4().hex, 0, iter(pairs)
+        origin, count, left = self._bus.unique(), 0, iter(pairs)
         while run := list(islice(left, self.SLICE)):
             await self._send(exchange, columnar(run, f"{origin}.{count}", first=count))
             count += len(run)

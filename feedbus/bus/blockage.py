@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from feedbus.clock import Clock
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.wire.amqp import RawConnection
@@ -19,8 +19,9 @@ class Blockage:
     It outlives connections: a publisher that connects again during an alarm logs nothing twice.
     """
 
-    def __init__(self, metrics: Metrics | None = None) -> None:
-        """Count the time that is spent waiting in metrics."""
+    def __init__(self, clock: Clock, metrics: Metrics | None = None) -> None:
+        """Count the time that is spent waiting, by a clock, in metrics."""
+        self._clock = clock
         self._metrics = metrics
         self._since: float | None = None
         self.active = False
@@ -34,17 +35,17 @@ class Blockage:
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Count the time in the block as waited, where the broker blocks."""
-        started, blocked = time.monotonic(), self.active
+        started, blocked = self._clock.monotonic(), self.active
         try:
             yield
         finally:
             if blocked and self._metrics is not None:
-                self._metrics.publisher_blocked(time.monotonic() - started)
+                self._metrics.publisher_blocked(self._clock.monotonic() - started)
 
     def over(self) -> None:
         """Log that the broker takes messages again, if it did not before."""
         if self._since is not None and not self.active:
-            seconds = time.monotonic() - self._since
+            seconds = self._clock.monotonic() - self._since
             events.warning(
                 "broker_unblocked",
                 f"the broker takes messages again, after {seconds:.1f} s",
@@ -55,7 +56,7 @@ class Blockage:
     def _on_blocked(self, _reason: str) -> None:
         self.active = True
         if self._since is None:
-            self._since = time.monotonic()
+            self._since = self._clock.monotonic()
             events.warning(
                 "broker_blocked",
                 "the broker is short of memory or disk and blocks publishers, so publishing waits;"

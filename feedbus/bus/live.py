@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-import uuid
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Self, Unpack
 
+from feedbus import broker
 from feedbus.bus.arguments import check_columns, check_many, check_record
 from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
@@ -67,6 +66,7 @@ class LiveBus(Bus):
 
         """
         self._topology = topology
+        self._clock = broker.clock(topology)
         self._metrics = metrics
         self._timeout_seconds = timeout_seconds
         self._given_store = store
@@ -84,6 +84,10 @@ class LiveBus(Bus):
         self._current = Current()
         self._store = self._given_store
         self._behind = False
+
+    def unique(self) -> str:
+        """Return a message id that no other message has."""
+        return self._clock.unique()
 
     def _new_sender(self) -> Sender:
         least, most = self.CONFIRM_SECONDS
@@ -118,12 +122,12 @@ class LiveBus(Bus):
         """
         fields = check_record(exchange, payload, key, message_id)
         envelope = envelope_of(options) if options else None
-        self._send(exchange, single(message_id or uuid.uuid4().hex, key, fields), envelope)
+        self._send(exchange, single(message_id or self.unique(), key, fields), envelope)
 
     def _publish_enveloped(
         self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
     ) -> None:
-        self._send(exchange, single(uuid.uuid4().hex, key, fields), envelope)
+        self._send(exchange, single(self.unique(), key, fields), envelope)
 
     def publish_many(
         self,
@@ -141,7 +145,7 @@ class LiveBus(Bus):
 
         """
         check_many(exchange, pairs)
-        origin, count, left = uuid.uuid4().hex, 0, iter(pairs)
+        origin, count, left = self.unique(), 0, iter(pairs)
         while run := list(islice(left, self.SLICE)):
             for pack in columnar(run, f"{origin}.{count}", first=count):
                 self._send(exchange, pack)
@@ -158,7 +162,7 @@ class LiveBus(Bus):
     ) -> int:
         """Publish records by column; return how many the broker has confirmed."""
         check_columns(exchange, columns, keys, shared)
-        pack = Pack.numbered(uuid.uuid4().hex, keys, shared or {}, columns)
+        pack = Pack.numbered(self.unique(), keys, shared or {}, columns)
         if len(pack):
             self._send(exchange, pack)
         return len(pack)
@@ -283,7 +287,7 @@ class LiveBus(Bus):
 
     def _learn(self, patience: float) -> Exception | None:
         """Know the current rings, and declare what is missing; return why that was impossible."""
-        for _ in _attempts(patience):
+        for _ in self._attempts(patience):
             try:
                 self._establish()
             except BrokerOutage as error:
@@ -305,7 +309,7 @@ class LiveBus(Bus):
 
         A broker that comes back may be an empty one.
         """
-        for _ in _attempts(patience):
+        for _ in self._attempts(patience):
             try:
                 self._establish()
                 return self._sender.send(messages)
@@ -316,14 +320,13 @@ class LiveBus(Bus):
                 return error
         return failure
 
-
-def _attempts(seconds: float) -> Iterator[None]:
-    """Yield at once, and again as long as the broker may be away."""
-    deadline = time.monotonic() + seconds
-    yield
-    while time.monotonic() <= deadline:
-        time.sleep(RECONNECT_SECONDS)
+    def _attempts(self, seconds: float) -> Iterator[None]:
+        """Yield at once, and again as long as the broker may be away."""
+        deadline = self._clock.monotonic() + seconds
         yield
+        while self._clock.monotonic() <= deadline:
+            self._clock.sleep(RECONNECT_SECONDS)
+            yield
 
 
 def _own(error: Exception) -> Exception:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +39,8 @@ class Publisher:
         """Put a channel of the connection into confirm mode; blockage learns of alarms."""
         # Kombu opens a lost connection again whenever it is asked for it: this one, or none.
         self._connection: RawConnection = connection.connection
-        self._blockage = blockage or Blockage()
+        self._clock = self._connection.clock
+        self._blockage = blockage or Blockage(self._clock)
         self._blockage.watch(self._connection)
         self._confirms: ConfirmChannel[Outgoing] = ConfirmChannel(
             self._connection,
@@ -74,8 +74,8 @@ class Publisher:
         self._refusals = []
         self._returned.clear()
         self._timeout_seconds = timeout_seconds
-        self._confirmed_by = time.monotonic() + timeout_seconds
-        self._unblocked_by = time.monotonic() + blocked_seconds
+        self._confirmed_by = self._clock.monotonic() + timeout_seconds
+        self._unblocked_by = self._clock.monotonic() + blocked_seconds
         for message in messages:
             self._put(message)
             # What is written now would only fill buffers that nobody reads.
@@ -110,7 +110,7 @@ class Publisher:
 
     def _drain(self) -> None:
         blocked = self._blockage.active
-        rest = (self._unblocked_by if blocked else self._confirmed_by) - time.monotonic()
+        rest = (self._unblocked_by if blocked else self._confirmed_by) - self._clock.monotonic()
         if rest <= 0:
             why = "; it blocks publishers" if blocked else ""
             msg = f"broker: {len(self._confirms.waiting)} messages unconfirmed in time{why}"
@@ -118,7 +118,7 @@ class Publisher:
         with self._blockage.counting(), contextlib.suppress(TimeoutError):
             self._connection.drain_events(timeout=min(rest, 1.0))
         if blocked:
-            self._confirmed_by = time.monotonic() + self._timeout_seconds
+            self._confirmed_by = self._clock.monotonic() + self._timeout_seconds
 
     def _on_ack(self, message: Outgoing) -> None:
         reasons = self._returned.get(message.message_id)

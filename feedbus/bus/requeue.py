@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
@@ -128,7 +127,7 @@ class Requeue:
         return self._exchange, key
 
     def _declared(self, channel: Channel) -> str:
-        name = f"{self._own}.requeue.{uuid.uuid4().hex[:8]}"
+        name = f"{self._own}.requeue.{channel.connection.clock.unique()[:8]}"
         channel.exchange_declare(name, "fanout", durable=False, auto_delete=True)
         try:
             channel.queue_bind(self._own, name, "")

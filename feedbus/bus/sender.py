@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -56,8 +55,9 @@ class Sender:
         self._nacked_seconds = nacked_seconds
         self.encoder = Encoder(topology)
         self._topology = topology
+        self._clock = broker.clock(topology)
         self._metrics = metrics
-        self._blockage = Blockage(metrics)
+        self._blockage = Blockage(self._clock, metrics)
         self._timer = Timer(topology)
         self._connection: Connection | None = None
         self._publisher: Publisher | None = None
@@ -151,15 +151,15 @@ class Sender:
 
     def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         """Publish a window; what is nacked is tried on, what closes the channel is refused."""
-        deadline = time.monotonic() + self._nacked_seconds
+        deadline = self._clock.monotonic() + self._nacked_seconds
         refusals: list[Refusal] = []
         while True:
             found = self._publish_once(messages)
             messages = [each.message for each in found if each.reason == NACKED]
-            if not messages or time.monotonic() > deadline:
+            if not messages or self._clock.monotonic() > deadline:
                 return refusals + found
             refusals += [each for each in found if each.reason != NACKED]
-            time.sleep(NACKED_PAUSE_SECONDS)
+            self._clock.sleep(NACKED_PAUSE_SECONDS)
 
     def _publish_once(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         publisher = self._open()

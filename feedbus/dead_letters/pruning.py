@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 
 from amqp.exceptions import ChannelError
 
+from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.dead_letters import letters
 from feedbus.logs import EventLog
@@ -31,14 +31,15 @@ class Pruning:
         self._topology = topology
         self._consumer = consumer
         self._metrics = metrics
+        self._clock = broker.clock(topology)
         wanted = consumer.queue.dead_letters != DeadLetters() and not consumer.shard
-        self._next = time.monotonic() + FIRST_SECONDS if wanted else math.inf
+        self._next = self._clock.monotonic() + FIRST_SECONDS if wanted else math.inf
 
     def look(self, connection: Connection) -> None:
         """Drop what is beyond the limits, if it is time to look."""
-        if time.monotonic() < self._next:
+        if self._clock.monotonic() < self._next:
             return
-        self._next = time.monotonic() + INTERVAL_SECONDS
+        self._next = self._clock.monotonic() + INTERVAL_SECONDS
         queue = self._consumer.queue
         try:
             dropped = prune(connection, self._topology, queue)
@@ -64,7 +65,7 @@ class Pruning:
                 count=count,
             )
         if dropped.total() == DROPPED_AT_ONCE:
-            self._next = time.monotonic() + FIRST_SECONDS
+            self._next = self._clock.monotonic() + FIRST_SECONDS
 
 
 def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[Limit]:
@@ -84,7 +85,9 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
     name, limits = Names(topology).dead(queue), queue.dead_letters
     oldest = None
     if limits.max_age_seconds is not None:
-        oldest = (time.time() - limits.max_age_seconds) * 1_000_000
+        oldest = (
+            broker.clock(topology).wall_nanoseconds() / 1_000 - limits.max_age_seconds * 1_000_000
+        )
     dropped: Counter[Limit] = Counter()
     undated: list[int] = []
     channel = connection.channel()

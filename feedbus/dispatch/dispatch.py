@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender
@@ -64,9 +65,10 @@ class Dispatch:
         queue, root = consumer.queue, topology.root
         store = store if queue.store else NoStore()
         self._store = store
+        self._clock = broker.clock(topology)
         self._names = Names(topology)
         rules = ExceptionRules.of(queue.retry.retry_on, queue.retry.reject_on, root)
-        self._failure_policy = FailurePolicy(self._names, consumer, rules)
+        self._failure_policy = FailurePolicy(self._names, consumer, rules, self._clock)
         self._opening = Opening(
             topology,
             consumer,
@@ -80,7 +82,9 @@ class Dispatch:
             if queue.dead_handler is not None
             else None
         )
-        self._twins = Twins(queue.name, store.inbox, metrics) if queue.once else None
+        self._twins = (
+            Twins(queue.name, store.inbox, metrics, self._clock.unique) if queue.once else None
+        )
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         """Handle deliveries; when this returns, all of them are to be acknowledged.
@@ -246,7 +250,7 @@ class Dispatch:
         return refusals
 
     def _count(self, opened: Sequence[Opened]) -> None:
-        now = time.time_ns() // 1000
+        now = self._clock.wall_nanoseconds() // 1000
         deliveries = records = 0  # that are acknowledged
         for arrived in opened:
             acknowledged, first = len(arrived.pack), "ack"

@@ -7,8 +7,7 @@ either; it is taken for a repetition, which is logged and counted.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from feedbus.logs import EventLog
@@ -22,8 +21,19 @@ events = EventLog(__name__)
 class Twins:
     """Distinguishes equal messages of one queue, as far as the broker allows."""
 
-    def __init__(self, queue: str, inbox: Inbox, metrics: ConsumerMetrics) -> None:
-        """Ask the inbox about a queue; count in metrics what is taken for a repetition."""
+    def __init__(
+        self, queue: str, inbox: Inbox, metrics: ConsumerMetrics, unique: Callable[[], str]
+    ) -> None:
+        """Ask the inbox about a queue; count in metrics what is taken for a repetition.
+
+        Args:
+            queue: the queue.
+            inbox: of its store.
+            metrics: where repetitions are counted.
+            unique: returns digits that no other id has.
+
+        """
+        self._unique = unique
         self._queue = queue
         self._inbox = inbox
         self._metrics = metrics
@@ -65,4 +75,4 @@ class Twins:
                 message_id=delivery.message_id,
             )
             return delivery
-        return replace(delivery, message_id=f"{delivery.message_id}.{uuid.uuid4().hex[:16]}")
+        return replace(delivery, message_id=f"{delivery.message_id}.{self._unique()[:16]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -47,6 +46,7 @@ class Emptying:
         """
         self._connection = connection
         self._channel = connection.channel()
+        self._clock = self._channel.connection.clock
         self._channel.auto_decode = False  # messages go on as they are
         self._queue = queue
         self._move = move
@@ -75,16 +75,16 @@ class Emptying:
             if consumers or (ready and self._move is None):
                 return IN_USE if consumers else REFILLED
             self._consume()
-            quiet, since = 0, time.monotonic()
+            quiet, since = 0, self._clock.monotonic()
             while quiet < NEEDED or self._came or self._count() != (0, 1):
-                time.sleep(pause_seconds if quiet else 0.0)
+                self._clock.sleep(pause_seconds if quiet else 0.0)
                 if self._drain():
                     if self._move is None:
                         return REFILLED
-                    quiet, since = 0, time.monotonic()
+                    quiet, since = 0, self._clock.monotonic()
                 quiet = quiet + 1 if self._is_empty() else 0
                 # Without a leader nobody is counted, not even we.
-                if self._count()[1] > 1 or time.monotonic() > since + 2 * LOST_SECONDS:
+                if self._count()[1] > 1 or self._clock.monotonic() > since + 2 * LOST_SECONDS:
                     return IN_USE
         except _GoneError:
             return ""

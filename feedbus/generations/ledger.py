@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -203,7 +202,7 @@ def _take(
         if found:
             raise _DamagedError
         # Another reader has taken it for a moment, or there is none.
-        time.sleep(READ_PAUSE_SECONDS)
+        channel.connection.clock.sleep(READ_PAUSE_SECONDS)
     return None
 
 

@@ -15,8 +15,6 @@ otherwise.
 
 from __future__ import annotations
 
-import secrets
-import time
 from typing import Any
 
 from feedbus.broker.confirm_channel import PatientPublisher
@@ -51,6 +49,7 @@ class Probes:
 
         """
         self._channel = channel
+        self._clock = channel.connection.clock
         self._queue = queue
         self._pause_seconds = pause_seconds
         self._awaited = ""
@@ -65,7 +64,7 @@ class Probes:
     @property
     def lost(self) -> bool:
         """Whether the probe should have come back by now."""
-        return self.awaited and time.monotonic() > self._put_at + LOST_SECONDS
+        return self.awaited and self._clock.monotonic() > self._put_at + LOST_SECONDS
 
     @property
     def proved(self) -> bool:
@@ -80,12 +79,12 @@ class Probes:
 
         """
         if self._quiet:
-            time.sleep(self._pause_seconds)
-        self._awaited = secrets.token_hex(16)
+            self._clock.sleep(self._pause_seconds)
+        self._awaited = self._clock.unique()
         probe = fence(self._channel, self._queue, self._awaited)
         with PatientPublisher(self._channel.connection) as publisher:
             publisher.publish([(probe, "", self._queue)])
-        self._put_at = time.monotonic()
+        self._put_at = self._clock.monotonic()
 
     def came(self, message_id: object) -> bool:
         """Return whether a message that has come is the awaited probe, and count it if so."""

@@ -16,7 +16,6 @@ meanwhile, and the caller holds the topology's lock.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
 from feedbus.broker.port import SeenQueue
+from feedbus.clock import Clock
 from feedbus.errors import UsageError
 from feedbus.generations import removal
 from feedbus.generations.emptying import IN_USE, Emptying, Mover
@@ -95,7 +95,7 @@ def replace_delay(connection: Connection, topology: Topology, queue: Queue, dela
     if broker.queue_exists(connection, delay):
         channel.queue_unbind(delay, delay, "")
     channel.close()
-    time.sleep(broker.in_flight_seconds(topology))
+    broker.clock(topology).sleep(broker.in_flight_seconds(topology))
     park(connection, topology, queue, delay)
     step("delay-parked")
     _delete(connection, topology, delay, Names(topology).parked(delay))
@@ -165,6 +165,10 @@ class Replacement:
             step("gate-gone")
 
     @property
+    def _clock(self) -> Clock:
+        return broker.clock(self.topology)
+
+    @property
     def _names(self) -> Names:
         return Names(self.topology)
 
@@ -174,17 +178,17 @@ class Replacement:
 
     def _await_consumers(self) -> None:
         """Wait until nobody consumes the queue, for what is in their hands must be back in it."""
-        deadline = time.monotonic() + LEAVE_SECONDS
+        deadline = self._clock.monotonic() + LEAVE_SECONDS
         channel = self.connection.channel()
         while count := channel.queue_declare(self._queue, passive=True).consumer_count:
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 msg = (
                     f"{self._queue} has to be replaced, but {count} consumers still consume"
                     " it: stop"
                     " them (`feedbus down` where they run) and apply again"
                 )
                 raise UsageError(msg)
-            time.sleep(LEAVE_PAUSE_SECONDS)
+            self._clock.sleep(LEAVE_PAUSE_SECONDS)
         channel.close()
 
     def _put_gate(self, seen: Inventory) -> None:
@@ -220,7 +224,7 @@ class Replacement:
         self._let_arrive()
 
     def _let_arrive(self) -> None:
-        time.sleep(broker.in_flight_seconds(self.topology))
+        self._clock.sleep(broker.in_flight_seconds(self.topology))
 
     def _delays(self, seen: Inventory) -> Iterator[str]:
         # Their letters go straight to the queue by its name, and would be dropped while it is gone.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -64,7 +63,8 @@ def _carry_out(channel: Channel, names: Names, state: State) -> State:
     step("disconnected")
     _lead(channel, names, state.current)
     step("connected")
-    time.sleep(broker.in_flight_seconds(names.topology) if state.draining else 0)
+    if state.draining:
+        channel.connection.clock.sleep(broker.in_flight_seconds(names.topology))
     # The old ring may be gone already, where this is done again after a crash.
     _append_held(channel, names, state.current.exchange, (*state.draining[-1:], state.current))
     if state.draining:

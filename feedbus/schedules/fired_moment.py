@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 
 from kombu.connection import Connection
@@ -41,7 +40,9 @@ class FiredMoment:
             known = [moment for moment in moments if moment is not None]
             if moments:
                 return max(known, default=None)
-            time.sleep(READ_PAUSE_SECONDS)  # a reader may hold it just now
+            self._channel.connection.clock.sleep(
+                READ_PAUSE_SECONDS
+            )  # a reader may hold it just now
         return None
 
     def write(self, moment: datetime) -> None:

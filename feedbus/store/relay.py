@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, Self, Unpack
 
+from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.generations import establishment
 from feedbus.logs import EventLog
@@ -45,10 +46,10 @@ class Publisher(Protocol):
         """Close the connection; the next publish opens another."""
 
 
-def _publish(bus: Publisher, entry: Entry) -> None:
+def _publish(bus: Publisher, entry: Entry, clock: Clock) -> None:
     """Publish a row; what it has waited counts towards its expiry or its delay."""
     options: PublishOptions = json.loads(entry.options) if entry.options else {}
-    waited = max(now() - entry.created_at, 0) / 1_000_000
+    waited = max(now(clock) - entry.created_at, 0) / 1_000_000
     if (expires := options.get("expires")) is not None:
         options["expires"] = max(float(expires) - waited, 0.001)
     if (delay := options.get("delay")) is not None:
@@ -57,7 +58,9 @@ def _publish(bus: Publisher, entry: Entry) -> None:
     bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id, **options)
 
 
-def publish_entries(store: Store, bus: Publisher, entries: Iterable[Entry]) -> int:
+def publish_entries(
+    store: Store, bus: Publisher, entries: Iterable[Entry], clock: Clock = SYSTEM
+) -> int:
     """Publish these rows in order and remove them; returns how many were published.
 
     A row that the broker does not accept stays, with those behind it of the same exchange and
@@ -74,7 +77,7 @@ def publish_entries(store: Store, bus: Publisher, entries: Iterable[Entry]) -> i
             if (entry.exchange, entry.key) in stuck:
                 continue
             try:
-                _publish(bus, entry)
+                _publish(bus, entry, clock)
             except (PublishError, UsageError) as error:
                 stuck.add((entry.exchange, entry.key))
                 events.warning(
@@ -95,13 +98,14 @@ def publish_entries(store: Store, bus: Publisher, entries: Iterable[Entry]) -> i
     return len(sent)
 
 
-def publish_pending(
+def publish_pending(  # noqa: PLR0913 -- options, each given by name
     store: Store,
     bus: Publisher,
     project: str,
     *,
     limit: int = ROWS,
     older_than_seconds: float = IN_FLIGHT_SECONDS,
+    clock: Clock = SYSTEM,
 ) -> int:
     """Publish leftover rows in order and remove them; one process at a time, the others return 0.
 
@@ -111,6 +115,7 @@ def publish_pending(
         project: whose rows they are.
         limit: rows a round; rounds follow one another until none is left.
         older_than_seconds: younger rows are left to those who put them.
+        clock: by which the store dates its rows.
 
     Raises:
         Outage: the store or the broker is away.
@@ -122,7 +127,7 @@ def publish_pending(
         with store.exclusive(f"relay.{project}") as held:
             entries = store.outbox.pending(limit, older_than_seconds, after=after) if held else []
             try:
-                published += publish_entries(store, bus, entries)
+                published += publish_entries(store, bus, entries, clock)
             except Outage as error:
                 failure = error  # what was removed until then is committed
         if failure is not None:
@@ -148,8 +153,19 @@ class Relay:
 
     """
 
-    def __init__(self, topology: Topology, store: Store, bus: Publisher) -> None:
-        """Publish a store's outbox by this bus; the thread runs within a with statement."""
+    def __init__(
+        self, topology: Topology, store: Store, bus: Publisher, clock: Clock = SYSTEM
+    ) -> None:
+        """Publish a store's outbox by this bus; the thread runs within a with statement.
+
+        Args:
+            topology: of the system.
+            store: whose outbox it is.
+            bus: where to publish.
+            clock: by which the store dates its rows, and the thread waits.
+
+        """
+        self._clock = clock
         self.store = store
         self._bus = bus
         self._topology = topology
@@ -162,7 +178,7 @@ class Relay:
         self._unpruned_seconds = PRUNE_SECONDS
         self._wake = threading.Event()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="relay")
+        self._thread = threading.Thread(target=self.run, name="relay")
 
     def publish(self, entries: Iterable[Entry]) -> None:
         """Publish committed rows of the outbox, or leave them to the thread; raises nothing."""
@@ -179,13 +195,17 @@ class Relay:
 
     def __exit__(self, *_: object) -> None:
         """End the thread, after a last removal."""
+        self.stop()
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Let run() return, after a last removal."""
         self._over.set()
         self._wake.set()
-        self._thread.join()
 
     def _publish(self, entry: Entry) -> None:
         try:
-            _publish(self._bus, entry)
+            _publish(self._bus, entry, self._clock)
         except (PublishError, UsageError) as error:
             events.warning(
                 "unpublished",
@@ -204,11 +224,12 @@ class Relay:
         else:
             self._published.append(entry.id)
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Relay until stop() is called; the thread does this."""
         patience = 0.0  # at the start, what an earlier process has left
         while not self._over.is_set():
-            woken = self._wake.wait(patience)
-            self._over.wait(GATHER_SECONDS)
+            woken = self._clock.wait(self._wake, patience)
+            self._clock.wait(self._over, GATHER_SECONDS)
             self._wake.clear()
             try:
                 self._work(woken=woken)
@@ -222,7 +243,7 @@ class Relay:
                     error=one_line(error),
                 )
                 patience = AWAY_SECONDS
-                self._over.wait(AWAY_SECONDS)
+                self._clock.wait(self._over, AWAY_SECONDS)
             else:
                 patience = LOOK_SECONDS
         try:
@@ -251,7 +272,13 @@ class Relay:
 
     def _relay(self) -> None:
         younger = 0.0 if self._away else IN_FLIGHT_SECONDS
-        count = publish_pending(self.store, self._bus, self._project, older_than_seconds=younger)
+        count = publish_pending(
+            self.store,
+            self._bus,
+            self._project,
+            older_than_seconds=younger,
+            clock=self._clock,
+        )
         if count or self._away:
             events.info("relayed", "messages of the outbox were published", messages=count)
         self._away = False
@@ -271,7 +298,7 @@ class Relay:
                 pruned = self.store.inbox.forget(self._keep_seconds, PRUNED_ROWS) if held else 0
             if pruned < PRUNED_ROWS:
                 return
-            self._over.wait(GATHER_SECONDS)
+            self._clock.wait(self._over, GATHER_SECONDS)
 
 
 def one_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import StoreOutage
 from feedbus.store.locks import advisory_lock, file_lock
 from feedbus.store.outages import describe, outage
@@ -39,9 +40,16 @@ class SqlStore(ABC):
     session_type: type | None = None
 
     def __init__(
-        self, project: str, where: str, dialect: Dialect, file: Path | None = None
+        self,
+        project: str,
+        where: str,
+        dialect: Dialect,
+        file: Path | None = None,
+        *,
+        clock: Clock = SYSTEM,
     ) -> None:
         """Use the rows of a project; file is that of SQLite, None in memory."""
+        self.clock = clock
         self.project = project
         self.where = where
         self.dialect: Dialect = dialect

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, Protocol
 
+from feedbus.clock import Clock
 from feedbus.store.protocol import Entry
 from feedbus.wire.envelope import PublishOptions
 
@@ -33,6 +32,7 @@ class Database(Protocol):
     """What the tables need of a store."""
 
     dialect: Dialect
+    clock: Clock
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement with parameters of the form :name, in the caller's transaction."""
@@ -45,6 +45,7 @@ class Table:
         """Use the rows of a project in the table of a database."""
         self._project = project
         self._execute = database.execute
+        self._clock = database.clock
         self._sqlite = database.dialect == "sqlite"
 
     def _values(self, name: str, kind: str) -> str:
@@ -86,7 +87,7 @@ class SqlOutbox(Table):
         message_id: str | None = None,
     ) -> Entry:
         """Add a message, within the caller's transaction."""
-        text, name, moment = _text(payload), message_id or uuid.uuid4().hex, now()
+        text, name, moment = _text(payload), message_id or self._clock.unique(), now(self._clock)
         made = self._execute(
             "INSERT INTO feedbus_outbox"
             " (project, exchange, routing_key, payload, message_id, created_at)"
@@ -111,7 +112,7 @@ class SqlOutbox(Table):
     ) -> list[int]:
         """Add (routing key, payload, message id) rows in order; return the ids of the rows."""
         ids: list[int] = []
-        moment, left = now(), iter(rows)
+        moment, left = now(self._clock), iter(rows)
         said = json.dumps(options) if options else None
         while slice_ := [(key, _text(payload), name) for key, payload, name in islice(left, SLICE)]:
             given = {
@@ -133,7 +134,7 @@ class SqlOutbox(Table):
         self, limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0
     ) -> list[Entry]:
         """Return the oldest rows, in the order in which they were put."""
-        moment, margin = now(), int(older_than_seconds * 1_000_000)
+        moment, margin = now(self._clock), int(older_than_seconds * 1_000_000)
         rows = self._execute(
             "SELECT id, exchange, routing_key, payload, message_id, options, created_at"
             " FROM feedbus_outbox"
@@ -197,7 +198,7 @@ class SqlInbox(Table):
             {
                 "project": self._project,
                 "queue": queue,
-                "now": now(),
+                "now": now(self._clock),
                 "ids": self._list(distinct),
             },
         )
@@ -213,16 +214,16 @@ class SqlInbox(Table):
             " ORDER BY created_at LIMIT :limit)",
             {
                 "project": self._project,
-                "oldest": now() - int(older_than_seconds * 1_000_000),
+                "oldest": now(self._clock) - int(older_than_seconds * 1_000_000),
                 "limit": limit,
             },
         )
         return forgotten.rowcount
 
 
-def now() -> int:
-    """Return this moment as the tables keep it: in microseconds since 1970, UTC."""
-    return time.time_ns() // 1_000
+def now(clock: Clock) -> int:
+    """Return the moment of a clock as the tables keep it: in microseconds since 1970, UTC."""
+    return clock.wall_nanoseconds() // 1_000
 
 
 def _text(payload: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Protocol
 
+from feedbus.clock import Clock
+
 Arguments = Mapping[str, Any] | None
 
 
@@ -33,7 +35,7 @@ class Channel(Protocol):
     """A channel; arguments are those of the AMQP methods of the same names."""
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> RawConnection:
         """The connection that it belongs to."""
 
     @property
@@ -177,8 +179,16 @@ class Connection(Protocol):
 
 
 class RawConnection(Connection, Protocol):
-    """A connection that is not opened again when it is lost, as Kombu's is."""
+    """A connection that is not opened again when it is lost, as Kombu's is.
 
+    Attributes:
+        clock: by which everybody who uses the broker waits.
+        on_blocked: called with the reason when the broker takes nothing from publishers.
+        on_unblocked: called when it takes messages again.
+
+    """
+
+    clock: Clock
     on_blocked: Callable[[str], None] | None
     on_unblocked: Callable[[], None] | None
 

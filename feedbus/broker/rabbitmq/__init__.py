@@ -16,6 +16,7 @@ from feedbus.broker.port import SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.rabbitmq import alarms, management
 from feedbus.broker.rabbitmq.tls import amqp_options
 from feedbus.broker.rabbitmq.transport import Transport
+from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import Outage
 from feedbus.urls import BrokerUrl, ManagementUrl, Node
 from feedbus.wire import amqp
@@ -42,6 +43,7 @@ class RabbitMQ:
     management_url: ManagementUrl | None = None
     in_flight_seconds: float = IN_FLIGHT_SECONDS
     queue_written_seconds: float = QUEUE_WRITTEN_SECONDS
+    clock: Clock = SYSTEM
 
     def load(self) -> None:
         """Do nothing: this module has imported the transport."""
@@ -56,7 +58,7 @@ class RabbitMQ:
 
     def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
         """Hold the lock of an exclusive queue."""
-        return exclusive_queue(connection, f"{project}.lock")
+        return exclusive_queue(connection, f"{project}.lock", self.clock)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Read the management API, and count the messages by AMQP: its own counts are old."""

@@ -11,6 +11,7 @@ from amqp.exceptions import RecoverableConnectionError
 from kombu.transport import pyamqp
 
 from feedbus.broker.rabbitmq import frames
+from feedbus.clock import SYSTEM, Clock
 from feedbus.process.fork_safety import close_in_forks
 
 READ_AHEAD_BYTES = 16_384
@@ -29,6 +30,8 @@ class Connection(frames.Connection):
     py-amqp waits without limit for the answer to a method, each heartbeat that arrives restarts
     its timeout, and a connection that was closed is opened again by whoever touches it.
     """
+
+    clock: Clock = SYSTEM
 
     def connect(self, callback: Any = None) -> Any:
         """Connect, and from then on read all that has arrived at once."""

@@ -87,7 +87,7 @@ class Connection(Member):
             channel.flush()
             if channel.report():
                 return
-        deadline = None if timeout is None else self._clock.monotonic() + timeout
+        deadline = None if timeout is None else self.clock.monotonic() + timeout
         while True:
             if self._inbox.hand_over():
                 return

@@ -35,7 +35,7 @@ class Member:
         self.liveness = backend.liveness
         self.connected = True
         self.owner: int | None = None
-        self._clock = backend.clock
+        self.clock = backend.clock
         self._random = backend.random
         self._upkeep = backend.upkeep
         self._bell = backend.bell
@@ -110,7 +110,7 @@ class Member:
             self.liveness.end()
             raise
         self.owner = owner
-        self._watch = Watch(self._bell, self._clock)
+        self._watch = Watch(self._bell, self.clock)
         self.heed()
         return owner
 
@@ -148,7 +148,7 @@ class Member:
 
         """
         self.check_open()
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         if now - self._looked_at > LOOK_SECONDS:
             self._looked_at = now
             self.look()
@@ -180,7 +180,7 @@ class Member:
                 with self.tables.use:
                     self._upkeep.run()
                 continue
-            left = None if deadline is None else deadline - self._clock.monotonic()
+            left = None if deadline is None else deadline - self.clock.monotonic()
             if left is not None and left <= 0:
                 msg = "timed out"
                 raise TimeoutError(msg)
