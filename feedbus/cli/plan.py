@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from feedbus.cli import Context, counted
+from feedbus.cli.keys import KEYS
 from feedbus.printable import printable
 
 if TYPE_CHECKING:
-    from feedbus.plan import Change, Draining, Evenness, Plan, RingChange
+    from feedbus.balance.keys import Keys
+    from feedbus.plan import Change, Draining, Evenness, HotKey, Plan, RingChange, Wait
     from feedbus.topology import Topology
 
 BESIDE = re.compile(r".+\.(?:dead|retry\.\d+)")
+SHOWN = 3  # old shards, and new ones of each
 SIGNS = {
     "create": ("+", "green"),
     "change": ("~", "yellow"),
@@ -34,6 +37,7 @@ Examples:
   feedbus plan
   feedbus plan --check           # in CI: exit 1 when anything would change
   feedbus plan --json | jq .rings
+  feedbus plan --keys traffic.tsv --traffic 2      # name a key that more shards do not help
 """,
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a list.")
@@ -44,16 +48,42 @@ Examples:
     multiple=True,
     help="Plan to delete this queue with its messages.",
 )
+@click.option(
+    "--keys",
+    type=KEYS,
+    metavar="FILE|-|A..B",
+    help="A sample of routing keys: one on each line, or a range of numbers.",
+)
+@click.option(
+    "--traffic",
+    metavar="FILE|COLUMN",
+    help="How many records each of these keys gets, as for `feedbus balance`.",
+)
 @click.pass_obj
-def command(
-    context: Context, *, as_json: bool, check: bool, delete_nonempty: tuple[str, ...]
+def command(  # noqa: PLR0913 -- an argument for each option
+    context: Context,
+    *,
+    as_json: bool,
+    check: bool,
+    delete_nonempty: tuple[str, ...],
+    keys: Keys | None,
+    traffic: str | None,
 ) -> None:
     """Compare the topology with the live broker and the running supervisor.
 
-    It reads only. What it says is created, changed and deleted by `feedbus apply`; what it calls
-    dangerous is not done unless it is named.
+    It reads only. `feedbus apply` creates, changes and deletes what the plan shows. It refuses what
+    the plan calls dangerous, unless an option names it.
+
+    With a sample of keys, the plan names a key that has more records than an average shard of a
+    changed ring. One shard handles all records of a key, so more shards do not help it.
     """
-    found = look(context.load(), delete_nonempty)
+    if traffic is not None and keys is None:
+        msg = "--traffic: expected --keys beside it"
+        raise click.UsageError(msg)
+    topology = context.load()
+    found = look(topology, delete_nonempty)
+    if keys is not None:
+        found = _with_hot_keys(topology, found, keys, traffic)
     show(found, as_json=as_json)
     if check and not found.empty:
         sys.exit(1)
@@ -67,6 +97,21 @@ def look(topology: Topology, delete_nonempty: tuple[str, ...], *, predict: bool 
     watchers, note = watched(topology) or (None, "")
     plan = make_plan(topology, watchers, delete_nonempty=delete_nonempty, predict=predict)
     return replace(plan, notes=(*plan.notes, note)) if note else plan
+
+
+def _with_hot_keys(topology: Topology, plan: Plan, keys: Keys, traffic: str | None) -> Plan:
+    """Note for each changed ring the hottest key of the sample, where it exceeds a shard."""
+    from feedbus.balance.traffic import Tally, pairs_of_keys
+    from feedbus.plan.waits import hot_key
+
+    tally = Tally()
+    tally.add(pairs_of_keys(keys, traffic))
+    share = tally.heaviest_load / max(tally.total, 1)
+    rings = (
+        replace(ring, hot_key=hot_key(topology.generation(ring.exchange), tally.heaviest, share))
+        for ring in plan.rings
+    )
+    return replace(plan, rings=tuple(rings))
 
 
 def show(plan: Plan, *, as_json: bool) -> None:
@@ -135,6 +180,9 @@ def _ring(ring: RingChange) -> Iterator[str]:
         yield f"    evenness   {even}, the busiest shard to its share"
     if ring.old:
         yield f"    backlog    {_backlog(ring)}"
+        yield from _waits(ring.waits)
+    if ring.hot_key is not None:
+        yield click.style(f"    hot key    {_hot_key(ring.hot_key)}", fg=SIGNS["change"][1])
 
 
 def _even(evenness: Evenness) -> str:
@@ -144,12 +192,43 @@ def _even(evenness: Evenness) -> str:
 def _backlog(ring: RingChange) -> str:
     if not ring.backlog_messages:
         return "none: the new shards begin at once"
-    first = f"{counted(ring.backlog_messages, 'message')} are handled before any new one"
+    waiting = f"{counted(ring.backlog_messages, 'message')} in old shards"
     if ring.moved_share is None:
-        return first
+        return waiting
     if ring.drain_seconds is None:
-        return f"{first}; how long that takes is unknown, since no message is being handled now"
-    return f"{first}, about {ring.drain_seconds:,.0f} s at the current rate"
+        return f"{waiting}; how long they take is unknown, since none is being handled now"
+    return f"{waiting}, about {ring.drain_seconds:,.0f} s at the current rate"
+
+
+def _waits(waits: Sequence[Wait]) -> Iterator[str]:
+    for wait in waits[:SHOWN]:
+        yield f"    waits      {_wait(wait)}"
+    rest = waits[SHOWN:]
+    if rest:
+        count = counted(sum(wait.messages for wait in rest), "message")
+        shards = counted(len(rest), "more old shard")
+        yield f"    waits      likewise for {count} in {shards}; --json names them"
+
+
+def _wait(wait: Wait) -> str:
+    count = counted(wait.messages, "message")
+    if wait.seconds is None:
+        duration = "no rate is known, since it handles none now"
+    else:
+        duration = f"about {wait.seconds:,.0f} s at its current rate"
+    if not wait.moved_to:
+        return f"keys of {wait.shard} stay there, behind its {count} ({duration})"
+    named = ", ".join(wait.moved_to[:SHOWN])
+    if len(wait.moved_to) > SHOWN:
+        named += f" and {len(wait.moved_to) - SHOWN} more"
+    return f"keys that move from {wait.shard} to {named} wait for its {count} ({duration})"
+
+
+def _hot_key(hot: HotKey) -> str:
+    return (
+        f"'{printable(hot.key)}' has {hot.share:.1%} of the records, and an average shard"
+        f" {hot.shard_share:.1%}: more shards do not help it, since one shard handles a whole key"
+    )
 
 
 def _draining(one: Draining) -> str:

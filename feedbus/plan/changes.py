@@ -33,6 +33,42 @@ class Evenness:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """An old shard with messages: keys that leave it wait until these messages are handled.
+
+    Attributes:
+        shard: the consumer of the old shard.
+        generation: digest of the shard's generation.
+        messages: in its queue.
+        moved_to: the new shards that keys of this one move to, the most keys first.
+        seconds: how long its messages take at its current rate, None when it handles none.
+
+    """
+
+    shard: str
+    generation: str
+    messages: int
+    moved_to: tuple[str, ...]
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HotKey:
+    """A key that alone has more records than a shard of the new ring has on average.
+
+    Attributes:
+        key: the routing key.
+        share: of all records in the sample.
+        shard_share: one divided by the number of shards.
+
+    """
+
+    key: str
+    share: float
+    shard_share: float
+
+
+@dataclass(frozen=True, slots=True)
 class RingChange:
     """A hash exchange that gets a new generation, and what that means.
 
@@ -45,8 +81,10 @@ class RingChange:
             after, it was not asked for.
         before: the spread over the old shards.
         after: over the new ones.
-        backlog_messages: in the old generation's queues, to be handled first.
+        backlog_messages: in the queues of the old generations.
         drain_seconds: how long that takes at the current rate, None when nobody handles any.
+        waits: the old shards that have messages, the most first.
+        hot_key: of a sample of keys, the one that more shards do not help.
 
     """
 
@@ -59,6 +97,8 @@ class RingChange:
     after: Evenness | None = None
     backlog_messages: int = 0
     drain_seconds: float | None = None
+    waits: tuple[Wait, ...] = ()
+    hot_key: HotKey | None = None
 
     @property
     def action(self) -> Action:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
 from feedbus.generations import switch
 from feedbus.generations.ledger import State
-from feedbus.metrics import deliveries
 from feedbus.plan.changes import Draining, Evenness, RingChange
-from feedbus.ring import Ring, max_over_share, share_moved
+from feedbus.plan.waits import Rates, messages, shares, waits
+from feedbus.ring import max_over_share
 from feedbus.topology import Generation, Topology
 
 KEYS = 10_000
-SAMPLE_SECONDS = 1.0
 
 
 def changes(
@@ -34,18 +31,24 @@ def changes(
             first = _evenness(wanted) if predict else None
             yield RingChange(exchange.name, None, wanted.digest, "the first ring", after=first)
         elif not (state.settled and switch.same(state.current, wanted)) or state.disordered:
-            change = _change(topology, seen, state, wanted)
-            yield _predicted(topology, change, state, wanted) if predict else change
+            names = Names(topology)
+            backlogs = {
+                generation: messages(names, seen, generation)
+                for generation in (*state.draining, state.current)
+            }
+            change = _change(state, wanted, backlogs)
+            yield _predicted(topology, change, state, wanted, backlogs) if predict else change
 
 
-def _change(topology: Topology, seen: Inventory, state: State, wanted: Generation) -> RingChange:
+def _change(
+    state: State, wanted: Generation, backlogs: Mapping[Generation, Mapping[str, int]]
+) -> RingChange:
     old = state.current
     if switch.same(old, wanted) and not state.disordered:
         return RingChange(
             old.exchange, old.digest, old.digest, "an interrupted switch is completed"
         )
-    names = Names(topology)
-    backlog = sum(messages(names, seen, one) for one in (*state.draining, old))
+    backlog = sum(sum(each.values()) for each in backlogs.values())
     new = switch.successor(state, wanted)
     return RingChange(
         old.exchange, old.digest, new.digest, _reason(state, wanted), backlog_messages=backlog
@@ -53,19 +56,27 @@ def _change(topology: Topology, seen: Inventory, state: State, wanted: Generatio
 
 
 def _predicted(
-    topology: Topology, change: RingChange, state: State, wanted: Generation
+    topology: Topology,
+    change: RingChange,
+    state: State,
+    wanted: Generation,
+    backlogs: Mapping[Generation, Mapping[str, int]],
 ) -> RingChange:
-    old = state.current
     if change.old == change.new:
         return change
-    rings = Ring.of(old.members), Ring.of(wanted.members)
-    started, handled = time.monotonic(), _handled(topology.var, old)
+    measuring = Rates(topology.var / "metrics")
+    moving = shares(state.current, wanted)
+    before, after = _evenness(state.current), _evenness(wanted)
+    rates = measuring.measured() if change.backlog_messages else {}
+    rate = sum(rates.get(member, 0.0) for member, _ in state.current.members)
+    seconds = change.backlog_messages / rate if rate else None
     return replace(
         change,
-        moved_share=share_moved(*rings) if all(rings) else 0.0,
-        before=_evenness(old),
-        after=_evenness(wanted),
-        drain_seconds=_drain_seconds(topology.var, old, change.backlog_messages, handled, started),
+        moved_share=sum(moving.values()),
+        before=before,
+        after=after,
+        drain_seconds=round(seconds, 1) if seconds else None,
+        waits=waits(backlogs, state, wanted, moving, rates),
     )
 
 
@@ -108,32 +119,11 @@ def _evenness(generation: Generation) -> Evenness | None:
     return Evenness(len(generation.members), round(max_over_share(counts, generation.members), 4))
 
 
-def messages(names: Names, seen: Inventory, generation: Generation) -> int:
-    """Count what is in a generation's queues."""
-    members = (names.member(generation, member) for member, _ in generation.members)
-    return sum(seen.queues[name].messages for name in members if name in seen.queues)
-
-
-def _handled(var: Path, generation: Generation) -> int:
-    counts = deliveries(var / "metrics")
-    return sum(counts.get(member, 0) for member, _ in generation.members)
-
-
-def _drain_seconds(
-    var: Path, generation: Generation, backlog: int, before: int, started: float
-) -> float | None:
-    if not backlog:
-        return 0.0
-    time.sleep(max(0.0, started + SAMPLE_SECONDS - time.monotonic()))
-    rate = (_handled(var, generation) - before) / (time.monotonic() - started)
-    return round(backlog / rate, 1) if rate > 0 else None
-
-
 def draining(topology: Topology, seen: Inventory, states: Mapping[str, State]) -> list[Draining]:
     """Return the generations that have passed and are not gone yet."""
     names = Names(topology)
     return [
-        Draining(exchange, old.digest, messages(names, seen, old))
+        Draining(exchange, old.digest, sum(messages(names, seen, old).values()))
         for exchange, state in states.items()
         for old in state.draining
     ]

@@ -3,7 +3,7 @@
 from feedbus.ring.balancing import Balance, frontier, key_class, placer
 from feedbus.ring.evenness import max_over_share
 from feedbus.ring.hashing import phash2
-from feedbus.ring.moving import flows, share_moved
+from feedbus.ring.moving import flows
 from feedbus.ring.placing import Ring
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "max_over_share",
     "phash2",
     "placer",
-    "share_moved",
 ]

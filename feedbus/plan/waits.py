@@ -1,0 +1,110 @@
+"""Which old shards keys wait for after a switch, for how many messages, and for how long."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from feedbus.broker.inventory import Inventory
+from feedbus.broker.names import Names
+from feedbus.generations.ledger import State
+from feedbus.metrics import deliveries
+from feedbus.plan.changes import HotKey, Wait
+from feedbus.ring import Ring, flows
+from feedbus.topology import Generation
+
+SAMPLE_SECONDS = 1.0
+
+Shares = Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How many messages each consumer handles in a second, measured from now on."""
+
+    folder: Path
+    _started: float = field(default_factory=time.monotonic)
+    _before: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Begin to measure."""
+        self._before.update(deliveries(self.folder))
+
+    def measured(self) -> dict[str, float]:
+        """Return the messages a second of each consumer that has handled any for a second."""
+        time.sleep(max(0.0, self._started + SAMPLE_SECONDS - time.monotonic()))
+        after, seconds = deliveries(self.folder), time.monotonic() - self._started
+        handled = {name: count - self._before.get(name, 0) for name, count in after.items()}
+        return {name: count / seconds for name, count in handled.items() if count > 0}
+
+
+def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str, int]:
+    """Return how many messages each shard of a generation has, without those that have none."""
+    queues = {member: names.member(generation, member) for member, _ in generation.members}
+    return {
+        member: seen.queues[name].messages
+        for member, name in queues.items()
+        if name in seen.queues and seen.queues[name].messages
+    }
+
+
+def shares(old: Generation, new: Generation) -> Shares:
+    """Return the share of all keys by (old shard, new shard), without what stays where it is.
+
+    A ring without shards has no keys.
+    """
+    rings = Ring.of(old.members), Ring.of(new.members)
+    if not all(rings) or rings[0].buckets == rings[1].buckets:
+        return {}
+    return {pair: share for pair, share in flows(*rings).items() if pair[0] != pair[1]}
+
+
+def waits(
+    backlogs: Mapping[Generation, Mapping[str, int]],
+    state: State,
+    wanted: Generation,
+    moving: Shares,
+    rates: Mapping[str, float],
+) -> tuple[Wait, ...]:
+    """Return what each old shard with messages makes keys wait for, the most messages first.
+
+    Args:
+        backlogs: the messages of each generation by shard.
+        state: of the ring: its current generation, and those that drain.
+        wanted: the generation to come.
+        moving: the shares of keys that move from the current generation to that one.
+        rates: messages a second of each consumer.
+
+    """
+
+    def found() -> Iterator[Wait]:
+        for generation in (*state.draining, state.current):
+            backlog = backlogs.get(generation)
+            if not backlog:
+                continue
+            moves = moving if generation is state.current else shares(generation, wanted)
+            targets: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
+            for (left, entered), share in moves.items():
+                targets[left].append((-share, entered))
+            for shard, count in backlog.items():
+                rate = rates.get(shard)
+                yield Wait(
+                    shard=shard,
+                    generation=generation.digest,
+                    messages=count,
+                    moved_to=tuple(name for _, name in sorted(targets[shard])),
+                    seconds=round(count / rate, 1) if rate else None,
+                )
+
+    return tuple(sorted(found(), key=lambda wait: -wait.messages))
+
+
+def hot_key(generation: Generation, key: str, share: float) -> HotKey | None:
+    """Return a key with its share of the records, where that is more than a shard's."""
+    shard_share = 1 / len(generation.members) if generation.members else 1.0
+    if share <= shard_share:
+        return None
+    return HotKey(key, share, shard_share)
