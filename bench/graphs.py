@@ -19,6 +19,7 @@ SENTENCE = "the ring turns and every key finds its shard while queues hum in the
 ALL = "all"
 LONG, SHORT = "long", "brief"
 READERS = 9_000
+SMALL_AUTHORS = 20
 
 ADD_USERS = """
     INSERT INTO users (login, email, phone, created_at)
@@ -120,6 +121,17 @@ def _everyday(scale: Scale) -> None:
             run(ADD_EDGES, author, numbers(others[: max(1, round(weight * per_weight))]))
 
 
+def _fair(scale: Scale) -> None:
+    """An author with many followers, and authors with one each."""
+    _fan("fair", scale.fair_followers)
+    with transaction():
+        run(ADD_USERS, "fair-small-both", "fair-small", numbers(range(SMALL_AUTHORS)))
+        run(ADD_USERS, "fair-reader", "fair-reader", numbers(range(SMALL_AUTHORS)))
+        readers = rows("SELECT id FROM users WHERE login LIKE 'fair-reader%%' ORDER BY id")
+        for (author, _), (reader,) in zip(authors("fair-small"), readers, strict=True):
+            run(ADD_EDGES, author, numbers([reader]))
+
+
 def _feeds(scale: Scale) -> None:
     """One feed of many entries, one of twenty, and others that fill the table."""
     author = queries.create_user("feeds-author", "feeds@example.com")
@@ -149,4 +161,5 @@ GRAPHS: dict[str, Callable[[Scale], None]] = {
     "everyday": _everyday,
     "million": lambda scale: _fan("million", scale.million_followers),
     "feeds": _feeds,
+    "fair": _fair,
 }

@@ -15,6 +15,7 @@ class Scale:
         wide_tweets: of that author, on feedbus and on the database alone.
         wide_tweets_by_message: of that author, on designs of a message a follower.
         million_followers: of the one author of the largest graph.
+        fair_followers: of the one author of the graph for bench.fairness.
         everyday_users: who follow each other by a power law.
         everyday_mean: followers of one of them.
         everyday_tweets: on feedbus.
@@ -34,6 +35,7 @@ class Scale:
     wide_tweets: int
     wide_tweets_by_message: int
     million_followers: int
+    fair_followers: int
     everyday_users: int
     everyday_mean: int
     everyday_tweets: int
@@ -53,6 +55,7 @@ FULL = Scale(
     wide_tweets=30,
     wide_tweets_by_message=1,
     million_followers=1_000_000,
+    fair_followers=300_000,
     everyday_users=10_000,
     everyday_mean=20,
     everyday_tweets=2_000,
@@ -71,6 +74,7 @@ SHORT = Scale(
     wide_tweets=3,
     wide_tweets_by_message=1,
     million_followers=2_000,
+    fair_followers=3_000,
     everyday_users=100,
     everyday_mean=5,
     everyday_tweets=20,
