@@ -68,7 +68,7 @@ def binary(name: str, major: int | None = None) -> Path:
 
 @dataclass(slots=True)
 class Postgres:
-    """A server that can be stopped, killed and started anew on the same port and data."""
+    """A server that can be stopped, killed and started again on the same port and data."""
 
     folder: Path
     port: int
@@ -78,8 +78,14 @@ class Postgres:
     databases: list[str] = field(default_factory=list)
 
     @classmethod
-    def create(cls, major: int | None = None) -> Postgres:
-        """Make a data folder and start a server of a major version on it; None for the oldest."""
+    def create(cls, major: int | None = None, more: str = "") -> Postgres:
+        """Make a data folder and start a server on it.
+
+        Args:
+            major: the major version; None for the oldest that is installed.
+            more: lines to add to its configuration.
+
+        """
         initdb = binary("initdb", major)
         folder = Path(tempfile.mkdtemp(prefix="feedbus-postgres-"))
         server = cls(folder, free_port(), unprivileged(), major)
@@ -89,7 +95,7 @@ class Postgres:
             [initdb, "-D", folder / "data", "-U", "feedbus", "--auth=trust", "-E", "UTF8", "-N"]
         )
         with (folder / "data" / "postgresql.conf").open("a") as conf:
-            conf.write(f"{CONF}port = {server.port}\n")
+            conf.write(f"{CONF}{more}port = {server.port}\n")
         try:
             server.start()
         except BaseException:

@@ -14,7 +14,11 @@ from servers.postgres import MissingServer, Postgres, chosen
 from servers.rabbitmq import RabbitMQ
 from store import migrations
 from tests import required_servers as required
+from tests.processor_time import shared
 from tests.required_servers import missing
+
+# Tests end servers, but not the machine: what the system has taken from them is not lost.
+UNSAFE = "fsync = off\nfull_page_writes = off\n"
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +30,8 @@ def rabbitmq_nodes(tmp_path_factory) -> Iterator[Callable[[str], RabbitMQ]]:
         version = required.rabbitmq(beginning)
         if version.name not in running:
             folder = tmp_path_factory.mktemp(f"rabbitmq-{version.name}")
-            running[version.name] = ending.enter_context(RabbitMQ(folder, version=version))
+            with shared(f"RabbitMQ {version.name}"):
+                running[version.name] = ending.enter_context(RabbitMQ(folder, version=version))
         return running[version.name]
 
     with ExitStack() as ending:
@@ -60,7 +65,8 @@ def postgres_servers() -> Iterator[Callable[[int | None], Postgres]]:
         required.skip_where_unwanted()
         if major not in running:
             try:
-                running[major] = Postgres.create(major)
+                with shared(f"PostgreSQL {major or 'oldest'}"):
+                    running[major] = Postgres.create(major, UNSAFE)
             except MissingServer as error:
                 missing(str(error))
             ending.callback(running[major].remove)

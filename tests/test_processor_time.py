@@ -11,6 +11,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1]
 TESTS = """
 import subprocess, sys
+import pytest
 
 BURN = "import time\\nwhile time.process_time() < 0.7: pass\\nprint(flush=True); input()"
 
@@ -33,7 +34,12 @@ def test_a_child_that_still_runs():
     LEFT[0].stdout.readline()
 
 
-def test_nothing():
+@pytest.fixture(scope="module")
+def for_several():
+    burning().communicate(b"\\n")
+
+
+def test_nothing(for_several):
     LEFT[0].communicate(b"\\n")
 """
 
@@ -53,3 +59,5 @@ def test_tests_of_several_workers_are_listed_with_the_processor_time_of_their_pr
     listed = {test: seconds for seconds, test in re.findall(r"([\d.]+) s .*::(\w+)", done.stdout)}
     assert listed.keys() == {"test_a_child_that_ended", "test_a_child_that_still_runs"}
     assert all(float(seconds) >= 0.7 for seconds in listed.values())
+    alone = re.findall(r"([\d.]+) s  shared by several tests: .*fixture for_several", done.stdout)
+    assert [float(seconds) >= 0.7 for seconds in alone] == [True]

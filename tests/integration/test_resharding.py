@@ -145,7 +145,7 @@ class System:
                     bus.publish("mail", {"key": "mail", "n": number}, "mail")
                     for key in (*KEYS, "mail"):
                         self.sent[key] = number + 1
-                    if over.wait(0.01):
+                    if over.wait(0.05):
                         return
 
         thread = threading.Thread(target=publish)
@@ -259,7 +259,7 @@ def test_an_apply_that_is_killed_beside_a_running_system_is_ended_by_the_next(
     system.check()
 
 
-def test_a_topology_that_is_wrong_changes_nothing_not_even_for_processes_that_start_anew(
+def test_a_topology_that_is_wrong_changes_nothing_not_even_for_processes_that_start_again(
     system: System,
 ) -> None:
     system.write(2)
