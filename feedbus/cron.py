@@ -18,7 +18,7 @@ from feedbus.topology import Schedule
 
 
 class WrongCron(ValueError):  # noqa: N818 -- names what it is
-    """A text that is no cron line, with the reason."""
+    """A text that is not a cron line, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)

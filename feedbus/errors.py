@@ -54,7 +54,7 @@ class TopologyError(FeedbusError):
 
 
 class Outage(FeedbusError):  # noqa: N818 -- a state of the world, not of the message
-    """Something that a handler needs is away; nothing is wrong with the message.
+    """Something that a handler needs is unavailable; nothing is wrong with the message.
 
     A handler may raise it: the consumer then holds and handles the same messages again later,
     without counting an attempt.
@@ -62,11 +62,11 @@ class Outage(FeedbusError):  # noqa: N818 -- a state of the world, not of the me
 
 
 class BrokerOutage(Outage):
-    """The broker is away, refuses us, or lacks what the topology declares."""
+    """The broker is unavailable, refuses us, or lacks what the topology declares."""
 
 
 class StoreOutage(Outage):
-    """The store is away, full or not set up."""
+    """The store is unavailable, full or not set up."""
 
 
 def _cut(text: str) -> str:
@@ -132,7 +132,7 @@ class Retry(Exception):  # noqa: N818 -- a verdict, not an error
         """Wait after_seconds, or as long as the queue's retry policy says.
 
         Raises:
-            TypeError: after_seconds is no number.
+            TypeError: after_seconds is not a number.
             ValueError: no broker waits for so long, or for less than no time.
 
         """

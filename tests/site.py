@@ -146,6 +146,6 @@ def problem(answer: Answer, status: int) -> dict:
 
 
 def waiting(site: Site, consumer: str) -> int:
-    """Count what waits in a consumer's queue, asking the broker anew."""
+    """Count what waits in a consumer's queue, asking the broker again."""
     with broker.connect(site.topology) as connection:
         return depths_of(connection, site.topology)[consumer].ready

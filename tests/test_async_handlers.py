@@ -110,10 +110,10 @@ def test_it_is_awaited_and_its_verdicts_are_those_of_any_handler():
 
 
 def test_an_outage_holds_it_too():
-    AWAY.append("the mail server is away")
+    AWAY.append("the mail server is unavailable")
     with TestSystem(topology_of(f"{__name__}:take")) as system:
         system.publish("work", {"n": 0})
-        with pytest.raises(Outage, match="the mail server is away"):
+        with pytest.raises(Outage, match="the mail server is unavailable"):
             system.run()
         system.run()
         assert (system.dead_letters(), len(system.published("undone"))) == ([], 1)

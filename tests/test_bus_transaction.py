@@ -45,7 +45,7 @@ def numbers(system: System) -> list[int]:
 
 @pytest.fixture
 def broken(monkeypatch) -> list[bool]:
-    """Return a list; while it is not empty, the broker is away."""
+    """Return a list; while it is not empty, the broker is unavailable."""
     away: list[bool] = []
     send = LiveBus._sent
 

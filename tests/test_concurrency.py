@@ -177,7 +177,7 @@ away = FOLDER + f"/away-{{n}}"
 if n % 10 == 0 and not os.path.exists(away):
     open(away, "w").close()
     running.discard(key)
-    raise Outage("the mail server is away")
+    raise Outage("the mail server is unavailable")
 end(key, n)
 """
     project = project_at(tmp_path, EMBEDDED, THREADS, body)

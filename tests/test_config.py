@@ -91,14 +91,14 @@ WRONG_FILES = {
         "▸" + START.replace('name = "shop"\n', "") + ORDERS,
         (
             "name: expected a name of letters, digits, '_', '-' and '.', "
-            "beginning with none of the last two, got nothing"
+            "that does not begin with '-' or '.', got nothing"
         ),
     ),
     "a name that is a number": (
         START.replace('"shop"', "▸7") + ORDERS,
         (
             "name: expected a name of letters, digits, '_', '-' and '.', "
-            "beginning with none of the last two, got 7"
+            "that does not begin with '-' or '.', got 7"
         ),
     ),
     "a name that is the broker's own": (
@@ -317,7 +317,7 @@ WRONG_FILES = {
         START + ORDERS.replace("orders]", '▸"my orders"]', 1),
         (
             "[queues.\"my orders\"] expected a name of letters, digits, '_', '-' and '.', "
-            "beginning with none of the last two, got 'my orders'"
+            "that does not begin with '-' or '.', got 'my orders'"
         ),
     ),
     "a name that is longer than the broker takes": (
@@ -344,22 +344,22 @@ WRONG_FILES = {
     "a queue named like what is held for an exchange": (
         START + ORDERS + ORDERS.replace("orders]", '▸"feed.held"]', 1),
         (
-            "[queues.\"feed.held\"] expected another name: 'feed.held' is what feedbus itself "
-            "keeps for 'feed'"
+            "[queues.\"feed.held\"] expected another name: 'feed.held' is a name that "
+            "feedbus itself uses for 'feed'"
         ),
     ),
     "a queue named like parked retries": (
         START + ORDERS + ORDERS.replace("orders]", '▸"orders.retry.1000.parked"]', 1),
         (
             '[queues."orders.retry.1000.parked"] expected another name: '
-            "'orders.retry.1000.parked' is what feedbus itself keeps for 'orders'"
+            "'orders.retry.1000.parked' is a name that feedbus itself uses for 'orders'"
         ),
     ),
     "a queue named like a ring": (
         START + ORDERS + ORDERS.replace("orders]", '▸"feed.01234abc"]', 1),
         (
-            "[queues.\"feed.01234abc\"] expected another name: 'feed.01234abc' is what feedbus "
-            "itself keeps for 'feed'"
+            "[queues.\"feed.01234abc\"] expected another name: 'feed.01234abc' is a name that "
+            "feedbus itself uses for 'feed'"
         ),
     ),
     "a queue named like the lock": (
@@ -372,8 +372,8 @@ WRONG_FILES = {
     "a queue named like the dead letters of another": (
         START + ORDERS + ORDERS.replace("orders]", '▸"orders.dead"]', 1),
         (
-            "[queues.\"orders.dead\"] expected another name: 'orders.dead' is what feedbus itself "
-            "keeps for 'orders'"
+            "[queues.\"orders.dead\"] expected another name: 'orders.dead' is a name that "
+            "feedbus itself uses for 'orders'"
         ),
     ),
     "a queue without an exchange": (
@@ -613,7 +613,7 @@ WRONG_OPTIONS = {
     ),
     "overflow without a maximal length": (
         '▸overflow = "drop-head"',
-        "overflow: has no effect without max_length: nothing can flow over",
+        "overflow: has no effect without max_length: the queue cannot overflow",
     ),
     "a delivery limit of none": (
         "delivery_limit = ▸0",
@@ -621,15 +621,21 @@ WRONG_OPTIONS = {
     ),
     "priorities on a quorum queue": (
         'type = "quorum"\narguments = { ▸x-max-priority = 5 }',
-        'arguments.x-max-priority: a quorum queue has none: expected type = "classic"',
+        'arguments.x-max-priority: a quorum queue does not have it: expected type = "classic"',
     ),
     "a dead letter strategy on a classic queue": (
         'arguments = { ▸x-dead-letter-strategy = "at-least-once" }',
-        'arguments.x-dead-letter-strategy: a classic queue has none: expected type = "quorum"',
+        (
+            "arguments.x-dead-letter-strategy: a classic queue does not have it: expected"
+            ' type = "quorum"'
+        ),
     ),
     "an exclusive queue": (
         'type = "quorum"\narguments = { ▸exclusive = true }',
-        "arguments.exclusive: is no argument: feedbus's queues are durable, shared and stay",
+        (
+            "arguments.exclusive: is not an argument: queues of feedbus are always durable,"
+            " shared and permanent"
+        ),
     ),
     "an argument that an option says": (
         "arguments = { ▸x-message-ttl = 5 }",
@@ -699,7 +705,7 @@ WRONG_RINGS = {
     ),
     "weights without shards": (
         "▸weights = { 3 = 2 }",
-        "weights: names shards, but there are none: expected weight, or shards beside it",
+        "weights: names shards, but the queue has none: expected weight, or shards beside it",
     ),
     "the weight of a shard that does not exist": (
         "shards = 3\nweights = { 2 = 2, ▸3 = 2 }",

@@ -167,7 +167,7 @@ def test_a_file_that_is_no_database_is_an_outage_in_words(tmp_path: Path):
     path = tmp_path / "feeds.db"
     path.write_text("not a database " * 100)
     bind(PeeweeStore(f"sqlite:///{path}"))
-    with pytest.raises(Outage, match="no SQLite database"):
+    with pytest.raises(Outage, match="not an SQLite database"):
         bound().ready()
     close_bound()
     assert path.read_text().startswith("not a database")
@@ -282,7 +282,7 @@ def test_a_transaction_whose_first_statement_fails_is_rolled_back(postgres_url, 
 
 
 @pytest.mark.integration
-def test_a_transaction_that_begins_anew_on_another_session_is_rolled_back_as_a_whole(
+def test_a_transaction_that_begins_again_on_another_session_is_rolled_back_as_a_whole(
     any_postgres: Postgres, postgres_url
 ):
     bound().ready()

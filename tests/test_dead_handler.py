@@ -125,10 +125,10 @@ def test_one_that_returns_something_has_failed():
 
 
 def test_an_outage_keeps_the_message_where_it_is_until_the_dead_handler_can_run():
-    AWAY.append("the warehouse is away")
+    AWAY.append("the warehouse is unavailable")
     with system_of("wait") as system:
         system.publish("work", {"n": 1})
-        with pytest.raises(Outage, match="the warehouse is away"):
+        with pytest.raises(Outage, match="the warehouse is unavailable"):
             system.run()
         assert system.dead_letters() == []
         system.run()

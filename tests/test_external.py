@@ -303,7 +303,8 @@ def test_a_consumer_holds_while_its_external_queue_is_missing_and_goes_on_when_i
             publish(system, 5)
         held.append(reason)
 
-    system.run(system.note, "legacy_orders", on_hold=on_hold)
+    limits = {"idle_seconds": 60.0, "max_messages": 1}
+    system.run(system.note, "legacy_orders", on_hold=on_hold, **limits)
     assert "the broker has no queue 'erp.orders', which is external" in held[0]
     assert system.seen == [5]
 

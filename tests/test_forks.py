@@ -123,7 +123,7 @@ def test_no_descriptor_is_left_open(folder, forks):
     assert set(Path("/proc/self/fd").iterdir()) == before
 
 
-def test_a_server_that_was_killed_is_closed_and_python_is_started_anew(folder, forks):
+def test_a_server_that_was_killed_is_closed_and_python_is_started_again(folder, forks):
     os.kill(forks._process.pid, signal.SIGKILL)
     asked = program(folder, "print('here')")
     with pytest.raises(ConnectionError, match="has ended or does not answer"):

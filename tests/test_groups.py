@@ -130,7 +130,7 @@ def test_an_outage_in_a_handler_repeats_nothing_that_was_handled_before_it(
     def need_something(message: dict[str, Any], bus: Bus) -> None:
         system.note(message)
         if system.seen == [0, 1, 2]:
-            msg = "the printer is away"
+            msg = "the printer is unavailable"
             raise Outage(msg)
         bus.publish("other", message, "n")
 

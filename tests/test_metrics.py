@@ -188,7 +188,7 @@ def test_a_process_whose_file_is_damaged_sets_it_aside_and_counts(tmp_path, capl
     damaged.write_bytes(damage(damaged.read_bytes()))
     with caplog.at_level(logging.WARNING):
         record(tmp_path, "bad", 3)
-    assert "kept as bad.counts.unreadable" in caplog.text
+    assert "renamed to bad.counts.unreadable" in caplog.text
     found = samples(tmp_path)
     assert found["feedbus_deliveries_total", "ack", "bad"] == 3
     assert found["feedbus_metric_files_unreadable",] == 1

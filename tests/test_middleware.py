@@ -145,7 +145,7 @@ def test_what_a_handler_raises_goes_through_all_of_it():
 def test_middleware_that_swallows_an_exception_does_not_acknowledge(number, raised):
     (reason,) = run(Outer, Swallows, numbers=(number,))
     assert reason.startswith(f"SwallowedError: the middleware Swallows ({__file__}:")
-    assert reason.endswith(f" swallowed {raised}; let it pass, or raise another one")
+    assert reason.endswith(f" suppressed {raised}; let it pass, or raise another one")
     assert STEPS.count(number) == 2  # with its retry
 
 
@@ -162,7 +162,7 @@ def test_middleware_that_raises_is_a_failure_and_may_give_another_verdict():
     [
         ("Numbered", "is not a middleware but <class .*: expected a class derived from"),
         ("take", "is not a middleware but <function take"),
-        ("NoContextManager", "is a generator and no context manager: expected @contextmanager"),
+        ("NoContextManager", "is a generator, not a context manager: expected @contextmanager"),
         ("Async", r"around \(.*py:\d+\) is async, and a handler of the topology is not: expected"),
     ],
 )
@@ -190,7 +190,7 @@ def test_async_handlers_run_within_middleware_of_both_kinds():
     given = Given(None, None, Records.of([{}]))
     asyncio.run(stack.around_async(call)(0, given))
     assert STEPS == ["outer begins", "async begins", 0, "async ends", "outer ends"]
-    with pytest.raises(SwallowedError, match=r"the middleware Async .* swallowed ValueError: 1"):
+    with pytest.raises(SwallowedError, match=r"the middleware Async .* suppressed ValueError: 1"):
         asyncio.run(stack.around_async(call)(1, given))
 
 

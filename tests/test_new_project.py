@@ -179,7 +179,7 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 def test_a_file_of_the_projects_name_is_refused(tmp_path):
     (tmp_path / "shop").write_text("mine")
-    with pytest.raises(UsageError, match="shop exists and is no folder"):
+    with pytest.raises(UsageError, match="shop exists and is not a folder"):
         create("shop", tmp_path)
 
 

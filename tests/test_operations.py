@@ -151,9 +151,9 @@ def test_readiness_names_a_disk_that_is_full(system, monkeypatch):
 def test_readiness_and_the_figures_name_a_consumer_that_holds(system):
     topology = system.topology
     with hold_slot(topology, "work", 1), served(system) as own:
-        mark_holding("the store is away")
+        mark_holding("the store is unavailable")
         assert problem(own.get("/readyz"), 503)["errors"] == {"consumers": ["1 of 4 hold."]}
-        assert figures(own, "work")["consumers"][0]["holding"] == ["the store is away"]
+        assert figures(own, "work")["consumers"][0]["holding"] == ["the store is unavailable"]
         assert 'feedbus_holding_processes{consumer="work"} 1.0' in metrics(own)
         mark_holding("")
         assert own.get("/readyz").status == 200
@@ -166,7 +166,7 @@ def test_a_process_that_was_killed_while_it_held_holds_no_more(system):
         "import os, pathlib, types; from feedbus.process.lifeline import hold_slot, mark_holding\n"
         f"where = types.SimpleNamespace(var=pathlib.Path({str(system.topology.var)!r}))\n"
         "with hold_slot(where, 'work', 1):\n"
-        "    mark_holding('the store is away')\n"
+        "    mark_holding('the store is unavailable')\n"
         "    print('holds', flush=True)\n"
         "    input()\n"
     )

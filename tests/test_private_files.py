@@ -83,7 +83,7 @@ def test_a_link_to_nowhere_makes_no_file_there(tmp_path):
 
 def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(NotPrivate, match="is no regular file"):
+    with pytest.raises(NotPrivate, match="is not a regular file"):
         open_private(tmp_path / "pipe", os.O_WRONLY | os.O_CREAT)
 
 

@@ -137,7 +137,7 @@ def test_a_record_has_the_same_id_packed_and_plain() -> None:
         (b"{", "not JSON"),
         (b"\xff", "not UTF-8"),
         (b"[1]", "expected a JSON object, got list"),
-        (b'{"id": NaN}', "NaN is no JSON number"),
+        (b'{"id": NaN}', "NaN is not a JSON number"),
         (b'{"id": 1e999}', "1e999 is too large a number"),
         (b"[" * 100_000, "nested too deeply"),
         (b" " * (5 * 1024 * 1024), "expected at most 4194304 bytes"),

@@ -315,7 +315,7 @@ async def write(record: dict[str, int], writer: Writer) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-def test_a_resource_that_ends_by_itself_is_opened_anew_with_what_asks_for_it(
+def test_a_resource_that_ends_by_itself_is_opened_again_with_what_asks_for_it(
     concurrency, tmp_path, caplog
 ):
     options = {"store": False, "concurrency": concurrency, "order_by": True}

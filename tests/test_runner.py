@@ -440,14 +440,14 @@ def test_limits_end_a_run_that_holds(
     holds: list[str] = []
 
     def need_something(_message: dict[str, Any], _bus: Bus) -> None:
-        msg = "the printer is away"
+        msg = "the printer is unavailable"
         raise Outage(msg)
 
     system.publish([1])
     assert (
         system.run(need_something, on_hold=holds.append, **{"idle_seconds": 9, **limits}) == reason
     )
-    assert holds == ["the printer is away"]
+    assert holds == ["the printer is unavailable"]
     assert (system.ready(), system.dead()) == ({"work": 1}, [])
 
 
@@ -460,18 +460,18 @@ def test_a_consumer_that_goes_on_says_so_and_waits_longer_only_while_nothing_suc
     def fail_twice(message: dict[str, Any], _bus: Bus) -> None:
         system.note(message)
         if len(system.seen) % 3:
-            msg = "the printer is away"
+            msg = "the printer is unavailable"
             raise Outage(msg)
 
     system.publish([1, 2])
     with caplog.at_level(logging.INFO):
         system.run(fail_twice, on_hold=holds.append, idle_seconds=60, max_messages=2)
-    assert holds == ["the printer is away", "", "the printer is away", ""]
+    assert holds == ["the printer is unavailable", "", "the printer is unavailable", ""]
     reported = [
         record.getMessage() for record in caplog.records if "printer" in record.getMessage()
     ]
     assert len(reported) == 2  # an equal line is folded
-    assert sum("goes on after holding 2 times" in text for text in caplog.messages) == 2
+    assert sum("continues after holding 2 times" in text for text in caplog.messages) == 2
 
 
 def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(

@@ -25,11 +25,11 @@ from servers.postgres import free_port
 from tests.projects import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
-AWAY = Outage("the broker is away")
+AWAY = Outage("the broker is unavailable")
 
 
 class ListBus:
-    """Keeps what is published; refuses some keys, or is away."""
+    """Keeps what is published; refuses some keys, or is unavailable."""
 
     def __init__(self, refused: tuple[str, ...] = (), *, away_after: int | None = None) -> None:
         self.published: list[tuple[str, dict, str, str | None]] = []

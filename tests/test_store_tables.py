@@ -166,7 +166,7 @@ def test_the_oldest_inbox_rows_are_forgotten_first_and_few_at_a_time(store):
 
 
 class Broker:
-    """A bus whose broker can be away, or refuse."""
+    """A bus whose broker can be unavailable, or refuse."""
 
     def __init__(self) -> None:
         self.published, self.options, self.error, self.closed = [], [], None, 0
@@ -209,7 +209,7 @@ def test_what_the_broker_does_not_take_at_once_is_published_when_it_is_back(
     store.set_up()
     bus = Broker()
     with Relay(topology(tmp_path, empty_store_url), store, bus) as relay:
-        bus.error = Outage("the broker is away")
+        bus.error = Outage("the broker is unavailable")
         first, second = (store.outbox.put("orders", {"n": n}) for n in (1, 2))
         relay.publish([first, second])
         assert (bus.closed, bus.published) == (1, [])

@@ -309,7 +309,9 @@ def test_a_server_that_goes_away_is_an_outage_and_comes_back(kind, postgres):
     store = MAKERS[kind][0](url, "shop")
     store.set_up()
     end_sessions(postgres)
-    with contextlib.suppress(StoreOutage):  # the first to see it, unless it connects anew by itself
+    with contextlib.suppress(
+        StoreOutage
+    ):  # the first to see it, unless it connects again by itself
         store.ready()
     store.ready()
 

@@ -139,7 +139,7 @@ def test_it_gives_up_after_so_many_quick_failures_in_a_row():
     [(1, 60.0, 59.0), (-9, 4.0, 2.0), (1, 11.0, None), (0, 0.1, None)],
     ids=["lived long", "killed at work", "lived long without a word", "ended by itself"],
 )
-def test_what_is_no_quick_failure_begins_the_count_anew(exit_code, lived, ready):
+def test_what_is_no_quick_failure_begins_the_count_again(exit_code, lived, ready):
     restart_policy = RestartPolicy(start_retries=3, failures=2)
     assert restart_policy.ended(exit_code, lived, ready) == 0.0
     assert restart_policy.failures == 0
@@ -194,7 +194,7 @@ def test_lines_of_several_processes_do_not_mix_in_a_log(tmp_path):
 
 
 @pytest.mark.parametrize("remove", [Path.unlink, lambda path: path.rename(f"{path}.moved")])
-def test_a_log_that_was_moved_or_deleted_is_made_anew(tmp_path, remove):
+def test_a_log_that_was_moved_or_deleted_is_made_again(tmp_path, remove):
     path = tmp_path / "q.log"
     log = RotatedLog(str(path), max_bytes=1000, backup_count=2)
     log({"data": b"before\n"})

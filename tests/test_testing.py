@@ -282,7 +282,7 @@ def test_a_system_leaves_nothing_to_the_next_one(shop):
             assert len(system.published()) == 1
 
 
-def test_a_changed_file_is_read_anew(tmp_path):
+def test_a_changed_file_is_read_again(tmp_path):
     shop = Shop(tmp_path)
     with shop.system() as system:
         assert "late" not in system.topology.queues

@@ -87,7 +87,7 @@ def test_any_properties_are_read_and_written_back_with_the_same_values(propertie
         ({0: raw.text(b"\xed\xa0\x80")}, "content_type is not UTF-8: b'\\xed\\xa0\\x80'"),
         (
             {2: raw.table([(b"when", b"T" + struct.pack(">Q", 1_772_000_000_000))])},
-            "header 'when' is no moment: 1772000000000 seconds after 1970",
+            "header 'when' is not a valid time: 1772000000000 seconds after 1970",
         ),
         ({2: raw.table([(b"\xff", b"V")])}, "the name of a header is not UTF-8: b'\\xff'"),
         (

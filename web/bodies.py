@@ -161,7 +161,7 @@ def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def refuse_constant(name: str) -> None:
     """Refuse NaN and the infinities, which Python takes and JSON does not have."""
-    detail = f"The body is not JSON: {name} is no JSON number."
+    detail = f"The body is not JSON: {name} is not a JSON number."
     raise MalformedError(detail)
 
 

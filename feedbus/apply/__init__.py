@@ -1,4 +1,4 @@
-"""Carry a plan out while the system runs; whatever ends it, the next apply ends what was begun."""
+"""Carry out a plan while the system runs; an interrupted apply is completed by the next one."""
 
 from feedbus.apply.steps import Supervisor, apply, exclusive
 

@@ -1,4 +1,4 @@
-"""Wait until what has passed is empty."""
+"""The wait until replaced generations and queues are empty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of an apply: make what is new, switch the rings, lead the processes, drain, delete."""
+"""The steps of an apply: declare, switch the rings, change the processes, drain, delete."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEEDED_TO_THE_END = re.compile(r".+\.(?:[0-9a-f]{8}|held|before|retry\.\d+)")
 
 
 class Supervisor(Protocol):
-    """Whoever runs the consumers."""
+    """The supervisor, as apply uses it."""
 
     def pause(self, consumers: tuple[str, ...]) -> None:
         """Stop consumers whose queue is to be replaced."""
@@ -35,15 +35,15 @@ class Supervisor(Protocol):
         """Take the new topology over: add, remove and restart what differs."""
 
     def finish(self) -> None:
-        """End the consumers that the topology has no more."""
+        """End the consumers that the topology no longer has."""
 
 
 @contextmanager
 def exclusive(topology: Topology) -> Iterator[None]:
-    """Be the one apply in a folder of state.
+    """Hold the lock that allows one apply at a time in a `var` folder.
 
     Raises:
-        UsageError: another one is at work.
+        UsageError: another apply is running.
 
     """
     path = run_folder(topology) / "apply.lock"
@@ -74,8 +74,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     Args:
         topology: what is wanted.
         plan: made just now, of this topology; the caller holds exclusive().
-        supervisor: whoever runs the consumers, None when nothing runs.
-        wait: whether to return only when what has passed is drained, and to delete then.
+        supervisor: of the running consumers, None when nothing runs.
+        wait: whether to wait until the old queues are drained, and to delete them then.
         report: called with what was done, a line each.
         progress: called with how many messages are left in what drains, at each look.
 
@@ -83,8 +83,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         Whether all is done; otherwise another apply, or `feedbus up`, does the rest.
 
     Raises:
-        Outage: the broker is away.
-        UsageError: the plan has dangers, or somebody else holds what has to change.
+        Outage: the broker does not answer.
+        UsageError: the plan is dangerous, or another process uses what has to change.
 
     """
     _refuse(plan)
@@ -154,7 +154,7 @@ def _make(
 
 
 def _leave(connection: Connection, topology: Topology, plan: Plan) -> None:
-    """Lead nothing more to what is to go, so that its consumers can empty it."""
+    """Unbind the queues that are to be deleted, so that their consumers can empty them."""
     seen = inventory.take(topology)
     channel = connection.channel()
     for exchange in plan.work.deleted_exchanges:
@@ -184,7 +184,7 @@ def _switch(connection: Connection, topology: Topology, report: Callable[[str], 
 def _delete(
     connection: Connection, topology: Topology, plan: Plan, report: Callable[[str], None]
 ) -> bool:
-    """Delete what the plan says, as far as it is left over still and nobody put anything in."""
+    """Delete what the plan names, if it is still unused and empty."""
     done, doomed = True, plan.work.nonempty
     now = make_plan(topology, None, delete_nonempty=doomed, predict=False)
     refilled = {danger.name for danger in now.dangers}

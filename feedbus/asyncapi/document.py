@@ -17,7 +17,7 @@ BINDING = {"bindingVersion": "0.3.0"}
 AMQP_TYPES = {"direct", "topic", "fanout"}
 HASHED = (
     "The routing key of a message chooses its shard, by consistent hashing. The exchange itself is "
-    "a fanout exchange, which leads to the current ring."
+    "a fanout exchange, which routes to the current ring."
 )
 PACKED = (
     "feedbus may put up to {pack:,} records into one message, of the content type "

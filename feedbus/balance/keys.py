@@ -18,12 +18,12 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Where routing keys come from; reading them raises UsageError at the first that is none."""
+    """A source of routing keys; reading raises UsageError at the first line that is not a key."""
 
     source: str
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the keys in their order; one that stands there twice comes twice."""
+        """Yield the keys in order; a key on two lines is yielded twice."""
         match = RANGE.fullmatch(self.source)
         if match:
             return map(str, range(int(match[1]), int(match[2]) + 1))
@@ -35,7 +35,7 @@ class Keys:
         return RANGE.fullmatch(self.source) is not None
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield each line of the file that is not empty, and before it where it stands."""
+        """Yield the place and the text of each line that is not empty."""
         name = "standard input" if self.source == "-" else self.source
         try:
             standard = nullcontext(sys.stdin.buffer)
@@ -60,7 +60,7 @@ def _decode(line: bytes, where: str) -> str:
 
 
 def check_key(key: str, where: str) -> str:
-    """Return a routing key; what is too long for one is refused.
+    """Return a routing key if it is short enough.
 
     Raises:
         UsageError: it has more than 255 bytes in UTF-8.

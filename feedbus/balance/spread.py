@@ -103,7 +103,7 @@ def find_ring(topology: Topology, name: str, path: Path) -> Generation:
 
 
 def place(keys: Iterable[str], spread: Spread, before: Spread | None) -> Counter[tuple[str, str]]:
-    """Count each key's place in spread, and in before; return how many went whence and where."""
+    """Count the keys on each shard in both spreads; return how many moved from one to another."""
     pairs: Counter[tuple[str, str]] = Counter()
     left = iter(keys)
     while some := list(islice(left, AT_ONCE)):

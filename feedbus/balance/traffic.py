@@ -21,7 +21,7 @@ Pair = tuple[str, int | Decimal]
 
 @dataclass(slots=True)
 class Tally:
-    """What each class of keys counts, in whole numbers of which unit make one record."""
+    """The traffic of each class of keys, in whole numbers; `unit` of them are one record."""
 
     loads: dict[int, int] = field(default_factory=dict)
     unit: int = 1
@@ -58,7 +58,7 @@ class Tally:
 
 
 def pairs_of_keys(keys: Keys, traffic: str | None) -> Iterator[Pair]:
-    """Yield keys with what the traffic option says of them: a column's number, or a file."""
+    """Yield keys with their traffic, from the column or the file that the option names."""
     if traffic is None:
         return ((key, 1) for key in keys)
     if not traffic.isdecimal():
@@ -111,7 +111,7 @@ def _looked_up(keys: Iterable[str], path: str) -> Iterator[Pair]:
 
 
 def _read_file(path: str) -> dict[str, int | Decimal]:
-    """Read a file of keys and traffic; a key that stands there twice counts both."""
+    """Read a file of keys and traffic; the traffic of a key on two lines is added."""
     found: dict[str, int | Decimal] = {}
     for where, text in Keys(path).lines():
         key, traffic = _columns(where, text, 2)

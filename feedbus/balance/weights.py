@@ -14,7 +14,7 @@ from feedbus.config.positions import write
 from feedbus.ring import Balance, frontier, placer
 from feedbus.topology import Generation, Topology
 
-# What is gained by less than this is not worth more buckets.
+# A smaller gain is not worth more buckets.
 CLOSE = 0.005
 
 
@@ -32,7 +32,7 @@ class Found:
 
     @property
     def changes(self) -> bool:
-        """Whether other weights than those that stand are more even."""
+        """Whether other weights than the current ones are more even."""
         return self.after is not self.before
 
     def evenness(self, balance: Balance) -> float:
@@ -41,7 +41,7 @@ class Found:
 
     @property
     def floor(self) -> float:
-        """Below what no weights bring it: a key goes to one queue as a whole."""
+        """The lowest max/mean that any weights reach: a key cannot be divided."""
         mean = self.tally.total / len(self.before.members)
         return max(1.0, self.tally.heaviest_load / mean)
 
@@ -55,7 +55,7 @@ def find(
 ) -> Found:
     """Find the weights for a ring of a topology that even out what was tallied.
 
-    Those that stand stay, unless others are more even by enough, or bring it down to the target.
+    The current weights stay, unless others are clearly more even, or reach the target.
     """
     shards = len(generation.members)
     before = _spread(topology, generation, tally)
@@ -68,7 +68,7 @@ def find(
     weights = _by_queue(topology, generation, chosen)
     wanted = weighted(topology, weights).generation(generation.exchange)
     after = _spread(topology, wanted, tally)
-    if after.max_over_mean >= before.max_over_mean:  # more buckets stand than are allowed
+    if after.max_over_mean >= before.max_over_mean:  # the ring has more buckets than are allowed
         return Found(generation.exchange, tally, before, before, 0.0, {}, choices)
     old, new = placer(before.ring), placer(after.ring)
     moved = sum(load for each, load in tally.loads.items() if old(each) != new(each))

@@ -38,7 +38,7 @@ def load_transport(topology: Topology) -> None:
 
 
 def locked(connection: amqp.Connection, topology: Topology) -> AbstractContextManager[None]:
-    """Hold the lock under which rings are switched; whoever dies with it gives it back.
+    """Hold the lock under which rings are switched; it is released when its holder dies.
 
     Raises:
         UsageError: somebody else holds it for longer than ten seconds.
@@ -51,7 +51,7 @@ def refusal(topology: Topology) -> str:
     """Return why the topology's broker takes no messages now, "" when it does.
 
     Raises:
-        BrokerOutage: the broker is away.
+        BrokerOutage: the broker is unavailable.
 
     """
     return broker_of(topology).refusal()

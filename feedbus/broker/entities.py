@@ -117,7 +117,7 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
             raise
         there = found_in(error.__cause__)
         arguments |= {"x-delivery-limit": int(there) if there.isdecimal() else None}
-        with explained(name):  # on the same channel, which an error closes and opens anew
+        with explained(name):  # on the same channel, which an error closes and opens again
             channel.queue_declare(
                 name,
                 durable=True,
@@ -175,7 +175,7 @@ def declare_kept(
     """Declare a queue of our own: dead letters, retries, what is held, the generations.
 
     One that is there with the other type stays as it is, since it may hold messages; deleted
-    when it is empty, it is declared anew with its family's.
+    when it is empty, it is declared again with its family's.
     """
     wanted, other = (kept_arguments(arguments, quorum=each) for each in (quorum, not quorum))
     try:
@@ -184,7 +184,7 @@ def declare_kept(
     except UsageError as error:
         if differs_in(error.__cause__) not in differing(wanted, other):
             raise
-        with explained(name):  # on the same channel, which an error closes and opens anew
+        with explained(name):  # on the same channel, which an error closes and opens again
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=other)
 
 
@@ -268,7 +268,7 @@ def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
     except NotFound as error:  # which has closed the channel
         if "no queue" in str(error.reply_text):
             return None
-        msg = f"broker: {error.reply_text}"  # in a cluster, on a node that is away
+        msg = f"broker: {error.reply_text}"  # in a cluster, on a node that is unavailable
         raise Outage(msg) from error
     except ResourceLocked as error:
         msg = f"broker: {error.reply_text}; end that connection, or declare it not exclusive"

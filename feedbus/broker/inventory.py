@@ -32,7 +32,7 @@ def take(topology: Topology) -> Inventory:
     """Read what the broker has under the topology's name, and what is external to it.
 
     Raises:
-        BrokerOutage: the broker is away, or the embedded one's file cannot be read.
+        BrokerOutage: the broker is unavailable, or the embedded one's file cannot be read.
         UsageError: RabbitMQ's management API does not answer, or not to us.
 
     """

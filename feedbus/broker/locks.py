@@ -1,4 +1,4 @@
-"""Locks on files and on the broker: whoever dies with one gives it back, however it dies."""
+"""Locks on files and on the broker, which are released when their holder dies."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Names:
         return f"{self.exchange(exchange)}.generations"
 
     def ledger(self, exchange: str) -> str:
-        """Return the queue with the same message for whoever switches: no reader ever holds it."""
+        """Return the queue with a copy of the state for `feedbus apply`: no consumer reads it."""
         return f"{self.exchange(exchange)}.generations.ledger"
 
     def member(self, generation: Generation, consumer: str) -> str:

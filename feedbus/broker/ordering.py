@@ -1,6 +1,6 @@
 """Write the weights of a ring so that a RabbitMQ which rebuilds it at its start keeps its order.
 
-A RabbitMQ that starts may build a ring anew from its bindings, which it then sorts: by the binding
+A RabbitMQ that starts may build a ring again from its bindings, which it then sorts: by the binding
 key, the weight as text, then by the queue's name, both bytewise. So "10" comes before "9", and
 most keys move. It reads a weight with zeros before it as the same number, though, and sorts it
 further to the front: with zeros in the right places the sorted order is the order of binding.

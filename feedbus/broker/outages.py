@@ -29,7 +29,7 @@ def opened(connection: Connection, url: BrokerUrl | Node) -> Connection:
 
 
 def close(connection: Connection) -> None:
-    """Take leave of a broker, whatever state the connection is in."""
+    """Close the connection to a broker in any state."""
     try:
         connection.release()
     except connection_errors(connection):

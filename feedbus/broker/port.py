@@ -93,7 +93,7 @@ class Broker(Protocol):
         """
 
     def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
-        """Hold a project's lock; whoever dies with it gives it back.
+        """Hold a project's lock; it is released when its holder dies.
 
         Raises:
             UsageError: somebody else holds it for too long.
@@ -104,7 +104,7 @@ class Broker(Protocol):
         """Return what the broker holds, at least of queues whose names begin with one of these.
 
         Raises:
-            BrokerOutage: the broker is away, or its file cannot be read.
+            BrokerOutage: the broker is unavailable, or its file cannot be read.
             UsageError: RabbitMQ's management API does not answer, or not to us.
 
         """
@@ -113,6 +113,6 @@ class Broker(Protocol):
         """Return why the broker takes no messages now, "" when it does.
 
         Raises:
-            BrokerOutage: the broker is away.
+            BrokerOutage: the broker is unavailable.
 
         """

@@ -39,7 +39,7 @@ class Timer:
         self._places: set[int] = set()
 
     def forget(self) -> None:
-        """Declare everything anew: another connection may be to a broker that has nothing."""
+        """Declare everything again: another connection may be to a broker that has nothing."""
         self._targets.clear()
         self._places.clear()
 
@@ -97,7 +97,7 @@ def _places_of(message: Outgoing) -> Iterator[int]:
 
 
 def restore(channel: Channel, names: Names) -> None:
-    """Declare what is missing, bind every target anew, and send on what no queue took.
+    """Declare what is missing, bind every target again, and send on what no queue took.
 
     The targets are gone when a queue is replaced, or was removed for a while.
     """

@@ -123,7 +123,7 @@ def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> 
 
 
 def refuse_keys(keys: Iterable[object]) -> None:
-    """Name the routing key that is no text; return when all are.
+    """Name the routing key that is not a text; return when all are.
 
     Raises:
         TypeError: as check_record().

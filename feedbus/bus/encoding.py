@@ -42,7 +42,7 @@ def columnar(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int = 
         first: the number of the first pair in what the caller gave, for errors.
 
     Raises:
-        TypeError: one is no pair of a payload and a text.
+        TypeError: one is not a pair of a payload and a text.
 
     """
     try:
@@ -70,7 +70,7 @@ def _packs(pairs: Sequence[tuple[Any, str]], origin: str) -> Iterator[Pack]:
                 columns[name] = values
         ids = Ids(origin, range(start, end))
         keys = [key for _, key in run]
-        "".join(keys)  # raises TypeError where one is no text
+        "".join(keys)  # raises TypeError where one is not a text
         yield Pack(ids, keys, shared, columns)
         start = end
 

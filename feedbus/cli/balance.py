@@ -179,7 +179,7 @@ def _why_not(found: Found, most_buckets: int, target: float | None) -> list[str]
         return [f"the current weights reach {target:g} already"]
     best = found.evenness(found.choices[-1])
     sentence = f"no weights of at most {counted(most_buckets, 'bucket')} are more even by enough"
-    return [f"{sentence}: the best come to {best:.3f}"]
+    return [f"{sentence}: the best reach {best:.3f}"]
 
 
 def _limits(found: Found, target: float | None) -> list[str]:

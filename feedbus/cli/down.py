@@ -35,7 +35,7 @@ def command(context: Any, *, timeout: float | None, now: bool, as_json: bool) ->
 
     Every consumer finishes what is in its handler; one that takes longer than its stop_timeout (by
     default longer than its handler_timeout) is killed. Ctrl-C gives up waiting: everything goes on
-    stopping. It is no error when nothing runs.
+    stopping. It is not an error when nothing runs.
     """
     from feedbus.supervisor.shutdown import stop
 

@@ -14,7 +14,7 @@ from feedbus.topology import Topology
 
 
 class NamedInTopology(StringParamType):
-    """A name that the topology knows; whether it does is checked by whoever uses it."""
+    """A name of the topology; the command checks whether it exists."""
 
     def __init__(self, name: str, known: Callable[[Topology], Iterable[str]]) -> None:
         """Keep how the known names are found."""

@@ -1,4 +1,4 @@
-"""feedbus restart: start processes anew, so that they run the code as it is now."""
+"""feedbus restart: start processes again, so that they run the code as it is now."""
 
 from __future__ import annotations
 

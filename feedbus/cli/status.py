@@ -183,7 +183,11 @@ def _table(found: dict[str, Any]) -> str:
             shown.append((name, one["cron"], one["next"], one["last"] or "not fired yet"))
         lines += ["", *_aligned(shown)]
     supervisor = found["supervisor"]
-    runs = f"process {supervisor['pid']}" if supervisor["pid"] else "nothing runs: `feedbus up`"
+    runs = (
+        f"process {supervisor['pid']}"
+        if supervisor["pid"]
+        else "nothing runs; start it with `feedbus up`"
+    )
     lines.append("")
     lines.append(f"supervisor  {printable(supervisor['error']) or runs}")
     for name, one in (found["consumers"] | found["processes"]).items():

@@ -1,4 +1,4 @@
-"""Read topology.toml into a Topology, or say everything that is wrong with it."""
+"""Read topology.toml into a Topology, or report every problem in it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from feedbus.topology import Topology
 
 __all__ = ["APPLIED", "load", "located", "read"]
 
-# Names the file in which the supervisor keeps what was applied: a process that it starts anew while
-# somebody edits the topology must not go by what is half done.
+# Names the file in which the supervisor keeps the applied topology: a process that it starts while
+# somebody edits topology.toml must not read a file that is half edited.
 APPLIED = "FEEDBUS_APPLIED"
 LARGEST_BYTES = 10_000_000
 PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -33,8 +33,8 @@ def load(
     Args:
         path: the file; what it names by relative paths starts in its folder.
         environ: where ${VAR} is looked up.
-        import_handlers: also import every handler, and see that it fits its queue.
-        text: what the file says, where that was read before.
+        import_handlers: also import every handler, and check that it fits its queue.
+        text: the content of the file, if it was read before.
 
     Raises:
         TopologyError: with every problem that the file has, in the order of their places.
@@ -81,17 +81,17 @@ def located(
 
 
 def _applied(path: Path, environ: Mapping[str, str]) -> Path:
-    """Return what the supervisor keeps of a topology, for a process of its; else the topology."""
+    """Return the applied topology's file in a process of the supervisor, else the topology file."""
     kept = environ.get(APPLIED)
     ours = environ.get("FEEDBUS_TOPOLOGY") == os.path.abspath(path)  # noqa: PTH100 -- as above
     return Path(kept) if kept and ours and os.access(kept, os.R_OK) else path
 
 
 def read(path: Path) -> str:
-    """Return what a topology file says.
+    """Return the text of a topology file.
 
     Raises:
-        TopologyError: it cannot be read, or is no text.
+        TopologyError: it cannot be read, or is not a text.
 
     """
     expected = "a topology file; --topology or FEEDBUS_TOPOLOGY names another"
@@ -134,7 +134,7 @@ def _parse(path: Path, text: str) -> Mapping[str, Any]:
 
 
 def _unreadable(path: Path, message: str, expected: str, before: str = "") -> TopologyError:
-    """Make the error of a file that goes wrong after what is before."""
+    """Return the error for a file that is wrong after the given text."""
     line = before.count("\n") + 1
     column = len(before) - (before.rfind("\n") + 1) + 1
     return TopologyError([Problem(str(path), line, column, "", "", message, expected=expected)])

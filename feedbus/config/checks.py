@@ -164,7 +164,7 @@ def _weights(draft: Draft, queue: str, options: Options) -> Found:
     shards = options.get("shards")
     if shards is None:
         if not draft.says(queue, "shards"):
-            message = "names shards, but there are none: expected weight, or shards beside it"
+            message = "names shards, but the queue has none: expected weight, or shards beside it"
             yield draft.at(queue, "weights"), Fault(message=message, at_key=True)
         return
     for number in weights:
@@ -200,7 +200,7 @@ def _overflow(draft: Draft, queue: str, options: Options) -> Found:
     bounded = options.get("max_length") or "x-max-length-bytes" in arguments
     written = draft.says(queue, "max_length") and "max_length" not in options
     if "overflow" in options and not bounded and not written:
-        message = "has no effect without max_length: nothing can flow over"
+        message = "has no effect without max_length: the queue cannot overflow"
         yield (
             draft.at(queue, "overflow"),
             Fault(message=message, expected="max_length beside it", at_key=True),
@@ -287,7 +287,7 @@ def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
         yield draft.at(queue, "batch", "wait"), Fault(expected=expected)
     most = consumer_timeout_of(draft.loaded.get("broker", {}))
     if options.get("handler_timeout_seconds", HANDLER_TIMEOUT_SECONDS) >= most:
-        message = "the broker would take the message back while its handler works"
+        message = "the broker would deliver the message again while its handler works"
         expected = f"less than consumer_timeout in [broker] ({write_duration(most)})"
         path = draft.at(queue, "handler_timeout")
         if not draft.says(queue, "handler_timeout"):
@@ -305,11 +305,13 @@ def _arguments(draft: Draft, queue: str, options: Options) -> Found:
         elif name in FEEDBUS_OWN:
             reason = "is set by feedbus itself: dead letters go to a queue of their own"
         elif name in NO_ARGUMENTS:
-            reason = "is no argument: feedbus's queues are durable, shared and stay"
+            reason = (
+                "is not an argument: queues of feedbus are always durable, shared and permanent"
+            )
         elif kind == "quorum" and name in CLASSIC_ONLY:
-            reason = 'a quorum queue has none: expected type = "classic"'
+            reason = 'a quorum queue does not have it: expected type = "classic"'
         elif kind == "classic" and name in QUORUM_ONLY:
-            reason = 'a classic queue has none: expected type = "quorum"'
+            reason = 'a classic queue does not have it: expected type = "quorum"'
         else:
             continue
         yield draft.at(queue, "arguments", name), Fault(message=reason, at_key=True)

@@ -79,7 +79,10 @@ class Draft:
         if options.get("external"):
             for option in DECLARING:
                 if LOADED_AS.get(option, option) in options:
-                    yield option, "has no effect beside external = true: the queue is as it is"
+                    yield (
+                        option,
+                        "has no effect beside external = true: another system declares the queue",
+                    )
             return
         kind = self.exchange_type(options)
         if kind not in {None, RING}:

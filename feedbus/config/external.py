@@ -75,5 +75,5 @@ def _name(path: Path, kind: str, name: str, prefix: str) -> Found:
         expected = f"a name that does not begin with '{prefix}.', as this topology's own do"
         yield (*path, "name"), Fault(expected=expected)
     elif kind == "exchange" and name == DEFAULT_EXCHANGE:
-        expected = "another exchange: what is published to the default one goes by queues' names"
+        expected = "another exchange: the default exchange routes by the names of queues"
         yield (*path, "name"), Fault(expected=expected)

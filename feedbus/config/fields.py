@@ -104,7 +104,7 @@ class Name(Text):
     """A name that may stand on the broker, in file names and on a command line."""
 
     kind = "name"
-    expected = "a name of letters, digits, '_', '-' and '.', beginning with none of the last two"
+    expected = "a name of letters, digits, '_', '-' and '.', that does not begin with '-' or '.'"
     pattern = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
     def read(self, value: Any) -> str:

@@ -93,7 +93,7 @@ def _derived(
         derived = pattern.fullmatch(name)
         if derived and derived[1] in owners and path not in reported:
             reported.add(path)
-            yield path, _kept(f"'{name}' is what feedbus itself keeps for '{derived[1]}'")
+            yield path, _kept(f"'{name}' is a name that feedbus itself uses for '{derived[1]}'")
 
 
 def _kept(reason: str) -> Fault:

@@ -102,7 +102,7 @@ def _all_async(handlers: Iterable[str], root: FilePath) -> bool:
 
 
 def _exceptions(draft: Draft, queue: str, retry: dict[str, Any], root: FilePath) -> None:
-    """Report what is no exception, and an exception that is to be retried and rejected."""
+    """Report what is not an exception, and an exception that is to be retried and rejected."""
     retried: set[type[BaseException]] = set()
     for option in ("retry_on", "reject_on"):
         for index, name in enumerate(retry.get(option, ())):
@@ -133,7 +133,7 @@ def _program(draft: Draft, name: str, process: dict[str, Any], root: FilePath) -
     # As the supervisor starts it, in the folder of the topology.
     program = str(root / first) if os.sep in first else first
     if shutil.which(program, path=path) is None:
-        where = f"{program} is no program" if os.sep in first else "no folder of PATH has it"
+        where = f"{program} is not a program" if os.sep in first else "no folder of PATH has it"
         expected = "a program that can be started"
         message = f"there is no program '{first}': {where}; expected {expected}"
         draft.report.add(("processes", name, "command"), Fault(message=message, expected=expected))

@@ -104,7 +104,7 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
             dropped["max_age"] += 1
         else:
             undated.append(tag)
-            # Whoever put in one without a moment must not keep those behind it for ever.
+            # A foreign message without a time must not keep those behind it for ever.
             if oldest is None or failed_at is not None or len(undated) >= UNDATED_AT_ONCE:
                 break
             continue

@@ -155,7 +155,7 @@ def _append_held(
                 ring = names.ring(generation)
                 left = publisher.publish([(each, ring, key) for each, key in left], mandatory=True)
         if left:
-            msg = f"broker: {len(left)} messages of {names.held(exchange)} find no shard"
+            msg = f"broker: {len(left)} messages of {names.held(exchange)} are accepted by no shard"
             raise Outage(msg)
 
     with Emptying(channel.connection, names.held(exchange), append) as emptying:

@@ -53,7 +53,7 @@ def resolve_exception(name: str, root: Path) -> type[BaseException]:
         root: the folder of the topology, from which modules are imported.
 
     Raises:
-        UsageError: it cannot be imported, or is no exception that a handler raises.
+        UsageError: it cannot be imported, or is not an exception that a handler raises.
 
     """
     module, _, last = name.replace(":", ".").rpartition(".")

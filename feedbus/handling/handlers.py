@@ -58,10 +58,10 @@ class Handler:
         return is_async(self.function)
 
     def message_type(self) -> MessageType:
-        """Return what loads its messages: made anew, so ask once.
+        """Return what loads its messages: made again, so ask once.
 
         Raises:
-            Unfit: the annotation is no message type, or cannot be evaluated.
+            Unfit: the annotation is not a message type, or cannot be evaluated.
 
         """
         declared = self.declared
@@ -162,7 +162,7 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
             resources give.
 
     Raises:
-        UnfitHandler: the type is no message type, or what is marked is no plain function:
+        UnfitHandler: the type is not a message type, or what is marked is not a plain function:
             feedbus calls it once for each record or batch, and does not iterate what it returns. A
             callable object and a functools.partial are taken as functions are.
 

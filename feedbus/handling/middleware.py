@@ -75,13 +75,13 @@ class Middleware:
 
 
 class SwallowedError(Exception):
-    """A middleware has kept the exception of a handler from going on."""
+    """A middleware has suppressed an exception of the handler."""
 
     def __init__(self, middleware: Middleware, error: BaseException) -> None:
-        """Say which middleware swallowed what."""
+        """Describe which middleware has suppressed which exception."""
         kind = type(middleware)
         super().__init__(
-            f"the middleware {name_of(kind)}{place(kind)} swallowed"
+            f"the middleware {name_of(kind)}{place(kind)} suppressed"
             f" {described(error)}; let it pass, or raise another one"
         )
 
@@ -104,7 +104,7 @@ def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[M
     around = found.around
     if inspect.isgeneratorfunction(around) or inspect.isasyncgenfunction(around):
         form = "asynccontextmanager" if inspect.isasyncgenfunction(around) else "contextmanager"
-        raise Unfit(around, f"@{form} above it", "is a generator and no context manager")
+        raise Unfit(around, f"@{form} above it", "is a generator, not a context manager")
     if inspect.iscoroutinefunction(around):
         raise Unfit(around, "@asynccontextmanager above it, and a yield", "is a coroutine")
     if inspect.isasyncgenfunction(inspect.unwrap(around)) and not asynchronous:

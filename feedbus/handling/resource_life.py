@@ -41,7 +41,7 @@ class Life:
         except StopAsyncIteration:
             opened.set_exception(RuntimeError("it yields nothing"))
             return
-        except BaseException as error:  # noqa: BLE001 -- for whoever awaits
+        except BaseException as error:  # noqa: BLE001 -- raised where it is awaited
             opened.set_exception(error)
             return
         opened.set_result(value)

@@ -85,7 +85,7 @@ class Resources:
 
         Raises:
             UsageError: nothing asks for that resource.
-            TypeError: it is no resource.
+            TypeError: it is not a resource.
 
         """
         resource = declared(function)

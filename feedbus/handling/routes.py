@@ -38,7 +38,7 @@ class HandlerRoutes:
             root: the folder from which they are imported.
 
         Raises:
-            UsageError: one cannot be imported, or is no handler.
+            UsageError: one cannot be imported, or is not a handler.
 
         """
         if queue.handlers:

@@ -74,7 +74,7 @@ OUTAGES = Family(
     "feedbus_outages_total",
     "counter",
     "Times that the consumer began to hold, because the broker, the store, or something that a "
-    "handler needs was away.",
+    "handler needs was unavailable.",
     ("consumer", "part"),
 )
 HELD = Family(
@@ -180,7 +180,7 @@ DELAYED = Family(
 HOLDING = Family(
     "feedbus_holding_processes",
     "gauge",
-    "Processes of the consumer on this host that hold, because something that they need is away.",
+    "Processes of the consumer on this host that hold because of an outage.",
     ("consumer",),
 )
 DEAD_LETTERS = Family(

@@ -57,7 +57,7 @@ class Counts:
         for index in range(whole):
             self._take(self._map(index))
         self._segments = whole
-        # What is left of a segment that was being made is zeros, and is made anew when needed.
+        # What is left of a segment that was being made is zeros, and is made again when needed.
         for _ in entries(memoryview(os.pread(descriptor, rest, whole * SEGMENT_BYTES))):
             msg = f"expected whole segments of {SEGMENT_BYTES} bytes, got {rest} bytes at the end"
             raise ValueError(msg)
@@ -81,7 +81,8 @@ class Counts:
                 aside = path.with_name(path.name + UNREADABLE_SUFFIX)
                 events.warning(
                     "metrics_set_aside",
-                    f"a metric file cannot be read: {error}; kept as {aside.name}, counting from 0",
+                    f"a metric file cannot be read: {error}; it was renamed to {aside.name},"
+                    " and its counters begin at 0",
                     file=path,
                 )
                 path.replace(aside)

@@ -123,5 +123,5 @@ def _check_empty(folder: Path) -> None:
             )
             raise UsageError(msg)
     elif folder.exists() or folder.is_symlink():
-        msg = f"{folder} exists and is no folder; nothing was written. Choose another name"
+        msg = f"{folder} exists and is not a folder; nothing was written. Choose another name"
         raise UsageError(msg)

@@ -1,4 +1,4 @@
-"""Who may ask: the bearer of the API token, or on loopback without one, a page of this host."""
+"""Access control: the API token is required; without one, only this host is answered."""
 
 from __future__ import annotations
 

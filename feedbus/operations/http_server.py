@@ -99,7 +99,7 @@ class Server:
         wasyncore.loop(timeout=timeout_seconds, use_poll=True, map=self._map, count=1)
 
     def _finish(self) -> None:
-        self._turn(0)  # whoever has connected by now is still served
+        self._turn(0)  # clients that have connected are still served
         wasyncore.dispatcher.close(self._waitress)
         deadline = time.monotonic() + FINISH_SECONDS
         while self._busy() and time.monotonic() < deadline:
@@ -127,7 +127,7 @@ def bind(address: Address) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError, OverflowError) as error:
-        msg = f"{address.host_option} '{host}': no such address: {error}"
+        msg = f"{address.host_option} '{host}': cannot be resolved: {error}"
         raise CannotListen(msg) from None
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

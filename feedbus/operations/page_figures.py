@@ -25,7 +25,7 @@ def figures(
 
     Args:
         topology: whose consumers they are; its metrics are read.
-        depths: by consumer, empty when the broker is away.
+        depths: by consumer, empty when the broker is unavailable.
         holding: why consumers hold, by consumer.
 
     """

@@ -46,7 +46,7 @@ class QueueDepths:
         """Return what waits for each consumer by name.
 
         Raises:
-            Outage: the broker is away.
+            Outage: the broker is unavailable.
 
         """
         with self._lock:
@@ -59,7 +59,7 @@ class QueueDepths:
         """Return how many messages are in the timer.
 
         Raises:
-            Outage: the broker is away.
+            Outage: the broker is unavailable.
 
         """
         with self._lock:
@@ -73,7 +73,7 @@ class QueueDepths:
         """Return the last fired moment of each schedule that was fired.
 
         Raises:
-            Outage: the broker is away.
+            Outage: the broker is unavailable.
 
         """
         with self._lock:
@@ -88,7 +88,7 @@ class QueueDepths:
         """Return why the broker takes no messages now, "" when it does.
 
         Raises:
-            Outage: the broker is away.
+            Outage: the broker is unavailable.
 
         """
         with self._lock:

@@ -72,7 +72,7 @@ class Operations:
         return answer({"status": "ok"})
 
     def ready(self) -> bytes:
-        """Report that nothing is away and no consumer holds, or what is away and how many hold."""
+        """Report whether broker and store are available, and how many consumers hold."""
         _, away = self._look()
         holding = self._holding()
         reasons = [f"{name} holds: {text}" for name, texts in holding.items() for text in texts]
@@ -123,7 +123,7 @@ class Operations:
         return {name: found[name] for name in self._topology.consumers if name in found}
 
     def _timer(self) -> dict[str, float]:
-        """Return how many messages are delayed, by their state; empty when the broker is away."""
+        """Return the number of delayed messages by state; empty during an outage of the broker."""
         try:
             return dict(asdict(self._depths.delayed()))
         except Outage:

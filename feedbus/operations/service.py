@@ -106,7 +106,7 @@ class Service:
         """Serve until a signal.
 
         Args:
-            make_application: returns the WSGI application, given who may ask it.
+            make_application: returns the WSGI application, given the guard of its routes.
 
         """
         found = self._wait_for_address()
@@ -150,7 +150,7 @@ class Service:
         return None
 
     def listen(self) -> tuple[socket.socket, Guard]:
-        """Return a listening socket, and the guard of who may ask.
+        """Return a listening socket, and the guard that checks requests.
 
         Raises:
             CannotListen, UsageError: see run().

@@ -45,9 +45,9 @@ class Application(bottle.Bottle):
         """Make an application without routes.
 
         Args:
-            guard: decides who may ask for a route that is not public.
+            guard: checks requests for routes that are not public.
             not_found: the detail of the answer to a path that no route has.
-            is_outage: whether an error, besides Outage, means that something is away.
+            is_outage: whether an error, besides Outage, means that something is unavailable.
             measure: called after each request with its method, its route (never the path, which
                 may have any value), the answer's status and the seconds that it took.
 

@@ -143,9 +143,9 @@ class Work:
     """The names on the broker that apply goes by.
 
     Attributes:
-        exchanges: to be declared anew.
-        replaced: consumers whose queue is declared anew, its content kept.
-        delays: (queue, where its retries wait) to be declared anew.
+        exchanges: to be declared again.
+        replaced: consumers whose queue is declared again, its content kept.
+        delays: (queue, where its retries wait) to be declared again.
         parked: the same, with retries that a crash left parked.
         unbound: (queue on the broker, exchange on the broker, key) to be taken away.
         leaving: queues to be deleted that consumers empty first.

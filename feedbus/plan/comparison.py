@@ -35,7 +35,7 @@ def make_plan(
         predict: whether to predict where keys move and how long a backlog takes; it takes seconds.
 
     Raises:
-        Outage: the broker is away.
+        Outage: the broker is unavailable.
         UsageError: RabbitMQ's management API does not answer, or what is external is missing.
 
     """

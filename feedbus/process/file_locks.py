@@ -2,7 +2,7 @@
 
 Two kinds. A lock on an open file (flock) ends when every copy of its descriptor is closed, also
 those of forked children. A record lock (lockf) belongs to one process alone: a child that outlives
-it holds nothing, and the kernel knows who has it.
+it holds nothing, and the kernel can name the holder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def lock(descriptor: int) -> None:
 
 
 def unlock(descriptor: int) -> None:
-    """Free an open file's lock, also where a forked process or a map keeps the file open."""
+    """Release an open file's lock, also where a forked process or a map keeps the file open."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
@@ -53,7 +53,7 @@ def poll(take: Callable[[], bool], wait_seconds: float) -> bool:
 
 @contextmanager
 def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold the lock on a file, which is made where it is missing; yield False where others do.
+    """Hold the lock on a file, which is created if missing; yield False if it is taken.
 
     Raises:
         OSError: the file cannot be made.
@@ -125,7 +125,7 @@ def last_holder(path: Path) -> int:
 
 
 def _holder(handle: int) -> int:
-    """Return who holds a lock, 0 when that is unknown.
+    """Return the process that holds a lock, 0 when that is unknown.
 
     The kernel knows; what the file says may come from a user whom signals must not be sent for.
     """

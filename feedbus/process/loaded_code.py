@@ -12,7 +12,7 @@ from pathlib import Path
 def imported_files() -> dict[str, int]:
     """Return the files of this process's modules with their times of change, in nanoseconds.
 
-    Python's own modules and installed packages are left out: `pip install` is no edit.
+    Python's own modules and installed packages are left out: `pip install` is not an edit.
     """
     installed = tuple(
         os.path.join(folder, "")  # noqa: PTH118 -- a prefix of texts
@@ -41,7 +41,7 @@ def changed(line: str) -> list[Path]:
         files = json.loads(line)
         return sorted(Path(path) for path, time in files.items() if _time(path) != time)
     except (ValueError, AttributeError):
-        return []  # a process that is no feedbus's, or one that is writing it just now
+        return []  # a process that is not a feedbus's, or one that is writing it just now
 
 
 def _time(path: str) -> int:

@@ -159,7 +159,7 @@ def _refuse(path: Path, found: os.stat_result) -> None:
     elif stat.S_ISREG(found.st_mode):
         what = f"has a second name (hard link) elsewhere, and belongs to {owner}"
     else:
-        what = f"is no regular file, and belongs to {owner}"
+        what = f"is not a regular file, and belongs to {owner}"
     msg = f"{path} {what}: nothing is written to it; find out where it comes from, and remove it"
     raise NotPrivate(msg)
 

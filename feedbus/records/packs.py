@@ -185,10 +185,10 @@ def _ids(origins: list[str], owners: list[int], ordinals: list[int]) -> Ids:
         if numbers and (
             set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) > most
         ):
-            msg = "its ordinals or owners are no integers from 0, or too large"
+            msg = "its ordinals or owners are not integers of 0 or more, or are too large"
             raise ValueError(msg)
     if set(map(type, _checked(list, origins))) != {str}:
-        msg = "its origins are no texts"
+        msg = "its origins are not texts"
         raise ValueError(msg)
     if any(len(origin.encode()) > ORIGIN_BYTES for origin in origins):
         msg = f"an origin of more than {ORIGIN_BYTES} bytes"

@@ -20,7 +20,7 @@ from feedbus.wire.nesting import deeper_than
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 DEEPEST = 200  # what can be read can be written again, whatever the stack is then
 ERROR_CHARACTERS = 200
-SIMPLE = frozenset({str, int, bool, type(None)})  # their JSON is the same whoever writes it
+SIMPLE = frozenset({str, int, bool, type(None)})  # every JSON library writes them alike
 # By their usual names. Python has more, some of which take seconds for a few thousand characters.
 ENCODINGS = {
     **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin-1", "latin1"), "latin-1"),
@@ -214,7 +214,7 @@ def _utf8(body: bytes, content_encoding: object) -> bytes:
 
 
 def _refuse_constant(name: str) -> None:
-    msg = f"{name} is no JSON number"
+    msg = f"{name} is not a JSON number"
     raise ValueError(msg)
 
 

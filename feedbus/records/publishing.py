@@ -120,7 +120,7 @@ class PublishingRecords:
         """Publish (payload, routing key) pairs that this one record causes; return how many.
 
         Raises:
-            TypeError: an argument has a wrong type, or one is no such pair.
+            TypeError: an argument has a wrong type, or one is not such a pair.
             UsageError: these are several records, or none.
 
         """

@@ -51,7 +51,7 @@ class Ring:
         """Append weight buckets for a queue; a queue that has buckets keeps those, as on RabbitMQ.
 
         Raises:
-            UsageError: the weight is no positive integer.
+            UsageError: the weight is not a positive integer.
 
         """
         if self._add(queue, weight):

@@ -69,7 +69,7 @@ class Holding:
         seconds = time.monotonic() - self._since
         events.info(
             "resumed",
-            f"{self._consumer} goes on after holding {self.failures} times in {seconds:.0f} s",
+            f"{self._consumer} continues after holding {self.failures} times in {seconds:.0f} s",
             consumer=self._consumer,
         )
         self.failures, self._folded, self._last_line = 0, 0, ""

@@ -18,7 +18,7 @@ READ_PAUSE_SECONDS = 0.03
 
 
 class FiredMoment:
-    """The last fired moment of a schedule; whoever changes it holds the topology's lock.
+    """The last fired moment of a schedule; change it only under the topology's lock.
 
     A later moment replaces an earlier one, so a message that a crash left behind changes nothing.
     """

@@ -23,7 +23,7 @@ def fire(bus: LiveBus, topology: Topology, schedule: Schedule, moment: datetime)
 
     Raises:
         PublishError: no queue gets it, or the broker refused it.
-        BrokerOutage: the broker is away; it may have arrived all the same.
+        BrokerOutage: the broker is unavailable; it may have arrived all the same.
 
     """
     bus.publish(

@@ -74,7 +74,7 @@ class Scheduler:
         """Fire what is due, and return in how many seconds to look again.
 
         Raises:
-            Outage: the broker is away; nothing is lost by calling it again.
+            Outage: the broker is unavailable; nothing is lost by calling it again.
             UsageError: somebody else holds the topology's lock for too long.
 
         """
@@ -187,5 +187,5 @@ def _ahead(last: datetime, now: datetime) -> str:
         f"its last firing was at {write_moment(last)}, and this machine's clock shows"
         f" {write_moment(now)}; nothing is fired until the clock is past that. If the clock was"
         " wrong then, remove the schedule from the topology, run `feedbus apply`, put it back and"
-        " run `feedbus apply` again: it begins anew"
+        " run `feedbus apply` again: it begins again"
     )

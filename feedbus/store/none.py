@@ -1,4 +1,4 @@
-"""No store: what is handled commits nowhere, and nothing is kept of it."""
+"""The store of a project without one: effects are not in a transaction, and nothing is recorded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NoStore:
         return nullcontext()
 
     def is_outage(self, error: BaseException) -> bool:
-        """Return False: nothing can be away."""
+        """Return False: nothing can be unavailable."""
         del error
         return False
 
@@ -40,7 +40,7 @@ class NoStore:
         """Return: there is nothing to create."""
 
     def ready(self) -> None:
-        """Return: nothing can be away."""
+        """Return: nothing can be unavailable."""
 
     def close(self) -> None:
         """Return: nothing is open."""

@@ -18,7 +18,7 @@ SQLITE_OUTAGES = {
     sqlite3.SQLITE_FULL: "the disk is full; free space",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check that its folder exists and is writable",
     sqlite3.SQLITE_PROTOCOL: "its lock could not be taken; it is tried again",
-    sqlite3.SQLITE_NOTADB: "it is no SQLite database; move the file away",
+    sqlite3.SQLITE_NOTADB: "it is not an SQLite database; move the file to another place",
 }
 NO_TABLES = "tables are missing: create them (feedbus up creates its own and calls [store] prepare)"
 
@@ -44,7 +44,7 @@ POSTGRES_DRIVERS = {"psycopg2", "psycopg", "pg8000"}
 
 
 def outage(error: BaseException) -> bool:
-    """Whether the store is away, full or not set up: nothing that a message did."""
+    """Whether an error is an outage (unavailable, full, not set up), not the fault of a message."""
     if isinstance(error, Outage):
         return True
     return any(_reason(each) is not None for each in _causes(error))

@@ -1,4 +1,4 @@
-"""What feedbus asks of a store, as protocols: any object that has these methods is one."""
+"""The protocol of a store: any object that has these methods is one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feedbus.wire.envelope import PublishOptions
 class Entry:
     """A row of the outbox; its message id stays the same however often it is published.
 
-    exchange is the topology's name of it, payload a JSON object as text, options those of
+    exchange is a name of the topology, payload a JSON object as text, options those of
     publish() as JSON, created_at microseconds since 1970.
     """
 
@@ -120,18 +120,18 @@ class Store(Protocol):
         """The messages already handled."""
 
     def transaction(self) -> AbstractContextManager[Any]:
-        """Commit what the block does, or nothing of it; within another transaction, join that one.
+        """Commit all that the block does, or nothing; within another transaction, join that one.
 
         It yields the session that handlers may ask for, None where there is none.
 
         Raises:
-            StoreOutage: the store went away; nothing was committed, or (when the connection broke
-                during the commit itself) it is unknown whether it was: repeat it, idempotently.
+            StoreOutage: the store became unavailable. Nothing was committed; if the connection
+                broke during the commit, that is unknown: repeat it idempotently.
 
         """
 
     def is_outage(self, error: BaseException) -> bool:
-        """Whether an error says that the store is away, full or not set up.
+        """Whether an error says that the store is unavailable, full or not set up.
 
         False for whatever a message or its handler may have caused.
         """
@@ -149,7 +149,7 @@ class Store(Protocol):
         """Create feedbus's own tables, or bring those of an earlier version up to date.
 
         Raises:
-            StoreOutage: the store is away, or cannot be written to.
+            StoreOutage: the store is unavailable, or cannot be written to.
             UsageError: the tables are those of a newer version.
 
         """
@@ -158,7 +158,7 @@ class Store(Protocol):
         """Ask the store for an answer, on a new connection when the old one is gone.
 
         Raises:
-            StoreOutage: there is none; its text says why and what to do.
+            StoreOutage: the store does not answer; the text says why and what to do.
 
         """
 

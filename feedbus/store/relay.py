@@ -67,7 +67,7 @@ def publish_entries(
     key, so that their order is kept; the others go on.
 
     Raises:
-        Outage: the broker is away; what was confirmed until then is removed.
+        Outage: the broker is unavailable; what was confirmed until then is removed.
 
     """
     sent: list[int] = []
@@ -118,7 +118,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         clock: by which the store dates its rows.
 
     Raises:
-        Outage: the store or the broker is away.
+        Outage: the store or the broker is unavailable.
 
     """
     published, after = 0, 0
@@ -138,12 +138,12 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
 
 
 class Relay:
-    """Publishes a store's outbox, at once for whoever asks, and what is left in a thread.
+    """Publishes a store's outbox: new rows when publish() is called, left rows in a thread.
 
-    Whoever puts a row never fails for the broker, nor waits for it while it is away: then the
-    thread tries on, publishes what was left, and only after that is anything published at once
-    again. The thread also removes what was published, many rows at once, and deletes from the
-    inbox what is older than the topology's keep_handled.
+    An outage of the broker neither fails nor delays a caller: the rows stay, and the thread
+    publishes them when the broker answers again. Until then, new rows wait behind them. The
+    thread also removes published rows, many at once, and deletes from the inbox what is older
+    than the topology's keep_handled.
 
     Example:
         with Relay(topology, store, bus) as relay:

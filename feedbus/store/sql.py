@@ -1,4 +1,4 @@
-"""What the stores on SQLite and PostgreSQL share, whatever library executes their statements."""
+"""The common base of the stores on SQLite and PostgreSQL, for any library."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class SqlStore(ABC):
         """Close every connection; harmless when none is open."""
 
     def is_outage(self, error: BaseException) -> bool:
-        """Whether an error says that the store is away, full or not set up."""
+        """Whether an error says that the store is unavailable, full or not set up."""
         return outage(error)
 
     def describe(self, error: BaseException) -> str:
@@ -84,8 +84,8 @@ class SqlStore(ABC):
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
         """Hold the store's lock of that name; yields False when another process keeps it.
 
-        On PostgreSQL the block is one transaction: the lock ends with it, whoever pools the
-        connections.
+        On PostgreSQL the block is one transaction: the lock ends with it, also behind a
+        connection pooler.
         """
         if self.dialect == "postgresql":
             with self.transaction():

@@ -131,7 +131,7 @@ class SqlAlchemyStore(SqlStore):
             return Done(done.rowcount, done.all() if done.returns_rows else ())
 
     def is_outage(self, error: BaseException) -> bool:
-        """Whether an error says that the store is away, full or not set up."""
+        """Whether an error says that the store is unavailable, full or not set up."""
         if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
             return True
         # A TimeoutError: no connection of the engine's pool was free.
@@ -149,8 +149,8 @@ class SqlAlchemyStore(SqlStore):
     def _begin_of(self, turn: Turn | None) -> Callable[..., None]:
         """Return what begins a transaction of SQLite, with the first statement, when it may write.
 
-        Python's sqlite3 begins before the first INSERT only; whoever has read by then is refused
-        at once where somebody else has written meanwhile.
+        Python's sqlite3 begins only before the first INSERT. A transaction that has read before is
+        then refused at once if another one has written meanwhile.
         """
 
         def begin(_session: Session, _transaction: Any, connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""Take turns at writing a SQLite file: processes queue up, and none waits for long."""
+"""A queue of the processes that write to a SQLite file, so that none waits for long."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Waiting = Callable[[], AbstractContextManager[None]]  # around every wait for a 
 
 
 class Turn:
-    """One connection's place in the queue of those who write; the queue is a lock on a file.
+    """One connection's place in the queue of writers; the queue is a lock on a file.
 
     SQLite itself lets a writer sleep and ask again, up to 100 ms later: among a dozen writers some
     wait for seconds. The kernel wakes the next one at once, and frees the lock of one that dies.
@@ -34,7 +34,7 @@ class Turn:
         return -1 if self._held is None else self._held
 
     def take(self, patience_seconds: float) -> bool:
-        """Wait for the turn; False when those in front took longer than patience_seconds."""
+        """Wait for the turn; return False when it takes longer than patience_seconds."""
         handle = open_private(self._path, os.O_CREAT | os.O_RDWR)
         if not try_lock(handle):
             return self._wait(handle, patience_seconds)

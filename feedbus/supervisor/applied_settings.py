@@ -15,10 +15,10 @@ from feedbus.process.private_files import open_private
 from feedbus.supervisor.watcher_options import applied_path, watchers
 from feedbus.topology import OPERATIONS, Queue, Topology
 
-PROTOCOL = 2  # of what a supervisor answers and is asked for; feedbus 0.1 names none
+PROTOCOL = 2  # version of the supervisor's requests and answers; feedbus 0.1 sends none
 OPTIONS_CHANGED = "its options have changed since it was started"
 SHOWN_CHANGED = "the queues that it shows, its schedules, or its own options, have changed"
-PLACED = ("shards", "weights")  # a ring's business: a shard that stays need not start anew
+PLACED = ("shards", "weights")  # they change the ring only: a shard that stays is not restarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class AppliedSettings:
             known: Any = asdict(queues[consumer.queue.name]) if consumer else {}
             if consumer:
                 queue = topology.queues[consumer.queue.name]
-                known["handlers"] = [*queue.handlers.items()]  # their order counts
+                known["handlers"] = [*queue.handlers.items()]  # the order of the patterns matters
                 if topology.codecs:
                     known["codecs"] = dict(topology.codecs)
                 if topology.middleware:
@@ -73,7 +73,7 @@ class AppliedSettings:
     def difference(
         self, wanted: AppliedSettings, supervisor_pid: int, states: Mapping[str, Mapping[str, Any]]
     ) -> Watchers:
-        """Return what has to be done so that these become the wanted ones.
+        """Return what has to be done to change from these settings to the wanted ones.
 
         Args:
             wanted: of the topology that is to be followed.
@@ -93,9 +93,7 @@ class AppliedSettings:
             if self.watchers[name] != digest:
                 restarted[name] = SHOWN_CHANGED if name == OPERATIONS else OPTIONS_CHANGED
             elif changed:
-                restarted[name] = (
-                    f"exchanges that it uses have changed: {', '.join(changed)} has changed"
-                )
+                restarted[name] = f"exchanges that it uses have changed: {', '.join(changed)}"
             elif why := lack(states.get(name, {}), wanted.counts[name]):
                 started[name] = why
             else:

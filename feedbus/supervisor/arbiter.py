@@ -24,15 +24,15 @@ def lock_path(topology: Topology) -> Path:
 
 
 def become_supervisor(topology: Topology) -> int:
-    """Be the one supervisor of the topology's folder of state until this process is gone.
+    """Make this process the only supervisor of the topology's `var` until the process ends.
 
-    Whatever its processes leave behind becomes its child, so that it can end that.
+    Orphans of its processes become its children, so that it can end them.
 
     Returns:
-        The lock's descriptor; who closes it is supervisor no more.
+        The descriptor of the lock; closing it gives up the role of supervisor.
 
     Raises:
-        UsageError: another process is.
+        UsageError: another process is the supervisor.
 
     """
     adopt_orphans()
@@ -54,15 +54,15 @@ def supervise(
     copies: LogCopies | None = None,
     reload: bool = False,
 ) -> None:
-    """Start every process and keep them until SIGINT, SIGTERM, SIGHUP or circusctl quit.
+    """Start every process and supervise them until SIGINT, SIGTERM, SIGHUP or circusctl quit.
 
-    The caller is the only supervisor, and has prepared the ground.
+    The caller has called become_supervisor() and prepare().
 
     Args:
         topology: what is to run.
         settled: called once with what is not ready and why, what is ready but holds and why, and
             the seconds it took.
-        forks: where the first processes come from, None to start each anew.
+        forks: where the first processes come from, None to start a new Python for each.
         copies: what copies the lines of every log to stdout, None for log files alone.
         reload: whether to follow the project's files.
 

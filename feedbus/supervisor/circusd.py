@@ -1,4 +1,4 @@
-"""What circus.ini names: the topology's watchers in a circusd that somebody else started."""
+"""The stream class that circus.ini names; it gives a circusd the topology's watchers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Seed:
     """
 
     def __init__(self, topology: str = "") -> None:
-        """Check the topology, be the only supervisor, prepare the ground; or end circusd.
+        """Check the topology, become the supervisor, prepare store and broker; or end circusd.
 
         Args:
             topology: the file; without it FEEDBUS_TOPOLOGY, or topology.toml in this folder.

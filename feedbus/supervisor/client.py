@@ -44,8 +44,8 @@ class Busy:
     def __str__(self) -> str:
         """Describe it for people."""
         return (
-            f"{self.name} (process {self.pid}) has been busy for {self.seconds:.0f} s,"
-            f" killed in {self.left_seconds:.0f} s"
+            f"{self.name} (process {self.pid}) is still busy after {self.seconds:.0f} s,"
+            f" and is killed in {self.left_seconds:.0f} s"
         )
 
 
@@ -56,7 +56,7 @@ def state(topology: Topology) -> dict[str, Any] | None:
     """Return each watcher's state, processes and restarts, or None when no supervisor runs.
 
     Raises:
-        FeedbusError: one runs, but does not answer.
+        FeedbusError: a supervisor runs, but does not answer.
 
     """
     return ask(topology, "feedbus")
@@ -150,7 +150,7 @@ class ApplyClient:
         self._ask(text=self._text)
 
     def finish(self) -> None:
-        """End the consumers that the topology has no more."""
+        """End the consumers that the topology no longer has."""
         self._ask()
 
     def _ask(self, **properties: Any) -> None:
@@ -158,7 +158,7 @@ class ApplyClient:
             self._topology, "feedbus-apply", progress=self._progress, waiting=True, **properties
         )
         if answer is None:
-            return  # it has ended meanwhile: the next `feedbus up` goes by the file
+            return  # it has ended meanwhile: the next `feedbus up` reads the file
         refused = answer.get("refused", answer.get("reason", "it does not say why"))
         if refused:
             msg = f"the supervisor refuses: {refused}"
@@ -166,7 +166,7 @@ class ApplyClient:
 
 
 def restart(topology: Topology, name: str, progress: Progress) -> Iterator[Mapping[str, Any]]:
-    """Restart one watcher, and give its state until its new processes are ready.
+    """Restart one watcher, and yield its state until its new processes are ready.
 
     Raises:
         FeedbusError: the supervisor refuses, or has ended.

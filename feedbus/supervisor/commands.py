@@ -63,7 +63,7 @@ def _chosen(arbiter: Any, props: dict[str, Any]) -> list[Any]:
     try:
         found = [one for one in arbiter.iter_watchers() if re.match(pattern, one.name.lower())]
     except re.error as error:
-        msg = f"{props['name']} is no regular expression: {error}"
+        msg = f"{props['name']} is not a regular expression: {error}"
         raise MessageError(msg) from None
     if not found:
         known = ", ".join(one.name for one in arbiter.watchers)
@@ -102,7 +102,7 @@ class RestartWatchers(Restart):
     """Restart watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Restart what is named, or all; circus itself would end when all are meant."""
+        """Restart the named watchers, or all; circus itself would end if all were chosen."""
         supervision = _supervision(arbiter)
         chosen = _chosen(arbiter, props)
         others = [one for one in chosen if not isinstance(one, ProcessWatcher)]
@@ -138,7 +138,7 @@ class SetOptions(Set):
     """Set options of a watcher."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Change what may differ from the topology for a while; the rest belongs into the file."""
+        """Change an option that may differ from the topology for a while; refuse all others."""
         watcher = self._get_watcher(arbiter, props["name"])
         if isinstance(watcher, ProcessWatcher) and (fixed := set(props["options"]) - CHANGEABLE):
             msg = f"change {', '.join(sorted(fixed))} in topology.toml, then run `feedbus apply`"
@@ -163,7 +163,7 @@ class FollowFile(ReloadConfig):
     """Follow the configuration."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:  # noqa: ARG002 -- circus's signature
-        """Run `feedbus apply`: what the system is stands in the topology, not in circus.ini."""
+        """Run `feedbus apply`: the topology describes the system, circus.ini does not."""
         return asyncio.ensure_future(self._apply(_supervision(arbiter)))
 
     @staticmethod
@@ -180,7 +180,7 @@ class State(Command):
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 -- circus's signature
         """Answer with each watcher's state, in the topology's order, and what it was started with.
 
-        circus answers so before the watchers are there, too.
+        circus can also send this answer before the watchers exist.
         """
         kept = [one for one in arbiter.watchers if isinstance(one, ProcessWatcher)]
         supervision = getattr(arbiter, "supervision", None)

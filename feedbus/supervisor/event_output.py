@@ -31,7 +31,7 @@ class TerminalFormatter(logging.Formatter):
     """Writes an event for a person who watches: `HH:MM:SS  NAME  EVENT  MESSAGE`, in colours."""
 
     def __init__(self, width: int) -> None:
-        """Leave so many columns for names."""
+        """Format names with this number of columns."""
         super().__init__(datefmt="%H:%M:%S")
         self._width = width
 
@@ -46,7 +46,7 @@ class TerminalFormatter(logging.Formatter):
 
 
 class _Stdout(logging.Handler):
-    """Writes to stdout; a terminal that is gone or a closed pipe must not disturb what runs."""
+    """Writes to stdout; ignores that the terminal or the pipe is closed."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):

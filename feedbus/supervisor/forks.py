@@ -1,7 +1,7 @@
 """Start many Python processes at once: fork each from one that has imported what they need.
 
-That one is feedbus.supervisor.forkserver, a process of its own. It lives as long as a start does:
-a process that is started later imports anew, and so runs the code as it is by then.
+The fork server is feedbus.supervisor.forkserver, a separate process. It ends when all processes
+are started: a process that is started later imports everything again and so runs the current code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TITLE_ROOM = {"FEEDBUS_TITLE_ROOM": " " * 2000}
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a child is to be: this Python, "-m", a module and its arguments; and where."""
+    """A program that a child runs: command (this Python, -m, a module, arguments) and folder."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -36,11 +36,11 @@ class Program:
 
 
 class ForkServer:
-    """The supervisor's end: give it a program, get a child's process id."""
+    """The supervisor's connection to a fork server, which starts programs as its children."""
 
     @classmethod
     def start(cls, topology: Topology) -> Self | None:
-        """Start a server, or give None where the system cannot hand its children over."""
+        """Start a server; return None where the system cannot make its children ours."""
         return cls(topology) if sys.platform == "linux" else None
 
     def __init__(self, topology: Topology) -> None:
@@ -79,7 +79,7 @@ class ForkServer:
             The process id, which waitpid() knows.
 
         Raises:
-            ConnectionError: the server does not serve; it is closed.
+            ConnectionError: the server does not answer; it is closed.
             OSError: the system refuses.
 
         """
@@ -115,11 +115,11 @@ class ForkServer:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be asked of it any more."""
+        """Whether the server accepts no more requests."""
         return self._connection.closed
 
 
 def adopt_orphans(*, wanted: bool = True) -> None:
-    """Be the parent of descendants whose own has ended: prctl(2), PR_SET_CHILD_SUBREAPER."""
+    """Become the parent of descendants whose parent ends: prctl(2), PR_SET_CHILD_SUBREAPER."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)

@@ -1,8 +1,8 @@
 """The process that consumers are forked from: `python -m feedbus.supervisor.forkserver`.
 
 It imports feedbus and its libraries, but no handler, since a project's imports may start threads,
-which no fork takes along. Each child is made by a process that ends at once: Linux hands it to the
-supervisor, as if that had started it.
+which a fork does not copy. Each child is forked by a process that ends at once: Linux makes it a
+child of the supervisor.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def preload(topology_path: Path, modules: Sequence[str]) -> None:
     from feedbus.errors import FeedbusError
     from feedbus.store import load_driver
 
-    with contextlib.suppress(FeedbusError):  # whoever reads it next says so
+    with contextlib.suppress(FeedbusError):  # the consumer itself reports the problem
         topology = config.load(topology_path)
         broker.load_transport(topology)
         load_driver(topology)
 
 
 def serve(connection: Connection) -> Program:
-    """Fork a child for each request; return in that child alone, with what it is to be."""
+    """Fork a child for each request; return only in the child, with the program that it runs."""
     while True:
         try:
             program, umask = connection.recv()

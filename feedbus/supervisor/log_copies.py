@@ -16,7 +16,7 @@ TAB = "    "
 
 
 class LogCopies:
-    """Writes lines to a descriptor, and never lets the supervisor wait long for its reader.
+    """Writes lines to a descriptor; a slow reader delays the supervisor only for a short time.
 
     While nobody reads, the supervisor waits half a second once; then lines are dropped and counted
     until there is room again, and a line reports how many. The log files have them all.

@@ -1,4 +1,4 @@
-"""What of the running system is outdated: its watchers, its code, its version of feedbus."""
+"""Differences between a running system and its files: options, code, version of feedbus."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SHOWN = 3
 
 
 def watched(topology: Topology) -> tuple[Watchers, str] | None:
-    """Return how the running watchers differ from a topology's, None when no supervisor runs.
+    """Return how the running watchers differ from those of a topology; None without a supervisor.
 
     The text is a note about code that has changed, "" when none has.
 
     Raises:
-        FeedbusError: one runs, but does not answer, or is of another version of feedbus.
+        FeedbusError: a supervisor runs, but does not answer, or has another version of feedbus.
 
     """
     found = state(topology)
@@ -38,7 +38,7 @@ def watched(topology: Topology) -> tuple[Watchers, str] | None:
 
 
 def other_version(found: Mapping[str, Any]) -> str:
-    """Return what to do where a supervisor of another version of feedbus answered, else ""."""
+    """Return what to do if the supervisor has another version of feedbus, else ""."""
     from feedbus.supervisor.applied_settings import PROTOCOL
 
     if found.get("protocol") == PROTOCOL:

@@ -1,6 +1,6 @@
 """Prepare what the processes need before any starts: handlers, the store, the broker.
 
-In a process of its own, so that the supervisor stays small and keeps no connection.
+This runs in a separate process, so that the supervisor stays small and keeps no connection.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
         os.path.relpath(topology.path),
     ]
     importlib.import_module("feedbus.supervisor.supervision")  # while the server imports its own
-    # In a group of its own: Ctrl-C is for its parent, who ends it without a traceback.
+    # In a group of its own: Ctrl-C reaches its parent only, which ends it without a traceback.
     try:
         if forks is None:
             pid = os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)

@@ -1,4 +1,4 @@
-"""A circus process that is forked where that is faster than starting Python anew."""
+"""A circus process; it is forked where that is faster than starting a new Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class WatchedProcess(Process):
     """One process of a watcher."""
 
     def __init__(self, *arguments: Any, forks: ForkServer | None, **options: Any) -> None:
-        """Take circus's arguments, and the fork server, None to start Python anew."""
+        """Take circus's arguments, and the fork server, None to start Python again."""
         self._forks = forks
         self.stop_asked_at: float | None = None  # on the monotonic clock
         self.kill_at = 0.0
@@ -33,7 +33,7 @@ class WatchedProcess(Process):
 
 
 class Forked(psutil.Process):
-    """What circus asks of a subprocess.Popen, of a child that was not made by one."""
+    """A child of the fork server with those methods of subprocess.Popen that circus calls."""
 
     def __init__(self, forks: ForkServer, program: Program) -> None:
         """Fork the program, with pipes for its output."""

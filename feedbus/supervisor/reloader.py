@@ -104,7 +104,7 @@ class Reloader:
             await self._supervision.restart(outdated)
 
     def _outdated(self, changed: set[str]) -> list[ProcessWatcher]:
-        """Return what runs code that has changed, or may do so, and what gave up."""
+        """Return the watchers that may run changed code, and those that the supervisor gave up."""
         supervision = self._supervision
         code = any(path.endswith(".py") for path in changed)
         unknown = supervision.topology.processes if code else ()

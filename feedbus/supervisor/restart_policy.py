@@ -1,4 +1,4 @@
-"""Decide what a process's end means: start anew at once, wait a little, or give up."""
+"""The decision after a process has ended: restart at once, wait, or give up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass
 
 SETTLED_SECONDS = 1.0  # a process that was ready for so long has not failed quickly
-SILENT_SECONDS = 10.0  # nor has one that lived for so long without saying that it is ready
+SILENT_SECONDS = 10.0  # nor has one that ran for so long without reporting that it is ready
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 2.0
 
@@ -21,7 +21,7 @@ class RestartPolicy:
 
     @property
     def exhausted(self) -> bool:
-        """Whether it is time to give up."""
+        """Whether there were too many quick failures in a row."""
         return self.failures >= self.start_retries
 
     def ended(self, exit_code: int, lived_seconds: float, ready_seconds: float | None) -> float:
@@ -38,7 +38,7 @@ class RestartPolicy:
         else:
             quick = ready_seconds < SETTLED_SECONDS
         if exit_code == 0:
-            # Its own limits end a consumer: no failure. One that never stays must not spin, though.
+            # A consumer that its own limits end has not failed, but must not restart too often.
             self.failures = 0
             self.hasty_ends = self.hasty_ends + 1 if lived_seconds < SETTLED_SECONDS else 0
         else:
@@ -50,12 +50,12 @@ class RestartPolicy:
         return min(doubled, LONGEST_WAIT_SECONDS)
 
     def reset(self) -> None:
-        """Forget what was, for somebody starts the watcher by hand."""
+        """Forget the failures: an operator has started the watcher."""
         self.failures = self.hasty_ends = 0
 
 
 def describe_exit(exit_code: int) -> str:
-    """Say how a process ended, in words."""
+    """Return a description of how a process ended."""
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:

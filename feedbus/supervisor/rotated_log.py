@@ -17,7 +17,7 @@ LONGEST_LINE_BYTES = 65_536  # a longer one is written in pieces
 
 
 class RotatedLog:
-    """A circus stream that appends whole lines to a file of mode 0600 and keeps some older ones.
+    """A circus stream that appends whole lines to a file of mode 0600 and keeps some older files.
 
     Every process writes in pieces, so the beginning of a line is kept until its end has come: lines
     of several processes do not mix, and the file is rotated between two lines. A file that was

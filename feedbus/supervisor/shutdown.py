@@ -30,12 +30,12 @@ PATIENCE_SECONDS = 10.0  # beyond the time that its processes may take
 def stop(
     topology: Topology, *, within_seconds: float | None = None, progress: Progress = lambda _: None
 ) -> bool:
-    """End the supervisor and whatever holds a slot, and clear their files away.
+    """End the supervisor and every process that holds a slot, and delete their files.
 
     Args:
-        topology: whose.
+        topology: whose supervisor.
         within_seconds: the longest that a process may take, None for its own stop time.
-        progress: called now and then with what is still busy.
+        progress: called now and then with the processes that are still busy.
 
     Returns:
         False when nothing ran.
@@ -60,7 +60,7 @@ def stop(
 
 
 def _end_supervisor(topology: Topology, within_seconds: float | None, progress: Progress) -> bool:
-    """Have the supervisor end; kill one that does not answer."""
+    """End the supervisor; kill it if it does not answer."""
     lock = lock_path(topology)
     pid = lock_holder(lock)
     if pid is None:

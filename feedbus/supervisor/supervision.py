@@ -55,7 +55,7 @@ class Supervision:
             topology: what is to run.
             settled: called once, when everything is ready or has given up, with what is not
                 ready and why, what is ready but holds and why, and the seconds it took.
-            forks: where the first processes come from, None to start each anew.
+            forks: where the first processes come from, None to start a new Python for each.
             copies: what copies the lines of every log to stdout, None for log files alone.
 
         """
@@ -84,7 +84,10 @@ class Supervision:
                 arbiter.loop.asyncio_loop.add_signal_handler(number, self._on_signal, number)
         options_of_all = watchers(topology)
         if any(options["uid"] for options in options_of_all):
-            for passage in (topology.var, folder):  # to the slots' files, which are theirs
+            for passage in (
+                topology.var,
+                folder,
+            ):  # so that these users reach the files of their slots
                 passage.chmod(0o711)
         self.watchers = WatcherList(
             arbiter,
@@ -108,7 +111,7 @@ class Supervision:
         )
 
     async def start(self) -> None:
-        """Start every watcher, and from then on what ends."""
+        """Start every watcher, and restart processes that end from then on."""
         arbiter = self.arbiter
         self._close_sockets_to_others()
         # circus's own check logs every command that it collides with, and lets it fail.
@@ -124,21 +127,21 @@ class Supervision:
         await self.watchers.replace([(one, one) for one in chosen], [])
 
     async def remove(self, watcher: ProcessWatcher) -> None:
-        """Stop a watcher and forget it, until a topology is followed that has it."""
+        """Stop a watcher and remove it until a topology that has it is applied."""
         await self.watchers.remove(watcher)
         self.settings.watchers.pop(watcher.name, None)
 
     async def pause(self, names: Sequence[str]) -> None:
-        """Stop watchers until the topology is followed."""
+        """Stop watchers until the new topology is applied."""
         chosen = [one for one in self.watchers if one.name in names]
         for watcher in chosen:
             watcher.paused = True
         await asyncio.gather(*(one.stop() for one in chosen))
 
     async def follow(self, topology: Topology) -> None:
-        """Make the watchers those of a topology: those that do not differ are not touched.
+        """Change the watchers to those of a topology; those that do not differ are not touched.
 
-        Consumers that it has no more read what is left for them, and end by themselves.
+        Consumers that it no longer has empty their queues, and end by themselves.
         """
         wanted = AppliedSettings.of(topology)
         states = {one.name: watcher_state.state(one) for one in self.watchers}
@@ -180,7 +183,7 @@ class Supervision:
         return watcher.name in difference.restarted or watcher.name in difference.removed
 
     async def finish(self) -> None:
-        """End what is leaving: there is nothing left for it to read."""
+        """End the watchers that are leaving: their queues are empty."""
         await asyncio.gather(*(self.watchers.remove(one) for one in self.watchers.leaving))
         self.settings = AppliedSettings.of(self.topology)
 
@@ -195,7 +198,7 @@ class Supervision:
             Path(address.removeprefix("ipc://")).chmod(0o600)
 
     def _on_signal(self, number: int) -> None:
-        """Stop; a second Ctrl-C waits for no handler any more."""
+        """Stop; a second Ctrl-C does not wait for handlers."""
         if number == signal.SIGINT and self.stopping:
             self.stop(within_seconds=0.0)
         else:
@@ -241,7 +244,7 @@ class Supervision:
             watcher.end_hung()
 
     def _child_ended(self) -> None:
-        # At once, and not at the next check, which is only a second net.
+        # At once; the periodic check finds only what this has missed.
         self.arbiter.reap_processes()
         if not self.stopping:
             for watcher in self.watchers:

@@ -31,7 +31,7 @@ class UnlockedWatcher(Watcher):
         await self._stop(close_output_streams=True)
 
     async def restart(self) -> None:
-        """Stop every process, then start it anew, unless another command has come meanwhile."""
+        """Stop every process, then start them, unless another command has come meanwhile."""
         self._commands += 1
         latest = self._commands
         await self._stop()
@@ -39,7 +39,7 @@ class UnlockedWatcher(Watcher):
             await self._start()
 
     async def reload(self, graceful: bool = True, sequential: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 -- circus's signature
-        """Restart, for circus's graceful reload would run a slot's old and new process at once."""
+        """Restart; circus's graceful reload would run a slot's old and new process at once."""
         await self.restart()
 
     def incr(self, nb: int = 1) -> asyncio.Future[int]:

@@ -45,8 +45,8 @@ class ProcessWatcher(UnlockedWatcher):
         Args:
             start_retries: quick failures in a row before it gives up.
             run_folder: where locks and ready files are.
-            marks: whether its processes surely say when they are ready; others count as ready
-                after they lived for a while.
+            marks: whether its processes report when they are ready; others count as ready
+                after they have run for a while.
             spawned: called after each start of a process.
             options: circus's.
 
@@ -62,7 +62,7 @@ class ProcessWatcher(UnlockedWatcher):
         self.restarts = 0
         self.last_exit = ""
         self.ready_pids: set[int] = set()
-        self.leaving = False  # the topology has it no more: who ends is not started anew
+        self.leaving = False  # the topology no longer has it: a process that ends is not restarted
         self.paused = False  # by apply, until it has replaced the queue
         self.forks: ForkServer | None = None  # while many processes start
         self._asked_to_end: set[int] = set()
@@ -82,7 +82,7 @@ class ProcessWatcher(UnlockedWatcher):
 
     @property
     def _process_class(self) -> Any:
-        # Another user's process must not have been this one's.
+        # A fork would have been a process of this user first.
         return functools.partial(WatchedProcess, forks=self.forks if self.uid is None else None)
 
     # -- starting ------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class ProcessWatcher(UnlockedWatcher):
             await self.manage_processes()
 
     async def manage_processes(self) -> None:
-        """Start what is missing and end what is too much; cheap when nothing has changed."""
+        """Start missing processes and end surplus ones; cheap when nothing has changed."""
         if not self.is_active() or self._filling or self.gave_up:
             return
         for process in list(self.processes.values()):
@@ -123,7 +123,7 @@ class ProcessWatcher(UnlockedWatcher):
         while self.is_active() and len(self.processes) < self.numprocesses:
             if self.spawn_process() is False:
                 return
-            await asyncio.sleep(0)  # others have their turn between two
+            await asyncio.sleep(0)  # other watchers run between two starts
 
     async def _end_newest(self, count: int) -> None:
         newest = sorted(self.processes.values(), key=lambda process: process.started)[-count:]
@@ -133,7 +133,7 @@ class ProcessWatcher(UnlockedWatcher):
             self.ready_pids.discard(process.pid)
 
     def spawn_process(self, recovery_wid: int | None = None) -> Any:
-        """Start one process, whose user, if it has one, may write its slot's files."""
+        """Start one process; a user of its own gets the files of its slot."""
         if self.uid is not None:
             user = pwd.getpwnam(self.uid)
             slot = recovery_wid or self._nextwid
@@ -213,7 +213,7 @@ class ProcessWatcher(UnlockedWatcher):
         clear(self.slot_path(process.wid, "hand"))
 
     def shorten_stop(self, seconds: float) -> None:
-        """Let no process take longer than that to end, from now on."""
+        """Limit the time that each process may take to end, from now on."""
         self.longest_stop_seconds = seconds
         latest = time.monotonic() + seconds
         for process in self.processes.values():
@@ -230,7 +230,7 @@ class ProcessWatcher(UnlockedWatcher):
             self._ending_groups.discard(pid)
 
     async def _replace(self, pid: int) -> None:
-        """Start anew in the place of a process that has ended, when its group is gone."""
+        """Start a process in the place of one that has ended, when its group is gone."""
         await self._end_group(pid)
         await self.manage_processes()
 
@@ -328,7 +328,7 @@ class ProcessWatcher(UnlockedWatcher):
 
     @property
     def all_ready(self) -> bool:
-        """Whether all of its processes do their work."""
+        """Whether all of its processes are ready."""
         return bool(self.is_active()) and len(self.ready_pids) == self.numprocesses
 
     @property
@@ -338,7 +338,7 @@ class ProcessWatcher(UnlockedWatcher):
         return missing and time.monotonic() < self._resume_at
 
     def end_hung(self) -> None:
-        """End processes whose handler is over its time; cheap while none is."""
+        """End processes whose handler exceeds its timeout; cheap while none does."""
         watched = {pid: self._watchdogs.get(pid) for pid in self.processes}
         self._watchdogs = {
             pid: known or Watchdog(self.slot_path(self.processes[pid].wid, "hand"), pid)

@@ -81,8 +81,8 @@ class WatcherList:
         """Stop watchers and start others in their places, each when its predecessor has ended.
 
         Args:
-            pairs: what is to be stopped, and what is started then; the same watcher starts anew.
-            to_start: what is started besides.
+            pairs: a watcher to stop and the one to start then; the same watcher is restarted.
+            to_start: further watchers to start.
 
         """
         count = len(to_start) + sum(after is not None for _, after in pairs)
@@ -105,7 +105,7 @@ class WatcherList:
         await asyncio.gather(*ended, *(follow_later(one, after) for one, after in late))
 
     async def _clear(self, before: ProcessWatcher, after: ProcessWatcher | None) -> None:
-        """Stop a watcher; put another one in its place."""
+        """Stop a watcher, and put another one in its place."""
         if before is after:
             await before.stop()
             return

@@ -1,4 +1,4 @@
-"""Turn a topology into the options of its circus watchers: one a consumer, one a process."""
+"""The options of a topology's circus watchers: one for each consumer and each process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feedbus.process.private_files import private_folder
 from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.topology import OPERATIONS, Consumer, Process, Queue, Topology
 
-# Fifteen processes that compile the same modules anew at each start would need seconds more.
+# If fifteen processes compiled the same modules at each start, it would take seconds longer.
 KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 SUPERVISOR = "supervisor"  # what its log is called, and the consumer of its own events
 LOG_BYTES = 10 * 2**20
@@ -112,12 +112,12 @@ def stop_seconds(source: Queue | Process) -> float:
 
 
 def applied_path(topology: Topology) -> Path:
-    """Return where the supervisor keeps the topology that it goes by."""
+    """Return the file in which the supervisor keeps the topology that it runs."""
     return topology.var / "run" / "applied.toml"
 
 
 def _other_user(name: str, user: str | None) -> str | None:
-    """Return the user to change to, None when that is who runs this already."""
+    """Return the user to change to, None when this process already runs as that user."""
     if user is None:
         return None
     try:

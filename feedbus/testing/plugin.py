@@ -26,7 +26,7 @@ def _topology(config: pytest.Config) -> Path:
 
 @pytest.fixture
 def feedbus_system(request: pytest.FixtureRequest) -> Iterator[TestSystem]:
-    """A whole system in memory, made anew for each test."""
+    """A whole system in memory, made again for each test."""
     from feedbus.testing import TestSystem
 
     with TestSystem(_topology(request.config)) as system:

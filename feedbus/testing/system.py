@@ -184,7 +184,7 @@ class TestSystem:
 
         Raises:
             NeverDone: there were so many, and more wait.
-            Outage: a handler raised it, or the store is away; its messages stay where they are.
+            Outage: a handler raised it, or the store is unavailable; its messages stay.
 
         """
         done = self._handle_ready(most)

@@ -154,7 +154,7 @@ def bare(message: Outgoing, why: str) -> Outgoing:
 
     """
     headers = {name: value for name, value in message.headers.items() if name in KEPT_ALWAYS}
-    reason = f"{headers.get(REASON, '')}; what came with it is left out: {why}"
+    reason = f"{headers.get(REASON, '')}; the rest of the dead letter is left out: {why}"
     bared = replace(message, headers={**headers, REASON: reason_text(reason)}, properties={})
     if message.content_type != SEALED:
         return bared

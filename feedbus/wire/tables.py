@@ -140,7 +140,7 @@ def _read_value(  # noqa: C901, PLR0911 -- a return a type
     if letter == _BYTES:
         return ByteArray(buffer[start:end]), end
     if letter not in {_TABLE, _ARRAY}:
-        msg = f"header {name!r} is of no type of AMQP's: {chr(letter)!r}"
+        msg = f"header {name!r} has a type that AMQP does not define: {chr(letter)!r}"
         raise ValueError(msg)
     if depth >= DEEPEST:
         faults.append(f"header {name!r} is nested too deeply: more than {DEEPEST} levels")
@@ -158,7 +158,7 @@ def _moment(seconds: int, name: str, faults: list[str]) -> datetime | Timestamp:
     try:
         return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
     except (ValueError, OverflowError, OSError):
-        faults.append(f"header {name!r} is no moment: {seconds} seconds after 1970")
+        faults.append(f"header {name!r} is not a valid time: {seconds} seconds after 1970")
         return Timestamp(seconds)
 
 
@@ -198,7 +198,7 @@ def _packed(number: struct.Struct, value: Any, name: str) -> bytes:
     try:
         return number.pack(value)
     except struct.error as error:
-        msg = f"{name}: {value!r} is no number that AMQP has: {error}"
+        msg = f"{name}: {value!r} is not a number that AMQP can represent: {error}"
         raise ValueError(msg) from error
 
 
@@ -262,12 +262,12 @@ def _write_value(value: Any, name: str) -> bytes:  # noqa: PLR0911, C901 -- a re
 def _write_decimal(value: Decimal, name: str) -> bytes:
     _, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int) or exponent > 0:
-        msg = f"header {name!r}: {value} is no decimal that AMQP has"
+        msg = f"header {name!r}: {value} is not a decimal that AMQP has"
         raise ValueError(msg)
     number = int("".join(map(str, digits)))
     sign = -1 if value.is_signed() else 1
     try:
         return _DECIMAL.pack(-exponent, sign * number)
     except struct.error as error:
-        msg = f"header {name!r}: {value} is no decimal that AMQP has: {error}"
+        msg = f"header {name!r}: {value} is not a decimal that AMQP has: {error}"
         raise ValueError(msg) from error

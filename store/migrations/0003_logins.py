@@ -17,7 +17,7 @@ SQLITE = "SELECT id, login FROM users WHERE login GLOB '*[^' || char(1) || '-~]*
 
 
 def up(migrator: SchemaMigrator, db: peewee.Database) -> None:  # noqa: ARG001 -- the runner's call
-    """Write logins anew; one that would meet another user's stays as it is, and is logged."""
+    """Write logins again; one that would meet another user's stays as it is, and is logged."""
     mark = "%s" if on_postgres() else "?"
     update = (
         f"UPDATE users SET login = {mark} WHERE id = {mark}"  # noqa: S608 -- of constants

@@ -43,7 +43,7 @@ def migrate(topology: Topology) -> None:
     Any number of processes may call it at once: one works, the others wait and find it done.
 
     Raises:
-        Outage: the store is away, or another process has been migrating for two minutes.
+        Outage: the store is unavailable, or another process has been migrating for two minutes.
         CannotMigrate: a migration has failed; it was rolled back.
 
     """

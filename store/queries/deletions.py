@@ -1,4 +1,4 @@
-"""Which users and tweets were deleted, so that what arrives for them is no error."""
+"""Which users and tweets were deleted, so that what arrives for them is not an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL that answers nothing any more is given up, and asked anew on another connection."""
+"""A PostgreSQL that answers nothing any more is given up, and asked again on another connection."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def _closed_store():
 
 @contextmanager
 def kept_running(system: System, function: Any):
-    """Run the consumer of "work", anew whenever it ends, as a supervisor does."""
+    """Run the consumer of "work", again whenever it ends, as a supervisor does."""
     over = threading.Event()
 
     def run() -> None:

@@ -26,7 +26,7 @@ def test_nothing_delayed_is_lost_when_the_broker_is_killed_right_after_the_first
     with LiveBus(system.topology, timeout_seconds=30.0) as bus:
         started = time.monotonic()
         for n in range(MESSAGES):
-            # Some are in each place of the timer, and on the way between two, while it is away.
+            # During the outage some are in each place of the timer, and some between two places.
             delay = 0.05 * 1.15**n
             exchange, key = ("ring", f"key-{n}") if n % 2 else ("work", "")
             options = {

@@ -113,7 +113,7 @@ def test_down_lets_every_handler_finish_and_shows_who_is_busy(tmp_path):
         ) as down:
             waits = down.stderr.readline()
             assert re.match(
-                r"waiting: work \(process \d+\) has been busy for \d s, killed in 4", waits
+                r"waiting: work \(process \d+\) is still busy after \d s, and is killed in 4", waits
             )
             os.kill(down.pid, signal.SIGINT)
             wait_until(lambda: "busy; killed in" in system.output)

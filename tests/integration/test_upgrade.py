@@ -239,7 +239,10 @@ def take_over(shop: Shop) -> None:
     with shop.up():
         assert shop.run("dead", "list").count("a bad one") == 2
         shop.run("dead", "requeue", "bad", "--all")
-        wait_until(lambda: len(shop.seen()) >= 130)
+        wait_until(
+            lambda: len(shop.seen()) >= 130,
+            lambda: (Counter(queue for queue, _, _ in shop.seen()), shop.run("status")),
+        )
         if shop.fields["quorum"]:
             shop.run("apply")
         assert "nothing to change" in shop.run("plan")

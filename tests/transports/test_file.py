@@ -89,7 +89,7 @@ def test_a_file_of_something_else_is_refused_and_left_as_it_is(connect, path):
         other.execute("CREATE TABLE precious (value)")
     other.close()
     before = path.read_bytes()
-    with pytest.raises(sqlite3.OperationalError, match="no broker file"):
+    with pytest.raises(sqlite3.OperationalError, match="not a broker file"):
         connect().connect()
     assert path.read_bytes() == before
 

@@ -40,7 +40,7 @@ def test_an_inherited_channel_is_closed_in_the_child(connect):
     assert contents(channel, "q") == ["m"]
 
 
-def test_an_inherited_connection_connects_anew_in_the_child(connect):
+def test_an_inherited_connection_connects_again_in_the_child(connect):
     connection = connect()
     queue(connection.default_channel, "q")
 

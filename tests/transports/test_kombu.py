@@ -112,7 +112,7 @@ def test_a_file_that_cannot_be_opened_is_an_operational_error(path):
         connection.ensure_connection(max_retries=1, interval_start=0)
 
 
-def test_a_publish_with_retry_connects_anew_after_the_connection_is_lost(connect):
+def test_a_publish_with_retry_connects_again_after_the_connection_is_lost(connect):
     connection = connect()
     publish(connection, "m")
     connection.connection.collect()

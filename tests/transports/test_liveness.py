@@ -147,7 +147,7 @@ def test_who_was_taken_for_dead_settles_nothing(connect, path, settling):
         "requeue": lambda: channel.basic_reject(tag(held[0]), True),
         "receive": lambda: stale.drain_events(timeout=5),
     }[settling]
-    with pytest.raises(RecoverableConnectionError, match=r"took this connection for dead"):
+    with pytest.raises(RecoverableConnectionError, match=r"considered this connection dead"):
         act()
     drain_until(now, lambda: len(got) == 3)
     now.basic_ack(tag(got[-1]), multiple=True)

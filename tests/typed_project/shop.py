@@ -48,7 +48,7 @@ def mail(orders: Records, bus: Bus) -> None:
     del bus
     for order in orders:
         if order["customer"] == "away":
-            raise Outage("the mail server is away")
+            raise Outage("the mail server is unavailable")
 
 
 @resource

@@ -22,7 +22,7 @@ RESTARTS = 20
 
 
 class Running:
-    """`feedbus up` as a child process, started anew when something kills it."""
+    """`feedbus up` as a child process, started again when something kills it."""
 
     def __init__(self, topology: Topology, environment: Mapping[str, str], log: Path) -> None:
         """Start it; its output goes to a log."""

@@ -31,7 +31,7 @@ TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
 IN_FLIGHT_SECONDS = 0.2
 # RabbitMQ keeps the identity of a new quorum queue in memory for up to 3 s (ra_directory, a DETS
 # table), RabbitMQ 3 also the queue itself for up to 2 s (Mnesia's log). A queue whose identity a
-# kill has lost starts anew without its messages.
+# kill has lost starts again without its messages.
 QUEUE_WRITTEN_SECONDS = 5.0
 
 

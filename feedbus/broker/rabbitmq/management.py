@@ -66,7 +66,7 @@ class Api:
         if status != HTTPStatus.OK:
             raise self._failure(self._refusal(status, kind))
         if not (isinstance(found, list) and all(isinstance(one, dict) for one in found)):
-            hint = f"its answer is no list of {kind}"
+            hint = f"its answer is not a list of {kind}"
             raise self._failure(hint)
         return found
 

@@ -28,7 +28,7 @@ class Connection(frames.Connection):
     """A connection on which nothing waits for ever for a peer that has gone silent.
 
     py-amqp waits without limit for the answer to a method, each heartbeat that arrives restarts
-    its timeout, and a connection that was closed is opened again by whoever touches it.
+    its timeout, and Kombu opens a closed connection again at its next use.
     """
 
     clock: Clock = SYSTEM

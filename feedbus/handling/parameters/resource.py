@@ -103,7 +103,7 @@ def resource(function: Function) -> Function:
     resources, and the Topology.
 
     Raises:
-        Unfit: it is no function.
+        Unfit: it is not a function.
 
     """
     if type(function) is not FunctionType:

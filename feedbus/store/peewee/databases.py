@@ -40,10 +40,10 @@ PRAGMAS = {
 
 
 class Database(peewee.Database):
-    """A database that begins a transaction with its first statement, and outlives its connection.
+    """A database that begins a transaction with its first statement, and reconnects by itself.
 
-    Until then a transaction needs neither a connection nor a lock. A connection on which an outage
-    showed is dropped; the next use connects anew. Connections belong to threads. The threads here
+    Until then a transaction needs neither a connection nor a lock. After an outage a connection is
+    dropped, and the next use connects again. Connections belong to threads. The threads here
     live as long as their process, so there are as many connections as threads and none is asked
     SELECT 1 before each use, as a pool's are.
     """
@@ -83,7 +83,7 @@ class Database(peewee.Database):
         return True
 
     def discard(self) -> None:
-        """Close this thread's connection, whatever state it is in."""
+        """Close this thread's connection in any state."""
         with suppress(Exception):  # it may be lost, which is why it is discarded
             self.close()
 
@@ -123,7 +123,7 @@ class Database(peewee.Database):
         return super().connection()
 
     def lost(self) -> bool:
-        """Whether this thread's connection is gone for good."""
+        """Whether this thread's connection is lost."""
         return self.is_closed()
 
     def _begun(self) -> bool:
@@ -227,7 +227,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
 class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     """PostgreSQL by psycopg2; BEGIN travels with a transaction's first statement.
 
-    A transaction whose connection turns out to be lost by then begins anew on another.
+    If that statement finds the connection lost, the transaction begins on another one.
     """
 
     def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:

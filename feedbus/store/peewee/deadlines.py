@@ -1,8 +1,8 @@
-"""A deadline of our own for every statement on PostgreSQL, whose server may have gone silent.
+"""A client-side deadline for every statement on PostgreSQL, for a server that does not answer.
 
-The server's statement_timeout does not reach a client whose network swallows everything, nor does
+The server's statement_timeout does not reach a client whose network drops everything, nor does
 tcp_user_timeout where a proxy acknowledges on the server's behalf. So one thread in a process
-shuts down the socket of a connection whose statement is over its time; to libpq that is a lost
+shuts down the socket of a connection whose statement exceeds its deadline; to libpq that is a lost
 connection.
 """
 
@@ -65,7 +65,7 @@ class Connection(extensions.connection):
         return self._limited(self._limit_seconds, exchange, *arguments)
 
     def learn_limit(self) -> None:
-        """Ask the server for its timeout, which a statement has just changed."""
+        """Read the server's timeout, which a statement has just changed."""
         with super().cursor() as cursor:
             self._limited(PROBE_SECONDS, cursor.execute, f"SHOW {SETTING}")
             text = cursor.fetchone()[0]
@@ -73,7 +73,7 @@ class Connection(extensions.connection):
         self._limit_seconds = _limit_seconds(number, unit)
 
     def give_up(self) -> None:
-        """Shut the connection down under whoever waits for it; called by another thread."""
+        """Shut down the connection on which another thread waits."""
         self._gave_up = True
         with (
             contextlib.suppress(OSError, psycopg2.Error),
@@ -93,7 +93,7 @@ class Connection(extensions.connection):
         except psycopg2.Error as error:
             if not self._gave_up:
                 raise
-            msg = f"no answer within {seconds:g} s; the connection is given up"
+            msg = f"no answer within {seconds:g} s; the connection is closed"
             raise psycopg2.OperationalError(msg) from error
         finally:
             self.due = math.inf
@@ -101,7 +101,7 @@ class Connection(extensions.connection):
 
 
 class Cursor(extensions.cursor):
-    """A cursor of such a connection; what it fetches is here already."""
+    """A cursor of such a connection; its rows are already on the client."""
 
     connection: Connection
 
@@ -125,7 +125,7 @@ class Cursor(extensions.cursor):
 
 
 class NamedCursor(Cursor):
-    """A cursor on the server, which each fetch asks."""
+    """A cursor on the server; each fetch is a request."""
 
     def fetchone(self) -> Any:
         """Fetch a row."""
@@ -148,7 +148,7 @@ class Deadlines:
     """The thread that looks at the connections of this process while they wait for an answer."""
 
     def __init__(self) -> None:
-        """Watch none yet."""
+        """Watch no connection yet."""
         self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._waiting = threading.Event()

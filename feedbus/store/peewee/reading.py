@@ -28,7 +28,7 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
 
     Raises:
         UsageError: the store refused the query, as it does one that would write.
-        StoreOutage: the store is away, or has no such table.
+        StoreOutage: the store is unavailable, or has no such table.
 
     """
     store = make_database(url, "feedbus balance")

@@ -22,7 +22,7 @@ from feedbus.transports.sqlite.tables import FileUnavailable, Tables
 
 
 class MemoryBroker:
-    """One broker: its messages are there as long as this object is, whoever connects."""
+    """One broker in memory; its messages exist as long as this object."""
 
     def __init__(
         self,

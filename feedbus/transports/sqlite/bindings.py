@@ -31,7 +31,7 @@ def bind(
     Raises:
         NotFound: there is no such source or destination exchange.
         AccessRefused: the default exchange is bound as it is.
-        PreconditionFailed: a weight on a ring that is no positive integer.
+        PreconditionFailed: a weight on a ring that is not a positive integer.
 
     """
     _check_ends(tx, source, kind, destination)
@@ -71,7 +71,7 @@ def unbind(
     routing_key: str,
     arguments: Arguments,
 ) -> None:
-    """Remove a binding; one that does not exist is no error.
+    """Remove a binding; one that does not exist is not an error.
 
     Raises:
         NotFound: there is no such source or destination exchange.

@@ -35,7 +35,7 @@ class Compaction:
         self._version = -1  # of the file's content, as it was at the last look
 
     def postpone(self) -> None:
-        """Note that this connection has used the file: the wait begins anew."""
+        """Note that this connection has used the file: the wait begins again."""
         self._due = 0.0
 
     def seconds(self) -> float | None:
@@ -78,7 +78,7 @@ class Compaction:
         try:
             if not try_lock(handle):
                 return  # another process does it
-            self._database.execute("PRAGMA busy_timeout = 0")  # whoever has work goes first
+            self._database.execute("PRAGMA busy_timeout = 0")  # other connections' work goes first
             # The first copies the log without stopping writers, so that the last is quick.
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
             if self._has_space():

@@ -41,8 +41,8 @@ def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
     Raises:
         UnicodeError: the routing key is not UTF-8.
         FrameSyntaxError: a key too long, a header that AMQP has no type for, or a priority that
-            is no octet.
-        PreconditionFailed: an expiration that is no number of milliseconds.
+            is not an octet.
+        PreconditionFailed: an expiration that is not a number of milliseconds.
 
     """
     properties = {name: value for name, value in message.properties.items() if value is not None}
@@ -131,7 +131,7 @@ def _mark(value: Any) -> dict[str, str]:
 
 def _unmark(found: dict[str, Any]) -> Any:
     kind, value = found.get(TAG), found.get("value")
-    # A publisher may have named a header so: what is no mark of ours is a table of its own.
+    # A publisher may have named a header so: what is not a mark of ours is a table of its own.
     with contextlib.suppress(ValueError, TypeError, ArithmeticError, OSError):
         if kind == "time":  # naive and in UTC, as py-amqp reads an AMQP timestamp
             return datetime.fromtimestamp(int(str(value)), UTC).replace(tzinfo=None)

@@ -62,7 +62,7 @@ def declare_exchange(
 
 
 def delete_exchange(tx: Transaction, name: str, *, if_unused: bool) -> None:
-    """Delete an exchange and its bindings; one that does not exist is no error.
+    """Delete an exchange and its bindings; one that does not exist is not an error.
 
     Raises:
         PreconditionFailed: if_unused, and it has bindings.

@@ -22,7 +22,7 @@ from feedbus.transports.sqlite.ports import FAREWELL
 from feedbus.transports.sqlite.tables import FileUnavailable, Transaction
 from feedbus.transports.sqlite.watch import DIED, RANG, SIGNALLED, WOKEN, Watch
 
-SPREAD_SECONDS = 0.004  # so that those who wait for one clock do not all wake on it at once
+SPREAD_SECONDS = 0.004  # so that connections that wait for one clock do not all wake at once
 LOOK_SECONDS = 0.05
 
 
@@ -223,7 +223,7 @@ class Member:
     def _react(self, happened: set[str]) -> None:
         if happened:
             self._upkeep.postpone()
-        if RANG in happened:  # who is always busy never sleeps, and looks around here
+        if RANG in happened:  # a connection that is always busy never sleeps, and checks here
             self._look_around()
         if DIED in happened:
             with self.write() as tx:
@@ -238,8 +238,8 @@ class Member:
         """
         self.collect()
         msg = (
-            "the broker took this connection for dead and gave its deliveries to others;"
-            " connect anew"
+            "the broker considered this connection dead and delivered its messages to others;"
+            " connect again"
         )
         raise RecoverableConnectionError(msg)
 

@@ -83,7 +83,7 @@ def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connect
     """Open the file, creating it (0600), its folders (0700) and its tables where missing.
 
     Raises:
-        sqlite3.DatabaseError: the file cannot be opened, is no broker file, or is of another
+        sqlite3.DatabaseError: the file cannot be opened, is not a broker file, or is of another
             version of feedbus.
         NotPrivate: the file or a folder of it is another user's, or a link.
         OSError: a folder cannot be made.
@@ -126,7 +126,7 @@ def _create(database: sqlite3.Connection, path: Path) -> None:
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if version or tables:
         msg = (
-            f"{path} is no broker file that this feedbus can read: expected version"
+            f"{path} is not a broker file that this version of feedbus can read: expected version"
             f" {SCHEMA_VERSION} of its tables, got {version}"
         )
         raise sqlite3.DatabaseError(msg)

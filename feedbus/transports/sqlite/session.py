@@ -1,4 +1,4 @@
-"""A channel's life: opened, refused something and opened anew, closed."""
+"""A channel's life: opened, refused something and opened again, closed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Held(NamedTuple):
 
 
 class Session(StdChannel):
-    """What the parts of a channel share; errors of AMQP close it and open it anew."""
+    """What the parts of a channel share; errors of AMQP close it and open it again."""
 
     no_ack_consumers: Any
 

@@ -1,7 +1,7 @@
 """Sockets by which connections to one broker file wake each other.
 
 Each connection that consumes has a datagram socket in the folder beside the broker file, named by
-its id; whoever puts something on its queues sends a word to it after the commit. A socket's path
+its id; a connection that puts something on its queues notifies it after the commit. A socket's path
 may have 108 bytes at most; on Linux a longer one goes through a descriptor of the folder.
 """
 
