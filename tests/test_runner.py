@@ -18,6 +18,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus import Bus
+from feedbus.bus.requeue import Requeue
 from feedbus.dispatch import publications
 from feedbus.errors import BrokerOutage, Drop, Outage, Reject, Retry, Unroutable
 from feedbus.metrics import Metrics, totals
@@ -491,6 +492,43 @@ def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
     assert system.seen == [1, 1]
     assert system.ready()["next"] == 2
     assert bound().outbox.pending() == []
+
+
+def test_a_repeat_in_the_same_batch_has_no_second_effect_on_a_queue_that_says_once(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(once=True, batch=BATCH))
+    with system.bus() as bus:
+        for name in ("the-same", "another", "the-same"):
+            bus.publish("work", {"n": 1}, message_id=name)
+    batches: list[int] = []
+    system.run(lambda records, _: batches.append(len(records)), batch=True)
+    assert batches == [2]
+    assert system.ready() == {"work": 0}
+
+
+def test_what_a_batch_handler_retries_or_rejects_on_a_queue_that_says_once_can_come_again(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(once=True, batch=BATCH))
+    system.publish([0, 1, 2, 3])
+
+    def handle(records: Records, _bus: Bus) -> None:
+        for single in records.singles():
+            number = single[0]["n"]
+            if system.seen.count(number) == 0 and number == 1:
+                single.retry("not yet")
+            if system.seen.count(number) == 0 and number == 2:
+                single.reject("not yet")
+            system.seen.append(number)
+
+    system.run(handle, batch=True)
+    assert sorted(system.seen) == [0, 1, 1, 2, 3]
+    with Requeue(system.topology, system.topology.queues["work"]) as again:
+        for letter in system.dead():
+            again.send(letter)
+    system.run(handle, batch=True)
+    assert sorted(system.seen) == [0, 1, 1, 2, 2, 3]
 
 
 def put_without_id(system: System, numbers: Sequence[int]) -> None:

@@ -120,6 +120,16 @@ def test_a_message_is_new_to_one_transaction_only(made):
         assert made.store.inbox.unseen("work", []) == []
 
 
+def test_a_message_whose_record_was_taken_back_is_new_again(made):
+    with made.store.transaction():
+        made.store.inbox.unseen("work", ["a", "b"])
+        made.store.inbox.release("work", ["a", "c"])
+        made.store.inbox.release("other", ["b"])
+        made.store.inbox.release("work", [])
+    with made.store.transaction():
+        assert made.store.inbox.unseen("work", ["a", "b"]) == ["a"]
+
+
 def test_many_outbox_rows_keep_their_order_and_are_removed_by_their_ids(made):
     rows = [(f"key {n}", {"n": n}, f"id-{n}") for n in range(2_100)]
     with made.store.transaction():

@@ -121,6 +121,8 @@ class Calling:
                 finally:
                     if os.getpid() != self._pid:
                         end_fork()
+                if queue.once and (refused := _refused(given)):
+                    store.inbox.release(queue.name, refused)
             if given is not records:
                 ids = records.ids
                 for index, verdict in given.verdicts.items():
@@ -156,3 +158,9 @@ class Calling:
         if not handler.batch:
             return CollectingBus(records, collect)
         return BatchBus(records, collect, self._sender.encoder.shards)
+
+
+def _refused(records: Records) -> list[str]:
+    """Return the ids of records that come again, or from the dead letters may come again."""
+    ids = records.ids
+    return [ids[at] for at, verdict in records.verdicts.items() if not isinstance(verdict, Drop)]

@@ -255,12 +255,16 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         self._batch.publisher = publisher
 
     def only(self, ids: Sequence[str]) -> Records[Row]:
-        """Return a batch of those records that have these ids."""
+        """Return a batch of the records that have these ids, one for each id."""
         wanted = set(ids)
         chunks: list[Chunk] = []
         origins: list[Origin] = []
         for number, chunk in enumerate(self._batch.chunks):
-            kept = [index for index, name in enumerate(chunk.ids) if name in wanted]
+            kept = []
+            for index, name in enumerate(chunk.ids):
+                if name in wanted:
+                    wanted.discard(name)  # a message that was published twice, in one batch
+                    kept.append(index)
             if kept:
                 chunks.append(chunk.select(kept))
                 origins += self._batch.origins[number : number + 1]

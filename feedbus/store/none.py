@@ -97,6 +97,10 @@ class NoInbox:
         del queue, ids
         refuse()
 
+    def release(self, queue: str, ids: Sequence[str]) -> None:
+        """Do nothing: nothing was recorded."""
+        del queue, ids
+
     def forget(self, older_than_seconds: float, limit: int = 1_000) -> int:
         """Return 0."""
         del older_than_seconds, limit

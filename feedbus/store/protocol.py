@@ -94,6 +94,12 @@ class Inbox(Protocol):
         twice in ids is returned once.
         """
 
+    def release(self, queue: str, ids: Sequence[str]) -> None:
+        """Take back what unseen() has recorded of messages that are to be handled again.
+
+        In the transaction of unseen().
+        """
+
     def forget(self, older_than_seconds: float, limit: int = 1_000) -> int:
         """Delete the oldest rows of messages that were handled so long ago; return how many.
 

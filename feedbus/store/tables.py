@@ -205,6 +205,14 @@ class SqlInbox(Table):
         new = {row[0] for row in rows.fetchall()}
         return [each for each in distinct if each in new]
 
+    def release(self, queue: str, ids: Sequence[str]) -> None:
+        """Take back what unseen() has recorded of messages that are to be handled again."""
+        self._execute(
+            "DELETE FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
+            f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",
+            {"project": self._project, "queue": queue, "ids": self._list(list(ids))},
+        )
+
     def forget(self, older_than_seconds: float, limit: int = SLICE) -> int:
         """Delete the oldest rows of messages that were handled so long ago; return how many."""
         forgotten = self._execute(
