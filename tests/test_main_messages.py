@@ -108,11 +108,16 @@ MESSAGES = {
     "cli/up.py": ("everything is ready after {} s; logs are in {}",),
     "bus/requeue.py": ("{}: the broker has no queue {}; `feedbus up` declares it",),
     "dispatch/calling.py": (
-        "the handler raised an exception for a record",
-        "the handler raised an exception for a batch; each record is handled alone",
+        "the handler raised an exception for a record; the queue's retry policy applies",
+        ("the handler raised an exception for a batch; feedbus now calls it for each record alone"),
     ),
-    "dispatch/dispatch.py": ("put into the dead letters; see `feedbus dead show`",),
-    "operations/service.py": ("port {} is taken, so port {} is used: `feedbus status` shows it",),
+    "dispatch/dispatch.py": ("a message became a dead letter; `feedbus dead show` prints it",),
+    "operations/service.py": (
+        (
+            "port {} is in use by another program, so this process listens on port {}; `feedbus"
+            " status` shows the address"
+        ),
+    ),
     "process/lifeline.py": (
         (
             "{} already runs as process {} in slot {}; stop that one first (circusctl stop {}, or"
@@ -121,20 +126,21 @@ MESSAGES = {
     ),
     "process/watchdog.py": (
         (
-            "the handler hangs on {}: {} s over handler_timeout; process {} is ended by SIGABRT,"
-            " and writes the stacks of its threads into its log"
+            "the handler hangs on {}: it has exceeded handler_timeout by {} s; process {} is ended"
+            " with SIGABRT and writes the stacks of its threads to its log; the message is"
+            " delivered again"
         ),
     ),
     "runner/holding.py": (
-        "{} holds for {} s: {}{}",
-        "{} continues after holding {} times in {} s",
+        "{} pauses for {} s, then tries again: {}{}",
+        "{} continues after {} failed attempts in {} s",
     ),
     "runner/runner.py": (
         (
-            "{} returns its unhandled messages to the broker, which takes back what is not"
-            " acknowledged within {} s"
+            "{} returns the messages that wait for their handler to the broker, because the"
+            " broker's consumer_timeout ({} s) would expire; they are delivered again"
         ),
-        "{} ends with unsettled messages, which the broker delivers again",
+        ("{} ends during an outage; the broker will deliver its unacknowledged messages again"),
     ),
     "supervisor/arbiter.py": (
         (
@@ -155,8 +161,8 @@ MESSAGES = {
     ),
     "supervisor/watcher.py": (
         "process {} is ready after {} s",
-        "process {} ended: {}; {}",
-        "process {} did not end within {} s{}",
+        "process {} ended: {}; it will be restarted {}",
+        "process {} did not end within {} s and was killed{}",
         "not restarted {}; {}; {}",
     ),
 }

@@ -408,7 +408,7 @@ def test_a_folder_that_cannot_be_made_is_reported_and_stops_nothing(tmp_path, ca
     with Metrics.open(tmp_path / "file" / "metrics", "x") as metrics:
         metrics.consumer("x").settled("ack")
         assert metrics.value("feedbus_deliveries_total", "x", "ack") == 1
-    assert "no metrics from x: expected a folder to write to" in caplog.text
+    assert "the metric files of x cannot be written" in caplog.text
 
 
 def test_a_process_that_only_counts_does_not_load_prometheus_client(tmp_path):

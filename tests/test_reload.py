@@ -148,14 +148,14 @@ def test_a_new_project_runs_and_follows_its_files_as_they_are_written(tmp_path):
         up.wait_for("all 4 ready")
         up.wait_for("operations page: http://127.0.0.1:")
         up.replace("app.py", "receipt mailed to", "receipt posted to")
-        up.wait_for('event=changed consumer=supervisor message="files have changed: app.py')
+        up.wait_for('event=files_changed consumer=supervisor message="files have changed: app.py')
         up.wait_for("event=ready consumer=mail ", times=2)
         up.wait_for("clock       began", times=2)
         up.publish()
         up.wait_for("receipt posted to ann: chair")
         assert "\nmail        20" in up.output  # a line of the log of mail, after its name
         up.replace("topology.toml", 'exchange = "orders"', 'exchange = "order"')
-        up.wait_for("event=kept consumer=supervisor")
+        up.wait_for("event=reload_refused consumer=supervisor")
         assert "no exchange named 'order'; did you mean 'orders'?" in up.output
         up.replace("topology.toml", 'exchange = "order"', 'exchange = "orders"')
         up.replace("topology.toml", '["mail.#"]', '["mail.#", "post.#"]')

@@ -1,1 +1,1 @@
-"""Where given keys go on a ring, and the weights that even them out."""
+"""The spread of given keys over a ring, and weights that make it more even."""

@@ -1,4 +1,4 @@
-"""How many records each shard of a ring gets of some keys, and which keys would move."""
+"""The number of records for each shard of a ring, for given keys, and the keys that would move."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Spread:
 
     @property
     def max_over_mean(self) -> float:
-        """The busiest member's records over those of an average one: 1 is even."""
+        """The busiest member's records divided by the mean: 1 is even."""
         busiest = max(self.records[name] for name, _ in self.members)
         return busiest * len(self.members) / self.records.total()
 
     @property
     def max_over_share(self) -> float:
-        """The busiest member's records over its share by weight: 1 is even."""
+        """The busiest member's records divided by its share by weight: 1 is even."""
         return max_over_share(self.records, self.members)
 
     @property
@@ -49,7 +49,7 @@ class Spread:
         return len({weight for _, weight in self.members}) == 1
 
     def report(self) -> dict[str, Any]:
-        """Return what --json prints of it."""
+        """Return the object that --json prints."""
         total = self.records.total()
         shards = [
             {
@@ -117,7 +117,7 @@ def place(keys: Iterable[str], spread: Spread, before: Spread | None) -> Counter
 
 
 def moved(pairs: Counter[tuple[str, str]]) -> dict[str, Any]:
-    """Return what --json prints of the keys that move, the largest moves first."""
+    """Return the moves as --json prints them, the largest first."""
     largest_first = sorted(pairs.items(), key=lambda one: (-one[1], one[0]))
     moves = [
         {"from": left, "to": entered, "records": records}

@@ -1,4 +1,4 @@
-"""Weights that even out given keys over the shards of a ring."""
+"""Compute weights that spread given keys evenly over the shards of a ring."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLOSE = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A ring as it is, as it would be, and which keys would move."""
+    """The current ring, the proposed ring, and the keys that would move."""
 
     exchange: str
     tally: Tally
@@ -32,11 +32,11 @@ class Found:
 
     @property
     def changes(self) -> bool:
-        """Whether other weights than the current ones are more even."""
+        """Whether the proposed weights are more even than the current ones."""
         return self.after is not self.before
 
     def evenness(self, balance: Balance) -> float:
-        """Return the busiest queue's records over the mean."""
+        """Return the busiest queue's records divided by the mean."""
         return balance.busiest * len(balance.weights) / self.tally.total
 
     @property
@@ -53,7 +53,7 @@ def find(
     most_buckets: int,
     target: float | None = None,
 ) -> Found:
-    """Find the weights for a ring of a topology that even out what was tallied.
+    """Find weights for a ring of a topology that spread the counted keys evenly.
 
     The current weights stay, unless others are clearly more even, or reach the target.
     """
@@ -88,7 +88,7 @@ def _spread(topology: Topology, generation: Generation, tally: Tally) -> Spread:
 
 
 def _by_queue(topology: Topology, generation: Generation, chosen: Balance) -> dict[str, Weights]:
-    """Return the weights of each queue on a ring, by shard where it has shards."""
+    """Return the weights of each queue on a ring, by shard if the queue has shards."""
     single: dict[str, int] = {}
     by_member = dict(zip((name for name, _ in generation.members), chosen.weights, strict=True))
     shards: dict[str, dict[int, int]] = {}
@@ -110,7 +110,7 @@ def toml(found: Found) -> str:
 
 
 def report(found: Found, *, written: bool) -> dict[str, Any]:
-    """Return what --json prints: both rings, the weights, and the other choices."""
+    """Return the object that --json prints: both rings, the weights, and the alternatives."""
     return {
         "exchange": found.exchange,
         "keys": found.tally.keys,

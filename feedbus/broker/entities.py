@@ -126,9 +126,9 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
             )
         events.warning(
             "delivery_limit_differs",
-            f"queue {name} has the delivery limit '{there}' on the broker, so messages that no"
-            " handler has seen may become dead letters; run `feedbus apply`, which replaces the"
-            " queue and keeps its content",
+            f"queue {name} has a delivery limit of '{there}' on the broker, so the broker may"
+            " dead-letter messages that no handler has seen; run `feedbus apply`, which replaces"
+            " the queue and keeps its messages",
             queue=name,
             limit=there,
         )

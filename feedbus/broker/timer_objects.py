@@ -77,8 +77,8 @@ class Timer:
             return
         events.info(
             "timer_declared",
-            f"waiting {self._written_seconds:.0f} s until the broker has written the new exchanges"
-            " of the timer to its disk",
+            "new exchanges for delayed messages were declared; the first delayed message waits"
+            f" {self._written_seconds:.0f} s, until the broker has written them to its disk",
             exchanges=",".join(new),
         )
         channel.connection.clock.sleep(self._written_seconds)
@@ -143,7 +143,8 @@ def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
     if sent:
         events.info(
             "undelivered_sent",
-            f"delayed messages whose queue or exchange was missing were sent on: {sent}",
+            f"{sent} delayed messages were sent to their queue or exchange, which was missing when"
+            " they were due",
             messages=sent,
         )
 

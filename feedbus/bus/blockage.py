@@ -48,7 +48,7 @@ class Blockage:
             seconds = self._clock.monotonic() - self._since
             events.warning(
                 "broker_unblocked",
-                f"the broker takes messages again, after {seconds:.1f} s",
+                f"the broker accepts messages again, {seconds:.1f} s after it blocked publishers",
                 seconds=seconds,
             )
             self._since = None
@@ -59,8 +59,9 @@ class Blockage:
             self._since = self._clock.monotonic()
             events.warning(
                 "broker_blocked",
-                "the broker is short of memory or disk and blocks publishers, so publishing waits;"
-                " look at `rabbitmq-diagnostics alarms` or at the broker's log",
+                "the broker is short of memory or disk space and blocks publishers; publishing"
+                " waits until it accepts messages again; run `rabbitmq-diagnostics alarms` or read"
+                " the broker's log",
             )
 
     def _on_unblocked(self) -> None:

@@ -54,9 +54,9 @@ class Transaction:
                 sent += _confirmed(request, ids, request.answer)
             if request.answer:
                 events.warning(
-                    "unpublished",
-                    "messages of a transaction were not published; their rows stay in the outbox,"
-                    " and the relay publishes them later",
+                    "outbox_publish_failed",
+                    "messages of a transaction could not be published after its commit; they stay"
+                    " in the outbox, and the operations process will publish them",
                     exchange=request.exchange,
                     error=_why(request),
                 )
@@ -66,9 +66,9 @@ class Transaction:
                     self._store.outbox.remove(sent)
             except StoreOutage as error:
                 events.warning(
-                    "unremoved",
-                    "rows of published messages could not be removed from the outbox; the relay"
-                    " publishes these messages again, with the same message ids",
+                    "outbox_rows_left",
+                    "published messages could not be removed from the outbox; the operations"
+                    " process will publish them a second time, with the same message ids",
                     rows=len(sent),
                     error=error,
                 )

@@ -1,4 +1,4 @@
-"""The command line: one group whose commands are imported when they are called."""
+"""The command line: a group of commands, each of which is imported when it is called."""
 
 from __future__ import annotations
 
@@ -48,26 +48,26 @@ COMMANDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every command gets as ctx.obj."""
+    """The object that every command receives as ctx.obj."""
 
     topology_path: Path
 
     def load(self, *, import_handlers: bool = False) -> Topology:
-        """Read the topology, raising TopologyError with every problem."""
+        """Read the topology; raise TopologyError with every problem in it."""
         from feedbus import config
 
         return config.load(self.topology_path, import_handlers=import_handlers)
 
 
 class LazyGroup(click.Group):
-    """A group of feedbus's own commands and those that the topology names."""
+    """The group of feedbus's own commands and of those in the topology's [commands]."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return feedbus's commands, then the project's."""
         return [*COMMANDS, *(name for name in self._project(ctx) if name not in COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; raise the topology's problems where it may name the command."""
+        """Import a command; raise the problems of the topology if it may define the command."""
         if cmd_name in COMMANDS:
             command = importlib.import_module(f"feedbus.cli.{cmd_name}").command
         else:
@@ -88,7 +88,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that was called; a misspelt one is met with the nearest."""
+        """Find the called command; for an unknown name, suggest the nearest one."""
         try:
             name, command, rest = super().resolve_command(ctx, args)
         except click.UsageError:
@@ -126,7 +126,7 @@ class LazyGroup(click.Group):
         return [*found, *options]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; an error of feedbus is printed as a line, without a traceback."""
+        """Run a command; print an error of feedbus as one line, without a traceback."""
         try:
             return super().invoke(ctx)
         except FeedbusError as error:
@@ -136,7 +136,7 @@ class LazyGroup(click.Group):
             raise click.exceptions.Exit(interrupts.INTERRUPTED) from None
 
     def _project(self, ctx: click.Context) -> Mapping[str, str]:
-        """Return the topology's own commands, none when it cannot be read."""
+        """Return the topology's own commands, or none if the file cannot be read."""
         try:
             return Context(topology_path(ctx)).load().commands
         except FeedbusError:
@@ -144,13 +144,13 @@ class LazyGroup(click.Group):
 
 
 def topology_path(ctx: click.Context) -> Path:
-    """Return the topology that was asked for, also while --help or a completion is at work."""
+    """Return the path of the topology, also during --help and completion."""
     asked = ctx.find_root().params.get("topology")
     return Path(asked or os.environ.get("FEEDBUS_TOPOLOGY") or DEFAULT_TOPOLOGY)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """Write a count with its noun: 1 queue, 2 queues."""
+    """Return a count with its noun: 1 queue, 2 queues."""
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 

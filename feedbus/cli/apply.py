@@ -1,4 +1,4 @@
-"""feedbus apply: change the running system to what the topology says."""
+"""feedbus apply: change the running system to match the topology."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def command(
 
 
 def _follow(topology: Topology, text: str, *, runs: bool) -> None:
-    """Let the supervisor know the file as it is: its processes go by what was applied."""
+    """Make the supervisor use the current file: its processes read the applied topology."""
     if runs:
         _follower(topology, text).follow()
 
@@ -110,7 +110,7 @@ def _follower(topology: Topology, text: str) -> Supervisor:
 
 
 class Progress:
-    """Shows how many messages are left: on one line of a terminal, else from time to time."""
+    """Shows how many messages are left: on one line of a terminal, otherwise periodically."""
 
     def __init__(self) -> None:
         """Start with a clean line."""
@@ -121,14 +121,14 @@ class Progress:
         self._moved_at = time.monotonic()
 
     def report(self, line: str) -> None:
-        """Print a line of its own."""
+        """Print a message on a line of its own."""
         if self._shown:
             click.echo()
             self._shown = False
         click.echo(line)
 
     def show(self, left: int) -> None:
-        """Print how many messages are left to handle."""
+        """Print how many messages are still to be handled."""
         now = time.monotonic()
         if left != self._last:
             self._moved_at = now

@@ -1,4 +1,4 @@
-"""feedbus asyncapi: the AsyncAPI document of a topology, for people and programs elsewhere."""
+"""feedbus asyncapi: the AsyncAPI document of a topology, for other people and programs."""
 
 from __future__ import annotations
 

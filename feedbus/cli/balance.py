@@ -1,4 +1,4 @@
-"""feedbus balance: weights that even out given keys over the shards of a ring."""
+"""feedbus balance: compute weights that spread given keys evenly over the shards of a ring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""feedbus completion: the script that teaches a shell feedbus's commands and names."""
+"""feedbus completion: the script by which a shell completes commands and names."""
 
 from __future__ import annotations
 

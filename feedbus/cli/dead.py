@@ -1,4 +1,4 @@
-"""feedbus dead: the dead letters."""
+"""feedbus dead: list, show, requeue and purge dead letters."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def _values(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    """Return a property or a header as JSON has it."""
+    """Return a property or a header as a JSON value."""
     if isinstance(value, dict):
         return {str(name): _shown(each) for name, each in value.items()}
     if isinstance(value, list):

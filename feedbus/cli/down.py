@@ -1,4 +1,4 @@
-"""feedbus down: a clean stop of everything."""
+"""feedbus down: stop everything, after running handlers have finished."""
 
 from __future__ import annotations
 

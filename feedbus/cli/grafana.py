@@ -1,4 +1,4 @@
-"""feedbus grafana: a dashboard for Grafana, made from the topology."""
+"""feedbus grafana: print a dashboard for Grafana, generated from the topology."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class KeysType(click.ParamType[Keys]):
     name = "keys"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Keys:
-        """Return the source of keys; what can only be a range must be a good one."""
+        """Return the source of keys; A..B must be a valid range."""
         match = RANGE.fullmatch(value)
         if match and int(match[1]) > int(match[2]):
             self.fail(f"expected A..B with A up to B, got '{value}'", param, ctx)

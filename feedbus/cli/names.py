@@ -1,4 +1,4 @@
-"""Complete the names of consumers, queues and exchanges from the topology at hand."""
+"""Shell completion of the names of consumers, queues and exchanges."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class NamedInTopology(StringParamType):
     """A name of the topology; the command checks whether it exists."""
 
     def __init__(self, name: str, known: Callable[[Topology], Iterable[str]]) -> None:
-        """Keep how the known names are found."""
+        """Keep the function that returns the known names."""
         self.name = name
         self._known = known
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Offer the names that begin so; none while the topology has problems."""
+        """Return the names with this beginning; none if the topology has problems."""
         del param
         try:
             topology = Context(topology_path(ctx)).load()

@@ -1,4 +1,4 @@
-"""feedbus plan: what apply would do, and why."""
+"""feedbus plan: show what `feedbus apply` would do, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show on a terminal, or in a log, what a command waits for."""
+"""Show, on a terminal or in a log, the processes that a command waits for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 3
 
 
 class BusyLines:
-    """Reports which processes still work: on one line of a terminal, else now and then."""
+    """Shows which processes still work: on one line of a terminal, otherwise periodically."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         """Start with a clean line; a quiet one reports nothing."""
@@ -27,7 +27,7 @@ class BusyLines:
         self._reported_at = float("-inf")
 
     def show(self, busy: Sequence[Busy]) -> None:
-        """Report what is busy now."""
+        """Show the processes that still work."""
         now = time.monotonic()
         if self._quiet or not (self._terminal or now - self._reported_at > LINES_SECONDS):
             return

@@ -1,4 +1,4 @@
-"""feedbus publish: messages from the command line."""
+"""feedbus publish: publish messages from the command line."""
 
 from __future__ import annotations
 

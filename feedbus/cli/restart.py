@@ -1,4 +1,4 @@
-"""feedbus restart: start processes again, so that they run the code as it is now."""
+"""feedbus restart: restart processes, so that they run the current code."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
 
 
 def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
-    """Return the names of watchers that were asked for, in the topology's order.
+    """Return the names of the watchers to restart, in the topology's order.
 
     Raises:
         UsageError: nothing runs, a name is unknown, or another version of feedbus runs.
@@ -104,7 +104,7 @@ def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
 
 
 def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[int]]:
-    """Restart one watcher; return why it is not ready, "" when it is, and its process ids."""
+    """Restart a watcher; return why it is not ready ("" if it is) and its process ids."""
     lines = BusyLines(quiet=quiet)
     seen: Mapping[str, Any] = {}
     for seen in _states(topology, name, lines):

@@ -80,7 +80,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which of a consumer's processes this is.
+    """The process that this is: one of a consumer's processes.
 
     Attributes:
         consumer: the consumer.
@@ -138,7 +138,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
 
 @contextmanager
 def _located(context: Context) -> Iterator[None]:
-    """Where a handler does not fit its queue, raise with the lines of the topology."""
+    """Raise the problems of the topology, with lines, if a handler is unsuitable for its queue."""
     try:
         yield
     except UsageError:

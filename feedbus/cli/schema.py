@@ -1,4 +1,4 @@
-"""feedbus schema: what topology.toml may say, for editors and for people."""
+"""feedbus schema: the JSON Schema of topology.toml, for editors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""feedbus spread: how keys would spread over the shards of a ring, and which would move."""
+"""feedbus spread: show how keys spread over the shards of a ring, and which would move."""
 
 from __future__ import annotations
 

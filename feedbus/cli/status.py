@@ -1,4 +1,4 @@
-"""feedbus status: what runs, what waits, what has died."""
+"""feedbus status: the state of every consumer and process, with the messages that wait."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def command(context: Any, as_json: bool) -> None:  # noqa: FBT001 -- click passe
 
 
 def gather(topology: Topology) -> dict[str, Any]:
-    """Return what can be learnt about a system now; what cannot be reached says why."""
+    """Return the current state of a system, with reasons for the parts that cannot be read."""
     from feedbus.operations.disk_space import unwritable_folders
 
     depths, fired, broker = _broker(topology)
@@ -220,7 +220,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _delayed(counts: dict[str, int]) -> list[str]:
-    """Return what is delayed, where anything is."""
+    """Return a line with the number of delayed messages, if there are any."""
     lines = []
     if counts.get("waiting"):
         lines.append(f"{'delayed':<10}  {counts['waiting']:,} messages wait until they are due")

@@ -1,4 +1,4 @@
-"""What a command does differently when a supervisor has started it."""
+"""Error handling of a command that a supervisor has started."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def failures_logged(*, supervised: bool) -> Iterator[None]:
         if not supervised:
             raise
         first, _, more = str(error).partition("\n")
-        events.error("failed", first, detail=more)
+        events.error("process_failed", first, detail=more)
         sys.exit(1)

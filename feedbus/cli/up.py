@@ -1,4 +1,4 @@
-"""feedbus up: every consumer and process, supervised."""
+"""feedbus up: start and supervise every consumer and process."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def command(context: Context, *, detach: bool, reload: bool, logs: bool | None) 
 
 
 def _open_standard_descriptors() -> None:
-    """Let no socket or file of the supervisor become the stdin, stdout or stderr of a process."""
+    """Open descriptors 0 to 2 if closed, so that no socket or file gets their numbers."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -97,7 +97,7 @@ def _open_standard_descriptors() -> None:
 
 
 def _start(topology: Topology, asked: Asked, detached: Detached | None = None) -> None:
-    """Prepare the store and the broker, and supervise until the end."""
+    """Prepare the store and the broker, and supervise until a signal."""
     from feedbus.supervisor.arbiter import become_supervisor
     from feedbus.supervisor.forks import ForkServer
     from feedbus.supervisor.preparation import prepare
@@ -126,12 +126,12 @@ def _supervise(
 
     def settled(failures: list[str], holds: list[str], took_seconds: float) -> None:
         for line in holds:
-            events.warning("holding", line, consumer=SUPERVISOR)
+            events.warning("consumer_paused", f"{line}; it tries again", consumer=SUPERVISOR)
         if failures:
-            text = "not everything is ready"
+            text = "some processes are not ready; the supervisor keeps running"
             events.error("not_all_ready", text, consumer=SUPERVISOR, detail="\n".join(failures))
         else:
-            text = f"all {total} ready in {took_seconds:.1f} s"
+            text = f"all {total} processes are ready, after {took_seconds:.1f} s"
             events.info("all_ready", text, consumer=SUPERVISOR)
         if url := read_url(topology):
             events.info("listening", f"operations page: {url}", consumer=SUPERVISOR, url=url)
@@ -151,7 +151,7 @@ def _supervise(
 
 
 class Detached:
-    """A supervisor without a terminal: its log, and the pipe to the command that waits for it."""
+    """A supervisor in the background: its log, and the pipe to the command that waits for it."""
 
     def __init__(self, topology: Topology, pipe: int) -> None:
         """Report to the writing end of a pipe."""

@@ -1,4 +1,4 @@
-"""Values that options take, in the words of topology.toml."""
+"""Types of command-line options, in the notation of topology.toml."""
 
 from __future__ import annotations
 

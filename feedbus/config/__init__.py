@@ -31,8 +31,8 @@ def load(
     """Read a topology file and check everything in it.
 
     Args:
-        path: the file; what it names by relative paths starts in its folder.
-        environ: where ${VAR} is looked up.
+        path: the file; relative paths in it are relative to its folder.
+        environ: the values of ${VAR}.
         import_handlers: also import every handler, and check that it fits its queue.
         text: the content of the file, if it was read before.
 
@@ -76,7 +76,7 @@ def load(
 def located(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
 ) -> Path:
-    """Return the topology file: path, or what FEEDBUS_TOPOLOGY names, or that of this folder."""
+    """Return the topology file: path, or FEEDBUS_TOPOLOGY, or topology.toml in this folder."""
     return Path(path or environ.get("FEEDBUS_TOPOLOGY") or "topology.toml")
 
 
@@ -134,7 +134,7 @@ def _parse(path: Path, text: str) -> Mapping[str, Any]:
 
 
 def _unreadable(path: Path, message: str, expected: str, before: str = "") -> TopologyError:
-    """Return the error for a file that is wrong after the given text."""
+    """Return the error for a file that cannot be read or parsed."""
     line = before.count("\n") + 1
     column = len(before) - (before.rfind("\n") + 1) + 1
     return TopologyError([Problem(str(path), line, column, "", "", message, expected=expected)])

@@ -1,4 +1,4 @@
-"""Make a Topology of a draft in which nothing is wrong."""
+"""Build a Topology from a draft without problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check what no single value shows: names that meet, options that exclude or need each other."""
+"""Checks of several values together: options that exclude or need each other, weights, queues."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ RING_ARGUMENTS = {"hash-header", "hash-property", "alternate-exchange"}
 
 
 def check(draft: Draft) -> None:
-    """Report everything that is wrong between the values of a draft."""
+    """Report the problems that only several values together show."""
     for queue, options in draft.queues.items():
         for look in LOOKS:
             for path, fault in look(draft, queue, options):
@@ -350,7 +350,7 @@ LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
 
 
 def _management(draft: Draft) -> Found:
-    """Find a management API that would get a password unencrypted which the broker gets by TLS."""
+    """Find a management URL without TLS, if the password is that of a broker with TLS."""
     broker = draft.loaded.get("broker", {})
     url, management = broker.get("url"), broker.get("management")
     encrypted = url is not None and any(node.tls for node in url.nodes)
@@ -360,7 +360,7 @@ def _management(draft: Draft) -> Found:
 
 
 def _store(draft: Draft) -> Found:
-    """Find what a store's adapter needs and does not have, and what it has no use for."""
+    """Find options that a store's adapter needs and does not have, or cannot use."""
     store = draft.loaded.get("store", {})
     if not draft.report.has(("store",)) or not isinstance(store, dict):
         return
@@ -382,7 +382,7 @@ def _store(draft: Draft) -> Found:
 
 
 def _buckets(draft: Draft) -> Found:
-    """Find the queue with which a ring grows past what brokers accept."""
+    """Find the queue with which a ring exceeds the largest number of buckets."""
     buckets: dict[str, int] = {}
     for queue, options in draft.queues.items():
         if draft.exchange_type(options) != RING:
@@ -409,7 +409,7 @@ def weights_of(options: Options) -> tuple[int, ...]:
 
 
 def consumer_timeout_of(broker: Options) -> float:
-    """Return how long a broker waits for an acknowledgement; the embedded one has no such limit."""
+    """Return the broker's limit for acknowledgements; None for the embedded broker."""
     url = broker.get("url")
     if url is None or url.embedded:
         return math.inf
@@ -429,7 +429,7 @@ def _exchange_arguments(draft: Draft) -> Found:
 
 
 def _content_types(draft: Draft) -> Found:
-    """Find exchanges whose content type nothing writes, or which cannot have one."""
+    """Find exchanges whose content type has no codec, or cannot have one."""
     named = {bare_type(kind) for kind in draft.loaded.get("codecs", {})}
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         kind = exchange.get("content_type")

@@ -23,7 +23,7 @@ LOADED_AS = {"message_ttl": "message_ttl_seconds"}
 
 @dataclass(slots=True)
 class Draft:
-    """What the file says as far as it could be loaded; missing parts are already reported."""
+    """The file as far as it could be loaded; missing parts are already reported."""
 
     loaded: Mapping[str, Any]
     report: Report
@@ -47,13 +47,13 @@ class Draft:
                 self.report.add((*INHERITED, option), Fault(message=reasons[0], at_key=True))
 
     def exchange_type(self, options: Mapping[str, Any]) -> str | None:
-        """Return the type of a queue's exchange, when both are well."""
+        """Return the type of a queue's exchange, or None if either is invalid."""
         exchange = self.loaded.get("exchanges", {}).get(options.get("exchange"), {})
         found = exchange.get("type")
         return found if isinstance(found, str) else None
 
     def queue_type(self, queue: str) -> str | None:
-        """Return the type of a queue, when it is well."""
+        """Return the type of a queue, or None if it is invalid."""
         for table in (("queues", queue), INHERITED):
             if self.report.has((*table, "type")):
                 found = lookup(self.loaded, (*table, "type"))
@@ -61,18 +61,18 @@ class Draft:
         return "classic"
 
     def at(self, queue: str, *keys: str | int) -> Path:
-        """Return where an option of a queue stands: with the queue, or where it is inherited."""
+        """Return the path of a queue's option: in its own table, or where it is inherited from."""
         own: Path = ("queues", queue, *keys)
         if self.report.has(own[:3]) or not self.report.has((*INHERITED, keys[0])):
             return own
         return (*INHERITED, *keys)
 
     def says(self, queue: str, option: str) -> bool:
-        """Whether the file gives a queue the option, well or not."""
+        """Whether the file sets the option for a queue, valid or not."""
         return self.report.has(("queues", queue, option)) or self.report.has((*INHERITED, option))
 
     def misfits(self, queue: str) -> Iterator[tuple[str, str]]:
-        """Yield the options that a queue itself says and could not have, each with the reason."""
+        """Yield the options that a queue sets and cannot have, each with the reason."""
         yield from self._misfits(self.queues[queue])
 
     def _misfits(self, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Set weights in a topology file; all else in it, comments and spacing, stays as it is."""
+"""Set weights in a topology file; everything else, also comments and spacing, stays unchanged."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BESIDE = ("weight", "shards", "exchange", "handler")
 
 
 def write_weights(weights: Weights) -> str:
-    """Write weights as the file does: `weight = 2`, or `weights = { 0 = 19, 1 = 21 }`."""
+    """Return weights in TOML: `weight = 2`, or `weights = { 0 = 19, 1 = 21 }`."""
     return f"weight = {weights}" if isinstance(weights, int) else f"weights = {_table(weights)}"
 
 
 def rewrite(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
-    """Set the weights of queues in the file of a topology, and return what it says now.
+    """Set the weights of queues in the file of a topology, and return the new topology.
 
     What is written was read first: it says nothing else than before but for these weights. The
     file keeps its place, links, owner and mode.
@@ -95,7 +95,7 @@ def set_weights(text: bytes, queue: str, weights: Weights) -> bytes:
 
 @dataclass(slots=True)
 class _Tree:
-    """Where the pairs and headers of a TOML text stand."""
+    """The positions of the pairs and headers of a TOML text."""
 
     text: bytes
     pairs: dict[Keys, Node] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class _Tree:
                 self._note(child, path)
 
     def put(self, path: Keys, value: str, table: Keys) -> bytes:
-        """Return the text with the value of a path, which goes into a table if it is not there."""
+        """Return the text with a new value at a path; the pair is added if it is missing."""
         pair = self.pairs.get(path)
         if pair is not None:
             old = named(pair)[1]
@@ -162,7 +162,7 @@ class _Tree:
         return self._splice(line, end, rest)
 
     def _neighbours(self, table: Keys) -> Iterator[Node]:
-        """Yield pairs of a table, the best to stand behind first."""
+        """Yield pairs of a table, best neighbour for a new line first."""
         found = {path[-1]: node for path, node in self.pairs.items() if path[:-1] == table}
         yield from (found[name] for name in BESIDE if name in found)
         yield from reversed(found.values())
@@ -182,7 +182,7 @@ class _Tree:
         )
 
     def _put_line(self, place: int, line: str) -> bytes:
-        """Put a line behind the one in which a place is."""
+        """Insert a line after the line of a position."""
         ending = "\r\n" if b"\r\n" in self.text else "\n"
         end = self.text.find(b"\n", place)
         if end < 0:
@@ -213,7 +213,7 @@ def _compare(text: bytes, path: Path, expected: Topology) -> None:
 
 
 def _end(pair: Node) -> int:
-    """Return where a pair's value ends: the pair itself may take the comment behind it along."""
+    """Return where a pair's value ends; the parser may count a comment as a part of the pair."""
     return named(pair)[1].end_byte
 
 

@@ -22,7 +22,7 @@ Found = Iterator[tuple[Path, Fault]]
 
 
 def check_external(draft: Draft) -> Found:
-    """Find what is wrong with external exchanges and queues."""
+    """Find the problems of external exchanges and queues."""
     for option in (EXTERNAL, "name"):
         if draft.report.has((*INHERITED, option)):
             message = "cannot be inherited: each external queue names its own"

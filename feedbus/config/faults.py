@@ -1,4 +1,4 @@
-"""Collect what is wrong with a topology by path, and place it in the file."""
+"""Collect the problems of a topology, and find the line and column of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONG_BITS = 63
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong, not yet placed.
+    """One problem, without its position in the file.
 
     What was found is read off the file unless got is given: as it is written there, or only its
     kind where hidden says that it may hold a secret.
@@ -33,7 +33,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Report:
-    """Every fault of one file; a path that is blocked takes no further ones.
+    """Every fault of one file; further faults at a blocked path are ignored.
 
     The document has its variables replaced; written is the same without that, which is what
     errors repeat: the environment may hold secrets.
@@ -47,16 +47,16 @@ class Report:
     written: Mapping[str, Any] = field(default_factory=dict)
 
     def add(self, path: Path, fault: Fault) -> None:
-        """Note a fault, unless its value could not even be read."""
+        """Add a fault, unless the value at its path could not be read."""
         if not any(path[:length] in self.blocked for length in range(len(path) + 1)):
             self.faults.append((path, fault))
 
     def has(self, path: Path) -> bool:
-        """Whether the file says anything at that path."""
+        """Whether the file has a value at that path."""
         return lookup(self.document, path) is not MISSING
 
     def problems(self) -> list[Problem]:
-        """Place every fault, in the order of the file, each once."""
+        """Return every fault with its line and column, sorted, each once."""
         from feedbus.config.positions import Places
 
         places = Places(self.text)
@@ -85,7 +85,7 @@ class Report:
 
 
 def describe(value: Any) -> str:
-    """Name a value as its writer would recognise it."""
+    """Return a value in a form that its author recognises."""
     if isinstance(value, bool):
         shown = str(value).lower()
     elif isinstance(value, str):
@@ -104,7 +104,7 @@ def describe(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Name the kind of a value that must not be repeated."""
+    """Return the kind of a value that must not be printed, because it may be a secret."""
     if isinstance(value, str):
         return "an empty text" if not value else "a text"
     if isinstance(value, bool | Mapping | list) or value is MISSING:
@@ -113,14 +113,14 @@ def kind_of(value: Any) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that a misspelt one probably means, or an empty text."""
+    """Return the known name that is nearest to a misspelt one, or "" if none is near."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
     found = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
     return by_folded[found[0]] if found else ""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> Fault:
-    """Make the fault of a key that nothing reads, with the nearest that something does."""
+    """Return the fault of an unknown key, with the nearest known key."""
     names = list(known)
     suggestion = nearest(name, names)
     expected = f"one of {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""The kinds of value that a topology may hold: each reads, refuses, and describes itself."""
+"""The types of options: each reads, validates and documents its values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUBSTITUTED = {"pattern": r"\$\{"}
 
 
 class Option(fields.Field[Any]):
-    """A value with a description; read() returns what it means or calls refuse()."""
+    """The type of an option: read() returns the meaning of a value, or calls refuse()."""
 
     kind: str = "anything"
     expected: str = "a value"
@@ -33,7 +33,7 @@ class Option(fields.Field[Any]):
         attribute: str | None = None,
         example: Any = None,
     ) -> None:
-        """Keep what describes the option.
+        """Create the type of one option.
 
         Args:
             description: what the option means, in sentences; it may have links in Markdown.
@@ -52,29 +52,29 @@ class Option(fields.Field[Any]):
             self.example = example
 
     def read(self, value: Any) -> Any:
-        """Return what the value means; call refuse() when it means nothing."""
+        """Return the meaning of a value; call refuse() if it is invalid."""
         raise NotImplementedError
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the value as it stands in the file."""
+        """Return the JSON Schema of the value as the file contains it."""
         raise NotImplementedError
 
     def write(self, value: Any) -> str:
-        """Write a loaded value as the file would, for documentation."""
+        """Return a value as the file would contain it, for the documentation."""
         return f'"{value}"' if isinstance(value, str) else describe(value)
 
     def refusal(self, expected: str = "", **options: Any) -> ValidationError:
-        """Make the error that says what was expected."""
+        """Return the error that names the expected value."""
         return ValidationError(
             [Fault(expected=expected or self.expected, hidden=self.hidden, **options)]
         )
 
     def refuse(self, expected: str = "", **options: Any) -> NoReturn:
-        """Raise the error that says what was expected."""
+        """Raise the error that names the expected value."""
         raise self.refusal(expected, **options)
 
     def make_error(self, key: str, **kwargs: Any) -> ValidationError:
-        """Report a missing value (the only thing that marshmallow itself refuses) as a fault."""
+        """Return the fault of a missing value, the only error that marshmallow itself finds."""
         del key, kwargs
         return self.refusal()
 
@@ -101,7 +101,7 @@ class Text(Option):
 
 
 class Name(Text):
-    """A name that may stand on the broker, in file names and on a command line."""
+    """A name that is valid on the broker, in file names and on a command line."""
 
     kind = "name"
     expected = "a name of letters, digits, '_', '-' and '.', that does not begin with '-' or '.'"
@@ -126,7 +126,7 @@ class Dotted(Text):
     expected = "a dotted name such as 'package.module:name'"
 
     def read(self, value: Any) -> str:
-        """Return the dotted name; whether it can be imported is asked elsewhere."""
+        """Return the dotted name; another check imports it."""
         if not isinstance(value, str) or not DOTTED.fullmatch(value):
             self.refuse()
         return value
@@ -154,7 +154,7 @@ class Flag(Option):
 
 
 class Whole(Option):
-    """An integer within bounds, or "unlimited" where an option may be switched off."""
+    """An integer within bounds, or "unlimited" if the option allows it."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class Whole(Option):
             self.kind += ' or `"unlimited"`'
 
     def read(self, value: Any) -> int | None:
-        """Return the integer, None for "unlimited"."""
+        """Return the integer, or None for "unlimited"."""
         if self.unlimited and value == "unlimited":
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < self.least:
@@ -196,14 +196,14 @@ class Whole(Option):
 
 
 class Duration(Option):
-    """A time, written with its units, or "never" where an option may be switched off."""
+    """A duration with its units, or "never" if the option allows it."""
 
     example = "30s"
 
     def __init__(
         self, description: str, *, zero: bool = False, never: bool = False, **options: Any
     ) -> None:
-        """Say whether no time at all, or endless time, is a choice."""
+        """Set whether 0 and "never" are allowed."""
         super().__init__(description, **options)
         self.zero, self.never = zero, never
         self.expected = 'a duration such as "500ms", "20s" or "1h30m"'
@@ -213,7 +213,7 @@ class Duration(Option):
             self.kind += ' or `"never"`'
 
     def read(self, value: Any) -> float | None:
-        """Return seconds, None for "never"."""
+        """Return the seconds, or None for "never"."""
         if self.never and value == "never":
             return None
         seconds = amounts.read_duration(value) if isinstance(value, str) else None
@@ -235,7 +235,7 @@ class Duration(Option):
         }
 
     def write(self, value: Any) -> str:
-        """Write seconds as a duration."""
+        """Return seconds as the text of a duration."""
         return f'"{amounts.write_duration(value)}"'
 
 
@@ -247,7 +247,7 @@ class Size(Option):
     expected = 'a size such as "512MB" or "1GB", or "unlimited"'
 
     def read(self, value: Any) -> int | None:
-        """Return bytes, None for "unlimited"."""
+        """Return the number of bytes, or None for "unlimited"."""
         if value == "unlimited":
             return None
         size = amounts.read_size(value) if isinstance(value, str) else None
@@ -266,7 +266,7 @@ class Choice(Option):
     """One of a few names."""
 
     def __init__(self, description: str, *choices: str, **options: Any) -> None:
-        """Keep the names."""
+        """Keep the allowed names."""
         super().__init__(description, **options)
         self.choices = choices
         quoted = [f"'{choice}'" for choice in choices]

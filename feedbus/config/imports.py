@@ -1,4 +1,4 @@
-"""Check that what a topology names by dotted name can be imported, and fits."""
+"""Check that handlers and other Python objects of a topology can be imported and are suitable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}  # a module to the
 
 
 def check_imports(draft: Draft, root: FilePath) -> None:
-    """Import every handler and what the store needs; look for the modules of commands only.
+    """Import every handler and the store's objects; only look for the modules of commands.
 
     What a handler's module prints goes to stderr, as stdout may hold a report.
     """
@@ -48,7 +48,7 @@ def check_imports(draft: Draft, root: FilePath) -> None:
 
 
 def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Go through the handlers of a queue, each with where in the queue's table it stands."""
+    """Yield the handlers of a queue, each with its path in the queue's table."""
     if "handler" in options:
         yield ("handler",), options["handler"]
     for option in ("handlers", "handlers_by_type"):
@@ -57,7 +57,7 @@ def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
 
 
 def _unlike(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, Fault]]:
-    """Find handlers of one queue of which some are async and some are not."""
+    """Find queues of which some handlers are async and some are not."""
     kinds: dict[tuple[str, ...], bool] = {}
     for place, dotted in _dotted(draft.queues[queue]):
         with contextlib.suppress(UsageError, SystemExit):  # reported already
@@ -114,7 +114,7 @@ def _handler(
 
 
 def _reason(error: UsageError, module: str, root: FilePath) -> str:
-    """Say why a handler cannot be imported, and in which line of whose file."""
+    """Return why a handler cannot be imported, with the file and line."""
     cause = error.__cause__
     if _missing(cause, module):
         return f"cannot import {module}: there is no such module"
@@ -132,7 +132,7 @@ def _reason(error: UsageError, module: str, root: FilePath) -> str:
 
 
 def _missing(error: BaseException | None, module: str) -> bool:
-    """Whether it is the module itself, or a package around it, that does not exist."""
+    """Whether the module itself, or one of its packages, does not exist."""
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 
@@ -171,7 +171,7 @@ def _module(draft: Draft, path: Path, dotted: str, root: FilePath) -> None:
 
 
 def _suggest(dotted: str, root: FilePath) -> str:
-    """Return the dotted name that is nearest to one that does not lead anywhere."""
+    """Return the dotted name that is nearest to one that does not exist."""
     module, _, name = dotted.partition(":")
     if module in sys.modules:
         found = sys.modules[module]

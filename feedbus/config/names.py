@@ -48,7 +48,7 @@ def check_names(draft: Draft) -> Found:
 
 
 def _consumers(draft: Draft) -> Iterator[tuple[str, Path]]:
-    """Yield every consumer, those of unsharded queues first: a clash is reported at its place."""
+    """Yield every consumer, unsharded ones first: they are where a clash is reported."""
     for sharded in (True, False):
         for queue, options in draft.queues.items():
             if ("shards" in options) != sharded:
@@ -70,7 +70,7 @@ def _operations(draft: Draft) -> Found:
 
 
 def _meetings(what: str, named: Iterator[tuple[str, Path]]) -> Found:
-    """Find names that differ at most in case: supervisors and file systems confuse them."""
+    """Find names that differ only in case: supervisors and file systems confuse them."""
     owners: dict[str, tuple[str, Path]] = {}
     reported: set[tuple[Path, Path]] = set()
     for name, path in named:
@@ -87,7 +87,7 @@ def _meetings(what: str, named: Iterator[tuple[str, Path]]) -> Found:
 def _derived(
     pattern: re.Pattern[str], named: Iterable[tuple[str, Path]], owners: Collection[str]
 ) -> Found:
-    """Find names that feedbus itself gives to what it keeps for their owners."""
+    """Find names that feedbus itself gives to objects of a queue or exchange."""
     reported: set[Path] = set()
     for name, path in named:
         derived = pattern.fullmatch(name)

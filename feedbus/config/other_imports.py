@@ -1,4 +1,4 @@
-"""Check what handlers are surrounded by: dead handlers, middleware, exceptions, programs."""
+"""Check dead handlers, middleware, exceptions and the programs of processes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_other_imports(
 def _resolved(
     draft: Draft, path: Path, expected: str, root: FilePath, resolve: Callable[[], Found]
 ) -> Found | None:
-    """Return what is imported, or report why it cannot be and return None."""
+    """Return the imported object, or report why it cannot be imported and return None."""
     try:
         return resolve()
     except Unfit as error:

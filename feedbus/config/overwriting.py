@@ -1,4 +1,4 @@
-"""Give a file other content; its place, owner, mode, links and attributes stay."""
+"""Replace the content of a file, and keep its path, owner, mode, links and attributes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """Replace what a file holds, at once where that keeps all else, in place where not.
+    """Replace a file's content: atomically if this keeps everything else, otherwise in place.
 
     A new file is renamed to the name of the old one when it can be made the same: the same owner,
     mode and extended attributes (so also access lists). A file that has hard links, that is a
@@ -37,7 +37,7 @@ def overwrite(path: Path, content: bytes) -> None:
 
 
 def _replaced(target: Path, before: os.stat_result, content: bytes) -> bool:
-    """Rename a new file over the target; False when that cannot be done or would change more."""
+    """Rename a new file over the target; return False if that is impossible or changes more."""
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     except OSError:

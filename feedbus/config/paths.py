@@ -1,4 +1,4 @@
-"""Paths into a document: the keys and numbers from its root to a value."""
+"""Paths to values in a document: the keys and indexes from its root."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MISSING = object()
 
 
 def lookup(document: Any, path: Path) -> Any:
-    """Return what the document holds at path, or MISSING."""
+    """Return the value at a path of a document, or MISSING."""
     found = document
     for step in path:
         if isinstance(found, Mapping):

@@ -17,10 +17,10 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Places:
-    """Lines and columns by path, counted from 1 and in characters."""
+    """The line and column of each path, from 1, in characters."""
 
     def __init__(self, text: str) -> None:
-        """Walk the syntax tree once; a path that it does not know falls back to its parent."""
+        """Read the syntax tree; an unknown path has the position of its parent."""
         self._keys: dict[Path, Place] = {}
         self._values: dict[Path, Place] = {(): (1, 1)}
         self._headers: set[Path] = {()}
@@ -34,15 +34,15 @@ class Places:
                 self._table(node, arrays)
 
     def key(self, path: Path) -> Place:
-        """Return where the key of path stands."""
+        """Return the position of a path's key."""
         return _closest(self._keys, path, self._values[()])
 
     def value(self, path: Path) -> Place:
-        """Return where the value of path stands; where its table begins when it has none."""
+        """Return the position of a path's value, or of its table if it has no value."""
         return _closest(self._values, path, self._values[()])
 
     def names(self, path: Path) -> tuple[str, str]:
-        """Split a path into the table under whose header it stands, and the key in it."""
+        """Split a path into the table in whose section it is, and the key in that section."""
         length = len(path)
         while path[:length] not in self._headers:
             length -= 1
@@ -68,7 +68,7 @@ class Places:
         self._value(value, path)
 
     def _name(self, node: Node, base: Path, arrays: Mapping[Path, int]) -> Path:
-        """Note where each part of a dotted key stands, and return the whole path."""
+        """Record the position of each part of a dotted key, and return the whole path."""
         path = base
         for part in parts(node):
             if path in arrays:
@@ -97,7 +97,7 @@ KEYS = {"bare_key", "quoted_key", "dotted_key"}
 
 
 def write(path: Path) -> str:
-    """Write a path as TOML would: a.b, a."b.c", a[1]."""
+    """Return a path in TOML's notation: a.b, a."b.c", a[1]."""
     written = ""
     for step in path:
         if isinstance(step, int):
@@ -109,7 +109,7 @@ def write(path: Path) -> str:
 
 
 def named(node: Node) -> list[Node]:
-    """Return a node's children; a comment behind a value is none of them."""
+    """Return the child nodes without comments."""
     return [child for child in node.named_children if child.type != "comment"]
 
 
@@ -128,6 +128,6 @@ def parts(node: Node) -> list[Node]:
 
 
 def decode(node: Node) -> str:
-    """Return what a part of a key says."""
+    """Return the text of a part of a key."""
     text = (node.text or b"").decode()
     return text if node.type == "bare_key" else next(iter(tomllib.loads(f"{text} = 0")))

@@ -1,4 +1,4 @@
-"""Describe topology.toml from its declaration: as JSON Schema for editors, as tables for docs."""
+"""The reference of topology.toml: JSON Schema for editors, tables for the documentation."""
 
 from __future__ import annotations
 

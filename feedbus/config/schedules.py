@@ -1,4 +1,4 @@
-"""What [schedules.NAME] may say: its kinds of value, and what they need of the other tables."""
+"""The types of the options of [schedules.NAME], and their checks against other tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEAST_CATCH_UP_SECONDS = 10.0  # a firing is always some moments late
 
 
 class CronLine(Text):
-    """When a schedule is fired."""
+    """A cron line: when a schedule is fired."""
 
     kind = "cron line"
     example = "30 2 * * MON-FRI"
@@ -87,7 +87,7 @@ class JsonTable(Option):
 
 
 class HeaderTable(JsonTable):
-    """Headers of a message, as publish() takes them."""
+    """Headers of a message, with the values that publish() accepts."""
 
     expected = "a table of header names, each with a text, a number or a flag"
 
@@ -115,7 +115,7 @@ def _wrong_header(name: str, value: Any) -> Fault | None:
 
 
 def _not_json(value: Any) -> Any:
-    """Return a fault for each value in it that JSON does not have, by key; nothing for none."""
+    """Return a fault for each value that JSON cannot have, by key."""
     if isinstance(value, Mapping | list):
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
         return {key: found for key, inner in pairs if (found := _not_json(inner))}
@@ -127,7 +127,7 @@ def _not_json(value: Any) -> Any:
 
 
 def check_schedules(draft: Draft) -> Found:
-    """Find schedules that nobody would fire, or whose message no queue would get."""
+    """Find schedules that no process fires, or whose message no queue receives."""
     schedules = draft.loaded.get("schedules", {})
     for name, options in schedules.items():
         path: Path = ("schedules", name)
@@ -160,7 +160,7 @@ def _exchange(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
 
 
 def _key(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
-    """Find a routing key that leads to no queue of the topology."""
+    """Find a routing key that matches no queue of the topology."""
     name, key = options["exchange"], options.get("key", "")
     queues = [one for one in draft.queues.values() if one.get("exchange") == name]
     kind = draft.exchange_type({"exchange": name})

@@ -1,4 +1,4 @@
-"""Check that what [store] names by dotted name can be imported, and fits."""
+"""Check that the Python objects of [store] can be imported and are suitable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXPECTED = {
 
 @dataclass(frozen=True, slots=True)
 class StoreOffer:
-    """What handlers can have of the store.
+    """The features of the store that handlers can use.
 
     Attributes:
         is_there: whether they run in its transactions.
@@ -38,12 +38,12 @@ class StoreOffer:
     session_type: type | None = None
 
     def to(self, options: Mapping[str, Any]) -> StoreOffer:
-        """Return what the handlers of a queue with these options can have of it."""
+        """Return the features of the store that the handlers of a queue can use."""
         return self if options.get("store", True) else StoreOffer(is_there=False)
 
 
 def check_store(draft: Draft, root: FilePath) -> type | None:
-    """Import what a store needs, and report what does not fit; return the type of its session."""
+    """Import the store's objects, and report unsuitable ones; return the session's type."""
     options = draft.loaded.get("store", {})
     if not isinstance(options, dict) or not options:
         return None
@@ -160,7 +160,7 @@ def _signature(found: Any) -> str:
 
 
 def _suggest(dotted: str) -> str:
-    """Return the dotted name that is nearest to one whose module was imported."""
+    """Return the dotted name that is nearest to a missing one of an imported module."""
     import sys
 
     module, _, name = dotted.partition(":")

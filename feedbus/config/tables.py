@@ -1,4 +1,4 @@
-"""Tables and arrays: what holds the values of a topology, known keys or the user's own."""
+"""The types of tables and arrays, with fixed keys or with names that users choose."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")  # in Markdown; editors would not fi
 
 
 class TableSchema(Schema):
-    """A table whose keys are known; `builds` is the dataclass that has the defaults."""
+    """A table with fixed keys; `builds` is the dataclass that has the defaults."""
 
     builds: ClassVar[type | None] = None
     what: ClassVar[str] = "option"
 
     class Meta:
-        """Refuse what nobody would read."""
+        """Refuse unknown keys."""
 
         unknown = RAISE
 
@@ -77,7 +77,7 @@ ARTICLES = {"array": "an", "table": "a"}
 
 
 class Many(Option):
-    """Base of arrays and tables whose entries are all of one kind."""
+    """Base of arrays and tables whose entries are all of one type."""
 
     container: ClassVar[str]
     hidden = True
@@ -85,7 +85,7 @@ class Many(Option):
     def __init__(
         self, entry: Option, description: str, *, of: str, empty: bool = True, **options: Any
     ) -> None:
-        """Say of what kind the entries are, in the plural too, and whether there may be none."""
+        """Set the type of the entries, its plural, and whether there may be none."""
         super().__init__(description, **options)
         self.entry, self.empty = entry, empty
         self.kind = f"{self.container} of {of}"
@@ -93,7 +93,7 @@ class Many(Option):
         self.expected += "" if empty else ", at least one"
 
     def collect(self, pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-        """Read every (key, value), and raise the faults of all at once."""
+        """Read every (key, value) pair, and raise the faults of all of them together."""
         loaded: dict[Any, Any] = {}
         errors: dict[Any, Any] = {}
         for key, value in pairs:
@@ -109,7 +109,7 @@ class Many(Option):
 
 
 class Array(Many):
-    """An array of one kind of value."""
+    """An array of values of one type."""
 
     container = "array"
 
@@ -126,19 +126,19 @@ class Array(Many):
         )
 
     def write(self, value: Any) -> str:
-        """Write the values as an array."""
+        """Return the values as a TOML array."""
         return f"[{', '.join(map(self.entry.write, value))}]"
 
 
 class Tables(Many):
-    """A table whose keys are names of the user's choice."""
+    """A table whose keys are names that users choose."""
 
     container = "table"
 
     def __init__(
         self, entry: Option, description: str, *, keys: Option | None = None, **options: Any
     ) -> None:
-        """Say what a key must be."""
+        """Set the type of the keys."""
         super().__init__(entry, description, **options)
         self.keys = keys or Name("")
 
@@ -178,7 +178,7 @@ def options_of(table: TableSchema) -> dict[str, Option]:
 
 
 def default_of(table: TableSchema, name: str) -> str:
-    """Return an option's default as the file would write it, or in words."""
+    """Return an option's default as the file would contain it, or in words."""
     option = options_of(table)[name]
     described: str = option.metadata["default"]
     if described or option.required or table.builds is None:

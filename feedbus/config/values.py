@@ -1,4 +1,4 @@
-"""The kinds of value that only one option has: URLs, commands, keys, arguments."""
+"""The types of values that only one option has: URLs, commands, keys, arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_ARGUMENT_BYTES = 1024  # a declaration with all its arguments has to fit
 
 
 class Url(Text):
-    """Where a broker, its management API or a store is; a text in it is never repeated."""
+    """The URL of a broker, its management API or a store; errors never contain it."""
 
     kind = "URL"
     hidden = True
@@ -25,7 +25,7 @@ class Url(Text):
     def __init__(
         self, description: str, parse: Callable[[str], Any], *schemes: str, **options: Any
     ) -> None:
-        """Keep how a URL is parsed, and the schemes that it may have."""
+        """Set the parser of the URL, and the allowed schemes."""
         super().__init__(description, **options)
         self.parse, self.schemes = parse, schemes
         self.expected = (
@@ -54,7 +54,7 @@ class Adapter(Dotted):
     """One of feedbus's own adapters, or a Python object by its dotted name."""
 
     def __init__(self, description: str, *own: str, **options: Any) -> None:
-        """Keep the names of feedbus's own."""
+        """Keep the names of feedbus's own adapters."""
         super().__init__(description, **options)
         self.own = own
         self.expected = f"{', '.join(map(repr, own))} or {Dotted.expected}"
@@ -83,7 +83,7 @@ class ExceptionName(Option):
     pattern = r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?"
 
     def read(self, value: Any) -> str:
-        """Return the name; whether it can be imported is asked elsewhere."""
+        """Return the name; another check imports it."""
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             self.refuse()
         return value
@@ -94,7 +94,7 @@ class ExceptionName(Option):
 
 
 class Command(Option):
-    """A command line, split as a shell would, or an array of its words."""
+    """A command line, split as by a shell, or an array of its words."""
 
     kind = "text or array of texts"
     example = "python -m web"
@@ -124,7 +124,7 @@ class Command(Option):
 
 
 class RoutingKey(Option):
-    """A binding key: up to 255 bytes, and the empty text is one too."""
+    """A binding key of up to 255 bytes, which may be empty."""
 
     kind = "text"
     example = "mail.eu"
@@ -172,7 +172,7 @@ class ContentType(Text):
 
 
 class Argument(Option):
-    """A broker's own argument: what AMQP can carry, and what equals itself when read back."""
+    """The value of an argument for the broker, of a type that AMQP has."""
 
     kind = "argument"
     expected = "a text, an integer, a number, true or false"
@@ -195,7 +195,7 @@ class Argument(Option):
 
 
 class ArgumentName(Text):
-    """What a broker's argument is called."""
+    """The name of an argument for the broker."""
 
     kind = "text"
     expected = f"an argument's name of at most {LONGEST_KEY_BYTES} bytes"
@@ -227,7 +227,7 @@ class Setting(Option):
 
 
 class EnvironmentName(Text):
-    """What an environment variable is called."""
+    """The name of an environment variable."""
 
     expected = "a variable's name of letters, digits and '_'"
     pattern = "[A-Za-z_][A-Za-z0-9_]*"
@@ -240,7 +240,7 @@ class EnvironmentName(Text):
 
 
 class ShardNumber(Text):
-    """A shard's number, as TOML writes keys: a text of digits."""
+    """The number of a shard as a key in TOML: a text of digits."""
 
     expected = "the number of a shard"
     pattern = "0|[1-9][0-9]{0,4}"
@@ -253,7 +253,7 @@ class ShardNumber(Text):
 
 
 class OrderBy(Option):
-    """What must stay in order: a field's name, the routing key, or nothing."""
+    """The ordering key: the name of a field, the routing key, or none."""
 
     kind = "text, or true or false"
     example = "customer"

@@ -14,7 +14,7 @@ VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
 def expand(value: Any, environ: Mapping[str, str], report: Report, path: Path = ()) -> Any:
-    """Return the value with its variables replaced; what cannot be is reported and blocked.
+    """Return a value with its variables replaced; report and block those that cannot be.
 
     As in a shell, ${VAR:-default} takes its default when VAR is unset or empty; $$ is a dollar.
     """

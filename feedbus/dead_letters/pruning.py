@@ -46,8 +46,8 @@ class Pruning:
         except ChannelError as error:
             events.warning(
                 "dead_letters_unreadable",
-                f"the dead letters of {queue.name} cannot be read, so none is dropped by"
-                " dead_letters.max_age or max_length; tried again in"
+                f"the dead letters of {queue.name} cannot be read, so dead_letters.max_age and"
+                " max_length have no effect now; the next attempt is in"
                 f" {INTERVAL_SECONDS:.0f} s",
                 consumer=self._consumer.name,
                 queue=queue.name,
@@ -58,7 +58,8 @@ class Pruning:
             self._metrics.dropped(limit, count)
             events.warning(
                 "dead_letters_dropped",
-                f"{count} dead letters of {queue.name} were dropped: beyond {limit}",
+                f"{count} dead letters of {queue.name} were deleted because of"
+                f" dead_letters.{limit}",
                 consumer=self._consumer.name,
                 queue=queue.name,
                 limit=limit,

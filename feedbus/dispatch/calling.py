@@ -82,7 +82,7 @@ class Calling:
         if len(records) == 1:
             events.error(
                 "handler_failed",
-                "the handler raised an exception for a record",
+                "the handler raised an exception for a record; the queue's retry policy applies",
                 consumer=self._consumer.name,
                 message_id=records.ids[0],
                 error=described(error),
@@ -91,7 +91,8 @@ class Calling:
         else:
             events.error(
                 "batch_failed",
-                "the handler raised an exception for a batch; each record is handled alone",
+                "the handler raised an exception for a batch; feedbus now calls it for each record"
+                " alone",
                 consumer=self._consumer.name,
                 records=len(records),
                 error=described(error),

@@ -113,7 +113,7 @@ class DeadHandler:
             events.error(
                 "dead_handler_failed",
                 "the dead-letter handler raised an exception; the message becomes a dead letter"
-                " all the same, and its reason names this failure",
+                " all the same, and its reason includes this exception",
                 consumer=self._consumer.name,
                 handler=self._name,
                 message_id=message.message_id,
@@ -132,8 +132,8 @@ class DeadHandler:
         if not taken:
             events.info(
                 "dead_handler_skipped",
-                "the dead-letter handler is not called: the message does not have the type of its"
-                " parameter",
+                "the dead-letter handler was not called, because the message is not valid for the"
+                " type of its parameter; the message becomes a dead letter",
                 consumer=self._consumer.name,
                 handler=self._name,
                 message_id=message.message_id,

@@ -279,7 +279,7 @@ class Dispatch:
                 headers = letters[0].headers
                 events.warning(
                     "dead_letter",
-                    "put into the dead letters; see `feedbus dead show`",
+                    "a message became a dead letter; `feedbus dead show` prints it",
                     consumer=self._consumer.name,
                     message_id=letters[0].message_id,
                     key=headers[KEY],
@@ -291,8 +291,8 @@ class Dispatch:
         reasons = [error.reason for error in failures.values() if isinstance(error, Drop)]
         if reasons:
             events.info(
-                "dropped",
-                "the handler dropped records",
+                "records_dropped",
+                f"the handler raised Drop for {len(reasons)} records; they are acknowledged",
                 consumer=self._consumer.name,
                 records=len(reasons),
                 first_reason=reasons[0],

@@ -68,9 +68,9 @@ class Twins:
             self._metrics.taken_for_repeats()
             events.warning(
                 "repeat_skipped",
-                "a redelivered message without a message id is taken for a repetition, since an"
-                " equal message has been handled, and is not handled; publish with message ids, so"
-                " that equal messages can be distinguished",
+                "a redelivered message without a message id was skipped, because an equal message"
+                " was handled before; set a message id when you publish, so that feedbus can"
+                " distinguish equal messages",
                 queue=self._queue,
                 message_id=delivery.message_id,
             )

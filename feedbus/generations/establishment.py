@@ -48,8 +48,8 @@ def establish(topology: Topology) -> dict[str, State]:
                 "publishing_switched",
                 f"{name}: publishing switched from generation {before_it.digest}"
                 f" ({len(before_it.members)} shards) to generation {now.digest}"
-                f" ({len(now.members)} shards), as {topology.path} says; every host of the project"
-                " needs the same file",
+                f" ({len(now.members)} shards), because {topology.path} has changed; every host of"
+                " the project needs the same file",
                 exchange=name,
                 generation=now.digest,
             )

@@ -164,9 +164,9 @@ def _seen(channel: Channel, topology: Topology, exchange: str, attempts: int) ->
         return _take(channel, topology, exchange, queue, attempts)
     events.error(
         "state_damaged",
-        f"queue {queue} holds a message that feedbus did not write, so the state of exchange"
-        f" {exchange} is read from its ledger; stop the program that publishes to that queue, then"
-        " run `feedbus apply`, which writes the state again",
+        f"queue {queue} contains a message that feedbus did not write; feedbus reads the state of"
+        f" exchange {exchange} from the copy in its ledger queue instead; stop the program that"
+        " publishes to that queue, then run `feedbus apply`, which repairs the queue",
         exchange=exchange,
         queue=queue,
     )

@@ -109,8 +109,8 @@ def delete_proved(channel: Channel, queue: str) -> None:
     if deleted:
         events.error(
             "messages_lost",
-            f"{deleted} messages were published to queue {queue} by its name while it was being"
-            " deleted, and are lost; publish to its exchange instead",
+            f"{deleted} messages are lost: a program published them directly to queue {queue} while"
+            " feedbus deleted it; publish to the queue's exchange instead",
             queue=queue,
             messages=deleted,
         )

@@ -106,8 +106,8 @@ class HandlerLoop:
         events.warning(
             "loop_blocked",
             f"an async handler has blocked the event loop for {seconds:.1f} s at"
-            f" {place.filename}:{place.lineno}: await what takes long, or use asyncio.to_thread(…)"
-            " or a handler under 'def'",
+            f" {place.filename}:{place.lineno}; await the slow call, run it with"
+            " asyncio.to_thread(…), or define the handler with 'def'",
             seconds=seconds,
             detail="".join(traceback.format_list(stack)).rstrip(),
         )
@@ -149,10 +149,10 @@ def _run_loop(started: Started) -> None:
             try:
                 loop.run_until_complete(life)
             except (SystemExit, KeyboardInterrupt) as error:
-                text = "a task that a handler or a resource has started has failed"
+                text = "an asyncio task of a handler or a resource failed; other tasks continue"
                 events.error("task_failed", text, exc_info=error)
             except RuntimeError as error:
-                text = "a handler or a resource has stopped the event loop, which is run again"
+                text = "a handler or a resource stopped the event loop; feedbus runs the loop again"
                 events.error("loop_stopped", text, exc_info=error)
 
 

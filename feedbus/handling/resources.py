@@ -116,14 +116,14 @@ class Resources:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 -- the others have to be closed
-            text = f"the resource {_shown(resource)} could not be closed"
+            text = f"the resource {_shown(resource)} could not be closed; the others are closed"
             events.error("resource_not_closed", text, exc_info=error)
 
     def _close_dead(self, dead: Resource) -> None:
         """Close a resource that has ended by itself, and those that ask for it."""
         if dead not in self._values:
             return
-        text = f"the resource {_shown(dead)} has ended by itself; it is opened again"
+        text = f"the resource {_shown(dead)} ended by itself; feedbus will open it again"
         events.error("resource_ended", text)
         closing = {
             each for each in self._values if each == dead or dead in of_resource(each).resources()

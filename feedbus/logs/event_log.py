@@ -37,7 +37,7 @@ class Event:
         """Return `event=… consumer=… key=value … message="…"`.
 
         Args:
-            context: fields of the process, for those that the event does not have itself.
+            context: default fields of the process; fields of the event take precedence.
 
         """
         pairs = self.pairs(context) | {"message": self.message}
@@ -64,22 +64,22 @@ class EventLog:
         self._logger = logging.getLogger(name)
 
     def info(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log what happens in normal work; see write()."""
+        """Log an event of normal work; see write()."""
         self._write(logging.INFO, event, message, **fields)
 
     def warning(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log what an operator should know; see write()."""
+        """Log an event that an operator should know; see write()."""
         self._write(logging.WARNING, event, message, **fields)
 
     def error(self, event: str, message: str, /, **fields: Any) -> None:
-        """Log what somebody has to act on; see write()."""
+        """Log an event that needs an action; see write()."""
         self._write(logging.ERROR, event, message, **fields)
 
     def write(self, level: int, event: str, message: str, /, **fields: Any) -> None:
         """Log an event.
 
         Args:
-            level: as logging has it.
+            level: a level of the module logging.
             event: its name, one of feedbus.logs.catalogue.EVENTS.
             message: a sentence.
             fields: values to search by. Two have a meaning of their own: `exc_info` is an exception
@@ -104,12 +104,12 @@ class EventLog:
 
 
 def indented(text: str) -> str:
-    """Return lines that cannot be taken for lines of events."""
+    """Return lines with an indent, so that they cannot be read as lines of events."""
     return "\n".join(f"  {printable(line)}" for line in text.split("\n"))
 
 
 def _value(value: Any) -> str:
-    """Return a value as the text form writes it: quoted unless it is one plain word."""
+    """Return a value in the text format: quoted, unless it is one plain word."""
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     if text and text.isprintable() and not any(each in text for each in " \"'=\\"):
         return text

@@ -1,4 +1,4 @@
-"""The two forms of a log line, text and JSON, and how a process is made to write them."""
+"""The two formats of log lines, text and JSON, and the configuration of a process's log."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class TextFormatter(logging.Formatter):
     """Writes `TIME LEVEL event=… consumer=… key=value … message="…"`; a traceback is indented."""
 
     def __init__(self, context: Mapping[str, Any] | None = None) -> None:
-        """Write the fields of the process, context, into each line that has none of that name."""
+        """Add the fields in context to each line that does not have them."""
         super().__init__()
         self.context = dict(context or {})
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record, and below it its traceback."""
+        """Return the line of a record, followed by its traceback."""
         event = event_of(record)
         line = f"{_time(record)} {record.levelname} {event.text(self.context)}"
         more = _more(self, record, event)
@@ -37,7 +37,7 @@ class JsonFormatter(logging.Formatter):
     """Writes one JSON object on one line: time, level, event, consumer, fields and message."""
 
     def __init__(self, context: Mapping[str, Any] | None = None) -> None:
-        """Write the fields of the process, context, into each line that has none of that name."""
+        """Add the fields in context to each line that does not have them."""
         super().__init__()
         self.context = dict(context or {})
 
@@ -55,16 +55,16 @@ class JsonFormatter(logging.Formatter):
 
 
 def formatter_of(log_format: str, context: Mapping[str, Any] | None = None) -> logging.Formatter:
-    """Return the formatter of a form, `text` or `json`."""
+    """Return the formatter of a format, `text` or `json`."""
     return JsonFormatter(context) if log_format == JSON else TextFormatter(context)
 
 
 def configure(log_format: str, *, stream: TextIO | None = None, **context: Any) -> None:
-    """Let this process write its log in one form, from the level INFO.
+    """Configure the log of this process: its format, and the level INFO and higher.
 
     Args:
         log_format: `text` or `json`.
-        stream: where to, stderr by default.
+        stream: the output, stderr by default.
         context: fields of every line of this process, such as `consumer="mail"`.
 
     """
@@ -76,7 +76,7 @@ def configure(log_format: str, *, stream: TextIO | None = None, **context: Any) 
 
 
 def change_format(log_format: str) -> None:
-    """Let this process write its log in another form from now on."""
+    """Change the format of this process's log."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, TextFormatter | JsonFormatter):
             handler.setFormatter(formatter_of(log_format, handler.formatter.context))
@@ -89,7 +89,7 @@ def log_line(log_format: str, level: int, event: Event) -> str:
 
 
 def event_of(record: logging.LogRecord) -> Event:
-    """Return a record's event; what libraries and handlers log becomes one with their logger."""
+    """Return a record's event; a record of other code becomes an event `log` with its logger."""
     if isinstance(record.msg, Event):
         return record.msg
     return Event(FOREIGN, record.getMessage(), {"logger": record.name})
@@ -111,7 +111,7 @@ def _more(formatter: logging.Formatter, record: logging.LogRecord, event: Event)
 
 
 def _is_json(value: Any) -> bool:
-    """Whether JSON has the value; NaN and infinities are written as texts."""
+    """Whether JSON has the value; NaN and infinities are written as text."""
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or isinstance(value, str | int)

@@ -1,4 +1,4 @@
-"""Every metric: recorded by each process into a file of its name, read together for /metrics."""
+"""The metrics: each process writes its own file, and /metrics reads all files together."""
 
 from feedbus.metrics.catalogue import Limit, Outcome, Part, Verdict
 from feedbus.metrics.exposition import (

@@ -1,4 +1,4 @@
-"""Every metric that feedbus has: its name, what it says, its labels and its buckets."""
+"""Every metric of feedbus: its name, meaning, labels and buckets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Family:
 
     @property
     def length(self) -> int:
-        """How many numbers a series keeps: one, or each bucket, +Inf and the sum."""
+        """The number of values in a series: one, or the buckets, +Inf and the sum."""
         return len(self.bounds) + 2 if self.kind == "histogram" else 1
 
 

@@ -1,4 +1,4 @@
-"""Numbers by name in a mapped file: what was counted before a kill -9 stays counted.
+"""Counters in a memory-mapped file; they keep their values after a kill -9.
 
 A file is a row of segments of 64 KiB, so that it grows without moving what is mapped. A segment
 is a magic word, the bytes in use, and entries: key length, count of numbers, key, numbers. Every
@@ -39,7 +39,7 @@ class Counts:
     """Numbers by key; kept in a file, or in memory when there is none or its disk is full."""
 
     def __init__(self, descriptor: int | None = None) -> None:
-        """Map what the file holds; ValueError says that it is not ours to read.
+        """Map the file; raise ValueError if it is not a valid metric file.
 
         Args:
             descriptor: an open file, locked for this writer alone; closed by close().
@@ -64,7 +64,7 @@ class Counts:
 
     @classmethod
     def claim(cls, directory: Path, name: str) -> Counts:
-        """Open the file of that name, as its only writer; OSError when that cannot be.
+        """Open the file of a name as its only writer; raise OSError if that is impossible.
 
         A name that is in use gets a numbered file beside the first, which the next to come finds
         free again. A file that cannot be read is set aside, so that it costs only itself.
@@ -80,9 +80,9 @@ class Counts:
             except ValueError as error:
                 aside = path.with_name(path.name + UNREADABLE_SUFFIX)
                 events.warning(
-                    "metrics_set_aside",
-                    f"a metric file cannot be read: {error}; it was renamed to {aside.name},"
-                    " and its counters begin at 0",
+                    "metrics_restarted",
+                    f"a metric file is damaged: {error}; it was renamed to {aside.name}, and the"
+                    " counters of this process start again at 0",
                     file=path,
                 )
                 path.replace(aside)
@@ -96,7 +96,7 @@ class Counts:
         raise OSError(errno.EBUSY, "all metric files of this name are in use", str(directory))
 
     def numbers(self, key: str, length: int) -> memoryview[float]:
-        """Return the length numbers of key, which start at 0; change them under lock only."""
+        """Return the numbers of a key, at first 0; change them only under the lock."""
         with self.lock:
             known = self._numbers.get(key)
             if known is None or len(known) != length:
@@ -104,12 +104,12 @@ class Counts:
             return known
 
     def read(self) -> dict[str, tuple[float, ...]]:
-        """Return every key's numbers as they stand."""
+        """Return the current numbers of every key."""
         with self.lock:
             return {key: tuple(numbers) for key, numbers in self._numbers.items()}
 
     def close(self) -> None:
-        """Let the next writer of the same name have the file."""
+        """Release the file for the next writer of the same name."""
         if self._descriptor is not None:
             # The maps hold the file open, and its lock with it: closing alone would not free it.
             file_locks.unlock(self._descriptor)
@@ -139,8 +139,8 @@ class Counts:
             except OSError as error:
                 events.warning(
                     "metrics_in_memory",
-                    "new metrics of this process are kept in memory only and are not shown, since"
-                    " its file cannot grow; free disk space and restart the process",
+                    "the metric file of this process cannot grow, so its new metrics are not"
+                    " exported; free disk space and restart the process",
                     error=error,
                 )
         self._take(space)
@@ -162,7 +162,7 @@ class Counts:
 
 
 def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
-    """Give every key and its numbers while others may be writing; ValueError says what is wrong."""
+    """Yield every key and its numbers, also while others write; raise ValueError if damaged."""
     content = memoryview(path.read_bytes())
     for offset in range(0, len(content), SEGMENT_BYTES):
         for key, _, _, numbers in entries(content[offset : offset + SEGMENT_BYTES]):
@@ -170,7 +170,7 @@ def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
 
 
 def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, ...]]]:
-    """Give each entry's key, where its numbers start and end, and the numbers."""
+    """Yield each entry's key, the start and end of its numbers, and the numbers."""
     if len(segment) < HEADER_BYTES or int.from_bytes(segment[:8], sys.byteorder) != MAGIC:
         # Nothing but zeros is a segment whose writer was stopped before its first word.
         if any(segment):

@@ -33,7 +33,7 @@ events = EventLog("feedbus.metrics")
 
 
 def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None = None) -> bytes:
-    """Give the metrics of all processes in Prometheus's text format.
+    """Yield the metrics of all processes in Prometheus's text format.
 
     Args:
         directory: where the processes keep their metrics; none there is no metrics.
@@ -67,7 +67,7 @@ def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None
 
 
 def totals(directory: Path) -> dict[str, dict[str, int]]:
-    """Return how many records each consumer has settled, by verdict, in all its lives."""
+    """Return how many records each consumer has settled, by verdict, since its metrics began."""
     merged, _ = _merge(directory)
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for (consumer, verdict), (count,) in sorted(merged.get(RECORDS.name, {}).items()):
@@ -76,7 +76,7 @@ def totals(directory: Path) -> dict[str, dict[str, int]]:
 
 
 def dropped_dead_letters(directory: Path) -> dict[str, int]:
-    """Return how many dead letters each consumer has dropped for its queue's limits."""
+    """Return how many dead letters each consumer has deleted because of limits."""
     merged, _ = _merge(directory)
     found: dict[str, int] = defaultdict(int)
     for (consumer, _limit), (count,) in merged.get(DROPPED.name, {}).items():
@@ -85,7 +85,7 @@ def dropped_dead_letters(directory: Path) -> dict[str, int]:
 
 
 def deliveries(directory: Path) -> dict[str, int]:
-    """Return how many deliveries each consumer has settled in all its lives."""
+    """Return how many deliveries each consumer has settled since its metrics began."""
     merged, _ = _merge(directory)
     found: dict[str, int] = defaultdict(int)
     for (consumer, _verdict), (count,) in merged.get(DELIVERIES.name, {}).items():
@@ -149,6 +149,6 @@ def _gauge(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> M
 def _log_once(path: Path, reason: str) -> None:
     events.warning(
         "metrics_unreadable",
-        f"a metric file cannot be read: {reason}; its metrics are left out",
+        f"a metric file cannot be read: {reason}; its metrics are missing from /metrics",
         file=path,
     )

@@ -1,4 +1,4 @@
-"""Record what one process does; its counts go on where those of its last life ended."""
+"""Record the metrics of one process; counters continue after a restart."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Metrics:
     """All metrics of one process."""
 
     def __init__(self, counts: Counts) -> None:
-        """Record into counts; open() and none() are the usual ways here."""
+        """Record into counts; callers normally use open() or none()."""
         self._counts = counts
         self._consumers: dict[str, ConsumerMetrics] = {}
         self._published: dict[tuple[str, str], _Counter] = {}
@@ -44,7 +44,7 @@ class Metrics:
 
     @classmethod
     def open(cls, directory: Path, process: str) -> Self:
-        """Record into the process's file in directory, made with mode 0700 if it is not there.
+        """Record into the process's file in a directory, which is created (0700) if it is missing.
 
         Args:
             directory: where all processes of a system keep their metrics.
@@ -58,32 +58,33 @@ class Metrics:
         except OSError as error:
             events.warning(
                 "no_metrics",
-                f"no metrics from {process}: expected a folder to write to, got {error}",
+                f"the metric files of {process} cannot be written: {error}; it runs without"
+                " metrics; make the folder writable and restart the process",
                 process=process,
             )
             return cls.none()
 
     @classmethod
     def none(cls) -> Self:
-        """Record into memory, for tests and tools that keep no files."""
+        """Record only in memory, for tests and tools."""
         return cls(Counts())
 
     def consumer(self, name: str) -> ConsumerMetrics:
-        """Return the metrics of that consumer, all of its series there from the start."""
+        """Return the metrics of a consumer; all of its series exist from the start."""
         known = self._consumers.get(name)
         if known is None:
             known = self._consumers.setdefault(name, ConsumerMetrics(self._counts, name))
         return known
 
     def schedule(self, name: str) -> ScheduleMetrics:
-        """Return the metrics of that schedule, all of its series there from the start."""
+        """Return the metrics of a schedule; all of its series exist from the start."""
         known = self._schedules.get(name)
         if known is None:
             known = self._schedules.setdefault(name, ScheduleMetrics(self._counts, name))
         return known
 
     def published(self, exchange: str, outcome: Outcome, count: int = 1) -> None:
-        """Count records that the broker confirmed, returned, nacked or said nothing about.
+        """Count records that the broker confirmed, returned, nacked or did not answer.
 
         A count of 0 makes the exchange's series known before anything is published.
         """
@@ -102,16 +103,16 @@ class Metrics:
         self._blocked.add(max(0.0, seconds))
 
     def value(self, name: str, *labels: str) -> float:
-        """Return a counter, or how often a histogram was observed; 0 when it is not known."""
+        """Return a counter, or the count of a histogram; 0 if it is unknown."""
         numbers = self._counts.read().get(series_key(RECORDED[name], labels), (0.0,))
         return sum(numbers[:-1]) if RECORDED[name].kind == "histogram" else numbers[0]
 
     def close(self) -> None:
-        """Let the next process of this name have the file; what was counted stays."""
+        """Release the file for the next process of this name; its values are kept."""
         self._counts.close()
 
     def __enter__(self) -> Self:
-        """Be closed at the end of a with statement."""
+        """Return the metrics, which are closed at the end of the with statement."""
         return self
 
     def __exit__(
@@ -128,7 +129,7 @@ class ConsumerMetrics:
     """The metrics of one consumer; each call costs under a microsecond, whatever the batch."""
 
     def __init__(self, counts: Counts, name: str) -> None:
-        """Make every series known at 0, so that rates are true from the first event."""
+        """Create every series with 0, so that rates are correct from the first event."""
 
         def by(family: Family, values: tuple[str, ...]) -> dict[str, _Counter]:
             return {value: _Counter(counts, family, name, value) for value in values}
@@ -153,12 +154,12 @@ class ConsumerMetrics:
         self._records[verdict].add(records)
 
     def handled(self, seconds: float, records: int = 1) -> None:
-        """Count one call of the handler, the time in it and the records that it took."""
+        """Count one call of the handler, its duration and its records."""
         self._handling.observe(seconds)
         self._batch.observe(records)
 
     def lag(self, seconds: float, count: int = 1) -> None:
-        """Count the time from publish to settle of count deliveries."""
+        """Count the time from publishing to settling, for a number of deliveries."""
         self._lag.observe(seconds, count)
 
     def redelivered(self, deliveries: int = 1) -> None:
@@ -166,7 +167,7 @@ class ConsumerMetrics:
         self._redelivered.add(deliveries)
 
     def taken_for_repeats(self, deliveries: int = 1) -> None:
-        """Count redelivered messages without ids that were skipped for equal ones."""
+        """Count redelivered messages without ids that were skipped as repetitions."""
         self._taken_for_repeats.add(deliveries)
 
     def unidentified(self, deliveries: int = 1) -> None:
@@ -174,11 +175,11 @@ class ConsumerMetrics:
         self._unidentified.add(deliveries)
 
     def dropped(self, limit: Limit, dead_letters: int = 1) -> None:
-        """Count dead letters that were beyond a limit."""
+        """Count dead letters that were deleted because of a limit."""
         self._dropped[limit].add(dead_letters)
 
     def misplaced(self, deliveries: int = 1) -> None:
-        """Count deliveries with records that another shard owns."""
+        """Count deliveries with records that belong to another shard."""
         self._misplaced.add(deliveries)
 
     def loop_blocked(self, seconds: float) -> None:
@@ -190,7 +191,7 @@ class ConsumerMetrics:
         self._outages[part].add(1)
 
     def held(self, part: Part, seconds: float) -> None:
-        """Count time spent holding; it grows during an outage, so its rate shows the outage."""
+        """Count the time of waiting during an outage; it grows while the outage lasts."""
         self._held[part].add(max(0.0, seconds))
 
 
@@ -198,12 +199,12 @@ class ScheduleMetrics:
     """The metrics of one schedule."""
 
     def __init__(self, counts: Counts, name: str) -> None:
-        """Make every series known at 0."""
+        """Create every series with 0."""
         self._fired = _Counter(counts, catalogue.SCHEDULE_FIRED, name)
         self._lateness = _Histogram(counts, catalogue.SCHEDULE_LATENESS, name)
 
     def fired(self, late_seconds: float) -> None:
-        """Count one firing, so long after its moment."""
+        """Count one firing, and how late it was."""
         self._fired.add(1)
         self._lateness.observe(late_seconds)
 
@@ -242,5 +243,5 @@ class _Histogram:
 
 
 def series_key(family: Family, labels: tuple[str, ...]) -> str:
-    """Name a series in a file; exposition takes it apart again."""
+    """Return the key of a series in a file; the exposition parses it."""
     return json.dumps([family.name, *labels], separators=(",", ":"))

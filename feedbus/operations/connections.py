@@ -174,7 +174,8 @@ class Listener(TcpWSGIServer):
         if slow or surplus:
             events.info(
                 "connections_closed",
-                "HTTP connections were closed: requests too slow, or too many connections",
+                "HTTP connections were closed, because their requests were too slow or there were"
+                " too many connections",
                 slow=len(slow),
                 too_many=surplus,
             )

@@ -97,7 +97,8 @@ class Service:
     def on_signal(self, number: int, _: FrameType | None) -> None:
         """Stop, when the requests that are in flight have been answered."""
         name = signal.Signals(number).name
-        events.info("stopping", f"{name}: stopping after the current requests", signal=name)
+        text = f"received {name}; the process ends after the current requests"
+        events.info("stopping", text, signal=name)
         self._over.set()
         if self._server is not None:
             self._server.stop()
@@ -136,8 +137,8 @@ class Service:
                     latest = str(error)
                     events.error(
                         "not_listening",
-                        "no metrics and no operations page on this host; tried again every"
-                        f" {TRY_AGAIN_SECONDS:.0f} s",
+                        "the HTTP address cannot be used, so this host has no metrics and no"
+                        f" operations page; feedbus tries again every {TRY_AGAIN_SECONDS:.0f} s",
                         error=latest,
                     )
                     mark_holding(latest)
@@ -167,7 +168,8 @@ class Service:
             used = listener.getsockname()[1]
             events.info(
                 "port_taken",
-                f"port {wanted} is taken, so port {used} is used: `feedbus status` shows it",
+                f"port {wanted} is in use by another program, so this process listens on port"
+                f" {used}; `feedbus status` shows the address",
                 port=used,
             )
         try:

@@ -123,8 +123,8 @@ class _Shield:
         """Return the answer to an unforeseen error, and log what the answer does not say."""
         if isinstance(error, Outage) or self._is_outage(error):
             events.error(
-                "outage",
-                "a request was answered with 503, since the store does not answer",
+                "request_store_outage",
+                "a request was answered with 503, because the store does not answer",
                 route=rule,
                 error=" ".join(str(error).split()),
             )
@@ -135,8 +135,8 @@ class _Shield:
             return problem(UNAVAILABLE, detail, headers=RETRY_AFTER)
         code = uuid.uuid4().hex[:12]
         events.error(
-            "crash",
-            "a request was answered with 500, since an unexpected exception was raised",
+            "request_crashed",
+            "a request was answered with 500, because an unexpected exception was raised",
             id=code,
             route=rule,
             exc_info=error,

@@ -145,8 +145,9 @@ class Watchdog:
 def describe(note: Note) -> str:
     """Return the message of the event `hangs`: on which message, and what is done."""
     return (
-        f"the handler hangs on {note}: {note.overdue_seconds:.0f} s over handler_timeout; process"
-        f" {note.pid} is ended by SIGABRT, and writes the stacks of its threads into its log"
+        f"the handler hangs on {note}: it has exceeded handler_timeout by"
+        f" {note.overdue_seconds:.0f} s; process {note.pid} is ended with SIGABRT and writes the"
+        " stacks of its threads to its log; the message is delivered again"
     )
 
 

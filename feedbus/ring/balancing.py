@@ -1,4 +1,4 @@
-"""Weights that even out given keys, the best for every number of buckets, found exactly.
+"""The most even weights for given keys, for each number of buckets, computed exactly.
 
 Of a ring only the number of its buckets decides each key's bucket, so weights do no more than cut
 the row of buckets into as many runs as there are queues. The best cut is computed, not guessed.
@@ -23,14 +23,14 @@ Cut = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Weights in the order of binding, and what the busiest of their queues gets."""
+    """Weights in the order of binding, and the load of the busiest queue."""
 
     weights: Cut
     busiest: int
 
     @property
     def buckets(self) -> int:
-        """How many buckets the weights make together."""
+        """The number of buckets of the ring with these weights."""
         return sum(self.weights)
 
 
@@ -40,7 +40,7 @@ def key_class(key: str) -> int:
 
 
 def placer(ring: Ring) -> Callable[[int], str]:
-    """Return the function that gives a key class's queue.
+    """Return a function from a key class to its queue.
 
     Raises:
         UsageError: the ring has no buckets.
@@ -55,12 +55,14 @@ def placer(ring: Ring) -> Callable[[int], str]:
 
 
 def frontier(loads: Loads, queues: int, most_buckets: int) -> list[Balance]:
-    """Return the best weights for ever more buckets, each more even than all with fewer.
+    """Return, for increasing numbers of buckets, the most even weights.
+
+    A result is left out unless it is more even than all those with fewer buckets.
 
     Args:
-        loads: what each class of keys counts, in whole numbers from 0.
-        queues: how many there are, at least 1.
-        most_buckets: how many buckets the weights may make together, at least one each.
+        loads: the load of each class of keys, as integers from 0.
+        queues: the number of queues, at least 1.
+        most_buckets: the largest sum of the weights; each weight is at least 1.
 
     """
     total = sum(loads.values())
@@ -79,7 +81,7 @@ def frontier(loads: Loads, queues: int, most_buckets: int) -> list[Balance]:
 
 
 def _rows(loads: Loads, fewest: int, most: int) -> Iterator[list[int]]:
-    """Yield the loads of the buckets for each number of them: one more takes from the others."""
+    """Yield the loads of the buckets for each number of buckets."""
     taken: list[dict[int, int]] = [defaultdict(int) for _ in range(most)]
     row = [sum(loads.values())]
     for each, load in loads.items():
@@ -97,7 +99,7 @@ def _rows(loads: Loads, fewest: int, most: int) -> Iterator[list[int]]:
 
 
 def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """Return the least number for which it holds; it holds for high and, once, for all above."""
+    """Return the least number for which a condition holds, if it holds for all numbers above."""
     while low < high:
         middle = (low + high) // 2
         if holds(middle):
@@ -109,13 +111,13 @@ def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Cutter:
-    """A row of buckets by its running sums, to be cut into runs of one bucket or more."""
+    """A row of buckets as running sums, which is cut into runs of one bucket or more."""
 
     sums: Sequence[int]
     runs: int
 
     def fits(self, most: int) -> bool:
-        """Whether a cut gives no run more than most, which is no less than any one bucket has."""
+        """Whether a cut exists in which no run has a load above most."""
         buckets, place = len(self.sums) - 1, 0
         for _ in range(self.runs):
             place = bisect_right(self.sums, self.sums[place] + most) - 1
@@ -124,7 +126,7 @@ class _Cutter:
         return False
 
     def cut(self, least: int, most: int) -> Cut | None:
-        """Return the sizes of runs whose loads lie between least and most, None if there are none.
+        """Return the sizes of runs with loads from least to most, or None if there are none.
 
         For each run in turn: where it may end, and from where.
         """
@@ -147,7 +149,7 @@ class _Cutter:
         return tuple(reversed(sizes))
 
     def evenest(self, most: int) -> Cut:
-        """Of the cuts that give no run more than most return one whose idlest run gets most."""
+        """Return, of the cuts without a load above most, one with the largest least load."""
         mean = self.sums[-1] // self.runs
         lack = _least(0, mean, lambda lack: self.cut(mean - lack, most) is not None)
         sizes = self.cut(mean - lack, most)
@@ -156,7 +158,7 @@ class _Cutter:
         return sizes
 
     def _window(self, run: int, least: int, most: int) -> tuple[int, int]:
-        """Return between which places so many runs may end, for the others to fit behind."""
+        """Return between which indexes a run may end, so that the remaining runs fit."""
         buckets, total, behind = len(self.sums) - 1, self.sums[-1], self.runs - run
         if not behind:
             return buckets, buckets

@@ -58,7 +58,7 @@ def _hash(keys: Sequence[bytes]) -> Words:
 
 
 def _hash_alike(words: Words, lengths: Words, blocks: int) -> Words:
-    """Hash keys that have so many whole blocks, and then a part of one."""
+    """Hash keys of equal length class: so many whole blocks, and a part of another."""
     a = np.full(len(words), GOLDEN_RATIO, np.uint32)
     b, c = a.copy(), np.full(len(words), SEED, np.uint32)
     for block in range(blocks + 1):
@@ -76,7 +76,7 @@ def _hash_alike(words: Words, lengths: Words, blocks: int) -> Words:
 
 
 def _mix(one: Words, two: Words, three: Words, shift: int) -> None:
-    """Change the first words in place by the others."""
+    """Mix the other words into the first ones, in place."""
     one -= two
     one -= three
     one ^= three << np.uint32(shift) if shift > 0 else three >> np.uint32(-shift)

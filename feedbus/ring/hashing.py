@@ -1,4 +1,4 @@
-"""Hash a routing key as Erlang's phash2 hashes a binary."""
+"""Hash a routing key in the same way as Erlang's phash2 hashes a binary."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def draws(key_hash: int) -> Iterator[int]:
 
 
 def _xorshift(word: int) -> list[int]:
-    """Return what follows a word in a 64-bit xorshift, the last one first."""
+    """Return the next word of a 64-bit xorshift."""
     found = []
     for _ in range(STATE_WORDS):
         word ^= word >> 12
@@ -120,7 +120,7 @@ def jumper() -> Jump:
 
 
 def _far(key_hash: int, buckets: int) -> int:
-    """Jump on the stream as defined: for the few keys that jump oftener than a state has words."""
+    """Follow the jumps on the full stream, for the few keys that need more than one state."""
     bucket = reached = 0
     for draw in draws(key_hash):
         bucket, reached = reached, int(ONE * (reached + 1) / draw)

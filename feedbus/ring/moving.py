@@ -1,4 +1,4 @@
-"""What changing a ring does to keys: which share of all keys goes from which queue to which."""
+"""The keys that a change of a ring moves: their share, by old queue and new queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which queue gets a routing key: the broker's buckets, in its order."""
+"""The queue of a routing key: the broker's buckets, in the broker's order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORTH_BULK = 30_000  # keys placed one by one take as long as loading what place
 
 
 class Ring:
-    """The ring of an x-consistent-hash exchange, as RabbitMQ places routing keys on it.
+    """The ring of an x-consistent-hash exchange; it finds the same queue for a key as RabbitMQ.
 
     It remembers where the latest keys went, so a key that comes again costs a look-up.
     """
@@ -44,11 +44,11 @@ class Ring:
 
     @property
     def buckets(self) -> tuple[tuple[str, int], ...]:
-        """The bucket table from bucket 0 on: (queue, how many consecutive buckets)."""
+        """The runs of buckets from bucket 0 on: (queue, number of buckets)."""
         return tuple(self._weights.items())
 
     def bind(self, queue: str, weight: int) -> None:
-        """Append weight buckets for a queue; a queue that has buckets keeps those, as on RabbitMQ.
+        """Append buckets for a queue; an already bound queue keeps its own, as on RabbitMQ.
 
         Raises:
             UsageError: the weight is not a positive integer.
@@ -58,12 +58,12 @@ class Ring:
             self._rebuild()
 
     def unbind(self, queue: str) -> None:
-        """Take away all buckets of a queue, if it has any; those above move down."""
+        """Remove all buckets of a queue; the buckets above move down."""
         if self._weights.pop(queue, None) is not None:
             self._rebuild()
 
     def route(self, routing_key: str | bytes) -> str:
-        """Return the queue that gets a message of this routing key; a text counts as UTF-8.
+        """Return the queue of a routing key; a text is encoded as UTF-8.
 
         Raises:
             UsageError: the ring has no buckets.

@@ -167,7 +167,8 @@ class Concurrent:
             cause = cause_of(took)
             events.warning(
                 "channel_lost",
-                f"the broker ended the subscription because of message {message_id}: {cause}",
+                f"the broker closed the channel while message {message_id} was handled: {cause};"
+                " the message is delivered again",
                 message_id=message_id,
             )
             self._suspects.blame([message_id], cause)

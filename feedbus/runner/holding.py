@@ -68,8 +68,8 @@ class Holding:
             return
         seconds = time.monotonic() - self._since
         events.info(
-            "resumed",
-            f"{self._consumer} continues after holding {self.failures} times in {seconds:.0f} s",
+            "consumer_resumed",
+            f"{self._consumer} continues after {self.failures} failed attempts in {seconds:.0f} s",
             consumer=self._consumer,
         )
         self.failures, self._folded, self._last_line = 0, 0, ""
@@ -86,8 +86,9 @@ class Holding:
             self._report(text)
             again = ""
         events.warning(
-            "holding",
-            f"{self._consumer} holds for {self.latest_seconds:.1f} s: {text}{again}",
+            "consumer_paused",
+            f"{self._consumer} pauses for {self.latest_seconds:.1f} s, then tries again:"
+            f" {text}{again}",
             consumer=self._consumer,
         )
         self._last_line, self._logged_at, self._folded = text, now, 0

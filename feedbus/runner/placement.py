@@ -68,9 +68,9 @@ class Placement:
     def _report(self, generation: Generation, queue: str, key: str, owner: str) -> None:
         events.error(
             "misplaced",
-            f"key '{key}' came to queue {queue} but belongs to {owner}: the broker has rebuilt the"
-            f" ring of exchange {generation.exchange} in another order, so keys may be handled out"
-            " of order; run `feedbus apply` to make a new ring in order",
+            f"a message with key '{key}' was routed to queue {queue} instead of {owner}: the broker"
+            f" has rebuilt the ring of exchange {generation.exchange} in another order, so messages"
+            " of one key may be handled out of order; run `feedbus apply` to repair the ring",
             queue=queue,
             exchange=generation.exchange,
         )
@@ -85,8 +85,8 @@ class Placement:
             self._reported.discard(generation)
             events.warning(
                 "misplaced_not_recorded",
-                f"the state of exchange {generation.exchange} could not be marked as out of order;"
-                " tried again with the next misplaced message",
+                f"feedbus could not record that the ring of exchange {generation.exchange} must be"
+                " repaired; it tries again with the next message on a wrong shard",
                 exchange=generation.exchange,
                 error=error,
             )

@@ -365,8 +365,9 @@ class Runner:
         """Return everything that is not settled to the broker; return what to subscribe to anew."""
         events.info(
             "prefetched_returned",
-            f"{self._consumer.name} returns its unhandled messages to the broker, which takes back"
-            f" what is not acknowledged within {self._timeout.seconds:g} s",
+            f"{self._consumer.name} returns the messages that wait for their handler to the broker,"
+            " because the broker's consumer_timeout"
+            f" ({self._timeout.seconds:g} s) would expire; they are delivered again",
             consumer=self._consumer.name,
         )
         self._let_finish()
@@ -506,8 +507,8 @@ class Runner:
                 if concurrent.unfinished:  # what finishing needs is away
                     events.warning(
                         "unsettled_at_end",
-                        f"{self._consumer.name} ends with unsettled messages, which the broker"
-                        " delivers again",
+                        f"{self._consumer.name} ends during an outage; the broker will deliver its"
+                        " unacknowledged messages again",
                         consumer=self._consumer.name,
                         error=error,
                     )
@@ -593,7 +594,7 @@ class Runner:
             if reason:
                 events.error(
                     "message_given_up",
-                    f"{self._consumer.name} gives up message {ids[0]}: {reason}",
+                    f"{self._consumer.name} puts message {ids[0]} into the dead letters: {reason}",
                     consumer=self._consumer.name,
                     message_id=ids[0],
                 )
@@ -624,8 +625,8 @@ class Runner:
                 first = strain.message_ids[0]
                 events.warning(
                     "channel_lost",
-                    f"{self._consumer.name} lost its channel while it handled message {first}:"
-                    f" {cause}",
+                    f"the broker closed the channel of {self._consumer.name} while it handled"
+                    f" message {first}: {cause}; the message is delivered again",
                     consumer=self._consumer.name,
                     message_id=first,
                 )

@@ -142,7 +142,8 @@ class Scheduler:
             fired_for = write_moment(moment) if moment else "none"
             events.warning(
                 "schedule_missed",
-                "moments of a schedule were missed; `fired` is the one that is made up for",
+                f"schedule {schedule.name} missed runs since {write_moment(first)}; the run that"
+                f" was made up for: {fired_for}",
                 schedule=schedule.name,
                 missed_from=write_moment(first),
                 fired=fired_for,
@@ -160,7 +161,7 @@ class Scheduler:
         self._metrics.schedule(schedule.name).fired(late)
         self._logged.pop(schedule.name, None)
         events.info(
-            "fired",
+            "schedule_fired",
             "a schedule has published its message",
             schedule=schedule.name,
             moment=write_moment(moment),
@@ -175,8 +176,8 @@ class Scheduler:
             self._logged[schedule] = text
             events.write(
                 level,
-                "not_fired",
-                "a schedule cannot publish its message; tried again",
+                "schedule_failed",
+                "a schedule cannot publish its message; feedbus will try again",
                 schedule=schedule or "all",
                 error=text,
             )

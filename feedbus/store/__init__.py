@@ -1,4 +1,4 @@
-"""The database that a handler's effects commit to, with the outbox and the inbox."""
+"""The database in which a handler's effects commit, with the outbox and the inbox."""
 
 from feedbus.store.none import NoStore
 from feedbus.store.opening import load_driver, open_prepared, open_store, ping

@@ -1,4 +1,4 @@
-"""One process at a time, by a lock that the store or its machine drops when its holder dies."""
+"""Locks that one process at a time holds; the kernel or the database releases them on its death."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Execute = Callable[[str, Mapping[str, Any]], Cursor]
 
 
 def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
-    """Lock a name on PostgreSQL until the transaction ends; False when another one keeps it."""
+    """Lock a name on PostgreSQL until the transaction ends; return False if it is locked."""
     key = {"key": zlib.crc32(f"feedbus.{name}".encode())}
 
     def take() -> bool:
@@ -28,7 +28,7 @@ def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
 
 @contextmanager
 def file_lock(path: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold the lock of a file; yields False when another process keeps it."""
+    """Hold a lock on a file; yields False if another process holds it."""
     with ExitStack() as held:
         try:
             ours = held.enter_context(locked(path, wait_seconds))

@@ -1,4 +1,4 @@
-"""The store of a project without one: effects are not in a transaction, and nothing is recorded."""
+"""The store of a project without a database: no transactions, no inbox, no outbox."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class NoStore:
     session_type: type | None = None
 
     def __init__(self) -> None:
-        """Keep nothing."""
+        """Create the store; there is nothing to configure."""
         self.outbox = NoOutbox()
         self.inbox = NoInbox()
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Return a context manager that does nothing: effects are there as they are made."""
+        """Return a context manager without a transaction: each effect takes place immediately."""
         return nullcontext()
 
     def is_outage(self, error: BaseException) -> bool:
-        """Return False: nothing can be unavailable."""
+        """Return False: without a store, no error is an outage of the store."""
         del error
         return False
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Yield False: there is nothing that one process would have to do."""
+        """Yield False: without a store, there is no work that only one process may do."""
         del name, wait_seconds
         yield False
 
@@ -47,7 +47,7 @@ class NoStore:
 
 
 class NoOutbox:
-    """An outbox that is always empty, and takes nothing."""
+    """An outbox that is always empty and accepts no messages."""
 
     def put(
         self,
@@ -57,7 +57,7 @@ class NoOutbox:
         *,
         message_id: str | None = None,
     ) -> Entry:
-        """Raise UsageError: there is no store that would keep the message."""
+        """Raise UsageError: there is no store in which the message could be kept."""
         del exchange, payload, key, message_id
         refuse()
 
@@ -67,7 +67,7 @@ class NoOutbox:
         rows: Iterable[tuple[str, Mapping[str, Any], str]],
         options: PublishOptions | None = None,
     ) -> list[int]:
-        """Raise UsageError: there is no store that would keep the messages."""
+        """Raise UsageError: there is no store in which the messages could be kept."""
         del exchange, rows, options
         refuse()
 
@@ -85,7 +85,7 @@ class NoOutbox:
 
 
 class NoInbox:
-    """An inbox that knows no message, and can record none."""
+    """An inbox that is always empty and cannot record messages."""
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Return nothing."""
@@ -93,7 +93,7 @@ class NoInbox:
         return []
 
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Raise UsageError: there is no store that would keep which messages were handled."""
+        """Raise UsageError: there is no store that could record which messages were handled."""
         del queue, ids
         refuse()
 
@@ -108,6 +108,6 @@ class NoInbox:
 
 
 def refuse() -> NoReturn:
-    """Raise the error of what needs a store."""
+    """Raise the UsageError of an operation that needs a store."""
     msg = 'there is no store: add [store] to the topology, such as url = "sqlite:///var/store.db"'
     raise UsageError(msg)

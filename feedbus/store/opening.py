@@ -52,7 +52,7 @@ def open_prepared(topology: Topology) -> Store:
 
 
 def ping(topology: Topology) -> None:
-    """Ask the store of a topology for an answer, whatever store is open.
+    """Check that the store of a topology answers, also if another store is open.
 
     Raises:
         StoreOutage: there is none; its text says why and what to do.
@@ -67,7 +67,7 @@ def ping(topology: Topology) -> None:
 
 
 def load_driver(topology: Topology) -> None:
-    """Import what open_store() will need but for the project's own modules.
+    """Import the libraries that open_store() will need, but none of the project's own modules.
 
     Raises:
         UsageError: as open_store() does.
@@ -80,7 +80,7 @@ def load_driver(topology: Topology) -> None:
 
 
 def _bind(topology: Topology, store: Store) -> None:
-    """Make the project's peewee models use a store, where it is one of peewee."""
+    """Make the project's peewee models use this store, if it is a peewee store."""
     if topology.store is not None and topology.store.adapter == PEEWEE:
         from feedbus.store.peewee import PeeweeStore, bind
 
@@ -128,7 +128,7 @@ def _sqlalchemy(topology: Topology, options: StoreOptions, waiting: Waiting) -> 
 
 
 def _check_place(file: str, root: Path) -> None:
-    """Refuse a SQLite file that is another one for the consumers, which run in root."""
+    """Refuse a relative SQLite path that means another file for consumers, which run in root."""
     if not file or file.startswith((":", "file:")) or Path(file).is_absolute():
         return
     if Path.cwd() != root:

@@ -1,4 +1,4 @@
-"""Distinguish an outage of the store from the fault of a message, and describe it."""
+"""Decide whether an error is an outage of the store or is caused by a message."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ POSTGRES_DRIVERS = {"psycopg2", "psycopg", "pg8000"}
 
 
 def outage(error: BaseException) -> bool:
-    """Whether an error is an outage (unavailable, full, not set up), not the fault of a message."""
+    """Whether an error is an outage of the store (unavailable, full, no tables)."""
     if isinstance(error, Outage):
         return True
     return any(_reason(each) is not None for each in _causes(error))
 
 
 def describe(error: BaseException, where: str) -> str:
-    """Return in a line what is wrong with the store and what to do."""
+    """Return one line: what is wrong with the store, and what to do."""
     for each in _causes(error):
         reason = _reason(each)
         if reason is not None:
@@ -60,7 +60,7 @@ def describe(error: BaseException, where: str) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Go through an error as raised, and as the driver below peewee or SQLAlchemy raised it."""
+    """Yield an error and the errors of the driver that caused it."""
     found: object = error
     while isinstance(found, BaseException):
         yield found
@@ -104,6 +104,6 @@ def _postgres_reason(error: BaseException) -> str | None:
 
 
 def _field(error: BaseException, name: str) -> str | None:
-    """Return a field of the server's answer from an error of pg8000, which has them in a dict."""
+    """Return a field of the server's error message; pg8000 has the fields in a dict."""
     first = error.args[0] if error.args else None
     return first.get(name) if isinstance(first, dict) else None

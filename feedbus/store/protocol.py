@@ -1,4 +1,4 @@
-"""The protocol of a store: any object that has these methods is one."""
+"""The protocol of a store: the methods that an object needs to be used as one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feedbus.wire.envelope import PublishOptions
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of the outbox; its message id stays the same however often it is published.
+    """A row of the outbox; its message id is the same each time that it is published.
 
     exchange is a name of the topology, payload a JSON object as text, options those of
     publish() as JSON, created_at microseconds since 1970.
@@ -28,7 +28,7 @@ class Entry:
 
 
 class Outbox(Protocol):
-    """Messages that are committed with their cause and not yet known to be on the broker."""
+    """Messages that were committed together with their cause and may not yet be on the broker."""
 
     def put(
         self,
@@ -66,13 +66,13 @@ class Outbox(Protocol):
     def pending(
         self, limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0
     ) -> list[Entry]:
-        """Return the oldest rows, in the order in which they were put.
+        """Return the oldest rows, in the order in which they were added.
 
         Args:
-            limit: at most so many.
-            older_than_seconds: leave younger rows to those who put them and publish them now. A
-                row that is as far in the future was put before the clock was set back, and is
-                returned.
+            limit: the largest number of rows to return.
+            older_than_seconds: do not return younger rows: the process that added them is
+                publishing them. Rows that lie further in the future than this are returned,
+                because the clock was set back after they were added.
             after: only rows with an id above this.
 
         """
@@ -82,13 +82,13 @@ class Outbox(Protocol):
 
 
 class Inbox(Protocol):
-    """Messages that a queue's consumer has handled, so that a repeat has no second effect."""
+    """The messages that a queue's consumers have handled, so that a repetition has no effect."""
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Return those of some messages that a queue has handled before."""
+        """Return those of the given messages that the queue has handled before."""
 
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Record these messages as handled by a queue, and return those that were not before.
+        """Record messages as handled by a queue; return those that were not recorded before.
 
         In a transaction with the handler's effects: both commit or neither. A message that comes
         twice in ids is returned once.
@@ -101,11 +101,11 @@ class Inbox(Protocol):
         """
 
     def forget(self, older_than_seconds: float, limit: int = 1_000) -> int:
-        """Delete the oldest rows of messages that were handled so long ago; return how many.
+        """Delete the oldest rows that are older than a limit; return how many were deleted.
 
         Args:
-            older_than_seconds: how long ago at least.
-            limit: at most so many, so that nobody waits for long.
+            older_than_seconds: the limit.
+            limit: the largest number of rows to delete, so that nobody waits for long.
 
         """
 
@@ -115,7 +115,7 @@ class Store(Protocol):
 
     @property
     def session_type(self) -> type | None:
-        """Which annotation of a handler's parameter asks for the session of the transaction."""
+        """The type of the transaction's session; handlers ask for it by annotation."""
 
     @property
     def outbox(self) -> Outbox:
@@ -126,7 +126,7 @@ class Store(Protocol):
         """The messages already handled."""
 
     def transaction(self) -> AbstractContextManager[Any]:
-        """Commit all that the block does, or nothing; within another transaction, join that one.
+        """Commit all effects of the block, or none; within another transaction, join that one.
 
         It yields the session that handlers may ask for, None where there is none.
 
@@ -137,13 +137,13 @@ class Store(Protocol):
         """
 
     def is_outage(self, error: BaseException) -> bool:
-        """Whether an error says that the store is unavailable, full or not set up.
+        """Whether an error means that the store is unavailable, full or not set up.
 
         False for whatever a message or its handler may have caused.
         """
 
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:
-        """Hold the store's lock of that name; yields False when another process keeps it.
+        """Hold the store's lock of that name; yields False if another process holds it.
 
         Args:
             name: what is done under the lock, such as "relay".
@@ -161,7 +161,7 @@ class Store(Protocol):
         """
 
     def ready(self) -> None:
-        """Ask the store for an answer, on a new connection when the old one is gone.
+        """Check that the store answers, on a new connection if the old one is lost.
 
         Raises:
             StoreOutage: the store does not answer; the text says why and what to do.

@@ -29,7 +29,7 @@ PRUNED_ROWS = 1_000  # deleted from the inbox in a step
 
 
 class Publisher(Protocol):
-    """What the relay needs of a bus."""
+    """The methods of a bus that the relay uses."""
 
     def publish(
         self,
@@ -81,9 +81,9 @@ def publish_entries(
             except (PublishError, UsageError) as error:
                 stuck.add((entry.exchange, entry.key))
                 events.warning(
-                    "unpublished",
-                    "the broker refused a message, so its row stays in the outbox, with the rows"
-                    " behind it of the same exchange and key; tried again",
+                    "outbox_publish_failed",
+                    "the broker refused a message; it and the later messages of the same exchange"
+                    " and key stay in the outbox, and feedbus will try again",
                     row=entry.id,
                     exchange=entry.exchange,
                     key=entry.key,
@@ -208,8 +208,8 @@ class Relay:
             _publish(self._bus, entry, self._clock)
         except (PublishError, UsageError) as error:
             events.warning(
-                "unpublished",
-                "the broker refused a message, so its row stays in the outbox; tried again",
+                "outbox_publish_failed",
+                "the broker refused a message; it stays in the outbox, and feedbus will try again",
                 row=entry.id,
                 error=one_line(error),
             )
@@ -218,7 +218,8 @@ class Relay:
             self._bus.close()
             events.warning(
                 "broker_unreachable",
-                "messages stay in the outbox, and are published when the broker answers again",
+                "the broker does not answer; messages stay in the outbox, and feedbus publishes"
+                " them when it answers again",
                 error=one_line(error),
             )
         else:
@@ -239,7 +240,8 @@ class Relay:
                 events.write(
                     level,
                     "relay_waits",
-                    f"the outbox cannot be relayed; tried again in {AWAY_SECONDS:g} s",
+                    "the messages of the outbox cannot be published; the next attempt is in"
+                    f" {AWAY_SECONDS:g} s",
                     error=one_line(error),
                 )
                 patience = AWAY_SECONDS
@@ -250,9 +252,9 @@ class Relay:
             self._remove_published()
         except Outage as error:
             events.warning(
-                "unremoved",
-                "rows of published messages could not be removed from the outbox; these messages"
-                " are published again, with the same message ids",
+                "outbox_rows_left",
+                "published messages could not be removed from the outbox; feedbus will publish"
+                " them a second time, with the same message ids",
                 rows=len(self._published),
                 error=one_line(error),
             )
@@ -280,7 +282,7 @@ class Relay:
             clock=self._clock,
         )
         if count or self._away:
-            events.info("relayed", "messages of the outbox were published", messages=count)
+            events.info("outbox_relayed", "messages of the outbox were published", messages=count)
         self._away = False
 
     def _remove_published(self) -> None:

@@ -73,16 +73,16 @@ class SqlStore(ABC):
         """Close every connection; harmless when none is open."""
 
     def is_outage(self, error: BaseException) -> bool:
-        """Whether an error says that the store is unavailable, full or not set up."""
+        """Whether an error means that the store is unavailable, full or not set up."""
         return outage(error)
 
     def describe(self, error: BaseException) -> str:
-        """Return in a line what is wrong with the store and what to do."""
+        """Return one line: what is wrong with the store, and what to do."""
         return describe(error, self.where)
 
     @contextmanager
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
-        """Hold the store's lock of that name; yields False when another process keeps it.
+        """Hold the store's lock of that name; yields False if another process holds it.
 
         On PostgreSQL the block is one transaction: the lock ends with it, also behind a
         connection pooler.
@@ -110,7 +110,7 @@ class SqlStore(ABC):
                 upgrade(self, self.project)
 
     def ready(self) -> None:
-        """Ask the store for an answer, on a new connection when the old one is gone."""
+        """Check that the store answers, on a new connection if the old one is lost."""
         question = "SELECT count(*) FROM sqlite_master" if self.dialect == "sqlite" else "SELECT 1"
         try:
             self.execute(question, {}).fetchall()

@@ -29,7 +29,7 @@ class Done:
     rows: Sequence[Any]
 
     def fetchall(self) -> Sequence[Any]:
-        """Return its rows."""
+        """Return the rows of the result."""
         return self.rows
 
 

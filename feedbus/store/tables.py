@@ -18,18 +18,18 @@ ROW = ("routing_key", "payload", "message_id")
 
 
 class Cursor(Protocol):
-    """What a statement gave."""
+    """The result of a statement."""
 
     @property
     def rowcount(self) -> int:
-        """How many rows it changed."""
+        """How many rows the statement changed."""
 
     def fetchall(self) -> Sequence[Any]:
-        """Return its rows."""
+        """Return the rows of the result."""
 
 
 class Database(Protocol):
-    """What the tables need of a store."""
+    """The methods of a store that the tables use."""
 
     dialect: Dialect
     clock: Clock
@@ -133,7 +133,7 @@ class SqlOutbox(Table):
     def pending(
         self, limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0
     ) -> list[Entry]:
-        """Return the oldest rows, in the order in which they were put."""
+        """Return the oldest rows, in the order in which they were added."""
         moment, margin = now(self._clock), int(older_than_seconds * 1_000_000)
         rows = self._execute(
             "SELECT id, exchange, routing_key, payload, message_id, options, created_at"
@@ -176,7 +176,7 @@ class SqlInbox(Table):
         )
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Return those of some messages that a queue has handled before."""
+        """Return those of the given messages that the queue has handled before."""
         found = self._execute(
             "SELECT message_id FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",
@@ -189,7 +189,7 @@ class SqlInbox(Table):
         return [row[0] for row in found.fetchall()]
 
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Record these messages as handled by a queue, and return those that were not before."""
+        """Record messages as handled by a queue; return those that were not recorded before."""
         distinct = list(dict.fromkeys(ids))
         if not distinct:
             return []
@@ -214,7 +214,7 @@ class SqlInbox(Table):
         )
 
     def forget(self, older_than_seconds: float, limit: int = SLICE) -> int:
-        """Delete the oldest rows of messages that were handled so long ago; return how many."""
+        """Delete the oldest rows that are older than a limit; return how many were deleted."""
         forgotten = self._execute(
             "DELETE FROM feedbus_inbox WHERE (project, queue, message_id) IN"
             " (SELECT project, queue, message_id FROM feedbus_inbox"
@@ -230,7 +230,7 @@ class SqlInbox(Table):
 
 
 def now(clock: Clock) -> int:
-    """Return the moment of a clock as the tables keep it: in microseconds since 1970, UTC."""
+    """Return the current time as the tables store it: microseconds since 1970, UTC."""
     return clock.wall_nanoseconds() // 1_000
 
 

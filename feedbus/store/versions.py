@@ -41,7 +41,7 @@ VERSION_TABLE = "CREATE TABLE feedbus_version (version integer NOT NULL)"
 
 
 def found_version(database: Database) -> int:
-    """Return the version of the tables that are there, 0 where there are none."""
+    """Return the version of the existing tables, or 0 if there are none."""
     there = _tables(database)
     if "feedbus_version" in there:
         return int(database.execute("SELECT version FROM feedbus_version", {}).fetchall()[0][0])
@@ -49,7 +49,7 @@ def found_version(database: Database) -> int:
 
 
 def up_to_date(database: Database, where: str) -> bool:
-    """Whether the tables are those of this version.
+    """Whether the tables have this version of their schema.
 
     Args:
         database: whose tables.

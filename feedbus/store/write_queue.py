@@ -17,7 +17,7 @@ Waiting = Callable[[], AbstractContextManager[None]]  # around every wait for a 
 
 
 class Turn:
-    """One connection's place in the queue of writers; the queue is a lock on a file.
+    """One connection's turn to write; a lock on a file makes writers wait for each other.
 
     SQLite itself lets a writer sleep and ask again, up to 100 ms later: among a dozen writers some
     wait for seconds. The kernel wakes the next one at once, and frees the lock of one that dies.
@@ -34,7 +34,7 @@ class Turn:
         return -1 if self._held is None else self._held
 
     def take(self, patience_seconds: float) -> bool:
-        """Wait for the turn; return False when it takes longer than patience_seconds."""
+        """Wait for the turn; return False if the wait exceeds patience_seconds."""
         handle = open_private(self._path, os.O_CREAT | os.O_RDWR)
         if not try_lock(handle):
             return self._wait(handle, patience_seconds)
@@ -42,7 +42,7 @@ class Turn:
         return True
 
     def give(self) -> None:
-        """Let the next one write; harmless without a turn."""
+        """End the turn, so that the next connection can write; harmless without a turn."""
         if self._held is not None:
             unlock(self._held)  # a process that was forked may share it
             os.close(self._held)

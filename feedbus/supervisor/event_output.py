@@ -18,7 +18,7 @@ COLOURS = {
     "all_ready": "green",
     "ready": "green",
     "ended": "yellow",
-    "holding": "yellow",
+    "consumer_paused": "yellow",
     "stopping": "yellow",
     "gave_up": "red",
     "hangs": "red",

@@ -87,14 +87,14 @@ class Reloader:
                 try:
                     await self._follow(changed)
                 except (FeedbusError, OSError) as error:
-                    text = f"{error}; the next change is followed"
-                    events.warning("failed", text, consumer=SUPERVISOR)
+                    text = f"{error}; feedbus tries again when files change the next time"
+                    events.warning("reload_failed", text, consumer=SUPERVISOR)
             changed = changed | now if now else set()
 
     async def _follow(self, changed: set[str]) -> None:
         topology = self._supervision.topology
         text = f"files have changed: {_named(changed, topology.root)}"
-        events.info("changed", text, consumer=SUPERVISOR)
+        events.info("files_changed", text, consumer=SUPERVISOR)
         if str(topology.path) in changed:
             # Old queues may drain only after the next change, which would wait for this one.
             ready = await self._succeeds("apply", "--yes", "--no-wait")
@@ -122,10 +122,10 @@ class Reloader:
             return False
         if shown or code:
             for line in printed.splitlines():
-                events.info("printed", line, consumer=SUPERVISOR, command=words[0])
+                events.info("command_output", line, consumer=SUPERVISOR, command=words[0])
         if code:
-            text = "nothing was changed; correct the files and save them"
-            events.warning("kept", text, consumer=SUPERVISOR)
+            text = "the running system was not changed; correct the files and save them"
+            events.warning("reload_refused", text, consumer=SUPERVISOR)
         return code == 0
 
 

@@ -70,8 +70,8 @@ class Supervision:
         self._strangers = {one.pid for one in psutil.Process().children(recursive=True)}
         for pid in groups.end_strays(folder):
             events.warning(
-                "stray_ended",
-                f"process {pid} was ended: a supervisor that was killed had started it",
+                "leftover_ended",
+                f"process {pid} was ended; an earlier supervisor that was killed had started it",
                 consumer=SUPERVISOR,
                 pid=pid,
             )
@@ -220,7 +220,7 @@ class Supervision:
             if isinstance(watcher, ProcessWatcher):
                 watcher.shorten_stop(within_seconds)
         if not self.stopping:
-            text = "every process ends when it has finished what it is handling"
+            text = "stopping all processes; each one first finishes the messages that it handles"
             events.info("stopping", text, consumer=SUPERVISOR)
             self.arbiter._stopping = True  # noqa: SLF001 -- circus's stop() refuses while anything else goes on
             self.arbiter.loop.add_callback(self._stop_all)

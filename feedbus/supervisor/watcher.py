@@ -202,13 +202,16 @@ class ProcessWatcher(UnlockedWatcher):
         return True
 
     def _report_busy(self, process: WatchedProcess, left_seconds: float) -> None:
-        detail = f"process {process.pid} is busy; killed in {left_seconds:.0f} s"
+        detail = (
+            f"process {process.pid} still handles a message; if it does not end within"
+            f" {left_seconds:.0f} s, it is killed"
+        )
         self.report("stopping", detail, pid=process.pid)
 
     def _report_kill(self, process: WatchedProcess) -> None:
         seconds = time.monotonic() - (process.stop_asked_at or 0.0)
-        again = "; what it was handling is delivered again" if self.marks else ""
-        detail = f"process {process.pid} did not end within {seconds:.0f} s{again}"
+        again = "; the broker delivers its messages again" if self.marks else ""
+        detail = f"process {process.pid} did not end within {seconds:.0f} s and was killed{again}"
         self.report("killed", detail, logging.WARNING, pid=process.pid)
         clear(self.slot_path(process.wid, "hand"))
 
@@ -224,7 +227,9 @@ class ProcessWatcher(UnlockedWatcher):
         self._ending_groups.add(pid)
         try:
             if await groups.end(pid):
-                detail = f"processes that process {pid} had started did not end with it"
+                detail = (
+                    f"processes that process {pid} had started did not end with it and were killed"
+                )
                 self.report("killed", detail, logging.WARNING, pid=pid)
         finally:
             self._ending_groups.discard(pid)
@@ -263,9 +268,10 @@ class ProcessWatcher(UnlockedWatcher):
         code = exit_code or 0
         if self.leaving:
             detail = (
-                f"removed from the topology; its last messages are handled, {describe_exit(code)}"
+                f"the topology no longer has {self.name}; its process has handled the last messages"
+                f" and ended: {describe_exit(code)}"
             )
-            self.report("left", detail, exit=describe_exit(code))
+            self.report("consumer_removed", detail, exit=describe_exit(code))
             return True
         now = time.time()
         wait_seconds = self.restart_policy.ended(
@@ -278,10 +284,10 @@ class ProcessWatcher(UnlockedWatcher):
             self._give_up(f"after {count} quick failures in a row, the last with {self.last_exit}")
             return True
         level = logging.WARNING if code else logging.INFO
-        then = f"restarted in {wait_seconds:g} s" if wait_seconds else "restarted at once"
+        when = f"in {wait_seconds:g} s" if wait_seconds else "immediately"
         self.report(
             "ended",
-            f"process {process_pid} ended: {self.last_exit}; {then}",
+            f"process {process_pid} ended: {self.last_exit}; it will be restarted {when}",
             level,
             pid=process_pid,
             exit=self.last_exit,
@@ -294,8 +300,8 @@ class ProcessWatcher(UnlockedWatcher):
     def _give_up(self, why: str) -> None:
         self.gave_up = True
         self.gave_up_because = why
-        where = f"its log is {self.stdout_stream.path}"
-        again = f"try again with: circusctl start {self.name}"
+        where = f"read its log {self.stdout_stream.path}"
+        again = f"correct the cause, then run `circusctl start {self.name}`"
         self.report("gave_up", f"not restarted {why}; {where}; {again}", logging.ERROR)
         self.loop.add_callback(self._stop, close_output_streams=True)
 

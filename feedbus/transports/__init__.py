@@ -1,1 +1,1 @@
-"""Transports for Kombu that feedbus brings along."""
+"""Kombu transports for the embedded broker and the broker in memory."""

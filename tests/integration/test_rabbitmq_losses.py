@@ -262,7 +262,7 @@ def test_a_queue_that_is_deleted_is_waited_for_and_named(
         establishment.establish(system.topology)
         system.publish([2])
         wait_until(lambda: system.seen == [1, 2])
-        wait_until(lambda: "work continues after holding" in caplog.text)
+        wait_until(lambda: "event=consumer_resumed consumer=work" in caplog.text)
 
 
 def test_a_user_who_may_not_configure_consumes_and_publishes(rabbitmq, tmp_path: Path):

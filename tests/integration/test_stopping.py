@@ -135,7 +135,7 @@ def test_what_is_killed_after_its_stop_time_is_named_and_no_message_is_blamed(tm
         wait_until(lambda: "begin1" in system.project.seen())
         system.project.feedbus("down")
     assert re.search(
-        r'event=killed consumer=work pid=\d+ message="process \d+ did not end within 1 s; what it',
+        r'event=killed consumer=work pid=\d+ message="process \d+ did not end within 1 s and',
         system.output,
     )
     assert (tmp_path / "var" / "run" / "work.1.hand").read_text().startswith("\n")

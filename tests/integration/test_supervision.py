@@ -311,7 +311,7 @@ def test_a_process_that_keeps_failing_is_given_up_with_the_reason_and_its_log(sy
     assert log.read_text() == "no such thing\n" * 3
     reported = (system.root / "var" / "log" / "supervisor.log").read_text()
     assert re.search(
-        rf'event=gave_up consumer=broken message="not restarted {why}; its log', reported
+        rf'event=gave_up consumer=broken message="not restarted {why}; read its log', reported
     )
     assert system.status()["broken"]["state"] == "gave up"
     assert system.status()["clock"]["state"] == "running"

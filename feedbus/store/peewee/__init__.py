@@ -1,4 +1,4 @@
-"""The store on SQLite or PostgreSQL by peewee, which a project's models may share."""
+"""The store on SQLite or PostgreSQL by peewee; the project's models can use it too."""
 
 from feedbus.store.peewee.reading import reading
 from feedbus.store.peewee.store import (

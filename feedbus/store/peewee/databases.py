@@ -1,4 +1,4 @@
-"""The two kinds of database that peewee opens for a store, and how each is connected."""
+"""The SQLite and the PostgreSQL database of the peewee store, and how each connects."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Database(peewee.Database):
 
     @staticmethod
     def may_close(thread: threading.Thread) -> bool:  # noqa: ARG004 -- other databases ask
-        """Whether this thread may close a connection of that one."""
+        """Whether this thread may close a connection that another thread opened."""
         return True
 
     def discard(self) -> None:
@@ -127,7 +127,7 @@ class Database(peewee.Database):
         return self.is_closed()
 
     def _begun(self) -> bool:
-        """Whether the database still holds this thread's transaction."""
+        """Whether the database has an open transaction of this thread."""
         return not self.lost()
 
     def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- a state to set
@@ -271,7 +271,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
 def make_database(
     url: StoreUrl | str, application_name: str, *, waiting: Waiting = nullcontext
 ) -> Database:
-    """Return the database of a URL, not yet connected, or raise UsageError for what is none."""
+    """Return the database of a URL, not yet connected; raise UsageError for an invalid URL."""
     if isinstance(url, str):
         try:
             url = parse_store_url(url)

@@ -24,7 +24,7 @@ Answer = tuple[Sequence[str], Iterator[Sequence[Any]]]
 
 @contextmanager
 def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
-    """Give the names of a query's columns, and its rows one by one, whatever store is open.
+    """Yield the column names of a query, and then its rows, from whichever store is open.
 
     Raises:
         UsageError: the store refused the query, as it does one that would write.
@@ -81,7 +81,7 @@ def _rows(cursor: Any, rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Any]]
 
 
 def _would_write(error: BaseException) -> bool:
-    """Whether the store is as it should be, and the query is not."""
+    """Whether an error means that the query would write, and not that the store is broken."""
     refused = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY
     return refused or getattr(error, "pgcode", None) == POSTGRES_READ_ONLY
 

@@ -96,7 +96,7 @@ class PeeweeStore(SqlStore):
 
 
 class _Binding:
-    """Which store the models use: one in a process at a time."""
+    """The store that the project's models use; a process has one at a time."""
 
     store: PeeweeStore | None = None
 

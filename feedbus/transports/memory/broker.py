@@ -1,4 +1,4 @@
-"""Brokers in memory by their names, and what each of their connections works with."""
+"""Brokers in memory, found by their names, and the parts that each connection uses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MemoryBroker:
         seed: int | None = None,
         prepared: bytes | None = None,
     ) -> None:
-        """Make a broker.
+        """Create an empty broker, or a copy of another one.
 
         Args:
             name: under which connections find it.
@@ -59,7 +59,7 @@ class MemoryBroker:
         self.tables = Tables(f"memory broker {name}", database, time, shared=True)
 
     def open(self) -> Backend:
-        """Return what a new connection works with.
+        """Return the tables and ports that a new connection uses.
 
         Raises:
             FileUnavailable: this process was forked after the broker was made.
@@ -76,28 +76,28 @@ class MemoryBroker:
         )
 
     def close(self) -> None:
-        """Drop all that the broker holds; connections that are open have no broker any more."""
+        """Delete everything in the broker; open connections cannot be used any more."""
         with self.tables.use:
             self.tables.database.close()
 
     def serialized(self) -> bytes:
-        """Return all that the broker holds, for `prepared` of another one."""
+        """Return the content of the broker, for the argument `prepared` of another one."""
         with self.tables.use:
             return self.tables.database.serialize()
 
     def survey(self) -> Survey:
-        """Return what the broker holds as rows."""
+        """Return the exchanges, queues and bindings of the broker as rows."""
         with self.tables.use:
             return read_rows(self.tables.database)
 
     def message_count(self) -> int:
-        """Return how many messages the queues have, delivered ones included."""
+        """Return how many messages the queues contain, including delivered ones."""
         counts = "SELECT (SELECT count(*) FROM ready) + (SELECT count(*) FROM unacked)"
         ((count,),) = self.tables.read(counts)
         return int(count)
 
     def headers(self, of_queue: Callable[[str], bool]) -> list[dict[str, Any]]:
-        """Return the headers of each message that waits in such queues."""
+        """Return the headers of each message that waits in these queues."""
         rows = self.tables.read(
             "SELECT name, properties FROM ready JOIN queues ON queues.id = queue"
             " JOIN messages ON messages.id = message"
@@ -109,7 +109,7 @@ class MemoryBroker:
         ]
 
     def expiries(self) -> list[tuple[str, int]]:
-        """Return each queue whose first message expires, and when, by the broker's time in ms."""
+        """Return when the first message of each queue expires, in ms of the broker's time."""
         return self.tables.read(
             "SELECT name, expires_ms FROM queues JOIN ready ON queue = queues.id WHERE expiring"
             " AND expires_ms IS NOT NULL"
@@ -118,10 +118,10 @@ class MemoryBroker:
 
 
 class ClockTime:
-    """The broker's time is that of a clock."""
+    """Broker time taken from a clock, such as a virtual one."""
 
     def __init__(self, clock: Clock) -> None:
-        """Begin at the clock's wall time, and go on by its monotonic one."""
+        """Start at the clock's wall time, and advance with its monotonic time."""
         self._clock = clock
         self._offset_ms = clock.wall_nanoseconds() // 1_000_000 - self._monotonic_ms()
 
@@ -129,7 +129,7 @@ class ClockTime:
         return round(self._clock.monotonic() * 1000)
 
     def now_ms(self) -> int:
-        """Return the milliseconds by which everything expires."""
+        """Return the time in ms that all expiry uses."""
         return self._monotonic_ms() + self._offset_ms
 
     def moment(self) -> datetime:
@@ -137,27 +137,27 @@ class ClockTime:
         return datetime.fromtimestamp(self._clock.wall_nanoseconds() / NANOSECONDS, UTC)
 
     def note(self, database: sqlite3.Connection, now_ms: int) -> None:
-        """Do nothing: no later process goes on from it."""
+        """Do nothing: no later process continues from this time."""
 
 
 class Pairs:
-    """Wakes connections by a pair of sockets each, which a selector can wait for."""
+    """Wakes connections through a pair of sockets for each, which a selector can wait for."""
 
     def __init__(self, broker: MemoryBroker) -> None:
-        """Be silent until listen()."""
+        """Receive nothing until listen() is called."""
         self._broker = broker
         self.receiver: socket.socket | None = None
         self._sender: socket.socket | None = None
 
     def listen(self, owner: int) -> None:
-        """Receive what is sent to a connection."""
+        """Start to receive the wake-ups that are sent to a connection."""
         self.receiver, self._sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.receiver.setblocking(False)
         self._sender.setblocking(False)
         self._broker.bells[owner] = self._sender
 
     def ring(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Wake connections; one that is gone, or has words waiting already, needs no other."""
+        """Wake connections; ignore one that is gone or has an unread wake-up."""
         for owner in owners:
             bell = self._broker.bells.get(owner)
             if bell is not None:
@@ -165,7 +165,7 @@ class Pairs:
                     bell.send(meaning)
 
     def silence(self) -> set[bytes]:
-        """Take what has arrived, and return what it means."""
+        """Read the wake-ups that have arrived, and return their meanings."""
         heard = set()
         with suppress(OSError):
             while self.receiver is not None and (meaning := self.receiver.recv(16)):
@@ -187,35 +187,35 @@ class Pairs:
 
 
 class Presence:
-    """The connections that live are a set of ids."""
+    """The ids of the live connections, as a set."""
 
     def __init__(self, broker: MemoryBroker) -> None:
-        """Show nothing yet."""
+        """Start without an entry for this connection."""
         self._broker = broker
         self._own: int | None = None
 
     def begin(self, owner: int) -> None:
-        """Show that this connection lives."""
+        """Enter this connection as live."""
         self._own = owner
         self._broker.living.add(owner)
 
     def end(self) -> None:
-        """Show it no more; a second time does nothing."""
+        """Remove this connection's entry; a second call does nothing."""
         self._broker.living.discard(self._own or 0)
 
     def drop(self) -> None:
         """Do nothing: a forked child has a copy of its own."""
 
     def lives(self, owner: int) -> bool:
-        """Return whether a connection lives."""
+        """Return whether a connection is live."""
         return owner in self._broker.living
 
     def sweep(self, owner: int) -> None:
-        """Do nothing: the dead leave nothing."""
+        """Do nothing: a dead connection leaves no files."""
 
 
 class NoUpkeep:
-    """Memory needs no care while nobody uses it."""
+    """Maintenance that does nothing: a broker in memory needs none."""
 
     def postpone(self) -> None:
         """Do nothing."""
@@ -233,7 +233,7 @@ _registration = threading.Lock()
 
 
 def create(broker: MemoryBroker) -> MemoryBroker:
-    """Let connections find a broker by its name.
+    """Register a broker, so that connections find it by its name.
 
     Raises:
         ValueError: there is one of that name.
@@ -248,7 +248,7 @@ def create(broker: MemoryBroker) -> MemoryBroker:
 
 
 def find(name: str) -> MemoryBroker:
-    """Return the broker of a name; where there is none, an empty one on the machine's clock."""
+    """Return the broker of a name; create an empty one on the machine's clock if there is none."""
     with _registration:
         if name not in _brokers:
             _brokers[name] = MemoryBroker(name)
@@ -256,7 +256,7 @@ def find(name: str) -> MemoryBroker:
 
 
 def remove(name: str) -> None:
-    """Close a broker and forget it, with all that it holds; one that is not there is no error."""
+    """Close and unregister a broker with all its content; ignore an unknown name."""
     with _registration:
         broker = _brokers.pop(name, None)
     if broker is not None:

@@ -1,4 +1,4 @@
-"""The transport that Kombu uses for a broker in memory, which virtual_host or the URL names."""
+"""Kombu's transport for a broker in memory; virtual_host or the URL contains its name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEME = "memory://"
 
 
 class Transport(transport.Transport):
-    """Connects to the broker in memory of a name; it is made by the first that connects.
+    """Connects to the broker in memory of a name; the first connection creates it.
 
     Example:
         >>> kombu.Connection(transport=Transport, virtual_host="tests")
@@ -26,7 +26,7 @@ class Transport(transport.Transport):
         return find(broker_name(client)).open()
 
     def survey(self) -> Survey:
-        """Return what the broker holds."""
+        """Return the exchanges, queues and bindings of the broker."""
         return find(broker_name(self.client)).survey()
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: ARG002, FBT001, FBT002 -- Kombu's signature
@@ -35,7 +35,7 @@ class Transport(transport.Transport):
 
 
 def broker_name(client: Any) -> str:
-    """Return the name that a Kombu connection gives: as virtual_host, or in its URL.
+    """Return the name in a Kombu connection: its virtual_host, or a part of its URL.
 
     Raises:
         ValueError: it gives none.

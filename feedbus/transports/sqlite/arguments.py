@@ -1,4 +1,4 @@
-"""Which arguments a queue can have."""
+"""The arguments that a queue of the embedded broker can have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_BUILT = ("x-max-length-bytes",)
 
 
 def check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive: bool) -> None:
-    """Refuse a queue's arguments when one makes no sense or is not built.
+    """Refuse a queue's arguments if one is invalid or not implemented.
 
     Raises:
         PreconditionFailed: as RabbitMQ says it.

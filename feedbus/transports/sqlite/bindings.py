@@ -13,7 +13,7 @@ from feedbus.transports.sqlite.tables import Transaction
 
 
 def no_exchange(name: str, method: tuple[int, int] = DECLARE_EXCHANGE) -> NoReturn:
-    """Raise what RabbitMQ says to a name that no exchange has."""
+    """Raise the error of RabbitMQ for an exchange that does not exist."""
     msg = f"NOT_FOUND - no exchange '{name}' in vhost '/'"
     raise NotFound(msg, method)
 
@@ -26,7 +26,7 @@ def bind(
     routing_key: str,
     arguments: Arguments,
 ) -> None:
-    """Bind a queue or an exchange; a binding that exists stays as it is, in its place.
+    """Bind a queue or an exchange; an existing binding stays unchanged, also in its order.
 
     Raises:
         NotFound: there is no such source or destination exchange.
@@ -105,7 +105,7 @@ def _check_ends(tx: Transaction, source: str, kind: str, destination: str) -> No
 
 
 def drop_bindings_to(tx: Transaction, kind: str, name: str) -> None:
-    """Remove the bindings that lead to a queue or exchange that is gone."""
+    """Delete the bindings to a queue or exchange that was deleted."""
     sources = tx.execute(
         "DELETE FROM bindings WHERE kind = ? AND destination = ? RETURNING source", (kind, name)
     ).fetchall()

@@ -1,4 +1,4 @@
-"""The broker's time: milliseconds that go on evenly, whatever happens to the wall clock.
+"""The broker's time: milliseconds that advance evenly, also when the wall clock is changed.
 
 Times to live, delays and unused queues are measured by it. It is the kernel's time since boot plus
 an offset that the file keeps, so all processes agree on it and a restart changes nothing. After a
@@ -28,7 +28,7 @@ def wall_ms() -> int:
 
 
 def since_boot() -> tuple[str, int] | None:
-    """Name the boot and return the milliseconds since; None where the kernel has neither."""
+    """Return the id of the boot and the ms since then, or None if the kernel has neither."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = Path("/proc/self/ns/time").readlink()
@@ -69,7 +69,7 @@ class BrokerTime:
         return datetime.now(UTC)
 
     def note(self, database: sqlite3.Connection, now_ms: int) -> None:
-        """Keep the time of a write for after the next boot, once a minute."""
+        """Store the time of a write once a minute, for use after the next boot."""
         if now_ms >= self._note_at_ms and self._offset_ms is not None:
             database.execute("UPDATE clock SET seen_ms = ? WHERE seen_ms < ?", (now_ms, now_ms))
             self._note_at_ms = now_ms + NOTED_EVERY_MS

@@ -1,4 +1,4 @@
-"""A channel with the methods, events and errors of py-amqp's, so that one code drives both."""
+"""A channel with the methods, events and errors of py-amqp, so that clients can use both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feedbus.transports.sqlite.publishing import Publishing
 
 
 class Channel(Entities, Publishing, Consuming):
-    """A channel, with what Kombu asks of one besides the methods of the protocol."""
+    """A channel of the protocol, with the further methods that Kombu calls."""
 
     Message = pyamqp.Message
     auto_decode = True  # bodies whose message declares an encoding are delivered as text
@@ -28,7 +28,7 @@ class Channel(Entities, Publishing, Consuming):
         headers: Mapping[str, Any] | None = None,
         properties: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Make the amqp Message that basic_publish takes."""
+        """Return the amqp Message that basic_publish expects."""
         prepare: Any = pyamqp.Channel.prepare_message
         return prepare(self, body, priority, content_type, content_encoding, headers, properties)
 
@@ -37,5 +37,5 @@ class Channel(Entities, Publishing, Consuming):
         return to_rabbitmq_queue_arguments(arguments or {}, **kwargs)
 
     def message_to_python(self, raw_message: Any) -> Any:
-        """Make Kombu's message of a delivered one."""
+        """Return Kombu's message for a delivered one."""
         return self.Message(raw_message, channel=self)

@@ -1,4 +1,4 @@
-"""What happens by time alone: heads of queues expire, and queues that nobody uses."""
+"""Changes that only time causes: messages at the head of a queue and unused queues expire."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from feedbus.transports.sqlite.tables import Transaction
 
 
 def expire_due(tx: Transaction) -> None:
-    """Expire all that is due, and set the clock to what comes next."""
+    """Expire everything that is due, and set the clock to the next expiry."""
     if tx.armed_ms is None or tx.armed_ms > tx.now_ms:
         return  # another connection was faster
     for queue in tx.routes.queues.values():
@@ -30,7 +30,7 @@ def expire_due(tx: Transaction) -> None:
 
 
 def unused_until(tx: Transaction, queue: Queue) -> int | None:
-    """Return when an unused queue expires, None while it has consumers."""
+    """Return when an unused queue expires, or None while it has consumers."""
     row = tx.execute(
         "SELECT used_ms FROM queues WHERE id = ?"
         " AND NOT EXISTS (SELECT 1 FROM consumers WHERE queue = queues.id)",

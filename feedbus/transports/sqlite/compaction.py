@@ -24,7 +24,7 @@ MOST_KEPT_BYTES = 100_000_000
 
 
 class Compaction:
-    """Decides when a connection that waits rewrites the file, and does it."""
+    """Decides when a waiting connection rewrites the file to free disk space, and does it."""
 
     def __init__(self, database: sqlite3.Connection, path: Path, live: Path) -> None:
         """Look at the file first when the connection has waited for QUIET_SECONDS."""
@@ -39,7 +39,7 @@ class Compaction:
         self._due = 0.0
 
     def seconds(self) -> float | None:
-        """Return the seconds until run() is to be called, None when there is nothing to do."""
+        """Return in how many seconds run() must be called, or None if it need not be called."""
         if self._due is None:
             return None
         now = time.monotonic()
@@ -49,7 +49,7 @@ class Compaction:
         return max(0.0, self._due - now)
 
     def run(self) -> None:
-        """Rewrite the file if that is worth it and everybody is idle; else look again later."""
+        """Rewrite the file if most of it is free and nobody uses it; else check again later."""
         self._due = None
         with contextlib.suppress(sqlite3.OperationalError):  # busy, or no room for the copy
             if not self._is_worth_it():

@@ -30,26 +30,26 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A confirm or refusal of one message, or with multiple of all up to it."""
+    """A confirm or nack of one message or, with multiple, of all up to it."""
 
     event: str
     tag: int
     multiple: bool
 
     def report(self, events: Events) -> None:
-        """Call back as py-amqp does."""
+        """Call the callbacks, as py-amqp does."""
         for callback in list(events.get(self.event, ())):
             callback(self.tag, self.multiple)
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A mandatory message that no queue would have got."""
+    """A mandatory message that matches no queue."""
 
     outgoing: Outgoing
 
     def report(self, events: Events) -> None:
-        """Call back as py-amqp does; without a callback the error is raised, as there."""
+        """Call the callbacks, as py-amqp does; without a callback, raise the error."""
         error = error_for_code(NO_ROUTE, "NO_ROUTE", BASIC_RETURN, ChannelError)
         callbacks = list(events.get("basic_return", ()))
         if not callbacks:
@@ -63,7 +63,7 @@ Outcome = Settled | Returned
 
 
 def store(tx: Transaction, outgoing: Sequence[Outgoing]) -> tuple[list[Outcome], NotFound | None]:
-    """Put messages into their queues; return their outcomes, and the error that ended it early."""
+    """Put messages into their queues; return their outcomes, and the error that stopped it."""
     outcomes: list[Outcome] = []
     accepted_tag = 0  # acknowledged with all before it, once one comes that is not
     failure = None

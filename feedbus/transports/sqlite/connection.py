@@ -1,4 +1,4 @@
-"""A connection to the broker: its channels, and what arrives for them."""
+"""A connection to the embedded broker: its channels, and the events that arrive for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BASIC_CANCEL = (60, 30)
 
 
 class Connection(Member):
-    """A connection; used by one thread at a time, which need not be always the same."""
+    """A connection; only one thread may use it at a time."""
 
     wakes_on_signals = True  # drain_events returns early when a signal has been handled
 
@@ -71,7 +71,7 @@ class Connection(Member):
         return made
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Let one thing happen: confirms and returns are reported, or one message is delivered.
+        """Process one event: report confirms and returns, or deliver one message.
 
         Args:
             timeout: seconds to wait for it, None for ever.
@@ -98,13 +98,13 @@ class Connection(Member):
             self.sleep(deadline)
 
     def take_arrived(self) -> None:
-        """Notice what has happened to this connection, and hand over what it has claimed."""
+        """Process the events that have arrived, and deliver the messages that are claimed."""
         super().take_arrived()
         while self._inbox.hand_over():
             pass
 
     def heed(self) -> None:
-        """Learn which connections there are now, and which consumers of this one have ended."""
+        """Read which connections exist now, and which consumers of this one have ended."""
         super().heed()
         living = self.tables.read("SELECT id FROM consumers WHERE owner = ?", (self.owner,))
         ended = self._inbox.consumers.keys() - {identity for (identity,) in living}
@@ -119,7 +119,7 @@ class Connection(Member):
         consumer.on_cancel(consumer.tag)
 
     def close(self) -> None:
-        """Close all channels; what they hold goes back. A second time does nothing."""
+        """Close all channels; unsettled deliveries return to their queues. Idempotent."""
         if not self.connected:
             return
         try:
@@ -135,12 +135,12 @@ class Connection(Member):
         super().close()
 
     def collect(self) -> None:
-        """Let go of everything without a word to the file; others see it as a death."""
+        """Close without writing to the file; other connections see it as a crash."""
         self._forget_channels()
         super().collect()
 
     def disown(self) -> None:
-        """Close a child process's copy; its parent goes on with the connection."""
+        """Close the copy in a child process; the parent continues to use the connection."""
         self._forget_channels()
         super().disown()
 

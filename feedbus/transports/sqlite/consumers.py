@@ -1,4 +1,4 @@
-"""A consumer of this connection, and a claimed message on its way to it."""
+"""A consumer of this connection, and a claimed message that it has not received yet."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ UNLIMITED_AT_ONCE = 200  # claimed in one go for a consumer without prefetch
 
 @dataclass(slots=True, eq=False)
 class ConsumerGroup:
-    """The consumers of one channel by their tags, and the prefetch that they share; 0 is none."""
+    """The consumers of one channel by tag, and their shared prefetch (0 for no limit)."""
 
     shared_prefetch: int = 0
     consumers: dict[str, Consumer] = field(default_factory=dict)
 
     def held(self) -> int:
-        """Return how many deliveries they hold together."""
+        """Return the number of unsettled deliveries of all consumers."""
         return sum(consumer.held for consumer in self.consumers.values())
 
 
 @dataclass(slots=True, eq=False)
 class Consumer:
-    """A consumer of this connection and how many deliveries it holds."""
+    """A consumer of this connection, and the number of its unsettled deliveries."""
 
     id: int
     group: ConsumerGroup
@@ -39,7 +39,7 @@ class Consumer:
     cancelling: bool = False
 
     def room(self) -> int:
-        """Return how many more deliveries it may hold."""
+        """Return how many more unsettled deliveries the consumer may have."""
         if self.no_ack:
             return UNLIMITED_AT_ONCE
         room = self.prefetch - self.held if self.prefetch else UNLIMITED_AT_ONCE
@@ -50,7 +50,7 @@ class Consumer:
 
 @dataclass(slots=True)
 class Arrival:
-    """A claimed message on its way to a consumer's callback."""
+    """A claimed message that the consumer's callback has not received yet."""
 
     consumer: Consumer | None  # None for basic_get
     message: int

@@ -1,4 +1,4 @@
-"""The part of a channel that delivers and settles."""
+"""The part of a channel that delivers messages and settles deliveries."""
 
 # ruff: noqa: ARG002, FBT001, FBT002 -- the signatures are py-amqp's
 
@@ -23,7 +23,7 @@ from feedbus.transports.sqlite.tables import Transaction
 
 
 class Consuming(Session):
-    """Methods that take messages out of the file."""
+    """AMQP methods that consume messages from the file."""
 
     def basic_qos(
         self,
@@ -31,7 +31,7 @@ class Consuming(Session):
         prefetch_count: int = 0,
         a_global: bool = False,
     ) -> None:
-        """Limit unsettled deliveries: of each consumer started later, or of all together."""
+        """Limit unsettled deliveries: of each later consumer, or of all consumers together."""
         if prefetch_size:
             msg = "NOT_IMPLEMENTED - prefetch_size!=0"
             raise AMQPNotImplementedError(msg, (60, 10))
@@ -94,7 +94,7 @@ class Consuming(Session):
             raise AccessRefused(msg, (60, 20))
 
     def basic_cancel(self, consumer_tag: str, nowait: bool = False) -> None:
-        """End a consumer, after its callback has got what was claimed for it.
+        """End a consumer, after its callback has received the messages claimed for it.
 
         So it is on RabbitMQ, where deliveries that are on their way arrive before the answer to
         the cancel. What the callback got stays with this channel to settle.
@@ -119,7 +119,7 @@ class Consuming(Session):
             owners.end_consumer(tx, consumer.id)
 
     def deliver(self, arrival: Arrival, consumer: Consumer) -> None:
-        """Hand a claimed message to its consumer's callback."""
+        """Call the consumer's callback with a claimed message."""
         message = self._open(arrival, consumer)
         message.delivery_info["consumer_tag"] = consumer.tag
         if consumer.callback is not None:
@@ -143,7 +143,7 @@ class Consuming(Session):
         return message
 
     def basic_get(self, queue: str = "", no_ack: bool = False) -> Any:
-        """Return one message of a queue, None when it is empty."""
+        """Return one message of a queue, or None if it is empty."""
         owner = self._link.enlist()
         with self._method() as tx:
             found = queues.find_queue(tx, queue, owner, (60, 70))
@@ -162,7 +162,7 @@ class Consuming(Session):
         return got
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
-        """Settle a delivery, or with multiple all up to it (0: all); stored when this returns.
+        """Settle a delivery or, with multiple, all up to it (0: all); stored on return.
 
         Raises:
             PreconditionFailed: no such delivery is unsettled on this channel.
@@ -180,7 +180,7 @@ class Consuming(Session):
             self._link.fence()
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
-        """Return a delivery to its place in the queue, or dead-letter it.
+        """Return a delivery to its position in the queue, or dead-letter it.
 
         Raises:
             PreconditionFailed: no such delivery is unsettled on this channel.
@@ -201,13 +201,13 @@ class Consuming(Session):
             self._link.fence()
 
     def flow(self, active: bool) -> None:
-        """Accept active=True, which is always so; RabbitMQ stops no channel's flow either."""
+        """Accept active=True, the normal state; RabbitMQ stops no channel's flow either."""
         if not active:
             msg = "NOT_IMPLEMENTED - active=false"
             raise AMQPNotImplementedError(msg, (20, 20))
 
     def basic_recover(self, requeue: bool = False) -> None:
-        """Return all unsettled deliveries of this channel to their places."""
+        """Return all unsettled deliveries of this channel to their positions."""
         with self._method() as tx:
             if not requeue:
                 msg = "NOT_IMPLEMENTED - requeue=false"

@@ -1,4 +1,4 @@
-"""Messages as py-amqp's clients make and see them, and as the file keeps them."""
+"""Messages as py-amqp clients create and receive them, and as the file stores them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Properties = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A message as it is kept: properties as JSON text, the body as bytes."""
+    """A message as the file stores it: properties as JSON text, the body as bytes."""
 
     exchange: str
     routing_key: str
@@ -36,7 +36,7 @@ class Content:
 
 
 def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
-    """Make what is kept from an amqp Message.
+    """Convert an amqp Message into the form that the file stores.
 
     Raises:
         UnicodeError: the routing key is not UTF-8.
@@ -64,7 +64,7 @@ def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
 
 
 def check_key(routing_key: str | bytes | None) -> str:
-    """Return the routing key as text; refuse what a receiver could not decode."""
+    """Return the routing key as text; refuse a key that a receiver could not decode."""
     key = routing_key.decode() if isinstance(routing_key, bytes) else routing_key or ""
     if len(key.encode()) > LONGEST_KEY_BYTES:
         msg = f"routing key: expected at most {LONGEST_KEY_BYTES} bytes, got {len(key.encode())}"
@@ -88,7 +88,7 @@ def _milliseconds(expiration: Any) -> int:
 
 
 def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channel: Any) -> Any:
-    """Make the amqp Message that a client sees; delivery_info is the caller's to complete."""
+    """Return the amqp Message for a client; the caller completes its delivery_info."""
     found = load(properties)
     decoded: bytes | str = body
     encoding = found.get("content_encoding")
@@ -101,7 +101,7 @@ def unpack(exchange: str, routing_key: str, properties: str, body: bytes, channe
 
 
 def dump(properties: Properties) -> str:
-    """Write properties and headers as JSON, with marks for what JSON lacks."""
+    """Return properties and headers as JSON, with marks for values that JSON lacks."""
     return json.dumps(
         {name: properties[name] for name in properties if name in PROPERTIES},
         default=_mark,
@@ -111,7 +111,7 @@ def dump(properties: Properties) -> str:
 
 
 def load(text: str) -> Properties:
-    """Read what dump wrote."""
+    """Return the properties and headers from the text of dump()."""
     marked = TAG in text or "\\u0000type" in text
     found: Properties = json.loads(text, object_hook=_unmark if marked else None)
     return found

@@ -1,4 +1,4 @@
-"""Dead letters: where a message goes that expired, was refused or came back too often."""
+"""Dead-lettering: where an expired, rejected or too often redelivered message goes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_li
 
 
 def bury(tx: Transaction, queue: Queue, messages: Sequence[int], reason: str) -> None:
-    """Dead-letter messages that are no longer in ready or unacked, or drop them without a way."""
+    """Dead-letter messages that were removed from their queue; drop them if no queue matches."""
     if queue.dead_letter_exchange is not None:
         for message in messages:
             row = tx.execute(
@@ -89,7 +89,7 @@ def in_cycle(queue: str, deaths: Sequence[dict[str, Any]]) -> bool:
 
 
 def put(tx: Transaction, content: Content, queues: Sequence[Queue]) -> bool:
-    """Put a message into queues; False when one of them is full and refuses."""
+    """Put a message into queues; return False if one of them is full and refuses it."""
     accepted = True
     for queue in queues:
         full = queue.max_length is not None and queue.overflow.startswith("reject-publish")

@@ -1,4 +1,4 @@
-"""What stands where: messages taken from a queue's head, settled, put back, expired, dropped."""
+"""The positions of messages: claimed at a queue's head, settled, put back, expired, dropped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PASSES = 4  # over rows that turn out to be expired, before others may write
 
 
 def expire_head(tx: Transaction, queue: Queue) -> None:
-    """Dead-letter what has expired at the head of a queue; RabbitMQ looks no further either.
+    """Dead-letter expired messages at a queue's head; like RabbitMQ, stop at the first other.
 
     A long row of them goes in portions: the clock stays due until the last is gone, and others
     can write in between.
@@ -42,7 +42,7 @@ def _drop(tx: Transaction, queue: Queue, heads: Sequence[int], reason: str) -> N
 def claim(
     tx: Transaction, queue: Queue, owner: int, wanted: int, sharers: int
 ) -> list[tuple[int, int]]:
-    """Take messages from the head for a consumer: at most wanted, and at most its share.
+    """Take messages from a queue's head for a consumer, at most its fair share.
 
     Args:
         tx: the transaction.
@@ -107,7 +107,7 @@ def content_of(tx: Transaction, message: int) -> tuple[str, str, str, bytes] | N
 
 
 def settle(tx: Transaction, owner: int, messages: Sequence[int]) -> int:
-    """Forget acknowledged messages; return how many of them the owner really held.
+    """Delete acknowledged messages; return how many of them the owner had.
 
     Ids are never reused, so what is forgotten without being held was deleted with its queue;
     an owner that was taken out holds none at all, and then nothing is forgotten.
@@ -124,7 +124,7 @@ def settle(tx: Transaction, owner: int, messages: Sequence[int]) -> int:
 
 
 def reject(tx: Transaction, owner: int, message: int) -> bool:
-    """Dead-letter a delivery; False when the owner does not hold it any more."""
+    """Dead-letter a delivery; return False if the connection (owner) no longer has it."""
     row = tx.execute(
         "DELETE FROM unacked WHERE owner = ? AND message = ? RETURNING queue", (owner, message)
     ).fetchone()
@@ -141,7 +141,7 @@ def reject(tx: Transaction, owner: int, message: int) -> bool:
 def put_back(
     tx: Transaction, owner: int, messages: Iterable[int] | None = None, *, delivered: bool = True
 ) -> int:
-    """Return deliveries to their places in their queues.
+    """Return deliveries to their positions in their queues.
 
     Args:
         tx: the transaction.
@@ -186,7 +186,7 @@ def put_back(
 
 
 def purge(tx: Transaction, queue: Queue) -> int:
-    """Forget what is ready in a queue; return how many messages that was."""
+    """Delete the ready messages of a queue; return how many there were."""
     tx.execute(
         "DELETE FROM messages WHERE id IN (SELECT message FROM ready WHERE queue = ?)", (queue.id,)
     )
@@ -196,7 +196,7 @@ def purge(tx: Transaction, queue: Queue) -> int:
 
 
 def keep_limits(tx: Transaction) -> None:
-    """Drop heads of overfull queues and set the clock for new heads; the end of every write."""
+    """Drop messages from overfull queues and set the clock for new heads; ends each write."""
     tx.write_added()
     while tx.unsettled:
         _, queue = tx.unsettled.popitem()
@@ -214,7 +214,7 @@ def keep_limits(tx: Transaction) -> None:
 
 
 def head_expiry(tx: Transaction, queue: int) -> int | None:
-    """Return when the head of a queue expires, None when it is empty or its head lasts."""
+    """Return when the head of a queue expires, or None if it is empty or never expires."""
     row = tx.execute(
         "SELECT expires_ms FROM ready WHERE queue = ? ORDER BY message LIMIT 1", (queue,)
     ).fetchone()

@@ -1,4 +1,4 @@
-"""The part of a channel that declares, binds and deletes."""
+"""The part of a channel that declares, binds and deletes exchanges and queues."""
 
 # ruff: noqa: A002, ARG002, FBT001, FBT002 -- the signatures are py-amqp's
 
@@ -16,7 +16,7 @@ from feedbus.transports.sqlite.session import Session
 
 
 class Entities(Session):
-    """Methods of AMQP's classes exchange and queue."""
+    """The methods of the AMQP classes exchange and queue."""
 
     def exchange_declare(
         self,
@@ -28,7 +28,7 @@ class Entities(Session):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Declare an exchange, or with passive only ask whether it exists."""
+        """Declare an exchange or, with passive, only check that it exists."""
         with self._method() as tx:
             if passive:
                 if exchange and exchange not in tx.routes.exchanges:
@@ -56,7 +56,7 @@ class Entities(Session):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Let destination get what source routes by that key."""
+        """Route messages with that key from source to destination."""
         with self._method() as tx:
             bindings.bind(
                 tx, source, EXCHANGE, destination, check_key(routing_key), arguments or {}
@@ -86,7 +86,7 @@ class Entities(Session):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> queue_declare_ok_t:
-        """Declare a queue, or with passive only ask; return its name and counts."""
+        """Declare a queue or, with passive, only check it; return its name and counts."""
         owner = self._link.enlist() if exclusive else self._link.owner
         with self._method() as tx:
             if passive:
@@ -116,7 +116,7 @@ class Entities(Session):
         nowait: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Let a queue get what exchange routes by that key."""
+        """Route messages with that key from the exchange to the queue."""
         with self._method() as tx:
             queues.find_queue(tx, queue, self._link.owner, (50, 20))
             bindings.bind(tx, exchange, QUEUE, queue, check_key(routing_key), arguments or {})
@@ -141,7 +141,7 @@ class Entities(Session):
         if_empty: bool = False,
         nowait: bool = False,
     ) -> int:
-        """Delete a queue; return how many ready messages went with it, 0 when there is none."""
+        """Delete a queue; return how many ready messages it had, 0 if it did not exist."""
         with self._method() as tx:
             if queue not in tx.routes.queues:
                 return 0
@@ -149,7 +149,7 @@ class Entities(Session):
             return queues.delete_queue(tx, found, if_unused=if_unused, if_empty=if_empty)
 
     def queue_purge(self, queue: str = "", nowait: bool = False) -> int:
-        """Forget a queue's ready messages; return how many there were."""
+        """Delete a queue's ready messages; return how many there were."""
         with self._method() as tx:
             found = queues.find_queue(tx, queue, self._link.owner, (50, 30))
             return delivery.purge(tx, found)

@@ -1,4 +1,4 @@
-"""Whether a declaration says what is there, and RabbitMQ's words where it does not."""
+"""Check that a declaration equals the existing object, with the error texts of RabbitMQ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Arguments = Mapping[str, Any]
 
 
 def same(what: str, name: str, received: bool | str, current: bool | str) -> None:  # noqa: FBT001 -- compared, not obeyed
-    """Refuse a property that is not what it was declared as."""
+    """Refuse a property that differs from the existing object's."""
     if received != current:
         values = (
             str(value).lower() if isinstance(value, bool) else value
@@ -29,7 +29,7 @@ def same(what: str, name: str, received: bool | str, current: bool | str) -> Non
 def same_argument(
     what: str, name: str, received: Arguments, current: Arguments, method: tuple[int, int]
 ) -> None:
-    """Refuse an argument that is not what it was declared as."""
+    """Refuse an argument that differs from the existing object's."""
     if received.get(name) != current.get(name):
         msg = (
             f"PRECONDITION_FAILED - inequivalent arg '{name}' for {what} in vhost '/': received"

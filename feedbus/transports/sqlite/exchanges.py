@@ -25,7 +25,7 @@ from feedbus.transports.sqlite.tables import Transaction
 def declare_exchange(
     tx: Transaction, name: str, kind: str, *, durable: bool, auto_delete: bool, arguments: Arguments
 ) -> None:
-    """Declare an exchange; the same again does nothing.
+    """Declare an exchange; an equal declaration does nothing.
 
     Raises:
         PreconditionFailed: it exists and differs.

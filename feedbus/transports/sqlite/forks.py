@@ -1,4 +1,4 @@
-"""Connections and forks: a child leaves its parent's connections alone, and makes its own.
+"""Forks: a child process does not touch its parent's connections, and opens its own.
 
 SQLite counts a file's locks by process. A child that inherits an open file believes that it holds
 its parent's locks, and so would each connection that it opens to the same file. Therefore a fork
@@ -13,16 +13,16 @@ from typing import Protocol
 
 
 class Inherited(Protocol):
-    """What a fork concerns."""
+    """An open file that a child process inherits."""
 
     def hold(self) -> None:
-        """Wait until no other thread uses it, and let none begin."""
+        """Wait until no other thread uses the file, and block all threads from using it."""
 
     def resume(self) -> None:
-        """Let other threads use it again."""
+        """Allow other threads to use the file again."""
 
     def disown(self) -> None:
-        """Close the copies of a child process, which change nothing for the parent."""
+        """Close the copies in a child process, without an effect on the parent."""
 
 
 _open: weakref.WeakSet[Inherited] = weakref.WeakSet()
@@ -30,12 +30,12 @@ _on_hold: list[Inherited] = []
 
 
 def note_open(connection: Inherited) -> None:
-    """Take a connection into account whenever this process forks."""
+    """Register a connection, so that forks of this process respect it."""
     _open.add(connection)
 
 
 def note_closed(connection: Inherited) -> None:
-    """Forget a connection."""
+    """Unregister a connection."""
     _open.discard(connection)
 
 

@@ -1,4 +1,4 @@
-"""What a connection has claimed for its consumers and not handed over yet."""
+"""Messages that a connection has claimed for its consumers and not delivered yet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOADED_AT_ONCE = 50  # bodies held in memory beside those that were handed over
 
 
 class Inbox:
-    """Claims messages as consumers have room, and hands them over one by one."""
+    """Claims messages while consumers have room for them, and delivers them one by one."""
 
     def __init__(self, link: Member) -> None:
         """Start with no consumers."""
@@ -25,16 +25,16 @@ class Inbox:
         self._turn = 0
 
     def unseen(self) -> list[int]:
-        """Return the messages that no callback has seen."""
+        """Return the claimed messages that no callback has received."""
         return [arrival.message for arrival in self._arrivals if not arrival.settled]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all claimed messages and all consumers."""
         self.consumers.clear()
         self._arrivals.clear()
 
     def forget(self, consumer: Consumer) -> list[int]:
-        """Drop a consumer here; return what was claimed for it and not handed over."""
+        """Remove a consumer; return the messages that were claimed for it and not delivered."""
         self.consumers.pop(consumer.id, None)
         consumer.group.consumers.pop(consumer.tag, None)
         left = [
@@ -48,7 +48,7 @@ class Inbox:
         return left
 
     def fetch(self) -> bool:
-        """Claim what consumers have room for; False when there was nothing."""
+        """Claim messages for which consumers have room; return False if there were none."""
         hungry = [
             consumer
             for consumer in self.consumers.values()
@@ -113,7 +113,7 @@ class Inbox:
         return arrivals
 
     def hand_over(self) -> bool:
-        """Give the next message to its consumer's callback; False when there is none."""
+        """Call a consumer's callback with the next message; return False if there is none."""
         while self._arrivals:
             if self._arrivals[0].content is None:
                 self._load_bodies()
@@ -128,7 +128,7 @@ class Inbox:
         return False
 
     def hand_over_all(self, consumer: Consumer) -> None:
-        """Give all that was claimed for a consumer to its callback."""
+        """Call a consumer's callback with all messages that were claimed for it."""
         self._arrivals = deque(
             sorted(self._arrivals, key=lambda arrival: arrival.consumer is not consumer)
         )

@@ -1,4 +1,4 @@
-"""Which connections live: each holds a lock that the kernel releases when its process dies."""
+"""Detect dead connections: each holds a lock that the kernel releases when its process dies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from feedbus.process.private_files import open_private
 
 
 class Locks:
-    """The locks in the folder beside a broker file; one of them may be this connection's own."""
+    """The locks in the folder next to a broker file; one may be this connection's own."""
 
     def __init__(self, folder: Path) -> None:
         """Hold none yet."""
@@ -39,7 +39,7 @@ class Locks:
             self._handle = -1
 
     def lives(self, owner: int) -> bool:
-        """Return whether a connection lives; it takes the lock to see, so hold the write lock."""
+        """Return whether a connection is live, by a try to lock its file; hold the write lock."""
         try:
             handle = os.open(self._path(owner), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -50,7 +50,7 @@ class Locks:
             os.close(handle)
 
     def sweep(self, owner: int) -> None:
-        """Remove what a dead connection left in the folder."""
+        """Remove the files of a dead connection from the folder."""
         for path in (self._path(owner), self._folder / f"{owner}.sock"):
             path.unlink(missing_ok=True)
 
@@ -59,7 +59,7 @@ class Locks:
 
 
 def process_namespace() -> str:
-    """Name the space in which this process's id has a meaning: others cannot be watched by id."""
+    """Return the PID namespace of this process; ids of other namespaces cannot be watched."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:

@@ -1,4 +1,4 @@
-"""A connection's part in the broker: its id, its writes, and what wakes it.
+"""A connection's registration in the broker file: its id, its writes, and its wake-ups.
 
 Each connection that consumes, or that declares exclusive queues, is entered in the tables as an
 owner. Others see that it lives, and it has a bell that they ring.
@@ -62,7 +62,7 @@ class Member:
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Transaction]:
-        """Run a write transaction, then wake those whom it concerns."""
+        """Run a write transaction, then wake the connections that it concerns."""
         with self.tables.write(durable=durable) as tx:
             expire_due(tx)
             yield tx
@@ -73,7 +73,7 @@ class Member:
         self.stir()
 
     def stir(self) -> None:
-        """Let an event loop look here soon: there may be messages or confirms to hand over."""
+        """Make an event loop call back soon: there may be messages or confirms to deliver."""
         if self._evented and self.owner is not None:
             self._bell.ring((self.owner,))
 
@@ -97,7 +97,7 @@ class Member:
         self._audience_version = -1 if tx.owners_changed else tx.owners
 
     def enlist(self) -> int:
-        """Enter this connection among those that hold deliveries; return its id."""
+        """Register this connection as an owner of deliveries; return its id."""
         if self.owner is not None:
             return self.owner
         try:
@@ -115,7 +115,7 @@ class Member:
         return owner
 
     def join_loop(self) -> int:
-        """Return a descriptor that an event loop can wait for; drain_events is to follow."""
+        """Return a descriptor that an event loop can wait for, before it calls drain_events()."""
         self.enlist()
         self._evented = True
         self.stir()
@@ -131,7 +131,7 @@ class Member:
             self._watch.wake_on(descriptor)
 
     def look_seconds(self) -> float | None:
-        """Return in how many seconds an event loop must look without being woken, or None."""
+        """Return after how many seconds an event loop must check without a wake-up, or None."""
         due = self._look_around()
         watched = self._watch.look_seconds() if self._watch else None
         waits = [due, watched, self._upkeep.seconds()]
@@ -139,7 +139,7 @@ class Member:
         return None if seconds is None else seconds + self._spread_seconds()
 
     def take_arrived(self) -> None:
-        """Notice what has happened to this connection and its queues, without waiting.
+        """Process the events of this connection and its queues, without waiting.
 
         It looks once in LOOK_SECONDS at most: nobody closes these connections from outside.
 
@@ -154,7 +154,7 @@ class Member:
             self.look()
 
     def look(self) -> set[str]:
-        """Notice what has happened until now, without waiting."""
+        """Process the events up to now, without waiting."""
         happened = self._watch.wait(0) if self._watch else set()
         self._react(happened)
         return happened
@@ -194,7 +194,7 @@ class Member:
                 return
 
     def end_for_signal(self, happened: set[str]) -> None:
-        """Raise TimeoutError when a signal's handler has run, or wake_on()'s descriptor says so."""
+        """Raise TimeoutError if a signal handler ran or wake_on()'s descriptor is readable."""
         if SIGNALLED in happened or WOKEN in happened:
             msg = "interrupted by a signal" if SIGNALLED in happened else "woken"
             raise TimeoutError(msg)
@@ -207,7 +207,7 @@ class Member:
         return None if armed_ms is None else (armed_ms - self.tables.now_ms()) / 1000
 
     def heed(self) -> None:
-        """Learn which connections there are now, and watch over them."""
+        """Read which connections exist now, and watch their processes."""
         ((self._owners_seen,),) = self.tables.read("SELECT owners FROM state")
         rows = self.tables.read("SELECT id, pid, namespace FROM owners")
         if self.owner is not None and self.owner not in {owner for owner, _, _ in rows}:
@@ -217,7 +217,7 @@ class Member:
             self._watch.heed(process_namespace(), others)
 
     def heed_again(self) -> None:
-        """Let the next look learn all that heed() learns."""
+        """Make the next look() read the connections again."""
         self._owners_seen = -1
 
     def _react(self, happened: set[str]) -> None:
@@ -230,7 +230,7 @@ class Member:
                 reap(tx, self.liveness, self.owner)
 
     def fence(self) -> None:
-        """Stop here: this connection was taken for dead, and others have its deliveries.
+        """Stop using the file: others took this connection for dead and have its deliveries.
 
         Raises:
             RecoverableConnectionError: always.
@@ -244,7 +244,7 @@ class Member:
         raise RecoverableConnectionError(msg)
 
     def close(self) -> None:
-        """Leave the file: what was held goes back. A second time does nothing."""
+        """Unregister; unsettled deliveries return to their queues. A second call does nothing."""
         if not self.connected:
             return
         try:
@@ -255,7 +255,7 @@ class Member:
             self.collect()
 
     def collect(self) -> None:
-        """Let go of everything without a word to the file; others see it as a death."""
+        """Close without writing to the file; other connections see it as a crash."""
         forks.note_closed(self)
         self.connected = False
         if self._watch is not None:
@@ -270,15 +270,15 @@ class Member:
         self.tables.close()
 
     def hold(self) -> None:
-        """Wait until no other thread uses the file, and let none begin."""
+        """Wait until no other thread uses the file, and block all threads from using it."""
         self.tables.use.acquire()
 
     def resume(self) -> None:
-        """Let other threads use the file again."""
+        """Allow other threads to use the file again."""
         self.tables.use.release()
 
     def disown(self) -> None:
-        """Close a child process's copy; its parent goes on with the connection."""
+        """Close the copy in a child process; the parent continues to use the connection."""
         self.connected = False
         if self._watch is not None:
             self._watch.drop()

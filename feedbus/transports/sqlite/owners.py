@@ -1,4 +1,4 @@
-"""Connections that hold deliveries: entered in the file, and taken out when they close or die."""
+"""Connections that have deliveries: registered in the file until they close or die."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feedbus.transports.sqlite.tables import Transaction
 
 
 def enter(tx: Transaction) -> int:
-    """Enter this connection and return its id, which no other ever gets."""
+    """Register this connection and return its id, which is never used again."""
     (owner,) = tx.execute(
         "INSERT INTO owners (pid, namespace) VALUES (?,?) RETURNING id",
         (os.getpid(), process_namespace()),
@@ -22,12 +22,12 @@ def enter(tx: Transaction) -> int:
 
 
 def is_entered(tx: Transaction, owner: int) -> bool:
-    """Return whether a connection still counts as open."""
+    """Return whether a connection is still registered as open."""
     return tx.execute("SELECT 1 FROM owners WHERE id = ?", (owner,)).fetchone() is not None
 
 
 def reap(tx: Transaction, liveness: Liveness, own: int | None) -> None:
-    """Take out every connection whose process is dead; its deliveries go back to their places."""
+    """Remove every connection whose process is dead; its deliveries return to their queues."""
     for (owner,) in tx.execute("SELECT id FROM owners").fetchall():
         if owner != own and not liveness.lives(owner):
             take_out(tx, owner)
@@ -35,7 +35,7 @@ def reap(tx: Transaction, liveness: Liveness, own: int | None) -> None:
 
 
 def take_out(tx: Transaction, owner: int) -> None:
-    """Remove a connection: deliveries go back, consumers end, its exclusive queues are deleted."""
+    """Remove a connection with its consumers and exclusive queues; put its deliveries back."""
     put_back(tx, owner)
     rows = tx.execute("SELECT id FROM consumers WHERE owner = ?", (owner,)).fetchall()
     for (consumer,) in rows:
@@ -48,7 +48,7 @@ def take_out(tx: Transaction, owner: int) -> None:
 
 
 def end_consumer(tx: Transaction, consumer: int) -> None:
-    """End a consumer; the next one of a single-active queue is woken, an auto-delete queue ends."""
+    """End a consumer; wake the next of a single-active queue, delete an auto-delete queue."""
     row = tx.execute("DELETE FROM consumers WHERE id = ? RETURNING queue", (consumer,)).fetchone()
     tx.owners_changed = True
     queue = tx.routes.queues_by_id.get(row[0]) if row else None

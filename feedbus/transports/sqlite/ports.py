@@ -1,4 +1,4 @@
-"""What a connection needs of its surroundings: the ports below the broker's tables.
+"""The ports of a connection: time, wake-ups, liveness and maintenance.
 
 A broker file has one implementation (`backend`), for many processes. A broker in memory has
 another (`feedbus.transports.memory`), for the connections of one process. All above is the same.
@@ -19,63 +19,63 @@ class Time(Protocol):
     """The broker's time."""
 
     def now_ms(self) -> int:
-        """Return the milliseconds by which everything expires; they never go back."""
+        """Return the time in ms that all expiry uses; it never goes backwards."""
 
     def moment(self) -> datetime:
         """Return the wall clock's time, in UTC."""
 
     def note(self, database: sqlite3.Connection, now_ms: int) -> None:
-        """Keep the time of a write, within its transaction."""
+        """Store the time of a write, within its transaction."""
 
 
 class Bell(Protocol):
-    """Wakes other connections by their ids, and is rung by them."""
+    """Wakes other connections by their ids, and receives their wake-ups."""
 
     receiver: socket.socket | None
 
     def listen(self, owner: int) -> None:
-        """Receive what is sent to a connection."""
+        """Start to receive the wake-ups that are sent to a connection."""
 
     def ring(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
         """Wake connections."""
 
     def silence(self) -> set[bytes]:
-        """Take what has arrived, and return what it means."""
+        """Read the wake-ups that have arrived, and return their meanings."""
 
     def close(self, owner: int | None) -> None:
-        """Let nobody ring here any more; a second time does nothing."""
+        """Stop receiving wake-ups; a second call does nothing."""
 
     def drop(self) -> None:
-        """Close what a forked child has inherited, and change nothing for its parent."""
+        """Close the copies that a forked child inherited, without an effect on its parent."""
 
 
 class Liveness(Protocol):
-    """Shows that this connection lives, and whether others do."""
+    """Shows other connections that this one is live, and checks whether they are."""
 
     def begin(self, owner: int) -> None:
-        """Show that a connection lives, which is this one."""
+        """Show that this connection, of the given id, is live."""
 
     def end(self) -> None:
-        """Show it no more; a second time does nothing."""
+        """Show that this connection has ended; a second call does nothing."""
 
     def drop(self) -> None:
-        """Close what a forked child has inherited, and change nothing for its parent."""
+        """Close the copies that a forked child inherited, without an effect on its parent."""
 
     def lives(self, owner: int) -> bool:
-        """Return whether a connection lives."""
+        """Return whether a connection is live."""
 
     def sweep(self, owner: int) -> None:
-        """Remove what a dead connection has left."""
+        """Remove the files of a dead connection."""
 
 
 class Upkeep(Protocol):
-    """What is done while nobody uses the broker."""
+    """Maintenance while nobody uses the broker."""
 
     def postpone(self) -> None:
         """Note that this connection has used the broker."""
 
     def seconds(self) -> float | None:
-        """Return the seconds until run() is to be called, None when there is nothing to do."""
+        """Return in how many seconds run() must be called, or None if it need not be called."""
 
     def run(self) -> None:
-        """Do it, if it is worth it."""
+        """Run the maintenance, such as a rewrite of the file, if its conditions are met."""

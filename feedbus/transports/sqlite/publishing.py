@@ -17,10 +17,10 @@ BUFFERED_BYTES = 8_000_000
 
 
 class Publishing(Session):
-    """Methods that put messages into the file."""
+    """AMQP methods that publish messages into the file."""
 
     def confirm_select(self, nowait: bool = False) -> None:
-        """Number what is published from now on, and report its outcome when events are drained."""
+        """Number messages from now on; their confirms are reported by drain_events()."""
         self.flush()
         self._confirming = True
 
@@ -34,7 +34,7 @@ class Publishing(Session):
         timeout: float | None = None,
         confirm_timeout: float | None = None,
     ) -> None:
-        """Publish a message: at once, or in confirm mode with those around it in one transaction.
+        """Publish a message immediately or, in confirm mode, with others in one transaction.
 
         With the connection's confirm_publish it is stored durably when this returns.
 
@@ -77,7 +77,7 @@ class Publishing(Session):
         return len(self._outgoing) >= BUFFERED_MESSAGES or self._outgoing_bytes >= BUFFERED_BYTES
 
     def flush(self) -> None:
-        """Store what is buffered; its confirms and returns are reported at the next drain."""
+        """Store the buffered messages; the next drain reports their confirms and returns."""
         if not self._outgoing:
             return
         outgoing, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
@@ -90,7 +90,7 @@ class Publishing(Session):
             raise failure
 
     def report(self) -> bool:
-        """Call back for returns and confirms; False when there were none."""
+        """Call the callbacks of returns and confirms; return False if there were none."""
         untold, self._untold = self._untold, []
         for outcome in untold:
             outcome.report(self.events)

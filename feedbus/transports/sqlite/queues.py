@@ -22,7 +22,7 @@ from feedbus.transports.sqlite.tables import Transaction
 def find_queue(
     tx: Transaction, name: str, owner: int | None, method: tuple[int, int] = DECLARE_QUEUE
 ) -> Queue:
-    """Return a queue, or refuse as RabbitMQ does.
+    """Return a queue, or raise the error of RabbitMQ if it does not exist.
 
     Raises:
         NotFound: there is none.
@@ -53,7 +53,7 @@ def declare_queue(
     auto_delete: bool,
     arguments: Arguments,
 ) -> Queue:
-    """Declare a queue; the same again does nothing but count as a use.
+    """Declare a queue; an equal declaration only counts as a use of the queue.
 
     Raises:
         PreconditionFailed: it exists and differs, or an argument makes no sense.
@@ -96,7 +96,7 @@ def declare_queue(
 
 
 def touch(tx: Transaction, queue: Queue) -> None:
-    """Note that a queue was used now, and set its clock when it expires unused."""
+    """Record that a queue was used now, and set its clock if it expires when unused."""
     if queue.expires_ms is not None:
         tx.execute("UPDATE queues SET used_ms = ? WHERE id = ?", (tx.now_ms, queue.id))
         arm(tx, tx.now_ms + queue.expires_ms)
@@ -105,7 +105,7 @@ def touch(tx: Transaction, queue: Queue) -> None:
 def delete_queue(
     tx: Transaction, queue: Queue, *, if_unused: bool = False, if_empty: bool = False
 ) -> int:
-    """Delete a queue, its bindings and messages; return how many were ready.
+    """Delete a queue, its bindings and messages; return how many messages were ready.
 
     Raises:
         PreconditionFailed: if_unused and it has consumers, or if_empty and it has messages.

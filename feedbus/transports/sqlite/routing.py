@@ -1,4 +1,4 @@
-"""Where a message goes: a snapshot of exchanges, queues and bindings, and the walk through it."""
+"""Routing: a snapshot of exchanges, queues and bindings, and the search for a message's queues."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Exchange:
 
     @property
     def alternate(self) -> str | None:
-        """The exchange that gets what this one has no destination for."""
+        """The alternate exchange, which receives messages that match no binding."""
         return self.arguments.get("alternate-exchange")
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue as declared, with what its arguments ask for."""
+    """A queue as declared, with the meaning of its arguments."""
 
     id: int
     name: str
@@ -63,7 +63,7 @@ class Queue:
     quorum: bool
 
     def place(self, number: int, priority: int) -> int:
-        """Return the id of a message, by which the queue's messages are in their order.
+        """Return a message's id, which determines its position in the queue.
 
         Higher priorities come first, and messages of one priority in the order of their numbers.
         """
@@ -75,7 +75,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A binding, in the order of binding by its id."""
+    """A binding; ids ascend in the order of binding."""
 
     id: int
     source: str
@@ -87,7 +87,7 @@ class Binding:
 
 
 class Routes:
-    """One version of the topology in the file; never changed, replaced when its version is old."""
+    """One version of the routing tables; immutable, and replaced when the file has a newer one."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Routes:
         queues: Iterable[Queue],
         bindings: Iterable[Binding],
     ) -> None:
-        """Index what was read."""
+        """Index the rows of the tables."""
         self.version = version
         self.exchanges = {exchange.name: exchange for exchange in exchanges}
         self.queues = {queue.name: queue for queue in queues}
@@ -108,7 +108,7 @@ class Routes:
         self._known: dict[tuple[str, str], tuple[Queue, ...]] = {}
 
     def route(self, exchange: str, routing_key: str, properties: str) -> tuple[Queue, ...]:
-        """Return the queues that get a message, each once.
+        """Return the queues that receive a message, each once.
 
         Args:
             exchange: to which it is published.
@@ -134,7 +134,7 @@ class Routes:
     def _walk(
         self, exchange: str, routing_key: str, properties: str
     ) -> tuple[tuple[Queue, ...], bool]:
-        """Return the queues that are reached, and whether a message's headers had a part in it."""
+        """Return the matching queues, and whether the message's headers influenced the result."""
         if exchange not in self.exchanges:
             msg = f"NOT_FOUND - no exchange '{exchange}' in vhost '/'"
             raise NotFound(msg, (60, 40))
@@ -230,7 +230,7 @@ TYPES = frozenset({*MATCHES, HEADERS})
 
 
 def load_routes(database: Connection, version: int) -> Routes:
-    """Read the topology; the caller's transaction makes it one consistent version."""
+    """Read the routing tables within the caller's transaction, as one consistent version."""
     exchanges = [
         Exchange(name, kind, bool(durable), bool(auto_delete), json.loads(arguments))
         for name, kind, durable, auto_delete, arguments in database.execute(

@@ -1,4 +1,4 @@
-"""The tables of a broker file, and creating them once however many processes start together."""
+"""The tables of a broker file, and their creation, also if many processes start together."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ CREATE INDEX consumers_queue ON consumers (queue);
 
 
 def live_folder(path: Path) -> Path:
-    """Name the folder beside the file where its connections keep their locks and sockets."""
+    """Return the folder next to the file in which its connections have locks and sockets."""
     return path.with_name(f"{path.name}.live")
 
 
 def open_database(path: Path, *, busy_timeout_seconds: float) -> sqlite3.Connection:
-    """Open the file, creating it (0600), its folders (0700) and its tables where missing.
+    """Open the file; create it (0600), its folders (0700) and its tables if they are missing.
 
     Raises:
         sqlite3.DatabaseError: the file cannot be opened, is not a broker file, or is of another

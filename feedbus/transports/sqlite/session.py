@@ -1,4 +1,4 @@
-"""A channel's life: opened, refused something and opened again, closed."""
+"""The life of a channel: it opens, is opened again after an AMQP error, and closes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Held(NamedTuple):
 
 
 class Session(StdChannel):
-    """What the parts of a channel share; errors of AMQP close it and open it again."""
+    """State that the parts of a channel share; an AMQP error closes it and opens it again."""
 
     no_ack_consumers: Any
 
@@ -119,7 +119,7 @@ class Session(StdChannel):
         self._held.clear()
 
     def close(self) -> None:
-        """Close the channel: consumers end and what they hold goes back to its place."""
+        """Close the channel: its consumers end, unsettled deliveries return to their queues."""
         link = self.connection
         if link is None or not self.is_open:
             return
@@ -131,5 +131,5 @@ class Session(StdChannel):
         self.connection = None
 
     def flush(self) -> None:
-        """Store what was published and is buffered."""
+        """Store the messages that were published and are buffered."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Ending a wait because a signal's handler has run, even when it ran just before the wait began.
+"""End a wait when a signal handler has run, even if it ran just before the wait began.
 
 Python goes on with an interrupted wait once the handler has returned, and a handler that ran a
 moment earlier leaves no trace at all. So signals also write to a pipe that waits listen to. There
@@ -14,21 +14,21 @@ import threading
 
 
 class Pipe:
-    """The pipe of this process, made when the main thread first waits."""
+    """The pipe of this process, created when the main thread first waits."""
 
     def __init__(self) -> None:
-        """Wait to be needed."""
+        """Create no pipe until one is needed."""
         self.reader = self._writer = self._foreign = -1
         self._users = 0
         self._counting = threading.Lock()
 
     def join(self) -> None:
-        """Count another user; the last that leaves closes the pipe."""
+        """Count another user; when the last one leaves, the pipe is closed."""
         with self._counting:
             self._users += 1
 
     def listen(self) -> int:
-        """Let signals write to the pipe; return its reading end, -1 outside the main thread."""
+        """Make signals write to the pipe; return its reading end, or -1 outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return -1
         if self.reader < 0:
@@ -39,7 +39,7 @@ class Pipe:
         return self.reader
 
     def hear(self) -> None:
-        """Take what signals wrote."""
+        """Read the bytes that signals wrote."""
         with contextlib.suppress(OSError):
             heard = os.read(self.reader, 4096)
             if self._foreign >= 0:

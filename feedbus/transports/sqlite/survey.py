@@ -1,4 +1,4 @@
-"""What a broker holds, read in one look without taking part: no owner, no lock, no change."""
+"""Read the content of a broker file without taking part: no owner, no lock, no change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Survey:
 
 
 def survey(path: Path) -> Survey:
-    """Read a broker file; one that does not exist yet holds nothing.
+    """Read a broker file; a file that does not exist yet is empty.
 
     Raises:
         sqlite3.DatabaseError: it cannot be read.

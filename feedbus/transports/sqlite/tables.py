@@ -1,4 +1,4 @@
-"""The broker's tables as connections use them: reads, and writes that report what they changed."""
+"""The broker's tables for connections: reads, and writes that wake the connections concerned."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ BUSY_TIMEOUT_SECONDS = 10.0
 
 
 class FileUnavailable(sqlite3.OperationalError):
-    """The broker's tables cannot be used now: read-only, disk full, locked for too long, broken."""
+    """The tables cannot be used now: read-only, disk full, locked for too long, damaged."""
 
 
 class Transaction:
-    """A write in progress; counts, clocks and wake-ups follow from what it did at its end."""
+    """A running write; at its end it updates counts and clocks and wakes connections."""
 
     def __init__(self, database: sqlite3.Connection, time: Time) -> None:
         """Read the state that this transaction starts from; the write lock is held."""
@@ -44,7 +44,7 @@ class Transaction:
         self._ready: list[tuple[int, int, int | None]] = []
 
     def add(self, queue: Queue, content: Content, expires_ms: int | None) -> None:
-        """Put a new message into a queue, behind all that are not of a lower priority."""
+        """Put a new message into a queue, after all messages of the same or a higher priority."""
         message = queue.place(self.next_message, content.priority)
         self.next_message += 1
         self._messages.append(
@@ -57,7 +57,7 @@ class Transaction:
             self.unsettled[queue.id] = queue
 
     def write_added(self) -> None:
-        """Write what add collected, so that statements see it."""
+        """Write the messages that add() collected, so that SQL statements see them."""
         if self._messages:
             self.database.executemany("INSERT INTO messages VALUES (?,?,?,?,?)", self._messages)
             self.database.executemany("INSERT INTO ready VALUES (?,?,0,?)", self._ready)
@@ -65,7 +65,7 @@ class Transaction:
             self._ready.clear()
 
     def count(self, queue: int, change: int) -> None:
-        """Note that rows of ready came (positive) or went (negative)."""
+        """Record that ready messages were added (positive) or removed (negative)."""
         self._depths[queue] += change
 
     def depth(self, queue: int) -> int:
@@ -78,7 +78,7 @@ class Transaction:
         return self._time.moment()
 
     def write_state(self) -> None:
-        """Write counts and versions; the last thing before the commit."""
+        """Write counts and versions, as the last step before the commit."""
         changed = [(change, queue) for queue, change in self._depths.items() if change]
         if changed:
             self.database.executemany("UPDATE queues SET depth = depth + ? WHERE id = ?", changed)
@@ -92,7 +92,7 @@ class Transaction:
 
 
 class Tables:
-    """A database of the broker, its routes as last read, and its errors in plain words."""
+    """A database of the broker, the routes last read, and understandable errors."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Tables:
         self.use = threading.RLock()  # by one thread at a time, and by none while this forks
 
     def now_ms(self) -> int:
-        """Return the broker's time, by which everything in it expires."""
+        """Return the broker's time in ms, which all expiry uses."""
         return self._time.now_ms()
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
@@ -142,7 +142,7 @@ class Tables:
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Transaction]:
-        """Run a write transaction; nothing of it stays when the block raises.
+        """Run a write transaction; it is rolled back if the block raises.
 
         Args:
             durable: whether it must survive a power cut, not only the death of every process.
@@ -178,13 +178,13 @@ class Tables:
         return self._routes
 
     def close(self) -> None:
-        """Close the database, unless others use it; a second time does nothing."""
+        """Close the database, unless others use it; a second call does nothing."""
         if not self.shared:
             self.database.close()
 
 
 def unavailable(name: str, error: Exception, busy_timeout_seconds: float) -> FileUnavailable:
-    """Return an error of SQLite or of the operating system as what it means for a broker."""
+    """Return the broker error for an error of SQLite or of the operating system."""
     if isinstance(error, FileUnavailable):
         return error
     said = str(error)

@@ -1,4 +1,4 @@
-"""The transport that Kombu uses: it connects to a file, which virtual_host or the URL names."""
+"""Kombu's transport for the embedded broker; virtual_host or the URL contains the file's path."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 
 class Entry(Protocol):
-    """A call that an event loop is to make later."""
+    """A call that an event loop will make later."""
 
     def cancel(self) -> None:
-        """Let it not be made."""
+        """Cancel the call."""
 
 
 class Loop(Protocol):
-    """What is used of Kombu's event loop, `kombu.asynchronous.Hub`."""
+    """The methods of Kombu's event loop, `kombu.asynchronous.Hub`, that are used."""
 
     def add_reader(self, fds: int, callback: Callable[..., None], *args: Any) -> None:
         """Call back whenever a descriptor can be read."""
 
     def call_soon(self, callback: Callable[..., None], *args: Any) -> object:
-        """Call back in the loop's next turn."""
+        """Call back in the next iteration of the loop."""
 
     def call_later(self, delay: float, callback: Callable[..., None], *args: Any) -> Entry:
         """Call back after some seconds."""
 
 
 class Management(base.Management):
-    """What `celery list bindings` asks for."""
+    """The methods that `celery list bindings` calls."""
 
     def get_bindings(self) -> list[dict[str, str]]:
         """Return all bindings in the order in which they were made."""
@@ -102,11 +102,11 @@ class Transport(base.Transport):
         return open_file(broker_path(client), busy_timeout_seconds=patience)
 
     def survey(self) -> Survey:
-        """Return what the broker holds."""
+        """Return the exchanges, queues and bindings of the broker."""
         return survey(broker_path(self.client))
 
     def close_connection(self, connection: Connection) -> None:
-        """Close the connection; what it held goes back."""
+        """Close the connection; unsettled deliveries return to their queues."""
         connection.client = None
         connection.close()
 
@@ -123,15 +123,15 @@ class Transport(base.Transport):
         channel.close()
 
     def drain_events(self, connection: Connection, **kwargs: Any) -> None:
-        """Let one thing happen, or raise TimeoutError."""
+        """Process one event, or raise TimeoutError."""
         connection.drain_events(**kwargs)
 
     def register_with_event_loop(self, connection: Connection, loop: Loop) -> None:
-        """Let an event loop hand over what arrives."""
+        """Let an event loop call on_readable() when events arrive."""
         loop.add_reader(connection.join_loop(), self.on_readable, connection, loop)
 
     def on_readable(self, connection: Connection, loop: Loop) -> None:
-        """Let one thing happen, and go on in the loop's next turn until nothing is left."""
+        """Process one event, and continue in the next iterations until none is left."""
         self._reading = False
         if not connection.connected:
             return
@@ -166,7 +166,7 @@ class Transport(base.Transport):
         return False
 
     def driver_version(self) -> str:
-        """Name SQLite's version and py-amqp's, whose messages and errors are used."""
+        """Return the versions of SQLite and of py-amqp, whose messages and errors are used."""
         return f"{sqlite3.sqlite_version} (amqp {amqp.__version__})"
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: ARG002, FBT001, FBT002 -- Kombu's signature
@@ -175,7 +175,7 @@ class Transport(base.Transport):
 
 
 def broker_path(client: Any) -> Path:
-    """Return the path that a Kombu connection names: as virtual_host, or in its URL or hostname.
+    """Return the path in a Kombu connection: its virtual_host, or a part of its URL or hostname.
 
     Raises:
         ValueError: it names none.

@@ -1,4 +1,4 @@
-"""Sockets by which connections to one broker file wake each other.
+"""Sockets by which the connections to one broker file wake each other.
 
 Each connection that consumes has a datagram socket in the folder beside the broker file, named by
 its id; a connection that puts something on its queues notifies it after the commit. A socket's path
@@ -20,10 +20,10 @@ LONGEST_SOCKET_PATH = 107
 
 
 class Sockets:
-    """Sends words to connections' sockets, and receives those for this one."""
+    """Sends wake-ups to the sockets of connections, and receives those for this one."""
 
     def __init__(self, folder: Path) -> None:
-        """Prepare to ring others."""
+        """Prepare to wake others."""
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._path = folder
         self._long = len(os.fsencode(folder)) + 20 > LONGEST_SOCKET_PATH
@@ -41,7 +41,7 @@ class Sockets:
         return str(self._path / f"{owner}.sock")
 
     def listen(self, owner: int) -> None:
-        """Receive what is sent to a connection; without sockets the wait falls back to looking."""
+        """Start to receive wake-ups; without sockets, waits poll the file instead."""
         receiver = self._make()
         try:
             receiver.bind(self._address(owner))
@@ -51,13 +51,13 @@ class Sockets:
             self.receiver = receiver
 
     def ring(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Wake connections; one that is gone, or has words waiting already, needs no other."""
+        """Wake connections; ignore one that is gone or has an unread wake-up."""
         for owner in owners:
             with contextlib.suppress(OSError):
                 self._sender.sendto(meaning, self._address(owner))
 
     def silence(self) -> set[bytes]:
-        """Take what has arrived, and say what it means."""
+        """Read the wake-ups that have arrived, and return their meanings."""
         heard = set()
         with contextlib.suppress(OSError):
             while self.receiver is not None and (meaning := self.receiver.recv(16)):

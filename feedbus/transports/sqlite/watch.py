@@ -1,4 +1,4 @@
-"""Waiting without polling: until a publisher rings, another connection dies, or a signal comes."""
+"""Wait without polling: for a wake-up, the death of another connection, or a signal."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ RANG, DIED, SIGNALLED, WOKEN = "rang", "died", "signalled", "woken"
 
 
 class Watch:
-    """Waits on a bell, on the deaths of other processes, and on signals, all at once."""
+    """Waits at the same time for wake-ups, for the deaths of other processes, and for signals."""
 
     def __init__(self, bell: Bell, clock: Clock) -> None:
-        """Start with the bell alone; heed() adds processes."""
+        """Wait only for wake-ups at first; heed() adds processes."""
         self._bell = bell
         self._clock = clock
         self._selector = selectors.DefaultSelector()
@@ -35,7 +35,7 @@ class Watch:
         self._unseen = False  # whether some cannot be watched by their pid
 
     def wake_on(self, descriptor: int) -> None:
-        """End a wait as soon as a descriptor can be read, too."""
+        """Also end a wait as soon as a descriptor can be read."""
         self._selector.register(descriptor, selectors.EVENT_READ, WOKEN)
 
     def heed(self, namespace: str, others: Mapping[int, tuple[int, str]]) -> None:
@@ -76,7 +76,7 @@ class Watch:
         os.close(descriptor)
 
     def wait(self, timeout_seconds: float | None) -> set[str]:
-        """Wait until something happens; say what, nothing when the time is up."""
+        """Wait until something happens; return what happened, or nothing after the timeout."""
         looking = self.look_seconds()
         limits = [limit for limit in (timeout_seconds, looking) if limit is not None]
         self._listen_to_signals()
@@ -101,7 +101,7 @@ class Watch:
         return self._selector.fileno()
 
     def look_seconds(self) -> float | None:
-        """Return seconds between looks at the file where not all can be waited for, or None."""
+        """Return how often to poll the file if not everything can be waited for, or None."""
         if self._gone:  # a process that it left behind may hold its lock a little longer
             return LINGER_SECONDS
         return FALLBACK_SECONDS if self._blind or self._unseen else None
@@ -118,13 +118,13 @@ class Watch:
             self._signals = reader
 
     def close(self) -> None:
-        """Close all that is watched."""
+        """Close all descriptors that are watched."""
         self.drop()
         if self._clock.takes_time:
             pipe.leave()
 
     def drop(self) -> None:
-        """Close this process's descriptors, and change nothing that a parent process shares."""
+        """Close this process's descriptors, without an effect on a parent process."""
         for descriptor in self._processes.values():
             os.close(descriptor)
         self._processes.clear()
