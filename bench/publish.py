@@ -16,7 +16,7 @@ from typing import Any
 
 from kombu.connection import Connection
 
-from feedbus.bus.publisher import WINDOW, Publisher
+from feedbus.broker.publisher import WINDOW, Publisher
 from feedbus.wire import Outgoing
 from servers.rabbitmq import RabbitMQ
 

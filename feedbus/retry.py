@@ -27,6 +27,7 @@ from feedbus.wire.constants import (
     PACK,
     QUEUE,
     REASON,
+    SENT_AT,
 )
 from feedbus.wire.failures import errors_text, going_on, of_record, reason_text
 from feedbus.wire.sealing import sealed
@@ -156,6 +157,6 @@ class FailurePolicy:
             "dead-letter",
             properties,
             delivery.properties.get("content_encoding"),
-            stamped=False,
+            stamp=SENT_AT,
             records=delivery.record_count,
         )

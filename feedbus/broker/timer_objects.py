@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from feedbus.broker import entities
-from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.names import Names
+from feedbus.broker.publisher import publish_all
 from feedbus.broker.timer import (
     exchange_target,
     exists,
@@ -24,6 +24,7 @@ from feedbus.topology import Exchange, Queue, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
+from feedbus.wire.outgoing import Moved
 
 events = EventLog(__name__)
 
@@ -124,20 +125,19 @@ def restore(channel: Channel, names: Names) -> None:
 
 def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
     sent, others = 0, []
-    with PatientPublisher(channel.connection) as publisher:
-        # What comes back is not taken again.
-        for _ in range(entities.count(channel.connection, names.timer_undelivered) or 0):
-            message = channel.basic_get(names.timer_undelivered)
-            if message is None:
-                break
-            headers = message.properties.get("application_headers") or {}
-            if headers.get(TIMER_TARGET) not in bound:
-                others.append(message.delivery_tag)
-                continue
-            key = message.delivery_info["routing_key"]
-            publisher.publish([(message, names.timer_due, key)])
-            channel.basic_ack(message.delivery_tag)
-            sent += 1
+    # What comes back is not taken again.
+    for _ in range(entities.count(channel.connection, names.timer_undelivered) or 0):
+        message = channel.basic_get(names.timer_undelivered)
+        if message is None:
+            break
+        headers = message.properties.get("application_headers") or {}
+        if headers.get(TIMER_TARGET) not in bound:
+            others.append(message.delivery_tag)
+            continue
+        key = message.delivery_info["routing_key"]
+        publish_all(channel.connection, [Moved.of(message, names.timer_due, key)])
+        channel.basic_ack(message.delivery_tag)
+        sent += 1
     for tag in others:
         channel.basic_reject(tag, requeue=True)
     if sent:

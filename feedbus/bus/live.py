@@ -11,11 +11,11 @@ from itertools import islice
 from typing import Any, Self, Unpack
 
 from feedbus import broker
+from feedbus.broker.publisher import Refusal
 from feedbus.bus.arguments import check_columns, check_many, check_record
 from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
 from feedbus.bus.options import envelope_of
-from feedbus.bus.publisher import Refusal
 from feedbus.bus.requests import Request
 from feedbus.bus.sender import Sender
 from feedbus.bus.transactions import Current, Transaction

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from feedbus.bus.publisher import Refusal
-from feedbus.bus.sender import raise_refused
+from feedbus.broker.publisher import Refusal, raise_refused
 from feedbus.records.packs import Pack
 from feedbus.wire.envelope import Envelope
 

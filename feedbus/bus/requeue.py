@@ -10,8 +10,8 @@ from typing import Self
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus.broker.names import Names
-from feedbus.bus.publisher import Refusal
-from feedbus.bus.sender import Sender, raise_refused
+from feedbus.broker.publisher import Refusal, raise_refused
+from feedbus.bus.sender import Sender
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import InvalidBody, Outage, UsageError
 from feedbus.logs import EventLog

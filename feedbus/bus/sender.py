@@ -7,25 +7,27 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import cast
 
-from amqp.exceptions import AccessRefused, ChannelError, NotFound
+from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker.confirm_channel import CONFIRM_TIMEOUT_SECONDS
+from feedbus.broker.blockage import Blockage
+from feedbus.broker.publisher import (
+    CONFIRM_TIMEOUT_SECONDS,
+    NACKED_SECONDS,
+    WINDOW,
+    Publisher,
+    Refusal,
+)
 from feedbus.broker.timer_objects import Timer
-from feedbus.bus.blockage import Blockage
 from feedbus.bus.encoding import Encoder
-from feedbus.bus.publisher import NACKED, WINDOW, Publisher, Refusal
-from feedbus.errors import BrokerOutage, PublishError, Unroutable
+from feedbus.errors import BrokerOutage
 from feedbus.generations import ledger
 from feedbus.metrics import Metrics, Outcome
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import PACK, TIMER_TARGET
-
-NACKED_SECONDS = 2.0
-NACKED_PAUSE_SECONDS = 0.1
 
 
 class Sender:
@@ -55,9 +57,9 @@ class Sender:
         self._nacked_seconds = nacked_seconds
         self.encoder = Encoder(topology)
         self._topology = topology
-        self._clock = broker.clock(topology)
         self._metrics = metrics
-        self._blockage = Blockage(self._clock, metrics)
+        waited = [metrics.publisher_blocked] if metrics is not None else []
+        self._blockage = Blockage(broker.clock(topology), *waited)
         self._timer = Timer(topology)
         self._connection: Connection | None = None
         self._publisher: Publisher | None = None
@@ -78,16 +80,18 @@ class Sender:
     def _send_window(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         try:
             self._drop_if_lost()
-            self._open()
+            publisher = self._open()
             with broker.outage(self._connected(), self._topology.broker_url):
                 self._declare_timer(messages)
-                refusals = self._publish(messages)
+                refusals = publisher.send(messages)
                 stale = {id(refusal.message) for refusal in refusals if _stale(refusal)}
-                if stale and self._connection is not None:
+                if stale:
                     refusals = [refusal for refusal in refusals if not _stale(refusal)]
                     # In the order in which they were sent, whatever order they came back in.
                     packs = [message for message in messages if id(message) in stale]
-                    refusals += self._publish(self._apart(packs))
+                    left = iter(self._apart(packs))
+                    while window := list(islice(left, WINDOW)):
+                        refusals += publisher.send(window)
         except BrokerOutage:
             self._count(messages, "unconfirmed", [])
             self._drop()
@@ -129,7 +133,13 @@ class Sender:
         if self._publisher is None:
             connection = self._connected()
             with broker.outage(connection, self._topology.broker_url):
-                self._publisher = Publisher(connection, self._blockage)
+                self._publisher = Publisher(
+                    connection,
+                    timeout_seconds=self._timeout_seconds,
+                    blocked_seconds=self._blocked_seconds,
+                    nacked_seconds=self._nacked_seconds,
+                    blockage=self._blockage,
+                )
         return self._publisher
 
     def _connected(self) -> Connection:
@@ -148,37 +158,6 @@ class Sender:
         except NotFound as error:
             msg = f"broker: {error.reply_text}; `feedbus up` declares it"
             raise BrokerOutage(msg) from error
-
-    def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
-        """Publish a window; what is nacked is tried on, what closes the channel is refused."""
-        deadline = self._clock.monotonic() + self._nacked_seconds
-        refusals: list[Refusal] = []
-        while True:
-            found = self._publish_once(messages)
-            messages = [each.message for each in found if each.reason == NACKED]
-            if not messages or self._clock.monotonic() > deadline:
-                return refusals + found
-            refusals += [each for each in found if each.reason != NACKED]
-            self._clock.sleep(NACKED_PAUSE_SECONDS)
-
-    def _publish_once(self, messages: Sequence[Outgoing]) -> list[Refusal]:
-        publisher = self._open()
-        try:
-            refusals = publisher.send(messages, self._timeout_seconds, self._blocked_seconds)
-        except NotFound as error:
-            msg = f"broker: {error.reply_text}; `feedbus up` declares it"
-            raise BrokerOutage(msg) from error
-        except AccessRefused:
-            raise  # an outage, whose end need not be the messages'
-        except ChannelError as error:
-            refusals = publisher.refuse_waiting(f"refused by the broker: {error.reply_text}")
-            self._drop()
-            return refusals
-        if any(each.reason == NACKED for each in refusals):
-            # RabbitMQ 3.10 nacks for ever on a channel that met a queue between two leaders.
-            publisher.close()
-            self._publisher = None
-        return refusals
 
     def _apart(self, packs: Sequence[Outgoing]) -> list[Outgoing]:
         """Return the packs' records as plain messages, and learn the generations of now."""
@@ -205,12 +184,3 @@ class Sender:
 def _stale(refusal: Refusal) -> bool:
     packed = refusal.message.content_type == PACK
     return packed and refusal.outcome == "returned" and refusal.message.exchange.endswith(".packs")
-
-
-def raise_refused(refusals: Sequence[Refusal]) -> None:
-    """Raise Unroutable or PublishError when there are refusals."""
-    if not refusals:
-        return
-    failures = [(refusal.message.message_id, refusal.reason) for refusal in refusals]
-    returned = all(refusal.outcome == "returned" for refusal in refusals)
-    raise (Unroutable if returned else PublishError)(failures)

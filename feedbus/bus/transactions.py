@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from feedbus.bus.publisher import Refusal
+from feedbus.broker.publisher import Refusal
 from feedbus.bus.requests import Request
 from feedbus.errors import BrokerOutage, StoreOutage
 from feedbus.logs import EventLog

@@ -17,7 +17,7 @@ from feedbus.topology import Queue, Topology
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import ATTEMPT, DEATHS, ERRORS, FAILED_AT, KEY, REASON, SEALED
-from feedbus.wire.delivery import key_of, text_of
+from feedbus.wire.delivery import key_of, moment_of, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
 def read(queue: Queue, message: Any) -> DeadLetter:
     """Return what a message of a queue's dead letters is."""
     delivery = Delivery.of(message)
-    headers, failed_at = delivery.headers, delivery.headers.get(FAILED_AT)
+    headers, failed_at = delivery.headers, moment_of(delivery.headers.get(FAILED_AT))
     death = _death(headers)
     keys = death.get("routing-keys")
     key = text_of(keys[0]) if isinstance(keys, list) and keys else ""
@@ -147,7 +147,7 @@ def read(queue: Queue, message: Any) -> DeadLetter:
         reason=str(reason),
         attempts=delivery.attempts,
         errors=_errors(headers.get(ERRORS)),
-        failed_at_microseconds=failed_at if type(failed_at) is int else _died_at(death),
+        failed_at_microseconds=_died_at(death) if failed_at is None else failed_at,
         content_type=delivery.content_type or "",
         body=delivery.body,
         delivery=delivery,

@@ -14,6 +14,7 @@ from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics, Limit
 from feedbus.topology import Consumer, DeadLetters, Queue, Topology
 from feedbus.wire.amqp import Connection
+from feedbus.wire.delivery import seconds_since
 
 events = EventLog(__name__)
 
@@ -84,11 +85,8 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
 
     """
     name, limits = Names(topology).dead(queue), queue.dead_letters
-    oldest = None
-    if limits.max_age_seconds is not None:
-        oldest = (
-            broker.clock(topology).wall_nanoseconds() / 1_000 - limits.max_age_seconds * 1_000_000
-        )
+    now = broker.clock(topology).wall_nanoseconds() // 1_000
+    most_seconds = limits.max_age_seconds
     dropped: Counter[Limit] = Counter()
     undated: list[int] = []
     channel = connection.channel()
@@ -98,15 +96,15 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
         if message is None:
             break
         tag, behind = message.delivery_tag, message.delivery_info["message_count"]
-        failed_at = letters.read(queue, message).failed_at_microseconds
+        age = seconds_since(letters.read(queue, message).failed_at_microseconds, now)
         if limits.max_length is not None and behind >= limits.max_length:
             dropped["max_length"] += 1
-        elif oldest is not None and failed_at is not None and failed_at < oldest:
+        elif most_seconds is not None and age is not None and age > most_seconds:
             dropped["max_age"] += 1
         else:
             undated.append(tag)
             # A foreign message without a time must not keep those behind it for ever.
-            if oldest is None or failed_at is not None or len(undated) >= UNDATED_AT_ONCE:
+            if most_seconds is None or age is not None or len(undated) >= UNDATED_AT_ONCE:
                 break
             continue
         channel.basic_ack(tag)

@@ -9,7 +9,6 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker.names import Names
-from feedbus.bus.publisher import Refusal
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.calling import Calling
 from feedbus.dispatch.dead_handler import DeadHandler
@@ -28,7 +27,7 @@ from feedbus.records import Records
 from feedbus.retry import FailurePolicy
 from feedbus.store import NoStore, Store
 from feedbus.topology import Consumer, Topology
-from feedbus.wire import Delivery, Outgoing
+from feedbus.wire import Delivery
 from feedbus.wire.constants import KEY, PACK, REASON
 from feedbus.wire.failures import bare
 
@@ -233,21 +232,15 @@ class Dispatch:
             return
         refusals = self._sender.send(messages)
         if any(refusal.final for refusal in refusals):
-            # One of them closed the channel, on which the others waited.
-            refusals = [left for each in refusals for left in self._send_alone(each.message)]
+            # Without what it came with, which the broker refuses for good.
+            bared = [bare(each.message, each.reason) for each in refusals if each.final]
+            refusals = [each for each in refusals if not each.final] + self._sender.send(bared)
         if refusals:
             # Where failures go has to exist: until it does again nothing may be settled.
             reason = refusals[0].reason
             msg = f"{self._consumer.name}: cannot publish retries and dead letters: {reason}"
             raise BrokerOutage(msg)
         self._log_dead_letters(opened)
-
-    def _send_alone(self, message: Outgoing) -> Sequence[Refusal]:
-        """Send what became of one record, without what it came with if the broker wants it so."""
-        refusals = self._sender.send([message])
-        if any(refusal.final for refusal in refusals):
-            return self._sender.send([bare(message, refusals[0].reason)])
-        return refusals
 
     def _count(self, opened: Sequence[Opened]) -> None:
         now = self._clock.wall_nanoseconds() // 1000
@@ -262,14 +255,21 @@ class Dispatch:
                     self._metrics.settled(verdict, int(verdict == first), count)
             deliveries += first == "ack"
             records += acknowledged
-            published_at = arrived.delivery.published_at_microseconds
-            if published_at is not None:
-                self._metrics.lag(max(now - published_at, 0) / 1e6)
+            self._count_time(arrived.delivery, now)
             if not arrived.delivery.identified and arrived.delivery.content_type != PACK:
                 self._metrics.unidentified()
             if arrived.delivery.redelivered:
                 self._metrics.redelivered(1)
         self._metrics.settled("ack", deliveries, records)
+
+    def _count_time(self, delivery: Delivery, now_microseconds: int) -> None:
+        lag = delivery.lag_seconds(now_microseconds)
+        if lag is not None:
+            self._metrics.lag(lag)
+        if delivery.sent_again:
+            age = delivery.age_seconds(now_microseconds)
+            if age is not None:
+                self._metrics.age(age)
 
     def _log_dead_letters(self, opened: Sequence[Opened]) -> None:
         """Log one line for each delivery of which something became a dead letter."""

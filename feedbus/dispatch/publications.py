@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from feedbus.bus.publisher import Refusal
-from feedbus.bus.sender import Sender, raise_refused
+from feedbus.broker.publisher import Refusal, raise_refused
+from feedbus.bus.sender import Sender
 from feedbus.bus.spool import Spool
 from feedbus.errors import Outage, PublishError
 from feedbus.records.packs import Pack
@@ -99,17 +99,16 @@ def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Excepti
     """
     if any(calls) and all(call.plain for call in calls):
         refusals = sender.send(message for call in calls for message in call)
-        if not any(refusal.final for refusal in refusals):  # else it closed the others' channel
-            refused = {id(refusal.message) for refusal in refusals}
-            for call in calls:
-                if refused.isdisjoint(map(id, call)):
-                    call.clear()
-            return [
-                _error([each for each in refusals if id(each.message) in set(map(id, call))])
-                if call
-                else call.error_of_sending()
-                for call in calls
-            ]
+        refused = {id(refusal.message) for refusal in refusals}
+        for call in calls:
+            if refused.isdisjoint(map(id, call)):
+                call.clear()
+        return [
+            _error([each for each in refusals if id(each.message) in set(map(id, call))])
+            if call
+            else call.error_of_sending()
+            for call in calls
+        ]
     return [call.error_of_sending() for call in calls]
 
 

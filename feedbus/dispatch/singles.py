@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from feedbus.bus.publisher import WINDOW
+from feedbus.broker.publisher import WINDOW
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import MEMORY_BYTES
 from feedbus.dispatch.dispatch import Dispatch

@@ -8,10 +8,11 @@ from typing import Any, Self
 
 from amqp.exceptions import NotFound, ResourceLocked
 
-from feedbus.broker.confirm_channel import PatientPublisher
+from feedbus.broker.publisher import publish_all
 from feedbus.errors import Outage
 from feedbus.generations.probes import LOST_SECONDS, NEEDED, Probes, delete_proved
 from feedbus.wire.amqp import Connection
+from feedbus.wire.outgoing import Moved
 
 PREFETCH = 1000
 AT_ONCE = 500
@@ -158,13 +159,6 @@ class Emptying:
         return int(counts.message_count), int(counts.consumer_count)
 
 
-def portable(message: Any) -> Any:
-    """Return a message that was taken from a queue as one that can be published again."""
-    message.properties.pop("user_id", None)  # the broker takes none but our own
-    message.properties["delivery_mode"] = 2
-    return message
-
-
 class Mover:
     """Moves messages to an exchange, in order, each confirmed there when move() returns."""
 
@@ -176,13 +170,12 @@ class Mover:
 
     def __call__(self, messages: Sequence[Any]) -> None:
         """Publish messages; a crash before they are settled at their source doubles them."""
-        letters = [(portable(each), self._exchange, self._key_of(each)) for each in messages]
-        with PatientPublisher(self._connection) as publisher:
-            returned = publisher.publish(letters, mandatory=True)
-        if returned:
+        moved = [Moved.of(each, self._exchange, self._key_of(each)) for each in messages]
+        refusals = publish_all(self._connection, moved)
+        if refusals:
             msg = (
-                "broker: no queue accepts the messages that are moved to"
-                f" '{self._exchange or self._key}'"
+                f"broker: {len(refusals)} messages cannot be moved to"
+                f" '{self._exchange or self._key}': {refusals[0].reason}"
             )
             raise Outage(msg)
 

@@ -17,12 +17,13 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import entities
-from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.differences import differs_in
 from feedbus.broker.names import Names
-from feedbus.errors import UsageError
+from feedbus.broker.publisher import publish_all
+from feedbus.errors import BrokerOutage, UsageError
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
+from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel, Connection
 from feedbus.wire.constants import JSON
 
@@ -130,13 +131,12 @@ def write(channel: Channel, names: Names, state: State) -> State:
         }
     )
     queues = (names.ledger(state.current.exchange), names.generations(state.current.exchange))
-    with PatientPublisher(channel.connection) as publisher:
-        for queue in queues:
-            _declare(channel, names.topology, state.current.exchange, queue)
-            message = channel.prepare_message(
-                body.encode(), content_type=JSON, properties={"delivery_mode": 2}
-            )
-            publisher.publish([(message, "", queue)])
+    for queue in queues:
+        _declare(channel, names.topology, state.current.exchange, queue)
+        message = Outgoing("", queue, body.encode(), JSON, "", content_encoding=None, stamp=None)
+        if publish_all(channel.connection, [message]):
+            msg = f"broker: queue {queue} was deleted while the state of its ring was written"
+            raise BrokerOutage(msg)
     for queue in queues:
         _drop_replaced(channel, written, queue)
     return written

@@ -15,10 +15,9 @@ otherwise.
 
 from __future__ import annotations
 
-from typing import Any
-
-from feedbus.broker.confirm_channel import PatientPublisher
+from feedbus.broker.publisher import publish_all
 from feedbus.logs import EventLog
+from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import FENCE
 
@@ -28,12 +27,11 @@ NEEDED = 2
 LOST_SECONDS = 5.0  # a probe that has not come back by then has expired, or went to another reader
 
 
-def fence(channel: Channel, marked: str, message_id: str = "") -> Any:
+def fence(queue: str, marked: str, message_id: str = "") -> Outgoing:
     """Return a message that marks the end of a queue."""
-    properties: dict[str, Any] = {"delivery_mode": 2}
-    if message_id:
-        properties["message_id"] = message_id
-    return channel.prepare_message(b"", headers={FENCE: marked}, properties=properties)
+    return Outgoing(
+        "", queue, b"", None, message_id, {FENCE: marked}, content_encoding=None, stamp=None
+    )
 
 
 class Probes:
@@ -81,9 +79,8 @@ class Probes:
         if self._quiet:
             self._clock.sleep(self._pause_seconds)
         self._awaited = self._clock.unique()
-        probe = fence(self._channel, self._queue, self._awaited)
-        with PatientPublisher(self._channel.connection) as publisher:
-            publisher.publish([(probe, "", self._queue)])
+        probe = fence(self._queue, self._queue, self._awaited)
+        publish_all(self._channel.connection, [probe])
         self._put_at = self._clock.monotonic()
 
     def came(self, message_id: object) -> bool:

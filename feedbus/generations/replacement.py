@@ -22,11 +22,11 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import entities, inventory
-from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
 from feedbus.broker.port import SeenQueue
+from feedbus.broker.publisher import publish_all
 from feedbus.clock import Clock
 from feedbus.errors import UsageError
 from feedbus.generations import removal
@@ -253,8 +253,7 @@ class Replacement:
             _delete(self.connection, self.topology, held, before)
         channel.exchange_delete(before)
         if removal.remove_queue(self.connection, self.topology, before):
-            with PatientPublisher(channel.connection) as publisher:
-                publisher.publish([(fence(channel, self._queue), "", before)])
+            publish_all(channel.connection, [fence(before, self._queue)])
         channel.close()
 
     def _take_gate_away(self) -> None:

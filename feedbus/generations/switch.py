@@ -10,14 +10,15 @@ from typing import Any
 from amqp.exceptions import NotFound
 
 from feedbus import broker
-from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.names import Names
+from feedbus.broker.publisher import publish_all
 from feedbus.errors import Outage
 from feedbus.generations import ledger, probes
-from feedbus.generations.emptying import Emptying, portable
+from feedbus.generations.emptying import Emptying
 from feedbus.generations.ledger import State
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp import Channel
+from feedbus.wire.outgoing import Moved
 
 EXIT_AT = "FEEDBUS_EXIT_AT"
 EXIT_CODE = 99
@@ -149,11 +150,11 @@ def _append_held(
     """Append what was held to the first of these generations that is there, in order."""
 
     def append(messages: Sequence[Any]) -> None:
-        left = [(portable(each), each.delivery_info["routing_key"]) for each in messages]
-        with PatientPublisher(channel.connection) as publisher:
-            for generation in generations:
-                ring = names.ring(generation)
-                left = publisher.publish([(each, ring, key) for each, key in left], mandatory=True)
+        left = [Moved.of(each, "", each.delivery_info["routing_key"]) for each in messages]
+        for generation in generations:
+            there = [replace(each, exchange=names.ring(generation)) for each in left]
+            refused = {id(each.message) for each in publish_all(channel.connection, there)}
+            left = [each for each in there if id(each) in refused]
         if left:
             msg = f"broker: {len(left)} messages of {names.held(exchange)} are accepted by no shard"
             raise Outage(msg)
@@ -169,5 +170,4 @@ def fence(channel: Channel, names: Names, old: Generation, queues: Sequence[str]
     and deletes it. Nothing may lead to the ring any more.
     """
     ends = queues or [names.member(old, member) for member, _ in old.members]
-    with PatientPublisher(channel.connection) as publisher:
-        publisher.publish([(probes.fence(channel, old.digest), "", queue) for queue in ends])
+    publish_all(channel.connection, [probes.fence(queue, old.digest) for queue in ends])

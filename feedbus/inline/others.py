@@ -57,7 +57,7 @@ def deliver(channel: Channel, queue: Queue, payload: Any, key: str) -> None:
         kind = "text/plain" if isinstance(payload, str) else "application/octet-stream"
     else:
         body, kind = encode_payload(payload), JSON
-    message = Outgoing(_way_to(queue), key, body, kind, "", stamped=False)
+    message = Outgoing(_way_to(queue), key, body, kind, "", stamp=None)
     channel.basic_publish(message.prepared(channel), message.exchange, key)
 
 

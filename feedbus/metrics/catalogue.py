@@ -99,7 +99,16 @@ HANDLING = Family(
 LAG = Family(
     "feedbus_lag_seconds",
     "histogram",
-    "Time of each delivery from its publish to its settlement.",
+    "Time of each delivery from when it was sent to its settlement. A retry, and a dead letter"
+    " that was requeued, count from when they were sent again.",
+    ("consumer",),
+    LAG_BOUNDS,
+)
+AGE = Family(
+    "feedbus_age_seconds",
+    "histogram",
+    "Time of each retry and each requeued dead letter from the first publish of its message to its"
+    " settlement.",
     ("consumer",),
     LAG_BOUNDS,
 )
@@ -211,6 +220,7 @@ RECORDED = {
         LOOP_BLOCKED,
         HANDLING,
         LAG,
+        AGE,
         BATCH,
         PUBLISHED,
         BLOCKED,

@@ -147,6 +147,7 @@ class ConsumerMetrics:
         self._handling = _Histogram(counts, catalogue.HANDLING, name)
         self._batch = _Histogram(counts, catalogue.BATCH, name)
         self._lag = _Histogram(counts, catalogue.LAG, name)
+        self._age = _Histogram(counts, catalogue.AGE, name)
 
     def settled(self, verdict: Verdict, deliveries: int = 1, records: int = 1) -> None:
         """Count deliveries that were settled with one verdict, and the records in them."""
@@ -159,8 +160,12 @@ class ConsumerMetrics:
         self._batch.observe(records)
 
     def lag(self, seconds: float, count: int = 1) -> None:
-        """Count the time from publishing to settling, for a number of deliveries."""
+        """Count the time from sending to settling, for a number of deliveries."""
         self._lag.observe(seconds, count)
+
+    def age(self, seconds: float) -> None:
+        """Count the time from the first publish to the settlement of a delivery sent again."""
+        self._age.observe(seconds)
 
     def redelivered(self, deliveries: int = 1) -> None:
         """Count deliveries that had been delivered before."""

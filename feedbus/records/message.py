@@ -29,7 +29,8 @@ class Message:
             message and the same at each delivery.
         attempt: 1 for the first, 2 for the first retry.
         priority: None where the publisher gave none.
-        published_at: when it was published first, in UTC; None where the publisher does not say.
+        published_at: when it was published first, in UTC, also at a retry and after it was a dead
+            letter; None where the publisher does not say.
         redelivered: whether the broker has delivered it before, such as to a process that died.
         queue: as topology.toml names it.
         consumer: the queue's name, or the shard's.

@@ -8,9 +8,10 @@ from kombu.connection import Connection
 
 from feedbus import broker
 from feedbus.broker import entities
-from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.names import Names
+from feedbus.broker.publisher import publish_all
 from feedbus.topology import Schedule, Topology
+from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel
 
 READ_ATTEMPTS = 10
@@ -47,13 +48,11 @@ class FiredMoment:
 
     def write(self, moment: datetime) -> None:
         """Replace what was taken; return when the broker has confirmed it."""
-        message = self._channel.prepare_message(
-            write_moment(moment).encode(),
-            content_type="text/plain",
-            properties={"delivery_mode": 2},
+        body = write_moment(moment).encode()
+        message = Outgoing(
+            "", self._queue, body, "text/plain", "", content_encoding=None, stamp=None
         )
-        with PatientPublisher(self._channel.connection) as publisher:
-            publisher.publish([(message, "", self._queue)])
+        publish_all(self._channel.connection, [message])
         for tag in self._held:
             self._channel.basic_ack(tag)
         self._held.clear()

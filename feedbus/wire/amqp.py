@@ -185,12 +185,14 @@ class RawConnection(Connection, Protocol):
         clock: by which everybody who uses the broker waits.
         on_blocked: called with the reason when the broker takes nothing from publishers.
         on_unblocked: called when it takes messages again.
+        is_blocked: whether it takes nothing from publishers now.
 
     """
 
     clock: Clock
     on_blocked: Callable[[str], None] | None
     on_unblocked: Callable[[], None] | None
+    is_blocked: bool
 
     def take_arrived(self) -> None:
         """Handle what has arrived, without waiting; raise an error where the connection is lost."""

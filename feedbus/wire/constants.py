@@ -12,7 +12,7 @@ OF_OTHER_KEYS = frozenset({"CC", "BCC"})  # headers by which RabbitMQ routes a c
 # What the framework says about a message that it publishes.
 FENCE = "feedbus-fence"
 GENERATION = "feedbus-generation"
-PUBLISHED_AT = "feedbus-published-at"
+PUBLISHED_AT = "feedbus-published-at"  # for the first time
 RECORD_COUNT = "feedbus-records"
 
 # What it says about a message that has failed; gone when the message is sent back to its queue.
@@ -27,6 +27,7 @@ KEY = "feedbus-key"
 PRIORITY = "feedbus-priority"
 QUEUE = "feedbus-queue"
 REASON = "feedbus-reason"
+SENT_AT = "feedbus-sent-at"  # as a retry, as a dead letter or from the dead letters
 UNIDENTIFIED = "feedbus-unidentified"
 USER_ID = "feedbus-user-id"
 # How long a message waits in the timer, a digit each place, and where it goes then.
@@ -47,6 +48,7 @@ OF_FAILURES = frozenset(
         PRIORITY,
         QUEUE,
         REASON,
+        SENT_AT,
         UNIDENTIFIED,
         USER_ID,
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from feedbus.errors import LONGEST_WAIT_SECONDS
 from feedbus.wire.constants import (
     ATTEMPT,
     DEATHS_BEFORE,
@@ -16,6 +17,7 @@ from feedbus.wire.constants import (
     PUBLISHED_AT,
     RECORD_COUNT,
     SEALED,
+    SENT_AT,
     TIMER_TARGET,
     UNIDENTIFIED,
     USER_ID,
@@ -26,7 +28,11 @@ from feedbus.wire.sealing import opened
 MOST_RECORDS = 1_000_000
 MOST_ATTEMPTS = 2**31
 MOST_PRIORITY = 255
-MOST_MICROSECONDS = 2**53
+# A moment outside of these years is no publisher's clock: another unit, or made up.
+EARLIEST_MICROSECONDS = 946_684_800_000_000  # 2000
+LATEST_MICROSECONDS = 4_102_444_800_000_000  # 2100
+AHEAD_SECONDS = 60.0  # by so much the clocks of two hosts may differ
+LONGEST_LAG_SECONDS = 2.0 * LONGEST_WAIT_SECONDS
 # Properties that a failed message has as headers instead: a dead letter must not expire, and
 # RabbitMQ takes no user id but the connection's own.
 AS_HEADERS = {"expiration": EXPIRATION, "user_id": USER_ID}
@@ -108,9 +114,25 @@ class Delivery:
 
     @property
     def published_at_microseconds(self) -> int | None:
-        """When it was published first, where its publisher said so."""
-        moment = self.headers.get(PUBLISHED_AT)
-        return moment if type(moment) is int and 0 <= moment <= MOST_MICROSECONDS else None
+        """When it was published first, where its publisher said so.
+
+        A retry, and a dead letter that was sent back, keep it.
+        """
+        return moment_of(self.headers.get(PUBLISHED_AT))
+
+    @property
+    def sent_again(self) -> bool:
+        """Whether it is a retry or was a dead letter."""
+        return SENT_AT in self.headers
+
+    def lag_seconds(self, now_microseconds: int) -> float | None:
+        """Return how long ago it was sent, for the first time or again; None if not known."""
+        sent_at = self.headers.get(SENT_AT if self.sent_again else PUBLISHED_AT)
+        return seconds_since(sent_at, now_microseconds)
+
+    def age_seconds(self, now_microseconds: int) -> float | None:
+        """Return how long ago it was published first; None if not known."""
+        return seconds_since(self.headers.get(PUBLISHED_AT), now_microseconds)
 
     @property
     def attempts(self) -> int:
@@ -123,6 +145,26 @@ class Delivery:
         """The routing key that it was published with, also where it has come back by a retry."""
         key = key_of(self.headers, self.routing_key)
         return key if is_short_text(key) else self.routing_key
+
+
+def moment_of(value: object) -> int | None:
+    """Return a header's microseconds since 1970, None where they are no moment."""
+    if type(value) is int and EARLIEST_MICROSECONDS <= value < LATEST_MICROSECONDS:
+        return value
+    return None
+
+
+def seconds_since(value: object, now_microseconds: int) -> float | None:
+    """Return the seconds since the moment in a header, None where that cannot be true.
+
+    Any program can write a header. A moment far in the future, or longer ago than a message can
+    wait, is none.
+    """
+    moment = moment_of(value)
+    if moment is None:
+        return None
+    seconds = (now_microseconds - moment) / 1_000_000
+    return max(seconds, 0.0) if -AHEAD_SECONDS <= seconds <= LONGEST_LAG_SECONDS else None
 
 
 def key_of(headers: Mapping[str, Any], otherwise: str) -> str:

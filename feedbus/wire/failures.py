@@ -20,6 +20,7 @@ from feedbus.wire.constants import (
     REASON_BYTES,
     RECORD_COUNT,
     SEALED,
+    SENT_AT,
     UNIDENTIFIED,
 )
 from feedbus.wire.delivery import AS_HEADERS, Delivery
@@ -88,6 +89,8 @@ def sent_back(
 ) -> Outgoing:
     """Return a dead letter's message as it came to its queue.
 
+    Where it says when it was published first, it also says when it is sent back.
+
     Args:
         delivery: the dead letter.
         exchange: where it is published now.
@@ -96,7 +99,6 @@ def sent_back(
 
     """
     headers = _died_elsewhere(published(delivery.headers), died_in)
-    stamped = headers.pop(PUBLISHED_AT, None) is not None
     properties = {
         name: value
         for name, value in delivery.properties.items()
@@ -113,7 +115,7 @@ def sent_back(
         "requeue",
         properties,
         delivery.properties.get("content_encoding"),
-        stamped=stamped,
+        stamp=SENT_AT if PUBLISHED_AT in headers else None,
         records=delivery.record_count,
     )
 

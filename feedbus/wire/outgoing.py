@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import PUBLISHED_AT
 
 PERSISTENT = 2
+LARGEST_MICROSECONDS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Outgoing:
         properties: AMQP's other properties by their names in py-amqp, such as priority and
             correlation_id.
         content_encoding: of the body; None for none.
-        stamped: whether it says when it was published, if its headers do not.
+        stamp: the header that says when it is sent, if its headers do not; None for none.
         records: how many it carries, as metrics count it.
 
     """
@@ -43,7 +43,7 @@ class Outgoing:
     counted_as: str = "other"
     properties: Mapping[str, Any] = field(default_factory=dict)
     content_encoding: str | None = "utf-8"
-    stamped: bool = True
+    stamp: str | None = PUBLISHED_AT
     records: int = 1
 
     def prepared(self, channel: Channel) -> Any:
@@ -58,22 +58,42 @@ class Outgoing:
             properties.pop("priority", None),
             self.content_type,
             self.content_encoding,
-            self._all_headers(),
+            self._all_headers(channel.connection.clock.wall_nanoseconds() // 1000),
             properties,
         )
 
     def all_properties(self) -> dict[str, Any]:
-        """Return every property of the message, its headers among them."""
+        """Return every property of the message, its headers with some moment among them."""
         return {
             **self.properties,
             "content_type": self.content_type,
             "content_encoding": self.content_encoding,
-            "application_headers": self._all_headers(),
+            "application_headers": self._all_headers(LARGEST_MICROSECONDS),
             "delivery_mode": PERSISTENT,
             "message_id": self.message_id or None,
         }
 
-    def _all_headers(self) -> Mapping[str, Any]:
-        if not self.stamped:
+    def _all_headers(self, microseconds: int) -> Mapping[str, Any]:
+        if self.stamp is None:
             return self.headers
-        return {PUBLISHED_AT: time.time_ns() // 1000, **self.headers}
+        return {self.stamp: microseconds, **self.headers}
+
+
+@dataclass(frozen=True, slots=True)
+class Moved(Outgoing):
+    """A message that was taken from a queue and goes on as it is, whatever is in it."""
+
+    taken: Any = None
+
+    @classmethod
+    def of(cls, taken: Any, exchange: str, routing_key: str) -> Self:
+        """Return a message that a channel delivered, on its way to an exchange."""
+        taken.properties.pop("user_id", None)  # the broker takes none but our own
+        taken.properties["delivery_mode"] = PERSISTENT
+        message_id = taken.properties.get("message_id") or ""
+        return cls(exchange, routing_key, taken.body, None, message_id, stamp=None, taken=taken)
+
+    def prepared(self, channel: Channel) -> Any:
+        """Return the message as it came."""
+        del channel
+        return self.taken

@@ -43,7 +43,6 @@ def sealed(message: Outgoing) -> Outgoing:
         content_encoding=None,
         headers={name: value for name, value in message.headers.items() if name in OF_FAILURES},
         properties={},
-        stamped=False,
     )
 
 

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from amqp.exceptions import PreconditionFailed
 
 from feedbus import broker
 from feedbus.broker.names import Names
+from feedbus.broker.publisher import Publisher
 from feedbus.bus import LiveBus
-from feedbus.bus.publisher import Publisher
 from feedbus.errors import Outage, PublishError
 from feedbus.generations import establishment
 from feedbus.metrics import Metrics
@@ -151,6 +152,45 @@ def test_a_message_that_the_broker_never_takes_is_an_error_and_not_an_outage(
             bus.publish("work", {"n": 1, "text": "x" * 300_000})
         bus.publish("work", {"n": 2})
     assert numbers(system) == [2]
+
+
+def test_a_message_over_which_the_channel_is_closed_fails_none_of_those_beside_it(
+    fragile_rabbitmq, tmp_path: Path
+):
+    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    exchange, large = (
+        Names(system.topology).exchange("work"),
+        b'{"n": 9, "t": "%s"}' % (b"x" * 300_000),
+    )
+    window = [
+        Outgoing(
+            exchange,
+            "" if number != 450 else "nowhere",
+            large if number in {200, 201, 400} else b'{"n": %d}' % number,
+            "application/json",
+            f"m{number}",
+        )
+        for number in range(500)
+    ]
+    with broker.connect(system.topology) as connection, Publisher(connection) as publisher:
+        refusals = publisher.send(window)
+        assert publisher.send(window[:1]) == []
+    found = {refusal.message.message_id: (refusal.outcome, refusal.final) for refusal in refusals}
+    closing = ("nacked", True)
+    refused = {"m200": closing, "m201": closing, "m400": closing, "m450": ("returned", False)}
+    assert found == refused
+    assert set(numbers(system)) == {*range(500)} - {200, 201, 400, 450}
+
+
+def test_a_channel_that_is_closed_beside_the_publisher_refuses_no_message(rabbitmq, tmp_path: Path):
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    message = Outgoing(Names(system.topology).exchange("work"), "", b'{"n": 1}', None, "m")
+    with broker.connect(system.topology) as connection:
+        beside = connection.channel()
+        publisher = Publisher(connection)
+        beside.basic_ack(7)  # an error of that channel
+        with pytest.raises(PreconditionFailed, match="unknown delivery tag"):
+            publisher.send([message] * 500)
 
 
 def test_a_child_that_is_too_large_is_its_parents_failure(fragile_rabbitmq, tmp_path: Path):

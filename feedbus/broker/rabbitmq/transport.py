@@ -32,6 +32,7 @@ class Connection(frames.Connection):
     """
 
     clock: Clock = SYSTEM
+    is_blocked = False
 
     def connect(self, callback: Any = None) -> Any:
         """Connect, and from then on read all that has arrived at once."""
@@ -126,6 +127,14 @@ class Connection(frames.Connection):
         """Close in order, without waiting long for a peer that may be silent."""
         self._answer_seconds = min(self._answer_seconds, CLOSE_SECONDS)
         return super().close(*arguments, **options)
+
+    def _on_blocked(self) -> None:
+        self.is_blocked = True
+        super()._on_blocked()
+
+    def _on_unblocked(self) -> None:
+        self.is_blocked = False
+        super()._on_unblocked()
 
     def _await_answer(self) -> None:
         deadline = time.monotonic() + self._answer_seconds

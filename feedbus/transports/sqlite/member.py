@@ -29,6 +29,8 @@ LOOK_SECONDS = 0.05
 class Member:
     """Writes to the tables, waits for others to write, and leaves the broker when it closes."""
 
+    is_blocked = False  # as publishers ask RabbitMQ's connections
+
     def __init__(self, backend: Backend) -> None:
         """Work with a backend, which is this connection's alone."""
         self.tables = backend.tables

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from feedbus.clock import Clock
 from feedbus.logs import EventLog
-from feedbus.metrics import Metrics
 from feedbus.wire.amqp import RawConnection
 
 events = EventLog(__name__)
@@ -19,18 +18,20 @@ class Blockage:
     It outlives connections: a publisher that connects again during an alarm logs nothing twice.
     """
 
-    def __init__(self, clock: Clock, metrics: Metrics | None = None) -> None:
-        """Count the time that is spent waiting, by a clock, in metrics."""
+    def __init__(self, clock: Clock, waited: Callable[[float], None] = lambda _: None) -> None:
+        """Measure by a clock; waited is called with the seconds that a publisher has waited."""
         self._clock = clock
-        self._metrics = metrics
+        self._waited = waited
         self._since: float | None = None
         self.active = False
 
     def watch(self, connection: RawConnection) -> None:
-        """Learn of alarms on a connection (py-amqp's); a new one is not blocked at first."""
+        """Learn of alarms on a connection (py-amqp's), also of one that it has heard of before."""
         self.active = False
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked
+        if connection.is_blocked:
+            self._on_blocked("")
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -39,8 +40,8 @@ class Blockage:
         try:
             yield
         finally:
-            if blocked and self._metrics is not None:
-                self._metrics.publisher_blocked(self._clock.monotonic() - started)
+            if blocked:
+                self._waited(self._clock.monotonic() - started)
 
     def over(self) -> None:
         """Log that the broker takes messages again, if it did not before."""

@@ -1,0 +1,293 @@
+"""Publish messages and know of each whether the broker took it.
+
+Whatever feedbus publishes goes through a Publisher: what programs and handlers publish, retries and
+dead letters, the outbox, schedules, and the messages that a change of a ring moves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, Literal, Self
+
+from amqp import spec
+from amqp.exceptions import AccessRefused, ChannelError, NotFound
+
+from feedbus.broker.blockage import Blockage
+from feedbus.errors import BrokerOutage, PublishError, Unroutable, UsageError
+from feedbus.wire import Outgoing
+from feedbus.wire.amqp import Channel, Connection, RawConnection
+from feedbus.wire.sealing import fitted
+
+WINDOW = 1000  # messages that share one wait for confirms
+CONFIRM_TIMEOUT_SECONDS = 30.0
+NACKED_SECONDS = 2.0
+NACKED_PAUSE_SECONDS = 0.1
+NACKED = "refused by the broker (nack): its queue is full or cannot write"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A message that the broker did not take.
+
+    Attributes:
+        message: that was published.
+        outcome: "returned" where no queue took it, "nacked" for any other reason.
+        reason: why, for people.
+        final: whether the broker never takes it as it is: it closed the channel over it.
+
+    """
+
+    message: Outgoing
+    outcome: Literal["returned", "nacked"]
+    reason: str
+    final: bool = False
+
+
+class Publisher:
+    """Publishes on a channel of its own: persistent, mandatory and confirmed.
+
+    A full queue is tried again for a while. A message over which the broker closes the channel is
+    refused, and those beside it are published. While the broker blocks publishers, it waits.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS,
+        blocked_seconds: float = CONFIRM_TIMEOUT_SECONDS,
+        nacked_seconds: float = NACKED_SECONDS,
+        blockage: Blockage | None = None,
+    ) -> None:
+        """Open a channel of a connection.
+
+        Args:
+            connection: which others may use too, but no other thread meanwhile.
+            timeout_seconds: for the confirms of what one call of send() publishes.
+            blocked_seconds: for an alarm of the broker, after which the confirms have their time.
+            nacked_seconds: for a queue that is full, or whose node has just died, to take messages.
+            blockage: is informed of alarms; by default one of its own.
+
+        """
+        self._timeout_seconds = timeout_seconds
+        self._blocked_seconds = blocked_seconds
+        self._nacked_seconds = nacked_seconds
+        self._channel: Channel | None = connection.channel()
+        # Kombu opens a lost connection again whenever it is asked for it: this one, or none.
+        self._connection: RawConnection = self._channel.connection
+        self._clock = self._connection.clock
+        self._blockage = blockage or Blockage(self._clock)
+        self._blockage.watch(self._connection)
+        self._frame_bytes = getattr(self._connection, "frame_max", None)
+        self._refusals: list[Refusal] = []
+        self._confirmed_by = self._unblocked_by = 0.0
+        self._begin(self._channel)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        """Close the channel; after an error its connection is of no use, and may not answer."""
+        if failed is None:
+            self.close()
+
+    def send(self, messages: Sequence[Outgoing]) -> list[Refusal]:
+        """Publish in order and wait for every answer; return what the broker did not take.
+
+        kombu's own confirm_publish takes any confirm for the one that it waits for; here each
+        message has its own delivery tag.
+
+        Args:
+            messages: at most WINDOW of them where they are small.
+
+        Raises:
+            BrokerOutage: they were not confirmed in time, or their exchange does not exist. What
+                was not confirmed may have arrived; the connection is of no use any more.
+
+        """
+        deadline = self._clock.monotonic() + self._nacked_seconds
+        refusals: list[Refusal] = []
+        while True:
+            found = self._publish(messages)
+            messages = [each.message for each in found if each.reason == NACKED]
+            if not messages:
+                return refusals + found
+            # RabbitMQ 3.10 nacks for ever on a channel that met a queue between two leaders.
+            self.close()
+            if self._clock.monotonic() >= deadline:
+                return refusals + found
+            refusals += [each for each in found if each.reason != NACKED]
+            self._clock.sleep(NACKED_PAUSE_SECONDS)
+
+    def take_arrived(self) -> None:
+        """Notice what has come since the last send; raise what py-amqp does for a lost connection.
+
+        What is written to a connection that the broker has closed is not refused at once.
+        """
+        self._connection.take_arrived()
+
+    def close(self) -> None:
+        """Close the channel; the connection stays, and the next send() opens another channel."""
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.is_open:
+            channel.close()
+
+    def _begin(self, channel: Channel) -> None:
+        self._last_tag = self._returned_tag = 0
+        self._waiting: dict[int, Outgoing] = {}  # by delivery tag, which ascends
+        self._returned: dict[int, str] = {}
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
+        channel.events["basic_return"].add(self._on_return)
+
+    def _opened(self) -> Channel:
+        if self._channel is None:
+            channel = self._connection.channel()
+            self._begin(channel)
+            self._channel = channel
+        return self._channel
+
+    def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
+        """Publish once; where the broker closes the channel, find out over which message.
+
+        That one is somewhere among those without an answer. They are published one at a time until
+        it is found, and the rest together again.
+        """
+        refusals: list[Refusal] = []
+        left, one_at_a_time = messages, False
+        while left:
+            window = left[:1] if one_at_a_time else left
+            unanswered, error = self._try(window)
+            refusals += self._refusals
+            if len(unanswered) > 1:
+                left, one_at_a_time = unanswered, True
+                continue
+            if unanswered:
+                reason = f"refused by the broker: {error}"
+                refusals.append(Refusal(unanswered[0], "nacked", reason, final=True))
+                one_at_a_time = False
+            left = left[len(window) :]
+        return refusals
+
+    def _try(self, messages: Sequence[Outgoing]) -> tuple[Sequence[Outgoing], str]:
+        """Publish; return those without an answer, and why the broker closed the channel."""
+        channel = self._opened()
+        self._refusals = []
+        now = self._clock.monotonic()
+        self._confirmed_by = now + self._timeout_seconds
+        self._unblocked_by = now + self._blocked_seconds
+        put = 0
+        try:
+            for put, message in enumerate(messages, start=1):  # noqa: B007 -- read below
+                self._put(channel, message)
+                # What is written now would only fill buffers that nobody reads.
+                while self._blockage.active:
+                    self._drain()
+            while self._waiting:
+                self._drain()
+        except ChannelError as error:
+            if error.method_sig != spec.Basic.Publish:  # it is about another channel
+                raise
+            unanswered = [*self._waiting.values(), *messages[put:]]
+            self.close()
+            if isinstance(error, AccessRefused):  # an outage, whose end need not be the messages'
+                raise
+            if isinstance(error, NotFound):
+                msg = f"broker: {error.reply_text}; `feedbus up` declares it"
+                raise BrokerOutage(msg) from error
+            return unanswered, str(error.reply_text)
+        self._blockage.over()
+        return (), ""
+
+    def _put(self, channel: Channel, message: Outgoing) -> None:
+        try:
+            prepared = fitted(message, self._frame_bytes).prepared(channel)
+        except UsageError as error:
+            self._refusals.append(Refusal(message, "nacked", str(error), final=True))
+            return
+        self._last_tag += 1
+        self._waiting[self._last_tag] = message
+        channel.basic_publish(prepared, message.exchange, message.routing_key, mandatory=True)
+
+    def _drain(self) -> None:
+        blocked = self._blockage.active
+        rest = (self._unblocked_by if blocked else self._confirmed_by) - self._clock.monotonic()
+        if rest <= 0:
+            why = "; it blocks publishers" if blocked else ""
+            msg = f"broker: {len(self._waiting)} messages unconfirmed in time{why}"
+            raise BrokerOutage(msg)
+        with self._blockage.counting(), contextlib.suppress(TimeoutError):
+            self._connection.drain_events(timeout=min(rest, 1.0))
+        if blocked:
+            self._confirmed_by = self._clock.monotonic() + self._timeout_seconds
+
+    def _answered(self, tag: int, *, multiple: bool) -> list[int]:
+        if not multiple:
+            return [tag] if tag in self._waiting else []
+        return list(takewhile(lambda waiting: waiting <= tag, self._waiting))
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- py-amqp's signature
+        for answered in self._answered(tag, multiple=multiple):
+            message = self._waiting.pop(answered)
+            if answered in self._returned:
+                reason = self._returned.pop(answered)
+                self._refusals.append(Refusal(message, "returned", reason))
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- as above
+        for answered in self._answered(tag, multiple=multiple):
+            self._returned.pop(answered, None)
+            self._refusals.append(Refusal(self._waiting.pop(answered), "nacked", NACKED))
+
+    def _on_return(self, error: Exception, exchange: str, key: str, message: Any) -> None:
+        """Note which message came back; its confirm follows.
+
+        A return does not name the delivery tag. Messages come back in the order of their
+        publishing, and those that look the same are interchangeable.
+        """
+        identity = message.properties.get("message_id") or message.body
+        tag = self._first_waiting(
+            lambda each: (
+                (each.exchange, each.routing_key, each.message_id or each.body)
+                == (exchange, key, identity)
+            )
+        ) or self._first_waiting(lambda _: True)
+        if tag is not None:
+            self._returned_tag = tag
+            self._returned[tag] = f"no queue for key '{key}' on {exchange} ({error})"
+
+    def _first_waiting(self, test: Callable[[Outgoing], bool]) -> int | None:
+        tags = range(self._returned_tag + 1, self._last_tag + 1)
+        return next(
+            (tag for tag in tags if tag in self._waiting and test(self._waiting[tag])), None
+        )
+
+
+def publish_all(connection: Connection, messages: Sequence[Outgoing]) -> list[Refusal]:
+    """Publish what a change of a ring moves or writes down, and wait for queues that are full.
+
+    Args:
+        connection: which others may use too.
+        messages: in their order.
+
+    Raises:
+        BrokerOutage: they were not confirmed in time.
+
+    """
+    with Publisher(connection, nacked_seconds=math.inf) as publisher:
+        return publisher.send(messages)
+
+
+def raise_refused(refusals: Iterable[Refusal]) -> None:
+    """Raise Unroutable or PublishError when there are refusals."""
+    found = list(refusals)
+    if not found:
+        return
+    failures = [(refusal.message.message_id, refusal.reason) for refusal in found]
+    returned = all(refusal.outcome == "returned" for refusal in found)
+    raise (Unroutable if returned else PublishError)(failures)
