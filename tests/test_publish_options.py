@@ -12,7 +12,7 @@ from hypothesis.strategies import booleans, dictionaries, floats, integers, none
 
 from feedbus import Bus, Message, Records, Reject, Retry, handler
 from feedbus.bus.encoding import Encoder
-from feedbus.bus.options import envelope_of
+from feedbus.records.options import envelope_of
 from feedbus.records.packs import Pack
 from feedbus.testing import RecordingBus, TestSystem
 from feedbus.wire.constants import JSON, PACK

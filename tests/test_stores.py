@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import sqlite3
 import sys
 import threading
@@ -109,6 +111,26 @@ def test_effects_inbox_and_outbox_commit_together_or_not_at_all(made):
     assert made.effects() == [1]
     assert store.inbox.seen("work", ["a", "c"]) == ["a"]
     assert made.again("shop").outbox.pending() == [entry]
+
+
+def test_a_row_of_the_outbox_takes_the_arguments_and_the_options_of_publish(made):
+    outbox = made.store.outbox
+    options = {"headers": {"source": "web"}, "priority": 5, "delay": "30s"}
+    entry = outbox.put("orders", PLAIN, "chair", **options)
+    plain = outbox.put("orders", PLAIN, headers=None)
+    assert outbox.pending() == [entry, plain]
+    assert json.loads(entry.options) == {**options, "delay": 30.0}
+    assert (plain.options, plain.key) == (None, "")
+    for arguments, error in (
+        ({"priority": 300}, "priority: expected 0 to 255, got 300"),
+        ({"delays": 1}, "publish() has no argument 'delays'"),
+        ({"key": 7}, "key: expected str, got 7 of type int"),
+        ({"payload": "text"}, "payload: expected a mapping"),
+        ({"delay": 5, "expires": 5}, "expires: expected no delay beside it"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=re.escape(error)):
+            outbox.put(**{"exchange": "orders", "payload": PLAIN, **arguments})
+    assert len(outbox.pending()) == 2
 
 
 def test_a_message_is_new_to_one_transaction_only(made):

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Self, Unpack
 
-from feedbus.bus.arguments import check_many, check_record
 from feedbus.bus.encoding import columnar
 from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus
-from feedbus.bus.options import envelope_of
 from feedbus.bus.requests import Request
 from feedbus.metrics import Metrics
+from feedbus.records.arguments import check_many, check_record
+from feedbus.records.options import envelope_of
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
 from feedbus.topology import Topology

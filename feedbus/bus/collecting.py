@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any, NoReturn, Protocol
 
-from feedbus.bus.arguments import check_columns, check_many
 from feedbus.bus.encoding import columnar, derive
 from feedbus.bus.interface import Bus
 from feedbus.bus.merging import merged
-from feedbus.bus.options import envelope_of
 from feedbus.errors import UsageError
 from feedbus.records import Records
+from feedbus.records.arguments import check_columns, check_many
 from feedbus.records.ids import LARGEST_ORDINAL, Ids, children, pick
+from feedbus.records.options import envelope_of
 from feedbus.records.packs import Pack
 from feedbus.records.parts import Part
 from feedbus.records.payloads import Payload

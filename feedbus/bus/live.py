@@ -12,16 +12,16 @@ from typing import Any, Self, Unpack
 
 from feedbus import broker
 from feedbus.broker.publisher import Refusal
-from feedbus.bus.arguments import check_columns, check_many, check_record
 from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
-from feedbus.bus.options import envelope_of
 from feedbus.bus.requests import Request
 from feedbus.bus.sender import Sender
 from feedbus.bus.transactions import Current, Transaction
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import establishment
 from feedbus.metrics import Metrics
+from feedbus.records.arguments import check_columns, check_many, check_record
+from feedbus.records.options import envelope_of
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
 from feedbus.store import NoStore, Store, open_store

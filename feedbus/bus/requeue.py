@@ -10,7 +10,7 @@ from typing import Self
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from feedbus.broker.names import Names
-from feedbus.broker.publisher import Refusal, raise_refused
+from feedbus.broker.publisher import raise_refused
 from feedbus.bus.sender import Sender
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import InvalidBody, Outage, UsageError
@@ -64,24 +64,11 @@ class Requeue:
             UsageError: the queue is not there.
 
         """
-        messages = self._messages(letter)
-        refusals = self._sender.send(messages)
-        if any(refusal.final for refusal in refusals):
-            refusals = self._send_without_user(messages)
+        refusals = self._sender.send(self._messages(letter))
+        final = [_without_user(each.message) for each in refusals if each.final]
+        if final:
+            refusals = [each for each in refusals if not each.final] + self._sender.send(final)
         raise_refused(refusals)
-
-    def _send_without_user(self, messages: Sequence[Outgoing]) -> list[Refusal]:
-        """Send again what the broker refuses for good: it takes only our own user id."""
-        kept = [
-            replace(
-                message,
-                properties={
-                    name: value for name, value in message.properties.items() if name != "user_id"
-                },
-            )
-            for message in messages
-        ]
-        return self._sender.send(kept)
 
     def _messages(self, letter: DeadLetter) -> Sequence[Outgoing]:
         delivery = letter.delivery
@@ -141,3 +128,9 @@ class Requeue:
     def _is_own(self, queue: str) -> bool:
         """Whether the broker dead-letters messages of a queue into this one's dead letters."""
         return queue == self._own or (self._hashed and queue.startswith(f"{self._own}_"))
+
+
+def _without_user(message: Outgoing) -> Outgoing:
+    """Return a message without its user id: the broker takes only our own."""
+    kept = {name: value for name, value in message.properties.items() if name != "user_id"}
+    return replace(message, properties=kept)

@@ -9,10 +9,22 @@ from feedbus.broker.publisher import Refusal
 from feedbus.bus.requests import Request
 from feedbus.errors import BrokerOutage, StoreOutage
 from feedbus.logs import EventLog
+from feedbus.records.packs import Pack
 from feedbus.store import Store
+from feedbus.store.protocol import Outbox
 from feedbus.wire.constants import PACK
+from feedbus.wire.envelope import Envelope
 
 events = EventLog(__name__)
+
+
+def put_records(
+    outbox: Outbox, exchange: str, pack: Pack, envelope: Envelope | None = None
+) -> list[int]:
+    """Put records into an outbox, with the options that all of them have; return the rows' ids."""
+    rows = ((pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack)))
+    options = envelope.options() if envelope is not None else None
+    return outbox.put_many(exchange, rows, options)
 
 
 class Transaction:
@@ -25,12 +37,8 @@ class Transaction:
 
     def add(self, request: Request) -> None:
         """Put what a caller publishes into the outbox."""
-        pack = request.pack
-        rows = (
-            (pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack))
-        )
-        options = request.envelope.options() if request.envelope is not None else None
-        ids = self._store.outbox.put_many(request.exchange, rows, options)
+        outbox = self._store.outbox
+        ids = put_records(outbox, request.exchange, request.pack, request.envelope)
         self._put.append((request, ids))
 
     @property

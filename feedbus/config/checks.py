@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-from feedbus.config.amounts import write_duration
+from feedbus.amounts import write_duration
 from feedbus.config.declaration import CONSUMER_TIMEOUT_SECONDS, MOST_BUCKETS
 from feedbus.config.draft import RING, Draft
 from feedbus.config.external import check_external

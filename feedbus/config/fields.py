@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from marshmallow import ValidationError, fields
 
-from feedbus.config import amounts
+from feedbus import amounts
 from feedbus.config.faults import Fault, describe, nearest
 
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")

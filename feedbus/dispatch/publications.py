@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from feedbus.broker.publisher import Refusal, raise_refused
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import Spool
+from feedbus.bus.transactions import put_records
 from feedbus.errors import Outage, PublishError
 from feedbus.records.packs import Pack
 from feedbus.store import Store
@@ -42,9 +43,7 @@ class Publications(Spool):
         """Take records that a bus publishes."""
         self.add(self._sender.encoder.encode(exchange, pack, envelope))
         if self._once:
-            rows = ((pack.key(i), pack.payload(i), pack.ids[i]) for i in range(len(pack)))
-            options = envelope.options() if envelope is not None else None
-            self._rows.extend(self._store.outbox.put_many(exchange, rows, options))
+            self._rows += put_records(self._store.outbox, exchange, pack, envelope)
         if self._stream:
             self._waiting += len(pack)
             if self._waiting >= STREAM_RECORDS:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Unpack
 
 from feedbus.errors import UsageError
+from feedbus.records.payloads import Payload
 from feedbus.store.protocol import Entry
 from feedbus.wire.envelope import PublishOptions
 
@@ -52,13 +53,14 @@ class NoOutbox:
     def put(
         self,
         exchange: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         key: str = "",
         *,
         message_id: str | None = None,
+        **options: Unpack[PublishOptions],
     ) -> Entry:
         """Raise UsageError: there is no store in which the message could be kept."""
-        del exchange, payload, key, message_id
+        del exchange, payload, key, message_id, options
         refuse()
 
     def put_many(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
+from feedbus.records.payloads import Payload
 from feedbus.wire.envelope import PublishOptions
 
 
@@ -33,18 +34,24 @@ class Outbox(Protocol):
     def put(
         self,
         exchange: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         key: str = "",
         *,
         message_id: str | None = None,
+        **options: Unpack[PublishOptions],
     ) -> Entry:
-        """Add a message, within the caller's transaction.
+        """Add a message, within the caller's transaction; the arguments are those of publish().
 
         Args:
             exchange: the topology's name of it.
-            payload: a JSON object.
+            payload: a mapping, or an instance of a message type.
             key: the routing key.
             message_id: derived from the message that caused this one; otherwise made up and kept.
+            options: headers, priority, expires and delay; see PublishOptions.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an option is out of its limits.
 
         """
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Unpack
 
 from feedbus.clock import Clock
+from feedbus.records.arguments import check_record
+from feedbus.records.options import envelope_of
+from feedbus.records.payloads import Payload
 from feedbus.store.protocol import Entry
 from feedbus.wire.envelope import PublishOptions
 
@@ -81,28 +84,19 @@ class SqlOutbox(Table):
     def put(
         self,
         exchange: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         key: str = "",
         *,
         message_id: str | None = None,
+        **options: Unpack[PublishOptions],
     ) -> Entry:
-        """Add a message, within the caller's transaction."""
-        text, name, moment = _text(payload), message_id or self._clock.unique(), now(self._clock)
-        made = self._execute(
-            "INSERT INTO feedbus_outbox"
-            " (project, exchange, routing_key, payload, message_id, created_at)"
-            " VALUES (:project, :exchange, :key, :payload, :name, :now) RETURNING id",
-            {
-                "project": self._project,
-                "exchange": exchange,
-                "key": key,
-                "payload": text,
-                "name": name,
-                "now": moment,
-            },
-        )
-        row = int(made.fetchall()[0][0])
-        return Entry(row, exchange, key, text, name, created_at=moment)
+        """Add a message, within the caller's transaction; the arguments are those of publish()."""
+        fields = check_record(exchange, payload, key, message_id)
+        envelope = envelope_of(options)
+        said = None if envelope is None else json.dumps(envelope.options())
+        text, name, moment = _text(fields), message_id or self._clock.unique(), now(self._clock)
+        (row,) = self._put(exchange, [(key, text, name)], said, moment)
+        return Entry(row, exchange, key, text, name, said, moment)
 
     def put_many(
         self,
@@ -115,15 +109,15 @@ class SqlOutbox(Table):
         moment, left = now(self._clock), iter(rows)
         said = json.dumps(options) if options else None
         while slice_ := [(key, _text(payload), name) for key, payload, name in islice(left, SLICE)]:
-            given = {
-                "project": self._project,
-                "exchange": exchange,
-                "now": moment,
-                "options": said,
-            }
-            made = self._execute(self._put_rows, given | self._rows(slice_))
-            ids += sorted(int(row[0]) for row in made.fetchall())
+            ids += self._put(exchange, slice_, said, moment)
         return ids
+
+    def _put(
+        self, exchange: str, rows: Sequence[tuple[str, str, str]], options: str | None, moment: int
+    ) -> list[int]:
+        given = {"project": self._project, "exchange": exchange, "now": moment, "options": options}
+        made = self._execute(self._put_rows, given | self._rows(rows))
+        return sorted(int(row[0]) for row in made.fetchall())
 
     def _rows(self, rows: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
         if self._sqlite:

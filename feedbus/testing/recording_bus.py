@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.bus import Bus
-from feedbus.bus.arguments import as_mappings, check_columns, check_many
 from feedbus.bus.encoding import Encoder, columnar
-from feedbus.bus.options import envelope_of
 from feedbus.inline.projects import project
+from feedbus.records.arguments import as_mappings, check_columns, check_many
 from feedbus.records.ids import Ids
+from feedbus.records.options import envelope_of
 from feedbus.records.packs import Pack, single
 from feedbus.records.parts import Part
 from feedbus.records.payloads import Payload

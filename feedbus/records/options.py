@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from feedbus.config.amounts import LONGEST_SECONDS, read_duration, write_duration
+from feedbus.amounts import LONGEST_SECONDS, read_duration, write_duration
 from feedbus.errors import LONGEST_WAIT_SECONDS
 from feedbus.wire.envelope import Envelope, PublishOptions
 from feedbus.wire.headers import checked_headers
