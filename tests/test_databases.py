@@ -22,7 +22,7 @@ from feedbus.store.peewee import (
     bound,
     close_bound,
     database,
-    databases,
+    sqlite,
     transaction,
 )
 from feedbus.store.write_queue import Turn
@@ -76,7 +76,7 @@ def test_sqlite_commits_survive_a_power_cut(tmp_path: Path):
 
 
 def test_a_locked_sqlite_file_is_an_outage_and_loses_nothing(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(databases, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.05)
     path = tmp_path / "feeds.db"
     bind(PeeweeStore(f"sqlite:///{path}"))
     bound().set_up()

@@ -12,7 +12,9 @@ import peewee
 
 from feedbus.errors import StoreOutage, UsageError
 from feedbus.store.outages import describe, outage
-from feedbus.store.peewee.databases import Database, PostgresDatabase, make_database
+from feedbus.store.peewee.base_database import Database
+from feedbus.store.peewee.databases import make_database
+from feedbus.store.peewee.postgresql import PostgresDatabase
 from feedbus.urls import StoreUrl
 
 ROWS_AT_ONCE = 10_000

@@ -13,7 +13,9 @@ import peewee
 
 from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.store.outages import outage
-from feedbus.store.peewee.databases import Database, PostgresDatabase, make_database
+from feedbus.store.peewee.base_database import Database
+from feedbus.store.peewee.databases import make_database
+from feedbus.store.peewee.postgresql import PostgresDatabase
 from feedbus.store.sql import SqlStore
 from feedbus.store.tables import Cursor, Dialect
 from feedbus.store.write_queue import Waiting

@@ -1,0 +1,141 @@
+"""A peewee database whose transaction begins with its first statement."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import peewee
+
+from feedbus.errors import UsageError
+from feedbus.store.outages import outage
+from feedbus.store.sql import not_the_owner
+
+
+class Database(peewee.Database):
+    """A database that begins a transaction with its first statement, and reconnects by itself.
+
+    Until then a transaction needs neither a connection nor a lock. After an outage a connection is
+    dropped, and the next use connects again. Connections belong to threads. The threads here
+    live as long as their process, so there are as many connections as threads and none is asked
+    SELECT 1 before each use, as a pool's are.
+    """
+
+    def __init__(self, database: str, *, where: str, **options: Any) -> None:
+        """Start with no connection; where is how messages to people name the database."""
+        self.where = where
+        self._local = threading.local()
+        self._opened: dict[int, tuple[threading.Thread, Any]] = {}
+        self._opened_lock = threading.Lock()
+        super().__init__(database, **options)
+
+    def _connect(self) -> Any:
+        connection = super()._connect()  # type: ignore[misc]  # inner, not in the stubs
+        with self._opened_lock:
+            self._opened[id(connection)] = threading.current_thread(), connection
+        return connection
+
+    def _close(self, conn: Any) -> None:
+        with self._opened_lock:
+            self._opened.pop(id(conn), None)
+        super()._close(conn)  # type: ignore[misc]  # inner, not in the stubs
+
+    def close_all(self) -> None:
+        """Close the connections of all threads; call it when the others have stopped."""
+        with self._opened_lock:
+            opened, self._opened = list(self._opened.values()), {}
+        for thread, connection in opened:
+            if self.may_close(thread):
+                with suppress(Exception):  # the server may have closed it already
+                    connection.close()
+        self.dispose()
+
+    @staticmethod
+    def may_close(thread: threading.Thread) -> bool:  # noqa: ARG004 -- other databases ask
+        """Whether this thread may close a connection that another thread opened."""
+        return True
+
+    def discard(self) -> None:
+        """Close this thread's connection in any state."""
+        with suppress(Exception):  # it may be lost, which is why it is discarded
+            self.close()
+
+    def begin(self, *_: Any) -> None:
+        """Begin a transaction, in the database with its first statement."""
+        self._begin_with_next(True)
+
+    @contextmanager
+    def kept_whole(self) -> Iterator[None]:
+        """Refuse to commit or roll back in this thread for as long as the block runs."""
+        self._local.kept_whole = True
+        try:
+            yield
+        finally:
+            self._local.kept_whole = False
+
+    def commit(self) -> None:
+        """Commit, unless nothing was executed."""
+        self._check_owner("commit")
+        if not self._begin_with_next(False):
+            super().commit()
+
+    def rollback(self) -> None:
+        """Roll back, unless nothing was executed or the connection is gone."""
+        self._check_owner("rollback")
+        if not self._begin_with_next(False) and self._begun():
+            super().rollback()
+
+    def _check_owner(self, name: str) -> None:
+        if getattr(self._local, "kept_whole", False):
+            raise UsageError(not_the_owner(f"database.{name}", "database.atomic()"))
+
+    def connection(self) -> Any:
+        """Return the driver's connection, within the transaction that has begun to Python."""
+        if self._begin_with_next(False):
+            self._begin_and_execute("SELECT 1", ())
+        return super().connection()
+
+    def lost(self) -> bool:
+        """Whether this thread's connection is lost."""
+        return self.is_closed()
+
+    def _begun(self) -> bool:
+        """Whether the database has an open transaction of this thread."""
+        return not self.lost()
+
+    def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- a state to set
+        """Set whether a transaction has still to begin; return whether one had until now."""
+        earlier: bool = getattr(self._local, "waiting", False)
+        self._local.waiting = waiting
+        return earlier
+
+    def _connect_within(self) -> None:
+        """Connect within a transaction of which nothing was executed, which so goes on."""
+        state: Any = self._state  # type: ignore[attr-defined]  # inner, not in the stubs
+        begun, state.transactions = state.transactions, []
+        self.discard()
+        try:
+            self.connect()
+        finally:
+            state.transactions = begun
+
+    def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
+        """Begin a transaction in the database, and execute its first statement."""
+        raise NotImplementedError
+
+    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
+        if self._begin_with_next(False):
+            return self._begin_and_execute(sql, params, **options)
+        try:
+            return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # inner, not in the stubs
+        except peewee.PeeweeException as error:
+            if self.in_transaction() or not outage(error):
+                raise
+            lost = self.lost()
+            self.discard()
+            if not (lost and sql.lstrip()[:6].upper() == "SELECT"):
+                raise
+        # A read outside any transaction may safely be asked again on a new connection.
+        return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # inner, not in the stubs

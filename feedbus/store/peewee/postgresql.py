@@ -1,0 +1,90 @@
+"""PostgreSQL for the peewee store, by psycopg2: its settings, and lost connections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import peewee
+
+from feedbus.process.fork_safety import close_in_forks
+from feedbus.store.peewee.base_database import Database
+from feedbus.urls import StoreUrl
+
+POSTGRES_SETTINGS = {
+    "statement_timeout": "30s",
+    "random_page_cost": "1.1",  # solid state: else a batch of keys may read its whole table
+    "jit": "off",  # compiling takes longer than any statement here
+}
+SETTING_GIVEN = re.compile(r"(?:-c\s*|--)(\w+)\s*=")  # in libpq's options
+
+
+class PostgresDatabase(Database, peewee.PostgresqlDatabase):
+    """PostgreSQL by psycopg2; BEGIN travels with a transaction's first statement.
+
+    If that statement finds the connection lost, the transaction begins on another one.
+    """
+
+    def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
+        """Set settings on each connection: poolers refuse the startup parameter options."""
+        self._settings = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
+        super().__init__(database, **options)
+
+    def _connect(self) -> Any:
+        connection = super()._connect()
+        close_in_forks(connection)
+        if self._settings:
+            with connection.cursor() as cursor:
+                cursor.execute(self._settings)
+        return connection
+
+    def begin(self, isolation_level: Any = None) -> None:
+        """Begin a transaction, on the server with its first statement."""
+        if isolation_level:
+            peewee.PostgresqlDatabase.begin(self, isolation_level)
+        else:
+            super().begin()
+
+    def lost(self) -> bool:
+        """Whether the server closed this thread's connection."""
+        return super().lost() or bool(self.connection().closed)
+
+    def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
+        sql = f"BEGIN; {sql}"
+        if self.is_closed():
+            self._connect_within()
+        try:
+            return self._execute_cursor(sql, params, **options)
+        except (peewee.OperationalError, peewee.InterfaceError):
+            if not self.lost():
+                raise
+        # Nothing of the transaction was there to be lost; to peewee it is the same one still.
+        self._connect_within()
+        return self._execute_cursor(sql, params, **options)
+
+
+def make_postgresql(url: StoreUrl, application_name: str) -> PostgresDatabase:
+    """Return the database of a URL, not yet connected; a server lists it by application_name."""
+    from feedbus.store.peewee.deadlines import Connection  # only where psycopg2 is installed
+
+    defaults = {
+        "connect_timeout": "5",
+        "keepalives_idle": "30",
+        "keepalives_interval": "10",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "30000",
+        "application_name": application_name,
+    }
+    given = dict(url.parameters)
+    own = SETTING_GIVEN.findall(given.get("options", ""))
+    settings = {name: value for name, value in POSTGRES_SETTINGS.items() if name not in own}
+    # peewee wants a name; for a URL it adds none, and libpq finds it by the user or the service.
+    name = given.pop("dbname", "postgresql://")
+    return PostgresDatabase(
+        name,
+        where=str(url),
+        **(defaults | given),
+        settings=settings,
+        connection_factory=Connection,
+    )

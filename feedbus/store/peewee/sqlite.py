@@ -1,0 +1,104 @@
+"""SQLite for the peewee store: WAL mode, durable commits, one writer at a time."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import peewee
+
+from feedbus.process.private_files import make_database_file
+from feedbus.store.peewee.base_database import Database
+from feedbus.store.write_queue import Turn, Waiting
+
+BUSY_TIMEOUT_SECONDS = 10.0
+PRAGMAS = {
+    "journal_mode": "wal",
+    # A delivery is settled after its commit, so a commit must survive a power cut. An fsync a
+    # batch costs little; NORMAL would lose the last commits, and with them settled messages.
+    "synchronous": "full",
+    "foreign_keys": 1,
+    "cache_size": -8_000,
+    "temp_store": "memory",
+    "wal_autocheckpoint": 4_000,
+    "journal_size_limit": 64 * 1024 * 1024,
+}
+
+
+class SqliteDatabase(Database, peewee.SqliteDatabase):
+    """SQLite in WAL mode, durable, its file for its owner alone; transactions take turns."""
+
+    def __init__(self, database: str, *, waiting: Waiting, **options: Any) -> None:
+        """Wait for a turn, and for SQLite's own lock, within waiting()."""
+        self._while_waiting = waiting
+        super().__init__(database, **options)
+
+    @staticmethod
+    def may_close(thread: threading.Thread) -> bool:
+        """Whether it cannot be at work: to close a connection in use crashes the process.
+
+        A thread that goes on closes its connection when it ends.
+        """
+        return thread is threading.current_thread() or not thread.is_alive()
+
+    def _connect(self) -> Any:
+        with suppress(OSError):  # SQLite says better what is wrong with the file
+            make_database_file(Path(self.database))
+        return super()._connect()
+
+    def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
+        turn = self._turn()
+        with self._while_waiting():
+            if self.is_closed():
+                self._connect_within()
+            with suppress(OSError):  # without a turn SQLite itself waits, or says what is wrong
+                turn.take(BUSY_TIMEOUT_SECONDS)
+            try:
+                peewee.SqliteDatabase.begin(self)
+            except BaseException:
+                turn.give()
+                raise
+        return self._execute_cursor(sql, params, **options)
+
+    def commit(self) -> None:
+        """Commit, and let the next one write."""
+        super().commit()
+        self._turn().give()
+
+    def rollback(self) -> None:
+        """Roll back, and let the next one write."""
+        self._check_owner("rollback")
+        try:
+            super().rollback()
+        finally:
+            self._turn().give()
+
+    def _begun(self) -> bool:
+        # SQLite ends a transaction by itself when the disk is full.
+        return super()._begun() and bool(self.connection().in_transaction)
+
+    def _turn(self) -> Turn:
+        if not hasattr(self._local, "turn"):
+            self._local.turn = Turn(f"{self.database}.turn")
+        return cast("Turn", self._local.turn)
+
+
+def make_sqlite(file: Path, waiting: Waiting) -> SqliteDatabase:
+    """Return the database of a file, not yet connected.
+
+    Args:
+        file: its absolute path.
+        waiting: a context manager around every wait for a lock of the whole file.
+
+    """
+    return SqliteDatabase(
+        str(file),
+        where=str(file),
+        pragmas=PRAGMAS,
+        timeout=BUSY_TIMEOUT_SECONDS,
+        lock_type="IMMEDIATE",
+        waiting=waiting,
+        check_same_thread=False,  # close_all closes those of other threads
+    )
