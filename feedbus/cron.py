@@ -2,8 +2,8 @@
 
 A line that names times of day (`30 2 * * *`) is fired once on each day: where the clock skips that
 time, at the first minute after the gap; where the clock shows it twice, the first time. A line
-whose minute or hour begins with `*` names steps of time: it goes on through both. So does Debian's
-cron, which cronsim follows.
+whose minute or hour begins with `*` names steps of time, which continue through both. Debian's
+cron, which cronsim follows, does the same.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ class TweetEntry(Schema):
 
 
 class TweetsAnswer(Schema):
-    """Tweets, and where to go on."""
+    """Tweets, and the cursor of the next page."""
 
     tweets = fields.List(fields.Nested(TweetEntry), required=True)
     next = identifier(

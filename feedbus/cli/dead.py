@@ -128,7 +128,7 @@ def requeue(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- click passes a flag
-    """Drop the dead letters of QUEUE for good."""
+    """Delete the dead letters of QUEUE."""
     from feedbus.broker.names import Names
     from feedbus.dead_letters import letters
 
@@ -137,7 +137,10 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
     with letters.opened(topology) as channel:
         count = channel.queue_declare(name, passive=True).message_count
         if count and not yes:
-            click.confirm(f"Drop {counted(count, 'dead letter')} of {queue} for good?", abort=True)
+            click.confirm(
+                f"Delete {counted(count, 'dead letter')} of {queue}? They cannot be restored.",
+                abort=True,
+            )
         dropped = channel.queue_purge(name)
     click.echo(f"{counted(int(dropped or 0), 'dead letter')} dropped")
 

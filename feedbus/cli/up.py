@@ -169,7 +169,7 @@ class Detached:
         self.log.open()
 
     def settled(self, failures: list[str], holds: list[str], took_seconds: float) -> None:
-        """Report how the start has gone."""
+        """Report whether everything has started."""
         with contextlib.suppress(OSError):  # nobody waits any more
             os.write(self._pipe, json.dumps([failures, holds, took_seconds]).encode() + b"\n")
         os.close(self._pipe)

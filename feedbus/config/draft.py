@@ -1,4 +1,4 @@
-"""A topology half-way: what loaded, each queue with what it inherits, and where it stands."""
+"""A loaded topology before its checks: each queue with its inherited options and their places."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def write_weights(weights: Weights) -> str:
 def rewrite(topology: Topology, weights: Mapping[str, Weights]) -> Topology:
     """Set the weights of queues in the file of a topology, and return the new topology.
 
-    What is written was read first: it says nothing else than before but for these weights. The
+    The new text is parsed before it is written: only these weights may differ. The
     file keeps its place, links, owner and mode.
 
     Raises:

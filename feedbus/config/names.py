@@ -1,4 +1,4 @@
-"""Check the names of exchanges, consumers and processes: none meets another, none is too long."""
+"""Check the names of exchanges, consumers and processes for conflicts and length."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from feedbus.config.paths import Path
 from feedbus.topology import OPERATIONS
 
 LONGEST_NAME_BYTES = 255
-# What is put behind a name on the broker: a ring's digest, and the longest delay in milliseconds.
+# Suffixes of names on the broker: a ring's digest, and the longest delay in milliseconds.
 LONGEST_SUFFIX = len(".01234567.retry.4233600000")
 RING = r"[0-9a-f]{8}"
-# What feedbus keeps beside a queue or its consumers, and beside an exchange, by their names.
+# Names of the objects that feedbus declares beside a queue, a consumer or an exchange.
 OF_A_QUEUE = re.compile(rf"(.+)\.(?:dead|before|gate(?:\.held)?|retry\.\d+(?:\.parked)?|{RING})")
 OF_AN_EXCHANGE = re.compile(rf"(.+)\.(?:packs|held|generations(?:\.ledger)?|{RING})")
 LOCK = "lock"  # the queue that is a topology's lock
@@ -23,7 +23,7 @@ Found = Iterator[tuple[Path, Fault]]
 
 
 def check_names(draft: Draft) -> Found:
-    """Find every name that cannot be combined with the others."""
+    """Find every name that conflicts with another one."""
     prefix = draft.loaded.get("name", "")
     if prefix == "amq" or prefix.startswith("amq."):
         yield ("name",), Fault(expected="another name: 'amq' is the broker's own")

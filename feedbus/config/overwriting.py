@@ -30,7 +30,7 @@ def overwrite(path: Path, content: bytes) -> None:
     target = Path(os.path.realpath(path))
     before = target.stat()
     if not before.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
-        # A rename would not ask, and root may write everything: but somebody has said no.
+        # A rename, and root, could write it; but somebody has made it read-only.
         raise PermissionError(errno.EACCES, "it is read-only", str(target))
     if before.st_nlink > 1 or not _replaced(target, before, content):
         _write_in_place(target, content)

@@ -36,7 +36,7 @@ class HandlerTimeout(Exception):  # noqa: N818 -- names what happened
 
 
 class HandlerLoop:
-    """Runs coroutines while the caller waits; what they have started goes on meanwhile."""
+    """Runs coroutines while the caller waits; tasks that they started run at any time."""
 
     def __init__(self, on_blocked: Callable[[float], None] = lambda _: None) -> None:
         """Start the thread, and return when its loop runs.

@@ -31,7 +31,7 @@ class Life:
             self._on_death()
 
     async def end(self) -> None:
-        """Let the generator go on to its end."""
+        """Run the generator to its end."""
         self._closing.set()
         await self._task
 

@@ -55,7 +55,7 @@ RECORDS = Family(
     "feedbus_records_total",
     "counter",
     "Records settled, by verdict: ack; reject, invalid and dead_letter, which are dead letters "
-    "now; retry, which come again; drop, which the handler or the last retry dropped.",
+    "now; retry, which are delivered again; drop, which the handler or the last retry dropped.",
     ("consumer", "verdict"),
 )
 REDELIVERIES = Family(

@@ -129,7 +129,7 @@ class Channel(HTTPChannel):
             self.will_close = True
 
     def _readable_for_a_while(self) -> bool:
-        """Say whether to read; called at each turn of the loop, so lingering ends here."""
+        """Return whether to read; called in each iteration of the loop, so lingering ends here."""
         if time.monotonic() > self.linger_until:
             self.will_close = True
         return super().readable()  # type: ignore[no-any-return]  # it is a bool

@@ -32,7 +32,7 @@ def figures(
     samples = sums(exposition(topology.var / "metrics").decode())
     return {
         "name": topology.name,
-        "at": time.monotonic(),  # for rates, so by a clock that nobody sets
+        "at": time.monotonic(),  # for rates, by the monotonic clock
         "queues": [
             of_queue(topology, queue, samples, depths, holding)
             for queue in topology.queues.values()

@@ -44,7 +44,7 @@ class HasVar(Protocol):
 
 
 class SlotTaken(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
-    """Another process holds the slot and did not let go of it in time."""
+    """Another process holds the slot and did not release it in time."""
 
 
 def run_folder(topology: HasVar) -> Path:
@@ -176,7 +176,7 @@ def mark_ready() -> None:
 
 
 def mark_holding(reason: str) -> None:
-    """Note why this process holds, "" when it goes on; without a slot do nothing."""
+    """Note why this process holds, "" when it continues; without a slot do nothing."""
     path = os.environ.get(READY_FILE)
     if path:
         text = f"{os.getpid()}\n{reason}\n" if reason else ""

@@ -220,7 +220,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         self._settle(Drop, reason)
 
     def retry(self, reason: str = "", *, after_seconds: float | None = None) -> None:
-        """Let these records come again later.
+        """Have these records delivered again later.
 
         Args:
             reason: for the log and the message's headers.

@@ -16,7 +16,7 @@ WORTH_BULK = 30_000  # keys placed one by one take as long as loading what place
 class Ring:
     """The ring of an x-consistent-hash exchange; it finds the same queue for a key as RabbitMQ.
 
-    It remembers where the latest keys went, so a key that comes again costs a look-up.
+    It caches the queues of the latest keys, so a repeated key costs one look-up.
     """
 
     __slots__ = ("_buckets", "_fresh", "_jump", "_placed", "_weights")

@@ -90,7 +90,7 @@ def _postgres_reason(error: BaseException) -> str | None:
     code = code or _field(error, "C")
     text = " ".join(str(error).split()) or type(error).__name__
     if code is None:
-        # No answer from the server: it refused, hung up, or the connection is closed.
+        # No answer from the server: it refused or closed the connection.
         names = {kind.__name__ for kind in type(error).__mro__}
         return text if names & {"OperationalError", "InterfaceError"} else None
     if code == POSTGRES_NO_TABLE:

@@ -174,7 +174,7 @@ def known_options(options: dict[str, str], known: Sequence[str]) -> None:
 
 
 def address(host: str) -> str:
-    """Return a host as it stands before a port."""
+    """Return a host as a URL has it before the port."""
     return f"[{host}]" if ":" in host else host
 
 

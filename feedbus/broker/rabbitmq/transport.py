@@ -25,7 +25,7 @@ SILENT_INTERVALS = 2  # a broker sends a heartbeat at least once an interval
 
 
 class Connection(frames.Connection):
-    """A connection on which nothing waits for ever for a peer that has gone silent.
+    """A connection on which no call waits for ever when the peer does not answer.
 
     py-amqp waits without limit for the answer to a method, each heartbeat that arrives restarts
     its timeout, and Kombu opens a closed connection again at its next use.

@@ -46,7 +46,7 @@ class Resource:
 
     @property
     def yields(self) -> bool:
-        """Whether it is a generator, which goes on when the resource is to be closed."""
+        """Whether it is a generator, which continues after its yield to close the resource."""
         function = self.function
         return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
@@ -98,9 +98,9 @@ def resource(function: Function) -> Function:
             async with httpx.AsyncClient() as client:
                 yield client
 
-    It is called once in a process that needs it, before the first message is handled. Where it
-    yields, it goes on when the process ends. Its parameters are found by their annotations: other
-    resources, and the Topology.
+    It is called once in a process that needs it, before the first message is handled. If it
+    yields, it continues after the yield when the process ends. Its parameters are found by
+    their annotations: other resources, and the Topology.
 
     Raises:
         Unfit: it is not a function.

@@ -112,7 +112,7 @@ class Database(peewee.Database):
         return earlier
 
     def _connect_within(self) -> None:
-        """Connect within a transaction of which nothing was executed, which so goes on."""
+        """Connect within a transaction that has executed nothing yet, so that it can continue."""
         state: Any = self._state  # type: ignore[attr-defined]  # inner, not in the stubs
         begun, state.transactions = state.transactions, []
         self.discard()

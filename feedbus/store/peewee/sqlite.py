@@ -39,7 +39,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
     def may_close(thread: threading.Thread) -> bool:
         """Whether it cannot be at work: to close a connection in use crashes the process.
 
-        A thread that goes on closes its connection when it ends.
+        A thread that still runs closes its connection when it ends.
         """
         return thread is threading.current_thread() or not thread.is_alive()
 

@@ -2,7 +2,7 @@
 
 Times to live, delays and unused queues are measured by it. It is the kernel's time since boot plus
 an offset that the file keeps, so all processes agree on it and a restart changes nothing. After a
-reboot it goes on from the wall clock, or from where it was, whichever is later.
+reboot it continues from the wall clock or from its last value, whichever is later.
 """
 
 from __future__ import annotations

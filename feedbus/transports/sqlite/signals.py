@@ -1,6 +1,6 @@
 """End a wait when a signal handler has run, even if it ran just before the wait began.
 
-Python goes on with an interrupted wait once the handler has returned, and a handler that ran a
+Python continues an interrupted wait once the handler has returned, and a handler that ran a
 moment earlier leaves no trace at all. So signals also write to a pipe that waits listen to. There
 is one such pipe for a process, as Python has one place for it, and the main thread alone uses it.
 """
