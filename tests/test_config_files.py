@@ -1,0 +1,141 @@
+"""What is wrong with a file as a whole: its text, its syntax, its encoding; and where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from feedbus.errors import Problem
+from tests.topologies import (
+    FEED,
+    MARK,
+    ORDERS,
+    START,
+    assert_reported,
+    places,
+    problems_of,
+    write,
+)
+
+
+def test_every_problem_in_a_topology_is_reported_in_one_pass_in_the_order_of_the_file(tmp_path):
+    marked = (
+        START.replace('"topic"', '▸"topics"')
+        + '[broker]\nurl = ▸"http://x"\n'
+        + '[queues.a]\nexchange = ▸"feeds"\nhandler = ▸"x"\nretry = ▸{ delays = [▸"x"] }\n'
+        + "▸[queues.b]\nexchange = 'feed'\nweight = ▸0\nshards = ▸0\n▸shads = 1\n"
+        + "▸▸[queues.▸'b c']\nbatch = { size = ▸0, wait = ▸0 }\n"
+        + "[processes.p]\ncommand = ▸7\n[▸procesess]\n"
+    )
+    path = write(tmp_path, marked.replace(MARK, ""))
+    found = [f"{problem.line}:{problem.column}" for problem in problems_of(path)]
+    assert found == places(marked)
+
+
+def test_a_problem_reports_its_parts(tmp_path):
+    path = write(tmp_path, START + ORDERS.replace('exchange = "orders"', 'exchange = "order"'))
+    assert problems_of(path) == (
+        Problem(
+            file=str(path),
+            line=8,
+            column=12,
+            table="queues.orders",
+            key="exchange",
+            message="no exchange named 'order'",
+            expected="one of orders, mail, news, feed",
+            got="'order'",
+            suggestion="orders",
+        ),
+    )
+
+
+def test_columns_count_characters_and_not_bytes(tmp_path):
+    assert_reported(
+        tmp_path,
+        START + FEED + '"arguments" = { "é😀" = "ü", "x" = ▸[] }\n',
+        "[queues.feed] arguments.x: expected a text, an integer, a number, true or false, "
+        "got an empty array",
+    )
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[queues.feed.batch]\nsize = ▸0\n",
+        "[queues.feed]\nbatch.size = ▸0\n",
+        "[queues]\nfeed.batch = { 'size' = ▸0 }\n",
+        'queues."feed".batch."size" = ▸0\n',
+        "[ queues . feed ]\r\nbatch = {\tsize = ▸0 } # why\r\n",
+    ],
+    ids=["header", "dotted key", "inline", "quoted", "blanks and CRLF"],
+)
+def test_a_value_is_found_however_toml_spells_its_path(tmp_path, written):
+    rest = '[defaults.queue]\nexchange = "feed"\nhandler = "a:b"\n'
+    body = written + START[14:] if written.startswith("queues.") else START[14:] + written
+    marked = f'name = "shop"\n{body}{rest}'
+    path = write(tmp_path, marked.replace(MARK, ""))
+    (problem,) = problems_of(path)
+    assert f"{problem.line}:{problem.column}" == places(marked)[0]
+    assert problem.message == "expected a positive integer, got 0"
+
+
+@pytest.mark.parametrize(
+    ("marked", "reported"),
+    [
+        ("name = ▸\n", "this is not TOML: invalid value"),
+        ("name = 1\nname = 2▸\n", "this is not TOML: cannot overwrite a value"),
+        ("name = [1,\n▸", "this is not TOML: invalid value"),
+        ("a = 1\n\n[x▸\ny = 2", "this is not TOML: expected ']' at the end of a table declaration"),
+        ("▸é = 1\n", "this is not TOML: invalid statement"),
+    ],
+    ids=["no value", "a key twice", "cut off", "a bracket open", "a bare key beyond ASCII"],
+)
+def test_a_file_that_is_not_toml_is_reported_with_its_line_and_column(tmp_path, marked, reported):
+    assert_reported(tmp_path, marked, reported)
+
+
+def test_an_empty_file_is_reported_with_what_it_needs(tmp_path):
+    path = write(tmp_path, "")
+    assert [(p.line, p.column, p.key, p.got) for p in problems_of(path)] == [
+        (1, 1, "name", "nothing"),
+        (1, 1, "exchanges", "nothing"),
+        (1, 1, "queues", "nothing"),
+    ]
+
+
+def test_a_file_that_is_nested_too_deeply_is_reported(tmp_path):
+    (problem,) = problems_of(write(tmp_path, "a = " + "[" * 100_000))
+    assert problem.message == "too deeply nested: expected fewer brackets within brackets"
+
+
+def test_a_file_that_is_not_utf_8_is_reported_with_its_line_and_column(tmp_path):
+    path = tmp_path / "topology.toml"
+    path.write_bytes(
+        'name = "é"\nvar = "\xe9"\n'.encode("latin-1").replace(b"\xe9", "é".encode(), 1)
+    )
+    (problem,) = problems_of(path)
+    assert str(problem) == f"{path}:2:8: expected UTF-8, got the byte 0xe9"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("absent.toml", "no such file or directory"),
+        (".", "is a directory"),
+        ("topology.toml/x", "not a directory"),
+        ("x" * 300, "file name too long"),
+        ("a\0b", "no such file"),
+    ],
+    ids=["missing", "a folder", "below a file", "too long a name", "a name with NUL"],
+)
+def test_a_file_that_cannot_be_read_is_reported_by_its_reason(tmp_path, name, reason):
+    write(tmp_path, START + ORDERS)
+    (problem,) = problems_of(tmp_path / name)
+    assert (problem.line, problem.column) == (1, 1)
+    assert problem.message.startswith(f"cannot be read: {reason}")
+
+
+def test_a_file_without_end_is_refused():
+    (problem,) = problems_of(Path("/dev/zero"))
+    assert problem.message == "expected at most 10,000,000 bytes, got more"
