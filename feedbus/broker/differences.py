@@ -1,4 +1,4 @@
-"""What a broker has otherwise than the topology, and what to do about it."""
+"""Differences between a declared entity and the broker's, and what to do about them."""
 
 from __future__ import annotations
 

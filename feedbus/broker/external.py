@@ -1,4 +1,4 @@
-"""What a topology uses and other systems declare: looked for, and never declared or changed."""
+"""External exchanges and queues: feedbus checks that they exist, and never changes them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_seen(topology: Topology, seen: Inventory) -> None:
 
 
 def missing_queue(queue: Queue) -> str:
-    """Return what to say of a queue that the broker does not have."""
+    """Return the message for an external queue that the broker does not have."""
     return _said("queue", queue)
 
 

@@ -24,7 +24,7 @@ class Inventory:
     bindings: tuple[SeenBinding, ...]
 
     def bound_to(self, kind: Kind, destination: str) -> list[SeenBinding]:
-        """Return the bindings that lead to a queue or an exchange."""
+        """Return the bindings of a queue or an exchange."""
         return [one for one in self.bindings if (one.kind, one.destination) == (kind, destination)]
 
 

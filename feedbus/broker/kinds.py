@@ -1,4 +1,4 @@
-"""Which kind of broker a topology has: the one place that asks."""
+"""The choice of the broker's kind by the topology's URL, made only here."""
 
 from __future__ import annotations
 

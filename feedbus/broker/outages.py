@@ -1,4 +1,4 @@
-"""What a lost or refusing broker raises, as an outage; and the end of a connection in any state."""
+"""Errors of a broker that is lost or refuses, as outages; and closing connections in any state."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def close(connection: Connection) -> None:
 
 
 def drop(connection: Connection) -> None:
-    """Close a connection without a word: a broker that reads nothing would never answer."""
+    """Close a connection without the protocol's handshake, which a silent broker never answers."""
     with contextlib.suppress(Exception):
         connection.collect()
 
 
 def connection_errors(connection: amqp.Connection) -> tuple[type[BaseException], ...]:
-    """Return what a lost or refusing broker raises on this connection."""
+    """Return the errors that a broker that is lost or refuses raises on this connection."""
     errors = (*connection.connection_errors, *connection.recoverable_connection_errors)
     return tuple({*errors, ConnectionError, OSError})
 
 
 @contextlib.contextmanager
 def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
-    """Raise BrokerOutage for whatever a lost or refusing broker raises inside."""
+    """Raise BrokerOutage for the errors of a broker that is lost or refuses in the block."""
     from amqp.exceptions import AccessRefused, NotAllowed
 
     try:

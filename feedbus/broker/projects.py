@@ -1,4 +1,4 @@
-"""Several projects on one broker: each is marked there, so that none takes another's for its own.
+"""Several projects on one broker: each has marks there, so that no project uses another's objects.
 
 Everything that a project has on a broker begins with its name and a dot. Where one project is
 called `shop` and another `shop.eu`, the names of the second begin with both. Marks are exchanges

@@ -1,4 +1,4 @@
-"""Ask a broker whether it takes messages, which one that is short of memory or disk does not."""
+"""A check whether a broker accepts messages, or is short of memory or disk."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from feedbus.transports.sqlite.transport import Transport
 
-# Kombu finds the transport of a further URL, of several separated by ";", by its scheme alone.
+# Of several URLs, separated by ";", Kombu finds the transport of each by its scheme.
 TRANSPORT_ALIASES.setdefault("sqlite", f"{__name__}:{Transport.__name__}")
 
 __all__ = ["Transport"]

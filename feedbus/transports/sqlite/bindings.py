@@ -85,7 +85,7 @@ def unbind(
         (source, kind, destination, routing_key, json.dumps(dict(arguments), sort_keys=True)),
     ).rowcount
     if changed:
-        # Any unbinding takes all buckets of the destination: bound, but unreachable.
+        # Any unbinding removes all buckets of the destination: it stays bound, but gets no message.
         tx.execute(
             "UPDATE bindings SET bucketed = 0 WHERE source = ? AND kind = ? AND destination = ?",
             (source, kind, destination),

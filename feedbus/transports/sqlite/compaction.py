@@ -1,4 +1,4 @@
-"""Giving disk space back: a file that has held a backlog shrinks while nothing is going on.
+"""The release of disk space: after a backlog the file shrinks while nobody uses it.
 
 SQLite can also give pages back one by one (auto_vacuum), but then it has to keep a map of all
 pages, which costs 6 to 15 percent of the processor time of publishing and consuming packs. So the
@@ -19,7 +19,7 @@ from feedbus.process.private_files import open_private
 
 QUIET_SECONDS = 1.0  # without a write by anybody
 SPARE_BYTES = 16_000_000  # of free pages and of the log: the next burst needs them
-# What is kept is copied, at some 10 ms a megabyte, while publishers wait for the write lock.
+# The rest is copied, at some 10 ms a megabyte, while publishers wait for the write lock.
 MOST_KEPT_BYTES = 100_000_000
 
 
@@ -27,7 +27,7 @@ class Compaction:
     """Decides when a waiting connection rewrites the file to free disk space, and does it."""
 
     def __init__(self, database: sqlite3.Connection, path: Path, live: Path) -> None:
-        """Look at the file first when the connection has waited for QUIET_SECONDS."""
+        """Check the file first when the connection has waited for QUIET_SECONDS."""
         self._database = database
         self._log = path.with_name(f"{path.name}-wal")
         self._lock = live / "compaction"

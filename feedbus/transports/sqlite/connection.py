@@ -103,9 +103,9 @@ class Connection(Member):
         while self._inbox.hand_over():
             pass
 
-    def heed(self) -> None:
+    def refresh(self) -> None:
         """Read which connections exist now, and which consumers of this one have ended."""
-        super().heed()
+        super().refresh()
         living = self.tables.read("SELECT id FROM consumers WHERE owner = ?", (self.owner,))
         ended = self._inbox.consumers.keys() - {identity for (identity,) in living}
         for identity in ended:
@@ -139,10 +139,10 @@ class Connection(Member):
         self._forget_channels()
         super().collect()
 
-    def disown(self) -> None:
+    def close_in_child(self) -> None:
         """Close the copy in a child process; the parent continues to use the connection."""
         self._forget_channels()
-        super().disown()
+        super().close_in_child()
 
     def _forget_channels(self) -> None:
         for channel in self.channels.values():

@@ -13,7 +13,7 @@ from feedbus.transports.sqlite.tables import Transaction
 EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_limit"
 
 
-def bury(tx: Transaction, queue: Queue, messages: Sequence[int], reason: str) -> None:
+def dead_letter(tx: Transaction, queue: Queue, messages: Sequence[int], reason: str) -> None:
     """Dead-letter messages that were removed from their queue; drop them if no queue matches."""
     if queue.dead_letter_exchange is not None:
         for message in messages:

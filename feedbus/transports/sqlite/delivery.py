@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from feedbus.transports.sqlite.deadletter import EXPIRED, LIMIT, MAXLEN, REJECTED, bury
+from feedbus.transports.sqlite.deadletter import EXPIRED, LIMIT, MAXLEN, REJECTED, dead_letter
 from feedbus.transports.sqlite.routing import Queue
 from feedbus.transports.sqlite.tables import Transaction
 
@@ -36,7 +36,7 @@ def expire_head(tx: Transaction, queue: Queue) -> None:
 def _drop(tx: Transaction, queue: Queue, heads: Sequence[int], reason: str) -> None:
     tx.execute("DELETE FROM ready WHERE queue = ? AND message <= ?", (queue.id, heads[-1]))
     tx.count(queue.id, -len(heads))
-    bury(tx, queue, heads, reason)
+    dead_letter(tx, queue, heads, reason)
 
 
 def claim(
@@ -94,7 +94,7 @@ def _expire_among(
         ((queue.id, message) for message in expired),
     )
     tx.count(queue.id, -len(expired))
-    bury(tx, queue, expired, EXPIRED)
+    dead_letter(tx, queue, expired, EXPIRED)
     tx.write_added()
 
 
@@ -134,7 +134,7 @@ def reject(tx: Transaction, owner: int, message: int) -> bool:
     if queue is None:
         tx.execute("DELETE FROM messages WHERE id = ?", (message,))
     else:
-        bury(tx, queue, [message], REJECTED)
+        dead_letter(tx, queue, [message], REJECTED)
     return True
 
 
@@ -181,7 +181,7 @@ def put_back(
             if queue.max_length is not None or queue.expiring:
                 tx.unsettled[queue_id] = queue
     for queue_id, spent in exhausted.items():
-        bury(tx, tx.routes.queues_by_id[queue_id], spent, LIMIT)
+        dead_letter(tx, tx.routes.queues_by_id[queue_id], spent, LIMIT)
     return len(rows)
 
 

@@ -21,7 +21,7 @@ class Inherited(Protocol):
     def resume(self) -> None:
         """Allow other threads to use the file again."""
 
-    def disown(self) -> None:
+    def close_in_child(self) -> None:
         """Close the copies in a child process, without an effect on the parent."""
 
 
@@ -52,7 +52,7 @@ def _resume_all() -> None:
 
 def _disown_all() -> None:
     while _on_hold:
-        _on_hold.pop().disown()
+        _on_hold.pop().close_in_child()
     _open.clear()
 
 

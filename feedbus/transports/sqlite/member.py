@@ -113,7 +113,7 @@ class Member:
             raise
         self.owner = owner
         self._watch = Watch(self._bell, self.clock)
-        self.heed()
+        self.refresh()
         return owner
 
     def join_loop(self) -> int:
@@ -205,10 +205,10 @@ class Member:
         # One row says whether anything changed; return seconds until something expires.
         ((owners, armed_ms),) = self.tables.read("SELECT owners, armed_ms FROM state")
         if owners != self._owners_seen:
-            self.heed()
+            self.refresh()
         return None if armed_ms is None else (armed_ms - self.tables.now_ms()) / 1000
 
-    def heed(self) -> None:
+    def refresh(self) -> None:
         """Read which connections exist now, and watch their processes."""
         ((self._owners_seen,),) = self.tables.read("SELECT owners FROM state")
         rows = self.tables.read("SELECT id, pid, namespace FROM owners")
@@ -216,7 +216,7 @@ class Member:
             self.fence()
         if self._watch:
             others = {owner: (pid, namespace) for owner, pid, namespace in rows}
-            self._watch.heed(process_namespace(), others)
+            self._watch.refresh(process_namespace(), others)
 
     def heed_again(self) -> None:
         """Make the next look() read the connections again."""
@@ -279,7 +279,7 @@ class Member:
         """Allow other threads to use the file again."""
         self.tables.use.release()
 
-    def disown(self) -> None:
+    def close_in_child(self) -> None:
         """Close the copy in a child process; the parent continues to use the connection."""
         self.connected = False
         if self._watch is not None:

@@ -19,7 +19,7 @@ class Watch:
     """Waits at the same time for wake-ups, for the deaths of other processes, and for signals."""
 
     def __init__(self, bell: Bell, clock: Clock) -> None:
-        """Wait only for wake-ups at first; heed() adds processes."""
+        """Wait only for wake-ups at first; refresh() adds processes."""
         self._bell = bell
         self._clock = clock
         self._selector = selectors.DefaultSelector()
@@ -38,7 +38,7 @@ class Watch:
         """Also end a wait as soon as a descriptor can be read."""
         self._selector.register(descriptor, selectors.EVENT_READ, WOKEN)
 
-    def heed(self, namespace: str, others: Mapping[int, tuple[int, str]]) -> None:
+    def refresh(self, namespace: str, others: Mapping[int, tuple[int, str]]) -> None:
         """Watch exactly these processes.
 
         Args:
