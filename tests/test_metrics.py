@@ -396,7 +396,7 @@ def test_a_full_disk_stops_no_process_and_spoils_no_file(tmp_path):
     process = start(MAKE_SERIES, tmp_path, "x", preexec_fn=limit_files_to_one_segment)
     output, errors = process.communicate()
     assert output == "counted\nall made\n", errors
-    assert "kept in memory only" in errors
+    assert "its new metrics are not exported" in errors
     found = samples(tmp_path)
     assert found["feedbus_published_total", "confirmed", "x.0"] == 1
     assert ("feedbus_published_total", "confirmed", "x.399") not in found
