@@ -1,148 +1,34 @@
-"""What topology.toml may say: every table and option, its kind and its meaning, once."""
+"""The declaration of topology.toml: its tables, and every option of a queue."""
 
 from __future__ import annotations
 
 from feedbus import topology
+from feedbus.config.exchange_options import ExchangeTable
+from feedbus.config.failure_options import DeadLettersTable, RetryTable
 from feedbus.config.fields import Choice, Dotted, Duration, Flag, Name, Size, Text, Whole
-from feedbus.config.schedules import CronLine, HeaderTable, JsonTable, TimeZone
+from feedbus.config.process_options import (
+    LoggingTable,
+    MiddlewareTable,
+    OperationsTable,
+    ProcessTable,
+    ScheduleTable,
+)
+from feedbus.config.server_options import BrokerTable, StoreTable
 from feedbus.config.tables import Array, Table, Tables, TableSchema
 from feedbus.config.values import (
-    Adapter,
     Argument,
     ArgumentName,
     BrokerName,
-    Command,
     ContentType,
-    EnvironmentName,
-    ExceptionName,
     OrderBy,
     RoutingKey,
-    Setting,
     ShardNumber,
-    Url,
-)
-from feedbus.logs import LOG_FORMATS
-from feedbus.urls import (
-    BROKER_SCHEMES,
-    MANAGEMENT_SCHEMES,
-    STORE_SCHEMES,
-    parse_broker_url,
-    parse_management_url,
-    parse_store_url,
 )
 
 MOST_BUCKETS = 10_000
 MOST_PREFETCH = 65_535
 MOST_CONCURRENCY = 10_000
-BROKER_URL = "sqlite:///var/broker.db"
-CONSUMER_TIMEOUT_SECONDS = 1800.0  # RabbitMQ's own default
 VAR = "var"
-EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
-
-
-class BrokerTable(TableSchema):
-    """[broker]."""
-
-    url = Url(
-        "Where the broker is. `sqlite:///FILE` is the embedded one, its file relative to this "
-        "topology's folder; `amqp://` is RabbitMQ, `amqps://` the same over TLS. The nodes of a "
-        "cluster are separated by `;`; they are tried in this order. `?heartbeat=SECONDS` is for "
-        "consumers, 20 without it; the `ssl_` options are described in "
-        "[security](../security.md#tls).",
-        parse_broker_url,
-        *BROKER_SCHEMES,
-        example="amqp://user:${PASSWORD}@rabbit.example//",
-        default=f'"{BROKER_URL}"',
-    )
-    management = Url(
-        "Where RabbitMQ's management API answers; `feedbus plan` and `apply` read it. Without a "
-        "user in it they log in as `url` does. It takes the same `ssl_` options as `url`. Beside "
-        "`amqps://` it has to be https, or on this machine.",
-        parse_management_url,
-        *MANAGEMENT_SCHEMES,
-        example="https://rabbit.example:15671",
-        default="on the host of `url`: port 15672, or 15671 with https for `amqps://`",
-    )
-    consumer_timeout = Duration(
-        "How long RabbitMQ waits for an acknowledgement (`consumer_timeout` in its own "
-        "configuration); a consumer gives back messages that it cannot handle within that time.",
-        attribute="consumer_timeout_seconds",
-        default='"30m"',
-    )
-
-
-class StoreTable(TableSchema):
-    """[store]."""
-
-    builds = topology.StoreOptions
-
-    adapter = Adapter(
-        "What the store is used with: peewee; SQLAlchemy, with the engine and the models of the "
-        "project; or a [store of your own](../how-to/database.md#a-store-of-your-own), by the "
-        "dotted name of a function that takes the topology and returns it.",
-        *(topology.PEEWEE, topology.SQLALCHEMY),
-    )
-    url = Url(
-        "Where the store is: `sqlite:///FILE`, relative to this topology's folder, or any "
-        "`postgresql://` URL of PostgreSQL's libpq.",
-        parse_store_url,
-        *STORE_SCHEMES,
-        example="postgresql://user:${PASSWORD}@db.example/shop",
-        default="needed by peewee",
-    )
-    engine = Dotted(
-        "The project's SQLAlchemy engine; only with that adapter.", default="needed by sqlalchemy"
-    )
-    prepare = Dotted(
-        "Called once, with the topology (`feedbus.topology.Topology`), before anything is started; "
-        "migrations go here."
-    )
-    keep_handled = Duration(
-        "How long the messages of queues with `once = true` are remembered, to recognise one that "
-        "comes again. It has to be longer than any retry, and than any dead letter is kept before "
-        "it is requeued.",
-        attribute="keep_handled_seconds",
-    )
-
-
-class ExchangeTable(TableSchema):
-    """[exchanges] NAME."""
-
-    builds = topology.Exchange
-
-    type = Choice(
-        "How messages find queues: by equal routing key, by pattern, to every queue, or to one "
-        "shard of a ring by the hash of the routing key.",
-        *EXCHANGE_TYPES,
-        required=True,
-    )
-    pack = Whole(
-        "The most records that one message may carry; 0 sends each record alone.",
-        least=0,
-        most=1_000_000,
-    )
-    arguments = Tables(
-        Argument("The value of the argument."),
-        "The broker's own arguments.",
-        of="arguments",
-        keys=ArgumentName(""),
-        example={"alternate-exchange": "shop.other"},
-    )
-    content_type = ContentType(
-        "The content type of what feedbus publishes to it: text, `application/octet-stream`, or "
-        "one that `[codecs]` has. Not beside `pack`.",
-        default="application/json",
-    )
-    external = Flag(
-        "Whether [another system](../how-to/foreign-systems.md) declares it: feedbus publishes to "
-        "it and binds its own queues to it, and never declares, changes or deletes it.",
-        default="false",
-    )
-    name = BrokerName(
-        "Its whole name on the broker, where it is external.",
-        attribute="external_name",
-        default="needed by `external`",
-    )
 
 
 class BatchTable(TableSchema):
@@ -155,62 +41,6 @@ class BatchTable(TableSchema):
         "How long after a batch the next begins at the earliest, unless it is full.",
         zero=True,
         attribute="wait_seconds",
-    )
-
-
-class RetryTable(TableSchema):
-    """retry of a queue."""
-
-    builds = topology.RetryPolicy
-
-    delays = Array(
-        Duration("How long the message waits for this attempt."),
-        "The waits between attempts.",
-        example=["1s", "10s", "1m"],
-        of="durations",
-        empty=False,
-        required=True,
-        attribute="delays_seconds",
-    )
-    then = Choice(
-        "What becomes of a message after the last attempt.",
-        *("dead-letter", "drop"),
-        default="needed, unless `repeat` is true",
-    )
-    repeat = Flag("Whether the last delay repeats without end.", default="false")
-    retry_on = Array(
-        ExceptionName("The dotted name of an exception class."),
-        "The only exceptions of the handler that are worth another attempt, with their subclasses; "
-        "any other makes a dead letter at once.",
-        of="exceptions",
-        empty=False,
-        default="every exception",
-        example=["httpx.TransportError"],
-    )
-    reject_on = Array(
-        ExceptionName("The dotted name of an exception class."),
-        "Exceptions that make a dead letter at once. Where a class of an exception is named in "
-        "each of the two, the nearest class counts.",
-        of="exceptions",
-        empty=False,
-        default="none",
-        example=["ValueError"],
-    )
-
-
-class DeadLettersTable(TableSchema):
-    """dead_letters of a queue."""
-
-    builds = topology.DeadLetters
-
-    max_age = Duration(
-        "Dead letters older than this are dropped.",
-        never=True,
-        attribute="max_age_seconds",
-        default='"never"',
-    )
-    max_length = Whole(
-        "The oldest dead letters beyond so many are dropped.", unlimited=True, default='"unlimited"'
     )
 
 
@@ -403,117 +233,6 @@ class QueueTable(TableSchema):
         "Its whole name on the broker, where it is external.",
         attribute="external_name",
         default="needed by `external`",
-    )
-
-
-class ProcessTable(TableSchema):
-    """[processes.NAME]."""
-
-    builds = topology.Process
-
-    command = Command("The command that is started, in this topology's folder.", required=True)
-    processes = Whole("How many such processes run.", most=1000)
-    user = Text(
-        "The user that the process runs as.", default="the user who starts it", example="www-data"
-    )
-    start_retries = Whole(
-        "How many times the process may end right after its start before it is given up.",
-        least=0,
-        most=1000,
-    )
-    stop_timeout = Duration(
-        "How long the process may take to end before it is killed.",
-        attribute="stop_timeout_seconds",
-        default='"5s"',
-    )
-    memory_limit = Size(
-        "A process that takes more memory is restarted.",
-        attribute="memory_limit_bytes",
-        default='"unlimited"',
-    )
-    environment = Tables(
-        Setting("The value of the variable."),
-        "Environment variables, beside those it inherits.",
-        of="texts",
-        keys=EnvironmentName(""),
-        default="{}",
-    )
-
-
-class MiddlewareTable(TableSchema):
-    """[middleware]."""
-
-    use = Array(
-        Dotted("The class of a middleware.", example="app:Timing"),
-        "The [middleware](handlers.md#middleware) around each call of a handler, the outermost "
-        "first.",
-        of="dotted names",
-        default="[]",
-    )
-
-
-class OperationsTable(TableSchema):
-    """[operations]."""
-
-    builds = topology.Operations
-
-    enabled = Flag(
-        "Whether each host runs the process that serves `/metrics`, `/healthz`, `/readyz` and the "
-        "operations page, and that publishes what is left in the outbox.",
-        default="true",
-    )
-    host = Text(
-        "The address on which it listens (`FEEDBUS_OPERATIONS_HOST` on one host). One that other "
-        "machines reach needs `FEEDBUS_API_TOKEN`, which requests then have to show."
-    )
-    port = Whole(
-        "The port on which it listens (`FEEDBUS_OPERATIONS_PORT` on one host); 0 is any free port. "
-        "If a port is set here and is in use, that is an error; the consumers run anyway.",
-        least=0,
-        most=65_535,
-        default=f"{topology.OPERATIONS_PORT}, or a free one when it is taken",
-        example=topology.OPERATIONS_PORT,
-    )
-
-
-class LoggingTable(TableSchema):
-    """[logging]."""
-
-    builds = topology.Logging
-
-    format = Choice(
-        "The form of [log lines](logs.md) of every process that feedbus runs: `text` is"
-        ' `TIME LEVEL event=… consumer=… key=value message="…"`, `json` one object on each line.'
-        " `${FEEDBUS_LOG_FORMAT:-text}` takes it from the environment.",
-        *LOG_FORMATS,
-    )
-
-
-class ScheduleTable(TableSchema):
-    """[schedules.NAME]."""
-
-    builds = topology.Schedule
-
-    cron = CronLine(
-        "The moments of the schedule: minute, hour, day of month, month, day of week. A sixth "
-        "field in front is the second.",
-        required=True,
-    )
-    timezone = TimeZone("The time zone of the line, by its name in the IANA database.")
-    exchange = Name(
-        "The exchange that the message is published to.", required=True, example="orders"
-    )
-    key = RoutingKey("The routing key of the message.")
-    payload = JsonTable("The payload of the message.", default="{}")
-    headers = HeaderTable(
-        "The headers of the message, as publish() takes them.",
-        default="{}",
-        example={"source": "nightly"},
-    )
-    catch_up = Duration(
-        "How late a moment is fired that was missed, at most: of several the latest. At least 10 "
-        "seconds.",
-        attribute="catch_up_seconds",
     )
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from feedbus.config.faults import Fault, Report
 from feedbus.config.paths import Path, lookup
 
+Found = Iterator[tuple[Path, Fault]]  # what a check finds
+Options = dict[str, Any]  # of a queue
+
 RING = "x-consistent-hash"
 INHERITED = ("defaults", "queue")
 RING_ONLY = ("shards", "weight", "weights")

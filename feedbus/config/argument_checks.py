@@ -1,0 +1,84 @@
+"""Checks of the broker's own arguments of queues and exchanges."""
+
+from __future__ import annotations
+
+from feedbus.config.draft import RING, Draft, Found, Options
+from feedbus.config.faults import Fault
+
+OPTION_OF_ARGUMENT = {
+    "x-queue-type": "type",
+    "x-single-active-consumer": "single_active_consumer",
+    "x-delivery-limit": "delivery_limit",
+    "x-message-ttl": "message_ttl",
+    "x-max-length": "max_length",
+    "x-overflow": "overflow",
+}
+FEEDBUS_OWN = {"x-dead-letter-exchange", "x-dead-letter-routing-key"}
+NO_ARGUMENTS = {"durable", "exclusive", "auto_delete", "auto-delete", "passive", "nowait"}
+CLASSIC_ONLY = {"x-max-priority", "x-queue-mode", "x-queue-master-locator", "x-queue-version"}
+QUORUM_ONLY = {
+    "x-dead-letter-strategy",
+    "x-quorum-initial-group-size",
+    "x-quorum-target-group-size",
+}
+# Whole numbers and their bounds; the broker refuses others, or closes the connection.
+INTEGER_ARGUMENTS = {
+    "x-expires": (1, 2**32 - 1),
+    "x-max-length-bytes": (0, 2**63 - 1),
+    "x-max-priority": (1, 255),
+    "x-max-in-memory-length": (0, 2**63 - 1),
+    "x-max-in-memory-bytes": (0, 2**63 - 1),
+    "x-quorum-initial-group-size": (1, 2**31 - 1),
+    "x-quorum-target-group-size": (1, 2**31 - 1),
+    "x-queue-version": (1, 2),
+    "x-consumer-timeout": (1, 2**63 - 1),
+}
+MOST_ARGUMENTS = 40
+RING_ARGUMENTS = {"hash-header", "hash-property", "alternate-exchange"}
+
+
+def check_arguments(draft: Draft, queue: str, options: Options) -> Found:
+    """Find arguments that are options of feedbus, unknown to the kind of queue, or wrong."""
+    kind = draft.queue_type(queue)
+    for name in options.get("arguments", {}):
+        if name in OPTION_OF_ARGUMENT:
+            reason = f"is set by feedbus itself: expected {OPTION_OF_ARGUMENT[name]} of the queue"
+        elif name in FEEDBUS_OWN:
+            reason = "is set by feedbus itself: dead letters go to a queue of their own"
+        elif name in NO_ARGUMENTS:
+            reason = (
+                "is not an argument: queues of feedbus are always durable, shared and permanent"
+            )
+        elif kind == "quorum" and name in CLASSIC_ONLY:
+            reason = 'a quorum queue does not have it: expected type = "classic"'
+        elif kind == "classic" and name in QUORUM_ONLY:
+            reason = 'a classic queue does not have it: expected type = "quorum"'
+        else:
+            continue
+        yield draft.at(queue, "arguments", name), Fault(message=reason, at_key=True)
+    yield from _argument_values(draft, queue, options)
+
+
+def _argument_values(draft: Draft, queue: str, options: Options) -> Found:
+    arguments = options.get("arguments", {})
+    if len(arguments) > MOST_ARGUMENTS:
+        expected = f"at most {MOST_ARGUMENTS} arguments"
+        yield draft.at(queue, "arguments"), Fault(expected=expected, got=str(len(arguments)))
+    for name in INTEGER_ARGUMENTS.keys() & arguments:
+        value = arguments[name]
+        least, most = INTEGER_ARGUMENTS[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            expected = f"an integer from {least} to {most}"
+            yield draft.at(queue, "arguments", name), Fault(expected=expected)
+
+
+def check_exchange_arguments(draft: Draft) -> Found:
+    """Find arguments of hash exchanges that feedbus sets itself."""
+    for name, exchange in draft.loaded.get("exchanges", {}).items():
+        for argument in exchange.get("arguments", {}):
+            if exchange.get("type") == RING and argument in RING_ARGUMENTS:
+                message = "is set by feedbus itself: a ring places by routing key and loses nothing"
+                yield (
+                    ("exchanges", name, "arguments", argument),
+                    Fault(message=message, at_key=True),
+                )

@@ -1,0 +1,50 @@
+"""The options of an exchange."""
+
+from __future__ import annotations
+
+from feedbus import topology
+from feedbus.config.fields import Choice, Flag, Whole
+from feedbus.config.tables import Tables, TableSchema
+from feedbus.config.values import Argument, ArgumentName, BrokerName, ContentType
+
+EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
+
+
+class ExchangeTable(TableSchema):
+    """[exchanges] NAME."""
+
+    builds = topology.Exchange
+
+    type = Choice(
+        "How messages find queues: by equal routing key, by pattern, to every queue, or to one "
+        "shard of a ring by the hash of the routing key.",
+        *EXCHANGE_TYPES,
+        required=True,
+    )
+    pack = Whole(
+        "The most records that one message may carry; 0 sends each record alone.",
+        least=0,
+        most=1_000_000,
+    )
+    arguments = Tables(
+        Argument("The value of the argument."),
+        "The broker's own arguments.",
+        of="arguments",
+        keys=ArgumentName(""),
+        example={"alternate-exchange": "shop.other"},
+    )
+    content_type = ContentType(
+        "The content type of what feedbus publishes to it: text, `application/octet-stream`, or "
+        "one that `[codecs]` has. Not beside `pack`.",
+        default="application/json",
+    )
+    external = Flag(
+        "Whether [another system](../how-to/foreign-systems.md) declares it: feedbus publishes to "
+        "it and binds its own queues to it, and never declares, changes or deletes it.",
+        default="false",
+    )
+    name = BrokerName(
+        "Its whole name on the broker, where it is external.",
+        attribute="external_name",
+        default="needed by `external`",
+    )

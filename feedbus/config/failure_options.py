@@ -1,0 +1,64 @@
+"""The options of a queue about failures: its retries and its dead letters."""
+
+from __future__ import annotations
+
+from feedbus import topology
+from feedbus.config.fields import Choice, Duration, Flag, Whole
+from feedbus.config.tables import Array, TableSchema
+from feedbus.config.values import ExceptionName
+
+
+class RetryTable(TableSchema):
+    """retry of a queue."""
+
+    builds = topology.RetryPolicy
+
+    delays = Array(
+        Duration("How long the message waits for this attempt."),
+        "The waits between attempts.",
+        example=["1s", "10s", "1m"],
+        of="durations",
+        empty=False,
+        required=True,
+        attribute="delays_seconds",
+    )
+    then = Choice(
+        "What becomes of a message after the last attempt.",
+        *("dead-letter", "drop"),
+        default="needed, unless `repeat` is true",
+    )
+    repeat = Flag("Whether the last delay repeats without end.", default="false")
+    retry_on = Array(
+        ExceptionName("The dotted name of an exception class."),
+        "The only exceptions of the handler that are worth another attempt, with their subclasses; "
+        "any other makes a dead letter at once.",
+        of="exceptions",
+        empty=False,
+        default="every exception",
+        example=["httpx.TransportError"],
+    )
+    reject_on = Array(
+        ExceptionName("The dotted name of an exception class."),
+        "Exceptions that make a dead letter at once. Where a class of an exception is named in "
+        "each of the two, the nearest class counts.",
+        of="exceptions",
+        empty=False,
+        default="none",
+        example=["ValueError"],
+    )
+
+
+class DeadLettersTable(TableSchema):
+    """dead_letters of a queue."""
+
+    builds = topology.DeadLetters
+
+    max_age = Duration(
+        "Dead letters older than this are dropped.",
+        never=True,
+        attribute="max_age_seconds",
+        default='"never"',
+    )
+    max_length = Whole(
+        "The oldest dead letters beyond so many are dropped.", unlimited=True, default='"unlimited"'
+    )

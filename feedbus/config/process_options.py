@@ -1,0 +1,121 @@
+"""The options of [processes], [middleware], [operations], [logging] and [schedules]."""
+
+from __future__ import annotations
+
+from feedbus import topology
+from feedbus.config.fields import Choice, Dotted, Duration, Flag, Name, Size, Text, Whole
+from feedbus.config.schedules import CronLine, HeaderTable, JsonTable, TimeZone
+from feedbus.config.tables import Array, Tables, TableSchema
+from feedbus.config.values import Command, EnvironmentName, RoutingKey, Setting
+from feedbus.logs import LOG_FORMATS
+
+
+class ProcessTable(TableSchema):
+    """[processes.NAME]."""
+
+    builds = topology.Process
+
+    command = Command("The command that is started, in this topology's folder.", required=True)
+    processes = Whole("How many such processes run.", most=1000)
+    user = Text(
+        "The user that the process runs as.", default="the user who starts it", example="www-data"
+    )
+    start_retries = Whole(
+        "How many times the process may end right after its start before it is given up.",
+        least=0,
+        most=1000,
+    )
+    stop_timeout = Duration(
+        "How long the process may take to end before it is killed.",
+        attribute="stop_timeout_seconds",
+        default='"5s"',
+    )
+    memory_limit = Size(
+        "A process that takes more memory is restarted.",
+        attribute="memory_limit_bytes",
+        default='"unlimited"',
+    )
+    environment = Tables(
+        Setting("The value of the variable."),
+        "Environment variables, beside those it inherits.",
+        of="texts",
+        keys=EnvironmentName(""),
+        default="{}",
+    )
+
+
+class MiddlewareTable(TableSchema):
+    """[middleware]."""
+
+    use = Array(
+        Dotted("The class of a middleware.", example="app:Timing"),
+        "The [middleware](handlers.md#middleware) around each call of a handler, the outermost "
+        "first.",
+        of="dotted names",
+        default="[]",
+    )
+
+
+class OperationsTable(TableSchema):
+    """[operations]."""
+
+    builds = topology.Operations
+
+    enabled = Flag(
+        "Whether each host runs the process that serves `/metrics`, `/healthz`, `/readyz` and the "
+        "operations page, and that publishes what is left in the outbox.",
+        default="true",
+    )
+    host = Text(
+        "The address on which it listens (`FEEDBUS_OPERATIONS_HOST` on one host). One that other "
+        "machines reach needs `FEEDBUS_API_TOKEN`, which requests then have to show."
+    )
+    port = Whole(
+        "The port on which it listens (`FEEDBUS_OPERATIONS_PORT` on one host); 0 is any free port. "
+        "If a port is set here and is in use, that is an error; the consumers run anyway.",
+        least=0,
+        most=65_535,
+        default=f"{topology.OPERATIONS_PORT}, or a free one when it is taken",
+        example=topology.OPERATIONS_PORT,
+    )
+
+
+class LoggingTable(TableSchema):
+    """[logging]."""
+
+    builds = topology.Logging
+
+    format = Choice(
+        "The form of [log lines](logs.md) of every process that feedbus runs: `text` is"
+        ' `TIME LEVEL event=… consumer=… key=value message="…"`, `json` one object on each line.'
+        " `${FEEDBUS_LOG_FORMAT:-text}` takes it from the environment.",
+        *LOG_FORMATS,
+    )
+
+
+class ScheduleTable(TableSchema):
+    """[schedules.NAME]."""
+
+    builds = topology.Schedule
+
+    cron = CronLine(
+        "The moments of the schedule: minute, hour, day of month, month, day of week. A sixth "
+        "field in front is the second.",
+        required=True,
+    )
+    timezone = TimeZone("The time zone of the line, by its name in the IANA database.")
+    exchange = Name(
+        "The exchange that the message is published to.", required=True, example="orders"
+    )
+    key = RoutingKey("The routing key of the message.")
+    payload = JsonTable("The payload of the message.", default="{}")
+    headers = HeaderTable(
+        "The headers of the message, as publish() takes them.",
+        default="{}",
+        example={"source": "nightly"},
+    )
+    catch_up = Duration(
+        "How late a moment is fired that was missed, at most: of several the latest. At least 10 "
+        "seconds.",
+        attribute="catch_up_seconds",
+    )

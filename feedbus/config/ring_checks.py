@@ -1,0 +1,59 @@
+"""Checks of shards, weights and the buckets of a ring."""
+
+from __future__ import annotations
+
+from feedbus.config.declaration import MOST_BUCKETS
+from feedbus.config.draft import RING, Draft, Found, Options
+from feedbus.config.faults import Fault
+
+
+def check_weights(draft: Draft, queue: str, options: Options) -> Found:
+    """Find weights of shards that do not exist, and a weight without effect."""
+    weights = options.get("weights")
+    if not weights or draft.exchange_type(options) != RING:
+        return
+    shards = options.get("shards")
+    if shards is None:
+        if not draft.says(queue, "shards"):
+            message = "names shards, but the queue has none: expected weight, or shards beside it"
+            yield draft.at(queue, "weights"), Fault(message=message, at_key=True)
+        return
+    for number in weights:
+        if number.isdecimal() and int(number) >= shards:
+            expected = f"the number of a shard from 0 to {shards - 1}"
+            yield (
+                draft.at(queue, "weights", number),
+                Fault(expected=expected, got=number, at_key=True),
+            )
+    if draft.report.has(("queues", queue, "weight")) and set(weights) == set(
+        map(str, range(shards))
+    ):
+        message = "has no effect: weights names every shard"
+        yield draft.at(queue, "weight"), Fault(message=message, at_key=True)
+
+
+def check_buckets(draft: Draft) -> Found:
+    """Find the queue with which a ring exceeds the largest number of buckets."""
+    buckets: dict[str, int] = {}
+    for queue, options in draft.queues.items():
+        if draft.exchange_type(options) != RING:
+            continue
+        exchange = options["exchange"]
+        before = buckets.get(exchange, 0)
+        buckets[exchange] = before + sum(weights_of(options))
+        if before <= MOST_BUCKETS < buckets[exchange]:
+            option = next(
+                name for name in ("weight", "weights", "shards", "exchange") if name in options
+            )
+            expected = f"at most {MOST_BUCKETS:,} buckets in the ring of '{exchange}'"
+            yield (
+                draft.at(queue, option),
+                Fault(expected=expected, got=f"{buckets[exchange]:,}"),
+            )
+
+
+def weights_of(options: Options) -> tuple[int, ...]:
+    """Return the weight of each shard, or of the only queue."""
+    weight = options.get("weight", 1)
+    single = options.get("weights", {})
+    return tuple(single.get(str(shard), weight) for shard in range(options.get("shards", 1)))

@@ -1,0 +1,103 @@
+"""Checks of how messages reach a queue and its handlers."""
+
+from __future__ import annotations
+
+from feedbus.config.draft import Draft, Found, Options
+from feedbus.config.faults import Fault, nearest
+from feedbus.wire.content_types import bare_type, is_known
+
+HANDLERS = ("handler", "handlers", "handlers_by_type")
+
+
+def check_exchange(draft: Draft, queue: str, options: Options) -> Found:
+    """Find a queue whose exchange is missing or unknown."""
+    declared = draft.report.document.get("exchanges")
+    if options.get("external"):
+        return
+    if not draft.says(queue, "exchange"):
+        yield ("queues", queue, "exchange"), Fault(expected="the name of an exchange")
+    elif (
+        "exchange" in options and isinstance(declared, dict) and options["exchange"] not in declared
+    ):
+        name = options["exchange"]
+        yield (
+            draft.at(queue, "exchange"),
+            Fault(
+                message=f"no exchange named '{name}'",
+                expected=f"one of {', '.join(declared)}"
+                if declared
+                else "an exchange in [exchanges]",
+                suggestion=nearest(name, declared),
+            ),
+        )
+
+
+def check_handler(draft: Draft, queue: str, options: Options) -> Found:
+    """Find a queue without a handler, with several kinds of them, or with a wrong pattern."""
+    said = [option for option in HANDLERS if draft.says(queue, option)]
+    if not said:
+        yield (
+            ("queues", queue, "handler"),
+            Fault(expected="a dotted name such as 'package.module:name'"),
+        )
+    for option in said[1:]:
+        message = f"cannot be combined with {said[0]}: a message has one handler"
+        expected = f"one of {', '.join(HANDLERS)}"
+        yield draft.at(queue, option), Fault(message=message, expected=expected, at_key=True)
+    for pattern in options.get("handlers", {}):
+        if not _well_formed(pattern):
+            expected = "words joined by dots, '*' and '#' standing alone as words"
+            yield draft.at(queue, "handlers", pattern), Fault(expected=expected, at_key=True)
+
+
+def check_misfits(draft: Draft, queue: str, options: Options) -> Found:
+    """Find options that a queue of this kind cannot have."""
+    del options
+    for option, reason in draft.misfits(queue):
+        yield draft.at(queue, option), Fault(message=reason, at_key=True)
+
+
+def check_routing_keys(draft: Draft, queue: str, options: Options) -> Found:
+    """Find a queue that no message reaches, and wrong or repeated binding keys."""
+    kind = draft.exchange_type(options)
+    keys = options.get("routing_keys", ())
+    if (
+        kind in {"direct", "topic"}
+        and not keys
+        and (not draft.says(queue, "routing_keys") or "routing_keys" in options)
+    ):
+        exchange = options["exchange"]
+        message = f"nothing reaches this queue: expected routing_keys, as '{exchange}' is {kind}"
+        yield (
+            draft.at(queue, "routing_keys"),
+            Fault(message=message, expected="an array of texts, at least one"),
+        )
+    for index, key in enumerate(keys if kind in {"direct", "topic"} else ()):
+        path = draft.at(queue, "routing_keys", index)
+        if key in keys[:index]:
+            yield path, Fault(message=f"'{key}' is named twice", expected="each routing key once")
+        elif kind == "topic" and not _well_formed(key):
+            yield path, Fault(expected="words joined by dots, '*' and '#' standing alone as words")
+
+
+def _well_formed(pattern: str) -> bool:
+    words = pattern.split(".")
+    return not pattern or all(
+        word and (word in "*#" or not set(word) & set("*#")) for word in words
+    )
+
+
+def check_content_types(draft: Draft) -> Found:
+    """Find exchanges whose content type has no codec, or cannot have one."""
+    named = {bare_type(kind) for kind in draft.loaded.get("codecs", {})}
+    for name, exchange in draft.loaded.get("exchanges", {}).items():
+        kind = exchange.get("content_type")
+        path = ("exchanges", name, "content_type")
+        if kind is None:
+            continue
+        if exchange.get("pack", 0) > 1:
+            message = "cannot be combined with pack: a pack is JSON"
+            yield path, Fault(message=message, expected="either pack or content_type", at_key=True)
+        if bare_type(kind) not in named and not is_known(kind):
+            expected = f"text/plain, application/octet-stream, or a codec for '{bare_type(kind)}'"
+            yield path, Fault(expected=f"{expected} in [codecs]", suggestion=nearest(kind, named))

@@ -1,0 +1,84 @@
+"""The options of [broker] and [store]."""
+
+from __future__ import annotations
+
+from feedbus import topology
+from feedbus.config.fields import Dotted, Duration
+from feedbus.config.tables import TableSchema
+from feedbus.config.values import Adapter, Url
+from feedbus.urls import (
+    BROKER_SCHEMES,
+    MANAGEMENT_SCHEMES,
+    STORE_SCHEMES,
+    parse_broker_url,
+    parse_management_url,
+    parse_store_url,
+)
+
+BROKER_URL = "sqlite:///var/broker.db"
+CONSUMER_TIMEOUT_SECONDS = 1800.0  # RabbitMQ's own default
+
+
+class BrokerTable(TableSchema):
+    """[broker]."""
+
+    url = Url(
+        "Where the broker is. `sqlite:///FILE` is the embedded one, its file relative to this "
+        "topology's folder; `amqp://` is RabbitMQ, `amqps://` the same over TLS. The nodes of a "
+        "cluster are separated by `;`; they are tried in this order. `?heartbeat=SECONDS` is for "
+        "consumers, 20 without it; the `ssl_` options are described in "
+        "[security](../security.md#tls).",
+        parse_broker_url,
+        *BROKER_SCHEMES,
+        example="amqp://user:${PASSWORD}@rabbit.example//",
+        default=f'"{BROKER_URL}"',
+    )
+    management = Url(
+        "Where RabbitMQ's management API answers; `feedbus plan` and `apply` read it. Without a "
+        "user in it they log in as `url` does. It takes the same `ssl_` options as `url`. Beside "
+        "`amqps://` it has to be https, or on this machine.",
+        parse_management_url,
+        *MANAGEMENT_SCHEMES,
+        example="https://rabbit.example:15671",
+        default="on the host of `url`: port 15672, or 15671 with https for `amqps://`",
+    )
+    consumer_timeout = Duration(
+        "How long RabbitMQ waits for an acknowledgement (`consumer_timeout` in its own "
+        "configuration); a consumer gives back messages that it cannot handle within that time.",
+        attribute="consumer_timeout_seconds",
+        default='"30m"',
+    )
+
+
+class StoreTable(TableSchema):
+    """[store]."""
+
+    builds = topology.StoreOptions
+
+    adapter = Adapter(
+        "What the store is used with: peewee; SQLAlchemy, with the engine and the models of the "
+        "project; or a [store of your own](../how-to/database.md#a-store-of-your-own), by the "
+        "dotted name of a function that takes the topology and returns it.",
+        *(topology.PEEWEE, topology.SQLALCHEMY),
+    )
+    url = Url(
+        "Where the store is: `sqlite:///FILE`, relative to this topology's folder, or any "
+        "`postgresql://` URL of PostgreSQL's libpq.",
+        parse_store_url,
+        *STORE_SCHEMES,
+        example="postgresql://user:${PASSWORD}@db.example/shop",
+        default="needed by peewee",
+    )
+    engine = Dotted(
+        "The project's SQLAlchemy engine; only with that adapter.", default="needed by sqlalchemy"
+    )
+    prepare = Dotted(
+        "Called once, with the topology (`feedbus.topology.Topology`), before anything is started; "
+        "migrations go here."
+    )
+    keep_handled = Duration(
+        "How long the messages of queues with `once = true` are remembered, to recognise one that "
+        "comes again. It has to be longer than any retry, and than any dead letter is kept before "
+        "it is requeued.",
+        attribute="keep_handled_seconds",
+    )

@@ -1,0 +1,64 @@
+"""Checks of [store], and of the queues that need it."""
+
+from __future__ import annotations
+
+from feedbus.amounts import write_duration
+from feedbus.config.draft import Draft, Found, Options
+from feedbus.config.faults import Fault
+from feedbus.topology import KEEP_HANDLED_SECONDS, PEEWEE, SQLALCHEMY, RetryPolicy
+
+EXPECTED_IN_STORE = {
+    "url": "sqlite:///FILE or postgresql://…",
+    "engine": "the dotted name of an SQLAlchemy engine, such as 'shop.db:engine',",
+}
+
+
+def check_once(draft: Draft, queue: str, options: Options) -> Found:
+    """Find a queue with once that cannot keep the ids of its messages for long enough."""
+    if options.get("once") and not draft.report.has(("store",)):
+        message = "needs a store: without one nothing keeps which messages were handled"
+        expected = '[store] beside it, such as url = "sqlite:///var/store.db"'
+        yield (
+            draft.at(queue, "once"),
+            Fault(message=f"{message}; expected {expected}", expected=expected, at_key=True),
+        )
+    if options.get("once") and not options.get("store", True):
+        message = "cannot be combined with once: the store keeps which messages were handled"
+        expected = "either once or store = false"
+        fault = Fault(message=message, expected=expected, at_key=True)
+        yield draft.at(queue, "store"), fault
+    store = draft.loaded.get("store", {})
+    kept = store.get("keep_handled_seconds", KEEP_HANDLED_SECONDS)
+    returns = sum(options.get("retry", {}).get("delays_seconds", RetryPolicy().delays_seconds))
+    returns += options.get("dead_letters", {}).get("max_age_seconds") or 0.0
+    if options.get("once") and draft.report.has(("store",)) and kept <= returns:
+        message = f"messages of '{queue}' may be delivered again after {write_duration(returns)}"
+        expected = f"more than its retry delays and its dead letters' max_age ({message})"
+        path = ("store", "keep_handled")
+        if draft.report.has(path):
+            yield path, Fault(expected=expected)
+        else:
+            message = f"{message}: expected a longer keep_handled in [store]"
+            yield draft.at(queue, "once"), Fault(message=message, expected=expected, at_key=True)
+
+
+def check_store(draft: Draft) -> Found:
+    """Find options that a store's adapter needs and does not have, or cannot use."""
+    store = draft.loaded.get("store", {})
+    if not draft.report.has(("store",)) or not isinstance(store, dict):
+        return
+    adapter = store.get("adapter", PEEWEE)
+    if "adapter" not in store and draft.report.has(("store", "adapter")):
+        return  # reported already
+    needed = {PEEWEE: "url", SQLALCHEMY: "engine"}
+    for owner, option in needed.items():
+        said = draft.report.has(("store", option))
+        if adapter == owner and not said:
+            beside = "" if adapter == PEEWEE else f' beside adapter = "{adapter}"'
+            yield ("store", option), Fault(expected=f"{EXPECTED_IN_STORE[option]}{beside}")
+        elif said and adapter in needed and adapter != owner:
+            message = f"has no effect with {adapter}: expected {needed[adapter]} instead"
+            yield ("store", option), Fault(message=message, at_key=True)
+    if adapter not in needed and draft.report.has(("store", "engine")):
+        message = f"has no effect with {adapter}: only sqlalchemy has an engine"
+        yield ("store", "engine"), Fault(message=message, at_key=True)
