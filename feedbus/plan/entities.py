@@ -1,23 +1,22 @@
-"""What a broker has otherwise than a topology: exchanges, queues, bindings, leftovers."""
+"""What a broker has that a topology no longer needs, and all changes of a plan together."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-from feedbus.broker import entities, projects, timer_objects
+from feedbus.broker import projects, timer_objects
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
 from feedbus.broker.port import SeenQueue
-from feedbus.cron import Cron
 from feedbus.generations import replacement, switch
 from feedbus.generations.ledger import State
-from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind, Work
-from feedbus.topology import Consumer, Exchange, Generation, Topology
+from feedbus.plan.changes import Change, Kind, Work
+from feedbus.plan.declared import DeclaredObjects, consumers_on_no_ring
+from feedbus.topology import Generation, Topology
 
 OWN = r"(?:_\d+)?(?:\.(?:dead|before|gate\.held|retry\.\d+(?:\.parked)?|[0-9a-f]{8}))?"
 OF_A_QUEUE = re.compile(r"(.+?)\.(?:before|gate|gate\.held|retry\.\d+(?:\.parked)?|[0-9a-f]{8})")
@@ -26,29 +25,41 @@ OF_A_RING = re.compile(r"(.+)\.(?:held|packs|generations|generations\.ledger|[0-
 
 @dataclass(slots=True)
 class Comparison:
-    """The topology on one hand, the broker's inventory and the rings' states on the other."""
+    """Compares a topology with the broker's inventory and the states of its rings.
+
+    Attributes:
+        topology: what is wanted.
+        seen: what the broker has.
+        states: the current generations, by exchange.
+        delete_nonempty: names of queues that may be deleted with their messages.
+        changes: all that was found.
+        named: which of delete_nonempty exist.
+        timer_queues: the arguments of the timer's queues, by name.
+
+    """
 
     topology: Topology
     seen: Inventory
     states: Mapping[str, State]
-    doomed: Collection[str]
+    delete_nonempty: Collection[str]
     changes: list[Change] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
     timer_queues: Mapping[str, Mapping[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compute once what the timer's queues have to be."""
+        """Compute the arguments of the timer's queues once."""
         self.timer_queues = timer_objects.queues_of_timer(self._names)
 
     def work(self) -> Work:
-        """Go through everything, note the changes, and return the names to go by."""
-        exchanges = tuple(self._exchanges())
-        replaced = tuple(self._queues())
-        delays = tuple(self._delays())
-        parked = tuple(self._parked_delays())
-        self._schedules()
-        self._timer()
-        unbound = tuple(self._bindings())
+        """Note every change, and return the names that `feedbus apply` works with."""
+        declared = DeclaredObjects(self.topology, self.seen, self.changes)
+        exchanges = tuple(declared.exchanges())
+        replaced = tuple(declared.queues())
+        delays = tuple(declared.delays())
+        parked = tuple(declared.parked_delays())
+        declared.schedules()
+        declared.timer()
+        unbound = tuple(declared.bindings())
         leaving, deleted, nonempty = self._leftover_queues()
         return Work(
             exchanges=exchanges,
@@ -69,121 +80,6 @@ class Comparison:
     def _note(self, action: Any, kind: Kind, name: str, reason: str, messages: int = 0) -> None:
         self.changes.append(Change(action, kind, name, reason, messages))
 
-    # -- what is wanted ------------------------------------------------------------------------
-
-    def _exchanges(self) -> Iterator[str]:
-        for exchange in self.topology.exchanges.values():
-            if exchange.external_name:
-                continue
-            name = self._names.exchange(exchange.name)
-            kind, arguments = self._declared(exchange)
-            found = self.seen.exchanges.get(name)
-            if found is None:
-                self._note("create", "exchange", name, f"{exchange.type}, new in the topology")
-            elif found.type != kind or differing(found.arguments, arguments):
-                was = found.type if found.type != kind else "other arguments"
-                self._note(
-                    *("change", "exchange", name),
-                    f"{exchange.type}, was {was}: deleted and declared again; publishers are"
-                    " refused in between",
-                )
-                yield name
-
-    def _declared(self, exchange: Exchange) -> tuple[str, Mapping[str, Any]]:
-        if exchange.hashed:
-            return "fanout", {"alternate-exchange": self._names.held(exchange.name)}
-        return exchange.type, exchange.arguments
-
-    def _queues(self) -> Iterator[str]:
-        for consumer in self._on_no_ring():
-            name = self._names.queue(consumer)
-            if replacement.begun(self.topology, consumer, self.seen):
-                self._note(
-                    "change", "queue", name, "its replacement was interrupted and is completed"
-                )
-                yield consumer.name
-            elif name not in self.seen.queues:
-                on = self._names.exchange(consumer.queue.exchange)
-                self._note("create", "queue", name, f"new in the topology, bound to {on}")
-            elif replacement.differs(self.topology, consumer, self.seen):
-                found = self.seen.queues[name]
-                self._note(
-                    *("change", "queue", name),
-                    f"{self._difference(consumer, found)}: replaced by a new queue, its"
-                    " content is kept",
-                    found.messages,
-                )
-                yield consumer.name
-
-    def _on_no_ring(self) -> Iterator[Consumer]:
-        """Yield the consumers whose queue is declared here and is on no ring."""
-        for consumer in self.topology.consumers.values():
-            if not consumer.queue.external_name and not self.topology.on_ring(consumer.queue):
-                yield consumer
-
-    def _difference(self, consumer: Consumer, found: SeenQueue) -> str:
-        wanted = entities.queue_arguments(self._names, consumer.queue)
-        return ", ".join(
-            f"{name} {'none' if old is None else old} to {'none' if new is None else new}"
-            for name, (old, new) in differing(found.arguments, wanted).items()
-        )
-
-    def _parked_delays(self) -> Iterator[tuple[str, str]]:
-        for queue, name in replacement.parked_delays(self.topology, self.seen):
-            self._note("change", "queue", name, "retries that were parked are returned")
-            yield queue, name
-
-    def _delays(self) -> Iterator[tuple[str, str]]:
-        for queue in self.topology.queues.values():
-            for name in replacement.wrong_delays(self.topology, queue, self.seen):
-                self._note(
-                    *("change", "queue", name),
-                    "its retries return by another route: it is declared again, and their"
-                    " waiting times begin again",
-                    self.seen.queues[name].messages,
-                )
-                yield queue.name, name
-            for delay in queue.retry.delays_seconds:
-                name = self._names.delay(queue, round(delay * 1000))
-                if name not in self.seen.queues:
-                    self._note("create", "queue", name, RETRIES)
-            if self._names.dead(queue) not in self.seen.queues:
-                self._note("create", "queue", self._names.dead(queue), DEAD_LETTERS)
-
-    def _schedules(self) -> None:
-        for schedule in self.topology.schedules.values():
-            if self._names.schedule(schedule.name) not in self.seen.queues:
-                first = Cron.of(schedule).next_after(datetime.now(UTC)).isoformat()
-                self._note(
-                    *("create", "schedule", schedule.name),
-                    f"'{schedule.cron}' in {schedule.timezone}, to {schedule.exchange};"
-                    f" its next moment is {first}",
-                )
-
-    def _timer(self) -> None:
-        for name in timer_objects.missing_queues(self._names, self.seen.queues):
-            self._note("create", "queue", name, "missing; delayed messages wait there")
-
-    def _bindings(self) -> Iterator[tuple[str, str, str]]:
-        external = {one.external_name for one in self.topology.exchanges.values()}
-        for consumer in self._on_no_ring():
-            queue = self._names.queue(consumer)
-            begun = replacement.begun(self.topology, consumer, self.seen)
-            if queue not in self.seen.queues or begun:
-                continue
-            source = self._names.exchange(consumer.queue.exchange)
-            wanted = {(source, key) for key in entities.binding_keys(consumer.queue)}
-            found = {(one.source, one.key) for one in self.seen.bound_to("queue", queue)}
-            for exchange, key in sorted(wanted - found):
-                self._note("create", "binding", queue, f"key '{key}' of {exchange}")
-            for exchange, key in sorted(found - wanted):
-                # Whoever bound it to an exchange that the topology does not know meant it.
-                if exchange in external or exchange.startswith(f"{self.topology.name}."):
-                    self._note("delete", "binding", queue, f"key '{key}' of {exchange}")
-                    yield queue, exchange, key
-
-    # -- what is left over ---------------------------------------------------------------------
-
     def _wanted_queues(self) -> set[str]:
         names, topology = self._names, self.topology
         found = {f"{topology.name}.lock", *map(names.schedule, topology.schedules)}
@@ -192,7 +88,7 @@ class Comparison:
             found |= {
                 names.delay(queue, round(delay * 1000)) for delay in queue.retry.delays_seconds
             }
-        for consumer in self._on_no_ring():
+        for consumer in consumers_on_no_ring(self.topology):
             before = (names.before, names.gate_held)
             found |= {names.queue(consumer), *(name(consumer) for name in before)}
         for exchange in topology.exchanges.values():
@@ -223,7 +119,7 @@ class Comparison:
             found |= {
                 names.delay(queue, round(delay * 1000)) for delay in queue.retry.delays_seconds
             }
-        for consumer in self._on_no_ring():
+        for consumer in consumers_on_no_ring(self.topology):
             own = (names.before, names.gate, names.gate_held)
             found |= {name(consumer) for name in own}
         for exchange in topology.exchanges.values():
@@ -307,10 +203,10 @@ class Comparison:
 
     def _named(self, name: str) -> bool:
         bare = name.removeprefix(f"{self.topology.name}.")
-        for doomed in self.doomed:
-            bare_name = doomed.removeprefix(f"{self.topology.name}.")
+        for given in self.delete_nonempty:
+            bare_name = given.removeprefix(f"{self.topology.name}.")
             if re.fullmatch(re.escape(bare_name) + OWN, bare):
-                self.named.add(doomed)
+                self.named.add(given)
                 return True
         return False
 

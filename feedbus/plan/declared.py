@@ -1,0 +1,160 @@
+"""What a broker lacks of a topology, or has otherwise: exchanges, queues, bindings, schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from feedbus.broker import entities, timer_objects
+from feedbus.broker.differences import differing
+from feedbus.broker.inventory import Inventory
+from feedbus.broker.names import Names
+from feedbus.broker.port import SeenQueue
+from feedbus.cron import Cron
+from feedbus.generations import replacement
+from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind
+from feedbus.topology import Consumer, Exchange, Topology
+
+
+def consumers_on_no_ring(topology: Topology) -> Iterator[Consumer]:
+    """Yield the consumers whose queue is declared here and is on no ring."""
+    for consumer in topology.consumers.values():
+        if not consumer.queue.external_name and not topology.on_ring(consumer.queue):
+            yield consumer
+
+
+@dataclass(slots=True)
+class DeclaredObjects:
+    """Compares what a topology declares with the broker's inventory, and notes each change.
+
+    Attributes:
+        topology: what is wanted.
+        seen: what the broker has.
+        changes: the list to which changes are added.
+
+    """
+
+    topology: Topology
+    seen: Inventory
+    changes: list[Change]
+
+    @property
+    def _names(self) -> Names:
+        return Names(self.topology)
+
+    def _note(self, action: Any, kind: Kind, name: str, reason: str, messages: int = 0) -> None:
+        self.changes.append(Change(action, kind, name, reason, messages))
+
+    def exchanges(self) -> Iterator[str]:
+        """Note changes of exchanges; yield those to declare again."""
+        for exchange in self.topology.exchanges.values():
+            if exchange.external_name:
+                continue
+            name = self._names.exchange(exchange.name)
+            kind, arguments = self._declared(exchange)
+            found = self.seen.exchanges.get(name)
+            if found is None:
+                self._note("create", "exchange", name, f"{exchange.type}, new in the topology")
+            elif found.type != kind or differing(found.arguments, arguments):
+                was = found.type if found.type != kind else "other arguments"
+                self._note(
+                    *("change", "exchange", name),
+                    f"{exchange.type}, was {was}: deleted and declared again; publishers are"
+                    " refused in between",
+                )
+                yield name
+
+    def _declared(self, exchange: Exchange) -> tuple[str, Mapping[str, Any]]:
+        if exchange.hashed:
+            return "fanout", {"alternate-exchange": self._names.held(exchange.name)}
+        return exchange.type, exchange.arguments
+
+    def queues(self) -> Iterator[str]:
+        """Note changes of queues on no ring; yield consumers whose queue is replaced."""
+        for consumer in consumers_on_no_ring(self.topology):
+            name = self._names.queue(consumer)
+            if replacement.begun(self.topology, consumer, self.seen):
+                self._note(
+                    "change", "queue", name, "its replacement was interrupted and is completed"
+                )
+                yield consumer.name
+            elif name not in self.seen.queues:
+                on = self._names.exchange(consumer.queue.exchange)
+                self._note("create", "queue", name, f"new in the topology, bound to {on}")
+            elif replacement.differs(self.topology, consumer, self.seen):
+                found = self.seen.queues[name]
+                self._note(
+                    *("change", "queue", name),
+                    f"{self._difference(consumer, found)}: replaced by a new queue, its"
+                    " content is kept",
+                    found.messages,
+                )
+                yield consumer.name
+
+    def _difference(self, consumer: Consumer, found: SeenQueue) -> str:
+        wanted = entities.queue_arguments(self._names, consumer.queue)
+        return ", ".join(
+            f"{name} {'none' if old is None else old} to {'none' if new is None else new}"
+            for name, (old, new) in differing(found.arguments, wanted).items()
+        )
+
+    def parked_delays(self) -> Iterator[tuple[str, str]]:
+        """Note retries that a replacement has parked; yield (queue, name of the delay)."""
+        for queue, name in replacement.parked_delays(self.topology, self.seen):
+            self._note("change", "queue", name, "retries that were parked are returned")
+            yield queue, name
+
+    def delays(self) -> Iterator[tuple[str, str]]:
+        """Note queues of retries and dead letters; yield (queue, delay) to declare again."""
+        for queue in self.topology.queues.values():
+            for name in replacement.wrong_delays(self.topology, queue, self.seen):
+                self._note(
+                    *("change", "queue", name),
+                    "its retries return by another route: it is declared again, and their"
+                    " waiting times begin again",
+                    self.seen.queues[name].messages,
+                )
+                yield queue.name, name
+            for delay in queue.retry.delays_seconds:
+                name = self._names.delay(queue, round(delay * 1000))
+                if name not in self.seen.queues:
+                    self._note("create", "queue", name, RETRIES)
+            if self._names.dead(queue) not in self.seen.queues:
+                self._note("create", "queue", self._names.dead(queue), DEAD_LETTERS)
+
+    def schedules(self) -> None:
+        """Note schedules that are new."""
+        for schedule in self.topology.schedules.values():
+            if self._names.schedule(schedule.name) not in self.seen.queues:
+                first = Cron.of(schedule).next_after(datetime.now(UTC)).isoformat()
+                self._note(
+                    *("create", "schedule", schedule.name),
+                    f"'{schedule.cron}' in {schedule.timezone}, to {schedule.exchange};"
+                    f" its next moment is {first}",
+                )
+
+    def timer(self) -> None:
+        """Note queues of the timer that are missing."""
+        for name in timer_objects.missing_queues(self._names, self.seen.queues):
+            self._note("create", "queue", name, "missing; delayed messages wait there")
+
+    def bindings(self) -> Iterator[tuple[str, str, str]]:
+        """Note bindings; yield (queue, exchange, key) of those to remove."""
+        external = {one.external_name for one in self.topology.exchanges.values()}
+        for consumer in consumers_on_no_ring(self.topology):
+            queue = self._names.queue(consumer)
+            begun = replacement.begun(self.topology, consumer, self.seen)
+            if queue not in self.seen.queues or begun:
+                continue
+            source = self._names.exchange(consumer.queue.exchange)
+            wanted = {(source, key) for key in entities.binding_keys(consumer.queue)}
+            found = {(one.source, one.key) for one in self.seen.bound_to("queue", queue)}
+            for exchange, key in sorted(wanted - found):
+                self._note("create", "binding", queue, f"key '{key}' of {exchange}")
+            for exchange, key in sorted(found - wanted):
+                # Whoever bound it to an exchange that the topology does not know meant it.
+                if exchange in external or exchange.startswith(f"{self.topology.name}."):
+                    self._note("delete", "binding", queue, f"key '{key}' of {exchange}")
+                    yield queue, exchange, key
