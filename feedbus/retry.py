@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from feedbus.broker import timer
 from feedbus.broker.names import Names
@@ -34,6 +34,7 @@ from feedbus.wire.sealing import sealed
 
 FAULTS_NAMED = 5
 DEAD_LETTERED: frozenset[Verdict] = frozenset({"reject", "invalid", "dead_letter"})
+OF_AN_ATTEMPT = frozenset({FAILED_AT, REASON})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,18 @@ class Fate:
     """A record's verdict as metrics name it, and the message that carries it on, if one does.
 
     Attributes:
-        verdict: reject, invalid, retry, dead_letter or drop.
+        verdict: reject, invalid, retry, dead_letter or drop; "wait" where it was not handled, since
+            its key's earlier records wait.
         message: to the dead letters, or to where it waits for its next attempt.
+        waits_milliseconds: how long it waits at least, where it does so in the order of its key.
+        block: what blocks its key until somebody has decided about the dead letter.
 
     """
 
-    verdict: Verdict
+    verdict: Verdict | Literal["wait"]
     message: Outgoing | None
+    waits_milliseconds: int | None = None
+    block: Outgoing | None = None
 
     @property
     def is_dead_letter(self) -> bool:
@@ -57,12 +63,21 @@ class Fate:
 
 @dataclass(frozen=True, slots=True)
 class FailurePolicy:
-    """The retry policy of one consumer."""
+    """The retry policy of one consumer.
+
+    Attributes:
+        names: on the broker.
+        consumer: whose policy it is.
+        rules: which exceptions are tried again.
+        in_order: whether what is tried again waits in the order of its key.
+
+    """
 
     names: Names
     consumer: Consumer
     rules: ExceptionRules
     clock: Clock
+    in_order: bool = False
 
     def undecodable(self, delivery: Delivery) -> Fate:
         """Dead-letter a message of which something cannot be decoded, sealed as it came."""
@@ -97,6 +112,13 @@ class FailurePolicy:
             return Fate("reject", self._record(delivery, pack, row, reason))
         return self._again(self._record(delivery, pack, row, reason), error)
 
+    def deferred(self, delivery: Delivery, pack: Pack, row: int) -> Fate:
+        """Let one record of a delivery wait for others of its key; no attempt is counted."""
+        letter = self._record(delivery, pack, row, "")
+        own = {name: value for name, value in letter.headers.items() if name not in OF_AN_ATTEMPT}
+        headers = {**own, ATTEMPT: delivery.attempts}
+        return Fate("wait", replace(letter, headers=headers, counted_as="retry"), 0)
+
     def _again(self, letter: Outgoing, error: BaseException) -> Fate:
         """Turn a dead letter into a retry, unless there have been all of them."""
         policy = self.consumer.queue.retry
@@ -108,6 +130,8 @@ class FailurePolicy:
         step = policy.delays_seconds[min(attempt, len(policy.delays_seconds)) - 1]
         asked = error.after_seconds if isinstance(error, Retry) else None
         milliseconds = max(1, round((step if asked is None else asked) * 1000))
+        if self.in_order:
+            return Fate("retry", replace(letter, counted_as="retry"), milliseconds)
         declared = {round(delay * 1000) for delay in policy.delays_seconds}
         message = replace(letter, routing_key=str(letter.headers[KEY]), counted_as="retry")
         queue = self.consumer.queue

@@ -22,8 +22,7 @@ class Sequencer(Generic[Item]):
     """Records that wait or run. It does no I/O and knows no threads: its owner calls it.
 
     A key is blocked from the time when a record of it becomes ready until end() of that record.
-    Whatever else is to block a key later (a retry that is due, a queue that is read before) is
-    another reason not to call end(): the records behind it wait in their order.
+    Where the record has failed and is to run again, cut() takes those behind it away.
     """
 
     def __init__(self, most: int) -> None:
@@ -82,6 +81,11 @@ class Sequencer(Generic[Item]):
             self._ready.append(line.popleft())
         else:
             del self._behind[item.key]
+
+    def cut(self, item: Item) -> list[Item]:
+        """Note that a record has run, and take away those of its key behind it: they do not run."""
+        self._running.remove(item)
+        return list(self._behind.pop(item.key, None) or ())
 
     def again(self, item: Item) -> None:
         """Let a record that has run in vain run again, before the others of its key."""

@@ -23,6 +23,7 @@ SESSIONS = {PEEWEE: "peewee:Database", SQLALCHEMY: "sqlalchemy.orm:Session"}
 KEEP_HANDLED_SECONDS = 30 * 24 * 3600.0
 HANDLER_TIMEOUT_SECONDS = 600.0
 PREFETCH = 10
+WAITING_LIMIT = 10_000
 OPERATIONS = "operations"  # the name of the process that serves metrics, health and the page
 # Prometheus's list of exporters takes 9100 to 9999, RabbitMQ 5672 and 15672 to 15692, and from
 # 32768 on Linux gives ports to outgoing connections.
@@ -120,8 +121,10 @@ class Queue:
 
     Of handler, handlers (by routing key) and handlers_by_type one names its handlers. One that
     another system declares has an external name, its whole name on the broker, and no exchange.
-    order_by is the field whose records stay in order, True for the routing key, False for nothing.
-    store is whether its handlers run in transactions of the store, where there is one.
+    order_by is the field whose records stay in order, True for the routing key, False for nothing;
+    waiting_limit is how many records of a consumer may wait for others of their keys;
+    block_on_dead is whether they wait for dead letters, too. store is
+    whether its handlers run in transactions of the store, where there is one.
     """
 
     name: str
@@ -138,6 +141,8 @@ class Queue:
     concurrency: int = 1
     order_by: str | bool = False
     store: bool = True
+    waiting_limit: int = WAITING_LIMIT
+    block_on_dead: bool = False
     once: bool = False
     stream: bool = False
     type: Literal["classic", "quorum"] = "classic"

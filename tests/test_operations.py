@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from feedbus import broker
+from feedbus.cli.status import gather
 from feedbus.operations import queue_depths, service
 from feedbus.operations.access import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.operations.url_file import write_url
-from feedbus.process.lifeline import hold_slot, mark_holding
+from feedbus.process.lifeline import hold_slot, mark_holding, mark_waiting
 from feedbus.schedules.fired_moment import FiredMoment
 from feedbus.topology import RetryPolicy, Schedule
 from servers import versions
@@ -159,6 +160,18 @@ def test_readiness_and_the_figures_name_a_consumer_that_holds(system):
         assert own.get("/readyz").status == 200
         assert figures(own, "work")["consumers"][0]["holding"] == []
         assert 'feedbus_holding_processes{consumer="work"} 0.0' in metrics(own)
+
+
+def test_what_waits_in_the_order_of_its_key_is_counted(system):
+    topology = system.topology
+    with hold_slot(topology, "work", 1), served(system) as own:
+        mark_waiting(3)
+        assert figures(own, "work")["retrying"] == 3
+        assert 'feedbus_waiting_records{consumer="work"} 3.0' in metrics(own)
+        assert gather(topology)["consumers"]["work"]["waiting"] == 3
+        mark_waiting(0)
+        assert figures(own, "work")["retrying"] == 0
+        assert 'feedbus_waiting_records{consumer="work"} 0.0' in metrics(own)
 
 
 def test_a_process_that_was_killed_while_it_held_holds_no_more(system):

@@ -226,6 +226,12 @@ def declare_delay(
     channel.queue_bind(name, name, "")
 
 
+def declare_waiting(channel: Channel, queue: Queue, name: str) -> None:
+    """Declare a queue in which records wait so that their keys stay in order."""
+    arguments = {"x-single-active-consumer": True}
+    declare_kept(channel, name, arguments, quorum=queue.type == "quorum")
+
+
 def delay_arguments(names: Names, queue: Queue, milliseconds: int) -> dict[str, Any]:
     """Return the arguments of the queue where retries wait so long."""
     arguments: dict[str, Any] = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ""}

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from feedbus.topology import Consumer, Generation, Queue, Topology
 
 SCHEDULE = ".:schedule."
+BEFORE = ".before"
+WAITING = ".waiting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,16 @@ class Names:
         """Return the queue of a queue's dead letters; shards share one."""
         return f"{self.topology.name}.{queue.name}.dead"
 
+    def waiting(self, queue: str) -> str:
+        """Return where records wait so that their keys stay in order, by the name of their queue.
+
+        What comes before a queue that was replaced waits together with what is in the queue.
+        """
+        for each in self.topology.queues.values():
+            if each.external_name == queue:
+                return f"{self.topology.name}.{each.name}{WAITING}"
+        return f"{queue.removesuffix(BEFORE)}{WAITING}"
+
     def delay(self, queue: Queue, milliseconds: int) -> str:
         """Return the exchange and queue in which retries wait; shards share them."""
         return f"{self.delay_prefix(queue)}{milliseconds}"
@@ -110,7 +122,7 @@ class Names:
 
     def before(self, consumer: Consumer) -> str:
         """Return the exchange and queue of what came before a queue was replaced: read first."""
-        return f"{self._own(consumer)}.before"
+        return f"{self._own(consumer)}{BEFORE}"
 
     def gate(self, consumer: Consumer) -> str:
         """Return the exchange that leads to a queue while it is being replaced."""

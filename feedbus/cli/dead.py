@@ -131,9 +131,11 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
     """Delete the dead letters of QUEUE."""
     from feedbus.broker.names import Names
     from feedbus.dead_letters import letters
+    from feedbus.dead_letters.release import release
 
     topology = context.load()
-    name = Names(topology).dead(_queue(topology, queue))
+    chosen = _queue(topology, queue)
+    name = Names(topology).dead(chosen)
     with letters.opened(topology) as channel:
         count = channel.queue_declare(name, passive=True).message_count
         if count and not yes:
@@ -142,6 +144,8 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
                 abort=True,
             )
         dropped = channel.queue_purge(name)
+        if chosen.block_on_dead:
+            release(channel.connection, topology, chosen, [""])
     click.echo(f"{counted(int(dropped or 0), 'dead letter')} dropped")
 
 

@@ -125,6 +125,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
                     store=store,
                     on_ready=lifeline.mark_ready,
                     on_hold=lifeline.mark_holding,
+                    on_waiting=lifeline.mark_waiting,
                 )
             gc.freeze()  # nor is it looked through later, while messages wait
             gc.enable()

@@ -27,7 +27,7 @@ COLOURS = {
     "waiting": "yellow",
     "gave up": "red",
 }
-UNKNOWN = {"ready": None, "retrying": None, "dead": None}
+UNKNOWN = {"ready": None, "retrying": None, "waiting": None, "dead": None}
 NOT_RUNNING = {
     "state": "stopped",
     "processes": [],
@@ -59,9 +59,11 @@ def command(context: Any, as_json: bool) -> None:  # noqa: FBT001 -- click passe
 def gather(topology: Topology) -> dict[str, Any]:
     """Return the current state of a system, with reasons for the parts that cannot be read."""
     from feedbus.operations.disk_space import unwritable_folders
+    from feedbus.process.lifeline import all_waiting
 
     depths, fired, broker = _broker(topology)
     handled, dropped = _handled(topology), _dropped(topology)
+    taken = all_waiting(topology.var / "run")
     try:
         answer, trouble = _supervisor(topology), ""
     except FeedbusError as error:
@@ -74,6 +76,8 @@ def gather(topology: Topology) -> dict[str, Any]:
     for name in topology.consumers:
         found = asdict(depths[name]) if name in depths else UNKNOWN
         waiting = {**found, "handled": handled.get(name)}
+        if waiting["waiting"] is not None:
+            waiting["waiting"] += taken.get(name, 0)
         waiting["dead_dropped"] = dropped.get(name, 0)
         consumers[name] = kept.get(name, NOT_RUNNING) | waiting
     return {
@@ -194,6 +198,8 @@ def _table(found: dict[str, Any]) -> str:
         holding = sorted({process.get("holding", "") for process in one["processes"]} - {""})
         lines += [f"{name} holds: {printable(reason)}" for reason in holding]
     for name, one in found["consumers"].items():
+        if one["waiting"]:
+            lines.append(f"{name}: {one['waiting']:,} records wait, since one of each key failed")
         if one["dead_dropped"]:
             lines.append(f"{name} has dropped {one['dead_dropped']:,} dead letters over its limits")
     lines += [printable(note) for note in found["notes"]]

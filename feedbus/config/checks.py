@@ -118,6 +118,13 @@ def _order_by(draft: Draft, queue: str, options: Options) -> Found:
         yield draft.at(queue, "single_active_consumer"), Fault(message=message, expected=expected)
 
 
+def _block_on_dead(draft: Draft, queue: str, options: Options) -> Found:
+    if options.get("block_on_dead") and not options.get("order_by", "shards" in options):
+        message = "needs order_by, which says what a dead letter blocks"
+        fault = Fault(message=message, expected="order_by = true, or a field's name", at_key=True)
+        yield draft.at(queue, "block_on_dead"), fault
+
+
 def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
     wait = options.get("batch", {}).get("wait_seconds", 0.0)
     idle = options.get("idle_timeout_seconds")
@@ -149,6 +156,7 @@ LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
     _wait,
     _concurrency,
     _order_by,
+    _block_on_dead,
     _timeouts,
     check_arguments,
 )

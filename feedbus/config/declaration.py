@@ -28,6 +28,7 @@ from feedbus.config.values import (
 MOST_BUCKETS = 10_000
 MOST_PREFETCH = 65_535
 MOST_CONCURRENCY = 10_000
+MOST_WAITING = 50_000  # a quorum queue delivers at most 65,535 messages ahead
 VAR = "var"
 
 
@@ -136,15 +137,26 @@ class QueueTable(TableSchema):
         most=MOST_CONCURRENCY,
     )
     order_by = OrderBy(
-        "What stays in [order](../concepts/order.md) where several records are handled at once: "
-        "`true` for records of one routing key, a field's name for records with one value of it. "
-        "On a queue without shards both make `single_active_consumer` true.",
+        "What stays in [order](../concepts/order.md) when a record fails or several are handled at "
+        "once: `true` for records of one routing key, a field's name for records with one value of "
+        "it. On a queue without shards both make `single_active_consumer` true.",
         default="`true` for shards, `false` for others",
     )
     store = Flag(
         "Whether the handler runs in a transaction of the `[store]`, where there is one. A queue "
         "with `store = false` needs no database: its handlers may be async, get no session and "
         "wait for no outage of the store."
+    )
+    waiting_limit = Whole(
+        "How many records of a shard or queue with `order_by` may "
+        "[wait](../concepts/order.md#when-a-record-fails) so that their keys stay in order, after "
+        "one of each key has failed. While so many wait, the consumer takes no more and says so.",
+        most=MOST_WAITING,
+        default="10000",
+    )
+    block_on_dead = Flag(
+        "Whether a dead letter blocks its key until `feedbus dead requeue` sends it back or "
+        "`feedbus dead purge` drops it. It needs `order_by`."
     )
     once = Flag(
         "Whether a message that comes twice has its effects once: an inbox row commits with them. "

@@ -133,6 +133,7 @@ def _waiting(topology: Topology) -> list[Panel]:
     )
     dead = Query(f"max by (queue) (feedbus_dead_letters{{{JOB}}})", "{{queue}}")
     retrying = Query(f"max by (queue) (feedbus_retrying_messages{{{JOB}}})", "{{queue}}")
+    waiting = Query(f"sum by (consumer) (feedbus_waiting_records{{{JOB}}})", "{{consumer}}: order")
     delayed = Query(f"max by (state) (feedbus_delayed_messages{{{JOB}}})", "timer: {{state}}")
     return [
         Panel(
@@ -140,8 +141,9 @@ def _waiting(topology: Topology) -> list[Panel]:
         ),
         Panel(
             "Retrying",
-            "Messages that wait for their next attempt, in the queue's delays or in the timer.",
-            (retrying, delayed),
+            "Messages that wait for their next attempt: in the queue's delays, in the timer, or in"
+            " the order of their keys.",
+            (retrying, waiting, delayed),
             width=THIRD,
         ),
         Panel("Dead letters", "What `feedbus dead list` shows.", (dead,), width=THIRD),

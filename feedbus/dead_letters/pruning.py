@@ -10,6 +10,7 @@ from amqp.exceptions import ChannelError
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.dead_letters import letters
+from feedbus.dead_letters.release import release
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics, Limit
 from feedbus.topology import Consumer, DeadLetters, Queue, Topology
@@ -89,6 +90,7 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
     most_seconds = limits.max_age_seconds
     dropped: Counter[Limit] = Counter()
     undated: list[int] = []
+    released: list[str] = []
     channel = connection.channel()
     channel.auto_decode = False
     while dropped.total() < DROPPED_AT_ONCE:
@@ -96,7 +98,8 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
         if message is None:
             break
         tag, behind = message.delivery_tag, message.delivery_info["message_count"]
-        age = seconds_since(letters.read(queue, message).failed_at_microseconds, now)
+        letter = letters.read(queue, message)
+        age = seconds_since(letter.failed_at_microseconds, now)
         if limits.max_length is not None and behind >= limits.max_length:
             dropped["max_length"] += 1
         elif most_seconds is not None and age is not None and age > most_seconds:
@@ -108,7 +111,10 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
                 break
             continue
         channel.basic_ack(tag)
+        released.append(letter.message_id)
     for tag in undated:
         channel.basic_reject(tag, requeue=True)
     channel.close()
+    if queue.block_on_dead and released:
+        release(connection, topology, queue, released)
     return dropped

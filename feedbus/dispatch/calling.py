@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from feedbus.bus.collecting import BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.opening import AsyncCall, Callee
+from feedbus.dispatch.ordered_retries import Waits
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
 from feedbus.handling.handlers import Handler
@@ -24,8 +26,19 @@ events = EventLog(__name__)
 class Calling:
     """Calls the handlers of one consumer, in any thread."""
 
-    def __init__(self, consumer: Consumer, sender: Sender, store: Store) -> None:
-        """Call in transactions of a store; what is published is for the sender."""
+    def __init__(
+        self,
+        consumer: Consumer,
+        sender: Sender,
+        store: Store,
+        overtaken: Callable[[Records], bool],
+    ) -> None:
+        """Call in transactions of a store; what is published is for the sender.
+
+        Where a batch handler's verdicts are out of order, as overtaken says, its call counts for
+        nothing.
+        """
+        self._overtaken = overtaken
         self._pid = os.getpid()
         self._consumer = consumer
         self._sender = sender
@@ -74,7 +87,7 @@ class Calling:
         """
         if isinstance(error, Outage):
             raise error
-        if isinstance(error, Drop | Reject | Retry):
+        if isinstance(error, Drop | Reject | Retry | Waits):
             return error
         if self._store.is_outage(error):
             msg = f"store: {error}"
@@ -119,6 +132,8 @@ class Calling:
                     argument = given if callee.handler.batch else given[0]
                     callee.call(argument, Given(bus, session, given))
                     bus.flush()
+                    if callee.handler.batch and self._overtaken(given):
+                        raise Waits
                 finally:
                     if os.getpid() != self._pid:
                         end_fork()

@@ -250,14 +250,24 @@ class ConcurrentCalls:
     def _end(self, work: Work) -> None:
         if work.publications is not None:
             work.publications.clear()
-        self._dispatch.ended(work.part.opened, work.row, work.error, work.seconds)
+        opened, row = work.part.opened, work.row
+        self._dispatch.ended(opened, row, work.error, work.seconds)
         if work.seconds >= LEAST_TIMEOUT_SECONDS and not work.known_slow:
             self._ended_slow.append((time.monotonic(), work.message_id, work.seconds))
-        self._sequencer.end(work)
-        work.part.left -= 1
-        if not work.part.left:
-            self._done.append(work.part.opened)
-            self._unidentified.discard(work.part.opened.delivery.message_id)
+        self._leave(work.part)
+        if work.error is None or not self._dispatch.must_wait(opened, row):
+            self._sequencer.end(work)
+            return
+        for behind in self._sequencer.cut(work):
+            self._dispatch.defer(behind.part.opened, behind.row)
+            self._leave(behind.part)
+
+    def _leave(self, part: Part) -> None:
+        """Note that a record of a delivery has ended."""
+        part.left -= 1
+        if not part.left:
+            self._done.append(part.opened)
+            self._unidentified.discard(part.opened.delivery.message_id)
 
     def forget(self) -> None:
         """Forget everything that does not run, and what has ended: the broker delivers it again."""

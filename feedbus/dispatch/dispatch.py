@@ -13,8 +13,10 @@ from feedbus.bus.sender import Sender
 from feedbus.dispatch.calling import Calling
 from feedbus.dispatch.dead_handler import DeadHandler
 from feedbus.dispatch.opening import AsyncCall, Call, Callee, Opened, Opening, Run
+from feedbus.dispatch.order import Order
+from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
 from feedbus.dispatch.twins import Twins
-from feedbus.errors import BrokerOutage, Drop, Outage, StoreOutage
+from feedbus.errors import BrokerOutage, Drop, Outage, Reject, Retry, StoreOutage
 from feedbus.handling.exception_rules import ExceptionRules
 from feedbus.handling.handlers import Handler, refuse_in_transaction
 from feedbus.handling.middleware import MiddlewareStack, resolve_middleware
@@ -67,15 +69,29 @@ class Dispatch:
         self._clock = broker.clock(topology)
         self._names = Names(topology)
         rules = ExceptionRules.of(queue.retry.retry_on, queue.retry.reject_on, root)
-        self._failure_policy = FailurePolicy(self._names, consumer, rules, self._clock)
+        order = Order.of(queue)
+        self._failure_policy = FailurePolicy(
+            self._names, consumer, rules, self._clock, in_order=order.kept
+        )
+        self.retries = (
+            OrderedRetries(
+                order,
+                self._failure_policy,
+                self._clock,
+                block_on_dead=queue.block_on_dead,
+            )
+            if order.kept
+            else None
+        )
         self._opening = Opening(
             topology,
             consumer,
             handlers,
             self._failure_policy,
             lambda handler: _callers(topology, consumer, handler, store, resources),
+            self.retries,
         )
-        self._calling = Calling(consumer, sender, store)
+        self._calling = Calling(consumer, sender, store, self._overtaken)
         self._dead_handler = (
             DeadHandler(topology, consumer, sender, store=store, resources=resources)
             if queue.dead_handler is not None
@@ -101,11 +117,7 @@ class Dispatch:
         for run in runs:
             records = Records(run.chunks, run.owners)
             count += len(records)
-            failures = self._perform(run.callee, records)
-            self._log_drops(failures)
-            for index, error in failures.items():
-                place, row = records.batch.find(index)
-                self._opening.fail(run.owners[place], run.chunks[place].rows[row], error)
+            self._log_drops(self._perform(run.callee, records))
         self._send_fates(opened)
         self._metrics.handled(time.perf_counter() - started, count)
         self._count(opened)
@@ -147,6 +159,27 @@ class Dispatch:
         """Note what was raised for one record, as calling.judge() returns it."""
         self._log_drops({row: error})
         self._opening.fail(arrived, row, error)
+
+    def waits(self, arrived: Opened, row: int) -> bool:
+        """Whether a record is not to be handled, since one of its key before it has just failed."""
+        if self.retries is None or not self.retries.unsettled:
+            return False
+        return self.must_wait(arrived, row)
+
+    def must_wait(self, arrived: Opened, row: int) -> bool:
+        """Whether a record's key has to wait, since a record of it has failed."""
+        if self.retries is None:
+            return False
+        return self.retries.must_wait(arrived.delivery, arrived.pack, row)
+
+    def abandon(self, arrived: Opened) -> None:
+        """Note that a delivery of which some records have failed is to be handled again."""
+        if self.retries is not None and arrived.fates:
+            self.retries.abandoned = True
+
+    def defer(self, arrived: Opened, row: int) -> None:
+        """Let a record wait for others of its key."""
+        self._opening.fail(arrived, row, Waits())
 
     def close(self, opened: Sequence[Opened], note: Callable[[str], None] | None = None) -> None:
         """Put failures aside, and count; when this returns, the deliveries may be acknowledged.
@@ -200,17 +233,55 @@ class Dispatch:
 
     def _perform(self, callee: Callee, records: Records) -> Failures:
         """Give records to the handler and return what was raised for which of them."""
-        many = callee.handler.batch and len(records) > 1
-        if many and self._calling.attempt(callee, records) is None:
-            return dict(records.verdicts)
-        # One at a time, also after a batch that raised: a bad record never fails its neighbours.
         failures: Failures = {}
+
+        def fail(index: int, error: BaseException) -> None:
+            failures[index] = error
+            self._opening.fail(*_origin(records, index), error)
+
+        many = callee.handler.batch and len(records) > 1 and not self._any_waits(records)
+        if many and self._calling.attempt(callee, records) is None:
+            for index, verdict in records.verdicts.items():
+                fail(index, verdict)
+            return failures
+        # One at a time, also after a batch that raised: a bad record never fails its neighbours.
         for index, single in enumerate(records.batches_of_one()):
+            if self._waits(records, index):
+                fail(index, Waits())
+                continue
             error = self._calling.attempt(callee, single)
             error = error or single.verdicts.get(0)
             if error is not None:
-                failures[index] = error
+                fail(index, error)
         return failures
+
+    def _waits(self, records: Records, index: int) -> bool:
+        return self.waits(*_origin(records, index))
+
+    def _any_waits(self, records: Records) -> bool:
+        if self.retries is None or not self.retries.unsettled:
+            return False
+        return any(self._waits(records, index) for index in range(len(records)))
+
+    def _overtaken(self, records: Records) -> bool:
+        """Whether a handler took a record although it wants an earlier one of its key again."""
+        verdicts = records.batch.verdicts
+        stopping = Retry | Reject if self._consumer.queue.block_on_dead else Retry
+        if self.retries is None or not any(
+            isinstance(each, stopping) for each in verdicts.values()
+        ):
+            return False
+        stopped: set[Any] = set()
+        for place in range(len(records.batch)):
+            opened, row = _origin(records, place)
+            key, verdict = self._opening.key(opened, row), verdicts.get(place)
+            if verdict is None and key in stopped:
+                return True
+            if verdict is not None:
+                fate = self._failure_policy.decide(opened.delivery, opened.pack, row, verdict)
+                if self.retries.stops(fate):
+                    stopped.add(key)
+        return False
 
     def _send_fates(
         self,
@@ -228,6 +299,7 @@ class Dispatch:
                 ]
         fates = [fate for arrived in opened for fate in arrived.fates]
         messages = [fate.message for fate in fates if fate.message is not None]
+        messages += [fate.block for fate in fates if fate.block is not None]
         if not messages:
             return
         refusals = self._sender.send(messages)
@@ -248,8 +320,11 @@ class Dispatch:
         for arrived in opened:
             acknowledged, first = len(arrived.pack), "ack"
             if arrived.fates:
-                failed = Counter(fate.verdict for fate in arrived.fates)
-                acknowledged = max(acknowledged - failed.total(), 0)
+                failed = Counter(fate.verdict for fate in arrived.fates if fate.verdict != "wait")
+                waiting = sum(fate.verdict == "wait" for fate in arrived.fates)
+                acknowledged = max(acknowledged - failed.total() - waiting, 0)
+                if waiting and not acknowledged and not failed:
+                    continue  # it is counted when it is handled
                 first = "ack" if acknowledged else next(iter(failed))
                 for verdict, count in failed.items():
                     self._metrics.settled(verdict, int(verdict == first), count)
@@ -297,6 +372,14 @@ class Dispatch:
                 records=len(reasons),
                 first_reason=reasons[0],
             )
+
+
+def _origin(records: Records, index: int) -> tuple[Opened, int]:
+    """Return the delivery that brought a record of a whole batch, and the record's place there."""
+    number, row = records.batch.find(index)
+    opened = records.batch.origins[number]
+    assert isinstance(opened, Opened)  # noqa: S101 -- for the type checker
+    return opened, records.batch.chunks[number].rows[row]
 
 
 def _callers(

@@ -9,6 +9,7 @@ from typing import Any
 
 from feedbus.codecs import Codecs
 from feedbus.dispatch.order import Order
+from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
 from feedbus.errors import InvalidBody, Reject
 from feedbus.handling.handlers import Handler
 from feedbus.handling.message_types import Loaded
@@ -70,13 +71,14 @@ class Run:
 class Opening:
     """Opens deliveries of one consumer for its handlers."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 -- an opening's parts
         self,
         topology: Topology,
         consumer: Consumer,
         routes: HandlerRoutes,
         failure_policy: FailurePolicy,
         caller_of: Callable[[Handler], tuple[Call, AsyncCall | None]],
+        retries: OrderedRetries | None,
     ) -> None:
         """Prepare for the handlers of the consumer's queue.
 
@@ -86,11 +88,13 @@ class Opening:
             routes: to the queue's handlers.
             failure_policy: decides on what cannot be read.
             caller_of: returns what calls a handler.
+            retries: in the order of their keys, where the queue has one.
 
         """
         self._consumer = consumer
         self._routes = routes
         self._failure_policy = failure_policy
+        self._retries = retries
         self._order = Order.of(consumer.queue)
         self._types = [each.message_type() for each in routes.handlers]
         self._callees = [
@@ -106,10 +110,11 @@ class Opening:
         """Return what deliveries carry, and the records that handlers are to be called with."""
         opened: list[Opened] = []
         runs: list[Run] = []
+        free = self._retries is None or self._retries.idle
         for delivery in deliveries:
             arrived = self._open(delivery)
             opened.append(arrived)
-            if self._order.field and len(arrived.pack):
+            if (self._order.field or not free) and len(arrived.pack):
                 self._take_ordered(runs, arrived)
             elif self._routes.only:
                 if len(arrived.pack):
@@ -123,15 +128,34 @@ class Opening:
         return self._order.key(arrived.delivery, arrived.pack, row)
 
     def _take_ordered(self, runs: list[Run], arrived: Opened) -> None:
-        """Leave out what lacks the field by which the queue is ordered."""
-        faults = self._order.faults(arrived.pack)
+        """Leave out what lacks the field by which the queue is ordered, and what has to wait."""
+        faults = self._order.faults(arrived.pack) if self._order.field else {}
         for row, errors in faults.items():
-            self.fail(arrived, row, InvalidBody(errors))
-        left = [row for row in range(len(arrived.pack)) if row not in faults]
-        if left and self._routes.only:
+            arrived.fates.append(
+                self._failure_policy.decide(
+                    arrived.delivery, arrived.pack, row, InvalidBody(errors)
+                )
+            )
+        left = [
+            row
+            for row in range(len(arrived.pack))
+            if row not in faults and not self._waits(arrived, row)
+        ]
+        if len(left) == len(arrived.pack) and self._routes.only:
+            self._take(runs, self._callees[0], arrived, arrived.pack)
+        elif left and self._routes.only:
             self._take(runs, self._callees[0], arrived, arrived.pack.select(left), left)
         elif left:
             self._route(runs, arrived, left)
+
+    def _waits(self, arrived: Opened, row: int) -> bool:
+        """Whether a record is not to be handled now, since its key's earlier ones wait."""
+        if self._retries is None or self._retries.idle:
+            return False
+        fate = self._retries.before(arrived.delivery, arrived.pack, row)
+        if fate is not None:
+            arrived.fates.append(fate)
+        return fate is not None
 
     def _take(
         self,
@@ -213,8 +237,17 @@ class Opening:
     def set_aside(self, delivery: Delivery, fate: Fate) -> Opened:
         """Dead-letter a delivery of which no record can be read."""
         nothing = Pack(Ids(delivery.message_id, None), [], {}, {})
+        if self._retries is not None:
+            fate = self._retries.after_whole(delivery, nothing, fate)
         return Opened(self._consumer, delivery, nothing, [fate])
 
     def fail(self, opened: Opened, row: int, error: BaseException) -> None:
         """Decide what becomes of a record for which something was raised."""
-        opened.fates.append(self._failure_policy.decide(opened.delivery, opened.pack, row, error))
+        delivery, pack = opened.delivery, opened.pack
+        if isinstance(error, Waits):
+            fate = self._failure_policy.deferred(delivery, pack, row)
+        else:
+            fate = self._failure_policy.decide(delivery, pack, row, error)
+        if self._retries is not None:
+            fate = self._retries.after(delivery, pack, row, fate)
+        opened.fates.append(fate)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from feedbus.records.packs import Pack
 from feedbus.topology import Queue
 from feedbus.wire import Delivery
-from feedbus.wire.constants import PACK
+from feedbus.wire.constants import PACK, SHORT_TEXT_BYTES
 
 MISSING = object()
 
@@ -40,6 +42,23 @@ class Order:
         if not self.field:
             return None
         return self._values(pack)[row] if self.field in pack.columns else pack.shared[self.field]
+
+    @property
+    def kept(self) -> bool:
+        """Whether anything must stay in order."""
+        return self.by_key or bool(self.field)
+
+    def waiting_key(self, delivery: Delivery, pack: Pack, row: int) -> str:
+        """Return key() as a text that a header can carry."""
+        key = self.key(delivery, pack, row)
+        if self.by_key:
+            return str(key)
+        if isinstance(key, bool | float) and key == int(key):
+            key = int(key)  # equal values are one key
+        text = json.dumps(key)
+        if len(text) <= SHORT_TEXT_BYTES:
+            return text
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def faults(self, pack: Pack) -> Mapping[int, Mapping[str, Sequence[str]]]:
         """Return the errors of each record that has no value to be put in order by."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from feedbus.broker.publisher import WINDOW
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import MEMORY_BYTES
 from feedbus.dispatch.dispatch import Dispatch
-from feedbus.dispatch.opening import Opened
+from feedbus.dispatch.opening import Opened, Run
 from feedbus.dispatch.publications import Publications, send_together
+from feedbus.errors import Outage
 from feedbus.records import Records
 from feedbus.wire import Delivery
 
@@ -62,12 +63,28 @@ class SingleCalls:
 
         """
         self._note(delivery.message_id)
-        calling = self._dispatch.calling
         (opened,), runs = self._dispatch.open((delivery,))
+        try:
+            published = self._outcomes(delivery, opened, runs)
+        except Outage:
+            self._dispatch.abandon(opened)
+            raise
+        self._opened.append(opened)
+        for each in published:
+            self._published.append(each)
+            self._messages += len(each.publications)
+            self._bytes += each.publications.body_bytes
+
+    def _outcomes(self, delivery: Delivery, opened: Opened, runs: Sequence[Run]) -> list[Published]:
+        """Call the handler for each record; return what the calls have published."""
+        calling = self._dispatch.calling
         published: list[Published] = []
         for run in runs:
             for chunk in run.chunks:
                 for index, row in enumerate(chunk.rows):
+                    if self._dispatch.waits(opened, row):
+                        self._dispatch.defer(opened, row)
+                        continue
                     if row:
                         self._note(delivery.message_id)  # each record has the handler's time
                     records: Records = Records((chunk.select((index,)),), (opened,))
@@ -76,11 +93,7 @@ class SingleCalls:
                     self._dispatch.ended(opened, row, error, time.monotonic() - started)
                     if publications:
                         published.append(Published(opened, row, records, publications))
-        self._opened.append(opened)
-        for each in published:
-            self._published.append(each)
-            self._messages += len(each.publications)
-            self._bytes += each.publications.body_bytes
+        return published
 
     def finish(self) -> list[Delivery]:
         """Publish for what has been handled, and return the deliveries to be acknowledged.

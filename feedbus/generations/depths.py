@@ -13,18 +13,20 @@ from feedbus.wire.amqp import Connection
 
 @dataclass(frozen=True, slots=True)
 class Depths:
-    """What waits for one consumer; shards share the last two with all shards of their queue.
+    """What waits for one consumer; shards share retrying and dead with all shards of their queue.
 
     Attributes:
         ready: messages in its queue.
         retrying: messages of its queue that wait for their next attempt, by the queue's delays.
         dead: dead letters of its queue.
+        waiting: records that wait so that their keys stay in order, and that no process has taken.
 
     """
 
     ready: int
     retrying: int
     dead: int
+    waiting: int = 0
 
 
 def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
@@ -47,5 +49,6 @@ def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
     for consumer in topology.consumers.values():
         generation = current.get(consumer.queue.exchange)
         queue = names.member(generation, consumer.name) if generation else names.queue(consumer)
-        found[consumer.name] = Depths(count(queue), *shared[consumer.queue.name])
+        waiting = count(names.waiting(queue)) if consumer.queue.order_by else 0
+        found[consumer.name] = Depths(count(queue), *shared[consumer.queue.name], waiting)
     return found

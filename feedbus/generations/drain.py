@@ -222,6 +222,21 @@ def standing(
     return _standing(names, state, queue)
 
 
+def following(
+    connection: Connection, topology: Topology, exchange: str, queue: str
+) -> Generation | None:
+    """Return the generation that follows that of a shard's queue, None where it has none."""
+    names = Names(topology)
+    state = ledger.states(connection, topology).get(exchange)
+    if state is None:
+        return None
+    chain = (*state.draining, state.current)
+    for old, new in itertools.pairwise(chain):
+        if queue in (names.member(old, member) for member, _ in old.members):
+            return new
+    return None
+
+
 def _standing(names: Names, state: State | None, queue: str) -> Standing:
     if state is not None:
         for old in state.draining:

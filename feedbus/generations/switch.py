@@ -16,9 +16,12 @@ from feedbus.errors import Outage
 from feedbus.generations import ledger, probes
 from feedbus.generations.emptying import Emptying
 from feedbus.generations.ledger import State
+from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp import Channel
 from feedbus.wire.outgoing import Moved
+
+events = EventLog(__name__)
 
 EXIT_AT = "FEEDBUS_EXIT_AT"
 EXIT_CODE = 99
@@ -110,6 +113,24 @@ def drained(channel: Channel, topology: Topology, generation: Generation) -> Non
     # Written again even where nothing changes: the caller may have read an earlier state.
     ledger.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
+    for member, _ in generation.members:
+        _delete_waiting(channel, names.waiting(names.member(generation, member)))
+
+
+def _delete_waiting(channel: Channel, queue: str) -> None:
+    """Delete a waiting queue; each shard's queue ends only when nothing waits for it any more."""
+    count = broker.count(channel.connection, queue)
+    if count:
+        events.error(
+            "waiting_queue_kept",
+            f"{queue} has {count} messages, though the queue beside it is gone: was that deleted by"
+            " hand, or by feedbus 0.1? Move them to the queue's exchange; `feedbus plan` lists the"
+            " queue",
+            queue=queue,
+            messages=count,
+        )
+    elif count is not None:
+        channel.queue_delete(queue)
 
 
 def disorder(channel: Channel, topology: Topology, generation: Generation) -> None:

@@ -13,8 +13,9 @@ from feedbus.handling.resources import Resources
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import ConsumerMetrics
 from feedbus.runner.buffer import Buffer
+from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.store import Store
-from feedbus.topology import Consumer, Topology
+from feedbus.topology import Consumer, Queue, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.amqp import Connection
 
@@ -50,18 +51,48 @@ class InlineConsumer:
             store=store,
             resources=resources,
         )
+        retries = self._dispatch.retries
+        self._waiting: WaitingQueues | None = None
+        if retries is not None:
+            self._waiting = WaitingQueues(
+                topology, consumer, retries, report=lambda _: None, count=lambda _: None
+            )
+        self._connection, self._queue = connection, queue
+        self._subscribe_waiting()
         self._channel = connection.channel()
         self._channel.auto_decode = False
         settings = consumer.queue
         self._channel.basic_qos(0, max(settings.prefetch, min(settings.batch.size, 1000)), False)
-        self._channel.basic_consume(queue, callback=self._on_message)
+        self._channel.basic_consume(queue, consumer_tag=consumer.name, callback=self._on_message)
+
+    def _subscribe_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.open(self._connection, self._queue, self._consumer.name, lambda _: None)
 
     def _on_message(self, message: Any) -> None:
         self._buffer.add(Delivery.of(message), self._clock.monotonic())
 
     def __bool__(self) -> bool:
-        """Whether deliveries wait to be handled."""
-        return bool(self._buffer)
+        """Whether deliveries wait to be handled, or are due."""
+        return (bool(self._buffer) and not self._full()) or self.seconds_until_due() <= 0
+
+    def seconds_until_due(self) -> float:
+        """Return how long it takes until a waiting record may run; infinity without any."""
+        return self._waiting.seconds_until_due() if self._waiting is not None else math.inf
+
+    @property
+    def retrying(self) -> int:
+        """How many records have failed and wait in the order of their keys."""
+        retries = self._dispatch.retries
+        return retries.records.failed if retries is not None else 0
+
+    @property
+    def queue(self) -> Queue:
+        """What it consumes."""
+        return self._consumer.queue
+
+    def _full(self) -> bool:
+        return self._waiting is not None and self._waiting.full()
 
     def handle(self) -> int:
         """Handle one batch and settle it; return how many deliveries it had.
@@ -71,13 +102,22 @@ class InlineConsumer:
                 that was delivered goes back.
 
         """
-        batch = self._buffer.take(self._consumer.queue.batch.size, math.inf, lambda _: False)
+        size = self._consumer.queue.batch.size
+        batch = self._waiting.take(size, lambda _: False) if self._waiting is not None else []
+        waited = bool(batch)
+        batch = batch or self._buffer.take(size, math.inf, lambda _: False)
         try:
             self._resources.open()
             self._dispatch.handle(batch)
         except Outage:
             self._buffer.clear()
+            if self._waiting is not None:
+                self._waiting.close()
+                self._subscribe_waiting()
             self._channel.basic_recover(requeue=True)
             raise
-        self._channel.basic_ack(batch[-1].tag, multiple=True)
+        if not waited:
+            self._channel.basic_ack(batch[-1].tag, multiple=True)
+        if self._waiting is not None:
+            self._waiting.settle(batch)
         return len(batch)

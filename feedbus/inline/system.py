@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Collection
 from typing import Any, Self
 
@@ -179,7 +180,9 @@ class InlineSystem:
         waits = [
             at_ms - now_ms for name, at_ms in self._broker.expiries() if name.startswith(prefixes)
         ]
-        return min(waits) / 1000 if waits else None
+        in_order = min((each.seconds_until_due() for each in self._consumers), default=math.inf)
+        seconds = min(min(waits, default=math.inf) / 1000, in_order)
+        return seconds if seconds < math.inf else None
 
     def retries(self, queue: str | None = None) -> int:
         """Return how many records of a queue, or of all, wait for their next attempt.
@@ -191,7 +194,10 @@ class InlineSystem:
         prefixes = self._delay_prefixes(queue)
         found = self._broker.survey().queues
         waiting = sum(ready for name, _, ready, _, _ in found if name.startswith(prefixes))
-        return waiting + self._timed(queue)
+        in_order = sum(
+            each.retrying for each in self._consumers if queue in {None, each.queue.name}
+        )
+        return waiting + self._timed(queue) + in_order
 
     def delayed(self, exchange: str | None = None) -> int:
         """Return how many messages wait because they were published with a delay.

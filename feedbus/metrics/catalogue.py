@@ -179,6 +179,13 @@ RETRYING = Family(
     "reports the same.",
     ("queue",),
 )
+WAITING = Family(
+    "feedbus_waiting_records",
+    "gauge",
+    "Records that wait in the order of their keys, because a record of the same key has failed: "
+    "what the processes of this host hold, and what no process has taken.",
+    ("consumer",),
+)
 DELAYED = Family(
     "feedbus_delayed_messages",
     "gauge",
@@ -229,5 +236,6 @@ RECORDED = {
     )
 }
 GAUGES = {
-    family.name: family for family in (QUEUE_MESSAGES, RETRYING, DELAYED, DEAD_LETTERS, HOLDING)
+    family.name: family
+    for family in (QUEUE_MESSAGES, RETRYING, WAITING, DELAYED, DEAD_LETTERS, HOLDING)
 }

@@ -19,7 +19,10 @@ Samples = Mapping[str, Mapping[str, float]]
 
 
 def figures(
-    topology: Topology, depths: Counts, holding: Mapping[str, Sequence[str]]
+    topology: Topology,
+    depths: Counts,
+    holding: Mapping[str, Sequence[str]],
+    waiting: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return what the page shows of queues.
 
@@ -27,6 +30,7 @@ def figures(
         topology: whose consumers they are; its metrics are read.
         depths: by consumer, empty when the broker is unavailable.
         holding: why consumers hold, by consumer.
+        waiting: how many records wait in the order of their keys in this host's processes.
 
     """
     samples = sums(exposition(topology.var / "metrics").decode())
@@ -34,27 +38,33 @@ def figures(
         "name": topology.name,
         "at": time.monotonic(),  # for rates, by the monotonic clock
         "queues": [
-            of_queue(topology, queue, samples, depths, holding)
+            of_queue(topology, queue, samples, depths, holding, waiting)
             for queue in topology.queues.values()
         ],
     }
 
 
-def of_queue(
+def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
     topology: Topology,
     queue: Queue,
     samples: Samples,
     depths: Counts,
     holding: Mapping[str, Sequence[str]],
+    waiting: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return the figures of a queue and of each of its consumers."""
     consumers = [one for one in topology.consumers.values() if one.queue.name == queue.name]
+    in_order = sum(
+        waiting.get(one.name, 0) + depths[one.name].waiting
+        for one in consumers
+        if one.name in depths
+    )
     shared = next((depths[one.name] for one in consumers if one.name in depths), None)
     return {
         "name": queue.name,
         "exchange": queue.exchange,
         "sharded": queue.shards is not None,
-        "retrying": shared.retrying if shared else None,  # shards share these two
+        "retrying": shared.retrying + in_order if shared else None,  # shards share these two
         "dead": shared.dead if shared else None,
         "consumers": [
             {

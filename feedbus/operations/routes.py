@@ -22,7 +22,7 @@ from feedbus.operations.page_figures import figures
 from feedbus.operations.queue_depths import Counts, QueueDepths
 from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
 from feedbus.operations.wsgi import Application
-from feedbus.process.lifeline import all_holding
+from feedbus.process.lifeline import all_holding, all_waiting
 from feedbus.schedules.overview import overview
 from feedbus.store import Store
 from feedbus.topology import StoreOptions, Topology
@@ -56,9 +56,14 @@ class Operations:
             ready[consumer], retrying[queue], dead[queue] = found.ready, found.retrying, found.dead
         holding = self._holding()
         delayed = self._timer()
+        taken = all_waiting(self._topology.var / "run")
+        waiting = {
+            consumer: taken.get(consumer, 0) + found.waiting for consumer, found in depths.items()
+        }
         gauges: dict[str, Mapping[str, float]] = {
             "feedbus_queue_messages": ready,
             "feedbus_retrying_messages": retrying,
+            "feedbus_waiting_records": waiting,
             "feedbus_delayed_messages": delayed,
             "feedbus_dead_letters": dead,
             "feedbus_holding_processes": {
@@ -104,7 +109,9 @@ class Operations:
     def figures(self) -> bytes:
         """Return what the operations page shows."""
         depths, away = self._look()
-        shown = figures(self._topology, depths, self._holding())
+        shown = figures(
+            self._topology, depths, self._holding(), all_waiting(self._topology.var / "run")
+        )
         shown["delayed"] = self._timer() or None
         shown["schedules"] = self._schedules()
         shown["broker"] = broker_state(self._topology.broker_url, away)

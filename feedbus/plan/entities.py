@@ -18,8 +18,13 @@ from feedbus.plan.changes import Change, Kind, Work
 from feedbus.plan.declared import DeclaredObjects, consumers_on_no_ring
 from feedbus.topology import Generation, Topology
 
-OWN = r"(?:_\d+)?(?:\.(?:dead|before|gate\.held|retry\.\d+(?:\.parked)?|[0-9a-f]{8}))?"
-OF_A_QUEUE = re.compile(r"(.+?)\.(?:before|gate|gate\.held|retry\.\d+(?:\.parked)?|[0-9a-f]{8})")
+OWN = (
+    r"(?:_\d+)?(?:\.(?:dead|before|gate\.held|waiting|retry\.\d+(?:\.parked)?"
+    r"|[0-9a-f]{8}(?:\.waiting)?))?"
+)
+OF_A_QUEUE = re.compile(
+    r"(.+?)\.(?:before|gate|gate\.held|waiting|retry\.\d+(?:\.parked)?|[0-9a-f]{8}(?:\.waiting)?)"
+)
 OF_A_RING = re.compile(r"(.+)\.(?:held|packs|generations|generations\.ledger|[0-9a-f]{8})")
 
 
@@ -97,7 +102,23 @@ class Comparison:
                 found |= {name(exchange.name) for name in beside}
         for generation in self._generations():
             found |= {names.member(generation, member) for member, _ in generation.members}
-        return found
+        return found | self._wanted_waiting()
+
+    def _wanted_waiting(self) -> set[str]:
+        """Return where records may wait so that their keys stay in order."""
+        names, consumers = self._names, self.topology.consumers
+        queues = [
+            names.queue(consumer)
+            for consumer in consumers.values()
+            if not self.topology.on_ring(consumer.queue) and consumer.queue.order_by
+        ]
+        queues += [
+            names.member(generation, member)
+            for generation in self._generations()
+            for member, _ in generation.members
+            if member not in consumers or consumers[member].queue.order_by
+        ]
+        return set(map(names.waiting, queues))
 
     def _generations(self) -> Iterator[Generation]:
         """Yield those that are, and those to come: a crash may have declared these already."""
@@ -213,12 +234,26 @@ class Comparison:
     def _consumed(self, name: str) -> bool:
         """Whether somebody reads it, or the queue to which what it holds comes back."""
         if self.seen.queues[name].consumers:
-            return True
+            return not self._is_out_of_use(name)
         retry = re.fullmatch(r"(.+)\.retry\.\d+", name)
         if retry is None:
             return False
         queue = self.seen.queues.get(retry[1])
         return queue is not None and queue.consumers > 0
+
+    def _is_out_of_use(self, name: str) -> bool:
+        """Whether records wait there for a queue that the topology has, but without an order."""
+        consumers = self.topology.consumers.values()
+        queues = [self._names.queue(each) for each in consumers if not self._on_ring(each)]
+        queues += [
+            self._names.member(generation, member)
+            for generation in self._generations()
+            for member, _ in generation.members
+        ]
+        return name in map(self._names.waiting, queues)
+
+    def _on_ring(self, consumer: Consumer) -> bool:
+        return self.topology.on_ring(consumer.queue)
 
     def _why(self, name: str) -> str:
         wanted = self.timer_queues.get(name)
@@ -226,6 +261,8 @@ class Comparison:
             found = differing(self.seen.queues[name].arguments, wanted)
             changes = (f"{key} {old} to {new}" for key, (old, new) in found.items())
             return f"declared anew with {', '.join(changes)}, so that messages can be delayed again"
+        if self._is_out_of_use(name):
+            return "records wait there, and their queue has no order_by any more"
         derived = OF_A_QUEUE.fullmatch(name) or re.fullmatch(r"(.+)\.dead", name)
         owner = derived[1].removeprefix(f"{self.topology.name}.") if derived else ""
         queue = re.sub(r"_\d+$", "", owner)

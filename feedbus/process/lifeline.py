@@ -177,10 +177,19 @@ def mark_ready() -> None:
 
 def mark_holding(reason: str) -> None:
     """Note why this process holds, "" when it continues; without a slot do nothing."""
+    _mark(".holding", reason)
+
+
+def mark_waiting(records: int) -> None:
+    """Note how many records wait in this process; without a slot do nothing."""
+    _mark(".waiting", str(records) if records else "")
+
+
+def _mark(suffix: str, said: str) -> None:
     path = os.environ.get(READY_FILE)
     if path:
-        text = f"{os.getpid()}\n{reason}\n" if reason else ""
-        beside = Path(path).with_suffix(".holding")
+        text = f"{os.getpid()}\n{said}\n" if said else ""
+        beside = Path(path).with_suffix(suffix)
         handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -198,8 +207,18 @@ def holding(folder: Path, name: str, slot: int, pid: int) -> str:
 
 def all_holding(folder: Path) -> dict[str, list[str]]:
     """Return, for each process name that holds in any slot, the reason of each of these slots."""
+    return _marked(folder, ".holding")
+
+
+def all_waiting(folder: Path) -> dict[str, int]:
+    """Return, for each process name, how many records wait in the processes of all slots."""
+    found = _marked(folder, ".waiting")
+    return {name: sum(map(int, filter(str.isdecimal, said))) for name, said in found.items()}
+
+
+def _marked(folder: Path, suffix: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for path in sorted(folder.glob("*.holding")):
+    for path in sorted(folder.glob(f"*{suffix}")):
         noted, _, reason = path.read_text(encoding="utf-8").partition("\n")
         # A look at a lock of this process's own would release it.
         if reason and (noted == str(os.getpid()) or noted == _lock_holder_beside(path)):

@@ -180,6 +180,8 @@ class Concurrent:
             reading = readings.get(consumer_tag)
             if reading is not None:
                 reading.settle_done(settlement)
+            else:  # of a waiting queue, which acknowledges by itself
+                settlement.acknowledgements()
 
     def abandon(self) -> None:
         """Wait until nothing runs, and forget all: what is not settled is delivered again."""

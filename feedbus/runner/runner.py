@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from amqp.exceptions import NotFound
+
 from feedbus import broker
 from feedbus.bus.sender import Sender
 from feedbus.dead_letters.pruning import Pruning
@@ -34,6 +36,7 @@ from feedbus.runner.placement import Placement
 from feedbus.runner.reading import Reading
 from feedbus.runner.strain import Strain
 from feedbus.runner.suspects import Suspects
+from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
@@ -43,6 +46,7 @@ from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 events = EventLog(__name__)
 
 POLL_SECONDS = 0.5
+FIRST_LOOK_SECONDS = 0.05
 LONG_POLL_SECONDS = 5.0
 BARRIER_POLL_SECONDS = 0.1
 SWITCHING_POLL_SECONDS = 0.5
@@ -66,6 +70,7 @@ class Runner:
         store: Store,
         on_ready: Callable[[], None] = lambda: None,
         on_hold: Callable[[str], None] = lambda _: None,
+        on_waiting: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Take all that a run needs.
 
@@ -79,6 +84,7 @@ class Runner:
             store: in whose transactions messages are handled.
             on_ready: called once the consumer has subscribed.
             on_hold: called with why it holds, and with "" when it goes on.
+            on_waiting: called with how many records wait so that their keys stay in order.
 
         """
         self._topology = topology
@@ -108,10 +114,18 @@ class Runner:
         self._seconds = consumer.queue.handler_timeout_seconds + CANCEL_SECONDS * cancels
         self._concurrent = self._concurrently() if consumer.queue.concurrency > 1 else None
         self._group = self._grouped() if self._may_group(handlers) else None
+        self._waiting = (
+            WaitingQueues(
+                topology, consumer, self._dispatch.retries, report=on_hold, count=on_waiting
+            )
+            if self._dispatch.retries is not None
+            else None
+        )
         self._last_batch = -math.inf
         self._stop_requested = threading.Event()
         self._timeout = ConsumerTimeout(topology.consumer_timeout_seconds)
         self._passed: str | None = None
+        self._standby_seconds = math.inf
         self._reading: dict[str, Reading] = {}
         self._cancelled: list[str] = []
 
@@ -246,6 +260,8 @@ class Runner:
         if self._group is not None:
             self._group.forget()
         self._buffer.clear()
+        if self._waiting is not None:
+            self._waiting.forget()
 
     def _consume_from(self, raw: RawConnection, queues: Sequence[Source]) -> None:
         """Consume until a limit, or until each of the queues is at its fence or gone."""
@@ -257,12 +273,12 @@ class Runner:
         self._left.idle_from(subscribed_at)
         while (left or self._reading) and self._ended() is None:
             left = [source for source in left if not self._subscribe(raw, source, cancelled)]
+            self._stand_by(bool(left))
             self._report_ready()
-            if self._concurrent is not None:
-                arrived = self._receive(raw, self._concurrent)
-            else:
-                arrived = self._collect(raw)
-            if not arrived:
+            arrived = self._arrive(raw)
+            if not self._handle_due(raw):
+                left = self._give_back(queues, left)
+            elif not arrived:
                 if not left and time.monotonic() - subscribed_at > self._holding.latest_seconds:
                     self._holding.over()  # subscribed, and quiet for longer than it had to wait
             elif not self._handle_next(raw):
@@ -275,8 +291,25 @@ class Runner:
         self._let_finish()
         for reading in self._reading.values():
             reading.close()
+        if self._waiting is not None:
+            self._waiting.close()
         # What is left here went back with its channel.
         self._buffer.clear()
+
+    def _stand_by(self, stands_by: bool) -> None:  # noqa: FBT001 -- what it is
+        """Look again soon where another consumer has a queue: it may just have been killed."""
+        if not stands_by:
+            self._standby_seconds = math.inf
+        elif self._standby_seconds == math.inf:
+            self._standby_seconds = FIRST_LOOK_SECONDS
+        else:
+            self._standby_seconds = min(2 * self._standby_seconds, POLL_SECONDS)
+
+    def _arrive(self, raw: RawConnection) -> bool:
+        """Wait for deliveries, or for what runs; whether there is anything to do."""
+        if self._concurrent is not None:
+            return self._receive(raw, self._concurrent)
+        return self._collect(raw)
 
     def _handle_next(self, raw: RawConnection) -> bool:
         """Handle what has arrived, or a fence; False to give back what is not settled."""
@@ -284,6 +317,8 @@ class Runner:
             return self._turn(raw, self._concurrent)
         if self._timeout.too_close(self._buffer.oldest_at):
             return False
+        if self._full() or self._left.messages <= 0:
+            return True
         if self._buffer.at_fence and self._pass_fence(raw):
             return True
         if self._group is None or self._suspects.suspected(self._buffer.first.message_id):
@@ -297,8 +332,14 @@ class Runner:
         begun = bool(self._concurrent)
         if self._concurrent is not None:
             self._concurrent.blame_slowest(self._timeout)
-        while cancelled:
-            self._drop(cancelled.pop())
+        tags = [*cancelled]
+        cancelled.clear()
+        for tag in tags:
+            self._drop_reading(tag)
+        if begun:
+            self._let_finish()  # while it is known which records have waited
+        for tag in tags:
+            self._drop_waiting(tag)
         return self._give_back(queues, left) if begun else left
 
     def _report_ready(self) -> None:
@@ -310,16 +351,25 @@ class Runner:
         """Begin to read a queue; False while it has to be had alone and somebody has it."""
         queue = self._consumer.queue
         tag = f"{self._consumer.name}.{source.queue}"
-        reading = Reading.begin(
-            connection,
-            source.queue,
-            tag=tag,
-            prefetch=max(queue.prefetch, min(queue.batch.size, 1000)),
-            exclusive=source.exclusive,
-            pause_seconds=broker.in_flight_seconds(self._topology),
-            on_message=self._on_message,
-            on_cancel=cancelled.append,
-        )
+        if self._waiting is not None and not self._waiting.open(
+            connection, source.queue, tag, cancelled.append
+        ):
+            return False
+        try:
+            reading = Reading.begin(
+                connection,
+                source.queue,
+                tag=tag,
+                prefetch=max(queue.prefetch, min(queue.batch.size, 1000)),
+                exclusive=source.exclusive,
+                pause_seconds=broker.in_flight_seconds(self._topology),
+                on_message=self._on_message,
+                on_cancel=cancelled.append,
+            )
+        except NotFound:
+            if self._waiting is not None:
+                self._waiting.delete(tag)
+            raise
         if reading is not None:
             self._reading[tag] = reading
         elif queue.external_name:
@@ -328,14 +378,23 @@ class Runner:
                 " end it, or let it share the queue"
             )
             raise BrokerOutage(msg)
+        self._left.idle_from(time.monotonic())
         return reading is not None
 
     def _drop(self, tag: str) -> None:
         """Stop reading a queue; its unsettled messages are back in it, or were deleted with it."""
+        self._drop_reading(tag)
+        self._drop_waiting(tag)
+
+    def _drop_reading(self, tag: str) -> None:
         reading = self._reading.pop(tag, None)
         if reading is not None:
             reading.close()
         self._buffer.drop(tag)
+
+    def _drop_waiting(self, tag: str) -> None:
+        if self._waiting is not None:
+            self._waiting.close(tag)
 
     def _pass_fence(self, raw: RawConnection) -> bool:
         """Take the fence that is next; False where its queue does not end, so it is none."""
@@ -350,16 +409,28 @@ class Runner:
                 self._drop(reading.tag)
                 return True
             if found == "switching" or not readers:
-                self._stop_requested.wait(SWITCHING_POLL_SECONDS)
+                self._take_in(raw, min(SWITCHING_POLL_SECONDS, self._until_due()))
                 return True
+        if not self._waits_on(raw, reading):
+            # It may be on its way here: it has to be received, however much has arrived before.
+            self._take_in(raw, min(SWITCHING_POLL_SECONDS, self._until_due()))
+            return True
         self._buffer.pop()
         reading.pass_fence(fence.tag, fence.message_id)
         return True
+
+    def _waits_on(self, raw: RawConnection, reading: Reading) -> bool:
+        """Whether a queue that ends has nothing that waits, or its waiting records have moved."""
+        if self._waiting is None or not self._topology.on_ring(self._consumer.queue):
+            return True  # what came before a replaced queue waits together with what comes after
+        return self._waiting.move_on(raw, reading.queue, reading.tag)
 
     def _end(self, reading: Reading) -> None:
         """Delete a queue that is proved to be empty, unless more has come meanwhile."""
         if reading.end(lambda: self._buffer.holds(reading.tag) or bool(self._concurrent)):
             del self._reading[reading.tag]
+            if self._waiting is not None:
+                self._waiting.close(reading.tag)
 
     def _give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
         """Return everything that is not settled to the broker; return what to subscribe to anew."""
@@ -390,7 +461,14 @@ class Runner:
         else it comes again.
         """
         batch, waited = self._consumer.queue.batch, bool(self._buffer)
-        raw.take_arrived()
+        if self._waiting:
+            self._take_in(raw, 0.0)  # also what waits, however much else has arrived
+        else:
+            raw.take_arrived()
+        if self._full():
+            self._take_in(raw, self._patience(raw))
+            self._heartbeats.beat()
+            return bool(self._buffer)
         if waited:
             deadline = time.monotonic()
         elif self._buffer:
@@ -405,22 +483,54 @@ class Runner:
                 break
             if self._buffer and not had:
                 deadline = self._last_batch + batch.wait_seconds
+            if self._waiting:
+                deadline = min(deadline, time.monotonic() + self._until_due())
         self._heartbeats.beat()
         return bool(self._buffer)
+
+    def _take_in(self, raw: RawConnection, timeout: float) -> None:
+        """Wait for something to arrive, and take all that has; prefetch bounds it.
+
+        take_arrived() does not suffice here: on the embedded broker it fetches nothing new.
+        """
+        while not self._stop_requested.is_set():
+            try:
+                raw.drain_events(timeout=max(timeout, HERE_SECONDS))
+            except TimeoutError:
+                break
+            timeout = 0.0
 
     def _patience(self, raw: RawConnection) -> float:
         """Return how long to wait for a delivery: until a limit, or until a signal may be seen."""
         wakes = getattr(raw, "wakes_on_signals", False)
         longest = LONG_POLL_SECONDS if wakes else POLL_SECONDS
+        longest = min(longest, self._until_due(), self._standby_seconds)
         return max(min(longest, self._left.idle_seconds, self._left.run_seconds), 0.001)
+
+    def _until_due(self) -> float:
+        """Return how long it takes until a waiting record may run; infinity without any."""
+        return self._waiting.seconds_until_due() if self._waiting is not None else math.inf
+
+    def _handle_due(self, raw: RawConnection) -> bool:
+        """Handle records that have waited and are due; False when all have to be given back."""
+        if self._waiting is None or not self._waiting or self._concurrent is not None:
+            return True
+        most = int(min(self._consumer.queue.batch.size, self._left.messages))
+        deliveries = self._waiting.take(most, self._suspects.suspected)
+        if deliveries and not self._work(raw, deliveries, time.monotonic()):
+            return False
+        self._waiting.renew(self._timeout.seconds)
+        return True
+
+    def _full(self) -> bool:
+        """Whether so many records wait for others of their keys that no more may come."""
+        return self._waiting is not None and self._waiting.full()
 
     def _turn(self, raw: RawConnection, concurrent: Concurrent) -> bool:
         """Settle what has ended, and begin what may; False to give all back."""
         taken_for_message = False
         if not concurrent and self._buffer.at_fence:
-            if self._pass_fence(raw):
-                return True
-            taken_for_message = True
+            taken_for_message = not self._pass_fence(raw)
         oldest_at = min(concurrent.oldest_at, self._buffer.oldest_at if self._buffer else math.inf)
         if oldest_at < math.inf and self._timeout.too_close(oldest_at):
             return False
@@ -433,6 +543,8 @@ class Runner:
                 return False
             concurrent.start()
         except Outage as error:
+            if self._waiting is not None and self._waiting.unsettled:
+                raise  # what waits by now is read anew
             self._hold(error)
             raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
         return True
@@ -440,19 +552,15 @@ class Runner:
     def _receive(self, raw: RawConnection, concurrent: Concurrent) -> bool:
         """Wait until something arrives or ends, and take all; whether there is anything to do."""
         raw.take_arrived()
-        busy = concurrent.unfinished or (self._buffer and concurrent.hungry and not concurrent)
+        may_take = self._buffer and concurrent.hungry and not self._full()
+        busy = concurrent.unfinished or (may_take and not concurrent)
         timeout = 0.0 if busy else self._patience(raw)
         if concurrent:
             timeout = min(timeout, POLL_SECONDS)
-        while not self._stop_requested.is_set():
-            try:
-                raw.drain_events(timeout=max(timeout, HERE_SECONDS))
-            except TimeoutError:
-                break
-            timeout = 0.0
+        self._take_in(raw, timeout)
         concurrent.look()
         self._heartbeats.beat()
-        return bool(self._buffer or concurrent)
+        return bool(self._buffer or concurrent or self._until_due() <= 0)
 
     def _admit(self, raw: RawConnection, concurrent: Concurrent, *, at_fence: bool) -> bool:
         """Open what has arrived, while more could be handled at once; False to give all back.
@@ -464,6 +572,10 @@ class Runner:
 
         """
         buffer = self._buffer
+        if not self._admit_due(raw, concurrent):
+            return False
+        if self._full():
+            return True
         while buffer and (at_fence or not buffer.at_fence) and not self._stop_requested.is_set():
             if self._suspects.suspected(buffer.first.message_id):
                 if concurrent:
@@ -478,11 +590,32 @@ class Runner:
             at_fence = False
         return True
 
+    def _admit_due(self, raw: RawConnection, concurrent: Concurrent) -> bool:
+        """Open waiting records that are due; False to give all back."""
+        waiting = self._waiting
+        if waiting is None or not waiting:
+            return True
+        while concurrent.hungry and len(concurrent) < self._left.messages:
+            deliveries = waiting.take(1, self._suspects.suspected)
+            if not deliveries:
+                break
+            if not self._suspects.suspected(deliveries[0].message_id):
+                concurrent.open(deliveries[0], time.monotonic())
+            elif concurrent:
+                waiting.put_back(deliveries)  # it is handled alone, once the others are settled
+                break
+            elif not self._work(raw, deliveries, time.monotonic()):
+                return False
+        waiting.renew(self._timeout.seconds)
+        return True
+
     def _settle_ended(self, concurrent: Concurrent) -> None:
         """Finish what has ended, and acknowledge the deliveries that are done."""
         settled = concurrent.finish()
         if settled:
             concurrent.settle(self._reading)
+            if self._waiting is not None:
+                self._waiting.settle(settled)
             self._sample(settled[0])
             self._left.idle_from(time.monotonic())
             self._left.handled(len(settled))
@@ -519,6 +652,10 @@ class Runner:
         """Handle a batch and settle it; False when it has to be given back to the broker."""
         arrived_at, size = self._buffer.oldest_at, self._consumer.queue.batch.size
         deliveries = self._buffer.take(size, self._left.messages, self._suspects.suspected)
+        return self._work(raw, deliveries, arrived_at)
+
+    def _work(self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float) -> bool:
+        """Handle deliveries and settle them; False when all have to be given back."""
         ids = [delivery.message_id for delivery in deliveries]
         self._last_batch = time.monotonic()
         while True:
@@ -528,6 +665,8 @@ class Runner:
                 break
             except Outage as error:
                 self._suspects.release()  # whoever is killed while it holds dies of no message
+                if self._waiting is not None and self._waiting.unsettled:
+                    raise  # what waits by now is read anew
                 self._hold(error)
                 if self._ended() is not None:
                     return True
@@ -543,6 +682,8 @@ class Runner:
         arrived_at = self._buffer.oldest_at
         while (error := self._finish_group(raw, group)) is not None:
             self._suspects.release()
+            if self._waiting is not None and self._waiting.unsettled:
+                raise error  # what waits by now is read anew
             self._hold(error)
             if self._ended() is not None:
                 return True
@@ -614,7 +755,10 @@ class Runner:
         slow = strain.seconds >= LEAST_TIMEOUT_SECONDS
         try:
             for consumer_tag, tag in latest.items():
-                self._reading[consumer_tag].settle(tag)
+                if consumer_tag in self._reading:
+                    self._reading[consumer_tag].settle(tag)
+            if self._waiting is not None:
+                self._waiting.settle(deliveries)
             if slow or strain.cause(self._timeout):
                 raw.take_arrived()
                 raw.channel().close()  # an answer behind the acknowledgement

@@ -137,7 +137,7 @@ class ProcessWatcher(UnlockedWatcher):
         if self.uid is not None:
             user = pwd.getpwnam(self.uid)
             slot = recovery_wid or self._nextwid
-            for kind in ("lock", "ready", "hand", "holding"):
+            for kind in ("lock", "ready", "hand", "holding", "waiting"):
                 path = slot_path(self.run_folder, self.name, slot, kind)
                 path.touch(mode=0o600)
                 os.chown(path, user.pw_uid, user.pw_gid)

@@ -30,6 +30,13 @@ REASON = "feedbus-reason"
 SENT_AT = "feedbus-sent-at"  # as a retry, as a dead letter or from the dead letters
 UNIDENTIFIED = "feedbus-unidentified"
 USER_ID = "feedbus-user-id"
+# Of a record that waits so that its key stays in order: its key, where that is no routing key; its
+# place among those of the key; when it may run, in microseconds since 1970.
+BLOCKED = "feedbus-blocked"  # by its dead letter: it stands for the record until that is decided
+NOT_BEFORE = "feedbus-not-before"
+ORDER_KEY = "feedbus-order-key"
+PLACE = "feedbus-place"
+RELEASE = "feedbus-release"  # what is blocked by the dead letter of the message's id, or by any
 # How long a message waits in the timer, a digit each place, and where it goes then.
 TIMER_PLACES = tuple(f"feedbus-timer-{place}" for place in range(15))
 TIMER_TARGET = "feedbus-timer-target"
@@ -38,6 +45,7 @@ OF_FAILURES = frozenset(
         *TIMER_PLACES,
         TIMER_TARGET,
         ATTEMPT,
+        BLOCKED,
         CONSUMER,
         DEATHS_BEFORE,
         ERRORS,
@@ -45,9 +53,13 @@ OF_FAILURES = frozenset(
         EXPIRATION,
         FAILED_AT,
         KEY,
+        NOT_BEFORE,
+        ORDER_KEY,
+        PLACE,
         PRIORITY,
         QUEUE,
         REASON,
+        RELEASE,
         SENT_AT,
         UNIDENTIFIED,
         USER_ID,

@@ -21,6 +21,7 @@ from feedbus.broker.names import Names
 from feedbus.generations import ledger
 from feedbus.generations.ledger import State
 from feedbus.generations.switch import EXIT_AT, EXIT_CODE
+from feedbus.process.lifeline import ready_since, slot_path
 from feedbus.topology import Topology
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +29,7 @@ KEYS = 2_000
 FOREIGN_KEYS = 200  # the last of them, published as plain JSON by a client of its own
 STEPS = ("declared", "written", "disconnected", "connected", "appended", "fenced", "settled")
 RESTART_SECONDS = 0.3
-SPARED_SECONDS = 5.0
+SPARED_SECONDS = 2.0
 
 TOPOLOGY = """
 name = "{name}"
@@ -47,12 +48,13 @@ weights = {weights}
 type = "{kind}"
 handler = "arena_handlers:note"
 batch = {{ size = 500, wait = "5ms" }}
-retry = {{ delays = ["50ms"], then = "dead-letter" }}
+retry = {{ delays = ["50ms", "50ms", "50ms"], then = "dead-letter" }}
 """
 
 HANDLERS = '''
 """Write what arrives, in the order of the database's own sequence; a repeat has no effect."""
 import sys
+import zlib
 
 from marshmallow import Schema, fields
 
@@ -76,10 +78,25 @@ def generation():
     return "/".join(sorted(tag.rpartition(".")[2] for tag in tags))
 
 
+def failures(key, number):
+    """Return how often a record fails: one in a hundred does, once or thrice."""
+    chance = zlib.crc32(f"{key} {number}".encode()) % 400
+    return 3 if chance < 1 else 1 if chance < 4 else 0
+
+
 @handler(Numbered, batch=True)
 def note(records, bus):
     ring = generation()
     rows = list(zip(records.column("key"), records.column("number")))
+    failing = {place: failures(*row) for place, row in enumerate(rows) if failures(*row)}
+    if failing:
+        singles = list(records.singles())
+        for place, times in failing.items():
+            (message,) = singles[place].messages
+            if message.attempt <= times:
+                singles[place].retry("a record that fails")
+                rows[place] = None
+    rows = [row for row in rows if row is not None]
     for start in range(0, len(rows), 200):
         part = rows[start : start + 200]
         values = [each for key, number in part for each in (key, number, SHARD, ring)]
@@ -118,7 +135,6 @@ class Arena:
         self._random = random.Random(self.seed)
         self._consumers: dict[str, subprocess.Popen[bytes]] = {}
         self._publishers: list[tuple[subprocess.Popen[bytes], Path]] = []
-        self._began: dict[str, float] = {}
         self._ended: dict[str, float] = {}
         self._over = threading.Event()
         self._killing = threading.Event()
@@ -261,12 +277,22 @@ class Arena:
             now = time.monotonic()
             for name in sorted(wanted | set(self._consumers)):
                 self._keep_one(name, wanted=name in wanted, now=now)
-            # One that dies three times with a message in flight gives it up, as it should.
-            ripe = sorted(n for n in self._consumers if now - self._began[n] > SPARED_SECONDS)
-            if self._killing.is_set() and now > due and ripe:
+            if self._killing.is_set() and now > due and (ripe := self._ripe()):
                 due = now + self._random.uniform(0.3, 1.0)
                 self._consumers[self._random.choice(ripe)].send_signal(signal.SIGKILL)
                 self.kills += 1
+
+    def _ripe(self) -> list[str]:
+        """Return the consumers that may be killed: those that have been at work for a while.
+
+        One that dies five times with the same message alone gives that message up, as it should.
+        """
+        folder, ripe = self.folder / "var" / "run", []
+        for name, process in sorted(self._consumers.items()):
+            since = ready_since(slot_path(folder, name, 1, "ready"), process.pid)
+            if since is not None and time.time() - since > SPARED_SECONDS:
+                ripe.append(name)
+        return ripe
 
     def _keep_one(self, name: str, *, wanted: bool, now: float) -> None:
         process = self._consumers.get(name)
@@ -275,7 +301,6 @@ class Arena:
             self._ended[name] = now
             process = None
         if process is None and wanted and now - self._ended.get(name, 0.0) > RESTART_SECONDS:
-            self._began[name] = now
             with self._log(name) as log:
                 self._consumers[name] = subprocess.Popen(
                     self._feedbus("run", name),

@@ -1,0 +1,53 @@
+"""Release the keys that dead letters block, once these are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from feedbus.broker.confirm_channel import PatientPublisher
+from feedbus.broker.names import Names
+from feedbus.generations import ledger
+from feedbus.topology import Queue, Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.amqp import Connection
+from feedbus.wire.constants import RELEASE
+
+
+def release(
+    connection: Connection, topology: Topology, queue: Queue, message_ids: Iterable[str]
+) -> None:
+    """Let the later records of keys go on that dead letters of a queue block.
+
+    Each consumer finds out in its waiting queue which of the dead letters were its own.
+
+    Args:
+        connection: to the broker.
+        topology: of the queue.
+        queue: with `block_on_dead`.
+        message_ids: of the dead letters that were dropped; "" is all of them.
+
+    """
+    channel = connection.channel()
+    waiting = [*_waiting_queues(connection, topology, queue)]
+    messages = [
+        Outgoing("", name, b"", None, "", {RELEASE: message_id}, stamped=False)
+        for message_id in message_ids
+        for name in waiting
+    ]
+    letters = [(each.prepared(channel), each.exchange, each.routing_key) for each in messages]
+    with PatientPublisher(connection) as publisher:
+        publisher.publish(letters)  # where nothing has ever waited, there is no queue
+    channel.close()
+
+
+def _waiting_queues(connection: Connection, topology: Topology, queue: Queue) -> Iterator[str]:
+    names = Names(topology)
+    consumers = [each for each in topology.consumers.values() if each.queue.name == queue.name]
+    if not topology.on_ring(queue):
+        yield from (names.waiting(names.queue(each)) for each in consumers)
+        return
+    state = ledger.states(connection, topology).get(queue.exchange)
+    if state is not None:
+        for generation in (*state.draining, state.current):
+            for member, _ in generation.members:
+                yield names.waiting(names.member(generation, member))

@@ -1,0 +1,314 @@
+"""Retries in the order of their keys: what waits, and what becomes of deliveries meanwhile."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from feedbus.clock import NANOSECONDS, Clock
+from feedbus.dispatch.order import Order
+from feedbus.logs import EventLog
+from feedbus.records.packs import Pack
+from feedbus.retry import DEAD_LETTERED, FailurePolicy, Fate
+from feedbus.waiting_records import BLOCKED as BLOCKED_ATTEMPT
+from feedbus.waiting_records import WaitingRecord, WaitingRecords
+from feedbus.wire import Delivery, Outgoing
+from feedbus.wire.constants import (
+    ATTEMPT,
+    BLOCKED,
+    NOT_BEFORE,
+    ORDER_KEY,
+    PACK,
+    PLACE,
+    RELEASE,
+)
+
+events = EventLog(__name__)
+
+MICROSECONDS = 1_000_000
+MOST_PLACE = 2**62
+
+
+class Waits(Exception):  # noqa: N818 -- names what it is
+    """A record is not handled, since an earlier one of its key waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A delivery of a waiting record.
+
+    Attributes:
+        delivery: what the handler gets.
+        message: as the broker delivered it, to be sent elsewhere as it is.
+        arrived_at: by the monotonic clock.
+
+    """
+
+    delivery: Delivery
+    message: Any
+    arrived_at: float
+
+
+Waiting = WaitingRecord[Arrival]
+
+
+class OrderedRetries:
+    """The waiting records of one consumer whose queue has an order.
+
+    A record that has failed, and those of its key behind it, are sent to the waiting queue that
+    belongs to the queue of their delivery. From there they come by a subscription of their own.
+    """
+
+    def __init__(
+        self, order: Order, policy: FailurePolicy, clock: Clock, *, block_on_dead: bool = False
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            order: what says which key a record has.
+            policy: decides on records that have failed.
+            clock: by which records are due.
+            block_on_dead: whether dead letters block their keys.
+
+        """
+        self.records: WaitingRecords[Arrival] = WaitingRecords()
+        self.unsettled = False
+        self.abandoned = False  # it knows of records that were never sent, until forget()
+        self._block_on_dead = block_on_dead
+        self._order = order
+        self._policy = policy
+        self._clock = clock
+        self._queues: dict[str, str] = {}
+        self._taken: dict[tuple[str, int], Waiting] = {}
+        self._failed_again: dict[Waiting, float] = {}  # when taken records run again
+        self._not_run: set[Waiting] = set()
+        self._stopped: Counter[str] = Counter()  # how many of both each key has
+
+    def subscribed(self, consumer_tag: str, waiting_queue: str) -> None:
+        """Note where records of deliveries with a consumer tag wait."""
+        self._queues[consumer_tag] = waiting_queue
+
+    def waiting_queue(self, consumer_tag: str) -> str:
+        """Return where records of deliveries with a consumer tag wait."""
+        return self._queues[consumer_tag]
+
+    def closed(self, waiting_queue: str) -> None:
+        """Forget what waits in a queue that is not read any more: the broker delivers it again."""
+        for tags, record in [*self._taken.items()]:
+            if record.queue == waiting_queue:
+                del self._taken[tags]
+        self.records.drop(waiting_queue)
+
+    def forget(self) -> None:
+        """Forget all: the broker delivers it again."""
+        self.records.forget()
+        self.unsettled = self.abandoned = False
+        self._queues.clear()
+        self._taken.clear()
+        self._failed_again.clear()
+        self._not_run.clear()
+        self._stopped.clear()
+
+    def now(self) -> float:
+        """Return the time, in seconds since 1970."""
+        return self._clock.wall_nanoseconds() / NANOSECONDS
+
+    def seconds_until_due(self) -> float:
+        """Return how long it takes until a waiting record may run; infinity without any."""
+        return self.records.next_due() - self.now()
+
+    # -- what the waiting queue delivers -------------------------------------------------------
+
+    def arrived(self, message: Any) -> list[Delivery]:
+        """Take a delivery of a waiting queue; return those that are to be acknowledged for it."""
+        delivery = Delivery.of(message)
+        if RELEASE in delivery.headers:
+            return [delivery, *self._release(str(delivery.headers[RELEASE]))]
+        arrival = Arrival(delivery, message, time.monotonic())
+        place, blocks = _number(delivery, PLACE), BLOCKED in delivery.headers
+        record = WaitingRecord(
+            self._key_of(delivery),
+            place if place > 0 else self.records.next_place(),
+            delivery.message_id,
+            delivery.identified,
+            BLOCKED_ATTEMPT if blocks else delivery.attempts,
+            math.inf if blocks else _number(delivery, NOT_BEFORE) / MICROSECONDS,
+            self.waiting_queue(delivery.consumer_tag),
+            arrival,
+        )
+        return [each.delivery for each in self.records.arrived(record)]
+
+    def _release(self, message_id: str) -> list[Delivery]:
+        """Release what a dead letter has blocked, since it was dropped."""
+        found = self.records.released(message_id)
+        for record in found:
+            self.records.done(record)
+        return [record.arrival.delivery for record in found if record.arrival is not None]
+
+    def _key_of(self, delivery: Delivery) -> str:
+        if self._order.by_key:
+            return delivery.original_key
+        return str(delivery.headers.get(ORDER_KEY, ""))
+
+    def take(self, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
+        """Return waiting records that run now; settled() is to follow.
+
+        Args:
+            most: how many.
+            alone: whether the record with an id is not to be taken together with others.
+
+        """
+        taken: list[Delivery] = []
+        for record in self.records.take(self.now(), most, alone):
+            if record.arrival is not None:
+                delivery = record.arrival.delivery
+                self._taken[delivery.consumer_tag, delivery.tag] = record
+                taken.append(delivery)
+        return taken
+
+    def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Note that deliveries were handled; return those to be acknowledged to a waiting queue.
+
+        What goes on with them has to be confirmed before.
+        """
+        done: list[Delivery] = []
+        for delivery in deliveries:
+            record = self._taken.pop((delivery.consumer_tag, delivery.tag), None)
+            if record is None:
+                continue
+            if record in self._not_run:
+                self._not_run.remove(record)
+                self._stopped[record.key] -= 1
+                self.records.stays(record)
+                continue
+            if record in self._failed_again:
+                self._stopped[record.key] -= 1
+                due_at = self._failed_again.pop(record)
+                blocked = BLOCKED_ATTEMPT if due_at == math.inf else None
+                self.records.again(record, due_at, blocked)
+            else:
+                self.records.done(record)
+            done.append(delivery)
+        self.unsettled = False
+        self._stopped = +self._stopped
+        return done
+
+    def put_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Let waiting records that were taken wait on."""
+        for delivery in deliveries:
+            self.records.stays(self._taken.pop((delivery.consumer_tag, delivery.tag)))
+
+    # -- what handlers are given, and what they make of it -------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether every record may be handled as it comes."""
+        return self.records.idle
+
+    def before(self, delivery: Delivery, pack: Pack, row: int) -> Fate | None:
+        """Return what becomes of a record that is not to be handled now; None where it is."""
+        if self._record_of(delivery) is not None:
+            return None
+        identified = delivery.identified or delivery.content_type == PACK
+        if delivery.redelivered and identified and self.records.is_repetition(pack.ids[row]):
+            return Fate("wait", None)
+        key = self._order.waiting_key(delivery, pack, row)
+        if not self.records.blocks(key):
+            return None
+        fate = self._policy.deferred(delivery, pack, row)
+        blocked = self.records.blocked(key, pack.ids[row])
+        if blocked is None or fate.message is None:
+            return self.after(delivery, pack, row, fate)
+        # Its dead letter was sent back: it runs in its old place.
+        return replace(fate, message=self._in_line(delivery, blocked, 0.0, fate.message))
+
+    def must_wait(self, delivery: Delivery, pack: Pack, row: int) -> bool:
+        """Whether a record of its key has failed since the deliveries were opened."""
+        record = self._record_of(delivery)
+        if record is not None:
+            return self._stopped[record.key] > 0
+        return self.records.blocks(self._order.waiting_key(delivery, pack, row))
+
+    def after(self, delivery: Delivery, pack: Pack, row: int, fate: Fate) -> Fate:
+        """Return the fate of a record, which says in which order it waits if it does."""
+        blocks = self._block_on_dead and fate.verdict in DEAD_LETTERED
+        if fate.message is None or (fate.waits_milliseconds is None and not blocks):
+            return fate
+        due_at = math.inf if blocks else 0.0
+        if fate.verdict == "retry":
+            due_at = self.now() + (fate.waits_milliseconds or 0) / 1000
+        record = self._record_of(delivery)
+        if record is not None:
+            self._stopped[record.key] += 1
+            if fate.verdict == "wait":
+                self._not_run.add(record)
+                return replace(fate, message=None)
+            self._failed_again[record] = due_at
+        else:
+            record = WaitingRecord(
+                self._order.waiting_key(delivery, pack, row),
+                self.records.next_place(),
+                fate.message.message_id,
+                delivery.identified or delivery.content_type == PACK,
+                BLOCKED_ATTEMPT if blocks else int(fate.message.headers[ATTEMPT]),
+                due_at,
+                self.waiting_queue(delivery.consumer_tag),
+            )
+            self.records.add(record)
+        self.unsettled = True
+        message = self._in_line(delivery, record, due_at, fate.message)
+        if not blocks:
+            return replace(fate, message=message)
+        events.warning(
+            "key_blocked",
+            f"the dead letter {record.message_id} blocks its key '{record.key}' until `feedbus dead"
+            " requeue` or `feedbus dead purge`",
+            message_id=record.message_id,
+            key=record.key,
+        )
+        return replace(fate, block=message)
+
+    def after_whole(self, delivery: Delivery, pack: Pack, fate: Fate) -> Fate:
+        """Return the fate of a delivery that no handler gets; as after().
+
+        Where its key is not known, it blocks none.
+        """
+        known = self._order.by_key and delivery.content_type != PACK
+        if known or self._record_of(delivery) is not None:
+            return self.after(delivery, pack, 0, fate)
+        return fate
+
+    def stops(self, fate: Fate) -> bool:
+        """Whether the later records of its key have to wait after such a fate."""
+        return fate.verdict == "retry" or (self._block_on_dead and fate.verdict in DEAD_LETTERED)
+
+    def _in_line(
+        self, delivery: Delivery, record: Waiting, due_at: float, message: Outgoing
+    ) -> Outgoing:
+        """Return the message by which a record waits, or blocks its key."""
+        own: dict[str, Any] = {PLACE: record.place}
+        if not self._order.by_key:
+            own[ORDER_KEY] = record.key
+        if due_at < math.inf:
+            own[NOT_BEFORE] = round(due_at * MICROSECONDS)
+        else:
+            own[BLOCKED] = True
+            message = replace(message, body=b"", content_type=None, properties={})
+        return replace(
+            message,
+            exchange="",
+            routing_key=self.waiting_queue(delivery.consumer_tag),
+            headers={**message.headers, **own},
+        )
+
+    def _record_of(self, delivery: Delivery) -> Waiting | None:
+        return self._taken.get((delivery.consumer_tag, delivery.tag))
+
+
+def _number(delivery: Delivery, name: str) -> int:
+    value = delivery.headers.get(name)
+    return value if type(value) is int and 0 <= value < MOST_PLACE else 0

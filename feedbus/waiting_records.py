@@ -1,0 +1,252 @@
+"""Records that wait so that their keys stay in order: which wait, in which order, which are due."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import insort
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Arrival = TypeVar("Arrival")
+
+
+BLOCKED = -1  # the attempt of a record that is a dead letter
+
+
+@dataclass(slots=True, eq=False)
+class WaitingRecord(Generic[Arrival]):
+    """A record that has failed and is to run again, or one that waits for such a record of its key.
+
+    Attributes:
+        key: what must stay in order.
+        place: records of one key run in the order of their places; others may have the same.
+        message_id: of the record.
+        identified: whether the publisher gave the id, so that no other record has it.
+        attempt: how often it has failed; BLOCKED where it is a dead letter that blocks its key.
+        due_at: not before this time, in seconds since 1970; 0 for what only waits for others.
+        queue: in which its message is.
+        arrival: what the broker delivered; None while it is on its way, or given back.
+
+    """
+
+    key: str
+    place: int
+    message_id: str
+    identified: bool = True
+    attempt: int = 0
+    due_at: float = 0.0
+    queue: str = ""
+    arrival: Arrival | None = None
+    taken: bool = False
+
+
+class WaitingRecords(Generic[Arrival]):
+    """The waiting records of one consumer. It does no I/O and has no clock: its owner calls it.
+
+    Each of them is a message in a queue on the broker. A message is there before its record is
+    acknowledged where it came from, and a record that fails again is there anew before the old
+    message is acknowledged. So after a crash anywhere a record may be there twice, or may be
+    delivered once more from where it came. Both are found out here:
+
+    - two messages with one place and one id are one record, and the later attempt counts;
+    - a record that is delivered again by its own queue is a repetition of one that waited when
+      reading began.
+
+    A key is blocked from the time when a record of it is added until the last one is done.
+    """
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._lines: dict[str, list[WaitingRecord[Arrival]]] = {}
+        self._heads: list[tuple[float, int, str]] = []  # some are out of date
+        self._count = 0
+        self._last_place = 0
+        self._read: set[str] = set()
+
+    def __len__(self) -> int:
+        """Count the records that wait."""
+        return self._count
+
+    def __iter__(self) -> Iterator[WaitingRecord[Arrival]]:
+        """Go through the records: those of one key in their order."""
+        for line in self._lines.values():
+            yield from line
+
+    @property
+    def failed(self) -> int:
+        """How many of them have failed, rather than wait for another record of their key."""
+        return sum(0 < record.due_at < math.inf for record in self)
+
+    def blocked(self, key: str, message_id: str) -> WaitingRecord[Arrival] | None:
+        """Return the dead letter of an id that blocks a key, None where it does not."""
+        for record in self._lines.get(key, ()):
+            if record.attempt == BLOCKED and record.message_id == message_id:
+                return record
+        return None
+
+    def released(self, message_id: str) -> list[WaitingRecord[Arrival]]:
+        """Return the dead letters of an id that block keys; "" is any."""
+        return [
+            record
+            for record in self
+            if record.attempt == BLOCKED and message_id in {"", record.message_id}
+        ]
+
+    def next_place(self) -> int:
+        """Return a place behind all others."""
+        self._last_place += 1
+        return self._last_place
+
+    def blocks(self, key: str) -> bool:
+        """Whether a record that comes now has to wait for others of its key."""
+        return key in self._lines
+
+    def add(self, record: WaitingRecord[Arrival]) -> None:
+        """Take a record whose message is on its way to the queue."""
+        self._last_place = max(self._last_place, record.place)
+        line = self._lines.setdefault(record.key, [])
+        insort(line, record, key=_place)
+        self._count += 1
+        self._look(line)
+
+    def arrived(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
+        """Take a record whose message was delivered; return what is to be acknowledged for it.
+
+        Args:
+            record: with its arrival.
+
+        """
+        for known in self._lines.get(record.key, ()):
+            if (known.place, known.message_id) == (record.place, record.message_id):
+                return self._again(known, record)
+        self.add(record)
+        return []
+
+    def _again(
+        self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]
+    ) -> list[Arrival]:
+        """Note that a message has come of a record that is known; return what it replaces."""
+        newer = record.attempt > known.attempt or (
+            record.attempt == known.attempt and known.arrival is None
+        )
+        old, new = (known.arrival, record.arrival) if newer else (record.arrival, known.arrival)
+        if newer:
+            known.attempt, known.due_at, known.arrival = record.attempt, record.due_at, new
+            self._look(self._lines[known.key])
+        return [] if old is None else [old]
+
+    def began(self) -> None:
+        """Note that all that waited when reading began has arrived."""
+        self._read |= {
+            record.message_id for record in self if record.identified and record.attempt != BLOCKED
+        }
+
+    @property
+    def idle(self) -> bool:
+        """Whether no record waits now, nor did when reading began."""
+        return not self._lines and not self._read
+
+    def is_repetition(self, message_id: str) -> bool:
+        """Whether a record that its own queue delivers again is one that waited, or waits."""
+        return message_id in self._read
+
+    def of_queue(self, queue: str) -> list[WaitingRecord[Arrival]]:
+        """Return the records whose messages are in a queue, in the order of their places."""
+        return sorted((record for record in self if record.queue == queue), key=_place)
+
+    def next_due(self) -> float:
+        """Return when the next record may run, in seconds since 1970; infinity without any."""
+        while self._heads:
+            due_at, place, key = self._heads[0]
+            line = self._lines.get(key)
+            if line and (line[0].due_at, line[0].place) == (due_at, place) and _ready(line[0]):
+                return due_at
+            heapq.heappop(self._heads)
+        return math.inf
+
+    def take(
+        self, now: float, most: int, alone: Callable[[str], bool] = lambda _: False
+    ) -> list[WaitingRecord[Arrival]]:
+        """Return records that run now: those that are due, and what waits for them alone.
+
+        Each of them is to be given to done(), stays() or again() afterwards; until then no other
+        record of their keys is taken.
+
+        Args:
+            now: in seconds since 1970.
+            most: how many.
+            alone: whether the record with an id is not to be taken together with others.
+
+        """
+        taken: list[WaitingRecord[Arrival]] = []
+        while len(taken) < most and self.next_due() <= now:
+            line = self._lines[self._heads[0][2]]
+            if taken and alone(line[0].message_id):
+                break
+            heapq.heappop(self._heads)
+            for record in line:
+                several = len(taken) >= most or (taken and alone(record.message_id))
+                if several or not _ready(record) or record.due_at > now:
+                    break
+                record.taken = True
+                taken.append(record)
+                if alone(record.message_id):
+                    return taken
+        return taken
+
+    def done(self, record: WaitingRecord[Arrival]) -> None:
+        """Note that a record needs to wait no more: the next one of its key may run."""
+        line = self._lines[record.key]
+        line.remove(record)
+        self._count -= 1
+        if line:
+            self._look(line)
+        else:
+            del self._lines[record.key]
+
+    def stays(self, record: WaitingRecord[Arrival]) -> None:
+        """Note that a record was not run, since one before it has failed again."""
+        record.taken = False
+        self._look(self._lines[record.key])
+
+    def again(
+        self, record: WaitingRecord[Arrival], due_at: float, attempt: int | None = None
+    ) -> None:
+        """Note that a record has failed again, and that its next message is on its way.
+
+        Args:
+            record: that was taken.
+            due_at: when it is to run.
+            attempt: how often it has failed, once more than before by default.
+
+        """
+        record.attempt = record.attempt + 1 if attempt is None else attempt
+        record.due_at, record.arrival, record.taken = due_at, None, False
+
+    def given_back(self, record: WaitingRecord[Arrival]) -> None:
+        """Note that a record's message was given back to the broker, which delivers it again."""
+        record.arrival = None
+
+    def drop(self, queue: str) -> None:
+        """Forget the records whose messages are in a queue: the broker delivers them again."""
+        for record in self.of_queue(queue):
+            self.done(record)
+
+    def forget(self) -> None:
+        """Forget all: the broker delivers it again."""
+        self._lines, self._heads, self._count = {}, [], 0
+        self._read = set()
+
+    def _look(self, line: list[WaitingRecord[Arrival]]) -> None:
+        if line and _ready(line[0]):
+            heapq.heappush(self._heads, (line[0].due_at, line[0].place, line[0].key))
+
+
+def _place(record: WaitingRecord[Arrival]) -> int:
+    return record.place
+
+
+def _ready(record: WaitingRecord[Arrival]) -> bool:
+    return record.arrival is not None and not record.taken

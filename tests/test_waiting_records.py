@@ -1,0 +1,217 @@
+"""Records that wait for others of their keys: through failures, restarts and duplicates."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feedbus.waiting_records import WaitingRecord, WaitingRecords
+
+DELAY = 3.0
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a waiting queue."""
+
+    key: str
+    place: int
+    message_id: str
+    attempt: int
+    due_at: float
+
+
+@dataclass
+class Broker:
+    """A queue of (id, key), its waiting queue, and what was delivered and is not acknowledged."""
+
+    main: list[tuple[str, str]]
+    waiting: list[Message] = field(default_factory=list)
+    unacked: list[tuple[str, str]] = field(default_factory=list)
+    returned: set[str] = field(default_factory=set)
+    delivered: list[Message] = field(default_factory=list)
+
+    def restart(self) -> None:
+        """Give back what the consumer had."""
+        self.returned |= {name for name, _ in self.unacked}
+        self.main[:0], self.unacked = self.unacked, []
+        self.waiting[:0], self.delivered = self.delivered, []
+
+
+@dataclass
+class Consumer:
+    """What a consumer does, a step at a time: it can be killed between any two."""
+
+    broker: Broker
+    failures: dict[str, int]
+    effects: list[str]
+    now: float = 0.0
+    records: WaitingRecords[Message] = field(default_factory=WaitingRecords)
+
+    def begin(self) -> None:
+        self.deliver()
+        self.records.began()
+
+    def deliver(self) -> None:
+        """Take what the waiting queue delivers."""
+        while self.broker.waiting:
+            came = self.broker.waiting.pop(0)
+            self.broker.delivered.append(came)
+            found = (came.key, came.place, came.message_id, True, came.attempt, came.due_at, "")
+            for old in self.records.arrived(WaitingRecord(*found, came)):
+                self.broker.delivered.remove(old)
+
+    def fails(self, name: str) -> bool:
+        self.failures[name] -= 1
+        return self.failures[name] >= 0
+
+    def handle(self) -> Iterator[None]:
+        """Handle the next record of the queue."""
+        name, key = record = self.broker.main.pop(0)
+        self.broker.unacked.append(record)
+        repeated = name in self.broker.returned and self.records.is_repetition(name)
+        blocked = self.records.blocks(key)
+        if not repeated and (blocked or self.fails(name)):
+            due_at = 0.0 if blocked else self.now + DELAY
+            place = self.records.next_place()
+            message = Message(key, place, name, int(not blocked), due_at)
+            self.records.add(WaitingRecord(key, place, name, True, message.attempt, due_at))
+            yield
+            self.broker.waiting.append(message)
+        elif not repeated:
+            self.effects.append(name)
+        yield
+        self.broker.unacked.remove(record)
+
+    def work_off(self, most: int) -> Iterator[None]:
+        """Handle records that wait and are due."""
+        stopped: set[str] = set()
+        for record in self.records.take(self.now, most):
+            message = record.arrival
+            assert message is not None
+            if record.key in stopped:
+                self.records.stays(record)
+                continue
+            yield
+            if self.fails(record.message_id):
+                stopped.add(record.key)
+                again = replace(message, attempt=message.attempt + 1, due_at=self.now + DELAY)
+                self.broker.waiting.append(again)
+                yield
+                self.records.again(record, again.due_at)
+            else:
+                self.effects.append(record.message_id)
+                yield
+                self.records.done(record)
+            self.broker.delivered.remove(message)
+
+
+KEYS = st.lists(st.sampled_from("abc"), min_size=1, max_size=12)
+FAILURES = st.lists(st.integers(0, 3), min_size=12, max_size=12)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["handle", "work off", "deliver", "pass"]), st.integers(0, 9)),
+    max_size=60,
+)
+
+
+@dataclass
+class Run:
+    """A broker and whichever consumer works now."""
+
+    broker: Broker
+    consumer: Consumer
+
+    def work(self, step: str, most: int) -> None:
+        """Carry out a step; the consumer is killed when it has come so far within it."""
+        consumer = self.consumer
+        if step == "deliver":
+            consumer.deliver()
+        elif step == "pass":
+            consumer.now += 1.0
+        elif step == "work off" or self.broker.main:
+            begun = consumer.handle() if step == "handle" else consumer.work_off(most)
+            if any(number == most for number, _ in enumerate(begun)):
+                self.broker.restart()
+                failures, effects = consumer.failures, consumer.effects
+                self.consumer = Consumer(self.broker, failures, effects, consumer.now)
+                self.consumer.begin()
+
+    def finish(self) -> None:
+        """Work undisturbed until nothing is left."""
+        for _ in range(1000):
+            if not (self.broker.main or self.broker.waiting or self.broker.delivered):
+                break
+            for step in ("deliver", "work off", "handle", "pass"):
+                self.work(step, 100)
+
+
+@given(KEYS, FAILURES, STEPS)
+def test_each_key_takes_effect_in_order_whatever_fails_and_whoever_is_killed(keys, times, steps):
+    names = [f"{number:02}" for number in range(len(keys))]
+    key_of = dict(zip(names, keys, strict=True))
+    broker, effects = Broker(list(key_of.items())), []
+    failures = defaultdict(int, zip(names, times, strict=False))
+    run = Run(broker, Consumer(broker, failures, effects))
+    run.consumer.begin()
+    for step, most in steps:
+        run.work(step, most)
+    run.finish()
+    left = run.consumer.records
+    assert (len(left), left.next_due(), broker.unacked) == (0, math.inf, [])
+    first = list(dict.fromkeys(effects))
+    assert sorted(first) == names
+    for key in "abc":
+        own = [name for name in first if key_of[name] == key]
+        assert own == sorted(own)
+
+
+def records(*keys: str) -> WaitingRecords[str]:
+    found: WaitingRecords[str] = WaitingRecords()
+    for number, key in enumerate(keys):
+        place = found.next_place()
+        found.arrived(WaitingRecord(key, place, f"m{number}", arrival=f"d{number}"))
+    return found
+
+
+def test_a_key_waits_for_its_first_record_and_others_do_not():
+    waiting = records("a", "b", "a", "b")
+    (first, *_) = [each for each in waiting if each.key == "a"]
+    waiting.again(first, due_at=10.0)
+    assert [each.message_id for each in waiting.take(5.0, 10)] == ["m1", "m3"]
+    assert waiting.next_due() == math.inf  # its message is on its way
+    again = WaitingRecord("a", first.place, "m0", attempt=1, due_at=10.0, arrival="again")
+    assert waiting.arrived(again) == []
+    assert (waiting.next_due(), waiting.take(9.0, 10)) == (10.0, [])
+    assert [each.message_id for each in waiting.take(10.0, 10)] == ["m0", "m2"]
+
+
+def test_of_two_messages_of_one_record_the_one_with_the_later_attempt_counts():
+    waiting = records("a")
+    later = WaitingRecord("a", 1, "m0", attempt=1, due_at=7.0, arrival="later")
+    assert waiting.arrived(later) == ["d0"]
+    earlier = WaitingRecord("a", 1, "m0", arrival="late")
+    assert waiting.arrived(earlier) == ["late"]
+    assert (len(waiting), waiting.next_due()) == (1, 7.0)
+
+
+def test_what_is_to_be_handled_alone_is_taken_alone():
+    waiting = records("a", "a", "b", "a")
+    taken = waiting.take(0.0, 10, lambda name: name == "m1")
+    assert [each.message_id for each in taken] == ["m0", "m2"]
+    for each in taken:
+        waiting.done(each)
+    assert [each.message_id for each in waiting.take(0.0, 10, lambda name: name == "m1")] == ["m1"]
+
+
+@pytest.mark.parametrize("identified", [True, False])
+def test_only_what_its_publisher_gave_an_id_is_known_as_a_repetition(identified):
+    waiting: WaitingRecords[str] = WaitingRecords()
+    waiting.arrived(WaitingRecord("a", 1, "m", identified, arrival="d"))
+    waiting.began()
+    assert waiting.is_repetition("m") is identified
