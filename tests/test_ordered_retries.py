@@ -25,6 +25,7 @@ from feedbus.ring import Ring
 from feedbus.runner import waiting_queues
 from feedbus.runner.concurrent import Concurrent
 from feedbus.runner.reading import Reading
+from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.store.peewee import close_bound
 from feedbus.topology import RetryPolicy, Topology
 from feedbus.wire import Delivery
@@ -236,13 +237,13 @@ def test_what_waits_is_taken_anew_before_the_broker_takes_it_back(make, monkeypa
     published(system)
     handler = Failing({1: 1})
     given_back = []
-    real = waiting_queues.WaitingQueue.renew
+    real = WaitingQueue.renew
 
-    def renew(self: waiting_queues.WaitingQueue, older_than: float) -> None:
+    def renew(self: WaitingQueue, older_than: float) -> None:
         given_back.append(len(self.retries.records))
         real(self, older_than)
 
-    monkeypatch.setattr(waiting_queues.WaitingQueue, "renew", renew)
+    monkeypatch.setattr(WaitingQueue, "renew", renew)
     system.run(handler.one, idle_seconds=2.0)
     assert any(given_back)
     assert handler.seen == [2, 4, 6, 8, 1, 3, 5, 7]
@@ -324,9 +325,9 @@ def test_whoever_is_lost_while_what_waits_moves_leaves_its_later_records_to_nobo
         bus.publish_many("ring", [({"n": n}, "a key") for n in (1, 2, 3)])
     handler, lost = Failing({1: 1}), []
     system.run(handler.one, "shard_0", max_messages=3)
-    real = waiting_queues.WaitingQueue.acknowledge
+    real = WaitingQueue.acknowledge
 
-    def acknowledge(self: waiting_queues.WaitingQueue, deliveries: Sequence[Delivery]) -> None:
+    def acknowledge(self: WaitingQueue, deliveries: Sequence[Delivery]) -> None:
         if len(deliveries) == 3 and not lost:
             real(self, deliveries[:1])
             lost.append(deliveries)
@@ -334,7 +335,7 @@ def test_whoever_is_lost_while_what_waits_moves_leaves_its_later_records_to_nobo
             raise ConnectionResetError(msg)
         real(self, deliveries)
 
-    monkeypatch.setattr(waiting_queues.WaitingQueue, "acknowledge", acknowledge)
+    monkeypatch.setattr(WaitingQueue, "acknowledge", acknowledge)
     after = system.reshaped(sharded(2, **options))
     runs = [
         threading.Thread(
@@ -382,14 +383,14 @@ def test_a_record_that_fails_while_its_waiting_queue_is_cancelled_waits_again(ma
 def test_whoever_comes_when_a_queue_has_just_ended_leaves_no_waiting_queue(make, monkeypatch):
     system = make(work())
     queue_name = Names(system.topology).queue(system.topology.consumer("work"))
-    real = waiting_queues.WaitingQueue.open
+    real = WaitingQueue.open
 
     def end_first(connection: Any, *arguments: Any) -> Any:
         with broker.connect(system.topology) as other:
             other.channel().queue_delete(queue_name)
         return real(connection, *arguments)
 
-    monkeypatch.setattr(waiting_queues.WaitingQueue, "open", end_first)
+    monkeypatch.setattr(WaitingQueue, "open", end_first)
     system.run(Failing({}).one, max_runtime_seconds=1.0)
     assert waiting_in(system, queue_name) is None
 

@@ -99,7 +99,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
     from feedbus.handling.routes import HandlerRoutes
     from feedbus.metrics import Metrics
     from feedbus.process import lifeline, watchdog
-    from feedbus.runner import Runner, Suspects
+    from feedbus.runner import Runner, Suspects, stopping_on_signals
     from feedbus.store import open_store
 
     consumer, slot = place.consumer, place.slot
@@ -129,7 +129,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
                 )
             gc.freeze()  # nor is it looked through later, while messages wait
             gc.enable()
-            with runner.stopping_on_signals():
+            with stopping_on_signals(runner.stop):
                 events.info("started", "the consumer has started", consumer=consumer.name)
                 reason = runner.run()
         text = f"the consumer has ended: {reason}"

@@ -6,8 +6,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from feedbus import broker
 from feedbus.broker import entities
@@ -16,128 +14,21 @@ from feedbus.broker.names import Names
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.generations.drain import following
 from feedbus.generations.emptying import portable
-from feedbus.generations.probes import LOST_SECONDS, Probes
 from feedbus.logs import EventLog
 from feedbus.ring import Ring
+from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
-from feedbus.wire.amqp import Channel, Connection
-from feedbus.wire.constants import FENCE
+from feedbus.wire.amqp import Connection
 
 events = EventLog(__name__)
 
-PREFETCH = 65_535  # the most that AMQP has; a quorum queue takes 0 for 2,000
 BESIDE = ".waiting"  # at the end of a subscription's tag
 GO_ON_SHARE = 0.9  # of the limit: a consumer that holds goes on when no more records wait
 COUNT_SECONDS = 0.2  # at most so often it is noted how many records wait
 MOST_MOVED = 50_000  # to one waiting queue: who reads it begins with all, at most PREFETCH
 RENEWED_SECONDS = 300.0  # deliveries that are older are given back and taken again
 RENEWED_SHARE = 0.5  # of the broker's consumer timeout, where that is shorter
-
-
-@dataclass(slots=True)
-class WaitingQueue:
-    """A subscription to one waiting queue, on a channel of its own.
-
-    Only one consumer at a time reads it: the broker lets one be active, and one that finds another
-    does not subscribe. It reads the shard's queue only while it has this one, and begins with that
-    only when it has read all that waits.
-    """
-
-    queue: str
-    tag: str
-    channel: Channel
-    probes: Probes
-    retries: OrderedRetries
-    closed: bool = False
-    cancelled: bool = False  # by the broker, which has taken back what was delivered
-    arrived_at: float = 0.0  # when a message came last
-
-    @classmethod
-    def open(
-        cls,
-        connection: Connection,
-        queue: str,
-        tag: str,
-        retries: OrderedRetries,
-        on_cancel: Callable[[str], None],
-    ) -> WaitingQueue | None:
-        """Subscribe, and return when everything that waits was delivered.
-
-        Returns:
-            None where another consumer reads the queue.
-
-        """
-        if entities.consumers(connection, queue):
-            return None
-        channel = connection.channel()
-        channel.auto_decode = False
-        retries.subscribed(tag, queue)
-        opened = cls(queue, tag, channel, Probes(channel, queue, pause_seconds=0.0), retries)
-
-        def cancel(consumer_tag: str) -> None:
-            opened.cancelled = True
-            on_cancel(consumer_tag)
-
-        channel.basic_qos(0, PREFETCH, False)
-        channel.basic_consume(
-            queue, consumer_tag=tag, callback=opened._on_message, on_cancel=cancel
-        )
-        # Behind everything that waits: what a consumer before this one had is in the queue again
-        # when the broker lets this one be active.
-        opened.probes.put()
-        # The probe comes late where much waits: it is lost only when nothing else comes either.
-        while opened.probes.awaited and not (opened.probes.lost and opened.silent):
-            try:
-                connection.drain_events(timeout=0.1)
-            except TimeoutError:
-                continue
-        if opened.probes.awaited:  # another consumer was faster
-            opened.close()
-            return None
-        retries.records.began()
-        return opened
-
-    @property
-    def silent(self) -> bool:
-        """Whether nothing has come for longer than a probe takes."""
-        return time.monotonic() > self.arrived_at + LOST_SECONDS
-
-    def _on_message(self, message: Any) -> None:
-        if self.closed:
-            return  # it comes again
-        self.arrived_at = time.monotonic()
-        headers = message.properties.get("application_headers") or {}
-        if FENCE in headers:  # also one whose consumer is no more
-            self.probes.came(message.properties.get("message_id"))
-            self.channel.basic_ack(message.delivery_tag)
-            return
-        self.acknowledge(self.retries.arrived(message))
-
-    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge deliveries of this queue."""
-        if self.cancelled:
-            return  # the records run again, each in its place
-        for delivery in deliveries:
-            self.channel.basic_ack(delivery.tag)
-
-    def renew(self, older_than: float) -> None:
-        """Give back what came before a moment of the monotonic clock: the broker brings it anew.
-
-        The broker closes the channel of a consumer that keeps a delivery for too long.
-        """
-        for record in self.retries.records.of_queue(self.queue):
-            arrival = record.arrival
-            if arrival is not None and not record.taken and arrival.arrived_at < older_than:
-                self.channel.basic_reject(arrival.delivery.tag, requeue=True)
-                self.retries.records.given_back(record)
-
-    def close(self) -> None:
-        """Give back what waits, and know of it no more."""
-        self.closed = True
-        self.retries.closed(self.queue)
-        if self.channel.is_open:
-            self.channel.close()
 
 
 class WaitingQueues:

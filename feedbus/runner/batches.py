@@ -1,0 +1,231 @@
+"""Messages that are handled in batches: collected, given to the handler, settled."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from feedbus.errors import Outage
+from feedbus.logs import EventLog
+from feedbus.runner.run import HERE_SECONDS, Run
+from feedbus.runner.strain import Strain
+from feedbus.runner.subscriptions import Subscriptions
+from feedbus.wire import Delivery
+from feedbus.wire.amqp import RawConnection
+from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
+
+events = EventLog(__name__)
+
+
+class Batches:
+    """A way of working: a batch is handled and settled, then the next.
+
+    The other ways are subclasses. Each handles alone, by this one, what may have ended a process.
+    """
+
+    def __init__(self, run: Run, subscriptions: Subscriptions) -> None:
+        """Handle what the subscriptions of a run bring."""
+        self._run = run
+        self._subscriptions = subscriptions
+        self._last_batch = -math.inf
+
+    @property
+    def working(self) -> bool:
+        """Whether deliveries are taken and not settled, between two calls."""
+        return False
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that can be read when something has ended; None without one."""
+        return None
+
+    def arrive(self, raw: RawConnection) -> bool:
+        """Wait for a batch: full, or the last one began long enough ago and no more came.
+
+        So a record that comes alone is handled at once, and those that come fast gather while the
+        batch before them is handled. What waits here is handled only while its channel is open:
+        else it comes again. Returns whether there is anything to do.
+        """
+        run = self._run
+        batch, buffer, waited = run.consumer.queue.batch, run.buffer, bool(run.buffer)
+        if run.waiting:
+            run.take_in(raw, 0.0)  # also what waits, however much else has arrived
+        else:
+            raw.take_arrived()
+        if run.full():
+            run.take_in(raw, run.patience(raw))
+            run.heartbeats.beat()
+            return bool(buffer)
+        if waited:
+            deadline = time.monotonic()
+        elif buffer:
+            deadline = self._last_batch + batch.wait_seconds
+        else:
+            deadline = time.monotonic() + run.patience(raw)
+        while buffer.records < batch.size and not run.stop_requested.is_set():
+            had = bool(buffer)
+            try:
+                raw.drain_events(timeout=max(deadline - time.monotonic(), HERE_SECONDS))
+            except TimeoutError:
+                break
+            if buffer and not had:
+                deadline = self._last_batch + batch.wait_seconds
+            if run.waiting:
+                deadline = min(deadline, time.monotonic() + run.until_due())
+        run.heartbeats.beat()
+        return bool(buffer)
+
+    def handle_due(self, raw: RawConnection) -> bool:
+        """Handle records that have waited and are due; False when all have to be given back."""
+        run = self._run
+        if run.waiting is None or not run.waiting:
+            return True
+        most = int(min(run.consumer.queue.batch.size, run.left.messages))
+        deliveries = run.waiting.take(most, run.suspects.suspected)
+        if deliveries and not self._work(raw, deliveries, time.monotonic()):
+            return False
+        run.waiting.renew(run.timeout.seconds)
+        return True
+
+    def handle_next(self, raw: RawConnection) -> bool:
+        """Handle what has arrived, or a fence; False to give back what is not settled."""
+        run = self._run
+        if run.timeout.too_close(run.buffer.oldest_at):
+            return False
+        if run.full() or run.left.messages <= 0:
+            return True
+        if run.buffer.at_fence and self._subscriptions.pass_fence(raw):
+            return True
+        return self._handle(raw)
+
+    def cancelled(self) -> None:
+        """Note that the broker has cancelled a subscription."""
+
+    def channel_closed(self, error: BaseException) -> None:
+        """Note why the broker has closed a channel."""
+        self._run.timeout.learn(error)
+
+    def let_finish(self) -> None:
+        """Let what has begun finish, and settle it; the rest is for the broker to deliver again."""
+
+    def look(self) -> None:
+        """Note what handlers have; called often while the run holds."""
+
+    def forget(self) -> None:
+        """Forget what is not settled: the broker delivers it again."""
+
+    def close(self) -> None:
+        """End what handles."""
+
+    def _handle(self, raw: RawConnection) -> bool:
+        """Handle a batch and settle it; False when it has to be given back to the broker."""
+        run = self._run
+        arrived_at, size = run.buffer.oldest_at, run.consumer.queue.batch.size
+        deliveries = run.buffer.take(size, run.left.messages, run.suspects.suspected)
+        return self._work(raw, deliveries, arrived_at)
+
+    def _work(self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float) -> bool:
+        """Handle deliveries and settle them; False when all have to be given back."""
+        run = self._run
+        ids = [delivery.message_id for delivery in deliveries]
+        self._last_batch = time.monotonic()
+        while True:
+            started = time.monotonic()
+            try:
+                self._dispatch_noted(deliveries, ids)
+                break
+            except Outage as error:
+                if not self._wait_out(raw, error):
+                    return True
+                if run.timeout.too_close(arrived_at):
+                    return False
+        took = time.monotonic() - started
+        self._handled(raw, deliveries, took, Strain(took, run.heartbeats.missed_seconds, ids))
+        return True
+
+    def _wait_out(self, raw: RawConnection, error: Outage) -> bool:
+        """Hold because of an outage; whether to try again, rather than to end the run.
+
+        Raises:
+            Outage: what waits has to be read anew.
+
+        """
+        run = self._run
+        run.suspects.release()  # whoever is killed while it holds dies of no message
+        if run.must_read_anew:
+            raise error
+        run.hold(error, self.look)
+        if run.ended(working=self.working) is not None:
+            return False
+        raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
+        return True
+
+    def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> None:
+        """Give a batch to the handler while it is noted what is there."""
+        run = self._run
+        with run.heartbeats.going_on():
+            run.resources.open()  # one may have ended by itself
+            run.suspects.take(ids, run.handler_seconds)
+            limit = run.consumer.queue.delivery_limit
+            reason = run.suspects.given_up(ids[0], limit)
+            if reason:
+                events.error(
+                    "message_given_up",
+                    f"{run.consumer.name} puts message {ids[0]} into the dead letters: {reason}",
+                    consumer=run.consumer.name,
+                    message_id=ids[0],
+                )
+                # Lost so often again: it is the dead handler that costs the consumer now.
+                quietly = bool(run.suspects.given_up(ids[0], 2 * limit))
+                run.dispatch.give_up(deliveries[0], reason, quietly=quietly)
+            else:
+                run.dispatch.handle(deliveries)
+
+    def _handled(
+        self, raw: RawConnection, deliveries: Sequence[Delivery], seconds: float, strain: Strain
+    ) -> None:
+        """Settle what has been handled in so many seconds, and count it."""
+        run = self._run
+        run.timeout.note(seconds)
+        run.left.idle_from(time.monotonic())
+        self._settle(raw, deliveries, strain)
+        self._subscriptions.sample(deliveries[0])
+        run.holding.over()
+        run.left.handled(len(deliveries))
+
+    def _settle(self, raw: RawConnection, deliveries: Sequence[Delivery], strain: Strain) -> None:
+        """Acknowledge a batch; if publishing failed, the broker still owns the deliveries.
+
+        Where the handler may have cost the channel, the broker is asked whether it has it still,
+        and the loss is counted against what was in the handler.
+        """
+        run, subscriptions = self._run, self._subscriptions
+        latest = {delivery.consumer_tag: delivery.tag for delivery in deliveries}
+        slow = strain.seconds >= LEAST_TIMEOUT_SECONDS
+        try:
+            for consumer_tag, tag in latest.items():
+                subscriptions.settle(consumer_tag, tag)
+            if run.waiting is not None:
+                run.waiting.settle(deliveries)
+            if slow or strain.cause(run.timeout):
+                raw.take_arrived()
+                raw.channel().close()  # an answer behind the acknowledgement
+        except Exception as error:
+            run.timeout.learn(error)
+            cause = strain.cause(run.timeout)
+            if cause:
+                first = strain.message_ids[0]
+                events.warning(
+                    "channel_lost",
+                    f"the broker closed the channel of {run.consumer.name} while it handled"
+                    f" message {first}: {cause}; the message is delivered again",
+                    consumer=run.consumer.name,
+                    message_id=first,
+                )
+                run.suspects.blame(strain.message_ids, cause)
+            run.suspects.release()
+            raise
+        cancelled = slow and not latest.keys().isdisjoint(subscriptions.cancelled)
+        if cancelled:
+            run.suspects.blame(strain.message_ids, run.timeout.cancelled(strain.seconds))
+        run.suspects.release(settled=not cancelled)

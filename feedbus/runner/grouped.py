@@ -1,0 +1,70 @@
+"""Single records that are handled one after the other, and settled in groups."""
+
+from __future__ import annotations
+
+import time
+
+from feedbus.bus.sender import Sender
+from feedbus.errors import Outage
+from feedbus.runner.batches import Batches
+from feedbus.runner.group import Group
+from feedbus.runner.run import Run
+from feedbus.runner.subscriptions import Subscriptions
+from feedbus.wire.amqp import RawConnection
+
+
+class Grouped(Batches):
+    """A way of working: no transaction ends with each message, so many are settled at once."""
+
+    def __init__(self, run: Run, subscriptions: Subscriptions, sender: Sender) -> None:
+        """Handle what the subscriptions of a run bring; send by sender."""
+        super().__init__(run, subscriptions)
+        self._group = Group(
+            run.dispatch,
+            sender,
+            buffer=run.buffer,
+            suspects=run.suspects,
+            heartbeats=run.heartbeats,
+            prefetch=run.consumer.queue.prefetch,
+            seconds=run.handler_seconds,
+        )
+
+    def forget(self) -> None:
+        """Forget what is not settled: the broker delivers it again."""
+        self._group.forget()
+
+    def _handle(self, raw: RawConnection) -> bool:
+        """Handle a group of single records; False when it has to be given back to the broker."""
+        run = self._run
+        if run.suspects.suspected(run.buffer.first.message_id):
+            return super()._handle(raw)
+        arrived_at = run.buffer.oldest_at
+        while (error := self._finish(raw)) is not None:
+            if not self._wait_out(raw, error):
+                return True
+            if run.timeout.too_close(arrived_at):
+                self._group.forget()
+                return False
+        return True
+
+    def _finish(self, raw: RawConnection) -> Outage | None:
+        """Handle a group and settle it; return the outage that was met."""
+        run, group = self._run, self._group
+        started = time.monotonic()
+        outage = None
+        if not group:  # else only finishing it has met an outage
+            if not run.resources.ready:  # one has ended by itself
+                with run.heartbeats.going_on():
+                    run.resources.open()
+            outage = group.handle(
+                raw.take_arrived,
+                lambda: run.stop_requested.is_set() or bool(self._subscriptions.cancelled),
+                run.left.messages,
+            )
+        try:
+            deliveries = group.finish()
+        except Outage as error:
+            return error
+        if deliveries:
+            self._handled(raw, deliveries, time.monotonic() - started, group.strain)
+        return outage

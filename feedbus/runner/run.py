@@ -1,0 +1,136 @@
+"""What the parts of one consumer's run share: its limits, its deliveries, and how it waits."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from feedbus.dispatch import Dispatch
+from feedbus.errors import Outage, UsageError
+from feedbus.handling.resources import Resources
+from feedbus.runner.buffer import Buffer
+from feedbus.runner.consumer_timeout import ConsumerTimeout
+from feedbus.runner.heartbeats import Heartbeats
+from feedbus.runner.holding import Holding
+from feedbus.runner.limits import Allowance
+from feedbus.runner.suspects import Suspects
+from feedbus.runner.waiting_queues import WaitingQueues
+from feedbus.topology import Consumer, Topology
+from feedbus.wire.amqp import RawConnection
+
+POLL_SECONDS = 0.5
+FIRST_LOOK_SECONDS = 0.05
+LONG_POLL_SECONDS = 5.0
+HERE_SECONDS = 0.0001  # for what has arrived already
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of a consumer.
+
+    Attributes:
+        topology: of the system.
+        consumer: whose queue is read.
+        dispatch: calls its handlers.
+        resources: that the handlers ask for.
+        suspects: messages that may have ended a process.
+        heartbeats: sent while handlers work.
+        holding: the outages since something last succeeded.
+        timeout: how long the broker waits for an acknowledgement.
+        left: what is left of the run's limits.
+        waiting: the waiting queues, where the queue has an order.
+        handler_seconds: how long a handler may take.
+        buffer: deliveries that have come and are not handled yet.
+        stop_requested: whether the run is to end cleanly.
+        removed: why there will never be anything to read, None while there may be.
+        standby_seconds: until it looks again whether a queue of another consumer is free.
+
+    """
+
+    topology: Topology
+    consumer: Consumer
+    dispatch: Dispatch
+    resources: Resources
+    suspects: Suspects
+    heartbeats: Heartbeats
+    holding: Holding
+    timeout: ConsumerTimeout
+    left: Allowance
+    waiting: WaitingQueues | None
+    handler_seconds: float
+    buffer: Buffer = field(default_factory=Buffer)
+    stop_requested: threading.Event = field(default_factory=threading.Event)
+    removed: str | None = None
+    standby_seconds: float = math.inf
+
+    def ended(self, *, working: bool = False) -> str | None:
+        """Return why the run is over, None while it is not.
+
+        Args:
+            working: whether deliveries are handled now.
+
+        """
+        if self.stop_requested.is_set():
+            return "stopped by a signal"
+        return self.removed or self.left.used_up(waiting=bool(self.buffer) or working)
+
+    def stand_by(self, stands_by: bool) -> None:  # noqa: FBT001 -- what it is
+        """Look again soon where another consumer has a queue: it may just have been killed."""
+        if not stands_by:
+            self.standby_seconds = math.inf
+        elif self.standby_seconds == math.inf:
+            self.standby_seconds = FIRST_LOOK_SECONDS
+        else:
+            self.standby_seconds = min(2 * self.standby_seconds, POLL_SECONDS)
+
+    def patience(self, raw: RawConnection) -> float:
+        """Return how long to wait for a delivery: until a limit, or until a signal may be seen."""
+        wakes = getattr(raw, "wakes_on_signals", False)
+        longest = LONG_POLL_SECONDS if wakes else POLL_SECONDS
+        longest = min(longest, self.until_due(), self.standby_seconds)
+        return max(min(longest, self.left.idle_seconds, self.left.run_seconds), 0.001)
+
+    def until_due(self) -> float:
+        """Return how long it takes until a waiting record may run; infinity without any."""
+        return self.waiting.seconds_until_due() if self.waiting is not None else math.inf
+
+    def full(self) -> bool:
+        """Whether so many records wait for others of their keys that no more may come."""
+        return self.waiting is not None and self.waiting.full()
+
+    @property
+    def must_read_anew(self) -> bool:
+        """Whether it is not known any more, after an outage, what waits."""
+        return self.waiting is not None and self.waiting.unsettled
+
+    def take_in(self, raw: RawConnection, timeout: float) -> None:
+        """Wait for something to arrive, and take all that has; prefetch bounds it.
+
+        take_arrived() does not suffice here: on the embedded broker it fetches nothing new.
+        """
+        while not self.stop_requested.is_set():
+            try:
+                raw.drain_events(timeout=max(timeout, HERE_SECONDS))
+            except TimeoutError:
+                break
+            timeout = 0.0
+
+    def hold(self, error: Outage | UsageError, look: Callable[[], None] = lambda: None) -> None:
+        """Wait before the next attempt, longer each time, until a limit or a signal at most.
+
+        Args:
+            error: what is wrong.
+            look: called often meanwhile.
+
+        """
+
+        def wait(seconds: float) -> None:
+            deadline = time.monotonic() + seconds
+            while (left := deadline - time.monotonic()) > 0 and not self.stop_requested.is_set():
+                self.heartbeats.wait(self.stop_requested, min(left, POLL_SECONDS))
+                look()
+
+        self.holding.hold(error, wait, self.left.run_seconds)

@@ -1,0 +1,186 @@
+"""Records of several keys that are handled at once, each settled when it has ended."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from feedbus.errors import Outage
+from feedbus.logs import EventLog
+from feedbus.runner.batches import Batches
+from feedbus.runner.concurrent import Concurrent
+from feedbus.runner.run import POLL_SECONDS, Run
+from feedbus.runner.subscriptions import Subscriptions
+from feedbus.wire.amqp import RawConnection
+
+events = EventLog(__name__)
+
+
+class Several(Batches):
+    """A way of working: as many records at once as the queue's `concurrency` says."""
+
+    def __init__(self, run: Run, subscriptions: Subscriptions, concurrent: Concurrent) -> None:
+        """Handle what the subscriptions of a run bring."""
+        super().__init__(run, subscriptions)
+        self._concurrent = concurrent
+
+    @property
+    def working(self) -> bool:
+        """Whether deliveries are opened and not settled."""
+        return bool(self._concurrent)
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that can be read when a record has ended."""
+        return self._concurrent.fileno()
+
+    def cancelled(self) -> None:
+        """Blame what was handled longest."""
+        self._concurrent.blame_slowest(self._run.timeout)
+
+    def channel_closed(self, error: BaseException) -> None:
+        """Blame what has cost the channel, where the broker has closed it for its timeout."""
+        if self._run.timeout.learn(error):
+            self._concurrent.blame_slow(self._run.timeout)
+
+    def look(self) -> None:
+        """Note what handlers have; called often while the run holds."""
+        if self._concurrent:
+            self._concurrent.look()
+            self._concurrent.note()
+
+    def forget(self) -> None:
+        """Forget what is not settled: the broker delivers it again."""
+        worked = bool(self._concurrent)
+        self._concurrent.abandon()
+        if worked:  # what ran until now comes again: that is no idle time
+            self._run.left.idle_from(time.monotonic())
+
+    def close(self) -> None:
+        """End the threads."""
+        self._concurrent.close()
+
+    def arrive(self, raw: RawConnection) -> bool:
+        """Wait until something arrives or ends, and take all; whether there is anything to do."""
+        run, concurrent = self._run, self._concurrent
+        raw.take_arrived()
+        may_take = run.buffer and concurrent.hungry and not run.full()
+        busy = concurrent.unfinished or (may_take and not concurrent)
+        timeout = 0.0 if busy else run.patience(raw)
+        if concurrent:
+            timeout = min(timeout, POLL_SECONDS)
+        run.take_in(raw, timeout)
+        concurrent.look()
+        run.heartbeats.beat()
+        return bool(run.buffer or concurrent or run.until_due() <= 0)
+
+    def handle_due(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- begun with what has arrived
+        """Leave what is due to handle_next()."""
+        return True
+
+    def handle_next(self, raw: RawConnection) -> bool:
+        """Settle what has ended, and begin what may; False to give all back."""
+        run, concurrent = self._run, self._concurrent
+        taken_for_message = False
+        if not concurrent and run.buffer.at_fence:
+            taken_for_message = not self._subscriptions.pass_fence(raw)
+        oldest_at = min(concurrent.oldest_at, run.buffer.oldest_at if run.buffer else math.inf)
+        if oldest_at < math.inf and run.timeout.too_close(oldest_at):
+            return False
+        try:
+            with run.heartbeats.going_on():
+                self._settle_ended()
+                if not concurrent.running:
+                    run.resources.open()  # one may have ended by itself
+            if not self._admit(raw, at_fence=taken_for_message):
+                return False
+            concurrent.start()
+        except Outage as error:
+            if run.must_read_anew:
+                raise
+            run.hold(error, self.look)
+            raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
+        return True
+
+    def _admit(self, raw: RawConnection, *, at_fence: bool) -> bool:
+        """Open what has arrived, while more could be handled at once; False to give all back.
+
+        Args:
+            raw: the connection.
+            at_fence: whether the first one is a message, though it says that it is a fence.
+
+        """
+        run, concurrent, buffer = self._run, self._concurrent, self._run.buffer
+        if not self._admit_due(raw):
+            return False
+        if run.full():
+            return True
+        while buffer and (at_fence or not buffer.at_fence) and not run.stop_requested.is_set():
+            if run.suspects.suspected(buffer.first.message_id):
+                if concurrent:
+                    break  # it is handled alone, once the others are settled
+                if not self._handle(raw):
+                    return False
+            elif concurrent.hungry and len(concurrent) < run.left.messages:
+                arrived_at = buffer.oldest_at
+                concurrent.open(buffer.pop(), arrived_at)
+            else:
+                break
+            at_fence = False
+        return True
+
+    def _admit_due(self, raw: RawConnection) -> bool:
+        """Open waiting records that are due; False to give all back."""
+        run, concurrent, waiting = self._run, self._concurrent, self._run.waiting
+        if waiting is None or not waiting:
+            return True
+        while concurrent.hungry and len(concurrent) < run.left.messages:
+            deliveries = waiting.take(1, run.suspects.suspected)
+            if not deliveries:
+                break
+            if not run.suspects.suspected(deliveries[0].message_id):
+                concurrent.open(deliveries[0], time.monotonic())
+            elif concurrent:
+                waiting.put_back(deliveries)  # it is handled alone, once the others are settled
+                break
+            elif not self._work(raw, deliveries, time.monotonic()):
+                return False
+        waiting.renew(run.timeout.seconds)
+        return True
+
+    def _settle_ended(self) -> None:
+        """Finish what has ended, and acknowledge the deliveries that are done."""
+        run, concurrent = self._run, self._concurrent
+        settled = concurrent.finish()
+        if settled:
+            concurrent.settle(self._subscriptions.reading)
+            if run.waiting is not None:
+                run.waiting.settle(settled)
+            self._subscriptions.sample(settled[0])
+            run.left.idle_from(time.monotonic())
+            run.left.handled(len(settled))
+        outage = concurrent.take_outage()
+        if outage is not None:
+            raise outage
+        if settled:
+            run.holding.over()
+
+    def let_finish(self) -> None:
+        """Let what has begun finish, and settle it; the rest is for the broker to deliver again."""
+        run, concurrent = self._run, self._concurrent
+        while concurrent.running:
+            concurrent.wait(POLL_SECONDS)
+            run.heartbeats.beat()
+            try:
+                with run.heartbeats.going_on():
+                    self._settle_ended()
+            except Outage as error:
+                if concurrent.unfinished:  # what finishing needs is away
+                    events.warning(
+                        "unsettled_at_end",
+                        f"{run.consumer.name} ends during an outage; the broker will deliver its"
+                        " unacknowledged messages again",
+                        consumer=run.consumer.name,
+                        error=error,
+                    )
+                    break
+        concurrent.abandon()

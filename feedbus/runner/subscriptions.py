@@ -1,0 +1,174 @@
+"""The queues that a consumer reads: subscribed to, given back, and ended at their fences."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from amqp.exceptions import NotFound
+
+from feedbus import broker
+from feedbus.errors import BrokerOutage
+from feedbus.generations.drain import Source, standing
+from feedbus.logs import EventLog
+from feedbus.metrics import ConsumerMetrics
+from feedbus.runner.placement import Placement
+from feedbus.runner.reading import Reading
+from feedbus.runner.run import Run
+from feedbus.wire import Delivery
+from feedbus.wire.amqp import Connection, RawConnection
+
+events = EventLog(__name__)
+
+SWITCHING_POLL_SECONDS = 0.5
+
+
+class Subscriptions:
+    """The queues that one run reads now, by the tags of its subscriptions."""
+
+    def __init__(self, run: Run, placement: Placement, metrics: ConsumerMetrics) -> None:
+        """Read none yet.
+
+        Args:
+            run: takes what is delivered.
+            placement: knows which shard owns which key.
+            metrics: where records at the wrong shard are counted.
+
+        """
+        self._run = run
+        self._placement = placement
+        self._metrics = metrics
+        self.reading: dict[str, Reading] = {}
+        self.cancelled: list[str] = []
+
+    def begin(self) -> None:
+        """Begin with none, on a connection."""
+        self.reading = {}
+        self.cancelled = []
+
+    def subscribe(self, connection: Connection, source: Source) -> bool:
+        """Begin to read a queue; False while it has to be had alone and somebody has it."""
+        queue, waiting = self._run.consumer.queue, self._run.waiting
+        tag = f"{self._run.consumer.name}.{source.queue}"
+        cancel = self.cancelled.append
+        if waiting is not None and not waiting.open(connection, source.queue, tag, cancel):
+            return False
+        try:
+            reading = Reading.begin(
+                connection,
+                source.queue,
+                tag=tag,
+                prefetch=max(queue.prefetch, min(queue.batch.size, 1000)),
+                exclusive=source.exclusive,
+                pause_seconds=broker.in_flight_seconds(self._run.topology),
+                on_message=self._on_message,
+                on_cancel=cancel,
+            )
+        except NotFound:
+            if waiting is not None:
+                waiting.delete(tag)
+            raise
+        if reading is not None:
+            self.reading[tag] = reading
+        elif queue.external_name:
+            msg = (
+                f"broker: another program consumes the external queue '{source.queue}' exclusively;"
+                " end it, or let it share the queue"
+            )
+            raise BrokerOutage(msg)
+        self._run.left.idle_from(time.monotonic())
+        return reading is not None
+
+    def _on_message(self, message: Any) -> None:
+        now = time.monotonic()
+        self._run.buffer.add(Delivery.of(message), now)
+        self._run.left.idle_from(now)
+
+    def settle(self, consumer_tag: str, delivery_tag: int) -> None:
+        """Acknowledge all deliveries of a subscription up to one, if it is still there."""
+        if consumer_tag in self.reading:
+            self.reading[consumer_tag].settle(delivery_tag)
+
+    def sample(self, delivery: Delivery) -> None:
+        """Look whether a batch's first record came to the shard that owns it."""
+        reading = self.reading.get(delivery.consumer_tag)
+        if reading is not None and self._placement.misplaced(reading.queue, delivery):
+            self._metrics.misplaced()
+
+    def pass_fence(self, raw: RawConnection) -> bool:
+        """Take the fence that is next; False where its queue does not end, so it is none."""
+        run, fence = self._run, self._run.buffer.first
+        reading = self.reading[fence.consumer_tag]
+        if not reading.probes.awaited:
+            found = standing(raw, run.topology, run.consumer, reading.queue)
+            if found == "in use":
+                return False
+            readers = reading.readers()
+            if readers > 1:  # who have deliveries of it: the last of us ends it
+                self.drop(reading.tag)
+                return True
+            if found == "switching" or not readers:
+                run.take_in(raw, min(SWITCHING_POLL_SECONDS, run.until_due()))
+                return True
+        if not self._waits_on(raw, reading):
+            # It may be on its way here: it has to be received, however much has arrived before.
+            run.take_in(raw, min(SWITCHING_POLL_SECONDS, run.until_due()))
+            return True
+        run.buffer.pop()
+        reading.pass_fence(fence.tag, fence.message_id)
+        return True
+
+    def _waits_on(self, raw: RawConnection, reading: Reading) -> bool:
+        """Whether a queue that ends has nothing that waits, or its waiting records have moved."""
+        run = self._run
+        if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
+            return True  # what came before a replaced queue waits together with what comes after
+        return run.waiting.move_on(raw, reading.queue, reading.tag)
+
+    def end_empty(self, working: Callable[[], bool]) -> None:
+        """Delete the queues that are proved to be empty, unless more has come meanwhile.
+
+        Args:
+            working: whether deliveries are handled now.
+
+        """
+        for reading in [each for each in self.reading.values() if each.fenced]:
+            tag = reading.tag
+            if reading.end(lambda tag=tag: self._run.buffer.holds(tag) or working()):  # type: ignore[misc]
+                del self.reading[tag]
+                self.drop_waiting(tag)
+
+    def drop(self, tag: str) -> None:
+        """Stop reading a queue; its unsettled messages are back in it, or were deleted with it."""
+        self.drop_reading(tag)
+        self.drop_waiting(tag)
+
+    def drop_reading(self, tag: str) -> None:
+        """Stop reading a queue, but know on what waits beside it."""
+        reading = self.reading.pop(tag, None)
+        if reading is not None:
+            reading.close()
+        self._run.buffer.drop(tag)
+
+    def drop_waiting(self, tag: str) -> None:
+        """Stop reading what waits beside a queue."""
+        if self._run.waiting is not None:
+            self._run.waiting.close(tag)
+
+    def give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
+        """Return everything that is not settled to the broker; return what to subscribe to anew."""
+        read = {reading.queue for reading in self.reading.values()}
+        for tag, reading in list(self.reading.items()):
+            reading.channel.basic_cancel(tag)  # else the broker may find it still subscribed
+            self.drop(tag)
+        return [source for source in queues if source.queue in read or source in left]
+
+    def close(self) -> None:
+        """Read no more."""
+        for reading in self.reading.values():
+            reading.close()
+        if self._run.waiting is not None:
+            self._run.waiting.close()
+        # What is left here went back with its channel.
+        self._run.buffer.clear()
