@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.names import Names
+from feedbus.broker.publisher import publish_all
 from feedbus.generations import ledger
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
@@ -27,17 +27,13 @@ def release(
         message_ids: of the dead letters that were dropped; "" is all of them.
 
     """
-    channel = connection.channel()
     waiting = [*_waiting_queues(connection, topology, queue)]
     messages = [
-        Outgoing("", name, b"", None, "", {RELEASE: message_id}, stamped=False)
+        Outgoing("", name, b"", None, "", {RELEASE: message_id}, stamp=None)
         for message_id in message_ids
         for name in waiting
     ]
-    letters = [(each.prepared(channel), each.exchange, each.routing_key) for each in messages]
-    with PatientPublisher(connection) as publisher:
-        publisher.publish(letters)  # where nothing has ever waited, there is no queue
-    channel.close()
+    publish_all(connection, messages)  # where nothing has ever waited, there is no queue
 
 
 def _waiting_queues(connection: Connection, topology: Topology, queue: Queue) -> Iterator[str]:

@@ -9,17 +9,18 @@ from collections.abc import Callable, Sequence
 
 from feedbus import broker
 from feedbus.broker import entities
-from feedbus.broker.confirm_channel import PatientPublisher
 from feedbus.broker.names import Names
+from feedbus.broker.publisher import publish_all
 from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.errors import BrokerOutage
 from feedbus.generations.drain import following
-from feedbus.generations.emptying import portable
 from feedbus.logs import EventLog
 from feedbus.ring import Ring
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.amqp import Connection
+from feedbus.wire.outgoing import Moved
 
 events = EventLog(__name__)
 
@@ -249,12 +250,14 @@ class WaitingQueues:
         for target, count in Counter(targets).items():
             if (broker.count(connection, target) or 0) + count > MOST_MOVED:
                 return False  # what waits is handled here, until there is room
-        letters = [
-            (portable(arrival.message), "", target)
+        moved = [
+            Moved.of(arrival.message, "", target)
             for arrival, target in zip(arrivals, targets, strict=True)
         ]
-        with PatientPublisher(connection) as publisher:
-            publisher.publish(letters)
+        refusals = publish_all(connection, moved)
+        if refusals:
+            msg = f"broker: {len(refusals)} records that wait cannot move: {refusals[0].reason}"
+            raise BrokerOutage(msg)
         # From the end: what a crash leaves here are each key's first records, not its later ones.
         self._open[tag].acknowledge([arrival.delivery for arrival in reversed(arrivals)])
         for record in records:
