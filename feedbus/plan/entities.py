@@ -244,16 +244,14 @@ class Comparison:
     def _is_out_of_use(self, name: str) -> bool:
         """Whether records wait there for a queue that the topology has, but without an order."""
         consumers = self.topology.consumers.values()
-        queues = [self._names.queue(each) for each in consumers if not self._on_ring(each)]
+        apart = (each for each in consumers if not self.topology.on_ring(each.queue))
+        queues = [self._names.queue(each) for each in apart]
         queues += [
             self._names.member(generation, member)
             for generation in self._generations()
             for member, _ in generation.members
         ]
         return name in map(self._names.waiting, queues)
-
-    def _on_ring(self, consumer: Consumer) -> bool:
-        return self.topology.on_ring(consumer.queue)
 
     def _why(self, name: str) -> str:
         wanted = self.timer_queues.get(name)
