@@ -68,7 +68,7 @@ def test_numbers_and_ids_have_64_bits(store_url):
     assert queries.read_feed(user, 1) == [2**63 - 1]
 
 
-def test_ten_processes_at_once_migrate_once(empty_store_url):
+def test_processes_that_start_at_once_migrate_once(empty_store_url):
     program = f"from store import migrations; print(migrations.forward({empty_store_url!r}))"
     running = [
         subprocess.Popen(
@@ -78,11 +78,11 @@ def test_ten_processes_at_once_migrate_once(empty_store_url):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(10)
+        for _ in range(4)
     ]
     reported = [process.communicate(timeout=PATIENCE_SECONDS) for process in running]
-    assert [process.returncode for process in running] == [0] * 10, reported
-    assert sorted(out for out, _ in reported) == [f"{ALL}\n"] + ["[]\n"] * 9
+    assert [process.returncode for process in running] == [0] * 4, reported
+    assert sorted(out for out, _ in reported) == [f"{ALL}\n"] + ["[]\n"] * 3
     assert tables(empty_store_url) == TABLES
 
 

@@ -120,7 +120,7 @@ def test_a_delay_that_is_over_before_the_relay_comes_is_none(store):
     assert second == {"delay": None}
 
 
-def test_ten_processes_at_once_create_the_tables_once(store, empty_store_url):
+def test_processes_that_start_at_once_create_the_tables_once(store, empty_store_url):
     program = (
         "import sys; from feedbus.store.peewee import PeeweeStore\n"
         "PeeweeStore(sys.argv[1], 'shop').set_up()"
