@@ -55,7 +55,7 @@ def resolve_codec(dotted: str, root: Path) -> Codec:
         try:
             found = found()
         except Exception as error:
-            msg = f"{dotted} cannot be made: {type(error).__name__}: {error}"
+            msg = f"{dotted} cannot be created: {type(error).__name__}: {error}"
             raise UsageError(msg) from error
     if not isinstance(found, Codec):
         msg = f"{dotted} is not a codec"

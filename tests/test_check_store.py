@@ -177,7 +177,7 @@ def test_an_async_handler_or_dead_handler_beside_a_store_needs_store_false(tmp_p
     assert f"topology.toml:8:16: [queues.reserve] dead_handler: undo (app.py:28) {said}" in found
     assert "ok" in check(tmp_path, store, "order", f"{options}store = false", app=written)
     once = check(tmp_path, store, "order", "once = true\nstore = false", app=written)
-    assert "[queues.reserve] store: cannot be combined with once: the store keeps which" in once
+    assert "[queues.reserve] store: cannot be combined with once: the store records which" in once
 
 
 def test_threads_that_need_more_connections_than_the_pool_of_the_engine_has_are_a_problem(tmp_path):

@@ -87,8 +87,8 @@ WRONG_FILES = {
     "an argument of a ring that feedbus sets": (
         START.replace('hash" }', 'hash", arguments = { ▸hash-header = "id" } }') + ORDERS,
         (
-            "[exchanges] feed.arguments.hash-header: is set by feedbus itself: "
-            "a ring places by routing key and loses nothing"
+            "[exchanges] feed.arguments.hash-header: cannot be set on a hash exchange: "
+            "feedbus sets it itself"
         ),
     ),
     "a broker of an unknown scheme": (
@@ -189,7 +189,7 @@ WRONG_FILES = {
         START + ORDERS + '▸[store]\nadapter = "sqlalchemy"\n',
         (
             "[store] engine: expected the dotted name of an SQLAlchemy engine, such as "
-            "'shop.db:engine', beside adapter = \"sqlalchemy\", got nothing"
+            "'shop.db:engine', for adapter = \"sqlalchemy\", got nothing"
         ),
     ),
     "an engine without sqlalchemy": (
@@ -278,8 +278,8 @@ WRONG_FILES = {
     "two queues that differ only in case": (
         START + ORDERS + ORDERS.replace("orders]", "▸Orders]", 1),
         (
-            "[queues.Orders] expected another name: 'Orders' (beside 'orders') is already the name "
-            "of a consumer or process of [queues.orders]"
+            "[queues.Orders] expected another name: 'Orders' (in other case: 'orders') is already "
+            "the name of a consumer or process of [queues.orders]"
         ),
     ),
     "a queue named like what is held for an exchange": (
@@ -464,7 +464,7 @@ WRONG_OPTIONS = {
     ),
     "a batch that waits without a size": (
         'batch = { ▸wait = "1s" }',
-        "batch.wait: has no effect for one record at a time: expected size beside it",
+        "batch.wait: has no effect without size, because there is no batch to wait for",
     ),
     "a batch that waits longer than the consumer": (
         'idle_timeout = "1s"\nbatch = { size = 5, wait = ▸"2s" }',
@@ -536,13 +536,13 @@ WRONG_OPTIONS = {
     ),
     "once and stream": (
         "once = true\n▸stream = true\n[store]\nurl = 'sqlite:///s.db'",
-        "stream: cannot be combined with once: without a transaction nothing commits together",
+        "stream: cannot be combined with once: a stream has no transaction of the store",
     ),
     "once without a store": (
         "▸once = true",
         (
-            "once: needs a store: without one nothing keeps which messages were handled; "
-            'expected [store] beside it, such as url = "sqlite:///var/store.db"'
+            "once: needs a store, in which feedbus records which messages were handled; "
+            'expected a table [store], such as url = "sqlite:///var/store.db"'
         ),
     ),
     "once where messages may be delivered again after they are forgotten": (
@@ -646,7 +646,7 @@ WRONG_RINGS = {
     ),
     "weights without shards": (
         "▸weights = { 3 = 2 }",
-        "weights: names shards, but the queue has none: expected weight, or shards beside it",
+        "weights: has no effect without shards: expected weight, or shards in addition",
     ),
     "the weight of a shard that does not exist": (
         "shards = 3\nweights = { 2 = 2, ▸3 = 2 }",

@@ -80,15 +80,15 @@ def test_the_nearest_class_of_an_exception_counts():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("ValueErorr", "there is no built-in exception 'ValueErorr'; write the module before"),
+        ("ValueErorr", "there is no built-in exception 'ValueErorr'; write its module before"),
         ("len", "len is not an exception class but builtin_function_or_method"),
         ("int", "int is not an exception class but int"),
         ("json.JSONDecoder", "is not an exception class but JSONDecoder"),
         ("json.Absent", "json has no 'Absent'"),
         ("absent.Error", "cannot import absent"),
-        ("feedbus.Reject", "feedbus.Reject is a verdict of feedbus, which says itself"),
+        ("feedbus.Reject", "feedbus.Reject is an exception of feedbus, which has a fixed meaning"),
         ("feedbus.StoreOutage", "cannot|has no"),
-        ("feedbus.Outage", "is a verdict of feedbus"),
+        ("feedbus.Outage", "is an exception of feedbus"),
     ],
 )
 def test_what_is_no_exception_is_a_problem(name, said):

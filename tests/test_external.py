@@ -34,11 +34,11 @@ BROKEN = {
     "arguments": ("[exchanges.legacy]\narguments = {}", "legacy] arguments: has no effect"),
     "a ring": (
         '[exchanges.ring]\ntype = "x-consistent-hash"\nname = "erp.ring"\nexternal = true',
-        "[exchanges.ring] type: a ring needs exchanges of feedbus's own",
+        "[exchanges.ring] type: an external exchange cannot have shards",
     ),
     "no name": (
         '[exchanges.new]\ntype = "topic"\nexternal = true',
-        '[exchanges.new] external: expected name = "…" beside it',
+        '[exchanges.new] external: expected name = "…" in addition',
     ),
     "a name alone": (
         '[exchanges.new]\ntype = "topic"\nname = "erp.new"',
@@ -62,11 +62,11 @@ BROKEN = {
     ),
     "a name twice": (
         '[exchanges.new]\ntype = "direct"\nname = "erp.events"\nexternal = true',
-        "[exchanges.new] name: 'erp.events' is named by [exchanges.legacy] already",
+        "[exchanges.new] name: 'erp.events' is already the name in [exchanges.legacy]",
     ),
     "a queue's name twice": (
         '[queues.more]\nhandler = "app:take"\nname = "erp.orders"\nexternal = true',
-        "[queues.more] name: 'erp.orders' is named by [queues.legacy_orders] already",
+        "[queues.more] name: 'erp.orders' is already the name in [queues.legacy_orders]",
     ),
     "a name for all queues": (
         "[defaults.queue]\nexternal = true",
@@ -75,7 +75,7 @@ BROKEN = {
 } | {
     f"a queue's {option.split()[0]}": (
         f"[queues.legacy_orders]\n{option}",
-        f"[queues.legacy_orders] {option.split()[0]}: has no effect beside external = true",
+        f"[queues.legacy_orders] {option.split()[0]}: has no effect with external = true",
     )
     for option in (
         *('exchange = "legacy"', 'routing_keys = ["a"]', "shards = 3", "weight = 2"),

@@ -75,8 +75,8 @@ PROBLEMS = [
     (
         ("shards = 4", "once = true"),
         (
-            "topology.toml:9:1: [queues.reserve] once: needs a store: without one nothing keeps"
-            ' which messages were handled; expected [store] beside it, such as url = "sqlite:///var/store.db"'
+            "topology.toml:9:1: [queues.reserve] once: needs a store, in which feedbus records"
+            ' which messages were handled; expected a table [store], such as url = "sqlite:///var/store.db"'
         ),
     ),
     (

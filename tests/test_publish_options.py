@@ -205,7 +205,7 @@ WRONG = [
     ({"delay": "367d"}, "delay: expected more than 0 and at most 366d, got '367d'"),
     (
         {"delay": 1, "expires": 1},
-        "expires: expected no delay beside it: it would count from now on; leave one out",
+        "expires: cannot be combined with delay, since it counts from now on; give one of them",
     ),
     (
         {"prioritty": 5},

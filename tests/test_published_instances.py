@@ -233,8 +233,8 @@ async def fetch() -> dict[str, Any]:
         (Rich, "that is the class: publish an instance"),
         (Unknown(), r"got Unknown\(\) of type Unknown"),
         ("text", "got 'text' of type str"),
-        (Rich(Unknown()), "payload: Rich has a field without a form in JSON"),
-        (RichModel(at=Unknown()), "payload: RichModel has a field without a form in JSON"),
+        (Rich(Unknown()), "payload: Rich has a field that JSON cannot represent"),
+        (RichModel(at=Unknown()), "payload: RichModel has a field that JSON cannot represent"),
     ],
     ids=["function", "class", "object", "text", "dataclass", "model"],
 )

@@ -274,10 +274,13 @@ def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
     except NotFound as error:  # which has closed the channel
         if "no queue" in str(error.reply_text):
             return None
-        msg = f"broker: {error.reply_text}"  # in a cluster, on a node that is unavailable
+        msg = f"broker: the cluster node of queue {queue} is down: {error.reply_text}"
         raise Outage(msg) from error
     except ResourceLocked as error:
-        msg = f"broker: {error.reply_text}; end that connection, or declare it not exclusive"
+        msg = (
+            f"broker: {error.reply_text}; close the connection that declared the queue, or declare"
+            " it without exclusive"
+        )
         raise Outage(msg) from error
     channel.close()
     return int(counts.message_count), int(counts.consumer_count)

@@ -73,9 +73,9 @@ def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
         raise BrokerOutage(msg) from error
     except ssl.SSLCertVerificationError as error:
         msg = (
-            f"broker {url}: its certificate is refused: {error.verify_message}; name its authority"
-            " with ?ssl_ca_certs=FILE in [broker] url, or the name in the certificate with"
-            " ssl_server_name=NAME"
+            f"broker {url}: its TLS certificate cannot be verified: {error.verify_message}; add"
+            " ?ssl_ca_certs=FILE (the certificate of its authority) or ssl_server_name=NAME (the"
+            " name in its certificate) to [broker] url"
         )
         raise BrokerOutage(msg) from error
     except connection_errors(connection) as error:

@@ -220,7 +220,7 @@ class Publisher:
         rest = (self._unblocked_by if blocked else self._confirmed_by) - self._clock.monotonic()
         if rest <= 0:
             why = "; it blocks publishers" if blocked else ""
-            msg = f"broker: {len(self._waiting)} messages unconfirmed in time{why}"
+            msg = f"broker: {len(self._waiting)} messages were not confirmed in time{why}"
             raise BrokerOutage(msg)
         with self._blockage.counting(), contextlib.suppress(TimeoutError):
             self._connection.drain_events(timeout=min(rest, 1.0))

@@ -121,8 +121,9 @@ def exchange_target(names: Names, exchange: str) -> str:
     """
     if names.topology.exchange(exchange).external_name:
         msg = (
-            f"exchange '{exchange}' is external, so no message for it can be delayed; delay it for"
-            " an exchange of this topology, whose handler publishes it"
+            f"exchange '{exchange}' is external, so messages to it cannot be delayed; publish with"
+            " delay to an exchange of this topology instead, and let the handler of its queue"
+            f" publish to '{exchange}'"
         )
         raise UsageError(msg)
     return f"exchange {names.exchange(exchange)}"

@@ -130,7 +130,7 @@ def _pairs(
     from feedbus.store.peewee import reading
 
     if topology.store_url is None:
-        msg = "--query: the topology names no database: expected url in [store]"
+        msg = "--query: the topology has no database: expected url in [store]"
         raise UsageError(msg)
     with reading(topology.store_url, query or "") as (columns, rows):
         yield pairs_of_rows(columns, rows, traffic)

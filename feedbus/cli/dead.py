@@ -119,7 +119,7 @@ def requeue(
         )
     click.echo(f"{counted(count, 'dead letter')} sent back to {queue}")
     if len(wanted) > count:
-        msg = f"{len(wanted) - count} of the ids given are not in {queue}"
+        msg = f"{queue} has no dead letters with {len(wanted) - count} of these ids"
         raise UsageError(msg)
 
 

@@ -77,7 +77,7 @@ def check_exchange_arguments(draft: Draft) -> Found:
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         for argument in exchange.get("arguments", {}):
             if exchange.get("type") == RING and argument in RING_ARGUMENTS:
-                message = "is set by feedbus itself: a ring places by routing key and loses nothing"
+                message = "cannot be set on a hash exchange: feedbus sets it itself"
                 yield (
                     ("exchanges", name, "arguments", argument),
                     Fault(message=message, at_key=True),

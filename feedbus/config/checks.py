@@ -70,13 +70,13 @@ def _overflow(draft: Draft, queue: str, options: Options) -> Found:
         message = "has no effect without max_length: the queue cannot overflow"
         yield (
             draft.at(queue, "overflow"),
-            Fault(message=message, expected="max_length beside it", at_key=True),
+            Fault(message=message, expected="max_length in addition", at_key=True),
         )
 
 
 def _stream(draft: Draft, queue: str, options: Options) -> Found:
     if options.get("stream") and options.get("once"):
-        message = "cannot be combined with once: without a transaction nothing commits together"
+        message = "cannot be combined with once: a stream has no transaction of the store"
         yield (
             draft.at(queue, "stream"),
             Fault(message=message, expected="either once or stream", at_key=True),
@@ -86,24 +86,22 @@ def _stream(draft: Draft, queue: str, options: Options) -> Found:
 def _wait(draft: Draft, queue: str, options: Options) -> Found:
     batch = options.get("batch", {})
     if batch.get("wait_seconds") and not draft.report.has(draft.at(queue, "batch", "size")):
-        message = "has no effect for one record at a time: expected size beside it"
+        message = "has no effect without size, because there is no batch to wait for"
         yield (
             draft.at(queue, "batch", "wait"),
-            Fault(message=message, expected="size beside it", at_key=True),
+            Fault(message=message, expected="size in addition", at_key=True),
         )
 
 
 def _concurrency(draft: Draft, queue: str, options: Options) -> Found:
     concurrency = options.get("concurrency", 1)
     if options.get("prefetch", concurrency) < concurrency:
-        message = f"{concurrency} records at once need as many messages that were delivered"
+        message = f"to handle {concurrency} records at the same time, as many must be delivered"
         expected = f"at least concurrency ({concurrency}): {message}"
         yield draft.at(queue, "prefetch"), Fault(expected=expected, got=str(options["prefetch"]))
     size = options.get("batch", {}).get("size", 1)
     if concurrency > 1 and size > 1:
-        message = (
-            "cannot be combined with batch.size: a batch is handled by one call after the other"
-        )
+        message = "cannot be combined with batch.size: a consumer handles one batch after the other"
         expected = "either concurrency or a batch; more processes or shards handle more batches"
         yield (
             draft.at(queue, "concurrency"),
@@ -113,7 +111,10 @@ def _concurrency(draft: Draft, queue: str, options: Options) -> Found:
 
 def _order_by(draft: Draft, queue: str, options: Options) -> Found:
     if options.get("order_by") and options.get("single_active_consumer") is False:
-        message = "cannot be false beside order_by: two processes would handle records of one key"
+        message = (
+            "cannot be false with order_by: two processes would handle records of one key at the"
+            " same time"
+        )
         expected = "true, or order_by = false"
         yield draft.at(queue, "single_active_consumer"), Fault(message=message, expected=expected)
 
@@ -173,7 +174,7 @@ def _management(draft: Draft) -> Found:
 
 
 def consumer_timeout_of(broker: Options) -> float:
-    """Return the broker's limit for acknowledgements; None for the embedded broker."""
+    """Return the broker's limit for acknowledgements in seconds; the embedded one has none."""
     url = broker.get("url")
     if url is None or url.embedded:
         return math.inf

@@ -84,7 +84,7 @@ class Draft:
                 if LOADED_AS.get(option, option) in options:
                     yield (
                         option,
-                        "has no effect beside external = true: another system declares the queue",
+                        "has no effect with external = true: another system declares the queue",
                     )
             return
         kind = self.exchange_type(options)

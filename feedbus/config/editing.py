@@ -133,7 +133,7 @@ class _Tree:
             header = self.headers[table]
             bracket = next(child for child in header.children if child.type == "]")
             return self._put_line(bracket.end_byte, f"{path[-1]} = {value}")
-        msg = f"there is no [{write(table)}] to set {path[-1]} in: write it by hand"
+        msg = f"the file has no table [{write(table)}]: add it with {path[-1]} = {value} yourself"
         raise UsageError(msg)
 
     def rename(self, path: Keys, name: str, value: str) -> bytes:
@@ -204,11 +204,11 @@ def _compare(text: bytes, path: Path, expected: Topology) -> None:
     try:
         found = config.load(path, text=text.decode())
     except TopologyError as error:
-        msg = f"{path}: cannot set the weights in it: {error}; write them by hand"
+        msg = f"{path}: the weights cannot be changed automatically: {error}; edit the file"
         raise UsageError(msg) from error
     if found != expected:
-        msg = f"{path}: it has changed meanwhile, or says its weights in a way that is not known"
-        msg = f"{msg}: write them by hand"
+        msg = f"{path}: the weights cannot be changed automatically, because the file has changed"
+        msg = f"{msg} or has an unusual form; edit the file"
         raise UsageError(msg)
 
 

@@ -15,7 +15,7 @@ DEFAULT_EXCHANGE = "amq.default"  # what management and rabbitmqctl call the exc
 # Of an exchange; what a queue cannot have is among its misfits, since it may inherit it.
 OF_OUR_OWN = {
     "pack": "cannot be combined with external = true: other systems read plain messages",
-    "arguments": "has no effect beside external = true: the exchange is never declared",
+    "arguments": "has no effect with external = true: feedbus never declares the exchange",
 }
 
 Found = Iterator[tuple[Path, Fault]]
@@ -25,7 +25,7 @@ def check_external(draft: Draft) -> Found:
     """Find the problems of external exchanges and queues."""
     for option in (EXTERNAL, "name"):
         if draft.report.has((*INHERITED, option)):
-            message = "cannot be inherited: each external queue names its own"
+            message = "cannot be inherited: set it in the table of each external queue"
             yield (*INHERITED, option), Fault(message=message, at_key=True)
     prefix = draft.loaded.get("name", "")
     for kind in KINDS:
@@ -40,21 +40,21 @@ def check_external(draft: Draft) -> Found:
                 yield from _name(path, kind, name, prefix)
                 owner = owners.setdefault(name, entry)
                 if owner != entry:
-                    message = f"'{name}' is named by [{kind}s.{owner}] already"
+                    message = f"'{name}' is already the name in [{kind}s.{owner}]"
                     yield (*path, "name"), Fault(message=message, expected="each name once")
 
 
 def _incomplete(draft: Draft, path: Path, kind: str, options: Mapping[str, Any]) -> Found:
     external = options.get(EXTERNAL, False)
     if external and not draft.report.has((*path, "name")):
-        expected = f'name = "…" beside it, the whole name of the {kind} on the broker'
+        expected = f'name = "…" in addition, the whole name of the {kind} on the broker'
         yield (*path, EXTERNAL), Fault(message=f"expected {expected}", expected=expected)
     if draft.report.has((*path, "name")) and external is False:
         message = (
-            f"has no effect without external = true: {kind}s of feedbus's own are called by the"
-            " names of their tables, behind that of the topology"
+            f"has no effect without external = true: feedbus names its own {kind}s after the"
+            " topology and their tables"
         )
-        expected = "external = true beside it, or no name"
+        expected = "external = true in addition, or no name"
         yield (
             (*path, "name"),
             Fault(message=f"{message}; expected {expected}", expected=expected, at_key=True),
@@ -66,7 +66,7 @@ def _misfits(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
         if draft.report.has((*path, option)):
             yield (*path, option), Fault(message=reason, at_key=True)
     if options.get("type") == RING:
-        message = "a ring needs exchanges of feedbus's own, so no external exchange has one"
+        message = "an external exchange cannot have shards: feedbus must declare their exchanges"
         yield (*path, "type"), Fault(message=message, expected="'direct', 'topic' or 'fanout'")
 
 

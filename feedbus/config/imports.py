@@ -97,11 +97,11 @@ def _handler(
         yield Fault(message=message, expected="a module that can be imported")
         return
     if options.get("stream") and parameters.asks_for(SESSION):
-        message = "asks for the store's session, and stream = true has no transaction"
+        message = "has a parameter for the store's session, but stream = true has no transaction"
         yield Fault(message=message, expected="a handler without a session")
     if options.get("concurrency", 1) > 1 and found.batch:
         message = (
-            f"takes a batch, and concurrency {options['concurrency']} is for single records:"
+            f"takes a batch, but concurrency {options['concurrency']} is for single records:"
             " expected @handler without batch=True, or no concurrency"
         )
         yield Fault(message=message, expected="a handler of one record")

@@ -78,7 +78,7 @@ def _meetings(what: str, named: Iterator[tuple[str, Path]]) -> Found:
         if owner == path or (owner, path) in reported:
             continue
         reported.add((owner, path))
-        shown_as = f"'{name}'" if first == name else f"'{name}' (beside '{first}')"
+        shown_as = f"'{name}'" if first == name else f"'{name}' (in other case: '{first}')"
         table = ".".join(map(str, owner))
         message = f"expected another name: {shown_as} is already the name of a {what} of [{table}]"
         yield path, Fault(message=message, expected="another name", got=f"'{name}'", at_key=True)

@@ -16,14 +16,14 @@ EXPECTED_IN_STORE = {
 def check_once(draft: Draft, queue: str, options: Options) -> Found:
     """Find a queue with once that cannot keep the ids of its messages for long enough."""
     if options.get("once") and not draft.report.has(("store",)):
-        message = "needs a store: without one nothing keeps which messages were handled"
-        expected = '[store] beside it, such as url = "sqlite:///var/store.db"'
+        message = "needs a store, in which feedbus records which messages were handled"
+        expected = 'a table [store], such as url = "sqlite:///var/store.db"'
         yield (
             draft.at(queue, "once"),
             Fault(message=f"{message}; expected {expected}", expected=expected, at_key=True),
         )
     if options.get("once") and not options.get("store", True):
-        message = "cannot be combined with once: the store keeps which messages were handled"
+        message = "cannot be combined with once: the store records which messages were handled"
         expected = "either once or store = false"
         fault = Fault(message=message, expected=expected, at_key=True)
         yield draft.at(queue, "store"), fault
@@ -54,7 +54,7 @@ def check_store(draft: Draft) -> Found:
     for owner, option in needed.items():
         said = draft.report.has(("store", option))
         if adapter == owner and not said:
-            beside = "" if adapter == PEEWEE else f' beside adapter = "{adapter}"'
+            beside = "" if adapter == PEEWEE else f' for adapter = "{adapter}"'
             yield ("store", option), Fault(expected=f"{EXPECTED_IN_STORE[option]}{beside}")
         elif said and adapter in needed and adapter != owner:
             message = f"has no effect with {adapter}: expected {needed[adapter]} instead"

@@ -74,8 +74,8 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: State) -
             f"ring '{exchange}': {topology.path.name} declares its queues with other arguments than"
             f" the broker has, and {', '.join(consumed)} are being consumed, by a host with"
             f" feedbus 0.1 or with another topology. Run `feedbus down` on each such host, then"
-            f" `feedbus up` here; where the same feedbus runs on all hosts, `feedbus apply` on one"
-            f" of them changes the ring while it is in use"
+            f" `feedbus up` here. If all hosts run this version of feedbus, run `feedbus apply` on"
+            f" one of them instead: it changes the ring while consumers run"
         )
         raise UsageError(msg)
 

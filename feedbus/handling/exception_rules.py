@@ -62,13 +62,13 @@ def resolve_exception(name: str, root: Path) -> type[BaseException]:
     else:
         found = getattr(builtins, last, None)
         if found is None:
-            msg = f"there is no built-in exception '{name}'; write the module before the name"
+            msg = f"there is no built-in exception '{name}'; write its module before the name"
             raise UsageError(msg)
     if not (isinstance(found, type) and issubclass(found, BaseException)):
         kind = found.__name__ if isinstance(found, type) else type(found).__name__
         msg = f"{name} is not an exception class but {kind}"
         raise UsageError(msg)
     if issubclass(found, VERDICTS):
-        msg = f"{name} is a verdict of feedbus, which says itself what becomes of the message"
+        msg = f"{name} is an exception of feedbus, which has a fixed meaning; remove it here"
         raise UsageError(msg)
     return found

@@ -53,5 +53,5 @@ class Life:
                 await self._generator.athrow(error)
             raise
         async for _ in self._generator:
-            msg = "it yields twice"
+            msg = "expected one yield in a resource, got two"
             raise RuntimeError(msg)

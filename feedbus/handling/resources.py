@@ -194,7 +194,7 @@ class Resources:
 
 def _finish(generator: Generator[Any, None, None]) -> None:
     for _ in generator:
-        msg = "it yields twice"
+        msg = "expected one yield in a resource, got two"
         raise RuntimeError(msg)
 
 

@@ -109,7 +109,7 @@ def _check_name(name: str) -> None:
         msg = f"expected a project name of {NAMED}, got '{name}'{hint}"
         raise UsageError(msg)
     if name in TAKEN:
-        msg = f"expected another project name than '{name}': {TAKEN[name]}"
+        msg = f"the project name '{name}' cannot be used: {TAKEN[name]}; choose another name"
         raise UsageError(msg)
 
 

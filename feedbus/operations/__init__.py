@@ -1,1 +1,1 @@
-"""The operations process of a project: metrics, health, what waits, and a page that shows them."""
+"""The operations process of a project: metrics, health, queue depths, and a page for them."""

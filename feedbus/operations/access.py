@@ -22,14 +22,14 @@ TOKEN = "FEEDBUS_API_TOKEN"  # noqa: S105 -- the variable's name
 
 
 def token_from(environ: Mapping[str, str]) -> bytes | None:
-    """Return the API token of the environment; blank is none."""
+    """Return the API token of the environment; a blank one is None."""
     token = environ.get(TOKEN, "").strip()
     return os.fsencode(token) or None
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Lets requests through or raises the problem with them.
+    """Checks requests, and raises a problem for those without access.
 
     Attributes:
         token: what the bearer has to show, None for no token.
@@ -42,14 +42,14 @@ class Guard:
     loopback: bool = True
 
     def check(self, environ: Mapping[str, Any], *, figures: bool = False) -> None:
-        """Raise the problem unless the request may pass; figures are metrics without names."""
+        """Raise the problem unless the request is allowed; figures are metrics without names."""
         if self.token is None:
             check_host(environ.get("HTTP_HOST"))
         elif not (figures and self.loopback):
             self.check_token(environ.get("HTTP_AUTHORIZATION", ""))
 
     def check_token(self, header: str) -> None:
-        """Raise 401 unless the header bears the token; any wrong one takes equally long."""
+        """Raise 401 unless the header has the token; the comparison takes constant time."""
         scheme, _, shown = header.partition(" ")
         expected = self.token or b""
         right = hmac.compare_digest(shown.strip().encode("latin-1", "replace"), expected)
@@ -78,7 +78,7 @@ def guard_of(listener: socket.socket, address: Address, environ: Mapping[str, st
 
 
 def check_host(header: str | None) -> None:
-    """Raise 421 when a name other than this machine's led here, as a foreign page's might."""
+    """Raise 421 for the name of another machine, which a foreign page might use."""
     if header is None or USUAL_HOST.fullmatch(header):
         return
     try:

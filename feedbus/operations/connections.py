@@ -30,7 +30,7 @@ LINGER_SECONDS = 3.0
 
 
 class ProblemTask(ErrorTask):
-    """Answers what waitress itself refuses: a bad request line, headers or body too large."""
+    """Answers requests that waitress refuses: a bad request line, headers or body too large."""
 
     def execute(self) -> None:
         """Write the problem, and let the client finish sending so that it can read it."""
@@ -51,12 +51,12 @@ class ProblemTask(ErrorTask):
 
 
 class WholeTask(WSGITask):
-    """Sends an answer's headers and body at once, where waitress makes two packets of them."""
+    """Sends the headers and body of an answer together, where waitress sends two packets."""
 
     wrote_header: bool = False
 
     def write(self, data: bytes) -> None:
-        """Write data, with the headers before the first of it."""
+        """Write data; the headers are sent with the first data."""
         if self.wrote_header or not self.has_body or self.content_length != len(data):
             super().write(data)
             return
@@ -66,7 +66,7 @@ class WholeTask(WSGITask):
 
 
 class Channel(HTTPChannel):
-    """A connection that waits only so long for a request, and lets a refusal be read.
+    """A connection with a time limit for requests, in which a refusal can still be read.
 
     After a refusal it discards what is still sent, for a few seconds: closing at once would reset
     the connection, and the client would see that reset instead of the answer.
@@ -98,7 +98,7 @@ class Channel(HTTPChannel):
         return now - self.waiting_since > longest
 
     def worth(self) -> tuple[bool, bool, float]:
-        """Return what orders connections by how early they are closed when there are too many.
+        """Return a sort key: the order in which connections are closed if there are too many.
 
         First those that have not sent a whole request, the oldest first; then those that were
         answered and are kept alive; last those that have not read their whole answer.
@@ -113,7 +113,7 @@ class Channel(HTTPChannel):
         self.waiting_since = time.monotonic()
 
     def handle_write(self) -> None:
-        """Send what waits; after a refusal end only our own direction."""
+        """Send the waiting data; after a refusal, close only the sending direction."""
         if not (self.lingers and self.close_when_flushed):
             super().handle_write()
             return
@@ -129,13 +129,13 @@ class Channel(HTTPChannel):
             self.will_close = True
 
     def _readable_for_a_while(self) -> bool:
-        """Return whether to read; called in each iteration of the loop, so lingering ends here."""
+        """Return whether to read; each iteration of the loop calls it, so lingering ends here."""
         if time.monotonic() > self.linger_until:
             self.will_close = True
         return super().readable()  # type: ignore[no-any-return]  # it is a bool
 
     def received(self, data: bytes) -> bool:
-        """Parse what came, or discard it after a refusal."""
+        """Parse the received data, or discard it after a refusal."""
         if self.lingers:
             return False
         earlier = self.request
@@ -146,7 +146,7 @@ class Channel(HTTPChannel):
 
 
 class Listener(TcpWSGIServer):
-    """Accepts connections always, and closes those that are overdue or too many.
+    """Accepts every connection, and closes those that are overdue or too many.
 
     waitress by itself stops accepting at its limit: then as many clients as that, which send
     nothing, keep all others out.
@@ -157,7 +157,7 @@ class Listener(TcpWSGIServer):
     surplus = 0  # closed since the last log line, as there were too many
 
     def handle_accept(self) -> None:
-        """Accept what waits, then make room for it."""
+        """Accept the waiting connections, then close others if there are too many."""
         for _ in range(ACCEPTED_AT_ONCE):
             before = len(self.active_channels)
             super().handle_accept()
@@ -166,7 +166,7 @@ class Listener(TcpWSGIServer):
         self._make_room()
 
     def maintenance(self, now: float) -> None:
-        """Close what is overdue; called once a second."""
+        """Close overdue connections; called once a second."""
         super().maintenance(now)
         slow = [one for one in self._open() if one.is_overdue(time.monotonic())]
         close(slow)
@@ -199,13 +199,13 @@ def too_large() -> str:
 
 
 def close(channels: list[Channel]) -> None:
-    """Close at the loop's next turn: the number of a file may not be reused within one."""
+    """Close in the loop's next iteration: a descriptor must not be reused within one iteration."""
     for channel in channels:
         channel.will_close = True
 
 
 def most_connections() -> int:
-    """Return how many connections may be open: fewer where the process may open few files."""
+    """Return how many connections may be open, limited by the open files of the process."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS

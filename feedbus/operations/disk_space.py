@@ -1,4 +1,4 @@
-"""Find folders that nothing can be written to: full disks, and file systems that are read only."""
+"""Find folders that cannot be written to: full disks, and read-only file systems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def folders(topology: Topology) -> list[Path]:
 
 
 def unwritable_folders(topology: Topology) -> list[str]:
-    """Return the folders that nothing can be written to now, each with the reason."""
+    """Return the folders that cannot be written to now, each with the reason."""
     found = []
     for folder in folders(topology):
         try:

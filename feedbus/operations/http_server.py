@@ -1,4 +1,4 @@
-"""Serve a WSGI application on waitress; a stop waits for requests that are in flight."""
+"""Serve a WSGI application on waitress; a stop waits for running requests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CannotListen(FeedbusError):  # noqa: N818 -- a state of the world, as Outa
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens, and the options that errors name."""
+    """The address of a server, and the names of its options in errors."""
 
     host: str
     port: int
@@ -51,7 +51,7 @@ class Server:
     def __init__(
         self, application: Callable[..., Any], listener: socket.socket, *, threads: int = THREADS
     ) -> None:
-        """Serve on a bound socket; listening starts at once, answering with run()."""
+        """Create a server on a bound socket; it accepts connections now, and answers in run()."""
         self._stopping = False
         self._map: dict[int, Any] = {}
         dispatcher = ThreadedTaskDispatcher()
@@ -78,11 +78,11 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
+        """The port of the server."""
         return int(self._waitress.effective_port)
 
     def run(self) -> None:
-        """Answer requests until stop(), then finish those in flight and close everything."""
+        """Answer requests until stop(), then finish running requests and close everything."""
         try:
             while not self._stopping:
                 self._turn(OPEN_LOOP_SECONDS if self._waitress.active_channels else LOOP_SECONDS)
@@ -145,7 +145,7 @@ def bind(address: Address) -> socket.socket:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Return whether a bound socket can be reached from this machine alone."""
+    """Return whether only this machine can reach a bound socket."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 

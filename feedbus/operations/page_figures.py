@@ -1,4 +1,4 @@
-"""The figures of the operations page: what waits, what was handled, how long it took."""
+"""The figures of the operations page: waiting and handled messages, and durations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def figures(
     holding: Mapping[str, Sequence[str]],
     waiting: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Return what the page shows of queues.
+    """Return the figures of all queues.
 
     Args:
         topology: whose consumers they are; its metrics are read.
@@ -82,7 +82,7 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
 
 
 def sums(exposed: str) -> defaultdict[str, dict[str, float]]:
-    """Add samples up by metric and consumer; those without a consumer under ""."""
+    """Return sums of samples by metric and consumer; samples without a consumer are under ""."""
     found: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for name, labels, value in SAMPLE.findall(exposed):
         consumer = dict(LABEL.findall(labels)).get("consumer", "")

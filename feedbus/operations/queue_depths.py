@@ -1,4 +1,4 @@
-"""How many messages wait, and when schedules were fired, read on a connection of its own."""
+"""Queue depths and the last firing of schedules, read on a separate connection."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class QueueDepths:
     """The depths of a topology's queues, read at most once a second, however many ask."""
 
     def __init__(self, topology: Topology) -> None:
-        """Connect when first asked."""
+        """Connect on the first read."""
         self._topology = topology
         self._lock = threading.Lock()
         self._connection: broker.Connection | None = None
@@ -43,7 +43,7 @@ class QueueDepths:
         self._refusal = ""
 
     def read(self) -> Counts:
-        """Return what waits for each consumer by name.
+        """Return the depths for each consumer by name.
 
         Raises:
             Outage: the broker is unavailable.
@@ -56,7 +56,7 @@ class QueueDepths:
             return self._counts
 
     def delayed(self) -> Delayed:
-        """Return how many messages are in the timer.
+        """Return the number of delayed messages.
 
         Raises:
             Outage: the broker is unavailable.
@@ -70,7 +70,7 @@ class QueueDepths:
             return self._delayed
 
     def fired(self) -> Mapping[str, datetime]:
-        """Return the last fired moment of each schedule that was fired.
+        """Return the last firing of each schedule that was fired.
 
         Raises:
             Outage: the broker is unavailable.
@@ -85,7 +85,7 @@ class QueueDepths:
             return self._fired
 
     def refusal(self) -> str:
-        """Return why the broker takes no messages now, "" when it does.
+        """Return why the broker accepts no messages now, or "" if it does.
 
         Raises:
             Outage: the broker is unavailable.
@@ -102,7 +102,7 @@ class QueueDepths:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the connection; a read would open another."""
+        """Close the connection; a later read opens another."""
         with self._lock:
             self._drop()
 

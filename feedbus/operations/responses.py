@@ -1,4 +1,4 @@
-"""What routes return: JSON, and every error as application/problem+json (RFC 9457)."""
+"""The responses of routes: JSON, and every error as application/problem+json (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def answer(fields: Mapping[str, Any], status: int = 200) -> bytes:
-    """Return a JSON response's body, with its status and type set."""
+    """Return the body of a JSON response; set its status and type."""
     bottle.response.status = status
     return typed(JSON, encode(fields).encode())
 
 
 def typed(media_type: str, body: bytes) -> bytes:
-    """Return a response's body, with its type set."""
+    """Return the body of a response; set its type."""
     bottle.response.content_type = media_type
     return body
 
 
 def problem_body(status: int, detail: str, errors: Errors | None = None) -> bytes:
-    """Return a problem document; in ASCII, so that it can quote text that UTF-8 cannot hold.
+    """Return a problem document in ASCII, so that it can contain invalid UTF-8.
 
     Args:
         status: the HTTP status.
@@ -56,7 +56,7 @@ def problem(
     errors: Errors | None = None,
     headers: Iterable[tuple[str, str]] = (),
 ) -> bottle.HTTPResponse:
-    """Return the response to raise from a route; see problem_body() for the arguments."""
+    """Return the response that a route raises; see problem_body() for the arguments."""
     response = bottle.HTTPResponse(problem_body(status, detail, errors), status=int(status))
     response.set_header("Content-Type", PROBLEM)
     for name, value in headers:
@@ -65,7 +65,7 @@ def problem(
 
 
 def from_bottle(error: bottle.HTTPError, not_found: str) -> bottle.HTTPResponse:
-    """Return Bottle's own error (no such page, no such method, a crash) as a problem.
+    """Return an error of Bottle (no such page, wrong method, a crash) as a problem.
 
     Args:
         error: what Bottle raised.

@@ -1,4 +1,4 @@
-"""The routes of the operations process: metrics, health, and the page with its figures."""
+"""The routes of the operations process: metrics, health, the page and its figures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOT_FOUND = (
 
 
 class Operations:
-    """What each of these routes does."""
+    """The functions of the routes."""
 
     def __init__(self, topology: Topology, store: Store, depths: QueueDepths) -> None:
         """Show this topology's system."""
@@ -48,7 +48,7 @@ class Operations:
         self._depths = depths
 
     def metrics(self) -> bytes:
-        """Return the metrics of all processes, and what waits in the broker while it answers."""
+        """Return the metrics of all processes and, if the broker answers, the queue depths."""
         depths, _ = self._look()
         ready, retrying, dead = {}, {}, {}
         for consumer, found in depths.items():
@@ -107,7 +107,7 @@ class Operations:
         return answer({"status": "ok", **dict.fromkeys(found, "ok")})
 
     def figures(self) -> bytes:
-        """Return what the operations page shows."""
+        """Return the data of the operations page."""
         depths, away = self._look()
         shown = figures(
             self._topology, depths, self._holding(), all_waiting(self._topology.var / "run")
@@ -125,7 +125,7 @@ class Operations:
         return typed("text/html; charset=utf-8", page)
 
     def _holding(self) -> dict[str, list[str]]:
-        """Return why consumers hold, by consumer."""
+        """Return the reasons for which consumers hold, by consumer."""
         found = all_holding(self._topology.var / "run")
         return {name: found[name] for name in self._topology.consumers if name in found}
 
@@ -137,7 +137,7 @@ class Operations:
             return {}
 
     def _schedules(self) -> list[dict[str, Any]]:
-        """Return when each schedule was fired last, where that is known, and will be fired next."""
+        """Return the last known and the next firing of each schedule."""
         if not self._topology.schedules:
             return []
         try:
@@ -177,7 +177,7 @@ def application(topology: Topology, store: Store, depths: QueueDepths, guard: Gu
 
 
 def store_away(store: Store) -> str:
-    """Return why the store does not answer, "" when all is well."""
+    """Return why the store does not answer, or "" if it does."""
     try:
         store.ready()
     except Exception as error:
@@ -188,12 +188,12 @@ def store_away(store: Store) -> str:
 
 
 def broker_state(url: BrokerUrl, away: str) -> dict[str, Any]:
-    """Describe a broker without its address."""
+    """Return the kind of a broker without its address."""
     return {"kind": "SQLite" if url.embedded else "RabbitMQ", "reachable": not away}
 
 
 def store_state(store: StoreOptions | None, away: str) -> dict[str, Any] | None:
-    """Describe a store without its address; None without a store."""
+    """Return the kind of a store without its address, or None without a store."""
     if store is None:
         return None
     if store.url is None:
@@ -203,7 +203,7 @@ def store_state(store: StoreOptions | None, away: str) -> dict[str, Any] | None:
 
 @cache
 def page_and_policy() -> tuple[bytes, str]:
-    """Return the page, and the policy under which only its own script and style may run."""
+    """Return the page, and the policy that allows only its own script and style."""
     page = PAGE.read_bytes()
     sources = {"script": "", "style": ""}
     for tag, content in INLINE.findall(page.decode()):

@@ -1,4 +1,4 @@
-"""The operations process: it serves HTTP, relays the outbox, and fires schedules."""
+"""The operations process: it serves HTTP, publishes the outbox, and fires schedules."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
 
 @contextmanager
 def _publishing(topology: Topology, store: Store) -> Iterator[None]:
-    """Publish what is left in the outbox, and fire schedules, for as long as the block runs."""
+    """Publish the outbox and fire schedules while the block runs."""
     with contextlib.ExitStack() as ends:
         if topology.store is not None or topology.schedules:
             metrics = ends.enter_context(Metrics.open(topology.var / "metrics", OPERATIONS))
@@ -82,12 +82,12 @@ def _publishing(topology: Topology, store: Store) -> Iterator[None]:
 
 
 class Service:
-    """The server of this process, as soon as it can listen."""
+    """The HTTP server of this process."""
 
     def __init__(
         self, topology: Topology, host: str, port: int | None, *, supervised: bool
     ) -> None:
-        """Listen later; see run() for the arguments."""
+        """Prepare the server; see run() for the arguments."""
         self._topology = topology
         self._host, self._port = host, port
         self._supervised = supervised
@@ -95,7 +95,7 @@ class Service:
         self._server: Server | None = None
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
-        """Stop, when the requests that are in flight have been answered."""
+        """Stop after the running requests have been answered."""
         name = signal.Signals(number).name
         text = f"received {name}; the process ends after the current requests"
         events.info("stopping", text, signal=name)
@@ -125,7 +125,7 @@ class Service:
             server.run()
 
     def _wait_for_address(self) -> tuple[socket.socket, Guard] | None:
-        """Return the listening socket and its guard; None when the process is to end before."""
+        """Return the listening socket and its guard, or None if the process is stopped first."""
         latest = ""
         while not self._over.is_set():
             try:
@@ -179,7 +179,7 @@ class Service:
             raise
 
     def _bind_to_another(self) -> socket.socket:
-        """Listen on the port of the latest such process, or else on any free one.
+        """Listen on the port of the previous operations process, or on any free port.
 
         So a restart does not change the address that a scraper or a browser has.
         """

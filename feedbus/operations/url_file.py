@@ -1,4 +1,4 @@
-"""Where the operations process of a folder of state answers, in a file that it writes."""
+"""A file with the URL of the operations process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from feedbus.topology import OPERATIONS, Topology
 
 
 def write_url(topology: Topology, url: str) -> None:
-    """Write the URL at which this process answers."""
+    """Write the URL of this process."""
     path = slot_path(run_folder(topology), OPERATIONS, 1, "url")
     handle = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -19,7 +19,7 @@ def write_url(topology: Topology, url: str) -> None:
 
 
 def last_url(topology: Topology) -> str:
-    """Return the URL at which the latest operations process of this folder answered, or ""."""
+    """Return the URL of the latest operations process in this folder, or ""."""
     try:
         text = slot_path(topology.var / "run", OPERATIONS, 1, "url").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -28,7 +28,7 @@ def last_url(topology: Topology) -> str:
 
 
 def read_url(topology: Topology) -> str | None:
-    """Return the URL at which the running operations process answers, None when none does."""
+    """Return the URL of the running operations process, or None if none is running."""
     folder = topology.var / "run"
     try:
         text = slot_path(folder, OPERATIONS, 1, "url").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A WSGI application: access, errors as problems, and measures around every request."""
+"""A WSGI application: access control, errors as problems, and metrics of every request."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Measure = Callable[[str, str, int, float], None]
 
 
 def measure_nothing(method: str, route: str, status: int, seconds: float) -> None:
-    """Ignore a request's measures."""
+    """Ignore the measurements of a request."""
 
 
 class Application(bottle.Bottle):
-    """A Bottle application that guards its routes, and answers every error as a problem."""
+    """A Bottle application that checks access, and answers every error as a problem."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Application(bottle.Bottle):
         is_outage: Callable[[Exception], bool] = lambda _: False,
         measure: Measure = measure_nothing,
     ) -> None:
-        """Make an application without routes.
+        """Create an application without routes.
 
         Args:
             guard: checks requests for routes that are not public.
@@ -85,7 +85,7 @@ class Application(bottle.Bottle):
 
 
 def check_path() -> None:
-    """Refuse a path that is not UTF-8; Bottle would leave out what it cannot read."""
+    """Refuse a path that is not UTF-8; Bottle would drop the invalid bytes."""
     try:
         bottle.request.environ["bottle.raw_path"].encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
@@ -93,7 +93,7 @@ def check_path() -> None:
 
 
 class _Shield:
-    """A Bottle plugin that guards each route, and answers what its function raises."""
+    """A Bottle plugin that checks access to each route, and answers its exceptions."""
 
     api = 2
     name = "shield"
@@ -120,7 +120,7 @@ class _Shield:
         return answer
 
     def _failure(self, error: Exception, rule: str) -> bottle.HTTPResponse:
-        """Return the answer to an unforeseen error, and log what the answer does not say."""
+        """Return the answer to an unexpected error, and log the details."""
         if isinstance(error, Outage) or self._is_outage(error):
             events.error(
                 "request_store_outage",

@@ -1,4 +1,4 @@
-"""Records: many messages at once, how they travel, and how they are validated."""
+"""Records: batches of messages, their packs on the wire, and their validation."""
 
 from feedbus.records.records import Records
 

@@ -39,7 +39,7 @@ def _mapping(name: str, payload: object, key: object, hint: str = "") -> Mapping
     try:
         found = mapping_of(payload)
     except (TypeError, ValueError, RecursionError) as error:
-        msg = f"{name}: {type(payload).__name__} has a field without a form in JSON: {error}"
+        msg = f"{name}: {type(payload).__name__} has a field that JSON cannot represent: {error}"
         raise TypeError(msg) from error
     if found is None:
         if isinstance(payload, str) and mapping_of(key) is not None:

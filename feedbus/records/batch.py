@@ -1,4 +1,4 @@
-"""What a batch of records consists of: chunks, each from one message, and verdicts."""
+"""A batch of records: its chunks, each from one message, and its verdicts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ LARGE = 100  # records: from here on, a chunk's shared values are worth a messag
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Records of one message: what they share is stored once, what differs by column.
+    """The records of one message: shared fields are stored once, the others as columns.
 
     Attributes:
         ids: the message id of each record.
-        shared: field to the value that all records have.
-        columns: field to one value a record.
-        rows: for each record its place in the message that brought it.
-        make: makes the record of its fields; None where a record is the dict of its fields.
-        instances: the records themselves where they were loaded one by one, else None.
+        shared: maps each field to the value that all records have.
+        columns: maps each field to a list with one value per record.
+        rows: for each record its index in the message that contained it.
+        make: creates a record from its fields; None if a record is the dict of its fields.
+        instances: the records, if they were loaded one by one, otherwise None.
 
     """
 
@@ -44,13 +44,13 @@ class Chunk:
         return len(self.ids)
 
     def column(self, name: str) -> Iterable[Any]:
-        """Return one value a record; KeyError when the records have no such field."""
+        """Return one value per record; raise KeyError if the records do not have the field."""
         if name in self.columns:
             return self.columns[name]
         return repeat(self.shared[name], len(self))
 
     def row(self, index: int) -> Any:
-        """Return one record: a dict of its own, or an instance of the message type."""
+        """Return one record: a new dict, or an instance of the message type."""
         if self.instances is not None:
             return self.instances[index]
         row = dict(self.shared)
@@ -59,7 +59,7 @@ class Chunk:
         return row if self.make is None else self.make(row)
 
     def select(self, indexes: Sequence[int]) -> Chunk:
-        """Return a chunk of these records alone, in this order."""
+        """Return a chunk of only these records, in this order."""
         if len(indexes) == len(self):
             return self
         ids, rows = self.ids.select(indexes), pick(self.rows, indexes)
@@ -72,22 +72,22 @@ class Chunk:
 
 
 class Origin(Protocol):
-    """What brought the records of a chunk."""
+    """The delivery that contained the records of a chunk."""
 
     def message(self, row: int) -> Message:
-        """Return the message of the record at a place in what was delivered."""
+        """Return the message of the record at an index of the delivery."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """All records that a handler is called with; Records are views of it.
+    """All records of one call of a handler; Records are views of it.
 
     Attributes:
-        chunks: the records, by the message that brought them.
-        verdicts: by the place of a record, what becomes of it.
-        publisher: takes what the records publish; None where nothing can be published.
-        origins: by the number of a chunk, what brought it; nothing where nobody delivered it.
-        starts: the place of each chunk's first record, and the count of all records.
+        chunks: the records, grouped by the message that contained them.
+        verdicts: maps the index of a record to its verdict.
+        publisher: receives the messages that are published; None if nothing can be published.
+        origins: maps the number of a chunk to its delivery; empty without deliveries.
+        starts: the index of each chunk's first record; the last item is the number of records.
 
     """
 
@@ -107,12 +107,12 @@ class Batch:
         return self.starts[-1]
 
     def find(self, place: int) -> tuple[int, int]:
-        """Return the number of the chunk that has the record at a place, and its index there."""
+        """Return the number of the chunk that has the record at an index, and the index in it."""
         number = bisect_right(self.starts, place) - 1
         return number, place - self.starts[number]
 
     def message(self, place: int) -> Message:
-        """Return the message of the record at a place."""
+        """Return the message of the record at an index."""
         number, index = self.find(place)
         chunk = self.chunks[number]
         if self.origins:
@@ -120,12 +120,12 @@ class Batch:
         return Message(message_id=chunk.ids[index])
 
     def row(self, place: int) -> Any:
-        """Return the record at a place."""
+        """Return the record at an index."""
         number, index = self.find(place)
         return self.chunks[number].row(index)
 
     def column(self, name: str) -> Sequence[Any]:
-        """Return one value a record, which the caller must not change.
+        """Return one value per record; the caller must not change the list.
 
         Raises:
             KeyError: a record has no such field; the message lists the fields that there are.
@@ -142,7 +142,7 @@ class Batch:
         return found
 
     def check(self, *names: str) -> None:
-        """Raise KeyError, which lists the fields that there are, if a record lacks one of these."""
+        """Raise KeyError, which lists the known fields, if a record lacks one of these fields."""
         for chunk in self.chunks:
             for name in names:
                 if name not in chunk.columns and name not in chunk.shared:
@@ -152,11 +152,11 @@ class Batch:
 
     @property
     def scattered(self) -> bool:
-        """Whether the chunks are so small that going by chunk is slower than going by record."""
+        """Whether the chunks are so small that access by record is faster than by chunk."""
         return len(self.chunks) * SMALL > len(self)
 
     def values(self, name: str, places: Sequence[int]) -> Sequence[Any]:
-        """Return one value for each of these places, ascending; as column()."""
+        """Return one value for each of these ascending indexes; see column()."""
         if not places:
             return ()
         if isinstance(places, range):  # of one chunk, which needs no column of all chunks
@@ -168,14 +168,14 @@ class Batch:
         return values if len(places) == len(values) else pick(values, places)
 
     def extents(self) -> Iterator[tuple[Chunk, range]]:
-        """Go through the chunks, each with the places of its records."""
+        """Yield the chunks, each with the indexes of its records."""
         for chunk, start in zip(self.chunks, self.starts, strict=False):
             yield chunk, range(start, start + len(chunk))
 
     def segments(
         self, places: Sequence[int], names: Iterable[str]
     ) -> Iterator[tuple[Mapping[str, Any], Sequence[int]]]:
-        """Split records, in their order, where many of one chunk share a value of these fields.
+        """Split records, in order, into runs of one chunk that share the values of these fields.
 
         Args:
             places: of the records, ascending.

@@ -1,4 +1,4 @@
-"""Message ids of many records, kept short: what each begins with, and the number that ends it."""
+"""Message ids of many records in a compact form: a common beginning, and a number."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Ids(Sequence[str]):
-    """The ids of records, in their order.
+    """The message ids of records, in order.
 
     Attributes:
-        origins: what the ids begin with, one for all or one a record.
-        ordinals: the number that ends each id; None is one record whose id is its origin.
+        origins: the beginning of the ids: one for all records, or one per record.
+        ordinals: the number at the end of each id; None for one record whose id is its origin.
 
     """
 
@@ -30,7 +30,7 @@ class Ids(Sequence[str]):
 
     @classmethod
     def of(cls, message_id: str) -> Self:
-        """Return the id of a plain message, which may have been one of a pack before."""
+        """Return the ids of a plain message, which may be a record of an earlier pack."""
         origin, dash, ordinal = message_id.rpartition("-")
         if dash and ORDINAL.fullmatch(ordinal):
             return cls(origin, [int(ordinal)])
@@ -52,7 +52,7 @@ class Ids(Sequence[str]):
         return origin if self.ordinals is None else f"{origin}-{self.ordinals[index]}"
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the ids."""
+        """Yield the ids."""
         if self.ordinals is None:
             return iter([self[0]])
         if isinstance(self.origins, str):
@@ -61,7 +61,7 @@ class Ids(Sequence[str]):
         return iter([f"{origin}-{ordinal}" for origin, ordinal in pairs])
 
     def select(self, indexes: Sequence[int]) -> Ids:
-        """Return the ids of these records alone, in this order."""
+        """Return the ids of only these records, in this order."""
         if self.ordinals is None:
             return self if indexes else Ids(self.origins, [])
         origins = self.origins if isinstance(self.origins, str) else pick(self.origins, indexes)
@@ -69,7 +69,7 @@ class Ids(Sequence[str]):
 
 
 def children(ordinal: int, first: int, count: int) -> range:
-    """Return the ordinals of a record's children from the first-th on, counted from 0.
+    """Return the ordinals of a record's children, from the given child on, counted from 0.
 
     In digits of 32 bits, the lowest first, a child's ordinal is its parent's and then its own
     number; the first child's is its parent's alone. So no two records get the same.
@@ -80,7 +80,7 @@ def children(ordinal: int, first: int, count: int) -> range:
 
 
 def pick(values: Sequence[Value], indexes: Sequence[int]) -> Sequence[Value]:
-    """Return the values at these indexes, at C speed."""
+    """Return the values at these indexes, with the speed of C."""
     if isinstance(indexes, range) and indexes.step == 1:
         return values[indexes.start : indexes.stop]
     if len(indexes) < 2:  # noqa: PLR2004 -- for one, itemgetter returns no tuple

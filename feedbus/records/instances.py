@@ -1,4 +1,4 @@
-"""Records that are instances of a class: their columns are their attributes."""
+"""Columns of records that are instances of a class: the columns are the attributes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attributes(Mapping[str, Sequence[Any]]):
-    """The attributes of instances by name, one value an instance, read when they are asked for."""
+    """Maps attribute names to lists with one value per instance, which are read on demand."""
 
     instances: Sequence[Any]
     names: Sequence[str]
@@ -35,7 +35,7 @@ class Attributes(Mapping[str, Sequence[Any]]):
 
 
 def attributes_of(instance: object) -> Sequence[str]:
-    """Return the names of the fields of a dataclass's, Struct's or pydantic model's instance."""
+    """Return the field names of an instance of a dataclass, Struct or pydantic model."""
     kind = type(instance)
     for attribute in ("__pydantic_fields__", "__struct_fields__", "__dataclass_fields__"):
         if hasattr(kind, attribute):

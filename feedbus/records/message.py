@@ -1,4 +1,4 @@
-"""What a handler can know of the message that brought a record."""
+"""The metadata of a record's message, for handlers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _empty() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The message of a record; a handler gets it where a parameter is annotated with it.
+    """The message of a record; a handler gets it through a parameter with this annotation.
 
     A test of one handler makes one: `mail(order, Message(routing_key="mail.ann"))`.
 
@@ -31,7 +31,7 @@ class Message:
         priority: None where the publisher gave none.
         published_at: when it was published first, in UTC, also at a retry and after it was a dead
             letter; None where the publisher does not say.
-        redelivered: whether the broker has delivered it before, such as to a process that died.
+        redelivered: whether the broker has delivered it before, for example to a process that died.
         queue: as topology.toml names it.
         consumer: the queue's name, or the shard's.
         content_type: of the body; None where the publisher gave none.
@@ -88,7 +88,7 @@ def _text(value: object) -> str | None:
 
 
 def _moment(delivery: Delivery) -> datetime | None:
-    """Return what the publisher says: feedbus's header, else AMQP's timestamp."""
+    """Return the time of publishing: from feedbus's header, otherwise from AMQP's timestamp."""
     microseconds = delivery.published_at_microseconds
     seconds = delivery.properties.get("timestamp") if microseconds is None else None
     try:

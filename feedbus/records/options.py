@@ -32,7 +32,9 @@ def envelope_of(options: Mapping[str, Any]) -> Envelope | None:
         return None
     headers, expires, delay = options.get("headers"), options.get("expires"), options.get("delay")
     if expires is not None and delay is not None:
-        msg = "expires: expected no delay beside it: it would count from now on; leave one out"
+        msg = (
+            "expires: cannot be combined with delay, since it counts from now on; give one of them"
+        )
         raise ValueError(msg)
     return Envelope(
         {} if headers is None else checked_headers(headers),

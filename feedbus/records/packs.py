@@ -1,4 +1,4 @@
-"""What travels in a message's body: a pack of records, of which a plain message has one."""
+"""Packs: the records in the body of a message; a plain message is a pack of one record."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Records as they are on the wire, before validation.
+    """The records of a message before validation.
 
     Attributes:
         ids: the message id of each record.
-        keyed: the routing key of each record, or the name of the column whose texts they are.
-        shared: field to the value that all records have.
-        columns: field to one value a record.
+        keyed: the routing key of each record, or the name of the column that contains them.
+        shared: maps each field to the value that all records have.
+        columns: maps each field to a list with one value per record.
 
     """
 
@@ -48,7 +48,7 @@ class Pack:
         shared: Mapping[str, Any],
         columns: Mapping[str, Sequence[Any]],
     ) -> Self:
-        """Return a pack of records whose ids count on from 0."""
+        """Return a pack of records whose ids are numbered from 0."""
         count = len(columns[keyed] if isinstance(keyed, str) else keyed)
         return cls(Ids(origin, range(count)), keyed, shared, columns)
 
@@ -70,7 +70,7 @@ class Pack:
         return self.keyed[index]
 
     def select(self, indexes: Sequence[int]) -> Pack:
-        """Return a pack of these records alone, in this order."""
+        """Return a pack of only these records, in this order."""
         if isinstance(indexes, range) and indexes == range(len(self)):
             return self
         columns = {name: pick(values, indexes) for name, values in self.columns.items()}
@@ -78,12 +78,12 @@ class Pack:
         return Pack(self.ids.select(indexes), keyed, self.shared, columns)
 
     def payload(self, index: int) -> dict[str, Any]:
-        """Return one record as a plain message would carry it."""
+        """Return the payload of one record, as in a plain message."""
         varying = {name: values[index] for name, values in self.columns.items()}
         return {**self.shared, **varying}
 
     def encode(self) -> bytes:
-        """Return the body; keys that are a column's texts are not stored again."""
+        """Return the body; routing keys that are in a column are not stored a second time."""
         origins, owners = _distinct(self.ids.origins)
         simple = SIMPLE.issuperset(map(type, self.shared.values())) and all(
             SIMPLE.issuperset(map(type, values)) for values in self.columns.values()
@@ -102,7 +102,7 @@ class Pack:
 
 
 def _distinct(origins: str | Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the different origins, and for each record whose it is where they are several."""
+    """Return the distinct origins and, if there are several, the index for each record."""
     if isinstance(origins, str):
         return [origins], []
     places = {origin: place for place, origin in enumerate(dict.fromkeys(origins))}
@@ -125,7 +125,7 @@ def decode(
     key: str,
     content_encoding: object = None,
 ) -> Pack:
-    """Return the records of a message's body, each of which can travel alone.
+    """Return the records in a message's body; each can be published as a plain message.
 
     Args:
         body: as delivered.
@@ -160,7 +160,7 @@ def decode(
 
 
 def expands_too_far(body_bytes: int, pack: Pack) -> bool:
-    """Whether a pack's records would take too many bytes if each travelled alone."""
+    """Whether the records of a pack would have too many bytes as plain messages."""
     count = len(pack)
     if body_bytes * count <= EXPANDED_BYTES:
         return False
@@ -168,7 +168,7 @@ def expands_too_far(body_bytes: int, pack: Pack) -> bool:
 
 
 def single(message_id: str, key: str, payload: Mapping[str, Any]) -> Pack:
-    """Return the pack of a plain message; its id may say where in another pack it was."""
+    """Return the pack of a plain message; its id may contain its index in another pack."""
     return Pack(Ids.of(message_id), [key], payload, {})
 
 
@@ -213,7 +213,7 @@ def _keyed(keys: str | list[str], columns: Mapping[str, list[Any]], count: int) 
 
 
 def _short_numbers(column: list[Any]) -> bool:
-    """Whether a column's values are numbers of few digits: the commonest keys, at C speed."""
+    """Whether a column's values are numbers of few digits, the most frequent kind of keys."""
     try:
         short: bool = min(column) >= -LARGEST_ORDINAL and max(column) <= LARGEST_ORDINAL
     except (TypeError, ValueError):  # texts or a mixture, or none
@@ -222,7 +222,7 @@ def _short_numbers(column: list[Any]) -> bool:
 
 
 def _check_keys(keys: list[str]) -> None:
-    """Refuse keys that AMQP cannot carry: UnicodeEncodeError is a ValueError too."""
+    """Raise ValueError for routing keys that AMQP cannot carry."""
     joined = "".join(keys).encode()
     if len(joined) > SHORT_TEXT_BYTES and any(len(key.encode()) > SHORT_TEXT_BYTES for key in keys):
         msg = f"a record's key has more than {SHORT_TEXT_BYTES} bytes"

@@ -1,4 +1,4 @@
-"""What records of a batch publish: messages, each with the record that causes it."""
+"""Parts: the messages that a batch publishes, each with the record that causes it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ COLUMN = "a field's name or a list of values"
 
 @dataclass(slots=True, eq=False)  # not frozen, which takes longer: there is one for each small call
 class Part:
-    """Messages that records of a batch publish in one call; nobody changes one.
+    """The messages that a batch publishes in one call; immutable.
 
     Attributes:
         exchange: as topology.toml names it.
         key: the routing key of all messages, or one for each.
-        key_column: instead of key, the name of the column whose texts are the routing keys.
-        columns: field to one value a message.
-        shared: field to the value that all messages have.
-        causes: for each message the place of the record that causes it.
-        options: of publish(), as they were given; with any, each message travels by itself.
+        key_column: instead of key, the name of the column that contains the routing keys.
+        columns: maps each field to a list with one value per message.
+        shared: maps each field to the value that all messages have.
+        causes: for each message the index of the record that causes it.
+        options: of publish(); if there are any, each message is sent by itself, without packs.
 
     """
 
@@ -43,7 +43,7 @@ class Part:
         return len(self.causes)
 
     def checked(self) -> Part:
-        """Return the part itself.
+        """Check the part, and return it.
 
         Raises:
             TypeError: an argument has a wrong type.
@@ -76,18 +76,18 @@ class Part:
 
     @property
     def keyed(self) -> Sequence[str] | str:
-        """The routing key of each message, or the name of the column whose texts they are."""
+        """The routing key of each message, or the name of the column that contains them."""
         if self.key_column is not None:
             return self.key_column
         return [self.key] * len(self) if isinstance(self.key, str) else self.key
 
     def pack(self, ids: Ids) -> Pack:
-        """Return the messages with these ids."""
+        """Return a pack of the messages, with these ids."""
         return Pack(ids, self.keyed, self.shared, self.columns)
 
 
 def check_fields(columns: object, shared: object) -> None:
-    """Check that columns and shared fields are given by name.
+    """Check that columns and shared are mappings from field names.
 
     Raises:
         TypeError: they are not.
@@ -100,10 +100,10 @@ def check_fields(columns: object, shared: object) -> None:
 
 
 class Publisher(Protocol):
-    """Takes what records publish."""
+    """Receives the messages that a batch publishes."""
 
     def publish_part(self, part: Part) -> None:
-        """Publish a part's messages, in order."""
+        """Publish the messages of a part, in order."""
 
 
 # The usual types first: to ask an abstract class takes ten times as long.

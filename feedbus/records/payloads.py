@@ -1,4 +1,4 @@
-"""One record's payload: a JSON object, in bounds within which it can be written again.
+"""The payload of one record: a JSON object within limits, so that it can be written again.
 
 Publishing takes mappings, and instances of the classes that messages are loaded as.
 """
@@ -51,7 +51,7 @@ Payload: TypeAlias = "Mapping[str, Any] | Raw | DataclassInstance | msgspec.Stru
 
 
 def mapping_of(payload: Any) -> Mapping[str, Any] | None:
-    """Return the fields of an instance by their names on the wire, None where it has none.
+    """Return the fields of an instance by their names in JSON, or None if it is no such instance.
 
     Args:
         payload: an instance of a dataclass, a msgspec.Struct or a pydantic model; or a mapping.
@@ -81,7 +81,7 @@ def mapping_of(payload: Any) -> Mapping[str, Any] | None:
 
 
 def unencodable(payload: Mapping[str, Any]) -> str:
-    """Return which field of a payload JSON cannot carry, and why; "" where there is none."""
+    """Return which field of a payload JSON cannot represent, and why; "" if there is none."""
     for name, value in payload.items():
         found = _unencodable(value, str(name), 0)
         if found:
@@ -126,7 +126,7 @@ def encode_simple(payload: Mapping[str, Any]) -> bytes:
 
 
 def encode_payload(payload: Mapping[str, Any]) -> bytes:
-    """Return compact JSON; ValueError or TypeError for what JSON does not have."""
+    """Return compact JSON; raise ValueError or TypeError for values that JSON lacks."""
     try:
         return _write(payload, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry
@@ -167,7 +167,7 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
 
 
 def _read_slowly(body: bytes) -> Any:
-    """Return what a body holds that msgspec does not read, such as a byte order mark; or say why.
+    """Return the object in a body that msgspec cannot read, for example after a byte order mark.
 
     Raises:
         InvalidBody: nobody can read it.
@@ -219,7 +219,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _finite(digits: str) -> float:
-    """Refuse what Python reads as infinite, for nothing could write that down again."""
+    """Refuse numbers that Python reads as infinite: they could not be written again."""
     number = float(digits)
     if math.isinf(number):
         msg = f"{digits[:20]} is too large a number"

@@ -1,4 +1,4 @@
-"""What records of a batch can publish: a message each, or many that one of them causes."""
+"""Publish from a batch: one message per record, or many messages that one record causes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feedbus.wrong_argument import refuse
 
 
 class PublishingRecords:
-    """Records of a batch, by their places in it, as far as they publish."""
+    """The publishing methods of Records, by the indexes of the records in their batch."""
 
     __slots__ = ("_batch", "_places")
 
@@ -31,7 +31,7 @@ class PublishingRecords:
         shared: Mapping[str, Any] | None = None,
         **options: Unpack[PublishOptions],
     ) -> int:
-        """Publish one message for each record, and return how many they are.
+        """Publish one message for each record, and return their number.
 
         Args:
             exchange: as topology.toml names it.
@@ -81,7 +81,7 @@ class PublishingRecords:
         key_column: str | None = None,
         shared: Mapping[str, Any] | None = None,
     ) -> int:
-        """Publish many messages that this one record causes, and return how many they are.
+        """Publish many messages that this one record causes, and return their number.
 
         It may be called again for each part of what a handler reads piece by piece. Small parts,
         also those of different records, are put together into packs. On a queue with
@@ -117,7 +117,7 @@ class PublishingRecords:
         return len(causes)
 
     def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
-        """Publish (payload, routing key) pairs that this one record causes; return how many.
+        """Publish (payload, routing key) pairs that this one record causes; return their number.
 
         Raises:
             TypeError: an argument has a wrong type, or one is not such a pair.

@@ -1,4 +1,4 @@
-"""A payload that is no JSON object: text or bytes, for exchanges of another content type."""
+"""A payload that is not a JSON object: text or bytes, for exchanges of another content type."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ BASE64 = "base64"
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Text or bytes to publish as they are: `bus.publish("legacy", Raw("hello"), key="k")`."""
+    """Text or bytes to publish unchanged: `bus.publish("legacy", Raw("hello"), key="k")`."""
 
     value: str | bytes
 
     def __post_init__(self) -> None:
-        """Refuse anything else."""
+        """Refuse other types."""
         if not isinstance(self.value, str | bytes):
             refuse("value", "str or bytes", self.value)
 
     def fields(self) -> Mapping[str, Any]:
-        """Return it as a payload that JSON can carry."""
+        """Return the content as a payload that JSON can represent."""
         value = self.value
         return {
             RAW: value if isinstance(value, str) else {BASE64: base64.b64encode(value).decode()}

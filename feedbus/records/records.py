@@ -1,4 +1,4 @@
-"""Records as handlers take them: many messages at once, by row, by column or by group."""
+"""Records as handlers receive them: by row, by column or by group."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ else:
 
 
 class Records(PublishingRecords, Sequence[Row], Generic[Row]):
-    """Records of a batch, validated and loaded, in the order of their deliveries.
+    """The records of a batch, validated and loaded, in the order of their deliveries.
 
     A handler with batch=True gets all records of the batch. where(), group_by(), remaining() and
     singles() return some of them, as Records too. What Records publish is caused by these records,
@@ -46,7 +46,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     __slots__ = ()
 
     def __init__(self, chunks: Sequence[Chunk], origins: Sequence[Origin] = ()) -> None:
-        """Take all records of these chunks.
+        """Contain all records of these chunks.
 
         Args:
             chunks: of loaded records.
@@ -64,7 +64,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         *,
         bus: Publisher | None = None,
     ) -> Records[Row]:
-        """Make a batch of loaded records, for tests and for callers without a broker.
+        """Create a batch of loaded records, for tests and for callers without a broker.
 
         Args:
             rows: what a handler gets, one dict or instance a record.
@@ -86,7 +86,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return len(self._places)
 
     def __iter__(self) -> Iterator[Row]:
-        """Go through the records."""
+        """Yield the records."""
         rows: Any = map(self._batch.row, self._places)
         return iter(rows)
 
@@ -123,7 +123,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return [self._batch.message(place) for place in self._places]
 
     def column(self, name: str) -> list[Any]:
-        """Return one field of every record, in a list of the caller's own.
+        """Return one field of every record, in a list that the caller may change.
 
         Raises:
             KeyError: a record of the batch has no such field.
@@ -150,7 +150,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return self._view(choose(self._batch, self._places, name, lambda v: map(contains, v)))
 
     def where_not(self, name: str, values: Container[Any]) -> Records[Row]:
-        """Return the records whose field is none of these values; as where()."""
+        """Return the records whose field is none of these values; see where()."""
         if _is_empty(values):
             return self
         contains = values.__contains__
@@ -173,7 +173,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return self._view([place for place in self._places if place not in verdicts])
 
     def group_by(self, *names: str) -> dict[Any, Records[Row]]:
-        """Return the records by a value that they share, in the order in which values come first.
+        """Return the records by the value that they share, in order of the first occurrence.
 
         Args:
             names: of one field, whose values are the keys of the result, or of several, whose
@@ -189,7 +189,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return {key: _view(self._batch, places) for key, places in groups.items()}
 
     def singles(self) -> Iterator[Records[Row]]:
-        """Go through the records one at a time, each as Records of one."""
+        """Yield the records one at a time, each as Records of one record."""
         for place in self._places:
             yield _view(self._batch, [place])
 
@@ -211,7 +211,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         self._settle(Reject, reason)
 
     def drop(self, reason: str | Callable[[Row], str]) -> None:
-        """Acknowledge and count these records: what they are about is gone, so nothing is to do.
+        """Acknowledge and count these records, because they are no longer needed.
 
         Args:
             reason: for the log; or what returns it for a record.
@@ -220,7 +220,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         self._settle(Drop, reason)
 
     def retry(self, reason: str = "", *, after_seconds: float | None = None) -> None:
-        """Have these records delivered again later.
+        """Retry these records later.
 
         Args:
             reason: for the log and the message's headers.
@@ -240,7 +240,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     @property
     def verdicts(self) -> dict[int, Drop | Reject | Retry]:
-        """The verdicts so far, by the record's place in the batch; the others are acknowledged."""
+        """The verdicts so far, by the record's index in the batch; the others are acknowledged."""
         return self._batch.verdicts
 
     # for the framework alone
@@ -251,7 +251,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return self._batch
 
     def bind(self, publisher: Publisher) -> None:
-        """Let this publisher take what records of the batch publish."""
+        """Set the publisher that receives the messages that records of the batch publish."""
         self._batch.publisher = publisher
 
     def only(self, ids: Sequence[str]) -> Records[Row]:
@@ -271,7 +271,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         return Records(chunks, origins)
 
     def batches_of_one(self) -> Iterator[Records[Row]]:
-        """Go through the records, each as a batch of its own."""
+        """Yield the records, each as a batch of its own."""
         for number, chunk in enumerate(self._batch.chunks):
             origins = self._batch.origins[number : number + 1]
             for index in range(len(chunk)):

@@ -1,4 +1,4 @@
-"""Choose and group records of a batch by their fields; what a chunk shares is looked at once."""
+"""Select and group records of a batch by their fields; shared values are checked once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Flags = Callable[[Sequence[Any]], Iterable[object]]
 
 
 def choose(batch: Batch, places: Sequence[int], name: str, flags: Flags) -> Sequence[int]:
-    """Return the places of those records whose value is wanted.
+    """Return the indexes of the records whose value is wanted.
 
     Args:
         batch: the records.
@@ -35,7 +35,7 @@ def choose(batch: Batch, places: Sequence[int], name: str, flags: Flags) -> Sequ
 
 
 def group(batch: Batch, places: Sequence[int], names: Sequence[str]) -> Mapping[Any, Sequence[int]]:
-    """Return the places of records by their values of one field, or by tuples of several."""
+    """Return the indexes of records by their values of one field, or by tuples of several."""
     found: defaultdict[Any, list[int]] = defaultdict(list)
     by_chunk = False
     if len(places) < len(batch) or batch.scattered:
@@ -56,7 +56,7 @@ def group(batch: Batch, places: Sequence[int], names: Sequence[str]) -> Mapping[
 
 
 def _compact(places: list[int]) -> Sequence[int]:
-    """Return places that follow each other as a range, whose values are a slice of a column."""
+    """Return consecutive indexes as a range, so that their values are a slice of a column."""
     first, end = places[0], places[-1] + 1
     return range(first, end) if end - first == len(places) else places
 

@@ -31,7 +31,7 @@ def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
 def _numbers(old: Ring, new: Ring) -> dict[str, int]:
     """Number the queues of two rings."""
     if not (old and new):
-        msg = "expected two rings with buckets: one without places no key"
+        msg = "expected two rings with buckets, got one without: bind a queue to it first"
         raise UsageError(msg)
     names = dict.fromkeys(queue for ring in (old, new) for queue, _ in ring.buckets)
     return {name: number for number, name in enumerate(names)}

@@ -104,7 +104,10 @@ class SqlStore(ABC):
             return
         with self.exclusive("tables", wait_seconds=SET_UP_SECONDS) as held, self.transaction():
             if not held:
-                msg = f"store {self.where}: another process has kept its tables locked"
+                msg = (
+                    f"store {self.where}: another process has locked feedbus's tables for"
+                    f" {SET_UP_SECONDS:g} s; end it, or wait for it"
+                )
                 raise StoreOutage(msg)
             if not up_to_date(self, self.where):
                 upgrade(self, self.project)

@@ -58,7 +58,7 @@ def _chosen(arbiter: Any, props: dict[str, Any]) -> list[Any]:
     elif match == "regex":
         pattern = name
     else:
-        msg = f"unknown match method {match}"
+        msg = f"unknown match method {match}; expected simple, glob or regex"
         raise MessageError(msg)
     try:
         found = [one for one in arbiter.iter_watchers() if re.match(pattern, one.name.lower())]
@@ -129,7 +129,7 @@ class RemoveWatcher(RmWatcher):
         if not isinstance(watcher, ProcessWatcher):
             return super().execute(arbiter, props)
         if props.get("nostop"):
-            msg = "--nostop would leave processes that nobody supervises; stop them"
+            msg = "--nostop would leave processes without a supervisor; run rm without --nostop"
             raise MessageError(msg)
         return _together([supervision.remove(watcher)])
 
@@ -141,7 +141,8 @@ class SetOptions(Set):
         """Change an option that may differ from the topology for a while; refuse all others."""
         watcher = self._get_watcher(arbiter, props["name"])
         if isinstance(watcher, ProcessWatcher) and (fixed := set(props["options"]) - CHANGEABLE):
-            msg = f"change {', '.join(sorted(fixed))} in topology.toml, then run `feedbus apply`"
+            options = ", ".join(sorted(fixed))
+            msg = f"{options} cannot be set here: change topology.toml, then run `feedbus apply`"
             raise MessageError(msg)
         return asyncio.ensure_future(_awaited(super().execute(arbiter, props)))
 

@@ -128,7 +128,7 @@ def _other_user(name: str, user: str | None) -> str | None:
     if uid == os.getuid():
         return None
     if os.getuid() != 0:
-        msg = f"{name}: user: only root can start processes of '{user}'"
+        msg = f"{name}: user: only root can start processes as user '{user}'"
         raise UsageError(msg)
     return user
 
@@ -166,7 +166,7 @@ def endpoint(topology: Topology, socket: str = "circus.sock") -> str:
     if len(shortest.encode()) > LONGEST_SOCKET_PATH:
         msg = (
             f"{shortest} is too long for a unix socket (at most {LONGEST_SOCKET_PATH} bytes):"
-            " choose a shorter var in the topology, or set FEEDBUS_VAR"
+            " set a shorter path as var in the topology, or in FEEDBUS_VAR"
         )
         raise UsageError(msg)
     return f"ipc://{shortest}"

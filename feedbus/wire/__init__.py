@@ -1,4 +1,4 @@
-"""What travels between feedbus and a broker: header names, content types, messages in and out."""
+"""The wire format between feedbus and a broker: header names, content types, messages."""
 
 from feedbus.wire.delivery import Delivery
 from feedbus.wire.outgoing import Outgoing

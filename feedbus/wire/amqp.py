@@ -1,4 +1,4 @@
-"""What feedbus calls of AMQP connections and channels: py-amqp's, and those of its brokers."""
+"""The methods of AMQP connections and channels that feedbus uses, with any broker."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Arguments = Mapping[str, Any] | None
 
 
 class Declared(Protocol):
-    """What a broker answers when a queue is declared."""
+    """A broker's answer to the declaration of a queue."""
 
     @property
     def message_count(self) -> int:
-        """How many messages are ready."""
+        """The number of ready messages."""
 
     @property
     def consumer_count(self) -> int:
-        """How many consumers it has."""
+        """The number of consumers."""
 
 
 class Received(Protocol):
-    """A message that was delivered, or got."""
+    """A message from a delivery or from basic_get."""
 
     body: Any
     delivery_tag: int
@@ -46,7 +46,7 @@ class Channel(Protocol):
     events: Mapping[str, Any]
 
     def close(self) -> object:
-        """Close it; what is not acknowledged goes back."""
+        """Close the channel; unacknowledged messages return to their queues."""
 
     def exchange_declare(  # noqa: PLR0913, PLR0917 -- AMQP's arguments
         self,
@@ -61,7 +61,7 @@ class Channel(Protocol):
         """Declare an exchange."""
 
     def exchange_delete(self, exchange: str) -> object:
-        """Delete an exchange; one that does not exist is no error."""
+        """Delete an exchange; it is not an error if it does not exist."""
 
     def exchange_bind(
         self,
@@ -102,13 +102,13 @@ class Channel(Protocol):
         """Remove a binding of a queue."""
 
     def queue_purge(self, queue: str = "") -> Any:
-        """Delete the ready messages of a queue; return how many there were."""
+        """Delete the ready messages of a queue; return their number."""
 
     def queue_delete(self, queue: str = "") -> Any:
-        """Delete a queue with its messages; return how many there were."""
+        """Delete a queue with its messages; return the number of messages."""
 
     def basic_qos(self, prefetch_size: int, prefetch_count: int, a_global: bool) -> object:  # noqa: FBT001 -- as above
-        """Limit how many deliveries wait for their acknowledgement."""
+        """Limit the number of unacknowledged deliveries."""
 
     def basic_consume(
         self,
@@ -125,16 +125,16 @@ class Channel(Protocol):
         """End a subscription."""
 
     def basic_get(self, queue: str = "") -> Any:
-        """Return the next ready message of a queue, None when there is none."""
+        """Return the next ready message of a queue, or None if there is none."""
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False) -> object:  # noqa: FBT001, FBT002 -- as above
-        """Acknowledge a delivery, or all up to it."""
+        """Acknowledge a delivery or, with multiple, all deliveries up to it."""
 
     def basic_reject(self, delivery_tag: int, requeue: bool) -> object:  # noqa: FBT001 -- as above
         """Reject a delivery."""
 
     def basic_recover(self, requeue: bool = False) -> object:  # noqa: FBT001, FBT002 -- as above
-        """Return all that is not acknowledged."""
+        """Return all unacknowledged messages to their queues."""
 
     def basic_publish(
         self,
@@ -146,7 +146,7 @@ class Channel(Protocol):
         """Publish a message."""
 
     def confirm_select(self) -> object:
-        """Let the broker confirm what is published on this channel."""
+        """Make the broker confirm the messages that are published on this channel."""
 
     def prepare_message(  # noqa: PLR0913, PLR0917 -- Kombu's arguments
         self,
@@ -157,29 +157,29 @@ class Channel(Protocol):
         headers: Mapping[str, Any] | None = None,
         properties: MutableMapping[str, Any] | None = None,
     ) -> Any:
-        """Make a message to be published."""
+        """Return a message that can be published."""
 
 
 class Connection(Protocol):
-    """A connection: one of Kombu, or the raw one that it holds."""
+    """A connection: Kombu's, or the raw connection in it."""
 
     @property
     def connection_errors(self) -> tuple[type[BaseException], ...]:
-        """What is raised where it is lost or refused."""
+        """The errors of a connection that is lost or refused."""
 
     @property
     def recoverable_connection_errors(self) -> tuple[type[BaseException], ...]:
-        """Those of them after which another connection may succeed."""
+        """The connection errors after which a new connection may succeed."""
 
     def channel(self) -> Channel:
         """Open a channel."""
 
     def drain_events(self, *, timeout: float | None = None) -> object:
-        """Handle what arrives next; TimeoutError when nothing comes in time."""
+        """Process the next event; raise TimeoutError if none arrives in time."""
 
 
 class RawConnection(Connection, Protocol):
-    """A connection that is not opened again when it is lost, as Kombu's is.
+    """A connection that is not reopened automatically when it is lost, unlike Kombu's.
 
     Attributes:
         clock: by which everybody who uses the broker waits.
@@ -195,7 +195,7 @@ class RawConnection(Connection, Protocol):
     is_blocked: bool
 
     def take_arrived(self) -> None:
-        """Handle what has arrived, without waiting; raise an error where the connection is lost."""
+        """Process the data that has arrived, without waiting; raise if the connection is lost."""
 
     def wake_on(self, descriptor: int) -> None:
-        """Let drain_events() raise TimeoutError as soon as a descriptor can be read."""
+        """Make drain_events() raise TimeoutError as soon as a descriptor can be read."""

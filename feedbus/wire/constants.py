@@ -1,4 +1,4 @@
-"""Every literal on the wire: the framework's header names, its content types, AMQP's limits."""
+"""The constants of the wire format: header names, content types, and limits of AMQP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content types: without their parameters, and which of them need no codec."""
+"""Functions on content types: without parameters, and whether a codec is needed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def bare_type(content_type: object) -> str:
 
 
 def is_known(content_type: str) -> bool:
-    """Whether feedbus writes this content type without a codec."""
+    """Whether feedbus can write this content type without a codec."""
     bare = bare_type(content_type)
     return bare.startswith("text/") or bare in {BYTES, "application/json"} or bare.endswith("+json")
 
 
 def charset_of(content_type: str | None) -> str | None:
-    """Return the charset in a content type, None where it has none."""
+    """Return the charset of a content type, or None if it has none."""
     for parameter in (content_type or "").split(";")[1:]:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset":

@@ -1,4 +1,4 @@
-"""A delivery as the broker hands it over, read whatever its publisher has put into it."""
+"""A delivery of the broker; reading it never fails, whatever its publisher has set."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ AS_HEADERS = {"expiration": EXPIRATION, "user_id": USER_ID}
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message that is not settled yet.
+    """A message that was delivered and is not settled yet.
 
     Attributes:
-        tag: settles it.
+        tag: the delivery tag, by which it is settled.
         body: the bytes, as they were published.
-        content_type: of the body, where the publisher says.
+        content_type: of the body, if the publisher has set it.
         message_id: the publisher's; where it gave none that is one, an id that is derived from the
             message and the same at each redelivery.
         exchange: the name on the broker.
@@ -55,7 +55,7 @@ class Delivery:
         redelivered: whether it was delivered before.
         consumer_tag: of the subscription.
         properties: AMQP's properties by their names in py-amqp, as the publisher gave them.
-        faults: what of it cannot be decoded; a message with faults is not for a handler.
+        faults: parts that cannot be decoded; no handler receives a message with faults.
         identified: whether the publisher gave the message id.
 
     """
@@ -75,7 +75,7 @@ class Delivery:
 
     @classmethod
     def of(cls, message: Any) -> Delivery:
-        """Read an amqp message, as the channels of both brokers give it to their callbacks."""
+        """Return the delivery of an amqp message, as the channels of all brokers deliver it."""
         info, properties, body = message.delivery_info, message.properties, message.body
         if not isinstance(body, bytes):
             body = str(body).encode(errors="backslashreplace")
@@ -108,13 +108,13 @@ class Delivery:
 
     @property
     def record_count(self) -> int:
-        """How many records it says that it carries."""
+        """The number of records, according to its headers."""
         count = self.headers.get(RECORD_COUNT, 1)
         return count if type(count) is int and 0 < count <= MOST_RECORDS else 1
 
     @property
     def published_at_microseconds(self) -> int | None:
-        """When it was published first, where its publisher said so.
+        """The time of the first publishing, if the publisher has set it.
 
         A retry, and a dead letter that was sent back, keep it.
         """
@@ -136,13 +136,13 @@ class Delivery:
 
     @property
     def attempts(self) -> int:
-        """How often a handler or the validation has failed on it."""
+        """How often its handler or its validation has failed."""
         count = self.headers.get(ATTEMPT, 0)
         return count if type(count) is int and 0 <= count < MOST_ATTEMPTS else 0
 
     @property
     def original_key(self) -> str:
-        """The routing key that it was published with, also where it has come back by a retry."""
+        """The routing key of the first publishing, also after a retry."""
         key = key_of(self.headers, self.routing_key)
         return key if is_short_text(key) else self.routing_key
 
@@ -168,7 +168,7 @@ def seconds_since(value: object, now_microseconds: int) -> float | None:
 
 
 def key_of(headers: Mapping[str, Any], otherwise: str) -> str:
-    """Return the routing key that a failed message was published with."""
+    """Return the routing key of the first publishing of a failed message."""
     return text_of(headers[KEY]) if KEY in headers else otherwise
 
 

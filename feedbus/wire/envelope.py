@@ -1,4 +1,4 @@
-"""What a publisher may say about a message beside its payload and its routing key."""
+"""The options of a message besides its payload and its routing key."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from feedbus.wire.outgoing import Outgoing
 
 
 class PublishOptions(TypedDict, total=False):
-    """What publish() takes by keyword; None is the same as nothing.
+    """The keyword arguments of publish(); None is the same as a missing one.
 
     Attributes:
         headers: names, each to a text, a number, a flag or None.
         priority: from 0 to 255, for queues with the argument x-max-priority.
         expires: how long the message may wait in a queue: "10m", or seconds.
-        delay: after how long it is to arrive: "30s", or seconds; not together with expires.
+        delay: how long feedbus delays the message: "30s", or seconds; not together with expires.
 
     """
 
@@ -31,10 +31,10 @@ class Envelope:
     """The options of one publish, checked.
 
     Attributes:
-        headers: beside the framework's own.
-        priority: None for none.
-        expires_milliseconds: None for a message that may wait for ever.
-        delay_milliseconds: None for a message that is to arrive at once.
+        headers: in addition to the framework's own.
+        priority: None for no priority.
+        expires_milliseconds: None for a message that never expires.
+        delay_milliseconds: None for a message without delay.
 
     """
 
@@ -44,7 +44,7 @@ class Envelope:
     delay_milliseconds: int | None = None
 
     def around(self, message: Outgoing) -> Outgoing:
-        """Return a message with these options but the delay."""
+        """Return a message with these options, except for the delay."""
         properties = dict(message.properties)
         if self.priority is not None:
             properties["priority"] = self.priority
@@ -53,7 +53,7 @@ class Envelope:
         return replace(message, headers={**self.headers, **message.headers}, properties=properties)
 
     def options(self) -> PublishOptions:
-        """Return the options as publish() takes them, in forms that JSON has."""
+        """Return the options as arguments of publish() that JSON can represent."""
         found = PublishOptions()
         if self.headers:
             found["headers"] = dict(self.headers)

@@ -1,4 +1,4 @@
-"""What of a message goes on with it when it fails, and how it is sent back as it came."""
+"""The properties and headers that a failed message keeps, and the message that is requeued."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
 
 
 def going_on(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the properties and the headers that go on with a message.
+    """Return the properties and headers that a failed message keeps.
 
     What a broker has noted about the message's deaths elsewhere goes on in a header of the
     framework's: RabbitMQ 4 writes its own over it when a retry has waited.
@@ -59,7 +59,7 @@ def going_on(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def published(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a delivery's headers without what the framework or the broker says about it."""
+    """Return a delivery's headers without those that the framework or the broker has added."""
     return {
         name: value
         for name, value in headers.items()
@@ -68,7 +68,7 @@ def published(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _died_elsewhere(headers: dict[str, Any], died_in: Callable[[str], bool]) -> dict[str, Any]:
-    """Return headers without what a broker noted when a message died in some queues."""
+    """Return headers without the broker's notes about dead-lettering in some queues."""
     found = dict(headers)
     for group in OF_DEATHS:
         if died_in(str(found.get(f"{group}queue", ""))):
@@ -87,7 +87,7 @@ def _died_elsewhere(headers: dict[str, Any], died_in: Callable[[str], bool]) -> 
 def sent_back(
     delivery: Delivery, exchange: str, routing_key: str, *, died_in: Callable[[str], bool]
 ) -> Outgoing:
-    """Return a dead letter's message as it came to its queue.
+    """Return the message of a dead letter in its original form.
 
     Where it says when it was published first, it also says when it is sent back.
 
@@ -121,20 +121,20 @@ def sent_back(
 
 
 def of_record(message: Outgoing) -> Outgoing:
-    """Return a pack's message without what is said of packs, for one of its records."""
+    """Return a copy of a pack's message without the headers of packs, for one of its records."""
     headers = {name: value for name, value in message.headers.items() if name not in OF_PACKS}
     properties = {name: value for name, value in message.properties.items() if name != "message_id"}
     return replace(message, headers=headers, properties=properties, records=1)
 
 
 def reason_text(reason: str) -> str:
-    """Return a reason as a header carries it: text of at most so many bytes."""
+    """Return a reason as the text of a header, shortened if it is too long."""
     raw = reason[:REASON_BYTES].encode(errors="backslashreplace")
     return raw[:REASON_BYTES].decode(errors="ignore")
 
 
 def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
-    """Return each field's errors as a header carries them: as many as fit."""
+    """Return each field's errors as the text of a header: as many as fit."""
     kept: dict[str, list[str]] = {}
     size = 2
     for field, texts in errors.items():
@@ -148,7 +148,7 @@ def errors_text(errors: Mapping[str, Sequence[str]]) -> str:
 
 
 def bare(message: Outgoing, why: str) -> Outgoing:
-    """Return a failed message with its body and the framework's headers alone.
+    """Return a failed message with only its body and the framework's headers.
 
     Args:
         message: that the broker refuses for good.

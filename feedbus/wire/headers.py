@@ -1,4 +1,4 @@
-"""Check the headers of a message: names and values that are allowed, and free for publishers."""
+"""Check a publisher's headers: their names and values, and that no name is reserved."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def checked_headers(headers: object) -> Mapping[str, Any]:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a header is written by feedbus, or has a meaning for the broker."""
+    """Whether only feedbus may write a header, or the broker interprets it."""
     return (
         name.startswith(OWN) or name in OF_DELIVERIES or name in OF_OTHER_KEYS or is_of_deaths(name)
     )

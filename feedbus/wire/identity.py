@@ -32,12 +32,12 @@ IDENTIFYING = (
 
 
 def is_id(value: object) -> bool:
-    """Whether a message id is one: a text that is not empty and that AMQP can carry."""
+    """Whether a value is a valid message id: a text that is not empty and that AMQP can carry."""
     return bool(value) and is_short_text(value)
 
 
 def is_short_text(value: object) -> bool:
-    """Whether a value is a text that AMQP can carry as a routing key or a property."""
+    """Whether AMQP can carry a value as a routing key or a property."""
     if not isinstance(value, str):
         return False
     if value.isascii():
@@ -51,7 +51,7 @@ def is_short_text(value: object) -> bool:
 def derived_id(
     body: bytes, routing_key: str, properties: Mapping[str, Any], headers: Mapping[str, Any]
 ) -> str:
-    """Return the id that follows from what a publisher sent.
+    """Return the id that is derived from the publisher's data.
 
     Neither the exchange counts, which changes when a queue is resharded, nor what brokers say
     about earlier deliveries.
@@ -66,10 +66,10 @@ def derived_id(
 
 
 def changes_on_the_way(name: str) -> bool:
-    """Whether a header is not its publisher's, but says what has happened to the message since."""
+    """Whether a header was not set by the publisher, but was added after publishing."""
     return name in OF_DELIVERIES or name in OF_FAILURES or is_of_deaths(name)
 
 
 def is_of_deaths(name: str) -> bool:
-    """Whether a header is a broker's note of how a message was dead-lettered."""
+    """Whether a header is the broker's record of how a message was dead-lettered."""
     return name == DEATHS or name.startswith(OF_DEATHS)

@@ -1,4 +1,4 @@
-"""How deeply tables and arrays are within each other."""
+"""The depth to which tables and arrays are nested."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import chain
 
 
 def deeper_than(most: int, value: object) -> bool:
-    """Whether dicts and lists are within each other more than so often, at any depth."""
+    """Whether dicts and lists are nested more deeply than a limit."""
     level = [value] if isinstance(value, dict | list | tuple) else []
     for _ in range(most):
         inner = chain.from_iterable(

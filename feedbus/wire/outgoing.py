@@ -1,4 +1,4 @@
-"""A message on its way to the broker."""
+"""A message that is ready to be sent to the broker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGEST_MICROSECONDS = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message on its way to the broker.
+    """A message that is ready to be sent to the broker.
 
     Attributes:
         exchange: the name on the broker.
@@ -47,7 +47,7 @@ class Outgoing:
     records: int = 1
 
     def prepared(self, channel: Channel) -> Any:
-        """Return the message as a channel's basic_publish takes it."""
+        """Return the message as the argument of a channel's basic_publish."""
         properties = {
             **self.properties,
             "delivery_mode": PERSISTENT,

@@ -1,4 +1,4 @@
-"""A message as another one's body: where its properties cannot go beside the framework's own.
+"""A message in the body of another one, if its properties cannot be sent as properties.
 
 They cannot where they are not text that everybody can read, or where they leave no room in the
 frame for what the framework has to say. The sealed body is the length of the properties in four
@@ -26,7 +26,7 @@ _LENGTH = struct.Struct(">I")
 
 
 def sealed(message: Outgoing) -> Outgoing:
-    """Return a message that carries another one, whose own headers are the framework's alone."""
+    """Return a message that contains another one in its body, and has only feedbus's headers."""
     own = {name: value for name, value in message.headers.items() if name not in OF_FAILURES}
     properties = write_properties(
         {
@@ -47,7 +47,7 @@ def sealed(message: Outgoing) -> Outgoing:
 
 
 def opened(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
-    """Return the properties, the body and the faults of the message in a sealed one."""
+    """Return the properties, the body and the faults of the message in a sealed message."""
     try:
         (length,) = _LENGTH.unpack_from(body)
         properties, faults = read_properties(body[4 : 4 + length], 0)
@@ -57,14 +57,14 @@ def opened(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
 
 
 def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:
-    """Return a message whose properties fit into one frame, as they have to.
+    """Return a message whose properties fit into one frame, shortened if necessary.
 
     Args:
         message: to be published.
-        frame_bytes: what was negotiated with the broker; None where there is no limit.
+        frame_bytes: the limit that was negotiated with the broker, or None if there is none.
 
     Raises:
-        UsageError: they do not fit, and the message is not one that has failed.
+        UsageError: they do not fit, and the message is neither a retry nor a dead letter.
 
     """
     if frame_bytes is None or (len(message.headers) <= FEW_HEADERS and not message.properties):

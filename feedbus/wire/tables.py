@@ -1,4 +1,4 @@
-"""AMQP's properties and header tables: nothing in them fails to be read, and all is written back.
+"""AMQP's properties and header tables: reading never fails, and nothing is lost in writing.
 
 py-amqp's own reader raises on a timestamp that datetime does not have and on text that is not
 UTF-8. Here such a value is kept in a form of its own, and a fault names it.
@@ -49,19 +49,19 @@ _TEXT, _BYTES, _FLAG, _TIME, _FIXED_POINT, _TABLE, _ARRAY, _VOID = b"SxtTDFAV"
 
 
 class Timestamp(int):
-    """Seconds since 1970 that datetime has no moment for."""
+    """Seconds since 1970 that are out of datetime's range."""
 
 
 class ByteArray(bytes):
-    """A value of AMQP's type for bytes; plain bytes are text that is not UTF-8."""
+    """A value of AMQP's type byte array; plain bytes are text that is not UTF-8."""
 
 
 class Unread(bytes):
-    """A table or array that is nested too deeply: its type and its bytes, as they came."""
+    """A table or array that is nested too deeply: its type and its unparsed bytes."""
 
 
 def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
-    """Read properties from where their flags begin; return them, and what is wrong with them.
+    """Read properties, beginning with their flags; return them and their faults.
 
     Text that is not UTF-8 has its bytes as lone surrogates ("surrogateescape").
     """
@@ -90,7 +90,7 @@ def read_properties(buffer: bytes, at: int) -> tuple[dict[str, Any], list[str]]:
 
 
 def read_text(buffer: bytes, at: int, name: str, faults: list[str]) -> tuple[str, int]:
-    """Read a text of at most 255 bytes; return it and where it ends."""
+    """Read a text of at most 255 bytes; return it and the position after it."""
     end = at + 1 + buffer[at]
     return _text(buffer[at + 1 : end], name, faults), end
 
@@ -163,7 +163,7 @@ def _moment(seconds: int, name: str, faults: list[str]) -> datetime | Timestamp:
 
 
 def write_properties(properties: Mapping[str, Any]) -> bytes:
-    """Write properties as they travel, from their flags on.
+    """Return the encoded properties, beginning with their flags.
 
     Raises:
         ValueError: a value that AMQP has no form for, or a text of more than 255 bytes.
@@ -262,12 +262,12 @@ def _write_value(value: Any, name: str) -> bytes:  # noqa: PLR0911, C901 -- a re
 def _write_decimal(value: Decimal, name: str) -> bytes:
     _, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int) or exponent > 0:
-        msg = f"header {name!r}: {value} is not a decimal that AMQP has"
+        msg = f"header {name!r}: AMQP cannot represent the decimal {value}"
         raise ValueError(msg)
     number = int("".join(map(str, digits)))
     sign = -1 if value.is_signed() else 1
     try:
         return _DECIMAL.pack(-exponent, sign * number)
     except struct.error as error:
-        msg = f"header {name!r}: {value} is not a decimal that AMQP has: {error}"
+        msg = f"header {name!r}: AMQP cannot represent the decimal {value}: {error}"
         raise ValueError(msg) from error

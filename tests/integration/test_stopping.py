@@ -320,7 +320,7 @@ def test_restart_without_a_name_restarts_and_a_removed_watcher_is_seen_and_broug
         wait_until(lambda: system.pids("work") and system.pids("other"))
         assert system.project.feedbus("plan", "--check").stdout == "nothing to change\n"
         refused = system.circusctl("set", "work", "cmd", "true")
-        assert "change cmd in topology.toml, then run `feedbus apply`" in refused
+        assert "cmd cannot be set here: change topology.toml, then run `feedbus apply`" in refused
         assert system.status()["consumers"]["work"]["restarts"] == 0
 
 

@@ -49,8 +49,9 @@ class Api:
             found = json.loads(body) if status == HTTPStatus.OK else []
         except ssl.SSLCertVerificationError as error:
             hint = (
-                f"its certificate is refused: {error.verify_message}; name its authority with"
-                " ?ssl_ca_certs=FILE, or the name in the certificate with ssl_server_name=NAME"
+                f"its TLS certificate cannot be verified: {error.verify_message}; add"
+                " ?ssl_ca_certs=FILE (the certificate of its authority) or ssl_server_name=NAME"
+                " (the name in its certificate)"
             )
             raise self._failure(hint) from None
         except (http.client.HTTPException, OSError, ValueError, RecursionError) as error:
@@ -83,11 +84,11 @@ class Api:
             with connection.getresponse() as answer:
                 while part := answer.read(READ_BYTES):
                     body += part
-                    if len(body) > LARGEST_BYTES or time.monotonic() > deadline:
-                        msg = (
-                            f"its answer is larger than {LARGEST_BYTES:,} bytes or takes longer"
-                            f" than {DEADLINE_SECONDS:.0f} s"
-                        )
+                    if len(body) > LARGEST_BYTES:
+                        msg = f"its answer is larger than {LARGEST_BYTES:,} bytes"
+                        raise OSError(msg)
+                    if time.monotonic() > deadline:
+                        msg = f"its answer takes longer than {DEADLINE_SECONDS:.0f} s"
                         raise OSError(msg)
                 return answer.status, bytes(body)
         finally:

@@ -127,7 +127,8 @@ def _create(database: sqlite3.Connection, path: Path) -> None:
     if version or tables:
         msg = (
             f"{path} is not a broker file that this version of feedbus can read: expected version"
-            f" {SCHEMA_VERSION} of its tables, got {version}"
+            f" {SCHEMA_VERSION} of its tables, got {version}; use the version of feedbus that wrote"
+            " it, or another file"
         )
         raise sqlite3.DatabaseError(msg)
     database.execute("PRAGMA journal_mode = WAL")
