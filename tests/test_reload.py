@@ -145,7 +145,7 @@ def test_a_new_project_runs_and_follows_its_files_as_they_are_written(tmp_path):
     (folder / "topology.toml").write_text(text.replace("= 4 ", "= 1 ") + clock)
     (folder / "clock.py").write_text("import time\nprint('began')\ntime.sleep(600)\n")
     with Up(folder, "--reload", "--logs") as up:
-        up.wait_for("all 4 ready")
+        up.wait_for("all 4 processes are ready")
         up.wait_for("operations page: http://127.0.0.1:")
         up.replace("app.py", "receipt mailed to", "receipt posted to")
         up.wait_for('event=files_changed consumer=supervisor message="files have changed: app.py')

@@ -197,7 +197,7 @@ def running(tmp_path_factory):
     """A system that several tests look at, each leaving it whole."""
     system = System(tmp_path_factory.mktemp("running"))
     with system.up():
-        system.wait_for_output("all 5 ready")
+        system.wait_for_output("all 5 processes are ready")
         yield system
     assert "event=stopped consumer=supervisor" in system.output.splitlines()[-1]
     assert system.processes() == []
@@ -289,13 +289,13 @@ def test_a_consumer_run_by_hand_beside_its_supervised_one_is_refused(running):
 
 def test_a_killed_supervisor_leaves_no_process_behind_and_can_be_followed_at_once(system):
     with system.up() as supervisor:
-        system.wait_for_output("all 5 ready")
+        system.wait_for_output("all 5 processes are ready")
         orphans = set(system.processes()) - {supervisor.pid}
         assert len(orphans) == 5
         supervisor.kill()
         supervisor.wait()
         with system.up():
-            system.wait_for_output("all 5 ready")
+            system.wait_for_output("all 5 processes are ready")
             wait_until(lambda: not any(map(is_alive, orphans)))
             assert len(system.processes()) == 6
 
@@ -330,7 +330,7 @@ def test_a_signal_in_the_midst_of_starting_stops_everything_cleanly(system, numb
 
 def test_circusd_starts_the_very_same_watchers_as_up(system):
     with system.up():
-        system.wait_for_output("all 5 ready")
+        system.wait_for_output("all 5 processes are ready")
         ours = system.options(ALL)
         listed = system.circusctl("list")
     with system.circusd():
@@ -378,7 +378,7 @@ def test_processes_that_start_together_share_memory_and_one_that_starts_later_ru
     system,
 ):
     with system.up():
-        system.wait_for_output("all 5 ready")
+        system.wait_for_output("all 5 processes are ready")
         assert all(shared_bytes(system.pids(name)[0]) > 2**20 for name in ("feed_0", "mail"))
         more = TOPOLOGY.replace("shards = 2", "shards = 6")
         (system.root / "topology.toml").write_text(more)
@@ -425,7 +425,7 @@ def test_where_nothing_runs_status_says_so_and_down_is_no_error(system):
 
 def test_down_clears_away_what_a_killed_supervisor_left(system):
     with system.up() as supervisor:
-        system.wait_for_output("all 5 ready")
+        system.wait_for_output("all 5 processes are ready")
         supervisor.kill()
         supervisor.wait()
         assert system.feedbus("down").returncode == 0

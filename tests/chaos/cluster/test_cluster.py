@@ -181,7 +181,10 @@ def test_shards_move_from_dead_nodes_and_hosts_and_nothing_is_lost(
     try:
         for host in hosts:
             host.start()
-        soon(lambda: all("all 4 ready" in host.output() for host in hosts), "the hosts are ready")
+        soon(
+            lambda: all("all 4 processes are ready" in host.output() for host in hosts),
+            "the hosts are ready",
+        )
         publisher.start()
         soon(lambda: len(notes.lines()) > 5 * len(KEYS), "the first messages are handled")
         for number in range(ROUNDS):
