@@ -53,7 +53,7 @@ class Clock(Protocol):
         """Return 32 hexadecimal digits that no other name has, and that nobody can guess."""
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
-        """Wait until something that is registered is ready, for seconds at most; None for ever."""
+        """Wait until a registered file is ready, at most `seconds`; None is without limit."""
 
 
 class SystemClock:

@@ -28,7 +28,7 @@ class Codec(Protocol):
     """What a project writes for a content type; `[codecs]` in topology.toml names it."""
 
     def decode(self, body: bytes, content_type: str, headers: Mapping[str, Any]) -> Any:
-        """Return what a body holds: a mapping of fields, a text or bytes.
+        """Return the content of a body: a mapping of fields, a text or bytes.
 
         Whatever it raises makes the message a dead letter.
 
@@ -40,11 +40,11 @@ class Codec(Protocol):
         """
 
     def encode(self, payload: Any) -> bytes:
-        """Return the body that carries a payload: a mapping of fields, a text or bytes."""
+        """Return the body for a payload: a mapping of fields, a text or bytes."""
 
 
 def resolve_codec(dotted: str, root: Path) -> Codec:
-    """Import a codec; of a class, make an instance.
+    """Import a codec; if it is a class, create an instance.
 
     Raises:
         UsageError: it cannot be imported, or is not a codec.
@@ -64,7 +64,7 @@ def resolve_codec(dotted: str, root: Path) -> Codec:
 
 
 def reads_of(content_type: str) -> Reads:
-    """Return what a content type without a codec carries."""
+    """Return the kind of content of a content type without a codec."""
     bare = bare_type(content_type)
     if bare.startswith("text/"):
         return "text"
@@ -99,7 +99,7 @@ class Codecs:
         headers: Mapping[str, Any],
         reads: Reads = "object",
     ) -> Pack:
-        """Return the records of a message's body; as feedbus.records.packs.decode.
+        """Return the records of a message's body; see feedbus.records.packs.decode.
 
         Args:
             body: as delivered.
@@ -128,7 +128,7 @@ class Codecs:
         return single(message_id, key, value if isinstance(value, Mapping) else {RAW: value})
 
     def write(self, content_type: str, payload: Mapping[str, Any]) -> bytes:
-        """Return the body that carries a record.
+        """Return the body for the payload of a record.
 
         Args:
             content_type: of the exchange.

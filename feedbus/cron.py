@@ -1,4 +1,4 @@
-"""Cron lines in time zones: which moments they name, also on days when a clock changes.
+"""Cron lines in time zones: the times that they match, also on days when a clock changes.
 
 A line that names times of day (`30 2 * * *`) is fired once on each day: where the clock skips that
 time, at the first minute after the gap; where the clock shows it twice, the first time. A line
@@ -23,19 +23,19 @@ class WrongCron(ValueError):  # noqa: N818 -- names what it is
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A cron line in a time zone; all moments in and out are in UTC."""
+    """A cron line in a time zone; all times that it accepts and returns are in UTC."""
 
     line: str
     zone: tzinfo = UTC
 
     @classmethod
     def of(cls, schedule: Schedule) -> Cron:
-        """Return when a schedule is fired."""
+        """Return the cron line of a schedule."""
         zone = UTC if schedule.timezone == "UTC" else ZoneInfo(schedule.timezone)
         return cls(schedule.cron, zone)
 
     def next_after(self, moment: datetime) -> datetime:
-        """Return the first moment that is later.
+        """Return the first matching time after a given one.
 
         Raises:
             WrongCron: the line cannot be read, or names no moment at all.
@@ -52,7 +52,7 @@ class Cron:
         raise WrongCron(msg)
 
     def latest(self, after: datetime, until: datetime) -> datetime | None:
-        """Return the latest moment that is later than `after` and not later than `until`."""
+        """Return the latest matching time after `after` and not after `until`."""
         span = timedelta(seconds=1)
         while (found := self.next_after(max(after, until - span))) > until:
             if until - span <= after:

@@ -1,4 +1,4 @@
-"""Every error that feedbus raises, and the verdicts that a handler can raise."""
+"""Every error that feedbus raises, and the exceptions by which a handler gives a verdict."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ FIELDS_KEPT, TEXTS_KEPT, CHARACTERS_KEPT = 20, 5, 200
 
 
 class FeedbusError(Exception):
-    """Base of every error; its text is meant for the person who runs feedbus."""
+    """Base of every error; its text is meant for the operator."""
 
 
 class UsageError(FeedbusError):
-    """What was asked for cannot be done as asked: an unknown consumer, exchange or option."""
+    """A request that cannot be carried out: an unknown consumer, exchange or option."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a topology, and where; line and column count from 1."""
+    """A problem in a topology, and its position; line and column count from 1."""
 
     file: str
     line: int
@@ -36,7 +36,7 @@ class Problem:
     suggestion: str = ""
 
     def __str__(self) -> str:
-        """Give the one-line form that editors can jump to."""
+        """Return the problem as one line that editors can jump to."""
         where = f"{self.file}:{self.line}:{self.column}:"
         table = f" [{self.table}]" if self.table else ""
         key = f" {self.key}:" if self.key else ""
@@ -48,13 +48,13 @@ class TopologyError(FeedbusError):
     """A topology file has problems; all of them are listed at once."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        """Keep the problems in the order of their places in the file."""
+        """Keep the problems in the order of their positions in the file."""
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 class Outage(FeedbusError):  # noqa: N818 -- a state of the world, not of the message
-    """Something that a handler needs is unavailable; nothing is wrong with the message.
+    """Something that a handler needs is unavailable; the message is not the cause.
 
     A handler may raise it: the consumer then holds and handles the same messages again later,
     without counting an attempt.
@@ -62,7 +62,7 @@ class Outage(FeedbusError):  # noqa: N818 -- a state of the world, not of the me
 
 
 class BrokerOutage(Outage):
-    """The broker is unavailable, refuses us, or lacks what the topology declares."""
+    """The broker is unavailable, refuses the connection, or lacks declared objects."""
 
 
 class StoreOutage(Outage):
@@ -74,7 +74,7 @@ def _cut(text: str) -> str:
 
 
 class InvalidBody(FeedbusError):  # noqa: N818 -- names the delivery's state
-    """A body does not parse or does not validate; errors are keyed by field."""
+    """A body cannot be decoded or validated; errors are keyed by field."""
 
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
         """Keep each field's errors, the first of too many; "" is the body as a whole."""
@@ -101,11 +101,11 @@ class PublishError(FeedbusError):
 
 
 class Unroutable(PublishError):  # noqa: N818 -- the broker's own word
-    """Messages came back because no queue would have received them."""
+    """Messages were returned because they match no queue."""
 
 
 class Reject(Exception):  # noqa: N818 -- a verdict, not an error
-    """Raised by a handler to dead-letter the delivery at once."""
+    """Raised by a handler to dead-letter the record immediately."""
 
     def __init__(self, reason: str) -> None:
         """Keep the reason for the dead letter's headers."""
@@ -114,9 +114,9 @@ class Reject(Exception):  # noqa: N818 -- a verdict, not an error
 
 
 class Drop(Exception):  # noqa: N818 -- a verdict, not an error
-    """Raised by a handler when there is nothing left to do: what a delivery is about is gone.
+    """Raised by a handler to acknowledge a record that is no longer needed.
 
-    The delivery is acknowledged, counted as "drop" and logged; no dead letter is kept.
+    The record is acknowledged, counted as "drop" and logged; it does not become a dead letter.
     """
 
     def __init__(self, reason: str) -> None:
@@ -126,14 +126,14 @@ class Drop(Exception):  # noqa: N818 -- a verdict, not an error
 
 
 class Retry(Exception):  # noqa: N818 -- a verdict, not an error
-    """Raised by a handler to see the delivery again later."""
+    """Raised by a handler to have the record delivered again later."""
 
     def __init__(self, reason: str = "", *, after_seconds: float | None = None) -> None:
-        """Wait after_seconds, or as long as the queue's retry policy says.
+        """Wait after_seconds, or as long as the queue's retry policy defines.
 
         Raises:
             TypeError: after_seconds is not a number.
-            ValueError: no broker waits for so long, or for less than no time.
+            ValueError: after_seconds is negative or too large.
 
         """
         if after_seconds is not None:
@@ -148,7 +148,7 @@ class Retry(Exception):  # noqa: N818 -- a verdict, not an error
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an error; where its class raises instead, say so."""
+    """Return str() of an error; if that raises, return a text that says so."""
     try:
         return str(error)
     except Exception as second:  # noqa: BLE001 -- a handler's own class may raise anything here

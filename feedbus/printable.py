@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return text in which all but its line ends is printable: for what is ours and has several."""
+    """Return text in which everything except line ends is printable."""
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 

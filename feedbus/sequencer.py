@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Keyed(Protocol):
-    """What is put in order: its key is what must stay in order, None where nothing must."""
+    """An item with an ordering key; items whose key is None have no order."""
 
     @property
     def key(self) -> Hashable:

@@ -1,4 +1,4 @@
-"""The patterns of topic exchanges: which routing keys match one."""
+"""Patterns of topic exchanges, and the routing keys that match them."""
 
 from __future__ import annotations
 

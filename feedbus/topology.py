@@ -1,4 +1,4 @@
-"""What a system is: exchanges, queues, shards, consumers and processes, as frozen values."""
+"""The parsed topology: exchanges, queues, shards, consumers and processes, as frozen values."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Exchange:
         name: as topology.toml names it.
         type: how messages find queues.
         pack: the most records that one message to it may carry, 0 for no packs.
-        arguments: the broker's own.
-        content_type: of what feedbus publishes to it; None for JSON.
-        external_name: its whole name on the broker, where another system declares it; else "".
+        arguments: for the broker, passed unchanged when feedbus declares the exchange.
+        content_type: of the messages that feedbus publishes to it; None for JSON.
+        external_name: its whole name on the broker, if another system declares it; else "".
 
     """
 
@@ -70,7 +70,7 @@ class Exchange:
 
     @property
     def hashed(self) -> bool:
-        """Whether a ring places its messages."""
+        """Whether the exchange has a ring."""
         return self.type == "x-consistent-hash"
 
 
@@ -81,8 +81,8 @@ class RetryPolicy:
     Attributes:
         delays_seconds: the waits.
         then: what follows the last.
-        retry_on: dotted names of the exceptions that are worth another attempt; () is all.
-        reject_on: dotted names of those that are not.
+        retry_on: dotted names of the exceptions that are retried; () is all.
+        reject_on: dotted names of the exceptions that are not retried.
 
     """
 
@@ -109,7 +109,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """How long and how many dead letters of a queue are kept; None is without limit."""
+    """How long and how many dead letters of a queue are kept; None is no limit."""
 
     max_age_seconds: float | None = None
     max_length: int | None = None
@@ -168,7 +168,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """Which store the handlers' effects commit to.
+    """The store in which the handlers' effects commit.
 
     Attributes:
         adapter: "peewee", "sqlalchemy", or the dotted name of what makes a store of a topology.
@@ -186,7 +186,7 @@ class StoreOptions:
     keep_handled_seconds: float = KEEP_HANDLED_SECONDS
 
     def __str__(self) -> str:
-        """Name the store without its password."""
+        """Return the name of the store without its password."""
         return str(self.url) if self.url is not None else self.engine or self.adapter
 
 
@@ -202,7 +202,7 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A supervised process that is no consumer, such as the web."""
+    """A supervised process that is not a consumer, such as the web."""
 
     name: str
     command: tuple[str, ...]
@@ -216,7 +216,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """Where the operations process of each host listens.
+    """The HTTP address of the operations process on each host.
 
     Attributes:
         host: the address; one that other machines reach needs a token.
@@ -230,7 +230,7 @@ class Operations:
 
 @dataclass(frozen=True, slots=True)
 class Logging:
-    """How the processes of feedbus write their logs.
+    """The format of the logs of feedbus's processes.
 
     Attributes:
         format: `text` or `json`.
@@ -242,7 +242,7 @@ class Logging:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A message that is published at the moments of a cron line.
+    """A message that is published at the times of a cron line.
 
     Attributes:
         name: as topology.toml names it.
@@ -270,8 +270,9 @@ class Schedule:
 class Generation:
     """One ring of a hash exchange: (consumer name, weight) in binding order.
 
-    The turn distinguishes it from an earlier ring of the same members that still drains. The shape
-    is a digest of the arguments of its queues, "" where these are the defaults.
+    The turn is a number that distinguishes it from an earlier ring of the same members whose
+    queues are not empty yet. The shape is a digest of the arguments of its queues, "" if these are
+    the defaults.
     """
 
     exchange: str
@@ -289,7 +290,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Topology:
-    """All that topology.toml says, checked."""
+    """The content of topology.toml, checked."""
 
     # A resource with a parameter of this type is given it.
     __feedbus_parameter__: ClassVar[str] = "topology"
@@ -313,12 +314,12 @@ class Topology:
 
     @property
     def store_url(self) -> StoreUrl | None:
-        """Where the store is; None without a store, and where its adapter knows by itself."""
+        """The address of the store; None without a store or if its adapter has no URL."""
         return self.store.url if self.store is not None else None
 
     @property
     def root(self) -> Path:
-        """The folder of the file: handlers are imported from it, relative paths start there."""
+        """The folder of the file: handlers are imported from it, relative paths begin there."""
         return self.path.parent
 
     @cached_property
@@ -336,13 +337,13 @@ class Topology:
 
     @cached_property
     def supervised(self) -> Mapping[str, Process]:
-        """Every supervised process that is no consumer: the file's, then the operations process."""
+        """Every supervised process that is not a consumer; the operations process is the last."""
         if self.operations is None:
             return self.processes
         return {**self.processes, OPERATIONS: Process(OPERATIONS, ("feedbus", OPERATIONS))}
 
     def consumer(self, name: str) -> Consumer:
-        """Return the consumer of that name, or raise UsageError naming those there are."""
+        """Return the consumer of that name, or raise UsageError with the known names."""
         if name not in self.consumers:
             known = ", ".join(self.consumers)
             msg = f"no consumer named '{name}'; expected one of {known}"
@@ -350,7 +351,7 @@ class Topology:
         return self.consumers[name]
 
     def exchange(self, name: str) -> Exchange:
-        """Return the exchange of that name, or raise UsageError naming those there are."""
+        """Return the exchange of that name, or raise UsageError with the known names."""
         if name not in self.exchanges:
             known = ", ".join(self.exchanges)
             msg = f"no exchange named '{name}'; expected one of {known}"
@@ -358,7 +359,7 @@ class Topology:
         return self.exchanges[name]
 
     def schedule(self, name: str) -> Schedule:
-        """Return the schedule of that name, or raise UsageError naming those there are."""
+        """Return the schedule of that name, or raise UsageError with the known names."""
         if name not in self.schedules:
             known = ", ".join(self.schedules)
             expected = f"expected one of {known}" if known else "the topology has no [schedules]"
@@ -367,11 +368,11 @@ class Topology:
         return self.schedules[name]
 
     def on_ring(self, queue: Queue) -> bool:
-        """Whether a ring places a queue's messages."""
+        """Whether a queue is on a ring."""
         return not queue.external_name and self.exchanges[queue.exchange].hashed
 
     def generation(self, exchange: str) -> Generation:
-        """Return the ring that this file asks for on a hash exchange.
+        """Return the ring that this file declares for a hash exchange.
 
         Shards are bound in the order of their numbers, so that more of them at the end move the
         fewest keys; the order is declared so that it survives a restart of the broker.

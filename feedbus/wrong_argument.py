@@ -1,4 +1,4 @@
-"""Refuse arguments of a wrong type, always in the same words."""
+"""Raise TypeError for arguments of a wrong type, always in the same words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SHOWN_CHARACTERS = 60
 
 
 def refuse(argument: str, expected: str, given: object, hint: str = "") -> NoReturn:
-    """Name an argument, what was expected and what was given.
+    """Raise TypeError with the argument, the expected and the given value.
 
     Args:
         argument: its name.

@@ -1,4 +1,4 @@
-"""The AsyncAPI document of a topology: what it publishes, what it consumes, and of which types."""
+"""The AsyncAPI document of a topology: the messages that it publishes and consumes, with types."""
 
 from feedbus.asyncapi.document import document
 

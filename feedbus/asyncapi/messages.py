@@ -1,4 +1,4 @@
-"""The messages of an AsyncAPI document: one for each type that the handlers of a topology take."""
+"""The messages of an AsyncAPI document: one for each type of a handler's parameter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFINITIONS = "#/$defs/"
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """The messages of a topology, and which of them each queue takes.
+    """The messages of a topology, and those of each queue.
 
     Attributes:
         components: each message by its name in the document.
@@ -51,12 +51,12 @@ class Messages:
         return found
 
     def of_exchange(self, topology: Topology, exchange: str) -> list[str]:
-        """Return the names of the messages that the queues of an exchange take."""
+        """Return the names of the messages that the queues of an exchange receive."""
         queues = [each for each in topology.queues.values() if each.exchange == exchange]
         return list(dict.fromkeys(name for each in queues for name in self.of_queue[each.name]))
 
     def _add(self, queue: Queue, routes: HandlerRoutes, content_type: str | None) -> Iterator[str]:
-        """Add what the handlers of a queue take; yield the name of each message."""
+        """Add the messages of a queue's handlers; yield the name of each."""
         types: Sequence[str | None] = routes.types or [None] * len(routes.handlers)
         for handler, amqp_type in zip(routes.handlers, types, strict=True):
             message_type = handler.message_type()
@@ -75,7 +75,7 @@ class Messages:
     def _component(
         self, name: str, queue: Queue, message_type: MessageType, described: dict[str, Any]
     ) -> str:
-        """Add a message, unless the same is there; another of that name is named by its queue."""
+        """Add a message unless an equal one exists; add the queue to a name that is in use."""
         for key in (name, f"{queue.name}.{name}"):
             schemas = _components(key, message_type.json_schema())
             message = described | {"payload": {"$ref": f"#/components/schemas/{key}"}}
@@ -100,7 +100,7 @@ def _components(name: str, schema: Mapping[str, Any]) -> dict[str, dict[str, Any
 
 
 def _within_document(schema: Any, names: Mapping[str, str]) -> Any:
-    """Return a schema whose references lead to components of the document.
+    """Return a schema whose references point to components of the document.
 
     AsyncAPI's discriminator names a definition, that of msgspec and pydantic a value; each
     alternative demands its own value, so nothing is lost without it.

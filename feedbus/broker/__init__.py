@@ -1,4 +1,4 @@
-"""Speak to a broker: connect, declare what a topology says, know which rings are current."""
+"""The broker: connections, declarations of a topology, and the names of its objects."""
 
 from kombu.connection import Connection
 

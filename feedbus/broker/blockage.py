@@ -1,4 +1,4 @@
-"""Whether the broker blocks publishers: logged once for each alarm, and the waiting is counted."""
+"""Track whether the broker blocks publishers: log each alarm once, and measure the wait."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ events = EventLog(__name__)
 
 
 class Blockage:
-    """Whether the broker, short of memory or disk, takes nothing from publishers.
+    """The state of a broker alarm (memory or disk) that blocks publishers.
 
-    It outlives connections: a publisher that connects again during an alarm logs nothing twice.
+    It is kept when a publisher reconnects, so one alarm is logged once.
     """
 
     def __init__(self, clock: Clock, waited: Callable[[float], None] = lambda _: None) -> None:
@@ -26,7 +26,7 @@ class Blockage:
         self.active = False
 
     def watch(self, connection: RawConnection) -> None:
-        """Learn of alarms on a connection (py-amqp's), also of one that it has heard of before."""
+        """Receive the alarms of a (py-amqp) connection, also if it is watched already."""
         self.active = False
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked
@@ -35,7 +35,7 @@ class Blockage:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count the time in the block as waited, where the broker blocks."""
+        """Count the time in the block as waiting time, if the broker blocks publishers."""
         started, blocked = self._clock.monotonic(), self.active
         try:
             yield
@@ -44,7 +44,7 @@ class Blockage:
                 self._waited(self._clock.monotonic() - started)
 
     def over(self) -> None:
-        """Log that the broker takes messages again, if it did not before."""
+        """Log that the broker accepts messages again, if it blocked publishers before."""
         if self._since is not None and not self.active:
             seconds = self._clock.monotonic() - self._since
             events.warning(

@@ -1,4 +1,4 @@
-"""Connect to a topology's broker, whichever kind it is, and hold the topology's lock there."""
+"""Connect to a topology's broker of any kind, and hold the topology's lock there."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
 
 
 def clock(topology: Topology) -> Clock:
-    """Return the clock by which everybody who uses the topology's broker waits."""
+    """Return the clock that everything which uses the topology's broker waits by."""
     return broker_of(topology).clock
 
 
 def load_transport(topology: Topology) -> None:
-    """Import what connect() will need, without connecting."""
+    """Import the modules that connect() needs, without connecting."""
     broker_of(topology).load()
 
 
@@ -48,7 +48,7 @@ def locked(connection: amqp.Connection, topology: Topology) -> AbstractContextMa
 
 
 def refusal(topology: Topology) -> str:
-    """Return why the topology's broker takes no messages now, "" when it does.
+    """Return why the topology's broker accepts no messages now, or "" if it does.
 
     Raises:
         BrokerOutage: the broker is unavailable.
@@ -58,7 +58,7 @@ def refusal(topology: Topology) -> str:
 
 
 def queue_written_seconds(topology: Topology) -> float:
-    """Return how long a new queue may take to reach the disk after the broker has confirmed it."""
+    """Return how long the broker may take to write a confirmed new queue to its disk."""
     return broker_of(topology).queue_written_seconds
 
 

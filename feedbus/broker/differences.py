@@ -1,4 +1,4 @@
-"""Differences between a declared entity and the broker's, and what to do about them."""
+"""Differences between a declaration and the broker's object, and what to do about them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OPTIONS = {
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the arguments that differ, by name, as (found, wanted); None stands for none.
+    """Return the arguments that differ, by name, as (found, wanted); None for a missing one.
 
     A default that the broker reports equals an argument that nobody gave.
     """
@@ -50,7 +50,7 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, 
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Explain why an entity cannot be declared, instead of the broker's 406 or 503.
+    """Raise an explanation if an object cannot be declared, instead of the broker's 406 or 503.
 
     Raises:
         UsageError: it exists with other arguments, or the broker does not know what it is.
@@ -63,13 +63,13 @@ def explained(name: str) -> Iterator[None]:
 
 
 def differs_in(error: BaseException | None) -> str:
-    """Return the argument that a 406 is about, "" where it is about none."""
+    """Return the argument that a 406 names, or "" if it names none."""
     found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
     return found["argument"] if found else ""
 
 
 def found_in(error: BaseException | None) -> str:
-    """Return what a 406 says the broker has of that argument, "none" where it has nothing."""
+    """Return the broker's value of an argument according to a 406; "none" if it has no value."""
     found = INEQUIVALENT.search(str(getattr(error, "reply_text", "")))
     return _value(found["argument"], found["got"]) if found else ""
 

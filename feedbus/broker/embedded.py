@@ -37,18 +37,18 @@ class Embedded:
         """Do nothing: this module has imported the transport."""
 
     def connect(self, *, beating: bool) -> Connection:
-        """Open the file, in a folder that is made where it is missing."""
+        """Open the file; create its folder if it is missing."""
         del beating
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return opened(Connection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url)
 
     def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
-        """Hold a lock beside the file, for all projects in it."""
+        """Hold a lock on a file next to the broker file, for all projects in it."""
         del connection, project
         return locks.held(Path(f"{self.file}.lock"), LOCK_TIMEOUT_SECONDS)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Read the file without taking part."""
+        """Read the file without registering as a connection."""
         del prefixes
         try:
             return of_rows(survey(self.file))
@@ -62,7 +62,7 @@ class Embedded:
 
 
 def of_rows(rows: Rows) -> Survey:
-    """Return a survey of the transport's rows."""
+    """Return a survey from the rows of the transport."""
     return Survey(
         [SeenExchange(*row) for row in rows.exchanges],
         [SeenQueue(*row) for row in rows.queues],

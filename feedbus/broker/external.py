@@ -19,7 +19,7 @@ REMEDY = (
 
 
 def check_on_broker(connection: Connection, topology: Topology) -> None:
-    """Look for every external exchange and queue by passive declarations.
+    """Check by passive declarations that every external exchange and queue exists.
 
     Raises:
         UsageError: some are missing; it names each.
@@ -31,7 +31,7 @@ def check_on_broker(connection: Connection, topology: Topology) -> None:
 
 
 def check_seen(topology: Topology, seen: Inventory) -> None:
-    """Look for every external exchange and queue in an inventory, which knows types too.
+    """Check in an inventory that every external exchange and queue exists, with its type.
 
     Raises:
         UsageError: some are missing, or exchanges have another type; it names each.
@@ -47,7 +47,7 @@ def check_seen(topology: Topology, seen: Inventory) -> None:
 
 
 def missing_queue(queue: Queue) -> str:
-    """Return the message for an external queue that the broker does not have."""
+    """Return the error text for an external queue that the broker does not have."""
     return _said("queue", queue)
 
 

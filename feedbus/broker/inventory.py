@@ -1,4 +1,4 @@
-"""What a broker has under a topology's name, read without declaring or changing anything."""
+"""A topology's objects on the broker, read without declaring or changing anything."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Inventory:
 
 
 def take(topology: Topology) -> Inventory:
-    """Read what the broker has under the topology's name, and what is external to it.
+    """Read the broker's objects with the topology's prefix, and the external ones.
 
     Raises:
         BrokerOutage: the broker is unavailable, or the embedded one's file cannot be read.

@@ -1,4 +1,4 @@
-"""The choice of the broker's kind by the topology's URL, made only here."""
+"""Select the kind of broker by the topology's URL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from feedbus.topology import Topology
 
 
 def broker_of(topology: Topology) -> Broker:
-    """Return the topology's broker; only what its kind needs is imported."""
+    """Return the topology's broker; only the modules that this kind needs are imported."""
     url = topology.broker_url
     if url.file is not None:
         from feedbus.broker.embedded import Embedded

@@ -18,7 +18,7 @@ QUEUE_POLL_SECONDS = 0.1
 
 @contextlib.contextmanager
 def held(path: Path, timeout_seconds: float) -> Iterator[None]:
-    """Hold the lock on a file, which is made where it is missing.
+    """Hold the lock on a file; create the file if it is missing.
 
     Raises:
         UsageError: somebody else holds it for longer than timeout_seconds.
@@ -33,7 +33,7 @@ def held(path: Path, timeout_seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive_queue(connection: Connection, name: str, clock: Clock) -> Iterator[None]:
-    """Hold the lock that is a queue of one connection.
+    """Hold a lock in the form of a queue that is exclusive to one connection.
 
     Raises:
         UsageError: another connection holds it for longer than QUEUE_TIMEOUT_SECONDS.

@@ -20,7 +20,7 @@ from feedbus.wire import amqp
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """The broker of a name; see feedbus.broker.port.Broker."""
+    """The broker in memory of a name; see feedbus.broker.port.Broker."""
 
     url: BrokerUrl
     name: str
@@ -36,7 +36,7 @@ class InMemory:
         """Do nothing: this module has imported the transport."""
 
     def connect(self, *, beating: bool) -> Connection:
-        """Connect; the broker is made where there is none of that name."""
+        """Connect; create the broker if there is none of that name."""
         del beating
         return opened(Connection(transport=memory.Transport, virtual_host=self.name), self.url)
 
@@ -50,5 +50,5 @@ class InMemory:
         return of_rows(find(self.name).survey())
 
     def refusal(self) -> str:
-        """Return "": there is always room, until there is none for anything."""
+        """Return "": a broker in memory never blocks publishers."""
         return ""

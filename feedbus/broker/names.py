@@ -1,4 +1,4 @@
-"""The names on the broker of what a topology declares."""
+"""The names of a topology's objects on the broker."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ WAITING = ".waiting"
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names of one topology's entities; each starts with its name, but for external ones."""
+    """The names of one topology's objects; except for external ones, each begins with its name."""
 
     topology: Topology
 
     def exchange(self, exchange: str) -> str:
-        """Return where publishers publish: for a hash exchange, the entry to its current ring."""
+        """Return the exchange to publish to: for a hash exchange, the entry to its current ring."""
         known = self.topology.exchanges.get(exchange)
         external = known.external_name if known is not None else ""
         return external or f"{self.topology.name}.{exchange}"
 
     def ring(self, generation: Generation) -> str:
-        """Return the exchange that holds a generation's ring."""
+        """Return the ring exchange of a generation."""
         return f"{self.exchange(generation.exchange)}.{generation.digest}"
 
     def packs(self, exchange: str) -> str:
-        """Return where packs for a ring's shards are published."""
+        """Return the exchange for packs to a ring's shards."""
         return f"{self.exchange(exchange)}.packs"
 
     def pack_key(self, generation: Generation, consumer: str) -> str:
-        """Return the routing key of a pack: it leads nowhere once its generation is not current."""
+        """Return the routing key of a pack; it has no binding unless its generation is current."""
         return f"{generation.digest}.{consumer}"
 
     def held(self, exchange: str) -> str:
-        """Return the exchange and queue that hold what arrives while a ring is switched."""
+        """Return the exchange and queue for messages that arrive during a switch of rings."""
         return f"{self.exchange(exchange)}.held"
 
     def generations(self, exchange: str) -> str:
@@ -78,42 +78,42 @@ class Names:
         return f"{self.delay_prefix(queue)}{milliseconds}"
 
     def delay_prefix(self, queue: Queue) -> str:
-        """Return how the names of all queues begin in which a queue's retries wait."""
+        """Return the common prefix of the names of a queue's retry queues."""
         return f"{self.topology.name}.{queue.name}.retry."
 
     @property
     def timer_prefix(self) -> str:
-        """Return how the names of all parts of the timer begin; no other name has a colon there."""
+        """Return the common prefix of the timer's objects; no other name has a colon there."""
         return f"{self.topology.name}.:timer."
 
     def timer_place(self, place: int) -> str:
-        """Return the exchange of a place of the timer, below the first that of what is due."""
+        """Return the timer's exchange for a position; below the first, that for due messages."""
         return f"{self.timer_prefix}{place}" if place >= 0 else self.timer_due
 
     def timer_queue(self, place: int, digit: int) -> str:
-        """Return the queue in which messages wait that have this digit at a place."""
+        """Return the timer's queue for messages with this digit at a position."""
         return f"{self.timer_place(place)}.{digit}"
 
     def timer_written(self, place: int) -> str:
-        """Return the exchange that exists once the queues of a place are on the broker's disk."""
+        """Return the exchange that exists when the queues of a position are on the disk."""
         return f"{self.timer_place(place)}.written"
 
     def timer_way(self, queue: Queue) -> str:
-        """Return the queue by which what is due gets to an external queue."""
+        """Return the queue through which due messages reach an external queue."""
         return f"{self.timer_prefix}to.{queue.name}"
 
     def timer_guard(self, exchange: str) -> str:
-        """Return the exchange by which what is due gets to an exchange that is no ring."""
+        """Return the exchange through which due messages reach an exchange without a ring."""
         return f"{self.timer_prefix}for.{exchange}"
 
     @property
     def timer_due(self) -> str:
-        """Return the exchange that sends what is due to its target."""
+        """Return the exchange that sends due messages to their targets."""
         return f"{self.timer_prefix}due"
 
     @property
     def timer_undelivered(self) -> str:
-        """Return the exchange and queue of what has come due and has no target any more."""
+        """Return the exchange and queue for due messages whose target does not exist."""
         return f"{self.timer_prefix}undelivered"
 
     def is_of_timer(self, name: str) -> bool:
@@ -121,26 +121,26 @@ class Names:
         return name.startswith(self.timer_prefix)
 
     def before(self, consumer: Consumer) -> str:
-        """Return the exchange and queue of what came before a queue was replaced: read first."""
+        """Return the exchange and queue for messages from before a replacement: read first."""
         return f"{self._own(consumer)}{BEFORE}"
 
     def gate(self, consumer: Consumer) -> str:
-        """Return the exchange that leads to a queue while it is being replaced."""
+        """Return the exchange that routes to a queue while it is being replaced."""
         return f"{self._own(consumer)}.gate"
 
     def gate_held(self, consumer: Consumer) -> str:
-        """Return the exchange and queue that hold what arrives while the gate is closed."""
+        """Return the exchange and queue for messages that arrive while the gate is closed."""
         return f"{self.gate(consumer)}.held"
 
     def schedule(self, schedule: str) -> str:
-        """Return the queue whose one message is the moment at which a schedule was fired last.
+        """Return the queue whose one message is the time at which a schedule was fired last.
 
         The colon keeps it apart from all that a topology can name.
         """
         return f"{self.topology.name}{SCHEDULE}{schedule}"
 
     def parked(self, delay: str) -> str:
-        """Return the exchange and queue of retries whose queue is being replaced."""
+        """Return the exchange and queue for retries whose queue is being replaced."""
         return f"{delay}.parked"
 
     def _own(self, consumer: Consumer) -> str:

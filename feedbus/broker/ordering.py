@@ -1,4 +1,4 @@
-"""Write the weights of a ring so that a RabbitMQ which rebuilds it at its start keeps its order.
+"""Pad the weights of a ring with zeros, so that a RabbitMQ that rebuilds the ring keeps its order.
 
 A RabbitMQ that starts may build a ring again from its bindings, which it then sorts: by the binding
 key, the weight as text, then by the queue's name, both bytewise. So "10" comes before "9", and

@@ -1,4 +1,4 @@
-"""Errors of a broker that is lost or refuses, as outages; and closing connections in any state."""
+"""Convert connection errors of a broker into outages, and close connections in any state."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def drop(connection: Connection) -> None:
 
 
 def connection_errors(connection: amqp.Connection) -> tuple[type[BaseException], ...]:
-    """Return the errors that a broker that is lost or refuses raises on this connection."""
+    """Return the error classes of a connection that is lost or refused."""
     errors = (*connection.connection_errors, *connection.recoverable_connection_errors)
     return tuple({*errors, ConnectionError, OSError})
 
 
 @contextlib.contextmanager
 def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
-    """Raise BrokerOutage for the errors of a broker that is lost or refuses in the block."""
+    """Convert connection errors in the block into BrokerOutage."""
     from amqp.exceptions import AccessRefused, NotAllowed
 
     try:

@@ -26,7 +26,7 @@ class SeenExchange:
 
 @dataclass(frozen=True, slots=True)
 class SeenQueue:
-    """A queue that the broker has, and what waits in it."""
+    """A queue that the broker has, with its messages."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -36,7 +36,7 @@ class SeenQueue:
 
     @property
     def messages(self) -> int:
-        """Those that wait and those in consumers' hands."""
+        """The number of messages: ready and unacknowledged ones."""
         return self.ready + self.unacknowledged
 
 
@@ -52,7 +52,7 @@ class SeenBinding:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """All that a broker holds: bindings are in the order in which they were made."""
+    """All objects of a broker; bindings are in the order in which they were made."""
 
     exchanges: Sequence[SeenExchange]
     queues: Sequence[SeenQueue]
@@ -60,11 +60,11 @@ class Survey:
 
 
 class Broker(Protocol):
-    """What feedbus needs of a kind of broker beside AMQP itself."""
+    """The functions of a kind of broker that AMQP itself does not have."""
 
     @property
     def clock(self) -> Clock:
-        """The clock by which everybody who uses the broker waits."""
+        """The clock that everything which uses the broker waits by."""
 
     @property
     def in_flight_seconds(self) -> float:
@@ -72,13 +72,13 @@ class Broker(Protocol):
 
     @property
     def queue_written_seconds(self) -> float:
-        """How long a new queue may take to reach the disk after the broker has confirmed it.
+        """How long the broker may take to write a confirmed new queue to its disk.
 
         If the broker is killed before, messages of that queue can be lost, confirmed or not.
         """
 
     def load(self) -> None:
-        """Import what connect() will need, without connecting."""
+        """Import the modules that connect() needs, without connecting."""
 
     def connect(self, *, beating: bool) -> Connection:
         """Return an open connection.
@@ -101,7 +101,7 @@ class Broker(Protocol):
         """
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Return what the broker holds, at least of queues whose names begin with one of these.
+        """Return the broker's objects, at least the queues with one of these prefixes.
 
         Raises:
             BrokerOutage: the broker is unavailable, or its file cannot be read.
@@ -110,7 +110,7 @@ class Broker(Protocol):
         """
 
     def refusal(self) -> str:
-        """Return why the broker takes no messages now, "" when it does.
+        """Return why the broker accepts no messages now, or "" if it does.
 
         Raises:
             BrokerOutage: the broker is unavailable.

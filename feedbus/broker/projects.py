@@ -1,4 +1,4 @@
-"""Several projects on one broker: each has marks there, so that no project uses another's objects.
+"""Marks of projects on a shared broker, so that no project uses another's objects.
 
 Everything that a project has on a broker begins with its name and a dot. Where one project is
 called `shop` and another `shop.eu`, the names of the second begin with both. Marks are exchanges
@@ -19,7 +19,7 @@ PART = ".:part"  # of a project with a shorter name: what a longer name must not
 
 
 def marks(topology: Topology) -> Iterator[str]:
-    """Yield the exchanges by which a project is known on its broker."""
+    """Yield the exchanges that mark a project on its broker."""
     yield f"{topology.name}{PROJECT}"
     yield from (f"{topology.name}.{part}{PART}" for part in _parts(topology))
 
@@ -51,7 +51,7 @@ def claim(channel: Channel, topology: Topology) -> None:
 
 
 def others(topology: Topology, exchanges: Iterable[str]) -> tuple[str, ...]:
-    """Return the beginnings of names that belong to other projects, of all a broker's exchanges."""
+    """Return the prefixes of other projects, from the names of all exchanges of a broker."""
     return tuple(
         name.removesuffix(PROJECT) + "."
         for name in exchanges
@@ -62,7 +62,7 @@ def others(topology: Topology, exchanges: Iterable[str]) -> tuple[str, ...]:
 
 
 def _parts(topology: Topology) -> list[str]:
-    """Return what dotted names of a topology begin with: "a" and "a.b" of "a.b.c"."""
+    """Return the dotted prefixes of names in a topology: "a" and "a.b" of "a.b.c"."""
     found: dict[str, None] = {}
     for name in (*topology.exchanges, *topology.queues):
         words = name.split(".")

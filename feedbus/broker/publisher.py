@@ -1,4 +1,4 @@
-"""Publish messages and know of each whether the broker took it.
+"""Publish messages, and report for each whether the broker accepted it.
 
 Whatever feedbus publishes goes through a Publisher: what programs and handlers publish, retries and
 dead letters, the outbox, schedules, and the messages that a change of a ring moves.
@@ -31,7 +31,7 @@ NACKED = "refused by the broker (nack): its queue is full or cannot write"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message that the broker did not take.
+    """A message that the broker did not accept.
 
     Attributes:
         message: that was published.
@@ -48,7 +48,7 @@ class Refusal:
 
 
 class Publisher:
-    """Publishes on a channel of its own: persistent, mandatory and confirmed.
+    """Publishes on a separate channel: persistent, mandatory and confirmed.
 
     A full queue is tried again for a while. A message over which the broker closes the channel is
     refused, and those beside it are published. While the broker blocks publishers, it waits.
@@ -125,9 +125,9 @@ class Publisher:
             self._clock.sleep(NACKED_PAUSE_SECONDS)
 
     def take_arrived(self) -> None:
-        """Notice what has come since the last send; raise what py-amqp does for a lost connection.
+        """Process data that arrived since the last send; raise if the connection is lost.
 
-        What is written to a connection that the broker has closed is not refused at once.
+        A write to a connection that the broker has closed does not fail immediately.
         """
         self._connection.take_arrived()
 

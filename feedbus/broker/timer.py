@@ -39,7 +39,7 @@ ROUNDED = ((4_096, 1), (65_536, 16), (LONGEST_MILLISECONDS + 1, 256))
 
 
 def digits_of(milliseconds: int) -> list[int]:
-    """Return the digits of a wait, the lowest place first, without zeros at the end.
+    """Return the digits of a delay, the lowest position first, without zeros at the end.
 
     Args:
         milliseconds: from 1 to LONGEST_MILLISECONDS; it is rounded up as ROUNDED says.
@@ -57,7 +57,7 @@ def digits_of(milliseconds: int) -> list[int]:
 
 
 def place_digits(place: int) -> range:
-    """Return the digits that a place can have, without 0."""
+    """Return the digits that a position can have, without 0."""
     return range(1, 1 << BASE_BITS if place < LOW_PLACES else 2)
 
 
@@ -67,7 +67,7 @@ def queue_milliseconds(place: int, digit: int) -> int:
 
 
 def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> Outgoing:
-    """Return a message that goes to a target after so long.
+    """Return a message that reaches its target after a delay.
 
     Its priority becomes a header: RabbitMQ 4 lets messages of a high priority pass others in a
     quorum queue, so the first would not be the next that is due.
@@ -94,7 +94,7 @@ def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> 
 
 
 def wait_of(headers: Mapping[str, Any]) -> int:
-    """Return how many milliseconds a message waits, by its headers."""
+    """Return the delay of a message in milliseconds, from its headers."""
     digits = ((place, int(headers.get(name, 0))) for place, name in enumerate(TIMER_PLACES))
     return sum(queue_milliseconds(place, digit) for place, digit in digits if digit)
 
@@ -113,7 +113,7 @@ def target_of(names: Names, queue: Queue) -> str:
 
 
 def exchange_target(names: Names, exchange: str) -> str:
-    """Return the target of what is published to an exchange.
+    """Return the target of messages that are published to an exchange.
 
     Raises:
         UsageError: it is external, so it is not known which queues it has.
@@ -130,20 +130,20 @@ def exchange_target(names: Names, exchange: str) -> str:
 
 
 def exists(connection: Connection, names: Names) -> bool:
-    """Whether anything has ever been delayed."""
+    """Whether any message has ever been delayed."""
     return entities.exchange_exists(connection, names.timer_due)
 
 
 @dataclass(frozen=True, slots=True)
 class Delayed:
-    """How many messages wait in the timer, and how many have come due without their target."""
+    """The number of delayed messages, and of due messages whose target does not exist."""
 
     waiting: int = 0
     undelivered: int = 0
 
 
 def count(connection: Connection, names: Names) -> Delayed:
-    """Count what is in the timer; it takes a question to the broker for each queue."""
+    """Count the delayed messages, with one request to the broker for each queue."""
     if not exists(connection, names):
         return Delayed()
     queues = (

@@ -1,4 +1,4 @@
-"""The timer's exchanges and queues: declared when a message needs them, and kept as they should be.
+"""The timer's exchanges and queues: declared when a message needs them, and repaired.
 
 See feedbus.broker.timer for how they work together.
 """
@@ -30,7 +30,7 @@ events = EventLog(__name__)
 
 
 class Timer:
-    """Declares what delayed messages need, each once for as long as a connection lasts."""
+    """Declares the objects that delayed messages need, each once per connection."""
 
     def __init__(self, topology: Topology) -> None:
         """Declare nothing yet."""
@@ -40,12 +40,12 @@ class Timer:
         self._places: set[int] = set()
 
     def forget(self) -> None:
-        """Declare everything again: another connection may be to a broker that has nothing."""
+        """Declare everything again next time: another connection may be to an empty broker."""
         self._targets.clear()
         self._places.clear()
 
     def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
-        """Declare what these messages need; return when the broker has written it to its disk.
+        """Declare the objects for these messages; return when the broker has written them to disk.
 
         The first message that needs a place waits for that; later ones, also of other processes,
         find the exchange that says so.
@@ -88,7 +88,7 @@ class Timer:
 
 
 def _places_of(message: Outgoing) -> Iterator[int]:
-    """Yield each place in which a message waits."""
+    """Yield each digit position in which a message waits."""
     for place, header in enumerate(TIMER_PLACES):
         digit = message.headers.get(header)
         if digit is None:  # it has none from here on
@@ -98,7 +98,7 @@ def _places_of(message: Outgoing) -> Iterator[int]:
 
 
 def restore(channel: Channel, names: Names) -> None:
-    """Declare what is missing, bind every target again, and send on what no queue took.
+    """Declare missing objects, bind every target again, and send undelivered messages.
 
     The targets are gone when a queue is replaced, or was removed for a while.
     """
@@ -150,7 +150,7 @@ def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
 
 
 def _declare_places(channel: Channel, names: Names) -> None:
-    """Declare the exchanges, from the end on, so that none is without its next."""
+    """Declare the exchanges from the last position on, so that each has its next."""
     undelivered = names.timer_undelivered
     channel.exchange_declare(undelivered, "fanout", durable=True, auto_delete=False)
     entities.declare_kept(channel, undelivered, {}, quorum=True)
@@ -167,7 +167,7 @@ def _declare_places(channel: Channel, names: Names) -> None:
 
 
 def _declare_missing(channel: Channel, names: Names, place: int) -> None:
-    """Declare the missing queues of a place that has been declared before."""
+    """Declare the missing queues of a position that has been declared before."""
     queues = {names.timer_queue(place, digit): digit for digit in place_digits(place)}
     missing = [name for name in queues if not entities.queue_exists(channel.connection, name)]
     if missing and len(missing) < len(queues):
@@ -222,7 +222,7 @@ def exchanges_of_timer(names: Names) -> set[str]:
 
 
 def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
-    """Yield the queues that places lack of which the broker has others."""
+    """Yield the missing queues of positions that have some queues."""
     for place in range(len(TIMER_PLACES)):
         queues = [names.timer_queue(place, digit) for digit in place_digits(place)]
         missing = [name for name in queues if name not in seen]
@@ -231,7 +231,7 @@ def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
 
 
 def _has_guard(exchange: Exchange) -> bool:
-    """Whether an exchange gets what is due by way of a guard.
+    """Whether due messages reach an exchange through a guard.
 
     A ring holds what no queue takes, and an alternate exchange of the user's own takes it.
     """
@@ -241,7 +241,7 @@ def _has_guard(exchange: Exchange) -> bool:
 
 
 def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
-    """Declare an exchange that passes on to another only what that one has a queue for.
+    """Declare an exchange that forwards only messages for which its target has a queue.
 
     A quorum queue keeps what cannot be routed, and gives nothing else away while it has more than
     a few such messages. The rest goes to the undelivered ones, by the alternate exchange.

@@ -1,1 +1,1 @@
-"""Dashboards made from a topology."""
+"""Dashboards that are generated from a topology."""

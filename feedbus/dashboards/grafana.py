@@ -133,6 +133,6 @@ def _options(kind: str) -> dict[str, Any]:
 
 
 def _letters(number: int) -> str:
-    """Name a query as Grafana does: A to Z, then AA, AB."""
+    """Return the names of queries in Grafana's order: A to Z, then AA, AB."""
     before, last = divmod(number, 26)
     return (_letters(before - 1) if before else "") + chr(ord("A") + last)

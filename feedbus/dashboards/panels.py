@@ -1,4 +1,4 @@
-"""What the dashboard of a topology shows: every panel and its questions to Prometheus."""
+"""The panels of a topology's dashboard, with their queries to Prometheus."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FULL, HALF, THIRD = 24, 12, 8
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question in PromQL, and how its answers are called."""
+    """A query in PromQL, and the legend of its results."""
 
     expr: str
     legend: str
@@ -27,7 +27,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture; a width of 24 is all of a row."""
+    """One panel; a width of 24 fills a row."""
 
     title: str
     says: str
@@ -39,7 +39,7 @@ class Panel:
 
 
 def rows(topology: Topology) -> Iterator[tuple[str, list[Panel]]]:
-    """Give each row's title and its panels, from what is asked first to what is asked last."""
+    """Yield the title and the panels of each row, the most important row first."""
     yield "Consumers, side by side", _consumers(topology)
     for queue in topology.queues.values():
         if queue.shards is not None:
@@ -238,7 +238,7 @@ def _rate(metric: str, by: str, *matchers: str) -> str:
 
 
 def _settled(names: str) -> str:
-    """Ask how many records each of these consumers settled in the time that is shown."""
+    """Return the query: records that each of these consumers settled in the shown time."""
     return (
         f"sum by (consumer) (increase(feedbus_records_total{{consumer=~{names},{JOB}}}[{RANGE}]))"
     )
@@ -257,7 +257,7 @@ def _mean(metric: str, topology: Topology, queue: Queue) -> str:
 
 
 def _by_weight(shards: list[Consumer]) -> str:
-    """Ask how many records each shard settled, divided by its weight where weights differ."""
+    """Return the query: records that each shard settled, divided by unequal weights."""
     weights = sorted({shard.weight for shard in shards})
     parts = []
     for weight in weights:
@@ -272,7 +272,7 @@ def _consumers_of(topology: Topology, queue: Queue) -> list[Consumer]:
 
 
 def _names(consumers: Iterable[Consumer]) -> str:
-    """Write a matcher's value: exactly these consumers."""
+    """Return the value of a matcher for exactly these consumers."""
     found: dict[str, list[str]] = {}
     for consumer in consumers:
         found.setdefault(consumer.queue.name, [])

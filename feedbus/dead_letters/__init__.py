@@ -1,1 +1,1 @@
-"""Dead letters: read, sent back, purged, and dropped by age and number."""
+"""Dead letters: read, requeued, purged, and deleted by age and number."""

@@ -1,4 +1,4 @@
-"""The dead letters of a queue: look at them, send them back, drop them."""
+"""The dead letters of a queue: read, requeue and delete them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from feedbus.wire.delivery import key_of, moment_of, text_of
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One dead letter, and why it is one.
+    """A dead letter, with the reason of its failure.
 
     Attributes:
         message_id: of the record, or of the message where its body could not be read.
@@ -53,7 +53,7 @@ class DeadLetter:
 
     @property
     def payload(self) -> Any:
-        """The decoded body; None where it is no JSON."""
+        """The decoded body; None if it is not JSON."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
@@ -62,7 +62,7 @@ class DeadLetter:
 
 @contextmanager
 def opened(topology: Topology) -> Iterator[Channel]:
-    """Open a channel on which dead letters can be taken; those not settled go back in order."""
+    """Open a channel to read dead letters; unsettled ones return to the queue in order."""
     establishment.known(topology)
     connection = broker.connect(topology)
     try:
@@ -75,7 +75,7 @@ def opened(topology: Topology) -> Iterator[Channel]:
 
 
 def letters(channel: Channel, topology: Topology, queue: Queue) -> Iterator[tuple[int, DeadLetter]]:
-    """Take a queue's dead letters, oldest first, each with the delivery tag that settles it."""
+    """Yield a queue's dead letters, oldest first, each with its delivery tag."""
     name = Names(topology).dead(queue)
     if not broker.queue_exists(channel.connection, name):
         return
@@ -95,7 +95,7 @@ def settle(
     chosen: Callable[[DeadLetter], bool],
     act: Callable[[DeadLetter], None],
 ) -> int:
-    """Act on the chosen dead letters, then take each off its queue; return how many they were."""
+    """Process the chosen dead letters and remove each from its queue; return their number."""
     settled = 0
     for tag, letter in letters(channel, topology, queue):
         if chosen(letter):
@@ -106,7 +106,7 @@ def settle(
 
 
 def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
-    """Return a dead letter that is to be put aside.
+    """Return the dead letter for a message that has failed.
 
     Args:
         queue: whose record it is.
@@ -131,7 +131,7 @@ def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
 
 
 def read(queue: Queue, message: Any) -> DeadLetter:
-    """Return what a message of a queue's dead letters is."""
+    """Return the dead letter in a message of a queue's dead letters."""
     delivery = Delivery.of(message)
     headers, failed_at = delivery.headers, moment_of(delivery.headers.get(FAILED_AT))
     death = _death(headers)
@@ -155,7 +155,7 @@ def read(queue: Queue, message: Any) -> DeadLetter:
 
 
 def _death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what the broker noted when it dead-lettered a message, if it did.
+    """Return the broker's header about the dead-lettering of a message, if there is one.
 
     Any publisher can make up headers, so they may be anything.
     """

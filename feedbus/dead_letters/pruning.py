@@ -1,4 +1,4 @@
-"""Drop the dead letters of a queue that are beyond its limits, and count them."""
+"""Delete the dead letters of a queue that exceed its limits, and count them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ UNDATED_AT_ONCE = 100
 
 
 class Pruning:
-    """One consumer's part in it: to look now and then, where its queue has limits."""
+    """The pruning by one consumer: it checks periodically, if its queue has limits."""
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
-        """Look for the first time after a moment; of a queue's shards only the first does."""
+        """Check for the first time after a short while; of a queue's shards only the first does."""
         self._topology = topology
         self._consumer = consumer
         self._metrics = metrics
@@ -38,7 +38,7 @@ class Pruning:
         self._next = self._clock.monotonic() + FIRST_SECONDS if wanted else math.inf
 
     def look(self, connection: Connection) -> None:
-        """Drop what is beyond the limits, if it is time to look."""
+        """Delete dead letters that exceed the limits, if it is time to check."""
         if self._clock.monotonic() < self._next:
             return
         self._next = self._clock.monotonic() + INTERVAL_SECONDS
@@ -72,7 +72,7 @@ class Pruning:
 
 
 def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[Limit]:
-    """Drop a queue's oldest dead letters while they are too old or too many.
+    """Delete a queue's oldest dead letters while they are too old or too many.
 
     Several may do so at once: each decides on one dead letter, by how many are behind it.
 

@@ -1,1 +1,1 @@
-"""What a handler is: its function, messages, parameters, resources, and what runs around it."""
+"""Handlers: functions, message types, parameters, resources, and middleware."""

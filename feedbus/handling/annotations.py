@@ -1,4 +1,4 @@
-"""What the parameters of a function are annotated with, evaluated, and where the function is."""
+"""The annotations of a function's parameters, evaluated, and the position of the function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feedbus.errors import UsageError
 
 
 class Unfit(UsageError):  # noqa: N818 -- names what it is
-    """A function, or what is marked as one, can never work as what it is meant for.
+    """A function or class that can never work in its role, such as a handler.
 
     Attributes:
         expected: what would work.
@@ -23,7 +23,7 @@ class Unfit(UsageError):  # noqa: N818 -- names what it is
     """
 
     def __init__(self, marked: object, expected: str, got: str, advice: str = "") -> None:
-        """Say which object it is, where it is defined, and what to do."""
+        """Keep which object it is, where it is defined, and what to do."""
         self.expected = expected
         self.got = got.removeprefix("is ")
         advice = f"; {advice}" if advice else ""
@@ -31,7 +31,7 @@ class Unfit(UsageError):  # noqa: N818 -- names what it is
 
 
 class Unresolved(Exception):  # noqa: N818 -- names what the annotation is
-    """An annotation that cannot be evaluated; its text says why and what to do."""
+    """An annotation that cannot be evaluated; its text contains the reason and what to do."""
 
 
 def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
@@ -87,7 +87,7 @@ def name_of(marked: object) -> str:
 
 
 def place(marked: object) -> str:
-    """Return " (file:line)" of a function or class, "" where Python does not know it."""
+    """Return " (file:line)" of a function or class, or "" if Python does not know it."""
     try:
         home: Any = inspect.unwrap(marked) if callable(marked) else marked
         file, line = inspect.getsourcefile(home), inspect.getsourcelines(home)[1]

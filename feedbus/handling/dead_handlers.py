@@ -1,4 +1,4 @@
-"""What a function that a queue names as `dead_handler` takes, and what it may ask for."""
+"""Functions that a queue names as `dead_handler`, and their parameters."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class DeadLetterFunction:
 
     @classmethod
     def of(cls, function: Any, session_type: type | None) -> Self:
-        """Return what a function is as a dead handler.
+        """Return the dead handler of a function.
 
         Raises:
             Unfit: it cannot be called, or something that it asks for is not there.

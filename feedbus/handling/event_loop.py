@@ -36,7 +36,7 @@ class HandlerTimeout(Exception):  # noqa: N818 -- names what happened
 
 
 class HandlerLoop:
-    """Runs coroutines while the caller waits; tasks that they started run at any time."""
+    """Runs coroutines while the caller waits; their tasks continue afterwards."""
 
     def __init__(self, on_blocked: Callable[[float], None] = lambda _: None) -> None:
         """Start the thread, and return when its loop runs.
@@ -78,7 +78,7 @@ class HandlerLoop:
         return value
 
     def look(self) -> None:
-        """Log where the loop is when it has not turned for BLOCKED_SECONDS, once for each place.
+        """Log where a handler has blocked the loop for BLOCKED_SECONDS, once for each line.
 
         It is to be called more often than that while coroutines run.
         """
@@ -113,7 +113,7 @@ class HandlerLoop:
         )
 
     def start(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
-        """Let coroutines that raise nothing run as tasks."""
+        """Run coroutines that never raise as tasks."""
         self._loop.call_soon_threadsafe(self._start, coroutines)
 
     def _start(self, coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -123,14 +123,14 @@ class HandlerLoop:
             task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Cancel what still runs, and end the thread."""
+        """Cancel the running tasks, and end the thread."""
         self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join()
 
     async def _outcome(
         self, coroutine: Coroutine[Any, Any, Any]
     ) -> tuple[Any, BaseException | None]:
-        """Return what a coroutine returns and raises; SystemExit would end the loop."""
+        """Return the result and the exception of a coroutine; SystemExit would end the loop."""
         try:
             return await coroutine, None
         except BaseException as error:  # noqa: BLE001 -- for the caller
@@ -141,7 +141,7 @@ class HandlerLoop:
 
 
 def _run_loop(started: Started) -> None:
-    """Run a loop until it is to end, also where a task in it raises SystemExit or stops it."""
+    """Run a loop until it is closed, even if a task in it raises SystemExit or stops it."""
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         life = loop.create_task(_live(started))
@@ -157,7 +157,7 @@ def _run_loop(started: Started) -> None:
 
 
 async def limit(coroutine: Coroutine[Any, Any, Any], timeout_seconds: float) -> Any:
-    """Return what a coroutine of a handler returns, and cancel it when it takes longer.
+    """Return the result of a handler's coroutine; cancel it after its time limit.
 
     Raises:
         HandlerTimeout: it was cancelled.

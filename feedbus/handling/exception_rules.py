@@ -1,4 +1,4 @@
-"""Which exceptions of a handler are worth another attempt, as a queue's `retry` says."""
+"""The rules of a queue's `retry`: which exceptions of a handler are retried."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ VERDICTS = (Drop, Outage, Reject, Retry)
 
 @dataclass(frozen=True, slots=True)
 class ExceptionRules:
-    """Exception classes by what they mean; of an exception, its nearest class counts.
+    """Exception classes by their rule; for an exception, its nearest class applies.
 
     Attributes:
-        retry_on: worth another attempt; where there are any, all others are not.
-        reject_on: a dead letter at once.
+        retry_on: are retried; if there are any, no others are.
+        reject_on: become a dead letter immediately.
 
     """
 
@@ -29,14 +29,14 @@ class ExceptionRules:
 
     @classmethod
     def of(cls, retry_on: Iterable[str], reject_on: Iterable[str], root: Path) -> Self:
-        """Return the rules of a queue; raises UsageError as resolve_exception()."""
+        """Return the rules of a queue; raises UsageError, see resolve_exception()."""
         return cls(
             frozenset(resolve_exception(name, root) for name in retry_on),
             frozenset(resolve_exception(name, root) for name in reject_on),
         )
 
     def rejects(self, error: BaseException) -> bool:
-        """Whether an exception is not worth another attempt."""
+        """Whether an exception is not retried."""
         for kind in type(error).__mro__:
             if kind in self.reject_on:
                 return True

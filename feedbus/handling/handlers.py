@@ -1,4 +1,4 @@
-"""What a handler is: a plain function, the type of its messages, and how to find it by name."""
+"""Handlers: plain functions, the types of their messages, and the import by name."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ EXPECTED = "a function that returns None"
 
 
 class UnfitHandler(Unfit):
-    """What is marked as a handler can never work as one."""
+    """An object that is marked as a handler and can never work as one."""
 
 
 class UnexpectedResult(TypeError):  # noqa: N818 -- names what the handler did
-    """A handler returned something, which says nothing to feedbus."""
+    """A handler returned a value, which has no meaning for feedbus."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A handler's function, what the decorator says of its messages, and whether it takes Records.
+    """A handler's function, its declared message type, and whether it takes Records.
 
     Attributes:
         function: what is called.
@@ -58,7 +58,7 @@ class Handler:
         return is_async(self.function)
 
     def message_type(self) -> MessageType:
-        """Return what loads its messages: made again, so ask once.
+        """Return the type that loads its messages; each call creates it again.
 
         Raises:
             Unfit: the annotation is not a message type, or cannot be evaluated.
@@ -76,7 +76,7 @@ class Handler:
     def caller(
         self, session_type: type | None, resources: Resources
     ) -> Callable[[Any, Given], None]:
-        """Return what calls the function with a record or Records, and with what it asks for.
+        """Return a callable that calls the function with a record or Records and its parameters.
 
         It takes the record or Records, and what can be given. It raises UnexpectedResult
         where the function returns something else than None.
@@ -99,7 +99,7 @@ class Handler:
     def async_caller(
         self, session_type: type | None, resources: Resources
     ) -> Callable[[Any, Given], Coroutine[Any, Any, None]]:
-        """Return what calls an async function; otherwise as caller()."""
+        """Return a callable that calls an async function; otherwise like caller()."""
         call = self._call(session_type, resources)
 
         async def checked(argument: Any, given: Given) -> None:
@@ -113,7 +113,7 @@ class Handler:
         return parameters.call_of(self.function, resources.value_of)
 
     def parameters(self, session_type: type | None) -> Parameters:
-        """Return what the function's parameters ask for.
+        """Return the parameters of the function.
 
         Raises:
             Unfit: it cannot be called, or something that it asks for is not there.
@@ -179,7 +179,7 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
 
 
 def _is_type(given: Any) -> bool:
-    """Whether what @handler(…) is given is meant as a type, and not as the function."""
+    """Whether the argument of @handler(…) is a type, and not the function."""
     return isinstance(given, type) or get_origin(given) is not None or not callable(given)
 
 
@@ -211,7 +211,7 @@ def _check_function(function: object) -> None:
 
 
 def is_async(function: object) -> bool:
-    """Whether what a function returns has to be awaited."""
+    """Whether the result of a function must be awaited."""
     called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls
     return _any(inspect.iscoroutinefunction, function, called)
 
@@ -221,13 +221,13 @@ def _any(kind: Callable[[Any], bool], *functions: object) -> bool:
 
 
 def check_returned(result: object) -> None:
-    """Raise UnexpectedResult where a handler has returned something else than None."""
+    """Raise UnexpectedResult if a handler has returned anything except None."""
     if result is not None:
         raise UnexpectedResult(_complaint(result))
 
 
 def _complaint(result: object) -> str:
-    """Say what a handler returned and what to write; a coroutine is closed, as nobody awaits it."""
+    """Return what a handler returned and what to write; close it if it is a coroutine."""
     got, advice = repr(result)[:200], "return nothing; raise Reject or Retry for another verdict"
     if isinstance(result, Drop | Reject | Retry):
         advice = f"write 'raise {type(result).__name__}(…)'"
@@ -240,7 +240,7 @@ def _complaint(result: object) -> str:
 
 
 def resolve(dotted: str, root: Path) -> Handler:
-    """Import "package.module:function" with root on the path; UsageError says what is wrong."""
+    """Import "package.module:function" with root on the path; raise UsageError if impossible."""
     found = resolve_object(dotted, root)
     marked = getattr(found, MARK, None)
     if not isinstance(marked, Handler):
@@ -251,7 +251,7 @@ def resolve(dotted: str, root: Path) -> Handler:
 
 
 def resolve_object(dotted: str, root: Path) -> Any:
-    """Import whatever "package.module:name" names, with root on the path."""
+    """Import the object "package.module:name", with root on the path."""
     module_name, separator, name = dotted.partition(":")
     if not (module_name and separator and name):
         msg = f"expected 'package.module:name', got '{dotted}'"

@@ -1,4 +1,4 @@
-"""What a project runs around each call of a handler."""
+"""Middleware: code of a project that runs around each call of a handler."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Call:
 
     @property
     def messages(self) -> list[Message]:
-        """The message of each record; they are made when they are asked for."""
+        """The message of each record; they are created on demand."""
         return self._records.messages
 
 
@@ -115,7 +115,7 @@ def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[M
 
 
 def parameters_of(middleware: type[Middleware]) -> Parameters:
-    """Return the parameters of what makes the object of a middleware: the class, as a resource."""
+    """Return the parameters of a middleware's constructor."""
     return Parameters((Resource(middleware),))
 
 
@@ -125,7 +125,7 @@ class MiddlewareStack:
     def __init__(
         self, middleware: Sequence[type[Middleware]], consumer: Consumer, resources: Resources
     ) -> None:
-        """Make the objects with the resources of the process."""
+        """Create the objects with the resources of the process."""
         self._consumer = consumer
         self._sources: list[Source] = []
         for kind in middleware:
@@ -133,7 +133,7 @@ class MiddlewareStack:
             self._sources.append(resources.value_of(Resource(kind)))
 
     def around(self, caller: Caller) -> Caller:
-        """Return what calls a handler within the middleware: the caller itself, without any."""
+        """Return a callable that calls a handler within the middleware."""
         if not self._sources:
             return caller
 
@@ -159,7 +159,7 @@ class MiddlewareStack:
         return call
 
     def around_async(self, caller: AsyncCaller) -> AsyncCaller:
-        """Return what calls an async handler within the middleware."""
+        """Return a callable that calls an async handler within the middleware."""
         if not self._sources:
             return caller
 
@@ -201,7 +201,7 @@ def _manager(middleware: Middleware, about: Call) -> Any:
 
 
 class _Awaited(AbstractAsyncContextManager[None]):
-    """A context manager, entered and left as an async one."""
+    """A synchronous context manager, used as an asynchronous one."""
 
     def __init__(self, inner: AbstractContextManager[None]) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""An async resource from its opening to its end, in the event loop of the handlers."""
+"""The life of an async resource in the event loop of the handlers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 
 class Life:
-    """An async generator from its yield to its end, all in one task, as cancel scopes need it."""
+    """Runs an async generator to its end in one task, as anyio cancel scopes require."""
 
     def __init__(self, generator: AsyncGenerator[Any, None], on_death: Callable[[], None]) -> None:
-        """Begin nothing yet; on_death is called where it ends before end(), by whatever task."""
+        """Start nothing yet; on_death is called if the generator ends before end()."""
         self._generator = generator
         self._on_death = on_death
 
     async def begin(self) -> Any:
-        """Return what the generator yields."""
+        """Return the value that the generator yields."""
         loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         opened: asyncio.Future[Any] = loop.create_future()
@@ -31,7 +31,7 @@ class Life:
             self._on_death()
 
     async def end(self) -> None:
-        """Run the generator to its end."""
+        """Continue the generator to its end."""
         self._closing.set()
         await self._task
 

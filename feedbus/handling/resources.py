@@ -21,18 +21,18 @@ events = EventLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a resource can be given beside other resources."""
+    """The values that a resource can request, besides other resources."""
 
     topology: Topology
 
 
 class Resources:
-    """What the handlers of a process need, and the values that are open."""
+    """The resources of a process's handlers, and their open values."""
 
     def __init__(
         self, topology: Topology, *, on_blocked: Callable[[float], None] = lambda _: None
     ) -> None:
-        """Open nothing yet.
+        """Start without open resources.
 
         Args:
             topology: that resources may ask for.
@@ -49,22 +49,22 @@ class Resources:
         self._all_open = False
 
     def need(self, parameters: Parameters) -> None:
-        """Open from now on what these parameters ask for."""
+        """Open the resources of these parameters from now on."""
         self._needed.append(parameters)
         self._all_open = False
 
     @property
     def ready(self) -> bool:
-        """Whether all that is needed is open."""
+        """Whether all needed resources are open."""
         return self._all_open and not self._dead
 
     def value_of(self, resource: Resource) -> Source:
-        """Return what gets the value of a resource, once it is open."""
+        """Return a function that returns the value of a resource once it is open."""
         values = self._values
         return lambda _given: values[resource]
 
     def open(self) -> None:
-        """Open what is needed and not open yet, each behind what it asks for.
+        """Open the needed resources, each after those that it needs itself.
 
         A resource that has ended by itself is closed before, and so is what asks for it.
 
@@ -81,7 +81,7 @@ class Resources:
         self._all_open = True
 
     def override(self, function: object, value: Any) -> None:
-        """Give a value in place of what a resource would give.
+        """Use a given value instead of a resource's.
 
         Raises:
             UsageError: nothing asks for that resource.
@@ -100,7 +100,7 @@ class Resources:
         self._values[resource] = value
 
     def close(self) -> None:
-        """Close everything that is open, in reverse order; log what cannot be closed."""
+        """Close all resources in reverse order; log those that cannot be closed."""
         while self._ends:
             self._end(*self._ends.pop())
         self._values.clear()
@@ -120,7 +120,7 @@ class Resources:
             events.error("resource_not_closed", text, exc_info=error)
 
     def _close_dead(self, dead: Resource) -> None:
-        """Close a resource that has ended by itself, and those that ask for it."""
+        """Close a resource that has ended by itself, and those that need it."""
         if dead not in self._values:
             return
         text = f"the resource {_shown(dead)} ended by itself; feedbus will open it again"
@@ -146,7 +146,7 @@ class Resources:
 
     @property
     def loop(self) -> HandlerLoop:
-        """The event loop of the process's async handlers, which is begun when it is needed."""
+        """The event loop of the process's async handlers, which is started on demand."""
         if self._loop is None:
             from feedbus.handling.event_loop import HandlerLoop  # asyncio takes long to import
 

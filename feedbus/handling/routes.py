@@ -1,4 +1,4 @@
-"""Which handler of a queue takes a message: by its routing key, or by its property `type`."""
+"""The choice of a queue's handler for a message, by its routing key or its property `type`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feedbus.topology import Consumer, Queue
 
 @dataclass(frozen=True, slots=True)
 class HandlerRoutes:
-    """The handlers of one queue; the first in the order of the file that matches takes a message.
+    """The handlers of one queue; the first that matches, in the file's order, handles a message.
 
     Attributes:
         handlers: what takes messages.
@@ -52,16 +52,16 @@ class HandlerRoutes:
     def wrapped(
         self, wrap: Callable[[Handler, Consumer], Handler], consumer: Consumer
     ) -> HandlerRoutes:
-        """Return the same routes with something around each handler of a consumer."""
+        """Return the same routes with a wrapper around each handler of a consumer."""
         return replace(self, handlers=[wrap(handler, consumer) for handler in self.handlers])
 
     @property
     def only(self) -> bool:
-        """Whether one handler takes everything."""
+        """Whether one handler handles all messages."""
         return not self.patterns and not self.types
 
     def place(self, routing_key: str, properties: Mapping[str, Any]) -> int | None:
-        """Return the number of the handler that takes a message, None where none does."""
+        """Return the number of the handler for a message, or None if none matches."""
         if self.only:
             return 0
         if self.types:
@@ -70,7 +70,7 @@ class HandlerRoutes:
         return _first_match(tuple(self.patterns), routing_key)
 
     def lacking(self, routing_key: str, properties: Mapping[str, Any]) -> str:
-        """Return why no handler takes a message."""
+        """Return why no handler matches a message."""
         if self.types:
             kind = properties.get("type")
             shown = f"the type {kind!r:.60}" if kind is not None else "no type"

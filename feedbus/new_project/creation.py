@@ -48,7 +48,7 @@ class Created:
 
 
 def create(name: str, parent: Path, *, minimal: bool = False) -> Created:
-    """Write a new project into the folder of its name.
+    """Write a new project into a folder with its name.
 
     Args:
         name: of the project: the `name` of its topology, and of its folder.

@@ -23,7 +23,7 @@ FLOCK = struct.Struct("hhqqi4x")  # fcntl(2): type, whence, start, length, proce
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file; False when somebody else has locked it."""
+    """Lock an open file; return False if another process has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -37,7 +37,7 @@ def lock(descriptor: int) -> None:
 
 
 def unlock(descriptor: int) -> None:
-    """Release an open file's lock, also where a forked process or a map keeps the file open."""
+    """Release the lock of an open file, even if a forked process or a mapping keeps it open."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
@@ -68,7 +68,7 @@ def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
 
 
 def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
-    """Lock a file for this process and write its id there; the lock ends with the descriptor.
+    """Lock a file for this process and write its id to it; closing the descriptor unlocks it.
 
     A record lock: it belongs to this process alone, so a child that outlives it holds nothing.
 
@@ -97,7 +97,7 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
 
 
 def lock_holder(path: Path) -> int | None:
-    """Return the id of the process that holds a record lock, None when it is free."""
+    """Return the id of the process that holds a record lock, or None if none does."""
     try:
         handle = open_private(path, os.O_RDWR, any_owner=True)
     except FileNotFoundError:
@@ -113,7 +113,7 @@ def lock_holder(path: Path) -> int | None:
 
 
 def last_holder(path: Path) -> int:
-    """Return the id of the process that took a record lock last, 0 when that is unknown."""
+    """Return the id of the process that took a record lock last, or 0 if it is unknown."""
     try:
         handle = open_private(path, os.O_RDONLY, any_owner=True)
     except FileNotFoundError:
@@ -125,7 +125,7 @@ def last_holder(path: Path) -> int:
 
 
 def _holder(handle: int) -> int:
-    """Return the process that holds a lock, 0 when that is unknown.
+    """Return the process that holds a lock, or 0 if it is unknown.
 
     The kernel knows; what the file says may come from a user whom signals must not be sent for.
     """

@@ -1,4 +1,4 @@
-"""Close in forked processes what belongs to the process that forked them alone.
+"""Close, in a forked process, descriptors that belong only to the process that forked it.
 
 A handler may fork, by os.fork() or multiprocessing. A descriptor of a connection or a lock that
 the fork inherits would keep the connection open, or the lock taken, after this process has ended.
@@ -15,10 +15,10 @@ from typing import NoReturn, Protocol
 
 
 class HasFileno(Protocol):
-    """A socket, or whatever else has a descriptor."""
+    """A socket, or another object with a descriptor."""
 
     def fileno(self) -> int:
-        """Return the descriptor, -1 when it is closed."""
+        """Return the descriptor, or -1 if it is closed."""
 
 
 _holders: weakref.WeakSet[HasFileno] = weakref.WeakSet()
@@ -30,7 +30,7 @@ def close_in_forks(holder: HasFileno) -> None:
 
 
 def end_fork() -> NoReturn:
-    """End a forked process that comes back from the handler, with the error that it comes with.
+    """End a forked process that returns from the handler, with the error that it raised.
 
     It runs the same code as the process that forked it, and would settle the same messages again.
     """

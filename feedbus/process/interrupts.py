@@ -1,4 +1,4 @@
-"""How a command ends by a signal: at once, or by KeyboardInterrupt so that it can clean up."""
+"""How a signal ends a command: immediately, or by KeyboardInterrupt so that it can clean up."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def end_at_once() -> None:
-    """Let the usual signals end this process without a word.
+    """Make the usual signals end this process immediately and without output.
 
     What it was started with ignored, as by nohup or in the background of a script, stays ignored.
     A signal without a handler does not reach process 1 of a container, so that one needs handlers.
@@ -18,7 +18,7 @@ def end_at_once() -> None:
 
 
 def raise_interrupts(*numbers: int) -> None:
-    """Let signals, by default Ctrl-C alone, raise KeyboardInterrupt."""
+    """Make signals, by default only Ctrl-C, raise KeyboardInterrupt."""
     for number in numbers or (signal.SIGINT,):
         _install(_raise, number)
     sys.unraisablehook = _end_interrupted
@@ -38,7 +38,7 @@ def _raise(_number: int, _frame: object) -> None:
 
 
 def _end_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
-    """End where a signal came while Python could not raise, in a destructor for example."""
+    """End the process if a signal came while Python could not raise, as in a destructor."""
     if unraisable.exc_type is KeyboardInterrupt:
         os._exit(INTERRUPTED)
     sys.__unraisablehook__(unraisable)

@@ -1,4 +1,4 @@
-"""What ties a supervised process to its supervisor: parent death, slot lock, memory, readiness.
+"""The ties of a supervised process to its supervisor: parent death, slot lock, memory, readiness.
 
 `python -m feedbus.process.lifeline --run DIR --name NAME --slot N -- COMMAND …` does the same for a
 process that is not feedbus's own, and then becomes that command.
@@ -36,7 +36,7 @@ SLOT_LOCK = re.compile(r".+\.\d+\.lock")
 
 
 class HasVar(Protocol):
-    """Whatever names the folder of a system's state; a Topology does."""
+    """An object with the folder of a system's state, such as a Topology."""
 
     @property
     def var(self) -> Path:
@@ -59,7 +59,7 @@ def run_folder(topology: HasVar) -> Path:
 
 
 def slot_path(folder: Path, name: str, slot: int, kind: str) -> Path:
-    """Return where a slot's "lock" or "ready" file is."""
+    """Return the path of a slot's file, such as its "lock" or "ready" file."""
     return folder / f"{name.replace('/', '%2F')}.{slot}.{kind}"
 
 
@@ -69,7 +69,7 @@ def slot_locks(folder: Path) -> list[Path]:
 
 
 def default_signals() -> None:
-    """Take the usual action for every signal, whatever the supervisor ignores or blocks.
+    """Restore the default action of every signal that the supervisor ignores or blocks.
 
     A supervisor under nohup ignores SIGHUP, and Python SIGPIPE; a program that was started with
     them ignored would ignore them too.
@@ -81,7 +81,7 @@ def default_signals() -> None:
 
 
 def follow_parent() -> bool:
-    """Receive SIGTERM when the supervisor dies; return whether there is one.
+    """Request SIGTERM for the supervisor's death; return whether there is a supervisor.
 
     Raises:
         SystemExit: the supervisor was gone before this could be arranged.
@@ -114,7 +114,7 @@ def _watch(parent: int) -> None:
 
 
 def limit_memory(limit_bytes: int | None) -> None:
-    """Let allocations beyond limit_bytes fail, as MemoryError in Python; None is no limit."""
+    """Make allocations beyond limit_bytes fail (MemoryError in Python); None is no limit."""
     if limit_bytes is None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -126,7 +126,7 @@ def limit_memory(limit_bytes: int | None) -> None:
 def hold_slot(
     topology: HasVar, name: str, slot: int, *, patience_seconds: float | None = None
 ) -> Iterator[None]:
-    """Be the only process of that name and slot, and let mark_ready() write its ready file.
+    """Hold the lock of a slot of a consumer or process while the block runs.
 
     Args:
         topology: says where the folder of state is.
@@ -166,7 +166,7 @@ def _take(folder: Path, name: str, slot: int, patience_seconds: float) -> int:
 
 
 def mark_ready() -> None:
-    """Report to the supervisor that this process does its work now; without one do nothing."""
+    """Report to the supervisor that this process is ready; does nothing without a slot."""
     path = os.environ.get(READY_FILE)
     if path:
         code = loaded_code.write(loaded_code.imported_files())
@@ -176,12 +176,12 @@ def mark_ready() -> None:
 
 
 def mark_holding(reason: str) -> None:
-    """Note why this process holds, "" when it continues; without a slot do nothing."""
+    """Record why this process holds, "" when it continues; does nothing without a slot."""
     _mark(".holding", reason)
 
 
 def mark_waiting(records: int) -> None:
-    """Note how many records wait in this process; without a slot do nothing."""
+    """Record how many records wait in this process; does nothing without a slot."""
     _mark(".waiting", str(records) if records else "")
 
 
@@ -196,7 +196,7 @@ def _mark(suffix: str, said: str) -> None:
 
 
 def holding(folder: Path, name: str, slot: int, pid: int) -> str:
-    """Return why a process holds, "" while it does not."""
+    """Return why a process holds, or "" if it does not."""
     try:
         text = slot_path(folder, name, slot, "holding").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -206,12 +206,12 @@ def holding(folder: Path, name: str, slot: int, pid: int) -> str:
 
 
 def all_holding(folder: Path) -> dict[str, list[str]]:
-    """Return, for each process name that holds in any slot, the reason of each of these slots."""
+    """Return the reasons of all processes that hold, by process name."""
     return _marked(folder, ".holding")
 
 
 def all_waiting(folder: Path) -> dict[str, int]:
-    """Return, for each process name, how many records wait in the processes of all slots."""
+    """Return how many records wait in all processes of a name, by process name."""
     found = _marked(folder, ".waiting")
     return {name: sum(map(int, filter(str.isdecimal, said))) for name, said in found.items()}
 
@@ -232,7 +232,7 @@ def _lock_holder_beside(path: Path) -> str:
 
 
 def ready_since(path: Path, pid: int) -> float | None:
-    """Return when the process said that it is ready, in seconds since the epoch, or None."""
+    """Return when the process became ready, in seconds since the epoch, or None."""
     try:
         with path.open() as file:
             if file.readline().strip() == str(pid):
@@ -243,7 +243,7 @@ def ready_since(path: Path, pid: int) -> float | None:
 
 
 def changed_code(path: Path, pid: int) -> list[Path]:
-    """Return which files have changed since the process that wrote a ready file imported them."""
+    """Return the files that have changed since the process with this ready file imported them."""
     try:
         first, _, rest = path.read_text().partition("\n")
     except OSError:

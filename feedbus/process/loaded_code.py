@@ -1,4 +1,4 @@
-"""Which of a project's Python files a process has imported, and which have changed since."""
+"""The Python files of a project that a process has imported, and changes to them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def imported_files() -> dict[str, int]:
 
 
 def write(files: dict[str, int]) -> str:
-    """Write imported files as one line."""
+    """Return imported files as one line of text."""
     return json.dumps(files)
 
 
 def changed(line: str) -> list[Path]:
-    """Return which of the files of such a line have changed or are gone, sorted."""
+    """Return the files of such a line that have changed or are gone, sorted."""
     try:
         files = json.loads(line)
         return sorted(Path(path) for path, time in files.items() if _time(path) != time)

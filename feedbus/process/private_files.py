@@ -1,4 +1,4 @@
-"""Open files and folders that belong to this user alone, and follow no link to another's."""
+"""Open files and folders that belong only to this user, and follow no links to others' files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NotPrivate(FeedbusError):  # noqa: N818 -- a state of the world, as Outage
 
 
 def private_folder(path: Path) -> Path:
-    """Return a folder that nobody else writes to; it is made (0700) where it is missing.
+    """Return a folder to which only this user can write; create it (0700) if it is missing.
 
     Raises:
         NotPrivate: another user owns it or may write to it.
@@ -121,7 +121,7 @@ def make_database_file(path: Path) -> None:
 
 
 def unwritable(folder: Path) -> str:
-    """Return why nothing can be written to a folder now, "" when it can: it writes to see.
+    """Return why a folder cannot be written to now, or "" if it can; it tries to write.
 
     A folder that does not exist yet can be written to.
     """

@@ -1,4 +1,4 @@
-"""End a consumer whose handler takes longer than it may, from outside its process.
+"""End a consumer whose handler exceeds its time limit, from outside its process.
 
 A handler that holds Python's interpreter lock stops every thread of its process, so no thread
 there can end it. The consumer notes in a file what its handler works on and until when it may;
@@ -30,7 +30,7 @@ ERROR = 40  # as logging has it, which takes long to import
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a consumer's file says.
+    """The content of a consumer's file.
 
     Attributes:
         until: when the handler has to be done, by the clock that all processes of a machine
@@ -48,12 +48,12 @@ class Note:
     message_ids: tuple[str, ...]
 
     def line(self) -> bytes:
-        """Return it as the file holds it."""
+        """Return the note as a line of the file."""
         return note_line(self.until, self.pid, self.deaths, self.message_ids)
 
     @classmethod
     def read(cls, descriptor: int) -> Note | None:
-        """Return what a file says; None when it is empty, torn, or of another version."""
+        """Return the note in a file; None if it is empty, incomplete, or of another version."""
         size = os.fstat(descriptor).st_size
         line, _, _ = os.pread(descriptor, size, 0).partition(b"\n")
         try:
@@ -65,11 +65,11 @@ class Note:
 
     @property
     def overdue_seconds(self) -> float:
-        """How long the handler has been over its time, 0 when it is not."""
+        """By how many seconds the handler has exceeded its time limit, or 0."""
         return 0.0 if self.until is None else max(0.0, now() - self.until)
 
     def __str__(self) -> str:
-        """Name the messages."""
+        """Return the names of the messages."""
         first = self.message_ids[0] if self.message_ids else "a message"
         more = len(self.message_ids) - 1
         return f"{first} and {more} more" if more > 0 else first
@@ -90,7 +90,7 @@ def note_line(
 
 
 def until_text(until: float | None) -> bytes:
-    """Return when a handler has to be done as the line has it, always as long."""
+    """Return the handler's deadline in the form of the line, with a fixed length."""
     return b"%-24s" % (b"null" if until is None else repr(until).encode())
 
 
@@ -100,17 +100,17 @@ def now() -> float:
 
 
 class Watchdog:
-    """Looks at one process's file, and ends the process when its handler is over its time."""
+    """Reads one process's file, and ends the process if its handler exceeds its time limit."""
 
     def __init__(self, path: Path, pid: int) -> None:
-        """Watch a process that notes in a file what is in its handler."""
+        """Watch a process that writes the messages in its handler to a file."""
         self._path = path
         self._pid = pid
         self._overdue: float | None = None
         self._looks = 0
 
     def look(self) -> Note | None:
-        """Look once; return what the process was at when this look has ended it.
+        """Check once; return the note of the process if this check has ended it.
 
         The second look that finds it over its time sends SIGABRT, at which it writes where its
         threads are and ends (Python's faulthandler does both without the interpreter lock); where
@@ -143,7 +143,7 @@ class Watchdog:
 
 
 def describe(note: Note) -> str:
-    """Return the message of the event `hangs`: on which message, and what is done."""
+    """Return the text of the event `hangs`."""
     return (
         f"the handler hangs on {note}: it has exceeded handler_timeout by"
         f" {note.overdue_seconds:.0f} s; process {note.pid} is ended with SIGABRT and writes the"
@@ -153,7 +153,7 @@ def describe(note: Note) -> str:
 
 @contextlib.contextmanager
 def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterator[None]:
-    """Have this process watched within the block: by its supervisor, else by a child of its own.
+    """Have this process watched while the block runs: by its supervisor, or by a child process.
 
     Args:
         name: of the consumer.
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _line(name: str, log_format: str, note: Note) -> str:
-    """Return the log line of a process that hangs."""
+    """Return the log line for a process that hangs."""
     sys.path.insert(0, str(Path(__file__).parents[2]))  # this process was started without it
     from feedbus.logs import Event, log_line
 

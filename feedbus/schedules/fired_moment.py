@@ -1,4 +1,4 @@
-"""What the broker keeps of a schedule: the moment fired last, in a queue of one message."""
+"""The time at which a schedule was fired last, kept by the broker in a queue of one message."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class FiredMoment:
     """
 
     def __init__(self, channel: Channel, topology: Topology, schedule: Schedule) -> None:
-        """Read and write on a channel; the queue is declared where it is missing."""
+        """Read and write on a channel; declare the queue if it is missing."""
         self._channel = channel
         self._queue = Names(topology).schedule(schedule.name)
         self._held: list[int] = []
         entities.declare_schedule(channel, Names(topology), schedule)
 
     def take(self) -> datetime | None:
-        """Return the moment, and keep its message until write() or give_back(); None for none."""
+        """Return the time or None, and keep its message until write() or give_back()."""
         for _ in range(READ_ATTEMPTS):
             moments = []
             while (message := self._channel.basic_get(self._queue)) is not None:
@@ -47,7 +47,7 @@ class FiredMoment:
         return None
 
     def write(self, moment: datetime) -> None:
-        """Replace what was taken; return when the broker has confirmed it."""
+        """Replace the time; return when the broker has confirmed it."""
         body = write_moment(moment).encode()
         message = Outgoing(
             "", self._queue, body, "text/plain", "", content_encoding=None, stamp=None
@@ -58,14 +58,14 @@ class FiredMoment:
         self._held.clear()
 
     def give_back(self) -> None:
-        """Leave the queue as it was."""
+        """Leave the queue unchanged."""
         for tag in self._held:
             self._channel.basic_reject(tag, requeue=True)
         self._held.clear()
 
 
 def fired_moments(connection: Connection, topology: Topology) -> dict[str, datetime]:
-    """Return the last fired moment of each schedule that the broker knows, declaring nothing."""
+    """Return the last firing of each schedule that the broker knows, without declaring queues."""
     names, found = Names(topology), {}
     for schedule in topology.schedules.values():
         if not broker.queue_exists(connection, names.schedule(schedule.name)):
@@ -81,12 +81,12 @@ def fired_moments(connection: Connection, topology: Topology) -> dict[str, datet
 
 
 def write_moment(moment: datetime) -> str:
-    """Write a moment as message ids and the broker have it: 2026-01-31T02:00:00Z."""
+    """Return a time in the form of message ids and of the broker: 2026-01-31T02:00:00Z."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_moment(body: bytes | str) -> datetime | None:
-    """Return the moment that a message says, None where it says none."""
+    """Return the time in a message, or None if it has none."""
     text = body if isinstance(body, str) else body.decode("utf-8", "replace")
     try:
         moment = datetime.fromisoformat(text)

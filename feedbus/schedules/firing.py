@@ -1,4 +1,4 @@
-"""Publish the message of a schedule under the id of its moment."""
+"""Publish the message of a schedule, with an id that depends on its time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from feedbus.topology import Schedule, Topology
 
 
 def message_id(topology: Topology, schedule: Schedule, moment: datetime) -> str:
-    """Return the id of what a schedule publishes at a moment: the same on every host.
+    """Return the message id of a schedule for one time: the same on every host.
 
     A queue with once = true handles a message once by its id, so a moment that a crash makes a
     host publish again has its effects once.

@@ -1,4 +1,4 @@
-"""When schedules were fired last, and when they will be fired next."""
+"""The last and the next firing of each schedule."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def overview(
 
 
 def _names(cron: Cron, moment: datetime) -> bool:
-    """Whether a line names a moment; it does not name the one at which a schedule was new."""
+    """Whether a cron line matches a time; it does not match the one when a schedule was new."""
     return cron.latest(moment - timedelta(seconds=1), moment) == moment

@@ -30,7 +30,7 @@ AHEAD = timedelta(minutes=1)  # hosts' clocks differ by less
 
 
 class Scheduler:
-    """Fires what is due, under the topology's lock, and notes on the broker that it was fired.
+    """Fires due schedules under the topology's lock, and records each firing on the broker.
 
     Of moments that were missed, the latest is fired if it is younger than the schedule's limit.
     No moment is fired that is not later than the last, so a clock that is set back fires nothing
@@ -71,7 +71,7 @@ class Scheduler:
         self._thread.join(JOIN_SECONDS)
 
     def turn(self) -> float:
-        """Fire what is due, and return in how many seconds to look again.
+        """Fire due schedules, and return in how many seconds to check again.
 
         Raises:
             Outage: the broker is unavailable; nothing is lost by calling it again.
@@ -120,7 +120,7 @@ class Scheduler:
             channel.close()
 
     def _look(self, fired: FiredMoment, schedule: Schedule, now: datetime) -> None:
-        """Fire a schedule if one of its moments is due; know when to look again."""
+        """Fire a schedule if it is due, and set when to check it again."""
         cron, last = self._crons[schedule.name], fired.take()
         if last is None:  # it is new: its moments begin now
             last = now.replace(microsecond=0)
@@ -151,7 +151,7 @@ class Scheduler:
         self._next[schedule.name] = cron.next_after(max(last, now))
 
     def _fire(self, schedule: Schedule, moment: datetime) -> bool:
-        """Publish; return whether the broker took it."""
+        """Publish; return whether the broker accepted the message."""
         try:
             fire(self._bus, self._topology, schedule, moment)
         except (PublishError, UsageError) as error:
@@ -170,7 +170,7 @@ class Scheduler:
         return True
 
     def _log_once(self, schedule: str, level: int, text: str) -> None:
-        """Log an error, unless it is the one that was logged for this schedule before."""
+        """Log an error, unless the last one of this schedule was the same."""
         text = " ".join(text.split())
         if self._logged.get(schedule) != text:
             self._logged[schedule] = text

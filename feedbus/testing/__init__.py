@@ -1,4 +1,4 @@
-"""For users' own tests: a whole system in memory, a bus that records, and Records made of dicts."""
+"""Tools for users' tests: a whole system in memory, a bus that records, Records from dicts."""
 
 from __future__ import annotations
 

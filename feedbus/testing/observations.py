@@ -1,4 +1,4 @@
-"""What a test sees of a system: what was published, and what handlers were given."""
+"""The observations of a test: published records, and records that handlers received."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from feedbus.wire.envelope import Envelope
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One record that was published.
+    """A record that was published.
 
     Attributes:
         exchange: as topology.toml names it.
         key: the routing key.
-        payload: as it is on the wire.
+        payload: in its JSON form.
         message_id: of the record; "" on a bus that only records.
         options: of publish(), checked: headers, priority, expires and delay in seconds.
 
@@ -45,13 +45,13 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """One record that a handler was given.
+    """A record that a handler received.
 
     Attributes:
         queue: as topology.toml names it.
         consumer: the queue's name, or the shard's.
-        payload: as the handler got it.
-        error: what the handler raised for it, or the verdict that it gave it; None for success.
+        payload: the argument of the handler.
+        error: the exception or verdict of the handler for it; None for success.
 
     """
 
@@ -62,7 +62,7 @@ class Handled:
 
 
 class RecordingSender(Sender):
-    """Sends messages, and keeps what the broker took of what was published."""
+    """Sends messages, and records those that the broker accepted."""
 
     def __init__(self, topology: Topology, published: list[Published]) -> None:
         """Append to published; a queue that is full refuses at once."""
@@ -71,7 +71,7 @@ class RecordingSender(Sender):
         self._codecs = Codecs.of(topology)
 
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
-        """Send messages in order and return those that the broker did not take."""
+        """Send messages in order, and return those that the broker did not accept."""
         sent = list(messages)
         refusals = super().send(sent)
         refused = {id(refusal.message) for refusal in refusals}
@@ -81,7 +81,7 @@ class RecordingSender(Sender):
         return refusals
 
     def _records(self, message: Outgoing) -> Iterable[Published]:
-        """Return what a message carries: records, or a text or bytes."""
+        """Return the content of a message: its records, or a text or bytes."""
         content = (message.body, message.content_type, message.message_id, message.routing_key)
         reads = reads_of(message.content_type or "")
         try:
@@ -105,7 +105,7 @@ def _options(message: Outgoing) -> Mapping[str, Any]:
 
 
 def watched(handler: Handler, consumer: Consumer, handled: list[Handled]) -> Handler:
-    """Return a handler that also appends to handled what it is given."""
+    """Return a handler that also appends its arguments to handled."""
     function: Callable[..., Any] = handler.function
 
     def note(argument: Any, records: Sequence[Any], error: BaseException | None) -> None:

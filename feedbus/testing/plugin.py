@@ -26,7 +26,7 @@ def _topology(config: pytest.Config) -> Path:
 
 @pytest.fixture
 def feedbus_system(request: pytest.FixtureRequest) -> Iterator[TestSystem]:
-    """A whole system in memory, made again for each test."""
+    """A whole system in memory, a new one for each test."""
     from feedbus.testing import TestSystem
 
     with TestSystem(_topology(request.config)) as system:
@@ -35,7 +35,7 @@ def feedbus_system(request: pytest.FixtureRequest) -> Iterator[TestSystem]:
 
 @pytest.fixture
 def feedbus_bus(request: pytest.FixtureRequest) -> RecordingBus:
-    """A bus that records what is published on it, for tests of one handler."""
+    """A bus that records the messages that are published on it, for tests of one handler."""
     from feedbus.testing import RecordingBus
 
     return RecordingBus(_topology(request.config))

@@ -21,7 +21,7 @@ from feedbus.wire.envelope import Envelope
 
 
 class RecordingBus(Bus):
-    """Keeps what is published in the list `published`, in order.
+    """Appends the published records to the list `published`, in order.
 
     Example:
         >>> bus = RecordingBus("topology.toml")
@@ -69,7 +69,7 @@ class RecordingBus(Bus):
         *,
         shared: Mapping[str, Any] | None = None,
     ) -> int:
-        """Record one payload a record."""
+        """Record one payload for each message."""
         check_columns(exchange, columns, keys, shared)
         pack = Pack.numbered("", keys, shared or {}, columns)
         rows = map(pack.payload, range(len(pack)))
@@ -83,7 +83,7 @@ class RecordingBus(Bus):
         self.published.append(Published(exchange, key, dict(fields), options=envelope.options()))
 
     def publish_part(self, part: Part) -> None:
-        """Record what records publish; bind them to this bus by Records.of([…], bus=bus)."""
+        """Record the messages of a part; bind records to this bus by Records.of([…], bus=bus)."""
         pack = part.pack(Ids("recorded", range(len(part))))
         if self._encoder is not None:
             self._encoder.encode(part.exchange, pack)

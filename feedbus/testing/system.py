@@ -1,4 +1,4 @@
-"""A whole system in memory on a virtual clock: publish, run, and look at what came of it."""
+"""A whole system in memory on a virtual clock: publish, run, and check the results."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from feedbus.wire.envelope import PublishOptions
 
 
 class TestSystem:
-    """Everything that `feedbus up` runs, within a test: the broker, the consumers, the store.
+    """The system of `feedbus up` within a test: the broker, the consumers, the store.
 
     Messages are routed, validated, handled, retried and dead-lettered by the code that does so in
-    production. The broker is in memory and time is virtual, so that a retry in ten minutes comes
-    at once; of the topology's store, a file is replaced by an empty one in a temporary folder.
+    production. The broker is in memory and time is virtual, so that a retry in ten minutes needs
+    no waiting. A SQLite store is replaced by an empty file in a temporary folder.
 
     Example:
         >>> with TestSystem("topology.toml") as system:
@@ -50,12 +50,12 @@ class TestSystem:
         now: datetime | None = None,
         store: Store | None = None,
     ) -> None:
-        """Make a system.
+        """Create a system.
 
         Args:
-            topology: the file, relative to the working directory, or what it says.
-            now: what the virtual clock shows first; the real time by default.
-            store: one that is open already, and stays open; by default the topology's.
+            topology: the file, relative to the working directory, or the parsed topology.
+            now: the start of the virtual clock; the real time by default.
+            store: an open store, which stays open; by default the topology's.
 
         Raises:
             TopologyError: with every problem of the file.
@@ -80,7 +80,7 @@ class TestSystem:
             self._ends = ends.pop_all()
 
     def _opened(self, found: Project, ends: contextlib.ExitStack) -> Store:
-        """Open the topology's store, or an empty one in place of a file."""
+        """Open the topology's store, or an empty one instead of a file."""
         url = self.topology.store_url
         if url is None or url.file is None:
             store = open_prepared(self.topology)
@@ -114,19 +114,19 @@ class TestSystem:
 
     @property
     def bus(self) -> LiveBus:
-        """What `feedbus.connect` gives to a program, for code that publishes on a bus."""
+        """The bus of `feedbus.connect`, for code that publishes on a bus."""
         return self._system.bus
 
     def override(self, resource: Callable[..., object], replacement: object) -> None:
-        """Give handlers a replacement for what a resource gives, from now on.
+        """Replace the value of a resource for all handlers, from now on.
 
-        The resource is not opened then. Where it is open already, it is closed with the system.
+        The resource is then not opened. If it is open already, it is closed with the system.
 
             system.override(http, FakeClient())
 
         Args:
             resource: the function under `@resource`.
-            replacement: what handlers get instead.
+            replacement: the value that handlers get instead.
 
         Raises:
             UsageError: no handler of the topology asks for that resource.
@@ -143,24 +143,24 @@ class TestSystem:
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
     ) -> None:
-        """Publish one record, as a program outside the system does.
+        """Publish one record, in the same way as a program outside the system.
 
         Args:
             exchange: as topology.toml names it.
             payload: of the record.
             key: the routing key.
-            message_id: by which a repeat is known.
+            message_id: by which a repetition is recognised.
             options: headers, priority, expires and delay.
 
         Raises:
-            Unroutable: no queue gets it.
+            Unroutable: no queue matches.
             UsageError: there is no such exchange, or the record cannot be published.
 
         """
         self._system.bus.publish(exchange, payload, key, message_id=message_id, **options)
 
     def deliver(self, queue: str, payload: Payload | str | bytes, key: str = "") -> None:
-        """Put a message into an external queue, as the system that fills it does.
+        """Put a message into an external queue, in the same way as another system.
 
         Args:
             queue: as topology.toml names it.
@@ -174,16 +174,16 @@ class TestSystem:
         self._system.deliver(queue, payload, key)
 
     def run(self, *, most: int = MOST_DELIVERIES) -> int:
-        """Handle everything until nothing waits, retries included; return how many deliveries.
+        """Handle all messages, including retries, until none is left; return how many deliveries.
 
-        The clock goes on to whenever the next retry is due. What is in the store's outbox is
-        published first.
+        The clock jumps to the time when the next retry is due. The messages in the store's outbox
+        are published first.
 
         Args:
-            most: deliveries, after which it gives up.
+            most: the number of deliveries after which it gives up.
 
         Raises:
-            NeverDone: there were so many, and more wait.
+            NeverDone: there were so many deliveries, and messages still wait.
             Outage: a handler raised it, or the store is unavailable; its messages stay.
 
         """
@@ -194,7 +194,7 @@ class TestSystem:
         return done
 
     def advance(self, seconds: float, *, most: int = MOST_DELIVERIES) -> int:
-        """Let so much time pass, and handle what is due meanwhile; return how many deliveries.
+        """Advance the clock, and handle the messages that are due; return how many deliveries.
 
         `advance(0)` handles what waits now, and no retry. Raises: as run().
         """
@@ -209,7 +209,7 @@ class TestSystem:
         return done + self._handle_ready(most - done)
 
     def _handle_ready(self, most: int) -> int:
-        """Handle what waits, and what the handlers have left in the outbox."""
+        """Handle the messages that wait, and those that handlers have put into the outbox."""
         if self._system.bus.in_transaction:
             msg = "a system cannot run within bus.transaction(): end the transaction first"
             raise UsageError(msg)
@@ -224,14 +224,14 @@ class TestSystem:
                 return done
 
     def fire(self, schedule: str) -> None:
-        """Let time pass until the next moment of a schedule, and publish its message.
+        """Advance the clock to the next time of a schedule, and publish its message.
 
-        `run()` and `advance()` fire no schedules. What is due until that moment is handled before;
-        call `run()` to handle the message.
+        `run()` and `advance()` fire no schedules. Messages that are due earlier are handled first;
+        call `run()` to handle the schedule's message.
 
         Raises:
             UsageError: there is no such schedule.
-            Unroutable: no queue gets the message.
+            Unroutable: no queue matches.
 
         """
         chosen = self.topology.schedule(schedule)
@@ -241,7 +241,7 @@ class TestSystem:
         fire(self._system.bus, self.topology, chosen, moment)
 
     def published(self, exchange: str | None = None) -> list[Published]:
-        """Return what was published to an exchange, or to all, by the test and by handlers.
+        """Return the records that tests and handlers published to an exchange, or to all.
 
         Raises:
             UsageError: there is no such exchange.
@@ -252,7 +252,7 @@ class TestSystem:
         return [each for each in self._published if exchange in {None, each.exchange}]
 
     def handled(self, queue: str | None = None) -> list[Handled]:
-        """Return what the handler of a queue, or of all, was given, each time it was given it.
+        """Return the records that the handler of a queue, or of all, received, in order.
 
         Raises:
             UsageError: there is no such queue.
@@ -271,10 +271,10 @@ class TestSystem:
         return self._system.dead_letters(queue)
 
     def delayed(self, exchange: str | None = None) -> int:
-        """Return how many messages wait because they were published with a delay.
+        """Return how many messages wait because of the option `delay`.
 
         Args:
-            exchange: that they are for; None for all.
+            exchange: to which they will be sent; None for all.
 
         Raises:
             UsageError: there is no such exchange.

@@ -1,7 +1,7 @@
 """The URLs of brokers, management APIs and stores: parsed once, printed without passwords.
 
-Every value here gives its text without secrets as str() and repr(); reveal() alone returns it with
-them. No other module takes such a URL apart.
+str() and repr() of every value hide passwords; only reveal() returns the full URL. Only this
+package parses such URLs.
 """
 
 from feedbus.urls.broker import BROKER_SCHEMES, BrokerUrl, Node, parse_broker_url

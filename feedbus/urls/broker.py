@@ -30,7 +30,7 @@ NEXT_NODE = re.compile(r";(?=[a-z0-9+.-]*://)")
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One RabbitMQ node; heartbeat_seconds is None where the URL leaves it to feedbus."""
+    """One RabbitMQ node; heartbeat_seconds is None if the URL does not set it."""
 
     public: str
     host: str
@@ -48,7 +48,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """Where a broker is: a file, or one node or more, in the order in which they are tried.
+    """The address of a broker: a file, or one or more nodes, in the order in which they are tried.
 
     A broker in memory has a name. It is one process's, so no topology file can ask for it.
     """
@@ -60,7 +60,7 @@ class BrokerUrl:
 
     @classmethod
     def in_memory(cls, name: str) -> Self:
-        """Return the URL of a broker in this process's memory."""
+        """Return the URL of a broker in the memory of this process."""
         return cls(f"memory://{name}", memory=name)
 
     @property
@@ -69,7 +69,7 @@ class BrokerUrl:
         return not self.nodes
 
     def within(self, root: Path) -> Self:
-        """Return the same with every relative path seen from a folder."""
+        """Return the same URL with relative paths resolved against a folder."""
         if self.file is not None:
             file = absolute(self.file, root)
             return replace(self, written=f"{SQLITE}:///{file}", file=file)
@@ -77,7 +77,7 @@ class BrokerUrl:
         return replace(self, nodes=tuple(nodes))
 
     def reveal(self) -> str:
-        """Return the URL as it is written, with its passwords."""
+        """Return the original URL, with its passwords."""
         return self.written
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class BrokerUrl:
 
 
 def parse_broker_url(text: str) -> BrokerUrl:
-    """Return the broker of a URL, or of several that are separated by semicolons.
+    """Return the broker of a URL, or of several URLs separated by semicolons.
 
     Raises:
         UrlError: it is not a broker's URL; the error repeats no part of it but the scheme.

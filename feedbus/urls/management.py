@@ -20,7 +20,7 @@ MANAGEMENT_TLS_PORT = 15671
 
 @dataclass(frozen=True, slots=True)
 class ManagementUrl:
-    """Where the API answers, and as whom it is asked; user is "" where the broker's is taken."""
+    """The address and the user of the API; user is "" if the broker's user is used."""
 
     scheme: str
     host: str
@@ -31,7 +31,7 @@ class ManagementUrl:
     tls: Tls | None = None
 
     def within(self, root: Path) -> Self:
-        """Return the same with every relative path seen from a folder."""
+        """Return the same URL with relative paths resolved against a folder."""
         return replace(self, tls=self.tls and self.tls.within(root))
 
     def clear_text_to_others(self) -> bool:
@@ -39,7 +39,7 @@ class ManagementUrl:
         return self.tls is None and not _loopback(self.host)
 
     def for_node(self, node: Node) -> Self:
-        """Return this URL with the login and the certificates that it leaves to a node's URL."""
+        """Return this URL; a missing login or certificate is taken from a node's URL."""
         filled = self if self.user else replace(self, user=node.user, password=node.password)
         if self.tls is None or node.tls is None:
             return filled
@@ -84,7 +84,7 @@ def parse_management_url(text: str) -> ManagementUrl:
 def management_of(
     broker: BrokerUrl, given: ManagementUrl | None
 ) -> list[tuple[ManagementUrl, Node]]:
-    """Return where to ask for each node of a broker: as given, else on the node's own host.
+    """Return the API's URL for each node: the given one, or one on the node's own host.
 
     A node that is reached over TLS is asked over TLS too, verified in the same way.
     """

@@ -1,4 +1,4 @@
-"""Split a URL strictly, so that no part of a password is ever taken for a host or a path."""
+"""Parse a URL strictly, so that no part of a password is ever taken for a host or a path."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ HIDDEN = "***"
 
 
 class UrlError(UsageError):
-    """A text is not the URL that was expected; nothing here repeats the text but its scheme.
+    """A text is not the expected URL; the error contains no part of the text except its scheme.
 
     Attributes:
         expected: what was expected.
         got: what was found, without secrets.
-        name: a name that is unknown, "" for none; it may be misspelt.
-        known: the names that are known in its place.
+        name: an unknown name, which may be misspelt; "" for none.
+        known: the names that are allowed instead.
 
     """
 
     def __init__(
         self, expected: str, got: str, *, name: str = "", known: Sequence[str] = ()
     ) -> None:
-        """Keep what was expected and found."""
+        """Keep the expected and the found text."""
         super().__init__(f"expected {expected}, got {got}")
         self.expected, self.got, self.name, self.known = expected, got, name, tuple(known)
 
 
 def refuse(expected: str, got: str, *, name: str = "", known: Sequence[str] = ()) -> NoReturn:
-    """Raise the UrlError that says what was expected."""
+    """Raise the UrlError with the expected value."""
     raise UrlError(expected, got, name=name, known=known)
 
 
@@ -83,7 +83,7 @@ def scheme_of(text: str, schemes: Sequence[str]) -> str:
 
 
 def shown(scheme: str) -> str:
-    """Return how an error names a URL that could not be parsed."""
+    """Return a URL that could not be parsed, in a form that is safe in an error."""
     return f"'{scheme}://…'"
 
 
@@ -122,7 +122,7 @@ def split(text: str, schemes: Sequence[str]) -> Parts:
 
 
 def check_escapes(scheme: str, text: str) -> None:
-    """Raise UrlError for a percent sign that begins no escape."""
+    """Raise UrlError for a percent sign without two hexadecimal digits."""
     if LONE_PERCENT.search(text):
         refuse("two hexadecimal digits after each '%' (%25 is a percent sign)", shown(scheme))
 
@@ -166,7 +166,7 @@ def _options(scheme: str, query: str) -> dict[str, str]:
 
 
 def known_options(options: dict[str, str], known: Sequence[str]) -> None:
-    """Raise UrlError for an option that nothing reads."""
+    """Raise UrlError for an unknown option."""
     for name in options:
         if name not in known:
             listed = f"{', '.join(known[:-1])} or {known[-1]}"
@@ -174,7 +174,7 @@ def known_options(options: dict[str, str], known: Sequence[str]) -> None:
 
 
 def address(host: str) -> str:
-    """Return a host as a URL has it before the port."""
+    """Return a host in the form that a URL has before the port."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -195,10 +195,10 @@ def file_of(text: str) -> Path:
 
 
 def absolute(path: Path, root: Path) -> Path:
-    """Return a path as seen from a folder; links are kept."""
+    """Return a path relative to a folder as an absolute path; symbolic links are kept."""
     return Path(os.path.abspath(root / path))  # noqa: PTH100 -- resolve() would follow links
 
 
 def escaped(text: str) -> str:
-    """Return a decoded part as a URL holds it."""
+    """Return a decoded part with the escapes of a URL."""
     return quote(text, safe="")

@@ -1,4 +1,4 @@
-"""The URL of a store: an SQLite file, or whatever PostgreSQL's libpq accepts as a URL."""
+"""The URL of a store: a SQLite file, or a URL that PostgreSQL's libpq accepts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LIBPQ_NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """Where a store is: a file, or what libpq is given to find and enter a database."""
+    """The address of a store: a file, or the parameters of libpq for a database."""
 
     written: str = field(repr=False)
     public: str
@@ -53,7 +53,7 @@ class StoreUrl:
         return self.file is not None
 
     def within(self, root: Path) -> Self:
-        """Return the same with a relative file seen from a folder."""
+        """Return the same URL with a relative file resolved against a folder."""
         if self.file is None:
             return self
         file = absolute(self.file, root)
@@ -61,7 +61,7 @@ class StoreUrl:
         return replace(self, written=url, public=url, file=file)
 
     def reveal(self) -> str:
-        """Return the URL as it is written, with its password."""
+        """Return the original URL, with its password."""
         return self.written
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ def parse_store_url(text: str) -> StoreUrl:
 
 
 def _libpq(text: str, scheme: str, query: str) -> dict[str, str]:
-    """Return what libpq reads in a URL; its own errors repeat parts of it."""
+    """Return the parameters that libpq reads in a URL; libpq's errors would repeat parts of it."""
     try:
         import psycopg2
         from psycopg2.extensions import parse_dsn
@@ -115,7 +115,7 @@ def _libpq(text: str, scheme: str, query: str) -> dict[str, str]:
 
 
 def _check_place(parameters: Mapping[str, str], scheme: str) -> None:
-    """Refuse hosts and ports that libpq would only refuse, and repeat, when it connects."""
+    """Refuse invalid hosts and ports; libpq would repeat them in its error when it connects."""
     if not POSTGRES_HOST.fullmatch(parameters.get("host", "").replace(",", "")):
         refuse("the names or addresses of hosts, or a socket's folder", shown(scheme))
     for port in parameters.get("port", "").split(","):
@@ -124,7 +124,7 @@ def _check_place(parameters: Mapping[str, str], scheme: str) -> None:
 
 
 def _public(parameters: Mapping[str, str]) -> str:
-    """Return the URL of libpq's parameters that names the database and nothing else."""
+    """Return the URL of libpq's parameters without secrets: only what names the database."""
     if "service" in parameters and "host" not in parameters:
         return f"postgresql://?service={escaped(parameters['service'])}"
     user = f"{escaped(parameters['user'])}@" if "user" in parameters else ""

@@ -1,4 +1,4 @@
-"""The options of a URL that concern TLS, the same for a broker and its management API."""
+"""The TLS options of a URL, the same for a broker and its management API."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Tls:
 
 
 def tls_of(scheme: str, options: dict[str, str], *, encrypted: bool) -> Tls | None:
-    """Return the TLS options of a URL, None for one that is not encrypted.
+    """Return the TLS options of a URL, or None for a URL without encryption.
 
     Raises:
         UrlError: there are such options, but no encryption.

@@ -1,4 +1,4 @@
-"""RabbitMQ: one node, or several of a cluster that are tried in turn."""
+"""RabbitMQ: a single node, or a cluster whose nodes are tried one after the other."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class RabbitMQ:
         return exclusive_queue(connection, f"{project}.lock", self.clock)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
-        """Read the management API, and count the messages by AMQP: its own counts are old."""
+        """Read the management API, and count messages by AMQP, because the API's counts are old."""
         queues = {
             one["name"]: (one["arguments"], int(one.get("messages_unacknowledged", 0)))
             for one in self._listed("queues")
@@ -85,7 +85,7 @@ class RabbitMQ:
         )
 
     def refusal(self) -> str:
-        """Publish a message that no queue gets, on a connection of its own."""
+        """Publish an unroutable message on a separate connection, to detect an alarm."""
         connection = self.connect(beating=False)
         with outage(connection, self.url):
             found = alarms.refusal(connection.connection)

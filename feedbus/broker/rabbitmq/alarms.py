@@ -10,7 +10,7 @@ PATIENCE_SECONDS = 2.0
 
 
 def refusal(connection: RawConnection) -> str:
-    """Return why the broker of a connection takes no messages now, "" when it does.
+    """Return why the broker of a connection accepts no messages now, or "" if it does.
 
     RabbitMQ says so to a connection that publishes, and reads nothing from that one any more: so a
     message that no queue gets is published. The connection can be used for nothing else then.

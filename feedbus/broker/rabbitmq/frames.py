@@ -1,4 +1,4 @@
-"""Frames to messages for py-amqp, so that no message's content raises out of drain_events."""
+"""Convert frames to messages for py-amqp, without errors for any content of a message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Signature = tuple[int, int]
 
 
 class Message(amqp.Message):
-    """A message whose properties are read and written whatever is in them.
+    """A message whose properties can be read and written whatever they contain.
 
     Attributes:
         faults: what cannot be decoded: of its properties, its routing key or its exchange.
@@ -37,7 +37,7 @@ class Message(amqp.Message):
     __slots__ = ("faults",)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Begin without faults."""
+        """Create a message without faults."""
         super().__init__(*arguments, **options)
         self.faults: Sequence[str] = ()
 
@@ -55,7 +55,7 @@ class Message(amqp.Message):
 
 
 class Channel(pyamqp.Channel):
-    """A channel whose deliveries may have any routing key, and whose bodies stay bytes."""
+    """A channel whose deliveries can have any routing key, and whose bodies stay bytes."""
 
     def dispatch_method(self, method_sig: Signature, payload: bytes, content: Any) -> None:
         """Call back for a method that the broker has sent."""
@@ -76,7 +76,7 @@ class Channel(pyamqp.Channel):
     def basic_publish(
         self, msg: Any, exchange: str = "", routing_key: str | bytes = "", **options: Any
     ) -> Any:
-        """Publish a message; a routing key that was not UTF-8 goes out with the bytes it had."""
+        """Publish a message; a routing key that is not UTF-8 is sent with its original bytes."""
         if isinstance(routing_key, str) and not routing_key.isascii():
             routing_key = routing_key.encode(errors="surrogateescape")
         return super().basic_publish(msg, exchange, routing_key, **options)
@@ -91,26 +91,26 @@ class Channel(pyamqp.Channel):
         properties: Any = None,
         _Message: Any = Message,  # noqa: N803 -- the name is Kombu's
     ) -> Any:
-        """Make the message that basic_publish takes."""
+        """Return the message that basic_publish expects."""
         return super().prepare_message(
             body, priority, content_type, content_encoding, headers, properties, _Message
         )
 
 
 class Connection(pyamqp.Connection):
-    """A connection that makes those messages and channels."""
+    """A connection with these messages and channels."""
 
     Channel = Channel
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Take what py-amqp's connection takes."""
+        """Accept the arguments of py-amqp's connection."""
         super().__init__(*arguments, frame_handler=frame_handler, **options)
 
 
 def frame_handler(
     connection: Any, callback: Callable[[int, Signature, bytes, Any], None]
 ) -> Callable[[tuple[int, int, bytes]], bool]:
-    """Return what py-amqp gives each frame to: as py-amqp's own, but for our messages."""
+    """Return the handler of frames for py-amqp: like its own, but with our messages."""
     expected: defaultdict[int, int] = defaultdict(lambda: METHOD)
     partial: dict[int, tuple[Signature, bytes, Message]] = {}
 

@@ -1,4 +1,4 @@
-"""Read RabbitMQ's management API: the only place that lists what a broker has."""
+"""Read RabbitMQ's management API, the only way to list a broker's objects."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ READ_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """The API of one node, and the virtual host that is asked for."""
+    """The API of one node, for one virtual host."""
 
     url: ManagementUrl
     virtual_host: str
 
     @classmethod
     def of(cls, url: BrokerUrl, management_url: ManagementUrl | None) -> list[Self]:
-        """Return the APIs of a broker: the given one, else one on each node's host."""
+        """Return the APIs of a broker: the given one, or one on each node's host."""
         found = management_of(url, management_url)
         return [cls(url, node.virtual_host) for url, node in found]
 
@@ -72,7 +72,7 @@ class Api:
         return found
 
     def _get(self, path: str) -> tuple[int, bytes]:
-        """Ask without proxy and without following redirects: both would pass the password on."""
+        """Send a request without a proxy and redirects, which could receive the password."""
         token = b64encode(f"{self.url.user}:{self.url.password}".encode()).decode()
         connection = _connection(self.url)
         deadline = time.monotonic() + DEADLINE_SECONDS
@@ -113,7 +113,7 @@ class Api:
 
 
 class _TlsConnection(http.client.HTTPSConnection):
-    """A connection whose server may have to show another name than its address."""
+    """A connection whose server certificate may contain another name than its address."""
 
     def __init__(self, url: ManagementUrl, context: ssl.SSLContext, server_name: str) -> None:
         """Keep the context and the name."""

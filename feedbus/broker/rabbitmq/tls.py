@@ -17,7 +17,7 @@ events = EventLog("feedbus.broker")
 
 
 def make_context(tls: Tls, server: str) -> ssl.SSLContext:
-    """Return a context that verifies a server as its URL says.
+    """Return a context that verifies a server according to its URL.
 
     Args:
         tls: the options of the URL.
@@ -45,7 +45,7 @@ def make_context(tls: Tls, server: str) -> ssl.SSLContext:
 
 
 def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
-    """Return how py-amqp has to verify the server at a host.
+    """Return py-amqp's options for the verification of a server.
 
     py-amqp takes no context of ours. It verifies the name only where it is given one, and would
     ask the terminal for the passphrase of a key; so a context of ours reads the files first.
@@ -89,7 +89,7 @@ def _no_passphrase() -> str:
 
 @cache
 def _warn(server: str) -> None:
-    """Log once in each process that a server is not verified."""
+    """Log, once in each process, that a server is not verified."""
     events.warning(
         "tls_not_verified",
         "ssl_verify=none accepts any certificate, so anyone between this process and the server can"

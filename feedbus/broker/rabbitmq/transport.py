@@ -1,4 +1,4 @@
-"""RabbitMQ's connection: py-amqp's, with a deadline for every answer and a check for silence."""
+"""RabbitMQ's connection: py-amqp's with a time limit for answers and a check of heartbeats."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SILENT_INTERVALS = 2  # a broker sends a heartbeat at least once an interval
 
 
 class Connection(frames.Connection):
-    """A connection on which no call waits for ever when the peer does not answer.
+    """A connection on which no call waits forever for a peer that does not answer.
 
     py-amqp waits without limit for the answer to a method, each heartbeat that arrives restarts
     its timeout, and Kombu opens a closed connection again at its next use.
@@ -35,7 +35,7 @@ class Connection(frames.Connection):
     is_blocked = False
 
     def connect(self, callback: Any = None) -> Any:
-        """Connect, and from then on read all that has arrived at once."""
+        """Connect; from then on, each read takes all available bytes."""
         self._answer_seconds = ANSWER_SECONDS
         self._wakers: select.poll | None = None
         self._heard_frames, self._heard_at = 0, time.monotonic()
@@ -51,13 +51,13 @@ class Connection(frames.Connection):
         return result
 
     def wake_on(self, descriptor: int) -> None:
-        """Let drain_events() raise TimeoutError as soon as a descriptor can be read."""
+        """Make drain_events() raise TimeoutError as soon as a descriptor can be read."""
         self._wakers = select.poll()
         self._wakers.register(descriptor, select.POLLIN)
         self._wakers.register(self._open_transport().sock, select.POLLIN)
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Handle one method or message.
+        """Process one method or message.
 
         Args:
             timeout: seconds to wait for it; None for an answer, which has a deadline of its own.
@@ -89,7 +89,7 @@ class Connection(frames.Connection):
                 raise TimeoutError(msg)
 
     def take_arrived(self) -> None:
-        """Handle what has arrived, without waiting.
+        """Process the data that has arrived, without waiting.
 
         Raises:
             RecoverableConnectionError: the connection is closed, or the broker is silent.
@@ -105,7 +105,7 @@ class Connection(frames.Connection):
         self.check_heard()
 
     def check_heard(self) -> None:
-        """Give the connection up when nothing came for two heartbeats; call it after reading.
+        """Close the connection if nothing came for two heartbeats; call it after reading.
 
         Raises:
             RecoverableConnectionError: nothing came.
@@ -155,7 +155,7 @@ class Connection(frames.Connection):
         return self.blocking_read(max(seconds, SHORTEST_SECONDS))
 
     def _next_frame(self) -> tuple[int, int, bytes] | None:
-        """Return the next frame if all of it has been read; py-amqp takes five times as long."""
+        """Return the next frame if it is complete; py-amqp's own code takes five times as long."""
         transport = self._open_transport()
         read: bytes = transport._read_buffer  # noqa: SLF001 -- as above
         if len(read) < FRAME_HEADER.size:
@@ -182,6 +182,6 @@ class Connection(frames.Connection):
 
 
 class Transport(pyamqp.Transport):
-    """Kombu's transport for RabbitMQ with that connection."""
+    """Kombu's transport for RabbitMQ, with feedbus's Connection."""
 
     Connection = Connection

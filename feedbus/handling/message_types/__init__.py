@@ -1,4 +1,4 @@
-"""What a handler's messages are: how a record of each type is validated and loaded."""
+"""Message types: how a record of each type is validated and loaded."""
 
 from feedbus.handling.message_types.annotated import row_type
 from feedbus.handling.message_types.finding import message_type_of

@@ -1,4 +1,4 @@
-"""What the annotation of a handler's first parameter says that a record is."""
+"""The type of a record according to the annotation of a handler's first parameter."""
 
 from __future__ import annotations
 

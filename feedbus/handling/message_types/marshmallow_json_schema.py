@@ -1,4 +1,4 @@
-"""The JSON Schema of what a marshmallow schema loads."""
+"""The JSON Schema of the records that a marshmallow schema loads."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _property(field: fields.Field[Any], definitions: dict[str, Any]) -> dict[str
 
 
 def _kind(field: fields.Field[Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return what a field's values look like on the wire, {} for anything."""
+    """Return the JSON Schema of a field's values, {} for any value."""
     if isinstance(field, fields.Nested):
         return _nested(field, definitions)
     if isinstance(field, fields.Enum):
@@ -112,7 +112,7 @@ def _nested(field: fields.Nested, definitions: dict[str, Any]) -> dict[str, Any]
 
 
 def _limits(validator: Any, kind: Any) -> dict[str, Any]:
-    """Return what a validator of marshmallow's own demands."""
+    """Return the JSON Schema of a validator of marshmallow."""
     if isinstance(validator, validate.Range):
         low_key = "minimum" if validator.min_inclusive else "exclusiveMinimum"
         high_key = "maximum" if validator.max_inclusive else "exclusiveMaximum"

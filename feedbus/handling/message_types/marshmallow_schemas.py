@@ -27,7 +27,7 @@ UNKNOWN_NAMED = 10  # a pack may have thousands of records and of fields
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """How one field is loaded, found out once a schema.
+    """How one field is loaded, determined once per schema.
 
     Attributes:
         key: its name on the wire.
@@ -47,7 +47,7 @@ class SchemaType(MessageType):
     """Records are the dicts that a schema loads."""
 
     def __init__(self, schema: type[Schema]) -> None:
-        """Make an instance once: making one costs more than loading.
+        """Create one instance of the schema, since creating one costs more than loading.
 
         Raises:
             UnfitMessageType: it cannot be made.
@@ -73,7 +73,7 @@ class SchemaType(MessageType):
         return json_schema(self._schema)
 
     def load(self, pack: Pack) -> Loaded:
-        """Load by column where fields stand alone, else row by row."""
+        """Load by column if fields are independent of each other, otherwise row by row."""
         schema, declared = self._schema, self._columns
         if declared is None:
             return _load_rows(schema, pack)
@@ -98,7 +98,7 @@ class SchemaType(MessageType):
 
 
 def _check_nested(schema: Schema, seen: set[type[Schema]]) -> None:
-    """Make the schemas that fields nest, which marshmallow does when it first loads one.
+    """Create the nested schemas now, as marshmallow does at its first load.
 
     Raises:
         UnfitMessageType: one of them does not exist, or cannot be made.
@@ -131,7 +131,7 @@ def _nested(declared: fields.Field[Any]) -> Iterator[fields.Nested]:
 
 
 def _columns(schema: Schema) -> Sequence[Column] | None:
-    """Return how to load each field; None where fields do not stand alone.
+    """Return how to load each field; None if fields depend on each other.
 
     They do not where a schema has hooks, cross-field rules or fields of one's own.
     """
@@ -155,7 +155,7 @@ def _columns(schema: Schema) -> Sequence[Column] | None:
 
 
 def _bounds(declared: fields.Field[Any]) -> tuple[float, float] | None:
-    """Return between what integers are loaded as they are, None where they may not be."""
+    """Return the range in which integers are loaded unchanged, or None if there is none."""
     if type(declared) is not fields.Integer:
         return None
     bounds = (-math.inf, math.inf)

@@ -1,4 +1,4 @@
-"""What a message type is: it loads the records of a message, and finds what is wrong with each."""
+"""The interface of message types: they load the records of a message and find their errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Errors = dict[int, dict[str, list[str]]]
 
 
 class UnfitMessageType(TypeError):  # noqa: N818 -- names what it is
-    """A type is not one that a message can be loaded as.
+    """A type that cannot be used as a message type.
 
     Attributes:
         expected: what a message type is.
@@ -27,14 +27,14 @@ class UnfitMessageType(TypeError):  # noqa: N818 -- names what it is
     """
 
     def __init__(self, expected: str, got: str, advice: str = "") -> None:
-        """Keep what was expected, what was given and what to write."""
+        """Keep the expected and the given type, and what to write."""
         self.expected, self.got, self.advice = expected, got, advice
         super().__init__(f"expected {expected}, got {got}{f'; {advice}' if advice else ''}")
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A pack's valid records, and the errors by field of each record that is not.
+    """A pack's valid records, and the errors by field of each invalid record.
 
     Attributes:
         chunk: the valid records.
@@ -60,7 +60,7 @@ class MessageType(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The name of the type; "" where it has none."""
+        """The name of the type, or "" if it has none."""
 
     @abstractmethod
     def json_schema(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class MessageType(ABC):
 
 
 def errors_of(error: BaseException) -> dict[str, list[str]]:
-    """Return as errors of a record what a validator of the user's raised.
+    """Return the errors of a record for an exception of the user's validator.
 
     Raises:
         Outage: that is what it raised.
@@ -96,7 +96,7 @@ def errors_of(error: BaseException) -> dict[str, list[str]]:
 def loaded_rows(
     pack: Pack, rows: Mapping[int, Any], names: Sequence[str], errors: Errors
 ) -> Loaded:
-    """Return what was loaded record by record.
+    """Return the result of loading record by record.
 
     Args:
         pack: that was loaded.

@@ -1,4 +1,4 @@
-"""Records that msgspec's engine validates: msgspec.Struct, dataclasses, TypedDict, their unions."""
+"""Records that msgspec validates: msgspec.Struct, dataclasses, TypedDict, and their unions."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class MsgspecType(MessageType):
         return msgspec.json.schema(self._type)
 
     def load(self, pack: Pack) -> Loaded:
-        """Load by column where fields stand alone, else row by row."""
+        """Load by column if fields are independent of each other, otherwise row by row."""
         by_column = self._dicts or (self._make is not None and len(pack) > 1)
         if self._fields is None or not by_column:
             return self._load_rows(pack)
@@ -153,7 +153,7 @@ def _column(field: Field, values: Sequence[Any], errors: Errors) -> Sequence[Any
 
 
 def _made(field: Field, count: int, errors: Errors) -> Sequence[Any]:
-    """Return what the factory of a field makes for each record."""
+    """Return the values that the factory of a field creates, one for each record."""
     found: list[Any] = []
     for index in range(count):
         try:
@@ -178,12 +178,12 @@ def _note_all(errors: Errors, count: int, key: str, *texts: str) -> None:
 
 
 def _texts(error: BaseException) -> list[str]:
-    """Return what is wrong with the value of a field."""
+    """Return the errors of the value of a field."""
     return [_text(error)] if isinstance(error, ValidationError) else errors_of(error)[""]
 
 
 def _text(error: ValidationError) -> str:
-    """Return what is wrong with a value; what is wrong within it is named first."""
+    """Return the error of a value, with the position in it first."""
     text = str(error)
     place = _PLACE.search(text)
     text = _PLACE.sub("", text).replace("`", "")
@@ -193,7 +193,7 @@ def _text(error: ValidationError) -> str:
 
 
 def _located(error: ValidationError) -> dict[str, list[str]]:
-    """Return the error of a whole record by the field that it names, "" for none."""
+    """Return the error of a whole record, by the field that it names ("" for none)."""
     place = _PLACE.search(str(error))
     field = re.match(r"\.([^.\[]+)", place.group(1)) if place else None
     text = _text(error)
@@ -201,7 +201,7 @@ def _located(error: ValidationError) -> dict[str, list[str]]:
 
 
 def _described(declared: Any) -> Sequence[Described]:
-    """Return what msgspec knows of a type, of each of a union's.
+    """Return msgspec's description of a type, or of each type of a union.
 
     Raises:
         UnfitMessageType: it is none that a JSON object can be read as.
@@ -227,7 +227,7 @@ def _described(declared: Any) -> Sequence[Described]:
 
 
 def _custom(info: Any, seen: set[int]) -> object:
-    """Return a type within a type that msgspec cannot make of JSON, None where there is none."""
+    """Return a nested type that msgspec cannot create from JSON, or None."""
     if id(info) in seen:
         return None
     seen.add(id(info))
@@ -250,7 +250,7 @@ def _names(described: Sequence[Described]) -> Sequence[str]:
 
 
 def _fields(declared: Any, described: Described) -> Sequence[Field] | None:
-    """Return the fields of a class; None where a generic's depend on its arguments."""
+    """Return the fields of a class; None if they depend on the arguments of a generic."""
     if typing.get_origin(declared) is not None:
         return None
     types = typing.get_type_hints(declared, include_extras=True)
@@ -269,7 +269,7 @@ def _fields(declared: Any, described: Described) -> Sequence[Field] | None:
 
 
 def _bare(annotation: Any) -> Any:
-    """Return the type of a TypedDict's field without whether it is required."""
+    """Return the type of a TypedDict's field without Required or NotRequired."""
     marks = (typing.Required, typing.NotRequired, typing.ClassVar)
     while typing.get_origin(annotation) in marks:
         annotation = typing.get_args(annotation)[0]
@@ -277,7 +277,7 @@ def _bare(annotation: Any) -> Any:
 
 
 def _maker(declared: Any, described: Described) -> Callable[[dict[str, Any]], Any] | None:
-    """Return what makes a record of valid fields as msgspec does; None where it does more."""
+    """Return a function that creates a record of valid fields; None if msgspec does more."""
     if hasattr(declared, "__post_init__"):
         return None
     if isinstance(described, inspect.StructType):

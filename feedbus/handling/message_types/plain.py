@@ -12,11 +12,11 @@ from feedbus.records.raw import RAW
 
 
 class DictType(MessageType):
-    """Records are the dicts that came."""
+    """Records are dicts without validation."""
 
     @property
     def name(self) -> str:
-        """No name."""
+        """The empty name."""
         return ""
 
     def json_schema(self) -> dict[str, Any]:
@@ -24,7 +24,7 @@ class DictType(MessageType):
         return {"type": "object"}
 
     def load(self, pack: Pack) -> Loaded:
-        """Take everything."""
+        """Accept every record."""
         return Loaded(Chunk(pack.ids, pack.shared, pack.columns, range(len(pack))), {})
 
 
@@ -32,13 +32,13 @@ class BodyType(MessageType):
     """Records are whole bodies: text or bytes."""
 
     def __init__(self, kind: type[str | bytes]) -> None:
-        """Take str or bytes."""
+        """Accept either str or bytes."""
         self._kind = kind
         self.reads: Reads = "text" if kind is str else "bytes"
 
     @property
     def name(self) -> str:
-        """No name."""
+        """The empty name."""
         return ""
 
     def json_schema(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class BodyType(MessageType):
         return {"type": "string"} | ({"format": "binary"} if self._kind is bytes else {})
 
     def load(self, pack: Pack) -> Loaded:
-        """Take the body; where a codec has made something else of it, refuse that."""
+        """Load the body; refuse it if a codec has returned another type."""
         if isinstance(pack.shared.get(RAW), self._kind):
             chunk = Chunk(pack.ids, pack.shared, {}, range(len(pack)), itemgetter(RAW))
             return Loaded(chunk, {})

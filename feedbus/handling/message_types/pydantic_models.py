@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def is_pydantic(declared: object) -> bool:
-    """Whether a class is pydantic's; it has been imported then."""
+    """Whether a class is a pydantic model or dataclass, without importing pydantic."""
     return isinstance(declared, type) and hasattr(declared, "__pydantic_validator__")
 
 
@@ -59,7 +59,7 @@ class PydanticType(MessageType):
         return self._one.json_schema()
 
     def load(self, pack: Pack) -> Loaded:
-        """Load all records in one call, and one by one where some are invalid."""
+        """Load all records in one call; if some are invalid, one by one."""
         if len(pack) > 1:
             try:
                 found = self._many.validate_json(

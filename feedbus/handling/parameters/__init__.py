@@ -1,4 +1,4 @@
-"""What handlers, resources and middleware ask for by the annotations of their parameters."""
+"""Parameters of handlers, resources and middleware, found by their annotations."""
 
 from feedbus.handling.parameters.asked import (
     Call,

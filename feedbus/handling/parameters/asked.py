@@ -1,4 +1,4 @@
-"""What the parameters of a function ask for: found by annotation, once."""
+"""The parameters of a function, found once by their annotations."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Call = Callable[[Any, Given], object]
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a function is called with: names of what is given, and resources, in order."""
+    """The arguments of a function: names of given values, and resources, in order."""
 
     positions: tuple[Want, ...] = ()
     keywords: Mapping[str, Want] = field(default_factory=dict)
 
     @classmethod
     def of(cls, function: Callable[..., object], offer: Offer, *, after: str = "") -> Parameters:
-        """Return what a function asks for.
+        """Return the parameters of a function.
 
         Args:
             function: a handler, a resource, or a class.
@@ -66,16 +66,16 @@ class Parameters:
 
     @property
     def wants(self) -> Iterator[Want]:
-        """Everything that is asked for."""
+        """Everything that the parameters request."""
         yield from self.positions
         yield from self.keywords.values()
 
     def asks_for(self, name: str) -> bool:
-        """Whether a parameter asks for BUS, SESSION or another of the names."""
+        """Whether a parameter requests BUS, SESSION or another of the names."""
         return name in self.wants
 
     def resources(self, asking: tuple[Resource, ...] = ()) -> list[Resource]:
-        """Return the resources that are needed, each behind those that it asks for.
+        """Return the needed resources, each after those that it needs itself.
 
         Args:
             asking: the resources whose parameters these are, the first asked for first.
@@ -99,7 +99,7 @@ class Parameters:
     def sources(
         self, value_of: Callable[[Resource], Source]
     ) -> tuple[list[Source], dict[str, Source]]:
-        """Return what gets each argument from what is given.
+        """Return, for each parameter, a function that gets its argument from the given values.
 
         Args:
             value_of: what gets the value of a resource.
@@ -115,7 +115,7 @@ class Parameters:
     def call_of(
         self, function: Callable[..., object], value_of: Callable[[Resource], Source]
     ) -> Call:
-        """Return a function of a message and of what can be given, which calls function."""
+        """Return a callable of a message and the given values that calls function."""
         if not self.keywords:
             if not self.positions:
                 return lambda message, _given: function(message)
@@ -131,12 +131,12 @@ class Parameters:
 
 
 def of_resource(resource: Resource) -> Parameters:
-    """Return what a resource asks for."""
+    """Return the parameters of a resource."""
     return Parameters.of(resource.function, OPENING)
 
 
 def refuse_async_resources(function: Callable[..., object], parameters: Parameters) -> None:
-    """Raise Unfit for a function that is not async and needs an async resource."""
+    """Raise Unfit if a function that is not async needs an async resource."""
     for resource in parameters.resources():
         if resource.is_async:
             name = f"{name_of(resource.function)}{place(resource.function)}"
@@ -145,7 +145,7 @@ def refuse_async_resources(function: Callable[..., object], parameters: Paramete
 
 
 def check_result(function: Callable[..., object]) -> None:
-    """Raise Unfit for a handler whose return annotation is something else than None."""
+    """Raise Unfit for a handler whose return annotation is not None."""
     try:
         written = inspect.signature(function).return_annotation
         found = annotation(function, "return", written)

@@ -1,4 +1,4 @@
-"""Find what one parameter asks for, by its annotation."""
+"""Find the value that one parameter requests, by its annotation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNIONS = (typing.Union, types.UnionType)
 def wanted(
     function: Callable[..., object], parameter: inspect.Parameter, position: int, offer: Offer
 ) -> Want | None:
-    """Return what a parameter asks for; None for nothing, as it has a default."""
+    """Return the value that a parameter requests; None if its default is used."""
     has_default = parameter.default is not inspect.Parameter.empty
     try:
         found = annotation(function, parameter.name, parameter.annotation)
@@ -39,7 +39,7 @@ def wanted(
 def _want(
     function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
 ) -> Want | None:
-    """Return what there is of an annotation; of an optional one, what there is without None."""
+    """Return the value for an annotation; None in a union is ignored."""
     if typing.get_origin(found) is Annotated:
         found, *notes = typing.get_args(found)
         named = [each for each in map(declared, notes) if each is not None]
@@ -56,7 +56,7 @@ def _want(
 
 
 def _members(found: Any) -> list[Any]:
-    """Return the types of a union but None, or a type itself."""
+    """Return the types of a union except None, or a single type itself."""
     if typing.get_origin(found) not in UNIONS:
         return [found]
     return [each for each in typing.get_args(found) if each is not types.NoneType]
@@ -75,7 +75,7 @@ def _nobody_gives(
 def _given(
     function: Callable[..., object], parameter: inspect.Parameter, kind: Any, offer: Offer
 ) -> Want | None:
-    """Return what there is of a type."""
+    """Return the value for a type."""
     named = getattr(kind, ASKED_FOR, None) if isinstance(kind, type) else None
     if isinstance(named, str):
         if named in offer.names:
@@ -99,7 +99,7 @@ def _given(
 def _agreed(
     function: Callable[..., object], parameter: inspect.Parameter, kind: Any, resource: Resource
 ) -> Resource:
-    """Return a resource that was named, if it gives what the parameter says."""
+    """Return a resource by its name, if its type matches the parameter."""
     provided = resource.provides()
     if kind in UNANNOTATED or any(map(resource.fits, _members(kind))):
         return resource

@@ -1,4 +1,4 @@
-"""What can be asked for by the parameters of handlers, dead handlers, resources and middleware."""
+"""The values that parameters of handlers, dead handlers, resources and middleware can request."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SHOWN = {
 
 
 class Given:
-    """What one call of a handler can be given; what costs is made when it is first asked for."""
+    """The values for one call of a handler; expensive ones are created on demand."""
 
     __slots__ = ("bus", "records", "session")
 
     def __init__(self, bus: Any, session: Any, records: Any) -> None:
-        """Keep what is there for every call.
+        """Keep the values that exist for every call.
 
         Args:
             bus: collects what the handler publishes.
@@ -47,19 +47,19 @@ class Given:
 
 
 class GivenDeadLetter(Given):
-    """What one call of a dead handler can be given."""
+    """The values for one call of a dead handler."""
 
     __slots__ = ("dead_letter",)
 
     def __init__(self, bus: Any, session: Any, records: Any, dead_letter: Any) -> None:
-        """Keep the DeadLetter besides."""
+        """Keep the DeadLetter in addition."""
         super().__init__(bus, session, records)
         self.dead_letter = dead_letter
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What functions of one kind can ask for, beside resources.
+    """The values that functions of one kind can request, besides resources.
 
     Attributes:
         names: of what is given.
@@ -74,7 +74,7 @@ class Offer:
 
     @classmethod
     def to_handlers(cls, session_type: type | None = None, *, batch: bool = False) -> Offer:
-        """Return what a handler can ask for."""
+        """Return the values that a handler can request."""
         if batch:
             instead = "records.messages: each record of a batch has a message of its own"
             return cls((BUS,), session_type, {MESSAGE: instead})
@@ -82,12 +82,12 @@ class Offer:
 
     @classmethod
     def to_dead_handlers(cls, session_type: type | None) -> Offer:
-        """Return what a dead handler can ask for."""
+        """Return the values that a dead handler can request."""
         return cls((BUS, MESSAGE, DEAD_LETTER), session_type)
 
     @property
     def expected(self) -> str:
-        """What can be asked for, as it is written."""
+        """The values that can be requested, as text for errors."""
         sessions = [] if self.session_type is None else [f"a {name_of(self.session_type)}"]
         shown = [*(SHOWN[name] for name in self.names), *sessions, "what a resource gives"]
         return f"{', '.join(shown)}, or a default"

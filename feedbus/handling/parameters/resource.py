@@ -1,4 +1,4 @@
-"""What a resource is: a function or generator that opens something, and the type that it gives."""
+"""Resources: functions or generators that open something, and the type of their value."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMS = "'def' or 'async def', returning the value or yielding it once"
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What opens a resource.
+    """A function that opens a resource.
 
     Attributes:
         function: returns the value, or yields it once and closes it afterwards.
@@ -46,12 +46,12 @@ class Resource:
 
     @property
     def yields(self) -> bool:
-        """Whether it is a generator, which continues after its yield to close the resource."""
+        """Whether it is a generator, which continues when the resource is closed."""
         function = self.function
         return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
     def provides(self) -> Any:
-        """Return the type of its value, by its return annotation.
+        """Return the type of its value, from its return annotation.
 
         Raises:
             Unfit: it has none, or one that does not say it.
@@ -91,7 +91,7 @@ class Resource:
 
 
 def resource(function: Function) -> Function:
-    """Mark a function as what opens a resource that handlers ask for by its type.
+    """Mark a function that opens a resource, which handlers request by its type.
 
         @resource
         async def http() -> AsyncIterator[httpx.AsyncClient]:
@@ -115,14 +115,14 @@ def resource(function: Function) -> Function:
 
 
 def declared(found: object) -> Resource | None:
-    """Return the resource that a function is marked as; None for anything else."""
+    """Return the resource that a function is marked as, or None."""
     # type(), not isinstance(): names of a module may be proxies, which raise when looked at.
     mark = vars(found).get(MARK) if type(found) is FunctionType else None
     return mark if isinstance(mark, Resource) else None
 
 
 def match(names: Mapping[str, Any], wanted: Any) -> list[Resource]:
-    """Return the resources among the names of a module that give a type.
+    """Return the resources of a module whose value has a type.
 
     Those that give just this type come before those that give a subclass of it: where there is one
     of the former, the latter are left out.
