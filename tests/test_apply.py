@@ -261,7 +261,7 @@ def test_two_applies_exclude_each_other(make: Callable[..., System]) -> None:
 def test_a_queue_that_somebody_reads_is_not_replaced_under_them(
     make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feedbus.generations.replacement.LEAVE_SECONDS", 0.3)
+    monkeypatch.setattr("feedbus.generations.queue_replacement.LEAVE_SECONDS", 0.3)
     system = make(queue())
     wanted = changed(system, queue(max_length=5))
     with broker.connect(system.topology) as connection:

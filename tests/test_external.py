@@ -18,7 +18,7 @@ from feedbus import Reject, broker, config
 from feedbus.apply import apply, exclusive
 from feedbus.broker import inventory
 from feedbus.broker.kinds import broker_of
-from feedbus.bus.requeue import Requeue
+from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import TopologyError, UsageError
 from feedbus.generations import establishment
 from feedbus.plan.comparison import make_plan

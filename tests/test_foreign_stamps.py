@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from feedbus import Bus, Message, broker, handler
 from feedbus.broker.names import Names
-from feedbus.bus.requeue import Requeue
 from feedbus.dead_letters import letters, pruning
+from feedbus.dead_letters.requeue import Requeue
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import close_bound
 from feedbus.testing import TestSystem

@@ -106,7 +106,7 @@ MESSAGES = {
     "cli/restart.py": ("nothing runs in {}; start it with `feedbus up`",),
     "cli/status.py": ("nothing runs; start it with `feedbus up`",),
     "cli/up.py": ("everything is ready after {} s; logs are in {}",),
-    "bus/requeue.py": ("{}: the broker has no queue {}; `feedbus up` declares it",),
+    "dead_letters/requeue.py": ("{}: the broker has no queue {}; `feedbus up` declares it",),
     "dispatch/calling.py": (
         "the handler raised an exception for a record; the queue's retry policy applies",
         ("the handler raised an exception for a batch; feedbus now calls it for each record alone"),

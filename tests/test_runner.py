@@ -18,7 +18,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus import Bus
-from feedbus.bus.requeue import Requeue
+from feedbus.dead_letters.requeue import Requeue
 from feedbus.dispatch import publications
 from feedbus.errors import BrokerOutage, Drop, Outage, Reject, Retry, Unroutable
 from feedbus.metrics import Metrics, totals

@@ -12,7 +12,7 @@ from feedbus.apply.draining import await_drained
 from feedbus.broker import entities, inventory, locks, projects, timer_objects
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import ledger, removal, replacement, switch
+from feedbus.generations import ledger, queue_replacement, removal, switch
 from feedbus.generations.emptying import REFILLED
 from feedbus.generations.switch import step
 from feedbus.plan.changes import Plan
@@ -138,13 +138,13 @@ def _make(
         supervisor.pause(work.replaced)
         step("paused")
     for consumer in work.replaced:
-        replacement.Replacement(connection, topology, topology.consumer(consumer)).carry_out()
+        queue_replacement.Replacement(connection, topology, topology.consumer(consumer)).carry_out()
     for queue, delay in work.delays:
-        replacement.replace_delay(connection, topology, topology.queues[queue], delay)
+        queue_replacement.replace_delay(connection, topology, topology.queues[queue], delay)
     broker.declare(channel, topology)
     step("created")
-    for queue, delay in replacement.parked_delays(topology, inventory.take(topology)):
-        replacement.unpark(connection, topology, topology.queues[queue], delay)
+    for queue, delay in queue_replacement.parked_delays(topology, inventory.take(topology)):
+        queue_replacement.unpark(connection, topology, topology.queues[queue], delay)
     timer_objects.restore(channel, names)
     step("retries-returned")
     for bound, exchange, key in work.unbound:

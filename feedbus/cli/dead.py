@@ -100,8 +100,8 @@ def requeue(
     everything: bool,  # noqa: FBT001 -- click passes a flag
 ) -> None:
     """Send dead letters of QUEUE back to it, as if they had just been published."""
-    from feedbus.bus.requeue import Requeue
     from feedbus.dead_letters import letters
+    from feedbus.dead_letters.requeue import Requeue
 
     if bool(message_ids) == everything:
         msg = "expected the ids of dead letters, or --all"

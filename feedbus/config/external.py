@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from feedbus.config.draft import INHERITED, RING, Draft
 from feedbus.config.faults import Fault
-from feedbus.config.paths import Path
+from feedbus.config.key_paths import KeyPath
+from feedbus.config.partial_topology import INHERITED, RING, Draft
 
 KINDS = ("exchange", "queue")
 EXTERNAL, NAME = "external", "external_name"
@@ -18,7 +18,7 @@ OF_OUR_OWN = {
     "arguments": "has no effect with external = true: feedbus never declares the exchange",
 }
 
-Found = Iterator[tuple[Path, Fault]]
+Found = Iterator[tuple[KeyPath, Fault]]
 
 
 def check_external(draft: Draft) -> Found:
@@ -31,7 +31,7 @@ def check_external(draft: Draft) -> Found:
     for kind in KINDS:
         owners: dict[str, str] = {}
         for entry, options in draft.loaded.get(f"{kind}s", {}).items():
-            path: Path = (f"{kind}s", entry)
+            path: KeyPath = (f"{kind}s", entry)
             yield from _incomplete(draft, path, kind, options)
             if kind == "exchange" and options.get(EXTERNAL):
                 yield from _misfits(draft, path, options)
@@ -44,7 +44,7 @@ def check_external(draft: Draft) -> Found:
                     yield (*path, "name"), Fault(message=message, expected="each name once")
 
 
-def _incomplete(draft: Draft, path: Path, kind: str, options: Mapping[str, Any]) -> Found:
+def _incomplete(draft: Draft, path: KeyPath, kind: str, options: Mapping[str, Any]) -> Found:
     external = options.get(EXTERNAL, False)
     if external and not draft.report.has((*path, "name")):
         expected = f'name = "…" in addition, the whole name of the {kind} on the broker'
@@ -61,7 +61,7 @@ def _incomplete(draft: Draft, path: Path, kind: str, options: Mapping[str, Any])
         )
 
 
-def _misfits(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
+def _misfits(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
     for option, reason in OF_OUR_OWN.items():
         if draft.report.has((*path, option)):
             yield (*path, option), Fault(message=reason, at_key=True)
@@ -70,7 +70,7 @@ def _misfits(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
         yield (*path, "type"), Fault(message=message, expected="'direct', 'topic' or 'fanout'")
 
 
-def _name(path: Path, kind: str, name: str, prefix: str) -> Found:
+def _name(path: KeyPath, kind: str, name: str, prefix: str) -> Found:
     if prefix and name.startswith(f"{prefix}."):
         expected = f"a name that does not begin with '{prefix}.', as this topology's own do"
         yield (*path, "name"), Fault(expected=expected)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.config.paths import MISSING, Path, lookup
+from feedbus.config.key_paths import MISSING, KeyPath, lookup
 from feedbus.errors import Problem
 
 TEXT_SHOWN = 80
@@ -42,16 +42,16 @@ class Report:
     file: str
     text: str
     document: Mapping[str, Any] = field(default_factory=dict)
-    faults: list[tuple[Path, Fault]] = field(default_factory=list)
-    blocked: set[Path] = field(default_factory=set)
+    faults: list[tuple[KeyPath, Fault]] = field(default_factory=list)
+    blocked: set[KeyPath] = field(default_factory=set)
     written: Mapping[str, Any] = field(default_factory=dict)
 
-    def add(self, path: Path, fault: Fault) -> None:
+    def add(self, path: KeyPath, fault: Fault) -> None:
         """Add a fault, unless the value at its path could not be read."""
         if not any(path[:length] in self.blocked for length in range(len(path) + 1)):
             self.faults.append((path, fault))
 
-    def has(self, path: Path) -> bool:
+    def has(self, path: KeyPath) -> bool:
         """Whether the file has a value at that path."""
         return lookup(self.document, path) is not MISSING
 
@@ -63,7 +63,7 @@ class Report:
         placed = (self._place(places, path, fault) for path, fault in self.faults)
         return sorted(dict.fromkeys(placed), key=lambda problem: (problem.line, problem.column))
 
-    def _place(self, places: Any, path: Path, fault: Fault) -> Problem:
+    def _place(self, places: Any, path: KeyPath, fault: Fault) -> Problem:
         line, column = places.key(path) if fault.at_key else places.value(path)
         table, key = places.names(path)
         got = fault.got

@@ -9,13 +9,13 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
-from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, nearest
+from feedbus.config.key_paths import KeyPath
 from feedbus.config.other_imports import check_other_imports
-from feedbus.config.paths import Path
+from feedbus.config.partial_topology import Draft
 from feedbus.config.store_imports import StoreOffer, check_connections, check_store
 from feedbus.errors import UsageError
 from feedbus.handling.annotations import Unfit
@@ -25,7 +25,7 @@ from feedbus.handling.parameters import SESSION
 EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}  # a module to the extra that has it
 
 
-def check_imports(draft: Draft, root: FilePath) -> None:
+def check_imports(draft: Draft, root: Path) -> None:
     """Import every handler and the store's objects; only look for the modules of commands.
 
     What a handler's module prints goes to stderr, as stdout may hold a report.
@@ -56,7 +56,7 @@ def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
             yield (option, name), dotted
 
 
-def _unlike(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, Fault]]:
+def _unlike(draft: Draft, queue: str, root: Path) -> Iterator[tuple[KeyPath, Fault]]:
     """Find queues of which some handlers are async and some are not."""
     kinds: dict[tuple[str, ...], bool] = {}
     for place, dotted in _dotted(draft.queues[queue]):
@@ -74,7 +74,7 @@ def _unlike(draft: Draft, queue: str, root: FilePath) -> Iterator[tuple[Path, Fa
 
 
 def _handler(
-    options: Mapping[str, Any], dotted: str, root: FilePath, store: StoreOffer
+    options: Mapping[str, Any], dotted: str, root: Path, store: StoreOffer
 ) -> Iterator[Fault]:
     try:
         found: Handler = resolve(dotted, root)
@@ -113,7 +113,7 @@ def _handler(
         yield Fault(message=message, expected="a handler with batch=True")
 
 
-def _reason(error: UsageError, module: str, root: FilePath) -> str:
+def _reason(error: UsageError, module: str, root: Path) -> str:
     """Return why a handler cannot be imported, with the file and line."""
     cause = error.__cause__
     if _missing(cause, module):
@@ -124,7 +124,7 @@ def _reason(error: UsageError, module: str, root: FilePath) -> str:
         return (
             f"cannot import {module}: {cause.msg} ({_short(cause.filename, root)}:{cause.lineno})"
         )
-    inside = [place for place in places if FilePath(place[0]).is_relative_to(root)]
+    inside = [place for place in places if Path(place[0]).is_relative_to(root)]
     where = f" ({_short(inside[-1][0], root)}:{inside[-1][1]})" if inside else ""
     extra = EXTRAS.get(cause.name or "") if isinstance(cause, ModuleNotFoundError) else None
     advice = f"; install it with: pip install 'feedbus[{extra}]'" if extra else ""
@@ -136,17 +136,17 @@ def _missing(error: BaseException | None, module: str) -> bool:
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 
-def _short(file: str, root: FilePath) -> str:
-    path = FilePath(file)
+def _short(file: str, root: Path) -> str:
+    path = Path(file)
     return str(path.relative_to(root)) if path.is_relative_to(root) else file
 
 
-def _others(draft: Draft) -> Iterator[tuple[Path, str]]:
+def _others(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
     for name, dotted in draft.loaded.get("commands", {}).items():
         yield ("commands", name), dotted
 
 
-def _module(draft: Draft, path: Path, dotted: str, root: FilePath) -> None:
+def _module(draft: Draft, path: KeyPath, dotted: str, root: Path) -> None:
     module = dotted.partition(":")[0]
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
@@ -170,7 +170,7 @@ def _module(draft: Draft, path: Path, dotted: str, root: FilePath) -> None:
         )
 
 
-def _suggest(dotted: str, root: FilePath) -> str:
+def _suggest(dotted: str, root: Path) -> str:
     """Return the dotted name that is nearest to one that does not exist."""
     module, _, name = dotted.partition(":")
     if module in sys.modules:

@@ -7,14 +7,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from feedbus.codecs import EXPECTED as EXPECTED_CODEC
 from feedbus.codecs import resolve_codec
-from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault
-from feedbus.config.paths import Path
+from feedbus.config.key_paths import KeyPath
+from feedbus.config.partial_topology import Draft
 from feedbus.config.store_imports import StoreOffer
 from feedbus.errors import UsageError
 from feedbus.handling.annotations import Unfit
@@ -28,7 +28,7 @@ Found = TypeVar("Found")
 
 
 def check_other_imports(
-    draft: Draft, root: FilePath, store: StoreOffer, handlers: Iterable[str]
+    draft: Draft, root: Path, store: StoreOffer, handlers: Iterable[str]
 ) -> None:
     """Import dead handlers, middleware and exceptions, and look for the programs of processes.
 
@@ -68,7 +68,7 @@ def check_other_imports(
 
 
 def _resolved(
-    draft: Draft, path: Path, expected: str, root: FilePath, resolve: Callable[[], Found]
+    draft: Draft, path: KeyPath, expected: str, root: Path, resolve: Callable[[], Found]
 ) -> Found | None:
     """Return the imported object, or report why it cannot be imported and return None."""
     try:
@@ -85,14 +85,14 @@ def _resolved(
     return None
 
 
-def _dead_handler(dotted: str, root: FilePath, store: StoreOffer) -> DeadLetterFunction:
+def _dead_handler(dotted: str, root: Path, store: StoreOffer) -> DeadLetterFunction:
     function = resolve_object(dotted, root)
     if store.is_there:
         refuse_in_transaction(function)
     return DeadLetterFunction.of(function, store.session_type)
 
 
-def _all_async(handlers: Iterable[str], root: FilePath) -> bool:
+def _all_async(handlers: Iterable[str], root: Path) -> bool:
     """Whether each handler that can be imported is async."""
     found = []
     for dotted in handlers:
@@ -101,7 +101,7 @@ def _all_async(handlers: Iterable[str], root: FilePath) -> bool:
     return all(found)
 
 
-def _exceptions(draft: Draft, queue: str, retry: dict[str, Any], root: FilePath) -> None:
+def _exceptions(draft: Draft, queue: str, retry: dict[str, Any], root: Path) -> None:
     """Report what is not an exception, and an exception that is to be retried and rejected."""
     retried: set[type[BaseException]] = set()
     for option in ("retry_on", "reject_on"):
@@ -124,7 +124,7 @@ def _exceptions(draft: Draft, queue: str, retry: dict[str, Any], root: FilePath)
                 draft.report.add(path, Fault(message=message, expected=expected))
 
 
-def _program(draft: Draft, name: str, process: dict[str, Any], root: FilePath) -> None:
+def _program(draft: Draft, name: str, process: dict[str, Any], root: Path) -> None:
     """Report a command whose program is not on this machine."""
     first = process.get("command", ("python",))[0]
     if first in {"python", "python3"}:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import tree_sitter_toml
 from tree_sitter import Language, Node, Parser
 
-from feedbus.config.paths import Path
+from feedbus.config.key_paths import KeyPath
 
 Place = tuple[int, int]
 BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -21,34 +21,34 @@ class Places:
 
     def __init__(self, text: str) -> None:
         """Read the syntax tree; an unknown path has the position of its parent."""
-        self._keys: dict[Path, Place] = {}
-        self._values: dict[Path, Place] = {(): (1, 1)}
-        self._headers: set[Path] = {()}
+        self._keys: dict[KeyPath, Place] = {}
+        self._values: dict[KeyPath, Place] = {(): (1, 1)}
+        self._headers: set[KeyPath] = {()}
         self._lines = text.encode().split(b"\n")
         root = Parser(Language(tree_sitter_toml.language())).parse(text.encode()).root_node
-        arrays: dict[Path, int] = {}
+        arrays: dict[KeyPath, int] = {}
         for node in root.named_children:
             if node.type == "pair":
                 self._pair(node, ())
             elif node.type in {"table", "table_array_element"}:
                 self._table(node, arrays)
 
-    def key(self, path: Path) -> Place:
+    def key(self, path: KeyPath) -> Place:
         """Return the position of a path's key."""
         return _closest(self._keys, path, self._values[()])
 
-    def value(self, path: Path) -> Place:
+    def value(self, path: KeyPath) -> Place:
         """Return the position of a path's value, or of its table if it has no value."""
         return _closest(self._values, path, self._values[()])
 
-    def names(self, path: Path) -> tuple[str, str]:
+    def names(self, path: KeyPath) -> tuple[str, str]:
         """Split a path into the table in whose section it is, and the key in that section."""
         length = len(path)
         while path[:length] not in self._headers:
             length -= 1
         return write(path[:length]), write(path[length:])
 
-    def _table(self, node: Node, arrays: dict[Path, int]) -> None:
+    def _table(self, node: Node, arrays: dict[KeyPath, int]) -> None:
         header = next(child for child in node.named_children if child.type in KEYS)
         path = self._name(header, (), arrays)
         if node.type == "table_array_element":
@@ -62,12 +62,12 @@ class Places:
             if child.type == "pair":
                 self._pair(child, path)
 
-    def _pair(self, node: Node, base: Path) -> None:
+    def _pair(self, node: Node, base: KeyPath) -> None:
         key, value = named(node)
         path = self._name(key, base, {})
         self._value(value, path)
 
-    def _name(self, node: Node, base: Path, arrays: Mapping[Path, int]) -> Path:
+    def _name(self, node: Node, base: KeyPath, arrays: Mapping[KeyPath, int]) -> KeyPath:
         """Record the position of each part of a dotted key, and return the whole path."""
         path = base
         for part in parts(node):
@@ -78,7 +78,7 @@ class Places:
             self._values.setdefault(path, self._at(part))
         return path
 
-    def _value(self, node: Node, path: Path) -> None:
+    def _value(self, node: Node, path: KeyPath) -> None:
         self._values[path] = self._at(node)
         if node.type == "inline_table":
             for child in node.named_children:
@@ -96,7 +96,7 @@ class Places:
 KEYS = {"bare_key", "quoted_key", "dotted_key"}
 
 
-def write(path: Path) -> str:
+def write(path: KeyPath) -> str:
     """Return a path in TOML's notation: a.b, a."b.c", a[1]."""
     written = ""
     for step in path:
@@ -113,7 +113,7 @@ def named(node: Node) -> list[Node]:
     return [child for child in node.named_children if child.type != "comment"]
 
 
-def _closest(places: Mapping[Path, Place], path: Path, otherwise: Place) -> Place:
+def _closest(places: Mapping[KeyPath, Place], path: KeyPath, otherwise: Place) -> Place:
     for length in range(len(path), -1, -1):
         if path[:length] in places:
             return places[path[:length]]

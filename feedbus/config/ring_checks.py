@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from feedbus.config.declaration import MOST_BUCKETS
-from feedbus.config.draft import RING, Draft, Found, Options
 from feedbus.config.faults import Fault
+from feedbus.config.options import MOST_BUCKETS
+from feedbus.config.partial_topology import RING, Draft, Found, Options
 
 
 def check_weights(draft: Draft, queue: str, options: Options) -> Found:

@@ -10,16 +10,16 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from marshmallow import ValidationError
 
-from feedbus.config.draft import RING, Draft
 from feedbus.config.faults import Fault, describe, nearest
 from feedbus.config.fields import Option, Text
-from feedbus.config.paths import Path
+from feedbus.config.key_paths import KeyPath
+from feedbus.config.partial_topology import RING, Draft
 from feedbus.cron import Cron, WrongCron
 from feedbus.topic_patterns import topic_matches, words_of
 from feedbus.wire.content_types import bare_type, is_known
 from feedbus.wire.headers import checked_headers
 
-Found = Iterator[tuple[Path, Fault]]
+Found = Iterator[tuple[KeyPath, Fault]]
 
 LEAST_CATCH_UP_SECONDS = 10.0  # a firing is always some moments late
 
@@ -130,7 +130,7 @@ def check_schedules(draft: Draft) -> Found:
     """Find schedules that no process fires, or whose message no queue receives."""
     schedules = draft.loaded.get("schedules", {})
     for name, options in schedules.items():
-        path: Path = ("schedules", name)
+        path: KeyPath = ("schedules", name)
         yield from _exchange(draft, (*path, "exchange"), options)
         if 0 < options.get("catch_up_seconds", math.inf) < LEAST_CATCH_UP_SECONDS:
             yield (*path, "catch_up"), Fault(expected='a duration of at least "10s"')
@@ -139,7 +139,7 @@ def check_schedules(draft: Draft) -> Found:
         yield ("operations", "enabled"), Fault(message=message, expected="true")
 
 
-def _exchange(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
+def _exchange(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
     declared = draft.report.document.get("exchanges")
     name = options.get("exchange")
     if name is None or not isinstance(declared, dict):
@@ -159,7 +159,7 @@ def _exchange(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
         yield from _key(draft, path, options)
 
 
-def _key(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
+def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
     """Find a routing key that matches no queue of the topology."""
     name, key = options["exchange"], options.get("key", "")
     queues = [one for one in draft.queues.values() if one.get("exchange") == name]
@@ -170,7 +170,7 @@ def _key(draft: Draft, path: Path, options: Mapping[str, Any]) -> Found:
     topic = kind == "topic"
     if any(topic_matches(words_of(each), words_of(key)) if topic else each == key for each in keys):
         return
-    at: Path = (*path[:-1], "key" if "key" in options else "exchange")
+    at: KeyPath = (*path[:-1], "key" if "key" in options else "exchange")
     if not queues:
         yield (
             at,

@@ -6,12 +6,12 @@ import inspect
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
-from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault, nearest
-from feedbus.config.paths import Path
+from feedbus.config.key_paths import KeyPath
+from feedbus.config.partial_topology import Draft
 from feedbus.errors import UsageError
 from feedbus.handling.handlers import resolve_object
 from feedbus.topology import PEEWEE, SESSIONS, SQLALCHEMY
@@ -42,7 +42,7 @@ class StoreOffer:
         return self if options.get("store", True) else StoreOffer(is_there=False)
 
 
-def check_store(draft: Draft, root: FilePath) -> type | None:
+def check_store(draft: Draft, root: Path) -> type | None:
     """Import the store's objects, and report unsuitable ones; return the session's type."""
     options = draft.loaded.get("store", {})
     if not isinstance(options, dict) or not options:
@@ -67,7 +67,7 @@ def check_store(draft: Draft, root: FilePath) -> type | None:
     return session_type if isinstance(session_type, type) else None
 
 
-def check_connections(draft: Draft, root: FilePath) -> None:
+def check_connections(draft: Draft, root: Path) -> None:
     """Report queues whose threads need more connections at once than the engine's pool gives."""
     options = draft.loaded.get("store", {})
     if options.get("adapter") != SQLALCHEMY:
@@ -103,7 +103,7 @@ def _session_type(opener: Any) -> Any:
     return found if found is None or isinstance(found, type) else UNKNOWN
 
 
-def _faults(options: dict[str, Any], root: FilePath) -> Iterator[tuple[Path, Fault]]:
+def _faults(options: dict[str, Any], root: Path) -> Iterator[tuple[KeyPath, Fault]]:
     adapter = options.get("adapter", PEEWEE)
     if adapter == SQLALCHEMY:
         try:
@@ -119,8 +119,8 @@ def _faults(options: dict[str, Any], root: FilePath) -> Iterator[tuple[Path, Fau
 
 
 def _fits(
-    option: str, options: dict[str, Any], root: FilePath, fits: Any
-) -> Iterator[tuple[Path, Fault]]:
+    option: str, options: dict[str, Any], root: Path, fits: Any
+) -> Iterator[tuple[KeyPath, Fault]]:
     if option not in options:
         return
     dotted, expected = options[option], EXPECTED[option]

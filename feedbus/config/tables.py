@@ -12,7 +12,7 @@ from marshmallow import RAISE, Schema, ValidationError
 
 from feedbus.config.faults import Fault, Report, describe, unknown
 from feedbus.config.fields import Name, Option
-from feedbus.config.paths import Path
+from feedbus.config.key_paths import KeyPath
 
 LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")  # in Markdown; editors would not find the page
 
@@ -220,7 +220,7 @@ def option_schema(option: Option, default: str = "") -> dict[str, Any]:
     return described | {"description": description}
 
 
-def spread(errors: Any, report: Report, path: Path = ()) -> None:
+def spread(errors: Any, report: Report, path: KeyPath = ()) -> None:
     """Report every fault in marshmallow's nested errors at its path."""
     if isinstance(errors, Mapping):
         for key, inner in errors.items():

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from feedbus.config.faults import Fault, Report
-from feedbus.config.paths import Path
+from feedbus.config.key_paths import KeyPath
 
 MARK = re.compile(r"\$\$|\$\{([^}]*)(\}?)")
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
-def expand(value: Any, environ: Mapping[str, str], report: Report, path: Path = ()) -> Any:
+def expand(value: Any, environ: Mapping[str, str], report: Report, path: KeyPath = ()) -> Any:
     """Return a value with its variables replaced; report and block those that cannot be.
 
     As in a shell, ${VAR:-default} takes its default when VAR is unset or empty; $$ is a dollar.

@@ -6,7 +6,7 @@ from feedbus import broker
 from feedbus.broker import entities, external, projects, timer_objects
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import ledger, replacement
+from feedbus.generations import ledger, queue_replacement
 from feedbus.generations.ledger import State
 from feedbus.generations.switch import adopt
 from feedbus.logs import EventLog
@@ -88,13 +88,13 @@ def end_replacements(connection: Connection, topology: Topology) -> None:
             continue
         if entities.exchange_exists(connection, names.gate(consumer)):
             entities.declare_exchanges(connection.channel(), names)
-            replacement.Replacement(connection, topology, consumer).carry_out()
+            queue_replacement.Replacement(connection, topology, consumer).carry_out()
     for queue in topology.queues.values():
         for delay in queue.retry.delays_seconds:
             waiting = names.delay(queue, round(delay * 1000))
             if broker.queue_exists(connection, names.parked(waiting)):
                 entities.declare_delay(connection.channel(), names, queue, round(delay * 1000))
-                replacement.unpark(connection, topology, queue, waiting)
+                queue_replacement.unpark(connection, topology, queue, waiting)
 
 
 def known(topology: Topology) -> dict[str, State]:

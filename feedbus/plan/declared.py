@@ -13,7 +13,7 @@ from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
 from feedbus.broker.port import SeenQueue
 from feedbus.cron import Cron
-from feedbus.generations import replacement
+from feedbus.generations import queue_replacement
 from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind
 from feedbus.topology import Consumer, Exchange, Topology
 
@@ -75,7 +75,7 @@ class DeclaredObjects:
         """Note changes of queues on no ring; yield consumers whose queue is replaced."""
         for consumer in consumers_on_no_ring(self.topology):
             name = self._names.queue(consumer)
-            if replacement.begun(self.topology, consumer, self.seen):
+            if queue_replacement.begun(self.topology, consumer, self.seen):
                 self._note(
                     "change", "queue", name, "its replacement was interrupted and is completed"
                 )
@@ -83,7 +83,7 @@ class DeclaredObjects:
             elif name not in self.seen.queues:
                 on = self._names.exchange(consumer.queue.exchange)
                 self._note("create", "queue", name, f"new in the topology, bound to {on}")
-            elif replacement.differs(self.topology, consumer, self.seen):
+            elif queue_replacement.differs(self.topology, consumer, self.seen):
                 found = self.seen.queues[name]
                 self._note(
                     *("change", "queue", name),
@@ -102,14 +102,14 @@ class DeclaredObjects:
 
     def parked_delays(self) -> Iterator[tuple[str, str]]:
         """Note retries that a replacement has parked; yield (queue, name of the delay)."""
-        for queue, name in replacement.parked_delays(self.topology, self.seen):
+        for queue, name in queue_replacement.parked_delays(self.topology, self.seen):
             self._note("change", "queue", name, "retries that were parked are returned")
             yield queue, name
 
     def delays(self) -> Iterator[tuple[str, str]]:
         """Note queues of retries and dead letters; yield (queue, delay) to declare again."""
         for queue in self.topology.queues.values():
-            for name in replacement.wrong_delays(self.topology, queue, self.seen):
+            for name in queue_replacement.wrong_delays(self.topology, queue, self.seen):
                 self._note(
                     *("change", "queue", name),
                     "its retries return by another route: it is declared again, and their"
@@ -145,7 +145,7 @@ class DeclaredObjects:
         external = {one.external_name for one in self.topology.exchanges.values()}
         for consumer in consumers_on_no_ring(self.topology):
             queue = self._names.queue(consumer)
-            begun = replacement.begun(self.topology, consumer, self.seen)
+            begun = queue_replacement.begun(self.topology, consumer, self.seen)
             if queue not in self.seen.queues or begun:
                 continue
             source = self._names.exchange(consumer.queue.exchange)

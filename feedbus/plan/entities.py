@@ -12,7 +12,7 @@ from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
 from feedbus.broker.port import SeenQueue
-from feedbus.generations import replacement, switch
+from feedbus.generations import queue_replacement, switch
 from feedbus.generations.ledger import State
 from feedbus.plan.changes import Change, Kind, Work
 from feedbus.plan.declared import DeclaredObjects, consumers_on_no_ring
@@ -219,7 +219,7 @@ class Comparison:
 
     def _parked(self, name: str) -> bool:
         delay = name.removesuffix(".parked")
-        known = replacement.parked_delays(self.topology, self.seen)
+        known = queue_replacement.parked_delays(self.topology, self.seen)
         return name.endswith(".parked") and delay in {waiting for _, waiting in known}
 
     def _named(self, name: str) -> bool:

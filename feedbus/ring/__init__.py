@@ -1,6 +1,6 @@
 """Where RabbitMQ's x-consistent-hash exchange places a message, computed without the broker."""
 
-from feedbus.ring.balancing import Balance, frontier, key_class, placer
+from feedbus.ring.even_weights import Balance, frontier, key_class, placer
 from feedbus.ring.evenness import max_over_share
 from feedbus.ring.hashing import phash2
 from feedbus.ring.moving import flows

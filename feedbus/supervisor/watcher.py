@@ -19,7 +19,7 @@ from feedbus.logs import EventLog
 from feedbus.process.lifeline import ready_since, slot_path
 from feedbus.process.watchdog import Watchdog, describe
 from feedbus.runner.suspects import clear
-from feedbus.supervisor import groups, process_end
+from feedbus.supervisor import groups, process_stop
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.process import WatchedProcess
 from feedbus.supervisor.restart_policy import SILENT_SECONDS, RestartPolicy, describe_exit
@@ -162,7 +162,7 @@ class ProcessWatcher(UnlockedWatcher):
                 await self.kill_processes()
                 self.reap_processes()
             while self._ending_groups:  # noqa: ASYNC110 -- groups end without an event
-                await asyncio.sleep(process_end.LOOK_SECONDS)
+                await asyncio.sleep(process_stop.LOOK_SECONDS)
             self.stream_redirector.stop()
             if close_output_streams:
                 self.stdout_stream.close()
@@ -182,12 +182,12 @@ class ProcessWatcher(UnlockedWatcher):
         When the process has ended, or its stop time is over, the rest of its group is ended.
         """
         if process.stopping:
-            await process_end.ended(process)
+            await process_stop.ended(process)
             return False
         process.stopping = True
         self._asked_to_end.add(process.pid)
         patience_seconds = float(graceful_timeout or self.graceful_timeout)
-        killed = await process_end.end(
+        killed = await process_stop.end(
             process,
             stop_signal=self.stop_signal if stop_signal is None else stop_signal,
             patience_seconds=min(patience_seconds, self.longest_stop_seconds),
@@ -250,7 +250,7 @@ class ProcessWatcher(UnlockedWatcher):
 
     def _log_last_output(self, process: Any) -> None:
         """Log what a process that has ended wrote last."""
-        process_end.copy_last_output(process, self.stdout_stream)
+        process_stop.copy_last_output(process, self.stdout_stream)
         self.stdout_stream.end(process.pid)
         self.stream_redirector.remove_redirections(process)
 

@@ -15,9 +15,9 @@ from marshmallow import RAISE, Schema, fields
 
 from feedbus import broker
 from feedbus.broker.names import Names
-from feedbus.bus.requeue import Requeue
 from feedbus.cli import main
 from feedbus.dead_letters import letters, pruning
+from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import Reject
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import PeeweeStore, bind, close_bound

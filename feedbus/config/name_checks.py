@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 
-from feedbus.config.draft import Draft
 from feedbus.config.faults import Fault
-from feedbus.config.paths import Path
+from feedbus.config.key_paths import KeyPath
+from feedbus.config.partial_topology import Draft
 from feedbus.topology import OPERATIONS
 
 LONGEST_NAME_BYTES = 255
@@ -19,7 +19,7 @@ OF_A_QUEUE = re.compile(rf"(.+)\.(?:dead|before|gate(?:\.held)?|retry\.\d+(?:\.p
 OF_AN_EXCHANGE = re.compile(rf"(.+)\.(?:packs|held|generations(?:\.ledger)?|{RING})")
 LOCK = "lock"  # the queue that is a topology's lock
 
-Found = Iterator[tuple[Path, Fault]]
+Found = Iterator[tuple[KeyPath, Fault]]
 
 
 def check_names(draft: Draft) -> Found:
@@ -47,7 +47,7 @@ def check_names(draft: Draft) -> Found:
         yield from _length(prefix, f"{queue}{shard}", ("queues", queue))
 
 
-def _consumers(draft: Draft) -> Iterator[tuple[str, Path]]:
+def _consumers(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
     """Yield every consumer, unsharded ones first: they are where a clash is reported."""
     for sharded in (True, False):
         for queue, options in draft.queues.items():
@@ -57,7 +57,7 @@ def _consumers(draft: Draft) -> Iterator[tuple[str, Path]]:
             yield from ((f"{queue}{number}", ("queues", queue)) for number in numbers)
 
 
-def _started(draft: Draft) -> Iterator[tuple[str, Path]]:
+def _started(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
     yield from _consumers(draft)
     yield from ((name, ("processes", name)) for name in draft.loaded.get("processes", {}))
 
@@ -69,10 +69,10 @@ def _operations(draft: Draft) -> Found:
             yield path, _kept(f"'{name}' is feedbus's own process, see [operations]")
 
 
-def _meetings(what: str, named: Iterator[tuple[str, Path]]) -> Found:
+def _meetings(what: str, named: Iterator[tuple[str, KeyPath]]) -> Found:
     """Find names that differ only in case: supervisors and file systems confuse them."""
-    owners: dict[str, tuple[str, Path]] = {}
-    reported: set[tuple[Path, Path]] = set()
+    owners: dict[str, tuple[str, KeyPath]] = {}
+    reported: set[tuple[KeyPath, KeyPath]] = set()
     for name, path in named:
         first, owner = owners.setdefault(name.casefold(), (name, path))
         if owner == path or (owner, path) in reported:
@@ -85,10 +85,10 @@ def _meetings(what: str, named: Iterator[tuple[str, Path]]) -> Found:
 
 
 def _derived(
-    pattern: re.Pattern[str], named: Iterable[tuple[str, Path]], owners: Collection[str]
+    pattern: re.Pattern[str], named: Iterable[tuple[str, KeyPath]], owners: Collection[str]
 ) -> Found:
     """Find names that feedbus itself gives to objects of a queue or exchange."""
-    reported: set[Path] = set()
+    reported: set[KeyPath] = set()
     for name, path in named:
         derived = pattern.fullmatch(name)
         if derived and derived[1] in owners and path not in reported:
@@ -100,7 +100,7 @@ def _kept(reason: str) -> Fault:
     return Fault(message=f"expected another name: {reason}", expected="another name", at_key=True)
 
 
-def _length(prefix: str, name: str, path: Path) -> Found:
+def _length(prefix: str, name: str, path: KeyPath) -> Found:
     most = LONGEST_NAME_BYTES - LONGEST_SUFFIX - len(f"{prefix}.")
     if len(name) > most:
         message = (

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from feedbus.config.faults import Fault, Report
-from feedbus.config.paths import Path, lookup
+from feedbus.config.key_paths import KeyPath, lookup
 
-Found = Iterator[tuple[Path, Fault]]  # what a check finds
+Found = Iterator[tuple[KeyPath, Fault]]  # what a check finds
 Options = dict[str, Any]  # of a queue
 
 RING = "x-consistent-hash"
@@ -63,9 +63,9 @@ class Draft:
                 return found if isinstance(found, str) else None
         return "classic"
 
-    def at(self, queue: str, *keys: str | int) -> Path:
+    def at(self, queue: str, *keys: str | int) -> KeyPath:
         """Return the path of a queue's option: in its own table, or where it is inherited from."""
-        own: Path = ("queues", queue, *keys)
+        own: KeyPath = ("queues", queue, *keys)
         if self.report.has(own[:3]) or not self.report.has((*INHERITED, keys[0])):
             return own
         return (*INHERITED, *keys)

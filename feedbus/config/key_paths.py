@@ -1,15 +1,15 @@
-"""Paths to values in a document: the keys and indexes from its root."""
+"""Paths to values in a TOML document: the keys and indexes from its root."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 MISSING = object()
 
 
-def lookup(document: Any, path: Path) -> Any:
+def lookup(document: Any, path: KeyPath) -> Any:
     """Return the value at a path of a document, or MISSING."""
     found = document
     for step in path:
