@@ -28,8 +28,8 @@ events = EventLog("feedbus.supervisor")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What the options of `feedbus up` ask of the supervisor, beside --detach."""
+class UpOptions:
+    """The options of `feedbus up` for the supervisor, except --detach."""
 
     reload: bool
     logs: bool
@@ -73,15 +73,15 @@ def command(context: Context, *, detach: bool, reload: bool, logs: bool | None) 
     if detach and logs and ctx.get_parameter_source("logs") is ParameterSource.COMMANDLINE:
         msg = "--detach and --logs exclude each other: after --detach there is no stdout"
         raise UsageError(msg)
-    asked = Asked(reload=reload, logs=os.getpid() == 1 if logs is None else logs)
+    options = UpOptions(reload=reload, logs=os.getpid() == 1 if logs is None else logs)
     interrupts.raise_interrupts(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     try:
         _open_standard_descriptors()
         topology = context.load()
         if detach:
-            _detach(topology, asked)
+            _detach(topology, options)
         else:
-            _start(topology, asked)
+            _start(topology, options)
     except KeyboardInterrupt:
         click.echo("stopped")
         sys.exit(0)
@@ -96,7 +96,7 @@ def _open_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free
 
 
-def _start(topology: Topology, asked: Asked, detached: Detached | None = None) -> None:
+def _start(topology: Topology, options: UpOptions, detached: Detached | None = None) -> None:
     """Prepare the store and the broker, and supervise until a signal."""
     from feedbus.supervisor.arbiter import become_supervisor
     from feedbus.supervisor.forks import ForkServer
@@ -108,11 +108,11 @@ def _start(topology: Topology, asked: Asked, detached: Detached | None = None) -
             sys.exit(1)  # its reason is on stderr
         if detached is not None:
             detached.prepared()
-        _supervise(topology, asked, detached, forks)
+        _supervise(topology, options, detached, forks)
 
 
 def _supervise(
-    topology: Topology, asked: Asked, detached: Detached | None, forks: ForkServer | None
+    topology: Topology, options: UpOptions, detached: Detached | None, forks: ForkServer | None
 ) -> None:
     from feedbus.operations.url_file import read_url
     from feedbus.supervisor.arbiter import supervise
@@ -143,10 +143,10 @@ def _supervise(
     )
     events.info("starting", text, consumer=SUPERVISOR)
     copies = None
-    if asked.logs and detached is None:
+    if options.logs and detached is None:
         # A name before each line would be no JSON.
         copies = LogCopies(0 if topology.logging.format == JSON else name_width(topology))
-    supervise(topology, settled, forks, copies=copies, reload=asked.reload)
+    supervise(topology, settled, forks, copies=copies, reload=options.reload)
     events.info("stopped", "every process has ended", consumer=SUPERVISOR)
 
 
@@ -175,7 +175,7 @@ class Detached:
         os.close(self._pipe)
 
 
-def _detach(topology: Topology, asked: Asked) -> None:
+def _detach(topology: Topology, options: UpOptions) -> None:
     from feedbus.supervisor.watcher_options import log_path
 
     log = log_path(topology, "supervisor")
@@ -185,7 +185,7 @@ def _detach(topology: Topology, asked: Asked) -> None:
         os.close(reader)
         os.setsid()
         try:
-            _start(topology, asked, Detached(topology, writer))
+            _start(topology, options, Detached(topology, writer))
         except KeyboardInterrupt:
             sys.exit(0)
         return

@@ -12,7 +12,7 @@ from feedbus.errors import Drop, Reject, Retry
 from feedbus.records.ids import Ids, pick
 from feedbus.records.instances import Attributes
 from feedbus.records.message import Message
-from feedbus.records.parts import Publisher
+from feedbus.records.parts import PartPublisher
 
 SMALL = 8  # records, of a chunk by the mean
 LARGE = 100  # records: from here on, a chunk's shared values are worth a message of their own
@@ -92,7 +92,7 @@ class Batch:
     """
 
     chunks: Sequence[Chunk]
-    publisher: Publisher | None = None
+    publisher: PartPublisher | None = None
     origins: Sequence[Origin] = ()
     verdicts: dict[int, Drop | Reject | Retry] = field(default_factory=dict)
     starts: Sequence[int] = ()

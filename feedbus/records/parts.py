@@ -99,7 +99,7 @@ def check_fields(columns: object, shared: object) -> None:
         refuse("shared", "a mapping of fields to values", shared)
 
 
-class Publisher(Protocol):
+class PartPublisher(Protocol):
     """Receives the messages that a batch publishes."""
 
     def publish_part(self, part: Part) -> None:

@@ -12,7 +12,7 @@ from feedbus.records.batch import Batch, Chunk, Origin
 from feedbus.records.ids import Ids
 from feedbus.records.instances import Attributes, attributes_of
 from feedbus.records.message import Message
-from feedbus.records.parts import Publisher
+from feedbus.records.parts import PartPublisher
 from feedbus.records.publishing import PublishingRecords
 from feedbus.records.selecting import choose, group
 
@@ -62,7 +62,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         rows: Sequence[Any],
         ids: Sequence[str] | None = None,
         *,
-        bus: Publisher | None = None,
+        bus: PartPublisher | None = None,
     ) -> Records[Row]:
         """Create a batch of loaded records, for tests and for callers without a broker.
 
@@ -250,7 +250,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """The whole batch."""
         return self._batch
 
-    def bind(self, publisher: Publisher) -> None:
+    def bind(self, publisher: PartPublisher) -> None:
         """Set the publisher that receives the messages that records of the batch publish."""
         self._batch.publisher = publisher
 

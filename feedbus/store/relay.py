@@ -28,7 +28,7 @@ ROWS = 100  # published in a round
 PRUNED_ROWS = 1_000  # deleted from the inbox in a step
 
 
-class Publisher(Protocol):
+class RelayBus(Protocol):
     """The methods of a bus that the relay uses."""
 
     def publish(
@@ -46,7 +46,7 @@ class Publisher(Protocol):
         """Close the connection; the next publish opens another."""
 
 
-def _publish(bus: Publisher, entry: Entry, clock: Clock) -> None:
+def _publish(bus: RelayBus, entry: Entry, clock: Clock) -> None:
     """Publish a row; what it has waited counts towards its expiry or its delay."""
     options: PublishOptions = json.loads(entry.options) if entry.options else {}
     waited = max(now(clock) - entry.created_at, 0) / 1_000_000
@@ -59,7 +59,7 @@ def _publish(bus: Publisher, entry: Entry, clock: Clock) -> None:
 
 
 def publish_entries(
-    store: Store, bus: Publisher, entries: Iterable[Entry], clock: Clock = SYSTEM
+    store: Store, bus: RelayBus, entries: Iterable[Entry], clock: Clock = SYSTEM
 ) -> int:
     """Publish these rows in order and remove them; returns how many were published.
 
@@ -100,7 +100,7 @@ def publish_entries(
 
 def publish_pending(  # noqa: PLR0913 -- options, each given by name
     store: Store,
-    bus: Publisher,
+    bus: RelayBus,
     project: str,
     *,
     limit: int = ROWS,
@@ -154,7 +154,7 @@ class Relay:
     """
 
     def __init__(
-        self, topology: Topology, store: Store, bus: Publisher, clock: Clock = SYSTEM
+        self, topology: Topology, store: Store, bus: RelayBus, clock: Clock = SYSTEM
     ) -> None:
         """Publish a store's outbox by this bus; the thread runs within a with statement.
 

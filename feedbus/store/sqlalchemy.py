@@ -22,8 +22,8 @@ from feedbus.store.write_queue import TURN_SECONDS, Turn, Waiting
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """What a statement gave, read within its transaction."""
+class StatementResult:
+    """The result of a statement, read within its transaction."""
 
     rowcount: int
     rows: Sequence[Any]
@@ -128,7 +128,7 @@ class SqlAlchemyStore(SqlStore):
         """Execute a statement of feedbus's own tables."""
         with self.transaction() as session:
             done = session.connection().execute(_clause(sql), parameters)
-            return Done(done.rowcount, done.all() if done.returns_rows else ())
+            return StatementResult(done.rowcount, done.all() if done.returns_rows else ())
 
     def is_outage(self, error: BaseException) -> bool:
         """Whether an error says that the store is unavailable, full or not set up."""
