@@ -174,7 +174,7 @@ def _switch(connection: Connection, topology: Topology, report: Callable[[str], 
         if not exchange.hashed:
             continue
         known = ledger.recall(channel, topology, exchange.name)
-        state = switch.adopt(channel, topology, exchange.name)
+        state = switch.adopt(channel, topology, exchange.name, report)
         if known is None or known.current != state.current:
             report(f"{exchange.name}: publishing switched to generation {state.current.digest}")
     channel.close()

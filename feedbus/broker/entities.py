@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from feedbus.broker import ordering
+from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.differences import differing, differs_in, explained, found_in
 from feedbus.broker.names import Names
 from feedbus.errors import Outage, UsageError
@@ -86,11 +87,28 @@ def _declare_exchange(channel: Channel, names: Names, exchange: Exchange) -> Non
     channel.exchange_declare(names.packs(exchange.name), "direct", durable=True, auto_delete=False)
 
 
-def declare_ring(channel: Channel, names: Names, generation: Generation) -> None:
-    """Declare a generation's ring and its queues, bound in the generation's order."""
+def declare_ring(
+    channel: Channel,
+    names: Names,
+    generation: Generation,
+    report: Callable[[str], None] | None = None,
+) -> None:
+    """Declare a generation's ring and its queues, bound in the generation's order.
+
+    The ring is declared when its queues are on the broker's disk, so one that exists needs no wait.
+
+    Args:
+        channel: on which it is declared.
+        names: of the topology.
+        generation: whose ring it is.
+        report: is called with why this takes long; by default that is logged.
+
+    """
     topology = names.topology
     ring = names.ring(generation)
     arguments = dict(topology.exchanges[generation.exchange].arguments)
+    if not exchange_exists(channel.connection, ring):
+        _declare_written(channel, names, generation, report)
     with explained(ring):
         channel.exchange_declare(
             ring, "x-consistent-hash", durable=True, auto_delete=False, arguments=arguments
@@ -100,6 +118,36 @@ def declare_ring(channel: Channel, names: Names, generation: Generation) -> None
     for (member, _), (queue, _), key in zip(generation.members, queues, keys, strict=True):
         declare_queue(channel, names, topology.consumer(member), queue)
         channel.queue_bind(queue, ring, key)
+
+
+def _declare_written(
+    channel: Channel,
+    names: Names,
+    generation: Generation,
+    report: Callable[[str], None] | None,
+) -> None:
+    """Declare the queues of a new ring, and wait until the broker has written them to its disk.
+
+    RabbitMQ confirms a quorum queue before. Where it is killed then, the queue starts again
+    without its messages, those that were confirmed included. Classic queues are on the disk.
+    """
+    topology = names.topology
+    consumers = [(topology.consumer(member), member) for member, _ in generation.members]
+    for consumer, member in consumers:
+        declare_queue(channel, names, consumer, names.member(generation, member))
+    seconds = queue_written_seconds(topology)
+    if not seconds or all(consumer.queue.type != "quorum" for consumer, _ in consumers):
+        return
+    text = (
+        f"{generation.exchange}: waiting {seconds:.0f} s until the broker has written the"
+        f" {len(consumers)} new quorum queues to its disk: if it was killed before, they would lose"
+        " what they have confirmed"
+    )
+    if report is None:
+        events.info("queues_declared", text, exchange=generation.exchange, queues=len(consumers))
+    else:
+        report(text)
+    channel.connection.clock.sleep(seconds)
 
 
 def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:

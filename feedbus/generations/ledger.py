@@ -107,6 +107,13 @@ def recall(channel: Channel, topology: Topology, exchange: str) -> State | None:
     return None
 
 
+def declare(channel: Channel, topology: Topology, exchange: str) -> None:
+    """Declare the queues that keep the state of an exchange."""
+    names = Names(topology)
+    for queue in (names.ledger(exchange), names.generations(exchange)):
+        _declare(channel, topology, exchange, queue)
+
+
 def mend(channel: Channel, names: Names, state: State) -> None:
     """Write the state anew where readers do not read it; the caller holds the topology's lock."""
     exchange = state.current.exchange

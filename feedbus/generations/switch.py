@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,14 +27,19 @@ EXIT_AT = "FEEDBUS_EXIT_AT"
 EXIT_CODE = 99
 
 
-def adopt(channel: Channel, topology: Topology, exchange: str) -> State:
+def adopt(
+    channel: Channel,
+    topology: Topology,
+    exchange: str,
+    report: Callable[[str], None] | None = None,
+) -> State:
     """Make the topology's ring the current one and return the state that this leaves.
 
     What arrives between the two rings is held, then appended to the old one, so that each key's
     records stay in order: the new ring's consumers wait until the old ring is empty. Every step
     can be repeated, so a crash anywhere is mended by calling this again; a switch that was begun
     is ended first, also where the topology wants another ring by now. The caller holds the
-    topology's lock.
+    topology's lock; report is called with why this takes long.
     """
     names = Names(topology)
     wanted = topology.generation(exchange)
@@ -52,7 +57,8 @@ def adopt(channel: Channel, topology: Topology, exchange: str) -> State:
     else:
         draining = (*state.draining, state.current)
         state = State(successor(state, wanted), draining, settled=False, serial=state.serial)
-    broker.declare_ring(channel, names, state.current)
+    ledger.declare(channel, topology, exchange)  # before the wait for what is new
+    broker.declare_ring(channel, names, state.current, report)
     step("declared")
     return _carry_out(channel, names, state)
 

@@ -133,6 +133,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " `max_length`.",
         "dead_letters_unreadable": "The dead letters cannot be read, so old ones are not deleted;"
         " feedbus tries again.",
+        "queues_declared": "New quorum queues of a ring were declared; the ring is used when the"
+        " broker has written them to its disk.",
         "timer_declared": "New exchanges of the timer were declared; the first delayed message"
         " waits until the broker has written them to its disk.",
         "undelivered_sent": "Delayed messages whose queue or exchange was missing when they were"

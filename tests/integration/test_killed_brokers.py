@@ -1,0 +1,43 @@
+"""A RabbitMQ that is killed just after a change keeps what it has confirmed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from feedbus.broker import connecting, entities
+from feedbus.bus import LiveBus
+from feedbus.generations import establishment
+from feedbus.store.peewee import close_bound
+from servers.rabbitmq import RabbitMQ
+from tests.projects import wait_until
+from tests.systems import BATCH, System, sharded
+
+pytestmark = pytest.mark.integration
+MESSAGES = 200
+
+
+@pytest.fixture(autouse=True)
+def _closed_store():
+    yield
+    close_bound()
+
+
+def test_a_broker_killed_just_after_a_switch_keeps_what_the_new_ring_has_confirmed(
+    fragile_rabbitmq: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def shards(count: int):
+        return sharded(count, type="quorum", single_active_consumer=True, batch=BATCH)
+
+    system = System.at(tmp_path, shards(2), broker_url=fragile_rabbitmq.url)
+    monkeypatch.setattr(entities, "queue_written_seconds", connecting.queue_written_seconds)
+    system.topology = replace(system.topology, queues={"shard": shards(3)})
+    establishment.establish(system.topology)
+    with LiveBus(system.topology, timeout_seconds=30.0) as bus:
+        pairs = [({"n": number}, str(number)) for number in range(MESSAGES)]
+        assert bus.publish_many("ring", pairs) == MESSAGES
+    fragile_rabbitmq.kill()
+    fragile_rabbitmq.start()
+    wait_until(lambda: sum(system.ready().values()) == MESSAGES)
