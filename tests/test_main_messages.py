@@ -140,7 +140,9 @@ MESSAGES = {
             "{} returns the messages that wait for their handler to the broker, because the"
             " broker's consumer_timeout ({} s) would expire; they are delivered again"
         ),
-        ("{} ends during an outage; the broker will deliver its unacknowledged messages again"),
+    ),
+    "runner/several.py": (
+        "{} ends during an outage; the broker will deliver its unacknowledged messages again",
     ),
     "supervisor/arbiter.py": (
         (
