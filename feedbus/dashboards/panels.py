@@ -128,6 +128,10 @@ def _waiting(topology: Topology) -> list[Panel]:
         )
         for quantile in QUANTILES
     )
+    age = tuple(
+        Query(_quantile("feedbus_age_seconds", topology, queue, QUANTILES[-1]), queue.name)
+        for queue in queues
+    )
     dropped = (
         f"sum by (consumer, limit) (increase(feedbus_dead_letters_dropped_total{{{JOB}}}[{RATE}]))"
     )
@@ -148,6 +152,14 @@ def _waiting(topology: Topology) -> list[Panel]:
         ),
         Panel("Dead letters", "What `feedbus dead list` shows.", (dead,), width=THIRD),
         *lag,
+        Panel(
+            f"Age of retries, {_percent(QUANTILES[-1])}",
+            f"{_percent(QUANTILES[-1])} of the retries and requeued dead letters were settled at"
+            " most this long after their message was first published.",
+            age,
+            "s",
+            width=THIRD,
+        ),
         Panel(
             "Dead letters dropped",
             "Dropped by a limit on the age or the number of dead letters.",
