@@ -1,4 +1,4 @@
-"""Publish records: at once from outside a handler, after the commit from inside one."""
+"""The bus: publish records, immediately in a program, after the commit in a handler."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from feedbus.wire.envelope import Envelope, PublishOptions
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What a task waits for: requests that are sent, or the connection that is closed."""
+    """Work for the bus's thread on which a task waits: requests to send, or a close."""
 
     requests: Sequence[Request]
     loop: asyncio.AbstractEventLoop
@@ -34,7 +34,7 @@ class _Job:
     last: bool = False
 
     def end(self) -> None:
-        """Let the task go on; one that was cancelled, or whose loop is closed, waits no more."""
+        """Wake the task, unless it was cancelled or its loop is closed."""
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._finish)
 
@@ -110,7 +110,7 @@ class AsyncBus:
         return count
 
     async def close(self) -> None:
-        """Send what tasks have published, then close the connection; a publish opens another."""
+        """Send what tasks have published, and close the connection; a later publish opens one."""
         if self._thread is not None and self._process == os.getpid():
             await self._put((), last=True)
 

@@ -1,4 +1,4 @@
-"""The buses that handlers get: they collect, and what they collected is sent after the commit."""
+"""The buses of handlers: they collect records, which are sent after the commit."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ AT_ONCE = 50_000  # messages that wait to be put together: so many fill the pack
 
 
 class Collect(Protocol):
-    """Takes what a bus publishes."""
+    """A function that receives the records that a bus publishes."""
 
     def __call__(self, exchange: str, pack: Pack, envelope: Envelope | None = None, /) -> None:
-        """Take records for an exchange, with the options that they have in common."""
+        """Receive records for an exchange, with the options that all of them have."""
 
 
 def _refuse_late(*_: object) -> NoReturn:
@@ -39,10 +39,10 @@ def _refuse_late(*_: object) -> NoReturn:
 
 
 class CollectingBus(Bus):
-    """What a handler of one record gets: ids derive from that record's."""
+    """The bus of a handler of one record; message ids are derived from that record's id."""
 
     def __init__(self, records: Records, collect: Collect) -> None:
-        """Collect for a handler that is given this record.
+        """Collect for a handler that handles this record.
 
         Args:
             records: the record that causes all that is published.
@@ -88,12 +88,12 @@ class CollectingBus(Bus):
         return derive(call, *self._records.ids)
 
     def flush(self) -> None:
-        """Refuse what is published from now on: the handler has returned."""
+        """Refuse further publishing, because the handler has returned."""
         self._collect = _refuse_late
 
 
 class BatchBus(Bus):
-    """What a batch handler gets: its records publish, and ids derive from each record's.
+    """The bus of a batch handler: records publish, and message ids are derived from theirs.
 
     A record's n-th message for an exchange has the same id in whatever batch the record comes.
     """
@@ -101,7 +101,7 @@ class BatchBus(Bus):
     def __init__(
         self, records: Records, collect: Collect, shards: Callable[[str], int] = lambda _: 0
     ) -> None:
-        """Take what these records publish.
+        """Collect the messages of these records.
 
         Args:
             records: all that the handler is given.
@@ -121,7 +121,7 @@ class BatchBus(Bus):
         records.bind(self)
 
     def publish_many(self, *_: object, **__: object) -> NoReturn:
-        """Refuse: which record is the cause cannot be known.
+        """Not possible in a batch handler: feedbus could not know which record is the cause.
 
         Raises:
             UsageError: always.
@@ -137,7 +137,7 @@ class BatchBus(Bus):
     publish_columns = _publish_enveloped = publish_many
 
     def publish_part(self, part: Part) -> None:
-        """Take messages that records publish."""
+        """Collect the messages of a part."""
         exchange = part.exchange
         if exchange not in self._waiting:
             self._shards(exchange)  # a name that is unknown is an error of this call
@@ -153,7 +153,7 @@ class BatchBus(Bus):
             self._flush(exchange)
 
     def flush(self) -> None:
-        """Collect all that waits, and refuse what is published from now on."""
+        """Collect the merged parts, and refuse further publishing."""
         for exchange in self._waiting:
             self._flush(exchange)
         self._waiting.clear()
@@ -170,7 +170,7 @@ class BatchBus(Bus):
             self._collect(exchange, pack)
 
     def _children(self, exchange: str, causes: Sequence[int]) -> Ids:
-        """Derive each child's id from its cause's; a cause's later children count on."""
+        """Derive each message's id from its cause; the messages of one cause are numbered."""
         if self._parents is None:
             self._parents = _joined([chunk.ids for chunk in self._records.batch.chunks])
         origins, ordinals = self._parents.origins, self._parents.ordinals or ()
@@ -194,7 +194,7 @@ class BatchBus(Bus):
         return Ids([derived[origin] for origin in owners], found)
 
     def _begun_anew(self, exchange: str, causes: Sequence[int], found: Sequence[int]) -> Ids:
-        """Derive ids of their own for children of children of children: no id grows for ever."""
+        """Derive new origins after three generations of messages, so that ids stay short."""
         parents = self._records.ids
         origins = [
             derive(exchange, parents[cause], str(ordinal))

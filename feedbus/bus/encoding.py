@@ -29,12 +29,12 @@ ID_DIGITS = 24
 
 
 def derive(*causes: str) -> str:
-    """Return an origin for ids that is the same whenever the causes are."""
+    """Return an origin for message ids that depends only on the causes."""
     return hashlib.sha256("\n".join(causes).encode()).hexdigest()[:ID_DIGITS]
 
 
 def columnar(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int = 0) -> list[Pack]:
-    """Return packs of (payload, routing key) pairs, in order: what all share is stored once.
+    """Return packs of (payload, routing key) pairs, in order; shared fields are stored once.
 
     Args:
         pairs: those with the same fields, one after another, make a pack.
@@ -84,28 +84,28 @@ def _all_equal(values: Sequence[Any]) -> bool:
 
 
 class Encoder:
-    """Makes messages of records, in packs where the exchange says so."""
+    """Converts records into messages, as packs if the exchange has `pack`."""
 
     def __init__(self, topology: Topology) -> None:
-        """Predict placement by the topology's own generations until others are set."""
+        """Use the topology's own generations to predict shards until others are set."""
         self._topology = topology
         self._names = Names(topology)
         self._codecs: Codecs | None = None
         self._rings: dict[str, tuple[Generation, Ring]] = {}
 
     def lead(self, generation: Generation) -> None:
-        """Predict placement on a generation's exchange by that generation from now on."""
+        """Use this generation to predict the shards of its exchange from now on."""
         self._rings[generation.exchange] = (generation, Ring.of(generation.members))
 
     def shards(self, exchange_name: str) -> int:
-        """Return over how many shards an exchange spreads its keys; 0 if it is not hashed."""
+        """Return the number of shards of an exchange, or 0 if it has no ring."""
         exchange = self._topology.exchange(exchange_name)
         return len(self._ring(exchange.name)[0].members) if exchange.hashed else 0
 
     def encode(
         self, exchange_name: str, pack: Pack, envelope: Envelope | None = None
     ) -> list[Outgoing]:
-        """Return the messages that carry a pack's records, those of each key in order.
+        """Return the messages for the records of a pack; those of each key stay in order.
 
         With an envelope each record has a message of its own.
         """
@@ -150,7 +150,7 @@ class Encoder:
         ]
 
     def apart(self, message: Outgoing) -> list[Outgoing]:
-        """Return a pack's records as plain messages for its exchange's entry."""
+        """Return the records of a pack as plain messages for the entry of its exchange."""
         exchange = next(
             name for name in self._topology.exchanges if self._names.packs(name) == message.exchange
         )
@@ -228,7 +228,7 @@ def _check_size(body: bytes) -> None:
 
 
 def _check_id(ids: Ids) -> None:
-    """Refuse an id that a caller has given and AMQP cannot carry; those made here are short."""
+    """Refuse a caller's message id that AMQP cannot carry."""
     if len(ids) == 1 and not is_id(f"{ids[0]}+"):
         msg = f"cannot publish: message id {ids[0][:50]!r}; expected UTF-8 of 1 to 254 bytes"
         raise UsageError(msg)

@@ -1,4 +1,4 @@
-"""What a bus is, inside a handler and outside."""
+"""The interface of a bus, in handlers and in programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from feedbus.wire.envelope import Envelope, PublishOptions
 
 
 class Bus(ABC):
-    """Where records are published; exchange names are those of topology.toml.
+    """Publishes records; exchange names are those of topology.toml.
 
     In a batch handler records publish by themselves: records.publish(…).
     """
@@ -47,7 +47,7 @@ class Bus(ABC):
     def _publish_enveloped(
         self, exchange: str, fields: Mapping[str, Any], key: str, envelope: Envelope
     ) -> None:
-        """Publish one record with options, in a message of its own."""
+        """Publish one record with options, as a message without a pack."""
 
     @abstractmethod
     def publish_many(
@@ -55,7 +55,7 @@ class Bus(ABC):
         exchange: str,
         pairs: Iterable[tuple[Payload, str]],
     ) -> int:
-        """Publish (payload, routing key) pairs in order and return how many there were.
+        """Publish (payload, routing key) pairs in order, and return their number.
 
         Args:
             exchange: as topology.toml names it.
@@ -72,7 +72,7 @@ class Bus(ABC):
         *,
         shared: Mapping[str, Any] | None = None,
     ) -> int:
-        """Publish records given by column, in order, and return how many there were.
+        """Publish records given by column, in order, and return their number.
 
         Args:
             exchange: as topology.toml names it.

@@ -1,4 +1,4 @@
-"""The bus of a program: it publishes at once and returns when the broker has confirmed."""
+"""The bus of a program: it publishes immediately and returns when the broker has confirmed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TIMEOUT_SECONDS = 10.0
 
 
 class LiveBus(Bus):
-    """A bus with a connection of its own, for any thread; feedbus.connect() returns one.
+    """A bus with its own connection, for any thread; feedbus.connect() returns one.
 
     It connects at the first publish, declares the topology where the broker has nothing of it,
     and reconnects when the broker comes back. What several threads publish at once is sent
@@ -74,7 +74,7 @@ class LiveBus(Bus):
         _buses.add(self)
 
     def begin(self) -> None:
-        """Start without a connection and with free locks, as a forked process has to."""
+        """Start without a connection and with free locks, as a forked process must."""
         self._sender = self._new_sender()
         self._known = False
         self._lock = threading.Lock()
@@ -116,7 +116,7 @@ class LiveBus(Bus):
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
     ) -> None:
-        """Publish one record; where a message_id is given, a repeat is known by it.
+        """Publish one record; a repetition is recognised by its message_id, if one is given.
 
         Raises: as Bus.publish and publish_many.
         """
@@ -169,7 +169,7 @@ class LiveBus(Bus):
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
-        """Commit what the block does in the store together with what it publishes.
+        """Commit the block's changes in the store together with the messages that it publishes.
 
         What this thread publishes in the block goes to the outbox, and is sent after the commit:
         at once, or by the relay of `feedbus up` when the broker is away. After a rollback nothing
@@ -212,7 +212,7 @@ class LiveBus(Bus):
             return self._store
 
     def _send_committed(self, committed: Transaction) -> None:
-        """Send what a transaction has committed; whatever the broker says, raise nothing."""
+        """Send the messages of a committed transaction; errors of the broker are not raised."""
         if self._behind and not committed.is_next():
             return  # the relay sends it, after what was put before
         with self._lock:
@@ -247,7 +247,7 @@ class LiveBus(Bus):
         request.raise_answer()
 
     def send_together(self, requests: Sequence[Request]) -> None:
-        """Send what these request, and leave an answer in each; raises nothing of the broker's."""
+        """Send several requests, and set their answers; errors of the broker are not raised."""
         with self._lock:
             self._send_together(requests)
 
@@ -286,7 +286,7 @@ class LiveBus(Bus):
                 request.answer = [each for each in found if id(each.message) in own]
 
     def _learn(self, patience: float) -> Exception | None:
-        """Know the current rings, and declare what is missing; return why that was impossible."""
+        """Read the current rings and declare missing objects; return why this failed."""
         for _ in self._attempts(patience):
             try:
                 self._establish()
@@ -305,7 +305,7 @@ class LiveBus(Bus):
             self._known = True
 
     def _sent(self, messages: Sequence[Outgoing], patience: float) -> list[Refusal] | Exception:
-        """Send messages, again while the broker is away; return what was refused, or why all was.
+        """Send messages, repeatedly during an outage; return the refused ones, or why all failed.
 
         A broker that comes back may be an empty one.
         """
@@ -321,7 +321,7 @@ class LiveBus(Bus):
         return failure
 
     def _attempts(self, seconds: float) -> Iterator[None]:
-        """Yield at once, and again as long as the broker may be away."""
+        """Yield immediately, and then repeatedly until timeout_seconds have passed."""
         deadline = self._clock.monotonic() + seconds
         yield
         while self._clock.monotonic() <= deadline:
@@ -330,7 +330,7 @@ class LiveBus(Bus):
 
 
 def _own(error: Exception) -> Exception:
-    """Return an error of a caller's own: each thread raises it."""
+    """Return a copy of an error, so that each thread raises its own."""
     return type(error)(str(error))
 
 

@@ -1,4 +1,4 @@
-"""Put small parts together, so that many records that publish little fill a few packs."""
+"""Merge small parts, so that many records that publish little fill a few packs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feedbus.records.parts import Part
 
 @dataclass(slots=True)
 class _Group:
-    """Parts that travel together.
+    """Parts that are sent in one pack.
 
     Attributes:
         form: the names of their shared fields and of their columns, and the column of their keys.
@@ -31,12 +31,12 @@ class _Group:
     starts: list[int] = field(default_factory=list)
 
     def places(self) -> Sequence[int]:
-        """Return the places of the messages among all."""
+        """Return the indexes of the messages among all."""
         pairs = zip(self.starts, self.parts, strict=True)
         return list(chain.from_iterable(range(start, start + len(part)) for start, part in pairs))
 
     def pack(self, ids: Ids) -> Pack:
-        """Return the messages with these ids; what all of them share is stored once."""
+        """Return a pack of the messages, with these ids; shared fields are stored once."""
         parts, first = self.parts, self.parts[0]
         if len(parts) == 1:
             return first.pack(ids)
@@ -58,7 +58,7 @@ class _Group:
 
 
 def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
-    """Put parts for one exchange together; messages of one key stay in order.
+    """Merge parts for one exchange; messages of one key stay in order.
 
     A part that is large enough to fill messages of its own stays by itself, and what its messages
     share is stored once in each.
@@ -91,7 +91,7 @@ def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
 
 
 def _are_one(values: Sequence[Any]) -> bool:
-    """Whether values are one: 1, 1.0 and True are equal and yet not the same in JSON."""
+    """Whether values are identical in JSON: 1, 1.0 and True are equal in Python, but not there."""
     kinds = set(map(type, values))
     return kinds <= {str, int} and len(kinds) == 1 and values.count(values[0]) == len(values)
 

@@ -1,4 +1,4 @@
-"""What a caller asks a bus to send, and what came of it."""
+"""A request to a bus to send messages, with its result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from feedbus.wire.envelope import Envelope
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """What one caller publishes, and what came of it: what was refused, or why all of it was."""
+    """The records of one publish call, with the result: the refused ones, or why all failed."""
 
     exchange: str
     pack: Pack
@@ -19,7 +19,7 @@ class Request:
     answer: list[Refusal] | Exception | None = None
 
     def raise_answer(self) -> None:
-        """Return when everything was confirmed.
+        """Return if every record was confirmed, otherwise raise the error.
 
         Raises:
             Unroutable: messages came back; those beside them were published.

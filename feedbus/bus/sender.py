@@ -1,4 +1,4 @@
-"""Send messages to the broker; packs whose generation has passed are taken apart and sent anew."""
+"""Send messages to the broker; packs for an old generation are sent again as plain messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from feedbus.wire.constants import PACK, TIMER_TARGET
 
 
 class Sender:
-    """A connection for publishing alone, opened when there is something to send."""
+    """A connection that only publishes, opened on the first send."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Sender:
         self._publisher: Publisher | None = None
 
     def send(self, messages: Iterable[Outgoing]) -> list[Refusal]:
-        """Send messages in order and return those that the broker did not take.
+        """Send messages in order, and return those that the broker did not accept.
 
         Raises:
             BrokerOutage: the broker is away; what was not confirmed may have arrived all the same.
@@ -100,7 +100,7 @@ class Sender:
         return refusals
 
     def channel(self) -> Channel:
-        """Return a channel for declarations that a send needs first."""
+        """Return a channel for declarations that must precede a send."""
         self._open()
         return cast("Channel", self._connected().default_channel)
 
@@ -113,13 +113,13 @@ class Sender:
             broker.close(connection)
 
     def _drop(self) -> None:
-        """Give up a connection on which something is unanswered, not waiting for a goodbye."""
+        """Close a connection with unanswered messages, without AMQP's close handshake."""
         connection, self._connection, self._publisher = self._connection, None, None
         if connection is not None:
             broker.drop(connection)
 
     def _drop_if_lost(self) -> None:
-        """Connect anew where the broker has closed the connection since the last send."""
+        """Connect again if the broker has closed the connection since the last send."""
         connection = self._connection
         if self._publisher is None or connection is None:
             return
@@ -149,7 +149,7 @@ class Sender:
         return self._connection
 
     def _declare_timer(self, messages: Sequence[Outgoing]) -> None:
-        """Declare what those of the messages need that are delayed."""
+        """Declare the timer's objects for those messages that are delayed."""
         delayed = [message for message in messages if TIMER_TARGET in message.headers]
         if not delayed:
             return
@@ -160,7 +160,7 @@ class Sender:
             raise BrokerOutage(msg) from error
 
     def _apart(self, packs: Sequence[Outgoing]) -> list[Outgoing]:
-        """Return the packs' records as plain messages, and learn the generations of now."""
+        """Return the records of packs as plain messages, and read the current generations."""
         for state in ledger.states(self._connected(), self._topology).values():
             self.encoder.lead(state.current)
         return [message for pack in packs for message in self.encoder.apart(pack)]
@@ -168,7 +168,7 @@ class Sender:
     def _count(
         self, messages: Sequence[Outgoing], outcome: Outcome, refusals: Sequence[Refusal]
     ) -> None:
-        """Count records: all of the messages as outcome, but those refused as what they met."""
+        """Count records: the refused ones by their result, all others with this outcome."""
         if self._metrics is None:
             return
         counts: Counter[tuple[str, Outcome]] = Counter()

@@ -1,4 +1,4 @@
-"""Messages that wait for a commit: in memory while they are few, in a file when they are many."""
+"""Messages that wait for a commit: a few in memory, many in a temporary file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MEMORY_BYTES = 4_000_000
 
 
 class Spool:
-    """A list of messages that costs the same memory however long it is."""
+    """A list of messages with bounded use of memory."""
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
-        """Keep bodies of so many bytes in memory before a file is used."""
+        """Keep bodies up to this number of bytes in memory before a file is used."""
         self._memory_bytes = memory_bytes
         self._recent: list[Outgoing] = []
         self._recent_bytes = self._filed_bytes = self._count = 0
@@ -27,7 +27,7 @@ class Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Drop the file, which has no name and is nobody else's."""
+        """Delete the temporary file."""
         self.clear()
 
     def __bool__(self) -> bool:
@@ -40,11 +40,11 @@ class Spool:
 
     @property
     def body_bytes(self) -> int:
-        """The bytes of all bodies."""
+        """The size of all bodies in bytes."""
         return self._filed_bytes + self._recent_bytes
 
     def clear(self) -> None:
-        """Forget all messages."""
+        """Remove all messages."""
         self._recent, self._recent_bytes = [], 0
         self._filed_bytes = self._count = 0
         if self._file is not None:
@@ -64,7 +64,7 @@ class Spool:
             self._recent, self._recent_bytes = [], 0
 
     def __iter__(self) -> Iterator[Outgoing]:
-        """Go through the messages in order; adding ends meanwhile."""
+        """Yield the messages in order; afterwards none can be added."""
         if self._file is not None:
             end = self._file.tell()
             self._file.seek(0)

@@ -1,4 +1,4 @@
-"""What a thread publishes in a transaction of the store: rows of the outbox, sent afterwards."""
+"""The records that a thread publishes in a transaction of the store: rows of the outbox."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ events = EventLog(__name__)
 def put_records(
     outbox: Outbox, exchange: str, pack: Pack, envelope: Envelope | None = None
 ) -> list[int]:
-    """Put records into an outbox, with the options that all of them have; return the rows' ids."""
+    """Add records to an outbox, with the options that all of them have; return the rows' ids."""
     rows = ((pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack)))
     options = envelope.options() if envelope is not None else None
     return outbox.put_many(exchange, rows, options)
 
 
 class Transaction:
-    """The rows that one transaction puts into the outbox, and what they are to be sent as."""
+    """The rows that one transaction adds to the outbox, and the requests for them."""
 
     def __init__(self, store: Store) -> None:
-        """Put rows into this store's outbox, within its transaction."""
+        """Add rows to this store's outbox, within its transaction."""
         self._store = store
         self._put: list[tuple[Request, list[int]]] = []
 
     def add(self, request: Request) -> None:
-        """Put what a caller publishes into the outbox."""
+        """Add the records of a caller to the outbox."""
         outbox = self._store.outbox
         ids = put_records(outbox, request.exchange, request.pack, request.envelope)
         self._put.append((request, ids))
 
     @property
     def requests(self) -> list[Request]:
-        """What is to be sent, in order."""
+        """The requests to send, in order."""
         return [request for request, _ in self._put]
 
     def is_next(self) -> bool:
-        """Whether no row that was put before these is still in the outbox."""
+        """Whether the outbox has no rows from before these."""
         oldest = self._store.outbox.pending(1)
         return not oldest or oldest[0].id >= self._put[0][1][0]
 
@@ -84,7 +84,7 @@ class Transaction:
 
 
 def _confirmed(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]) -> list[int]:
-    """Return the rows whose messages were not refused."""
+    """Return the rows whose messages the broker accepted."""
     if any(refusal.message.content_type == PACK for refusal in refusals):
         return []  # it is not known which of its records arrived
     refused = {refusal.message.message_id for refusal in refusals}
@@ -100,6 +100,6 @@ def _why(request: Request) -> str:
 
 
 class Current(threading.local):
-    """The transaction that a thread is in."""
+    """The current transaction of a thread."""
 
     transaction: Transaction | None = None

@@ -1,4 +1,4 @@
-"""Deliveries and a handler make verdicts."""
+"""Dispatch: deliveries are decoded, given to the handler, and get verdicts."""
 
 from feedbus.dispatch.dispatch import Dispatch
 

@@ -1,4 +1,4 @@
-"""Calls of a handler: in one transaction, with what it publishes collected."""
+"""Calls of a handler in a transaction; the messages that it publishes are collected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Calling:
         store: Store,
         overtaken: Callable[[Records], bool],
     ) -> None:
-        """Call in transactions of a store; what is published is for the sender.
+        """Call in transactions of a store; the sender sends the published messages.
 
         Where a batch handler's verdicts are out of order, as overtaken says, its call counts for
         nothing.
@@ -45,7 +45,7 @@ class Calling:
         self._store = store
 
     def attempt(self, callee: Callee, records: Records) -> BaseException | None:
-        """Call a handler and send what it published; return what was raised.
+        """Call a handler and send its messages; return its exceptions.
 
         Raises:
             Outage: something is away; nothing is to be counted.
@@ -65,7 +65,7 @@ class Calling:
     def outcome(
         self, callee: Callee, records: Records
     ) -> tuple[Publications, None] | tuple[None, BaseException]:
-        """Call a handler; return what is to be sent after it, or what was raised.
+        """Call a handler; return the messages to send afterwards, or its exceptions.
 
         Raises:
             Outage: something is away; nothing is to be counted.
@@ -79,7 +79,7 @@ class Calling:
             return None, self.judge(records, error)
 
     def judge(self, records: Records, error: BaseException) -> BaseException:
-        """Return what was raised for records, logged where it is a failure.
+        """Return the exceptions of records; log those that are failures.
 
         Raises:
             Outage: it is an outage's doing.
@@ -113,7 +113,7 @@ class Calling:
         return error
 
     def collect(self, callee: Callee, records: Records) -> Publications:
-        """Call a handler in one transaction, and return what is to be sent after it.
+        """Call a handler in one transaction, and return the messages to send afterwards.
 
         On a queue that says once, records seen before are left out. On one that says stream, there
         is no transaction.
@@ -149,7 +149,7 @@ class Calling:
         return publications
 
     async def collect_async(self, call: AsyncCall, records: Records) -> Publications:
-        """Await a handler of one record, and return what is to be sent after it."""
+        """Await a handler of one record, and return the messages to send afterwards."""
         publications = self._publications()
         try:
             bus = CollectingBus(records, publications.collect)
@@ -177,6 +177,6 @@ class Calling:
 
 
 def _refused(records: Records) -> list[str]:
-    """Return the ids of records that come again, or from the dead letters may come again."""
+    """Return the ids of records that will or may be handled again."""
     ids = records.ids
     return [ids[at] for at, verdict in records.verdicts.items() if not isinstance(verdict, Drop)]

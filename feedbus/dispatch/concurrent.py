@@ -1,4 +1,4 @@
-"""Calls of single-record handlers that run at once, as tasks and in threads."""
+"""Concurrent calls of handlers of one record, as tasks and in threads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEPT_SECONDS = 5.0  # what was slow is remembered, until the broker has said wha
 
 @dataclass(slots=True)
 class Part:
-    """A delivery, and how many of its records have not ended."""
+    """A delivery, and the number of its unfinished records."""
 
     opened: Opened
     left: int = 0
@@ -35,7 +35,7 @@ class Part:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One record to be handled, and what its call has made of it."""
+    """One record to be handled, and the result of its call."""
 
     key: Hashable
     part: Part
@@ -52,17 +52,17 @@ class Work:
 
     @property
     def message_id(self) -> str:
-        """The id of the message that brought it."""
+        """The id of the message that contained the record."""
         return self.part.opened.delivery.message_id
 
 
 class ConcurrentCalls:
-    """The records of one consumer that wait or are handled; its methods are for one thread."""
+    """The waiting and running records of one consumer; only one thread may use it."""
 
     def __init__(
         self, dispatch: Dispatch, consumer: Consumer, sender: Sender, resources: Resources
     ) -> None:
-        """Handle as many records at once as the queue's `concurrency` says."""
+        """Handle up to `concurrency` records of the queue at the same time."""
         queue = consumer.queue
         self._dispatch = dispatch
         self._sender = sender
@@ -86,17 +86,17 @@ class ConcurrentCalls:
 
     @property
     def running(self) -> set[Work]:
-        """What has begun and is not finished."""
+        """The records that were started and are not finished."""
         return self._sequencer.running
 
     @property
     def in_handlers(self) -> list[Work]:
-        """What has begun, or is about to, and has not ended."""
+        """The records whose calls are running or about to start."""
         return [work for work in self._sequencer.running if not work.ended]
 
     @property
     def oldest_started_at(self) -> float | None:
-        """When what is longest in a handler has begun, None while nothing is."""
+        """When the longest running call started, or None without one."""
         begun = self._begun
         while begun and (begun[0][1].ended or begun[0][1].started_at != begun[0][0]):
             begun.popleft()
@@ -104,7 +104,7 @@ class ConcurrentCalls:
 
     @property
     def slow(self) -> list[tuple[str, float]]:
-        """The messages that handlers have or have had of late for long, and how long."""
+        """The messages with long recent or running calls, and their durations."""
         now = time.monotonic()
         begun = [work for work in self.in_handlers if work.started_at]
         running = [(work.message_id, now - work.started_at) for work in begun]
@@ -114,7 +114,7 @@ class ConcurrentCalls:
         return ended + [each for each in running if each[1] >= LEAST_TIMEOUT_SECONDS]
 
     def forget_slow(self) -> None:
-        """Forget what took long, and what handlers have had for long until now."""
+        """Forget the messages with long calls, including those that run now."""
         self._ended_slow.clear()
         for work in self.in_handlers:
             work.known_slow = True
@@ -126,16 +126,16 @@ class ConcurrentCalls:
 
     @property
     def hungry(self) -> bool:
-        """Whether more records could be handled at once than there are."""
+        """Whether more records could run at the same time than there are."""
         return self._sequencer.hungry
 
     @property
     def unfinished(self) -> bool:
-        """Whether finish() has something to do."""
+        """Whether finish() has work."""
         return bool(self._ended or self._unfinished or self._done or self._closed)
 
     def open(self, deliveries: Sequence[Delivery]) -> None:
-        """Take deliveries that have come after all others.
+        """Decode deliveries that arrived after all others, and add their records.
 
         Raises:
             StoreOutage: the store is away; they are opened with the next ones.
@@ -163,14 +163,14 @@ class ConcurrentCalls:
         self._done += empty
 
     def take(self) -> list[Work]:
-        """Return what may begin now; start() is to follow.
+        """Return the records that may start now; the caller then calls start().
 
         Nothing does while a resource has to be opened anew, which waits for what runs.
         """
         return self._sequencer.take() if self._resources.ready else []
 
     def start(self, works: Sequence[Work]) -> None:
-        """Begin to handle records."""
+        """Start the calls of records."""
         now = time.monotonic()
         awaited = []
         for work in works:
@@ -186,7 +186,7 @@ class ConcurrentCalls:
             self._resources.loop.start(awaited)
 
     def look(self) -> None:
-        """Log an async handler that blocks the event loop; to be called often."""
+        """Log an async handler that blocks the event loop; the caller calls this often."""
         if any(work.callee.call_async is not None for work in self.running):
             self._resources.loop.look()
 
@@ -225,7 +225,7 @@ class ConcurrentCalls:
         self._closed += [each.delivery for each in closing]
 
     def take_done(self) -> list[Delivery]:
-        """Return the deliveries that are to be acknowledged, once."""
+        """Return the deliveries to acknowledge, each once."""
         deliveries, self._closed = self._closed, []
         return deliveries
 
@@ -270,7 +270,7 @@ class ConcurrentCalls:
             self._unidentified.discard(part.opened.delivery.message_id)
 
     def forget(self) -> None:
-        """Forget everything that does not run, and what has ended: the broker delivers it again."""
+        """Forget all records that do not run: the broker delivers them again."""
         self._came, self._done, self._closed = [], [], []
         self._sequencer.forget_waiting()
         while self._ended:
@@ -287,7 +287,7 @@ class ConcurrentCalls:
         }
 
     def close(self) -> None:
-        """End the threads, once nothing runs."""
+        """End the threads when no call runs."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None

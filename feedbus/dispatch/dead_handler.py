@@ -1,4 +1,4 @@
-"""What a project does about a record that becomes a dead letter, before it is put aside."""
+"""The dead handler: a project's function that is called before a record becomes a dead letter."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ events = EventLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What brought the record of a dead letter."""
+    """The delivery and record of a dead letter."""
 
     consumer: Consumer
     delivery: Delivery
@@ -56,7 +56,7 @@ class Letter:
 
 
 class DeadHandler:
-    """Calls what a queue names as `dead_handler`."""
+    """Calls the function that a queue names as `dead_handler`."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class DeadHandler:
         self._call = found.parameters.call_of(function, resources.value_of)
 
     def before(self, delivery: Delivery, fate: Fate) -> Fate:
-        """Call the function for a fate that is a dead letter, and return what becomes of it.
+        """Call the function for a fate that is a dead letter, and return the resulting fate.
 
         Where the function raises, the dead letter says so.
 
@@ -166,7 +166,7 @@ class DeadHandler:
         given.bus.flush()  # before any other task of the loop goes on
 
     def _taken(self, letter: DeadLetter) -> Sequence[Any]:
-        """Return what the function is called with: the dead letter, or the records in it."""
+        """Return the function's argument: the dead letter, or the records in it."""
         if self._message_type is None:
             return [letter]
         try:

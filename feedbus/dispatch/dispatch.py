@@ -1,4 +1,4 @@
-"""Handle deliveries: open, validate, call the handler in a transaction, publish, count."""
+"""Handle deliveries: decode, validate, call the handler in a transaction, publish, count."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Dispatch:
         )
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
-        """Handle deliveries; when this returns, all of them are to be acknowledged.
+        """Handle deliveries; when this returns, all of them may be acknowledged.
 
         Whatever has to outlive them (what the handler published, retries, dead letters) is
         confirmed by the broker by then.
@@ -124,7 +124,7 @@ class Dispatch:
 
     @property
     def has_dead_handler(self) -> bool:
-        """Whether the queue has one."""
+        """Whether the queue has a dead handler."""
         return self._dead_handler is not None
 
     @property
@@ -134,15 +134,15 @@ class Dispatch:
 
     @property
     def calling(self) -> Calling:
-        """What calls the handlers, in any thread."""
+        """The object that calls the handlers, in any thread."""
         return self._calling
 
     def key(self, arrived: Opened, row: int) -> Any:
-        """Return what a record must stay in order by; None where that is nothing."""
+        """Return a record's ordering key, or None if it has no order."""
         return self._opening.key(arrived, row)
 
     def ended(self, arrived: Opened, row: int, error: BaseException | None, seconds: float) -> None:
-        """Note that one record was handled, or what was raised for it.
+        """Record that one record was handled, with its exception if there is one.
 
         Args:
             arrived: what brought it.
@@ -156,7 +156,7 @@ class Dispatch:
             self.failed(arrived, row, error)
 
     def failed(self, arrived: Opened, row: int, error: BaseException) -> None:
-        """Note what was raised for one record, as calling.judge() returns it."""
+        """Record the exception of one record, as calling.judge() returns it."""
         self._log_drops({row: error})
         self._opening.fail(arrived, row, error)
 
@@ -198,7 +198,7 @@ class Dispatch:
     def open(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
     ) -> tuple[list[Opened], list[Run]]:
-        """Return what deliveries carry, and the records that handlers are to be called with.
+        """Decode deliveries; return them and the records for the handlers.
 
         Args:
             deliveries: that have come.
@@ -219,7 +219,7 @@ class Dispatch:
         return self._opening.open(deliveries)
 
     def give_up(self, delivery: Delivery, reason: str, *, quietly: bool = False) -> None:
-        """Dead-letter a delivery unread; it is to be acknowledged then.
+        """Dead-letter a delivery without decoding it; it may then be acknowledged.
 
         Args:
             delivery: that costs its consumer.
@@ -232,7 +232,7 @@ class Dispatch:
         self._count([opened])
 
     def _perform(self, callee: Callee, records: Records) -> Failures:
-        """Give records to the handler and return what was raised for which of them."""
+        """Call the handler with records and return the exceptions by record."""
         failures: Failures = {}
 
         def fail(index: int, error: BaseException) -> None:
@@ -385,7 +385,7 @@ def _origin(records: Records, index: int) -> tuple[Opened, int]:
 def _callers(
     topology: Topology, consumer: Consumer, handler: Handler, store: Store, resources: Resources
 ) -> tuple[Call, AsyncCall | None]:
-    """Return what calls a handler within the middleware; of an async one, what a task awaits."""
+    """Return a function that calls a handler within the middleware; a coroutine if it is async."""
     middleware = [
         resolve_middleware(name, topology.root, asynchronous=handler.is_async)
         for name in topology.middleware

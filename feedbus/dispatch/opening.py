@@ -1,4 +1,4 @@
-"""Deliveries become records: bodies are read, and validated for the handler that takes them."""
+"""Decode deliveries into records, and validate them for their handler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AsyncCall = Callable[[Any, Given], Coroutine[Any, Any, None]]
 
 @dataclass(slots=True)
 class Opened:
-    """A delivery whose body has been read: its records, and the fate of each that failed."""
+    """A decoded delivery: its records, and the fate of each record that failed."""
 
     consumer: Consumer
     delivery: Delivery
@@ -51,7 +51,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """One handler of the queue: what loads its records, what calls it, and what a task awaits."""
+    """One handler of the queue: its message type and its callables."""
 
     handler: Handler
     load: Callable[[Pack], Loaded]
@@ -61,7 +61,7 @@ class Callee:
 
 @dataclass(slots=True)
 class Run:
-    """Records that follow each other and are for the same handler, with what brought them."""
+    """Consecutive records for the same handler, with their deliveries."""
 
     callee: Callee
     chunks: list[Chunk] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Run:
 
 
 class Opening:
-    """Opens deliveries of one consumer for its handlers."""
+    """Decodes the deliveries of one consumer for its handlers."""
 
     def __init__(  # noqa: PLR0913, PLR0917 -- an opening's parts
         self,
@@ -107,7 +107,7 @@ class Opening:
         )
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Opened], list[Run]]:
-        """Return what deliveries carry, and the records that handlers are to be called with."""
+        """Decode deliveries; return them and the records for the handlers."""
         opened: list[Opened] = []
         runs: list[Run] = []
         free = self._retries is None or self._retries.idle
@@ -124,7 +124,7 @@ class Opening:
         return opened, runs
 
     def key(self, arrived: Opened, row: int) -> Any:
-        """Return what a record must stay in order by; None where that is nothing."""
+        """Return a record's ordering key, or None if it has no order."""
         return self._order.key(arrived.delivery, arrived.pack, row)
 
     def _take_ordered(self, runs: list[Run], arrived: Opened) -> None:
@@ -189,7 +189,7 @@ class Opening:
         runs[-1].owners.append(arrived)
 
     def _route(self, runs: list[Run], arrived: Opened, rows: Sequence[int]) -> None:
-        """Take a delivery's records apart where one handler ends and another begins."""
+        """Split a delivery's records at the borders between handlers."""
         delivery, pack = arrived.delivery, arrived.pack
         keys = pack.keys if delivery.content_type == PACK else [delivery.original_key] * len(pack)
         for number, some in groupby(
@@ -235,14 +235,14 @@ class Opening:
         )
 
     def set_aside(self, delivery: Delivery, fate: Fate) -> Opened:
-        """Dead-letter a delivery of which no record can be read."""
+        """Dead-letter a delivery of which no record can be decoded."""
         nothing = Pack(Ids(delivery.message_id, None), [], {}, {})
         if self._retries is not None:
             fate = self._retries.after_whole(delivery, nothing, fate)
         return Opened(self._consumer, delivery, nothing, [fate])
 
     def fail(self, opened: Opened, row: int, error: BaseException) -> None:
-        """Decide what becomes of a record for which something was raised."""
+        """Decide on the fate of a record by its exception."""
         delivery, pack = opened.delivery, opened.pack
         if isinstance(error, Waits):
             fate = self._failure_policy.deferred(delivery, pack, row)

@@ -1,4 +1,4 @@
-"""What must stay in order on a queue: nothing, records of one routing key, or of one field."""
+"""The order of a queue: none, by routing key, or by one field."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Order:
 
     @classmethod
     def of(cls, queue: Queue) -> Order:
-        """Return what a queue's `order_by` says."""
+        """Return the order of a queue's `order_by`."""
         named = isinstance(queue.order_by, str)
         return cls(queue.order_by is True, str(queue.order_by) if named else "")
 
     def key(self, delivery: Delivery, pack: Pack, row: int) -> Any:
-        """Return what a record must stay in order by, None where that is nothing."""
+        """Return a record's ordering key, or None if it has no order."""
         if self.by_key:
             return pack.key(row) if delivery.content_type == PACK else delivery.original_key
         if not self.field:
@@ -45,11 +45,11 @@ class Order:
 
     @property
     def kept(self) -> bool:
-        """Whether anything must stay in order."""
+        """Whether records have an order."""
         return self.by_key or bool(self.field)
 
     def waiting_key(self, delivery: Delivery, pack: Pack, row: int) -> str:
-        """Return key() as a text that a header can carry."""
+        """Return key() as the text of a header."""
         key = self.key(delivery, pack, row)
         if self.by_key:
             return str(key)
@@ -61,7 +61,7 @@ class Order:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def faults(self, pack: Pack) -> Mapping[int, Mapping[str, Sequence[str]]]:
-        """Return the errors of each record that has no value to be put in order by."""
+        """Return the errors of each record without a usable ordering key."""
         values = self._values(pack)
         if values is None:
             fault = _fault(pack.shared.get(self.field, MISSING))
@@ -74,7 +74,7 @@ class Order:
 
 
 def _fault(value: object) -> str:
-    """Return why records cannot be put in order by a value, "" where they can."""
+    """Return why a value cannot be an ordering key, or "" if it can."""
     if isinstance(value, str | int | float):
         return ""
     names = {MISSING: "no such field", None: "null"}

@@ -1,4 +1,4 @@
-"""Retries in the order of their keys: what waits, and what becomes of deliveries meanwhile."""
+"""Retries in the order of their keys: the records that wait, and the fates of deliveries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MOST_PLACE = 2**62
 
 
 class Waits(Exception):  # noqa: N818 -- names what it is
-    """A record is not handled, since an earlier one of its key waits."""
+    """A record is not handled, because an earlier one of its key waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class OrderedRetries:
     def __init__(
         self, order: Order, policy: FailurePolicy, clock: Clock, *, block_on_dead: bool = False
     ) -> None:
-        """Begin without any.
+        """Start without waiting records.
 
         Args:
             order: what says which key a record has.
@@ -89,22 +89,22 @@ class OrderedRetries:
         self._stopped: Counter[str] = Counter()  # how many of both each key has
 
     def subscribed(self, consumer_tag: str, waiting_queue: str) -> None:
-        """Note where records of deliveries with a consumer tag wait."""
+        """Set the waiting queue for deliveries with a consumer tag."""
         self._queues[consumer_tag] = waiting_queue
 
     def waiting_queue(self, consumer_tag: str) -> str:
-        """Return where records of deliveries with a consumer tag wait."""
+        """Return the waiting queue for deliveries with a consumer tag."""
         return self._queues[consumer_tag]
 
     def closed(self, waiting_queue: str) -> None:
-        """Forget what waits in a queue that is not read any more: the broker delivers it again."""
+        """Forget the records in a waiting queue that is closed: they are delivered again."""
         for tags, record in [*self._taken.items()]:
             if record.queue == waiting_queue:
                 del self._taken[tags]
         self.records.drop(waiting_queue)
 
     def forget(self) -> None:
-        """Forget all: the broker delivers it again."""
+        """Forget all waiting records: the broker delivers them again."""
         self.records.forget()
         self.unsettled = self.abandoned = False
         self._queues.clear()
@@ -118,13 +118,13 @@ class OrderedRetries:
         return self._clock.wall_nanoseconds() / NANOSECONDS
 
     def seconds_until_due(self) -> float:
-        """Return how long it takes until a waiting record may run; infinity without any."""
+        """Return in how many seconds a waiting record may run; infinity if none waits."""
         return self.records.next_due() - self.now()
 
     # -- what the waiting queue delivers -------------------------------------------------------
 
     def arrived(self, message: Any) -> list[Delivery]:
-        """Take a delivery of a waiting queue; return those that are to be acknowledged for it."""
+        """Add a delivery of a waiting queue; return the deliveries that may be acknowledged."""
         delivery = Delivery.of(message)
         if RELEASE in delivery.headers:
             return [delivery, *self._release(str(delivery.headers[RELEASE]))]
@@ -143,7 +143,7 @@ class OrderedRetries:
         return [each.delivery for each in self.records.arrived(record)]
 
     def _release(self, message_id: str) -> list[Delivery]:
-        """Release what a dead letter has blocked, since it was dropped."""
+        """Release the keys that a deleted dead letter blocked."""
         found = self.records.released(message_id)
         for record in found:
             self.records.done(record)
@@ -155,7 +155,7 @@ class OrderedRetries:
         return str(delivery.headers.get(ORDER_KEY, ""))
 
     def take(self, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
-        """Return waiting records that run now; settled() is to follow.
+        """Return waiting records that run now; the caller then calls settled().
 
         Args:
             most: how many.
@@ -171,7 +171,7 @@ class OrderedRetries:
         return taken
 
     def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Note that deliveries were handled; return those to be acknowledged to a waiting queue.
+        """Record that deliveries were handled; return those to acknowledge in waiting queues.
 
         What goes on with them has to be confirmed before.
         """
@@ -198,7 +198,7 @@ class OrderedRetries:
         return done
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Let waiting records that were taken wait on."""
+        """Make waiting records that were taken wait again."""
         for delivery in deliveries:
             self.records.stays(self._taken.pop((delivery.consumer_tag, delivery.tag)))
 
@@ -206,11 +206,11 @@ class OrderedRetries:
 
     @property
     def idle(self) -> bool:
-        """Whether every record may be handled as it comes."""
+        """Whether no record waits, so that every record may be handled on arrival."""
         return self.records.idle
 
     def before(self, delivery: Delivery, pack: Pack, row: int) -> Fate | None:
-        """Return what becomes of a record that is not to be handled now; None where it is."""
+        """Return the fate of a record that may not be handled now, or None if it may."""
         if self._record_of(delivery) is not None:
             return None
         identified = delivery.identified or delivery.content_type == PACK
@@ -234,7 +234,7 @@ class OrderedRetries:
         return self.records.blocks(self._order.waiting_key(delivery, pack, row))
 
     def after(self, delivery: Delivery, pack: Pack, row: int, fate: Fate) -> Fate:
-        """Return the fate of a record, which says in which order it waits if it does."""
+        """Return the fate of a record; if it has to wait, with its position in the order."""
         blocks = self._block_on_dead and fate.verdict in DEAD_LETTERED
         if fate.message is None or (fate.waits_milliseconds is None and not blocks):
             return fate
@@ -273,7 +273,7 @@ class OrderedRetries:
         return replace(fate, block=message)
 
     def after_whole(self, delivery: Delivery, pack: Pack, fate: Fate) -> Fate:
-        """Return the fate of a delivery that no handler gets; as after().
+        """Return the fate of a delivery that no handler receives; see after().
 
         Where its key is not known, it blocks none.
         """
@@ -283,13 +283,13 @@ class OrderedRetries:
         return fate
 
     def stops(self, fate: Fate) -> bool:
-        """Whether the later records of its key have to wait after such a fate."""
+        """Whether later records of the key have to wait after such a fate."""
         return fate.verdict == "retry" or (self._block_on_dead and fate.verdict in DEAD_LETTERED)
 
     def _in_line(
         self, delivery: Delivery, record: Waiting, due_at: float, message: Outgoing
     ) -> Outgoing:
-        """Return the message by which a record waits, or blocks its key."""
+        """Return the message with which a record waits, or blocks its key."""
         own: dict[str, Any] = {PLACE: record.place}
         if not self._order.by_key:
             own[ORDER_KEY] = record.key

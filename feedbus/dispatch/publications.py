@@ -1,4 +1,4 @@
-"""What one call of a handler publishes: encoded at once, sent after its transaction's commit."""
+"""The messages of one handler call: encoded immediately, sent after the commit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ STREAM_RECORDS = 5_000  # at once: fewer would wait for the broker more often th
 
 
 class Publications(Spool):
-    """Messages that wait for a commit, and their rows in the outbox on a queue that says once."""
+    """Messages that wait for a commit and, with `once`, their rows in the outbox."""
 
     def __init__(self, sender: Sender, store: Store, *, once: bool, stream: bool = False) -> None:
-        """Collect nothing yet.
+        """Start without messages.
 
         Args:
             sender: what sends the messages.
@@ -40,7 +40,7 @@ class Publications(Spool):
         self._waiting = 0
 
     def collect(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
-        """Take records that a bus publishes."""
+        """Add records that a bus publishes."""
         self.add(self._sender.encoder.encode(exchange, pack, envelope))
         if self._once:
             self._rows += put_records(self._store.outbox, exchange, pack, envelope)
@@ -52,7 +52,7 @@ class Publications(Spool):
                 self._waiting = 0
 
     def send(self) -> None:
-        """Send everything; when this returns, the broker has it.
+        """Send all messages; return when the broker has confirmed them.
 
         Raises:
             PublishError: the broker did not take it.
@@ -67,11 +67,11 @@ class Publications(Spool):
 
     @property
     def plain(self) -> bool:
-        """Whether it is few messages, none of them a pack, so that others may be sent with them."""
+        """Whether these are a few messages without packs, to be sent together with others."""
         return self._file is None and all(each.content_type != PACK for each in self._recent)
 
     def error_of_sending(self) -> Exception | None:
-        """Send everything, and return why that failed: by the broker, or by the outbox.
+        """Send all messages, and return the error of the broker or the outbox, if any.
 
         Raises:
             Outage: the broker is away.
@@ -87,7 +87,7 @@ class Publications(Spool):
 
 
 def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Exception | None]:
-    """Send what several calls have published, in the order of the calls.
+    """Send the messages of several calls, in the order of the calls.
 
     Returns:
         For each call as error_of_sending().

@@ -1,4 +1,4 @@
-"""Calls of single-record handlers, one after the other; what has ended is finished together."""
+"""Calls of handlers of one record, one after the other; their results are finished together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from feedbus.wire import Delivery
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A record that has been handled, and what its call has published."""
+    """A record that has been handled, and the messages of its call."""
 
     opened: Opened
     row: int
@@ -45,18 +45,18 @@ class SingleCalls:
 
     @property
     def message_ids(self) -> list[str]:
-        """The ids of the deliveries."""
+        """The message ids of the deliveries."""
         return [opened.delivery.message_id for opened in self._opened]
 
     @property
     def full(self) -> bool:
-        """Whether finish() is due: much waits to be sent, or the dead handler has to be called."""
+        """Whether finish() is due: many messages wait, or the dead handler must be called."""
         if self._messages >= WINDOW or self._bytes >= MEMORY_BYTES:
             return True
         return self._dispatch.has_dead_handler and bool(self._opened and self._opened[-1].fates)
 
     def call(self, delivery: Delivery) -> None:
-        """Handle the records of a delivery that has come after all others.
+        """Handle the records of a delivery that arrived after all others.
 
         Raises:
             Outage: something is away; nothing is counted, and the delivery is to be called again.
@@ -76,7 +76,7 @@ class SingleCalls:
             self._bytes += each.publications.body_bytes
 
     def _outcomes(self, delivery: Delivery, opened: Opened, runs: Sequence[Run]) -> list[Published]:
-        """Call the handler for each record; return what the calls have published."""
+        """Call the handler for each record; return the messages of the calls."""
         calling = self._dispatch.calling
         published: list[Published] = []
         for run in runs:
@@ -96,7 +96,7 @@ class SingleCalls:
         return published
 
     def finish(self) -> list[Delivery]:
-        """Publish for what has been handled, and return the deliveries to be acknowledged.
+        """Publish the messages of all handled records, and return the deliveries to acknowledge.
 
         Raises:
             Outage: what finishing needs is away; it may be repeated.
@@ -116,7 +116,7 @@ class SingleCalls:
         return deliveries
 
     def forget(self) -> None:
-        """Forget everything: the broker delivers it again."""
+        """Forget all deliveries: the broker delivers them again."""
         self._opened = []
         self._clear_published()
 

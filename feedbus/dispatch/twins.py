@@ -1,4 +1,4 @@
-"""Equal messages without ids on a queue that says once: which is a repetition, which is another.
+"""Equal messages without ids on a queue with `once`: repetitions, or new messages.
 
 Both have the same derived id. One that was not delivered before is certainly another message, so
 it gets an id of its own where the derived one is taken. One that was delivered before may be
@@ -19,12 +19,12 @@ events = EventLog(__name__)
 
 
 class Twins:
-    """Distinguishes equal messages of one queue, as far as the broker allows."""
+    """Distinguishes equal messages of one queue, as far as the broker makes it possible."""
 
     def __init__(
         self, queue: str, inbox: Inbox, metrics: ConsumerMetrics, unique: Callable[[], str]
     ) -> None:
-        """Ask the inbox about a queue; count in metrics what is taken for a repetition.
+        """Use the inbox of a queue; count skipped repetitions in metrics.
 
         Args:
             queue: the queue.
@@ -42,7 +42,7 @@ class Twins:
     def distinguished(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
     ) -> Sequence[Delivery]:
-        """Return deliveries, with another id where an equal message has taken it.
+        """Return deliveries; one that equals an earlier message gets another id.
 
         Ids of messages that are being handled are taken, too.
 

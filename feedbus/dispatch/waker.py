@@ -1,4 +1,4 @@
-"""A descriptor by which other threads wake the one that waits for the broker."""
+"""A descriptor by which other threads wake the thread that waits for the broker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 class Waker:
-    """A socket that becomes readable when another thread says so."""
+    """A socket that another thread can make readable."""
 
     def __init__(self) -> None:
         """Open it."""
@@ -28,7 +28,7 @@ class Waker:
                 self._writer.send(b"\0")
 
     def sleep(self) -> None:
-        """Make it unreadable; look at what the others have done only then."""
+        """Make it unreadable; only then check the results of the other threads."""
         with suppress(BlockingIOError):
             while self._reader.recv(1024):
                 pass

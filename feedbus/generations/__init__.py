@@ -1,1 +1,1 @@
-"""The generations of a ring: which is current, the switch to the next, the end of those before."""
+"""The generations of a ring: the current one, the switch to the next, the end of old ones."""

@@ -1,4 +1,4 @@
-"""How many messages wait for each consumer, in the queues that are its own now."""
+"""The number of messages that wait for each consumer, in its current queues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from feedbus.wire.amqp import Connection
 
 @dataclass(frozen=True, slots=True)
 class Depths:
-    """What waits for one consumer; shards share retrying and dead with all shards of their queue.
+    """The messages of one consumer; retrying and dead are totals of the queue, over all shards.
 
     Attributes:
         ready: messages in its queue.
@@ -30,7 +30,7 @@ class Depths:
 
 
 def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
-    """Return what waits for each consumer by name; a queue that is not declared yet is empty."""
+    """Return the depths of each consumer by name; a queue that is not declared yet is empty."""
     names = Names(topology)
     current = {name: state.current for name, state in ledger.states(connection, topology).items()}
 

@@ -1,4 +1,4 @@
-"""Which queues a consumer reads, and when: those of rings that pass first, then its own."""
+"""The queues that a consumer reads: those of old rings first, then its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Standing = Literal["ending", "switching", "in use"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A queue to read; exclusive where the broker would hand it to several at once."""
+    """A queue to read; exclusive if only one consumer may read it at a time."""
 
     queue: str
     exclusive: bool = False
@@ -62,7 +62,7 @@ class Drain:
         self._pause = pause
 
     def over(self, connection: Connection) -> str | None:
-        """Return why there will never be anything to read, None while there may be.
+        """Return why there will never be anything to read, or None if there may be.
 
         Raises:
             BrokerOutage: the consumer's queue is missing.

@@ -129,9 +129,9 @@ def _delete_waiting(channel: Channel, queue: str) -> None:
     if count:
         events.error(
             "waiting_queue_kept",
-            f"{queue} has {count} messages, though the queue beside it is gone: was that deleted by"
-            " hand, or by feedbus 0.1? Move them to the queue's exchange; `feedbus plan` lists the"
-            " queue",
+            f"queue {queue} has {count} waiting messages, but the queue to which they belong does"
+            " not exist: an operator or feedbus 0.1 has deleted it; move the messages to the"
+            " exchange; `feedbus plan` lists the queue",
             queue=queue,
             messages=count,
         )

@@ -46,12 +46,13 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " not answer. The consumer tries again, and nothing is lost. `feedbus status` shows the"
         " state `holding`. Equal lines are written once a minute.",
         "consumer_resumed": "The consumer handles messages again after `consumer_paused`.",
-        "waiting_read": "So many records wait so that their keys stay in order, as reading begins.",
+        "waiting_read": "The consumer begins to read a queue; `records` records wait for an earlier"
+        " record of their key, or for their retry.",
         "waiting_limit": "As many records wait for earlier ones of their keys as `waiting_limit`"
         " allows: the consumer holds until some are handled or become dead letters.",
-        "waiting_resumed": "The consumer goes on after `waiting_limit`.",
-        "waiting_moved": "The records that wait beside a queue of an old ring have moved to the"
-        " shards that own their keys now.",
+        "waiting_resumed": "The consumer continues after `waiting_limit`.",
+        "waiting_moved": "The waiting records of a queue of an old ring were moved to the shards"
+        " that own their keys now.",
         "key_blocked": "With `block_on_dead = true`: a dead letter blocks its key until `feedbus"
         " dead requeue` or `feedbus dead purge`.",
         "loop_blocked": "An async handler has blocked the event loop; the stack shows where.",
@@ -123,8 +124,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " again.",
         "messages_lost": "Messages were published by name to a queue that was being deleted."
         " Publish to its exchange.",
-        "waiting_queue_kept": "A queue in which records wait was not deleted, since it has messages"
-        " though the queue beside it is gone. Move them to the queue's exchange.",
+        "waiting_queue_kept": "A queue of waiting records was not deleted, because it has messages,"
+        " but the queue to which they belong does not exist. Move them to the queue's exchange.",
         "delivery_limit_differs": "A quorum queue has another delivery limit on the broker than"
         " feedbus declares. Run `feedbus apply`.",
         "requeue_exchange_refused": "The broker user may not declare exchanges, so requeued dead"

@@ -96,8 +96,8 @@ class WaitingQueues:
             if len(self):
                 events.info(
                     "waiting_read",
-                    f"{self._consumer.name}: {len(self)} records wait so that their keys stay in"
-                    " order",
+                    f"{self._consumer.name}: {len(self)} records wait for an earlier record of"
+                    " their key, or for their retry",
                     consumer=self._consumer.name,
                     queue=name,
                     records=len(self),
@@ -159,7 +159,7 @@ class WaitingQueues:
             self._full = False
             events.info(
                 "waiting_resumed",
-                f"{self._consumer.name} goes on: {len(self)} records wait",
+                f"{self._consumer.name} continues: only {len(self)} records wait now",
                 consumer=self._consumer.name,
                 records=len(self),
             )
@@ -264,7 +264,7 @@ class WaitingQueues:
             self._retries.records.done(record)
         events.info(
             "waiting_moved",
-            f"{self._consumer.name}: {len(records)} records that wait go on in generation"
+            f"{self._consumer.name}: {len(records)} waiting records were moved to generation"
             f" {generation.digest}",
             consumer=self._consumer.name,
             queue=queue,
