@@ -68,7 +68,9 @@ class Stack:
                 stderr=output,
             )
         try:
-            wait_until(lambda: b" ready in " in log.read_bytes() or process.poll() is not None)
+            wait_until(
+                lambda: b" processes are ready" in log.read_bytes() or process.poll() is not None
+            )
             assert process.poll() is None, log.read_text()
             yield
         finally:

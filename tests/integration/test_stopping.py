@@ -50,7 +50,7 @@ class System:
             )  # fmt: skip
         try:
             if ready:
-                wait_until(lambda: "ready in" in self.output)
+                wait_until(lambda: "processes are ready" in self.output)
             yield process
         finally:
             (self.folder / "release").touch()
@@ -116,7 +116,7 @@ def test_down_lets_every_handler_finish_and_shows_who_is_busy(tmp_path):
                 r"waiting: work \(process \d+\) is still busy after \d s, and is killed in 4", waits
             )
             os.kill(down.pid, signal.SIGINT)
-            wait_until(lambda: "busy; killed in" in system.output)
+            wait_until(lambda: "still handles a message; if it does not end" in system.output)
             assert down.wait(PATIENCE_SECONDS) == 130
             assert "`feedbus down --now` kills what is left" in down.stderr.read()
         (tmp_path / "release").touch()

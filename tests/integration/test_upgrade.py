@@ -159,7 +159,7 @@ class Shop:
         """Keep everything running until the block ends."""
         with self.start("up", old=old) as running:
             try:
-                read_until(running, "ready in ")
+                read_until(running, "ready in " if old else "processes are ready")
                 yield running
             finally:
                 if running.poll() is None:

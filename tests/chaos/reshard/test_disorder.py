@@ -121,7 +121,7 @@ def test_a_ring_in_another_order_is_noticed_reported_and_mended(
     with caplog.at_level(logging.ERROR):
         consume(system, seen, metrics)
     assert misplaced(metrics, system) > 0
-    assert "run `feedbus apply` to make a new ring in order" in caplog.text
+    assert "run `feedbus apply` to repair the ring" in caplog.text
     mended = establishment.establish(system.topology)["ring"]
     assert (mended.disordered, mended.current.turn, len(mended.draining)) == (False, 1, 1)
     assert mended.current.members == mended.draining[0].members
