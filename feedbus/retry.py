@@ -1,4 +1,4 @@
-"""What becomes of a record that was not acknowledged: the retry policy, then the dead letters."""
+"""The fate of a record that was not acknowledged: the retry policy, then the dead letters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OF_AN_ATTEMPT = frozenset({FAILED_AT, REASON})
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """A record's verdict as metrics name it, and the message that carries it on, if one does.
+    """A record's verdict for the metrics, and the message for its retry or dead letter, if any.
 
     Attributes:
         verdict: reject, invalid, retry, dead_letter or drop; "wait" where it was not handled, since
@@ -80,7 +80,7 @@ class FailurePolicy:
     in_order: bool = False
 
     def undecodable(self, delivery: Delivery) -> Fate:
-        """Dead-letter a message of which something cannot be decoded, sealed as it came."""
+        """Dead-letter a message that cannot be decoded completely, sealed and unchanged."""
         faults = [*delivery.faults[:FAULTS_NAMED]]
         if len(delivery.faults) > FAULTS_NAMED:
             faults.append(f"and {len(delivery.faults) - FAULTS_NAMED} more")
@@ -88,17 +88,17 @@ class FailurePolicy:
         return Fate("invalid", sealed(letter))
 
     def unreadable(self, delivery: Delivery, error: InvalidBody) -> Fate:
-        """Dead-letter a body that is no record at all, as it came."""
+        """Dead-letter a body that is not a record, unchanged."""
         said = {ERRORS: errors_text(error.errors)}
         return Fate("invalid", self._whole(delivery, text_of(error), said))
 
     def lost(self, delivery: Delivery, reason: str) -> Fate:
-        """Dead-letter a whole delivery, as it came."""
+        """Dead-letter a whole delivery, unchanged."""
         letter = self._whole(delivery, reason)
         return Fate("dead_letter", sealed(letter) if delivery.faults else letter)
 
     def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Fate:
-        """Decide on one record of a delivery by what was raised for it."""
+        """Decide on the fate of one record of a delivery by its exception."""
         if isinstance(error, Drop):
             return Fate("drop", None)
         if isinstance(error, InvalidBody):
@@ -120,7 +120,7 @@ class FailurePolicy:
         return Fate("wait", replace(letter, headers=headers, counted_as="retry"), 0)
 
     def _again(self, letter: Outgoing, error: BaseException) -> Fate:
-        """Turn a dead letter into a retry, unless there have been all of them."""
+        """Turn a dead letter into a retry, unless all retries are used."""
         policy = self.consumer.queue.retry
         attempt = int(letter.headers[ATTEMPT])
         if attempt > len(policy.delays_seconds) and policy.then != "repeat":
@@ -159,7 +159,7 @@ class FailurePolicy:
     def _whole(
         self, delivery: Delivery, reason: str, said: Mapping[str, Any] | None = None
     ) -> Outgoing:
-        """Return the dead letter of a delivery, with all that came with it."""
+        """Return the dead letter of a delivery, with all its properties."""
         properties, headers = going_on(delivery)
         headers |= {
             ATTEMPT: delivery.attempts + 1,

@@ -1,4 +1,4 @@
-"""Which records may run now: those of one key in their order, at most so many at once."""
+"""The records that may run now: those of one key in order, up to a number at the same time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Item = TypeVar("Item", bound=Keyed)
 
 
 class Sequencer(Generic[Item]):
-    """Records that wait or run. It does no I/O and knows no threads: its owner calls it.
+    """Records that wait or run. It does no I/O and uses no threads: its owner calls it.
 
     A key is blocked from the time when a record of it becomes ready until end() of that record.
     Where the record has failed and is to run again, cut() takes those behind it away.
     """
 
     def __init__(self, most: int) -> None:
-        """Let at most so many records run at once."""
+        """Allow this number of records to run at the same time."""
         self._most = most
         self._ready: deque[Item] = deque()
         self._running: set[Item] = set()
@@ -45,11 +45,11 @@ class Sequencer(Generic[Item]):
 
     @property
     def hungry(self) -> bool:
-        """Whether there are fewer records that could run than may run."""
+        """Whether fewer records are ready to run than may run."""
         return len(self._ready) + len(self._running) < self._most
 
     def add(self, item: Item) -> None:
-        """Take a record that has come after all others."""
+        """Add a record that arrived after all others."""
         key = item.key
         if key is None:
             self._ready.append(item)
@@ -63,7 +63,7 @@ class Sequencer(Generic[Item]):
             line.append(item)
 
     def take(self) -> list[Item]:
-        """Return the records that may run now, which they do from here on."""
+        """Return the records that may run now, and count them as running."""
         taken: list[Item] = []
         while self._ready and len(self._running) < self._most:
             item = self._ready.popleft()
@@ -72,7 +72,7 @@ class Sequencer(Generic[Item]):
         return taken
 
     def end(self, item: Item) -> None:
-        """Note that a record has run, so that the next one of its key may."""
+        """Record that a record has run, so that the next one of its key may run."""
         self._running.remove(item)
         if item.key is None:
             return
@@ -88,11 +88,11 @@ class Sequencer(Generic[Item]):
         return list(self._behind.pop(item.key, None) or ())
 
     def again(self, item: Item) -> None:
-        """Let a record that has run in vain run again, before the others of its key."""
+        """Let a record run again, before the others of its key."""
         self._running.remove(item)
         self._ready.appendleft(item)
 
     def forget_waiting(self) -> None:
-        """Forget every record that does not run."""
+        """Remove every record that does not run."""
         self._ready.clear()
         self._behind = {item.key: None for item in self._running if item.key is not None}

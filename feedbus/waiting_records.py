@@ -1,4 +1,4 @@
-"""Records that wait so that their keys stay in order: which wait, in which order, which are due."""
+"""The records that wait for an earlier record of their key: their order, and when they are due."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCKED = -1  # the attempt of a record that is a dead letter
 
 @dataclass(slots=True, eq=False)
 class WaitingRecord(Generic[Arrival]):
-    """A record that has failed and is to run again, or one that waits for such a record of its key.
+    """A record that failed and will run again, or that waits for such a record of its key.
 
     Attributes:
         key: what must stay in order.
@@ -58,7 +58,7 @@ class WaitingRecords(Generic[Arrival]):
     """
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Start without records."""
         self._lines: dict[str, list[WaitingRecord[Arrival]]] = {}
         self._heads: list[tuple[float, int, str]] = []  # some are out of date
         self._count = 0
@@ -70,24 +70,24 @@ class WaitingRecords(Generic[Arrival]):
         return self._count
 
     def __iter__(self) -> Iterator[WaitingRecord[Arrival]]:
-        """Go through the records: those of one key in their order."""
+        """Yield the records, those of one key in order."""
         for line in self._lines.values():
             yield from line
 
     @property
     def failed(self) -> int:
-        """How many of them have failed, rather than wait for another record of their key."""
+        """How many of the records have failed, and do not only wait for others."""
         return sum(0 < record.due_at < math.inf for record in self)
 
     def blocked(self, key: str, message_id: str) -> WaitingRecord[Arrival] | None:
-        """Return the dead letter of an id that blocks a key, None where it does not."""
+        """Return the dead letter with an id that blocks a key, or None."""
         for record in self._lines.get(key, ()):
             if record.attempt == BLOCKED and record.message_id == message_id:
                 return record
         return None
 
     def released(self, message_id: str) -> list[WaitingRecord[Arrival]]:
-        """Return the dead letters of an id that block keys; "" is any."""
+        """Return the dead letters with an id that block keys; "" is any id."""
         return [
             record
             for record in self
@@ -95,16 +95,16 @@ class WaitingRecords(Generic[Arrival]):
         ]
 
     def next_place(self) -> int:
-        """Return a place behind all others."""
+        """Return a position after all others."""
         self._last_place += 1
         return self._last_place
 
     def blocks(self, key: str) -> bool:
-        """Whether a record that comes now has to wait for others of its key."""
+        """Whether a record that arrives now must wait for others of its key."""
         return key in self._lines
 
     def add(self, record: WaitingRecord[Arrival]) -> None:
-        """Take a record whose message is on its way to the queue."""
+        """Add a record whose message is being sent to the queue."""
         self._last_place = max(self._last_place, record.place)
         line = self._lines.setdefault(record.key, [])
         insort(line, record, key=_place)
@@ -112,7 +112,7 @@ class WaitingRecords(Generic[Arrival]):
         self._look(line)
 
     def arrived(self, record: WaitingRecord[Arrival]) -> list[Arrival]:
-        """Take a record whose message was delivered; return what is to be acknowledged for it.
+        """Add a record whose message was delivered; return the deliveries to acknowledge.
 
         Args:
             record: with its arrival.
@@ -127,7 +127,7 @@ class WaitingRecords(Generic[Arrival]):
     def _again(
         self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]
     ) -> list[Arrival]:
-        """Note that a message has come of a record that is known; return what it replaces."""
+        """Record another message of a known record; return the message that it replaces."""
         newer = record.attempt > known.attempt or (
             record.attempt == known.attempt and known.arrival is None
         )
@@ -138,22 +138,22 @@ class WaitingRecords(Generic[Arrival]):
         return [] if old is None else [old]
 
     def began(self) -> None:
-        """Note that all that waited when reading began has arrived."""
+        """Record that all messages from before the start of reading have arrived."""
         self._read |= {
             record.message_id for record in self if record.identified and record.attempt != BLOCKED
         }
 
     @property
     def idle(self) -> bool:
-        """Whether no record waits now, nor did when reading began."""
+        """Whether no record waits now, and none waited when reading began."""
         return not self._lines and not self._read
 
     def is_repetition(self, message_id: str) -> bool:
-        """Whether a record that its own queue delivers again is one that waited, or waits."""
+        """Whether a record that its own queue delivers again is one that waits or waited."""
         return message_id in self._read
 
     def of_queue(self, queue: str) -> list[WaitingRecord[Arrival]]:
-        """Return the records whose messages are in a queue, in the order of their places."""
+        """Return the records whose messages are in a queue, in order."""
         return sorted((record for record in self if record.queue == queue), key=_place)
 
     def next_due(self) -> float:
@@ -169,7 +169,7 @@ class WaitingRecords(Generic[Arrival]):
     def take(
         self, now: float, most: int, alone: Callable[[str], bool] = lambda _: False
     ) -> list[WaitingRecord[Arrival]]:
-        """Return records that run now: those that are due, and what waits for them alone.
+        """Return records that run now: those that are due, and those that wait only for these.
 
         Each of them is to be given to done(), stays() or again() afterwards; until then no other
         record of their keys is taken.
@@ -197,7 +197,7 @@ class WaitingRecords(Generic[Arrival]):
         return taken
 
     def done(self, record: WaitingRecord[Arrival]) -> None:
-        """Note that a record needs to wait no more: the next one of its key may run."""
+        """Record that a record no longer waits: the next one of its key may run."""
         line = self._lines[record.key]
         line.remove(record)
         self._count -= 1
@@ -207,14 +207,14 @@ class WaitingRecords(Generic[Arrival]):
             del self._lines[record.key]
 
     def stays(self, record: WaitingRecord[Arrival]) -> None:
-        """Note that a record was not run, since one before it has failed again."""
+        """Record that a record was not run, because an earlier one has failed again."""
         record.taken = False
         self._look(self._lines[record.key])
 
     def again(
         self, record: WaitingRecord[Arrival], due_at: float, attempt: int | None = None
     ) -> None:
-        """Note that a record has failed again, and that its next message is on its way.
+        """Record that a record has failed again, and that its next message is being sent.
 
         Args:
             record: that was taken.
@@ -226,16 +226,16 @@ class WaitingRecords(Generic[Arrival]):
         record.due_at, record.arrival, record.taken = due_at, None, False
 
     def given_back(self, record: WaitingRecord[Arrival]) -> None:
-        """Note that a record's message was given back to the broker, which delivers it again."""
+        """Record that a message was returned to the broker, which delivers it again."""
         record.arrival = None
 
     def drop(self, queue: str) -> None:
-        """Forget the records whose messages are in a queue: the broker delivers them again."""
+        """Remove the records whose messages are in a queue: the broker delivers them again."""
         for record in self.of_queue(queue):
             self.done(record)
 
     def forget(self) -> None:
-        """Forget all: the broker delivers it again."""
+        """Remove all records: the broker delivers them again."""
         self._lines, self._heads, self._count = {}, [], 0
         self._read = set()
 

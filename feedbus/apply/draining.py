@@ -20,7 +20,7 @@ def await_drained(
     leaving: Iterable[str],
     progress: Callable[[int], None],
 ) -> None:
-    """Return when old generations, queues that leave and what came before a replacement are empty.
+    """Return when old generations, removed queues and replaced queues are empty.
 
     Args:
         connection: to the broker.
@@ -43,7 +43,7 @@ def await_drained(
 
 
 def _count(connection: Connection, topology: Topology, queue: str) -> int:
-    """Count the messages of a queue; where records wait in the order of their keys, all of them.
+    """Count the messages of a queue, including the records that wait in their keys' order.
 
     There, consumers have them all, so none is ready.
     """
@@ -54,7 +54,7 @@ def _count(connection: Connection, topology: Topology, queue: str) -> int:
 
 
 def _passing(connection: Connection, topology: Topology) -> Iterator[str]:
-    """Yield queues that their readers delete once they are empty."""
+    """Yield queues that their readers delete when they are empty."""
     names = Names(topology)
     for state in ledger.states(connection, topology).values():
         for old in state.draining:

@@ -26,13 +26,13 @@ NEEDED_TO_THE_END = re.compile(r".+\.(?:[0-9a-f]{8}|held|before|retry\.\d+)")
 
 
 class Supervisor(Protocol):
-    """The supervisor, as apply uses it."""
+    """The supervisor's functions that apply uses."""
 
     def pause(self, consumers: tuple[str, ...]) -> None:
         """Stop consumers whose queue is to be replaced."""
 
     def follow(self) -> None:
-        """Take the new topology over: add, remove and restart what differs."""
+        """Change to the new topology: add, remove and restart watchers."""
 
     def finish(self) -> None:
         """End the consumers that the topology no longer has."""
@@ -69,7 +69,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     report: Callable[[str], None],
     progress: Callable[[int], None],
 ) -> bool:
-    """Carry a plan out.
+    """Carry out a plan.
 
     Args:
         topology: what is wanted.
@@ -125,7 +125,7 @@ def _refuse(plan: Plan) -> None:
 def _make(
     connection: Connection, topology: Topology, plan: Plan, supervisor: Supervisor | None
 ) -> None:
-    """Declare what is new and replace what differs."""
+    """Declare new objects, and replace those that differ."""
     names, work = Names(topology), plan.work
     channel = connection.channel()
     projects.claim(channel, topology)

@@ -46,7 +46,7 @@ class Drain:
         states: Mapping[str, State],
         pause: Callable[[], bool],
     ) -> None:
-        """Go by the state of the consumer's exchange, where that is a hash exchange.
+        """Use the state of the consumer's exchange, if that is a hash exchange.
 
         Args:
             topology: of today.
@@ -83,7 +83,7 @@ class Drain:
         return None
 
     def queues(self, connection: Connection) -> Iterator[Sequence[Source]]:
-        """Go through lists of queues, each to be read until all are fenced or gone."""
+        """Yield lists of queues; each list is read until all its queues are fenced or deleted."""
         if self._state is None:
             before = self._names.before(self._consumer)
             yield from self._in_turn(connection, [before], lambda _: None)
@@ -111,7 +111,7 @@ class Drain:
         *,
         exclusive: bool = False,
     ) -> Iterator[Sequence[Source]]:
-        """Go through queues that are ending, each while nobody else reads it, until all are gone.
+        """Yield ending queues, each while nobody else reads it, until all are deleted.
 
         A queue can be proved to be empty only by one who reads it alone.
         """
@@ -127,7 +127,7 @@ class Drain:
                 return
 
     def _alone(self, generation: Generation) -> bool:
-        """Whether a generation's queues have to be taken exclusively for one to read at a time.
+        """Whether only one consumer at a time may read a generation's queues.
 
         A single active consumer is the broker's own way to that, which the other excludes; whether
         queues that were declared otherwise have it is not known here.
@@ -137,13 +137,13 @@ class Drain:
         return alike and not queue.single_active_consumer and queue.processes == 1
 
     def _fence(self, connection: Connection, generation: Generation, queues: Sequence[str]) -> None:
-        """End queues anew: a fence may have expired."""
+        """Put fences into queues again: an earlier one may have expired."""
         channel = connection.channel()
         switch.fence(channel, self._names, generation, queues)
         channel.close()
 
     def _await_end(self, connection: Connection, queue: str) -> bool:
-        """Wait until a queue is gone; False when the run is over first, or the ring has moved on.
+        """Wait until a queue is deleted; return False if the run ends or the ring changes first.
 
         Then the queues are dealt out anew, and one that others were to read may be ours.
         """
@@ -161,7 +161,7 @@ class Drain:
         return current is not None and current.current != self._state.current
 
     def _share(self, generation: Generation) -> list[str]:
-        """Return this consumer's share of a generation's queues: the same ones at every start."""
+        """Return this consumer's share of a generation's queues, the same at every start."""
         if self._state is None:
             return []
         today = [name for name, _ in self._state.current.members]
@@ -173,7 +173,7 @@ class Drain:
         ]
 
     def _await_others(self, connection: Connection, generation: Generation) -> bool:
-        """Wait until every queue of a generation is gone, then have it forgotten."""
+        """Wait until every queue of a generation is deleted, then remove it from the state."""
         for member, _ in generation.members:
             if not self._await_end(connection, self._names.member(generation, member)):
                 return False
@@ -198,7 +198,7 @@ class Drain:
 def standing(
     connection: Connection, topology: Topology, consumer: Consumer, queue: str
 ) -> Standing:
-    """Return what a consumer's queue is, by the state that the broker has now."""
+    """Return the role of a consumer's queue, according to the broker's current state."""
     names = Names(topology)
     if not topology.on_ring(consumer.queue):
         if queue != names.before(consumer):
@@ -225,7 +225,7 @@ def standing(
 def following(
     connection: Connection, topology: Topology, exchange: str, queue: str
 ) -> Generation | None:
-    """Return the generation that follows that of a shard's queue, None where it has none."""
+    """Return the generation after that of a shard's queue, or None if there is none."""
     names = Names(topology)
     state = ledger.states(connection, topology).get(exchange)
     if state is None:

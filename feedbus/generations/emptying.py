@@ -1,4 +1,4 @@
-"""Take everything out of a queue to which nothing leads any more, and delete it."""
+"""Move all messages out of a queue that receives no more, and delete it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Move = Callable[[Sequence[Any]], None]
 
 
 class _GoneError(Exception):
-    """Somebody else has deleted the queue."""
+    """Another process has deleted the queue."""
 
 
 class Emptying:
-    """One queue that is emptied; `with Emptying(…)` gives back what was not moved.
+    """One queue that is emptied; at the end of the block, messages that were not moved return.
 
     Whether it is empty is asked of its leader: basic.get is answered by that alone, and 0 is no
     answer of a count. A quorum queue with a single active consumer refuses basic.get; there a
@@ -36,7 +36,7 @@ class Emptying:
     """
 
     def __init__(self, connection: Connection, queue: str, move: Move | None) -> None:
-        """Open a channel of its own.
+        """Open a separate channel.
 
         Args:
             connection: to its broker.
@@ -65,7 +65,7 @@ class Emptying:
             self._channel.close()
 
     def delete(self, pause_seconds: float) -> str:
-        """Empty and delete the queue; return why it stays, "" when it is gone.
+        """Empty and delete the queue; return why it was not deleted, or "".
 
         Args:
             pause_seconds: see feedbus.broker.in_flight_seconds().
@@ -94,7 +94,7 @@ class Emptying:
         return ""
 
     def move_all(self) -> None:
-        """Move all messages; the queue stays."""
+        """Move all messages; the queue is not deleted."""
         self._consume()
         while self._drain() or not self._is_empty():
             pass
@@ -106,7 +106,7 @@ class Emptying:
         )
 
     def _drain(self) -> bool:
-        """Move what comes until nothing has come for a moment; return whether anything came."""
+        """Move messages until none has arrived for a short time; return whether any arrived."""
         came = False
         while self._receive():
             came = True
@@ -118,7 +118,7 @@ class Emptying:
         return came
 
     def _receive(self) -> bool:
-        """Wait a moment for messages, and longer while they come; whether there are any."""
+        """Wait a short time for messages, longer while they arrive; return whether any did."""
         while len(self._came) < AT_ONCE:
             try:
                 self._channel.connection.drain_events(timeout=QUIET_SECONDS)
@@ -163,13 +163,13 @@ class Mover:
     """Moves messages to an exchange, in order, each confirmed there when move() returns."""
 
     def __init__(self, connection: Connection, exchange: str, key: str | None = None) -> None:
-        """Move by the messages' own routing keys, or all by one."""
+        """Publish with the messages' own routing keys, or all with one."""
         self._connection = connection
         self._exchange = exchange
         self._key = key
 
     def __call__(self, messages: Sequence[Any]) -> None:
-        """Publish messages; a crash before they are settled at their source doubles them."""
+        """Publish messages; after a crash before they are settled, they may be moved twice."""
         moved = [Moved.of(each, self._exchange, self._key_of(each)) for each in messages]
         refusals = publish_all(self._connection, moved)
         if refusals:

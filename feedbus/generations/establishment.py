@@ -1,4 +1,4 @@
-"""A whole topology on its broker: declared, its rings current, what was begun ended."""
+"""Declare a whole topology on its broker, and finish interrupted changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ events = EventLog(__name__)
 
 
 def establish(topology: Topology) -> dict[str, State]:
-    """Declare a whole topology on its broker, its rings current; return the state of each ring.
+    """Declare a whole topology and make its rings current; return the state of each ring.
 
     Raises:
         Outage: the broker is away.
@@ -57,7 +57,7 @@ def establish(topology: Topology) -> dict[str, State]:
 
 
 def _refuse_consumed(connection: Connection, topology: Topology, state: State) -> None:
-    """Refuse to declare a ring's queues anew while other hosts consume them.
+    """Refuse to declare a ring's queues again while other hosts consume them.
 
     Each start of a host would switch the ring back to how that host declares its queues. Consumers
     of feedbus 0.1 could not even delete the quorum queues that they have drained.
@@ -81,7 +81,7 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: State) -
 
 
 def end_replacements(connection: Connection, topology: Topology) -> None:
-    """End what an apply that was killed has begun with queues on no ring."""
+    """Finish the replacements of queues that an apply had begun before it was killed."""
     names = Names(topology)
     for consumer in topology.consumers.values():
         if consumer.queue.external_name or topology.on_ring(consumer.queue):
@@ -98,7 +98,7 @@ def end_replacements(connection: Connection, topology: Topology) -> None:
 
 
 def known(topology: Topology) -> dict[str, State]:
-    """Return the state of each ring; where the broker has nothing of the topology, declare it all.
+    """Return the state of each ring; declare everything if the broker has nothing of the topology.
 
     What is declared already is not touched: that is for `feedbus up` and `feedbus apply` alone,
     lest a process that started before a change undoes it.

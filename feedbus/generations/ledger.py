@@ -1,4 +1,4 @@
-"""What the broker itself keeps of a ring: which generation is current, and which still drain.
+"""The state of a ring on the broker: the current generation, and those that still drain.
 
 A queue holds a message that names them, oldest first; readers drop what it has replaced. Whoever
 changes it holds the topology's lock, and reads it from a second such queue, the ledger: a reader
@@ -40,7 +40,7 @@ KEPT = 100
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The current generation of an exchange, and those before it that are not empty yet.
+    """The current generation of an exchange, and earlier ones that are not empty yet.
 
     While it is not settled, a switch is under way: what drains may still get records. It is
     disordered when the broker was seen to place by another order than the current generation's.
@@ -54,7 +54,7 @@ class State:
 
 
 def states(connection: Connection, topology: Topology) -> dict[str, State]:
-    """Return the state of each ring that the broker knows of, declaring nothing."""
+    """Return the state of each ring that the broker knows, without declaring anything."""
     names = Names(topology)
     found: dict[str, State] = {}
     channel = connection.channel()
@@ -68,13 +68,13 @@ def states(connection: Connection, topology: Topology) -> dict[str, State]:
 
 
 def read(channel: Channel, topology: Topology, exchange: str) -> State | None:
-    """Return the state of an exchange, None when the broker knows of no generation yet."""
+    """Return the state of an exchange, or None if the broker has no generation of it yet."""
     _declare(channel, topology, exchange, Names(topology).generations(exchange))
     return _seen(channel, topology, exchange, RECALL_ATTEMPTS)
 
 
 def recall(channel: Channel, topology: Topology, exchange: str) -> State | None:
-    """Read the state under the topology's lock, None when the broker knows of no generation.
+    """Read the state under the topology's lock; None if the broker has no generation yet.
 
     Raises:
         UsageError: neither the ledger nor what readers read is feedbus's own.
@@ -115,7 +115,7 @@ def declare(channel: Channel, topology: Topology, exchange: str) -> None:
 
 
 def mend(channel: Channel, names: Names, state: State) -> None:
-    """Write the state anew where readers do not read it; the caller holds the topology's lock."""
+    """Write the state again if readers cannot read it; the caller holds the topology's lock."""
     exchange = state.current.exchange
     try:
         seen = _take(channel, names.topology, exchange, names.generations(exchange))
@@ -126,7 +126,7 @@ def mend(channel: Channel, names: Names, state: State) -> None:
 
 
 def write(channel: Channel, names: Names, state: State) -> State:
-    """Replace what is written, and return it as it is now."""
+    """Replace the state, and return the new one."""
     written = replace(state, serial=state.serial + 1)
     body = json.dumps(
         {
@@ -150,7 +150,7 @@ def write(channel: Channel, names: Names, state: State) -> State:
 
 
 def _drop_replaced(channel: Channel, written: State, queue: str) -> None:
-    """Delete the states before the written one; what a reader holds now goes at its next read."""
+    """Delete older states; one that a reader holds now is deleted at its next read."""
     while (message := channel.basic_get(queue)) is not None:
         state = _decode(written.current.exchange, message.body)
         if state is None or state.serial >= written.serial:
@@ -161,11 +161,11 @@ def _drop_replaced(channel: Channel, written: State, queue: str) -> None:
 
 
 class _DamagedError(Exception):
-    """A queue holds messages, but none that feedbus has written."""
+    """A queue contains messages, but none that feedbus has written."""
 
 
 def _seen(channel: Channel, topology: Topology, exchange: str, attempts: int) -> State | None:
-    """Return the state as readers see it, or where somebody has replaced it, the ledger's."""
+    """Return the state from the readers' queue or, if that is damaged, from the ledger."""
     queue = Names(topology).generations(exchange)
     with contextlib.suppress(_DamagedError):
         return _take(channel, topology, exchange, queue, attempts)
@@ -184,7 +184,7 @@ def _seen(channel: Channel, topology: Topology, exchange: str, attempts: int) ->
 def _take(
     channel: Channel, topology: Topology, exchange: str, queue: str, attempts: int = READ_ATTEMPTS
 ) -> State | None:
-    """Look at the message of a queue, None when there is none.
+    """Read the message of a queue and leave it there; None if there is none.
 
     Raises:
         _DamagedError: there is only what feedbus has not written.
@@ -218,7 +218,7 @@ def _serial(found: tuple[int, State | None]) -> int:
 
 
 def _is_ours(channel: Channel, topology: Topology, state: State) -> bool:
-    """Whether the current ring exists: a publisher can invent a state, but not declare a ring."""
+    """Whether the current ring exists: others can publish a state, but not declare a ring."""
     return broker.exchange_exists(channel.connection, Names(topology).ring(state.current))
 
 
@@ -233,7 +233,7 @@ def _declare(channel: Channel, topology: Topology, exchange: str, queue: str) ->
 
 
 def _decode(exchange: str, body: bytes | str) -> State | None:
-    """Return what a body says, None where it says no state."""
+    """Return the state in a body, or None if it has none."""
     try:
         stored = json.loads(body)
         return State(

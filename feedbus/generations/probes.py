@@ -1,4 +1,4 @@
-"""Prove that a queue is empty: probes of our own come back, and nothing lies between them.
+"""Prove that a queue is empty: probes that feedbus sends return with nothing between them.
 
 A queue must not be deleted while a message is in it, and RabbitMQ deletes a quorum queue only
 unconditionally: it implements neither if-empty nor if-unused there. A count is no proof either:
@@ -35,10 +35,10 @@ def fence(queue: str, marked: str, message_id: str = "") -> Outgoing:
 
 
 class Probes:
-    """The probes of one queue's reader, who reads it alone and settles in order."""
+    """The probes in one queue; its reader reads it alone and settles in order."""
 
     def __init__(self, channel: Channel, queue: str, *, pause_seconds: float) -> None:
-        """Put no probe yet.
+        """Start without a probe.
 
         Args:
             channel: any of the connection by which the queue is read.
@@ -56,21 +56,21 @@ class Probes:
 
     @property
     def awaited(self) -> bool:
-        """Whether a probe is in the queue that has not come back."""
+        """Whether a probe is in the queue and has not returned."""
         return bool(self._awaited)
 
     @property
     def lost(self) -> bool:
-        """Whether the probe should have come back by now."""
+        """Whether the probe should have returned by now."""
         return self.awaited and self._clock.monotonic() > self._put_at + LOST_SECONDS
 
     @property
     def proved(self) -> bool:
-        """Whether enough probes have come back with nothing between them."""
+        """Whether enough probes have returned with nothing between them."""
         return self._quiet >= NEEDED
 
     def put(self) -> None:
-        """Put the next probe behind all that is in the queue.
+        """Publish the next probe to the end of the queue.
 
         Raises:
             Outage: the broker does not confirm it.
@@ -84,7 +84,7 @@ class Probes:
         self._put_at = self._clock.monotonic()
 
     def came(self, message_id: object) -> bool:
-        """Return whether a message that has come is the awaited probe, and count it if so."""
+        """Return whether a message is the awaited probe, and count it if it is."""
         if not self._awaited or message_id != self._awaited:
             return False
         self._awaited = ""
@@ -92,12 +92,12 @@ class Probes:
         return True
 
     def disturb(self) -> None:
-        """Note that another message has come: what was proved is so no more."""
+        """Record that another message has arrived, so that the proof starts again."""
         self._quiet = 0
 
 
 def delete_proved(channel: Channel, queue: str) -> None:
-    """Delete a queue that was proved to be empty; log what was in it all the same.
+    """Delete a queue that was proved to be empty; log the messages that it had nevertheless.
 
     None of that was feedbus's own: nothing of ours is published to such a queue any more. Only
     a publisher that names the queue itself can reach it in the moment between proof and deletion.

@@ -1,4 +1,4 @@
-"""Replace a queue by one of the same name with other arguments; nothing is lost, order is kept.
+"""Replace a queue by one with other arguments, without a loss and in order.
 
 A queue's arguments cannot be changed, so it has to be deleted and declared anew, while messages
 come. A gate, an exchange of its own, is put before it; closed, it holds what comes:
@@ -59,19 +59,19 @@ def differs(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
 
 
 def begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
-    """Whether a replacement of a consumer's queue was begun and not ended."""
+    """Whether a replacement of a consumer's queue was begun and not finished."""
     return Names(topology).gate(consumer) in seen.exchanges
 
 
 def parked_delays(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
-    """Return (queue, where its retries wait) for those that were parked and not returned."""
+    """Return (queue, its retry queue) for parked retries that have not been returned."""
     parked = re.compile(rf"({re.escape(topology.name)}\.(.+)\.retry\.\d+)\.parked")
     found = filter(None, map(parked.fullmatch, seen.queues))
     return [(match[2], match[1]) for match in found if match[2] in topology.queues]
 
 
 def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
-    """Return where retries of a queue wait with arguments that they should not have."""
+    """Return the retry queues of a queue that have wrong arguments."""
     names = Names(topology)
     found = []
     for delay in queue.retry.delays_seconds:
@@ -87,7 +87,7 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
 
 
 def replace_delay(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
-    """Take away a queue where retries wait, which are parked meanwhile.
+    """Delete a retry queue; its retries are parked meanwhile.
 
     Consumers whose retries are returned to them hold until the queue is declared anew.
     """
@@ -103,7 +103,7 @@ def replace_delay(connection: Connection, topology: Topology, queue: Queue, dela
 
 
 def park(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
-    """Take retries out of where they wait."""
+    """Move retries out of their retry queue."""
     parked = Names(topology).parked(delay)
     channel = connection.channel()
     channel.exchange_declare(parked, "fanout", durable=True, auto_delete=False)
@@ -115,7 +115,7 @@ def park(connection: Connection, topology: Topology, queue: Queue, delay: str) -
 
 
 def unpark(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
-    """Let retries wait anew; at once they go where no retries wait any more."""
+    """Move parked retries back; if their delay no longer exists, they are due immediately."""
     names = Names(topology)
     parked = names.parked(delay)
     channel = connection.channel()
@@ -131,14 +131,14 @@ def unpark(connection: Connection, topology: Topology, queue: Queue, delay: str)
 
 @dataclass(slots=True)
 class Replacement:
-    """One queue being replaced."""
+    """The replacement of one queue."""
 
     connection: Connection
     topology: Topology
     consumer: Consumer
 
     def carry_out(self) -> None:
-        """Replace the queue, or end what was begun.
+        """Replace the queue, or finish a replacement that was interrupted.
 
         Raises:
             UsageError: somebody still consumes it.
@@ -177,7 +177,7 @@ class Replacement:
         return self._names.queue(self.consumer)
 
     def _await_consumers(self) -> None:
-        """Wait until nobody consumes the queue, for what is in their hands must be back in it."""
+        """Wait until nobody consumes the queue, so that all messages are back in it."""
         deadline = self._clock.monotonic() + LEAVE_SECONDS
         channel = self.connection.channel()
         while count := channel.queue_declare(self._queue, passive=True).consumer_count:
@@ -232,7 +232,7 @@ class Replacement:
         return filter(waiting.fullmatch, seen.queues)
 
     def _empty(self) -> None:
-        """Move the old queue's content and delete it."""
+        """Move the old queue's messages and delete it."""
         before = self._names.before(self.consumer)
         while _try_to_delete(self.connection, self.topology, self._queue, before) == IN_USE:
             self._await_consumers()
@@ -245,7 +245,7 @@ class Replacement:
         self._let_arrive()
 
     def _append_held(self) -> None:
-        """Move what was held behind what is in before, and end that with a fence."""
+        """Append the held messages to the older ones, and then a fence."""
         before, held = (name(self.consumer) for name in (self._names.before, self._names.gate_held))
         channel = self.connection.channel()
         channel.exchange_delete(held)

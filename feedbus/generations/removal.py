@@ -1,4 +1,4 @@
-"""Delete a queue only as it was agreed: empty and unused, or with what is in it."""
+"""Delete a queue only under the agreed condition: empty and unused, or with its messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feedbus.wire.amqp import Connection
 def remove_queue(
     connection: Connection, topology: Topology, queue: str, *, nonempty: bool = False
 ) -> str:
-    """Delete a queue that nobody consumes; return why that was not done, "" when it is gone.
+    """Delete a queue that has no consumer; return why it was not deleted, or "".
 
     Args:
         connection: to its broker.

@@ -1,4 +1,4 @@
-"""The step from one generation of a ring to the next, whose state is kept in the ledger."""
+"""The switch from one generation of a ring to the next; its state is kept in the ledger."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def adopt(
     exchange: str,
     report: Callable[[str], None] | None = None,
 ) -> State:
-    """Make the topology's ring the current one and return the state that this leaves.
+    """Make the topology's ring the current one, and return the resulting state.
 
     What arrives between the two rings is held, then appended to the old one, so that each key's
     records stay in order: the new ring's consumers wait until the old ring is empty. Every step
@@ -64,7 +64,7 @@ def adopt(
 
 
 def _carry_out(channel: Channel, names: Names, state: State) -> State:
-    """Carry out a switch whose new ring is declared; begin anew where one was left half done."""
+    """Carry out a switch whose new ring is declared; an interrupted switch starts again."""
     # Said before it is done: consumers delete nothing, and after a crash it is done again.
     state = ledger.write(channel, names, state)
     step("written")
@@ -94,18 +94,18 @@ def successor(state: State, wanted: Generation) -> Generation:
 
 
 def same(one: Generation, other: Generation) -> bool:
-    """Whether two generations are one ring, but perhaps in another turn."""
+    """Whether two generations have the same shards, weights and arguments; the turn may differ."""
     return (one.members, one.shape) == (other.members, other.shape)
 
 
 def step(name: str) -> None:
-    """Pass a step of a change; FEEDBUS_EXIT_AT=NAME ends the process at it, to test crashes."""
+    """Mark a step of a change; FEEDBUS_EXIT_AT=NAME ends the process there, to test crashes."""
     if os.environ.get(EXIT_AT) == name:
         os._exit(EXIT_CODE)
 
 
 def drained(channel: Channel, topology: Topology, generation: Generation) -> None:
-    """Take a generation whose queues are gone out of the state, and delete its ring.
+    """Remove a generation from the state after its queues were deleted, and delete its ring.
 
     The caller holds the topology's lock.
     """
@@ -124,7 +124,7 @@ def drained(channel: Channel, topology: Topology, generation: Generation) -> Non
 
 
 def _delete_waiting(channel: Channel, queue: str) -> None:
-    """Delete a waiting queue; each shard's queue ends only when nothing waits for it any more."""
+    """Delete a waiting queue; a shard's queue ends only when no record waits for it."""
     count = broker.count(channel.connection, queue)
     if count:
         events.error(
@@ -140,7 +140,7 @@ def _delete_waiting(channel: Channel, queue: str) -> None:
 
 
 def disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
-    """Write down that the broker places by another order than a generation's.
+    """Record that the broker distributes keys in another order than the generation's.
 
     The next adopt makes a new generation of the same members. The caller holds the topology's
     lock.
@@ -151,7 +151,7 @@ def disorder(channel: Channel, topology: Topology, generation: Generation) -> No
 
 
 def _lead(channel: Channel, names: Names, generation: Generation) -> None:
-    """Lead plain messages and packs to a generation."""
+    """Route plain messages and packs to a generation."""
     channel.exchange_bind(names.ring(generation), names.exchange(generation.exchange), "")
     for member, _ in generation.members:
         queue, key = names.member(generation, member), names.pack_key(generation, member)
@@ -159,7 +159,7 @@ def _lead(channel: Channel, names: Names, generation: Generation) -> None:
 
 
 def _leave(channel: Channel, names: Names, generation: Generation) -> None:
-    """Lead nothing more to a generation: packs for it return, plain messages are held."""
+    """Stop routing messages to a generation: packs are returned, plain messages are held."""
     for member, _ in generation.members:
         queue, key = names.member(generation, member), names.pack_key(generation, member)
         apart = channel.connection.channel()
@@ -174,7 +174,7 @@ def _leave(channel: Channel, names: Names, generation: Generation) -> None:
 def _append_held(
     channel: Channel, names: Names, exchange: str, generations: Sequence[Generation]
 ) -> None:
-    """Append what was held to the first of these generations that is there, in order."""
+    """Append held messages to the first of these generations that exists, in order."""
 
     def append(messages: Sequence[Any]) -> None:
         left = [Moved.of(each, "", each.delivery_info["routing_key"]) for each in messages]
@@ -191,7 +191,7 @@ def _append_held(
 
 
 def fence(channel: Channel, names: Names, old: Generation, queues: Sequence[str] = ()) -> None:
-    """End queues of a ring, all of them by default, with a message that says so.
+    """Publish fences to queues of a ring, to all of them by default.
 
     Whoever is given it looks at the state and, where that says so, proves that the queue is empty
     and deletes it. Nothing may lead to the ring any more.

@@ -1,4 +1,4 @@
-"""What other systems do on a broker, where it is in memory and has nobody else to do so."""
+"""The part of other systems on a broker in memory: external exchanges and queues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ELSEWHERE = "elsewhere"
 
 
 def declare(topology: Topology) -> None:
-    """Declare what is external to a topology."""
+    """Declare the external objects of a topology."""
     with broker.connect(topology) as connection:
         channel: Channel = connection.default_channel
         exchanges = [one for one in topology.exchanges.values() if one.external_name]
@@ -62,5 +62,5 @@ def deliver(channel: Channel, queue: Queue, payload: Any, key: str) -> None:
 
 
 def _way_to(queue: Queue) -> str:
-    """Return an exchange that leads to one queue, so that messages have their own routing keys."""
+    """Return an exchange that routes to one queue, so that messages keep their routing keys."""
     return f"{queue.external_name}:in"

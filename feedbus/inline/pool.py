@@ -1,4 +1,4 @@
-"""Systems that are kept for the next use, since making one costs more than a few messages."""
+"""A pool of systems, because creating one costs more than a few messages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from feedbus.store import Store
 
 
 class InlinePool:
-    """The systems of one project; as many as have been used at the same time."""
+    """The systems of one project; as many as were used at the same time."""
 
     def __init__(self, project: Project, store: Store) -> None:
-        """Make a system when none is idle; see InlineSystem for the arguments."""
+        """Create a system if none is idle; see InlineSystem for the arguments."""
         self._project, self._store = project, store
         self._idle: list[InlineSystem] = []
         self._end = weakref.finalize(self, _close_all, self._idle)
@@ -23,7 +23,7 @@ class InlinePool:
 
     @contextlib.contextmanager
     def system(self) -> Iterator[InlineSystem]:
-        """Use an empty system for as long as the block runs.
+        """Use an empty system while the block runs.
 
         It is closed, and so forgets what is in it, when the block raises or leaves messages behind.
         """
@@ -42,7 +42,7 @@ class InlinePool:
                 system.close()
 
     def close(self) -> None:
-        """Close the idle systems; this also happens when nobody has the pool any more."""
+        """Close the idle systems; this also happens when the pool is garbage-collected."""
         _close_all(self._idle)
 
 

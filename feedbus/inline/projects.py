@@ -28,7 +28,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Project:
-    """What is the same for all systems of one topology; it is made when it is first needed."""
+    """The shared parts of all systems of one topology, created on demand."""
 
     topology: Topology
 
@@ -42,12 +42,12 @@ class Project:
 
     @cached_property
     def metrics(self) -> ConsumerMetrics:
-        """Where all consumers count; nobody reads it."""
+        """The metrics of all consumers; nobody reads them."""
         return Metrics.none().consumer("inline")
 
     @cached_property
     def declared(self) -> bytes:
-        """What a broker holds on which this topology has just been declared."""
+        """The content of a broker after the topology was declared on it."""
         broker = memory.create(memory.MemoryBroker(unused_name(), clock=VirtualClock()))
         try:
             topology = on_broker(self.topology, broker.name)
@@ -59,7 +59,7 @@ class Project:
 
     @cached_property
     def empty_store(self) -> bytes:
-        """The content of a SQLite store that was made ready as `feedbus up` does it."""
+        """The content of a SQLite store after the preparation of `feedbus up`."""
         with tempfile.TemporaryDirectory(prefix="feedbus-") as folder:
             file = Path(folder) / "store.db"
             own = on_store(self.topology, file)
@@ -69,7 +69,7 @@ class Project:
 
 
 class _Lookups(dict[str, str]):
-    """An environment that notes which variables were asked for."""
+    """An environment that records which variables were read."""
 
     def __init__(self) -> None:
         super().__init__(os.environ)
@@ -85,7 +85,7 @@ _projects: dict[Path, tuple[str, dict[str, str | None], Project]] = {}
 
 
 def project(topology: str | Path | Topology) -> Project:
-    """Return the project of a topology, or of its file as it is now.
+    """Return the project of a topology, or of the current content of its file.
 
     Raises:
         TopologyError: with every problem of the file.
@@ -111,7 +111,7 @@ def unused_name() -> str:
 
 
 def on_store(topology: Topology, file: Path) -> Topology:
-    """Return a topology whose SQLite store is another file."""
+    """Return the topology with another file as its SQLite store."""
     if topology.store is None:
         return topology
     url = parse_store_url(f"sqlite:///{file}")
@@ -119,5 +119,5 @@ def on_store(topology: Topology, file: Path) -> Topology:
 
 
 def on_broker(topology: Topology, name: str) -> Topology:
-    """Return a topology whose broker is one in memory."""
+    """Return the topology with a broker in memory."""
     return replace(topology, broker_url=BrokerUrl.in_memory(name))

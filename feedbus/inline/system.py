@@ -1,4 +1,4 @@
-"""A topology within one thread: what is published is handled when handle_ready() is called."""
+"""A topology within one thread: handle_ready() handles the published messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MOST_DELIVERIES = 100_000
 
 
 class NeverDone(FeedbusError):  # noqa: N818 -- names what it is
-    """Handling was stopped: handlers give each other, or themselves, work without end."""
+    """Handling was stopped, because handlers publish to each other without end."""
 
 
 def _as_it_is(handler: Handler, _: Consumer) -> Handler:
@@ -40,7 +40,7 @@ def _as_it_is(handler: Handler, _: Consumer) -> Handler:
 
 
 class InlineSystem:
-    """The exchanges, queues and consumers of a topology, on a broker in memory of their own.
+    """The exchanges, queues and consumers of a topology, on a separate broker in memory.
 
     All is routed, validated, handled, retried and dead-lettered by the code that does so in the
     consumers' processes. Time is virtual: a retry waits until the clock is moved. The system is
@@ -56,7 +56,7 @@ class InlineSystem:
         make_sender: Callable[[Topology], Sender] = Sender,
         wrap: Callable[[Handler, Consumer], Handler] = _as_it_is,
     ) -> None:
-        """Make a system.
+        """Create a system.
 
         Args:
             project: whose topology it runs; the broker that it names is not used.
@@ -123,7 +123,7 @@ class InlineSystem:
         self._ends.close()
 
     def deliver(self, queue: str, payload: Any, key: str) -> None:
-        """Put a message into an external queue, as another system does.
+        """Put a message into an external queue, in the same way as another system.
 
         Raises:
             UsageError: there is no such queue, or it is not external.
@@ -139,7 +139,7 @@ class InlineSystem:
         channel.close()
 
     def handle_ready(self, most: int = MOST_DELIVERIES) -> int:
-        """Let the consumers take turns, a batch each, until none has a delivery.
+        """Let the consumers handle one batch each in turn, until none has a delivery.
 
         Returns:
             How many deliveries they had.
@@ -170,11 +170,11 @@ class InlineSystem:
         return any(self._consumers)
 
     def is_empty(self) -> bool:
-        """Whether no message is left: none that waits for a retry, and no dead letter."""
+        """Whether no message is left, including retries and dead letters."""
         return self._broker.message_count() == self._own_messages
 
     def next_retry_seconds(self) -> float | None:
-        """Return in how many seconds the next retry is due, None when none waits."""
+        """Return in how many seconds the next retry is due, or None if none waits."""
         now_ms = self._broker.tables.now_ms()
         prefixes = (*self._delay_prefixes(None), self._names.timer_prefix)
         waits = [
@@ -200,7 +200,7 @@ class InlineSystem:
         return waiting + self._timed(queue) + in_order
 
     def delayed(self, exchange: str | None = None) -> int:
-        """Return how many messages wait because they were published with a delay.
+        """Return how many messages wait because of the option `delay`.
 
         Args:
             exchange: that they are for; None for all.
@@ -221,7 +221,7 @@ class InlineSystem:
         )
 
     def _timed(self, queue: str | None) -> int:
-        """Return how many records of a queue, or of all, wait in the timer for an attempt."""
+        """Return how many records of a queue, or of all, wait in the timer for a retry."""
         return self._in_timer(
             {
                 timer.target_of(self._names, each)
@@ -232,7 +232,7 @@ class InlineSystem:
         )
 
     def _in_timer(self, targets: Collection[str], *, attempted: bool) -> int:
-        """Return how many messages wait in the timer for targets, attempted before or not."""
+        """Return how many messages wait in the timer for targets, retries or not."""
         return sum(
             each.get(TIMER_TARGET) in targets and (ATTEMPT in each) is attempted
             for each in self._broker.headers(self._names.is_of_timer)
@@ -275,10 +275,10 @@ class InlineSystem:
 
 
 class InlineBus(LiveBus):
-    """A program's bus that publishes by the system's sender."""
+    """A program's bus that publishes through the system's sender."""
 
     def __init__(self, topology: Topology, sender: Sender, store: Store) -> None:
-        """Publish by a sender, and in transactions of a store."""
+        """Publish through a sender, and in transactions of a store."""
         self._system_sender = sender
         super().__init__(topology, store=None if isinstance(store, NoStore) else store)
 

@@ -1,4 +1,4 @@
-"""Compare a topology with its broker and its supervisor, and say what apply would do."""
+"""Compare a topology with its broker and its supervisor: what `feedbus apply` would do."""
 
 from feedbus.plan.changes import (
     Change,

@@ -1,4 +1,4 @@
-"""What a plan consists of: changes, each with its reason."""
+"""The content of a plan: changes, each with its reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEAD_LETTERS = "dead letters"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that apply would do, or would do only where --delete-nonempty names it."""
+    """A change that apply would make, or would make only if --delete-nonempty names it."""
 
     action: Action
     kind: Kind
@@ -70,7 +70,7 @@ class HotKey:
 
 @dataclass(frozen=True, slots=True)
 class RingChange:
-    """A hash exchange that gets a new generation, and what that means.
+    """A hash exchange that gets a new generation, with the consequences.
 
     Attributes:
         exchange: as the topology names it.
@@ -102,13 +102,13 @@ class RingChange:
 
     @property
     def action(self) -> Action:
-        """A first ring is created."""
+        """ "create" for a first ring, otherwise "change"."""
         return "create" if self.old is None else "change"
 
 
 @dataclass(frozen=True, slots=True)
 class Draining:
-    """A generation that has passed and is not empty yet."""
+    """An old generation that is not empty yet."""
 
     exchange: str
     digest: str
@@ -117,7 +117,7 @@ class Draining:
 
 @dataclass(frozen=True, slots=True)
 class Watchers:
-    """How the supervisor's watchers differ from the topology's.
+    """The differences between the supervisor's watchers and the topology's.
 
     Attributes:
         supervisor_pid: the supervisor's process id.
@@ -140,7 +140,7 @@ class Watchers:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The names on the broker that apply goes by.
+    """The names of the broker objects that apply changes.
 
     Attributes:
         exchanges: to be declared again.
@@ -167,7 +167,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is different between a topology, its broker and its supervisor."""
+    """The differences between a topology, its broker and its supervisor."""
 
     changes: tuple[Change, ...] = ()
     rings: tuple[RingChange, ...] = ()
@@ -183,7 +183,7 @@ class Plan:
 
     @property
     def dangers(self) -> tuple[Change, ...]:
-        """What apply refuses to do unless it is named."""
+        """The changes that apply refuses unless --delete-nonempty names them."""
         return tuple(change for change in self.changes if change.action == "dangerous")
 
     def counts(self) -> dict[str, int]:
@@ -194,7 +194,7 @@ class Plan:
         return found
 
     def report(self) -> dict[str, Any]:
-        """Return what --json prints."""
+        """Return the object that --json prints."""
         watchers = self.watchers
         return {
             "changes": [asdict(change) for change in self.changes],

@@ -1,4 +1,4 @@
-"""Make a plan: look at the broker and the rings, and compare."""
+"""Make a plan: read the broker and the rings, and compare them with the topology."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_plan(
     delete_nonempty: Collection[str] = (),
     predict: bool = True,
 ) -> Plan:
-    """Compare; nothing is declared, changed or deleted.
+    """Compare, without declaring, changing or deleting anything.
 
     Args:
         topology: what is wanted.

@@ -1,4 +1,4 @@
-"""What a broker lacks of a topology, or has otherwise: exchanges, queues, bindings, schedules."""
+"""Compare declared objects with the broker's: exchanges, queues, bindings, schedules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def consumers_on_no_ring(topology: Topology) -> Iterator[Consumer]:
 
 @dataclass(slots=True)
 class DeclaredObjects:
-    """Compares what a topology declares with the broker's inventory, and notes each change.
+    """Compares a topology's objects with the broker's inventory, and adds each change to a list.
 
     Attributes:
         topology: what is wanted.
@@ -48,7 +48,7 @@ class DeclaredObjects:
         self.changes.append(Change(action, kind, name, reason, messages))
 
     def exchanges(self) -> Iterator[str]:
-        """Note changes of exchanges; yield those to declare again."""
+        """Add changes of exchanges; yield the exchanges to declare again."""
         for exchange in self.topology.exchanges.values():
             if exchange.external_name:
                 continue
@@ -72,7 +72,7 @@ class DeclaredObjects:
         return exchange.type, exchange.arguments
 
     def queues(self) -> Iterator[str]:
-        """Note changes of queues on no ring; yield consumers whose queue is replaced."""
+        """Add changes of queues on no ring; yield consumers whose queue is replaced."""
         for consumer in consumers_on_no_ring(self.topology):
             name = self._names.queue(consumer)
             if queue_replacement.begun(self.topology, consumer, self.seen):
@@ -101,13 +101,13 @@ class DeclaredObjects:
         )
 
     def parked_delays(self) -> Iterator[tuple[str, str]]:
-        """Note retries that a replacement has parked; yield (queue, name of the delay)."""
+        """Add retries that a replacement has parked; yield (queue, name of the delay)."""
         for queue, name in queue_replacement.parked_delays(self.topology, self.seen):
             self._note("change", "queue", name, "retries that were parked are returned")
             yield queue, name
 
     def delays(self) -> Iterator[tuple[str, str]]:
-        """Note queues of retries and dead letters; yield (queue, delay) to declare again."""
+        """Add retry and dead-letter queues; yield (queue, delay) to declare again."""
         for queue in self.topology.queues.values():
             for name in queue_replacement.wrong_delays(self.topology, queue, self.seen):
                 self._note(
@@ -125,7 +125,7 @@ class DeclaredObjects:
                 self._note("create", "queue", self._names.dead(queue), DEAD_LETTERS)
 
     def schedules(self) -> None:
-        """Note schedules that are new."""
+        """Add new schedules."""
         for schedule in self.topology.schedules.values():
             if self._names.schedule(schedule.name) not in self.seen.queues:
                 first = Cron.of(schedule).next_after(datetime.now(UTC)).isoformat()
@@ -136,12 +136,12 @@ class DeclaredObjects:
                 )
 
     def timer(self) -> None:
-        """Note queues of the timer that are missing."""
+        """Add missing queues of the timer."""
         for name in timer_objects.missing_queues(self._names, self.seen.queues):
             self._note("create", "queue", name, "missing; delayed messages wait there")
 
     def bindings(self) -> Iterator[tuple[str, str, str]]:
-        """Note bindings; yield (queue, exchange, key) of those to remove."""
+        """Add changes of bindings; yield (queue, exchange, key) of those to remove."""
         external = {one.external_name for one in self.topology.exchanges.values()}
         for consumer in consumers_on_no_ring(self.topology):
             queue = self._names.queue(consumer)

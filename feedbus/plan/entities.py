@@ -1,4 +1,4 @@
-"""What a broker has that a topology no longer needs, and all changes of a plan together."""
+"""All changes of a plan, including the broker's objects that a topology no longer needs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Comparison:
         self.timer_queues = timer_objects.queues_of_timer(self._names)
 
     def work(self) -> Work:
-        """Note every change, and return the names that `feedbus apply` works with."""
+        """Add every change, and return the names of the objects for `feedbus apply`."""
         declared = DeclaredObjects(self.topology, self.seen, self.changes)
         exchanges = tuple(declared.exchanges())
         replaced = tuple(declared.queues())
@@ -105,7 +105,7 @@ class Comparison:
         return found | self._wanted_waiting()
 
     def _wanted_waiting(self) -> set[str]:
-        """Return where records may wait so that their keys stay in order."""
+        """Return the waiting queues that the topology needs."""
         names, consumers = self._names, self.topology.consumers
         queues = [
             names.queue(consumer)
@@ -121,7 +121,7 @@ class Comparison:
         return set(map(names.waiting, queues))
 
     def _generations(self) -> Iterator[Generation]:
-        """Yield those that are, and those to come: a crash may have declared these already."""
+        """Yield existing and future generations: a crash may have declared the latter."""
         for exchange in self.topology.exchanges.values():
             if not exchange.hashed:
                 continue
@@ -150,7 +150,7 @@ class Comparison:
         return found | {names.ring(one) for one in self._generations()}
 
     def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:
-        """Return those that consumers empty first, all to be deleted, and those not when empty."""
+        """Return the leftover queues: all that are deleted, and those that are not empty."""
         leaving, deleted, nonempty = [], [], []
         wanted, schedules = self._wanted_queues(), self._names.schedule("")
         kept = re.compile(rf"{re.escape(self.topology.name)}\..+\.generations(\.ledger)?")

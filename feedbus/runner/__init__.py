@@ -1,4 +1,4 @@
-"""One consumer, until a signal or a limit ends it."""
+"""The runner: run one consumer until a signal or a limit ends it."""
 
 from feedbus.runner.limits import Limits
 from feedbus.runner.runner import Runner

@@ -1,4 +1,4 @@
-"""Messages that are handled in batches: collected, given to the handler, settled."""
+"""Batches: messages are collected, given to the handler together, and settled."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ events = EventLog(__name__)
 
 
 class Batches:
-    """A way of working: a batch is handled and settled, then the next.
+    """A mode of the runner: a batch is handled and settled before the next begins.
 
     The other ways are subclasses. Each handles alone, by this one, what may have ended a process.
     """
 
     def __init__(self, run: Run, subscriptions: Subscriptions) -> None:
-        """Handle what the subscriptions of a run bring."""
+        """Handle the deliveries of a run's subscriptions."""
         self._run = run
         self._subscriptions = subscriptions
         self._last_batch = -math.inf
 
     @property
     def working(self) -> bool:
-        """Whether deliveries are taken and not settled, between two calls."""
+        """Whether deliveries are being handled and are not settled, between two calls."""
         return False
 
     def fileno(self) -> int | None:
-        """Return a descriptor that can be read when something has ended; None without one."""
+        """Return a descriptor that is readable when a record has ended, or None."""
         return None
 
     def arrive(self, raw: RawConnection) -> bool:
-        """Wait for a batch: full, or the last one began long enough ago and no more came.
+        """Wait for a batch: until it is full, or its wait is over and no more arrived.
 
         So a record that comes alone is handled at once, and those that come fast gather while the
         batch before them is handled. What waits here is handled only while its channel is open:
@@ -76,7 +76,7 @@ class Batches:
         return bool(buffer)
 
     def handle_due(self, raw: RawConnection) -> bool:
-        """Handle records that have waited and are due; False when all have to be given back."""
+        """Handle waiting records that are due; return False to return all deliveries."""
         run = self._run
         if run.waiting is None or not run.waiting:
             return True
@@ -88,7 +88,7 @@ class Batches:
         return True
 
     def handle_next(self, raw: RawConnection) -> bool:
-        """Handle what has arrived, or a fence; False to give back what is not settled."""
+        """Handle the arrived deliveries, or a fence; return False to return all unsettled ones."""
         run = self._run
         if run.timeout.too_close(run.buffer.oldest_at):
             return False
@@ -102,30 +102,30 @@ class Batches:
         """Note that the broker has cancelled a subscription."""
 
     def channel_closed(self, error: BaseException) -> None:
-        """Note why the broker has closed a channel."""
+        """Record why the broker closed a channel."""
         self._run.timeout.learn(error)
 
     def let_finish(self) -> None:
-        """Let what has begun finish, and settle it; the rest is for the broker to deliver again."""
+        """Finish and settle the running records; the broker delivers the others again."""
 
     def look(self) -> None:
-        """Note what handlers have; called often while the run holds."""
+        """Record the messages in handlers; called often while the run holds."""
 
     def forget(self) -> None:
-        """Forget what is not settled: the broker delivers it again."""
+        """Forget all unsettled deliveries: the broker delivers them again."""
 
     def close(self) -> None:
-        """End what handles."""
+        """End the threads of the handlers, if there are any."""
 
     def _handle(self, raw: RawConnection) -> bool:
-        """Handle a batch and settle it; False when it has to be given back to the broker."""
+        """Handle a batch and settle it; return False to return it to the broker."""
         run = self._run
         arrived_at, size = run.buffer.oldest_at, run.consumer.queue.batch.size
         deliveries = run.buffer.take(size, run.left.messages, run.suspects.suspected)
         return self._work(raw, deliveries, arrived_at)
 
     def _work(self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float) -> bool:
-        """Handle deliveries and settle them; False when all have to be given back."""
+        """Handle deliveries and settle them; return False to return all of them."""
         run = self._run
         ids = [delivery.message_id for delivery in deliveries]
         self._last_batch = time.monotonic()
@@ -144,7 +144,7 @@ class Batches:
         return True
 
     def _wait_out(self, raw: RawConnection, error: Outage) -> bool:
-        """Hold because of an outage; whether to try again, rather than to end the run.
+        """Hold because of an outage; return whether to try again, or False to end the run.
 
         Raises:
             Outage: what waits has to be read anew.
@@ -161,7 +161,7 @@ class Batches:
         return True
 
     def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> None:
-        """Give a batch to the handler while it is noted what is there."""
+        """Call the handler with a batch whose message ids are recorded in a file meanwhile."""
         run = self._run
         with run.heartbeats.going_on():
             run.resources.open()  # one may have ended by itself
@@ -184,7 +184,7 @@ class Batches:
     def _handled(
         self, raw: RawConnection, deliveries: Sequence[Delivery], seconds: float, strain: Strain
     ) -> None:
-        """Settle what has been handled in so many seconds, and count it."""
+        """Settle and count a batch that has been handled."""
         run = self._run
         run.timeout.note(seconds)
         run.left.idle_from(time.monotonic())

@@ -1,4 +1,4 @@
-"""Deliveries that have come and are not handled yet."""
+"""Deliveries that have arrived and are not handled yet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from feedbus.wire.constants import FENCE
 
 
 class Buffer:
-    """Deliveries in the order in which they came, when, and how many records they carry.
+    """Deliveries in the order of their arrival, with their arrival times and record counts.
 
     The broker's prefetch bounds them.
     """
@@ -32,13 +32,13 @@ class Buffer:
         self.records += delivery.record_count
 
     def clear(self) -> None:
-        """Forget all: what was here went back with its channel."""
+        """Remove all deliveries: they returned to the broker with their channel."""
         self._deliveries.clear()
         self._arrivals.clear()
         self.records = 0
 
     def drop(self, consumer_tag: str) -> None:
-        """Forget what came by one consumer tag."""
+        """Remove the deliveries of one consumer tag."""
         kept = [
             (delivery, arrived_at)
             for delivery, arrived_at in zip(self._deliveries, self._arrivals, strict=True)
@@ -49,7 +49,7 @@ class Buffer:
             self.add(delivery, arrived_at)
 
     def holds(self, consumer_tag: str) -> bool:
-        """Whether there is anything that came by a consumer tag."""
+        """Whether there is any delivery of a consumer tag."""
         return any(each.consumer_tag == consumer_tag for each in self._deliveries)
 
     @property
@@ -59,16 +59,16 @@ class Buffer:
 
     @property
     def at_fence(self) -> bool:
-        """Whether the next delivery says that it is a fence, the end of its queue."""
+        """Whether the next delivery is marked as a fence, the end of its queue."""
         return bool(self._deliveries) and FENCE in self._deliveries[0].headers
 
     @property
     def oldest_at(self) -> float:
-        """When the next delivery came; there has to be one."""
+        """When the next delivery arrived; there must be one."""
         return self._arrivals[0]
 
     def pop(self) -> Delivery:
-        """Take the next delivery."""
+        """Remove and return the next delivery."""
         delivery = self._deliveries.popleft()
         self._arrivals.popleft()
         self.records -= delivery.record_count
@@ -77,7 +77,7 @@ class Buffer:
     def take(
         self, records: int, deliveries: float, suspected: Callable[[str], bool]
     ) -> list[Delivery]:
-        """Take a batch, which ends before a fence.
+        """Remove and return a batch, which ends before a fence.
 
         Args:
             records: enough, unless there are fewer.

@@ -1,4 +1,4 @@
-"""Deliveries that are handled at once: what is noted of them, and which may be acknowledged."""
+"""Deliveries that are handled at the same time, and which of them may be acknowledged."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ NOTED_MORE = 64  # messages that have ended, and as many again as are handled: t
 
 
 class Concurrent:
-    """The deliveries of one consumer from the time when they are opened until they are settled."""
+    """The deliveries of one consumer from their decoding until they are settled."""
 
     def __init__(self, calls: ConcurrentCalls, suspects: Suspects, seconds: float) -> None:
-        """Note in suspects what is handled, and that each may take so many seconds."""
+        """Record the running messages in suspects, with their time limit in seconds."""
         self._calls = calls
         self._suspects = suspects
         self._seconds = seconds
@@ -44,35 +44,35 @@ class Concurrent:
 
     @property
     def running(self) -> bool:
-        """Whether any record has begun and is not finished."""
+        """Whether any record was started and is not finished."""
         return bool(self._calls.running)
 
     @property
     def hungry(self) -> bool:
-        """Whether more records could be handled at once than there are."""
+        """Whether more records could run at the same time than there are."""
         return self._calls.hungry
 
     @property
     def unfinished(self) -> bool:
-        """Whether finish() has something to do."""
+        """Whether finish() has work."""
         return self._calls.unfinished
 
     def take_outage(self) -> Outage | None:
-        """Return, once, what records met in the latest finish(), so that they are to run again."""
+        """Return, once, the outage of the latest finish(), after which records run again."""
         outage, self._calls.outage = self._calls.outage, None
         return outage
 
     @property
     def oldest_at(self) -> float:
-        """When the first of the deliveries came, infinity without any."""
+        """When the first of the deliveries arrived; infinity without any."""
         return next(iter(self._arrived_at.values()), math.inf)
 
     def fileno(self) -> int:
-        """Return a descriptor that can be read when a record has ended."""
+        """Return a descriptor that is readable when a record has ended."""
         return self._calls.waker.fileno()
 
     def note(self) -> None:
-        """Note until when what handlers have may take; to be called often."""
+        """Record the deadline of the running messages; called often."""
         if self._calls.oldest_started_at is not None:
             self._limit()
         elif self._noted:
@@ -80,7 +80,7 @@ class Concurrent:
             self._noted.clear()
 
     def _note_beginning(self, works: Sequence[Work]) -> None:
-        """Note what is about to be handled, beside what is.
+        """Record the messages that are about to start, in addition to the running ones.
 
         What has ended stays noted for a while: to write all of it at each change would cost more
         than to handle it. Whatever is noted when the process dies is handled alone at first.
@@ -109,21 +109,21 @@ class Concurrent:
             self._suspects.limit(since + self._seconds - now)
 
     def look(self) -> None:
-        """Log an async handler that blocks the event loop; to be called often."""
+        """Log an async handler that blocks the event loop; called often."""
         self._calls.look()
 
     def wait(self, seconds: float) -> None:
-        """Wait until a record has ended, at most so long."""
+        """Wait until a record has ended, at most the given time."""
         select.select([self.fileno()], [], [], seconds)
 
     def open(self, delivery: Delivery, arrived_at: float) -> None:
-        """Take a delivery that has come after all others; as ConcurrentCalls.open()."""
+        """Decode a delivery that arrived after all others; see ConcurrentCalls.open()."""
         self._arrived_at[delivery.consumer_tag, delivery.tag] = arrived_at
         self._settlements[delivery.consumer_tag].arrived(delivery.tag)
         self._calls.open([delivery])
 
     def start(self) -> None:
-        """Begin what may begin now; as ConcurrentCalls.open()."""
+        """Start the records that may start now; see ConcurrentCalls.start()."""
         self._calls.open(())
         works = self._calls.take()
         if works:
@@ -131,7 +131,7 @@ class Concurrent:
             self._calls.start(works)
 
     def finish(self) -> list[Delivery]:
-        """Return the deliveries that are done, now; as ConcurrentCalls.finish()."""
+        """Return the deliveries that are done now; see ConcurrentCalls.finish()."""
         if not self._calls.unfinished:
             self._calls.waker.sleep()
             if not self._calls.unfinished:
@@ -150,7 +150,7 @@ class Concurrent:
         return settled
 
     def blame_slow(self, timeout: ConsumerTimeout) -> None:
-        """Blame what the broker has waited too long for, now that it has closed the channel.
+        """Count slow messages as the cause of a channel that the broker closed.
 
         It is handled alone when it comes again. What was delivered beside it is not blamed.
         """
@@ -158,7 +158,7 @@ class Concurrent:
         self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.exceeded)
 
     def blame_slowest(self, timeout: ConsumerTimeout) -> None:
-        """Blame what was handled longest, now that the broker has cancelled the consumer."""
+        """Count the slowest message as the cause of a cancelled consumer."""
         slowest = sorted(self._calls.slow, key=lambda each: each[1])[-1:]
         self._blame(slowest, timeout.cancelled)
 
@@ -175,7 +175,7 @@ class Concurrent:
         self._calls.forget_slow()
 
     def settle(self, readings: Mapping[str, Reading]) -> None:
-        """Acknowledge what is done."""
+        """Acknowledge the deliveries that are done."""
         for consumer_tag, settlement in self._settlements.items():
             reading = readings.get(consumer_tag)
             if reading is not None:
@@ -184,7 +184,7 @@ class Concurrent:
                 settlement.acknowledgements()
 
     def abandon(self) -> None:
-        """Wait until nothing runs, and forget all: what is not settled is delivered again."""
+        """Wait until nothing runs, and forget all: unsettled deliveries are delivered again."""
         while self._calls.running:
             self._calls.forget()
             if self._calls.running:

@@ -11,22 +11,22 @@ TIMED_OUT = re.compile(r"acknowledgement .*timed out.*?Timeout value used: (\d+)
 
 
 class ConsumerTimeout:
-    """The timeout as far as it is known, and whether a delivery will be settled within it.
+    """The timeout, if it is known, and whether a delivery will be settled within it.
 
     It counts from the delivery, so messages that wait in a consumer for their turn age too.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Begin with what the topology says; infinity is none."""
+        """Start with the topology's value; infinity is no timeout."""
         self.seconds = seconds
         self._slowest_seconds = 0.0  # batch of late
 
     def note(self, took_seconds: float) -> None:
-        """Note how long a batch took."""
+        """Record how long a batch took."""
         self._slowest_seconds = max(took_seconds, self._slowest_seconds * FORGOTTEN_SHARE)
 
     def too_close(self, arrived_at: float) -> bool:
-        """Whether a delivery would probably not be settled in time, if it were handled now."""
+        """Whether a delivery would probably exceed the timeout, if it were handled now."""
         age = time.monotonic() - arrived_at
         # A delivery that has just come is handled, whatever the latest took.
         return (
@@ -35,14 +35,14 @@ class ConsumerTimeout:
         )
 
     def learn(self, error: BaseException) -> bool:
-        """Take the timeout that the broker names; whether it has closed a channel for it."""
+        """Read the timeout in the broker's error; return whether it closed a channel for it."""
         found = TIMED_OUT.search(str(error))
         if found is not None:
             self.seconds = min(self.seconds, int(found[1]) / 1000)
         return found is not None
 
     def cancelled(self, took_seconds: float) -> str:
-        """Return what a broker did that cancels a consumer, and does not name its timeout.
+        """Return the cause in words, for a broker that cancels a consumer without a reason.
 
         RabbitMQ 4.3 does so on quorum queues. It also does so when the queue's leader has moved.
         """
@@ -52,7 +52,7 @@ class ConsumerTimeout:
         )
 
     def exceeded(self, took_seconds: float) -> str:
-        """Return what the broker does about a message whose handling took so long."""
+        """Return the broker's action, in words, on a message that took so long."""
         return (
             f"handling it took {took_seconds:.0f} s, and the broker waits"
             f" {self.seconds:g} s for an acknowledgement (consumer_timeout)"

@@ -1,4 +1,4 @@
-"""Deliveries of single records that are handled one after the other and settled together."""
+"""A group: deliveries of one record that are handled in sequence and settled together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOK_SECONDS = 0.005  # between two looks at the connection
 
 
 class Group:
-    """What has been handled since the latest settlement; a crash repeats so much at most.
+    """The deliveries handled since the last settling; a crash repeats at most these.
 
     The guard's note names the one message that is in the handler, so a crash is counted against
     that one alone. While what has ended is finished it names all, and none is blamed.
@@ -37,7 +37,7 @@ class Group:
         prefetch: int,
         seconds: float,
     ) -> None:
-        """Take from the buffer; half of the prefetch at most, so that more comes meanwhile.
+        """Read from the buffer, at most half of the prefetch, so that more arrive meanwhile.
 
         Args:
             dispatch: calls the handler.
@@ -65,7 +65,7 @@ class Group:
     def handle(
         self, look: Callable[[], None], stopped: Callable[[], bool], most: float
     ) -> Outage | None:
-        """Handle what has come, until enough is to be settled.
+        """Handle arrived deliveries until the group is complete.
 
         Args:
             look: takes what has arrived; raises where the connection is lost, and what waits comes
@@ -122,13 +122,13 @@ class Group:
                 return latest.message_id, now - before
 
     def _complete(self, seconds: float, ends_at: float, most: float) -> bool:
-        """Whether enough has been handled, the latest delivery in so many seconds."""
+        """Whether the group is complete; the latest delivery took so many seconds."""
         calls = self._calls
         return time.monotonic() + seconds > ends_at or len(calls) >= most or calls.full
 
     @property
     def _goes_on(self) -> bool:
-        """Whether there is a next delivery, which needs no treatment of its own."""
+        """Whether there is a next delivery that can be part of the group."""
         buffer = self._buffer
         return (
             bool(buffer)
@@ -137,7 +137,7 @@ class Group:
         )
 
     def finish(self) -> list[Delivery]:
-        """Return the deliveries, now to be settled; as SingleCalls.finish()."""
+        """Return the deliveries that may now be settled; see SingleCalls.finish()."""
         if not self._calls:
             return []
         self._suspects.take(self._calls.message_ids, self._seconds)
@@ -145,6 +145,6 @@ class Group:
             return self._calls.finish()
 
     def forget(self) -> None:
-        """Forget what is not settled: the broker delivers it again."""
+        """Forget all unsettled deliveries: the broker delivers them again."""
         self._begun = None
         self._calls.forget()

@@ -1,4 +1,4 @@
-"""Single records that are handled one after the other, and settled in groups."""
+"""Groups: single records are handled one after the other, and settled together."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from feedbus.wire.amqp import RawConnection
 
 
 class Grouped(Batches):
-    """A way of working: no transaction ends with each message, so many are settled at once."""
+    """A mode of the runner, for queues without transactions: settles many messages together."""
 
     def __init__(self, run: Run, subscriptions: Subscriptions, sender: Sender) -> None:
-        """Handle what the subscriptions of a run bring; send by sender."""
+        """Handle the deliveries of a run's subscriptions; the sender sends the messages."""
         super().__init__(run, subscriptions)
         self._group = Group(
             run.dispatch,
@@ -30,11 +30,11 @@ class Grouped(Batches):
         )
 
     def forget(self) -> None:
-        """Forget what is not settled: the broker delivers it again."""
+        """Forget all unsettled deliveries: the broker delivers them again."""
         self._group.forget()
 
     def _handle(self, raw: RawConnection) -> bool:
-        """Handle a group of single records; False when it has to be given back to the broker."""
+        """Handle a group of single records; return False to return it to the broker."""
         run = self._run
         if run.suspects.suspected(run.buffer.first.message_id):
             return super()._handle(raw)
@@ -48,7 +48,7 @@ class Grouped(Batches):
         return True
 
     def _finish(self, raw: RawConnection) -> Outage | None:
-        """Handle a group and settle it; return the outage that was met."""
+        """Handle a group and settle it; return the outage, if there was one."""
         run, group = self._run, self._group
         started = time.monotonic()
         outage = None

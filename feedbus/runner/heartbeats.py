@@ -1,4 +1,4 @@
-"""A thread beside the handler that sends the consuming connection's heartbeats while it works."""
+"""A thread that sends the heartbeats of the consuming connection while a handler runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Heartbeats:
     """Sends the heartbeats of one connection at a time."""
 
     def __init__(self) -> None:
-        """Send none yet."""
+        """Send none until the thread is started."""
         self._working = False
         self._raw: RawConnection | None = None
         self._last_beat = 0.0
@@ -42,7 +42,7 @@ class Heartbeats:
 
     @contextlib.contextmanager
     def of(self, connection: RawConnection) -> Iterator[None]:
-        """Send those of this connection (py-amqp's) within the block."""
+        """Send the heartbeats of this (py-amqp) connection while the block runs."""
         self._raw, self._last_beat = connection, time.monotonic()
         try:
             yield
@@ -51,7 +51,7 @@ class Heartbeats:
 
     @contextlib.contextmanager
     def going_on(self) -> Iterator[None]:
-        """Let the thread send them while the block works."""
+        """Let the thread send heartbeats while the block runs."""
         self._longest_gap = 0.0
         self._working = True
         self._begun.set()
@@ -65,11 +65,11 @@ class Heartbeats:
 
     @property
     def missed_seconds(self) -> float:
-        """How long none was sent in the latest going_on(), 0 while that was within an interval."""
+        """How long no heartbeat was sent in the latest going_on(); 0 within an interval."""
         return self._longest_gap if self._longest_gap > _interval_seconds(self._raw) else 0.0
 
     def wait(self, over: threading.Event, seconds: float) -> None:
-        """Wait until something is over, at most so long, sending heartbeats meanwhile."""
+        """Wait for an event, at most the given time, and send heartbeats meanwhile."""
         deadline = time.monotonic() + seconds
         while not over.wait(min(max(deadline - time.monotonic(), 0), self._look_seconds())):
             if time.monotonic() >= deadline:
@@ -77,7 +77,7 @@ class Heartbeats:
             self.beat()
 
     def beat(self) -> None:
-        """Send a heartbeat when one is due, on a connection that has them."""
+        """Send a heartbeat if one is due and the connection has heartbeats."""
         raw, now = self._raw, time.monotonic()
         gap = now - self._last_beat
         if gap < _interval_seconds(raw) / BEATS_AN_INTERVAL:
@@ -108,6 +108,6 @@ class Heartbeats:
 
 
 def _interval_seconds(raw: RawConnection | None) -> float:
-    """Return what was agreed with the broker, infinity where there are no heartbeats."""
+    """Return the interval agreed with the broker; infinity without heartbeats."""
     agreed: float = getattr(raw, "heartbeat", None) or math.inf
     return agreed if hasattr(raw, "send_heartbeat") else math.inf

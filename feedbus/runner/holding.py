@@ -1,4 +1,4 @@
-"""What a consumer does during an outage: it waits, longer each time, and logs the reason once."""
+"""The pause of a consumer during an outage: longer each time, with the reason logged once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FOLDED_SECONDS = 60.0  # equal lines within this time are one
 
 
 class Holding:
-    """The outages of one consumer since something last succeeded."""
+    """The outages of one consumer since its last success."""
 
     def __init__(
         self, consumer: str, metrics: ConsumerMetrics, report: Callable[[str], None]
     ) -> None:
-        """Begin without any.
+        """Start without an outage.
 
         Args:
             consumer: its name, for the log.
@@ -63,7 +63,7 @@ class Holding:
         self._metrics.held(part, time.monotonic() - started)
 
     def over(self) -> None:
-        """Note that something has succeeded, so that the next outage begins anew."""
+        """Record a success, so that the next outage starts with a short pause."""
         if not self.failures:
             return
         seconds = time.monotonic() - self._since
@@ -95,7 +95,7 @@ class Holding:
 
 
 def part_of(error: FeedbusError) -> Part:
-    """Return what is away: the store, something else that a handler needs, or the broker."""
+    """Return what is unavailable: the store, something else that a handler needs, or the broker."""
     if isinstance(error, StoreOutage):
         return "store"
     return "handler" if type(error) is Outage else "broker"

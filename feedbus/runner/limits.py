@@ -1,4 +1,4 @@
-"""When a run ends by itself."""
+"""The limits that end a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from feedbus.runner.memory import ResidentMemory
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a runner ends by itself; None is never.
+    """The limits that end a run; None is no limit.
 
     Attributes:
         max_messages: deliveries handled.
@@ -28,21 +28,21 @@ class Limits:
 
 
 class Allowance:
-    """What is left of a run's limits."""
+    """The rest of a run's limits."""
 
     def __init__(self, limits: Limits) -> None:
-        """Begin the run."""
+        """Start to count."""
         self._limits = limits
         self._memory = ResidentMemory()
         self._handled = 0
         self._started = self._idle_from = time.monotonic()
 
     def close(self) -> None:
-        """Let go of what memory is read from."""
+        """Close the file from which the memory is read."""
         self._memory.close()
 
     def idle_from(self, now: float) -> None:
-        """Note that a delivery has come or was handled, or that waiting begins, by the clock."""
+        """Record that a delivery arrived or was handled, or that waiting begins."""
         self._idle_from = now
 
     def handled(self, deliveries: int) -> None:
@@ -56,17 +56,17 @@ class Allowance:
 
     @property
     def run_seconds(self) -> float:
-        """How long the run may still go on."""
+        """How long the run may still last."""
         return self._started + (self._limits.max_runtime_seconds or math.inf) - time.monotonic()
 
     @property
     def idle_seconds(self) -> float:
-        """How long a delivery may still be waited for."""
+        """How long the run may still wait for a delivery."""
         idle = self._limits.idle_timeout_seconds or math.inf
         return self._idle_from + idle - time.monotonic()
 
     def used_up(self, *, waiting: bool) -> str | None:
-        """Return which limit is reached, None while none is.
+        """Return the limit that is reached, or None.
 
         Args:
             waiting: whether deliveries wait to be handled, so that the run is not idle.

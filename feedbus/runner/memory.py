@@ -1,4 +1,4 @@
-"""How much memory this process holds."""
+"""The resident memory of this process."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class ResidentMemory:
     """This process's resident memory, read from a file that stays open."""
 
     def __init__(self) -> None:
-        """Open the file where there is one: elsewhere the hard limit alone holds."""
+        """Open the file, if the system has one; without it, only the hard limit applies."""
         self._statm: int | None = None
         with contextlib.suppress(OSError):
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
     def above(self, limit_bytes: int) -> bool:
-        """Whether this process holds more than that."""
+        """Whether this process uses more than a number of bytes."""
         if self._statm is None:
             return False
         return int(os.pread(self._statm, STATM_BYTES, 0).split()[1]) * PAGE_BYTES > limit_bytes

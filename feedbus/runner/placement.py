@@ -1,4 +1,4 @@
-"""Look whether deliveries come to the shards that own them, and say what to do if not."""
+"""Check whether deliveries arrive at the shards that own their keys, and report if not."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ events = EventLog(__name__)
 
 
 class Placement:
-    """Where the keys of one exchange belong, by the ring whose queue a delivery comes from.
+    """The owners of one exchange's keys, by the ring of the queue that delivers.
 
     A broker that rebuilds its ring in another order hands a key's records to another shard than
     before, and nothing fails: only the keys of arriving messages show it.
     """
 
     def __init__(self, topology: Topology) -> None:
-        """Know of no ring yet."""
+        """Start without rings."""
         self._topology = topology
         self._names = Names(topology)
         self._members: dict[str, tuple[Generation, str]] = {}
@@ -33,7 +33,7 @@ class Placement:
         self._reported: set[Generation] = set()
 
     def follow(self, states: Iterable[State]) -> None:
-        """Know the rings of these states."""
+        """Use the rings of these states."""
         for state in states:
             arguments = self._topology.exchanges[state.current.exchange].arguments
             if {"hash-header", "hash-property"} & {*arguments}:
@@ -45,7 +45,7 @@ class Placement:
                     self._members[queue] = (generation, member)
 
     def misplaced(self, queue: str, delivery: Delivery) -> bool:
-        """Whether the ring gave a delivery to another queue than the one that owns its key.
+        """Whether a delivery came to another queue than the one that owns its key.
 
         Only what the ring itself has placed is evidence: what a publisher has put into a queue by
         another way, or says in a body, is not.

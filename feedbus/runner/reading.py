@@ -1,4 +1,4 @@
-"""One queue being read, and what it takes to end it: it is proved to be empty."""
+"""The reading of one queue, and its end: the queue is deleted when it is proved to be empty."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feedbus.wire.amqp import Channel, Connection
 
 @dataclass(slots=True)
 class Reading:
-    """A subscription to one queue, on a channel of its own: its refusal costs no other.
+    """A subscription to one queue on a separate channel, so that an error closes no other.
 
     A queue that is ending always holds a fence: the next is put there before one is settled, and
     the last is deleted with the queue. A consumer that is killed before leaves it to the next one.
@@ -40,7 +40,7 @@ class Reading:
         on_message: Callable[[Any], None],
         on_cancel: Callable[[str], None],
     ) -> Reading | None:
-        """Subscribe to a queue; None when it has to be had alone and somebody has it."""
+        """Subscribe to a queue; return None if only one consumer may read it, and another does."""
         channel = connection.channel()
         channel.auto_decode = False
         channel.basic_qos(0, prefetch, False)
@@ -62,7 +62,7 @@ class Reading:
 
     @property
     def fenced(self) -> bool:
-        """Whether end() has something to do."""
+        """Whether end() has work."""
         return self.probes.lost or (self.probes.proved and not self.probes.awaited)
 
     def settle(self, delivery_tag: int) -> None:
@@ -71,7 +71,7 @@ class Reading:
         self.probes.disturb()
 
     def settle_done(self, settlement: Settlement) -> None:
-        """Acknowledge those deliveries that are done."""
+        """Acknowledge the deliveries that are done."""
         up_to, single = settlement.acknowledgements()
         if up_to:
             self.channel.basic_ack(up_to, multiple=True)
@@ -81,17 +81,17 @@ class Reading:
             self.probes.disturb()
 
     def readers(self) -> int:
-        """Count the queue's consumers, this one among them; 0 while the broker cannot say."""
+        """Count the queue's consumers, including this one; 0 if the broker cannot answer."""
         return self._count()[1]
 
     def pass_fence(self, delivery_tag: int, message_id: str) -> None:
-        """Take a fence of a queue that is ending, once everything before it is settled."""
+        """Accept a fence of a queue that is ending, after everything before it is settled."""
         self.last_fence_tag = delivery_tag
         if not (self.probes.came(message_id) and self.probes.proved):
             self._go_on()
 
     def end(self, in_hand: Callable[[], bool]) -> bool:
-        """Delete a queue that was proved to be empty; False where that has to be proved anew.
+        """Delete a queue that was proved to be empty; return False if a new proof is needed.
 
         Args:
             in_hand: whether deliveries of this queue wait to be handled.
@@ -107,7 +107,7 @@ class Reading:
         return False
 
     def _go_on(self) -> None:
-        """Read on to another probe: the fence before it is settled only when that is there."""
+        """Continue to read until another probe; only then is the fence before it settled."""
         if not self.probes.awaited or self.probes.lost:
             self.probes.put()
         if self.last_fence_tag:
@@ -115,7 +115,7 @@ class Reading:
             self.last_fence_tag = 0
 
     def close(self) -> None:
-        """Give back what is not settled."""
+        """Return all unsettled deliveries to the queue."""
         if self.channel.is_open:
             self.channel.close()
 

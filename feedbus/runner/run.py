@@ -1,4 +1,4 @@
-"""What the parts of one consumer's run share: its limits, its deliveries, and how it waits."""
+"""The shared state of one run of a consumer: its limits, its deliveries, and its waiting."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Run:
     standby_seconds: float = math.inf
 
     def ended(self, *, working: bool = False) -> str | None:
-        """Return why the run is over, None while it is not.
+        """Return why the run is over, or None if it is not.
 
         Args:
             working: whether deliveries are handled now.
@@ -78,7 +78,7 @@ class Run:
         return self.removed or self.left.used_up(waiting=bool(self.buffer) or working)
 
     def stand_by(self, stands_by: bool) -> None:  # noqa: FBT001 -- what it is
-        """Look again soon where another consumer has a queue: it may just have been killed."""
+        """Check again soon if another consumer reads a queue: it may just have been killed."""
         if not stands_by:
             self.standby_seconds = math.inf
         elif self.standby_seconds == math.inf:
@@ -94,20 +94,20 @@ class Run:
         return max(min(longest, self.left.idle_seconds, self.left.run_seconds), 0.001)
 
     def until_due(self) -> float:
-        """Return how long it takes until a waiting record may run; infinity without any."""
+        """Return in how many seconds a waiting record may run; infinity if none waits."""
         return self.waiting.seconds_until_due() if self.waiting is not None else math.inf
 
     def full(self) -> bool:
-        """Whether so many records wait for others of their keys that no more may come."""
+        """Whether too many records wait for others of their keys, so that no more may be read."""
         return self.waiting is not None and self.waiting.full()
 
     @property
     def must_read_anew(self) -> bool:
-        """Whether it is not known any more, after an outage, what waits."""
+        """Whether, after an outage, the waiting records must be read again."""
         return self.waiting is not None and self.waiting.unsettled
 
     def take_in(self, raw: RawConnection, timeout: float) -> None:
-        """Wait for something to arrive, and take all that has; prefetch bounds it.
+        """Wait for a delivery, and read all that have arrived, up to the prefetch.
 
         take_arrived() does not suffice here: on the embedded broker it fetches nothing new.
         """
@@ -119,7 +119,7 @@ class Run:
             timeout = 0.0
 
     def hold(self, error: Outage | UsageError, look: Callable[[], None] = lambda: None) -> None:
-        """Wait before the next attempt, longer each time, until a limit or a signal at most.
+        """Wait before the next attempt, longer each time, at most until a limit or a signal.
 
         Args:
             error: what is wrong.

@@ -39,7 +39,7 @@ CANCEL_SECONDS = 5.0  # for an async handler to end once it is cancelled at its 
 
 
 class Runner:
-    """One consumer in the foreground."""
+    """Runs one consumer in the foreground."""
 
     def __init__(  # noqa: PLR0913 -- a run's parts, each given by name
         self,
@@ -55,7 +55,7 @@ class Runner:
         on_hold: Callable[[str], None] = lambda _: None,
         on_waiting: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Take all that a run needs.
+        """Create the parts of a run.
 
         Args:
             topology: of the system.
@@ -111,7 +111,7 @@ class Runner:
         self._way = self._way_for(handlers)
 
     def _way_for(self, handlers: HandlerRoutes) -> Batches:
-        """Return how the queue's records are handled."""
+        """Return the mode in which the queue's records are handled."""
         run, queue = self._run, self._consumer.queue
         if queue.concurrency > 1:
             # Both import asyncio, which takes long.
@@ -129,11 +129,11 @@ class Runner:
         return Grouped(run, self._subscriptions, self._sender)
 
     def stop(self) -> None:
-        """Ask for a clean end: what is in the handler is settled, the rest goes back."""
+        """Request a clean end: messages in the handler are settled, the others return."""
         self._run.stop_requested.set()
 
     def run(self) -> str:
-        """Consume until a limit or a signal ends it; return which, in words."""
+        """Consume until a limit or a signal; return which one, in words."""
         with self._heartbeats:
             try:
                 while (reason := self._ended()) is None:
@@ -149,11 +149,11 @@ class Runner:
         return reason
 
     def _ended(self) -> str | None:
-        """Return why the run is over, None while it is not."""
+        """Return why the run is over, or None if it is not."""
         return self._run.ended(working=self._way.working)
 
     def _consume(self) -> None:
-        """Subscribe on a connection of its own and handle what comes, until it ends or breaks."""
+        """Subscribe on a new connection and handle deliveries, until the end or an outage."""
         self._run.buffer.clear()
         self._resources.open()
         if self._consumer.queue.once:
@@ -200,14 +200,14 @@ class Runner:
             broker.close(connection)
 
     def _forget(self) -> None:
-        """Forget what is not settled, and what waits: the broker delivers it again."""
+        """Forget all unsettled deliveries and waiting records: the broker delivers them again."""
         self._way.forget()
         self._run.buffer.clear()
         if self._run.waiting is not None:
             self._run.waiting.forget()
 
     def _consume_from(self, raw: RawConnection, queues: Sequence[Source]) -> None:
-        """Consume until a limit, or until each of the queues is at its fence or gone."""
+        """Consume until a limit, or until each of the queues is at its fence or deleted."""
         run, way, subscriptions = self._run, self._way, self._subscriptions
         subscriptions.begin()
         left = list(queues)
@@ -239,7 +239,7 @@ class Runner:
             self._on_ready = None
 
     def _drop_cancelled(self, queues: Sequence[Source], left: list[Source]) -> list[Source]:
-        """Drop queues that another consumer has deleted, or the broker moved, to look anew."""
+        """Stop reading queues that were deleted or moved, and check which to read now."""
         way, subscriptions = self._way, self._subscriptions
         begun = way.working
         way.cancelled()
@@ -254,7 +254,7 @@ class Runner:
         return self._give_back(queues, left) if begun else left
 
     def _give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
-        """Return everything that is not settled to the broker; return what to subscribe to anew."""
+        """Return all unsettled deliveries; return the queues to subscribe to again."""
         events.info(
             "prefetched_returned",
             f"{self._consumer.name} returns the messages that wait for their handler to the broker,"

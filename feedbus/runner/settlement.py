@@ -1,4 +1,4 @@
-"""Which deliveries of one channel may be acknowledged, and how with the fewest frames."""
+"""Decide which deliveries of a channel to acknowledge, with as few frames as possible."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ class Settlement:
     """Delivery tags in the order of their arrival, and which of them are done."""
 
     def __init__(self) -> None:
-        """Know of no delivery."""
+        """Start without deliveries."""
         self._tags: deque[int] = deque()
         self._done: set[int] = set()
         self._acknowledged: set[int] = set()  # behind one that is not done
 
     def arrived(self, tag: int) -> None:
-        """Note a delivery, whose tag is higher than all before."""
+        """Record a delivery; its tag must be higher than all earlier ones."""
         self._tags.append(tag)
 
     def done(self, tag: int) -> None:
-        """Note that a delivery may be acknowledged."""
+        """Record that a delivery may be acknowledged."""
         self._done.add(tag)
 
     def acknowledgements(self) -> tuple[int, list[int]]:
-        """Return what is to be acknowledged now, once.
+        """Return the tags to acknowledge now; each tag is returned only once.
 
         Returns:
             The tag up to which everything is done, for one multiple acknowledgement, 0 for none;

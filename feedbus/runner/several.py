@@ -1,4 +1,4 @@
-"""Records of several keys that are handled at once, each settled when it has ended."""
+"""Concurrency: records of several keys run at the same time, and each is settled when it ends."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ events = EventLog(__name__)
 
 
 class Several(Batches):
-    """A way of working: as many records at once as the queue's `concurrency` says."""
+    """A mode of the runner: up to `concurrency` records of the queue run at the same time."""
 
     def __init__(self, run: Run, subscriptions: Subscriptions, concurrent: Concurrent) -> None:
-        """Handle what the subscriptions of a run bring."""
+        """Handle the deliveries of a run's subscriptions."""
         super().__init__(run, subscriptions)
         self._concurrent = concurrent
 
     @property
     def working(self) -> bool:
-        """Whether deliveries are opened and not settled."""
+        """Whether deliveries are decoded and not settled."""
         return bool(self._concurrent)
 
     def fileno(self) -> int | None:
-        """Return a descriptor that can be read when a record has ended."""
+        """Return a descriptor that is readable when a record has ended."""
         return self._concurrent.fileno()
 
     def cancelled(self) -> None:
-        """Blame what was handled longest."""
+        """Count the slowest message as the cause of a cancelled consumer."""
         self._concurrent.blame_slowest(self._run.timeout)
 
     def channel_closed(self, error: BaseException) -> None:
-        """Blame what has cost the channel, where the broker has closed it for its timeout."""
+        """Count slow messages as the cause, if the broker closed the channel for its timeout."""
         if self._run.timeout.learn(error):
             self._concurrent.blame_slow(self._run.timeout)
 
     def look(self) -> None:
-        """Note what handlers have; called often while the run holds."""
+        """Record the messages in handlers; called often while the run holds."""
         if self._concurrent:
             self._concurrent.look()
             self._concurrent.note()
 
     def forget(self) -> None:
-        """Forget what is not settled: the broker delivers it again."""
+        """Forget all unsettled deliveries: the broker delivers them again."""
         worked = bool(self._concurrent)
         self._concurrent.abandon()
         if worked:  # what ran until now comes again: that is no idle time
@@ -60,7 +60,7 @@ class Several(Batches):
         self._concurrent.close()
 
     def arrive(self, raw: RawConnection) -> bool:
-        """Wait until something arrives or ends, and take all; whether there is anything to do."""
+        """Wait for a delivery or the end of a record; return whether there is work."""
         run, concurrent = self._run, self._concurrent
         raw.take_arrived()
         may_take = run.buffer and concurrent.hungry and not run.full()
@@ -74,11 +74,11 @@ class Several(Batches):
         return bool(run.buffer or concurrent or run.until_due() <= 0)
 
     def handle_due(self, raw: RawConnection) -> bool:  # noqa: ARG002 -- begun with what has arrived
-        """Leave what is due to handle_next()."""
+        """Do nothing: handle_next() also starts the waiting records that are due."""
         return True
 
     def handle_next(self, raw: RawConnection) -> bool:
-        """Settle what has ended, and begin what may; False to give all back."""
+        """Settle ended records, and start others; return False to return all deliveries."""
         run, concurrent = self._run, self._concurrent
         taken_for_message = False
         if not concurrent and run.buffer.at_fence:
@@ -102,7 +102,7 @@ class Several(Batches):
         return True
 
     def _admit(self, raw: RawConnection, *, at_fence: bool) -> bool:
-        """Open what has arrived, while more could be handled at once; False to give all back.
+        """Decode arrived deliveries while more records can run; return False to return all.
 
         Args:
             raw: the connection.
@@ -129,7 +129,7 @@ class Several(Batches):
         return True
 
     def _admit_due(self, raw: RawConnection) -> bool:
-        """Open waiting records that are due; False to give all back."""
+        """Add waiting records that are due; return False to return all deliveries."""
         run, concurrent, waiting = self._run, self._concurrent, self._run.waiting
         if waiting is None or not waiting:
             return True
@@ -148,7 +148,7 @@ class Several(Batches):
         return True
 
     def _settle_ended(self) -> None:
-        """Finish what has ended, and acknowledge the deliveries that are done."""
+        """Finish ended records, and acknowledge the deliveries that are done."""
         run, concurrent = self._run, self._concurrent
         settled = concurrent.finish()
         if settled:
@@ -165,7 +165,7 @@ class Several(Batches):
             run.holding.over()
 
     def let_finish(self) -> None:
-        """Let what has begun finish, and settle it; the rest is for the broker to deliver again."""
+        """Finish and settle the running records; the broker delivers the others again."""
         run, concurrent = self._run, self._concurrent
         while concurrent.running:
             concurrent.wait(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""What handling takes of a connection, for which the broker may close it."""
+"""The load of a handler on its connection, because of which the broker may close it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Strain:
     message_ids: Sequence[str]
 
     def cause(self, timeout: ConsumerTimeout) -> str:
-        """Return why the broker may have closed the channel or connection, "" for no reason."""
+        """Return why the broker may have closed the channel or connection, or ""."""
         if self.seconds >= timeout.seconds:
             return timeout.exceeded(self.seconds)
         if self.missed_seconds:

@@ -1,4 +1,4 @@
-"""The queues that a consumer reads: subscribed to, given back, and ended at their fences."""
+"""The queues that a consumer reads: subscribed to, returned, and ended at their fences."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SWITCHING_POLL_SECONDS = 0.5
 
 
 class Subscriptions:
-    """The queues that one run reads now, by the tags of its subscriptions."""
+    """The queues that one run reads now, by consumer tag."""
 
     def __init__(self, run: Run, placement: Placement, metrics: ConsumerMetrics) -> None:
-        """Read none yet.
+        """Start without queues.
 
         Args:
             run: takes what is delivered.
@@ -43,12 +43,12 @@ class Subscriptions:
         self.cancelled: list[str] = []
 
     def begin(self) -> None:
-        """Begin with none, on a connection."""
+        """Start without queues, on a connection."""
         self.reading = {}
         self.cancelled = []
 
     def subscribe(self, connection: Connection, source: Source) -> bool:
-        """Begin to read a queue; False while it has to be had alone and somebody has it."""
+        """Start to read a queue; return False if only one may read it, and another does."""
         queue, waiting = self._run.consumer.queue, self._run.waiting
         tag = f"{self._run.consumer.name}.{source.queue}"
         cancel = self.cancelled.append
@@ -91,13 +91,13 @@ class Subscriptions:
             self.reading[consumer_tag].settle(delivery_tag)
 
     def sample(self, delivery: Delivery) -> None:
-        """Look whether a batch's first record came to the shard that owns it."""
+        """Check whether a batch's first record came to the shard that owns it."""
         reading = self.reading.get(delivery.consumer_tag)
         if reading is not None and self._placement.misplaced(reading.queue, delivery):
             self._metrics.misplaced()
 
     def pass_fence(self, raw: RawConnection) -> bool:
-        """Take the fence that is next; False where its queue does not end, so it is none."""
+        """Accept the next fence; return False if its queue does not end."""
         run, fence = self._run, self._run.buffer.first
         reading = self.reading[fence.consumer_tag]
         if not reading.probes.awaited:
@@ -120,14 +120,14 @@ class Subscriptions:
         return True
 
     def _waits_on(self, raw: RawConnection, reading: Reading) -> bool:
-        """Whether a queue that ends has nothing that waits, or its waiting records have moved."""
+        """Whether an ending queue has no waiting records, or they have been moved."""
         run = self._run
         if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
             return True  # what came before a replaced queue waits together with what comes after
         return run.waiting.move_on(raw, reading.queue, reading.tag)
 
     def end_empty(self, working: Callable[[], bool]) -> None:
-        """Delete the queues that are proved to be empty, unless more has come meanwhile.
+        """Delete the queues that are proved to be empty, unless more has arrived meanwhile.
 
         Args:
             working: whether deliveries are handled now.
@@ -140,24 +140,24 @@ class Subscriptions:
                 self.drop_waiting(tag)
 
     def drop(self, tag: str) -> None:
-        """Stop reading a queue; its unsettled messages are back in it, or were deleted with it."""
+        """Stop reading a queue whose deliveries returned to it, or were deleted with it."""
         self.drop_reading(tag)
         self.drop_waiting(tag)
 
     def drop_reading(self, tag: str) -> None:
-        """Stop reading a queue, but know on what waits beside it."""
+        """Stop reading a queue, but keep its waiting records."""
         reading = self.reading.pop(tag, None)
         if reading is not None:
             reading.close()
         self._run.buffer.drop(tag)
 
     def drop_waiting(self, tag: str) -> None:
-        """Stop reading what waits beside a queue."""
+        """Stop reading the waiting queue of a queue."""
         if self._run.waiting is not None:
             self._run.waiting.close(tag)
 
     def give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
-        """Return everything that is not settled to the broker; return what to subscribe to anew."""
+        """Return all unsettled deliveries; return the queues to subscribe to again."""
         read = {reading.queue for reading in self.reading.values()}
         for tag, reading in list(self.reading.items()):
             reading.channel.basic_cancel(tag)  # else the broker may find it still subscribed
@@ -165,7 +165,7 @@ class Subscriptions:
         return [source for source in queues if source.queue in read or source in left]
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading all queues."""
         for reading in self.reading.values():
             reading.close()
         if self._run.waiting is not None:

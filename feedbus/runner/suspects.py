@@ -1,4 +1,4 @@
-"""Remember what is in a handler, so that a message that costs its consumer is found out."""
+"""Record the messages in a handler in a file, to find messages that crash their consumer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HUNG = "its handler took longer than handler_timeout"
 
 
 def clear(path: Path) -> None:
-    """Forget what a process was handling when it was killed on purpose, not because of a message.
+    """Clear the record of a process that was killed on purpose, not because of a message.
 
     Args:
         path: the process's file; one that does not exist is no error.
@@ -31,7 +31,7 @@ def clear(path: Path) -> None:
 
 
 class Suspects:
-    """Message ids in the handler, in a file that outlives the process.
+    """The message ids in the handler, in a file that remains after a crash.
 
     Whatever the file names when a process starts was in the handler when the one before it died:
     from then on it is handled alone, and after `delivery_limit` deaths while it was alone it is a
@@ -41,7 +41,7 @@ class Suspects:
     """
 
     def __init__(self, path: Path, *, forgiving: bool = False) -> None:
-        """Read what an earlier process left in the file, and keep the file open.
+        """Read the record of an earlier process, and keep the file open.
 
         Args:
             path: the file.
@@ -67,30 +67,30 @@ class Suspects:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Leave the file; a clean end leaves no message in it, an error those it may be due to."""
+        """Close the file; after a clean end it has no messages, after an error possible causes."""
         if kind is None:
             self.release()
         os.close(self._descriptor)
 
     def suspected(self, message_id: str) -> bool:
-        """Whether a consumer was lost with this message, so that it is to be handled alone."""
+        """Whether a consumer was lost with this message, so that it is handled alone."""
         return message_id in self._deaths
 
     def given_up(self, message_id: str, delivery_limit: int) -> str:
-        """Return why a message is not to be handled any more, "" while it is."""
+        """Return why a message is given up, or "" if it may still be handled."""
         deaths, cause = self._deaths.get(message_id, (0, ""))
         if deaths < delivery_limit:
             return ""
         return f"its consumer was lost {deaths} times while handling it; the last time, {cause}"
 
     def take(self, message_ids: Sequence[str], seconds: float) -> None:
-        """Note what a handler is about to be given, and how long it may take."""
+        """Record the messages that a handler is about to handle, and their time limit."""
         self._in_handler = message_ids
         self._thread = threading.get_ident()
         self._write(watchdog.now() + seconds)
 
     def extend(self, message_ids: Sequence[str]) -> None:
-        """Note what the handler is given beside what it has since take(); costs no more for many.
+        """Record further messages of the handler since take(), at a constant cost.
 
         Until when all of it may take stays as it is; see limit().
         """
@@ -100,13 +100,13 @@ class Suspects:
         self._end += len(rest) - len(b"]]\n")
 
     def limit(self, seconds: float) -> None:
-        """Note how long what is in the handler may take from now on."""
+        """Set the time limit of the messages in the handler, from now on."""
         self._until = watchdog.now() + seconds
         os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time that the block takes against the handler, if one works.
+        """Do not count the time of the block against a running handler.
 
         In another thread than that of take() it does count: several handlers work at once.
         """
@@ -122,14 +122,14 @@ class Suspects:
             os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
 
     def blame(self, message_ids: Sequence[str], cause: str) -> None:
-        """Suspect messages that were in the handler; where it was one alone, count it, too."""
+        """Mark messages that were in the handler as suspects; count a message that was alone."""
         alone = len(message_ids) == 1
         for message_id in message_ids:
             deaths, _ = self._deaths.get(message_id, (0, ""))
             self._deaths[message_id] = (deaths + alone, cause)
 
     def release(self, *, settled: bool = False) -> None:
-        """Note that the handler has returned; settled messages are under suspicion no more."""
+        """Record that the handler has returned; settled messages are no longer suspects."""
         if settled and self._deaths:
             for message_id in self._in_handler:
                 self._deaths.pop(message_id, None)

@@ -19,7 +19,7 @@ PREFETCH = 65_535  # the most that AMQP has; a quorum queue takes 0 for 2,000
 
 @dataclass(slots=True)
 class WaitingQueue:
-    """A subscription to one waiting queue, on a channel of its own.
+    """A subscription to one waiting queue, on a separate channel.
 
     Only one consumer at a time reads it: the broker lets one be active, and one that finds another
     does not subscribe. It reads the shard's queue only while it has this one, and begins with that
@@ -44,7 +44,7 @@ class WaitingQueue:
         retries: OrderedRetries,
         on_cancel: Callable[[str], None],
     ) -> WaitingQueue | None:
-        """Subscribe, and return when everything that waits was delivered.
+        """Subscribe, and return when all waiting records were delivered.
 
         Returns:
             None where another consumer reads the queue.
@@ -82,7 +82,7 @@ class WaitingQueue:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing has come for longer than a probe takes."""
+        """Whether nothing has arrived for longer than a probe takes."""
         return time.monotonic() > self.arrived_at + LOST_SECONDS
 
     def _on_message(self, message: Any) -> None:
@@ -104,7 +104,7 @@ class WaitingQueue:
             self.channel.basic_ack(delivery.tag)
 
     def renew(self, older_than: float) -> None:
-        """Give back what came before a moment of the monotonic clock: the broker brings it anew.
+        """Return deliveries from before a time, so that the broker delivers them again.
 
         The broker closes the channel of a consumer that keeps a delivery for too long.
         """
@@ -115,7 +115,7 @@ class WaitingQueue:
                 self.retries.records.given_back(record)
 
     def close(self) -> None:
-        """Give back what waits, and know of it no more."""
+        """Return all waiting records to the queue, and forget them."""
         self.closed = True
         self.retries.closed(self.queue)
         if self.channel.is_open:

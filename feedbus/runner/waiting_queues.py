@@ -1,4 +1,4 @@
-"""The queues in which records wait so that their keys stay in order, as one consumer reads them."""
+"""The waiting queues of one consumer: records wait there for earlier records of their keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RENEWED_SHARE = 0.5  # of the broker's consumer timeout, where that is shorter
 
 
 class WaitingQueues:
-    """The waiting queues that one consumer reads beside its queues."""
+    """The waiting queues that one consumer reads in addition to its queues."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class WaitingQueues:
         report: Callable[[str], None],
         count: Callable[[int], None],
     ) -> None:
-        """Read none yet.
+        """Start without queues.
 
         Args:
             topology: of the system.
@@ -66,13 +66,13 @@ class WaitingQueues:
         self._renewed_at = time.monotonic()
 
     def __len__(self) -> int:
-        """Count the records that wait."""
+        """Count the waiting records."""
         return len(self._retries.records)
 
     def open(
         self, connection: Connection, queue: str, tag: str, on_cancel: Callable[[str], None]
     ) -> bool:
-        """Read what waits for a queue; False where another consumer does.
+        """Read the waiting queue of a queue; return False if another consumer does.
 
         Args:
             connection: of the consumer.
@@ -106,14 +106,14 @@ class WaitingQueues:
         return True
 
     def delete(self, tag: str) -> None:
-        """Delete what was opened beside a queue that another consumer has just ended."""
+        """Delete the waiting queue of a queue that another consumer has just ended."""
         opened = self._open.get(tag)
         if opened is not None and not self._retries.records.of_queue(opened.queue):
             opened.channel.queue_delete(opened.queue)
         self.close(tag)
 
     def close(self, tag: str = "") -> None:
-        """Read no more what waits beside a subscription, or beside all."""
+        """Stop reading the waiting queue of a subscription, or all of them."""
         for each in [tag] if tag else [*self._open]:
             opened = self._open.pop(each, None)
             if opened is not None:
@@ -122,7 +122,7 @@ class WaitingQueues:
             self.forget()
 
     def forget(self) -> None:
-        """Forget all, as the connection is lost: the broker delivers it again."""
+        """Forget all waiting records, because the connection is lost."""
         for opened in self._open.values():
             opened.closed = True
         self._open.clear()
@@ -133,11 +133,11 @@ class WaitingQueues:
             self._report("")
 
     def seconds_until_due(self) -> float:
-        """Return how long it takes until a record may run; infinity without any."""
+        """Return in how many seconds a record may run; infinity if none waits."""
         return max(self._retries.seconds_until_due(), 0.0) if len(self) else math.inf
 
     def full(self) -> bool:
-        """Whether so many records wait that no more may come; it is logged when that changes."""
+        """Whether so many records wait that no more may be read; changes are logged."""
         if not self._counted and not len(self):
             return False
         self._look()
@@ -167,32 +167,32 @@ class WaitingQueues:
         return self._full
 
     def take(self, most: int, alone: Callable[[str], bool]) -> list[Delivery]:
-        """Return waiting records that run now; as OrderedRetries.take()."""
+        """Return waiting records that run now; see OrderedRetries.take()."""
         return self._retries.take(most, alone)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Let waiting records that were taken wait on."""
+        """Make waiting records that were taken wait again."""
         self._retries.put_back(deliveries)
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge those deliveries of waiting queues that were handled."""
+        """Acknowledge the deliveries of waiting queues that were handled."""
         for delivery in self._retries.settled(deliveries):
             self._open[delivery.consumer_tag.removesuffix(BESIDE)].acknowledge([delivery])
 
     @property
     def unsettled(self) -> bool:
-        """Whether a message may be in a waiting queue that is not known, after an outage."""
+        """Whether, after an outage, a waiting queue may have an unknown message."""
         return self._retries.unsettled or self._retries.abandoned
 
     def _look(self) -> None:
-        """Report how many records wait, where that has changed."""
+        """Report how many records wait, if that has changed."""
         now = time.monotonic()
         if len(self) != self._counted and (not len(self) or now > self._counted_at + COUNT_SECONDS):
             self._counted, self._counted_at = len(self), now
             self._count(len(self))
 
     def renew(self, timeout_seconds: float) -> None:
-        """Give back and take again what would get too old; to be called often.
+        """Return and read again deliveries that get too old; called often.
 
         Args:
             timeout_seconds: after which the broker takes a delivery back; infinity where that is
@@ -208,7 +208,7 @@ class WaitingQueues:
             opened.renew(now - age / 2)
 
     def move_on(self, connection: Connection, queue: str, tag: str) -> bool:
-        """Send what waits for a shard's queue that ends to where its keys go on.
+        """Move the waiting records of an ending queue to the shards that own their keys now.
 
         Each record goes to the waiting queue of the shard that owns its key in the next
         generation. That shard begins only when the old one is gone. Where it could not take so

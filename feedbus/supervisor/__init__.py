@@ -1,4 +1,4 @@
-"""Circus watchers from a topology: what `feedbus up` and `circusd circus.ini` both start."""
+"""The supervisor: the circus watchers of a topology, for `feedbus up` and `circusd circus.ini`."""
 
 from feedbus.supervisor.watcher_options import endpoint, log_path, watchers
 

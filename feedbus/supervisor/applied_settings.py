@@ -1,4 +1,4 @@
-"""The topology that runs: its text, and digests of what each watcher was started with."""
+"""The settings of the running system: the topology's text, and digests for each watcher."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class AppliedSettings:
     def difference(
         self, wanted: AppliedSettings, supervisor_pid: int, states: Mapping[str, Mapping[str, Any]]
     ) -> Watchers:
-        """Return what has to be done to change from these settings to the wanted ones.
+        """Return the steps from these settings to the wanted ones.
 
         Args:
             wanted: of the topology that is to be followed.
@@ -109,7 +109,7 @@ class AppliedSettings:
 
 
 def lack(state: Mapping[str, Any], count: int) -> str:
-    """Return why a watcher does not run as many processes as it should, "" when it does."""
+    """Return why a watcher runs fewer processes than it should, or ""."""
     doing = state.get("state")
     if doing in {"stopped", "stopping"}:
         return "it was stopped and is started"

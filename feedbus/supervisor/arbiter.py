@@ -1,4 +1,4 @@
-"""Run everything under circus in this process: what `feedbus up` does."""
+"""Run everything under circus in this process, for `feedbus up`."""
 
 from __future__ import annotations
 

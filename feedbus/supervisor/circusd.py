@@ -18,7 +18,7 @@ from feedbus.supervisor.watcher_options import endpoint
 
 
 class Seed:
-    """Made while circusd reads circus.ini, that is before it binds a socket or starts a process.
+    """Created while circusd reads circus.ini, before it binds a socket or starts a process.
 
     circus makes a watcher's stream that early and nothing else, so the seed is one, of a watcher
     that never starts: fill() puts the topology's watchers in its place.
@@ -44,7 +44,7 @@ class Seed:
         os.chdir(self.topology.root)
 
     def __call__(self, received: dict[str, Any]) -> None:
-        """Be a stream that nothing is written to."""
+        """Do nothing: circus requires a stream here, but nothing is written to it."""
 
     def fill(self, arbiter: Any, watcher: Any) -> None:
         """Put the topology's watchers into the arbiter, which has bound its sockets."""

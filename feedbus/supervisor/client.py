@@ -26,7 +26,7 @@ NOTHING: Mapping[str, Any] = {"watchers": {}}
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """A process that has been asked to end and still works.
+    """A process that was asked to end and has not ended.
 
     Attributes:
         name: of its consumer or process.
@@ -42,7 +42,7 @@ class Busy:
     left_seconds: float
 
     def __str__(self) -> str:
-        """Describe it for people."""
+        """Return a description for the operator."""
         return (
             f"{self.name} (process {self.pid}) is still busy after {self.seconds:.0f} s,"
             f" and is killed in {self.left_seconds:.0f} s"
@@ -69,7 +69,7 @@ def ask(
     progress: Progress | None = None,
     **properties: Any,
 ) -> dict[str, Any] | None:
-    """Send the supervisor a command and return its answer, None when no supervisor runs.
+    """Send the supervisor a command and return its answer, or None if no supervisor runs.
 
     Args:
         topology: whose supervisor.
@@ -115,7 +115,7 @@ def ask(
 
 
 def busy(found: Mapping[str, Any]) -> list[Busy]:
-    """Return which processes have been asked to end and still work, the longest first."""
+    """Return the processes that were asked to end and have not ended, the longest first."""
     waiting = [
         Busy(name, one["pid"], one["stopping_seconds"], one["killed_in_seconds"])
         for name, watcher in found["watchers"].items()
@@ -146,7 +146,7 @@ class ApplyClient:
         self._ask(pause=list(consumers))
 
     def follow(self) -> None:
-        """Take the new topology over: add, remove and restart what differs."""
+        """Change to the new topology: add, remove and restart watchers."""
         self._ask(text=self._text)
 
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""circus's commands, as feedbus carries them out, and feedbus's own; circusctl sends them.
+"""circus's commands as feedbus implements them, and feedbus's own; circusctl sends them.
 
 circus holds one lock while any of its commands works, and refuses every other one meanwhile: a
 consumer that finishes a long handler would block all others. Here each watcher waits for itself
@@ -174,7 +174,7 @@ class FollowFile(ReloadConfig):
 
 
 class State(Command):
-    """Everything that feedbus status shows of processes."""
+    """Everything that `feedbus status` shows of processes."""
 
     name = "feedbus"
 
@@ -195,7 +195,7 @@ class State(Command):
 
 
 class End(Command):
-    """End everything within a time: what feedbus down asks for."""
+    """End everything within a time, for `feedbus down`."""
 
     name = "feedbus-down"
 
@@ -207,7 +207,7 @@ class End(Command):
 
 
 class Apply(Command):
-    """Follow a topology that has changed: what feedbus apply asks for."""
+    """Change to another topology, for `feedbus apply`."""
 
     name = "feedbus-apply"
 

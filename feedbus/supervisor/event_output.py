@@ -1,4 +1,4 @@
-"""Where the supervisor writes its events: a terminal, stdout, or its log file."""
+"""The output of the supervisor's events: a terminal, stdout, or its log file."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def name_width(topology: Topology) -> int:
 
 
 def write_events(topology: Topology, log: RotatedLog | None = None) -> None:
-    """Let the supervisor write its events, and circus its warnings, to one place.
+    """Write the supervisor's events, and circus's warnings, to one output.
 
     Args:
         topology: with the form of log lines and the names of what is supervised.

@@ -1,4 +1,4 @@
-"""Start many Python processes at once: fork each from one that has imported what they need.
+"""Start many Python processes quickly: fork each from one that has imported their modules.
 
 The fork server is feedbus.supervisor.forkserver, a separate process. It ends when all processes
 are started: a process that is started later imports everything again and so runs the current code.
@@ -40,7 +40,7 @@ class ForkServer:
 
     @classmethod
     def start(cls, topology: Topology) -> Self | None:
-        """Start a server; return None where the system cannot make its children ours."""
+        """Start a server; return None if the system cannot make its children ours."""
         return cls(topology) if sys.platform == "linux" else None
 
     def __init__(self, topology: Topology) -> None:

@@ -1,4 +1,4 @@
-"""The process that consumers are forked from: `python -m feedbus.supervisor.forkserver`.
+"""The process from which consumers are forked: `python -m feedbus.supervisor.forkserver`.
 
 It imports feedbus and its libraries, but no handler, since a project's imports may start threads,
 which a fork does not copy. Each child is forked by a process that ends at once: Linux makes it a
@@ -81,7 +81,7 @@ def serve(connection: Connection) -> Program:
 
 
 def _part(connection: Connection) -> None:
-    """Fork once more and end; return in the child, when the supervisor has become its parent."""
+    """Fork once more and end; return in the child, after the supervisor has become its parent."""
     between = os.getpid()
     try:
         child = os.fork()
@@ -95,7 +95,7 @@ def _part(connection: Connection) -> None:
 
 
 def _settle(connection: Connection, program: Program, stdout: int, stderr: int) -> None:
-    """Take over session, folder, environment and output, then send the process id."""
+    """Set session, folder, environment and output, then send the process id."""
     with connection:
         os.setsid()
         os.environ.clear()

@@ -20,7 +20,7 @@ LOOK_SECONDS = 0.02
 
 
 def exists(group: int) -> bool:
-    """Return whether any process, ended but not reaped ones included, is in a group."""
+    """Return whether a group has any process, including ended ones that are not reaped."""
     return send(group, 0)
 
 
@@ -36,7 +36,7 @@ def send(group: int, number: int) -> bool:
 
 
 async def end(group: int) -> bool:
-    """End what is left of a group: SIGTERM, after a moment SIGKILL; return whether that was needed.
+    """End the rest of a group: SIGTERM, later SIGKILL; return whether that was necessary.
 
     The leader has ended already. Members that end are reaped elsewhere.
     """
@@ -82,7 +82,7 @@ def _signal(process: psutil.Process, number: int) -> None:
 
 
 def end_strays(run_folder: Path) -> list[int]:
-    """End what is left of the groups of an earlier supervisor that was killed.
+    """End the remaining groups of an earlier supervisor that was killed.
 
     The leaders end by themselves when their supervisor dies, but what they started may not. A
     process is recognised by the environment that it inherited, since group ids are used again.

@@ -33,7 +33,7 @@ class LogCopies:
         self._within_line = False  # a part of a line is written
 
     def of(self, name: str) -> Callable[[bytes], None]:
-        """Return what copies the lines of one consumer or process."""
+        """Return a function that copies the lines of one consumer or process."""
         prefix = f"{name:<{self._width}}  " if self._width else ""
 
         def copy(lines: bytes) -> None:

@@ -16,7 +16,7 @@ SHOWN = 3
 
 
 def watched(topology: Topology) -> tuple[Watchers, str] | None:
-    """Return how the running watchers differ from those of a topology; None without a supervisor.
+    """Return the differences of the running watchers from a topology's; None if nothing runs.
 
     The text is a note about code that has changed, "" when none has.
 
@@ -38,7 +38,7 @@ def watched(topology: Topology) -> tuple[Watchers, str] | None:
 
 
 def other_version(found: Mapping[str, Any]) -> str:
-    """Return what to do if the supervisor has another version of feedbus, else ""."""
+    """Return what to do if the supervisor has another version of feedbus, or ""."""
     from feedbus.supervisor.applied_settings import PROTOCOL
 
     if found.get("protocol") == PROTOCOL:
@@ -50,7 +50,7 @@ def other_version(found: Mapping[str, Any]) -> str:
 
 
 def outdated(topology: Topology, found: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return, by watcher, which of its files have changed since one of its processes began.
+    """Return, by watcher, the files that have changed since one of its processes began.
 
     Args:
         topology: whose watchers.
@@ -71,7 +71,7 @@ def outdated(topology: Topology, found: Mapping[str, Any]) -> dict[str, list[str
 
 
 def outdated_note(changed: Mapping[str, Sequence[str]]) -> str:
-    """Describe which watchers run code that has changed, and what to do; "" when none does."""
+    """Return a note about watchers that run changed code, with the command to run, or ""."""
     if not changed:
         return ""
     files = sorted({file for one in changed.values() for file in one})

@@ -1,4 +1,4 @@
-"""Run a command of feedbus from within the supervisor, in a process of its own."""
+"""Run a command of feedbus from the supervisor, in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepare what the processes need before any starts: handlers, the store, the broker.
+"""Prepare for the processes before any starts: check handlers, the store, the broker.
 
 This runs in a separate process, so that the supervisor stays small and keeps no connection.
 """
@@ -18,7 +18,7 @@ from feedbus.topology import Topology
 
 
 def prepare(topology: Topology, forks: ForkServer | None) -> bool:
-    """Check the handlers, prepare the store, declare the broker; False when stderr says why not."""
+    """Check handlers, prepare the store, declare the topology; False (reason on stderr) if not."""
     command = [
         sys.executable,
         "-m",

@@ -16,14 +16,14 @@ class WatchedProcess(Process):
     """One process of a watcher."""
 
     def __init__(self, *arguments: Any, forks: ForkServer | None, **options: Any) -> None:
-        """Take circus's arguments, and the fork server, None to start Python again."""
+        """Accept circus's arguments, and the fork server (None: start Python again)."""
         self._forks = forks
         self.stop_asked_at: float | None = None  # on the monotonic clock
         self.kill_at = 0.0
         super().__init__(*arguments, **options)
 
     def spawn(self) -> None:
-        """Start it; circus logs an OSError and tries again."""
+        """Start the process; circus logs an OSError and tries again."""
         if self._forks is None or self._forks.closed:
             super().spawn()
             return
@@ -33,7 +33,7 @@ class WatchedProcess(Process):
 
 
 class Forked(psutil.Process):
-    """A child of the fork server with those methods of subprocess.Popen that circus calls."""
+    """A child of the fork server with the methods of subprocess.Popen that circus calls."""
 
     def __init__(self, forks: ForkServer, program: Program) -> None:
         """Fork the program, with pipes for its output."""

@@ -1,4 +1,4 @@
-"""The end of one supervised process: its signal, its stop time, its last output."""
+"""Stop one supervised process: its signal, its stop time, its last output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def end(
     patience_seconds: float,
     report_busy: Callable[[WatchedProcess, float], None],
 ) -> bool:
-    """End a process, and return whether it had to be killed with its group.
+    """Stop a process, and return whether it had to be killed with its group.
 
     The signal goes to the process alone, so that what a handler has started can finish.
 
@@ -54,13 +54,13 @@ async def end(
 
 
 async def ended(process: WatchedProcess) -> None:
-    """Return when a process has ended that something else ends."""
+    """Return when a process has ended that another function stops."""
     while process.is_alive():  # noqa: ASYNC110 -- children end without an event
         await asyncio.sleep(LOOK_SECONDS)
 
 
 def copy_last_output(process: Any, log: Callable[[dict[str, Any]], None]) -> None:
-    """Copy what is left in the pipes of a process that has ended to its log."""
+    """Copy the rest in the pipes of an ended process to its log."""
     for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
         if pipe is not None and not pipe.closed:
             os.set_blocking(pipe.fileno(), False)

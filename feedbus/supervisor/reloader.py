@@ -60,7 +60,7 @@ def _python_files(folder: str, state: str) -> Iterator[str]:
 
 
 class Reloader:
-    """Applies a topology that has changed, and restarts what runs code that has changed.
+    """Applies a topology that has changed, and restarts processes whose code has changed.
 
     `feedbus apply` or `feedbus check` looks at the files first, in a process of its own: where it
     finds a problem, that is logged, and the running system stays as it is. What a process of
@@ -77,7 +77,7 @@ class Reloader:
         return file_times(topology.root, topology.path, topology.var)
 
     async def run(self) -> None:
-        """Look at the files until the end; a change counts when the next look finds no other."""
+        """Check the files until the end; a change counts if the next check finds no further one."""
         changed: set[str] = set()
         while not self._supervision.stopping:
             await asyncio.sleep(LOOK_SECONDS)

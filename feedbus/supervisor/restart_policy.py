@@ -1,4 +1,4 @@
-"""The decision after a process has ended: restart at once, wait, or give up."""
+"""The decision after a process has ended: restart immediately, wait, or give up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONGEST_WAIT_SECONDS = 2.0
 
 @dataclass(slots=True)
 class RestartPolicy:
-    """The quick failures of one watcher, in a row."""
+    """The consecutive quick failures of one watcher."""
 
     start_retries: int
     failures: int = 0

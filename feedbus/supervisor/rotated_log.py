@@ -1,4 +1,4 @@
-"""The log file of a watcher: what its processes write to stdout and stderr, rotated by size."""
+"""The log file of a watcher: its processes' stdout and stderr, rotated by size."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class RotatedLog:
         self._begun: dict[object, bytes] = {}
 
     def __call__(self, received: dict[str, Any]) -> None:
-        """Append what a process wrote, up to the end of its last whole line."""
+        """Append the output of a process, up to the end of its last whole line."""
         source = (received.get("pid"), received.get("name"))
         text = self._begun.pop(source, b"") + received["data"]
         end = text.rfind(b"\n") + 1
@@ -72,16 +72,16 @@ class RotatedLog:
             self._append(text[:end])
 
     def write_event(self, level: int, name: str, message: str, **fields: Any) -> None:
-        """Append a line of the supervisor's own about the consumer; see EventLog.write()."""
+        """Append a line of the supervisor about the consumer; see EventLog.write()."""
         self({"data": self._event_line(level, name, message, **fields)})
 
     def end(self, pid: int) -> None:
-        """Write what a process that has ended left without a line end."""
+        """Write the last output of an ended process, if it had no line end."""
         for source in [one for one in self._begun if isinstance(one, tuple) and one[0] == pid]:
             self._append(self._begun.pop(source) + b"\n")
 
     def open(self) -> None:
-        """Open the file, unless it is open and still where it was."""
+        """Open the file, unless it is open and has not been moved."""
         if self._handle is not None and self._moved(self._handle):
             self._close()
         if self._handle is None:
@@ -91,7 +91,7 @@ class RotatedLog:
                     os.dup2(self._handle, descriptor)
 
     def close(self) -> None:
-        """Write what has no line end yet and close the file; the next write opens it again."""
+        """Write output without a line end and close the file; the next write opens it again."""
         for source in list(self._begun):
             self._append(self._begun.pop(source) + b"\n")
         self._close()
@@ -108,7 +108,7 @@ class RotatedLog:
             return True
 
     def _append(self, lines: bytes) -> None:
-        """Write whole lines, or drop and count those for which there is no room."""
+        """Write whole lines, or drop and count those for which there is no space."""
         if self._copy is not None:
             self._copy(lines)
         if self.dropped_lines:

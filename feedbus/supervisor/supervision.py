@@ -123,7 +123,7 @@ class Supervision:
         await self.watchers.start_all(self.forks)
 
     async def restart(self, chosen: Sequence[ProcessWatcher]) -> None:
-        """Stop watchers at once, and start each when its processes have ended."""
+        """Stop watchers together, and start each when its processes have ended."""
         await self.watchers.replace([(one, one) for one in chosen], [])
 
     async def remove(self, watcher: ProcessWatcher) -> None:
@@ -139,7 +139,7 @@ class Supervision:
         await asyncio.gather(*(one.stop() for one in chosen))
 
     async def follow(self, topology: Topology) -> None:
-        """Change the watchers to those of a topology; those that do not differ are not touched.
+        """Change the watchers to those of a topology; equal ones are not touched.
 
         Consumers that it no longer has empty their queues, and end by themselves.
         """
@@ -177,13 +177,13 @@ class Supervision:
 
     @staticmethod
     def _goes(watcher: ProcessWatcher, difference: Watchers) -> bool:
-        """Whether a watcher is no longer wanted as it is."""
+        """Whether a watcher must be removed or replaced."""
         if watcher.leaving:
             return not watcher.processes
         return watcher.name in difference.restarted or watcher.name in difference.removed
 
     async def finish(self) -> None:
-        """End the watchers that are leaving: their queues are empty."""
+        """End the watchers that are being removed: their queues are empty."""
         await asyncio.gather(*(self.watchers.remove(one) for one in self.watchers.leaving))
         self.settings = AppliedSettings.of(self.topology)
 
@@ -210,7 +210,7 @@ class Supervision:
         return bool(self.arbiter._stopping)  # noqa: SLF001 -- circus has no other word for it
 
     def stop(self, within_seconds: float = math.inf) -> None:
-        """End everything.
+        """End all processes.
 
         Args:
             within_seconds: the longest that any process may take; each has its own stop time too.
@@ -252,7 +252,7 @@ class Supervision:
             self.arbiter.loop.add_callback(self._remove_ended)
 
     def expect_ready(self) -> None:
-        """Look for ready files until every process has reported that it is ready."""
+        """Check for ready files until every process has reported that it is ready."""
         if not self.looking:
             self.looking = True
             self.arbiter.loop.call_later(LOOK_SECONDS, self._look)

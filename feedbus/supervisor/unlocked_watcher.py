@@ -1,4 +1,4 @@
-"""A circus watcher whose commands do not take circus's lock over all watchers."""
+"""A circus watcher whose commands do not use circus's lock over all watchers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class UnlockedWatcher(Watcher):
         self._commands = 0
 
     async def start(self) -> None:
-        """Start what is missing."""
+        """Start missing processes."""
         self._commands += 1
         await self._start()
 
@@ -31,7 +31,7 @@ class UnlockedWatcher(Watcher):
         await self._stop(close_output_streams=True)
 
     async def restart(self) -> None:
-        """Stop every process, then start them, unless another command has come meanwhile."""
+        """Stop every process, then start them, unless another command arrived meanwhile."""
         self._commands += 1
         latest = self._commands
         await self._stop()
@@ -43,15 +43,15 @@ class UnlockedWatcher(Watcher):
         await self.restart()
 
     def incr(self, nb: int = 1) -> asyncio.Future[int]:
-        """Run more processes; the future has how many there should be."""
+        """Run more processes; the result of the future is their number."""
         return asyncio.ensure_future(self._set_count(self.numprocesses + nb))
 
     def decr(self, nb: int = 1) -> asyncio.Future[int]:
-        """Run fewer processes; the future has how many there should be."""
+        """Run fewer processes; the result of the future is their number."""
         return asyncio.ensure_future(self._set_count(self.numprocesses - nb))
 
     async def do_action(self, num: int) -> None:
-        """Follow an option that `circusctl set` has changed."""
+        """Apply an option that `circusctl set` has changed."""
         if num == 0:
             await self.manage_processes()
         elif num == 1 and not self.is_stopped():

@@ -1,4 +1,4 @@
-"""A circus watcher that restarts at once, waits between quick failures, and can give up."""
+"""A circus watcher that restarts immediately, waits after quick failures, and can give up."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ events = EventLog("feedbus.supervisor")
 
 
 class ProcessWatcher(UnlockedWatcher):
-    """One consumer's or process's watcher; circusctl knows it as any other."""
+    """The watcher of one consumer or process; for circusctl it is like any other."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class ProcessWatcher(UnlockedWatcher):
             self._filling = False
 
     async def spawn_processes(self) -> None:
-        """Start what is missing, unless the system refuses."""
+        """Start missing processes, unless the system refuses."""
         while self.is_active() and len(self.processes) < self.numprocesses:
             if self.spawn_process() is False:
                 return
@@ -133,7 +133,7 @@ class ProcessWatcher(UnlockedWatcher):
             self.ready_pids.discard(process.pid)
 
     def spawn_process(self, recovery_wid: int | None = None) -> Any:
-        """Start one process; a user of its own gets the files of its slot."""
+        """Start one process; with another user, that user gets the files of its slot."""
         if self.uid is not None:
             user = pwd.getpwnam(self.uid)
             slot = recovery_wid or self._nextwid
@@ -177,7 +177,7 @@ class ProcessWatcher(UnlockedWatcher):
     async def kill_process(
         self, process: WatchedProcess, stop_signal: int | None = None, graceful_timeout: Any = None
     ) -> bool:
-        """Stop a process because somebody asked for it, which is no failure.
+        """Stop a process on request, which is not a failure.
 
         When the process has ended, or its stop time is over, the rest of its group is ended.
         """
@@ -223,7 +223,7 @@ class ProcessWatcher(UnlockedWatcher):
             process.kill_at = min(process.kill_at, latest)
 
     async def _end_group(self, pid: int) -> None:
-        """End what a process that has ended had started."""
+        """End the processes that an ended process had started."""
         self._ending_groups.add(pid)
         try:
             if await groups.end(pid):
@@ -235,7 +235,7 @@ class ProcessWatcher(UnlockedWatcher):
             self._ending_groups.discard(pid)
 
     async def _replace(self, pid: int) -> None:
-        """Start a process in the place of one that has ended, when its group is gone."""
+        """Start a process instead of one that has ended, when its group has ended."""
         await self._end_group(pid)
         await self.manage_processes()
 
@@ -249,7 +249,7 @@ class ProcessWatcher(UnlockedWatcher):
         super().reap_process(pid, status)
 
     def _log_last_output(self, process: Any) -> None:
-        """Log what a process that has ended wrote last."""
+        """Log the last output of a process that has ended."""
         process_stop.copy_last_output(process, self.stdout_stream)
         self.stdout_stream.end(process.pid)
         self.stream_redirector.remove_redirections(process)
@@ -316,7 +316,7 @@ class ProcessWatcher(UnlockedWatcher):
         return slot_path(self.run_folder, self.name, slot, kind)
 
     def look_for_ready(self) -> int:
-        """Log each process that has become ready and return how many have not."""
+        """Log each process that has become ready, and return how many have not."""
         waiting = 0
         for process in self.processes.values():
             if process.pid in self.ready_pids:

@@ -60,7 +60,7 @@ class WatcherList:
             self._register(watcher)
 
     async def remove(self, watcher: ProcessWatcher) -> None:
-        """Take a watcher out of the list, stop it and take it out of the arbiter."""
+        """Remove a watcher from the list, stop it, and remove it from the arbiter."""
         self._watchers = [one for one in self._watchers if one is not watcher]
         await watcher.stop()
         if watcher in self._arbiter.watchers:
@@ -78,7 +78,7 @@ class WatcherList:
         pairs: Sequence[tuple[ProcessWatcher, ProcessWatcher | None]],
         to_start: Sequence[ProcessWatcher],
     ) -> None:
-        """Stop watchers and start others in their places, each when its predecessor has ended.
+        """Stop watchers and start their replacements, each when its predecessor has ended.
 
         Args:
             pairs: a watcher to stop and the one to start then; the same watcher is restarted.
@@ -126,5 +126,5 @@ class WatcherList:
 
     @property
     def leaving(self) -> list[ProcessWatcher]:
-        """The watchers that the topology has no more and that still empty their queues."""
+        """Watchers that the topology no longer has and that still empty their queues."""
         return [one for one in self._watchers if one.leaving]

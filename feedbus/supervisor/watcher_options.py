@@ -48,7 +48,7 @@ def _consumer(topology: Topology, consumer: Consumer) -> dict[str, Any]:
 
 
 def _own_process(topology: Topology, process: Process) -> dict[str, Any]:
-    """Return the options of a process of feedbus's own, which holds its one slot itself."""
+    """Return the options of one of feedbus's own processes, which has a single slot."""
     command = _feedbus(topology, *process.command[1:])
     return _watcher(topology, process.name, process, command) | {"singleton": True}
 
@@ -105,7 +105,7 @@ def _watcher(
 
 
 def stop_seconds(source: Queue | Process) -> float:
-    """Return how long a process has to end before it is killed: as configured, or long enough."""
+    """Return how long a process may take to end before it is killed."""
     if source.stop_timeout_seconds is not None:
         return source.stop_timeout_seconds
     return STOP_SECONDS + (source.handler_timeout_seconds if isinstance(source, Queue) else 0.0)
@@ -117,7 +117,7 @@ def applied_path(topology: Topology) -> Path:
 
 
 def _other_user(name: str, user: str | None) -> str | None:
-    """Return the user to change to, None when this process already runs as that user."""
+    """Return the user to change to, or None if this process runs as that user."""
     if user is None:
         return None
     try:
@@ -134,14 +134,14 @@ def _other_user(name: str, user: str | None) -> str | None:
 
 
 def log_path(topology: Topology, name: str) -> Path:
-    """Return where a watcher's stdout and stderr go, making the folder."""
+    """Return the log file for a watcher's stdout and stderr; create its folder."""
     run_folder(topology)
     folder = private_folder(topology.var / "log")
     return folder / f"{name.replace('/', '%2F')}.log"
 
 
 def own_log(topology: Topology) -> RotatedLog:
-    """Return the log of the supervisor itself, which takes the place of its stdout and stderr."""
+    """Return the supervisor's own log, which replaces its stdout and stderr."""
     path = str(log_path(topology, SUPERVISOR))
     return RotatedLog(
         path,

@@ -12,7 +12,7 @@ from feedbus.supervisor.watcher import ProcessWatcher
 
 
 def state(watcher: ProcessWatcher) -> dict[str, Any]:
-    """Return what `feedbus status` shows of a watcher."""
+    """Return the state of a watcher for `feedbus status`."""
     activity = _activity(watcher)
     processes = [
         {
@@ -54,7 +54,7 @@ def _activity(watcher: ProcessWatcher) -> str:
 
 
 def hold_reasons(watcher: ProcessWatcher) -> list[str]:
-    """Return a line for each reason for which processes of a watcher hold their messages."""
+    """Return a line for each reason for which a watcher's processes hold."""
     processes = watcher.processes.values()
     reasons = dict.fromkeys(_holding(watcher, process) for process in processes)
     return [f"{watcher.name} holds: {reason}" for reason in reasons if reason]
