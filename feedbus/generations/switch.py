@@ -35,11 +35,11 @@ def adopt(
 ) -> State:
     """Make the topology's ring the current one, and return the resulting state.
 
-    What arrives between the two rings is held, then appended to the old one, so that each key's
-    records stay in order: the new ring's consumers wait until the old ring is empty. Every step
-    can be repeated, so a crash anywhere is mended by calling this again; a switch that was begun
-    is ended first, also where the topology wants another ring by now. The caller holds the
-    topology's lock; report is called with why this takes long.
+    Messages that arrive during the switch are held, then appended to the old ring, so that each
+    key's records stay in order: the new ring's consumers wait until the old ring is empty. Every
+    step can be repeated, so after a crash this function is called again. An interrupted switch is
+    finished first, even if the topology has changed again since. The caller holds the topology's
+    lock; report is called with the reason if this takes long.
     """
     names = Names(topology)
     wanted = topology.generation(exchange)
@@ -51,7 +51,7 @@ def adopt(
     elif same(state.current, wanted) and not state.disordered:
         broker.declare_ring(channel, names, state.current)
         ledger.mend(channel, names, state)
-        # Nothing, unless the broker took longer than expected at the last switch.
+        # There are held messages only if the broker took longer than expected at the last switch.
         _append_held(channel, names, exchange, (state.current,))
         return state
     else:
@@ -65,7 +65,8 @@ def adopt(
 
 def _carry_out(channel: Channel, names: Names, state: State) -> State:
     """Carry out a switch whose new ring is declared; an interrupted switch starts again."""
-    # Said before it is done: consumers delete nothing, and after a crash it is done again.
+    # The state is written first: until it is settled, consumers delete no queue, and after a crash
+    # the switch starts again.
     state = ledger.write(channel, names, state)
     step("written")
     for old in state.draining:
@@ -89,7 +90,7 @@ def _carry_out(channel: Channel, names: Names, state: State) -> State:
 
 def successor(state: State, wanted: Generation) -> Generation:
     """Return the generation that follows the current one."""
-    # No turn ever comes again, so a pack that is late finds no ring but its own.
+    # A turn is never used again, so a late pack cannot reach another ring than its own.
     return replace(wanted, turn=state.current.turn + 1)
 
 

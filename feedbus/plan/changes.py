@@ -102,7 +102,7 @@ class RingChange:
 
     @property
     def action(self) -> Action:
-        """ "create" for a first ring, otherwise "change"."""
+        """Return "create" for a first ring, otherwise "change"."""
         return "create" if self.old is None else "change"
 
 
