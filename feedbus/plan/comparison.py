@@ -10,8 +10,8 @@ from feedbus.broker.inventory import Inventory
 from feedbus.generations import ledger
 from feedbus.generations.ledger import State
 from feedbus.plan import rings
+from feedbus.plan.broker_comparison import Comparison
 from feedbus.plan.changes import Change, Plan, Watchers
-from feedbus.plan.entities import Comparison
 from feedbus.topology import Topology
 
 NOTHING_RUNS = (
