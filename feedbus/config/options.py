@@ -131,8 +131,8 @@ class QueueTable(TableSchema):
         example=50,
     )
     concurrency = Whole(
-        "How many records each process handles "
-        "[at once](../how-to/async.md#several-records-at-once): async handlers as tasks, others in "
+        "How many records each process handles at the [same time]"
+        "(../how-to/async.md#several-records-at-the-same-time): async handlers as tasks, others in "
         "so many threads. Not with `@handler(batch=True)`.",
         most=MOST_CONCURRENCY,
     )
