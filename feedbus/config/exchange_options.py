@@ -34,8 +34,8 @@ class ExchangeTable(TableSchema):
         example={"alternate-exchange": "shop.other"},
     )
     content_type = ContentType(
-        "The content type of what feedbus publishes to it: text, `application/octet-stream`, or "
-        "one that `[codecs]` has. Not beside `pack`.",
+        "The content type of messages that feedbus publishes to it: text, "
+        "`application/octet-stream`, or one of `[codecs]`. Not together with `pack`.",
         default="application/json",
     )
     external = Flag(
@@ -44,7 +44,7 @@ class ExchangeTable(TableSchema):
         default="false",
     )
     name = BrokerName(
-        "Its whole name on the broker, where it is external.",
+        "The whole name on the broker of an external exchange.",
         attribute="external_name",
         default="needed by `external`",
     )

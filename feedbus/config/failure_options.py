@@ -30,8 +30,8 @@ class RetryTable(TableSchema):
     repeat = Flag("Whether the last delay repeats without end.", default="false")
     retry_on = Array(
         ExceptionName("The dotted name of an exception class."),
-        "The only exceptions of the handler that are worth another attempt, with their subclasses; "
-        "any other makes a dead letter at once.",
+        "Only these exceptions of the handler, and their subclasses, are tried again; any other "
+        "makes a dead letter immediately.",
         of="exceptions",
         empty=False,
         default="every exception",
@@ -39,8 +39,8 @@ class RetryTable(TableSchema):
     )
     reject_on = Array(
         ExceptionName("The dotted name of an exception class."),
-        "Exceptions that make a dead letter at once. Where a class of an exception is named in "
-        "each of the two, the nearest class counts.",
+        "Exceptions that make a dead letter immediately. If both lists name a class of an "
+        "exception, the nearest class counts.",
         of="exceptions",
         empty=False,
         default="none",

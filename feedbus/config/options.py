@@ -37,7 +37,7 @@ class BatchTable(TableSchema):
 
     builds = topology.Batch
 
-    size = Whole("How many records a handler takes at once.", most=MOST_PREFETCH)
+    size = Whole("How many records a handler gets in one call.", most=MOST_PREFETCH)
     wait = Duration(
         "How long after a batch the next begins at the earliest, unless it is full.",
         zero=True,
@@ -106,7 +106,9 @@ class QueueTable(TableSchema):
         default="{}",
     )
     batch = Table(
-        BatchTable, "How many records a handler takes at once.", default='{ size = 1, wait = "0s" }'
+        BatchTable,
+        "How many records a handler gets in one call.",
+        default='{ size = 1, wait = "0s" }',
     )
     retry = Table(
         RetryTable,
@@ -127,7 +129,7 @@ class QueueTable(TableSchema):
         "How many messages a consumer holds that are not acknowledged; at least `concurrency`, and "
         "for a batch at least its size.",
         most=MOST_PREFETCH,
-        default="`10`, or twice `concurrency` where that is more",
+        default="`10`, or twice `concurrency` if that is more",
         example=50,
     )
     concurrency = Whole(
@@ -143,7 +145,7 @@ class QueueTable(TableSchema):
         default="`true` for shards, `false` for others",
     )
     store = Flag(
-        "Whether the handler runs in a transaction of the `[store]`, where there is one. A queue "
+        "Whether the handler runs in a transaction of the `[store]`, if there is one. A queue "
         "with `store = false` needs no database: its handlers may be async, get no session and "
         "wait for no outage of the store."
     )
@@ -159,18 +161,18 @@ class QueueTable(TableSchema):
         "`feedbus dead purge` drops it. It needs `order_by`."
     )
     once = Flag(
-        "Whether a message that comes twice has its effects once: an inbox row commits with them. "
-        "It needs a `[store]`."
+        "Whether a message that is delivered twice has its effects once: a row of the inbox "
+        "commits with them. It needs a `[store]`."
     )
     stream = Flag(
-        "Whether the messages of the handler are sent while it runs, some thousands at once, "
+        "Whether the messages of the handler are sent while it runs, some thousands together, "
         "without a transaction of the store. Use it for a handler that publishes very much and "
         "stores nothing that must not be stored twice."
     )
     type = Choice("The kind of queue on RabbitMQ.", "classic", "quorum")
     single_active_consumer = Flag(
         "Whether only one process reads the queue at a time, while the others wait.",
-        default="true for shards and beside `order_by`, false for others",
+        default="true for shards and with `order_by`, false for others",
     )
     delivery_limit = Whole(
         "How many times a message may end its handler's process (by a crash, its memory or "
@@ -242,7 +244,7 @@ class QueueTable(TableSchema):
         default="false",
     )
     name = BrokerName(
-        "Its whole name on the broker, where it is external.",
+        "The whole name on the broker of an external queue.",
         attribute="external_name",
         default="needed by `external`",
     )
@@ -284,7 +286,7 @@ class TopologyTable(TableSchema):
     )
     processes = Tables(
         Table(ProcessTable, "A supervised process; the key is its name."),
-        "Supervised processes beside the consumers, by name.",
+        "Supervised processes in addition to the consumers, by name.",
         of="tables",
     )
     codecs = Tables(

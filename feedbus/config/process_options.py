@@ -37,7 +37,7 @@ class ProcessTable(TableSchema):
     )
     environment = Tables(
         Setting("The value of the variable."),
-        "Environment variables, beside those it inherits.",
+        "Environment variables, in addition to those that it inherits.",
         of="texts",
         keys=EnvironmentName(""),
         default="{}",

@@ -34,9 +34,9 @@ class BrokerTable(TableSchema):
         default=f'"{BROKER_URL}"',
     )
     management = Url(
-        "Where RabbitMQ's management API answers; `feedbus plan` and `apply` read it. Without a "
-        "user in it they log in as `url` does. It takes the same `ssl_` options as `url`. Beside "
-        "`amqps://` it has to be https, or on this machine.",
+        "The URL of RabbitMQ's management API; `feedbus plan` and `apply` read it. Without a user, "
+        "they log in with the user of `url`. It has the same `ssl_` options as `url`. If `url` is "
+        "`amqps://`, it must be https, or on this machine.",
         parse_management_url,
         *MANAGEMENT_SCHEMES,
         example="https://rabbit.example:15671",
@@ -78,7 +78,7 @@ class StoreTable(TableSchema):
     )
     keep_handled = Duration(
         "How long the messages of queues with `once = true` are remembered, to recognise one that "
-        "comes again. It has to be longer than any retry, and than any dead letter is kept before "
-        "it is requeued.",
+        "is delivered again. It must be longer than all retry delays together, and longer than any "
+        "dead letter waits until it is requeued.",
         attribute="keep_handled_seconds",
     )
