@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from feedbus.plan import Change, Draining, Evenness, HotKey, Plan, RingChange, Wait
     from feedbus.topology import Topology
 
-BESIDE = re.compile(r".+\.(?:dead|retry\.\d+)")
+OWN_QUEUES = re.compile(r".+\.(?:dead|retry\.\d+)")
 SHOWN = 3  # old shards, and new ones of each
 SIGNS = {
     "create": ("+", "green"),
@@ -123,23 +123,25 @@ def show(plan: Plan, *, as_json: bool) -> None:
 
 
 def _lines(plan: Plan) -> Iterator[str]:
-    shown = [change for change in plan.changes if not _beside(change)]
+    shown = [change for change in plan.changes if not _of_a_queue(change)]
     width = max((len(change.name) for change in shown), default=0)
     for change in shown:
         waiting = f" ({counted(change.messages, 'message')})" if change.messages else ""
         text = f"{change.kind:<8}  {change.name:<{width}}  {change.reason}{waiting}"
         yield _signed(change.action, text)
     for action in ("create", "delete"):
-        count = sum(_beside(change) and change.action == action for change in plan.changes)
+        count = sum(_of_a_queue(change) and change.action == action for change in plan.changes)
         if count:
-            text = f"{'beside':<8}  {count} for retries and dead letters, empty; --json names them"
+            text = f"{'queues':<8}  {count} empty queues for retries and dead letters; see --json"
             yield _signed(action, text)
     for ring in plan.rings:
         yield from _ring(ring)
     for one in plan.draining:
         yield _draining(one)
     if plan.watchers is not None and plan.watchers.kept and not plan.empty:
-        yield f"  {counted(len(plan.watchers.kept), 'watcher')} untouched"
+        kept = len(plan.watchers.kept)
+        names = counted(kept, "other consumer or process", "other consumers and processes")
+        yield f"  {names} unchanged"
     for note in plan.notes:
         yield f"  {note}"
     if plan.empty:
@@ -156,9 +158,9 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield click.style(f"{', '.join(parts)}", bold=True)
 
 
-def _beside(change: Change) -> bool:
-    """Whether it is one of the many that every queue has beside it, and nothing is in it."""
-    ours = BESIDE.fullmatch(change.name) is not None
+def _of_a_queue(change: Change) -> bool:
+    """Whether this concerns an empty queue for the retries or dead letters of a queue."""
+    ours = OWN_QUEUES.fullmatch(change.name) is not None
     return ours and not change.messages and change.action in {"create", "delete"}
 
 
@@ -177,7 +179,7 @@ def _ring(ring: RingChange) -> Iterator[str]:
         yield f"    keys       {ring.moved_share:.1%} move to another shard"
     even = " -> ".join(_even(one) for one in (ring.before, ring.after) if one)
     if even:
-        yield f"    evenness   {even}, the busiest shard to its share"
+        yield f"    load       of the busiest shard, relative to its share: {even}"
     if ring.old:
         yield f"    backlog    {_backlog(ring)}"
         yield from _waits(ring.waits)
@@ -186,12 +188,12 @@ def _ring(ring: RingChange) -> Iterator[str]:
 
 
 def _even(evenness: Evenness) -> str:
-    return f"{evenness.max_over_share:.3f} over {counted(evenness.shards, 'shard')}"
+    return f"{evenness.max_over_share:.3f} with {counted(evenness.shards, 'shard')}"
 
 
 def _backlog(ring: RingChange) -> str:
     if not ring.backlog_messages:
-        return "none: the new shards begin at once"
+        return "none: the new shards are read immediately"
     waiting = f"{counted(ring.backlog_messages, 'message')} in old shards"
     if ring.moved_share is None:
         return waiting

@@ -81,8 +81,8 @@ def _watched(topology: Topology, watchers: Watchers | None) -> list[Change]:
         return Change(action, kind, name, reason)  # type: ignore[arg-type]
 
     return [
-        *(change("create", name, "a process for it is started") for name in watchers.added),
+        *(change("create", name, "a process will be started") for name in watchers.added),
         *(change("change", name, why) for name, why in watchers.restarted.items()),
         *(change("change", name, why) for name, why in watchers.started.items()),
-        *(change("delete", name, "its process ends") for name in watchers.removed),
+        *(change("delete", name, "its process will end") for name in watchers.removed),
     ]
