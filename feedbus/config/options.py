@@ -139,9 +139,10 @@ class QueueTable(TableSchema):
         most=MOST_CONCURRENCY,
     )
     order_by = OrderBy(
-        "What stays in [order](../concepts/order.md) when a record fails or several are handled at "
-        "once: `true` for records of one routing key, a field's name for records with one value of "
-        "it. On a queue without shards both make `single_active_consumer` true.",
+        "What stays in [order](../concepts/order.md) when a record fails, or when several are "
+        "handled at the same time: `true` for records of one routing key, a field's name for "
+        "records with one value of it. On a queue without shards both make "
+        "`single_active_consumer` true.",
         default="`true` for shards, `false` for others",
     )
     store = Flag(
@@ -152,7 +153,7 @@ class QueueTable(TableSchema):
     waiting_limit = Whole(
         "How many records of a shard or queue with `order_by` may "
         "[wait](../concepts/order.md#when-a-record-fails) so that their keys stay in order, after "
-        "one of each key has failed. While so many wait, the consumer takes no more and says so.",
+        "one of each key has failed. While so many wait, the consumer handles no other records.",
         most=MOST_WAITING,
         default="10000",
     )
