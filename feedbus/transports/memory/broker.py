@@ -15,6 +15,7 @@ from typing import Any
 
 from feedbus.clock import NANOSECONDS, Clock, SystemClock
 from feedbus.transports.sqlite.backend import Backend
+from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.ports import NEWS
 from feedbus.transports.sqlite.schema import create_tables
 from feedbus.transports.sqlite.survey import Survey, read_rows
@@ -22,7 +23,14 @@ from feedbus.transports.sqlite.tables import FileUnavailable, Tables
 
 
 class MemoryBroker:
-    """One broker in memory; its messages exist as long as this object."""
+    """One broker in memory; its messages exist as long as this object.
+
+    Attributes:
+        connection_type: what its connections are; a simulation has one with a network's faults.
+
+    """
+
+    connection_type: type[Connection] = Connection
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 
 from feedbus.transports.memory.broker import find
 from feedbus.transports.sqlite import transport
-from feedbus.transports.sqlite.backend import Backend
+from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.survey import Survey
 
 SCHEME = "memory://"
@@ -21,9 +21,12 @@ class Transport(transport.Transport):
 
     """
 
-    def _backend(self, client: Any, options: Mapping[str, Any]) -> Backend:
+    def _open(
+        self, client: Any, options: Mapping[str, Any], *, confirm_publish: bool
+    ) -> Connection:
         del options
-        return find(broker_name(client)).open()
+        broker = find(broker_name(client))
+        return broker.connection_type(broker.open(), confirm_publish=confirm_publish, client=client)
 
     def survey(self) -> Survey:
         """Return the exchanges, queues and bindings of the broker."""

@@ -24,6 +24,7 @@ BASIC_CANCEL = (60, 30)
 class Connection(Member):
     """A connection; only one thread may use it at a time."""
 
+    channel_type: type[Channel] = Channel
     wakes_on_signals = True  # drain_events returns early when a signal has been handled
 
     # What it raises, named as py-amqp's connections do.
@@ -60,7 +61,7 @@ class Connection(Member):
         """Open another channel."""
         self.check_open()
         number = max(self.channels, default=0) + 1
-        made = Channel(
+        made = self.channel_type(
             self,
             number,
             self._inbox,

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import amqp
 from kombu.transport import base
 
-from feedbus.transports.sqlite.backend import Backend, open_file
+from feedbus.transports.sqlite.backend import open_file
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.survey import Survey, survey
@@ -91,15 +91,15 @@ class Transport(base.Transport):
         """Open the file that the connection's virtual_host or URL names."""
         client: Any = self.client
         options = client.transport_options or {}
-        return Connection(
-            self._backend(client, options),
-            confirm_publish=options.get("confirm_publish", False),
-            client=client,
-        )
+        confirm_publish = options.get("confirm_publish", False)
+        return self._open(client, options, confirm_publish=confirm_publish)
 
-    def _backend(self, client: Any, options: Mapping[str, Any]) -> Backend:
+    def _open(
+        self, client: Any, options: Mapping[str, Any], *, confirm_publish: bool
+    ) -> Connection:
         patience = options.get("busy_timeout_seconds", BUSY_TIMEOUT_SECONDS)
-        return open_file(broker_path(client), busy_timeout_seconds=patience)
+        backend = open_file(broker_path(client), busy_timeout_seconds=patience)
+        return Connection(backend, confirm_publish=confirm_publish, client=client)
 
     def survey(self) -> Survey:
         """Return the exchanges, queues and bindings of the broker."""
