@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +64,7 @@ class ConcurrentCalls:
         """Handle up to `concurrency` records of the queue at the same time."""
         queue = consumer.queue
         self._dispatch = dispatch
+        self._clock = dispatch.clock
         self._sender = sender
         self._resources = resources
         self._most = queue.concurrency
@@ -105,7 +105,7 @@ class ConcurrentCalls:
     @property
     def slow(self) -> list[tuple[str, float]]:
         """The messages with long recent or running calls, and their durations."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         begun = [work for work in self.in_handlers if work.started_at]
         running = [(work.message_id, now - work.started_at) for work in begun]
         while self._ended_slow and self._ended_slow[0][0] < now - KEPT_SECONDS:
@@ -171,7 +171,7 @@ class ConcurrentCalls:
 
     def start(self, works: Sequence[Work]) -> None:
         """Start the calls of records."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         awaited = []
         for work in works:
             work.started_at = now
@@ -253,7 +253,7 @@ class ConcurrentCalls:
         opened, row = work.part.opened, work.row
         self._dispatch.ended(opened, row, work.error, work.seconds)
         if work.seconds >= LEAST_TIMEOUT_SECONDS and not work.known_slow:
-            self._ended_slow.append((time.monotonic(), work.message_id, work.seconds))
+            self._ended_slow.append((self._clock.monotonic(), work.message_id, work.seconds))
         self._leave(work.part)
         if work.error is None or not self._dispatch.must_wait(opened, row):
             self._sequencer.end(work)
@@ -309,7 +309,7 @@ class ConcurrentCalls:
         self._report(work)
 
     def _report(self, work: Work) -> None:
-        work.seconds = time.monotonic() - work.started_at
+        work.seconds = self._clock.monotonic() - work.started_at
         work.ended = True
         self._ended.append(work)
         self.waker.wake()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -66,18 +65,18 @@ class Dispatch:
         queue, root = consumer.queue, topology.root
         store = store if queue.store else NoStore()
         self._store = store
-        self._clock = broker.clock(topology)
+        self.clock = broker.clock(topology)
         self._names = Names(topology)
         rules = ExceptionRules.of(queue.retry.retry_on, queue.retry.reject_on, root)
         order = Order.of(queue)
         self._failure_policy = FailurePolicy(
-            self._names, consumer, rules, self._clock, in_order=order.kept
+            self._names, consumer, rules, self.clock, in_order=order.kept
         )
         self.retries = (
             OrderedRetries(
                 order,
                 self._failure_policy,
-                self._clock,
+                self.clock,
                 block_on_dead=queue.block_on_dead,
             )
             if order.kept
@@ -98,7 +97,7 @@ class Dispatch:
             else None
         )
         self._twins = (
-            Twins(queue.name, store.inbox, metrics, self._clock.unique) if queue.once else None
+            Twins(queue.name, store.inbox, metrics, self.clock.unique) if queue.once else None
         )
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
@@ -111,7 +110,7 @@ class Dispatch:
             Outage: the store or the broker is away; handle the same deliveries again later.
 
         """
-        started = time.perf_counter()
+        started = self.clock.monotonic()
         opened, runs = self.open(deliveries)
         count = 0
         for run in runs:
@@ -119,7 +118,7 @@ class Dispatch:
             count += len(records)
             self._log_drops(self._perform(run.callee, records))
         self._send_fates(opened)
-        self._metrics.handled(time.perf_counter() - started, count)
+        self._metrics.handled(self.clock.monotonic() - started, count)
         self._count(opened)
 
     @property
@@ -315,7 +314,7 @@ class Dispatch:
         self._log_dead_letters(opened)
 
     def _count(self, opened: Sequence[Opened]) -> None:
-        now = self._clock.wall_nanoseconds() // 1000
+        now = self.clock.wall_nanoseconds() // 1000
         deliveries = records = 0  # that are acknowledged
         for arrived in opened:
             acknowledged, first = len(arrived.pack), "ack"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -128,7 +127,7 @@ class OrderedRetries:
         delivery = Delivery.of(message)
         if RELEASE in delivery.headers:
             return [delivery, *self._release(str(delivery.headers[RELEASE]))]
-        arrival = Arrival(delivery, message, time.monotonic())
+        arrival = Arrival(delivery, message, self._clock.monotonic())
         place, blocks = _number(delivery, PLACE), BLOCKED in delivery.headers
         record = WaitingRecord(
             self._key_of(delivery),

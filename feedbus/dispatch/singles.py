@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -77,7 +76,7 @@ class SingleCalls:
 
     def _outcomes(self, delivery: Delivery, opened: Opened, runs: Sequence[Run]) -> list[Published]:
         """Call the handler for each record; return the messages of the calls."""
-        calling = self._dispatch.calling
+        dispatch, calling = self._dispatch, self._dispatch.calling
         published: list[Published] = []
         for run in runs:
             for chunk in run.chunks:
@@ -88,9 +87,9 @@ class SingleCalls:
                     if row:
                         self._note(delivery.message_id)  # each record has the handler's time
                     records: Records = Records((chunk.select((index,)),), (opened,))
-                    started = time.monotonic()
+                    started = dispatch.clock.monotonic()
                     publications, error = calling.outcome(run.callee, records)
-                    self._dispatch.ended(opened, row, error, time.monotonic() - started)
+                    dispatch.ended(opened, row, error, dispatch.clock.monotonic() - started)
                     if publications:
                         published.append(Published(opened, row, records, publications))
         return published

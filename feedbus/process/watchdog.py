@@ -63,10 +63,14 @@ class Note:
         except (ValueError, TypeError, AttributeError):
             return None
 
-    @property
-    def overdue_seconds(self) -> float:
-        """By how many seconds the handler has exceeded its time limit, or 0."""
-        return 0.0 if self.until is None else max(0.0, now() - self.until)
+    def overdue(self, at: float) -> float:
+        """Return by how many seconds the handler has exceeded its time limit, or 0.
+
+        Args:
+            at: the moment, by the clock that all processes share.
+
+        """
+        return 0.0 if self.until is None else max(0.0, at - self.until)
 
     def __str__(self) -> str:
         """Return the names of the messages."""
@@ -117,7 +121,7 @@ class Watchdog:
         that does not help, the next one sends SIGKILL. One look alone may have read half a line.
         """
         note = self._read()
-        if note is None or note.pid != self._pid or not note.overdue_seconds:
+        if note is None or note.pid != self._pid or not note.overdue(now()):
             self._overdue, self._looks = None, 0
             return None
         self._looks = self._looks + 1 if note.until == self._overdue else 1
@@ -146,7 +150,7 @@ def describe(note: Note) -> str:
     """Return the text of the event `hangs`."""
     return (
         f"the handler hangs on {note}: it has exceeded handler_timeout by"
-        f" {note.overdue_seconds:.0f} s; process {note.pid} is ended with SIGABRT and writes the"
+        f" {note.overdue(now()):.0f} s; process {note.pid} is ended with SIGABRT and writes the"
         " stacks of its threads to its log; the message is delivered again"
     )
 

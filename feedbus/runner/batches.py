@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 
 from feedbus.errors import Outage
@@ -57,21 +56,21 @@ class Batches:
             run.heartbeats.beat()
             return bool(buffer)
         if waited:
-            deadline = time.monotonic()
+            deadline = run.clock.monotonic()
         elif buffer:
             deadline = self._last_batch + batch.wait_seconds
         else:
-            deadline = time.monotonic() + run.patience(raw)
+            deadline = run.clock.monotonic() + run.patience(raw)
         while buffer.records < batch.size and not run.stop_requested.is_set():
             had = bool(buffer)
             try:
-                raw.drain_events(timeout=max(deadline - time.monotonic(), HERE_SECONDS))
+                raw.drain_events(timeout=max(deadline - run.clock.monotonic(), HERE_SECONDS))
             except TimeoutError:
                 break
             if buffer and not had:
                 deadline = self._last_batch + batch.wait_seconds
             if run.waiting:
-                deadline = min(deadline, time.monotonic() + run.until_due())
+                deadline = min(deadline, run.clock.monotonic() + run.until_due())
         run.heartbeats.beat()
         return bool(buffer)
 
@@ -82,7 +81,7 @@ class Batches:
             return True
         most = int(min(run.consumer.queue.batch.size, run.left.messages))
         deliveries = run.waiting.take(most, run.suspects.suspected)
-        if deliveries and not self._work(raw, deliveries, time.monotonic()):
+        if deliveries and not self._work(raw, deliveries, run.clock.monotonic()):
             return False
         run.waiting.renew(run.timeout.seconds)
         return True
@@ -128,9 +127,9 @@ class Batches:
         """Handle deliveries and settle them; return False to return all of them."""
         run = self._run
         ids = [delivery.message_id for delivery in deliveries]
-        self._last_batch = time.monotonic()
+        self._last_batch = run.clock.monotonic()
         while True:
-            started = time.monotonic()
+            started = run.clock.monotonic()
             try:
                 self._dispatch_noted(deliveries, ids)
                 break
@@ -139,7 +138,7 @@ class Batches:
                     return True
                 if run.timeout.too_close(arrived_at):
                     return False
-        took = time.monotonic() - started
+        took = run.clock.monotonic() - started
         self._handled(raw, deliveries, took, Strain(took, run.heartbeats.missed_seconds, ids))
         return True
 
@@ -187,7 +186,7 @@ class Batches:
         """Settle and count a batch that has been handled."""
         run = self._run
         run.timeout.note(seconds)
-        run.left.idle_from(time.monotonic())
+        run.left.idle_from(run.clock.monotonic())
         self._settle(raw, deliveries, strain)
         self._subscriptions.sample(deliveries[0])
         run.holding.over()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import select
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from feedbus.clock import Clock
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
 from feedbus.runner.consumer_timeout import ConsumerTimeout
@@ -28,10 +28,13 @@ NOTED_MORE = 64  # messages that have ended, and as many again as are handled: t
 class Concurrent:
     """The deliveries of one consumer from their decoding until they are settled."""
 
-    def __init__(self, calls: ConcurrentCalls, suspects: Suspects, seconds: float) -> None:
+    def __init__(
+        self, calls: ConcurrentCalls, suspects: Suspects, seconds: float, clock: Clock
+    ) -> None:
         """Record the running messages in suspects, with their time limit in seconds."""
         self._calls = calls
         self._suspects = suspects
+        self._clock = clock
         self._seconds = seconds
         self._noted: set[str] = set()
         self._noted_since = math.nan
@@ -102,7 +105,7 @@ class Concurrent:
         self._noted_since = math.nan
 
     def _limit(self) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         since = self._calls.oldest_started_at or now
         if since != self._noted_since:
             self._noted_since = since

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
+
+from feedbus.clock import Clock
 
 SAFE_SHARE = 0.9  # of the timeout: what would take longer is given back
 FORGOTTEN_SHARE = 0.9  # a slow batch is expected again, the less the more quick ones followed
@@ -16,9 +17,10 @@ class ConsumerTimeout:
     It counts from the delivery, so messages that wait in a consumer for their turn age too.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, clock: Clock) -> None:
         """Start with the topology's value; infinity is no timeout."""
         self.seconds = seconds
+        self._clock = clock
         self._slowest_seconds = 0.0  # batch of late
 
     def note(self, took_seconds: float) -> None:
@@ -27,7 +29,7 @@ class ConsumerTimeout:
 
     def too_close(self, arrived_at: float) -> bool:
         """Whether a delivery would probably exceed the timeout, if it were handled now."""
-        age = time.monotonic() - arrived_at
+        age = self._clock.monotonic() - arrived_at
         # A delivery that has just come is handled, whatever the latest took.
         return (
             age > self.seconds * (1 - SAFE_SHARE)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from feedbus.bus.sender import Sender
+from feedbus.clock import Clock
 from feedbus.dispatch import Dispatch
 from feedbus.dispatch.singles import SingleCalls
 from feedbus.errors import Outage
@@ -36,6 +36,7 @@ class Group:
         heartbeats: Heartbeats,
         prefetch: int,
         seconds: float,
+        clock: Clock,
     ) -> None:
         """Read from the buffer, at most half of the prefetch, so that more arrive meanwhile.
 
@@ -47,10 +48,12 @@ class Group:
             heartbeats: sent while it works.
             prefetch: how many deliveries the broker lets wait for their acknowledgement.
             seconds: how long the handler may take for a record.
+            clock: by which the groups end.
 
         """
         self._calls = SingleCalls(dispatch, sender, lambda each: suspects.take((each,), seconds))
         self._buffer = buffer
+        self._clock = clock
         self._suspects = suspects
         self._heartbeats = heartbeats
         self._seconds = seconds
@@ -78,7 +81,7 @@ class Group:
             None without one.
 
         """
-        ends_at = time.monotonic() + GROUP_SECONDS
+        ends_at = self._clock.monotonic() + GROUP_SECONDS
         most = min(most, self._most)
         complete = False
         while not complete:
@@ -105,14 +108,14 @@ class Group:
     ) -> tuple[str, float]:
         """Handle until it is time to look at the connection; return the latest, and its seconds."""
         calls, buffer = self._calls, self._buffer
-        now = time.monotonic()
+        now = self._clock.monotonic()
         look_at = now + LOOK_SECONDS
         while True:
             before = now
             latest = self._begun = self._begun or buffer.pop()
             calls.call(latest)
             self._begun = None
-            now = time.monotonic()
+            now = self._clock.monotonic()
             if (
                 now > look_at
                 or self._complete(now - before, ends_at, most)
@@ -124,7 +127,7 @@ class Group:
     def _complete(self, seconds: float, ends_at: float, most: float) -> bool:
         """Whether the group is complete; the latest delivery took so many seconds."""
         calls = self._calls
-        return time.monotonic() + seconds > ends_at or len(calls) >= most or calls.full
+        return self._clock.monotonic() + seconds > ends_at or len(calls) >= most or calls.full
 
     @property
     def _goes_on(self) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from feedbus.bus.sender import Sender
 from feedbus.errors import Outage
 from feedbus.runner.batches import Batches
@@ -27,6 +25,7 @@ class Grouped(Batches):
             heartbeats=run.heartbeats,
             prefetch=run.consumer.queue.prefetch,
             seconds=run.handler_seconds,
+            clock=run.clock,
         )
 
     def forget(self) -> None:
@@ -50,7 +49,7 @@ class Grouped(Batches):
     def _finish(self, raw: RawConnection) -> Outage | None:
         """Handle a group and settle it; return the outage, if there was one."""
         run, group = self._run, self._group
-        started = time.monotonic()
+        started = run.clock.monotonic()
         outage = None
         if not group:  # else only finishing it has met an outage
             if not run.resources.ready:  # one has ended by itself
@@ -66,5 +65,5 @@ class Grouped(Batches):
         except Outage as error:
             return error
         if deliveries:
-            self._handled(raw, deliveries, time.monotonic() - started, group.strain)
+            self._handled(raw, deliveries, run.clock.monotonic() - started, group.strain)
         return outage

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-import time
 from collections.abc import Iterator
 from typing import Self
 
+from feedbus.clock import Clock
 from feedbus.wire.amqp import RawConnection
 
 LOOK_SECONDS = 1.0
@@ -18,8 +18,9 @@ BEATS_AN_INTERVAL = 4  # the broker drops a connection after two intervals witho
 class Heartbeats:
     """Sends the heartbeats of one connection at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         """Send none until the thread is started."""
+        self._clock = clock
         self._working = False
         self._raw: RawConnection | None = None
         self._last_beat = 0.0
@@ -30,20 +31,22 @@ class Heartbeats:
         self._thread = threading.Thread(target=self._watch, name="heartbeats", daemon=True)
 
     def __enter__(self) -> Self:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread, unless no time passes in which it would be needed."""
+        if self._clock.takes_time:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the thread."""
         self._over.set()
         self._begun.set()
-        self._thread.join()
+        if self._clock.takes_time:
+            self._thread.join()
 
     @contextlib.contextmanager
     def of(self, connection: RawConnection) -> Iterator[None]:
         """Send the heartbeats of this (py-amqp) connection while the block runs."""
-        self._raw, self._last_beat = connection, time.monotonic()
+        self._raw, self._last_beat = connection, self._clock.monotonic()
         try:
             yield
         finally:
@@ -61,7 +64,7 @@ class Heartbeats:
             # Two threads that write at once would mix up their frames: from here on it is ours.
             with self._writing:
                 self._working = False
-            self._longest_gap = max(self._longest_gap, time.monotonic() - self._last_beat)
+            self._longest_gap = max(self._longest_gap, self._clock.monotonic() - self._last_beat)
 
     @property
     def missed_seconds(self) -> float:
@@ -70,15 +73,15 @@ class Heartbeats:
 
     def wait(self, over: threading.Event, seconds: float) -> None:
         """Wait for an event, at most the given time, and send heartbeats meanwhile."""
-        deadline = time.monotonic() + seconds
-        while not over.wait(min(max(deadline - time.monotonic(), 0), self._look_seconds())):
-            if time.monotonic() >= deadline:
+        deadline = self._clock.monotonic() + seconds
+        while not self._clock.wait(over, self._step_seconds(deadline)):
+            if self._clock.monotonic() >= deadline:
                 return
             self.beat()
 
     def beat(self) -> None:
         """Send a heartbeat if one is due and the connection has heartbeats."""
-        raw, now = self._raw, time.monotonic()
+        raw, now = self._raw, self._clock.monotonic()
         gap = now - self._last_beat
         if gap < _interval_seconds(raw) / BEATS_AN_INTERVAL:
             return
@@ -102,6 +105,9 @@ class Heartbeats:
             with self._writing:
                 if self._working:
                     self.beat()
+
+    def _step_seconds(self, deadline: float) -> float:
+        return min(max(deadline - self._clock.monotonic(), 0), self._look_seconds())
 
     def _look_seconds(self) -> float:
         return min(LOOK_SECONDS, _interval_seconds(self._raw) / BEATS_AN_INTERVAL)

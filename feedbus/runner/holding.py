@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable
 
+from feedbus.clock import Clock
 from feedbus.errors import FeedbusError, Outage, StoreOutage, UsageError
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics, Part
@@ -21,7 +20,11 @@ class Holding:
     """The outages of one consumer since its last success."""
 
     def __init__(
-        self, consumer: str, metrics: ConsumerMetrics, report: Callable[[str], None]
+        self,
+        consumer: str,
+        metrics: ConsumerMetrics,
+        report: Callable[[str], None],
+        clock: Clock,
     ) -> None:
         """Start without an outage.
 
@@ -29,11 +32,13 @@ class Holding:
             consumer: its name, for the log.
             metrics: where outages and the time spent holding are counted.
             report: called with why the consumer holds, and with "" once it does not any more.
+            clock: by which it waits.
 
         """
         self._consumer = consumer
         self._metrics = metrics
         self._report = report
+        self._clock = clock
         self._since = 0.0
         self._last_line, self._logged_at, self._folded = "", 0.0, 0
         self.failures = 0
@@ -53,20 +58,20 @@ class Holding:
         part = part_of(error)
         if not self.failures:
             self._metrics.outage(part)
-            self._since = time.monotonic()
+            self._since = self._clock.monotonic()
         longest = min(FIRST_SECONDS * 2.0 ** min(self.failures, 10), LONGEST_SECONDS)
-        self.latest_seconds = random.uniform(longest / 2, longest)  # noqa: S311 -- jitter, not a secret
+        self.latest_seconds = self._clock.random.uniform(longest / 2, longest)
         self.failures += 1
         self._log(str(error))
-        started = time.monotonic()
+        started = self._clock.monotonic()
         wait(max(0.0, min(self.latest_seconds, most_seconds)))
-        self._metrics.held(part, time.monotonic() - started)
+        self._metrics.held(part, self._clock.monotonic() - started)
 
     def over(self) -> None:
         """Record a success, so that the next outage starts with a short pause."""
         if not self.failures:
             return
-        seconds = time.monotonic() - self._since
+        seconds = self._clock.monotonic() - self._since
         events.info(
             "consumer_resumed",
             f"{self._consumer} continues after {self.failures} failed attempts in {seconds:.0f} s",
@@ -76,7 +81,7 @@ class Holding:
         self._report("")
 
     def _log(self, text: str) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if text == self._last_line:
             self._folded += 1
             if now - self._logged_at < FOLDED_SECONDS:

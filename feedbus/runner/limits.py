@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
+from feedbus.clock import Clock
 from feedbus.runner.memory import ResidentMemory
 
 
@@ -30,12 +30,13 @@ class Limits:
 class Allowance:
     """The rest of a run's limits."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, clock: Clock) -> None:
         """Start to count."""
+        self._clock = clock
         self._limits = limits
         self._memory = ResidentMemory()
         self._handled = 0
-        self._started = self._idle_from = time.monotonic()
+        self._started = self._idle_from = self._clock.monotonic()
 
     def close(self) -> None:
         """Close the file from which the memory is read."""
@@ -57,13 +58,14 @@ class Allowance:
     @property
     def run_seconds(self) -> float:
         """How long the run may still last."""
-        return self._started + (self._limits.max_runtime_seconds or math.inf) - time.monotonic()
+        ends_at = self._started + (self._limits.max_runtime_seconds or math.inf)
+        return ends_at - self._clock.monotonic()
 
     @property
     def idle_seconds(self) -> float:
         """How long the run may still wait for a delivery."""
         idle = self._limits.idle_timeout_seconds or math.inf
-        return self._idle_from + idle - time.monotonic()
+        return self._idle_from + idle - self._clock.monotonic()
 
     def used_up(self, *, waiting: bool) -> str | None:
         """Return the limit that is reached, or None.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from feedbus.clock import Clock
 from feedbus.dispatch import Dispatch
 from feedbus.errors import Outage, UsageError
 from feedbus.handling.resources import Resources
@@ -43,6 +43,7 @@ class Run:
         left: what is left of the run's limits.
         waiting: the waiting queues, where the queue has an order.
         handler_seconds: how long a handler may take.
+        clock: by which the run waits.
         buffer: deliveries that have come and are not handled yet.
         stop_requested: whether the run is to end cleanly.
         removed: why there will never be anything to read, None while there may be.
@@ -61,6 +62,7 @@ class Run:
     left: Allowance
     waiting: WaitingQueues | None
     handler_seconds: float
+    clock: Clock
     buffer: Buffer = field(default_factory=Buffer)
     stop_requested: threading.Event = field(default_factory=threading.Event)
     removed: str | None = None
@@ -128,9 +130,10 @@ class Run:
         """
 
         def wait(seconds: float) -> None:
-            deadline = time.monotonic() + seconds
-            while (left := deadline - time.monotonic()) > 0 and not self.stop_requested.is_set():
-                self.heartbeats.wait(self.stop_requested, min(left, POLL_SECONDS))
+            clock, stopped = self.clock, self.stop_requested
+            deadline = clock.monotonic() + seconds
+            while (left := deadline - clock.monotonic()) > 0 and not stopped.is_set():
+                self.heartbeats.wait(stopped, min(left, POLL_SECONDS))
                 look()
 
         self.holding.hold(error, wait, self.left.run_seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from feedbus import broker
@@ -71,13 +70,14 @@ class Runner:
 
         """
         self._topology = topology
+        clock = broker.clock(topology)
         self._consumer = consumer
         self._store = store
         self._on_ready: Callable[[], None] | None = on_ready
         counted = metrics.consumer(consumer.name)
         self._sender = Sender(topology, metrics)
         self._resources = Resources(topology, on_blocked=counted.loop_blocked)
-        self._heartbeats = Heartbeats()
+        self._heartbeats = Heartbeats(clock)
         dispatch = Dispatch(
             topology,
             consumer,
@@ -95,15 +95,16 @@ class Runner:
             resources=self._resources,
             suspects=suspects,
             heartbeats=self._heartbeats,
-            holding=Holding(consumer.name, counted, on_hold),
-            timeout=ConsumerTimeout(topology.consumer_timeout_seconds),
-            left=Allowance(limits),
+            holding=Holding(consumer.name, counted, on_hold, clock),
+            timeout=ConsumerTimeout(topology.consumer_timeout_seconds, clock),
+            left=Allowance(limits, clock),
             waiting=WaitingQueues(
                 topology, consumer, dispatch.retries, report=on_hold, count=on_waiting
             )
             if dispatch.retries is not None
             else None,
             handler_seconds=consumer.queue.handler_timeout_seconds + CANCEL_SECONDS * cancels,
+            clock=clock,
         )
         self._placement = Placement(topology)
         self._pruning = Pruning(topology, consumer, counted)
@@ -120,7 +121,7 @@ class Runner:
             from feedbus.runner.several import Several
 
             calls = ConcurrentCalls(run.dispatch, self._consumer, self._sender, self._resources)
-            concurrent = Concurrent(calls, run.suspects, run.handler_seconds)
+            concurrent = Concurrent(calls, run.suspects, run.handler_seconds, run.clock)
             return Several(run, self._subscriptions, concurrent)
         # In groups where no transaction ends with each message.
         batched = queue.stream or any(each.batch for each in handlers.handlers)
@@ -169,7 +170,7 @@ class Runner:
         def pause() -> bool:
             self._report_ready()  # it is here, though others have to end before it begins
             self._heartbeats.beat()
-            stopped = self._run.stop_requested.wait(BARRIER_POLL_SECONDS)
+            stopped = self._run.clock.wait(self._run.stop_requested, BARRIER_POLL_SECONDS)
             return not stopped and self._ended() is None
 
         try:
@@ -212,7 +213,7 @@ class Runner:
         subscriptions.begin()
         left = list(queues)
         # Who has not begun to read is not idle, however long it took to connect.
-        subscribed_at = time.monotonic()
+        subscribed_at = run.clock.monotonic()
         run.left.idle_from(subscribed_at)
         while (left or subscriptions.reading) and self._ended() is None:
             left = [source for source in left if not subscriptions.subscribe(raw, source)]
@@ -222,7 +223,7 @@ class Runner:
             if not way.handle_due(raw):
                 left = self._give_back(queues, left)
             elif not arrived:
-                if not left and time.monotonic() - subscribed_at > run.holding.latest_seconds:
+                if not left and run.clock.monotonic() - subscribed_at > run.holding.latest_seconds:
                     run.holding.over()  # subscribed, and quiet for longer than it had to wait
             elif not way.handle_next(raw):
                 left = self._give_back(queues, left)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
@@ -53,7 +52,7 @@ class Several(Batches):
         worked = bool(self._concurrent)
         self._concurrent.abandon()
         if worked:  # what ran until now comes again: that is no idle time
-            self._run.left.idle_from(time.monotonic())
+            self._run.left.idle_from(self._run.clock.monotonic())
 
     def close(self) -> None:
         """End the threads."""
@@ -138,11 +137,11 @@ class Several(Batches):
             if not deliveries:
                 break
             if not run.suspects.suspected(deliveries[0].message_id):
-                concurrent.open(deliveries[0], time.monotonic())
+                concurrent.open(deliveries[0], self._run.clock.monotonic())
             elif concurrent:
                 waiting.put_back(deliveries)  # it is handled alone, once the others are settled
                 break
-            elif not self._work(raw, deliveries, time.monotonic()):
+            elif not self._work(raw, deliveries, self._run.clock.monotonic()):
                 return False
         waiting.renew(run.timeout.seconds)
         return True
@@ -156,7 +155,7 @@ class Several(Batches):
             if run.waiting is not None:
                 run.waiting.settle(settled)
             self._subscriptions.sample(settled[0])
-            run.left.idle_from(time.monotonic())
+            run.left.idle_from(self._run.clock.monotonic())
             run.left.handled(len(settled))
         outage = concurrent.take_outage()
         if outage is not None:

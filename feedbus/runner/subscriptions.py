@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,11 +76,11 @@ class Subscriptions:
                 " end it, or let it share the queue"
             )
             raise BrokerOutage(msg)
-        self._run.left.idle_from(time.monotonic())
+        self._run.left.idle_from(self._run.clock.monotonic())
         return reading is not None
 
     def _on_message(self, message: Any) -> None:
-        now = time.monotonic()
+        now = self._run.clock.monotonic()
         self._run.buffer.add(Delivery.of(message), now)
         self._run.left.idle_from(now)
 

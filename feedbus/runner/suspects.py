@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -40,14 +40,18 @@ class Suspects:
     has no delivery count that would show this.
     """
 
-    def __init__(self, path: Path, *, forgiving: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, forgiving: bool = False, now: Callable[[], float] = watchdog.now
+    ) -> None:
         """Read the record of an earlier process, and keep the file open.
 
         Args:
             path: the file.
             forgiving: blame no message for the end of that process.
+            now: returns the time of a clock that all processes share.
 
         """
+        self._now = now
         private_folder(path.parent)
         self._descriptor = open_private(path, os.O_RDWR | os.O_CREAT, any_owner=True)
         self._pid = os.getpid()
@@ -59,7 +63,7 @@ class Suspects:
         self._deaths = note.deaths
         self._in_handler: Sequence[str] = ()
         if not forgiving:
-            self.blame(note.message_ids, HUNG if note.overdue_seconds else DIED)
+            self.blame(note.message_ids, HUNG if note.overdue(now()) else DIED)
         self.release()
 
     def __enter__(self) -> Self:
@@ -87,7 +91,7 @@ class Suspects:
         """Record the messages that a handler is about to handle, and their time limit."""
         self._in_handler = message_ids
         self._thread = threading.get_ident()
-        self._write(watchdog.now() + seconds)
+        self._write(self._now() + seconds)
 
     def extend(self, message_ids: Sequence[str]) -> None:
         """Record further messages of the handler since take(), at a constant cost.
@@ -101,7 +105,7 @@ class Suspects:
 
     def limit(self, seconds: float) -> None:
         """Set the time limit of the messages in the handler, from now on."""
-        self._until = watchdog.now() + seconds
+        self._until = self._now() + seconds
         os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
 
     @contextmanager
@@ -113,12 +117,12 @@ class Suspects:
         if self._until is None or threading.get_ident() != self._thread:
             yield
             return
-        left_seconds, self._until = self._until - watchdog.now(), None
+        left_seconds, self._until = self._until - self._now(), None
         os.pwrite(self._descriptor, until_text(None), UNTIL_AT)
         try:
             yield
         finally:
-            self._until = watchdog.now() + left_seconds
+            self._until = self._now() + left_seconds
             os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
 
     def blame(self, message_ids: Sequence[str], cause: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,12 +82,12 @@ class WaitingQueue:
     @property
     def silent(self) -> bool:
         """Whether nothing has arrived for longer than a probe takes."""
-        return time.monotonic() > self.arrived_at + LOST_SECONDS
+        return self.channel.connection.clock.monotonic() > self.arrived_at + LOST_SECONDS
 
     def _on_message(self, message: Any) -> None:
         if self.closed:
             return  # it comes again
-        self.arrived_at = time.monotonic()
+        self.arrived_at = self.channel.connection.clock.monotonic()
         headers = message.properties.get("application_headers") or {}
         if FENCE in headers:  # also one whose consumer is no more
             self.probes.came(message.properties.get("message_id"))

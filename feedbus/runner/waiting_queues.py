@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -58,12 +57,13 @@ class WaitingQueues:
         self._count = count
         self._counted, self._counted_at = 0, -math.inf
         self._topology = topology
+        self._clock = broker.clock(topology)
         self._names = Names(topology)
         self._consumer = consumer
         self._retries = retries
         self._open: dict[str, WaitingQueue] = {}  # by the tag of the subscription beside it
         self._full = False
-        self._renewed_at = time.monotonic()
+        self._renewed_at = self._clock.monotonic()
 
     def __len__(self) -> int:
         """Count the waiting records."""
@@ -186,7 +186,7 @@ class WaitingQueues:
 
     def _look(self) -> None:
         """Report how many records wait, if that has changed."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if len(self) != self._counted and (not len(self) or now > self._counted_at + COUNT_SECONDS):
             self._counted, self._counted_at = len(self), now
             self._count(len(self))
@@ -200,7 +200,7 @@ class WaitingQueues:
 
         """
         self._look()
-        now, age = time.monotonic(), min(RENEWED_SECONDS, timeout_seconds * RENEWED_SHARE)
+        now, age = self._clock.monotonic(), min(RENEWED_SECONDS, timeout_seconds * RENEWED_SHARE)
         if now < self._renewed_at + age / 2:
             return
         self._renewed_at = now
