@@ -15,7 +15,7 @@ UNIT := tests/test_*.py -m "not (integration or chaos or browser or processes)" 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up check docs test coverage test-all model chaos fuzz lint cluster bench bench-short clean
+.PHONY: help demo up check docs test coverage test-all model simulate chaos fuzz lint cluster bench bench-short clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -47,6 +47,9 @@ test-all: $(VENV)/.dev  ## all tests and models; then those of the broker on eac
 
 model: $(VENV)/.dev  ## every order of events of the protocols; `make test` has a short form
 	@FEEDBUS_LONG_MODELS=1 $(BIN)/python -m pytest tests/chaos/test_*_model.py
+
+simulate: $(VENV)/.dev  ## the real code under a scheduler that seeds decide: SEEDS=1..1000, SEED=7 replays, FAULT=all plants faults
+	@SEEDS=$(SEEDS) SEED=$(SEED) FAULT=$(FAULT) $(BIN)/python -m tests.simulation
 
 cluster: $(VENV)/.dev  ## three RabbitMQ nodes and two hosts that die in turn, three times over
 	@FEEDBUS_CLUSTER_ROUNDS=3 $(BIN)/python -m pytest tests/chaos/cluster $(PYTEST_ARGS)

@@ -1,0 +1,67 @@
+"""The port of time, waiting and chance, over a scheduler."""
+
+from __future__ import annotations
+
+import math
+import random
+import selectors
+import threading
+from collections.abc import Callable
+
+from feedbus.clock import Events
+from tests.simulation.scheduler import SECONDS, Scheduler
+
+START = 1_800_000_000 * SECONDS
+
+
+class SimulatedClock:
+    """The clock of every simulated process."""
+
+    takes_time = False
+
+    def __init__(self, scheduler: Scheduler, woken: Callable[[], bool] | None = None) -> None:
+        """Wait by a scheduler; woken says whether a wait for descriptors is over."""
+        self.random: random.Random = scheduler.random
+        self._scheduler = scheduler
+        self._woken = woken
+
+    def monotonic(self) -> float:
+        """Return virtual seconds."""
+        return self._scheduler.now / SECONDS
+
+    def wall_nanoseconds(self) -> int:
+        """Return virtual nanoseconds since 1970."""
+        return START + self._scheduler.now
+
+    def sleep(self, seconds: float) -> None:
+        """Give the turn away for so long."""
+        self._scheduler.wait(f"sleeps {seconds:.3f} s", until=self._in(seconds))
+
+    def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
+        """Give the turn away until an event is set."""
+        until = None if seconds is None else self._in(seconds)
+        if not event.is_set():
+            self._scheduler.wait("waits for an event", until=until, ready=event.is_set)
+        return event.is_set()
+
+    def unique(self) -> str:
+        """Return 32 hexadecimal digits."""
+        return f"{self.random.getrandbits(128):032x}"
+
+    def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
+        """Give the turn away until the broker wakes this connection."""
+        events = selector.select(0)
+        if not events and seconds != 0:
+            until = None if seconds is None else self._in(seconds)
+            self._scheduler.wait("waits for the broker", until=until, ready=self._woken)
+            self.check_open()
+            events = selector.select(0)
+        return events
+
+    def check_open(self) -> None:
+        """Raise an error where what is waited for can never come."""
+
+    def _in(self, seconds: float) -> int:
+        if math.isinf(seconds):
+            return self._scheduler.now + 10**6 * SECONDS
+        return self._scheduler.now + math.ceil(max(seconds, 0) * SECONDS)

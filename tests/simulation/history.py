@@ -1,0 +1,92 @@
+"""What was published and what came of it, and the checker that reads both."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record: the number n of its key."""
+
+    key: str
+    n: int
+
+    def __str__(self) -> str:
+        """Return key and number."""
+        return f"{self.key}{self.n}"
+
+
+@dataclass(slots=True)
+class History:
+    """What publishers were promised, and the effects of each queue in their order.
+
+    Attributes:
+        accepted: records whose publisher was told that the broker, or the store, has them.
+        tried: records that a publisher has begun to publish.
+        effects: by queue.
+        handled_by: by queue and key, the consumers.
+        failed: records that a handler has refused once at least, by queue.
+
+    """
+
+    accepted: list[Record] = field(default_factory=list)
+    tried: list[Record] = field(default_factory=list)
+    effects: defaultdict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
+    handled_by: defaultdict[tuple[str, str], set[str]] = field(
+        default_factory=lambda: defaultdict(set)
+    )
+    failed: defaultdict[str, set[Record]] = field(default_factory=lambda: defaultdict(set))
+
+
+def missing(queue: str, expected: Iterable[Record], effects: Sequence[Record]) -> list[str]:
+    """Return a fault for each record that was accepted and had no effect."""
+    had = set(effects)
+    return [
+        f"{queue}: {record} was accepted and is lost" for record in expected if record not in had
+    ]
+
+
+def invented(queue: str, tried: Iterable[Record], effects: Sequence[Record]) -> list[str]:
+    """Return a fault for each effect of a record that nobody has published."""
+    known = set(tried)
+    return [f"{queue}: {record} was never published" for record in effects if record not in known]
+
+
+def repeated(queue: str, effects: Sequence[Record]) -> list[str]:
+    """Return a fault for each record that had its effect more than once."""
+    return [
+        f"{queue}: {record} had its effect {count} times"
+        for record, count in Counter(effects).items()
+        if count > 1
+    ]
+
+
+def disordered(queue: str, effects: Sequence[Record], free: Iterable[Record] = ()) -> list[str]:
+    """Return a fault for each record whose first effect came after that of a later one of its key.
+
+    Args:
+        queue: the queue.
+        effects: in their order.
+        free: records that may come later, since their queue does not keep the order of retries.
+
+    """
+    faults, latest, unbound = [], dict[str, int](), set(free)
+    for record in dict.fromkeys(effects):
+        if record in unbound:
+            continue
+        if record.n < latest.get(record.key, 0):
+            faults.append(f"{queue}: {record} came after {record.key}{latest[record.key]}")
+        latest[record.key] = max(record.n, latest.get(record.key, 0))
+    return faults
+
+
+def wandering(queue: str, handled_by: Mapping[tuple[str, str], set[str]]) -> list[str]:
+    """Return a fault for each key that several shards of one ring have handled."""
+    return [
+        f"{queue}: key {key} was handled by {' and '.join(sorted(consumers))}"
+        for (name, key), consumers in handled_by.items()
+        if name == queue and len(consumers) > 1
+    ]

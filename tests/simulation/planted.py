@@ -1,0 +1,201 @@
+"""Faults to be planted in feedbus's own code, to see that the simulation finds them.
+
+Each takes the place of one function. `make simulate FAULT=NAME` plants one and runs seeds until it
+is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from feedbus import retry
+from feedbus.broker import publisher
+from feedbus.bus import sender
+from feedbus.dispatch import dispatch
+from feedbus.errors import BrokerOutage
+from feedbus.generations import drain, probes, switch
+from feedbus.runner import buffer, reading
+from feedbus.store import relay, tables
+from feedbus.wire.constants import KEY
+
+Change = tuple[Any, str, Any]
+
+
+def an_early_acknowledgement() -> list[Change]:
+    """Acknowledge whatever was delivered, instead of what was handled."""
+
+    def settle(self: reading.Reading, _tag: int) -> None:
+        held = getattr(self.channel, "_held", {})
+        if held:
+            self.channel.basic_ack(max(held), multiple=True)
+
+    return [(reading.Reading, "settle", settle)]
+
+
+def a_confirm_taken_for_another() -> list[Change]:
+    """Take each confirm for that of the message that has waited longest."""
+
+    def answered(self: Any, tag: int, *, multiple: bool) -> list[int]:
+        del tag, multiple
+        return list(self._waiting)[:1]
+
+    return [(publisher.Publisher, "_answered", answered)]
+
+
+def confirms_that_nobody_awaits() -> list[Change]:
+    """Return from a publish as soon as the messages are written to the connection."""
+
+    def drain(self: Any) -> None:
+        self._waiting.clear()
+
+    return [(publisher.Publisher, "_drain", drain)]
+
+
+def an_outage_taken_for_success() -> list[Change]:
+    """Take a lost connection for a publish that has succeeded."""
+    original = sender.Sender._send_window
+
+    def send(self: Any, messages: Any) -> list[Any]:
+        try:
+            return original(self, messages)
+        except BrokerOutage:
+            return []
+
+    return [(sender.Sender, "_send_window", send)]
+
+
+def lost_fences() -> list[Change]:
+    """Put no fence at the end of an old queue."""
+    return [(switch, "fence", lambda *_, **__: None)]
+
+
+def a_new_ring_read_too_soon() -> list[Change]:
+    """Read the new queues before the old ones are gone."""
+    return [(drain.Drain, "_await_others", lambda *_: True)]
+
+
+def old_rings_passed_over() -> list[Change]:
+    """Read each old queue in the share of nobody."""
+    return [(drain.Drain, "_share", lambda *_: [])]
+
+
+def held_messages_forgotten() -> list[Change]:
+    """Leave what arrived between two rings where it is held."""
+    return [(switch, "_append_held", lambda *_: None)]
+
+
+def held_messages_behind_the_switch() -> list[Change]:
+    """Append what was held to the new ring instead of the old one."""
+    original = switch._append_held
+
+    def append(channel: Any, names: Any, exchange: str, generations: Any) -> None:
+        original(channel, names, exchange, generations[-1:])
+
+    return [(switch, "_append_held", append)]
+
+
+def queues_deleted_without_proof() -> list[Change]:
+    """Take an old queue for empty at its first fence."""
+    return [
+        (probes, "NEEDED", 0),
+        (probes.Probes, "proved", property(lambda _: True)),
+        (reading.Reading, "_count", lambda _: (0, 1)),
+    ]
+
+
+def a_retry_that_forgets_its_key() -> list[Change]:
+    """Send retries back under an empty routing key."""
+    original = retry.FailurePolicy._whole
+
+    def whole(self: Any, *arguments: Any) -> Any:
+        letter = original(self, *arguments)
+        return replace(letter, headers={**letter.headers, KEY: ""})
+
+    return [(retry.FailurePolicy, "_whole", whole)]
+
+
+def retries_that_nobody_confirms() -> list[Change]:
+    """Settle a record whose retry could not be published."""
+    original = dispatch.Dispatch._send_fates
+
+    def send(self: Any, *arguments: Any, **options: Any) -> None:
+        try:
+            original(self, *arguments, **options)
+        except BrokerOutage:
+            return
+
+    return [(dispatch.Dispatch, "_send_fates", send)]
+
+
+def a_relay_that_deletes_too_soon() -> list[Change]:
+    """Delete the rows of the outbox before the broker has confirmed their messages."""
+    original = relay.publish_entries
+
+    def publish(store: Any, bus: Any, entries: Any, *rest: Any) -> int:
+        entries = list(entries)
+        with store.transaction():
+            store.outbox.remove([each.id for each in entries])
+        return original(store, bus, entries, *rest)
+
+    return [(relay, "publish_entries", publish)]
+
+
+def an_inbox_that_is_not_asked() -> list[Change]:
+    """Handle what was handled before."""
+    original = tables.SqlInbox.unseen
+
+    def unseen(self: Any, queue: str, ids: Any) -> list[str]:
+        original(self, queue, ids)
+        return list(ids)
+
+    return [(tables.SqlInbox, "unseen", unseen)]
+
+
+def deliveries_of_a_lost_connection() -> list[Change]:
+    """Go on with what an earlier connection has delivered."""
+    return [(buffer.Buffer, "clear", lambda _: None)]
+
+
+def stale_packs_refused() -> list[Change]:
+    """Never take a pack apart whose ring is not current any more."""
+    return [(sender, "_stale", lambda _: False)]
+
+
+FAULTS: Mapping[str, Callable[[], list[Change]]] = {
+    each.__name__: each
+    for each in (
+        an_early_acknowledgement,
+        a_confirm_taken_for_another,
+        confirms_that_nobody_awaits,
+        an_outage_taken_for_success,
+        lost_fences,
+        a_new_ring_read_too_soon,
+        old_rings_passed_over,
+        held_messages_forgotten,
+        held_messages_behind_the_switch,
+        queues_deleted_without_proof,
+        a_retry_that_forgets_its_key,
+        retries_that_nobody_confirms,
+        a_relay_that_deletes_too_soon,
+        an_inbox_that_is_not_asked,
+        deliveries_of_a_lost_connection,
+        stale_packs_refused,
+    )
+}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Plant a fault within the block; "" is none."""
+    changes = FAULTS[name]() if name else []
+    before = [(owner, attribute, owner.__dict__[attribute]) for owner, attribute, _ in changes]
+    for owner, attribute, value in changes:
+        setattr(owner, attribute, value)
+    try:
+        yield
+    finally:
+        for owner, attribute, value in before:
+            setattr(owner, attribute, value)

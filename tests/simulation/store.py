@@ -1,0 +1,121 @@
+"""A store in memory: feedbus's own tables, and the effects of handlers beside them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from feedbus.errors import StoreOutage
+from feedbus.store.sql import SqlStore
+from tests.simulation.clock import SimulatedClock
+from tests.simulation.scheduler import Scheduler
+
+EFFECTS = "CREATE TABLE effects (id INTEGER PRIMARY KEY, key TEXT, n INTEGER)"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a statement gave, read within its transaction."""
+
+    rowcount: int
+    rows: Sequence[Any]
+
+    def fetchall(self) -> Sequence[Any]:
+        """Return its rows."""
+        return self.rows
+
+
+class Database:
+    """The database of all simulated processes; it outlives each of them."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Make an empty one."""
+        self.scheduler = scheduler
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.connection.execute(EFFECTS)
+        self.holder: object | None = None
+        self.locks: set[str] = set()
+        self.away_until = 0
+        self.lose_answer = False
+
+    def effects(self) -> list[tuple[str, int]]:
+        """Return what was committed, in order: key and number."""
+        return self.connection.execute("SELECT key, n FROM effects ORDER BY id").fetchall()
+
+
+class SimulatedStore(SqlStore):
+    """One process's access to the database."""
+
+    def __init__(self, database: Database, project: str) -> None:
+        """Use the database."""
+        self._database = database
+        self._scheduler = database.scheduler
+        self._within = False
+        clock = SimulatedClock(database.scheduler)
+        super().__init__(project, "simulated store", "sqlite", None, clock=clock)
+
+    @contextmanager
+    def transaction(self) -> Iterator[SimulatedStore]:
+        """Commit what the block does, or nothing of it; the answer to the commit may be lost."""
+        if self._within:
+            yield self
+            return
+        database = self._database
+        self._scheduler.wait(
+            "begins a transaction", until=None, ready=lambda: database.holder is None
+        )
+        self._check()
+        database.holder, self._within = self, True
+        database.connection.execute("BEGIN")
+        try:
+            yield self
+            self._scheduler.step("commits")
+            self._check()
+        except BaseException:
+            database.connection.execute("ROLLBACK")
+            raise
+        else:
+            database.connection.execute("COMMIT")
+        finally:
+            database.holder, self._within = None, False
+        if database.lose_answer:
+            database.lose_answer = False
+            msg = "simulated store: went away during the commit"
+            raise StoreOutage(msg)
+        self._scheduler.step("has committed")
+
+    def _check(self) -> None:
+        if self._scheduler.now < self._database.away_until:
+            msg = "simulated store: away"
+            raise StoreOutage(msg)
+
+    @contextmanager
+    def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
+        """Hold a lock of the database."""
+        del wait_seconds
+        if name in self._database.locks:
+            yield False
+            return
+        self._database.locks.add(name)
+        try:
+            yield True
+        finally:
+            self._database.locks.discard(name)
+
+    def execute(self, sql: str, parameters: Mapping[str, Any]) -> Done:
+        """Execute a statement in the caller's transaction, or in one of its own."""
+        with self.transaction():
+            cursor = self._database.connection.execute(sql, dict(parameters))
+            return Done(cursor.rowcount, cursor.fetchall())
+
+    def effect(self, key: str, number: int) -> None:
+        """Note an effect, in the caller's transaction."""
+        self._scheduler.note(f"effect {key}{number}, not committed")
+        row = {"key": key, "n": number}
+        self.execute("INSERT INTO effects (key, n) VALUES (:key, :n)", row)
+
+    def close(self) -> None:
+        """Close nothing: the database outlives this process."""
