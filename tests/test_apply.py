@@ -345,3 +345,38 @@ def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
         assert timer.count(connection, names) == timer.Delayed(1, 0)
         # Their place waits again until they are on the broker's disk.
         assert not entities.exchange_exists(connection, names.timer_written(4))
+
+
+def test_plan_finds_what_bindings_of_the_timer_are_missing_or_foreign_and_apply_mends_them(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+    names = Names(system.topology)
+    with system.bus() as bus:
+        bus.publish("work", {"n": 1}, delay="2h")
+    place, below = names.timer_place(4), names.timer_place(3)
+    three, five = names.timer_queue(4, 3), names.timer_queue(4, 5)
+    guard, work = names.timer_guard("work"), names.exchange("work")
+    header = {"x-match": "all", "feedbus-timer-4": "3"}
+    with broker.connect(system.topology) as connection:
+        channel = connection.default_channel
+        channel.queue_unbind(three, place, "", arguments=header)
+        channel.queue_bind(five, place, "", arguments=header)
+        channel.exchange_unbind(
+            below, place, "", arguments={"x-match": "all", "feedbus-timer-4": "0"}
+        )
+        channel.exchange_unbind(work, guard, "")
+        channel.queue_bind(names.queue(system.topology.consumer("work")), names.timer_due, "")
+        plan, done, _ = carry_out(system.topology)
+        assert done
+        changes = {(each.action, each.name): each.reason for each in plan.changes}
+        assert changes == {
+            ("create", three): f"missing; by it delayed messages come from {place}",
+            ("create", below): f"missing; by it delayed messages come from {place}",
+            ("create", work): f"missing; by it delayed messages come from {guard}",
+            ("delete", five): f"not feedbus's own; by it delayed messages of {place} arrive twice",
+            ("delete", names.queue(system.topology.consumer("work"))): "not feedbus's own; by it"
+            f" delayed messages of {names.timer_due} arrive twice",
+        }
+        assert {each.kind for each in plan.changes} == {"binding"}
+    assert nothing_to_do(system.topology)

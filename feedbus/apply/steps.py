@@ -145,6 +145,9 @@ def _make(
     step("created")
     for queue, delay in queue_replacement.parked_delays(topology, inventory.take(topology)):
         queue_replacement.unpark(connection, topology, topology.queues[queue], delay)
+    for one in work.foreign:
+        unbind = channel.queue_unbind if one.kind == "queue" else channel.exchange_unbind
+        unbind(one.destination, one.source, one.key, arguments=one.arguments)
     timer_objects.restore(channel, names)
     step("retries-returned")
     for bound, exchange, key in work.unbound:

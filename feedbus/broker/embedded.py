@@ -67,7 +67,9 @@ def of_rows(rows: Rows) -> Survey:
         [SeenExchange(*row) for row in rows.exchanges],
         [SeenQueue(*row) for row in rows.queues],
         [
-            SeenBinding(source, "queue" if kind == "queue" else "exchange", *rest)
-            for source, kind, *rest in rows.bindings
+            SeenBinding(
+                source, "queue" if kind == "queue" else "exchange", destination, key, arguments
+            )
+            for source, kind, destination, key, arguments in rows.bindings
         ],
     )

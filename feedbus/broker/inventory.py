@@ -16,12 +16,13 @@ from feedbus.topology import Topology
 class Inventory:
     """A topology's exchanges and queues by name, and the bindings between them in their order.
 
-    The timer binds by itself, so its bindings are left out.
+    The bindings of the timer's exchanges are apart.
     """
 
     exchanges: Mapping[str, SeenExchange]
     queues: Mapping[str, SeenQueue]
     bindings: tuple[SeenBinding, ...]
+    timer_bindings: tuple[SeenBinding, ...]
 
     def bound_to(self, kind: Kind, destination: str) -> list[SeenBinding]:
         """Return the bindings of a queue or an exchange."""
@@ -52,5 +53,8 @@ def take(topology: Topology) -> Inventory:
             one
             for one in found.bindings
             if one.source and own(one.destination) and not names.is_of_timer(one.source)
+        ),
+        tuple(
+            one for one in found.bindings if names.is_of_timer(one.source) and own(one.destination)
         ),
     )

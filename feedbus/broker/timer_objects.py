@@ -167,20 +167,27 @@ def _declare_places(channel: Channel, names: Names) -> None:
 
 
 def _declare_missing(channel: Channel, names: Names, place: int) -> None:
-    """Declare the missing queues of a position that has been declared before."""
+    """Declare the missing queues of a position that has been declared before, and bind all."""
     queues = {names.timer_queue(place, digit): digit for digit in place_digits(place)}
     missing = [name for name in queues if not entities.queue_exists(channel.connection, name)]
     if missing and len(missing) < len(queues):
         channel.exchange_delete(names.timer_written(place))  # they are not on the disk yet
         _declare_queues(channel, names, place, [queues[name] for name in missing])
+    if len(missing) < len(queues):
+        for name, digit in queues.items():
+            _bind_queue(channel, names, place, digit, name)
 
 
 def _declare_queues(channel: Channel, names: Names, place: int, digits: Iterable[int]) -> None:
     for digit in digits:
         name = names.timer_queue(place, digit)
         entities.declare_kept(channel, name, _arguments(names, place, digit), quorum=True)
-        match = {"x-match": "all", TIMER_PLACES[place]: str(digit)}
-        channel.queue_bind(name, names.timer_place(place), "", arguments=match)
+        _bind_queue(channel, names, place, digit, name)
+
+
+def _bind_queue(channel: Channel, names: Names, place: int, digit: int, name: str) -> None:
+    match = {"x-match": "all", TIMER_PLACES[place]: str(digit)}
+    channel.queue_bind(name, names.timer_place(place), "", arguments=match)
 
 
 def _arguments(names: Names, place: int, digit: int) -> Mapping[str, Any]:
@@ -217,7 +224,7 @@ def exchanges_of_timer(names: Names) -> set[str]:
     found = {names.timer_due, names.timer_undelivered}
     for place in range(len(TIMER_PLACES)):
         found |= {names.timer_place(place), names.timer_written(place)}
-    guarded = filter(_has_guard, names.topology.exchanges.values())
+    guarded = filter(has_guard, names.topology.exchanges.values())
     return found | {names.timer_guard(exchange.name) for exchange in guarded}
 
 
@@ -230,7 +237,7 @@ def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
             yield from missing
 
 
-def _has_guard(exchange: Exchange) -> bool:
+def has_guard(exchange: Exchange) -> bool:
     """Whether due messages reach an exchange through a guard.
 
     A ring holds what no queue takes, and an alternate exchange of the user's own takes it.
@@ -268,7 +275,7 @@ def _bind(channel: Channel, names: Names, target: str) -> None:
             entities.declare_kept(channel, name, _way_arguments(queue), quorum=True)
     match = {"x-match": "all", TIMER_TARGET: target}
     for exchange in names.topology.exchanges.values():
-        if kind == "exchange" and _has_guard(exchange) and names.exchange(exchange.name) == name:
+        if kind == "exchange" and has_guard(exchange) and names.exchange(exchange.name) == name:
             name = _declare_guard(channel, names, exchange)
             break
     bind = channel.queue_bind if kind == "queue" else channel.exchange_bind

@@ -63,7 +63,7 @@ class Comparison:
         delays = tuple(declared.delays())
         parked = tuple(declared.parked_delays())
         declared.schedules()
-        declared.timer()
+        foreign = tuple(declared.timer())
         unbound = tuple(declared.bindings())
         leaving, deleted, nonempty = self._leftover_queues()
         return Work(
@@ -72,6 +72,7 @@ class Comparison:
             delays=delays,
             parked=parked,
             unbound=unbound,
+            foreign=foreign,
             leaving=tuple(leaving),
             deleted_queues=tuple(deleted),
             nonempty=tuple(nonempty),

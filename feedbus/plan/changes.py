@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from feedbus.broker.port import SeenBinding
+
 Action = Literal["create", "change", "delete", "dangerous"]
 Kind = Literal["exchange", "queue", "binding", "ring", "schedule", "consumer", "process"]
 
@@ -148,6 +150,7 @@ class Work:
         delays: (queue, where its retries wait) to be declared again.
         parked: the same, with retries that a crash left parked.
         unbound: (queue on the broker, exchange on the broker, key) to be taken away.
+        foreign: bindings of the timer's exchanges to be taken away.
         leaving: queues to be deleted that consumers empty first.
         deleted_queues: with those to be deleted though they are not empty.
         deleted_exchanges: the hash exchanges' entries first.
@@ -159,6 +162,7 @@ class Work:
     delays: tuple[tuple[str, str], ...] = ()
     parked: tuple[tuple[str, str], ...] = ()
     unbound: tuple[tuple[str, str, str], ...] = ()
+    foreign: tuple[SeenBinding, ...] = ()
     leaving: tuple[str, ...] = ()
     deleted_queues: tuple[str, ...] = ()
     nonempty: tuple[str, ...] = ()

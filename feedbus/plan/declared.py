@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from feedbus.broker import entities, timer_objects
+from feedbus.broker import entities, timer_bindings, timer_objects
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
-from feedbus.broker.port import SeenQueue
+from feedbus.broker.port import SeenBinding, SeenQueue
 from feedbus.cron import Cron
 from feedbus.generations import queue_replacement
 from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind
@@ -135,10 +135,18 @@ class DeclaredObjects:
                     f" its next moment is {first}",
                 )
 
-    def timer(self) -> None:
-        """Add missing queues of the timer."""
-        for name in timer_objects.missing_queues(self._names, self.seen.queues):
+    def timer(self) -> Iterator[SeenBinding]:
+        """Add what the timer lacks; yield the bindings to remove from it."""
+        names, queues = self._names, timer_objects.queues_of_timer(self._names)
+        for name in timer_objects.missing_queues(names, self.seen.queues):
             self._note("create", "queue", name, "missing; delayed messages wait there")
+        for one in timer_bindings.missing_bindings(names, self.seen, queues):
+            reason = f"missing; by it delayed messages come from {one.source}"
+            self._note("create", "binding", one.destination, reason)
+        for one in timer_bindings.foreign_bindings(names, self.seen, queues):
+            reason = f"not feedbus's own; by it delayed messages of {one.source} arrive twice"
+            self._note("delete", "binding", one.destination, reason)
+            yield one
 
     def bindings(self) -> Iterator[tuple[str, str, str]]:
         """Add changes of bindings; yield (queue, exchange, key) of those to remove."""

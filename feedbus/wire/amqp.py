@@ -73,7 +73,14 @@ class Channel(Protocol):
     ) -> object:
         """Bind an exchange to another."""
 
-    def exchange_unbind(self, destination: str, source: str = "", routing_key: str = "") -> object:
+    def exchange_unbind(
+        self,
+        destination: str,
+        source: str = "",
+        routing_key: str = "",
+        nowait: bool = False,  # noqa: FBT001, FBT002 -- AMQP's arguments
+        arguments: Arguments = None,
+    ) -> object:
         """Remove a binding between exchanges."""
 
     def queue_declare(  # noqa: PLR0913, PLR0917 -- AMQP's arguments
@@ -98,7 +105,14 @@ class Channel(Protocol):
     ) -> object:
         """Bind a queue to an exchange."""
 
-    def queue_unbind(self, queue: str, exchange: str, routing_key: str = "") -> object:
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str = "",
+        nowait: bool = False,  # noqa: FBT001, FBT002 -- AMQP's arguments
+        arguments: Arguments = None,
+    ) -> object:
         """Remove a binding of a queue."""
 
     def queue_purge(self, queue: str = "") -> Any:

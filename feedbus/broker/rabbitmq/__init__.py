@@ -79,6 +79,7 @@ class RabbitMQ:
                     "queue" if one["destination_type"] == "queue" else "exchange",
                     one["destination"],
                     one["routing_key"],
+                    one["arguments"],
                 )
                 for one in self._listed("bindings")
             ],

@@ -17,12 +17,12 @@ from feedbus.transports.sqlite.schema import SCHEMA_VERSION
 @dataclass(frozen=True, slots=True)
 class Survey:
     """Rows of a broker's tables: exchanges (name, type, arguments), queues (name, arguments, ready,
-    unacknowledged, consumers), bindings (source, kind, destination, key), in binding order.
+    unacknowledged, consumers), bindings (source, kind, destination, key, arguments) in order.
     """  # noqa: D205 -- one sentence
 
     exchanges: list[tuple[str, str, Mapping[str, Any]]]
     queues: list[tuple[str, Mapping[str, Any], int, int, int]]
-    bindings: list[tuple[str, str, str, str]]
+    bindings: list[tuple[str, str, str, str, Mapping[str, Any]]]
 
 
 def survey(path: Path) -> Survey:
@@ -55,10 +55,10 @@ def read_rows(database: sqlite3.Connection) -> Survey:
         " (SELECT count(*) FROM consumers WHERE consumers.queue = queues.id) FROM queues"
     ).fetchall()
     bindings = database.execute(
-        "SELECT source, kind, destination, routing_key FROM bindings ORDER BY id"
+        "SELECT source, kind, destination, routing_key, arguments FROM bindings ORDER BY id"
     ).fetchall()
     return Survey(
         [(name, kind, json.loads(text)) for name, kind, text in exchanges],
         [(name, json.loads(text), *counts) for name, text, *counts in queues],
-        bindings,
+        [(*names, json.loads(text)) for *names, text in bindings],
     )

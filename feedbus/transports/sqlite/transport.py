@@ -48,7 +48,7 @@ class Management(base.Management):
         """Return all bindings in the order in which they were made."""
         return [
             {"source": source, "destination": destination, "routing_key": key}
-            for source, _, destination, key in self.transport.survey().bindings
+            for source, _, destination, key, _ in self.transport.survey().bindings
         ]
 
 

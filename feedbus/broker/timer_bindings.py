@@ -1,0 +1,110 @@
+"""Which bindings of the timer a broker lacks, and which it has that are not the timer's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from feedbus.broker import entities
+from feedbus.broker.differences import differing
+from feedbus.broker.inventory import Inventory
+from feedbus.broker.names import Names
+from feedbus.broker.port import SeenBinding
+from feedbus.broker.timer import place_digits
+from feedbus.broker.timer_objects import exchanges_of_timer, has_guard
+from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
+
+
+def missing_bindings(
+    names: Names, seen: Inventory, queues: Mapping[str, Mapping[str, Any]]
+) -> Iterator[SeenBinding]:
+    """Yield the bindings that what exists of the timer should have.
+
+    Args:
+        names: of the topology.
+        seen: what the broker has.
+        queues: the timer's queues with their arguments; one with others is declared again.
+
+    """
+    found = {_identity(each) for each in seen.timer_bindings}
+    for binding in _wanted(names, seen, queues):
+        if _identity(binding) not in found:
+            yield binding
+
+
+def foreign_bindings(
+    names: Names, seen: Inventory, queues: Mapping[str, Mapping[str, Any]]
+) -> Iterator[SeenBinding]:
+    """Yield the bindings by which messages of the timer would go another way, or twice.
+
+    Args:
+        names: of the topology.
+        seen: what the broker has.
+        queues: as above.
+
+    """
+    wanted = {_identity(each) for each in _wanted(names, seen, queues)}
+    kept = exchanges_of_timer(names)  # others are deleted with their bindings
+    for binding in seen.timer_bindings:
+        if binding.source not in kept or _identity(binding) in wanted:
+            continue
+        if binding.kind == "queue" and binding.destination in queues:
+            found = seen.queues.get(binding.destination)
+            if found is None or differing(found.arguments, queues[binding.destination]):
+                continue  # it is declared again
+        if not _leads_to_target(names, binding):
+            yield binding
+
+
+def _wanted(
+    names: Names, seen: Inventory, queues: Mapping[str, Mapping[str, Any]]
+) -> Iterator[SeenBinding]:
+    """Yield the bindings between those objects of the timer that exist as they should be."""
+    undelivered = names.timer_undelivered
+
+    def usable(queue: str) -> bool:
+        found = seen.queues.get(queue)
+        return found is not None and not differing(found.arguments, queues[queue])
+
+    if undelivered in seen.exchanges and usable(undelivered):
+        yield SeenBinding(undelivered, "queue", undelivered, "")
+    for place, header in enumerate(TIMER_PLACES):
+        source = names.timer_place(place)
+        if source not in seen.exchanges:
+            continue
+        yield SeenBinding(source, "exchange", names.timer_place(place - 1), "", {header: "0"})
+        for digit in place_digits(place):
+            queue = names.timer_queue(place, digit)
+            if usable(queue):
+                yield SeenBinding(source, "queue", queue, "", {header: str(digit)})
+    yield from _wanted_of_guards(names, seen)
+
+
+def _wanted_of_guards(names: Names, seen: Inventory) -> Iterator[SeenBinding]:
+    for exchange in names.topology.exchanges.values():
+        guard = names.timer_guard(exchange.name)
+        if not has_guard(exchange) or guard not in seen.exchanges:
+            continue
+        for bound in names.topology.queues.values():
+            if bound.exchange == exchange.name and not bound.external_name:
+                for key in entities.binding_keys(bound):
+                    yield SeenBinding(guard, "exchange", names.exchange(exchange.name), key)
+
+
+def _leads_to_target(names: Names, binding: SeenBinding) -> bool:
+    """Whether a binding sends what is due to its target; those are made when they are needed."""
+    kind, _, target = str(binding.arguments.get(TIMER_TARGET, "")).partition(" ")
+    between = (names.timer_guard(""), f"{names.timer_prefix}to.")
+    return (
+        binding.source == names.timer_due
+        and bool(kind)
+        and (binding.destination == target or binding.destination.startswith(between))
+    )
+
+
+def _identity(binding: SeenBinding) -> tuple[object, ...]:
+    arguments = sorted(
+        (name, str(value)) for name, value in binding.arguments.items() if name != "x-match"
+    )
+    place = (binding.source, binding.kind, binding.destination, binding.key)
+    return (*place, tuple(arguments))
