@@ -233,7 +233,7 @@ def test_the_broker_is_scraped_and_every_rule_can_be_evaluated(stack):
     ask = stack.prometheus
     wait_until(lambda: ask.values("up", "job") == {"feedbus": 1, "web": 1, "rabbitmq": 1})
     assert ask.value("sum(rabbitmq_queues)") > 20
-    shipped = {"FeedbusHolding", "FeedbusQueueStands", "FeedbusDeadLetters"}
+    shipped = {"FeedbusHolding", "FeedbusQueueStalled", "FeedbusDeadLetters"}
     wait_until(lambda: all(rule["health"] == "ok" for rule in rules(ask)))
     assert {rule["name"] for rule in rules(ask)} > shipped
 
