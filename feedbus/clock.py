@@ -1,7 +1,7 @@
 """Time, waiting and chance as a port: the machine's, or virtual ones.
 
 Code that takes a Clock instead of `time`, `random` and `uuid` can be run in virtual time: a wait of
-minutes returns at once, and the clock shows minutes more. With a seed, such a run can be repeated.
+minutes returns immediately, and the clock shows minutes more. With a seed, a run can be repeated.
 The clock of a broker (`broker.clock`) is the clock of everybody who uses that broker.
 """
 

@@ -45,7 +45,7 @@ class Problem:
 
 
 class TopologyError(FeedbusError):
-    """A topology file has problems; all of them are listed at once."""
+    """A topology file has problems; all of them are listed."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         """Keep the problems in the order of their positions in the file."""

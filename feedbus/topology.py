@@ -94,7 +94,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """How many records a handler takes at once.
+    """How many records a handler gets in one call.
 
     Attributes:
         size: a batch is full with so many records.

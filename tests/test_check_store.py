@@ -182,8 +182,9 @@ def test_an_async_handler_or_dead_handler_beside_a_store_needs_store_false(tmp_p
 
 def test_threads_that_need_more_connections_than_the_pool_of_the_engine_has_are_a_problem(tmp_path):
     said = (
-        "topology.toml:8:15: [queues.reserve] concurrency: 15 records at once need 16 connections"
-        " of the store, and the pool of app:engine has 15: expected an engine with pool_size=16"
+        "topology.toml:8:15: [queues.reserve] concurrency: 15 concurrent records need 16"
+        " connections of the store, and the pool of app:engine has 15: expected an engine with"
+        " pool_size=16"
     )
     assert said in check(tmp_path, SQLALCHEMY, "order", "concurrency = 15\nonce = true")
     assert "ok" in check(tmp_path, SQLALCHEMY, "order", "concurrency = 15")

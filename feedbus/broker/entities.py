@@ -62,7 +62,7 @@ def binding_keys(queue: Queue) -> tuple[str, ...]:
 
 
 def declare_exchanges(channel: Channel, names: Names) -> None:
-    """Declare every exchange that is not external, and what a hash exchange needs beside it."""
+    """Declare every exchange that is not external, and the further objects of a hash exchange."""
     for exchange in names.topology.exchanges.values():
         if exchange.external_name:
             continue

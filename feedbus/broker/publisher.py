@@ -51,7 +51,7 @@ class Publisher:
     """Publishes on a separate channel: persistent, mandatory and confirmed.
 
     A full queue is tried again for a while. A message over which the broker closes the channel is
-    refused, and those beside it are published. While the broker blocks publishers, it waits.
+    refused, and the others are published. While the broker blocks publishers, it waits.
     """
 
     def __init__(

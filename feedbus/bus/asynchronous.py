@@ -47,7 +47,7 @@ class AsyncBus:
     """A bus that is awaited; feedbus.connect_async() returns one.
 
     A thread of its own encodes, sends and waits, so that the event loop never does. What several
-    tasks publish at once is sent together and shares one wait for confirms. A task that is
+    tasks publish at the same time is sent together and shares one wait for confirms. A task that is
     cancelled does not wait any more; what it publishes may arrive all the same.
     """
 

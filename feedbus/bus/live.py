@@ -39,7 +39,7 @@ class LiveBus(Bus):
     """A bus with its own connection, for any thread; feedbus.connect() returns one.
 
     It connects at the first publish, declares the topology where the broker has nothing of it,
-    and reconnects when the broker comes back. What several threads publish at once is sent
+    and reconnects when the broker comes back. What several threads publish together is sent
     together: they share one wait for confirms. A forked process gets a connection of its own.
     """
 
@@ -139,7 +139,7 @@ class LiveBus(Bus):
         Raises:
             TypeError: an argument has a wrong type, or one is no such pair.
             UsageError: there is no such exchange, or a record cannot be published.
-            Unroutable: messages came back; those beside them were published.
+            Unroutable: messages came back; the others were published.
             PublishError: messages were refused.
             BrokerOutage: the broker was away for too long; what was not confirmed may have arrived.
 

@@ -22,7 +22,7 @@ class Request:
         """Return if every record was confirmed, otherwise raise the error.
 
         Raises:
-            Unroutable: messages came back; those beside them were published.
+            Unroutable: messages came back; the others were published.
             PublishError: messages were refused.
             BrokerOutage: the broker was away for too long; what was not confirmed may have arrived.
 

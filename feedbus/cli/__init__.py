@@ -25,7 +25,7 @@ INTERRUPTIBLE = {"up", "down", "restart", "apply", "publish"}  # the others have
 
 # One line of help for each command, so that --help imports none; the module has its name.
 COMMANDS: Mapping[str, str] = {
-    "init": "Create a new project that runs at once.",
+    "init": "Create a new project that runs immediately.",
     "check": "Check the topology and list every problem.",
     "plan": "Show what apply would change.",
     "apply": "Change the running system so that it matches the topology.",

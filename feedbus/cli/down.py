@@ -17,7 +17,7 @@ from feedbus.errors import UsageError
 Examples:
   feedbus down                   # every handler finishes its current messages
   feedbus down --timeout 30s     # a process that takes longer is killed
-  feedbus down --now             # at once; messages in a handler are delivered again
+  feedbus down --now             # immediately; messages in a handler are delivered again
 """
 )
 @click.option(
@@ -26,7 +26,7 @@ Examples:
     help="Kill each process that has not ended after this time: 30s, 5m.",
 )
 @click.option(
-    "--now", is_flag=True, help="Kill every process at once, without waiting for handlers."
+    "--now", is_flag=True, help="Kill every process immediately, without waiting for handlers."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 @click.pass_obj

@@ -1,4 +1,4 @@
-"""feedbus init: a new project that runs at once."""
+"""feedbus init: a new project that runs immediately."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEANINGS = {
     "README.md": "the commands",
     "pyproject.toml": "dependencies, and options of pytest, mypy and ruff",
     "Dockerfile": "the image",
-    "compose.yaml": "the image beside RabbitMQ",
+    "compose.yaml": "the image, and RabbitMQ",
 }
 MESSAGE = '{"id": 1, "product": "chair", "customer": "ann", "quantity": 2}'
 
@@ -34,7 +34,7 @@ Examples:
 @click.argument("name")
 @click.option("--minimal", is_flag=True, help="Only the topology, the handlers and their test.")
 def command(name: str, *, minimal: bool) -> None:
-    """Create the folder NAME with a project that runs at once.
+    """Create the folder NAME with a project that runs immediately.
 
     It has two handlers, one of them on a sharded queue, and their tests; and it has what a
     deployment by Docker Compose or systemd needs. An existing folder must be empty.

@@ -78,7 +78,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
     changed ring. One shard handles all records of a key, so more shards do not help it.
     """
     if traffic is not None and keys is None:
-        msg = "--traffic: expected --keys beside it"
+        msg = "--traffic: expected --keys in addition"
         raise click.UsageError(msg)
     topology = context.load()
     found = look(topology, delete_nonempty)

@@ -30,7 +30,7 @@ class StoreOffer:
 
     Attributes:
         is_there: whether they run in its transactions.
-        session_type: the type of its session, None where it has none.
+        session_type: the type of its session, None if it has none.
 
     """
 
@@ -68,7 +68,7 @@ def check_store(draft: Draft, root: Path) -> type | None:
 
 
 def check_connections(draft: Draft, root: Path) -> None:
-    """Report queues whose threads need more connections at once than the engine's pool gives."""
+    """Report queues whose threads need more connections together than the engine's pool gives."""
     options = draft.loaded.get("store", {})
     if options.get("adapter") != SQLALCHEMY:
         return
@@ -83,9 +83,9 @@ def check_connections(draft: Draft, root: Path) -> None:
         transacted = said.get("store", True) and not said.get("stream")
         if most is None or concurrency == 1 or not transacted or needed <= most:
             continue
-        expected = f"an engine with pool_size={needed}, or fewer at once"
+        expected = f"an engine with pool_size={needed}, or a lower concurrency"
         message = (
-            f"{concurrency} records at once need {needed} connections of the store, and the pool"
+            f"{concurrency} concurrent records need {needed} connections of the store, and the pool"
             f" of {options['engine']} has {most}: expected {expected}"
         )
         draft.report.add(draft.at(queue, "concurrency"), Fault(message=message, expected=expected))

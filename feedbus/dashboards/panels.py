@@ -190,7 +190,9 @@ def _handling(topology: Topology) -> list[Panel]:
             times,
             "s",
         ),
-        Panel("Records a call", "How many records a handler takes at once.", batches, width=THIRD),
+        Panel(
+            "Records a call", "How many records a handler gets in one call.", batches, width=THIRD
+        ),
         Panel("Redelivered/s", "Delivered again after a crash.", (again,), "cps", width=THIRD),
         Panel("Misplaced/s", "Owned by another shard; always 0.", (misplaced,), "cps", width=THIRD),
         Panel(

@@ -31,7 +31,7 @@ class DeadLetter:
         reason: what the handler, the validation or the broker said.
         attempts: how often it was tried.
         errors: each field's errors, where it did not validate.
-        failed_at_microseconds: since the epoch; None where the broker dead-lettered it.
+        failed_at_microseconds: since the epoch; None if the broker dead-lettered it.
         content_type: of the body.
         body: as published.
         delivery: the message as it came, to be sent back.

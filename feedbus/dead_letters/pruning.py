@@ -74,7 +74,7 @@ class Pruning:
 def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[Limit]:
     """Delete a queue's oldest dead letters while they are too old or too many.
 
-    Several may do so at once: each decides on one dead letter, by how many are behind it.
+    Several may do so at the same time: each decides on one dead letter, by how many are behind it.
 
     Args:
         connection: to the broker.

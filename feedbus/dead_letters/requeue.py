@@ -27,7 +27,7 @@ events = EventLog(__name__)
 
 
 class Requeue:
-    """Publishes a queue's dead letters anew, with no attempt counted.
+    """Publishes a queue's dead letters again, with no attempt counted.
 
     To a queue with shards they go by its exchange, to the shard that owns the key now. To any
     other they go by an exchange of their own that leads to this queue alone: so they keep their

@@ -165,7 +165,7 @@ class ConcurrentCalls:
     def take(self) -> list[Work]:
         """Return the records that may start now; the caller then calls start().
 
-        Nothing does while a resource has to be opened anew, which waits for what runs.
+        Nothing does while a resource has to be opened again, which waits for what runs.
         """
         return self._sequencer.take() if self._resources.ready else []
 

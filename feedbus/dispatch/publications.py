@@ -28,7 +28,7 @@ class Publications(Spool):
             store: in whose outbox they are by the commit, so that a relay sends them should this
                 process die before it has.
             once: whether they go into the outbox.
-            stream: whether they are sent as they come, STREAM_RECORDS or more at once.
+            stream: whether they are sent as they come, STREAM_RECORDS or more together.
 
         """
         super().__init__()

@@ -145,7 +145,7 @@ class Drain:
     def _await_end(self, connection: Connection, queue: str) -> bool:
         """Wait until a queue is deleted; return False if the run ends or the ring changes first.
 
-        Then the queues are dealt out anew, and one that others were to read may be ours.
+        Then the queues are distributed again, and one that others were to read may be ours.
         """
         for look in itertools.count(1):
             if not broker.queue_exists(connection, queue):

@@ -41,7 +41,7 @@ class Emptying:
         Args:
             connection: to its broker.
             queue: by its name there.
-            move: takes messages elsewhere and returns when they are safe there; None where the
+            move: takes messages elsewhere and returns when they are safe there; None if the
                 queue is to be deleted only if it is empty.
 
         """

@@ -22,7 +22,7 @@ def establish(topology: Topology) -> dict[str, State]:
     Raises:
         Outage: the broker is away.
         UsageError: it has an entity with other arguments, somebody else is at this, or another
-            host consumes shards that would have to be declared anew.
+            host consumes shards that would have to be declared again.
 
     """
     with (

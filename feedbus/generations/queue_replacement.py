@@ -1,6 +1,6 @@
 """Replace a queue by one with other arguments, without a loss and in order.
 
-A queue's arguments cannot be changed, so it has to be deleted and declared anew, while messages
+A queue's arguments cannot be changed, so it has to be deleted and declared again, while messages
 come. A gate, an exchange of its own, is put before it; closed, it holds what comes:
 
     exchange ──▶ gate ──▶ queue            the gate opened: as before
@@ -89,7 +89,7 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
 def replace_delay(connection: Connection, topology: Topology, queue: Queue, delay: str) -> None:
     """Delete a retry queue; its retries are parked meanwhile.
 
-    Consumers whose retries are returned to them hold until the queue is declared anew.
+    Consumers whose retries are returned to them hold until the queue is declared again.
     """
     channel = connection.channel()
     if broker.queue_exists(connection, delay):

@@ -34,7 +34,7 @@ class DeadLetterFunction:
     Attributes:
         function: what is called.
         parameters: what it asks for after its first parameter.
-        message_type: as what the record is loaded for it; None where it takes the DeadLetter.
+        message_type: as what the record is loaded for it; None if it takes the DeadLetter.
 
     """
 

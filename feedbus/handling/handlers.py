@@ -43,7 +43,7 @@ class Handler:
 
     Attributes:
         function: what is called.
-        declared: the type in the decorator; None where the function's annotation says it.
+        declared: the type in the decorator; None if the function's annotation says it.
         batch: whether it takes Records.
 
     """
@@ -82,7 +82,7 @@ class Handler:
         where the function returns something else than None.
 
         Args:
-            session_type: the type of the store's session, None where there is none.
+            session_type: the type of the store's session, None if there is none.
             resources: of the process; those that the function asks for are opened with them.
 
         Raises:

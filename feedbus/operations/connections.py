@@ -68,7 +68,7 @@ class WholeTask(WSGITask):
 class Channel(HTTPChannel):
     """A connection with a time limit for requests, in which a refusal can still be read.
 
-    After a refusal it discards what is still sent, for a few seconds: closing at once would reset
+    After a refusal it discards what is still sent, for a few seconds: a close would then reset
     the connection, and the client would see that reset instead of the answer.
     """
 

@@ -92,7 +92,7 @@ def make_database_file(path: Path) -> None:
     under those connections (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 
     Raises:
-        NotPrivate: the file, or one that SQLite keeps beside it, is a link or another user's.
+        NotPrivate: the file, or one that SQLite keeps next to it, is a link or another user's.
         OSError: a folder or the file cannot be made, or the file not be written.
 
     """

@@ -28,15 +28,15 @@ class Message:
         message_id: of the record; where its publisher gave none, one that is derived from the
             message and the same at each delivery.
         attempt: 1 for the first, 2 for the first retry.
-        priority: None where the publisher gave none.
+        priority: None if the publisher gave none.
         published_at: when it was published first, in UTC, also at a retry and after it was a dead
-            letter; None where the publisher does not say.
+            letter; None if the publisher does not say.
         redelivered: whether the broker has delivered it before, for example to a process that died.
         queue: as topology.toml names it.
         consumer: the queue's name, or the shard's.
-        content_type: of the body; None where the publisher gave none.
-        type: AMQP's property of that name, None where the publisher gave none.
-        correlation_id: AMQP's property of that name, None where the publisher gave none.
+        content_type: of the body; None if the publisher gave none.
+        type: AMQP's property of that name, None if the publisher gave none.
+        correlation_id: AMQP's property of that name, None if the publisher gave none.
 
     """
 

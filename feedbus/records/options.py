@@ -16,7 +16,7 @@ MOST_PRIORITY = 255
 
 
 def envelope_of(options: Mapping[str, Any]) -> Envelope | None:
-    """Return the checked options, None where all of them are None.
+    """Return the checked options, None if all of them are None.
 
     Raises:
         TypeError: there is no such option, or one has a wrong type.

@@ -66,7 +66,7 @@ class Part:
             if self.key_column not in self.columns or self.key != "":
                 known = ", ".join(self.columns) or "none"
                 msg = (
-                    f"key_column: expected the name of a column ({known}) and no key beside it,"
+                    f"key_column: expected the name of a column ({known}) without a key,"
                     f" got {self.key_column!r} and the key {self.key!r}"
                 )
                 raise UsageError(msg)

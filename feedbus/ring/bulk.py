@@ -1,4 +1,4 @@
-"""Place many routing keys at once: hashing and jumping by numpy, ten times as fast as one by one.
+"""Place many routing keys together: hashing and jumping by numpy, ten times as fast as one by one.
 
 The algorithms are those of feedbus.ring.hashing and feedbus.ring.jumping, for a column of keys.
 Words wrap around at their width here, so nothing has to be cut. Loading numpy takes a tenth of a

@@ -41,7 +41,7 @@ class Batches:
     def arrive(self, raw: RawConnection) -> bool:
         """Wait for a batch: until it is full, or its wait is over and no more arrived.
 
-        So a record that comes alone is handled at once, and those that come fast gather while the
+        So a single record is handled immediately, and those that come fast gather while the
         batch before them is handled. What waits here is handled only while its channel is open:
         else it comes again. Returns whether there is anything to do.
         """
@@ -146,7 +146,7 @@ class Batches:
         """Hold because of an outage; return whether to try again, or False to end the run.
 
         Raises:
-            Outage: what waits has to be read anew.
+            Outage: what waits has to be read again.
 
         """
         run = self._run

@@ -155,7 +155,7 @@ class Concurrent:
     def blame_slow(self, timeout: ConsumerTimeout) -> None:
         """Count slow messages as the cause of a channel that the broker closed.
 
-        It is handled alone when it comes again. What was delivered beside it is not blamed.
+        It is handled alone when it comes again. The other messages are not counted as the cause.
         """
         slow = self._calls.slow
         self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.exceeded)

@@ -112,7 +112,7 @@ class Suspects:
     def paused(self) -> Iterator[None]:
         """Do not count the time of the block against a running handler.
 
-        In another thread than that of take() it does count: several handlers work at once.
+        In another thread than that of take() it does count: several handlers run together.
         """
         if self._until is None or threading.get_ident() != self._thread:
             yield

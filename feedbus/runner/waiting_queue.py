@@ -46,7 +46,7 @@ class WaitingQueue:
         """Subscribe, and return when all waiting records were delivered.
 
         Returns:
-            None where another consumer reads the queue.
+            None if another consumer reads the queue.
 
         """
         if entities.consumers(connection, queue):

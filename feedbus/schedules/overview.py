@@ -19,7 +19,7 @@ class ScheduleOverview:
         timezone: of the line.
         exchange: where its message is published.
         last: the moment of this line that was fired last, in ISO 8601 and the schedule's time zone;
-            None where none was.
+            None if none was.
         next: the moment that will be fired next.
 
     """

@@ -135,7 +135,7 @@ class Store(Protocol):
     def transaction(self) -> AbstractContextManager[Any]:
         """Commit all effects of the block, or none; within another transaction, join that one.
 
-        It yields the session that handlers may ask for, None where there is none.
+        It yields the session that handlers may ask for, None if there is none.
 
         Raises:
             StoreOutage: the store became unavailable. Nothing was committed; if the connection

@@ -142,7 +142,7 @@ class Relay:
 
     An outage of the broker neither fails nor delays a caller: the rows stay, and the thread
     publishes them when the broker answers again. Until then, new rows wait behind them. The
-    thread also removes published rows, many at once, and deletes from the inbox what is older
+    thread also removes published rows, many together, and deletes from the inbox what is older
     than the topology's keep_handled.
 
     Example:

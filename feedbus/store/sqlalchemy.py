@@ -150,7 +150,7 @@ class SqlAlchemyStore(SqlStore):
         """Return what begins a transaction of SQLite, with the first statement, when it may write.
 
         Python's sqlite3 begins only before the first INSERT. A transaction that has read before is
-        then refused at once if another one has written meanwhile.
+        then refused immediately if another one has written meanwhile.
         """
 
         def begin(_session: Session, _transaction: Any, connection: Connection) -> None:

@@ -20,7 +20,7 @@ class Turn:
     """One connection's turn to write; a lock on a file makes writers wait for each other.
 
     SQLite itself lets a writer sleep and ask again, up to 100 ms later: among a dozen writers some
-    wait for seconds. The kernel wakes the next one at once, and frees the lock of one that dies.
+    wait for seconds. The kernel wakes the next one directly, and frees the lock of one that dies.
     """
 
     def __init__(self, path: str) -> None:

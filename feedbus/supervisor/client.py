@@ -75,7 +75,7 @@ def ask(
         topology: whose supervisor.
         command: as circusctl knows it.
         progress: for a command that waits for processes to end: called now and then with those
-            that are still busy. Without it the answer has to come at once.
+            that are still busy. Without it the answer must come immediately.
         properties: the command's.
 
     Raises:

@@ -1,7 +1,7 @@
 """The process from which consumers are forked: `python -m feedbus.supervisor.forkserver`.
 
 It imports feedbus and its libraries, but no handler, since a project's imports may start threads,
-which a fork does not copy. Each child is forked by a process that ends at once: Linux makes it a
+which a fork does not copy. Each child is forked by a process that then ends: Linux makes it a
 child of the supervisor.
 """
 
@@ -48,7 +48,7 @@ def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
 
 
 def preload(topology_path: Path, modules: Sequence[str]) -> None:
-    """Import modules, and what a consumer of the topology needs beside its handler."""
+    """Import modules, and what a consumer of the topology needs besides its handler."""
     for module in modules:
         importlib.import_module(module)
     from feedbus import broker, config

@@ -39,7 +39,7 @@ class UnlockedWatcher(Watcher):
             await self._start()
 
     async def reload(self, graceful: bool = True, sequential: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 -- circus's signature
-        """Restart; circus's graceful reload would run a slot's old and new process at once."""
+        """Restart; circus's graceful reload would run a slot's old and new process together."""
         await self.restart()
 
     def incr(self, nb: int = 1) -> asyncio.Future[int]:

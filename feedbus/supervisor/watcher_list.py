@@ -28,7 +28,7 @@ class WatcherList:
         Args:
             arbiter: circus's.
             watchers: in the order of the topology.
-            fork_server: starts a fork server; it returns None where there is none.
+            fork_server: starts a fork server; it returns None if there is none.
 
         """
         self._arbiter = arbiter

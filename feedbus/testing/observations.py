@@ -65,7 +65,7 @@ class RecordingSender(Sender):
     """Sends messages, and records those that the broker accepted."""
 
     def __init__(self, topology: Topology, published: list[Published]) -> None:
-        """Append to published; a queue that is full refuses at once."""
+        """Append to published; a queue that is full refuses immediately."""
         super().__init__(topology, nacked_seconds=0)
         self._published = published
         self._codecs = Codecs.of(topology)

@@ -25,7 +25,7 @@ class Tls:
     Attributes:
         ca_certs: a PEM file of the authorities that are trusted, None for the system's.
         certfile: a PEM file of our own certificate, None for none.
-        keyfile: a PEM file of its key, None where certfile holds both.
+        keyfile: a PEM file of its key, None if certfile holds both.
         server_name: the name that the server's certificate must have, "" for the URL's host.
         verified: whether certificate and name are verified at all.
 

@@ -148,14 +148,14 @@ class Delivery:
 
 
 def moment_of(value: object) -> int | None:
-    """Return a header's microseconds since 1970, None where they are no moment."""
+    """Return a header's microseconds since 1970, None if they are no moment."""
     if type(value) is int and EARLIEST_MICROSECONDS <= value < LATEST_MICROSECONDS:
         return value
     return None
 
 
 def seconds_since(value: object, now_microseconds: int) -> float | None:
-    """Return the seconds since the moment in a header, None where that cannot be true.
+    """Return the seconds since the moment in a header, None if that cannot be true.
 
     Any program can write a header. A moment far in the future, or longer ago than a message can
     wait, is none.

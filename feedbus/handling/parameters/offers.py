@@ -32,7 +32,7 @@ class Given:
 
         Args:
             bus: collects what the handler publishes.
-            session: of the store's transaction, None where there is none.
+            session: of the store's transaction, None if there is none.
             records: the Records that are handled; a single record is a batch of one.
 
         """
@@ -63,7 +63,7 @@ class Offer:
 
     Attributes:
         names: of what is given.
-        session_type: of the store's session, None where there is none.
+        session_type: of the store's session, None if there is none.
         refused: by the name of what is not given here, what to write instead.
 
     """

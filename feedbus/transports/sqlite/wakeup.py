@@ -1,6 +1,6 @@
 """Sockets by which the connections to one broker file wake each other.
 
-Each connection that consumes has a datagram socket in the folder beside the broker file, named by
+Each connection that consumes has a datagram socket in the folder next to the broker file, named by
 its id; a connection that puts something on its queues notifies it after the commit. A socket's path
 may have 108 bytes at most; on Linux a longer one goes through a descriptor of the folder.
 """
