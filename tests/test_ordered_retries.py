@@ -35,6 +35,8 @@ from tests.projects import wait_until
 from tests.systems import BATCH, System, queue, sharded
 
 DELAYS = RetryPolicy((0.1, 0.1, 0.1), "dead-letter")
+LONG_SECONDS = 600.0
+LATER = RetryPolicy((LONG_SECONDS,) * 3, "dead-letter")
 ORDERED = {"order_by": True, "single_active_consumer": True, "retry": DELAYS}
 EIGHT = list(range(1, 9))
 
@@ -85,6 +87,18 @@ class Failing:
         self.seen.extend(numbers)
 
 
+def due_after(monkeypatch: pytest.MonkeyPatch, seen: list[int], number: int) -> None:
+    """Let no waiting record be due before a number was handled, and all after: at any load."""
+    now, skipped = OrderedRetries.now, [0.0]
+
+    def later(retries: OrderedRetries) -> float:
+        if number in seen:
+            skipped[0] += LONG_SECONDS
+        return now(retries) + skipped[0]
+
+    monkeypatch.setattr(OrderedRetries, "now", later)
+
+
 def published(system: System, numbers: list[int] = EIGHT, exchange: str = "work") -> None:
     """Publish numbers of the key of their parity."""
     with system.bus() as bus:
@@ -105,11 +119,12 @@ def work(**options: Any) -> Any:
     ("how", "kind"),
     [("single", "classic"), ("batch", "quorum"), ("concurrent", "classic")],
 )
-def test_a_failed_records_key_waits_and_other_keys_go_on(make, how, kind):
+def test_a_failed_records_key_waits_and_other_keys_go_on(make, how, kind, monkeypatch):
     options = {"batch": {"batch": BATCH}, "concurrent": {"concurrency": 4, "prefetch": 20}}
-    system = make(work(type=kind, **options.get(how, {})))
+    system = make(work(type=kind, retry=LATER, **options.get(how, {})))
     published(system)
     handler = Failing({3: 2, 7: 1})
+    due_after(monkeypatch, handler.seen, 8)
     system.run(handler.batch if how == "batch" else handler.one, batch=how == "batch")
     odd = [number for number in handler.seen if number % 2]
     even = [number for number in handler.seen if number % 2 == 0]
@@ -119,10 +134,11 @@ def test_a_failed_records_key_waits_and_other_keys_go_on(make, how, kind):
     assert waiting_in(system, Names(system.topology).queue(system.topology.consumer("work"))) == 0
 
 
-def test_a_batch_that_wants_an_earlier_record_again_counts_for_nothing(make):
-    system = make(work(batch=BATCH))
+def test_a_batch_that_wants_an_earlier_record_again_counts_for_nothing(make, monkeypatch):
+    system = make(work(batch=BATCH, retry=LATER))
     published(system)
     handler = Failing({3: 1})
+    due_after(monkeypatch, handler.seen, 8)
     calls = []
 
     def mark(records: Records, _bus: Any) -> None:
