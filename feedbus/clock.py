@@ -30,7 +30,7 @@ class Clock(Protocol):
 
     Attributes:
         takes_time: whether a wait takes real time, so that a signal has to be able to end it.
-        random: where jitter and names come from.
+        random: the source of jitter and of random names.
 
     """
 

@@ -33,7 +33,7 @@ class Codec(Protocol):
         Whatever it raises makes the message a dead letter.
 
         Args:
-            body: as delivered.
+            body: the bytes of the message.
             content_type: of the message.
             headers: of the message.
 
@@ -102,13 +102,13 @@ class Codecs:
         """Return the records of a message's body; see feedbus.records.packs.decode.
 
         Args:
-            body: as delivered.
-            content_type: as the message says.
+            body: the bytes of the message.
+            content_type: of the message.
             message_id: the id of a plain message.
             key: the routing key of a plain message.
-            content_encoding: how the body's text is encoded, as the message says.
+            content_encoding: of the message, the encoding of the body's text.
             headers: of the message, for a codec.
-            reads: what the handler takes where no codec says what the body is.
+            reads: the kind of body that the handler reads if there is no codec.
 
         Raises:
             InvalidBody: the body is not what its content type says.

@@ -67,8 +67,8 @@ class FailurePolicy:
 
     Attributes:
         names: on the broker.
-        consumer: whose policy it is.
-        rules: which exceptions are tried again.
+        consumer: with the policy.
+        rules: the exceptions that are retried.
         in_order: whether what is tried again waits in the order of its key.
 
     """

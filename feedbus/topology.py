@@ -172,10 +172,10 @@ class StoreOptions:
 
     Attributes:
         adapter: "peewee", "sqlalchemy", or the dotted name of what makes a store of a topology.
-        url: where the store is; the sqlalchemy adapter has none.
+        url: of the store; the sqlalchemy adapter has none.
         engine: the dotted name of the project's SQLAlchemy engine.
         prepare: the dotted name of what is called with the topology before anything is started.
-        keep_handled_seconds: how long it is remembered which messages were handled once.
+        keep_handled_seconds: how long rows of the inbox are kept.
 
     """
 
@@ -252,7 +252,7 @@ class Schedule:
         payload: its payload.
         headers: its headers.
         timezone: the time zone of the line, by its name in the IANA database.
-        catch_up_seconds: how late a missed moment is fired at most.
+        catch_up_seconds: how late a missed schedule may be fired.
 
     """
 

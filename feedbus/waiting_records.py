@@ -20,14 +20,14 @@ class WaitingRecord(Generic[Arrival]):
     """A record that failed and will run again, or that waits for such a record of its key.
 
     Attributes:
-        key: what must stay in order.
+        key: the ordering key.
         place: records of one key run in the order of their places; others may have the same.
         message_id: of the record.
         identified: whether the publisher gave the id, so that no other record has it.
         attempt: how often it has failed; BLOCKED where it is a dead letter that blocks its key.
         due_at: not before this time, in seconds since 1970; 0 for what only waits for others.
         queue: in which its message is.
-        arrival: what the broker delivered; None while it is on its way, or given back.
+        arrival: its delivery; None if its message is being sent or was returned.
 
     """
 
@@ -176,7 +176,7 @@ class WaitingRecords(Generic[Arrival]):
 
         Args:
             now: in seconds since 1970.
-            most: how many.
+            most: the largest number of records.
             alone: whether the record with an id is not to be taken together with others.
 
         """
@@ -217,7 +217,7 @@ class WaitingRecords(Generic[Arrival]):
         """Record that a record has failed again, and that its next message is being sent.
 
         Args:
-            record: that was taken.
+            record: returned by take().
             due_at: when it is to run.
             attempt: how often it has failed, once more than before by default.
 

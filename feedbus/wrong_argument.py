@@ -12,9 +12,9 @@ def refuse(argument: str, expected: str, given: object, hint: str = "") -> NoRet
 
     Args:
         argument: its name.
-        expected: what it has to be.
-        given: what it is.
-        hint: what to do, where that is not clear.
+        expected: the expected type or value.
+        given: the given value.
+        hint: what to do, if that is not obvious.
 
     Raises:
         TypeError: always.

@@ -72,7 +72,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     """Carry out a plan.
 
     Args:
-        topology: what is wanted.
+        topology: the wanted state.
         plan: made just now, of this topology; the caller holds exclusive().
         supervisor: of the running consumers, None when nothing runs.
         wait: whether to wait until the old queues are drained, and to delete them then.

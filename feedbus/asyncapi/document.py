@@ -31,7 +31,7 @@ def document(topology: Topology, version: str = "1.0.0") -> dict[str, Any]:
     Exchanges are channels that the project sends to, queues are channels that it receives from.
 
     Args:
-        topology: whose handlers are imported.
+        topology: its handlers are imported.
         version: of the interface that is described.
 
     Raises:

@@ -36,7 +36,7 @@ class Messages:
         """Describe the messages of a topology.
 
         Args:
-            topology: whose queues are described.
+            topology: its queues are described.
             routes: for each queue its handlers, imported.
 
         """

@@ -16,7 +16,7 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
     """Return an open connection to the topology's broker: to the first node that answers.
 
     Args:
-        topology: whose broker.
+        topology: with the URL of the broker.
         beating: True for a caller that sends heartbeats; the broker then drops the connection
             when they stop. Others are found dead by TCP alone.
 

@@ -100,8 +100,8 @@ def declare_ring(
     Args:
         channel: on which it is declared.
         names: of the topology.
-        generation: whose ring it is.
-        report: is called with why this takes long; by default that is logged.
+        generation: its ring is declared.
+        report: called with the reason if this takes long; by default it is logged.
 
     """
     topology = names.topology
@@ -259,8 +259,8 @@ def declare_delay(
     Args:
         channel: of the broker.
         names: of the topology.
-        queue: whose retries wait.
-        milliseconds: how long they wait.
+        queue: the queue of the retries.
+        milliseconds: the delay.
         expires: True when no retry policy names this delay, so that the broker drops it after use.
 
     """
@@ -311,7 +311,7 @@ def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
     """Return a queue's (messages ready, consumers), None when the broker has no such queue.
 
     Raises:
-        Outage: it has, but on a node that is down, or for another connection alone.
+        Outage: the queue is on a node that is down, or exclusive to another connection.
 
     """
     from amqp.exceptions import NotFound, ResourceLocked

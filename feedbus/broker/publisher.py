@@ -34,7 +34,7 @@ class Refusal:
     """A message that the broker did not accept.
 
     Attributes:
-        message: that was published.
+        message: the published message.
         outcome: "returned" where no queue took it, "nacked" for any other reason.
         reason: why, for people.
         final: whether the broker never takes it as it is: it closed the channel over it.
@@ -66,11 +66,11 @@ class Publisher:
         """Open a channel of a connection.
 
         Args:
-            connection: which others may use too, but no other thread meanwhile.
-            timeout_seconds: for the confirms of what one call of send() publishes.
-            blocked_seconds: for an alarm of the broker, after which the confirms have their time.
-            nacked_seconds: for a queue that is full, or whose node has just died, to take messages.
-            blockage: is informed of alarms; by default one of its own.
+            connection: may be used by others, but by no other thread at the same time.
+            timeout_seconds: time limit for the confirms of one call of send().
+            blocked_seconds: time limit for an alarm of the broker; timeout_seconds begins after it.
+            nacked_seconds: time limit for a queue that is full, or whose node has just died.
+            blockage: the state of alarms; by default a new one.
 
         """
         self._timeout_seconds = timeout_seconds
@@ -272,11 +272,11 @@ def publish_all(connection: Connection, messages: Sequence[Outgoing]) -> list[Re
     """Publish what a change of a ring moves or writes down, and wait for queues that are full.
 
     Args:
-        connection: which others may use too.
+        connection: may be used by others, too.
         messages: in their order.
 
     Raises:
-        BrokerOutage: they were not confirmed in time.
+        BrokerOutage: the messages were not confirmed in time.
 
     """
     with Publisher(connection, nacked_seconds=math.inf) as publisher:

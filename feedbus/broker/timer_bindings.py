@@ -22,7 +22,7 @@ def missing_bindings(
 
     Args:
         names: of the topology.
-        seen: what the broker has.
+        seen: the broker's objects.
         queues: the timer's queues with their arguments; one with others is declared again.
 
     """
@@ -39,7 +39,7 @@ def foreign_bindings(
 
     Args:
         names: of the topology.
-        seen: what the broker has.
+        seen: the broker's objects.
         queues: as above.
 
     """

@@ -25,9 +25,9 @@ def connect(
     Args:
         topology: the file, or what it says; without it the file that FEEDBUS_TOPOLOGY names, or
             topology.toml in this folder.
-        metrics: where records are counted.
+        metrics: count the records.
         timeout_seconds: how long a publish waits for a broker that is away.
-        store: one that is open already, for bus.transaction(); by default the topology's.
+        store: an open store for bus.transaction(); by default the topology's.
 
     Raises:
         TopologyError: with every problem that the file has.

@@ -60,9 +60,9 @@ class LiveBus(Bus):
 
         Args:
             topology: of the system.
-            metrics: where records are counted.
-            timeout_seconds: how long the broker may be away.
-            store: one that is open already, for transaction(); it stays open.
+            metrics: count the records.
+            timeout_seconds: how long to try again during an outage of the broker.
+            store: an open store for transaction(); it stays open.
 
         """
         self._topology = topology

@@ -45,11 +45,11 @@ class Sender:
         """Connect at the first send.
 
         Args:
-            topology: whose broker.
-            metrics: where records are counted.
-            timeout_seconds: for the confirms of a window of messages.
-            blocked_seconds: for an alarm of the broker, while it takes nothing.
-            nacked_seconds: for a queue that is full, or whose node has just died, to take them.
+            topology: with the URL of the broker.
+            metrics: count the records.
+            timeout_seconds: time limit for the confirms of a window of messages.
+            blocked_seconds: time limit for an alarm of the broker.
+            nacked_seconds: time limit for a queue that is full, or whose node has just died.
 
         """
         self._timeout_seconds = timeout_seconds

@@ -37,7 +37,7 @@ class Option(fields.Field[Any]):
 
         Args:
             description: what the option means, in sentences; it may have links in Markdown.
-            default: as the file would write it, or in words; "" if the dataclass has it.
+            default: in the file's notation, or in words; "" if the dataclass has it.
             required: whether the option must be there.
             attribute: the field of the dataclass, where its name is another.
             example: a value for editors, where the kind has none or a misleading one.

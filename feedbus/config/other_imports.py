@@ -33,9 +33,9 @@ def check_other_imports(
     """Import dead handlers, middleware and exceptions, and look for the programs of processes.
 
     Args:
-        draft: what the file says.
+        draft: the content of the file.
         root: the folder of the topology.
-        store: what there is of a store.
+        store: the features of the store.
         handlers: the dotted names of all handlers.
 
     """

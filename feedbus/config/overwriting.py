@@ -21,10 +21,10 @@ def overwrite(path: Path, content: bytes) -> None:
 
     Args:
         path: the file; a symbolic link is followed and stays one.
-        content: what it is to hold.
+        content: the new content.
 
     Raises:
-        OSError: it is read-only or cannot be written; it is as it was.
+        OSError: the file is read-only or cannot be written; it is unchanged.
 
     """
     target = Path(os.path.realpath(path))

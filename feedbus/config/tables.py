@@ -206,7 +206,7 @@ def option_schema(option: Option, default: str = "") -> dict[str, Any]:
 
     Args:
         option: of a table, or what each entry of an array or table is.
-        default: as the file would write it, or in words; "" for none.
+        default: in the file's notation, or in words; "" for none.
 
     """
     described = option.schema()

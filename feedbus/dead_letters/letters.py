@@ -28,12 +28,12 @@ class DeadLetter:
         message_id: of the record, or of the message where its body could not be read.
         queue: as topology.toml names it.
         key: the routing key that it was published with.
-        reason: what the handler, the validation or the broker said.
-        attempts: how often it was tried.
+        reason: of the handler, the validation or the broker.
+        attempts: how often the handler was called for it.
         errors: each field's errors, where it did not validate.
         failed_at_microseconds: since the epoch; None if the broker dead-lettered it.
         content_type: of the body.
-        body: as published.
+        body: the published bytes.
         delivery: the message as it came, to be sent back.
 
     """
@@ -109,9 +109,9 @@ def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
     """Return the dead letter for a message that has failed.
 
     Args:
-        queue: whose record it is.
-        message: what is to be put aside.
-        delivery: what brought the record.
+        queue: the queue of the record.
+        message: the message of the dead letter.
+        delivery: the delivery of the record.
 
     """
     headers = message.headers

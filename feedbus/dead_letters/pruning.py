@@ -79,7 +79,7 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
     Args:
         connection: to the broker.
         topology: of the queue.
-        queue: whose limits count.
+        queue: with the limits.
 
     Returns:
         How many were dropped for which limit.

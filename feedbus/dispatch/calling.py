@@ -82,7 +82,7 @@ class Calling:
         """Return the exceptions of records; log those that are failures.
 
         Raises:
-            Outage: it is an outage's doing.
+            Outage: an outage is the cause.
 
         """
         if isinstance(error, Outage):

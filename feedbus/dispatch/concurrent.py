@@ -196,7 +196,7 @@ class ConcurrentCalls:
         What has met an outage is to run again; self.outage says which it was.
 
         Raises:
-            Outage: what finishing needs is away; what has ended stays for the next call.
+            Outage: the broker or store is unavailable; the next call continues.
 
         """
         self.waker.sleep()

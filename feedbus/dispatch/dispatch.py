@@ -144,10 +144,10 @@ class Dispatch:
         """Record that one record was handled, with its exception if there is one.
 
         Args:
-            arrived: what brought it.
+            arrived: its delivery.
             row: its place there.
             error: as calling.judge() returns it.
-            seconds: how long the call took.
+            seconds: the duration of the call.
 
         """
         self._metrics.handled(seconds, 1)
@@ -200,7 +200,7 @@ class Dispatch:
         """Decode deliveries; return them and the records for the handlers.
 
         Args:
-            deliveries: that have come.
+            deliveries: in the order of their arrival.
             running: ids of messages that are being handled.
 
         Raises:
@@ -221,8 +221,8 @@ class Dispatch:
         """Dead-letter a delivery without decoding it; it may then be acknowledged.
 
         Args:
-            delivery: that costs its consumer.
-            reason: how.
+            delivery: the message that crashes its consumer.
+            reason: of the dead letter.
             quietly: whether not to call the dead handler, since that costs the consumer too.
 
         """

@@ -84,7 +84,7 @@ class Opening:
 
         Args:
             topology: with the project's codecs.
-            consumer: whose queue it is.
+            consumer: the consumer of the queue.
             routes: to the queue's handlers.
             failure_policy: decides on what cannot be read.
             caller_of: returns what calls a handler.
@@ -168,9 +168,9 @@ class Opening:
         """Load records for a handler, and put them behind those that came before.
 
         Args:
-            runs: what has come before.
+            runs: the earlier runs.
             callee: the handler that they are for.
-            arrived: what brought them.
+            arrived: their deliveries.
             pack: the records.
             rows: the place of each in what brought them, where these are not all of its records.
 

@@ -41,9 +41,9 @@ class Arrival:
     """A delivery of a waiting record.
 
     Attributes:
-        delivery: what the handler gets.
-        message: as the broker delivered it, to be sent elsewhere as it is.
-        arrived_at: by the monotonic clock.
+        delivery: for the handler.
+        message: the delivered message, which can be sent to another queue unchanged.
+        arrived_at: time of the monotonic clock.
 
     """
 
@@ -68,9 +68,9 @@ class OrderedRetries:
         """Start without waiting records.
 
         Args:
-            order: what says which key a record has.
+            order: determines the key of a record.
             policy: decides on records that have failed.
-            clock: by which records are due.
+            clock: determines when records are due.
             block_on_dead: whether dead letters block their keys.
 
         """
@@ -157,7 +157,7 @@ class OrderedRetries:
         """Return waiting records that run now; the caller then calls settled().
 
         Args:
-            most: how many.
+            most: the largest number of records.
             alone: whether the record with an id is not to be taken together with others.
 
         """

@@ -24,7 +24,7 @@ class Publications(Spool):
         """Start without messages.
 
         Args:
-            sender: what sends the messages.
+            sender: sends the messages.
             store: in whose outbox they are by the commit, so that a relay sends them should this
                 process die before it has.
             once: whether they go into the outbox.

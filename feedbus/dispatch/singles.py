@@ -98,7 +98,7 @@ class SingleCalls:
         """Publish the messages of all handled records, and return the deliveries to acknowledge.
 
         Raises:
-            Outage: what finishing needs is away; it may be repeated.
+            Outage: the broker or store is unavailable; the call may be repeated.
 
         """
         published = self._published

@@ -29,7 +29,7 @@ class Twins:
         Args:
             queue: the queue.
             inbox: of its store.
-            metrics: where repetitions are counted.
+            metrics: count repetitions.
             unique: returns digits that no other id has.
 
         """

@@ -50,8 +50,8 @@ class Drain:
 
         Args:
             topology: of today.
-            consumer: whose queues these are.
-            states: by exchange, as the broker has them.
+            consumer: the reader of the queues.
+            states: the broker's state of each ring, by exchange.
             pause: lets a moment pass while others drain; False when the run is over.
 
         """

@@ -40,7 +40,7 @@ class Emptying:
 
         Args:
             connection: to its broker.
-            queue: by its name there.
+            queue: its name on the broker.
             move: takes messages elsewhere and returns when they are safe there; None if the
                 queue is to be deleted only if it is empty.
 

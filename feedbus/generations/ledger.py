@@ -187,7 +187,7 @@ def _take(
     """Read the message of a queue and leave it there; None if there is none.
 
     Raises:
-        _DamagedError: there is only what feedbus has not written.
+        _DamagedError: the queue has only messages that feedbus did not write.
 
     """
     for _ in range(attempts):

@@ -16,8 +16,8 @@ def remove_queue(
 
     Args:
         connection: to its broker.
-        topology: whose queue.
-        queue: by its name there.
+        topology: of the queue.
+        queue: its name on the broker.
         nonempty: whether its messages may go with it.
 
     """

@@ -18,7 +18,7 @@ class Unfit(UsageError):  # noqa: N818 -- names what it is
 
     Attributes:
         expected: what would work.
-        got: what was found instead.
+        got: the found object.
 
     """
 
@@ -38,7 +38,7 @@ def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
     """Return an annotation of a function as an object, also where it is written as a text.
 
     Args:
-        function: whose annotation it is; the names in a text are those of its module.
+        function: has the annotation; names in a text are looked up in its module.
         name: of the parameter, or "return".
         written: the annotation as Python keeps it.
 

@@ -32,9 +32,9 @@ class DeadLetterFunction:
     """A dead handler.
 
     Attributes:
-        function: what is called.
-        parameters: what it asks for after its first parameter.
-        message_type: as what the record is loaded for it; None if it takes the DeadLetter.
+        function: the function that is called.
+        parameters: its parameters after the first one.
+        message_type: the type of its record; None if it takes the DeadLetter.
 
     """
 
@@ -52,7 +52,7 @@ class DeadLetterFunction:
         """Return the dead handler of a function.
 
         Raises:
-            Unfit: it cannot be called, or something that it asks for is not there.
+            Unfit: it cannot be called, or a parameter requests an unknown value.
 
         """
         called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls

@@ -63,7 +63,7 @@ class HandlerLoop:
         """Return what a coroutine returns, or raise what it raises.
 
         Raises:
-            HandlerTimeout: it took longer, so it was cancelled.
+            HandlerTimeout: it exceeded the limit and was cancelled.
 
         """
         limited = limit(coroutine, timeout_seconds) if timeout_seconds else coroutine

@@ -42,7 +42,7 @@ class Handler:
     """A handler's function, its declared message type, and whether it takes Records.
 
     Attributes:
-        function: what is called.
+        function: the function that is called.
         declared: the type in the decorator; None if the function's annotation says it.
         batch: whether it takes Records.
 
@@ -116,7 +116,7 @@ class Handler:
         """Return the parameters of the function.
 
         Raises:
-            Unfit: it cannot be called, or something that it asks for is not there.
+            Unfit: it cannot be called, or a parameter requests an unknown value.
 
         """
         function = self.function

@@ -35,7 +35,7 @@ class Resources:
         """Start without open resources.
 
         Args:
-            topology: that resources may ask for.
+            topology: can be requested by resources.
             on_blocked: called with the seconds for which a handler has blocked the event loop.
 
         """
@@ -69,7 +69,7 @@ class Resources:
         A resource that has ended by itself is closed before, and so is what asks for it.
 
         Raises:
-            Outage: one of them cannot be opened; those that are open stay so.
+            Outage: one of them cannot be opened; the open ones stay open.
 
         """
         if self.ready:

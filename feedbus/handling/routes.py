@@ -18,7 +18,7 @@ class HandlerRoutes:
     """The handlers of one queue; the first that matches, in the file's order, handles a message.
 
     Attributes:
-        handlers: what takes messages.
+        handlers: of the queue.
         patterns: for each handler the routing keys that it takes, by the rules of topic exchanges;
             none where one handler takes everything, or types decide.
         types: for each handler the property `type` of its messages.

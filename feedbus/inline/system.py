@@ -61,9 +61,9 @@ class InlineSystem:
         Args:
             project: whose topology it runs; the broker that it names is not used.
             store: in whose transactions messages are handled; it stays open.
-            clock: by which retries wait.
-            make_sender: what publishes for the handlers.
-            wrap: what to call in place of a consumer's handler.
+            clock: determines when retries are due.
+            make_sender: creates the sender that publishes for the handlers.
+            wrap: replaces the handler of a consumer.
 
         Raises:
             UsageError: a handler cannot be imported.
@@ -203,7 +203,7 @@ class InlineSystem:
         """Return how many messages wait because of the option `delay`.
 
         Args:
-            exchange: that they are for; None for all.
+            exchange: to which they will be sent; None for all.
 
         Raises:
             UsageError: there is no such exchange.

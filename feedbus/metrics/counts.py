@@ -66,7 +66,7 @@ class Counts:
     def claim(cls, directory: Path, name: str) -> Counts:
         """Open the file of a name as its only writer; raise OSError if that is impossible.
 
-        A name that is in use gets another file with a number, which the next to come finds
+        A name that is in use gets another file with a number, which the next process finds
         free again. A file that cannot be read is set aside, so that it costs only itself.
         """
         for number in range(MOST_CLAIMS):

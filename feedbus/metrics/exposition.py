@@ -36,7 +36,7 @@ def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None
     """Yield the metrics of all processes in Prometheus's text format.
 
     Args:
-        directory: where the processes keep their metrics; none there is no metrics.
+        directory: of the metric files; without it there are no metrics.
         gauges: what is so right now, by metric and label value, such as
             {"feedbus_queue_messages": {"update_feed_3": 12}}; KeyError for a metric that
             the catalogue does not have.

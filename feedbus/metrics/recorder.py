@@ -47,7 +47,7 @@ class Metrics:
         """Record into the process's file in a directory, which is created (0700) if it is missing.
 
         Args:
-            directory: where all processes of a system keep their metrics.
+            directory: of the metric files of all processes of a system.
             process: a name that is the same after a restart: the consumer and its slot.
 
         A folder that cannot be written does not stop the process: it is logged, and what the

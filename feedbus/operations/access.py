@@ -32,7 +32,7 @@ class Guard:
     """Checks requests, and raises a problem for those without access.
 
     Attributes:
-        token: what the bearer has to show, None for no token.
+        token: that requests need, or None.
         loopback: whether the server can be reached from its own machine alone; then figures are
             open, and without a token so is all else.
 

@@ -27,7 +27,7 @@ def figures(
     """Return the figures of all queues.
 
     Args:
-        topology: whose consumers they are; its metrics are read.
+        topology: of the consumers; its metrics are read.
         depths: by consumer, empty when the broker is unavailable.
         holding: why consumers hold, by consumer.
         waiting: how many records wait in the order of their keys in this host's processes.

@@ -43,7 +43,7 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
     """Serve a topology's operations until SIGTERM or SIGINT.
 
     Args:
-        topology: whose system it shows.
+        topology: of the system.
         host: the address to listen on.
         port: None is OPERATIONS_PORT, or any free port when that is taken; 0 is any free port.
         supervised: whether to try an address again that cannot be listened on, rather than raise.

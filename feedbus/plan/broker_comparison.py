@@ -33,12 +33,12 @@ class Comparison:
     """Compares a topology with the broker's inventory and the states of its rings.
 
     Attributes:
-        topology: what is wanted.
-        seen: what the broker has.
+        topology: the wanted state.
+        seen: the broker's objects.
         states: the current generations, by exchange.
         delete_nonempty: names of queues that may be deleted with their messages.
         changes: all that was found.
-        named: which of delete_nonempty exist.
+        named: the names in delete_nonempty that exist.
         timer_queues: the arguments of the timer's queues, by name.
 
     """

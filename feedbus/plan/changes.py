@@ -78,13 +78,13 @@ class RingChange:
         exchange: as the topology names it.
         old: digest of the current generation, None when there is none yet.
         new: digest of the one to come.
-        reason: what differs.
+        reason: the difference.
         moved_share: of all keys, those that another shard will handle; None where, as before and
             after, it was not asked for.
         before: the spread over the old shards.
         after: over the new ones.
         backlog_messages: in the queues of the old generations.
-        drain_seconds: how long that takes at the current rate, None when nobody handles any.
+        drain_seconds: the time to empty it at the current rate; None if nothing is handled.
         waits: the old shards that have messages, the most first.
         hot_key: of a sample of keys, the one that more shards do not help.
 

@@ -29,8 +29,8 @@ def make_plan(
     """Compare, without declaring, changing or deleting anything.
 
     Args:
-        topology: what is wanted.
-        watchers: how the supervisor's differ, None when none runs.
+        topology: the wanted state.
+        watchers: their differences; None if no supervisor runs.
         delete_nonempty: queues that may be deleted with what is in them.
         predict: whether to predict where keys move and how long a backlog takes; it takes seconds.
 

@@ -30,8 +30,8 @@ class DeclaredObjects:
     """Compares a topology's objects with the broker's inventory, and adds each change to a list.
 
     Attributes:
-        topology: what is wanted.
-        seen: what the broker has.
+        topology: the wanted state.
+        seen: the broker's objects.
         changes: the list to which changes are added.
 
     """

@@ -136,7 +136,7 @@ def hold_slot(
             supervisor, whose predecessor may have been killed, and short by hand.
 
     Raises:
-        SlotTaken: it did not end.
+        SlotTaken: the other process did not end.
 
     """
     if patience_seconds is None:

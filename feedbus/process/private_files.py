@@ -24,7 +24,7 @@ def private_folder(path: Path) -> Path:
 
     Raises:
         NotPrivate: another user owns it or may write to it.
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
 
     """
     try:

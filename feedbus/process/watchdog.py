@@ -38,7 +38,7 @@ class Note:
         pid: the process that wrote it.
         deaths: of each message id that is suspected, how often it was lost with its consumer, and
             the latest cause.
-        message_ids: what is in the handler.
+        message_ids: of the messages in the handler.
 
     """
 

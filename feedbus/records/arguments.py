@@ -59,7 +59,7 @@ def check_many(exchange: object, pairs: object) -> None:
     """Check the arguments of publish_many() before the pairs are read.
 
     Raises:
-        TypeError: as check_record().
+        TypeError: see check_record().
 
     """
     if not isinstance(exchange, str):
@@ -74,11 +74,11 @@ def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[
     """Return pairs whose payloads are mappings, whatever they can be published as.
 
     Args:
-        pairs: what could not be put into packs as it is.
+        pairs: of which some are not mappings.
         first: the number of the first of them in what the caller gave.
 
     Raises:
-        TypeError: as check_record().
+        TypeError: see check_record().
 
     """
     found: list[tuple[Mapping[str, Any], str]] = []
@@ -98,7 +98,7 @@ def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> 
     """Check the arguments of publish_columns(), but for what each column holds.
 
     Raises:
-        TypeError: as check_record().
+        TypeError: see check_record().
         UsageError: a column is missing, or has more or fewer values than there are keys.
 
     """
@@ -126,7 +126,7 @@ def refuse_keys(keys: Iterable[object]) -> None:
     """Name the routing key that is not a text; return when all are.
 
     Raises:
-        TypeError: as check_record().
+        TypeError: see check_record().
 
     """
     for number, key in enumerate(keys):

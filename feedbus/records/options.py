@@ -19,7 +19,7 @@ def envelope_of(options: Mapping[str, Any]) -> Envelope | None:
     """Return the checked options, None if all of them are None.
 
     Raises:
-        TypeError: there is no such option, or one has a wrong type.
+        TypeError: an option is unknown or has a wrong type.
         ValueError: a value is out of its limits, or a header's name is not the publisher's to use.
 
     """

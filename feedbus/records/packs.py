@@ -128,11 +128,11 @@ def decode(
     """Return the records in a message's body; each can be published as a plain message.
 
     Args:
-        body: as delivered.
+        body: the bytes of the message.
         content_type: PACK for a pack; all else is read as one JSON object.
         message_id: the id of a plain message.
         key: the routing key of a plain message.
-        content_encoding: how the body's text is encoded, as the message says.
+        content_encoding: of the message, the encoding of the body's text.
 
     Raises:
         InvalidBody: the body is not what its content type says, or its records are too many, too

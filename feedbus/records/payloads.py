@@ -140,14 +140,14 @@ def _write(payload: Mapping[str, Any], *, ensure_ascii: bool) -> str:
 def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, Any]:
     """Return the JSON object in a body.
 
-    Where a name stands twice in an object, the last value counts.
+    If an object has a name twice, the last value is used.
 
     Args:
-        body: as delivered.
-        content_encoding: how its text is encoded, as the message says.
+        body: the bytes of the message.
+        content_encoding: of the message, the encoding of the body's text.
 
     Raises:
-        InvalidBody: it is something else, with what it is instead.
+        InvalidBody: it is not a JSON object; the error names what it is.
 
     """
     if content_encoding and content_encoding != "utf-8":
@@ -187,11 +187,11 @@ def text_of(body: bytes, content_encoding: object = None) -> str:
     """Return a body's text.
 
     Args:
-        body: as delivered.
+        body: the bytes of the message.
         content_encoding: how it is encoded, as the message says; what is not known here is UTF-8.
 
     Raises:
-        InvalidBody: it is no such text.
+        InvalidBody: the body is not text in this encoding.
 
     """
     if content_encoding and content_encoding != "utf-8":

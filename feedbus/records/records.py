@@ -50,7 +50,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
         Args:
             chunks: of loaded records.
-            origins: what brought each of the chunks; nothing where nobody delivered them.
+            origins: the delivery of each chunk; empty without deliveries.
 
         """
         self._batch = Batch(chunks, origins=origins)
@@ -205,7 +205,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Dead-letter these records when the handler returns.
 
         Args:
-            reason: for the log and the dead letter; or what returns it for a record.
+            reason: for the log and the dead letter; or a function from a record to its reason.
 
         """
         self._settle(Reject, reason)
@@ -214,7 +214,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Acknowledge and count these records, because they are no longer needed.
 
         Args:
-            reason: for the log; or what returns it for a record.
+            reason: for the log; or a function from a record to its reason.
 
         """
         self._settle(Drop, reason)

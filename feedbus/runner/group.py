@@ -43,12 +43,12 @@ class Group:
         Args:
             dispatch: calls the handler.
             sender: sends what it publishes.
-            buffer: what has come.
-            suspects: where it is noted what the handler has.
+            buffer: the deliveries that have arrived.
+            suspects: record the messages in the handler.
             heartbeats: sent while it works.
-            prefetch: how many deliveries the broker lets wait for their acknowledgement.
-            seconds: how long the handler may take for a record.
-            clock: by which the groups end.
+            prefetch: the largest number of unacknowledged deliveries.
+            seconds: the time limit of the handler for a record.
+            clock: determines when groups end.
 
         """
         self._calls = SingleCalls(dispatch, sender, lambda each: suspects.take((each,), seconds))

@@ -30,9 +30,9 @@ class Holding:
 
         Args:
             consumer: its name, for the log.
-            metrics: where outages and the time spent holding are counted.
+            metrics: count outages and their duration.
             report: called with why the consumer holds, and with "" once it does not any more.
-            clock: by which it waits.
+            clock: used for waiting.
 
         """
         self._consumer = consumer
@@ -50,7 +50,7 @@ class Holding:
         """Wait before the next attempt.
 
         Args:
-            error: what is wrong.
+            error: the cause.
             wait: waits for so many seconds, or until the run is to end.
             most_seconds: until a limit ends the run.
 

@@ -94,7 +94,7 @@ class Reading:
         """Delete a queue that was proved to be empty; return False if a new proof is needed.
 
         Args:
-            in_hand: whether deliveries of this queue wait to be handled.
+            in_hand: whether deliveries of this queue wait for the handler.
 
         """
         # With us as its only consumer: none at all is what the broker counts without a leader.

@@ -33,20 +33,20 @@ class Run:
 
     Attributes:
         topology: of the system.
-        consumer: whose queue is read.
+        consumer: the reader of the queue.
         dispatch: calls its handlers.
-        resources: that the handlers ask for.
+        resources: of the handlers.
         suspects: messages that may have ended a process.
         heartbeats: sent while handlers work.
         holding: the outages since something last succeeded.
         timeout: how long the broker waits for an acknowledgement.
-        left: what is left of the run's limits.
+        left: the rest of the run's limits.
         waiting: the waiting queues, where the queue has an order.
-        handler_seconds: how long a handler may take.
-        clock: by which the run waits.
+        handler_seconds: the time limit of a handler.
+        clock: used for waiting.
         buffer: deliveries that have come and are not handled yet.
         stop_requested: whether the run is to end cleanly.
-        removed: why there will never be anything to read, None while there may be.
+        removed: why there will never be anything to read, or None if there may be.
         standby_seconds: until it looks again whether a queue of another consumer is free.
 
     """
@@ -124,7 +124,7 @@ class Run:
         """Wait before the next attempt, longer each time, at most until a limit or a signal.
 
         Args:
-            error: what is wrong.
+            error: the cause.
             look: called often meanwhile.
 
         """

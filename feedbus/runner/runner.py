@@ -58,11 +58,11 @@ class Runner:
 
         Args:
             topology: of the system.
-            consumer: whose queue is read.
-            handlers: what handles its messages.
+            consumer: the reader of the queue.
+            handlers: of its messages.
             limits: when the run ends by itself.
-            metrics: where it counts.
-            suspects: what earlier runs left.
+            metrics: of the process.
+            suspects: the record of earlier runs.
             store: in whose transactions messages are handled.
             on_ready: called once the consumer has subscribed.
             on_hold: called with why it holds, and with "" when it goes on.

@@ -32,7 +32,7 @@ class Subscriptions:
         Args:
             run: takes what is delivered.
             placement: knows which shard owns which key.
-            metrics: where records at the wrong shard are counted.
+            metrics: count records on a wrong shard.
 
         """
         self._run = run

@@ -47,7 +47,7 @@ class WaitingQueues:
 
         Args:
             topology: of the system.
-            consumer: whose records these are.
+            consumer: of the records.
             retries: knows the records that wait.
             report: called with why the consumer holds, and with "" once it does not any more.
             count: called with how many records wait when that has changed.
@@ -76,7 +76,7 @@ class WaitingQueues:
 
         Args:
             connection: of the consumer.
-            queue: that is to be read.
+            queue: to read.
             tag: of the subscription to it.
             on_cancel: called with that tag when the waiting queue is deleted, or moved.
 
@@ -216,7 +216,7 @@ class WaitingQueues:
 
         Args:
             connection: of the consumer.
-            queue: that ends.
+            queue: the ending queue.
             tag: of the subscription to it.
 
         Returns:

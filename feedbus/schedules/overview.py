@@ -17,7 +17,7 @@ class ScheduleOverview:
     Attributes:
         cron: its line.
         timezone: of the line.
-        exchange: where its message is published.
+        exchange: of its message.
         last: the moment of this line that was fired last, in ISO 8601 and the schedule's time zone;
             None if none was.
         next: the moment that will be fired next.
@@ -37,7 +37,7 @@ def overview(
     """Return an overview of each schedule by name.
 
     Args:
-        topology: whose schedules.
+        topology: with the schedules.
         fired: what the broker keeps of each: the moment fired last, or that when it was new.
         now: the time, None for the machine's.
 

@@ -22,7 +22,7 @@ def open_store(
 
     Args:
         topology: of the system.
-        application_name: how a server lists these connections.
+        application_name: of the connections in the server's list.
         waiting: a context manager around every wait for a lock of the whole store.
 
     Raises:
@@ -55,7 +55,7 @@ def ping(topology: Topology) -> None:
     """Check that the store of a topology answers, also if another store is open.
 
     Raises:
-        StoreOutage: there is none; its text says why and what to do.
+        StoreOutage: the store does not answer; the text has the reason and what to do.
         UsageError: the store cannot be opened as the topology says.
 
     """

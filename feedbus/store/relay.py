@@ -110,12 +110,12 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     """Publish leftover rows in order and remove them; one process at a time, the others return 0.
 
     Args:
-        store: whose outbox it is.
-        bus: where to publish; the message ids are the rows' own, so that a repeat is known.
-        project: whose rows they are.
+        store: with the outbox.
+        bus: publishes; message ids are those of the rows, so that repetitions are recognised.
+        project: of the rows.
         limit: rows a round; rounds follow one another until none is left.
         older_than_seconds: younger rows are left to those who put them.
-        clock: by which the store dates its rows.
+        clock: of the times in the store's rows.
 
     Raises:
         Outage: the store or the broker is unavailable.
@@ -160,8 +160,8 @@ class Relay:
 
         Args:
             topology: of the system.
-            store: whose outbox it is.
-            bus: where to publish.
+            store: with the outbox.
+            bus: publishes the messages.
             clock: by which the store dates its rows, and the thread waits.
 
         """

@@ -30,9 +30,9 @@ class SqlStore(ABC):
     """A store with feedbus's own tables; a subclass executes their statements.
 
     Attributes:
-        session_type: which annotation of a handler's parameter asks for the session.
-        project: whose rows of the tables are used.
-        where: how messages to people name the store.
+        session_type: the type of the session; handlers request it by annotation.
+        project: only its rows of the tables are used.
+        where: the name of the store in errors.
         dialect: "sqlite" or "postgresql".
 
     """

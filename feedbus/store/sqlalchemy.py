@@ -76,7 +76,7 @@ class SqlAlchemyStore(SqlStore):
 
         Args:
             engine: on SQLite or PostgreSQL.
-            project: whose rows of feedbus's own tables are used.
+            project: only its rows of feedbus's own tables are used.
             waiting: a context manager around every wait for a lock of the whole SQLite file.
 
         Raises:

@@ -52,8 +52,8 @@ def up_to_date(database: Database, where: str) -> bool:
     """Whether the tables have this version of their schema.
 
     Args:
-        database: whose tables.
-        where: how messages to people name the store.
+        database: of the tables.
+        where: the name of the store in errors.
 
     Raises:
         UsageError: they are those of a newer one.
@@ -73,7 +73,7 @@ def upgrade(database: Database, project: str) -> None:
     """Create the tables, or upgrade them; in the caller's transaction, under the caller's lock.
 
     Args:
-        database: whose tables.
+        database: of the tables.
         project: whose the rows of version 1 are, and those that a host of 0.1 still adds.
 
     """

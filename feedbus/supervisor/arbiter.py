@@ -59,11 +59,11 @@ def supervise(
     The caller has called become_supervisor() and prepare().
 
     Args:
-        topology: what is to run.
+        topology: to run.
         settled: called once with what is not ready and why, what is ready but holds and why, and
             the seconds it took.
-        forks: where the first processes come from, None to start a new Python for each.
-        copies: what copies the lines of every log to stdout, None for log files alone.
+        forks: starts the first processes; None: start a new Python for each.
+        copies: copies the lines of every log to stdout; None: only log files.
         reload: whether to follow the project's files.
 
     """

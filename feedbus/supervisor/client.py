@@ -72,14 +72,14 @@ def ask(
     """Send the supervisor a command and return its answer, or None if no supervisor runs.
 
     Args:
-        topology: whose supervisor.
-        command: as circusctl knows it.
+        topology: of the supervisor.
+        command: its name for circusctl.
         progress: for a command that waits for processes to end: called now and then with those
             that are still busy. Without it the answer must come immediately.
         properties: the command's.
 
     Raises:
-        FeedbusError: one runs, but does not answer.
+        FeedbusError: a supervisor runs, but does not answer.
 
     """
     pid = lock_holder(lock_path(topology))

@@ -53,8 +53,8 @@ def outdated(topology: Topology, found: Mapping[str, Any]) -> dict[str, list[str
     """Return, by watcher, the files that have changed since one of its processes began.
 
     Args:
-        topology: whose watchers.
-        found: what state() has returned.
+        topology: of the watchers.
+        found: the result of state().
 
     """
     folder = run_folder(topology)

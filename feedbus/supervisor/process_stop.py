@@ -31,7 +31,7 @@ async def end(
     Args:
         process: the process; its `kill_at` may become earlier meanwhile.
         stop_signal: the number of the signal that asks it to end.
-        patience_seconds: how long it may take; with 0 it is killed without that signal.
+        patience_seconds: the time limit; 0 kills the process without that signal.
         report_busy: called once when it takes long, with the seconds until it is killed.
 
     """

@@ -28,9 +28,9 @@ class RestartPolicy:
         """Count the end of a process and return how many seconds to wait before the next start.
 
         Args:
-            exit_code: as subprocess has it, negative for a signal.
+            exit_code: as in subprocess, negative for a signal.
             lived_seconds: from its start to its end.
-            ready_seconds: how long it had been ready, None when it never was.
+            ready_seconds: how long it was ready, or None if it never was.
 
         """
         if ready_seconds is None:

@@ -40,9 +40,9 @@ class RotatedLog:
 
         Args:
             filename: the file.
-            max_bytes: it is rotated before it would hold more.
+            max_bytes: the largest size; the file is rotated before it becomes larger.
             backup_count: how many older files are kept.
-            consumer: whose log it is, for the lines that the supervisor itself writes into it.
+            consumer: its name, for the lines that the supervisor itself writes.
             log_format: the form of these lines.
             descriptors: descriptors of this process that are to write to the file, too.
             copy: called with the same whole lines, also with those that the disk does not take.

@@ -44,7 +44,7 @@ class ProcessWatcher(UnlockedWatcher):
 
         Args:
             start_retries: quick failures in a row before it gives up.
-            run_folder: where locks and ready files are.
+            run_folder: of locks and ready files.
             marks: whether its processes report when they are ready; others count as ready
                 after they have run for a while.
             spawned: called after each start of a process.

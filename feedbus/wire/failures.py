@@ -93,7 +93,7 @@ def sent_back(
 
     Args:
         delivery: the dead letter.
-        exchange: where it is published now.
+        exchange: of the new message.
         routing_key: of the message.
         died_in: whether a queue is one in which the broker may have dead-lettered the message.
 
@@ -151,7 +151,7 @@ def bare(message: Outgoing, why: str) -> Outgoing:
     """Return a failed message with only its body and the framework's headers.
 
     Args:
-        message: that the broker refuses for good.
+        message: the broker always refuses it.
         why: the broker's answer.
 
     """

@@ -28,7 +28,7 @@ def message_type_of(declared: Any) -> MessageType:
     """Return the message type that a class or an annotation declares.
 
     Raises:
-        UnfitMessageType: it declares none.
+        UnfitMessageType: there is no message type for it.
 
     """
     if _is_untyped(declared):

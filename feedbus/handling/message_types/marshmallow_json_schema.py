@@ -39,7 +39,7 @@ def json_schema(schema: Schema) -> dict[str, Any]:
     own) has no counterpart in JSON Schema and is left out.
 
     Args:
-        schema: whose fields are described as they are loaded.
+        schema: its fields are described.
 
     """
     definitions: dict[str, Any] = {}

@@ -50,7 +50,7 @@ class SchemaType(MessageType):
         """Create one instance of the schema, since creating one costs more than loading.
 
         Raises:
-            UnfitMessageType: it cannot be made.
+            UnfitMessageType: the schema cannot be created.
 
         """
         try:
@@ -101,7 +101,7 @@ def _check_nested(schema: Schema, seen: set[type[Schema]]) -> None:
     """Create the nested schemas now, as marshmallow does at its first load.
 
     Raises:
-        UnfitMessageType: one of them does not exist, or cannot be made.
+        UnfitMessageType: a nested schema does not exist, or cannot be created.
 
     """
     seen.add(type(schema))

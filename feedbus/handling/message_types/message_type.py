@@ -51,7 +51,7 @@ class MessageType(ABC):
     """Loads records of one type.
 
     Attributes:
-        reads: what it takes of a body whose content type no codec reads.
+        reads: the kind of body that it reads if there is no codec.
 
     """
 
@@ -82,7 +82,7 @@ def errors_of(error: BaseException) -> dict[str, list[str]]:
     """Return the errors of a record for an exception of the user's validator.
 
     Raises:
-        Outage: that is what it raised.
+        Outage: the validator raised it.
         KeyboardInterrupt: likewise; any other exception is the record's.
 
     """
@@ -99,8 +99,8 @@ def loaded_rows(
     """Return the result of loading record by record.
 
     Args:
-        pack: that was loaded.
-        rows: by the place of a record in the pack, the instance that it became.
+        pack: the loaded pack.
+        rows: maps the index of a record in the pack to its instance.
         names: the attributes of each instance.
         errors: of the other records.
 

@@ -37,8 +37,8 @@ class Field:
     Attributes:
         key: its name on the wire.
         name: its name in the record.
-        type: what its values are converted to.
-        many: what a list of its values is converted to.
+        type: the type of its values.
+        many: the type of a list of its values.
         required: whether a record without it is invalid.
         default: its value where a record has none; NODEFAULT for no value.
         factory: makes that value; NODEFAULT where nothing does.
@@ -204,7 +204,7 @@ def _described(declared: Any) -> Sequence[Described]:
     """Return msgspec's description of a type, or of each type of a union.
 
     Raises:
-        UnfitMessageType: it is none that a JSON object can be read as.
+        UnfitMessageType: a JSON object cannot be read as this type.
 
     """
     expected = "a type that JSON can be read as"

@@ -33,8 +33,8 @@ class Parameters:
 
         Args:
             function: a handler, a resource, or a class.
-            offer: what it can ask for.
-            after: what its first parameter is, such as "the message"; "" for nothing.
+            offer: the values that it can request.
+            after: the meaning of its first parameter, such as "the message"; "" for none.
 
         Raises:
             Unfit: a parameter without a default asks for what is not there.
@@ -81,7 +81,7 @@ class Parameters:
             asking: the resources whose parameters these are, the first asked for first.
 
         Raises:
-            Unfit: one of them asks for what is not there, or for itself.
+            Unfit: one of them requests an unknown value, or itself.
 
         """
         found: dict[Resource, None] = {}
@@ -102,7 +102,7 @@ class Parameters:
         """Return, for each parameter, a function that gets its argument from the given values.
 
         Args:
-            value_of: what gets the value of a resource.
+            value_of: returns a function that gets the value of a resource.
 
         """
 

@@ -64,7 +64,7 @@ class Offer:
     Attributes:
         names: of what is given.
         session_type: of the store's session, None if there is none.
-        refused: by the name of what is not given here, what to write instead.
+        refused: maps the name of a value that cannot be requested to the advice.
 
     """
 

@@ -54,7 +54,7 @@ class Resource:
         """Return the type of its value, from its return annotation.
 
         Raises:
-            Unfit: it has none, or one that does not say it.
+            Unfit: there is no return annotation, or it does not name a type.
 
         """
         form = "AsyncIterator" if self.is_async else "Iterator"

@@ -45,7 +45,7 @@ class PeeweeStore(SqlStore):
             url: sqlite:////absolute/path or postgresql://user@host/name; what libpq takes in the
                 query string goes before the defaults here.
             project: whose rows of feedbus's own tables are used, where those are.
-            application_name: how PostgreSQL lists these connections.
+            application_name: of the connections in PostgreSQL's list.
             waiting: a context manager around every wait for a lock of the whole SQLite file.
 
         Raises:

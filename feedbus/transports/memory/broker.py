@@ -46,7 +46,7 @@ class MemoryBroker:
             name: under which connections find it.
             clock: by which everything expires and everybody waits; the machine's by default.
             seed: of its random names; None for names that differ in each run.
-            prepared: what `serialized` of a like broker returned; by default it is empty.
+            prepared: the result of `serialized` of another broker; by default it is empty.
 
         """
         self.name = name
@@ -244,7 +244,7 @@ def create(broker: MemoryBroker) -> MemoryBroker:
     """Register a broker, so that connections find it by its name.
 
     Raises:
-        ValueError: there is one of that name.
+        ValueError: a broker of that name exists.
 
     """
     with _registration:

@@ -41,7 +41,7 @@ def broker_name(client: Any) -> str:
     """Return the name in a Kombu connection: its virtual_host, or a part of its URL.
 
     Raises:
-        ValueError: it gives none.
+        ValueError: there is no name.
 
     """
     if client.virtual_host not in {None, "", "/"}:

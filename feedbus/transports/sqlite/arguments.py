@@ -28,7 +28,7 @@ def check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive
     """Refuse a queue's arguments if one is invalid or not implemented.
 
     Raises:
-        PreconditionFailed: as RabbitMQ says it.
+        PreconditionFailed: with the text of RabbitMQ.
         AMQPNotImplementedError: RabbitMQ has it, the embedded broker has not.
 
     """

@@ -34,7 +34,7 @@ def open_file(path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS)
 
     Args:
         path: the broker file.
-        busy_timeout_seconds: how long a file that another process keeps locked is waited for.
+        busy_timeout_seconds: how long to wait while another process has locked the file.
 
     Raises:
         FileUnavailable: it cannot be opened or created.

@@ -48,7 +48,7 @@ def claim(
         tx: the transaction.
         queue: the queue.
         owner: the connection that will hold them.
-        wanted: how many it has room for.
+        wanted: how many messages the consumer has room for.
         sharers: how many consumers the queue has, this one included.
 
     Returns:
@@ -146,7 +146,7 @@ def put_back(
     Args:
         tx: the transaction.
         owner: the connection that held them.
-        messages: which; None for all that it holds.
+        messages: their ids; None for all of the owner.
         delivered: whether a consumer saw them, so that they count as redelivered.
 
     Returns:

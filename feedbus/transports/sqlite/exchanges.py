@@ -28,7 +28,7 @@ def declare_exchange(
     """Declare an exchange; an equal declaration does nothing.
 
     Raises:
-        PreconditionFailed: it exists and differs.
+        PreconditionFailed: it exists with other properties.
         InvalidCommand: there is no such type.
         AccessRefused: the name is the broker's own.
 

@@ -26,7 +26,7 @@ def find_queue(
 
     Raises:
         NotFound: there is none.
-        ResourceLocked: it belongs to another connection alone.
+        ResourceLocked: the queue is exclusive to another connection.
 
     """
     queue = tx.routes.queues.get(name)
@@ -57,7 +57,7 @@ def declare_queue(
 
     Raises:
         PreconditionFailed: it exists and differs, or an argument makes no sense.
-        ResourceLocked: it belongs to another connection alone.
+        ResourceLocked: the queue is exclusive to another connection.
 
     """
     what = f"queue '{name}'"

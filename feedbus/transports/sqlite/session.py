@@ -43,9 +43,9 @@ class Session(StdChannel):
         """Open the channel.
 
         Args:
-            connection: what it belongs to.
+            connection: of the channel.
             channel_id: its number there.
-            inbox: where its consumers' messages arrive.
+            inbox: receives its consumers' messages.
             confirm_publish: whether each publish waits until its message is stored durably.
             on_close: called with the number when the channel has closed.
 

@@ -108,7 +108,7 @@ class Tables:
         Args:
             name: of the broker, as errors show it.
             database: with the tables of `schema`.
-            time: by which everything in it expires.
+            time: used for all expiry.
             busy_timeout_seconds: how long the database waits while another process keeps it locked.
             shared: whether other connections of this process use the very same database: then it
                 stays open, and there is no disk that a write could be forced to.

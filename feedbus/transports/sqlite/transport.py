@@ -178,7 +178,7 @@ def broker_path(client: Any) -> Path:
     """Return the path in a Kombu connection: its virtual_host, or a part of its URL or hostname.
 
     Raises:
-        ValueError: it names none.
+        ValueError: there is no path.
 
     """
     if client.virtual_host not in {None, "", "/"}:
