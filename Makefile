@@ -15,7 +15,7 @@ UNIT := tests/test_*.py -m "not (integration or chaos or browser or processes)" 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up check docs test coverage test-all model simulate chaos fuzz lint cluster bench bench-short clean
+.PHONY: help demo up check docs test coverage test-all model simulate chaos hosts fuzz lint cluster bench bench-short clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -57,6 +57,10 @@ cluster: $(VENV)/.dev  ## three RabbitMQ nodes and two hosts that die in turn, t
 chaos: $(VENV)/.dev  ## reshard under a million records, killing what can be killed
 	@sh servers/install.sh
 	@FEEDBUS_CHAOS_RECORDS=$${FEEDBUS_CHAOS_RECORDS:-1000000} $(BIN)/python -m pytest -s tests/chaos $(PYTEST_ARGS)
+
+hosts: $(VENV)/.dev  ## three hosts share twelve shards, come, end and are killed; classic and quorum
+	@sh servers/install.sh
+	@FEEDBUS_HOSTS=long $(BIN)/python -m pytest -s tests/integration/test_hosts_share_shards.py $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.dev  ## 100,000 foreign messages on each broker; each ends in one verdict
 	@sh servers/install.sh

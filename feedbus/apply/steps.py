@@ -12,7 +12,7 @@ from feedbus.apply.draining import await_drained
 from feedbus.broker import entities, inventory, locks, projects, timer_objects
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import ledger, queue_replacement, removal, switch
+from feedbus.generations import file_order, ledger, queue_replacement, removal, switch
 from feedbus.generations.emptying import REFILLED
 from feedbus.generations.switch import step
 from feedbus.plan.changes import Plan
@@ -68,6 +68,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     wait: bool,
     report: Callable[[str], None],
     progress: Callable[[int], None],
+    older_file: bool = False,
 ) -> bool:
     """Carry out a plan.
 
@@ -78,13 +79,15 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         wait: whether to wait until the old queues are drained, and to delete them then.
         report: called with what was done, a line each.
         progress: called with how many messages are left in what drains, at each look.
+        older_file: whether to replace a ring of another host's newer file.
 
     Returns:
         Whether all is done; otherwise another apply, or `feedbus up`, does the rest.
 
     Raises:
         Outage: the broker does not answer.
-        UsageError: the plan is dangerous, or another process uses what has to change.
+        UsageError: the plan is dangerous, another process uses what has to change, or another
+            host's file is newer.
 
     """
     _refuse(plan)
@@ -94,6 +97,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         broker.outage(connection, topology.broker_url),
     ):
         with broker.locked(connection, topology):
+            if not older_file:
+                file_order.refuse_older(connection.channel(), topology)
             _make(connection, topology, plan, supervisor)
             _leave(connection, topology, plan)
             _switch(connection, topology, report)

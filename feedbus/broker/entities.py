@@ -307,6 +307,21 @@ def consumers(connection: Connection, queue: str) -> int | None:
     return None if found is None else found[1]
 
 
+def is_anothers(connection: Connection, queue: str) -> bool:
+    """Whether a queue belongs to another connection alone, which is therefore open."""
+    from amqp.exceptions import NotFound, ResourceLocked
+
+    channel = connection.channel()
+    try:
+        channel.queue_declare(queue, passive=True)
+    except NotFound:
+        return False
+    except ResourceLocked:
+        return True
+    channel.close()
+    return False
+
+
 def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
     """Return a queue's (messages ready, consumers), None when the broker has no such queue.
 

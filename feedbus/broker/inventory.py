@@ -16,7 +16,8 @@ from feedbus.topology import Topology
 class Inventory:
     """A topology's exchanges and queues by name, and the bindings between them in their order.
 
-    The bindings of the timer's exchanges are apart.
+    The bindings of the timer's exchanges are apart. What hosts announce themselves by is left out:
+    it is deleted with them.
     """
 
     exchanges: Mapping[str, SeenExchange]
@@ -44,7 +45,7 @@ def take(topology: Topology) -> Inventory:
     others = projects.others(topology, (one.name for one in found.exchanges))
 
     def own(name: str) -> bool:
-        return name.startswith(prefix) and not name.startswith(others)
+        return name.startswith(prefix) and not name.startswith((*others, names.hosts))
 
     return Inventory(
         {one.name: one for one in found.exchanges if own(one.name) or one.name in exchanges},

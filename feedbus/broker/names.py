@@ -116,6 +116,11 @@ class Names:
         """Return the exchange and queue for due messages whose target does not exist."""
         return f"{self.timer_prefix}undelivered"
 
+    @property
+    def hosts(self) -> str:
+        """Return the exchange to which hosts announce themselves; their queues begin so, too."""
+        return f"{self.topology.name}.:hosts"
+
     def is_of_timer(self, name: str) -> bool:
         """Whether an exchange or queue is part of the timer."""
         return name.startswith(self.timer_prefix)

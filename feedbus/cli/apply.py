@@ -43,14 +43,20 @@ Examples:
 @click.option(
     "--no-wait", is_flag=True, help="Return after the switch; the old queues drain meanwhile."
 )
+@click.option(
+    "--older-file",
+    is_flag=True,
+    help="Replace a ring although the file of another host, which asked for it, is newer.",
+)
 @click.pass_obj
-def command(
+def command(  # noqa: PLR0913 -- an option each
     context: Context,
     *,
     dry_run: bool,
     delete_nonempty: tuple[str, ...],
     yes: bool,
     no_wait: bool,
+    older_file: bool,
 ) -> None:
     """Carry out what `feedbus plan` says, while the system runs.
 
@@ -83,6 +89,7 @@ def command(
             wait=not no_wait,
             report=progress.report,
             progress=progress.show,
+            older_file=older_file,
         )
     if done:
         progress.report(click.style("applied", fg="green", bold=True))

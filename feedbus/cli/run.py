@@ -97,6 +97,7 @@ class Place:
 def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> None:
     """Run a consumer until a limit or a signal ends it."""
     from feedbus.handling.routes import HandlerRoutes
+    from feedbus.hosts.assignment_file import assignment_of
     from feedbus.metrics import Metrics
     from feedbus.process import lifeline, watchdog
     from feedbus.runner import Runner, Suspects, stopping_on_signals
@@ -126,6 +127,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
                     on_ready=lifeline.mark_ready,
                     on_hold=lifeline.mark_holding,
                     on_waiting=lifeline.mark_waiting,
+                    assigned=assignment_of(topology, consumer.name, supervised=supervised),
                 )
             gc.freeze()  # nor is it looked through later, while messages wait
             gc.enable()

@@ -87,10 +87,21 @@ def gather(topology: Topology) -> dict[str, Any]:
         "disk": {"error": "; ".join(unwritable_folders(topology))},
         "consumers": consumers,
         "processes": {name: kept.get(name, NOT_RUNNING) for name in topology.supervised},
+        "hosts": _hosts(topology),
         "schedules": _schedules(topology, fired),
         "operations": {"url": _operations_url(topology)},
         "notes": [note] if note else [],
     }
+
+
+def _hosts(topology: Topology) -> list[dict[str, Any]]:
+    """Return the hosts of the project, and what each works on; empty where that is not known."""
+    from feedbus.hosts.assignment_file import known
+
+    sharing = known(topology)
+    if sharing is None:
+        return []
+    return [asdict(one) | {"this_host": one.host == sharing.host} for one in sharing.hosts]
 
 
 def _operations_url(topology: Topology) -> str | None:
@@ -192,6 +203,7 @@ def _table(found: dict[str, Any]) -> str:
         if supervisor["pid"]
         else "nothing runs; start it with `feedbus up`"
     )
+    lines += _hosts_table(found["hosts"])
     lines.append("")
     lines.append(f"supervisor  {printable(supervisor['error']) or runs}")
     for name, one in (found["consumers"] | found["processes"]).items():
@@ -212,6 +224,23 @@ def _table(found: dict[str, Any]) -> str:
     if found["operations"]["url"]:
         lines.append(f"operations  {found['operations']['url']}")
     return "\n".join(lines)
+
+
+def _hosts_table(hosts: Sequence[dict[str, Any]]) -> list[str]:
+    """Return which host works on what, where there are several."""
+    if len(hosts) < 2:  # noqa: PLR2004 -- several
+        return []
+    rows = [("host", "", "SHARDS", "")]
+    for one in hosts:
+        here = "this host" if one["this_host"] else ""
+        rows.append((one["host"], here, str(len(one["works_on"])), ", ".join(one["works_on"])))
+    lines = ["", *_aligned(rows)]
+    lines += [
+        f"{one['host']} has another topology file than this host; give all hosts the same file"
+        for one in hosts
+        if not one["same_file"]
+    ]
+    return [printable(line) for line in lines]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -212,14 +212,16 @@ def _speaking() -> list[Panel]:
     outages = Query(f"sum by (part) (increase(feedbus_outages_total{{{JOB}}}[{RATE}]))", "{{part}}")
     held = Query(_rate("feedbus_held_seconds_total", "part"), "{{part}}")
     holding = Query(f"sum by (consumer) (feedbus_holding_processes{{{JOB}}})", "{{consumer}}")
+    shared = Query(f"max by (host) (feedbus_host_consumers{{{JOB}}})", "{{host}}")
     # Nobody has this series until a broker has blocked somebody.
     blocked = f"sum(rate(feedbus_publisher_blocked_seconds_total{{{JOB}}}[{RATE}])) or vector(0)"
     loops = _rate("feedbus_loop_blocked_seconds_total", "consumer")
     return [
         Panel(
-            "Published/s", "Records, by what the broker answered.", (published,), "cps", width=HALF
+            "Published/s", "Records, by what the broker answered.", (published,), "cps", width=THIRD
         ),
-        Panel("Consumers that hold", "Processes, by consumer.", (holding,), width=HALF),
+        Panel("Consumers that hold", "Processes, by consumer.", (holding,), width=THIRD),
+        Panel("Shards by host", "Consumers assigned to each host.", (shared,), width=THIRD),
         Panel("Outages", "Consumers that began to hold.", (outages,), width=THIRD),
         Panel("Holding", "Seconds per second for which consumers hold.", (held,), width=THIRD),
         Panel(

@@ -6,7 +6,7 @@ from feedbus import broker
 from feedbus.broker import entities, external, projects, timer_objects
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import ledger, queue_replacement
+from feedbus.generations import file_order, ledger, queue_replacement
 from feedbus.generations.ledger import State
 from feedbus.generations.switch import adopt
 from feedbus.logs import EventLog
@@ -21,8 +21,9 @@ def establish(topology: Topology) -> dict[str, State]:
 
     Raises:
         Outage: the broker is away.
-        UsageError: it has an entity with other arguments, somebody else is at this, or another
-            host consumes shards that would have to be declared again.
+        UsageError: it has an entity with other arguments, another command changes it at the same
+            time, another host's file is newer, or another host consumes shards that would have to
+            be declared anew.
 
     """
     with (
@@ -32,6 +33,7 @@ def establish(topology: Topology) -> dict[str, State]:
     ):
         external.check_on_broker(connection, topology)
         channel = connection.channel()
+        file_order.refuse_older(channel, topology)
         projects.claim(channel, topology)
         end_replacements(connection, topology)
         broker.declare(channel, topology)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from feedbus import broker
@@ -21,6 +21,7 @@ from feedbus.broker.differences import differs_in
 from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
 from feedbus.errors import BrokerOutage, UsageError
+from feedbus.hosts.topology_file import TopologyFile
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
 from feedbus.wire import Outgoing
@@ -44,6 +45,7 @@ class State:
 
     While it is not settled, a switch is under way: what drains may still get records. It is
     disordered when the broker was seen to place by another order than the current generation's.
+    The source is the file that asked for the current ring; replaced has digests of earlier rings.
     """
 
     current: Generation
@@ -51,6 +53,8 @@ class State:
     settled: bool = True
     serial: int = 0
     disordered: bool = False
+    source: TopologyFile | None = None
+    replaced: tuple[str, ...] = ()
 
 
 def states(connection: Connection, topology: Topology) -> dict[str, State]:
@@ -135,6 +139,8 @@ def write(channel: Channel, names: Names, state: State) -> State:
             "settled": written.settled,
             "serial": written.serial,
             "disordered": written.disordered,
+            "source": None if written.source is None else astuple(written.source),
+            "replaced": written.replaced,
         }
     )
     queues = (names.ledger(state.current.exchange), names.generations(state.current.exchange))
@@ -242,6 +248,8 @@ def _decode(exchange: str, body: bytes | str) -> State | None:
             settled=bool(stored["settled"]),
             serial=int(stored["serial"]),
             disordered=bool(stored.get("disordered", False)),
+            source=_source(stored.get("source")),
+            replaced=tuple(map(str, stored.get("replaced", ()))),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
@@ -250,6 +258,13 @@ def _decode(exchange: str, body: bytes | str) -> State | None:
 def _as_json(generation: Generation) -> list[Any]:
     shape = [generation.shape] if generation.shape else []
     return [generation.turn, generation.members, *shape]
+
+
+def _source(stored: Sequence[Any] | None) -> TopologyFile | None:
+    if stored is None:
+        return None
+    host, path, digest, modified = stored
+    return TopologyFile(str(host), str(path), str(digest), float(modified))
 
 
 def _generation(exchange: str, stored: Sequence[Any]) -> Generation:

@@ -13,7 +13,7 @@ from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
 from feedbus.errors import Outage
-from feedbus.generations import ledger, probes
+from feedbus.generations import file_order, ledger, probes
 from feedbus.generations.emptying import Emptying
 from feedbus.generations.ledger import State
 from feedbus.logs import EventLog
@@ -47,16 +47,26 @@ def adopt(
     if state is not None and not state.settled:
         state = _carry_out(channel, names, state)
     if state is None:
-        state = State(wanted, settled=False)
+        state = file_order.confirmed(State(wanted, settled=False), topology)
     elif same(state.current, wanted) and not state.disordered:
         broker.declare_ring(channel, names, state.current)
-        ledger.mend(channel, names, state)
+        known, state = state, file_order.confirmed(state, topology)
+        if state != known:
+            state = ledger.write(channel, names, state)
+        else:
+            ledger.mend(channel, names, state)
         # There are held messages only if the broker took longer than expected at the last switch.
         _append_held(channel, names, exchange, (state.current,))
         return state
     else:
         draining = (*state.draining, state.current)
-        state = State(successor(state, wanted), draining, settled=False, serial=state.serial)
+        state = replace(
+            file_order.succeeded(state, topology, wanted),
+            current=successor(state, wanted),
+            draining=draining,
+            settled=False,
+            disordered=False,
+        )
     ledger.declare(channel, topology, exchange)  # before the wait for what is new
     broker.declare_ring(channel, names, state.current, report)
     step("declared")

@@ -55,6 +55,10 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " that own their keys now.",
         "key_blocked": "With `block_on_dead = true`: a dead letter blocks its key until `feedbus"
         " dead requeue` or `feedbus dead purge`.",
+        "standing_by": "The consumer's shard is assigned to another host. The consumer has returned"
+        " what it had not handled, and waits.",
+        "assigned": "The consumer's shard is assigned to this host again, and the consumer reads"
+        " it.",
         "loop_blocked": "An async handler has blocked the event loop; the stack shows where.",
         "task_failed": "An asyncio task of a handler or a resource failed; the traceback follows.",
         "loop_stopped": "A handler or a resource stopped the event loop; feedbus runs it again.",
@@ -87,6 +91,10 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "lines_dropped": "The disk was full, so lines of this log are missing.",
     },
     OPERATIONS: {
+        "hosts_changed": "A host has joined those that share the shards, or has gone; `joined` and"
+        " `gone` name it.",
+        "hosts_unknown": "This host cannot announce itself to the other hosts. Until it can, the"
+        " broker alone decides which host works on a shard.",
         "listening": "The process serves its HTTP address.",
         "not_listening": "The HTTP address cannot be used; feedbus tries again every few seconds.",
         "port_taken": "The default port is taken, so another one is used.",

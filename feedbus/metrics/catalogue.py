@@ -199,6 +199,13 @@ HOLDING = Family(
     "Processes of the consumer on this host that hold because of an outage.",
     ("consumer",),
 )
+HOST_CONSUMERS = Family(
+    "feedbus_host_consumers",
+    "gauge",
+    "Consumers assigned to the host: of shards, and of queues with one active consumer. Each host "
+    "reports the same.",
+    ("host",),
+)
 DEAD_LETTERS = Family(
     "feedbus_dead_letters",
     "gauge",
@@ -237,5 +244,13 @@ RECORDED = {
 }
 GAUGES = {
     family.name: family
-    for family in (QUEUE_MESSAGES, RETRYING, WAITING, DELAYED, DEAD_LETTERS, HOLDING)
+    for family in (
+        QUEUE_MESSAGES,
+        RETRYING,
+        WAITING,
+        DELAYED,
+        DEAD_LETTERS,
+        HOLDING,
+        HOST_CONSUMERS,
+    )
 }

@@ -14,6 +14,7 @@ from typing import Any
 import bottle
 
 from feedbus.errors import Outage
+from feedbus.hosts.assignment_file import Sharing, known
 from feedbus.logs import EventLog
 from feedbus.metrics import CONTENT_TYPE, exposition
 from feedbus.operations.access import Guard
@@ -69,6 +70,9 @@ class Operations:
             "feedbus_holding_processes": {
                 consumer: len(holding.get(consumer, ())) for consumer in self._topology.consumers
             },
+            "feedbus_host_consumers": {
+                one.host: len(one.works_on) for one in self._sharing().hosts
+            },
         }
         return typed(CONTENT_TYPE, exposition(self._topology.var / "metrics", gauges))
 
@@ -114,6 +118,7 @@ class Operations:
         )
         shown["delayed"] = self._timer() or None
         shown["schedules"] = self._schedules()
+        shown["hosts"] = [asdict(one) for one in self._sharing().hosts]
         shown["broker"] = broker_state(self._topology.broker_url, away)
         shown["store"] = store_state(self._topology.store, store_away(self._store))
         return answer(shown)
@@ -128,6 +133,10 @@ class Operations:
         """Return the reasons for which consumers hold, by consumer."""
         found = all_holding(self._topology.var / "run")
         return {name: found[name] for name in self._topology.consumers if name in found}
+
+    def _sharing(self) -> Sharing:
+        """Return which hosts there are, none where that is not known."""
+        return known(self._topology) or Sharing("")
 
     def _timer(self) -> dict[str, float]:
         """Return the number of delayed messages by state; empty during an outage of the broker."""

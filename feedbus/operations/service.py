@@ -1,4 +1,4 @@
-"""The operations process: it serves HTTP, publishes the outbox, and fires schedules."""
+"""The operations process: it serves HTTP, publishes the outbox, fires schedules, shares shards."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from feedbus.bus import LiveBus
 from feedbus.errors import FeedbusError
+from feedbus.hosts.announcer import Announcer
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.operations.access import Guard, guard_of
@@ -57,7 +58,11 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
     with hold_slot(topology, OPERATIONS, 1):
         store = open_store(topology, application_name="feedbus operations")
         try:
-            with QueueDepths(topology) as depths, _publishing(topology, store):
+            with (
+                QueueDepths(topology) as depths,
+                _publishing(topology, store),
+                Announcer(topology),
+            ):
                 service = Service(topology, host, port, supervised=supervised)
                 for number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(number, service.on_signal)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
-from feedbus.generations import switch
+from feedbus.generations import file_order, switch
 from feedbus.generations.ledger import State
 from feedbus.plan.changes import Draining, Evenness, RingChange
 from feedbus.plan.waits import Rates, messages, shares, waits
@@ -37,6 +37,9 @@ def changes(
                 for generation in (*state.draining, state.current)
             }
             change = _change(state, wanted, backlogs)
+            if file_order.why_refused(state, topology):
+                reason = f"{change.reason}; refused, since another host's file is newer"
+                change = replace(change, reason=reason)
             yield _predicted(topology, change, state, wanted, backlogs) if predict else change
 
 

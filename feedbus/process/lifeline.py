@@ -242,6 +242,16 @@ def ready_since(path: Path, pid: int) -> float | None:
     return None
 
 
+def runs_ready(folder: Path, name: str, slot: int) -> bool:
+    """Whether a process that does its work holds a slot."""
+    try:
+        with slot_path(folder, name, slot, "ready").open() as file:
+            noted = file.readline().strip()
+    except FileNotFoundError:
+        return False
+    return bool(noted) and noted == str(lock_holder(slot_path(folder, name, slot, "lock")))
+
+
 def changed_code(path: Path, pid: int) -> list[Path]:
     """Return the files that have changed since the process with this ready file imported them."""
     try:

@@ -154,7 +154,7 @@ class Batches:
         if run.must_read_anew:
             raise error
         run.hold(error, self.look)
-        if run.ended(working=self.working) is not None:
+        if not run.goes_on(working=self.working):
             return False
         raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
         return True

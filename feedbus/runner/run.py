@@ -11,6 +11,7 @@ from feedbus.clock import Clock
 from feedbus.dispatch import Dispatch
 from feedbus.errors import Outage, UsageError
 from feedbus.handling.resources import Resources
+from feedbus.logs import EventLog
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.heartbeats import Heartbeats
@@ -20,6 +21,8 @@ from feedbus.runner.suspects import Suspects
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.topology import Consumer, Topology
 from feedbus.wire.amqp import RawConnection
+
+events = EventLog(__name__)
 
 POLL_SECONDS = 0.5
 FIRST_LOOK_SECONDS = 0.05
@@ -44,6 +47,7 @@ class Run:
         waiting: the waiting queues, where the queue has an order.
         handler_seconds: the time limit of a handler.
         clock: used for waiting.
+        assigned: whether this host works on the queue now.
         buffer: deliveries that have come and are not handled yet.
         stop_requested: whether the run is to end cleanly.
         removed: why there will never be anything to read, or None if there may be.
@@ -63,6 +67,7 @@ class Run:
     waiting: WaitingQueues | None
     handler_seconds: float
     clock: Clock
+    assigned: Callable[[], bool]
     buffer: Buffer = field(default_factory=Buffer)
     stop_requested: threading.Event = field(default_factory=threading.Event)
     removed: str | None = None
@@ -78,6 +83,22 @@ class Run:
         if self.stop_requested.is_set():
             return "stopped by a signal"
         return self.removed or self.left.used_up(waiting=bool(self.buffer) or working)
+
+    def goes_on(self, *, working: bool = False) -> bool:
+        """Whether this process is to read its queue; see ended()."""
+        return self.ended(working=working) is None and self.assigned()
+
+    def await_assignment(self) -> None:
+        """Wait while another host works on the queue; this process can begin at any time."""
+        name = self.consumer.name
+        events.info("standing_by", f"{name} stands by: another host works on it", consumer=name)
+        self.holding.over()
+        while self.ended() is None and not self.assigned():
+            self.clock.wait(self.stop_requested, POLL_SECONDS)
+            self.left.idle_from(self.clock.monotonic())
+        if self.assigned():
+            text = f"{name} begins: it is assigned to this host now"
+            events.info("assigned", text, consumer=name)
 
     def stand_by(self, stands_by: bool) -> None:  # noqa: FBT001 -- what it is
         """Check again soon if another consumer reads a queue: it may just have been killed."""

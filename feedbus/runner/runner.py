@@ -53,6 +53,7 @@ class Runner:
         on_ready: Callable[[], None] = lambda: None,
         on_hold: Callable[[str], None] = lambda _: None,
         on_waiting: Callable[[int], None] = lambda _: None,
+        assigned: Callable[[], bool] = lambda: True,
     ) -> None:
         """Create the parts of a run.
 
@@ -67,6 +68,7 @@ class Runner:
             on_ready: called once the consumer has subscribed.
             on_hold: called with why it holds, and with "" when it goes on.
             on_waiting: called with how many records wait so that their keys stay in order.
+            assigned: whether this host works on the consumer's queue now; asked between batches.
 
         """
         self._topology = topology
@@ -105,6 +107,7 @@ class Runner:
             else None,
             handler_seconds=consumer.queue.handler_timeout_seconds + CANCEL_SECONDS * cancels,
             clock=clock,
+            assigned=assigned,
         )
         self._placement = Placement(topology)
         self._pruning = Pruning(topology, consumer, counted)
@@ -138,6 +141,10 @@ class Runner:
         with self._heartbeats:
             try:
                 while (reason := self._ended()) is None:
+                    if not self._run.assigned():
+                        self._report_ready()
+                        self._run.await_assignment()
+                        continue
                     try:
                         self._consume()
                     except (Outage, UsageError) as error:
@@ -152,6 +159,10 @@ class Runner:
     def _ended(self) -> str | None:
         """Return why the run is over, or None if it is not."""
         return self._run.ended(working=self._way.working)
+
+    def _goes_on(self) -> bool:
+        """Whether this process is to read its queue."""
+        return self._run.goes_on(working=self._way.working)
 
     def _consume(self) -> None:
         """Subscribe on a new connection and handle deliveries, until the end or an outage."""
@@ -171,7 +182,7 @@ class Runner:
             self._report_ready()  # it is here, though others have to end before it begins
             self._heartbeats.beat()
             stopped = self._run.clock.wait(self._run.stop_requested, BARRIER_POLL_SECONDS)
-            return not stopped and self._ended() is None
+            return not stopped and self._goes_on()
 
         try:
             with (
@@ -187,7 +198,7 @@ class Runner:
                     return
                 for queues in drain.queues(raw):
                     self._consume_from(raw, queues)
-                    if self._ended() is not None:
+                    if not self._goes_on():
                         return
         except connection.channel_errors as error:
             self._way.channel_closed(error)
@@ -208,14 +219,17 @@ class Runner:
             self._run.waiting.forget()
 
     def _consume_from(self, raw: RawConnection, queues: Sequence[Source]) -> None:
-        """Consume until a limit, or until each of the queues is at its fence or deleted."""
+        """Consume until a limit, until another host is to work on the queue, or until all is read.
+
+        All is read when each of the queues is at its fence or deleted.
+        """
         run, way, subscriptions = self._run, self._way, self._subscriptions
         subscriptions.begin()
         left = list(queues)
         # Who has not begun to read is not idle, however long it took to connect.
         subscribed_at = run.clock.monotonic()
         run.left.idle_from(subscribed_at)
-        while (left or subscriptions.reading) and self._ended() is None:
+        while (left or subscriptions.reading) and self._goes_on():
             left = [source for source in left if not subscriptions.subscribe(raw, source)]
             run.stand_by(bool(left))
             self._report_ready()

@@ -11,12 +11,15 @@ from types import FrameType
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call stop on SIGTERM and SIGINT."""
-    home = os.getpid()
+    """Call stop on SIGTERM and SIGINT, once: a second signal could come while stop() locks."""
+    home, called = os.getpid(), False
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal called
         if os.getpid() == home:
-            stop()
+            if not called:
+                called = True
+                stop()
         else:  # a process that a handler forked ends as any other
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

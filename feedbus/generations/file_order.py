@@ -1,0 +1,82 @@
+"""Hosts whose files differ: the older file does not replace the ring of the newer one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from feedbus.errors import UsageError
+from feedbus.generations import ledger
+from feedbus.generations.ledger import State
+from feedbus.hosts.topology_file import TopologyFile
+from feedbus.topology import Generation, Topology
+from feedbus.wire.amqp import Channel
+
+KEPT = 20  # replaced rings that are remembered
+
+
+def refuse_older(channel: Channel, topology: Topology) -> None:
+    """Refuse a file whose rings would replace those of another host's newer file.
+
+    Called under the topology's lock, before anything is changed.
+
+    Raises:
+        UsageError: the file of the current ring is another host's, and is newer; or it has replaced
+            the ring that this file asks for.
+
+    """
+    for exchange in topology.exchanges.values():
+        if not exchange.hashed:
+            continue
+        state = ledger.recall(channel, topology, exchange.name)
+        if state is not None and (refusal := why_refused(state, topology)):
+            raise UsageError(refusal)
+
+
+def why_refused(state: State, topology: Topology) -> str:
+    """Return why this host's file must not replace the current ring of an exchange, "" if it may.
+
+    A host may always go back to an earlier file of its own. Equal times say nothing, as a
+    deployment can give every file the same; then only a ring that was replaced is refused.
+    """
+    own, source, current = TopologyFile.of(topology), state.source, state.current
+    wanted = topology.generation(current.exchange)
+    if own is None or source is None or source.host == own.host or _ring(current) == _ring(wanted):
+        return ""
+    if own.modified < source.modified:
+        why = "is older than the file that asked for the current ring"
+    elif _ring(wanted) in state.replaced:
+        why = "asks for a ring that was replaced by the current one"
+    else:
+        return ""
+    return (
+        f"ring '{current.exchange}': {own}, {why}: {source}. The first asks for"
+        f" {len(wanted.members)} shards, and the current ring has {len(current.members)}. Nothing"
+        " was changed, and the other hosts go on. Copy the current file to this host, and try"
+        " again; or, if all hosts are to have the first one, run `feedbus apply --older-file` here"
+    )
+
+
+def confirmed(state: State, topology: Topology) -> State:
+    """Return the state with this host's file, where that is newer and asks for the same ring."""
+    own = TopologyFile.of(topology)
+    if own is None or (state.source is not None and own.modified <= state.source.modified):
+        return state
+    return replace(state, source=own)
+
+
+def succeeded(state: State, topology: Topology, wanted: Generation) -> State:
+    """Return the state with the file that asks for another ring, and the ring that it replaces."""
+    before, after = _ring(state.current), _ring(wanted)
+    if before == after:
+        return state
+    replaced = [one for one in (*state.replaced, before) if one != after]
+    return replace(
+        state,
+        source=TopologyFile.of(topology),
+        replaced=tuple(dict.fromkeys(replaced))[-KEPT:],
+    )
+
+
+def _ring(generation: Generation) -> str:
+    """Return what two generations have in common that are the same ring."""
+    return replace(generation, turn=0).digest

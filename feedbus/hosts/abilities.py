@@ -1,0 +1,57 @@
+"""Which consumers this host can run: those whose processes are ready."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+from feedbus.process.lifeline import run_folder, runs_ready
+from feedbus.topology import Queue, Topology
+
+RESTART_SECONDS = 5.0  # a process that ends and is restarted within this time loses no shard
+
+
+def is_assigned(topology: Topology, queue: Queue) -> bool:
+    """Whether one host at a time works on each consumer of a queue.
+
+    All hosts read the other queues at the same time.
+    """
+    return topology.on_ring(queue) or queue.single_active_consumer
+
+
+class Abilities:
+    """Looks at the files that the consumers' processes keep in the folder of state."""
+
+    def __init__(self, topology: Topology) -> None:
+        """Look at the consumers of a topology that are assigned to hosts."""
+        self._folder = run_folder(topology)
+        self._consumers = [
+            consumer
+            for consumer in topology.consumers.values()
+            if is_assigned(topology, consumer.queue)
+        ]
+        self._ready_at: dict[str, float] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there is any such consumer."""
+        return bool(self._consumers)
+
+    def look(
+        self, now: float, *, patience_seconds: float = RESTART_SECONDS
+    ) -> dict[str, tuple[str, ...]]:
+        """Return, by queue, the consumers that have been ready within the patience.
+
+        Args:
+            now: of the monotonic clock.
+            patience_seconds: how long a process may be away.
+
+        """
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for consumer in self._consumers:
+            queue, name = consumer.queue, consumer.name
+            slots = range(1, queue.processes + 1)
+            if any(runs_ready(self._folder, name, slot) for slot in slots):
+                self._ready_at[name] = now
+            if now - self._ready_at.get(name, -math.inf) <= patience_seconds:
+                found[queue.name].append(name)
+        return {queue: tuple(names) for queue, names in found.items()}

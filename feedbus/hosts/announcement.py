@@ -1,0 +1,65 @@
+"""What a host announces to the other hosts of its project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """One message of a host, sent each second.
+
+    Attributes:
+        host: its id, which a restart does not change: the machine's name and the folder of state.
+        since: when it began to announce itself, in seconds since 1970.
+        able: of each queue, the consumers whose processes are ready on this host.
+        assignment: the host of each consumer, as this host knows it; None before it knows it.
+        file: a digest of the content of the topology's file.
+        queue: the host's own queue on the broker. Nobody else can declare it or guess its name, so
+            it shows that the announcement comes from a host.
+
+    """
+
+    host: str
+    since: float
+    able: Mapping[str, tuple[str, ...]]
+    assignment: Mapping[str, str] | None
+    file: str = ""
+    queue: str = ""
+
+    def encode(self) -> bytes:
+        """Return it as the body of a message."""
+        return json.dumps(
+            {
+                "host": self.host,
+                "since": self.since,
+                "able": {queue: list(consumers) for queue, consumers in self.able.items()},
+                "assignment": None if self.assignment is None else dict(self.assignment),
+                "file": self.file,
+                "queue": self.queue,
+            }
+        ).encode()
+
+
+def decode(body: bytes | str) -> Announcement | None:
+    """Return the announcement that a body contains, None where it contains none."""
+    try:
+        found: Any = json.loads(body)
+        assignment = found["assignment"]
+        return Announcement(
+            host=str(found["host"]),
+            since=float(found["since"]),
+            able={
+                str(queue): tuple(map(str, consumers)) for queue, consumers in found["able"].items()
+            },
+            assignment=None
+            if assignment is None
+            else {str(consumer): str(host) for consumer, host in assignment.items()},
+            file=str(found["file"]),
+            queue=str(found["queue"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None

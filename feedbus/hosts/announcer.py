@@ -1,0 +1,170 @@
+"""The thread of the operations process that takes part in sharing work among hosts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Self
+
+from feedbus import broker
+from feedbus.clock import NANOSECONDS
+from feedbus.errors import FeedbusError
+from feedbus.hosts import assignment_file
+from feedbus.hosts.abilities import Abilities
+from feedbus.hosts.announcement import Announcement
+from feedbus.hosts.assignment_file import SeenHost, Sharing
+from feedbus.hosts.link import Link
+from feedbus.hosts.membership import Membership
+from feedbus.hosts.topology_file import digest_in_use, host_id
+from feedbus.logs import EventLog
+from feedbus.topology import Topology
+
+events = EventLog(__name__)
+
+ANNOUNCE_SECONDS = 1.0
+STEP_SECONDS = 0.25
+AWAY_SECONDS = 1.0
+UNKNOWN_AFTER_SECONDS = 15.0  # without a connection, what was assigned is not relied on
+LEAVING_SECONDS = 1.5
+JOIN_SECONDS = 3.0  # less than the time that this process has to end
+
+
+class Announcer:
+    """Announces this host, and writes the file by which its consumers know their shards.
+
+    Example:
+        with Announcer(topology):
+            serve()
+
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        """Work within a with statement; where one host alone is possible, do nothing."""
+        self._topology = topology
+        self._clock = broker.clock(topology)
+        self._host = host_id(topology)
+        self._since = self._clock.wall_nanoseconds() / NANOSECONDS
+        self._file = digest_in_use(topology)
+        self._abilities = Abilities(topology)
+        self._membership = Membership(self._host)
+        self._path = assignment_file.assignment_path(topology)
+        self._written: Sharing | None = None
+        self._lost_at = self._clock.monotonic()
+        self._logged = ""
+        self._over = threading.Event()
+        self._needed = bool(self._abilities) and not topology.broker_url.embedded
+        self._thread = threading.Thread(target=self._run, name="hosts", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start the thread."""
+        if self._needed:
+            self._thread.start()
+        else:
+            assignment_file.remove(self._path)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the thread."""
+        self._over.set()
+        if self._needed:
+            self._thread.join(JOIN_SECONDS)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                self._take_part()
+            except Exception as error:  # noqa: BLE001 -- without this thread hosts do not share
+                self._log_once(error)
+            self._membership.disconnected()
+            if self._clock.monotonic() - self._lost_at > UNKNOWN_AFTER_SECONDS:
+                self._written = None
+                assignment_file.remove(self._path)
+            self._clock.wait(self._over, AWAY_SECONDS)
+
+    def _take_part(self) -> None:
+        """Announce and listen on one connection, until it is lost or this process ends."""
+        link = Link(self._topology)
+        try:
+            self._membership.connected(self._clock.monotonic())
+            announce_at = 0.0
+            while not self._over.is_set():
+                self._listen(link)
+                now = self._lost_at = self._clock.monotonic()
+                if now >= announce_at:
+                    announce_at = now + ANNOUNCE_SECONDS
+                    self._turn(link, self._abilities.look(now), now)
+                    self._logged = ""
+            self._leave(link)
+        finally:
+            link.close()
+
+    def _listen(self, link: Link) -> None:
+        for announcement in link.receive(STEP_SECONDS):
+            self._membership.note(announcement, self._clock.monotonic())
+
+    def _turn(self, link: Link, able: Mapping[str, tuple[str, ...]], now: float) -> None:
+        assignment = self._membership.decide(self._announcement(able, link.queue), now)
+        own = self._announcement(able, link.queue)
+        link.announce(own.encode())
+        if assignment is not None:
+            self._write(assignment, own, now)
+
+    def _announcement(self, able: Mapping[str, tuple[str, ...]], queue: str = "") -> Announcement:
+        assignment = self._membership.assignment
+        return Announcement(self._host, self._since, able, assignment, self._file, queue)
+
+    def _leave(self, link: Link) -> None:
+        """Announce what ends on this host, as far as it ends at once.
+
+        Where this process alone ends, as for a changed topology, the consumers go on, and the
+        other hosts wait for it.
+        """
+        if len(self._membership.hosts(self._announcement({}), self._clock.monotonic())) == 1:
+            return
+        until = self._clock.monotonic() + LEAVING_SECONDS
+        while (now := self._clock.monotonic()) < until:
+            able = self._abilities.look(now, patience_seconds=0.0)
+            self._turn(link, able, now)
+            if not able:
+                return
+            self._listen(link)
+
+    def _write(self, assignment: Mapping[str, str], own: Announcement, now: float) -> None:
+        """Write the file where anything has changed, and log which hosts came and went."""
+        hosts = self._membership.hosts(own, now)
+        sharing = Sharing(
+            self._host,
+            [
+                SeenHost(
+                    one.host,
+                    tuple(name for name, host in sorted(assignment.items()) if host == one.host),
+                    one.file == self._file,
+                )
+                for one in sorted(hosts, key=lambda one: one.host)
+            ],
+            dict(assignment),
+        )
+        if sharing == self._written:
+            return
+        before = {one.host for one in self._written.hosts} if self._written else {self._host}
+        there = {one.host for one in sharing.hosts}
+        if before != there:
+            events.info(
+                "hosts_changed",
+                f"{len(there)} hosts share the shards: {', '.join(sorted(there))}",
+                joined=", ".join(sorted(there - before)),
+                gone=", ".join(sorted(before - there)),
+            )
+        assignment_file.write(self._path, sharing)
+        self._written = sharing
+
+    def _log_once(self, error: Exception) -> None:
+        text = str(error) if isinstance(error, FeedbusError) else repr(error)
+        if text != self._logged:
+            self._logged = text
+            events.warning(
+                "hosts_unknown",
+                "this host cannot announce itself to the other hosts, so the broker alone decides"
+                f" which host works on a shard; tried again every second: {text}",
+                error=text,
+            )

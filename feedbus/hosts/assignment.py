@@ -1,0 +1,117 @@
+"""Which host works on which shard: as evenly as possible, with as few moves as possible."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+Able = Mapping[str, Mapping[str, Collection[str]]]
+UNEVEN = 2  # a difference that a move makes smaller
+
+
+def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:
+    """Return the host of each consumer.
+
+    A pure function, so that the same arguments give the same result on each host. Of each queue,
+    two hosts that can run all its consumers differ by one consumer at most, and so they do in all.
+    A consumer moves only where its host has gone or cannot run it, or where that makes hosts more
+    even. Without restrictions, so few consumers move that no smaller number would do for a queue.
+
+    Args:
+        able: for each queue, for each of its consumers, the hosts that can run it.
+        previous: the host of each consumer until now.
+
+    Returns:
+        The host by consumer. A consumer that no host can run is not there.
+
+    Example:
+        >>> able = {"feed": {"feed_0": {"a", "b"}, "feed_1": {"a", "b"}}}
+        >>> sorted(assign(able, {"feed_0": "a", "feed_1": "a"}).values())
+        ['a', 'b']
+
+    """
+    sharing = _Sharing(able)
+    for queue, consumers in sorted(able.items()):
+        for consumer, hosts in consumers.items():
+            if previous.get(consumer) in hosts:
+                sharing.place(queue, consumer, previous[consumer])
+    for queue, consumers in sorted(able.items()):
+        for consumer in sorted(consumers.keys() - sharing.host_of.keys()):
+            sharing.place_anywhere(queue, consumer)
+    for queue in sorted(able):
+        while sharing.level(queue):
+            pass
+    while any(sharing.level_all(queue) for queue in sorted(able)):
+        pass
+    return sharing.host_of
+
+
+class _Sharing:
+    """An assignment that is being made."""
+
+    def __init__(self, able: Able) -> None:
+        self._able = able
+        self._loads: dict[str, Counter[str]] = {queue: Counter() for queue in able}
+        self._totals: Counter[str] = Counter()
+        self.host_of: dict[str, str] = {}
+
+    def place(self, queue: str, consumer: str, host: str) -> None:
+        """Give a consumer to a host."""
+        before = self.host_of.get(consumer)
+        if before is not None:
+            self._loads[queue][before] -= 1
+            self._totals[before] -= 1
+        self.host_of[consumer] = host
+        self._loads[queue][host] += 1
+        self._totals[host] += 1
+
+    def place_anywhere(self, queue: str, consumer: str) -> None:
+        """Give a consumer to the host with the fewest, if any can run it."""
+        hosts = self._able[queue][consumer]
+        if hosts:
+            self.place(queue, consumer, min(hosts, key=lambda host: self._rank(queue, host)))
+
+    def level(self, queue: str) -> bool:
+        """Move one consumer of a queue to a host that has at least two fewer; False for none."""
+        return self._move(queue, least_difference=UNEVEN, least_in_all=None)
+
+    def level_all(self, queue: str) -> bool:
+        """Move one consumer where only the sums of all queues are uneven; False for none."""
+        return self._move(queue, least_difference=UNEVEN - 1, least_in_all=UNEVEN)
+
+    def _move(self, queue: str, *, least_difference: int, least_in_all: int | None) -> bool:
+        loads, totals = self._loads[queue], self._totals
+        best: tuple[int, int, str, str] | None = None
+        for consumer, hosts in self._able[queue].items():
+            giver = self.host_of.get(consumer)
+            if giver is None:
+                continue
+            for taker in hosts:
+                difference = loads[giver] - loads[taker]
+                in_all = totals[giver] - totals[taker]
+                if difference < least_difference:
+                    continue
+                if least_in_all is not None and in_all < least_in_all:
+                    continue
+                found = (difference, in_all, consumer, taker)
+                if best is None or _order(found) < _order(best):
+                    best = found
+        if best is None:
+            return False
+        self.place(queue, best[2], best[3])
+        return True
+
+    def _rank(self, queue: str, host: str) -> tuple[int, int, bytes]:
+        return self._loads[queue][host], self._totals[host], _digest(queue, host)
+
+
+def _order(move: tuple[int, int, str, str]) -> tuple[int, int, bytes]:
+    """Return a key by which the move that helps most is the least one."""
+    difference, in_all, consumer, taker = move
+    return -difference, -in_all, _digest(consumer, taker)
+
+
+def _digest(one: str, other: str) -> bytes:
+    """Return what decides between equals: the same on each host, another for each pair."""
+    return hashlib.sha256(f"{one}\0{other}".encode()).digest()

@@ -1,0 +1,163 @@
+"""The file in which the operations process of a host writes who works on which shard."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from feedbus.clock import SYSTEM, Clock
+from feedbus.process.lifeline import run_folder
+from feedbus.process.private_files import open_private
+from feedbus.topology import Topology
+
+LOOK_SECONDS = 0.5
+WRITER_AWAY_SECONDS = 15.0  # then what it wrote is not relied on
+
+
+@dataclass(frozen=True, slots=True)
+class SeenHost:
+    """A host of the project, as another one sees it.
+
+    Attributes:
+        host: its id.
+        works_on: the consumers that are assigned to it.
+        same_file: whether its topology file has the same content as this host's.
+
+    """
+
+    host: str
+    works_on: tuple[str, ...] = ()
+    same_file: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who works on what.
+
+    Attributes:
+        host: the id of this host.
+        hosts: all hosts, this one among them.
+        assignment: the host of each consumer that is assigned to one.
+
+    """
+
+    host: str
+    hosts: Sequence[SeenHost] = ()
+    assignment: Mapping[str, str] = field(default_factory=dict)
+
+
+def assignment_path(topology: Topology) -> Path:
+    """Return where the file is."""
+    return run_folder(topology) / "hosts.json"
+
+
+def assignment_of(topology: Topology, consumer: str, *, supervised: bool) -> Callable[[], bool]:
+    """Return what says whether this host works on a consumer's queue now.
+
+    What was started by hand always does, and so does a consumer of the embedded broker, which has
+    one host.
+    """
+    if not supervised or topology.broker_url.embedded:
+        return lambda: True
+    return AssignedConsumer(assignment_path(topology), consumer, os.getppid())
+
+
+def write(path: Path, sharing: Sharing) -> None:
+    """Replace the file; its readers may be processes of other users."""
+    beside = path.with_suffix(".new")
+    text = json.dumps(asdict(sharing) | {"writer": os.getpid(), "supervisor": os.getppid()})
+    handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(text)
+    beside.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Remove the file: nothing is known."""
+    path.unlink(missing_ok=True)
+
+
+def known(topology: Topology) -> Sharing | None:
+    """Return who works on what, None where this host does not know it, or is the only one."""
+    return read(assignment_path(topology))
+
+
+def read(path: Path) -> Sharing | None:
+    """Return what the file of a running operations process says, None without one."""
+    content = _content(path)
+    if content is None or not _exists(int(content["writer"])):
+        return None
+    hosts = [
+        SeenHost(one["host"], tuple(one["works_on"]), bool(one["same_file"]))
+        for one in content["hosts"]
+    ]
+    return Sharing(content["host"], hosts, content["assignment"])
+
+
+class AssignedConsumer:
+    """Whether a consumer's shard is for this host; looks at the file twice a second at most.
+
+    Without a file of this supervisor's operations process, or for a consumer that the file does not
+    name, it is: then the broker alone decides which host reads the shard.
+    """
+
+    def __init__(self, path: Path, consumer: str, supervisor: int, clock: Clock = SYSTEM) -> None:
+        """Look for a consumer, under the supervisor with this process id."""
+        self._path = path
+        self._consumer = consumer
+        self._supervisor = supervisor
+        self._clock = clock
+        self._look_at = 0.0
+        self._stamp: tuple[int, ...] = ()
+        self._writer = 0
+        self._writer_seen_at = 0.0
+        self._here = self._here_by_file = True
+
+    def __call__(self) -> bool:
+        """Return whether this host works on it; costs next to nothing."""
+        now = self._clock.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._here = self._look(now)
+        return self._here
+
+    def _look(self, now: float) -> bool:
+        try:
+            found = self._path.stat()
+        except OSError:
+            self._stamp = ()
+            return True
+        stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
+        if stamp != self._stamp:
+            content = _content(self._path)
+            if content is None or content["supervisor"] != self._supervisor:
+                return True
+            self._stamp, self._writer, self._writer_seen_at = stamp, int(content["writer"]), now
+            host = content["assignment"].get(self._consumer, content["host"])
+            self._here_by_file = host == content["host"]
+        elif _exists(self._writer):
+            self._writer_seen_at = now
+        return self._here_by_file or now - self._writer_seen_at > WRITER_AWAY_SECONDS
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    return None
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

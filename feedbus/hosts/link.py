@@ -1,0 +1,105 @@
+"""The connection by which a host announces itself to the other hosts, and hears of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feedbus import broker
+from feedbus.broker import entities
+from feedbus.broker.names import Names
+from feedbus.hosts.announcement import Announcement, decode
+from feedbus.topology import Topology
+from feedbus.wire.amqp import RawConnection
+from feedbus.wire.constants import JSON
+
+KEPT = 1_000  # announcements of a host that does not read; the oldest are dropped
+
+
+class Link:
+    """An exclusive queue of this host, bound to the exchange to which all hosts announce.
+
+    Neither outlives its hosts: the queue goes with the connection, the exchange with the last
+    queue.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        """Connect to the broker of a topology.
+
+        Raises:
+            BrokerOutage: the broker is away.
+
+        """
+        self._topology = topology
+        self._clock = broker.clock(topology)
+        self._exchange = Names(topology).hosts
+        self._bodies: list[Any] = []
+        self._hosts: set[str] = set()
+        self._connection = broker.connect(topology, beating=True)
+        self._raw: RawConnection = self._connection.connection
+        with broker.outage(self._connection, topology.broker_url):
+            channel = self._channel = self._raw.channel()
+            channel.auto_decode = False
+            channel.exchange_declare(self._exchange, "fanout", durable=False, auto_delete=True)
+            self.queue = f"{self._exchange}.{self._clock.unique()}"
+            channel.queue_declare(
+                self.queue,
+                durable=False,
+                exclusive=True,
+                auto_delete=True,
+                arguments={"x-max-length": KEPT},
+            )
+            channel.queue_bind(self.queue, self._exchange)
+            channel.basic_consume(self.queue, callback=self._take)
+
+    def _take(self, message: Any) -> None:
+        self._channel.basic_ack(message.delivery_tag)
+        self._bodies.append(message.body)
+
+    def announce(self, body: bytes) -> None:
+        """Send an announcement to all hosts.
+
+        Raises:
+            BrokerOutage: the connection is lost.
+
+        """
+        with broker.outage(self._connection, self._topology.broker_url):
+            message = self._channel.prepare_message(body, content_type=JSON)
+            self._channel.basic_publish(message, self._exchange)
+            send_heartbeat = getattr(self._raw, "send_heartbeat", None)
+            if send_heartbeat is not None:
+                send_heartbeat()
+
+    def receive(self, seconds: float) -> list[Announcement]:
+        """Return the announcements of other hosts that arrive within some seconds.
+
+        What does not come from a host is left out.
+
+        Raises:
+            BrokerOutage: the connection is lost.
+
+        """
+        deadline = self._clock.monotonic() + seconds
+        with broker.outage(self._connection, self._topology.broker_url):
+            self._raw.take_arrived()
+            while (left := deadline - self._clock.monotonic()) > 0:
+                try:
+                    self._raw.drain_events(timeout=left)
+                except TimeoutError:
+                    break
+            bodies, self._bodies = self._bodies, []
+            return [one for one in map(decode, bodies) if one is not None and self._of_host(one)]
+
+    def _of_host(self, announcement: Announcement) -> bool:
+        """Whether another host sent it, to which the queue that it names belongs."""
+        queue = announcement.queue
+        if queue in self._hosts:
+            return True
+        if queue == self.queue or not queue.startswith(f"{self._exchange}."):
+            return False
+        if entities.is_anothers(self._raw, queue):
+            self._hosts.add(queue)
+        return queue in self._hosts
+
+    def close(self) -> None:
+        """End the connection."""
+        broker.close(self._connection)

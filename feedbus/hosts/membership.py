@@ -1,0 +1,81 @@
+"""Which hosts are there, and the assignment that all of them go by."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from feedbus.hosts.announcement import Announcement
+from feedbus.hosts.assignment import assign
+
+GONE_SECONDS = 5.0  # without an announcement
+LISTEN_SECONDS = 2.5  # after a connection was opened, until all hosts must have announced
+
+
+class Membership:
+    """What one host knows of all hosts; times are of its own monotonic clock.
+
+    The host that has been there longest leads: it makes the assignment and announces it. When it
+    goes, the next one continues from the assignment that all of them have. While two hosts lead for
+    a moment, the broker still lets one consumer read a shard.
+    """
+
+    def __init__(self, host: str) -> None:
+        """Know of no host but this one."""
+        self._host = host
+        self._heard: dict[str, tuple[float, Announcement]] = {}
+        self._listening_since: float | None = None
+        self.assignment: Mapping[str, str] | None = None
+
+    def connected(self, now: float) -> None:
+        """Note that announcements arrive from now on.
+
+        Hosts that were there before get time to connect again, as after a restart of the broker.
+        """
+        self._listening_since = now
+        self._heard = {host: (now, latest) for host, (_, latest) in self._heard.items()}
+
+    def disconnected(self) -> None:
+        """Note that no announcement arrives."""
+        self._listening_since = None
+
+    def note(self, announcement: Announcement, now: float) -> None:
+        """Take an announcement that has arrived."""
+        if announcement.host != self._host:
+            self._heard[announcement.host] = (now, announcement)
+
+    def hosts(self, own: Announcement, now: float) -> Sequence[Announcement]:
+        """Return the latest announcement of each host that is there, the leader's first."""
+        for host, (heard_at, _) in list(self._heard.items()):
+            if now - heard_at > GONE_SECONDS:
+                del self._heard[host]
+        others = [latest for _, latest in self._heard.values()]
+        return sorted([own, *others], key=lambda one: (one.since, one.host))
+
+    def decide(self, own: Announcement, now: float) -> Mapping[str, str] | None:
+        """Return the host of each consumer, None while this host has to listen first."""
+        if self._listening_since is None:
+            return self.assignment
+        hosts = self.hosts(own, now)
+        leader = hosts[0]
+        if leader.host != self._host:
+            if leader.assignment is not None:
+                self.assignment = leader.assignment
+        elif now - self._listening_since >= LISTEN_SECONDS:
+            self.assignment = assign(_able(hosts), self.assignment or _announced(hosts))
+        return self.assignment
+
+
+def _able(hosts: Sequence[Announcement]) -> dict[str, dict[str, set[str]]]:
+    """Return, for each queue and consumer, the hosts whose process of it is ready."""
+    found: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for one in hosts:
+        for queue, consumers in one.able.items():
+            for consumer in consumers:
+                found[queue][consumer].add(one.host)
+    return {queue: dict(consumers) for queue, consumers in found.items()}
+
+
+def _announced(hosts: Sequence[Announcement]) -> Mapping[str, str]:
+    """Return the assignment of the first host that knows one, for a leader that is new."""
+    return next((one.assignment for one in hosts if one.assignment), {})

@@ -1,0 +1,64 @@
+"""The topology file of a host: which host, which content, how old."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from feedbus.config import APPLIED
+from feedbus.topology import Topology
+
+
+def host_id(topology: Topology) -> str:
+    """Return what other hosts call this one: the same after each restart."""
+    return f"{socket.gethostname()}:{topology.var}"
+
+
+def digest_in_use(topology: Topology) -> str:
+    """Return a digest of the content that this process goes by, "" where there is no file."""
+    applied = os.environ.get(APPLIED)
+    try:
+        return _digest(Path(applied).read_bytes() if applied else topology.path.read_bytes())
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class TopologyFile:
+    """A topology file of a host.
+
+    Attributes:
+        host: the id of the host.
+        path: where the file is on that host.
+        digest: of its content.
+        modified: when it was changed last, in seconds since 1970, by the host's clock.
+
+    """
+
+    host: str
+    path: str
+    digest: str
+    modified: float
+
+    @classmethod
+    def of(cls, topology: Topology) -> Self | None:
+        """Return the file of a topology, None where it has none, as a topology made in a test."""
+        try:
+            content, found = topology.path.read_bytes(), topology.path.stat()
+        except OSError:
+            return None
+        return cls(host_id(topology), str(topology.path), _digest(content), found.st_mtime)
+
+    def __str__(self) -> str:
+        """Describe it for people."""
+        moment = datetime.fromtimestamp(self.modified, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return f"{self.path} of host {self.host}, modified {moment}"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
