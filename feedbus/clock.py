@@ -87,7 +87,7 @@ SYSTEM: Clock = SystemClock()
 
 
 class VirtualClock:
-    """A clock that stands still until somebody waits, and then goes on by what was waited for.
+    """A clock that stands still until something waits, and then advances by that time.
 
     It is for one thread: another thread, which could end a wait early, is not waited for.
 
@@ -136,7 +136,7 @@ class VirtualClock:
                 self._passed += math.ceil(seconds * NANOSECONDS)  # a wait always ends
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
-        """Return whether an event is set; where it is not, go on by the seconds.
+        """Return whether an event is set; if it is not, advance by the seconds.
 
         Raises:
             NothingToWaitFor: it is not set, and there is no limit.
@@ -154,7 +154,7 @@ class VirtualClock:
         return f"{self.random.getrandbits(128):032x}"
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
-        """Return what is ready; where nothing is, go on by the seconds.
+        """Return what is ready; if nothing is, advance by the seconds.
 
         Raises:
             NothingToWaitFor: nothing is ready, and there is no limit.

@@ -1,7 +1,7 @@
 """Cron lines in time zones: the times that they match, also on days when a clock changes.
 
-A line that names times of day (`30 2 * * *`) is fired once on each day: where the clock skips that
-time, at the first minute after the gap; where the clock shows it twice, the first time. A line
+A line that names times of day (`30 2 * * *`) is fired once on each day: if the clock skips that
+time, at the first minute after the gap; if the clock shows it twice, the first time. A line
 whose minute or hour begins with `*` names steps of time, which continue through both. Debian's
 cron, which cronsim follows, does the same.
 """

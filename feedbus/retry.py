@@ -42,10 +42,10 @@ class Fate:
     """A record's verdict for the metrics, and the message for its retry or dead letter, if any.
 
     Attributes:
-        verdict: reject, invalid, retry, dead_letter or drop; "wait" where it was not handled, since
+        verdict: reject, invalid, retry, dead_letter or drop; "wait" if it was not handled, since
             its key's earlier records wait.
         message: to the dead letters, or to where it waits for its next attempt.
-        waits_milliseconds: how long it waits at least, where it does so in the order of its key.
+        waits_milliseconds: how long it waits at least, if it waits in the order of its key.
         block: what blocks its key until somebody has decided about the dead letter.
 
     """

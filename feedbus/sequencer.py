@@ -22,7 +22,7 @@ class Sequencer(Generic[Item]):
     """Records that wait or run. It does no I/O and uses no threads: its owner calls it.
 
     A key is blocked from the time when a record of it becomes ready until end() of that record.
-    Where the record has failed and is to run again, cut() takes those behind it away.
+    If the record has failed and will run again, cut() takes those behind it away.
     """
 
     def __init__(self, most: int) -> None:

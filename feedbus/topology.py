@@ -124,7 +124,7 @@ class Queue:
     order_by is the field whose records stay in order, True for the routing key, False for nothing;
     waiting_limit is how many records of a consumer may wait for others of their keys;
     block_on_dead is whether they wait for dead letters, too. store is
-    whether its handlers run in transactions of the store, where there is one.
+    whether its handlers run in transactions of the store, if there is one.
     """
 
     name: str

@@ -24,7 +24,7 @@ class WaitingRecord(Generic[Arrival]):
         place: records of one key run in the order of their places; others may have the same.
         message_id: of the record.
         identified: whether the publisher gave the id, so that no other record has it.
-        attempt: how often it has failed; BLOCKED where it is a dead letter that blocks its key.
+        attempt: how often it has failed; BLOCKED if it is a dead letter that blocks its key.
         due_at: not before this time, in seconds since 1970; 0 for what only waits for others.
         queue: in which its message is.
         arrival: its delivery; None if its message is being sent or was returned.

@@ -41,7 +41,7 @@ def locked(connection: amqp.Connection, topology: Topology) -> AbstractContextMa
     """Hold the lock under which rings are switched; it is released when its holder dies.
 
     Raises:
-        UsageError: somebody else holds it for longer than ten seconds.
+        UsageError: another process holds it for longer than ten seconds.
 
     """
     return broker_of(topology).locked(connection, topology.name)

@@ -128,7 +128,7 @@ def _declare_written(
 ) -> None:
     """Declare the queues of a new ring, and wait until the broker has written them to its disk.
 
-    RabbitMQ confirms a quorum queue before. Where it is killed then, the queue starts again
+    RabbitMQ confirms a quorum queue before. If it is killed then, the queue starts again
     without its messages, those that were confirmed included. Classic queues are on the disk.
     """
     topology = names.topology

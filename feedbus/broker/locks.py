@@ -21,7 +21,7 @@ def held(path: Path, timeout_seconds: float) -> Iterator[None]:
     """Hold the lock on a file; create the file if it is missing.
 
     Raises:
-        UsageError: somebody else holds it for longer than timeout_seconds.
+        UsageError: another process holds it for longer than timeout_seconds.
 
     """
     with file_locks.locked(path, timeout_seconds) as ours:

@@ -97,7 +97,7 @@ class Broker(Protocol):
         """Hold a project's lock; it is released when its holder dies.
 
         Raises:
-            UsageError: somebody else holds it for too long.
+            UsageError: another process holds it for too long.
 
         """
 

@@ -103,7 +103,7 @@ class Publisher:
         message has its own delivery tag.
 
         Args:
-            messages: at most WINDOW of them where they are small.
+            messages: at most WINDOW of them, if they are small.
 
         Raises:
             BrokerOutage: they were not confirmed in time, or their exchange does not exist. What
@@ -154,7 +154,7 @@ class Publisher:
         return self._channel
 
     def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
-        """Publish once; where the broker closes the channel, find out over which message.
+        """Publish once; if the broker closes the channel, find out over which message.
 
         That one is somewhere among those without an answer. They are published one at a time until
         it is found, and the rest together again.

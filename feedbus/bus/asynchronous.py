@@ -89,7 +89,7 @@ class AsyncBus:
     ) -> None:
         """Publish one record; return when the broker has confirmed it.
 
-        Where a message_id is given, a repeat is known by it. Raises: as LiveBus.publish.
+        A repetition is recognised by its message_id, if one is given. Raises: as LiveBus.publish.
         """
         fields = check_record(exchange, payload, key, message_id)
         envelope = envelope_of(options) if options else None

@@ -107,7 +107,7 @@ class BatchBus(Bus):
             records: all that the handler is given.
             collect: takes the messages.
             shards: over how many shards an exchange of that name spreads its keys, 0 for one that
-                is not hashed; raises UsageError where there is no such exchange.
+                is not hashed; raises UsageError if there is no such exchange.
 
         """
         self._records = records

@@ -38,7 +38,7 @@ TIMEOUT_SECONDS = 10.0
 class LiveBus(Bus):
     """A bus with its own connection, for any thread; feedbus.connect() returns one.
 
-    It connects at the first publish, declares the topology where the broker has nothing of it,
+    It connects at the first publish, declares the topology if the broker has nothing of it,
     and reconnects when the broker comes back. What several threads publish together is sent
     together: they share one wait for confirms. A forked process gets a connection of its own.
     """

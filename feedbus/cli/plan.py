@@ -100,7 +100,7 @@ def look(topology: Topology, delete_nonempty: tuple[str, ...], *, predict: bool 
 
 
 def _with_hot_keys(topology: Topology, plan: Plan, keys: Keys, traffic: str | None) -> Plan:
-    """Note for each changed ring the hottest key of the sample, where it exceeds a shard."""
+    """Add, for each changed ring, the hottest key of the sample, if it exceeds a shard."""
     from feedbus.balance.traffic import Tally, pairs_of_keys
     from feedbus.plan.waits import hot_key
 

@@ -39,8 +39,8 @@ class Option(fields.Field[Any]):
             description: what the option means, in sentences; it may have links in Markdown.
             default: in the file's notation, or in words; "" if the dataclass has it.
             required: whether the option must be there.
-            attribute: the field of the dataclass, where its name is another.
-            example: a value for editors, where the kind has none or a misleading one.
+            attribute: the field of the dataclass, if its name is another.
+            example: a value for editors, if the type has none or a misleading one.
 
         """
         super().__init__(

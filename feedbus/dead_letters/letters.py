@@ -25,12 +25,12 @@ class DeadLetter:
     """A dead letter, with the reason of its failure.
 
     Attributes:
-        message_id: of the record, or of the message where its body could not be read.
+        message_id: of the record, or of the message if its body could not be read.
         queue: as topology.toml names it.
         key: the routing key that it was published with.
         reason: of the handler, the validation or the broker.
         attempts: how often the handler was called for it.
-        errors: each field's errors, where it did not validate.
+        errors: each field's errors, if it did not validate.
         failed_at_microseconds: since the epoch; None if the broker dead-lettered it.
         content_type: of the body.
         body: the published bytes.

@@ -35,7 +35,7 @@ class Calling:
     ) -> None:
         """Call in transactions of a store; the sender sends the published messages.
 
-        Where a batch handler's verdicts are out of order, as overtaken says, its call counts for
+        If a batch handler's verdicts are out of order, as overtaken says, its call counts for
         nothing.
         """
         self._overtaken = overtaken

@@ -92,7 +92,7 @@ class DeadHandler:
     def before(self, delivery: Delivery, fate: Fate) -> Fate:
         """Call the function for a fate that is a dead letter, and return the resulting fate.
 
-        Where the function raises, the dead letter says so.
+        If the function raises, the dead letter's reason includes it.
 
         Raises:
             Outage: something that it needs is away; the dead letter must not be put aside yet.

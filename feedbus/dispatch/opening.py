@@ -88,7 +88,7 @@ class Opening:
             routes: to the queue's handlers.
             failure_policy: decides on what cannot be read.
             caller_of: returns what calls a handler.
-            retries: in the order of their keys, where the queue has one.
+            retries: in the order of their keys, if the queue has one.
 
         """
         self._consumer = consumer

@@ -22,7 +22,7 @@ class Order:
 
     Attributes:
         by_key: whether the routing key says what must stay in order.
-        field: the field that says so, by its name on the wire; "" if none does.
+        field: the field of the key, by its name in JSON; "" if there is none.
 
     """
 

@@ -172,7 +172,7 @@ class OrderedRetries:
     def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Record that deliveries were handled; return those to acknowledge in waiting queues.
 
-        What goes on with them has to be confirmed before.
+        Messages that result from them must be confirmed before.
         """
         done: list[Delivery] = []
         for delivery in deliveries:
@@ -274,7 +274,7 @@ class OrderedRetries:
     def after_whole(self, delivery: Delivery, pack: Pack, fate: Fate) -> Fate:
         """Return the fate of a delivery that no handler receives; see after().
 
-        Where its key is not known, it blocks none.
+        If its key is not known, it blocks none.
         """
         known = self._order.by_key and delivery.content_type != PACK
         if known or self._record_of(delivery) is not None:

@@ -1,7 +1,7 @@
 """Equal messages without ids on a queue with `once`: repetitions, or new messages.
 
 Both have the same derived id. One that was not delivered before is certainly another message, so
-it gets an id of its own where the derived one is taken. One that was delivered before may be
+it gets an id of its own if the derived one is taken. One that was delivered before may be
 either; it is taken for a repetition, which is logged and counted.
 """
 

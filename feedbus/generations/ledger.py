@@ -1,10 +1,9 @@
 """The state of a ring on the broker: the current generation, and those that still drain.
 
-A queue holds a message that names them, oldest first; readers drop what it has replaced. Whoever
-changes it holds the topology's lock, and reads it from a second such queue, the ledger: a reader
-holds the message of the first for a moment, so that another may find nothing there, or what was
-true before. Readers may err so, since an old state leads to queues that are gone or to packs that
-come back; whoever switches may not.
+Two queues contain it, as one message. Consumers and publishers read the first queue. While one of
+them has its message, another may find no message, or an older one. This is harmless: with an old
+state they look for deleted queues, or get a pack back. A switch needs the exact state, so it reads
+the second queue, the ledger, under the topology's lock.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ class Replacement:
         """Replace the queue, or finish a replacement that was interrupted.
 
         Raises:
-            UsageError: somebody still consumes it.
+            UsageError: a consumer still uses it.
 
         """
         seen = inventory.take(self.topology)
@@ -272,7 +272,7 @@ def _delete(
     """Move all messages of a queue of our own to an exchange, in order, and delete the queue.
 
     Raises:
-        UsageError: somebody consumes it.
+        UsageError: a consumer uses it.
 
     """
     if reason := _try_to_delete(connection, topology, source, exchange, key):

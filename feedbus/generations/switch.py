@@ -204,8 +204,8 @@ def _append_held(
 def fence(channel: Channel, names: Names, old: Generation, queues: Sequence[str] = ()) -> None:
     """Publish fences to queues of a ring, to all of them by default.
 
-    Whoever is given it looks at the state and, where that says so, proves that the queue is empty
-    and deletes it. Nothing may lead to the ring any more.
+    The consumer that receives it reads the state. If the queue is to end, the consumer proves that
+    it is empty and deletes it. No binding may lead to the ring any more.
     """
     ends = queues or [names.member(old, member) for member, _ in old.members]
     publish_all(channel.connection, [probes.fence(queue, old.digest) for queue in ends])

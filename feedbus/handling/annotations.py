@@ -35,7 +35,7 @@ class Unresolved(Exception):  # noqa: N818 -- names what the annotation is
 
 
 def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
-    """Return an annotation of a function as an object, also where it is written as a text.
+    """Return an annotation of a function as an object, also if it is written as a text.
 
     Args:
         function: has the annotation; names in a text are looked up in its module.

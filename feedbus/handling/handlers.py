@@ -79,7 +79,7 @@ class Handler:
         """Return a callable that calls the function with a record or Records and its parameters.
 
         It takes the record or Records, and what can be given. It raises UnexpectedResult
-        where the function returns something else than None.
+        if the function returns something else than None.
 
         Args:
             session_type: the type of the store's session, None if there is none.

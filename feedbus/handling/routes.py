@@ -20,7 +20,7 @@ class HandlerRoutes:
     Attributes:
         handlers: of the queue.
         patterns: for each handler the routing keys that it takes, by the rules of topic exchanges;
-            none where one handler takes everything, or types decide.
+            none if one handler handles everything, or types decide.
         types: for each handler the property `type` of its messages.
 
     """

@@ -146,7 +146,7 @@ class InlineSystem:
 
         Raises:
             NeverDone: there were more than `most`.
-            Outage: a handler raised it, or the store is away; its messages stay where they are.
+            Outage: a handler raised it, or the store is unavailable; the messages stay queued.
 
         """
         done = 0

@@ -103,7 +103,7 @@ def waits(
 
 
 def hot_key(generation: Generation, key: str, share: float) -> HotKey | None:
-    """Return a key with its share of the records, where that is more than a shard's."""
+    """Return a key with its share of the records, if that is more than a shard's."""
     shard_share = 1 / len(generation.members) if generation.members else 1.0
     if share <= shard_share:
         return None

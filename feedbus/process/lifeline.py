@@ -48,7 +48,7 @@ class SlotTaken(FeedbusError):  # noqa: N818 -- a state of the world, as Outage 
 
 
 def run_folder(topology: HasVar) -> Path:
-    """Return the folder of sockets, locks and ready files, made where it is missing.
+    """Return the folder of sockets, locks and ready files, created if it is missing.
 
     Raises:
         NotPrivate: another user owns it, or may write to it.
@@ -129,7 +129,7 @@ def hold_slot(
     """Hold the lock of a slot of a consumer or process while the block runs.
 
     Args:
-        topology: says where the folder of state is.
+        topology: with the folder of state.
         name: the consumer's or process's name.
         slot: which of its processes this is, from 1.
         patience_seconds: how long an earlier holder may take to end; by default long under a

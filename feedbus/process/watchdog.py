@@ -2,7 +2,7 @@
 
 A handler that holds Python's interpreter lock stops every thread of its process, so no thread
 there can end it. The consumer notes in a file what its handler works on and until when it may;
-the supervisor looks at the file. Where a consumer was started by hand, this module does so as a
+the supervisor looks at the file. If a consumer was started by hand, this module does so as a
 process of its own: `python watchdog.py FILE PID NAME LOG_FORMAT`. It imports little, to start fast.
 """
 

@@ -23,9 +23,9 @@ class Message:
     A test of one handler makes one: `mail(order, Message(routing_key="mail.ann"))`.
 
     Attributes:
-        routing_key: with which the record was published, also where it came back by a retry.
+        routing_key: with which the record was published, also after a retry.
         headers: those of its publisher, read-only.
-        message_id: of the record; where its publisher gave none, one that is derived from the
+        message_id: of the record; if its publisher set none, one that is derived from the
             message and the same at each delivery.
         attempt: 1 for the first, 2 for the first retry.
         priority: None if the publisher gave none.

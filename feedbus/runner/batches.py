@@ -195,7 +195,7 @@ class Batches:
     def _settle(self, raw: RawConnection, deliveries: Sequence[Delivery], strain: Strain) -> None:
         """Acknowledge a batch; if publishing failed, the broker still owns the deliveries.
 
-        Where the handler may have cost the channel, the broker is asked whether it has it still,
+        If the handler may have cost the channel, the broker is asked whether it has it still,
         and the loss is counted against what was in the handler.
         """
         run, subscriptions = self._run, self._subscriptions

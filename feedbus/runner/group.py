@@ -71,7 +71,7 @@ class Group:
         """Handle arrived deliveries until the group is complete.
 
         Args:
-            look: takes what has arrived; raises where the connection is lost, and what waits comes
+            look: takes what has arrived; raises if the connection is lost, and what waits comes
                 again.
             stopped: whether nothing more is to begin.
             most: how many deliveries, at least one.

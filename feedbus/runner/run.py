@@ -44,7 +44,7 @@ class Run:
         holding: the outages since something last succeeded.
         timeout: how long the broker waits for an acknowledgement.
         left: the rest of the run's limits.
-        waiting: the waiting queues, where the queue has an order.
+        waiting: the waiting queues, if the queue has an order.
         handler_seconds: the time limit of a handler.
         clock: used for waiting.
         assigned: whether this host works on the queue now.

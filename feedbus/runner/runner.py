@@ -66,7 +66,7 @@ class Runner:
             suspects: the record of earlier runs.
             store: in whose transactions messages are handled.
             on_ready: called once the consumer has subscribed.
-            on_hold: called with why it holds, and with "" when it goes on.
+            on_hold: called with why it holds, and with "" when it continues.
             on_waiting: called with how many records wait so that their keys stay in order.
             assigned: whether this host works on the consumer's queue now; asked between batches.
 

@@ -75,7 +75,7 @@ class Scheduler:
 
         Raises:
             Outage: the broker is unavailable; nothing is lost by calling it again.
-            UsageError: somebody else holds the topology's lock for too long.
+            UsageError: another process holds the topology's lock for too long.
 
         """
         now = self._now()

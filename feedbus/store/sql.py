@@ -65,7 +65,7 @@ class SqlStore(ABC):
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
         """Execute a statement with parameters of the form :name.
 
-        In the caller's transaction where there is one, else in one of its own.
+        In the caller's transaction if there is one, otherwise in a new one.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""A circus process; it is forked where that is faster than starting a new Python."""
+"""A circus process; it is forked if that is faster than starting a new Python."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Delivery:
         tag: the delivery tag, by which it is settled.
         body: the bytes, as they were published.
         content_type: of the body, if the publisher has set it.
-        message_id: the publisher's; where it gave none that is one, an id that is derived from the
+        message_id: the publisher's; if it is missing or invalid, an id that is derived from the
             message and the same at each redelivery.
         exchange: the name on the broker.
         routing_key: the key that it was published with; text that is not UTF-8 has its bytes as

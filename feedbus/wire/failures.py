@@ -89,7 +89,7 @@ def sent_back(
 ) -> Outgoing:
     """Return the message of a dead letter in its original form.
 
-    Where it says when it was published first, it also says when it is sent back.
+    If it has the time of its first publishing, the time of the requeue is added.
 
     Args:
         delivery: the dead letter.

@@ -1,6 +1,6 @@
 """A message in the body of another one, if its properties cannot be sent as properties.
 
-They cannot where they are not text that everybody can read, or where they leave no room in the
+This is so if they are not text that every client can read, or if they leave no room in the
 frame for what the framework has to say. The sealed body is the length of the properties in four
 bytes, the properties as they travel, and the message's own body.
 """

@@ -47,7 +47,7 @@ def make_context(tls: Tls, server: str) -> ssl.SSLContext:
 def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
     """Return py-amqp's options for the verification of a server.
 
-    py-amqp takes no context of ours. It verifies the name only where it is given one, and would
+    py-amqp takes no context of ours. It verifies the name only if it is given one, and would
     ask the terminal for the passphrase of a key; so a context of ours reads the files first.
 
     Raises:

@@ -133,7 +133,7 @@ def _nested(declared: fields.Field[Any]) -> Iterator[fields.Nested]:
 def _columns(schema: Schema) -> Sequence[Column] | None:
     """Return how to load each field; None if fields depend on each other.
 
-    They do not where a schema has hooks, cross-field rules or fields of one's own.
+    They do if a schema has hooks, cross-field rules or custom fields.
     """
     plain = all(
         type(declared).__module__ == fields.__name__

@@ -40,8 +40,8 @@ class Field:
         type: the type of its values.
         many: the type of a list of its values.
         required: whether a record without it is invalid.
-        default: its value where a record has none; NODEFAULT for no value.
-        factory: makes that value; NODEFAULT where nothing does.
+        default: its value if a record has none; NODEFAULT for no value.
+        factory: creates that value; NODEFAULT if there is none.
 
     """
 

@@ -1,7 +1,7 @@
 """A client-side deadline for every statement on PostgreSQL, for a server that does not answer.
 
 The server's statement_timeout does not reach a client whose network drops everything, nor does
-tcp_user_timeout where a proxy acknowledges on the server's behalf. So one thread in a process
+tcp_user_timeout if a proxy acknowledges on the server's behalf. So one thread in a process
 shuts down the socket of a connection whose statement exceeds its deadline; to libpq that is a lost
 connection.
 """
