@@ -34,8 +34,8 @@ def command(context: Any, *, timeout: float | None, now: bool, as_json: bool) ->
     """Stop everything that `feedbus up` or circusd started here, and wait until it is gone.
 
     Every consumer finishes what is in its handler; one that takes longer than its stop_timeout (by
-    default longer than its handler_timeout) is killed. Ctrl-C gives up waiting: everything goes on
-    stopping. It is not an error when nothing runs.
+    default longer than its handler_timeout) is killed. Ctrl-C ends only the wait:
+    everything continues to stop. It is not an error when nothing runs.
     """
     from feedbus.supervisor.shutdown import stop
 

@@ -112,8 +112,8 @@ def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[i
             log = topology.var / "log" / f"{name.replace('/', '%2F')}.log"
             last = seen["last_exit"]
             text = (
-                f"{name} was given up by the supervisor; its last process ended with {last}: see"
-                f" {log}"
+                f"{name}: the supervisor no longer restarts it; its last process ended with"
+                f" {last}; read {log}"
             )
             return text, []
         if seen["state"] in {"running", "holding"}:
