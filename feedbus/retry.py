@@ -29,7 +29,7 @@ from feedbus.wire.constants import (
     REASON,
     SENT_AT,
 )
-from feedbus.wire.failures import errors_text, going_on, of_record, reason_text
+from feedbus.wire.failures import errors_text, kept_properties, of_record, reason_text
 from feedbus.wire.sealing import sealed
 
 FAULTS_NAMED = 5
@@ -160,7 +160,7 @@ class FailurePolicy:
         self, delivery: Delivery, reason: str, said: Mapping[str, Any] | None = None
     ) -> Outgoing:
         """Return the dead letter of a delivery, with all its properties."""
-        properties, headers = going_on(delivery)
+        properties, headers = kept_properties(delivery)
         headers |= {
             ATTEMPT: delivery.attempts + 1,
             CONSUMER: self.consumer.name,

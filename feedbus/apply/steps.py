@@ -100,7 +100,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
             if not older_file:
                 file_order.refuse_older(connection.channel(), topology)
             _make(connection, topology, plan, supervisor)
-            _leave(connection, topology, plan)
+            _unbind(connection, topology, plan)
             _switch(connection, topology, report)
         if supervisor is not None:
             supervisor.follow()
@@ -161,7 +161,7 @@ def _make(
     channel.close()
 
 
-def _leave(connection: Connection, topology: Topology, plan: Plan) -> None:
+def _unbind(connection: Connection, topology: Topology, plan: Plan) -> None:
     """Unbind the queues that are to be deleted, so that their consumers can empty them."""
     seen = inventory.take(topology)
     channel = connection.channel()

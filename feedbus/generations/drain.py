@@ -181,7 +181,7 @@ class Drain:
             try:
                 with broker.locked(connection, self._topology):
                     channel = connection.channel()
-                    switch.drained(channel, self._topology, generation)
+                    switch.forget_drained(channel, self._topology, generation)
                     channel.close()
             except UsageError:  # a switch is under way, or another consumer is at this
                 if not self._pause():

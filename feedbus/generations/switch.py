@@ -80,9 +80,9 @@ def _carry_out(channel: Channel, names: Names, state: State) -> State:
     state = ledger.write(channel, names, state)
     step("written")
     for old in state.draining:
-        _leave(channel, names, old)
+        _disconnect(channel, names, old)
     step("disconnected")
-    _lead(channel, names, state.current)
+    _connect(channel, names, state.current)
     step("connected")
     if state.draining:
         channel.connection.clock.sleep(broker.in_flight_seconds(names.topology))
@@ -115,7 +115,7 @@ def step(name: str) -> None:
         os._exit(EXIT_CODE)
 
 
-def drained(channel: Channel, topology: Topology, generation: Generation) -> None:
+def forget_drained(channel: Channel, topology: Topology, generation: Generation) -> None:
     """Remove a generation from the state after its queues were deleted, and delete its ring.
 
     The caller holds the topology's lock.
@@ -150,7 +150,7 @@ def _delete_waiting(channel: Channel, queue: str) -> None:
         channel.queue_delete(queue)
 
 
-def disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
+def record_disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
     """Record that the broker distributes keys in another order than the generation's.
 
     The next adopt makes a new generation of the same members. The caller holds the topology's
@@ -161,7 +161,7 @@ def disorder(channel: Channel, topology: Topology, generation: Generation) -> No
         ledger.write(channel, Names(topology), replace(state, disordered=True))
 
 
-def _lead(channel: Channel, names: Names, generation: Generation) -> None:
+def _connect(channel: Channel, names: Names, generation: Generation) -> None:
     """Route plain messages and packs to a generation."""
     channel.exchange_bind(names.ring(generation), names.exchange(generation.exchange), "")
     for member, _ in generation.members:
@@ -169,7 +169,7 @@ def _lead(channel: Channel, names: Names, generation: Generation) -> None:
         channel.queue_bind(queue, names.packs(generation.exchange), key)
 
 
-def _leave(channel: Channel, names: Names, generation: Generation) -> None:
+def _disconnect(channel: Channel, names: Names, generation: Generation) -> None:
     """Stop routing messages to a generation: packs are returned, plain messages are held."""
     for member, _ in generation.members:
         queue, key = names.member(generation, member), names.pack_key(generation, member)

@@ -162,11 +162,11 @@ class Batches:
     def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> None:
         """Call the handler with a batch whose message ids are recorded in a file meanwhile."""
         run = self._run
-        with run.heartbeats.going_on():
+        with run.heartbeats.while_working():
             run.resources.open()  # one may have ended by itself
             run.suspects.take(ids, run.handler_seconds)
             limit = run.consumer.queue.delivery_limit
-            reason = run.suspects.given_up(ids[0], limit)
+            reason = run.suspects.reason_given_up(ids[0], limit)
             if reason:
                 events.error(
                     "message_given_up",
@@ -175,7 +175,7 @@ class Batches:
                     message_id=ids[0],
                 )
                 # Lost so often again: it is the dead handler that costs the consumer now.
-                quietly = bool(run.suspects.given_up(ids[0], 2 * limit))
+                quietly = bool(run.suspects.reason_given_up(ids[0], 2 * limit))
                 run.dispatch.give_up(deliveries[0], reason, quietly=quietly)
             else:
                 run.dispatch.handle(deliveries)

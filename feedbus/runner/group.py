@@ -86,7 +86,7 @@ class Group:
         complete = False
         while not complete:
             try:
-                with self._heartbeats.going_on():
+                with self._heartbeats.while_working():
                     message_id, seconds = self._handle_some(ends_at, stopped, most)
             except Outage as error:
                 self._suspects.release()  # whoever is killed while it holds dies of no message
@@ -144,7 +144,7 @@ class Group:
         if not self._calls:
             return []
         self._suspects.take(self._calls.message_ids, self._seconds)
-        with self._heartbeats.going_on():
+        with self._heartbeats.while_working():
             return self._calls.finish()
 
     def forget(self) -> None:

@@ -53,7 +53,7 @@ class Grouped(Batches):
         outage = None
         if not group:  # else only finishing it has met an outage
             if not run.resources.ready:  # one has ended by itself
-                with run.heartbeats.going_on():
+                with run.heartbeats.while_working():
                     run.resources.open()
             outage = group.handle(
                 raw.take_arrived,

@@ -53,7 +53,7 @@ class Heartbeats:
             self._raw = None
 
     @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
+    def while_working(self) -> Iterator[None]:
         """Let the thread send heartbeats while the block runs."""
         self._longest_gap = 0.0
         self._working = True
@@ -68,7 +68,7 @@ class Heartbeats:
 
     @property
     def missed_seconds(self) -> float:
-        """How long no heartbeat was sent in the latest going_on(); 0 within an interval."""
+        """How long no heartbeat was sent in the latest while_working(); 0 within an interval."""
         return self._longest_gap if self._longest_gap > _interval_seconds(self._raw) else 0.0
 
     def wait(self, over: threading.Event, seconds: float) -> None:

@@ -80,7 +80,7 @@ class Placement:
                 broker.outage(connection, self._topology.broker_url),
                 broker.locked(connection, self._topology),
             ):
-                switch.disorder(connection.channel(), self._topology, generation)
+                switch.record_disorder(connection.channel(), self._topology, generation)
         except (Outage, UsageError) as error:
             self._reported.discard(generation)
             events.warning(

@@ -86,7 +86,7 @@ class Several(Batches):
         if oldest_at < math.inf and run.timeout.too_close(oldest_at):
             return False
         try:
-            with run.heartbeats.going_on():
+            with run.heartbeats.while_working():
                 self._settle_ended()
                 if not concurrent.running:
                     run.resources.open()  # one may have ended by itself
@@ -170,7 +170,7 @@ class Several(Batches):
             concurrent.wait(POLL_SECONDS)
             run.heartbeats.beat()
             try:
-                with run.heartbeats.going_on():
+                with run.heartbeats.while_working():
                     self._settle_ended()
             except Outage as error:
                 if concurrent.unfinished:  # what finishing needs is away

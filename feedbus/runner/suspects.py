@@ -80,7 +80,7 @@ class Suspects:
         """Whether a consumer was lost with this message, so that it is handled alone."""
         return message_id in self._deaths
 
-    def given_up(self, message_id: str, delivery_limit: int) -> str:
+    def reason_given_up(self, message_id: str, delivery_limit: int) -> str:
         """Return why a message is given up, or "" if it may still be handled."""
         deaths, cause = self._deaths.get(message_id, (0, ""))
         if deaths < delivery_limit:

@@ -36,7 +36,7 @@ OF_PACKS = frozenset({RECORD_COUNT, GENERATION, UNIDENTIFIED})
 KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
 
 
-def going_on(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]:
+def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the properties and headers that a failed message keeps.
 
     What a broker has noted about the message's deaths elsewhere goes on in a header of the
