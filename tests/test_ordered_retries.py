@@ -433,6 +433,29 @@ def test_records_that_waited_beside_several_queues_are_not_taken_for_each_other(
     assert [n for n in second.seen if n % 2] == [1, 3, 5, 7]
 
 
+def test_one_dead_letter_is_dropped_and_only_its_key_goes_on(make):
+    system = make(work(block_on_dead=True))
+    published(system)
+    seen: list[int] = []
+
+    def refuse(message: dict[str, Any], _bus: Any) -> None:
+        if message["n"] in {3, 6}:
+            reason = "not now"
+            raise Reject(reason)
+        seen.append(message["n"])
+
+    system.run(refuse)
+    ids = {json.loads(letter.body)["n"]: letter.message_id for letter in system.dead()}
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+    assert command(["drop", "work", ids[3]]).output == "1 dead letter dropped\n"
+    system.run(refuse)
+    assert sorted(seen) == [1, 2, 4, 5, 7]
+    assert [letter.message_id for letter in system.dead()] == [ids[6]]
+    again = command(["drop", "work", ids[3]])
+    assert again.output == "0 dead letters dropped\n"
+    assert "no dead letters with 1 of these ids" in str(again.exception)
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_dead_letter_blocks_its_key_until_it_is_sent_back_or_dropped(make, concurrency):
     options = {"concurrency": concurrency, "prefetch": 20, "block_on_dead": True}

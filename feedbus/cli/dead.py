@@ -118,9 +118,32 @@ def requeue(
             back.send,
         )
     click.echo(f"{counted(count, 'dead letter')} sent back to {queue}")
-    if len(wanted) > count:
-        msg = f"{queue} has no dead letters with {len(wanted) - count} of these ids"
-        raise UsageError(msg)
+    _require(queue, len(wanted) - count)
+
+
+@command.command("drop", epilog="\b\nExample:\n  feedbus dead drop update_feed 4f1c0e-17")
+@click.argument("queue", type=QUEUE)
+@click.argument("message_ids", nargs=-1, required=True)
+@click.pass_obj
+def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
+    """Delete dead letters of QUEUE; a key that one of them blocks continues."""
+    from feedbus.dead_letters import letters
+    from feedbus.dead_letters.release import release
+
+    topology = context.load()
+    chosen = _queue(topology, queue)
+    wanted = set(message_ids)
+    with letters.opened(topology) as channel:
+
+        def let_go(letter: DeadLetter) -> None:
+            if chosen.block_on_dead:  # before it is gone: after a crash it can be dropped again
+                release(channel.connection, topology, chosen, [letter.message_id])
+
+        count = letters.settle(
+            channel, topology, chosen, lambda letter: letter.message_id in wanted, let_go
+        )
+    click.echo(f"{counted(count, 'dead letter')} dropped")
+    _require(queue, len(wanted) - count)
 
 
 @command.command("purge", epilog="\b\nExample:\n  feedbus dead purge send_notification.sms --yes")
@@ -147,6 +170,13 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
         if chosen.block_on_dead:
             release(channel.connection, topology, chosen, [""])
     click.echo(f"{counted(int(dropped or 0), 'dead letter')} dropped")
+
+
+def _require(queue: str, missing: int) -> None:
+    """Raise UsageError where some ids are of no dead letter."""
+    if missing > 0:
+        msg = f"{queue} has no dead letters with {missing} of these ids"
+        raise UsageError(msg)
 
 
 def _queues(topology: Topology, name: str | None) -> Iterable[Queue]:

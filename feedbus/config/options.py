@@ -159,7 +159,7 @@ class QueueTable(TableSchema):
     )
     block_on_dead = Flag(
         "Whether a dead letter blocks its key until `feedbus dead requeue` sends it back or "
-        "`feedbus dead purge` drops it. It needs `order_by`."
+        "`feedbus dead drop` deletes it. It needs `order_by`."
     )
     once = Flag(
         "Whether a message that is delivered twice has its effects once: a row of the inbox "

@@ -265,7 +265,7 @@ class OrderedRetries:
         events.warning(
             "key_blocked",
             f"the dead letter {record.message_id} blocks its key '{record.key}' until `feedbus dead"
-            " requeue` or `feedbus dead purge`",
+            " requeue` or `feedbus dead drop`",
             message_id=record.message_id,
             key=record.key,
         )

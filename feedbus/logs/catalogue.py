@@ -54,7 +54,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "waiting_moved": "The waiting records of a queue of an old ring were moved to the shards"
         " that own their keys now.",
         "key_blocked": "With `block_on_dead = true`: a dead letter blocks its key until `feedbus"
-        " dead requeue` or `feedbus dead purge`.",
+        " dead requeue` or `feedbus dead drop`.",
         "standing_by": "The consumer's shard is assigned to another host. The consumer has returned"
         " what it had not handled, and waits.",
         "assigned": "The consumer's shard is assigned to this host again, and the consumer reads"
