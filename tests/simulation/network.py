@@ -145,10 +145,13 @@ class SimulatedChannel(Channel):
         """Send what is buffered, in portions."""
         self.send_acknowledgements()
         while self._outgoing:
-            network = self._network
+            link = self._link
+            network = link.network
             size = len(self._outgoing)
             if network.faulty and size > 1:
                 size = network.scheduler.random.randint(1, size)
+            if network.chance(0.02):
+                link.cut("while messages are on their way")
             later = self._outgoing[size:]
             del self._outgoing[size:]
             super().flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ from tests.simulation.store import Database, SimulatedStore
 BROKER = "simulation"
 KEYS = "abcde"
 FAULTY_SECONDS = 100.0
+MOST_RECORDS = 40  # of a publisher
 QUIET_SECONDS = 200.0
 MOST_STEPS = 15_000
 
@@ -159,6 +161,29 @@ def declared(scenario: Scenario) -> bytes:
         return broker.serialized()
     finally:
         memory.remove(BROKER)
+
+
+@dataclass(slots=True)
+class Workload:
+    """What one publisher has to publish.
+
+    Attributes:
+        counts: the last number of each of its keys.
+        todo: records that are not accepted yet.
+        most: how many records may still be added.
+
+    """
+
+    counts: dict[str, int]
+    todo: list[Record] = field(default_factory=list)
+    most: int = MOST_RECORDS
+
+    def add(self, chosen: random.Random) -> None:
+        """Add the next record of one of the keys."""
+        key = chosen.choice(list(self.counts))
+        self.counts[key] += 1
+        self.most -= 1
+        self.todo.append(Record(key, self.counts[key]))
 
 
 @dataclass(eq=False)
@@ -295,15 +320,22 @@ class System:
 
         return self.scheduler.start(name, run)
 
-    def publish(self, name: str, todo: list[Record]) -> None:
-        """Publish records one after the other, each again until it is accepted."""
+    def publish(self, name: str, work: Workload) -> None:
+        """Publish records one after the other, each again until it is accepted.
+
+        While the number of shards changes, there are more of them than the scenario says.
+        """
+        todo = work.todo
         store = self.store()
         bus = LiveBus(
             self.topology, timeout_seconds=5.0, store=None if isinstance(store, NoStore) else store
         )
         exchange = "work" if self.scenario.kind in {"once", "chain"} else "ring"
         chosen = self.scheduler.random
-        while todo:
+        while todo or ("apply" in self.unfinished and work.most):
+            if not todo:
+                self.clock.sleep(chosen.choice((0.05, 0.3, 1.0)))
+                work.add(chosen)
             some = todo[: chosen.choice((1, 1, 1, 4))] if self.scenario.kind == "ring" else todo[:1]
             self.history.tried += some
             try:
@@ -442,13 +474,10 @@ class System:
             self.unfinished.discard("relay")
         for number in range(scenario.publishers):
             keys = KEYS[number :: scenario.publishers]
-            counts = dict.fromkeys(keys, 0)
-            todo = []
+            work = Workload(dict.fromkeys(keys, 0))
             for _ in range(scenario.records):
-                key = chosen.choice(keys)
-                counts[key] += 1
-                todo.append(Record(key, counts[key]))
-            self.again(f"publisher_{number}", self.publish, f"publisher_{number}", todo)
+                work.add(chosen)
+            self.again(f"publisher_{number}", self.publish, f"publisher_{number}", work)
         if len(self.topologies) > 1:
             self.again("apply", self.reshard, "apply", self.topologies[1:])
         self.scheduler.run(self.finished, most_seconds=FAULTY_SECONDS, most_steps=MOST_STEPS)
