@@ -1,4 +1,4 @@
-"""What a topology declares on a broker: exchanges, queues and bindings, with their arguments."""
+"""Declare a topology on a broker: exchanges, queues and bindings, with their arguments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "rejec
 
 
 def declare(channel: Channel, topology: Topology) -> None:
-    """Declare every exchange, queue and binding of a topology; what exists already stays.
+    """Declare every exchange, queue and binding of a topology; existing ones stay.
 
     What is external has to be there; see feedbus.broker.external.
 
@@ -183,7 +183,7 @@ def declare_queue(channel: Channel, names: Names, consumer: Consumer, name: str)
 
 
 def queue_arguments(names: Names, queue: Queue) -> dict[str, Any]:
-    """Return a queue's arguments as the broker takes them; feedbus.topology.DECLARED names them."""
+    """Return a queue's arguments for the broker; feedbus.topology.DECLARED names them."""
     arguments: dict[str, Any] = {
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": names.dead(queue),
@@ -203,14 +203,14 @@ def queue_arguments(names: Names, queue: Queue) -> dict[str, Any]:
 
 
 def quorum_beside(topology: Topology, exchange: str) -> bool:
-    """Whether what is kept for an exchange must outlive a node, as one of its queues does."""
+    """Whether an exchange's auxiliary queues must be quorum queues, as one of its queues is."""
     return any(
         queue.type == "quorum" for queue in topology.queues.values() if queue.exchange == exchange
     )
 
 
 def kept_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
-    """Return the arguments of a queue of our own, which is of its family's type."""
+    """Return the arguments of an auxiliary queue, which has the type of its queue."""
     if not quorum:
         return {"x-queue-type": "classic", **arguments}
     kept = {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT, **arguments}
@@ -220,7 +220,7 @@ def kept_arguments(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, A
 def declare_kept(
     channel: Channel, name: str, arguments: Mapping[str, Any], *, quorum: bool
 ) -> None:
-    """Declare a queue of our own: dead letters, retries, what is held, the generations.
+    """Declare an auxiliary queue: dead letters, retries, held messages, the generations.
 
     One that is there with the other type stays as it is, since it may hold messages; deleted
     when it is empty, it is declared again with its family's.
@@ -237,7 +237,7 @@ def declare_kept(
 
 
 def declare_schedule(channel: Channel, names: Names, schedule: Schedule) -> None:
-    """Declare where the last fired moment of a schedule is kept."""
+    """Declare the queue that keeps the time of a schedule's last firing."""
     quorum = quorum_beside(names.topology, schedule.exchange)
     declare_kept(channel, names.schedule(schedule.name), {}, quorum=quorum)
 
@@ -251,7 +251,7 @@ def _declare_trouble_queues(channel: Channel, names: Names, queue: Queue) -> Non
 def declare_delay(
     channel: Channel, names: Names, queue: Queue, milliseconds: int, *, expires: bool = False
 ) -> None:
-    """Declare where retries of a queue wait so long.
+    """Declare the retry queue of a queue for one delay.
 
     A retry for a ring comes back by the entry, with its own routing key, so that it finds the
     shard that owns its key then; any other comes back to its queue alone, not to its siblings.
@@ -275,13 +275,13 @@ def declare_delay(
 
 
 def declare_waiting(channel: Channel, queue: Queue, name: str) -> None:
-    """Declare a queue in which records wait so that their keys stay in order."""
+    """Declare a queue in which records wait for earlier records of their keys."""
     arguments = {"x-single-active-consumer": True}
     declare_kept(channel, name, arguments, quorum=queue.type == "quorum")
 
 
 def delay_arguments(names: Names, queue: Queue, milliseconds: int) -> dict[str, Any]:
-    """Return the arguments of the queue where retries wait so long."""
+    """Return the arguments of a retry queue with this delay."""
     arguments: dict[str, Any] = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ""}
     if names.topology.on_ring(queue):
         arguments["x-dead-letter-exchange"] = names.exchange(queue.exchange)
@@ -296,19 +296,19 @@ def queue_exists(connection: Connection, name: str) -> bool:
 
 
 def count(connection: Connection, queue: str) -> int | None:
-    """Count the messages ready in a queue, None when there is no such queue."""
+    """Return the number of ready messages in a queue, or None if it does not exist."""
     found = _look(connection, queue)
     return None if found is None else found[0]
 
 
 def consumers(connection: Connection, queue: str) -> int | None:
-    """Count the consumers of a queue, None when there is no such queue."""
+    """Return the number of consumers of a queue, or None if it does not exist."""
     found = _look(connection, queue)
     return None if found is None else found[1]
 
 
 def is_anothers(connection: Connection, queue: str) -> bool:
-    """Whether a queue belongs to another connection alone, which is therefore open."""
+    """Whether a queue is exclusive to another connection, which is therefore open."""
     from amqp.exceptions import NotFound, ResourceLocked
 
     channel = connection.channel()
@@ -323,7 +323,7 @@ def is_anothers(connection: Connection, queue: str) -> bool:
 
 
 def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
-    """Return a queue's (messages ready, consumers), None when the broker has no such queue.
+    """Return a queue's (ready messages, consumers), or None if it does not exist.
 
     Raises:
         Outage: the queue is on a node that is down, or exclusive to another connection.

@@ -1,4 +1,4 @@
-"""Which bindings of the timer a broker lacks, and which it has that are not the timer's."""
+"""The bindings of the timer that a broker lacks, and those that must be removed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
 def missing_bindings(
     names: Names, seen: Inventory, queues: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[SeenBinding]:
-    """Yield the bindings that what exists of the timer should have.
+    """Yield the missing bindings between existing objects of the timer.
 
     Args:
         names: of the topology.
@@ -35,7 +35,7 @@ def missing_bindings(
 def foreign_bindings(
     names: Names, seen: Inventory, queues: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[SeenBinding]:
-    """Yield the bindings by which messages of the timer would go another way, or twice.
+    """Yield the bindings by which delayed messages would take a wrong way, or two.
 
     Args:
         names: of the topology.
@@ -59,7 +59,7 @@ def foreign_bindings(
 def _wanted(
     names: Names, seen: Inventory, queues: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[SeenBinding]:
-    """Yield the bindings between those objects of the timer that exist as they should be."""
+    """Yield the correct bindings between those objects of the timer that exist."""
     undelivered = names.timer_undelivered
 
     def usable(queue: str) -> bool:
@@ -92,7 +92,7 @@ def _wanted_of_guards(names: Names, seen: Inventory) -> Iterator[SeenBinding]:
 
 
 def _leads_to_target(names: Names, binding: SeenBinding) -> bool:
-    """Whether a binding sends what is due to its target; those are made when they are needed."""
+    """Whether a binding routes due messages to their target; these are made on demand."""
     kind, _, target = str(binding.arguments.get(TIMER_TARGET, "")).partition(" ")
     between = (names.timer_guard(""), f"{names.timer_prefix}to.")
     return (

@@ -1,4 +1,4 @@
-"""feedbus dead: list, show, requeue and purge dead letters."""
+"""feedbus dead: list, show, requeue and drop dead letters."""
 
 from __future__ import annotations
 

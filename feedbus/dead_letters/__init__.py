@@ -1,1 +1,1 @@
-"""Dead letters: read, requeued, purged, and deleted by age and number."""
+"""Dead letters: read, requeued, dropped, and deleted by age and number."""

@@ -264,8 +264,8 @@ class OrderedRetries:
             return replace(fate, message=message)
         events.warning(
             "key_blocked",
-            f"the dead letter {record.message_id} blocks its key '{record.key}' until `feedbus dead"
-            " requeue` or `feedbus dead drop`",
+            f"the dead letter {record.message_id} blocks later records of its key '{record.key}';"
+            " run `feedbus dead requeue` or `feedbus dead drop` to release the key",
             message_id=record.message_id,
             key=record.key,
         )

@@ -1,1 +1,1 @@
-"""The hosts of a project: which are there, and which of them works on which shard."""
+"""The hosts of a project: which of them are running, and which works on which shard."""

@@ -1,4 +1,4 @@
-"""Which consumers this host can run: those whose processes are ready."""
+"""The consumers that this host can run: those whose processes are ready."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESTART_SECONDS = 5.0  # a process that ends and is restarted within this time l
 
 
 def is_assigned(topology: Topology, queue: Queue) -> bool:
-    """Whether one host at a time works on each consumer of a queue.
+    """Whether only one host at a time works on each consumer of a queue.
 
     All hosts read the other queues at the same time.
     """
@@ -20,10 +20,10 @@ def is_assigned(topology: Topology, queue: Queue) -> bool:
 
 
 class Abilities:
-    """Looks at the files that the consumers' processes keep in the folder of state."""
+    """Reads the files that the consumers' processes write to the folder of state."""
 
     def __init__(self, topology: Topology) -> None:
-        """Look at the consumers of a topology that are assigned to hosts."""
+        """Check the consumers of a topology that are assigned to hosts."""
         self._folder = run_folder(topology)
         self._consumers = [
             consumer
@@ -39,7 +39,7 @@ class Abilities:
     def look(
         self, now: float, *, patience_seconds: float = RESTART_SECONDS
     ) -> dict[str, tuple[str, ...]]:
-        """Return, by queue, the consumers that have been ready within the patience.
+        """Return, by queue, the consumers that were ready within the patience.
 
         Args:
             now: of the monotonic clock.

@@ -1,4 +1,4 @@
-"""What a host announces to the other hosts of its project."""
+"""The announcement that a host sends to the other hosts of its project."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Announcement:
     queue: str = ""
 
     def encode(self) -> bytes:
-        """Return it as the body of a message."""
+        """Return the body of the message."""
         return json.dumps(
             {
                 "host": self.host,
@@ -45,7 +45,7 @@ class Announcement:
 
 
 def decode(body: bytes | str) -> Announcement | None:
-    """Return the announcement that a body contains, None where it contains none."""
+    """Return the announcement in a body, or None if it has none."""
     try:
         found: Any = json.loads(body)
         assignment = found["assignment"]

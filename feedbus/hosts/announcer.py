@@ -30,7 +30,7 @@ JOIN_SECONDS = 3.0  # less than the time that this process has to end
 
 
 class Announcer:
-    """Announces this host, and writes the file by which its consumers know their shards.
+    """Announces this host, and writes the file in which its consumers find their shards.
 
     Example:
         with Announcer(topology):
@@ -39,7 +39,7 @@ class Announcer:
     """
 
     def __init__(self, topology: Topology) -> None:
-        """Work within a with statement; where one host alone is possible, do nothing."""
+        """Start with the with statement; do nothing if the broker allows only one host."""
         self._topology = topology
         self._clock = broker.clock(topology)
         self._host = host_id(topology)
@@ -82,7 +82,7 @@ class Announcer:
             self._clock.wait(self._over, AWAY_SECONDS)
 
     def _take_part(self) -> None:
-        """Announce and listen on one connection, until it is lost or this process ends."""
+        """Announce and receive on one connection, until it is lost or the process ends."""
         link = Link(self._topology)
         try:
             self._membership.connected(self._clock.monotonic())
@@ -114,7 +114,7 @@ class Announcer:
         return Announcement(self._host, self._since, able, assignment, self._file, queue)
 
     def _leave(self, link: Link) -> None:
-        """Announce what ends on this host, as far as it ends at once.
+        """Announce the consumers that end on this host now.
 
         Where this process alone ends, as for a changed topology, the consumers go on, and the
         other hosts wait for it.
@@ -130,7 +130,7 @@ class Announcer:
             self._listen(link)
 
     def _write(self, assignment: Mapping[str, str], own: Announcement, now: float) -> None:
-        """Write the file where anything has changed, and log which hosts came and went."""
+        """Write the file if anything has changed, and log which hosts joined and left."""
         hosts = self._membership.hosts(own, now)
         sharing = Sharing(
             self._host,
@@ -165,6 +165,6 @@ class Announcer:
             events.warning(
                 "hosts_unknown",
                 "this host cannot announce itself to the other hosts, so the broker alone decides"
-                f" which host works on a shard; tried again every second: {text}",
+                f" which host works on a shard; the next attempt is in a second: {text}",
                 error=text,
             )

@@ -1,4 +1,4 @@
-"""Which host works on which shard: as evenly as possible, with as few moves as possible."""
+"""The assignment of shards to hosts: as even as possible, with as few moves as possible."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Sharing:
-    """An assignment that is being made."""
+    """An assignment that is being computed."""
 
     def __init__(self, able: Able) -> None:
         self._able = able
@@ -57,7 +57,7 @@ class _Sharing:
         self.host_of: dict[str, str] = {}
 
     def place(self, queue: str, consumer: str, host: str) -> None:
-        """Give a consumer to a host."""
+        """Assign a consumer to a host."""
         before = self.host_of.get(consumer)
         if before is not None:
             self._loads[queue][before] -= 1
@@ -67,17 +67,17 @@ class _Sharing:
         self._totals[host] += 1
 
     def place_anywhere(self, queue: str, consumer: str) -> None:
-        """Give a consumer to the host with the fewest, if any can run it."""
+        """Assign a consumer to the host with the fewest, if any host can run it."""
         hosts = self._able[queue][consumer]
         if hosts:
             self.place(queue, consumer, min(hosts, key=lambda host: self._rank(queue, host)))
 
     def level(self, queue: str) -> bool:
-        """Move one consumer of a queue to a host that has at least two fewer; False for none."""
+        """Move a consumer of a queue to a host with at least two fewer; False if none can move."""
         return self._move(queue, least_difference=UNEVEN, least_in_all=None)
 
     def level_all(self, queue: str) -> bool:
-        """Move one consumer where only the sums of all queues are uneven; False for none."""
+        """Move a consumer if only the sums over all queues are uneven; False if none can move."""
         return self._move(queue, least_difference=UNEVEN - 1, least_in_all=UNEVEN)
 
     def _move(self, queue: str, *, least_difference: int, least_in_all: int | None) -> bool:
@@ -107,11 +107,11 @@ class _Sharing:
 
 
 def _order(move: tuple[int, int, str, str]) -> tuple[int, int, bytes]:
-    """Return a key by which the move that helps most is the least one."""
+    """Return a sort key of a move; the most useful move has the least key."""
     difference, in_all, consumer, taker = move
     return -difference, -in_all, _digest(consumer, taker)
 
 
 def _digest(one: str, other: str) -> bytes:
-    """Return what decides between equals: the same on each host, another for each pair."""
+    """Return a tie-breaker that is the same on each host, and different for each pair."""
     return hashlib.sha256(f"{one}\0{other}".encode()).digest()

@@ -1,4 +1,4 @@
-"""The file in which the operations process of a host writes who works on which shard."""
+"""The file in which a host's operations process writes which host works on which shard."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SeenHost:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Who works on what.
+    """The hosts, and the assignment of shards to them.
 
     Attributes:
         host: the id of this host.
@@ -52,12 +52,12 @@ class Sharing:
 
 
 def assignment_path(topology: Topology) -> Path:
-    """Return where the file is."""
+    """Return the path of the file."""
     return run_folder(topology) / "hosts.json"
 
 
 def assignment_of(topology: Topology, consumer: str, *, supervised: bool) -> Callable[[], bool]:
-    """Return what says whether this host works on a consumer's queue now.
+    """Return a function that returns whether this host works on a consumer's queue now.
 
     What was started by hand always does, and so does a consumer of the embedded broker, which has
     one host.
@@ -79,17 +79,17 @@ def write(path: Path, sharing: Sharing) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the file: nothing is known."""
+    """Remove the file, because the assignment is not known."""
     path.unlink(missing_ok=True)
 
 
 def known(topology: Topology) -> Sharing | None:
-    """Return who works on what, None where this host does not know it, or is the only one."""
+    """Return the assignment, or None if it is not known or this host is the only one."""
     return read(assignment_path(topology))
 
 
 def read(path: Path) -> Sharing | None:
-    """Return what the file of a running operations process says, None without one."""
+    """Return the file's content of a running operations process, or None without one."""
     content = _content(path)
     if content is None or not _exists(int(content["writer"])):
         return None
@@ -101,14 +101,14 @@ def read(path: Path) -> Sharing | None:
 
 
 class AssignedConsumer:
-    """Whether a consumer's shard is for this host; looks at the file twice a second at most.
+    """Whether a consumer's shard is assigned to this host; reads the file twice a second at most.
 
     Without a file of this supervisor's operations process, or for a consumer that the file does not
     name, it is: then the broker alone decides which host reads the shard.
     """
 
     def __init__(self, path: Path, consumer: str, supervisor: int, clock: Clock = SYSTEM) -> None:
-        """Look for a consumer, under the supervisor with this process id."""
+        """Check a consumer, under the supervisor with this process id."""
         self._path = path
         self._consumer = consumer
         self._supervisor = supervisor
@@ -120,7 +120,7 @@ class AssignedConsumer:
         self._here = self._here_by_file = True
 
     def __call__(self) -> bool:
-        """Return whether this host works on it; costs next to nothing."""
+        """Return whether this host works on the shard; this costs almost nothing."""
         now = self._clock.monotonic()
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS

@@ -1,4 +1,4 @@
-"""The connection by which a host announces itself to the other hosts, and hears of them."""
+"""The connection by which a host sends and receives announcements."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Link:
             return [one for one in map(decode, bodies) if one is not None and self._of_host(one)]
 
     def _of_host(self, announcement: Announcement) -> bool:
-        """Whether another host sent it, to which the queue that it names belongs."""
+        """Whether a message was sent by another host that owns the queue that it names."""
         queue = announcement.queue
         if queue in self._hosts:
             return True
@@ -101,5 +101,5 @@ class Link:
         return queue in self._hosts
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         broker.close(self._connection)

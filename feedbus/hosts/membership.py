@@ -1,4 +1,4 @@
-"""Which hosts are there, and the assignment that all of them go by."""
+"""The hosts that are running, and the assignment that all of them follow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LISTEN_SECONDS = 2.5  # after a connection was opened, until all hosts must have
 
 
 class Membership:
-    """What one host knows of all hosts; times are of its own monotonic clock.
+    """One host's knowledge of all hosts; times are of its own monotonic clock.
 
     The host that has been there longest leads: it makes the assignment and announces it. When it
     goes, the next one continues from the assignment that all of them have. While two hosts lead for
@@ -21,14 +21,14 @@ class Membership:
     """
 
     def __init__(self, host: str) -> None:
-        """Know of no host but this one."""
+        """Start with this host only."""
         self._host = host
         self._heard: dict[str, tuple[float, Announcement]] = {}
         self._listening_since: float | None = None
         self.assignment: Mapping[str, str] | None = None
 
     def connected(self, now: float) -> None:
-        """Note that announcements arrive from now on.
+        """Record that announcements arrive from now on.
 
         Hosts that were there before get time to connect again, as after a restart of the broker.
         """
@@ -36,16 +36,16 @@ class Membership:
         self._heard = {host: (now, latest) for host, (_, latest) in self._heard.items()}
 
     def disconnected(self) -> None:
-        """Note that no announcement arrives."""
+        """Record that announcements no longer arrive."""
         self._listening_since = None
 
     def note(self, announcement: Announcement, now: float) -> None:
-        """Take an announcement that has arrived."""
+        """Record an announcement that has arrived."""
         if announcement.host != self._host:
             self._heard[announcement.host] = (now, announcement)
 
     def hosts(self, own: Announcement, now: float) -> Sequence[Announcement]:
-        """Return the latest announcement of each host that is there, the leader's first."""
+        """Return the latest announcement of each running host, the leader's first."""
         for host, (heard_at, _) in list(self._heard.items()):
             if now - heard_at > GONE_SECONDS:
                 del self._heard[host]
@@ -53,7 +53,7 @@ class Membership:
         return sorted([own, *others], key=lambda one: (one.since, one.host))
 
     def decide(self, own: Announcement, now: float) -> Mapping[str, str] | None:
-        """Return the host of each consumer, None while this host has to listen first."""
+        """Return the host of each consumer, or None if this host must listen first."""
         if self._listening_since is None:
             return self.assignment
         hosts = self.hosts(own, now)
@@ -67,7 +67,7 @@ class Membership:
 
 
 def _able(hosts: Sequence[Announcement]) -> dict[str, dict[str, set[str]]]:
-    """Return, for each queue and consumer, the hosts whose process of it is ready."""
+    """Return, for each queue and consumer, the hosts where its process is ready."""
     found: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for one in hosts:
         for queue, consumers in one.able.items():
@@ -77,5 +77,5 @@ def _able(hosts: Sequence[Announcement]) -> dict[str, dict[str, set[str]]]:
 
 
 def _announced(hosts: Sequence[Announcement]) -> Mapping[str, str]:
-    """Return the assignment of the first host that knows one, for a leader that is new."""
+    """Return the assignment of the first host that has one, for a new leader."""
     return next((one.assignment for one in hosts if one.assignment), {})

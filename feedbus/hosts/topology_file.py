@@ -1,4 +1,4 @@
-"""The topology file of a host: which host, which content, how old."""
+"""The topology file of a host: the host's name, a digest of the content, and its age."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from feedbus.topology import Topology
 
 
 def host_id(topology: Topology) -> str:
-    """Return what other hosts call this one: the same after each restart."""
+    """Return the name of this host for other hosts: the same after each restart."""
     return f"{socket.gethostname()}:{topology.var}"
 
 
 def digest_in_use(topology: Topology) -> str:
-    """Return a digest of the content that this process goes by, "" where there is no file."""
+    """Return a digest of the content that this process uses, or "" if there is no file."""
     applied = os.environ.get(APPLIED)
     try:
         return _digest(Path(applied).read_bytes() if applied else topology.path.read_bytes())
@@ -47,7 +47,7 @@ class TopologyFile:
 
     @classmethod
     def of(cls, topology: Topology) -> Self | None:
-        """Return the file of a topology, None where it has none, as a topology made in a test."""
+        """Return the file of a topology, or None if it has none, as in a test."""
         try:
             content, found = topology.path.read_bytes(), topology.path.stat()
         except OSError:
@@ -55,7 +55,7 @@ class TopologyFile:
         return cls(host_id(topology), str(topology.path), _digest(content), found.st_mtime)
 
     def __str__(self) -> str:
-        """Describe it for people."""
+        """Return a description for the operator."""
         moment = datetime.fromtimestamp(self.modified, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return f"{self.path} of host {self.host}, modified {moment}"
 

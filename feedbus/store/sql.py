@@ -59,7 +59,7 @@ class SqlStore(ABC):
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[Any]:
-        """Commit what the block does, or nothing of it; see Store.transaction."""
+        """Commit all changes of the block, or none; see Store.transaction."""
 
     @abstractmethod
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:

@@ -101,7 +101,7 @@ class SqlAlchemyStore(SqlStore):
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Commit what the block does, or nothing of it; see Store.transaction."""
+        """Commit all changes of the block, or none; see Store.transaction."""
         if self._session is not None:
             yield self._session
             return

@@ -24,7 +24,7 @@ class Database(peewee.Database):
     """
 
     def __init__(self, database: str, *, where: str, **options: Any) -> None:
-        """Start with no connection; where is how messages to people name the database."""
+        """Start without a connection; where is the name of the database in errors."""
         self.where = where
         self._local = threading.local()
         self._opened: dict[int, tuple[threading.Thread, Any]] = {}
@@ -63,12 +63,12 @@ class Database(peewee.Database):
             self.close()
 
     def begin(self, *_: Any) -> None:
-        """Begin a transaction, in the database with its first statement."""
+        """Begin a transaction; the database begins it with the first statement."""
         self._begin_with_next(True)
 
     @contextmanager
     def kept_whole(self) -> Iterator[None]:
-        """Refuse to commit or roll back in this thread for as long as the block runs."""
+        """Refuse to commit or roll back in this thread while the block runs."""
         self._local.kept_whole = True
         try:
             yield
@@ -92,7 +92,7 @@ class Database(peewee.Database):
             raise UsageError(not_the_owner(f"database.{name}", "database.atomic()"))
 
     def connection(self) -> Any:
-        """Return the driver's connection, within the transaction that has begun to Python."""
+        """Return the driver's connection, within a transaction that peewee has begun."""
         if self._begin_with_next(False):
             self._begin_and_execute("SELECT 1", ())
         return super().connection()
@@ -106,7 +106,7 @@ class Database(peewee.Database):
         return not self.lost()
 
     def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- a state to set
-        """Set whether a transaction has still to begin; return whether one had until now."""
+        """Set whether the next statement begins a transaction; return the old setting."""
         earlier: bool = getattr(self._local, "waiting", False)
         self._local.waiting = waiting
         return earlier

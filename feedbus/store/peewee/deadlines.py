@@ -32,7 +32,7 @@ TIMEOUT = re.compile(rf"{SETTING}\s*=\s*'?(\d+)\s*(us|ms|s|min|h|d)?\b")
 
 
 class Connection(extensions.connection):
-    """A connection on which nothing waits for longer than the server's timeout and a margin."""
+    """A connection on which no call exceeds the server's timeout and a margin."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Connect, within libpq's connect_timeout."""
@@ -45,7 +45,7 @@ class Connection(extensions.connection):
         _deadlines.add(self)
 
     def cursor(self, name: str | None = None, *arguments: Any, **options: Any) -> Any:
-        """Return a cursor whose every exchange with the server has a deadline."""
+        """Return a cursor with a deadline for each exchange with the server."""
         options.setdefault("cursor_factory", Cursor if name is None else NamedCursor)
         return super().cursor(name, *arguments, **options)
 
@@ -58,7 +58,7 @@ class Connection(extensions.connection):
         self.within_deadline(super().rollback)
 
     def within_deadline(self, exchange: Callable[..., Any], *arguments: Any) -> Any:
-        """Exchange something with the server; OperationalError when that takes too long."""
+        """Exchange data with the server; raise OperationalError if it takes too long."""
         now = time.monotonic()
         if now - self.used_at > PROBE_IDLE_SECONDS:
             self._probe()
@@ -101,7 +101,7 @@ class Connection(extensions.connection):
 
 
 class Cursor(extensions.cursor):
-    """A cursor of such a connection; its rows are already on the client."""
+    """A cursor of such a connection; its rows are on the client already."""
 
     connection: Connection
 
@@ -140,15 +140,15 @@ class NamedCursor(Cursor):
         return self.connection.within_deadline(super().fetchall)
 
     def close(self) -> None:
-        """Close it on the server."""
+        """Close the cursor on the server."""
         self.connection.within_deadline(super().close)
 
 
 class Deadlines:
-    """The thread that looks at the connections of this process while they wait for an answer."""
+    """The thread that checks the connections of this process while they wait for an answer."""
 
     def __init__(self) -> None:
-        """Watch no connection yet."""
+        """Start without connections."""
         self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._waiting = threading.Event()
@@ -164,7 +164,7 @@ class Deadlines:
             self._connections.add(connection)
 
     def wake(self) -> None:
-        """Look from now on: a connection has a deadline."""
+        """Check from now on: a connection has a deadline."""
         if not self._waiting.is_set():
             self._waiting.set()
 

@@ -21,13 +21,13 @@ SETTING_GIVEN = re.compile(r"(?:-c\s*|--)(\w+)\s*=")  # in libpq's options
 
 
 class PostgresDatabase(Database, peewee.PostgresqlDatabase):
-    """PostgreSQL by psycopg2; BEGIN travels with a transaction's first statement.
+    """PostgreSQL by psycopg2; BEGIN is sent together with a transaction's first statement.
 
     If that statement finds the connection lost, the transaction begins on another one.
     """
 
     def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
-        """Set settings on each connection: poolers refuse the startup parameter options."""
+        """Set the settings on each connection, because poolers refuse startup parameters."""
         self._settings = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
         super().__init__(database, **options)
 
@@ -40,7 +40,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         return connection
 
     def begin(self, isolation_level: Any = None) -> None:
-        """Begin a transaction, on the server with its first statement."""
+        """Begin a transaction; the server begins it with the first statement."""
         if isolation_level:
             peewee.PostgresqlDatabase.begin(self, isolation_level)
         else:

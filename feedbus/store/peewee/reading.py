@@ -1,4 +1,4 @@
-"""Ask the store a question of the user's own, which must change nothing."""
+"""Run a user's query on the store; the query must not change anything."""
 
 from __future__ import annotations
 

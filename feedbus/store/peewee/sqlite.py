@@ -28,7 +28,7 @@ PRAGMAS = {
 
 
 class SqliteDatabase(Database, peewee.SqliteDatabase):
-    """SQLite in WAL mode, durable, its file for its owner alone; transactions take turns."""
+    """SQLite in WAL mode, durable, in a private file; only one transaction writes at a time."""
 
     def __init__(self, database: str, *, waiting: Waiting, **options: Any) -> None:
         """Wait for a turn, and for SQLite's own lock, within waiting()."""
@@ -37,7 +37,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
 
     @staticmethod
     def may_close(thread: threading.Thread) -> bool:
-        """Whether it cannot be at work: to close a connection in use crashes the process.
+        """Whether no thread can be using it: closing a connection in use crashes the process.
 
         A thread that still runs closes its connection when it ends.
         """
@@ -63,12 +63,12 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         return self._execute_cursor(sql, params, **options)
 
     def commit(self) -> None:
-        """Commit, and let the next one write."""
+        """Commit, and let the next transaction write."""
         super().commit()
         self._turn().give()
 
     def rollback(self) -> None:
-        """Roll back, and let the next one write."""
+        """Roll back, and let the next transaction write."""
         self._check_owner("rollback")
         try:
             super().rollback()

@@ -39,7 +39,7 @@ class PeeweeStore(SqlStore):
         application_name: str = "feedbus",
         waiting: Waiting = nullcontext,
     ) -> None:
-        """Take the database of that URL; it is connected on first use, by each thread.
+        """Use the database of a URL; each thread connects on its first use.
 
         Args:
             url: sqlite:////absolute/path or postgresql://user@host/name; what libpq takes in the
@@ -60,7 +60,7 @@ class PeeweeStore(SqlStore):
 
     @contextmanager
     def transaction(self) -> Iterator[Database]:
-        """Commit what the block does, or nothing of it; see Store.transaction."""
+        """Commit all changes of the block, or none; see Store.transaction."""
         if self.database.in_transaction():
             yield self.database
             return
@@ -82,7 +82,7 @@ class PeeweeStore(SqlStore):
         return cursor
 
     def ready(self) -> None:
-        """Ask the store for an answer, on a new connection when the old one is gone."""
+        """Check that the store answers, on a new connection if the old one is lost."""
         try:
             super().ready()
         except StoreOutage:
@@ -107,7 +107,7 @@ _binding = _Binding()
 
 
 def bind(store: PeeweeStore) -> PeeweeStore:
-    """Let the models use a store, close the one that they used before, and return the store."""
+    """Make the models use a store, close the previous one, and return the store."""
     close_bound()
     _binding.store = store
     database.initialize(store.database)
@@ -115,7 +115,7 @@ def bind(store: PeeweeStore) -> PeeweeStore:
 
 
 def bound() -> PeeweeStore:
-    """Return the store that the models use, or raise UsageError when there is none."""
+    """Return the store that the models use, or raise UsageError if there is none."""
     if _binding.store is None:
         msg = "no store is open: open the topology's with feedbus.store.open_store(topology)"
         raise UsageError(msg)
@@ -140,5 +140,5 @@ def on_postgres() -> bool:
 
 @lru_cache(maxsize=64)
 def _for_psycopg2(sql: str) -> str:
-    """Return a statement of feedbus's own tables with parameters as psycopg2 names them."""
+    """Return a statement with parameters in psycopg2's notation."""
     return NAMED.sub(r"%(\1)s", sql)
