@@ -1,4 +1,4 @@
-"""feedbus dead: list, show, requeue and drop dead letters."""
+"""feedbus dead: list, show, requeue, drop and purge dead letters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Examples:
 """,
 )
 def command() -> None:
-    """List, show, requeue and purge dead letters."""
+    """List, show, requeue, drop and purge dead letters."""
 
 
 @command.command("list", epilog="\b\nExample:\n  feedbus dead list update_feed --limit 10 --json")
