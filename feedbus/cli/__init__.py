@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, str] = {
     "operations": "Serve metrics, health and the operations page.",
     "status": "Show consumers, depths and rates.",
     "publish": "Publish messages to an exchange.",
-    "dead": "List, show, requeue and purge dead letters.",
+    "dead": "List, show, requeue, drop and purge dead letters.",
     "spread": "Predict how keys spread over shards.",
     "balance": "Find weights that even out keys over shards.",
     "schema": "Print the JSON Schema of topology.toml.",
