@@ -513,7 +513,7 @@ class System:
         faults = [f"{name} does not end" for name in sorted(self.unfinished)]
         faults += self.waiting()
         dead = self.broker.headers(lambda name: name.endswith(".dead"))
-        faults += [f"a dead letter: {headers[REASON]}" for headers in dead]
+        faults += [f"a dead letter: {headers.get(REASON, headers)}" for headers in dead]
         if self.scenario.stored and self.outbox_rows():
             faults.append(f"{self.outbox_rows()} messages stay in the outbox")
         return faults or ["the system does not come to rest"]
