@@ -209,6 +209,16 @@ def test_a_full_queue_that_rejects_publishes_nacks_them(channel):
     assert 5 in publisher.wait()
 
 
+def test_what_comes_back_to_a_full_queue_that_refuses_messages_stays_in_it(channel):
+    queue(channel, "q", max_length=2, overflow="reject-publish")
+    put(channel, "q", "1")
+    put(channel, "q", "2")
+    got = channel.basic_get("q")
+    put(channel, "q", "3")
+    channel.basic_reject(tag(got), True)
+    assert contents(channel, "q") == ["1", "2", "3"]
+
+
 def test_a_nack_of_one_queue_leaves_the_others_their_copy(channel):
     exchange(channel, "x", "fanout")
     queue(channel, "full", max_length=0, overflow="reject-publish")

@@ -200,7 +200,7 @@ def keep_limits(tx: Transaction) -> None:
     tx.write_added()
     while tx.unsettled:
         _, queue = tx.unsettled.popitem()
-        if queue.max_length is not None:
+        if queue.max_length is not None and queue.overflow == "drop-head":
             while (excess := tx.depth(queue.id) - queue.max_length) > 0:
                 heads = tx.execute(
                     "SELECT message FROM ready WHERE queue = ? ORDER BY message LIMIT ?",
