@@ -11,11 +11,15 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 ON_A_BROKER := tests/conformance tests/integration tests/chaos tests/test_apply.py tests/test_generations.py \
 	tests/test_plan.py tests/test_runner.py
 
+# What has passed of the order test, by its seed: an interrupted `make order` goes on behind it.
+SEED_OF_ORDER := $(or $(FEEDBUS_CHAOS_SEED),20)
+ORDER := dist/order/seed-$(SEED_OF_ORDER)
+
 UNIT := tests/test_*.py -m "not (integration or chaos or browser or processes)" -rfE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up check docs test coverage test-all model simulate chaos hosts fuzz lint cluster bench bench-short clean
+.PHONY: help demo up check docs test coverage test-all model simulate chaos order order-embedded order-classic order-quorum hosts fuzz lint cluster bench bench-short clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -57,6 +61,16 @@ cluster: $(VENV)/.dev  ## three RabbitMQ nodes and two hosts that die in turn, t
 chaos: $(VENV)/.dev  ## reshard under a million records, killing what can be killed
 	@sh servers/install.sh
 	@FEEDBUS_CHAOS_RECORDS=$${FEEDBUS_CHAOS_RECORDS:-1000000} $(BIN)/python -m pytest -s tests/chaos $(PYTEST_ARGS)
+
+order: order-embedded order-classic order-quorum  ## the order test with a million records; what has passed is not run again
+
+order-embedded order-classic order-quorum: order-%: $(ORDER)/%
+
+$(ORDER)/%: | $(VENV)/.dev
+	@sh servers/install.sh
+	@FEEDBUS_CHAOS_RECORDS=$${FEEDBUS_CHAOS_RECORDS:-1000000} FEEDBUS_CHAOS_SEED=$(SEED_OF_ORDER) \
+		$(BIN)/python -m pytest -s tests/chaos/reshard/test_order.py -k $* $(PYTEST_ARGS)
+	@mkdir -p $(@D) && touch $@
 
 hosts: $(VENV)/.dev  ## three hosts share twelve shards, come, end and are killed; classic and quorum
 	@sh servers/install.sh
