@@ -206,7 +206,7 @@ def test_a_call_that_blocks_the_loop_is_logged_once_with_its_line(caplog, monkey
 
     def found() -> list[str]:
         messages = [record.getMessage() for record in caplog.records]
-        return [each for each in messages if f"{__file__}:{line}: await what takes long" in each]
+        return [each for each in messages if f"{__file__}:{line}; await the slow call" in each]
 
     async def block(seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -68,8 +68,8 @@ def test_the_environments_proxy_is_not_used(monkeypatch):
     [
         (b"[" + b"1," * 600_000 + b"1]", "larger than 1,000,000 bytes"),
         (b"[" * 100_000, "RecursionError"),
-        (b"{}", "no list of queues"),
-        (b"[1]", "no list of queues"),
+        (b"{}", "not a list of queues"),
+        (b"[1]", "not a list of queues"),
         (b"<html>", "JSONDecodeError"),
     ],
     ids=["too large", "too deep", "no list", "no objects", "no JSON"],

@@ -115,7 +115,7 @@ def test_sockets_are_addressed_from_the_topologys_folder_however_deep_it_lies(tm
 
 def test_a_folder_of_state_too_deep_for_a_unix_socket_is_reported_with_what_to_do(tmp_path):
     far = tmp_path.joinpath(*["deep" * 10] * 5)
-    with pytest.raises(UsageError, match=r"too long for a unix socket .* set FEEDBUS_VAR"):
+    with pytest.raises(UsageError, match=r"too long for a unix socket .*, or in FEEDBUS_VAR"):
         endpoint(topology(tmp_path, var=far))
 
 

@@ -25,7 +25,7 @@ BLOCKED_SECONDS = 1.0
 Outcome = tuple[Any, BaseException | None]
 Started = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
 NOT_THE_PROJECTS = (
-    str(Path(__file__).parent),
+    str(Path(__file__).parents[1]),
     sysconfig.get_path("purelib"),
     sysconfig.get_path("stdlib"),
 )

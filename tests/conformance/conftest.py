@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from kombu.connection import Connection
 
+from feedbus.broker.rabbitmq.transport import Transport
 from feedbus.clock import SystemClock, VirtualClock
 from feedbus.transports import memory, sqlite
 from servers import versions
@@ -28,14 +29,18 @@ class Broker:
         self._parameters = parameters
         self._opened = []
 
-    def connect(self):
-        connection = Connection(**self._parameters)
+    def connect(self, **parameters):
+        connection = Connection(**self._parameters | parameters)
         self._opened.append(connection)
         connection.ensure_connection(max_retries=1, timeout=10)
         return connection
 
     def channel(self):
         return self.connect().channel()
+
+    def feedbus_channel(self):
+        """Return a channel as feedbus opens it: with its own transport for RabbitMQ."""
+        return self.connect(**{"transport": Transport} if self.version else {}).channel()
 
     def close(self):
         for connection in self._opened:

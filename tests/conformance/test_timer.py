@@ -70,15 +70,15 @@ def test_what_is_delayed_comes_when_it_is_due_and_keeps_its_routing_key(channel,
     assert [each.delivery_info["routing_key"] for each in (first, last)] == ["another", "a.key"]
 
 
-def test_what_has_no_target_any_more_waits_until_it_is_back(channel, delay):
+def test_what_has_no_target_any_more_waits_until_it_is_back(broker, channel, delay):
     delay("kept", 2_500)
     channel.queue_delete("shop.work")
     eventually(lambda: depth(channel, NAMES.timer_undelivered) == 1)
-    timer_objects.restore(channel, NAMES)
+    timer_objects.restore(broker.feedbus_channel(), NAMES)
     drain_quietly(channel)
     assert depth(channel, NAMES.timer_undelivered) == 1
     queue(channel, "shop.work")
-    timer_objects.restore(channel, NAMES)
+    timer_objects.restore(broker.feedbus_channel(), NAMES)
     eventually(lambda: depth(channel, "shop.work") == 1)
     assert contents(channel, "shop.work") == ["kept"]
     assert depth(channel, NAMES.timer_undelivered) == 0
@@ -95,7 +95,7 @@ def test_a_retry_of_an_external_queue_comes_back_without_a_binding_of_it(channel
     assert contents(channel, "erp.work") == ["m"]
 
 
-def test_what_no_queue_takes_when_it_is_due_is_kept_and_holds_up_nothing(channel):
+def test_what_no_queue_takes_when_it_is_due_is_kept_and_holds_up_nothing(broker, channel):
     exchange(channel, "shop.orders", "direct")
     queue(channel, "shop.work")
     channel.queue_bind("shop.work", "shop.orders", "k")
@@ -109,7 +109,7 @@ def test_what_no_queue_takes_when_it_is_due_is_kept_and_holds_up_nothing(channel
     publisher.wait()
     eventually(lambda: depth(channel, NAMES.timer_undelivered) == 49)
     eventually(lambda: depth(channel, "shop.work") == 1)
-    timer_objects.restore(channel, NAMES)
+    timer_objects.restore(broker.feedbus_channel(), NAMES)
     eventually(lambda: depth(channel, NAMES.timer_undelivered) == 49)
 
 

@@ -605,7 +605,22 @@ def folder() -> Iterator[Path]:
 
 def simulate(seed: int, *, tracing: bool = False, kind: str = "") -> Outcome:
     """Run one seed."""
+    with silent():
+        return _simulated(seed, tracing=tracing, kind=kind)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Write no log: the lines of thousands of simulated crashes say nothing."""
+    level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+
+
+def _simulated(seed: int, *, tracing: bool, kind: str) -> Outcome:
     scheduler = Scheduler(seed, tracing=tracing)
     scenario = Scenario.of(scheduler)
     if kind:
