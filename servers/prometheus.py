@@ -26,7 +26,7 @@ INTERVAL = "500ms"
 
 
 def is_installed() -> bool:
-    """Tell whether there is a Prometheus to start."""
+    """Return whether there is a Prometheus to start."""
     return all(map(shutil.which, ("prometheus", "promtool")))
 
 

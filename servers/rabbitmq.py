@@ -173,7 +173,7 @@ class RabbitMQ:
             self.control("enable_feature_flag", "--experimental", flag)
 
     def is_ready(self) -> bool:
-        """Tell whether clients and the management API are answered."""
+        """Return whether clients and the management API get answers."""
         try:
             with amqp.Connection(
                 f"127.0.0.1:{self.port}", userid=USER, password=PASSWORD, connect_timeout=5

@@ -42,7 +42,7 @@ class ShippedRabbitMQ(RabbitMQ):
         return super().environment | self.credentials
 
     def is_ready(self) -> bool:
-        """Tell whether the user of the environment is let in."""
+        """Return whether the user of the environment can log in."""
         name, password = (self.credentials[f"RABBITMQ_DEFAULT_{what}"] for what in ("USER", "PASS"))
         try:
             with amqp.Connection(

@@ -22,7 +22,7 @@ GONE = "gone"
 IDLE = "idle"
 
 Queue = tuple[object, ...] | str | None
-Told = tuple[int, tuple[int, ...], bool]  # current, draining, settled
+Reported = tuple[int, tuple[int, ...], bool]  # current, draining, settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class World:
     returned: tuple[int, ...] = ()
     known: int = 0
     held: tuple[int, ...] = ()
-    reported: Told = (0, (), True)
-    before: Told = (0, (), True)
+    reported: Reported = (0, (), True)
+    before: Reported = (0, (), True)
     step: str = IDLE
-    views: tuple[Told | None, ...] = (None, None)
+    views: tuple[Reported | None, ...] = (None, None)
     done: int = 0
     deaths: int = 1
     fault: str = ""
@@ -161,7 +161,7 @@ class Protocol:
         view = world.views[place]
         if view is None:
             for reported in {world.reported, world.before}:
-                yield self._fence_anew(look(world, place, reported), reported)
+                yield self._fence_again(look(world, place, reported), reported)
             return
         current, draining, _ = view
         old = [each for each in draining if world.queues[each] != GONE]
@@ -179,7 +179,7 @@ class Protocol:
         if "fence" in self.without and old and world.queues[old[0]] == ():
             yield remove(world, old[0], GONE)
 
-    def _fence_anew(self, world: World, reported: Told) -> World:
+    def _fence_again(self, world: World, reported: Reported) -> World:
         """A consumer that begins ends what passes once more, where nothing leads there now."""
         _, draining, settled = reported
         if settled and not {"fence", "fencing anew"} & self.without:
@@ -239,7 +239,7 @@ def remove(world: World, generation: int, left: Queue) -> World:
     return replace(world, queues=tuple(queues))
 
 
-def look(world: World, place: int, reported: Told | None) -> World:
+def look(world: World, place: int, reported: Reported | None) -> World:
     """Let a consumer go by that."""
     views = list(world.views)
     views[place] = reported

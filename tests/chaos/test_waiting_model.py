@@ -57,5 +57,5 @@ def test_a_queue_whose_waiting_records_cannot_move_ends_only_if_they_run_at_its_
 def test_two_records_with_one_place_are_not_taken_for_each_other(again, other):
     begin = World(1, (again, 0), waiting=(BESIDE, ()), other=other)
     assert explore(begin, Retries())[1] == ""
-    lacking = Retries(frozenset({"telling apart"}))
+    lacking = Retries(frozenset({"distinguishing queues"}))
     assert explore(begin, lacking)[1]

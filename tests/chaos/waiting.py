@@ -231,7 +231,7 @@ class Retries:
         self, world: World, batch: tuple[Waiting, ...], failed: tuple[Waiting, ...]
     ) -> World:
         """Acknowledge the messages of a batch; what did not fail waits no more."""
-        apart = "telling apart" not in self.without
+        apart = "distinguishing queues" not in self.without
         marks = [each if apart else each[0] for each in failed]
         line = list(world.line)
         for record in batch:

@@ -24,7 +24,7 @@ class History:
     """What publishers were promised, and the effects of each queue in their order.
 
     Attributes:
-        accepted: records whose publisher was told that the broker, or the store, has them.
+        accepted: records that the broker or the store confirmed to their publisher.
         tried: records that a publisher has begun to publish.
         effects: by queue.
         handled_by: by queue and key, the consumers.

@@ -159,7 +159,7 @@ class SimulatedChannel(Channel):
 
     def report(self) -> bool:
         """Report answers that have come back by now."""
-        if not self._untold:
+        if not self._unreported:
             return False
         network = self._network
         now = network.scheduler.now
@@ -169,12 +169,12 @@ class SimulatedChannel(Channel):
             return False
         self.answers_at = None
         if network.faulty:
-            self._untold = self._rearranged(self._untold)
-            size = network.scheduler.random.randint(1, len(self._untold))
+            self._unreported = self._rearranged(self._unreported)
+            size = network.scheduler.random.randint(1, len(self._unreported))
         else:
-            size = len(self._untold)
-        told, self._untold = self._untold[:size], self._untold[size:]
-        for outcome in told:
+            size = len(self._unreported)
+        reported, self._unreported = self._unreported[:size], self._unreported[size:]
+        for outcome in reported:
             network.scheduler.note(f"hears {_shown(outcome)}")
             outcome.report(self.events)
         return True

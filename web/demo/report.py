@@ -25,7 +25,7 @@ class Report:
         self._live = sys.stdout.isatty()
 
     def step(self, text: str) -> None:
-        """Tell that something is done."""
+        """Print that something is done."""
         self._clear()
         clock = click.style(f"{time.monotonic() - self._started:5.1f} s", dim=True)
         click.echo(f"{clock}  {text}")

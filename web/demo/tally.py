@@ -24,7 +24,7 @@ class Counts:
     messages: int
 
     def __str__(self) -> str:
-        """Tell them in words."""
+        """Return the numbers in words."""
         return f"{self.entries:,} feed entries, {self.emails:,} e-mails, {self.messages:,} SMS"
 
 

@@ -68,7 +68,7 @@ class Publishing(Session):
             link.stir()
 
     def _refuse_nacked(self, tag: int) -> None:
-        nacked = Settled("basic_nack", tag, multiple=False) in self._untold
+        nacked = Settled("basic_nack", tag, multiple=False) in self._unreported
         self.report()
         if nacked:
             raise MessageNacked
@@ -83,7 +83,7 @@ class Publishing(Session):
         outgoing, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
         with self._link.write(durable=self._confirming) as tx:
             outcomes, failure = store(tx, outgoing)
-        self._untold += outcomes
+        self._unreported += outcomes
         if failure is not None:
             self.report()
             self._revive()
@@ -91,7 +91,7 @@ class Publishing(Session):
 
     def report(self) -> bool:
         """Call the callbacks of returns and confirms; return False if there were none."""
-        untold, self._untold = self._untold, []
-        for outcome in untold:
+        unreported, self._unreported = self._unreported, []
+        for outcome in unreported:
             outcome.report(self.events)
-        return bool(untold)
+        return bool(unreported)

@@ -69,7 +69,7 @@ class Session(StdChannel):
         self._published = 0
         self._outgoing: list[Outgoing] = []
         self._outgoing_bytes = 0
-        self._untold: list[Outcome] = []
+        self._unreported: list[Outcome] = []
 
     @property
     def _link(self) -> Member:

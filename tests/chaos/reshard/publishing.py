@@ -1,6 +1,6 @@
 """A publisher in a process of its own: round after round, each of its keys gets its next number.
 
-python -m tests.chaos.reshard.publishing KIND TOPOLOGY FIRST LAST ROUNDS RATE TOLD STOP
+python -m tests.chaos.reshard.publishing KIND TOPOLOGY FIRST LAST ROUNDS RATE REPORTED STOP
 """
 
 from __future__ import annotations
