@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 
 from tests.simulation.planted import FAULTS, planted
-from tests.simulation.system import Outcome, simulate
+from tests.simulation.runs import Outcome, simulate
 
 SHOWN = 4  # faults of a seed
 

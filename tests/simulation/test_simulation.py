@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.simulation.planted import FAULTS, planted
-from tests.simulation.system import simulate
+from tests.simulation.runs import simulate
 
 SEEDS = range(1, 6)
 MOST = 40

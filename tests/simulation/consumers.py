@@ -1,0 +1,123 @@
+"""The consumers of the simulated project, their supervisor, and the process of an apply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from feedbus.apply import apply
+from feedbus.errors import Outage, UsageError
+from feedbus.metrics import Metrics
+from feedbus.plan.comparison import make_plan
+from feedbus.runner import Limits, Runner, Suspects
+from feedbus.topology import Topology
+from tests.simulation.handling import Handlers
+from tests.simulation.scheduler import Process
+from tests.simulation.system import System
+
+
+class Supervisor:
+    """Keeps the wanted consumers running."""
+
+    def __init__(self, system: System) -> None:
+        """Want the consumers of the first topology."""
+        self.system = system
+        self.wanted = dict.fromkeys(system.topology.consumers, system.topology)
+        self._handlers = Handlers(system)
+        self._processes: dict[str, Process] = {}
+        self._runners: dict[str, Runner] = {}
+
+    def keep_running(self) -> None:
+        """Start each wanted consumer that does not run."""
+        for name in sorted(self.wanted):
+            process = self._processes.get(name)
+            if process is not None and process.dead:
+                self._runners.pop(name, None)
+                seconds = self.system.scheduler.random.choice((0.1, 0.5, 3.0))
+                self._processes[name] = self._later(name, seconds)
+            elif process is None:
+                self._processes[name] = self._later(name, 0.0)
+
+    def stop(self, name: str) -> None:
+        """Stop a consumer that runs."""
+        if name in self._runners:
+            self._runners[name].stop()
+
+    def _later(self, name: str, seconds: float) -> Process:
+        """Start a consumer's process that begins after a while."""
+
+        def run() -> None:
+            self.system.clock.sleep(seconds)
+            if name in self.wanted:
+                self._consume(name)
+
+        return self.system.scheduler.start(name, run)
+
+    def _consume(self, name: str) -> None:
+        """Run a consumer's process until it is stopped, or has nothing to do."""
+        system, topology = self.system, self.wanted[name]
+        consumer = topology.consumer(name)
+        store = system.store()
+        path = system.folder / "run" / f"{name}.hand"
+        with Suspects(path, now=system.clock.monotonic) as suspects:
+            runner = Runner(
+                topology,
+                consumer,
+                self._handlers.routes(consumer.queue, name, store),
+                limits=Limits(),
+                metrics=Metrics.none(),
+                suspects=suspects,
+                store=store,
+            )
+            self._runners[name] = runner
+            system.scheduler.note(f"ends: {runner.run()}")
+
+
+@dataclass(frozen=True, slots=True)
+class Followers:
+    """What the supervisor does for an apply."""
+
+    supervisor: Supervisor
+    topology: Topology
+
+    def pause(self, consumers: tuple[str, ...]) -> None:
+        """Stop consumers whose queue is to be replaced."""
+        raise NotImplementedError
+
+    def follow(self) -> None:
+        """Let the consumers of the topology start anew; those that it has no more go on."""
+        for name in self.topology.consumers:
+            self.supervisor.wanted[name] = self.topology
+            self.supervisor.stop(name)
+
+    def finish(self) -> None:
+        """End the consumers that the topology has no more."""
+        wanted = self.supervisor.wanted
+        for name in [each for each in wanted if each not in self.topology.consumers]:
+            del wanted[name]
+            self.supervisor.stop(name)
+
+
+def reshard(supervisor: Supervisor, name: str, todo: list[Topology]) -> None:
+    """Apply one topology after the other, each again until it is done."""
+    system = supervisor.system
+    scheduler = system.scheduler
+    while todo:
+        system.clock.sleep(scheduler.random.choice((0.0, 0.2, 1.0, 5.0)))
+        wanted = todo[0]
+        try:
+            plan = make_plan(wanted, None, predict=False)
+            done = apply(
+                wanted,
+                plan,
+                Followers(supervisor, wanted),
+                wait=True,
+                report=scheduler.note,
+                progress=lambda _: None,
+            )
+        except (Outage, UsageError) as error:
+            scheduler.note(f"cannot apply: {error}")
+            continue
+        if done:
+            scheduler.note(f"has applied {wanted.queues['shard'].shards} shards")
+            del todo[0]
+    system.done(name)

@@ -1,0 +1,72 @@
+"""What goes wrong in a simulated system: killed processes, cut connections, outages."""
+
+from __future__ import annotations
+
+from tests.simulation.scheduler import SECONDS, Process
+from tests.simulation.system import System
+
+KINDS = ("kill", "kill", "cut", "cut", "cut after", "cut after", "restart", "pause", "store")
+
+
+class Faults:
+    """The faults of one seed, as many as its scenario says."""
+
+    def __init__(self, system: System) -> None:
+        """Strike a system."""
+        self._system = system
+        self._left = system.scenario.faults
+
+    def strike(self) -> None:
+        """Let something go wrong now and then."""
+        system = self._system
+        chosen, network = system.scheduler.random, system.network
+        if not self._left or not network.faulty or chosen.random() > 0.03:
+            return
+        self._left -= 1
+        links, processes = network.open_links(), system.scheduler.processes
+        what = chosen.choice(KINDS)
+        if what == "kill" and processes:
+            victim = chosen.choice(processes)
+            system.left_rows = system.left_rows or victim.name.startswith("publisher")
+            system.scheduler.kill(victim)
+        elif what == "cut" and links:
+            chosen.choice(links).cut("by the network")
+        elif what == "cut after" and links:
+            chosen.choice(links).cut_after_next = True
+        elif what == "restart":
+            self._restart_broker(chosen.choice((0.1, 3.0, 20.0)))
+        elif what == "pause" and processes:
+            self._pause(chosen.choice(processes), chosen.choice((0.5, 10.0, 60.0)))
+        elif what == "store":
+            system.left_rows = True
+            system.database.lose_answer = chosen.random() < 0.5
+            system.database.away_until = self._moment(chosen.choice((0.0, 1.0, 10.0)))
+            system.scheduler.note("THE STORE IS AWAY", by="-")
+
+    def _moment(self, seconds: float) -> int:
+        """Return the moment that is so many seconds from now."""
+        return self._system.scheduler.now + int(seconds * SECONDS)
+
+    def _pause(self, process: Process, seconds: float) -> None:
+        """Let a process do nothing for a while."""
+        scheduler, until = self._system.scheduler, self._moment(seconds)
+        scheduler.note("IS PAUSED", by=process.name)
+        ready, at = process.ready, process.until
+        process.ready = None
+        process.until = until if at is None else max(at, until)
+        if ready is not None:
+            process.ready = lambda: scheduler.now >= until and ready()
+
+    def _restart_broker(self, seconds: float) -> None:
+        """Cut every connection, and refuse others for a while."""
+        network, scheduler = self._system.network, self._system.scheduler
+        scheduler.note("THE BROKER IS AWAY", by="-")
+        network.down = True
+        for link in list(network.open_links()):
+            link.cut("the broker ends")
+
+        def back() -> None:
+            network.down = False
+            scheduler.note("THE BROKER IS BACK", by="-")
+
+        scheduler.after(seconds, back)

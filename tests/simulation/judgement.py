@@ -1,0 +1,55 @@
+"""What is wrong with what a simulated system has done."""
+
+from __future__ import annotations
+
+from feedbus.wire.constants import REASON
+from tests.simulation import history
+from tests.simulation.history import Record
+from tests.simulation.system import System
+
+
+def judge(system: System) -> list[str]:
+    """Return what is wrong with the history."""
+    done, queue, kind = system.history, "shard", system.scenario.kind
+    effects = done.effects[queue]
+    faults = [f"{name}: {type(e).__name__}: {e}" for name, e in system.scheduler.failures]
+    faults += system.network.refused_acknowledgements
+    free = set() if system.scenario.ordered else set().union(*done.failed.values())
+    if kind == "once":
+        stored = [Record(key, n) for key, n in system.database.effects()]
+        faults += history.missing("work", done.accepted, stored)
+        faults += history.repeated("work", stored)
+        faults += history.disordered("work", stored, free)
+    faults += history.missing(queue, done.accepted, effects)
+    faults += history.invented(queue, done.tried, effects)
+    if kind == "chain":
+        faults += history.missing("work", done.accepted, done.effects["work"])
+        faults += history.disordered("work", done.effects["work"], free)
+    if keeps_order(system):
+        faults += history.disordered(queue, effects, free)
+    if len(system.scenario.shards) == 1:
+        faults += history.wandering(queue, done.handled_by)
+    return faults
+
+
+def keeps_order(system: System) -> bool:
+    """Whether the shards have all records of a key in order.
+
+    What a killed process has left in the outbox, or a lost answer to a commit, is published by the
+    relay; others may overtake it. So may the messages of a window that a full queue has refused.
+    """
+    scenario = system.scenario
+    if scenario.full:
+        return False
+    return not scenario.stored or (scenario.kind == "outbox" and not system.left_rows)
+
+
+def stuck(system: System) -> list[str]:
+    """Return what is left at the end."""
+    faults = [f"{name} does not end" for name in sorted(system.unfinished)]
+    faults += system.waiting()
+    dead = system.broker.headers(lambda name: name.endswith(".dead"))
+    faults += [f"a dead letter: {headers.get(REASON, headers)}" for headers in dead]
+    if rows := system.outbox_rows():
+        faults.append(f"{rows} messages stay in the outbox")
+    return faults or ["the system does not come to rest"]

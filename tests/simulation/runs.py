@@ -1,0 +1,130 @@
+"""The run of one seed, from the choice of its scenario to the judgement."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from feedbus.generations.establishment import establish
+from feedbus.transports import memory
+from tests.simulation.consumers import Supervisor, reshard
+from tests.simulation.faults import Faults
+from tests.simulation.judgement import judge, stuck
+from tests.simulation.network import Network, SimulatedBroker
+from tests.simulation.publishers import Workload, publish, run_relay
+from tests.simulation.scenario import BROKER, Scenario, topology_of
+from tests.simulation.scheduler import Scheduler
+from tests.simulation.store import Database
+from tests.simulation.system import System
+
+KEYS = "abcde"
+FAULTY_SECONDS = 100.0
+QUIET_SECONDS = 200.0
+MOST_STEPS = 15_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a seed."""
+
+    seed: int
+    events: int
+    faults: list[str]
+    trace: list[str]
+    scenario: Scenario
+
+
+def simulate(seed: int, *, tracing: bool = False) -> Outcome:
+    """Run one seed."""
+    scheduler = Scheduler(seed, tracing=tracing)
+    scenario = Scenario.of(scheduler)
+    network = Network(scheduler)
+    with silent(), folder() as path:
+        broker = SimulatedBroker(BROKER, network, declared(scenario_of_declaration(scenario)))
+        memory.create(broker)
+        try:
+            system = System(scheduler, scenario, network, broker, Database(scheduler), path)
+            faults = run(system)
+            network.faulty = False
+            for process in list(scheduler.processes):
+                scheduler.kill(process)
+        finally:
+            memory.remove(BROKER)
+    return Outcome(seed, scheduler.steps, faults, scheduler.trace, scenario)
+
+
+def run(system: System) -> list[str]:
+    """Run a system with its faults, and without more of them to its end; return what is wrong."""
+    scenario, scheduler, network = system.scenario, system.scheduler, system.network
+    supervisor, faults = Supervisor(system), Faults(system)
+
+    def between_steps() -> None:
+        supervisor.keep_running()
+        faults.strike()
+
+    scheduler.between_steps = between_steps
+    network.faulty = scenario.faults > 0
+    if scenario.stored:
+        system.store().set_up()
+        system.again("relay", run_relay, system)
+        system.unfinished.discard("relay")
+    for number in range(scenario.publishers):
+        keys = KEYS[number :: scenario.publishers]
+        work = Workload(dict.fromkeys(keys, 0))
+        for _ in range(scenario.records):
+            work.add(scheduler.random)
+        name = f"publisher_{number}"
+        system.again(name, publish, system, name, work)
+    if len(system.topologies) > 1:
+        system.again("apply", reshard, supervisor, "apply", system.topologies[1:])
+    scheduler.run(system.finished, most_seconds=FAULTY_SECONDS, most_steps=MOST_STEPS)
+    network.faulty = False
+    scheduler.note("NO MORE FAULTS", by="-")
+    if scheduler.run(system.finished, most_seconds=QUIET_SECONDS, most_steps=MOST_STEPS):
+        return judge(system)
+    return [*judge(system), *stuck(system)]
+
+
+@cache
+def declared(scenario: Scenario) -> bytes:
+    """Return what a broker holds on which the first topology of a scenario is declared."""
+    network = Network(Scheduler(0))
+    broker = memory.create(SimulatedBroker(BROKER, network, None))
+    try:
+        establish(topology_of(scenario, scenario.shards[0], Path("/nowhere")))
+        return broker.serialized()
+    finally:
+        memory.remove(BROKER)
+
+
+def scenario_of_declaration(scenario: Scenario) -> Scenario:
+    """Return the part of a scenario that its declaration depends on."""
+    return replace(
+        scenario, shards=scenario.shards[:1], failing=0, publishers=1, records=1, faults=0
+    )
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """Return a folder in memory for the files of the processes."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        prefix="feedbus-", dir=shared if shared.is_dir() else None
+    ) as path:
+        yield Path(path)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Write no log: the lines of thousands of simulated crashes say nothing."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,122 @@
+"""What a seed has chosen to happen, and the topology that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from marshmallow import Schema, fields
+
+from feedbus.topology import Batch, Exchange, Queue, RetryPolicy, StoreOptions, Topology
+from feedbus.urls import BrokerUrl
+from tests.simulation.history import Record
+from tests.simulation.scheduler import Scheduler
+
+BROKER = "simulation"
+
+
+class Numbered(Schema):
+    """A record of the simulation."""
+
+    key = fields.String(required=True)
+    n = fields.Integer(strict=True, required=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What a seed has chosen to happen.
+
+    Attributes:
+        kind: "ring" publishes to shards; "chain" to a queue whose handler publishes on to the
+            shards; "once" likewise, with effects in the store; "outbox" to the shards, in
+            transactions of the store.
+        shards: how many, before and after each apply.
+        batch: whether handlers take batches.
+        pack: records in a message at most, 0 for plain messages.
+        ordered: whether the queues keep the order of their keys also when a record is retried.
+        failing: one record in so many is refused at first, 0 for none.
+        full: whether the queues of the shards refuse what is more than three messages.
+        prefetch: of each queue.
+        publishers: how many.
+        records: of each publisher.
+        faults: how many at most.
+
+    """
+
+    kind: str
+    shards: tuple[int, ...]
+    batch: bool
+    pack: int
+    ordered: bool
+    failing: int
+    full: bool
+    prefetch: int
+    publishers: int
+    records: int
+    faults: int
+
+    @property
+    def stored(self) -> bool:
+        """Whether there is a store."""
+        return self.kind in {"once", "outbox"}
+
+    @classmethod
+    def of(cls, scheduler: Scheduler) -> Scenario:
+        """Choose."""
+        chosen = scheduler.random
+        changes = chosen.choice((0, 0, 1, 1, 2))
+        kind = chosen.choice(("ring", "ring", "chain", "once", "outbox"))
+        failing = chosen.choice((0, 3, 7))
+        shards = tuple(chosen.randint(1, 3) for _ in range(changes + 1))
+        return cls(
+            kind=kind,
+            shards=shards,
+            batch=chosen.random() < 0.5,
+            pack=chosen.choice((0, 0, 5)),
+            ordered=chosen.random() < 0.5,
+            failing=failing,
+            full=kind == "ring" and not failing and len(shards) == 1 and chosen.random() < 0.7,
+            prefetch=chosen.choice((1, 3, 100)),
+            publishers=chosen.choice((1, 2)),
+            records=chosen.randint(5, 14),
+            faults=chosen.choice((0, 2, 5, 12)),
+        )
+
+
+def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
+    """Return the topology of a scenario with so many shards."""
+    retry = RetryPolicy((0.5, 2.0), "dead-letter")
+    batch = Batch(4, 0.01) if scenario.batch else Batch()
+    common: dict[str, Any] = {
+        "handler": "tests:none",
+        "retry": retry,
+        "batch": batch,
+        "prefetch": scenario.prefetch,
+        "order_by": scenario.ordered,
+    }
+    shard = Queue("shard", "ring", shards=shards, weights=(1,) * shards, store=False, **common)
+    if scenario.full:
+        shard = replace(shard, max_length=3, overflow="reject-publish")
+    queues = [shard]
+    if scenario.kind in {"once", "chain"}:
+        once = scenario.kind == "once"
+        work = Queue("work", "work", routing_keys=("",), once=once, store=once, **common)
+        queues.append(work)
+    return Topology(
+        name="simulated",
+        path=folder / "topology.toml",
+        broker_url=BrokerUrl.in_memory(BROKER),
+        store=StoreOptions(adapter="tests:none") if scenario.stored else None,
+        exchanges={
+            "work": Exchange("work", "fanout", 0),
+            "ring": Exchange("ring", "x-consistent-hash", scenario.pack),
+        },
+        queues={queue.name: queue for queue in queues},
+        var=folder,
+    )
+
+
+def payload(record: Record) -> dict[str, Any]:
+    """Return the fields of a record."""
+    return {"key": record.key, "n": record.n}
