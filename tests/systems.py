@@ -7,9 +7,11 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from marshmallow import EXCLUDE, Schema, fields
 
 from feedbus import broker
@@ -201,7 +203,7 @@ class System:
         """Handle a message by noting its number."""
         self.seen.append(message["n"])
 
-    def dead(self, name: str = "work") -> list[dead.DeadLetter]:
+    def dead(self, name: str = "work") -> list[letters.DeadLetter]:
         """Return the dead letters of a queue."""
         with letters.opened(self.topology) as channel:
             chosen = self.topology.queues[name]
@@ -237,6 +239,37 @@ def closing_store() -> Iterator[None]:
         yield
     finally:
         close_bound()
+
+
+def on_broker(
+    kind: str,
+    folder: Path,
+    request: pytest.FixtureRequest,
+    *,
+    management: bool = False,
+    **options: Any,
+) -> Iterator[Callable[..., System]]:
+    """Yield what makes systems on a broker, and close the store after the test.
+
+    Args:
+        kind: "embedded", "rabbitmq" for the node that most tests share, or a version of RabbitMQ.
+        folder: for the files of the system.
+        request: of the fixture that yields from this.
+        management: whether the systems have the URL of RabbitMQ's management API.
+        options: of System.at.
+
+    """
+    urls: dict[str, str] = {}
+    if kind != "embedded":
+        if kind == "rabbitmq":
+            node = request.getfixturevalue("rabbitmq")
+        else:
+            node = request.getfixturevalue("rabbitmq_nodes")(kind)
+        urls["broker_url"] = node.url
+        if management:
+            urls["management_url"] = node.management_url
+    with closing_store():
+        yield partial(System.at, folder, **urls, **options)
 
 
 BATCH = Batch(1000, 0.02)

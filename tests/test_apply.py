@@ -21,11 +21,10 @@ from feedbus.generations import establishment, switch
 from feedbus.plan import Plan
 from feedbus.plan.comparison import make_plan
 from feedbus.records import Records
-from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange, RetryPolicy, Topology
 from servers import versions
 from tests.projects import PATIENCE_SECONDS, wait_until
-from tests.systems import BATCH, System, queue, sharded
+from tests.systems import BATCH, System, on_broker, queue, sharded
 
 PROJECT = Path(__file__).parent.parent
 KEYS = [str(key) for key in range(20)]
@@ -75,16 +74,7 @@ def make(
     request: pytest.FixtureRequest, tmp_path: Path, broker_kind: str
 ) -> Iterator[Callable[..., System]]:
     """Make systems on either broker."""
-    url, management = "", ""
-    if broker_kind != "embedded":
-        node = request.getfixturevalue("rabbitmq_nodes")(broker_kind)
-        url, management = node.url, node.management_url
-
-    def made(*queues, **options) -> System:
-        return System.at(tmp_path, *queues, broker_url=url, management_url=management, **options)
-
-    yield made
-    close_bound()
+    yield from on_broker(broker_kind, tmp_path, request, management=True)
 
 
 def carry_out(topology: Topology, *doomed: str) -> tuple[Plan, bool, list[str]]:

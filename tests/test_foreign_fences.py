@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,17 @@ from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import establishment, ledger
-from feedbus.store.peewee import close_bound
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from servers import versions
-from tests.systems import BATCH, System, queue, sharded
+from tests.systems import BATCH, System, on_broker, queue, sharded
 
 FLOOD = ledger.KEPT + 50
 
 
 @pytest.fixture(params=["embedded", *versions.chosen()])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    url = ""
-    if request.param != "embedded":
-        url = request.getfixturevalue("rabbitmq_nodes")(request.param).url
-    yield partial(System.at, tmp_path, broker_url=url)
-    close_bound()
+    yield from on_broker(request.param, tmp_path, request)
 
 
 def put(

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ from feedbus.broker.names import Names
 from feedbus.generations import establishment, ledger, switch
 from feedbus.generations.ledger import State
 from feedbus.records import Records
-from feedbus.store.peewee import close_bound
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from servers import versions
 from tests.projects import wait_until
-from tests.systems import BATCH, System, sharded
+from tests.systems import BATCH, System, on_broker, sharded
 
 
 class Killed(BaseException):
@@ -31,11 +29,7 @@ class Killed(BaseException):
 
 @pytest.fixture(params=["embedded", *versions.chosen()])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    url = ""
-    if request.param != "embedded":
-        url = request.getfixturevalue("rabbitmq_nodes")(request.param).url
-    yield partial(System.at, tmp_path, broker_url=url)
-    close_bound()
+    yield from on_broker(request.param, tmp_path, request)
 
 
 def reshaped(system: System, shards: int) -> Topology:

@@ -12,24 +12,14 @@ from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.errors import UsageError
 from feedbus.generations import establishment
-from feedbus.store.peewee import close_bound
 from feedbus.topology import Queue, Topology
-from tests.systems import System, queue, sharded
+from tests.systems import System, on_broker, queue, sharded
 from tests.test_apply import carry_out, changed, nothing_to_do
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    url, management = "", ""
-    if request.param == "rabbitmq":
-        node = request.getfixturevalue("rabbitmq")
-        url, management = node.url, node.management_url
-
-    def made(*queues: Queue) -> System:
-        return System.at(tmp_path, *queues, broker_url=url, management_url=management)
-
-    yield made
-    close_bound()
+    yield from on_broker(request.param, tmp_path, request, management=True)
 
 
 def beside(system: System, *queues: Queue, word: str = "eu") -> Topology:

@@ -26,7 +26,7 @@ from feedbus.topology import RetryPolicy, Schedule
 from servers import versions
 from tests.operations import Served, served
 from tests.site import problem
-from tests.systems import System, closing_store, queue, sharded
+from tests.systems import System, closing_store, on_broker, queue, sharded
 
 
 @pytest.fixture
@@ -38,12 +38,7 @@ def system(tmp_path) -> Iterator[System]:
 @pytest.fixture(params=["embedded", *versions.chosen()])
 def make(request: pytest.FixtureRequest, tmp_path) -> Iterator[Callable[..., System]]:
     """Make systems on either broker."""
-    urls = {}
-    if request.param != "embedded":
-        node = request.getfixturevalue("rabbitmq_nodes")(request.param)
-        urls = {"broker_url": node.url, "management_url": node.management_url}
-    with closing_store():
-        yield lambda *queues: System.at(tmp_path, *queues, **urls)
+    yield from on_broker(request.param, tmp_path, request, management=True)
 
 
 def metrics(own: Served) -> str:

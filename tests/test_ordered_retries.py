@@ -27,12 +27,11 @@ from feedbus.runner import waiting_queues
 from feedbus.runner.concurrent import Concurrent
 from feedbus.runner.reading import Reading
 from feedbus.runner.waiting_queue import WaitingQueue
-from feedbus.store.peewee import close_bound
 from feedbus.topology import RetryPolicy, Topology
 from feedbus.wire import Delivery
 from servers import versions
 from tests.projects import wait_until
-from tests.systems import BATCH, System, queue, sharded
+from tests.systems import BATCH, System, on_broker, queue, sharded
 
 DELAYS = RetryPolicy((0.1, 0.1, 0.1), "dead-letter")
 LONG_SECONDS = 600.0
@@ -43,11 +42,7 @@ EIGHT = list(range(1, 9))
 
 @pytest.fixture(params=["embedded", versions.chosen()[-1]])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
-    url = ""
-    if request.param != "embedded":
-        url = request.getfixturevalue("rabbitmq_nodes")(request.param).url
-    yield partial(System.at, tmp_path, broker_url=url)
-    close_bound()
+    yield from on_broker(request.param, tmp_path, request)
 
 
 @dataclass

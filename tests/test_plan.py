@@ -29,24 +29,13 @@ from feedbus.topology import Exchange, Operations, StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_management_url, parse_store_url
 from servers import versions
 from tests.projects import Project
-from tests.systems import BATCH, System, queue, sharded
+from tests.systems import BATCH, System, on_broker, queue, sharded
 
 
 @pytest.fixture(params=["embedded", *versions.chosen()])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
     """Make systems on either broker."""
-    url, management_url = "", ""
-    if request.param != "embedded":
-        node = request.getfixturevalue("rabbitmq_nodes")(request.param)
-        url, management_url = node.url, node.management_url
-
-    def made(*queues, **options) -> System:
-        return System.at(
-            tmp_path, *queues, broker_url=url, management_url=management_url, **options
-        )
-
-    yield made
-    close_bound()
+    yield from on_broker(request.param, tmp_path, request, management=True)
 
 
 # The shares of a ring are computed, for which the broker does not matter, and take long.

@@ -19,17 +19,13 @@ from feedbus.generations.establishment import establish
 from feedbus.plan.comparison import make_plan
 from feedbus.store.peewee import close_bound
 from tests.projects import wait_until
-from tests.systems import System, queue
+from tests.systems import System, on_broker, queue
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
     """Make systems on either broker."""
-    url = ""
-    if request.param == "rabbitmq":
-        url = request.getfixturevalue("rabbitmq").url
-    yield partial(System.at, tmp_path, broker_url=url)
-    close_bound()
+    yield from on_broker(request.param, tmp_path, request)
 
 
 @pytest.fixture

@@ -1,0 +1,160 @@
+"""Repeated messages: on a queue that says once, and without ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feedbus import broker
+from feedbus.broker.names import Names
+from feedbus.bus import Bus
+from feedbus.dead_letters.requeue import Requeue
+from feedbus.errors import BrokerOutage
+from feedbus.metrics import Metrics
+from feedbus.records import Records
+from feedbus.runner.reading import Reading
+from feedbus.store.peewee import bound
+from tests.systems import BATCH, System, on_broker, queue
+
+
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
+    """Make systems on either broker, one without a store; what they promise is the same on both."""
+    yield from on_broker(request.param, tmp_path, request, stored=request.param != "embedded")
+
+
+def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(once=True), queue("next", exchange="other", routing_keys=("n",)))
+
+    def effect(message: dict[str, Any], bus: Bus) -> None:
+        system.note(message)
+        bus.publish("other", message, "n")
+
+    with system.bus() as bus:
+        for _ in range(2):
+            bus.publish("work", {"n": 1}, message_id="the-same")
+        bus.publish("work", {"n": 1}, message_id="another")
+    system.run(effect)
+    assert system.seen == [1, 1]
+    assert system.ready()["next"] == 2
+    assert bound().outbox.pending() == []
+
+
+def test_a_repeat_in_the_same_batch_has_no_second_effect_on_a_queue_that_says_once(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(once=True, batch=BATCH))
+    with system.bus() as bus:
+        for name in ("the-same", "another", "the-same"):
+            bus.publish("work", {"n": 1}, message_id=name)
+    batches: list[int] = []
+    system.run(lambda records, _: batches.append(len(records)), batch=True)
+    assert batches == [2]
+    assert system.ready() == {"work": 0}
+
+
+def test_what_a_batch_handler_retries_or_rejects_on_a_queue_that_says_once_can_come_again(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(once=True, batch=BATCH))
+    system.publish([0, 1, 2, 3])
+
+    def handle(records: Records, _bus: Bus) -> None:
+        for single in records.singles():
+            number = single[0]["n"]
+            if system.seen.count(number) == 0 and number == 1:
+                single.retry("not yet")
+            if system.seen.count(number) == 0 and number == 2:
+                single.reject("not yet")
+            system.seen.append(number)
+
+    system.run(handle, batch=True)
+    assert sorted(system.seen) == [0, 1, 1, 2, 3]
+    with Requeue(system.topology, system.topology.queues["work"]) as again:
+        for letter in system.dead():
+            again.send(letter)
+    system.run(handle, batch=True)
+    assert sorted(system.seen) == [0, 1, 1, 2, 2, 3]
+
+
+def put_without_id(system: System, numbers: Sequence[int]) -> None:
+    """Publish numbered messages as a foreign client that sets no message id."""
+    with broker.connect(system.topology) as connection:
+        channel: Any = connection.default_channel
+        for number in numbers:
+            message = channel.prepare_message(json.dumps({"n": number}).encode())
+            channel.basic_publish(message, Names(system.topology).exchange("work"), "")
+
+
+def test_equal_messages_without_ids_are_each_handled_on_a_queue_that_says_once(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(once=True), queue("next", exchange="other", routing_keys=("n",)))
+
+    def effect(message: dict[str, Any], bus: Bus) -> None:
+        system.note(message)
+        bus.publish("other", message, "n")
+
+    put_without_id(system, [1, 1, 2])
+    system.run(effect)
+    put_without_id(system, [1])
+    system.run(effect)
+    assert system.seen == [1, 1, 2, 1]
+    children: list[str] = []
+    with broker.connect(system.topology) as connection:
+        channel = connection.default_channel
+        name = Names(system.topology).queue(system.topology.consumer("next"))
+        while (message := channel.basic_get(name)) is not None:
+            children.append(message.properties["message_id"])
+    assert len(set(children)) == 4
+
+
+def test_a_repeat_without_an_id_has_no_second_effect_and_is_counted(
+    make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make(queue(once=True))
+    metrics = Metrics.none()
+    put_without_id(system, [1])
+
+    settle, losses = Reading.settle, [True]
+
+    def lose_one(reading: Reading, tag: int) -> None:
+        if losses:
+            losses.pop()
+            msg = "the connection was lost before the acknowledgement"
+            raise BrokerOutage(msg)
+        settle(reading, tag)
+
+    monkeypatch.setattr(Reading, "settle", lose_one)
+    system.run(system.note, idle_seconds=1.0, metrics=metrics)
+    assert system.seen == [1]
+    assert metrics.value("feedbus_taken_for_repeats_total", "work") >= 1
+    assert system.ready() == {"work": 0}
+
+
+def test_a_message_without_an_id_that_ends_its_process_is_given_up_and_the_next_one_handled(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue())
+
+    class Unforeseen(KeyboardInterrupt):
+        """What ends a process: any other exception is a failure of the message."""
+
+    def end(message: dict[str, Any], _bus: Bus) -> None:
+        if message["n"] == 1:
+            raise Unforeseen
+        system.note(message)
+
+    put_without_id(system, [1, 2])
+    for _ in range(5):
+        with pytest.raises(Unforeseen):
+            system.run(end)
+    system.run(end)
+    (letter,) = system.dead()
+    assert (json.loads(letter.body), system.seen) == ({"n": 1}, [2])
