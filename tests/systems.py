@@ -62,6 +62,21 @@ def sharded(shards: int, **options: Any) -> Queue:
     )
 
 
+def undeclared(pack: int = 3) -> Topology:
+    """Return a topology that is declared nowhere."""
+    return Topology(
+        name="t",
+        path=Path("/nowhere/topology.toml"),
+        broker_url=parse_broker_url("sqlite:////nowhere/broker.db"),
+        store=StoreOptions(url=parse_store_url("sqlite:////nowhere/store.db")),
+        exchanges={
+            "ring": Exchange("ring", "x-consistent-hash", pack),
+            "work": Exchange("work", "direct", pack),
+        },
+        queues={"shard": sharded(4)},
+    )
+
+
 @dataclass(slots=True)
 class System:
     """A topology at work in a folder."""
@@ -154,6 +169,17 @@ class System:
         except BrokerOutage:
             return False
         return any(waiting) or ready > 0
+
+    def run_all(self, function: Callable[[Any, Any], None], **options: Any) -> None:
+        """Run every consumer in a thread of its own until each has ended; options are of run."""
+        threads = [
+            threading.Thread(target=self.run, args=(function, name), kwargs=options)
+            for name in self.topology.consumers
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     @contextmanager
     def running(

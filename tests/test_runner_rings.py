@@ -51,16 +51,7 @@ def test_records_from_before_a_reshard_are_handled_before_those_after_it(
         with lock:
             by_key.setdefault("all", []).extend(records.column("n"))
 
-    threads = [
-        threading.Thread(
-            target=after.run, args=(collect, name), kwargs={"batch": True, "idle_seconds": 2.0}
-        )
-        for name in after.topology.consumers
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    after.run_all(collect, batch=True, idle_seconds=2.0)
     assert by_key["all"] == [1] * 60 + [2] * 60
 
 

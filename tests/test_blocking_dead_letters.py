@@ -1,0 +1,89 @@
+"""Dead letters that block their key until an operator has decided, on every broker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from feedbus.cli import dead
+from feedbus.errors import Reject
+from feedbus.topology import Topology
+from servers import versions
+from tests.ordered_queues import (
+    published,
+    work,
+)
+from tests.systems import System, on_broker
+
+
+@pytest.fixture(params=["embedded", versions.chosen()[-1]])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., System]]:
+    yield from on_broker(request.param, tmp_path, request)
+
+
+@dataclass
+class Loaded:
+    """What the commands get."""
+
+    topology: Topology
+
+    def load(self) -> Topology:
+        return self.topology
+
+
+def test_one_dead_letter_is_dropped_and_only_its_key_goes_on(make):
+    system = make(work(block_on_dead=True))
+    published(system)
+    seen: list[int] = []
+
+    def refuse(message: dict[str, Any], _bus: Any) -> None:
+        if message["n"] in {3, 6}:
+            reason = "not now"
+            raise Reject(reason)
+        seen.append(message["n"])
+
+    system.run(refuse)
+    ids = {json.loads(letter.body)["n"]: letter.message_id for letter in system.dead()}
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+    assert command(["drop", "work", ids[3]]).output == "1 dead letter dropped\n"
+    system.run(refuse)
+    assert sorted(seen) == [1, 2, 4, 5, 7]
+    assert [letter.message_id for letter in system.dead()] == [ids[6]]
+    again = command(["drop", "work", ids[3]])
+    assert again.output == "0 dead letters dropped\n"
+    assert "no dead letters with 1 of these ids" in str(again.exception)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_dead_letter_blocks_its_key_until_it_is_sent_back_or_dropped(make, concurrency):
+    options = {"concurrency": concurrency, "prefetch": 20, "block_on_dead": True}
+    system = make(work(**options))
+    published(system)
+    refused, seen = {3, 6}, []
+
+    def refuse(message: dict[str, Any], _bus: Any) -> None:
+        if message["n"] in refused:
+            reason = "not now"
+            raise Reject(reason)
+        seen.append(message["n"])
+
+    system.run(refuse)
+    assert sorted(seen) == [1, 2, 4]
+    assert sorted(json.loads(letter.body)["n"] for letter in system.dead()) == [3, 6]
+    refused.remove(3)
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+    assert command(["requeue", "work", "--all"]).output == "2 dead letters sent back to work\n"
+    system.run(refuse)
+    assert [number for number in seen if number % 2] == [1, 3, 5, 7]
+    assert sorted(seen) == [1, 2, 3, 4, 5, 7]
+    assert command(["purge", "work", "--yes"]).output == "1 dead letter dropped\n"
+    system.run(refuse)
+    assert [number for number in seen if number % 2 == 0] == [2, 4, 8]
+    assert system.dead() == []
