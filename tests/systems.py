@@ -258,6 +258,16 @@ class System:
         return System(changed, self.seen, self.store)
 
 
+def publish_confirmed(channel: Any, message: Any, exchange: str, routing_key: str) -> None:
+    """Publish as a foreign program, and return when the broker has stored the message.
+
+    Without a confirm, what another channel reads may not contain the message yet. The embedded
+    broker stores each message before the call returns.
+    """
+    publish = getattr(channel, "basic_publish_confirm", channel.basic_publish)
+    publish(message, exchange, routing_key)
+
+
 @contextmanager
 def closing_store() -> Iterator[None]:
     """Close the store after a test."""

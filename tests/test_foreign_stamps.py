@@ -24,7 +24,7 @@ from feedbus.topology import DeadLetters, RetryPolicy
 from feedbus.wire import Delivery
 from feedbus.wire.constants import PUBLISHED_AT, SENT_AT
 from feedbus.wire.delivery import LONGEST_LAG_SECONDS
-from tests.systems import System, queue
+from tests.systems import System, publish_confirmed, queue
 
 NOW = 1_800_000_000_000_000
 YEAR_SECONDS = 366 * 86_400
@@ -164,11 +164,11 @@ def test_no_foreign_stamp_reaches_the_metrics_or_the_pruning_of_dead_letters(
             message = channel.prepare_message(
                 b'{"n": 1}', None, "application/json", "utf-8", headers, {}
             )
-            channel.basic_publish(message, Names(system.topology).exchange("work"), "")
-            channel.basic_publish(message, "", Names(system.topology).dead(work))
+            publish_confirmed(channel, message, Names(system.topology).exchange("work"), "")
+            publish_confirmed(channel, message, "", Names(system.topology).dead(work))
         old = time.time_ns() // 1000 - 7_200_000_000
         message = channel.prepare_message(b"old", headers={"feedbus-failed-at": old})
-        channel.basic_publish(message, "", Names(system.topology).dead(work))
+        publish_confirmed(channel, message, "", Names(system.topology).dead(work))
     system.publish([2])
     with broker.connect(system.topology) as connection:
         assert pruning.prune(connection, system.topology, work) == {"max_age": 1}

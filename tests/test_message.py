@@ -11,7 +11,7 @@ from feedbus import Message, broker
 from feedbus.broker.names import Names
 from feedbus.store.peewee import close_bound
 from feedbus.wire import Delivery
-from tests.systems import System, queue
+from tests.systems import System, publish_confirmed, queue
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
@@ -29,7 +29,7 @@ def publish(system: System, **properties: Any) -> None:
     message = channel.prepare_message(
         b'{"n": 1}', priority, "application/json", "utf-8", headers, properties
     )
-    channel.basic_publish(message, Names(system.topology).exchange("other"), "a.b")
+    publish_confirmed(channel, message, Names(system.topology).exchange("other"), "a.b")
     broker.close(connection)
 
 

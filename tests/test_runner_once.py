@@ -18,7 +18,7 @@ from feedbus.metrics import Metrics
 from feedbus.records import Records
 from feedbus.runner.reading import Reading
 from feedbus.store.peewee import bound
-from tests.systems import BATCH, System, on_broker, queue
+from tests.systems import BATCH, System, on_broker, publish_confirmed, queue
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
@@ -89,7 +89,7 @@ def put_without_id(system: System, numbers: Sequence[int]) -> None:
         channel: Any = connection.default_channel
         for number in numbers:
             message = channel.prepare_message(json.dumps({"n": number}).encode())
-            channel.basic_publish(message, Names(system.topology).exchange("work"), "")
+            publish_confirmed(channel, message, Names(system.topology).exchange("work"), "")
 
 
 def test_equal_messages_without_ids_are_each_handled_on_a_queue_that_says_once(

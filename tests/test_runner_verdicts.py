@@ -16,7 +16,7 @@ from feedbus.errors import Drop, Reject, Retry, Unroutable
 from feedbus.metrics import Metrics, totals
 from feedbus.records import Records
 from feedbus.topology import RetryPolicy
-from tests.systems import BATCH, System, on_broker, queue
+from tests.systems import BATCH, System, on_broker, publish_confirmed, queue
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
@@ -202,7 +202,7 @@ def test_attempts_that_a_foreign_header_makes_up_are_not_counted(
                 b'{"n": 1}', headers={"feedbus-attempt": attempts}
             )
             name = Names(system.topology).exchange("work")
-            connection.default_channel.basic_publish(message, name, "")
+            publish_confirmed(connection.default_channel, message, name, "")
     system.run(fail)
     assert [letter.attempts for letter in system.dead()] == [3, 3, 3]
 
@@ -215,7 +215,7 @@ def test_a_dead_letter_of_made_up_headers_is_read_all_the_same(
     with broker.connect(system.topology) as connection:
         message = connection.channel().prepare_message(b"{}", headers=made_up)
         dead_queue = Names(system.topology).dead(system.topology.queues["work"])
-        connection.default_channel.basic_publish(message, "", dead_queue)
+        publish_confirmed(connection.default_channel, message, "", dead_queue)
     (letter,) = system.dead()
     assert (letter.attempts, letter.failed_at_microseconds) == (0, None)
     assert letter.reason == "broker: unknown"

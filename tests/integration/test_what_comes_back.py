@@ -25,7 +25,7 @@ from feedbus.topology import DeadLetters, RetryPolicy
 from feedbus.wire.constants import EXPIRATION, JSON, PACK, SEALED
 from servers import versions
 from tests import raw_client as raw
-from tests.systems import System, queue, sharded
+from tests.systems import System, publish_confirmed, queue, sharded
 
 pytestmark = pytest.mark.integration
 
@@ -71,7 +71,7 @@ def put(system: System, exchange: str, key: str, body: bytes = BODY, **options: 
     with broker.connect(system.topology) as connection:
         channel: Any = connection.channel()
         message = channel.prepare_message(body, **options)
-        channel.basic_publish(message, f"{system.topology.name}.{exchange}", key)
+        publish_confirmed(channel, message, f"{system.topology.name}.{exchange}", key)
 
 
 def taken(system: System, name: str) -> Any:
@@ -224,7 +224,6 @@ def test_headers_that_leave_no_room_for_more_are_kept_in_the_body(tmp_path, rabb
 
 
 def test_what_cannot_be_decoded_comes_back_byte_for_byte(tmp_path, rabbitmq):
-    import amqp
 
     work = queue(exchange="other", routing_keys=("#",), retry=NEVER)
     system = System.at(tmp_path, work, broker_url=rabbitmq.url)
@@ -235,11 +234,10 @@ def test_what_cannot_be_decoded_comes_back_byte_for_byte(tmp_path, rabbitmq):
             8: raw.text(b"\xff\xed\xa0\x80"),
         }
     )
-    with amqp.Connection(f"127.0.0.1:{rabbitmq.port}") as connection:
-        channel = connection.channel()
+    with raw.publisher(rabbitmq.port) as publish:
         exchange = f"{system.topology.name}.other"
-        raw.publish(channel, exchange, raw.Raw(properties, b"key\xff", b"\0\1"))
-        raw.publish(channel, exchange, raw.Raw(raw.properties({}), b"", b'{"n": 1}'))
+        publish(exchange, raw.Raw(properties, b"key\xff", b"\0\1"))
+        publish(exchange, raw.Raw(raw.properties({}), b"", b'{"n": 1}'))
     system.run(system.note)
     assert system.seen == [1]
     (letter,) = system.dead()
@@ -250,7 +248,7 @@ def test_what_cannot_be_decoded_comes_back_byte_for_byte(tmp_path, rabbitmq):
     assert kept.properties["content_type"] == SEALED
     with broker.connect(system.topology) as connection:
         again: Any = connection.channel()
-        again.basic_publish(kept, "", Names(system.topology).dead(work))
+        publish_confirmed(again, kept, "", Names(system.topology).dead(work))
     assert requeue_all(system) == 1
     back = taken(system, f"{system.topology.name}.work")
     assert back.delivery_info["routing_key"] == "key\udcff"
@@ -286,7 +284,7 @@ def test_limits_of_dead_letters_drop_the_oldest_and_count_them(url, tmp_path):
         channel: Any = connection.channel()
         for headers in ({}, old, old):
             message = channel.prepare_message(b"old", headers=headers)
-            channel.basic_publish(message, "", Names(system.topology).dead(work))
+            publish_confirmed(channel, message, "", Names(system.topology).dead(work))
     metrics = Metrics.none()
     system.run(fail, metrics=metrics, max_messages=5)
     with broker.connect(system.topology) as connection:
@@ -305,7 +303,7 @@ def test_dead_letters_that_are_too_old_go_also_from_behind_one_without_a_moment(
         for failed_at in (None, now - 7_200_000_000, now):
             headers = {} if failed_at is None else {"feedbus-failed-at": failed_at}
             message = channel.prepare_message(str(failed_at).encode(), headers=headers)
-            channel.basic_publish(message, "", Names(system.topology).dead(work))
+            publish_confirmed(channel, message, "", Names(system.topology).dead(work))
         assert pruning.prune(connection, system.topology, work) == {"max_age": 1}
     assert [letter.body for letter in system.dead()] == [b"None", str(now).encode()]
 
