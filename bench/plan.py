@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from feedbus import config
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 
 BUCKETS, ROUNDS = 10_000, 5
 TOPOLOGY = """
@@ -53,7 +53,7 @@ def measure(folder: Path, shards: int) -> tuple[float, float]:
     path = folder / "topology.toml"
     (folder / "planned.py").write_text(HANDLER)
     path.write_text(TOPOLOGY.format(shards=shards - 1, weight=BUCKETS // shards))
-    establishment.establish(config.load(path))
+    topology_setup.set_up(config.load(path))
     path.write_text(TOPOLOGY.format(shards=shards, weight=BUCKETS // shards))
     pairs = [(_used(folder, "check"), _used(folder, "plan")) for _ in range(ROUNDS)]
     check, plan = zip(*pairs, strict=True)

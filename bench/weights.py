@@ -17,7 +17,7 @@ import amqp
 from feedbus import broker, config
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.ring import frontier, key_class, placer
 from feedbus.ring.placing import Ring
 from servers.rabbitmq import PASSWORD, USER, RabbitMQ
@@ -146,7 +146,7 @@ def confirmed(node: RabbitMQ, buckets: int, pack: int) -> Iterator[Publish]:
         weight = buckets // SHARDS
         file.write_text(TOPOLOGY.format(url=node.url, buckets=buckets, pack=pack, weight=weight))
         topology = config.load(file)
-        state = establishment.establish(topology)["feed"]
+        state = topology_setup.set_up(topology)["feed"]
         with LiveBus(topology) as bus:
             yield lambda keys: bus.publish_many("feed", (({}, key) for key in keys))
         with broker.connect(topology) as connection:

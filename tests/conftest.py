@@ -30,7 +30,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 @pytest.fixture(autouse=True)
 def _no_wait_for_new_queues(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let rings be used at once; tests/integration/test_killed_brokers.py is about the wait."""
-    monkeypatch.setattr("feedbus.broker.entities.queue_written_seconds", lambda _: 0.0)
+    monkeypatch.setattr("feedbus.broker.declarations.queue_written_seconds", lambda _: 0.0)
 
 
 def pytest_configure(config):

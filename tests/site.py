@@ -13,7 +13,7 @@ from typing import Any
 
 from feedbus import broker, config
 from feedbus.bus import LiveBus
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.generations.depths import depths_of
 from feedbus.metrics import Metrics
 from feedbus.operations.access import Guard
@@ -130,7 +130,7 @@ def fresh_site(folder: Path, guard: Guard | None = None) -> Iterator[Site]:
     topology = topology_in(folder)
     migrations.migrate(topology)
     set_up(topology)
-    establishment.establish(topology)
+    topology_setup.set_up(topology)
     with served(topology, guard) as site:
         yield site
 

@@ -19,7 +19,7 @@ from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters
 from feedbus.errors import BrokerOutage
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.generations.depths import depths_of
 from feedbus.handling.handlers import Handler
 from feedbus.handling.routes import HandlerRoutes
@@ -115,7 +115,7 @@ class System:
         )
         bind(PeeweeStore(topology.store_url))
         bound().set_up()
-        establishment.establish(topology)
+        topology_setup.set_up(topology)
         uses_store = stored or any(each.once for each in queues)
         return cls(topology, store=bound() if uses_store else NoStore())
 
@@ -254,7 +254,7 @@ class System:
     def reshaped(self, *queues: Queue) -> System:
         """Return a system of other queues on the same broker, its rings made current."""
         changed = replace(self.topology, queues={each.name: each for each in queues})
-        establishment.establish(changed)
+        topology_setup.set_up(changed)
         return System(changed, self.seen, self.store)
 
 

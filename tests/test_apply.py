@@ -14,10 +14,10 @@ import pytest
 
 from feedbus import broker
 from feedbus.apply import apply, exclusive
-from feedbus.broker import entities, inventory, timer
+from feedbus.broker import inventory, lookups, queue_arguments, timer
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import establishment, switch
+from feedbus.generations import switch, topology_setup
 from feedbus.plan import Plan
 from feedbus.plan.comparison import make_plan
 from feedbus.records import Records
@@ -205,7 +205,7 @@ def test_an_apply_that_ends_at_any_step_is_ended_by_the_next(
     work = seen.queues[names.queue(wanted.consumers["work"])]
     assert (
         dict(work.arguments).items()
-        >= entities.queue_arguments(names, wanted.queues["work"]).items()
+        >= queue_arguments.of_queue(names, wanted.queues["work"]).items()
     )
     assert seen.queues[names.delay(wanted.queues["work"], 600_000)].ready == 1
     left = {name.removeprefix(f"{wanted.name}.") for name in (*seen.queues, *seen.exchanges)}
@@ -271,7 +271,7 @@ def test_up_ends_a_replacement_that_an_apply_left_half_done(make: Callable[..., 
     wanted = changed(system, queue(max_length=5))
     assert killed_at("queue-deleted", lambda: carry_out(wanted))
     System(wanted).publish([2])
-    establishment.establish(wanted)
+    topology_setup.set_up(wanted)
     assert consume_work(wanted, 2) == [1, 2]
     assert nothing_to_do(wanted)
 
@@ -322,7 +322,7 @@ def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
         channel = connection.default_channel
         channel.queue_delete(missing)
         channel.queue_delete(wrong)
-        arguments = entities.kept_arguments({"x-message-ttl": 7_000}, quorum=True)
+        arguments = queue_arguments.of_auxiliary({"x-message-ttl": 7_000}, quorum=True)
         channel.queue_declare(wrong, durable=True, auto_delete=False, arguments=arguments)
         channel.exchange_declare(guard, "direct", durable=True, auto_delete=False)
         plan, done, _ = carry_out(system.topology)
@@ -331,10 +331,10 @@ def test_plan_finds_what_of_the_timer_is_not_as_it_should_be_and_apply_mends_it(
         assert set(changes) == {("create", missing), ("delete", wrong), ("delete", guard)}
         assert "x-message-ttl 7000 to 196608" in changes["delete", wrong]
         assert nothing_to_do(system.topology)
-        assert not entities.exchange_exists(connection, guard)
+        assert not lookups.exchange_exists(connection, guard)
         assert timer.count(connection, names) == timer.Delayed(1, 0)
         # Their place waits again until they are on the broker's disk.
-        assert not entities.exchange_exists(connection, names.timer_written(4))
+        assert not lookups.exchange_exists(connection, names.timer_written(4))
 
 
 def test_plan_finds_what_bindings_of_the_timer_are_missing_or_foreign_and_apply_mends_them(

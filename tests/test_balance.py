@@ -17,7 +17,7 @@ from feedbus.balance.weights import find
 from feedbus.bus import LiveBus
 from feedbus.cli import main
 from feedbus.config.editing import weighted
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.generations.depths import depths_of
 from feedbus.ring import Ring, frontier
 from feedbus.ring.jumping import CLASSES, jumper, visits
@@ -403,7 +403,7 @@ def test_traffic_that_is_none_is_reported_by_line(balance, tmp_path, content, re
 
 def published(topology, keys):
     """Publish a record for each key, and return how many lie in each shard's queue."""
-    establishment.establish(topology)
+    topology_setup.set_up(topology)
     with LiveBus(topology) as bus:
         bus.publish_many("feed", (({}, key) for key in keys))
     return waiting(topology)

@@ -20,7 +20,7 @@ from feedbus.broker import inventory
 from feedbus.broker.kinds import broker_of
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import TopologyError, UsageError
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.plan.comparison import make_plan
 from feedbus.store.none import NoStore
 from feedbus.testing import TestSystem
@@ -231,7 +231,7 @@ def carry_out(topology: Topology) -> list[str]:
 
 
 def test_what_is_missing_is_named_and_nothing_is_declared(system):
-    for attempt in (carry_out, establishment.establish):
+    for attempt in (carry_out, topology_setup.set_up):
         with pytest.raises(UsageError) as caught:
             attempt(system.topology)
         said = str(caught.value)
@@ -292,7 +292,7 @@ def test_external_things_are_used_and_stay_as_another_system_declared_them(syste
 
 def test_a_consumer_holds_while_its_external_queue_is_missing_and_goes_on_when_it_is_there(system):
     declare(system)
-    establishment.establish(system.topology)
+    topology_setup.set_up(system.topology)
     with foreign(system) as channel:
         channel.queue_delete("erp.orders")
     held: list[str] = []
@@ -311,7 +311,7 @@ def test_a_consumer_holds_while_its_external_queue_is_missing_and_goes_on_when_i
 
 def test_a_consumer_says_that_another_program_consumes_its_external_queue_exclusively(system):
     declare(system)
-    establishment.establish(system.topology)
+    topology_setup.set_up(system.topology)
     held: list[str] = []
     with foreign(system) as channel:
         channel.basic_consume(
@@ -331,7 +331,7 @@ def test_a_consumer_says_that_another_program_consumes_its_external_queue_exclus
 
 def test_a_consumer_shares_an_external_queue_with_programs_that_share_it(system):
     declare(system)
-    establishment.establish(system.topology)
+    topology_setup.set_up(system.topology)
     with foreign(system) as channel:
         channel.basic_qos(0, 1, False)
         channel.basic_consume("erp.orders", no_ack=False, callback=print, consumer_tag="erp")

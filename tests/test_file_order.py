@@ -8,7 +8,7 @@ import pytest
 from feedbus import broker
 from feedbus.apply import apply
 from feedbus.errors import UsageError
-from feedbus.generations import establishment, ledger
+from feedbus.generations import ledger, topology_setup
 from feedbus.plan.comparison import make_plan
 from tests.systems import System, sharded
 
@@ -34,7 +34,7 @@ class Host:
 
     def up(self):
         """Do what `feedbus up` does on the broker; return how many shards are current."""
-        return len(establishment.establish(self.topology)["ring"].current.members)
+        return len(topology_setup.set_up(self.topology)["ring"].current.members)
 
     def apply(self, **options):
         """Do what `feedbus apply` does on the broker."""

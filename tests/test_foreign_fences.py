@@ -13,7 +13,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import establishment, ledger
+from feedbus.generations import ledger, topology_setup
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from servers import versions
@@ -108,7 +108,7 @@ def test_a_message_in_place_of_the_state_neither_stops_nor_moves_consumers(
         with caplog.at_level(logging.ERROR):
             assert ledger.states(connection, system.topology)["ring"] == before
         assert "feedbus did not write" in caplog.text
-        establishment.establish(system.topology)
+        topology_setup.set_up(system.topology)
         caplog.clear()
         assert ledger.states(connection, system.topology)["ring"].current == before.current
         assert not caplog.text
@@ -126,6 +126,6 @@ def test_where_both_states_are_foreign_it_is_said_what_is_in_the_way(
     for name in both:
         put(system.topology, name, json.dumps({"hello": "there"}).encode(), times=FLOOD)
     with pytest.raises(UsageError) as caught:
-        establishment.establish(system.topology)
+        topology_setup.set_up(system.topology)
     assert all(name in str(caught.value) for name in both)
     assert "delete these queues and the exchange" in str(caught.value)

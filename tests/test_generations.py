@@ -13,7 +13,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.broker.names import Names
-from feedbus.generations import establishment, ledger, switch
+from feedbus.generations import ledger, switch, topology_setup
 from feedbus.generations.ledger import State
 from feedbus.records import Records
 from feedbus.topology import Topology
@@ -48,7 +48,7 @@ def switch_killed(topology: Topology, step: str, monkeypatch: pytest.MonkeyPatch
         patch.setattr(os, "_exit", end)
         patch.setenv(switch.EXIT_AT, step)
         with pytest.raises(Killed):
-            establishment.establish(topology)
+            topology_setup.set_up(topology)
 
 
 def state(system: System) -> State:
@@ -102,7 +102,7 @@ def test_a_switch_that_was_begun_is_ended_before_another_begins(
         switch_killed(reshaped(system, 5), step, monkeypatch)
     publish(system, 3)
     last = reshaped(system, 2)
-    establishment.establish(last)
+    topology_setup.set_up(last)
     publish(system, 4)
     expected = [1, 3, 4] if step == "written" else [1, 2, 3, 4]
     assert drained_by(last) == expected
@@ -113,7 +113,7 @@ def test_every_ring_has_a_turn_of_its_own(make: Callable[..., System]) -> None:
     system = make(sharded(3))
     first = state(system).current
     for turn, shards in enumerate((5, 3, 5), start=1):
-        establishment.establish(reshaped(system, shards))
+        topology_setup.set_up(reshaped(system, shards))
         assert state(system).current.turn == turn
     rings = (*state(system).draining, state(system).current)
     assert rings[0] == first
@@ -127,7 +127,7 @@ def test_whoever_switches_finds_the_state_while_readers_have_it_in_hand(
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
         assert channel.basic_get(Names(system.topology).generations("ring")) is not None
-        establishment.establish(reshaped(system, 5))
+        topology_setup.set_up(reshaped(system, 5))
         found = ledger.read(channel, system.topology, "ring")
     assert found is not None
     assert [len(each.members) for each in (*found.draining, found.current)] == [3, 5]
@@ -141,7 +141,7 @@ def test_a_consumer_that_dies_before_it_deletes_a_queue_leaves_the_fence_to_the_
     system = make(sharded(1, batch=BATCH))
     publish(system, 1)
     after = reshaped(system, 2)
-    establishment.establish(after)
+    topology_setup.set_up(after)
     publish(system, 2)
 
     def killed(*_: object) -> bool:
@@ -171,7 +171,7 @@ def test_what_is_held_keeps_its_headers_and_properties_and_is_behind_what_was_th
             properties={"correlation_id": "c", "type": "t", "message_id": "m"},
         )
         channel.basic_publish(message, names.exchange("ring"), "k")
-        establishment.establish(reshaped(system, 2))
+        topology_setup.set_up(reshaped(system, 2))
         old = state(system).draining[0]
         got = channel.basic_get(names.member(old, "shard_0"), no_ack=True)
         fence = channel.basic_get(names.member(old, "shard_0"), no_ack=True)
@@ -189,7 +189,7 @@ def test_a_consumer_that_waits_for_another_takes_over_when_the_ring_moves_on(
     publish(system, 1, "b")
     three, one = reshaped(system, 3), reshaped(system, 1)
     old = state(system).current
-    establishment.establish(three)
+    topology_setup.set_up(three)
     seen: list[int] = []
     over = threading.Event()
 
@@ -206,7 +206,7 @@ def test_a_consumer_that_waits_for_another_takes_over_when_the_ring_moves_on(
     with broker.connect(system.topology) as connection:
         first = Names(system.topology).member(old, "shard_0")
         wait_until(lambda: not broker.queue_exists(connection, first))
-    establishment.establish(one)
+    topology_setup.set_up(one)
     publish(system, 2)
     publish(system, 2)
     over.set()

@@ -11,7 +11,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.errors import UsageError
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.topology import Queue, Topology
 from tests.systems import System, on_broker, queue, sharded
 from tests.test_apply import carry_out, changed, nothing_to_do
@@ -32,7 +32,7 @@ def beside(system: System, *queues: Queue, word: str = "eu") -> Topology:
 def test_neither_project_sees_or_touches_what_the_other_has(make: Callable[..., System]) -> None:
     system = make(queue(), sharded(2))
     other = beside(system, queue(), sharded(3))
-    establishment.establish(other)
+    topology_setup.set_up(other)
     system.publish([1])
     System(other).publish([2])
     assert not {name for name in inventory.take(system.topology).queues if ".eu." in name}
@@ -50,12 +50,12 @@ def test_projects_whose_names_meet_are_refused_whichever_comes_first(
     make: Callable[..., System],
 ) -> None:
     system = make(queue())
-    establishment.establish(beside(system, queue()))
+    topology_setup.set_up(beside(system, queue()))
     meeting = replace(system.topology, queues={"eu.work": queue("eu.work")})
     with pytest.raises(UsageError, match=r"begin with 'eu\.'.*rename one of them"):
-        establishment.establish(meeting)
+        topology_setup.set_up(meeting)
     with broker.connect(system.topology) as connection:
         assert not broker.queue_exists(connection, f"{system.topology.name}.us.work")
-    establishment.establish(replace(system.topology, queues={"us.work": queue("us.work")}))
+    topology_setup.set_up(replace(system.topology, queues={"us.work": queue("us.work")}))
     with pytest.raises(UsageError, match="another project on the broker has exchanges or queues"):
-        establishment.establish(beside(system, queue(), word="us"))
+        topology_setup.set_up(beside(system, queue(), word="us"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker import entities
+from feedbus.broker import declarations
 from feedbus.broker.names import Names
 from feedbus.errors import Reject, Retry
 from feedbus.records import Records
@@ -209,7 +209,7 @@ def test_a_record_that_fails_while_its_waiting_queue_is_cancelled_waits_again(ma
             with broker.connect(system.topology) as connection:
                 channel = connection.channel()
                 channel.queue_delete(waiting)
-                entities.declare_waiting(channel, consumer.queue, waiting)
+                declarations.declare_waiting(channel, consumer.queue, waiting)
             wait_until(cancelled.is_set)
         handler.one(message)
 

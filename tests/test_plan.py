@@ -18,7 +18,7 @@ from feedbus.broker.rabbitmq import management
 from feedbus.cli import main
 from feedbus.cli.plan import show
 from feedbus.errors import UsageError
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.metrics import Metrics
 from feedbus.plan import Plan, Watchers
 from feedbus.plan.comparison import make_plan
@@ -79,7 +79,7 @@ def test_a_classic_queue_that_was_declared_without_a_type_does_not_differ(
         channel.queue_delete(name)
         channel.queue_declare(name, durable=True, auto_delete=False, arguments=wanted)
     assert all(change.kind != "queue" for change in quick(system.topology).changes)
-    establishment.establish(system.topology)
+    topology_setup.set_up(system.topology)
     assert quick(system.topology).empty
 
 
@@ -202,7 +202,7 @@ def test_keys_wait_for_the_shards_of_every_generation_that_drains(
     with system.bus() as bus:
         bus.publish_many("ring", [({"n": n}, str(n)) for n in range(40)])
     second = changed(system, sharded(3))
-    establishment.establish(second)
+    topology_setup.set_up(second)
     with replace(system, topology=second).bus() as bus:
         bus.publish_many("ring", [({"n": n}, str(n)) for n in range(60)])
     (ring,) = make_plan(changed(system, sharded(4)), None).rings

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from feedbus import config
 from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters
-from feedbus.generations.establishment import establish
+from feedbus.generations.topology_setup import set_up
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import Metrics
 from feedbus.runner import Limits, Runner, Suspects
@@ -135,7 +135,7 @@ def outcome_in_memory(topology, module, scripts):
 
 
 def outcome_of_runners(topology, module, scripts):
-    establish(topology)
+    set_up(topology)
     with LiveBus(topology) as bus:
         for number, (key, script, valid) in enumerate(scripts):
             identity = f"message {number}"

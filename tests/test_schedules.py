@@ -19,7 +19,7 @@ from feedbus.bus import LiveBus
 from feedbus.cli import main
 from feedbus.cron import Cron
 from feedbus.errors import Outage, TopologyError, UsageError
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.inline.projects import on_broker, unused_name
 from feedbus.metrics import Metrics
 from feedbus.plan.comparison import make_plan
@@ -333,11 +333,11 @@ def test_the_moment_is_kept_on_every_broker_and_goes_with_its_schedule(version, 
         tmp_path, TEXT.replace('"shop"', f'"{name}"').replace("[exchanges]", broker_table)
     )
     bare = replace(topology, schedules={})
-    establishment.establish(bare)
+    topology_setup.set_up(bare)
     (change,) = make_plan(topology, None).changes
     assert (change.action, change.kind, change.name) == ("create", "schedule", "nightly")
     assert change.reason.startswith("'30 2 * * *' in Europe/Berlin, to orders; its next moment is")
-    establishment.establish(topology)
+    topology_setup.set_up(topology)
     assert make_plan(topology, None).empty
     clock = Wall("2026-02-01T00:00Z")
     with host(topology, clock) as one, host(topology, clock) as other:

@@ -15,7 +15,7 @@ from feedbus.broker.names import Names
 from feedbus.bus import Bus
 from feedbus.cli.status import gather
 from feedbus.errors import Retry
-from feedbus.generations.establishment import establish
+from feedbus.generations.topology_setup import set_up
 from feedbus.plan.comparison import make_plan
 from feedbus.store.peewee import close_bound
 from tests.projects import wait_until
@@ -106,7 +106,7 @@ def test_a_retry_whose_queue_is_gone_when_it_is_due_is_counted_and_sent_on_by_ap
         wait_until(lambda: timer.count(connection, names).undelivered == 1)
     found = gather(system.topology)["broker"]["delayed"]
     assert found == {"waiting": 0, "undelivered": 1}
-    establish(system.topology)
+    set_up(system.topology)
     assert gather(system.topology)["broker"]["delayed"] == {"waiting": 0, "undelivered": 0}
     system.run(system.note)
     assert system.seen == [1]

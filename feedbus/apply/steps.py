@@ -9,7 +9,7 @@ from typing import Protocol
 
 from feedbus import broker
 from feedbus.apply.draining import await_drained
-from feedbus.broker import entities, inventory, locks, projects, timer_objects
+from feedbus.broker import declarations, inventory, locks, projects, timer_objects
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import file_order, ledger, queue_replacement, removal, switch
@@ -137,7 +137,7 @@ def _make(
     for exchange in work.exchanges:
         channel.exchange_delete(exchange)
         step("exchange-deleted")
-    entities.declare_exchanges(channel, names)
+    declarations.declare_exchanges(channel, names)
     step("exchanges-declared")
     if work.replaced and supervisor is not None:
         supervisor.pause(work.replaced)

@@ -10,15 +10,8 @@ from feedbus.broker.connecting import (
     locked,
     refusal,
 )
-from feedbus.broker.entities import (
-    consumers,
-    count,
-    declare,
-    declare_delay,
-    declare_ring,
-    exchange_exists,
-    queue_exists,
-)
+from feedbus.broker.declarations import declare, declare_delay, declare_ring
+from feedbus.broker.lookups import consumers, count, exchange_exists, queue_exists
 from feedbus.broker.outages import close, connection_errors, drop, outage
 
 __all__ = [

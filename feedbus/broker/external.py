@@ -7,7 +7,7 @@ from functools import partial
 
 from kombu.connection import Connection
 
-from feedbus.broker import entities
+from feedbus.broker import lookups
 from feedbus.broker.inventory import Inventory
 from feedbus.errors import UsageError
 from feedbus.topology import Exchange, Queue, Topology
@@ -25,8 +25,8 @@ def check_on_broker(connection: Connection, topology: Topology) -> None:
         UsageError: some are missing; it names each.
 
     """
-    exchanges = partial(entities.exchange_exists, connection)
-    queues = partial(entities.queue_exists, connection)
+    exchanges = partial(lookups.exchange_exists, connection)
+    queues = partial(lookups.queue_exists, connection)
     _refuse([*_missing(topology, "exchange", exchanges), *_missing(topology, "queue", queues)])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from feedbus.broker import entities
+from feedbus.broker import lookups
 from feedbus.errors import UsageError
 from feedbus.topology import Topology
 from feedbus.wire.amqp import Channel
@@ -34,13 +34,13 @@ def claim(channel: Channel, topology: Topology) -> None:
     remedy = "rename one of them, or give each project a virtual host of its own"
     for part in _parts(topology):
         other = f"{topology.name}.{part}"
-        if entities.exchange_exists(channel.connection, other + PROJECT):
+        if lookups.exchange_exists(channel.connection, other + PROJECT):
             msg = (
                 f"names in {topology.path.name} begin with '{part}.', and on the broker with"
                 f" '{other}.', as do those of the project '{other}' there; {remedy}"
             )
             raise UsageError(msg)
-    if entities.exchange_exists(channel.connection, topology.name + PART):
+    if lookups.exchange_exists(channel.connection, topology.name + PART):
         msg = (
             f'name = "{topology.name}": another project on the broker has exchanges or queues'
             f" that begin with '{topology.name}.'; {remedy}"

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from feedbus.broker import entities
+from feedbus.broker import lookups
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.topology import Queue
@@ -131,7 +131,7 @@ def exchange_target(names: Names, exchange: str) -> str:
 
 def exists(connection: Connection, names: Names) -> bool:
     """Whether any message has ever been delayed."""
-    return entities.exchange_exists(connection, names.timer_due)
+    return lookups.exchange_exists(connection, names.timer_due)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,5 +151,5 @@ def count(connection: Connection, names: Names) -> Delayed:
         for place in range(len(TIMER_PLACES))
         for digit in place_digits(place)
     )
-    waiting = sum(entities.count(connection, queue) or 0 for queue in queues)
-    return Delayed(waiting, entities.count(connection, names.timer_undelivered) or 0)
+    waiting = sum(lookups.count(connection, queue) or 0 for queue in queues)
+    return Delayed(waiting, lookups.count(connection, names.timer_undelivered) or 0)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from feedbus.broker import entities
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
 from feedbus.broker.port import SeenBinding
 from feedbus.broker.timer import place_digits
-from feedbus.broker.timer_objects import exchanges_of_timer, has_guard
+from feedbus.broker.timer_objects import exchanges_of_timer, guard_keys, has_guard
 from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
 
 
@@ -85,10 +84,8 @@ def _wanted_of_guards(names: Names, seen: Inventory) -> Iterator[SeenBinding]:
         guard = names.timer_guard(exchange.name)
         if not has_guard(exchange) or guard not in seen.exchanges:
             continue
-        for bound in names.topology.queues.values():
-            if bound.exchange == exchange.name and not bound.external_name:
-                for key in entities.binding_keys(bound):
-                    yield SeenBinding(guard, "exchange", names.exchange(exchange.name), key)
+        for key in guard_keys(names, exchange):
+            yield SeenBinding(guard, "exchange", names.exchange(exchange.name), key)
 
 
 def _leads_to_target(names: Names, binding: SeenBinding) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from feedbus.broker import entities
+from feedbus.broker import declarations, lookups, queue_arguments
 from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
@@ -73,7 +73,7 @@ class Timer:
 
     def _await_written(self, channel: Channel, places: Iterable[int]) -> None:
         names = [self._names.timer_written(place) for place in sorted(places)]
-        new = [name for name in names if not entities.exchange_exists(channel.connection, name)]
+        new = [name for name in names if not lookups.exchange_exists(channel.connection, name)]
         if not new:
             return
         events.info(
@@ -116,7 +116,7 @@ def restore(channel: Channel, names: Names) -> None:
         channel.exchange_delete(names.timer_guard(exchange.name))
     for target in sorted(targets):
         kind, _, name = target.partition(" ")
-        there = entities.queue_exists if kind == "queue" else entities.exchange_exists
+        there = lookups.queue_exists if kind == "queue" else lookups.exchange_exists
         if there(channel.connection, name):
             _bind(channel, names, target)
             bound.add(target)
@@ -126,7 +126,7 @@ def restore(channel: Channel, names: Names) -> None:
 def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
     sent, others = 0, []
     # What comes back is not taken again.
-    for _ in range(entities.count(channel.connection, names.timer_undelivered) or 0):
+    for _ in range(lookups.count(channel.connection, names.timer_undelivered) or 0):
         message = channel.basic_get(names.timer_undelivered)
         if message is None:
             break
@@ -153,7 +153,7 @@ def _declare_places(channel: Channel, names: Names) -> None:
     """Declare the exchanges from the last position on, so that each has its next."""
     undelivered = names.timer_undelivered
     channel.exchange_declare(undelivered, "fanout", durable=True, auto_delete=False)
-    entities.declare_kept(channel, undelivered, {}, quorum=True)
+    declarations.declare_auxiliary(channel, undelivered, {}, quorum=True)
     channel.queue_bind(undelivered, undelivered, "")
     arguments = {"alternate-exchange": undelivered}
     channel.exchange_declare(
@@ -169,7 +169,7 @@ def _declare_places(channel: Channel, names: Names) -> None:
 def _declare_missing(channel: Channel, names: Names, place: int) -> None:
     """Declare the missing queues of a position that has been declared before, and bind all."""
     queues = {names.timer_queue(place, digit): digit for digit in place_digits(place)}
-    missing = [name for name in queues if not entities.queue_exists(channel.connection, name)]
+    missing = [name for name in queues if not lookups.queue_exists(channel.connection, name)]
     if missing and len(missing) < len(queues):
         channel.exchange_delete(names.timer_written(place))  # they are not on the disk yet
         _declare_queues(channel, names, place, [queues[name] for name in missing])
@@ -181,7 +181,7 @@ def _declare_missing(channel: Channel, names: Names, place: int) -> None:
 def _declare_queues(channel: Channel, names: Names, place: int, digits: Iterable[int]) -> None:
     for digit in digits:
         name = names.timer_queue(place, digit)
-        entities.declare_kept(channel, name, _arguments(names, place, digit), quorum=True)
+        declarations.declare_auxiliary(channel, name, _arguments(names, place, digit), quorum=True)
         _bind_queue(channel, names, place, digit, name)
 
 
@@ -215,7 +215,8 @@ def queues_of_timer(names: Names) -> dict[str, Mapping[str, Any]]:
         if queue.external_name:
             found[names.timer_way(queue)] = _way_arguments(queue)
     return {
-        name: entities.kept_arguments(arguments, quorum=True) for name, arguments in found.items()
+        name: queue_arguments.of_auxiliary(arguments, quorum=True)
+        for name, arguments in found.items()
     }
 
 
@@ -247,6 +248,13 @@ def has_guard(exchange: Exchange) -> bool:
     )
 
 
+def guard_keys(names: Names, exchange: Exchange) -> Iterator[str]:
+    """Yield the keys by which the guard of an exchange is bound to it: those of its queues."""
+    for queue in names.topology.queues.values():
+        if queue.exchange == exchange.name and not queue.external_name:
+            yield from queue_arguments.binding_keys(queue)
+
+
 def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
     """Declare an exchange that forwards only messages for which its target has a queue.
 
@@ -261,10 +269,8 @@ def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
         auto_delete=False,
         arguments={"alternate-exchange": names.timer_undelivered},
     )
-    for queue in names.topology.queues.values():
-        if queue.exchange == exchange.name and not queue.external_name:
-            for key in entities.binding_keys(queue):
-                channel.exchange_bind(names.exchange(exchange.name), guard, key)
+    for key in guard_keys(names, exchange):
+        channel.exchange_bind(names.exchange(exchange.name), guard, key)
     return guard
 
 
@@ -272,7 +278,7 @@ def _bind(channel: Channel, names: Names, target: str) -> None:
     kind, _, name = target.partition(" ")
     for queue in names.topology.queues.values():
         if queue.external_name and names.timer_way(queue) == name:
-            entities.declare_kept(channel, name, _way_arguments(queue), quorum=True)
+            declarations.declare_auxiliary(channel, name, _way_arguments(queue), quorum=True)
     match = {"x-match": "all", TIMER_TARGET: target}
     for exchange in names.topology.exchanges.values():
         if kind == "exchange" and has_guard(exchange) and names.exchange(exchange.name) == name:

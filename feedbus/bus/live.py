@@ -18,7 +18,7 @@ from feedbus.bus.requests import Request
 from feedbus.bus.sender import Sender
 from feedbus.bus.transactions import Current, Transaction
 from feedbus.errors import BrokerOutage, UsageError
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.metrics import Metrics
 from feedbus.records.arguments import check_columns, check_many, check_record
 from feedbus.records.options import envelope_of
@@ -289,7 +289,7 @@ class LiveBus(Bus):
         """Read the current rings and declare missing objects; return why this failed."""
         for _ in self._attempts(patience):
             try:
-                self._establish()
+                self._set_up()
             except BrokerOutage as error:
                 failure: Exception = error
             except UsageError as error:
@@ -298,9 +298,9 @@ class LiveBus(Bus):
                 return None
         return failure
 
-    def _establish(self) -> None:
+    def _set_up(self) -> None:
         if not self._known:
-            for state in establishment.known(self._topology).values():
+            for state in topology_setup.set_up_if_missing(self._topology).values():
                 self._sender.encoder.lead(state.current)
             self._known = True
 
@@ -311,7 +311,7 @@ class LiveBus(Bus):
         """
         for _ in self._attempts(patience):
             try:
-                self._establish()
+                self._set_up()
                 return self._sender.send(messages)
             except BrokerOutage as error:
                 self._known = False

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 
 from feedbus import broker
 from feedbus.broker.names import Names
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.amqp import Channel
@@ -63,7 +63,7 @@ class DeadLetter:
 @contextmanager
 def opened(topology: Topology) -> Iterator[Channel]:
     """Open a channel to read dead letters; unsettled ones return to the queue in order."""
-    establishment.known(topology)
+    topology_setup.set_up_if_missing(topology)
     connection = broker.connect(topology)
     try:
         with broker.outage(connection, topology.broker_url):

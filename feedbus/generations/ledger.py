@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from feedbus import broker
-from feedbus.broker import entities
+from feedbus.broker import declarations, queue_arguments
 from feedbus.broker.differences import differs_in
 from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
@@ -228,13 +228,14 @@ def _is_ours(channel: Channel, topology: Topology, state: State) -> bool:
 
 
 def _declare(channel: Channel, topology: Topology, exchange: str, queue: str) -> None:
-    quorum = entities.quorum_beside(topology, exchange)
+    quorum = queue_arguments.needs_quorum(topology, exchange)
     try:
-        entities.declare_kept(channel, queue, {"x-max-length": KEPT}, quorum=quorum)
+        declarations.declare_auxiliary(channel, queue, {"x-max-length": KEPT}, quorum=quorum)
     except UsageError as error:
         if differs_in(error.__cause__) != "x-max-length":
             raise
-        entities.declare_kept(channel, queue, {"x-max-length": 1}, quorum=quorum)  # of version 0.1
+        # As version 0.1 has declared it.
+        declarations.declare_auxiliary(channel, queue, {"x-max-length": 1}, quorum=quorum)
 
 
 def _decode(exchange: str, body: bytes | str) -> State | None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedbus import broker
-from feedbus.broker import entities, inventory
+from feedbus.broker import declarations, inventory, queue_arguments
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
@@ -54,7 +54,7 @@ def differs(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
     """Whether the queue of a consumer on no ring exists with other arguments."""
     names = Names(topology)
     found = seen.queues.get(names.queue(consumer))
-    wanted = entities.queue_arguments(names, consumer.queue)
+    wanted = queue_arguments.of_queue(names, consumer.queue)
     return found is not None and not equal(found, wanted)
 
 
@@ -79,8 +79,8 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
         name = names.delay(queue, milliseconds)
         if name not in seen.queues:
             continue
-        arguments = entities.delay_arguments(names, queue, milliseconds)
-        kinds = [entities.kept_arguments(arguments, quorum=quorum) for quorum in (False, True)]
+        arguments = queue_arguments.of_retry_queue(names, queue, milliseconds)
+        kinds = [queue_arguments.of_auxiliary(arguments, quorum=quorum) for quorum in (False, True)]
         if not any(equal(seen.queues[name], wanted) for wanted in kinds):
             found.append(name)
     return found
@@ -107,7 +107,7 @@ def park(connection: Connection, topology: Topology, queue: Queue, delay: str) -
     parked = Names(topology).parked(delay)
     channel = connection.channel()
     channel.exchange_declare(parked, "fanout", durable=True, auto_delete=False)
-    entities.declare_kept(channel, parked, {}, quorum=queue.type == "quorum")
+    declarations.declare_auxiliary(channel, parked, {}, quorum=queue.type == "quorum")
     channel.queue_bind(parked, parked, "")
     channel.close()
     with Emptying(connection, delay, Mover(connection, parked)) as emptying:
@@ -195,12 +195,12 @@ class Replacement:
         channel = self.connection.channel()
         gate, held = self._names.gate(self.consumer), self._names.gate_held(self.consumer)
         before = self._names.before(self.consumer)
-        wanted = entities.queue_arguments(self._names, self.consumer.queue)
+        wanted = queue_arguments.of_queue(self._names, self.consumer.queue)
         kept = {name: wanted[name] for name in KEPT_ARGUMENTS if name in wanted}
         quorum = self.consumer.queue.type == "quorum"
         for name, arguments in ((held, {}), (before, kept)):
             channel.exchange_declare(name, "fanout", durable=True, auto_delete=False)
-            entities.declare_kept(channel, name, arguments, quorum=quorum)
+            declarations.declare_auxiliary(channel, name, arguments, quorum=quorum)
             channel.queue_bind(name, name, "")
         alternate = {"alternate-exchange": held}
         channel.exchange_declare(
@@ -211,7 +211,7 @@ class Replacement:
             # A broker gives a message once to each queue, whichever ways lead there.
             channel.queue_bind(self._queue, gate, "")
         exchange = self._names.exchange(self.consumer.queue.exchange)
-        for key in entities.binding_keys(self.consumer.queue):
+        for key in queue_arguments.binding_keys(self.consumer.queue):
             channel.exchange_bind(gate, exchange, key)
         for one in direct:
             channel.queue_unbind(self._queue, one.source, one.key)
@@ -239,7 +239,7 @@ class Replacement:
 
     def _open_gate(self) -> None:
         channel = self.connection.channel()
-        entities.declare_queue(channel, self._names, self.consumer, self._queue)
+        declarations.declare_queue(channel, self._names, self.consumer, self._queue)
         channel.queue_bind(self._queue, self._names.gate(self.consumer), "")
         channel.close()
         self._let_arrive()
@@ -259,7 +259,7 @@ class Replacement:
     def _take_gate_away(self) -> None:
         channel = self.connection.channel()
         exchange = self._names.exchange(self.consumer.queue.exchange)
-        for key in entities.binding_keys(self.consumer.queue):
+        for key in queue_arguments.binding_keys(self.consumer.queue):
             channel.queue_bind(self._queue, exchange, key)
         # Last, for it says that all this was begun; its bindings go with it.
         channel.exchange_delete(self._names.gate(self.consumer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from feedbus import broker
-from feedbus.broker import entities
+from feedbus.broker import lookups
 from feedbus.broker.names import Names
 from feedbus.hosts.announcement import Announcement, decode
 from feedbus.topology import Topology
@@ -96,7 +96,7 @@ class Link:
             return True
         if queue == self.queue or not queue.startswith(f"{self._exchange}."):
             return False
-        if entities.is_anothers(self._raw, queue):
+        if lookups.is_anothers(self._raw, queue):
             self._hosts.add(queue)
         return queue in self._hosts
 

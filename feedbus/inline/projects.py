@@ -14,7 +14,7 @@ from typing import Any
 
 from feedbus import config
 from feedbus.clock import VirtualClock
-from feedbus.generations.establishment import establish
+from feedbus.generations.topology_setup import set_up
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.inline import others
 from feedbus.metrics import ConsumerMetrics, Metrics
@@ -52,7 +52,7 @@ class Project:
         try:
             topology = on_broker(self.topology, broker.name)
             others.declare(topology)
-            establish(topology)
+            set_up(topology)
             return broker.serialized()
         finally:
             memory.remove(broker.name)

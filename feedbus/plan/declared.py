@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from feedbus.broker import entities, timer_bindings, timer_objects
+from feedbus.broker import queue_arguments, timer_bindings, timer_objects
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
@@ -94,7 +94,7 @@ class DeclaredObjects:
                 yield consumer.name
 
     def _difference(self, consumer: Consumer, found: SeenQueue) -> str:
-        wanted = entities.queue_arguments(self._names, consumer.queue)
+        wanted = queue_arguments.of_queue(self._names, consumer.queue)
         return ", ".join(
             f"{name} {'none' if old is None else old} to {'none' if new is None else new}"
             for name, (old, new) in differing(found.arguments, wanted).items()
@@ -157,7 +157,7 @@ class DeclaredObjects:
             if queue not in self.seen.queues or begun:
                 continue
             source = self._names.exchange(consumer.queue.exchange)
-            wanted = {(source, key) for key in entities.binding_keys(consumer.queue)}
+            wanted = {(source, key) for key in queue_arguments.binding_keys(consumer.queue)}
             found = {(one.source, one.key) for one in self.seen.bound_to("queue", queue)}
             for exchange, key in sorted(wanted - found):
                 self._note("create", "binding", queue, f"key '{key}' of {exchange}")

@@ -9,7 +9,7 @@ from feedbus.bus.sender import Sender
 from feedbus.dead_letters.pruning import Pruning
 from feedbus.dispatch import Dispatch
 from feedbus.errors import BrokerOutage, Outage, UsageError
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.generations.drain import Drain, Source
 from feedbus.handling.resources import Resources
 from feedbus.handling.routes import HandlerRoutes
@@ -170,7 +170,7 @@ class Runner:
         self._resources.open()
         if self._consumer.queue.once:
             self._store.set_up()
-        states = establishment.known(self._topology)
+        states = topology_setup.set_up_if_missing(self._topology)
         for state in states.values():
             self._sender.encoder.lead(state.current)
         self._placement.follow(states.values())

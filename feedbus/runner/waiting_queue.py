@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from feedbus.broker import entities
+from feedbus.broker import lookups
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.generations.probes import LOST_SECONDS, Probes
 from feedbus.wire import Delivery
@@ -49,7 +49,7 @@ class WaitingQueue:
             None if another consumer reads the queue.
 
         """
-        if entities.consumers(connection, queue):
+        if lookups.consumers(connection, queue):
             return None
         channel = connection.channel()
         channel.auto_decode = False

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from feedbus import broker
-from feedbus.broker import entities
+from feedbus.broker import declarations
 from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
 from feedbus.dispatch.ordered_retries import OrderedRetries
@@ -85,7 +85,7 @@ class WaitingQueues:
         if tag not in self._open:
             channel = connection.channel()
             channel.queue_declare(queue, passive=True)  # NotFound where it is gone
-            entities.declare_waiting(channel, self._consumer.queue, name)
+            declarations.declare_waiting(channel, self._consumer.queue, name)
             channel.close()
             opened = WaitingQueue.open(
                 connection, name, f"{tag}{BESIDE}", self._retries, lambda _: on_cancel(tag)
@@ -245,7 +245,7 @@ class WaitingQueues:
         ]
         channel = connection.channel()
         for target in dict.fromkeys(targets):
-            entities.declare_waiting(channel, self._consumer.queue, target)
+            declarations.declare_waiting(channel, self._consumer.queue, target)
         channel.close()
         for target, count in Counter(targets).items():
             if (broker.count(connection, target) or 0) + count > MOST_MOVED:

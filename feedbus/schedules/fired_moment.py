@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from kombu.connection import Connection
 
 from feedbus import broker
-from feedbus.broker import entities
+from feedbus.broker import declarations
 from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
 from feedbus.topology import Schedule, Topology
@@ -29,7 +29,7 @@ class FiredMoment:
         self._channel = channel
         self._queue = Names(topology).schedule(schedule.name)
         self._held: list[int] = []
-        entities.declare_schedule(channel, Names(topology), schedule)
+        declarations.declare_schedule(channel, Names(topology), schedule)
 
     def take(self) -> datetime | None:
         """Return the time or None, and keep its message until write() or give_back()."""

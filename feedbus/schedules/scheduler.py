@@ -12,7 +12,7 @@ from feedbus.bus import LiveBus
 from feedbus.clock import NANOSECONDS, Clock, SystemClock
 from feedbus.cron import Cron
 from feedbus.errors import Outage, PublishError, UsageError
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
@@ -53,7 +53,7 @@ class Scheduler:
         self._crons = {one.name: Cron.of(one) for one in topology.schedules.values()}
         self._next: dict[str, datetime] = {}
         self._looked_at = datetime.min.replace(tzinfo=UTC)
-        self._established = False
+        self._set_up = False
         self._logged: dict[str, str] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="schedules", daemon=True)
@@ -106,9 +106,9 @@ class Scheduler:
 
     def _look_at(self, due: list[Schedule], now: datetime) -> None:
         topology = self._topology
-        if not self._established:
-            establishment.known(topology)  # declares what is not there, as consumers do
-            self._established = True
+        if not self._set_up:
+            topology_setup.set_up_if_missing(topology)
+            self._set_up = True
         with (
             broker.connect(topology) as connection,
             broker.outage(connection, topology.broker_url),

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, Unpack
 
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import Outage, PublishError, UsageError
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.logs import EventLog
 from feedbus.store.protocol import Entry, Store
 from feedbus.store.tables import now
@@ -262,7 +262,7 @@ class Relay:
     def _work(self, *, woken: bool) -> None:
         if not self._set_up:
             self.store.set_up()
-            establishment.known(self._topology)  # declares what is not there, as consumers do
+            topology_setup.set_up_if_missing(self._topology)
             self._set_up = True
         self._remove_published()
         if self._away or not woken:

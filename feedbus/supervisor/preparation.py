@@ -46,7 +46,7 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
 def main(path: Path) -> None:
     """Do the work of prepare() in this process."""
     from feedbus import config
-    from feedbus.generations import establishment
+    from feedbus.generations import topology_setup
     from feedbus.store import open_prepared
 
     if path.parent != Path():
@@ -54,7 +54,7 @@ def main(path: Path) -> None:
         os.chdir(path.parent)  # as consumers: what the project names may be relative to it
     topology = config.load(path, import_handlers=True)
     open_prepared(topology).close()
-    establishment.establish(topology)
+    topology_setup.set_up(topology)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from feedbus.broker import connecting, entities
+from feedbus.broker import connecting, declarations
 from feedbus.bus import LiveBus
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.store.peewee import close_bound
 from servers.rabbitmq import RabbitMQ
 from tests.projects import wait_until
@@ -32,9 +32,9 @@ def test_a_broker_killed_just_after_a_switch_keeps_what_the_new_ring_has_confirm
         return sharded(count, type="quorum", single_active_consumer=True, batch=BATCH)
 
     system = System.at(tmp_path, shards(2), broker_url=fragile_rabbitmq.url)
-    monkeypatch.setattr(entities, "queue_written_seconds", connecting.queue_written_seconds)
+    monkeypatch.setattr(declarations, "queue_written_seconds", connecting.queue_written_seconds)
     system.topology = replace(system.topology, queues={"shard": shards(3)})
-    establishment.establish(system.topology)
+    topology_setup.set_up(system.topology)
     with LiveBus(system.topology, timeout_seconds=30.0) as bus:
         pairs = [({"n": number}, str(number)) for number in range(MESSAGES)]
         assert bus.publish_many("ring", pairs) == MESSAGES

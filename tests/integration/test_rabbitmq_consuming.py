@@ -17,7 +17,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus import Bus, LiveBus
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.metrics import Metrics
 from feedbus.ring import Ring
 from feedbus.store.peewee import close_bound, database
@@ -156,7 +156,7 @@ def test_a_cancelled_consumer_subscribes_again(rabbitmq, tmp_path: Path):
         wait_until(lambda: system.seen == [1])
         with broker.connect(system.topology) as connection:
             connection.default_channel.queue_delete(f"{system.topology.name}.work")
-        establishment.establish(system.topology)
+        topology_setup.set_up(system.topology)
         system.publish([2])
         wait_until(lambda: system.seen == [1, 2])
 
@@ -227,7 +227,7 @@ def test_the_web_answers_while_the_broker_is_away_and_its_posts_arrive_later(
     topology = topology_in(tmp_path, FEEDBUS_BROKER_URL=fragile_rabbitmq.url)
     topology = replace(topology, name=f"web-{tmp_path.name}")
     migrations.migrate(topology)
-    establishment.establish(topology)
+    topology_setup.set_up(topology)
     with served(topology) as site:
         author = site.user("ann")
         fragile_rabbitmq.stop()

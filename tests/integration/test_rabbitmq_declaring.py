@@ -16,7 +16,7 @@ from feedbus import broker
 from feedbus.broker import inventory
 from feedbus.broker.names import Names
 from feedbus.errors import Outage, UsageError
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.plan.comparison import make_plan
 from feedbus.store.peewee import close_bound
 from feedbus.topology import Exchange
@@ -88,7 +88,7 @@ def test_an_exchanges_type_and_arguments_arrive_at_the_broker(any_rabbitmq, tmp_
     system = System.at(tmp_path, queue(), broker_url=any_rabbitmq.url)
     lost = Exchange("lost", "topic", arguments={"alternate-exchange": "elsewhere"})
     changed = replace(system.topology, exchanges={**system.topology.exchanges, "lost": lost})
-    establishment.establish(changed)
+    topology_setup.set_up(changed)
     found = had(any_rabbitmq, "exchanges", f"{system.topology.name}.lost")
     assert (found["type"], found["durable"]) == ("topic", True)
     assert found["arguments"] == {"alternate-exchange": "elsewhere"}
@@ -140,7 +140,7 @@ def test_an_exchange_of_another_type_is_reported(any_rabbitmq, tmp_path):
     system = System.at(tmp_path, queue(), broker_url=any_rabbitmq.url)
     other = {**system.topology.exchanges, "work": Exchange("work", "topic")}
     with pytest.raises(UsageError, match="expected type = topic, got direct on the broker"):
-        establishment.establish(replace(system.topology, exchanges=other))
+        topology_setup.set_up(replace(system.topology, exchanges=other))
 
 
 def test_arguments_that_make_no_sense_are_reported_in_the_brokers_words(any_rabbitmq, tmp_path):
@@ -172,7 +172,7 @@ def test_a_type_of_exchange_that_the_broker_does_not_know_is_refused(any_rabbitm
     system = System.at(tmp_path, queue(), broker_url=any_rabbitmq.url)
     unknown = {**system.topology.exchanges, "late": Exchange("late", "x-delayed-message")}
     with pytest.raises(UsageError, match=r"type 'x-delayed-message'; .*enable the plugin"):
-        establishment.establish(replace(system.topology, exchanges=unknown))
+        topology_setup.set_up(replace(system.topology, exchanges=unknown))
 
 
 def test_a_classic_queue_is_classic_whatever_the_virtual_hosts_default(rabbitmq4, tmp_path):

@@ -18,7 +18,7 @@ from feedbus.broker.names import Names
 from feedbus.broker.rabbitmq import transport as connections
 from feedbus.bus import Bus, LiveBus
 from feedbus.errors import BrokerOutage
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import close_bound
 from feedbus.urls import parse_broker_url
@@ -259,7 +259,7 @@ def test_a_queue_that_is_deleted_is_waited_for_and_named(
             connection.default_channel.queue_delete(name)
         wait_until(lambda: f"there is no queue {name} for work; `feedbus apply`" in caplog.text)
         assert thread.is_alive()
-        establishment.establish(system.topology)
+        topology_setup.set_up(system.topology)
         system.publish([2])
         wait_until(lambda: system.seen == [1, 2])
         wait_until(lambda: "event=consumer_resumed consumer=work" in caplog.text)
@@ -313,7 +313,7 @@ def test_a_virtual_host_that_is_deleted_is_waited_for(
             rabbitmq.control("delete_vhost", "doomed")
             wait_until(lambda: "check the virtual host" in caplog.text)
             make_host()
-            establishment.establish(system.topology)
+            topology_setup.set_up(system.topology)
             system.publish([2])
             wait_until(lambda: system.seen == [1, 2])
     finally:

@@ -16,7 +16,7 @@ from feedbus.broker.names import Names
 from feedbus.broker.publisher import Publisher
 from feedbus.bus import LiveBus
 from feedbus.errors import Outage, PublishError
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.metrics import Metrics
 from feedbus.store.peewee import close_bound
 from feedbus.wire import Outgoing
@@ -216,7 +216,7 @@ def test_an_exchange_that_is_gone_is_waited_for(rabbitmq, tmp_path: Path):
             connection.default_channel.exchange_delete(Names(system.topology).exchange("work"))
         with pytest.raises(Outage, match=r"no exchange .*work.*; `feedbus up` declares it"):
             bus.publish("work", {"n": 2})
-        establishment.establish(system.topology)
+        topology_setup.set_up(system.topology)
         bus.publish("work", {"n": 3})
     assert numbers(system) == [1, 3]
 

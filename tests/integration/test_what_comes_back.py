@@ -333,9 +333,9 @@ def test_foreign_text_is_escaped_where_dead_letters_are_shown(tmp_path):
     loaded = load(topology)
     system = System(loaded, store=bind(PeeweeStore(loaded.store_url)))
     bad = "a\n\x1b[2J\x9b\u202eé"
-    from feedbus.generations import establishment
+    from feedbus.generations import topology_setup
 
-    establishment.establish(system.topology)
+    topology_setup.set_up(system.topology)
     put(system, "work", "k\u202e", b"\x1b", properties={"message_id": bad}, headers={bad: bad})
     system.run(fail)
     runner = CliRunner()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from feedbus.generations.establishment import establish
+from feedbus.generations.topology_setup import set_up
 from feedbus.transports import memory
 from tests.simulation.consumers import Supervisor, reshard
 from tests.simulation.faults import Faults
@@ -96,7 +96,7 @@ def declared(scenario: Scenario) -> bytes:
     network = Network(Scheduler(0))
     broker = memory.create(SimulatedBroker(BROKER, network, None))
     try:
-        establish(topology_of(scenario, scenario.shards[0], Path("/nowhere")))
+        set_up(topology_of(scenario, scenario.shards[0], Path("/nowhere")))
         return broker.serialized()
     finally:
         memory.remove(BROKER)

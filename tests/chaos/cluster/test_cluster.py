@@ -21,7 +21,7 @@ import pytest
 from feedbus import broker, config
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from feedbus.generations.depths import depths_of
 from feedbus.topology import Topology
 from servers.cluster import Cluster
@@ -174,7 +174,7 @@ def test_shards_move_from_dead_nodes_and_hosts_and_nothing_is_lost(
         Host.at(tmp_path / f"host{number}", cluster.url(number), notes.log) for number in (0, 1)
     ]
     topology = hosts[0].topology
-    current = establishment.establish(topology)["ring"].current
+    current = topology_setup.set_up(topology)["ring"].current
     queues = [Names(topology).member(current, name) for name, _ in current.members]
     publishing = Publishing(topology)
     publisher = threading.Thread(target=publishing.run)

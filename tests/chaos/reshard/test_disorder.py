@@ -14,7 +14,7 @@ import pytest
 from feedbus import broker
 from feedbus.broker.names import Names
 from feedbus.bus import Bus
-from feedbus.generations import establishment, ledger
+from feedbus.generations import ledger, topology_setup
 from feedbus.metrics import Metrics
 from feedbus.records import Records
 from feedbus.ring import Ring
@@ -122,7 +122,7 @@ def test_a_ring_in_another_order_is_noticed_reported_and_mended(
         consume(system, seen, metrics)
     assert misplaced(metrics, system) > 0
     assert "run `feedbus apply` to repair the ring" in caplog.text
-    mended = establishment.establish(system.topology)["ring"]
+    mended = topology_setup.set_up(system.topology)["ring"]
     assert (mended.disordered, mended.current.turn, len(mended.draining)) == (False, 1, 1)
     assert mended.current.members == mended.draining[0].members
     before = misplaced(metrics, system)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from feedbus.bus import LiveBus
-from feedbus.generations import establishment
+from feedbus.generations import topology_setup
 from tests.chaos.reshard.arena import KEYS, Arena
 
 
@@ -23,7 +23,7 @@ def measure(backlog: int, folder: Path, *, shards: int) -> None:
     keys = [f"key-{number}" for number in range(KEYS)]
     with Arena(folder, url, name=f"waiting{os.urandom(3).hex()}") as arena:
         arena.edit(10)
-        establishment.establish(arena.topology)
+        topology_setup.set_up(arena.topology)
         with LiveBus(arena.topology) as bus:
             for number in range(backlog // KEYS):
                 bus.publish_many("ring", [({"key": key, "number": number}, key) for key in keys])
@@ -37,7 +37,7 @@ def measure(backlog: int, folder: Path, *, shards: int) -> None:
                 time.sleep(3)  # all are there, and have nothing to do
             arena.edit(shards)
             started = time.monotonic()
-            establishment.establish(arena.topology)
+            topology_setup.set_up(arena.topology)
             switched = time.monotonic()
             arena.wanted = set(arena.topology.consumers)
             bus.publish_many("ring", [({"key": key, "number": 10**6}, key) for key in keys])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from feedbus import broker
-from feedbus.broker import entities, external, projects, timer_objects
+from feedbus.broker import declarations, external, lookups, projects, timer_objects
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import file_order, ledger, queue_replacement
@@ -16,14 +16,14 @@ from feedbus.wire.amqp import Connection
 events = EventLog(__name__)
 
 
-def establish(topology: Topology) -> dict[str, State]:
+def set_up(topology: Topology) -> dict[str, State]:
     """Declare a whole topology and make its rings current; return the state of each ring.
 
     Raises:
         Outage: the broker is away.
         UsageError: it has an entity with other arguments, another command changes it at the same
             time, another host's file is newer, or another host consumes shards that would have to
-            be declared anew.
+            be declared again.
 
     """
     with (
@@ -35,7 +35,7 @@ def establish(topology: Topology) -> dict[str, State]:
         channel = connection.channel()
         file_order.refuse_older(channel, topology)
         projects.claim(channel, topology)
-        end_replacements(connection, topology)
+        _end_replacements(connection, topology)
         broker.declare(channel, topology)
         timer_objects.restore(channel, Names(topology))
         hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
@@ -70,7 +70,7 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: State) -
     names = Names(topology)
     rings = (*state.draining, state.current)
     shards = [names.member(ring, member) for ring in rings for member, _ in ring.members]
-    consumed = [queue for queue in shards if entities.consumers(connection, queue)]
+    consumed = [queue for queue in shards if lookups.consumers(connection, queue)]
     if consumed:
         msg = (
             f"ring '{exchange}': {topology.path.name} declares its queues with other arguments than"
@@ -82,24 +82,24 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: State) -
         raise UsageError(msg)
 
 
-def end_replacements(connection: Connection, topology: Topology) -> None:
+def _end_replacements(connection: Connection, topology: Topology) -> None:
     """Finish the replacements of queues that an apply had begun before it was killed."""
     names = Names(topology)
     for consumer in topology.consumers.values():
         if consumer.queue.external_name or topology.on_ring(consumer.queue):
             continue
-        if entities.exchange_exists(connection, names.gate(consumer)):
-            entities.declare_exchanges(connection.channel(), names)
+        if lookups.exchange_exists(connection, names.gate(consumer)):
+            declarations.declare_exchanges(connection.channel(), names)
             queue_replacement.Replacement(connection, topology, consumer).carry_out()
     for queue in topology.queues.values():
         for delay in queue.retry.delays_seconds:
             waiting = names.delay(queue, round(delay * 1000))
             if broker.queue_exists(connection, names.parked(waiting)):
-                entities.declare_delay(connection.channel(), names, queue, round(delay * 1000))
+                declarations.declare_delay(connection.channel(), names, queue, round(delay * 1000))
                 queue_replacement.unpark(connection, topology, queue, waiting)
 
 
-def known(topology: Topology) -> dict[str, State]:
+def set_up_if_missing(topology: Topology) -> dict[str, State]:
     """Return the state of each ring; declare everything if the broker has nothing of the topology.
 
     What is declared already is not touched: that is for `feedbus up` and `feedbus apply` alone,
@@ -116,6 +116,6 @@ def known(topology: Topology) -> dict[str, State]:
             if not exchange.external_name
         ]
         declared = entries or projects.marks(topology)
-        if any(entities.exchange_exists(connection, entry) for entry in declared):
+        if any(lookups.exchange_exists(connection, entry) for entry in declared):
             return ledger.states(connection, topology)
-    return establish(topology)
+    return set_up(topology)

@@ -1,0 +1,78 @@
+"""Look up on a broker, by passive declarations, whether an object exists and what a queue has."""
+
+from __future__ import annotations
+
+from feedbus.errors import Outage
+from feedbus.wire.amqp import Connection
+
+
+def queue_exists(connection: Connection, name: str) -> bool:
+    """Whether the broker has a queue of that name."""
+    return _look(connection, name) is not None
+
+
+def count(connection: Connection, queue: str) -> int | None:
+    """Return the number of ready messages in a queue, or None if it does not exist."""
+    found = _look(connection, queue)
+    return None if found is None else found[0]
+
+
+def consumers(connection: Connection, queue: str) -> int | None:
+    """Return the number of consumers of a queue, or None if it does not exist."""
+    found = _look(connection, queue)
+    return None if found is None else found[1]
+
+
+def is_anothers(connection: Connection, queue: str) -> bool:
+    """Whether a queue is exclusive to another connection, which is therefore open."""
+    from amqp.exceptions import NotFound, ResourceLocked
+
+    channel = connection.channel()
+    try:
+        channel.queue_declare(queue, passive=True)
+    except NotFound:
+        return False
+    except ResourceLocked:
+        return True
+    channel.close()
+    return False
+
+
+def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
+    """Return a queue's (ready messages, consumers), or None if it does not exist.
+
+    Raises:
+        Outage: the queue is on a node that is down, or exclusive to another connection.
+
+    """
+    from amqp.exceptions import NotFound, ResourceLocked
+
+    channel = connection.channel()
+    try:
+        counts = channel.queue_declare(queue, passive=True)
+    except NotFound as error:  # which has closed the channel
+        if "no queue" in str(error.reply_text):
+            return None
+        msg = f"broker: the cluster node of queue {queue} is down: {error.reply_text}"
+        raise Outage(msg) from error
+    except ResourceLocked as error:
+        msg = (
+            f"broker: {error.reply_text}; close the connection that declared the queue, or declare"
+            " it without exclusive"
+        )
+        raise Outage(msg) from error
+    channel.close()
+    return int(counts.message_count), int(counts.consumer_count)
+
+
+def exchange_exists(connection: Connection, name: str) -> bool:
+    """Whether the broker has an exchange of that name."""
+    from amqp.exceptions import NotFound
+
+    channel = connection.channel()
+    try:
+        channel.exchange_declare(name, "", passive=True)
+    except NotFound:
+        return False  # which has closed the channel
+    channel.close()
+    return True

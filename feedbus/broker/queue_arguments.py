@@ -1,0 +1,62 @@
+"""The arguments of the queues that a topology declares, and the keys of their bindings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from feedbus.broker.names import Names
+from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
+
+# A quorum queue gives its dead letters away once they are confirmed; by default it just sends them.
+AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+
+
+def binding_keys(queue: Queue) -> tuple[str, ...]:
+    """Return the keys by which a queue on no ring is bound to its exchange."""
+    return queue.routing_keys or ("",)
+
+
+def of_queue(names: Names, queue: Queue) -> dict[str, Any]:
+    """Return a queue's arguments for the broker; feedbus.topology.DECLARED names them."""
+    arguments: dict[str, Any] = {
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": names.dead(queue),
+        "x-queue-type": queue.type,  # a virtual host can have another default
+    }
+    if queue.type == "quorum":
+        arguments["x-delivery-limit"] = NO_DELIVERY_LIMIT
+    if queue.single_active_consumer:
+        arguments["x-single-active-consumer"] = True
+    if queue.message_ttl_seconds is not None:
+        arguments["x-message-ttl"] = round(queue.message_ttl_seconds * 1000)
+    if queue.max_length is not None:
+        arguments["x-max-length"] = queue.max_length
+    if queue.overflow is not None:
+        arguments["x-overflow"] = queue.overflow
+    return {**arguments, **queue.arguments}
+
+
+def needs_quorum(topology: Topology, exchange: str) -> bool:
+    """Whether an exchange's auxiliary queues must be quorum queues, as one of its queues is."""
+    return any(
+        queue.type == "quorum" for queue in topology.queues.values() if queue.exchange == exchange
+    )
+
+
+def of_auxiliary(arguments: Mapping[str, Any], *, quorum: bool) -> dict[str, Any]:
+    """Return the arguments of an auxiliary queue, which has the type of its queue."""
+    if not quorum:
+        return {"x-queue-type": "classic", **arguments}
+    kept = {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT, **arguments}
+    return kept | AT_LEAST_ONCE if "x-dead-letter-exchange" in kept else kept
+
+
+def of_retry_queue(names: Names, queue: Queue, milliseconds: int) -> dict[str, Any]:
+    """Return the arguments of a retry queue with this delay."""
+    arguments: dict[str, Any] = {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ""}
+    if names.topology.on_ring(queue):
+        arguments["x-dead-letter-exchange"] = names.exchange(queue.exchange)
+    else:
+        arguments["x-dead-letter-routing-key"] = names.unsharded(queue)
+    return arguments
