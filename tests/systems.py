@@ -24,7 +24,7 @@ from feedbus.generations.depths import depths_of
 from feedbus.handling.handlers import Handler
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import Metrics
-from feedbus.runner import Limits, Runner, Suspects
+from feedbus.runner import CrashGuard, Limits, Runner
 from feedbus.store import NoStore, Store
 from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound
 from feedbus.topology import Batch, Exchange, Queue, RetryPolicy, StoreOptions, Topology
@@ -212,14 +212,14 @@ class System:
         on_ready: Callable[[], None] = lambda: None,
         on_hold: Callable[[str], None] = lambda _: None,
     ) -> Iterator[Runner]:
-        with Suspects(self.topology.var / "run" / f"{name}.hand") as suspects:
+        with CrashGuard(self.topology.var / "run" / f"{name}.hand") as crash_guard:
             yield Runner(
                 self.topology,
                 self.topology.consumer(name),
                 HandlerRoutes([Handler(function, Numbered, batch)]),
                 limits=Limits(**limits),
                 metrics=metrics or Metrics.none(),
-                suspects=suspects,
+                crash_guard=crash_guard,
                 store=self.store,
                 on_ready=on_ready,
                 on_hold=on_hold,

@@ -14,7 +14,7 @@ import pytest
 from feedbus.bus import Bus
 from feedbus.bus.sender import Sender
 from feedbus.errors import BrokerOutage, Outage, Reject
-from feedbus.runner import Suspects, group
+from feedbus.runner import CrashGuard, group
 from feedbus.runner.reading import Reading
 from feedbus.store.peewee import close_bound
 from tests.systems import System, queue
@@ -114,8 +114,8 @@ def test_a_crash_while_a_group_is_finished_is_counted_against_none_of_it(
         patched.setattr(Sender, "send", crash)
         with pytest.raises(Unforeseen):
             system.run(send_on)
-    with Suspects(system.topology.var / "run" / "work.hand") as suspects:
-        deaths = dict(suspects._deaths)
+    with CrashGuard(system.topology.var / "run" / "work.hand") as crash_guard:
+        deaths = dict(crash_guard._deaths)
     system.run(send_on)
     assert [count for count, _ in deaths.values()] == [0, 0, 0]
     assert system.seen == [0, 1, 2, 0, 1, 2]

@@ -141,7 +141,7 @@ MESSAGES = {
             " broker's consumer_timeout ({} s) would expire; they are delivered again"
         ),
     ),
-    "runner/several.py": (
+    "runner/concurrent_mode.py": (
         "{} ends during an outage; the broker will deliver its unacknowledged messages again",
     ),
     "supervisor/arbiter.py": (

@@ -15,7 +15,7 @@ from feedbus.broker.names import Names
 from feedbus.errors import Reject, Retry
 from feedbus.records import Records
 from feedbus.runner import waiting_queues
-from feedbus.runner.concurrent import Concurrent
+from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
 from feedbus.runner.reading import Reading
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import RetryPolicy
@@ -195,13 +195,13 @@ def test_a_record_that_fails_while_its_waiting_queue_is_cancelled_waits_again(ma
     published(system, [1])
     handler, cancelled = Failing({1: 2}), threading.Event()
     names, consumer = Names(system.topology), system.topology.consumer("work")
-    real = Concurrent.blame_slowest
+    real = ConcurrentDeliveries.blame_slowest
 
-    def blame(concurrent: Concurrent, timeout: Any) -> None:
+    def blame(concurrent: ConcurrentDeliveries, timeout: Any) -> None:
         cancelled.set()
         real(concurrent, timeout)
 
-    monkeypatch.setattr(Concurrent, "blame_slowest", blame)
+    monkeypatch.setattr(ConcurrentDeliveries, "blame_slowest", blame)
 
     def fail(message: dict[str, Any], _bus: Any) -> None:
         if handler.left[1] == 1:

@@ -17,7 +17,7 @@ import pytest
 from feedbus.bus import Bus
 from feedbus.dispatch import publications
 from feedbus.errors import Outage
-from feedbus.runner import Suspects
+from feedbus.runner import CrashGuard
 from feedbus.store.peewee import close_bound, database
 from tests.systems import System, on_broker, queue
 
@@ -176,16 +176,16 @@ def test_who_was_in_hand_is_read_from_a_line_that_was_shorter_than_the_one_befor
     path = tmp_path / "work.hand"
 
     def die() -> None:
-        with Suspects(path) as suspects:
-            suspects.take([f"message-{number}" for number in range(50)], 60.0)
-            suspects.release()
-            suspects.take(["one"], 60.0)
+        with CrashGuard(path) as crash_guard:
+            crash_guard.take([f"message-{number}" for number in range(50)], 60.0)
+            crash_guard.release()
+            crash_guard.take(["one"], 60.0)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         die()
-    with Suspects(path) as suspects:
-        assert (suspects.suspected("one"), suspects.suspected("message-1")) == (True, False)
+    with CrashGuard(path) as crash_guard:
+        assert (crash_guard.suspected("one"), crash_guard.suspected("message-1")) == (True, False)
 
 
 @pytest.mark.parametrize("limit", [1, 3])

@@ -16,7 +16,7 @@ from feedbus.dead_letters import letters
 from feedbus.generations.topology_setup import set_up
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import Metrics
-from feedbus.runner import Limits, Runner, Suspects
+from feedbus.runner import CrashGuard, Limits, Runner
 from feedbus.store import open_store
 from feedbus.testing import TestSystem
 
@@ -142,14 +142,14 @@ def outcome_of_runners(topology, module, scripts):
             bus.publish("work", payload(number, script, valid), key=key, message_id=identity)
     for consumer in topology.consumers.values():
         hand = topology.var / "run" / f"{consumer.name}.hand"
-        with Suspects(hand) as suspects:
+        with CrashGuard(hand) as crash_guard:
             Runner(
                 topology,
                 consumer,
                 HandlerRoutes.of(consumer.queue, topology.root),
                 limits=Limits(idle_timeout_seconds=0.3),
                 metrics=Metrics.none(),
-                suspects=suspects,
+                crash_guard=crash_guard,
                 store=open_store(topology),
             ).run()
     with letters.opened(topology) as channel:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feedbus.dispatch.sequencer import Sequencer
 from feedbus.runner.settlement import Settlement
-from feedbus.sequencer import Sequencer
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedbus.waiting_records import WaitingRecord, WaitingRecords
+from feedbus.dispatch.waiting_records import WaitingRecord, WaitingRecords
 
 DELAY = 3.0
 

@@ -19,7 +19,7 @@ import pytest
 from feedbus import broker, config
 from feedbus.process import watchdog
 from feedbus.process.watchdog import Note, Watchdog
-from feedbus.runner import Suspects
+from feedbus.runner import CrashGuard
 from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
 pytestmark = pytest.mark.processes
@@ -127,16 +127,16 @@ def test_what_a_handler_waits_for_its_turn_is_not_counted(tmp_path: Path) -> Non
         assert read is not None
         return read
 
-    with Suspects(path) as suspects:
-        suspects.take(["one", "two"], 5.0)
+    with CrashGuard(path) as crash_guard:
+        crash_guard.take(["one", "two"], 5.0)
         before, began = note().until, watchdog.now()
-        with suspects.paused(), suspects.paused():
+        with crash_guard.paused(), crash_guard.paused():
             assert note() == Note(None, os.getpid(), {}, ("one", "two"))
             time.sleep(0.01)
         after, ended = note().until, watchdog.now()
         assert 0.01 <= after - before <= ended - began
-        suspects.release()
-        with suspects.paused():  # no handler works
+        crash_guard.release()
+        with crash_guard.paused():  # no handler works
             assert path.read_bytes().startswith(b"\n")
 
 
@@ -151,12 +151,12 @@ def test_what_is_begun_beside_others_is_noted_with_them_at_the_cost_of_its_own(
         written.append(len(data))
         return pwrite(descriptor, data, offset)
 
-    with contextlib.suppress(ZeroDivisionError), Suspects(path) as suspects:
-        suspects.take([f"long-{number}" for number in range(1000)], 5.0)
-        suspects.take([f"m{number}" for number in range(1000)], 5.0)
+    with contextlib.suppress(ZeroDivisionError), CrashGuard(path) as crash_guard:
+        crash_guard.take([f"long-{number}" for number in range(1000)], 5.0)
+        crash_guard.take([f"m{number}" for number in range(1000)], 5.0)
         monkeypatch.setattr(os, "pwrite", count)
-        suspects.extend(['"quoted"', "née"])
-        suspects.limit(60.0)
+        crash_guard.extend(['"quoted"', "née"])
+        crash_guard.limit(60.0)
         assert sum(written) < 100
         with path.open("rb") as file:
             note = Note.read(file.fileno())
@@ -165,10 +165,10 @@ def test_what_is_begun_beside_others_is_noted_with_them_at_the_cost_of_its_own(
         assert note.until is not None
         assert 50 < note.until - watchdog.now() <= 60
         _ = 1 / 0  # it ends with all of it in the handler
-    with Suspects(path) as suspects:
-        assert suspects.suspected('"quoted"')
-        assert suspects.suspected("m999")
-        assert not suspects.suspected("long-999")
+    with CrashGuard(path) as crash_guard:
+        assert crash_guard.suspected('"quoted"')
+        assert crash_guard.suspected("m999")
+        assert not crash_guard.suspected("long-999")
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"[1, 2", b'[{}, ["one"]]\n', b"[1, 2, 3, 4]\n"])
@@ -178,5 +178,5 @@ def test_a_file_that_is_torn_or_of_another_version_blames_and_ends_nobody(
     path = tmp_path / "hand"
     path.write_bytes(line)
     assert Watchdog(path, os.getpid()).look() is None
-    with Suspects(path) as suspects:
-        assert not suspects.suspected("one")
+    with CrashGuard(path) as crash_guard:
+        assert not crash_guard.suspected("one")

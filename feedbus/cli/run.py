@@ -100,7 +100,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
     from feedbus.hosts.assignment_file import assignment_of
     from feedbus.metrics import Metrics
     from feedbus.process import lifeline, watchdog
-    from feedbus.runner import Runner, Suspects, stopping_on_signals
+    from feedbus.runner import CrashGuard, Runner, stopping_on_signals
     from feedbus.store import open_store
 
     consumer, slot = place.consumer, place.slot
@@ -113,8 +113,8 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
         hand = lifeline.slot_path(lifeline.run_folder(topology), consumer.name, slot, "hand")
         form, supervised = topology.logging.format, place.supervised
         watched = watchdog.over(consumer.name, hand, log_format=form, supervised=supervised)
-        with watched, Suspects(hand) as suspects:
-            store = open_store(topology, waiting=suspects.paused)
+        with watched, CrashGuard(hand) as crash_guard:
+            store = open_store(topology, waiting=crash_guard.paused)
             with _located(context):
                 runner = Runner(
                     topology,
@@ -122,7 +122,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
                     handlers,
                     limits=limits,
                     metrics=metrics,
-                    suspects=suspects,
+                    crash_guard=crash_guard,
                     store=store,
                     on_ready=lifeline.mark_ready,
                     on_hold=lifeline.mark_holding,

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from feedbus.bus.collecting import BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
-from feedbus.dispatch.opening import AsyncCall, Callee
+from feedbus.dispatch.decoder import AsyncCall, Callee
 from feedbus.dispatch.ordered_retries import Waits
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described

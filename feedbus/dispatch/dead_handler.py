@@ -12,6 +12,7 @@ from feedbus.bus.sender import Sender
 from feedbus.codecs import Codecs
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.letters import DeadLetter
+from feedbus.dispatch.failure_policy import Fate
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import InvalidBody, Outage, StoreOutage, described
 from feedbus.handling.dead_handlers import DeadLetterFunction
@@ -24,7 +25,6 @@ from feedbus.records import Records
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.records.message import Message
-from feedbus.retry import Fate
 from feedbus.store import NoStore, Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing

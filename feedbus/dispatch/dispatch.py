@@ -11,7 +11,8 @@ from feedbus.broker.names import Names
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.calling import Calling
 from feedbus.dispatch.dead_handler import DeadHandler
-from feedbus.dispatch.opening import AsyncCall, Call, Callee, Opened, Opening, Run
+from feedbus.dispatch.decoder import AsyncCall, Call, Callee, Decoded, Decoder, HandlerInput
+from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.order import Order
 from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
 from feedbus.dispatch.twins import Twins
@@ -25,7 +26,6 @@ from feedbus.handling.routes import HandlerRoutes
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
 from feedbus.records import Records
-from feedbus.retry import FailurePolicy
 from feedbus.store import NoStore, Store
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
@@ -82,7 +82,7 @@ class Dispatch:
             if order.kept
             else None
         )
-        self._opening = Opening(
+        self._decoder = Decoder(
             topology,
             consumer,
             handlers,
@@ -111,12 +111,12 @@ class Dispatch:
 
         """
         started = self.clock.monotonic()
-        opened, runs = self.open(deliveries)
+        opened, inputs = self.open(deliveries)
         count = 0
-        for run in runs:
-            records = Records(run.chunks, run.owners)
+        for each in inputs:
+            records = Records(each.chunks, each.owners)
             count += len(records)
-            self._log_drops(self._perform(run.callee, records))
+            self._log_drops(self._perform(each.callee, records))
         self._send_fates(opened)
         self._metrics.handled(self.clock.monotonic() - started, count)
         self._count(opened)
@@ -136,11 +136,13 @@ class Dispatch:
         """The object that calls the handlers, in any thread."""
         return self._calling
 
-    def key(self, arrived: Opened, row: int) -> Any:
+    def key(self, arrived: Decoded, row: int) -> Any:
         """Return a record's ordering key, or None if it has no order."""
-        return self._opening.key(arrived, row)
+        return self._decoder.key(arrived, row)
 
-    def ended(self, arrived: Opened, row: int, error: BaseException | None, seconds: float) -> None:
+    def ended(
+        self, arrived: Decoded, row: int, error: BaseException | None, seconds: float
+    ) -> None:
         """Record that one record was handled, with its exception if there is one.
 
         Args:
@@ -154,33 +156,33 @@ class Dispatch:
         if error is not None:
             self.failed(arrived, row, error)
 
-    def failed(self, arrived: Opened, row: int, error: BaseException) -> None:
+    def failed(self, arrived: Decoded, row: int, error: BaseException) -> None:
         """Record the exception of one record, as calling.judge() returns it."""
         self._log_drops({row: error})
-        self._opening.fail(arrived, row, error)
+        self._decoder.fail(arrived, row, error)
 
-    def waits(self, arrived: Opened, row: int) -> bool:
+    def waits(self, arrived: Decoded, row: int) -> bool:
         """Whether a record is not to be handled, since one of its key before it has just failed."""
         if self.retries is None or not self.retries.unsettled:
             return False
         return self.must_wait(arrived, row)
 
-    def must_wait(self, arrived: Opened, row: int) -> bool:
+    def must_wait(self, arrived: Decoded, row: int) -> bool:
         """Whether a record's key has to wait, since a record of it has failed."""
         if self.retries is None:
             return False
         return self.retries.must_wait(arrived.delivery, arrived.pack, row)
 
-    def abandon(self, arrived: Opened) -> None:
+    def abandon(self, arrived: Decoded) -> None:
         """Note that a delivery of which some records have failed is to be handled again."""
         if self.retries is not None and arrived.fates:
             self.retries.abandoned = True
 
-    def defer(self, arrived: Opened, row: int) -> None:
+    def defer(self, arrived: Decoded, row: int) -> None:
         """Let a record wait for others of its key."""
-        self._opening.fail(arrived, row, Waits())
+        self._decoder.fail(arrived, row, Waits())
 
-    def close(self, opened: Sequence[Opened], note: Callable[[str], None] | None = None) -> None:
+    def close(self, opened: Sequence[Decoded], note: Callable[[str], None] | None = None) -> None:
         """Put failures aside, and count; when this returns, the deliveries may be acknowledged.
 
         Args:
@@ -196,7 +198,7 @@ class Dispatch:
 
     def open(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
-    ) -> tuple[list[Opened], list[Run]]:
+    ) -> tuple[list[Decoded], list[HandlerInput]]:
         """Decode deliveries; return them and the records for the handlers.
 
         Args:
@@ -215,7 +217,7 @@ class Dispatch:
                     raise
                 msg = f"store: {error}"
                 raise StoreOutage(msg) from error
-        return self._opening.open(deliveries)
+        return self._decoder.open(deliveries)
 
     def give_up(self, delivery: Delivery, reason: str, *, quietly: bool = False) -> None:
         """Dead-letter a delivery without decoding it; it may then be acknowledged.
@@ -226,7 +228,7 @@ class Dispatch:
             quietly: whether not to call the dead handler, since that costs the consumer too.
 
         """
-        opened = self._opening.set_aside(delivery, self._failure_policy.lost(delivery, reason))
+        opened = self._decoder.set_aside(delivery, self._failure_policy.lost(delivery, reason))
         self._send_fates([opened], quietly=quietly)
         self._count([opened])
 
@@ -236,7 +238,7 @@ class Dispatch:
 
         def fail(index: int, error: BaseException) -> None:
             failures[index] = error
-            self._opening.fail(*_origin(records, index), error)
+            self._decoder.fail(*_origin(records, index), error)
 
         many = callee.handler.batch and len(records) > 1 and not self._any_waits(records)
         if many and self._calling.attempt(callee, records) is None:
@@ -273,7 +275,7 @@ class Dispatch:
         stopped: set[Any] = set()
         for place in range(len(records.batch)):
             opened, row = _origin(records, place)
-            key, verdict = self._opening.key(opened, row), verdicts.get(place)
+            key, verdict = self._decoder.key(opened, row), verdicts.get(place)
             if verdict is None and key in stopped:
                 return True
             if verdict is not None:
@@ -284,7 +286,7 @@ class Dispatch:
 
     def _send_fates(
         self,
-        opened: Sequence[Opened],
+        opened: Sequence[Decoded],
         *,
         quietly: bool = False,
         note: Callable[[str], None] | None = None,
@@ -313,7 +315,7 @@ class Dispatch:
             raise BrokerOutage(msg)
         self._log_dead_letters(opened)
 
-    def _count(self, opened: Sequence[Opened]) -> None:
+    def _count(self, opened: Sequence[Decoded]) -> None:
         now = self.clock.wall_nanoseconds() // 1000
         deliveries = records = 0  # that are acknowledged
         for arrived in opened:
@@ -345,7 +347,7 @@ class Dispatch:
             if age is not None:
                 self._metrics.age(age)
 
-    def _log_dead_letters(self, opened: Sequence[Opened]) -> None:
+    def _log_dead_letters(self, opened: Sequence[Decoded]) -> None:
         """Log one line for each delivery of which something became a dead letter."""
         for arrived in opened:
             letters = [fate.message for fate in arrived.fates if fate.is_dead_letter]
@@ -373,11 +375,11 @@ class Dispatch:
             )
 
 
-def _origin(records: Records, index: int) -> tuple[Opened, int]:
+def _origin(records: Records, index: int) -> tuple[Decoded, int]:
     """Return the delivery that brought a record of a whole batch, and the record's place there."""
     number, row = records.batch.find(index)
     opened = records.batch.origins[number]
-    assert isinstance(opened, Opened)  # noqa: S101 -- for the type checker
+    assert isinstance(opened, Decoded)  # noqa: S101 -- for the type checker
     return opened, records.batch.chunks[number].rows[row]
 
 

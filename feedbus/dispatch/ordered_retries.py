@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from feedbus.clock import NANOSECONDS, Clock
+from feedbus.dispatch.failure_policy import DEAD_LETTERED, FailurePolicy, Fate
 from feedbus.dispatch.order import Order
+from feedbus.dispatch.waiting_records import BLOCKED as BLOCKED_ATTEMPT
+from feedbus.dispatch.waiting_records import WaitingRecord, WaitingRecords
 from feedbus.logs import EventLog
 from feedbus.records.packs import Pack
-from feedbus.retry import DEAD_LETTERED, FailurePolicy, Fate
-from feedbus.waiting_records import BLOCKED as BLOCKED_ATTEMPT
-from feedbus.waiting_records import WaitingRecord, WaitingRecords
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import (
     ATTEMPT,

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from feedbus.bus.sender import Sender
 from feedbus.clock import Clock
 from feedbus.dispatch import Dispatch
-from feedbus.dispatch.singles import SingleCalls
+from feedbus.dispatch.single_calls import SingleCalls
 from feedbus.errors import Outage
 from feedbus.runner.buffer import Buffer
+from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.heartbeats import Heartbeats
 from feedbus.runner.strain import NONE, Strain
-from feedbus.runner.suspects import Suspects
 from feedbus.wire import Delivery
 
 GROUP_SECONDS = 0.02  # of handling: a slow handler's messages are settled one by one
@@ -32,7 +32,7 @@ class Group:
         sender: Sender,
         *,
         buffer: Buffer,
-        suspects: Suspects,
+        crash_guard: CrashGuard,
         heartbeats: Heartbeats,
         prefetch: int,
         seconds: float,
@@ -44,17 +44,17 @@ class Group:
             dispatch: calls the handler.
             sender: sends what it publishes.
             buffer: the deliveries that have arrived.
-            suspects: record the messages in the handler.
+            crash_guard: records the messages in the handler.
             heartbeats: sent while it works.
             prefetch: the largest number of unacknowledged deliveries.
             seconds: the time limit of the handler for a record.
             clock: determines when groups end.
 
         """
-        self._calls = SingleCalls(dispatch, sender, lambda each: suspects.take((each,), seconds))
+        self._calls = SingleCalls(dispatch, sender, lambda each: crash_guard.take((each,), seconds))
         self._buffer = buffer
         self._clock = clock
-        self._suspects = suspects
+        self._crash_guard = crash_guard
         self._heartbeats = heartbeats
         self._seconds = seconds
         self._most = max(prefetch // 2, 1)
@@ -89,7 +89,7 @@ class Group:
                 with self._heartbeats.while_working():
                     message_id, seconds = self._handle_some(ends_at, stopped, most)
             except Outage as error:
-                self._suspects.release()  # whoever is killed while it holds dies of no message
+                self._crash_guard.release()  # whoever is killed while it holds dies of no message
                 self.strain = NONE
                 return error
             self.strain = Strain(seconds, self._heartbeats.missed_seconds, (message_id,))
@@ -98,7 +98,7 @@ class Group:
                 try:
                     look()
                 except Exception:
-                    self._suspects.release()  # a later end of the process is due to no message
+                    self._crash_guard.release()  # a later end of the process is due to no message
                     raise
                 complete = stopped() or not self._goes_on
         return None
@@ -136,14 +136,14 @@ class Group:
         return (
             bool(buffer)
             and not buffer.at_fence
-            and not self._suspects.suspected(buffer.first.message_id)
+            and not self._crash_guard.suspected(buffer.first.message_id)
         )
 
     def finish(self) -> list[Delivery]:
         """Return the deliveries that may now be settled; see SingleCalls.finish()."""
         if not self._calls:
             return []
-        self._suspects.take(self._calls.message_ids, self._seconds)
+        self._crash_guard.take(self._calls.message_ids, self._seconds)
         with self._heartbeats.while_working():
             return self._calls.finish()
 

@@ -14,10 +14,10 @@ from feedbus.handling.resources import Resources
 from feedbus.logs import EventLog
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.consumer_timeout import ConsumerTimeout
+from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.heartbeats import Heartbeats
 from feedbus.runner.holding import Holding
 from feedbus.runner.limits import Allowance
-from feedbus.runner.suspects import Suspects
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.topology import Consumer, Topology
 from feedbus.wire.amqp import RawConnection
@@ -39,7 +39,7 @@ class Run:
         consumer: the reader of the queue.
         dispatch: calls its handlers.
         resources: of the handlers.
-        suspects: messages that may have ended a process.
+        crash_guard: finds messages that may have ended a process.
         heartbeats: sent while handlers work.
         holding: the outages since something last succeeded.
         timeout: how long the broker waits for an acknowledgement.
@@ -59,7 +59,7 @@ class Run:
     consumer: Consumer
     dispatch: Dispatch
     resources: Resources
-    suspects: Suspects
+    crash_guard: CrashGuard
     heartbeats: Heartbeats
     holding: Holding
     timeout: ConsumerTimeout

@@ -15,16 +15,16 @@ from feedbus.handling.resources import Resources
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
-from feedbus.runner.batches import Batches
+from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.consumer_timeout import ConsumerTimeout
-from feedbus.runner.grouped import Grouped
+from feedbus.runner.crash_guard import CrashGuard
+from feedbus.runner.group_mode import GroupMode
 from feedbus.runner.heartbeats import Heartbeats
 from feedbus.runner.holding import Holding
 from feedbus.runner.limits import Allowance, Limits
 from feedbus.runner.placement import Placement
 from feedbus.runner.run import Run
 from feedbus.runner.subscriptions import Subscriptions
-from feedbus.runner.suspects import Suspects
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
@@ -48,7 +48,7 @@ class Runner:
         *,
         limits: Limits,
         metrics: Metrics,
-        suspects: Suspects,
+        crash_guard: CrashGuard,
         store: Store,
         on_ready: Callable[[], None] = lambda: None,
         on_hold: Callable[[str], None] = lambda _: None,
@@ -63,7 +63,7 @@ class Runner:
             handlers: of its messages.
             limits: when the run ends by itself.
             metrics: of the process.
-            suspects: the record of earlier runs.
+            crash_guard: with the record of earlier runs.
             store: in whose transactions messages are handled.
             on_ready: called once the consumer has subscribed.
             on_hold: called with why it holds, and with "" when it continues.
@@ -95,7 +95,7 @@ class Runner:
             consumer=consumer,
             dispatch=dispatch,
             resources=self._resources,
-            suspects=suspects,
+            crash_guard=crash_guard,
             heartbeats=self._heartbeats,
             holding=Holding(consumer.name, counted, on_hold, clock),
             timeout=ConsumerTimeout(topology.consumer_timeout_seconds, clock),
@@ -114,23 +114,25 @@ class Runner:
         self._subscriptions = Subscriptions(self._run, self._placement, counted)
         self._way = self._way_for(handlers)
 
-    def _way_for(self, handlers: HandlerRoutes) -> Batches:
+    def _way_for(self, handlers: HandlerRoutes) -> BatchMode:
         """Return the mode in which the queue's records are handled."""
         run, queue = self._run, self._consumer.queue
         if queue.concurrency > 1:
             # Both import asyncio, which takes long.
-            from feedbus.dispatch.concurrent import ConcurrentCalls
-            from feedbus.runner.concurrent import Concurrent
-            from feedbus.runner.several import Several
+            from feedbus.dispatch.concurrent_calls import ConcurrentCalls
+            from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
+            from feedbus.runner.concurrent_mode import ConcurrentMode
 
             calls = ConcurrentCalls(run.dispatch, self._consumer, self._sender, self._resources)
-            concurrent = Concurrent(calls, run.suspects, run.handler_seconds, run.clock)
-            return Several(run, self._subscriptions, concurrent)
+            concurrent = ConcurrentDeliveries(
+                calls, run.crash_guard, run.handler_seconds, run.clock
+            )
+            return ConcurrentMode(run, self._subscriptions, concurrent)
         # In groups where no transaction ends with each message.
         batched = queue.stream or any(each.batch for each in handlers.handlers)
         if batched or run.dispatch.has_store:
-            return Batches(run, self._subscriptions)
-        return Grouped(run, self._subscriptions, self._sender)
+            return BatchMode(run, self._subscriptions)
+        return GroupMode(run, self._subscriptions, self._sender)
 
     def stop(self) -> None:
         """Request a clean end: messages in the handler are settled, the others return."""

@@ -18,7 +18,7 @@ from circus.stream.redirector import Redirector
 from feedbus.logs import EventLog
 from feedbus.process.lifeline import ready_since, slot_path
 from feedbus.process.watchdog import Watchdog, describe
-from feedbus.runner.suspects import clear
+from feedbus.runner.crash_guard import clear
 from feedbus.supervisor import groups, process_stop
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.process import WatchedProcess

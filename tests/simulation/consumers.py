@@ -8,7 +8,7 @@ from feedbus.apply import apply
 from feedbus.errors import Outage, UsageError
 from feedbus.metrics import Metrics
 from feedbus.plan.comparison import make_plan
-from feedbus.runner import Limits, Runner, Suspects
+from feedbus.runner import CrashGuard, Limits, Runner
 from feedbus.topology import Topology
 from tests.simulation.handling import Handlers
 from tests.simulation.scheduler import Process
@@ -58,14 +58,14 @@ class Supervisor:
         consumer = topology.consumer(name)
         store = system.store()
         path = system.folder / "run" / f"{name}.hand"
-        with Suspects(path, now=system.clock.monotonic) as suspects:
+        with CrashGuard(path, now=system.clock.monotonic) as crash_guard:
             runner = Runner(
                 topology,
                 consumer,
                 self._handlers.routes(consumer.queue, name, store),
                 limits=Limits(),
                 metrics=Metrics.none(),
-                suspects=suspects,
+                crash_guard=crash_guard,
                 store=store,
             )
             self._runners[name] = runner

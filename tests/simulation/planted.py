@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from feedbus import retry
 from feedbus.broker import publisher
 from feedbus.bus import sender
-from feedbus.dispatch import dispatch
+from feedbus.dispatch import dispatch, failure_policy
 from feedbus.errors import BrokerOutage
 from feedbus.generations import drain, probes, switch
 from feedbus.runner import buffer, reading
@@ -108,13 +107,13 @@ def queues_deleted_without_proof() -> list[Change]:
 
 def a_retry_that_forgets_its_key() -> list[Change]:
     """Send retries back under an empty routing key."""
-    original = retry.FailurePolicy._whole
+    original = failure_policy.FailurePolicy._whole
 
     def whole(self: Any, *arguments: Any) -> Any:
         letter = original(self, *arguments)
         return replace(letter, headers={**letter.headers, KEY: ""})
 
-    return [(retry.FailurePolicy, "_whole", whole)]
+    return [(failure_policy.FailurePolicy, "_whole", whole)]
 
 
 def retries_that_nobody_confirms() -> list[Change]:

@@ -6,8 +6,8 @@ import math
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
-from feedbus.runner.batches import Batches
-from feedbus.runner.concurrent import Concurrent
+from feedbus.runner.batch_mode import BatchMode
+from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
 from feedbus.runner.run import POLL_SECONDS, Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.wire.amqp import RawConnection
@@ -15,10 +15,12 @@ from feedbus.wire.amqp import RawConnection
 events = EventLog(__name__)
 
 
-class Several(Batches):
+class ConcurrentMode(BatchMode):
     """A mode of the runner: up to `concurrency` records of the queue run at the same time."""
 
-    def __init__(self, run: Run, subscriptions: Subscriptions, concurrent: Concurrent) -> None:
+    def __init__(
+        self, run: Run, subscriptions: Subscriptions, concurrent: ConcurrentDeliveries
+    ) -> None:
         """Handle the deliveries of a run's subscriptions."""
         super().__init__(run, subscriptions)
         self._concurrent = concurrent
@@ -114,7 +116,7 @@ class Several(Batches):
         if run.full():
             return True
         while buffer and (at_fence or not buffer.at_fence) and not run.stop_requested.is_set():
-            if run.suspects.suspected(buffer.first.message_id):
+            if run.crash_guard.suspected(buffer.first.message_id):
                 if concurrent:
                     break  # it is handled alone, once the others are settled
                 if not self._handle(raw):
@@ -133,10 +135,10 @@ class Several(Batches):
         if waiting is None or not waiting:
             return True
         while concurrent.hungry and len(concurrent) < run.left.messages:
-            deliveries = waiting.take(1, run.suspects.suspected)
+            deliveries = waiting.take(1, run.crash_guard.suspected)
             if not deliveries:
                 break
-            if not run.suspects.suspected(deliveries[0].message_id):
+            if not run.crash_guard.suspected(deliveries[0].message_id):
                 concurrent.open(deliveries[0], self._run.clock.monotonic())
             elif concurrent:
                 waiting.put_back(deliveries)  # it is handled alone, once the others are settled

@@ -26,11 +26,11 @@ def clear(path: Path) -> None:
 
     """
     if path.exists():
-        with Suspects(path, forgiving=True):
+        with CrashGuard(path, forgiving=True):
             pass
 
 
-class Suspects:
+class CrashGuard:
     """The message ids in the handler, in a file that remains after a crash.
 
     Whatever the file names when a process starts was in the handler when the one before it died:
@@ -67,7 +67,7 @@ class Suspects:
         self.release()
 
     def __enter__(self) -> Self:
-        """Return the suspects themselves."""
+        """Return the crash guard itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

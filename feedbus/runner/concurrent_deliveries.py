@@ -12,28 +12,28 @@ from feedbus.clock import Clock
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
 from feedbus.runner.consumer_timeout import ConsumerTimeout
+from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.reading import Reading
 from feedbus.runner.settlement import Settlement
-from feedbus.runner.suspects import Suspects
 from feedbus.wire import Delivery
 
 if TYPE_CHECKING:
-    from feedbus.dispatch.concurrent import ConcurrentCalls, Work
+    from feedbus.dispatch.concurrent_calls import ConcurrentCalls, Work
 
 events = EventLog(__name__)
 
 NOTED_MORE = 64  # messages that have ended, and as many again as are handled: then it is all anew
 
 
-class Concurrent:
+class ConcurrentDeliveries:
     """The deliveries of one consumer from their decoding until they are settled."""
 
     def __init__(
-        self, calls: ConcurrentCalls, suspects: Suspects, seconds: float, clock: Clock
+        self, calls: ConcurrentCalls, crash_guard: CrashGuard, seconds: float, clock: Clock
     ) -> None:
-        """Record the running messages in suspects, with their time limit in seconds."""
+        """Record the running messages by the crash guard, with their time limit in seconds."""
         self._calls = calls
-        self._suspects = suspects
+        self._crash_guard = crash_guard
         self._clock = clock
         self._seconds = seconds
         self._noted: set[str] = set()
@@ -79,7 +79,7 @@ class Concurrent:
         if self._calls.oldest_started_at is not None:
             self._limit()
         elif self._noted:
-            self._suspects.release()
+            self._crash_guard.release()
             self._noted.clear()
 
     def _note_beginning(self, works: Sequence[Work]) -> None:
@@ -91,7 +91,7 @@ class Concurrent:
         new = dict.fromkeys(id_ for work in works if (id_ := work.message_id) not in self._noted)
         if self._noted and len(self._noted) + len(new) <= NOTED_MORE + 2 * len(self._calls.running):
             if new:
-                self._suspects.extend(list(new))
+                self._crash_guard.extend(list(new))
                 self._noted.update(new)
             if self._calls.oldest_started_at is None:  # what is noted has ended
                 self._noted_since = math.nan
@@ -101,7 +101,7 @@ class Concurrent:
         self._limit()
 
     def _take(self, message_ids: Collection[str]) -> None:
-        self._suspects.take(list(message_ids), self._seconds)
+        self._crash_guard.take(list(message_ids), self._seconds)
         self._noted_since = math.nan
 
     def _limit(self) -> None:
@@ -109,7 +109,7 @@ class Concurrent:
         since = self._calls.oldest_started_at or now
         if since != self._noted_since:
             self._noted_since = since
-            self._suspects.limit(since + self._seconds - now)
+            self._crash_guard.limit(since + self._seconds - now)
 
     def look(self) -> None:
         """Log an async handler that blocks the event loop; called often."""
@@ -174,7 +174,7 @@ class Concurrent:
                 " the message is delivered again",
                 message_id=message_id,
             )
-            self._suspects.blame([message_id], cause)
+            self._crash_guard.blame([message_id], cause)
         self._calls.forget_slow()
 
     def settle(self, readings: Mapping[str, Reading]) -> None:
@@ -198,7 +198,7 @@ class Concurrent:
         self._arrived_at.clear()
         self._settlements.clear()
         self._noted.clear()
-        self._suspects.release()
+        self._crash_guard.release()
 
     def close(self) -> None:
         """End the threads."""

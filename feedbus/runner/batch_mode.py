@@ -17,7 +17,7 @@ from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 events = EventLog(__name__)
 
 
-class Batches:
+class BatchMode:
     """A mode of the runner: a batch is handled and settled before the next begins.
 
     The other ways are subclasses. Each handles alone, by this one, what may have ended a process.
@@ -80,7 +80,7 @@ class Batches:
         if run.waiting is None or not run.waiting:
             return True
         most = int(min(run.consumer.queue.batch.size, run.left.messages))
-        deliveries = run.waiting.take(most, run.suspects.suspected)
+        deliveries = run.waiting.take(most, run.crash_guard.suspected)
         if deliveries and not self._work(raw, deliveries, run.clock.monotonic()):
             return False
         run.waiting.renew(run.timeout.seconds)
@@ -120,7 +120,7 @@ class Batches:
         """Handle a batch and settle it; return False to return it to the broker."""
         run = self._run
         arrived_at, size = run.buffer.oldest_at, run.consumer.queue.batch.size
-        deliveries = run.buffer.take(size, run.left.messages, run.suspects.suspected)
+        deliveries = run.buffer.take(size, run.left.messages, run.crash_guard.suspected)
         return self._work(raw, deliveries, arrived_at)
 
     def _work(self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float) -> bool:
@@ -150,7 +150,7 @@ class Batches:
 
         """
         run = self._run
-        run.suspects.release()  # whoever is killed while it holds dies of no message
+        run.crash_guard.release()  # whoever is killed while it holds dies of no message
         if run.must_read_anew:
             raise error
         run.hold(error, self.look)
@@ -164,9 +164,9 @@ class Batches:
         run = self._run
         with run.heartbeats.while_working():
             run.resources.open()  # one may have ended by itself
-            run.suspects.take(ids, run.handler_seconds)
+            run.crash_guard.take(ids, run.handler_seconds)
             limit = run.consumer.queue.delivery_limit
-            reason = run.suspects.reason_given_up(ids[0], limit)
+            reason = run.crash_guard.reason_given_up(ids[0], limit)
             if reason:
                 events.error(
                     "message_given_up",
@@ -175,7 +175,7 @@ class Batches:
                     message_id=ids[0],
                 )
                 # Lost so often again: it is the dead handler that costs the consumer now.
-                quietly = bool(run.suspects.reason_given_up(ids[0], 2 * limit))
+                quietly = bool(run.crash_guard.reason_given_up(ids[0], 2 * limit))
                 run.dispatch.give_up(deliveries[0], reason, quietly=quietly)
             else:
                 run.dispatch.handle(deliveries)
@@ -221,10 +221,10 @@ class Batches:
                     consumer=run.consumer.name,
                     message_id=first,
                 )
-                run.suspects.blame(strain.message_ids, cause)
-            run.suspects.release()
+                run.crash_guard.blame(strain.message_ids, cause)
+            run.crash_guard.release()
             raise
         cancelled = slow and not latest.keys().isdisjoint(subscriptions.cancelled)
         if cancelled:
-            run.suspects.blame(strain.message_ids, run.timeout.cancelled(strain.seconds))
-        run.suspects.release(settled=not cancelled)
+            run.crash_guard.blame(strain.message_ids, run.timeout.cancelled(strain.seconds))
+        run.crash_guard.release(settled=not cancelled)

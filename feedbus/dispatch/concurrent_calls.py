@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from feedbus.bus.sender import Sender
+from feedbus.dispatch.decoder import AsyncCall, Callee, Decoded
 from feedbus.dispatch.dispatch import Dispatch
-from feedbus.dispatch.opening import AsyncCall, Callee, Opened
 from feedbus.dispatch.publications import Publications, send_together
+from feedbus.dispatch.sequencer import Sequencer
 from feedbus.dispatch.waker import Waker
 from feedbus.errors import Outage
 from feedbus.handling.event_loop import limit
 from feedbus.handling.resources import Resources
 from feedbus.records import Records
-from feedbus.sequencer import Sequencer
 from feedbus.topology import Consumer
 from feedbus.wire import Delivery
 from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
@@ -28,7 +28,7 @@ KEPT_SECONDS = 5.0  # what was slow is remembered, until the broker has said wha
 class Part:
     """A delivery, and the number of its unfinished records."""
 
-    opened: Opened
+    opened: Decoded
     left: int = 0
 
 
@@ -75,7 +75,7 @@ class ConcurrentCalls:
         self._came: list[Delivery] = []
         self._ended: deque[Work] = deque()  # appended to by other threads
         self._unfinished: list[Work] = []
-        self._done: list[Opened] = []
+        self._done: list[Decoded] = []
         self._closed: list[Delivery] = []
         self._begun: deque[tuple[float, Work]] = deque()
         # The messages that took long and have ended: when, and how long.
@@ -120,7 +120,7 @@ class ConcurrentCalls:
             work.known_slow = True
 
     @property
-    def given_to_dead_handler(self) -> list[Opened]:
+    def given_to_dead_handler(self) -> list[Decoded]:
         """Deliveries that are done, and of which the dead handler is given records."""
         return [each for each in self._done if self._dispatch.has_dead_handler and each.fates]
 
@@ -144,20 +144,20 @@ class ConcurrentCalls:
         self._came += deliveries
         if not self._came:
             return
-        opened, runs = self._dispatch.open(self._came, self._unidentified)
+        opened, inputs = self._dispatch.open(self._came, self._unidentified)
         self._came = []
         parts = {id(each): Part(each) for each in opened}
         self._unidentified.update(
             each.delivery.message_id for each in opened if not each.delivery.identified
         )
-        for run in runs:
-            for chunk, owner in zip(run.chunks, run.owners, strict=True):
+        for each in inputs:
+            for chunk, owner in zip(each.chunks, each.owners, strict=True):
                 part = parts[id(owner)]
                 part.left += len(chunk)
                 for index, row in enumerate(chunk.rows):
                     key = self._dispatch.key(owner, row)
                     records: Records = Records([chunk.select([index])], [owner])
-                    self._sequencer.add(Work(key, part, row, run.callee, records))
+                    self._sequencer.add(Work(key, part, row, each.callee, records))
         empty = [part.opened for part in parts.values() if not part.left]
         self._unidentified.difference_update(each.delivery.message_id for each in empty)
         self._done += empty
@@ -212,7 +212,7 @@ class ConcurrentCalls:
             self._end(work)
         self._unfinished = []
 
-    def put_aside(self, only: Opened | None = None) -> None:
+    def put_aside(self, only: Decoded | None = None) -> None:
         """Put the failures of deliveries that are done aside, of all by default.
 
         Raises:

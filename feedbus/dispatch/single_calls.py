@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from feedbus.broker.publisher import WINDOW
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import MEMORY_BYTES
+from feedbus.dispatch.decoder import Decoded, HandlerInput
 from feedbus.dispatch.dispatch import Dispatch
-from feedbus.dispatch.opening import Opened, Run
 from feedbus.dispatch.publications import Publications, send_together
 from feedbus.errors import Outage
 from feedbus.records import Records
@@ -20,7 +20,7 @@ from feedbus.wire import Delivery
 class Published:
     """A record that has been handled, and the messages of its call."""
 
-    opened: Opened
+    opened: Decoded
     row: int
     records: Records
     publications: Publications
@@ -34,7 +34,7 @@ class SingleCalls:
         self._dispatch = dispatch
         self._sender = sender
         self._note = note
-        self._opened: list[Opened] = []
+        self._opened: list[Decoded] = []
         self._published: list[Published] = []
         self._messages = self._bytes = 0
 
@@ -62,9 +62,9 @@ class SingleCalls:
 
         """
         self._note(delivery.message_id)
-        (opened,), runs = self._dispatch.open((delivery,))
+        (opened,), inputs = self._dispatch.open((delivery,))
         try:
-            published = self._outcomes(delivery, opened, runs)
+            published = self._outcomes(delivery, opened, inputs)
         except Outage:
             self._dispatch.abandon(opened)
             raise
@@ -74,12 +74,14 @@ class SingleCalls:
             self._messages += len(each.publications)
             self._bytes += each.publications.body_bytes
 
-    def _outcomes(self, delivery: Delivery, opened: Opened, runs: Sequence[Run]) -> list[Published]:
+    def _outcomes(
+        self, delivery: Delivery, opened: Decoded, inputs: Sequence[HandlerInput]
+    ) -> list[Published]:
         """Call the handler for each record; return the messages of the calls."""
         dispatch, calling = self._dispatch, self._dispatch.calling
         published: list[Published] = []
-        for run in runs:
-            for chunk in run.chunks:
+        for each in inputs:
+            for chunk in each.chunks:
                 for index, row in enumerate(chunk.rows):
                     if self._dispatch.waits(opened, row):
                         self._dispatch.defer(opened, row)
@@ -88,7 +90,7 @@ class SingleCalls:
                         self._note(delivery.message_id)  # each record has the handler's time
                     records: Records = Records((chunk.select((index,)),), (opened,))
                     started = dispatch.clock.monotonic()
-                    publications, error = calling.outcome(run.callee, records)
+                    publications, error = calling.outcome(each.callee, records)
                     dispatch.ended(opened, row, error, dispatch.clock.monotonic() - started)
                     if publications:
                         published.append(Published(opened, row, records, publications))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from feedbus.bus.sender import Sender
 from feedbus.errors import Outage
-from feedbus.runner.batches import Batches
+from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.group import Group
 from feedbus.runner.run import Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.wire.amqp import RawConnection
 
 
-class Grouped(Batches):
+class GroupMode(BatchMode):
     """A mode of the runner, for queues without transactions: settles many messages together."""
 
     def __init__(self, run: Run, subscriptions: Subscriptions, sender: Sender) -> None:
@@ -21,7 +21,7 @@ class Grouped(Batches):
             run.dispatch,
             sender,
             buffer=run.buffer,
-            suspects=run.suspects,
+            crash_guard=run.crash_guard,
             heartbeats=run.heartbeats,
             prefetch=run.consumer.queue.prefetch,
             seconds=run.handler_seconds,
@@ -35,7 +35,7 @@ class Grouped(Batches):
     def _handle(self, raw: RawConnection) -> bool:
         """Handle a group of single records; return False to return it to the broker."""
         run = self._run
-        if run.suspects.suspected(run.buffer.first.message_id):
+        if run.crash_guard.suspected(run.buffer.first.message_id):
             return super()._handle(raw)
         arrived_at = run.buffer.oldest_at
         while (error := self._finish(raw)) is not None:

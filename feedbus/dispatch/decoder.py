@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from feedbus.codecs import Codecs
+from feedbus.dispatch.failure_policy import FailurePolicy, Fate
 from feedbus.dispatch.order import Order
 from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
 from feedbus.errors import InvalidBody, Reject
@@ -19,7 +20,6 @@ from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.records.message import Message
 from feedbus.records.packs import Pack, decode
-from feedbus.retry import FailurePolicy, Fate
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.constants import PACK
@@ -29,7 +29,7 @@ AsyncCall = Callable[[Any, Given], Coroutine[Any, Any, None]]
 
 
 @dataclass(slots=True)
-class Opened:
+class Decoded:
     """A decoded delivery: its records, and the fate of each record that failed."""
 
     consumer: Consumer
@@ -60,18 +60,18 @@ class Callee:
 
 
 @dataclass(slots=True)
-class Run:
+class HandlerInput:
     """Consecutive records for the same handler, with their deliveries."""
 
     callee: Callee
     chunks: list[Chunk] = field(default_factory=list)
-    owners: list[Opened] = field(default_factory=list)
+    owners: list[Decoded] = field(default_factory=list)
 
 
-class Opening:
+class Decoder:
     """Decodes the deliveries of one consumer for its handlers."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 -- an opening's parts
+    def __init__(  # noqa: PLR0913, PLR0917 -- a decoder's parts
         self,
         topology: Topology,
         consumer: Consumer,
@@ -106,28 +106,28 @@ class Opening:
             kind.reads == "object" for kind in self._types
         )
 
-    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Opened], list[Run]]:
+    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Decoded], list[HandlerInput]]:
         """Decode deliveries; return them and the records for the handlers."""
-        opened: list[Opened] = []
-        runs: list[Run] = []
+        opened: list[Decoded] = []
+        inputs: list[HandlerInput] = []
         free = self._retries is None or self._retries.idle
         for delivery in deliveries:
             arrived = self._open(delivery)
             opened.append(arrived)
             if (self._order.field or not free) and len(arrived.pack):
-                self._take_ordered(runs, arrived)
+                self._take_ordered(inputs, arrived)
             elif self._routes.only:
                 if len(arrived.pack):
-                    self._take(runs, self._callees[0], arrived, arrived.pack)
+                    self._take(inputs, self._callees[0], arrived, arrived.pack)
             else:
-                self._route(runs, arrived, range(len(arrived.pack)))
-        return opened, runs
+                self._route(inputs, arrived, range(len(arrived.pack)))
+        return opened, inputs
 
-    def key(self, arrived: Opened, row: int) -> Any:
+    def key(self, arrived: Decoded, row: int) -> Any:
         """Return a record's ordering key, or None if it has no order."""
         return self._order.key(arrived.delivery, arrived.pack, row)
 
-    def _take_ordered(self, runs: list[Run], arrived: Opened) -> None:
+    def _take_ordered(self, inputs: list[HandlerInput], arrived: Decoded) -> None:
         """Leave out what lacks the field by which the queue is ordered, and what has to wait."""
         faults = self._order.faults(arrived.pack) if self._order.field else {}
         for row, errors in faults.items():
@@ -142,13 +142,13 @@ class Opening:
             if row not in faults and not self._waits(arrived, row)
         ]
         if len(left) == len(arrived.pack) and self._routes.only:
-            self._take(runs, self._callees[0], arrived, arrived.pack)
+            self._take(inputs, self._callees[0], arrived, arrived.pack)
         elif left and self._routes.only:
-            self._take(runs, self._callees[0], arrived, arrived.pack.select(left), left)
+            self._take(inputs, self._callees[0], arrived, arrived.pack.select(left), left)
         elif left:
-            self._route(runs, arrived, left)
+            self._route(inputs, arrived, left)
 
-    def _waits(self, arrived: Opened, row: int) -> bool:
+    def _waits(self, arrived: Decoded, row: int) -> bool:
         """Whether a record is not to be handled now, since its key's earlier ones wait."""
         if self._retries is None or self._retries.idle:
             return False
@@ -159,16 +159,16 @@ class Opening:
 
     def _take(
         self,
-        runs: list[Run],
+        inputs: list[HandlerInput],
         callee: Callee,
-        arrived: Opened,
+        arrived: Decoded,
         pack: Pack,
         rows: Sequence[int] | None = None,
     ) -> None:
         """Load records for a handler, and put them behind those that came before.
 
         Args:
-            runs: the earlier runs.
+            inputs: the earlier inputs.
             callee: the handler that they are for.
             arrived: their deliveries.
             pack: the records.
@@ -183,12 +183,12 @@ class Opening:
             return
         if rows is not None:
             chunk = replace(chunk, rows=[rows[row] for row in chunk.rows])
-        if not runs or runs[-1].callee is not callee:
-            runs.append(Run(callee))
-        runs[-1].chunks.append(chunk)
-        runs[-1].owners.append(arrived)
+        if not inputs or inputs[-1].callee is not callee:
+            inputs.append(HandlerInput(callee))
+        inputs[-1].chunks.append(chunk)
+        inputs[-1].owners.append(arrived)
 
-    def _route(self, runs: list[Run], arrived: Opened, rows: Sequence[int]) -> None:
+    def _route(self, inputs: list[HandlerInput], arrived: Decoded, rows: Sequence[int]) -> None:
         """Split a delivery's records at the borders between handlers."""
         delivery, pack = arrived.delivery, arrived.pack
         keys = pack.keys if delivery.content_type == PACK else [delivery.original_key] * len(pack)
@@ -201,9 +201,9 @@ class Opening:
                 for row in own:
                     self.fail(arrived, row, Reject(reason))
                 continue
-            self._take(runs, self._callees[number], arrived, pack.select(own), own)
+            self._take(inputs, self._callees[number], arrived, pack.select(own), own)
 
-    def _open(self, delivery: Delivery) -> Opened:
+    def _open(self, delivery: Delivery) -> Decoded:
         if delivery.faults:
             return self.set_aside(delivery, self._failure_policy.undecodable(delivery))
         try:
@@ -219,7 +219,7 @@ class Opening:
                 )
         except InvalidBody as error:
             return self.set_aside(delivery, self._failure_policy.unreadable(delivery, error))
-        return Opened(self._consumer, delivery, pack)
+        return Decoded(self._consumer, delivery, pack)
 
     def _read(self, delivery: Delivery) -> Pack:
         """Read a body that may be anything, as the handler that takes it asks."""
@@ -234,14 +234,14 @@ class Opening:
             reads=self._types[place].reads if place is not None else "bytes",
         )
 
-    def set_aside(self, delivery: Delivery, fate: Fate) -> Opened:
+    def set_aside(self, delivery: Delivery, fate: Fate) -> Decoded:
         """Dead-letter a delivery of which no record can be decoded."""
         nothing = Pack(Ids(delivery.message_id, None), [], {}, {})
         if self._retries is not None:
             fate = self._retries.after_whole(delivery, nothing, fate)
-        return Opened(self._consumer, delivery, nothing, [fate])
+        return Decoded(self._consumer, delivery, nothing, [fate])
 
-    def fail(self, opened: Opened, row: int, error: BaseException) -> None:
+    def fail(self, opened: Decoded, row: int, error: BaseException) -> None:
         """Decide on the fate of a record by its exception."""
         delivery, pack = opened.delivery, opened.pack
         if isinstance(error, Waits):
