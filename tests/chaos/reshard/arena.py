@@ -128,6 +128,7 @@ class Arena:
     kind: str = "classic"
     name: str = "arena"
     seed: int = 0
+    pause_seconds: tuple[float, float] = (0.3, 1.0)  # between two kills of consumers
     wanted: set[str] = field(default_factory=set)
     kills: int = 0
 
@@ -278,7 +279,7 @@ class Arena:
             for name in sorted(wanted | set(self._consumers)):
                 self._keep_one(name, wanted=name in wanted, now=now)
             if self._killing.is_set() and now > due and (ripe := self._ripe()):
-                due = now + self._random.uniform(0.3, 1.0)
+                due = now + self._random.uniform(*self.pause_seconds)
                 self._consumers[self._random.choice(ripe)].send_signal(signal.SIGKILL)
                 self.kills += 1
 
