@@ -24,6 +24,11 @@ def printable_lines(text: str) -> str:
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 
+def one_line(text: object) -> str:
+    """Return text, such as that of an error, in one line: a space for each run of white space."""
+    return " ".join(str(text).split())
+
+
 def error_text(error: Exception) -> str:
     """Return what a command prints of an error: one line, or one for each problem of a topology."""
     problems = error.problems if isinstance(error, TopologyError) else ()

@@ -12,7 +12,7 @@ import pytest
 import feedbus
 from feedbus.bus import LiveBus
 from feedbus.errors import BrokerOutage
-from feedbus.store.relay import publish_pending
+from feedbus.store.outbox_rows import publish_pending
 from tests.systems import System, closing_store, queue
 
 

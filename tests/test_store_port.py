@@ -10,6 +10,7 @@ import pytest
 
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.store import NoStore, open_store, ping
+from feedbus.store.outbox_rows import publish_entries, publish_pending
 from feedbus.store.peewee import (
     PeeweeStore,
     bind,
@@ -18,7 +19,6 @@ from feedbus.store.peewee import (
     database,
     transaction,
 )
-from feedbus.store.relay import publish_entries, publish_pending
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
 from servers.postgres import free_port

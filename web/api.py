@@ -20,8 +20,9 @@ from feedbus.operations.responses import (
     problem,
     typed,
 )
+from feedbus.printable import one_line
 from feedbus.store import Entry
-from feedbus.store.relay import Relay, one_line
+from feedbus.store.relay import Relay
 from feedbus.topology import Topology
 from store import queries
 from web import schemas

@@ -9,6 +9,7 @@ from feedbus.broker.publisher import Refusal
 from feedbus.bus.requests import Request
 from feedbus.errors import BrokerOutage, StoreOutage
 from feedbus.logs import EventLog
+from feedbus.printable import one_line
 from feedbus.records.packs import Pack
 from feedbus.store import Store
 from feedbus.store.protocol import Outbox
@@ -95,7 +96,7 @@ def _why(request: Request) -> str:
     try:
         request.raise_answer()
     except Exception as error:  # noqa: BLE001 -- it is reported, whatever it is
-        return " ".join(str(error).split())
+        return one_line(error)
     return ""
 
 

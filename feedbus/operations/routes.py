@@ -23,6 +23,7 @@ from feedbus.operations.page_figures import figures
 from feedbus.operations.queue_depths import Counts, QueueDepths
 from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
 from feedbus.operations.wsgi import Application
+from feedbus.printable import one_line
 from feedbus.process.lifeline import all_holding, all_waiting
 from feedbus.schedules.overview import overview
 from feedbus.store import Store
@@ -102,7 +103,7 @@ class Operations:
                     "not_ready",
                     f"/readyz answers 503: {part} is not ready",
                     part=part,
-                    error=" ".join(error.split()),
+                    error=one_line(error),
                 )
         errors = {part: [public] for part, (error, public) in found.items() if error}
         if errors:

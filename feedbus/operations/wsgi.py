@@ -13,6 +13,7 @@ from feedbus.errors import Outage
 from feedbus.logs import EventLog
 from feedbus.operations.access import Guard
 from feedbus.operations.responses import BAD_REQUEST, UNAVAILABLE, from_bottle, problem
+from feedbus.printable import one_line
 
 events = EventLog(__name__)
 
@@ -126,7 +127,7 @@ class _Shield:
                 "request_store_outage",
                 "a request was answered with 503, because the store does not answer",
                 route=rule,
-                error=" ".join(str(error).split()),
+                error=one_line(error),
             )
             detail = (
                 "The store does not answer or accepts no writes; nothing was changed. Try again"

@@ -15,6 +15,7 @@ from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.generations import topology_setup
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
+from feedbus.printable import one_line
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
 from feedbus.schedules.firing import fire
 from feedbus.topology import Schedule, Topology
@@ -171,7 +172,7 @@ class Scheduler:
 
     def _log_once(self, schedule: str, level: int, text: str) -> None:
         """Log an error, unless the last one of this schedule was the same."""
-        text = " ".join(text.split())
+        text = one_line(text)
         if self._logged.get(schedule) != text:
             self._logged[schedule] = text
             events.write(

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from feedbus.errors import Outage
+from feedbus.printable import one_line
 
 # Primary result codes of SQLite, and what to do about each.
 SQLITE_OUTAGES = {
@@ -88,7 +89,7 @@ def _sqlite_reason(error: sqlite3.Error) -> str | None:
 def _postgres_reason(error: BaseException) -> str | None:
     code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
     code = code or _field(error, "C")
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     if code is None:
         # No answer from the server: it refused or closed the connection.
         names = {kind.__name__ for kind in type(error).__mro__}

@@ -2,139 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, Self, Unpack
+from collections.abc import Iterable
+from typing import Self
 
 from feedbus.clock import SYSTEM, Clock
-from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.errors import Outage
 from feedbus.generations import topology_setup
 from feedbus.logs import EventLog
+from feedbus.printable import one_line
+from feedbus.store.outbox_rows import IN_FLIGHT_SECONDS, RelayBus, accepted, publish_pending
 from feedbus.store.protocol import Entry, Store
-from feedbus.store.tables import now
 from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
-from feedbus.wire.envelope import PublishOptions
 
 events = EventLog(__name__)
 
 LOOK_SECONDS = 5.0
 AWAY_SECONDS = 1.0
 GATHER_SECONDS = 0.05
-IN_FLIGHT_SECONDS = 5.0  # younger rows may still be published by those who put them
 PRUNE_SECONDS = 60.0
-ROWS = 100  # published in a round
 PRUNED_ROWS = 1_000  # deleted from the inbox in a step
-
-
-class RelayBus(Protocol):
-    """The methods of a bus that the relay uses."""
-
-    def publish(
-        self,
-        exchange: str,
-        payload: Mapping[str, Any],
-        key: str = "",
-        *,
-        message_id: str | None,
-        **options: Unpack[PublishOptions],
-    ) -> None:
-        """Return when the broker has confirmed the message, raise otherwise."""
-
-    def close(self) -> None:
-        """Close the connection; the next publish opens another."""
-
-
-def _publish(bus: RelayBus, entry: Entry, clock: Clock) -> None:
-    """Publish a row; what it has waited counts towards its expiry or its delay."""
-    options: PublishOptions = json.loads(entry.options) if entry.options else {}
-    waited = max(now(clock) - entry.created_at, 0) / 1_000_000
-    if (expires := options.get("expires")) is not None:
-        options["expires"] = max(float(expires) - waited, 0.001)
-    if (delay := options.get("delay")) is not None:
-        options["delay"] = float(delay) - waited if float(delay) > waited else None
-    payload = json.loads(entry.payload)
-    bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id, **options)
-
-
-def publish_entries(
-    store: Store, bus: RelayBus, entries: Iterable[Entry], clock: Clock = SYSTEM
-) -> int:
-    """Publish these rows in order and remove them; returns how many were published.
-
-    A row that the broker does not accept stays, with those behind it of the same exchange and
-    key, so that their order is kept; the others go on.
-
-    Raises:
-        Outage: the broker is unavailable; what was confirmed until then is removed.
-
-    """
-    sent: list[int] = []
-    stuck: set[tuple[str, str]] = set()
-    try:
-        for entry in entries:
-            if (entry.exchange, entry.key) in stuck:
-                continue
-            try:
-                _publish(bus, entry, clock)
-            except (PublishError, UsageError) as error:
-                stuck.add((entry.exchange, entry.key))
-                events.warning(
-                    "outbox_publish_failed",
-                    "the broker refused a message; it and the later messages of the same exchange"
-                    " and key stay in the outbox, and feedbus will try again",
-                    row=entry.id,
-                    exchange=entry.exchange,
-                    key=entry.key,
-                    error=one_line(error),
-                )
-            else:
-                sent.append(entry.id)
-    finally:
-        if sent:
-            with store.transaction():
-                store.outbox.remove(sent)
-    return len(sent)
-
-
-def publish_pending(  # noqa: PLR0913 -- options, each given by name
-    store: Store,
-    bus: RelayBus,
-    project: str,
-    *,
-    limit: int = ROWS,
-    older_than_seconds: float = IN_FLIGHT_SECONDS,
-    clock: Clock = SYSTEM,
-) -> int:
-    """Publish leftover rows in order and remove them; one process at a time, the others return 0.
-
-    Args:
-        store: with the outbox.
-        bus: publishes; message ids are those of the rows, so that repetitions are recognised.
-        project: of the rows.
-        limit: rows a round; rounds follow one another until none is left.
-        older_than_seconds: younger rows are left to those who put them.
-        clock: of the times in the store's rows.
-
-    Raises:
-        Outage: the store or the broker is unavailable.
-
-    """
-    published, after = 0, 0
-    while True:
-        failure: Outage | None = None
-        with store.exclusive(f"relay.{project}") as held:
-            entries = store.outbox.pending(limit, older_than_seconds, after=after) if held else []
-            try:
-                published += publish_entries(store, bus, entries, clock)
-            except Outage as error:
-                failure = error  # what was removed until then is committed
-        if failure is not None:
-            raise failure
-        if not entries:
-            return published
-        after = entries[-1].id
 
 
 class Relay:
@@ -182,10 +70,20 @@ class Relay:
 
     def publish(self, entries: Iterable[Entry]) -> None:
         """Publish committed rows of the outbox, or leave them to the thread; raises nothing."""
-        for entry in entries:
-            if self._away:
-                return
-            self._publish(entry)
+        if self._away:
+            return
+        try:
+            for row in accepted(self._bus, entries, self._clock):
+                self._published.append(row)
+        except Exception as error:  # noqa: BLE001 -- what is stored is published later, whatever it is
+            self._away = True
+            self._bus.close()
+            events.warning(
+                "broker_unreachable",
+                "the broker does not answer; messages stay in the outbox, and feedbus publishes"
+                " them when it answers again",
+                error=one_line(error),
+            )
         self._wake.set()
 
     def __enter__(self) -> Self:
@@ -202,28 +100,6 @@ class Relay:
         """Let run() return, after a last removal."""
         self._over.set()
         self._wake.set()
-
-    def _publish(self, entry: Entry) -> None:
-        try:
-            _publish(self._bus, entry, self._clock)
-        except (PublishError, UsageError) as error:
-            events.warning(
-                "outbox_publish_failed",
-                "the broker refused a message; it stays in the outbox, and feedbus will try again",
-                row=entry.id,
-                error=one_line(error),
-            )
-        except Exception as error:  # noqa: BLE001 -- what is stored is published later, whatever it is
-            self._away = True
-            self._bus.close()
-            events.warning(
-                "broker_unreachable",
-                "the broker does not answer; messages stay in the outbox, and feedbus publishes"
-                " them when it answers again",
-                error=one_line(error),
-            )
-        else:
-            self._published.append(entry.id)
 
     def run(self) -> None:
         """Relay until stop() is called; the thread does this."""
@@ -301,8 +177,3 @@ class Relay:
             if pruned < PRUNED_ROWS:
                 return
             self._clock.wait(self._over, GATHER_SECONDS)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's text as a log line takes it."""
-    return " ".join(str(error).split())

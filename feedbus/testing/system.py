@@ -20,7 +20,7 @@ from feedbus.inline.system import MOST_DELIVERIES, InlineSystem
 from feedbus.records.payloads import Payload
 from feedbus.schedules.firing import fire
 from feedbus.store import Store, open_prepared, open_store
-from feedbus.store.relay import publish_pending
+from feedbus.store.outbox_rows import publish_pending
 from feedbus.testing.observations import Handled, Published, RecordingSender, watched
 from feedbus.topology import Consumer, Topology
 from feedbus.wire.envelope import PublishOptions

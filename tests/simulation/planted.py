@@ -17,7 +17,7 @@ from feedbus.dispatch import dispatch, failure_policy
 from feedbus.errors import BrokerOutage
 from feedbus.generations import drain, probes, switch
 from feedbus.runner import buffer, reading
-from feedbus.store import relay, tables
+from feedbus.store import outbox_rows, tables
 from feedbus.wire.constants import KEY
 
 Change = tuple[Any, str, Any]
@@ -131,7 +131,7 @@ def retries_that_nobody_confirms() -> list[Change]:
 
 def a_relay_that_deletes_too_soon() -> list[Change]:
     """Delete the rows of the outbox before the broker has confirmed their messages."""
-    original = relay.publish_entries
+    original = outbox_rows.publish_entries
 
     def publish(store: Any, bus: Any, entries: Any, *rest: Any) -> int:
         entries = list(entries)
@@ -139,7 +139,7 @@ def a_relay_that_deletes_too_soon() -> list[Change]:
             store.outbox.remove([each.id for each in entries])
         return original(store, bus, entries, *rest)
 
-    return [(relay, "publish_entries", publish)]
+    return [(outbox_rows, "publish_entries", publish)]
 
 
 def an_inbox_that_is_not_asked() -> list[Change]:

@@ -11,6 +11,7 @@ from typing import Any
 import peewee
 
 from feedbus.errors import StoreOutage, UsageError
+from feedbus.printable import one_line
 from feedbus.store.outages import describe, outage
 from feedbus.store.peewee.base_database import Database
 from feedbus.store.peewee.databases import make_database
@@ -43,7 +44,7 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
             raise
         if outage(error) and not _would_write(error):
             raise StoreOutage(describe(error, store.where)) from error
-        msg = f"query: {store.where} refuses it: {' '.join(str(error).split())}"
+        msg = f"query: {store.where} refuses it: {one_line(error)}"
         raise UsageError(msg) from error
     finally:
         store.discard()

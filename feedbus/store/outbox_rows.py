@@ -1,0 +1,140 @@
+"""Publish rows of the outbox in their order, and remove those that the broker has accepted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, Unpack
+
+from feedbus.clock import SYSTEM, Clock
+from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.logs import EventLog
+from feedbus.printable import one_line
+from feedbus.store.protocol import Entry, Store
+from feedbus.store.tables import now
+from feedbus.wire.envelope import PublishOptions
+
+events = EventLog(__name__)
+
+IN_FLIGHT_SECONDS = 5.0  # younger rows may still be published by those who put them
+ROWS = 100  # published in a round
+
+
+class RelayBus(Protocol):
+    """The methods of a bus that the relay uses."""
+
+    def publish(
+        self,
+        exchange: str,
+        payload: Mapping[str, Any],
+        key: str = "",
+        *,
+        message_id: str | None,
+        **options: Unpack[PublishOptions],
+    ) -> None:
+        """Return when the broker has confirmed the message, raise otherwise."""
+
+    def close(self) -> None:
+        """Close the connection; the next publish opens another."""
+
+
+def _publish(bus: RelayBus, entry: Entry, clock: Clock) -> None:
+    """Publish a row; what it has waited counts towards its expiry or its delay."""
+    options: PublishOptions = json.loads(entry.options) if entry.options else {}
+    waited = max(now(clock) - entry.created_at, 0) / 1_000_000
+    if (expires := options.get("expires")) is not None:
+        options["expires"] = max(float(expires) - waited, 0.001)
+    if (delay := options.get("delay")) is not None:
+        options["delay"] = float(delay) - waited if float(delay) > waited else None
+    payload = json.loads(entry.payload)
+    bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id, **options)
+
+
+def accepted(bus: RelayBus, entries: Iterable[Entry], clock: Clock) -> Iterator[int]:
+    """Publish rows in order; yield the id of each row that the broker has accepted.
+
+    After a refused row, the later rows of the same exchange and key are not published, so that
+    their order is kept; the others are.
+
+    Raises:
+        Outage: the broker is unavailable.
+
+    """
+    stuck: set[tuple[str, str]] = set()
+    for entry in entries:
+        if (entry.exchange, entry.key) in stuck:
+            continue
+        try:
+            _publish(bus, entry, clock)
+        except (PublishError, UsageError) as error:
+            stuck.add((entry.exchange, entry.key))
+            events.warning(
+                "outbox_publish_failed",
+                "the broker refused a message; it and the later messages of the same exchange"
+                " and key stay in the outbox, and feedbus will try again",
+                row=entry.id,
+                exchange=entry.exchange,
+                key=entry.key,
+                error=one_line(error),
+            )
+        else:
+            yield entry.id
+
+
+def publish_entries(
+    store: Store, bus: RelayBus, entries: Iterable[Entry], clock: Clock = SYSTEM
+) -> int:
+    """Publish these rows as accepted() does and remove them; return how many were published.
+
+    Raises:
+        Outage: the broker is unavailable; what was confirmed until then is removed.
+
+    """
+    sent: list[int] = []
+    try:
+        for row in accepted(bus, entries, clock):
+            sent.append(row)  # noqa: PERF402 -- what came before an error counts, too
+    finally:
+        if sent:
+            with store.transaction():
+                store.outbox.remove(sent)
+    return len(sent)
+
+
+def publish_pending(  # noqa: PLR0913 -- options, each given by name
+    store: Store,
+    bus: RelayBus,
+    project: str,
+    *,
+    limit: int = ROWS,
+    older_than_seconds: float = IN_FLIGHT_SECONDS,
+    clock: Clock = SYSTEM,
+) -> int:
+    """Publish leftover rows in order and remove them; one process at a time, the others return 0.
+
+    Args:
+        store: with the outbox.
+        bus: publishes; message ids are those of the rows, so that repetitions are recognised.
+        project: of the rows.
+        limit: rows a round; rounds follow one another until none is left.
+        older_than_seconds: younger rows are left to those who put them.
+        clock: of the times in the store's rows.
+
+    Raises:
+        Outage: the store or the broker is unavailable.
+
+    """
+    published, after = 0, 0
+    while True:
+        failure: Outage | None = None
+        with store.exclusive(f"relay.{project}") as held:
+            entries = store.outbox.pending(limit, older_than_seconds, after=after) if held else []
+            try:
+                published += publish_entries(store, bus, entries, clock)
+            except Outage as error:
+                failure = error  # what was removed until then is committed
+        if failure is not None:
+            raise failure
+        if not entries:
+            return published
+        after = entries[-1].id
