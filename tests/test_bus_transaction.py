@@ -11,6 +11,7 @@ import pytest
 
 import feedbus
 from feedbus.bus import LiveBus
+from feedbus.bus.request_sender import RequestSender
 from feedbus.errors import BrokerOutage
 from feedbus.store.outbox_rows import publish_pending
 from tests.systems import System, closing_store, queue
@@ -47,14 +48,14 @@ def numbers(system: System) -> list[int]:
 def broken(monkeypatch) -> list[bool]:
     """Return a list; while it is not empty, the broker is unavailable."""
     away: list[bool] = []
-    send = LiveBus._sent
+    send = RequestSender._sent
 
-    def sent(self, messages, patience):
+    def sent(self, messages, timeout_seconds):
         if away:
             return BrokerOutage("away")
-        return send(self, messages, patience)
+        return send(self, messages, timeout_seconds)
 
-    monkeypatch.setattr(LiveBus, "_sent", sent)
+    monkeypatch.setattr(RequestSender, "_sent", sent)
     return away
 
 

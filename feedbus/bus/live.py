@@ -11,14 +11,12 @@ from itertools import islice
 from typing import Any, Self, Unpack
 
 from feedbus import broker
-from feedbus.broker.publisher import Refusal
 from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
+from feedbus.bus.request_sender import RequestSender
 from feedbus.bus.requests import Request
 from feedbus.bus.sender import Sender
 from feedbus.bus.transactions import Current, Transaction
-from feedbus.errors import BrokerOutage, UsageError
-from feedbus.generations import topology_setup
 from feedbus.metrics import Metrics
 from feedbus.records.arguments import check_columns, check_many, check_record
 from feedbus.records.options import envelope_of
@@ -27,11 +25,8 @@ from feedbus.records.payloads import Payload
 from feedbus.store import NoStore, Store, open_store
 from feedbus.store.none import refuse
 from feedbus.topology import Topology
-from feedbus.wire import Outgoing
-from feedbus.wire.constants import PACK
 from feedbus.wire.envelope import Envelope, PublishOptions
 
-RECONNECT_SECONDS = 0.1
 TIMEOUT_SECONDS = 10.0
 
 
@@ -70,17 +65,13 @@ class LiveBus(Bus):
         self._metrics = metrics
         self._timeout_seconds = timeout_seconds
         self._given_store = store
-        self.begin()
+        self._begin()
         _buses.add(self)
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Start without a connection and with free locks, as a forked process must."""
-        self._sender = self._new_sender()
-        self._known = False
-        self._lock = threading.Lock()
-        self._requesting = threading.Lock()
+        self._requests = RequestSender(self._topology, self._new_sender(), self._timeout_seconds)
         self._opening = threading.Lock()
-        self._waiting: list[Request] = []
         self._current = Current()
         self._store = self._given_store
         self._behind = False
@@ -215,14 +206,12 @@ class LiveBus(Bus):
         """Send the messages of a committed transaction; errors of the broker are not raised."""
         if self._behind and not committed.is_next():
             return  # the relay sends it, after what was put before
-        with self._lock:
-            self._send_together(committed.requests, timeout_seconds=0)
+        self._requests.send_together(committed.requests, timeout_seconds=0)
         self._behind = not committed.remove_sent()
 
     def close(self) -> None:
         """Close the connection, and the store if the bus has opened it; a publish opens another."""
-        with self._lock:
-            self._sender.close()
+        self._requests.close()
         with self._opening:
             if self._store is not None and self._store is not self._given_store:
                 self._store.close()
@@ -231,107 +220,15 @@ class LiveBus(Bus):
     def _send(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
         request = Request(exchange, pack, envelope)
         if self._current.transaction is not None:
-            # Raises for what could never be sent.
-            self._sender.encoder.encode(exchange, pack, envelope)
+            self._requests.check(request)
             self._current.transaction.add(request)
             return
-        with self._requesting:
-            self._waiting.append(request)
-        with self._lock:
-            if request.answer is None:
-                # What other threads request meanwhile goes out together, and shares one wait.
-                with self._requesting:
-                    together, self._waiting = self._waiting, []
-                # Whose sender failed, and left no answer, sends by itself.
-                self._send_together(together if request in together else [request, *together])
+        self._requests.send(request)
         request.raise_answer()
 
     def send_together(self, requests: Sequence[Request]) -> None:
         """Send several requests, and set their answers; errors of the broker are not raised."""
-        with self._lock:
-            self._send_together(requests)
-
-    def _send_together(
-        self, requests: Sequence[Request], timeout_seconds: float | None = None
-    ) -> None:
-        patience = self._timeout_seconds if timeout_seconds is None else timeout_seconds
-        failure = self._learn(patience)
-        plain: list[tuple[Request, Sequence[Outgoing]]] = []
-        for request in requests:
-            if failure is not None:
-                request.answer = _own(failure)
-                continue
-            try:
-                messages = self._sender.encoder.encode(
-                    request.exchange, request.pack, request.envelope
-                )
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it is this caller's
-                request.answer = error
-                continue
-            if any(message.content_type == PACK for message in messages):
-                # A pack may be taken apart on its way: what is refused then was nobody's message.
-                request.answer = found = self._sent(messages, patience)
-                failure = found if isinstance(found, BrokerOutage) else None
-            else:
-                plain.append((request, messages))
-        if not plain:
-            return
-        messages = [message for _, some in plain for message in some]
-        found = failure or self._sent(messages, patience)
-        for request, sent in plain:
-            if isinstance(found, Exception):
-                request.answer = _own(found)
-            else:
-                own = set(map(id, sent))
-                request.answer = [each for each in found if id(each.message) in own]
-
-    def _learn(self, patience: float) -> Exception | None:
-        """Read the current rings and declare missing objects; return why this failed."""
-        for _ in self._attempts(patience):
-            try:
-                self._set_up()
-            except BrokerOutage as error:
-                failure: Exception = error
-            except UsageError as error:
-                return error
-            else:
-                return None
-        return failure
-
-    def _set_up(self) -> None:
-        if not self._known:
-            for state in topology_setup.set_up_if_missing(self._topology).values():
-                self._sender.encoder.lead(state.current)
-            self._known = True
-
-    def _sent(self, messages: Sequence[Outgoing], patience: float) -> list[Refusal] | Exception:
-        """Send messages, repeatedly during an outage; return the refused ones, or why all failed.
-
-        A broker that comes back may be an empty one.
-        """
-        for _ in self._attempts(patience):
-            try:
-                self._set_up()
-                return self._sender.send(messages)
-            except BrokerOutage as error:
-                self._known = False
-                failure: Exception = error
-            except UsageError as error:
-                return error
-        return failure
-
-    def _attempts(self, seconds: float) -> Iterator[None]:
-        """Yield immediately, and then repeatedly until timeout_seconds have passed."""
-        deadline = self._clock.monotonic() + seconds
-        yield
-        while self._clock.monotonic() <= deadline:
-            self._clock.sleep(RECONNECT_SECONDS)
-            yield
-
-
-def _own(error: Exception) -> Exception:
-    """Return a copy of an error, so that each thread raises its own."""
-    return type(error)(str(error))
+        self._requests.send_together(requests)
 
 
 _buses: weakref.WeakSet[LiveBus] = weakref.WeakSet()
@@ -340,8 +237,8 @@ _inherited: list[object] = []  # in a forked process: what belongs to the proces
 
 def _begin_anew() -> None:
     for bus in list(_buses):
-        _inherited.extend((bus._sender, bus._store))  # noqa: SLF001 -- this module's own class
-        bus.begin()
+        _inherited.extend((bus._requests, bus._store))  # noqa: SLF001 -- this module's own class
+        bus._begin()  # noqa: SLF001 -- as above
 
 
 os.register_at_fork(after_in_child=_begin_anew)

@@ -1,0 +1,162 @@
+"""Send the requests of several threads together, and try again while the broker is unavailable."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+from feedbus import broker
+from feedbus.broker.publisher import Refusal
+from feedbus.bus.requests import Request
+from feedbus.bus.sender import Sender
+from feedbus.errors import BrokerOutage, UsageError
+from feedbus.generations import topology_setup
+from feedbus.topology import Topology
+from feedbus.wire import Outgoing
+from feedbus.wire.constants import PACK
+
+RECONNECT_SECONDS = 0.1
+
+
+class RequestSender:
+    """Sends requests by one sender, from any thread, and sets their answers.
+
+    It declares the topology if the broker has nothing of it, as a broker that comes back may.
+    """
+
+    def __init__(self, topology: Topology, sender: Sender, timeout_seconds: float) -> None:
+        """Send nothing yet.
+
+        Args:
+            topology: of the system.
+            sender: for the use of this object alone.
+            timeout_seconds: how long to try again during an outage of the broker.
+
+        """
+        self._topology = topology
+        self._clock = broker.clock(topology)
+        self._sender = sender
+        self._timeout_seconds = timeout_seconds
+        self._known = False
+        self._lock = threading.Lock()
+        self._requesting = threading.Lock()
+        self._waiting: list[Request] = []
+
+    def check(self, request: Request) -> None:
+        """Raise the error of a request that could never be sent."""
+        self._encoded(request)
+
+    def send(self, request: Request) -> None:
+        """Send a request, together with those that other threads make at the same time."""
+        with self._requesting:
+            self._waiting.append(request)
+        with self._lock:
+            if request.answer is None:
+                # What other threads request meanwhile goes out together, and shares one wait.
+                with self._requesting:
+                    together, self._waiting = self._waiting, []
+                # A thread that took this request, and failed without an answer, leaves it here.
+                if request not in together:
+                    together = [request, *together]
+                self._send(together, self._timeout_seconds)
+
+    def send_together(
+        self, requests: Sequence[Request], timeout_seconds: float | None = None
+    ) -> None:
+        """Send several requests.
+
+        Args:
+            requests: in their order.
+            timeout_seconds: instead of that of this object.
+
+        """
+        seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        with self._lock:
+            self._send(requests, seconds)
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        with self._lock:
+            self._sender.close()
+
+    def _send(self, requests: Sequence[Request], timeout_seconds: float) -> None:
+        failure = self._learn(timeout_seconds)
+        plain: list[tuple[Request, Sequence[Outgoing]]] = []
+        for request in requests:
+            if failure is not None:
+                request.answer = _own(failure)
+                continue
+            try:
+                messages = self._encoded(request)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it is this caller's
+                request.answer = error
+                continue
+            if any(message.content_type == PACK for message in messages):
+                # A pack may be taken apart on its way: what is refused then was nobody's message.
+                request.answer = found = self._sent(messages, timeout_seconds)
+                failure = found if isinstance(found, BrokerOutage) else None
+            else:
+                plain.append((request, messages))
+        if not plain:
+            return
+        messages = [message for _, some in plain for message in some]
+        found = failure or self._sent(messages, timeout_seconds)
+        for request, sent in plain:
+            if isinstance(found, Exception):
+                request.answer = _own(found)
+            else:
+                own = set(map(id, sent))
+                request.answer = [each for each in found if id(each.message) in own]
+
+    def _encoded(self, request: Request) -> Sequence[Outgoing]:
+        return self._sender.encoder.encode(request.exchange, request.pack, request.envelope)
+
+    def _learn(self, timeout_seconds: float) -> Exception | None:
+        """Read the current rings and declare missing objects; return why this failed."""
+        for _ in self._attempts(timeout_seconds):
+            try:
+                self._set_up()
+            except BrokerOutage as error:
+                failure: Exception = error
+            except UsageError as error:
+                return error
+            else:
+                return None
+        return failure
+
+    def _set_up(self) -> None:
+        if not self._known:
+            for state in topology_setup.set_up_if_missing(self._topology).values():
+                self._sender.encoder.lead(state.current)
+            self._known = True
+
+    def _sent(
+        self, messages: Sequence[Outgoing], timeout_seconds: float
+    ) -> list[Refusal] | Exception:
+        """Send messages, repeatedly during an outage; return the refused ones, or why all failed.
+
+        A broker that comes back may be an empty one.
+        """
+        for _ in self._attempts(timeout_seconds):
+            try:
+                self._set_up()
+                return self._sender.send(messages)
+            except BrokerOutage as error:
+                self._known = False
+                failure: Exception = error
+            except UsageError as error:
+                return error
+        return failure
+
+    def _attempts(self, timeout_seconds: float) -> Iterator[None]:
+        """Yield immediately, and then repeatedly until timeout_seconds have passed."""
+        deadline = self._clock.monotonic() + timeout_seconds
+        yield
+        while self._clock.monotonic() <= deadline:
+            self._clock.sleep(RECONNECT_SECONDS)
+            yield
+
+
+def _own(error: Exception) -> Exception:
+    """Return a copy of an error, so that each thread raises its own."""
+    return type(error)(str(error))
