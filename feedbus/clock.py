@@ -1,8 +1,8 @@
-"""Time, waiting and chance as a port: the machine's, or virtual ones.
+"""Time, waiting and random numbers as a port: those of the machine, or virtual ones.
 
 Code that takes a Clock instead of `time`, `random` and `uuid` can be run in virtual time: a wait of
 minutes returns immediately, and the clock shows minutes more. With a seed, a run can be repeated.
-The clock of a broker (`broker.clock`) is the clock of everybody who uses that broker.
+Everything that uses a broker uses the clock of that broker (`broker.clock`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class NothingToWaitFor(FeedbusError):  # noqa: N818 -- names what it is
 
 
 class Clock(Protocol):
-    """What code that waits, or that asks for the time, needs to know of it.
+    """The interface for time, waiting and random numbers.
 
     Attributes:
         takes_time: whether a wait takes real time, so that a signal has to be able to end it.
@@ -44,7 +44,7 @@ class Clock(Protocol):
         """Return the nanoseconds since 1970."""
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait for some seconds."""
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
         """Wait until an event is set, for seconds at most; return whether it is set."""
@@ -57,15 +57,15 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The clock of the machine, and its source of chance."""
+    """The clock of the machine, and its random numbers."""
 
     takes_time = True
 
     def __init__(self) -> None:
-        """Take chance from the operating system: other numbers in each forked child, too."""
+        """Take random numbers from the operating system; so they differ in forked processes."""
         self.random: random.Random = random.SystemRandom()
 
-    # The machine's own functions: the port costs nothing where it is asked for each message.
+    # The machine's own functions, so that the port costs nothing for each message.
     monotonic = staticmethod(time.monotonic)
     wall_nanoseconds = staticmethod(time.time_ns)
     sleep = staticmethod(time.sleep)

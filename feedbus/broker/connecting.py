@@ -28,7 +28,7 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
 
 
 def clock(topology: Topology) -> Clock:
-    """Return the clock that everything which uses the topology's broker waits by."""
+    """Return the clock of everything that uses the topology's broker."""
     return broker_of(topology).clock
 
 
@@ -63,5 +63,5 @@ def queue_written_seconds(topology: Topology) -> float:
 
 
 def in_flight_seconds(topology: Topology) -> float:
-    """Return how long a broker may take to put a message into the queue that it was placed in."""
+    """Return how long the broker may take to put a message into a queue after routing it."""
     return broker_of(topology).in_flight_seconds

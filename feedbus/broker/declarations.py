@@ -22,9 +22,8 @@ EXPIRES_MARGIN_MILLISECONDS = 60_000
 def declare(channel: Channel, topology: Topology) -> None:
     """Declare every exchange, queue and binding of a topology; existing ones stay.
 
-    What is external has to be there; see feedbus.broker.external.
-
-    A hash exchange's entry is not bound to its ring here: see generations.
+    External objects must exist; see feedbus.broker.external. The entry of a hash exchange is not
+    bound to its ring here; see feedbus.generations.switch.
 
     Raises:
         UsageError: an entity exists with other arguments.
@@ -115,8 +114,9 @@ def _declare_written(
 ) -> None:
     """Declare the queues of a new ring, and wait until the broker has written them to its disk.
 
-    RabbitMQ confirms a quorum queue before. If it is killed then, the queue starts again
-    without its messages, those that were confirmed included. Classic queues are on the disk.
+    RabbitMQ confirms a quorum queue before that. If it is killed then, the queue starts again
+    without its messages, including confirmed ones. A classic queue is on the disk when RabbitMQ
+    confirms it.
     """
     topology = names.topology
     consumers = [(topology.consumer(member), member) for member, _ in generation.members]
@@ -174,8 +174,8 @@ def declare_auxiliary(
 ) -> None:
     """Declare an auxiliary queue: dead letters, retries, held messages, the generations.
 
-    One that is there with the other type stays as it is, since it may hold messages; deleted
-    when it is empty, it is declared again with its family's.
+    An existing one of the other type stays as it is, since it may have messages. After it was
+    deleted, it is declared with the wanted type.
     """
     wanted, other = (
         queue_arguments.of_auxiliary(arguments, quorum=each) for each in (quorum, not quorum)

@@ -39,7 +39,7 @@ OPTIONS = {
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the arguments that differ, by name, as (found, wanted); None for a missing one.
 
-    A default that the broker reports equals an argument that nobody gave.
+    A default that the broker reports equals a missing argument.
     """
     values = {
         name: tuple(side.get(name, DEFAULTS.get(name)) for side in (found, wanted))

@@ -65,11 +65,11 @@ class Broker(Protocol):
 
     @property
     def clock(self) -> Clock:
-        """The clock that everything which uses the broker waits by."""
+        """The clock of everything that uses the broker."""
 
     @property
     def in_flight_seconds(self) -> float:
-        """How long the broker may take to put a message into the queue that it was placed in."""
+        """How long the broker may take to put a message into a queue after routing it."""
 
     @property
     def queue_written_seconds(self) -> float:

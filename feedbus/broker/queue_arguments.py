@@ -8,7 +8,7 @@ from typing import Any
 from feedbus.broker.names import Names
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
 
-# A quorum queue gives its dead letters away once they are confirmed; by default it just sends them.
+# So a quorum queue deletes its dead letters when they are confirmed; by default it only sends them.
 AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 

@@ -1,19 +1,19 @@
 """The timer: queues on the broker in which a message waits for any time, and no process.
 
-A time is written as digits of base 16, in milliseconds. There is a queue for each digit of each
-place, in which messages wait for as long as that digit stands for; all messages of a queue wait
-equally long, so the first is always the next that is due. A message goes from place to place, the
-highest first: the exchange of a place (of type headers) sends it by its digit into a queue, or for
-0 on to the next place, and what has expired in a queue is dead-lettered to the next place. Behind
-the last place the exchange `due` sends it to its target. The digits and the target are headers, so
-the routing key stays the publisher's. Above 2**32 ms, the longest time to live of a queue, there
-is one queue for each further 49.7 days.
+A time is written as digits of base 16, in milliseconds. Each position of a digit (a *place*) has a
+queue for each digit, whose time to live is the time of that digit. All messages of a queue wait
+equally long, so the first is always the next that is due. A message passes the places from the
+highest to the lowest. The exchange of a place (of type headers) sends it into the queue of its
+digit, or to the next place if the digit is 0. A message that expires in a queue is dead-lettered to
+the next place. After the last place the exchange `due` sends it to its target. The digits and the
+target are headers, so the routing key does not change. Above 2**32 ms, the longest time to live of
+a queue, there is one queue for each further 49.7 days.
 
-The queues are quorum queues, which forget a message only when the next queue has confirmed it. The
+The queues are quorum queues, which delete a message only when the next queue has confirmed it. The
 queues of a place are declared when the first message needs one of them, so a project without delays
-has none. That message is published once the broker has written them to its disk; the exchange
-`written` of the place says so. What no queue takes when it is due waits in the queue `undelivered`
-until one does.
+has none. That message is published after the broker has written them to its disk; then the exchange
+`written` of the place exists. If no queue accepts a message when it is due, the message waits in
+the queue `undelivered` until one does.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def wait_of(headers: Mapping[str, Any]) -> int:
 def target_of(names: Names, queue: Queue) -> str:
     """Return the target of a queue's retries: the queue, or for a ring the entry to it.
 
-    A retry for a ring finds the shard that owns its key then. An external queue, which is bound to
-    nothing of ours, gets what a queue of the timer dead-letters to it by the default exchange.
+    A retry for a ring finds the shard that owns its key then. An external queue has no binding of
+    this project, so a queue of the timer dead-letters to it by the default exchange.
     """
     if names.topology.on_ring(queue):
         return exchange_target(names, queue.exchange)

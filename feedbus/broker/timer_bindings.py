@@ -34,7 +34,7 @@ def missing_bindings(
 def foreign_bindings(
     names: Names, seen: Inventory, queues: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[SeenBinding]:
-    """Yield the bindings by which delayed messages would take a wrong way, or two.
+    """Yield the bindings that route delayed messages wrongly, or twice.
 
     Args:
         names: of the topology.
@@ -51,7 +51,7 @@ def foreign_bindings(
             found = seen.queues.get(binding.destination)
             if found is None or differing(found.arguments, queues[binding.destination]):
                 continue  # it is declared again
-        if not _leads_to_target(names, binding):
+        if not _routes_to_target(names, binding):
             yield binding
 
 
@@ -88,7 +88,7 @@ def _wanted_of_guards(names: Names, seen: Inventory) -> Iterator[SeenBinding]:
             yield SeenBinding(guard, "exchange", names.exchange(exchange.name), key)
 
 
-def _leads_to_target(names: Names, binding: SeenBinding) -> bool:
+def _routes_to_target(names: Names, binding: SeenBinding) -> bool:
     """Whether a binding routes due messages to their target; these are made on demand."""
     kind, _, target = str(binding.arguments.get(TIMER_TARGET, "")).partition(" ")
     between = (names.timer_guard(""), f"{names.timer_prefix}to.")

@@ -47,8 +47,8 @@ class Timer:
     def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
         """Declare the objects for these messages; return when the broker has written them to disk.
 
-        The first message that needs a place waits for that; later ones, also of other processes,
-        find the exchange that says so.
+        The first message that needs a place waits for that. Later messages, also of other
+        processes, find the exchange `written`, and do not wait.
 
         Raises:
             UsageError: one of the queues is on the broker with other arguments.
@@ -125,7 +125,7 @@ def restore(channel: Channel, names: Names) -> None:
 
 def _send_on(channel: Channel, names: Names, bound: set[str]) -> None:
     sent, others = 0, []
-    # What comes back is not taken again.
+    # A message that is requeued is not read a second time.
     for _ in range(lookups.count(channel.connection, names.timer_undelivered) or 0):
         message = channel.basic_get(names.timer_undelivered)
         if message is None:

@@ -157,7 +157,7 @@ class BatchBus(Bus):
         for exchange in self._waiting:
             self._flush(exchange)
         self._waiting.clear()
-        self._shards = _refuse_late  # asked for whatever is the first for an exchange
+        self._shards = _refuse_late  # the first call for each exchange
 
     def _flush(self, exchange: str) -> None:
         parts, self._waiting[exchange] = self._waiting[exchange], []

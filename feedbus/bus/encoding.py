@@ -125,8 +125,9 @@ class Encoder:
             size = -(-len(indexes) // -(-len(indexes) // exchange.pack))
             for start in range(0, len(indexes), size):
                 part = indexes[start : start + size]
-                # Packs and plain messages go different ways to a ring. Where it passes, a pack
-                # comes back while a plain message sent after it goes on: one key, one way.
+                # Packs and plain messages reach a ring by different exchanges. If the ring is
+                # replaced, a pack is returned, and a plain message that is sent after it is not.
+                # So all records of a key go the same way.
                 if len(part) == 1 and not exchange.hashed:
                     messages.extend(self._plain(exchange, pack, part))
                 else:
@@ -145,7 +146,7 @@ class Encoder:
         return [
             timer.delayed(self._names, plain, milliseconds, target)
             for message in messages
-            # A pack would come to a ring that may have passed by then.
+            # A pack would be for the current ring, which may be replaced by then.
             for plain in (self.apart(message) if message.content_type == PACK else [message])
         ]
 

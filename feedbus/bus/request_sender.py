@@ -88,11 +88,11 @@ class RequestSender:
                 continue
             try:
                 messages = self._encoded(request)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it is this caller's
+            except Exception as error:  # noqa: BLE001 -- only the caller of this request gets it
                 request.answer = error
                 continue
             if any(message.content_type == PACK for message in messages):
-                # A pack may be taken apart on its way: what is refused then was nobody's message.
+                # A pack may be sent again record by record, so refusals name other messages.
                 request.answer = found = self._sent(messages, timeout_seconds)
                 failure = found if isinstance(found, BrokerOutage) else None
             else:
@@ -149,7 +149,7 @@ class RequestSender:
         return failure
 
     def _attempts(self, timeout_seconds: float) -> Iterator[None]:
-        """Yield immediately, and then repeatedly until timeout_seconds have passed."""
+        """Yield immediately, and then repeatedly until the time limit."""
         deadline = self._clock.monotonic() + timeout_seconds
         yield
         while self._clock.monotonic() <= deadline:

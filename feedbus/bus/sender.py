@@ -87,7 +87,7 @@ class Sender:
                 stale = {id(refusal.message) for refusal in refusals if _stale(refusal)}
                 if stale:
                     refusals = [refusal for refusal in refusals if not _stale(refusal)]
-                    # In the order in which they were sent, whatever order they came back in.
+                    # In the order in which they were sent, which may not be that of their return.
                     packs = [message for message in messages if id(message) in stale]
                     left = iter(self._apart(packs))
                     while window := list(islice(left, WINDOW)):

@@ -1,4 +1,4 @@
-"""Release the keys that dead letters block, once these are dropped."""
+"""Release the keys that dead letters block, after these were dropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from feedbus.wire.constants import RELEASE
 def release(
     connection: Connection, topology: Topology, queue: Queue, message_ids: Iterable[str]
 ) -> None:
-    """Let the later records of keys go on that dead letters of a queue block.
+    """Release the records that wait behind dead letters of a queue.
 
     Each consumer finds out in its waiting queue which of the dead letters were its own.
 
@@ -33,7 +33,7 @@ def release(
         for message_id in message_ids
         for name in waiting
     ]
-    publish_all(connection, messages)  # where nothing has ever waited, there is no queue
+    publish_all(connection, messages)  # a queue in which nothing has waited does not exist
 
 
 def _waiting_queues(connection: Connection, topology: Topology, queue: Queue) -> Iterator[str]:

@@ -30,9 +30,9 @@ class _GoneError(Exception):
 class Emptying:
     """One queue that is emptied; at the end of the block, messages that were not moved return.
 
-    Whether it is empty is asked of its leader: basic.get is answered by that alone, and 0 is no
-    answer of a count. A quorum queue with a single active consumer refuses basic.get; there a
-    probe that comes back says the same. See feedbus.generations.probes.
+    Only the leader of a queue knows whether it is empty. basic.get is answered by the leader; a
+    count may be 0 without an answer from it. A quorum queue with a single active consumer refuses
+    basic.get; there, a probe that returns proves the same. See feedbus.generations.probes.
     """
 
     def __init__(self, connection: Connection, queue: str, move: Move | None) -> None:
@@ -84,7 +84,7 @@ class Emptying:
                         return REFILLED
                     quiet, since = 0, self._clock.monotonic()
                 quiet = quiet + 1 if self._is_empty() else 0
-                # Without a leader nobody is counted, not even we.
+                # Without a leader, no consumer is counted, not even this one.
                 if self._count()[1] > 1 or self._clock.monotonic() > since + 2 * LOST_SECONDS:
                     return IN_USE
         except _GoneError:
@@ -135,7 +135,7 @@ class Emptying:
             except ResourceLocked:  # which closes the channel
                 self._probing = True
             else:
-                channel.close()  # which gives back what was got
+                channel.close()  # which returns the message to the queue
                 return got is None
         probes = Probes(self._channel, self._queue, pause_seconds=0.0)
         probes.put()

@@ -35,8 +35,8 @@ def refuse_older(channel: Channel, topology: Topology) -> None:
 def why_refused(state: State, topology: Topology) -> str:
     """Return why this host's file must not replace the current ring of an exchange, "" if it may.
 
-    A host may always go back to an earlier file of its own. Equal times say nothing, as a
-    deployment can give every file the same; then only a ring that was replaced is refused.
+    A host may always go back to an earlier file of its own. A deployment can give every file the
+    same time; so with equal times, only a ring that was replaced is refused.
     """
     own, source, current = TopologyFile.of(topology), state.source, state.current
     wanted = topology.generation(current.exchange)

@@ -30,11 +30,11 @@ from feedbus.wire.constants import JSON
 events = EventLog(__name__)
 
 READ_ATTEMPTS = 100
-RECALL_ATTEMPTS = 10  # nobody reads the ledger but under the lock; who died with it gives it back
+RECALL_ATTEMPTS = 10  # the ledger is read under the lock; a dead reader's message returns soon
 READ_PAUSE_SECONDS = 0.03
-# A quorum queue keeps what is given back in the order of its return, and drops its first message
-# where there are too many. With room for one, a reader that gives an old state back after another
-# has given the newer one back would replace the newer by the old, for good.
+# A quorum queue puts returned messages in the order of their return, and drops its first message if
+# there are too many. With room for one, a reader that returns an old state after another reader has
+# returned the newer one would replace the newer state by the old one, permanently.
 KEPT = 100
 
 
@@ -42,8 +42,8 @@ KEPT = 100
 class State:
     """The current generation of an exchange, and earlier ones that are not empty yet.
 
-    While it is not settled, a switch is under way: what drains may still get records. It is
-    disordered when the broker was seen to place by another order than the current generation's.
+    While it is not settled, a switch is not complete: draining generations may still get records.
+    It is disordered if the broker distributes keys in another order than the current generation's.
     The source is the file that asked for the current ring; replaced has digests of earlier rings.
     """
 
@@ -203,8 +203,8 @@ def _take(
             found[message.delivery_tag] = state if ours else None
         tag, latest = max(found.items(), key=_serial, default=(0, None))
         for each in found:
-            # With the latest there, what it replaced or somebody else put there goes. Without one
-            # nothing does: who mends this may want to see it.
+            # If there is a state, older ones and foreign messages are deleted. Otherwise all stay,
+            # so that an operator can look at them.
             if latest is None or each == tag:
                 channel.basic_reject(each, requeue=True)
             else:

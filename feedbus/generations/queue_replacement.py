@@ -1,16 +1,17 @@
 """Replace a queue by one with other arguments, without a loss and in order.
 
 A queue's arguments cannot be changed, so it has to be deleted and declared again, while messages
-come. A gate, an exchange of its own, is put before it; closed, it holds what comes:
+arrive. An additional exchange, the gate, is put before it. While the gate is closed, it holds the
+messages that arrive:
 
-    exchange ──▶ gate ──▶ queue            the gate opened: as before
-    exchange ──▶ gate ──▶ gate.held        the gate closed, since the queue is bound to it no more
+    exchange ──▶ gate ──▶ queue            the gate is open: as before
+    exchange ──▶ gate ──▶ gate.held        the gate is closed: the queue is not bound to it
 
-With the gate closed the old queue's content moves to a queue named before, the old queue is
-deleted, the new one declared, the gate opened to it, and what was held moves behind what is in
-before. Whoever consumes reads before first, up to the fence that ends it. Every step can be
-repeated, so a crash anywhere is mended by carrying it out again. The queue's consumers are stopped
-meanwhile, and the caller holds the topology's lock.
+While the gate is closed, the messages of the old queue are moved to the queue `before`, the old
+queue is deleted, and the new one is declared. Then the gate is opened, and the held messages are
+appended to `before`. A consumer reads `before` first, up to the fence that ends it. Every step can
+be repeated, so after a crash the replacement is carried out again. The consumers of the queue are
+stopped meanwhile, and the caller holds the topology's lock.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ class Replacement:
         )
         direct = [one for one in seen.bound_to("queue", self._queue) if one.source != gate]
         if direct or not seen.bound_to("exchange", gate):
-            # A broker gives a message once to each queue, whichever ways lead there.
+            # A broker puts a message into each queue once, even if several bindings match.
             channel.queue_bind(self._queue, gate, "")
         exchange = self._names.exchange(self.consumer.queue.exchange)
         for key in queue_arguments.binding_keys(self.consumer.queue):
@@ -227,7 +228,7 @@ class Replacement:
         self._clock.sleep(broker.in_flight_seconds(self.topology))
 
     def _delays(self, seen: Inventory) -> Iterator[str]:
-        # Their letters go straight to the queue by its name, and would be dropped while it is gone.
+        # Their messages go to the queue by its name, and would be lost while it does not exist.
         waiting = re.compile(rf"{re.escape(self._queue)}\.retry\.\d+")
         return filter(waiting.fullmatch, seen.queues)
 
@@ -261,7 +262,7 @@ class Replacement:
         exchange = self._names.exchange(self.consumer.queue.exchange)
         for key in queue_arguments.binding_keys(self.consumer.queue):
             channel.queue_bind(self._queue, exchange, key)
-        # Last, for it says that all this was begun; its bindings go with it.
+        # Last, because the gate marks a replacement that is not complete.
         channel.exchange_delete(self._names.gate(self.consumer))
         channel.close()
 

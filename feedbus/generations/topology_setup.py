@@ -102,8 +102,8 @@ def _end_replacements(connection: Connection, topology: Topology) -> None:
 def set_up_if_missing(topology: Topology) -> dict[str, State]:
     """Return the state of each ring; declare everything if the broker has nothing of the topology.
 
-    What is declared already is not touched: that is for `feedbus up` and `feedbus apply` alone,
-    lest a process that started before a change undoes it.
+    Existing objects stay unchanged. Only `feedbus up` and `feedbus apply` change them, so that a
+    process that was started before a change does not undo it.
     """
     names = Names(topology)
     with (

@@ -1,4 +1,4 @@
-"""A consumer that handles when it is asked to: its deliveries go to the runner's own dispatch."""
+"""A consumer without a process: it handles a batch on each call, by the runner's own dispatch."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ class InlineConsumer:
         """Handle one batch and settle it; return how many deliveries it had.
 
         Raises:
-            Outage: the handler or the store says so, or a resource cannot be opened; everything
-                that was delivered goes back.
+            Outage: the handler or the store raised it, or a resource cannot be opened; everything
+                that was delivered returns to the queue.
 
         """
         size = self._consumer.queue.batch.size

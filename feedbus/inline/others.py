@@ -11,8 +11,8 @@ from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import JSON
 
-# Where messages go that an external exchange leads to no queue of the topology: they are dropped
-# at once, as somebody else would have taken them.
+# Gets the messages of an external exchange that match no queue of the topology. It drops them
+# immediately, because a queue of another system would have received them.
 ELSEWHERE = "elsewhere"
 
 

@@ -80,7 +80,7 @@ class _Lookups(dict[str, str]):
         return super().get(name, default)
 
 
-# By path: what the file said, the variables that it names, and what came of both.
+# By path: the file's text, the values of the variables that it names, and the project.
 _projects: dict[Path, tuple[str, dict[str, str | None], Project]] = {}
 
 

@@ -41,9 +41,8 @@ class FiredMoment:
             known = [moment for moment in moments if moment is not None]
             if moments:
                 return max(known, default=None)
-            self._channel.connection.clock.sleep(
-                READ_PAUSE_SECONDS
-            )  # a reader may hold it just now
+            # Another reader may have taken it for a moment.
+            self._channel.connection.clock.sleep(READ_PAUSE_SECONDS)
         return None
 
     def write(self, moment: datetime) -> None:

@@ -23,7 +23,7 @@ from feedbus.wire.amqp import Channel
 
 events = EventLog(__name__)
 
-LOOK_SECONDS = 5.0  # at most, before the clock is read again: somebody may set it
+LOOK_SECONDS = 5.0  # at most, before the clock is read again, because it may have been set
 AWAY_SECONDS = 1.0
 REFUSED_SECONDS = 5.0
 JOIN_SECONDS = 3.0  # less than the time that this process has to end
@@ -92,7 +92,7 @@ class Scheduler:
 
     def _run(self) -> None:
         wait = 0.0
-        while not self._over.wait(wait):
+        while not self._clock.wait(self._over, wait):
             try:
                 wait = self.turn()
             except Exception as error:  # noqa: BLE001 -- without this thread nothing would fire

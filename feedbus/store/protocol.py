@@ -146,7 +146,7 @@ class Store(Protocol):
     def is_outage(self, error: BaseException) -> bool:
         """Whether an error means that the store is unavailable, full or not set up.
 
-        False for whatever a message or its handler may have caused.
+        False for an error that a message or its handler may have caused.
         """
 
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> AbstractContextManager[bool]:

@@ -75,7 +75,7 @@ class Relay:
         try:
             for row in accepted(self._bus, entries, self._clock):
                 self._published.append(row)
-        except Exception as error:  # noqa: BLE001 -- what is stored is published later, whatever it is
+        except Exception as error:  # noqa: BLE001 -- the rows are published later, after any error
             self._away = True
             self._bus.close()
             events.warning(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from feedbus.errors import UsageError
 from feedbus.store.tables import Database
 
-# 1 is that of feedbus 0.1, which kept none and knew one project; 2 had no options.
+# 1: feedbus 0.1, without a table of versions and with one project; 2: without options.
 VERSION = 3
 SERIAL = {
     "sqlite": "integer",

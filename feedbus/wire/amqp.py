@@ -196,10 +196,10 @@ class RawConnection(Connection, Protocol):
     """A connection that is not reopened automatically when it is lost, unlike Kombu's.
 
     Attributes:
-        clock: by which everybody who uses the broker waits.
-        on_blocked: called with the reason when the broker takes nothing from publishers.
-        on_unblocked: called when it takes messages again.
-        is_blocked: whether it takes nothing from publishers now.
+        clock: everything that uses the broker waits by it.
+        on_blocked: called with the reason when the broker accepts nothing from publishers.
+        on_unblocked: called when it accepts messages again.
+        is_blocked: whether it accepts nothing from publishers now.
 
     """
 

@@ -28,10 +28,10 @@ from feedbus.wire.sealing import opened
 MOST_RECORDS = 1_000_000
 MOST_ATTEMPTS = 2**31
 MOST_PRIORITY = 255
-# A moment outside of these years is no publisher's clock: another unit, or made up.
+# A time outside of these years is not from a clock: it has another unit, or is made up.
 EARLIEST_MICROSECONDS = 946_684_800_000_000  # 2000
 LATEST_MICROSECONDS = 4_102_444_800_000_000  # 2100
-AHEAD_SECONDS = 60.0  # by so much the clocks of two hosts may differ
+AHEAD_SECONDS = 60.0  # the clocks of two hosts may differ by this
 LONGEST_LAG_SECONDS = 2.0 * LONGEST_WAIT_SECONDS
 # Properties that a failed message has as headers instead: a dead letter must not expire, and
 # RabbitMQ takes no user id but the connection's own.
@@ -148,17 +148,17 @@ class Delivery:
 
 
 def moment_of(value: object) -> int | None:
-    """Return a header's microseconds since 1970, None if they are no moment."""
+    """Return a header's microseconds since 1970, None if they are not a valid time."""
     if type(value) is int and EARLIEST_MICROSECONDS <= value < LATEST_MICROSECONDS:
         return value
     return None
 
 
 def seconds_since(value: object, now_microseconds: int) -> float | None:
-    """Return the seconds since the moment in a header, None if that cannot be true.
+    """Return the seconds since the time in a header, None if that cannot be true.
 
-    Any program can write a header. A moment far in the future, or longer ago than a message can
-    wait, is none.
+    Any program can write a header. A time far in the future, or longer ago than a message can
+    wait, is ignored.
     """
     moment = moment_of(value)
     if moment is None:
@@ -182,8 +182,8 @@ def _failed(
 ) -> tuple[dict[str, Any], dict[str, Any], bytes, Sequence[str]]:
     """Return the properties, headers, body and faults of a message that failed or was delayed.
 
-    The properties are those that its publisher gave it; the headers are the publisher's and what
-    the framework said when it failed.
+    The properties are the publisher's. The headers are the publisher's and those that the framework
+    has added when it failed.
     """
     said = {name: value for name, value in headers.items() if name in OF_FAILURES}
     if properties.get("content_type") == SEALED:

@@ -23,9 +23,8 @@ class Outgoing:
         body: the bytes.
         content_type: of the body; None for none.
         message_id: a text of at most 255 bytes; "" for none.
-        headers: the framework's own and, on a message that goes on, the publisher's.
-        counted_as: the exchange's name in the topology, or what else the message is for; metrics
-            count it so.
+        headers: the framework's own and, on a retry or a dead letter, the publisher's.
+        counted_as: the label in the metrics: the exchange's name in the topology, or the purpose.
         properties: AMQP's other properties by their names in py-amqp, such as priority and
             correlation_id.
         content_encoding: of the body; None for none.
@@ -81,7 +80,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Moved(Outgoing):
-    """A message that was taken from a queue and goes on as it is, whatever is in it."""
+    """A message that was taken from a queue and is published again unchanged."""
 
     taken: Any = None
 

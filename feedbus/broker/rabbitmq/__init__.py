@@ -26,8 +26,8 @@ WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
 HEARTBEAT_SECONDS = 20.0
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
 TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
-# How long RabbitMQ may take from placing a message to putting it into its queue: the two are no
-# one step there, and a message that was placed by a ring just left must not come behind its fence.
+# How long RabbitMQ may take from routing a message to putting it into its queue. These are two
+# steps there, and a message that an old ring has routed must not arrive after the ring's fence.
 IN_FLIGHT_SECONDS = 0.2
 # RabbitMQ keeps the identity of a new quorum queue in memory for up to 3 s (ra_directory, a DETS
 # table), RabbitMQ 3 also the queue itself for up to 2 s (Mnesia's log). A queue whose identity a
@@ -108,7 +108,7 @@ class RabbitMQ:
             for name, (arguments, unacknowledged) in held.items():
                 try:
                     counts = channel.queue_declare(name, passive=True)
-                except ChannelError:  # gone meanwhile, or somebody's own; and the channel with it
+                except ChannelError:  # deleted meanwhile, or exclusive; the channel is closed
                     channel = connection.channel()
                     continue
                 if not counts.consumer_count:

@@ -12,8 +12,9 @@ PATIENCE_SECONDS = 2.0
 def refusal(connection: RawConnection) -> str:
     """Return why the broker of a connection accepts no messages now, or "" if it does.
 
-    RabbitMQ says so to a connection that publishes, and reads nothing from that one any more: so a
-    message that no queue gets is published. The connection can be used for nothing else then.
+    RabbitMQ reports an alarm only to a connection that publishes, and then reads nothing more from
+    it. So this publishes a message that no queue gets; during an alarm, the connection cannot be
+    used any more.
     """
     from amqp.basic_message import Message
     from amqp.exceptions import ChannelError

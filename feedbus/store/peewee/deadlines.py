@@ -170,7 +170,7 @@ class Deadlines:
 
     def _watch(self) -> None:
         while True:
-            self._waiting.wait()  # idle while no statement is under way
+            self._waiting.wait()  # idle while no statement runs
             time.sleep(LOOK_SECONDS)
             now = time.monotonic()
             for connection in self._limited():

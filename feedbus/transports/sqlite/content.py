@@ -131,7 +131,7 @@ def _mark(value: Any) -> dict[str, str]:
 
 def _unmark(found: dict[str, Any]) -> Any:
     kind, value = found.get(TAG), found.get("value")
-    # A publisher may have named a header so: what is not a mark of ours is a table of its own.
+    # A publisher's header may have such a field; then it is an ordinary table.
     with contextlib.suppress(ValueError, TypeError, ArithmeticError, OSError):
         if kind == "time":  # naive and in UTC, as py-amqp reads an AMQP timestamp
             return datetime.fromtimestamp(int(str(value)), UTC).replace(tzinfo=None)

@@ -144,7 +144,7 @@ def create_tables(database: sqlite3.Connection) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    # SQLite answers "locked" at once, whatever the timeout, when two switch to WAL together.
+    # If two connections switch to WAL together, SQLite ignores the timeout and returns "locked".
     handle = open_private(live_folder(path) / "creation", os.O_RDWR | os.O_CREAT)
     try:
         file_locks.lock(handle)
