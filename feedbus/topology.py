@@ -24,6 +24,7 @@ KEEP_HANDLED_SECONDS = 30 * 24 * 3600.0
 HANDLER_TIMEOUT_SECONDS = 600.0
 PREFETCH = 10
 WAITING_LIMIT = 10_000
+MOST_BUCKETS = 10_000  # of a ring
 OPERATIONS = "operations"  # the name of the process that serves metrics, health and the page
 # Prometheus's list of exporters takes 9100 to 9999, RabbitMQ 5672 and 15672 to 15692, and from
 # 32768 on Linux gives ports to outgoing connections.

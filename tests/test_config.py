@@ -260,8 +260,8 @@ STRANGE = [
 
 @pytest.mark.parametrize("value", STRANGE, ids=lambda value: value[:12])
 def test_no_value_of_any_option_makes_more_than_problems(tmp_path, value):
-    from feedbus.config.options import QueueTable
     from feedbus.config.process_options import ProcessTable
+    from feedbus.config.queue_options import QueueTable
     from feedbus.config.tables import options_of
 
     texts = [f"{option} = {value}\n" + START + ORDERS for option in ("var", "broker", "commands")]

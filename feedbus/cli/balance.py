@@ -18,9 +18,8 @@ from feedbus.cli.names import QUEUE
 from feedbus.config.editing import rewrite
 from feedbus.errors import UsageError
 from feedbus.ring import Ring
-from feedbus.topology import Topology
+from feedbus.topology import MOST_BUCKETS, Topology
 
-MOST_BUCKETS = 10_000
 ALTERNATIVES_SHOWN = 8
 
 

@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from feedbus.config.checks import consumer_timeout_of
-from feedbus.config.options import MOST_PREFETCH, VAR
+from feedbus.config.options import VAR
 from feedbus.config.partial_topology import Draft
+from feedbus.config.queue_options import MOST_PREFETCH
 from feedbus.config.ring_checks import weights_of
 from feedbus.config.server_options import BROKER_URL
 from feedbus.topology import (

@@ -54,11 +54,6 @@ class DeadLettersTable(TableSchema):
     builds = topology.DeadLetters
 
     max_age = Duration(
-        "Dead letters older than this are dropped.",
-        never=True,
-        attribute="max_age_seconds",
-        default='"never"',
+        "Dead letters older than this are dropped.", never=True, attribute="max_age_seconds"
     )
-    max_length = Whole(
-        "The oldest dead letters beyond so many are dropped.", unlimited=True, default='"unlimited"'
-    )
+    max_length = Whole("The oldest dead letters beyond so many are dropped.", unlimited=True)

@@ -22,6 +22,7 @@ class Option(fields.Field[Any]):
     expected: str = "a value"
     pattern: str = ""
     hidden: bool = False  # whether errors name the kind of a wrong value only
+    none: str = ""  # in the file's notation, the value that read() returns as None
     example: Any = None  # a value that most options of this kind could have, for editors
 
     def __init__(
@@ -172,8 +173,9 @@ class Whole(Option):
         self.kind = "positive integer" if least else "integer from 0"
         self.kind += f", at most {most:,}" if most < LARGEST else ""
         if unlimited:
-            self.expected += ' or "unlimited"'
-            self.kind += ' or `"unlimited"`'
+            self.none = '"unlimited"'
+            self.expected += f" or {self.none}"
+            self.kind += f" or `{self.none}`"
 
     def read(self, value: Any) -> int | None:
         """Return the integer, or None for "unlimited"."""
@@ -209,8 +211,9 @@ class Duration(Option):
         self.expected = 'a duration such as "500ms", "20s" or "1h30m"'
         self.kind = "duration"
         if never:
-            self.expected += ' or "never"'
-            self.kind += ' or `"never"`'
+            self.none = '"never"'
+            self.expected += f" or {self.none}"
+            self.kind += f" or `{self.none}`"
 
     def read(self, value: Any) -> float | None:
         """Return the seconds, or None for "never"."""
@@ -242,7 +245,8 @@ class Duration(Option):
 class Size(Option):
     """A number of bytes, written with its unit, or "unlimited"."""
 
-    kind = 'size or `"unlimited"`'
+    none = '"unlimited"'
+    kind = f"size or `{none}`"
     example = "512MB"
     expected = 'a size such as "512MB" or "1GB", or "unlimited"'
 

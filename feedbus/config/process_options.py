@@ -9,6 +9,19 @@ from feedbus.config.tables import Array, Tables, TableSchema
 from feedbus.config.values import Command, EnvironmentName, RoutingKey, Setting
 from feedbus.logs import LOG_FORMATS
 
+# The options that consumers and other processes have in common.
+USER = Text(
+    "The user that the process runs as.", default="the user who starts it", example="www-data"
+)
+START_RETRIES = Whole(
+    "How many times a process may end right after its start before it is given up.",
+    least=0,
+    most=1000,
+)
+MEMORY_LIMIT = Size(
+    "A process that takes more memory is restarted.", attribute="memory_limit_bytes"
+)
+
 
 class ProcessTable(TableSchema):
     """[processes.NAME]."""
@@ -17,24 +30,14 @@ class ProcessTable(TableSchema):
 
     command = Command("The command that is started, in this topology's folder.", required=True)
     processes = Whole("How many such processes run.", most=1000)
-    user = Text(
-        "The user that the process runs as.", default="the user who starts it", example="www-data"
-    )
-    start_retries = Whole(
-        "How many times the process may end right after its start before it is given up.",
-        least=0,
-        most=1000,
-    )
+    user = USER
+    start_retries = START_RETRIES
     stop_timeout = Duration(
         "How long the process may take to end before it is killed.",
         attribute="stop_timeout_seconds",
         default='"5s"',
     )
-    memory_limit = Size(
-        "A process that takes more memory is restarted.",
-        attribute="memory_limit_bytes",
-        default='"unlimited"',
-    )
+    memory_limit = MEMORY_LIMIT
     environment = Tables(
         Setting("The value of the variable."),
         "Environment variables, in addition to those that it inherits.",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from feedbus.config.faults import Fault
-from feedbus.config.options import MOST_BUCKETS
 from feedbus.config.partial_topology import RING, Draft, Found, Options
+from feedbus.topology import MOST_BUCKETS
 
 
 def check_weights(draft: Draft, queue: str, options: Options) -> Found:

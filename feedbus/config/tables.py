@@ -185,7 +185,9 @@ def default_of(table: TableSchema, name: str) -> str:
         return described
     defaults = {field.name: field.default for field in dataclasses.fields(table.builds)}
     default = defaults.get(option.attribute or name)
-    if default is None or default is dataclasses.MISSING:
+    if default is None:
+        return option.none
+    if default is dataclasses.MISSING:
         return ""
     return "{}" if isinstance(default, Mapping) else option.write(default)
 

@@ -1,0 +1,227 @@
+"""The options of a queue."""
+
+from __future__ import annotations
+
+from feedbus import topology
+from feedbus.config.failure_options import DeadLettersTable, RetryTable
+from feedbus.config.fields import Choice, Dotted, Duration, Flag, Name, Whole
+from feedbus.config.process_options import MEMORY_LIMIT, START_RETRIES, USER
+from feedbus.config.tables import Array, Table, Tables, TableSchema
+from feedbus.config.values import (
+    Argument,
+    ArgumentName,
+    BrokerName,
+    OrderBy,
+    RoutingKey,
+    ShardNumber,
+)
+
+MOST_PREFETCH = 65_535
+MOST_CONCURRENCY = 10_000
+MOST_WAITING = 50_000  # a quorum queue delivers at most 65,535 messages ahead
+
+
+class BatchTable(TableSchema):
+    """batch of a queue."""
+
+    builds = topology.Batch
+
+    size = Whole("How many records a handler gets in one call.", most=MOST_PREFETCH)
+    wait = Duration(
+        "How long after a batch the next begins at the earliest, unless it is full.",
+        zero=True,
+        attribute="wait_seconds",
+    )
+
+
+class QueueTable(TableSchema):
+    """[queues.NAME] and [defaults.queue]."""
+
+    builds = topology.Queue
+
+    exchange = Name(
+        "The exchange that the queue is bound to.",
+        default="needed, unless `external`",
+        example="orders",
+    )
+    handler = Dotted(
+        "The handler of its messages, imported from this topology's folder.",
+        default="needed, or `handlers`, or `handlers_by_type`",
+    )
+    handlers = Tables(
+        Dotted("The handler of the messages with such a routing key."),
+        "In place of `handler`, several handlers by the routing keys that each takes; `*` is one "
+        "word and `#` any number of words. The first pattern in the order of the file that matches "
+        "takes a message. A message that no pattern matches becomes a dead letter.",
+        of="dotted names",
+        keys=RoutingKey(""),
+        empty=False,
+        default="none",
+        example={"mail.#": "app:mail"},
+    )
+    handlers_by_type = Tables(
+        Dotted("The handler of the messages of this type."),
+        "In place of `handler`, several by the AMQP property `type` of the messages that each "
+        "takes.",
+        of="dotted names",
+        keys=RoutingKey(""),
+        empty=False,
+        default="none",
+        example={"order.placed": "app:placed"},
+    )
+    routing_keys = Array(
+        RoutingKey("A binding key.", example="mail.#"),
+        "The binding keys. Needed on a direct or topic exchange, refused on any other. "
+        "On a topic exchange `*` is one word and `#` any number of words.",
+        of="texts",
+    )
+    shards = Whole(
+        "Makes a queue, a consumer and a process `NAME_0` … of each shard. Only on an "
+        "x-consistent-hash exchange.",
+        most=topology.MOST_BUCKETS,
+        default="one queue, called NAME",
+        example=4,
+    )
+    weight = Whole(
+        "Every shard's share of the ring, in buckets; a ring has at most 10,000 of them.",
+        most=topology.MOST_BUCKETS,
+        default="1",
+    )
+    weights = Tables(
+        Whole("The weight of the shard with this number.", most=topology.MOST_BUCKETS),
+        "Single shards' weights by number, `{ 3 = 2 }`; the others keep `weight`.",
+        of="positive integers",
+        keys=ShardNumber(""),
+        default="{}",
+    )
+    batch = Table(
+        BatchTable,
+        "How many records a handler gets in one call.",
+        default='{ size = 1, wait = "0s" }',
+    )
+    retry = Table(
+        RetryTable,
+        "The retry policy: delays, and what follows the last attempt.",
+        default='{ delays = ["1s", "10s", "1m", "10m"], then = "dead-letter" }',
+    )
+    dead_letters = Table(
+        DeadLettersTable,
+        "Limits beyond which its consumers drop dead letters, once a minute. They are counted.",
+        default='{ max_age = "never", max_length = "unlimited" }',
+    )
+    dead_handler = Dotted(
+        "Called with each [dead letter](../how-to/retries.md#dead-letter-handlers) of its "
+        "consumers, before it is stored.",
+        default="none",
+    )
+    prefetch = Whole(
+        "How many messages a consumer holds that are not acknowledged; at least `concurrency`, and "
+        "for a batch at least its size.",
+        most=MOST_PREFETCH,
+        default="`10`, or twice `concurrency` if that is more",
+        example=50,
+    )
+    concurrency = Whole(
+        "How many records each process handles at the [same time]"
+        "(../how-to/async.md#several-records-at-the-same-time): async handlers as tasks, others in "
+        "so many threads. Not with `@handler(batch=True)`.",
+        most=MOST_CONCURRENCY,
+    )
+    order_by = OrderBy(
+        "What stays in [order](../concepts/order.md) when a record fails, or when several are "
+        "handled at the same time: `true` for records of one routing key, a field's name for "
+        "records with one value of it. On a queue without shards both make "
+        "`single_active_consumer` true.",
+        default="`true` for shards, `false` for others",
+    )
+    store = Flag(
+        "Whether the handler runs in a transaction of the `[store]`, if there is one. A queue "
+        "with `store = false` needs no database: its handlers may be async, get no session and "
+        "wait for no outage of the store."
+    )
+    waiting_limit = Whole(
+        "How many records of a shard or queue with `order_by` may "
+        "[wait](../concepts/order.md#when-a-record-fails) so that their keys stay in order, after "
+        "one of each key has failed. While so many wait, the consumer handles no other records.",
+        most=MOST_WAITING,
+        default="10000",
+    )
+    block_on_dead = Flag(
+        "Whether a dead letter blocks its key until `feedbus dead requeue` sends it back or "
+        "`feedbus dead drop` deletes it. It needs `order_by`."
+    )
+    once = Flag(
+        "Whether a message that is delivered twice has its effects once: a row of the inbox "
+        "commits with them. It needs a `[store]`."
+    )
+    stream = Flag(
+        "Whether the messages of the handler are sent while it runs, some thousands together, "
+        "without a transaction of the store. Use it for a handler that publishes very much and "
+        "stores nothing that must not be stored twice."
+    )
+    type = Choice("The kind of queue on RabbitMQ.", "classic", "quorum")
+    single_active_consumer = Flag(
+        "Whether only one process reads the queue at a time, while the others wait.",
+        default="true for shards and with `order_by`, false for others",
+    )
+    delivery_limit = Whole(
+        "How many times a message may end its handler's process (by a crash, its memory or "
+        "`handler_timeout`) before it is dead-lettered. Deliveries that no handler began are not "
+        "counted: quorum queues are declared without a limit of the broker's own.",
+    )
+    message_ttl = Duration(
+        "How long a message may wait in the queue.",
+        never=True,
+        attribute="message_ttl_seconds",
+    )
+    max_length = Whole("How many messages may wait in the queue.", unlimited=True)
+    overflow = Choice(
+        "What happens beyond `max_length`: the oldest are dropped, or new ones are refused.",
+        *("drop-head", "reject-publish"),
+        default="drop-head, as the broker does",
+    )
+    arguments = Tables(
+        Argument("The value of the argument."),
+        "The broker's own arguments.",
+        of="arguments",
+        keys=ArgumentName(""),
+        default="{}",
+        example={"x-max-priority": 10},
+    )
+    idle_timeout = Duration(
+        "A consumer that gets no message for this time ends and is restarted.",
+        never=True,
+        attribute="idle_timeout_seconds",
+    )
+    max_runtime = Duration(
+        "A consumer ends after this time and is restarted.",
+        never=True,
+        attribute="max_runtime_seconds",
+    )
+    max_messages = Whole(
+        "A consumer ends after this number of messages and is restarted.", unlimited=True
+    )
+    handler_timeout = Duration(
+        "A handler that takes longer is ended with its process. It must be less than "
+        "`consumer_timeout` in `[broker]`.",
+        attribute="handler_timeout_seconds",
+    )
+    memory_limit = MEMORY_LIMIT
+    processes = Whole("How many processes read each queue.", most=1000)
+    user = USER
+    start_retries = START_RETRIES
+    stop_timeout = Duration(
+        "How long a process has to finish its handler and end before it is killed.",
+        attribute="stop_timeout_seconds",
+        default="`handler_timeout` and 5 s",
+    )
+    external = Flag(
+        "Whether [another system](../how-to/foreign-systems.md) declares it: it is consumed as it "
+        "is, and never declared, bound, changed, purged or deleted.",
+        default="false",
+    )
+    name = BrokerName(
+        "The whole name on the broker of an external queue.",
+        attribute="external_name",
+        default="needed by `external`",
+    )
