@@ -40,6 +40,8 @@ class Comparison:
         changes: all that was found.
         named: the names in delete_nonempty that exist.
         timer_queues: the arguments of the timer's queues, by name.
+        waiting: whether the topology uses a queue of waiting records, by its name.
+        parked: the names of the parked retry queues.
 
     """
 
@@ -50,10 +52,15 @@ class Comparison:
     changes: list[Change] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
     timer_queues: Mapping[str, Mapping[str, Any]] = field(init=False)
+    waiting: Mapping[str, bool] = field(init=False)
+    parked: Collection[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compute the arguments of the timer's queues once."""
+        """Compute once what each queue of the broker is compared with."""
         self.timer_queues = timer_objects.queues_of_timer(self._names)
+        self.waiting = self._waiting_queues()
+        parked = queue_replacement.parked_delays(self.topology, self.seen)
+        self.parked = {f"{delay}.parked" for _, delay in parked}
 
     def work(self) -> Work:
         """Add every change, and return the names of the objects for `feedbus apply`."""
@@ -91,9 +98,7 @@ class Comparison:
         found = {f"{topology.name}.lock", *map(names.schedule, topology.schedules)}
         for queue in topology.queues.values():
             found |= {names.dead(queue), queue.external_name}
-            found |= {
-                names.delay(queue, round(delay * 1000)) for delay in queue.retry.delays_seconds
-            }
+        found |= self._wanted_delays()
         for consumer in consumers_on_no_ring(self.topology):
             before = (names.before, names.gate_held)
             found |= {names.queue(consumer), *(name(consumer) for name in before)}
@@ -103,23 +108,29 @@ class Comparison:
                 found |= {name(exchange.name) for name in beside}
         for generation in self._generations():
             found |= {names.member(generation, member) for member, _ in generation.members}
-        return found | self._wanted_waiting()
+        return found | {name for name, used in self.waiting.items() if used}
 
-    def _wanted_waiting(self) -> set[str]:
-        """Return the waiting queues that the topology needs."""
+    def _wanted_delays(self) -> set[str]:
+        names = self._names
+        return {
+            names.delay(queue, round(delay * 1000))
+            for queue in self.topology.queues.values()
+            for delay in queue.retry.delays_seconds
+        }
+
+    def _waiting_queues(self) -> dict[str, bool]:
+        """Return whether each queue or shard has an order, by the name of its waiting queue."""
         names, consumers = self._names, self.topology.consumers
-        queues = [
-            names.queue(consumer)
+        found = {
+            names.queue(consumer): bool(consumer.queue.order_by)
             for consumer in consumers.values()
-            if not self.topology.on_ring(consumer.queue) and consumer.queue.order_by
-        ]
-        queues += [
-            names.member(generation, member)
-            for generation in self._generations()
-            for member, _ in generation.members
-            if member not in consumers or consumers[member].queue.order_by
-        ]
-        return set(map(names.waiting, queues))
+            if not self.topology.on_ring(consumer.queue)
+        }
+        for generation in self._generations():
+            for member, _ in generation.members:
+                ordered = member not in consumers or bool(consumers[member].queue.order_by)
+                found[names.member(generation, member)] = ordered
+        return {names.waiting(queue): ordered for queue, ordered in found.items()}
 
     def _generations(self) -> Iterator[Generation]:
         """Yield existing and future generations: a crash may have declared the latter."""
@@ -136,11 +147,7 @@ class Comparison:
     def _wanted_exchanges(self) -> set[str]:
         names, topology = self._names, self.topology
         found = {names.exchange(exchange) for exchange in topology.exchanges}
-        found |= set(projects.marks(topology))
-        for queue in topology.queues.values():
-            found |= {
-                names.delay(queue, round(delay * 1000)) for delay in queue.retry.delays_seconds
-            }
+        found |= set(projects.marks(topology)) | self._wanted_delays()
         for consumer in consumers_on_no_ring(self.topology):
             own = (names.before, names.gate, names.gate_held)
             found |= {name(consumer) for name in own}
@@ -153,31 +160,17 @@ class Comparison:
     def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:
         """Return the leftover queues: all that are deleted, and those that are not empty."""
         leaving, deleted, nonempty = [], [], []
-        wanted, schedules = self._wanted_queues(), self._names.schedule("")
-        kept = re.compile(rf"{re.escape(self.topology.name)}\..+\.generations(\.ledger)?")
+        wanted = self._wanted_queues()
         for name, found in self.seen.queues.items():
             if name in wanted or self._kept_apart(name, found):
                 continue
-            if name.startswith(schedules):
-                deleted.append(name)
-                nonempty.append(name)
-                self._note(
-                    *("delete", "schedule", name.removeprefix(schedules)),
-                    "no longer in the topology; the time of its last firing is deleted",
-                )
-                continue
-            if kept.fullmatch(name):
-                deleted.append(name)
-                nonempty.append(name)
-                self._note(
-                    "delete",
-                    "queue",
-                    name,
-                    "its exchange is not of type x-consistent-hash any more",
-                )
-                continue
             waiting = found.messages
-            if not waiting:
+            state = self._state_kept_in(name)
+            if state is not None:
+                deleted.append(name)
+                nonempty.append(name)
+                self._note("delete", *state)
+            elif not waiting:
                 deleted.append(name)
                 self._note("delete", "queue", name, f"{self._why(name)}; it is empty")
             elif self._named(name):
@@ -205,9 +198,20 @@ class Comparison:
         leaving += [name for name in deleted if self._consumed(name) and name not in leaving]
         return leaving, deleted, nonempty
 
+    def _state_kept_in(self, name: str) -> tuple[Kind, str, str] | None:
+        """Return whose state a queue keeps, as kind, name and reason; its messages are no loss."""
+        schedules = self._names.schedule("")
+        if name.startswith(schedules):
+            reason = "no longer in the topology; the time of its last firing is deleted"
+            return "schedule", name.removeprefix(schedules), reason
+        prefix = re.escape(self.topology.name)
+        if re.fullmatch(rf"{prefix}\..+\.generations(\.ledger)?", name):
+            return "queue", name, "its exchange is not of type x-consistent-hash any more"
+        return None
+
     def _kept_apart(self, name: str, found: SeenQueue) -> bool:
         """Whether a queue is not a queue's or an exchange's of the topology, and stays."""
-        return self._of_timer(name, found) or self._odd_delay(found) or self._parked(name)
+        return self._of_timer(name, found) or self._odd_delay(found) or name in self.parked
 
     def _of_timer(self, name: str, found: SeenQueue) -> bool:
         """Whether a queue is one of the timer, as it should be."""
@@ -217,11 +221,6 @@ class Comparison:
     def _odd_delay(self, found: SeenQueue) -> bool:
         """Whether a handler's own retries of version 0.1 wait there; the broker deletes it."""
         return ".retry." in found.name and "x-expires" in found.arguments
-
-    def _parked(self, name: str) -> bool:
-        delay = name.removesuffix(".parked")
-        known = queue_replacement.parked_delays(self.topology, self.seen)
-        return name.endswith(".parked") and delay in {waiting for _, waiting in known}
 
     def _named(self, name: str) -> bool:
         bare = name.removeprefix(f"{self.topology.name}.")
@@ -233,26 +232,14 @@ class Comparison:
         return False
 
     def _consumed(self, name: str) -> bool:
-        """Whether somebody reads it, or the queue to which what it holds comes back."""
+        """Whether a consumer reads the queue, or the queue to which its retries return."""
         if self.seen.queues[name].consumers:
-            return not self._is_out_of_use(name)
+            return name not in self.waiting
         retry = re.fullmatch(r"(.+)\.retry\.\d+", name)
         if retry is None:
             return False
         queue = self.seen.queues.get(retry[1])
         return queue is not None and queue.consumers > 0
-
-    def _is_out_of_use(self, name: str) -> bool:
-        """Whether records wait there for a queue that the topology has, but without an order."""
-        consumers = self.topology.consumers.values()
-        apart = (each for each in consumers if not self.topology.on_ring(each.queue))
-        queues = [self._names.queue(each) for each in apart]
-        queues += [
-            self._names.member(generation, member)
-            for generation in self._generations()
-            for member, _ in generation.members
-        ]
-        return name in map(self._names.waiting, queues)
 
     def _why(self, name: str) -> str:
         wanted = self.timer_queues.get(name)
@@ -260,7 +247,7 @@ class Comparison:
             found = differing(self.seen.queues[name].arguments, wanted)
             changes = (f"{key} {old} to {new}" for key, (old, new) in found.items())
             return f"declared anew with {', '.join(changes)}, so that messages can be delayed again"
-        if self._is_out_of_use(name):
+        if name in self.waiting:  # but is not wanted
             return "records wait there, and their queue has no order_by any more"
         derived = OF_A_QUEUE.fullmatch(name) or re.fullmatch(r"(.+)\.dead", name)
         owner = derived[1].removeprefix(f"{self.topology.name}.") if derived else ""
@@ -276,7 +263,7 @@ class Comparison:
         found = []
         for name in self.seen.exchanges:
             odd = name in queues and self._odd_delay(queues[name])
-            if name in wanted or odd or self._parked(name):
+            if name in wanted or odd or name in self.parked:
                 continue
             found.append(name)
             self._note("delete", "exchange", name, self._why(name))

@@ -152,7 +152,8 @@ class Work:
         unbound: (queue on the broker, exchange on the broker, key) to be taken away.
         foreign: bindings of the timer's exchanges to be taken away.
         leaving: queues to be deleted that consumers empty first.
-        deleted_queues: with those to be deleted though they are not empty.
+        deleted_queues: queues to be deleted.
+        nonempty: those of them that are deleted with their messages.
         deleted_exchanges: the hash exchanges' entries first.
 
     """

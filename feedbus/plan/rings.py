@@ -123,7 +123,7 @@ def _evenness(generation: Generation) -> Evenness | None:
 
 
 def draining(topology: Topology, seen: Inventory, states: Mapping[str, State]) -> list[Draining]:
-    """Return the generations that have passed and are not gone yet."""
+    """Return the old generations that are not deleted yet."""
     names = Names(topology)
     return [
         Draining(exchange, old.digest, sum(messages(names, seen, old).values()))

@@ -84,10 +84,7 @@ class Supervision:
                 arbiter.loop.asyncio_loop.add_signal_handler(number, self._on_signal, number)
         options_of_all = watchers(topology)
         if any(options["uid"] for options in options_of_all):
-            for passage in (
-                topology.var,
-                folder,
-            ):  # so that these users reach the files of their slots
+            for passage in (topology.var, folder):  # so that these users reach their slots' files
                 passage.chmod(0o711)
         self.watchers = WatcherList(
             arbiter,
@@ -190,8 +187,7 @@ class Supervision:
     async def _remove_ended(self) -> None:
         for watcher in self.watchers.leaving:
             if not watcher.processes:
-                await self.watchers.remove(watcher)
-                self.settings.watchers.pop(watcher.name, None)
+                await self.remove(watcher)
 
     def _close_sockets_to_others(self) -> None:
         for address in (self.arbiter.endpoint, self.arbiter.pubsub_endpoint):
