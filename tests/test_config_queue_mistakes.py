@@ -56,6 +56,20 @@ WRONG_FILES = {
             "'orders.retry.1000.parked' is a name that feedbus itself uses for 'orders'"
         ),
     ),
+    "a queue named like where records of another wait": (
+        START + ORDERS + ORDERS.replace("orders]", '▸"orders.waiting"]', 1),
+        (
+            '[queues."orders.waiting"] expected another name: '
+            "'orders.waiting' is a name that feedbus itself uses for 'orders'"
+        ),
+    ),
+    "a queue named like where records of a ring's shard wait": (
+        START + ORDERS + ORDERS.replace("orders]", '▸"orders.01234abc.waiting"]', 1),
+        (
+            '[queues."orders.01234abc.waiting"] expected another name: '
+            "'orders.01234abc.waiting' is a name that feedbus itself uses for 'orders'"
+        ),
+    ),
     "a queue named like a ring": (
         START + ORDERS + ORDERS.replace("orders]", '▸"feed.01234abc"]', 1),
         (

@@ -24,9 +24,7 @@ from feedbus.config.routing_checks import (
 from feedbus.config.schedules import check_schedules
 from feedbus.config.server_options import CONSUMER_TIMEOUT_SECONDS
 from feedbus.config.store_checks import check_once, check_store
-from feedbus.topology import (
-    HANDLER_TIMEOUT_SECONDS,
-)
+from feedbus.topology import HANDLER_TIMEOUT_SECONDS
 
 
 def check(draft: Draft) -> None:

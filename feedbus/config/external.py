@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from feedbus.config.faults import Fault
 from feedbus.config.key_paths import KeyPath
-from feedbus.config.partial_topology import INHERITED, RING, Draft
+from feedbus.config.partial_topology import INHERITED, RING, Draft, Found
 
 KINDS = ("exchange", "queue")
 EXTERNAL, NAME = "external", "external_name"
@@ -17,8 +17,6 @@ OF_OUR_OWN = {
     "pack": "cannot be combined with external = true: other systems read plain messages",
     "arguments": "has no effect with external = true: feedbus never declares the exchange",
 }
-
-Found = Iterator[tuple[KeyPath, Fault]]
 
 
 def check_external(draft: Draft) -> Found:

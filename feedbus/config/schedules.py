@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
@@ -13,13 +13,11 @@ from marshmallow import ValidationError
 from feedbus.config.faults import Fault, describe, nearest
 from feedbus.config.fields import Option, Text
 from feedbus.config.key_paths import KeyPath
-from feedbus.config.partial_topology import RING, Draft
+from feedbus.config.partial_topology import RING, Draft, Found
 from feedbus.cron import Cron, WrongCron
 from feedbus.topic_patterns import topic_matches, words_of
 from feedbus.wire.content_types import bare_type, is_known
 from feedbus.wire.headers import checked_headers
-
-Found = Iterator[tuple[KeyPath, Fault]]
 
 LEAST_CATCH_UP_SECONDS = 10.0  # a firing is always some moments late
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -161,8 +162,6 @@ def _signature(found: Any) -> str:
 
 def _suggest(dotted: str) -> str:
     """Return the dotted name that is nearest to a missing one of an imported module."""
-    import sys
-
     module, _, name = dotted.partition(":")
     near = nearest(name, list(vars(sys.modules[module]))) if module in sys.modules else ""
     return f"{module}:{near}" if near else ""
