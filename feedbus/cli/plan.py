@@ -13,6 +13,7 @@ import click
 
 from feedbus.cli import Context, counted
 from feedbus.cli.keys import KEYS
+from feedbus.listed import listed
 from feedbus.printable import printable
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from feedbus.topology import Topology
 
 OWN_QUEUES = re.compile(r".+\.(?:dead|retry\.\d+)")
-SHOWN = 3  # old shards, and new ones of each
+SHOWN = 3  # old shards
 SIGNS = {
     "create": ("+", "green"),
     "change": ("~", "yellow"),
@@ -102,7 +103,7 @@ def look(topology: Topology, delete_nonempty: tuple[str, ...], *, predict: bool 
 def _with_hot_keys(topology: Topology, plan: Plan, keys: Keys, traffic: str | None) -> Plan:
     """Add, for each changed ring, the hottest key of the sample, if it exceeds a shard."""
     from feedbus.balance.traffic import Tally, pairs_of_keys
-    from feedbus.plan.waits import hot_key
+    from feedbus.plan.rings import hot_key
 
     tally = Tally()
     tally.add(pairs_of_keys(keys, traffic))
@@ -222,10 +223,8 @@ def _wait(wait: Wait) -> str:
         duration = f"about {wait.seconds:,.0f} s at its current rate"
     if not wait.moved_to:
         return f"keys of {wait.shard} stay there, behind its {count} ({duration})"
-    named = ", ".join(wait.moved_to[:SHOWN])
-    if len(wait.moved_to) > SHOWN:
-        named += f" and {len(wait.moved_to) - SHOWN} more"
-    return f"keys that move from {wait.shard} to {named} wait for its {count} ({duration})"
+    new = listed(wait.moved_to)
+    return f"keys that move from {wait.shard} to {new} wait for its {count} ({duration})"
 
 
 def _hot_key(hot: HotKey) -> str:

@@ -68,7 +68,7 @@ class Comparison:
         exchanges = tuple(declared.exchanges())
         replaced = tuple(declared.queues())
         delays = tuple(declared.delays())
-        parked = tuple(declared.parked_delays())
+        declared.parked_delays()
         declared.schedules()
         foreign = tuple(declared.timer())
         unbound = tuple(declared.bindings())
@@ -77,7 +77,6 @@ class Comparison:
             exchanges=exchanges,
             replaced=replaced,
             delays=delays,
-            parked=parked,
             unbound=unbound,
             foreign=foreign,
             leaving=tuple(leaving),
@@ -236,9 +235,7 @@ class Comparison:
         if self.seen.queues[name].consumers:
             return name not in self.waiting
         retry = re.fullmatch(r"(.+)\.retry\.\d+", name)
-        if retry is None:
-            return False
-        queue = self.seen.queues.get(retry[1])
+        queue = self.seen.queues.get(retry[1]) if retry else None
         return queue is not None and queue.consumers > 0
 
     def _why(self, name: str) -> str:

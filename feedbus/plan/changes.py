@@ -148,7 +148,6 @@ class Work:
         exchanges: to be declared again.
         replaced: consumers whose queue is declared again, its content kept.
         delays: (queue, where its retries wait) to be declared again.
-        parked: the same, with retries that a crash left parked.
         unbound: (queue on the broker, exchange on the broker, key) to be taken away.
         foreign: bindings of the timer's exchanges to be taken away.
         leaving: queues to be deleted that consumers empty first.
@@ -161,7 +160,6 @@ class Work:
     exchanges: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     delays: tuple[tuple[str, str], ...] = ()
-    parked: tuple[tuple[str, str], ...] = ()
     unbound: tuple[tuple[str, str, str], ...] = ()
     foreign: tuple[SeenBinding, ...] = ()
     leaving: tuple[str, ...] = ()

@@ -100,11 +100,10 @@ class DeclaredObjects:
             for name, (old, new) in differing(found.arguments, wanted).items()
         )
 
-    def parked_delays(self) -> Iterator[tuple[str, str]]:
-        """Add retries that a replacement has parked; yield (queue, name of the delay)."""
-        for queue, name in queue_replacement.parked_delays(self.topology, self.seen):
+    def parked_delays(self) -> None:
+        """Add retries that an interrupted replacement has parked."""
+        for _, name in queue_replacement.parked_delays(self.topology, self.seen):
             self._note("change", "queue", name, "retries that were parked are returned")
-            yield queue, name
 
     def delays(self) -> Iterator[tuple[str, str]]:
         """Add retry and dead-letter queues; yield (queue, delay) to declare again."""

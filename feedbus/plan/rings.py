@@ -10,7 +10,8 @@ from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
 from feedbus.generations import file_order, switch
 from feedbus.generations.ledger import State
-from feedbus.plan.changes import Draining, Evenness, RingChange
+from feedbus.listed import listed
+from feedbus.plan.changes import Draining, Evenness, HotKey, RingChange
 from feedbus.plan.waits import Rates, messages, shares, waits
 from feedbus.ring import max_over_share
 from feedbus.topology import Generation, Topology
@@ -22,13 +23,14 @@ def changes(
     topology: Topology, seen: Inventory, states: Mapping[str, State], *, predict: bool
 ) -> Iterator[RingChange]:
     """Yield the rings that get a new generation; predicting where keys go takes some seconds."""
+    rates = Rates(topology.var / "metrics") if predict else None
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
             continue
         wanted = topology.generation(exchange.name)
         state = states.get(exchange.name)
         if state is None:
-            first = _evenness(wanted) if predict else None
+            first = _evenness(wanted) if rates else None
             yield RingChange(exchange.name, None, wanted.digest, "the first ring", after=first)
         elif not (state.settled and switch.same(state.current, wanted)) or state.disordered:
             names = Names(topology)
@@ -40,7 +42,7 @@ def changes(
             if file_order.why_refused(state, topology):
                 reason = f"{change.reason}; refused, since another host's file is newer"
                 change = replace(change, reason=reason)
-            yield _predicted(topology, change, state, wanted, backlogs) if predict else change
+            yield _predicted(change, state, wanted, backlogs, rates) if rates else change
 
 
 def _change(
@@ -59,15 +61,14 @@ def _change(
 
 
 def _predicted(
-    topology: Topology,
     change: RingChange,
     state: State,
     wanted: Generation,
     backlogs: Mapping[Generation, Mapping[str, int]],
+    measuring: Rates,
 ) -> RingChange:
     if change.old == change.new:
         return change
-    measuring = Rates(topology.var / "metrics")
     moving = shares(state.current, wanted)
     before, after = _evenness(state.current), _evenness(wanted)
     rates = measuring.measured() if change.backlog_messages else {}
@@ -93,7 +94,8 @@ def _reason(state: State, wanted: Generation) -> str:
         reasons.append("other shards")
     heavier = [name for name in new if name in old and old[name] != new[name]]
     if heavier:
-        reasons.append(f"weights differ: {_listed(f'{n} {old[n]} to {new[n]}' for n in heavier)}")
+        changed = [f"{name} {old[name]} to {new[name]}" for name in heavier]
+        reasons.append(f"weights differ: {listed(changed)}")
     if state.current.shape != wanted.shape:
         reasons.append("its queues' arguments differ")
     if state.disordered:
@@ -103,12 +105,6 @@ def _reason(state: State, wanted: Generation) -> str:
     if not state.settled:
         reasons.append("an interrupted switch is completed first")
     return "; ".join(reasons)
-
-
-def _listed(texts: Iterator[str]) -> str:
-    all_of_them = list(texts)
-    more = f" and {len(all_of_them) - 3} more" if len(all_of_them) > 3 else ""  # noqa: PLR2004 -- enough to see
-    return ", ".join(all_of_them[:3]) + more
 
 
 def _evenness(generation: Generation) -> Evenness | None:
@@ -130,3 +126,11 @@ def draining(topology: Topology, seen: Inventory, states: Mapping[str, State]) -
         for exchange, state in states.items()
         for old in state.draining
     ]
+
+
+def hot_key(generation: Generation, key: str, share: float) -> HotKey | None:
+    """Return a key with its share of the records, if that is more than a shard's."""
+    shard_share = 1 / len(generation.members) if generation.members else 1.0
+    if share <= shard_share:
+        return None
+    return HotKey(key, share, shard_share)

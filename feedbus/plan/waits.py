@@ -12,7 +12,7 @@ from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
 from feedbus.generations.ledger import State
 from feedbus.metrics import deliveries
-from feedbus.plan.changes import HotKey, Wait
+from feedbus.plan.changes import Wait
 from feedbus.ring import Ring, flows
 from feedbus.topology import Generation
 
@@ -100,11 +100,3 @@ def waits(
                 )
 
     return tuple(sorted(found(), key=lambda wait: -wait.messages))
-
-
-def hot_key(generation: Generation, key: str, share: float) -> HotKey | None:
-    """Return a key with its share of the records, if that is more than a shard's."""
-    shard_share = 1 / len(generation.members) if generation.members else 1.0
-    if share <= shard_share:
-        return None
-    return HotKey(key, share, shard_share)

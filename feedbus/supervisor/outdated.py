@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feedbus.errors import FeedbusError
+from feedbus.listed import listed
 from feedbus.plan.changes import Watchers
 from feedbus.process.lifeline import changed_code, run_folder, slot_path
 from feedbus.supervisor.client import state
 from feedbus.topology import Topology
-
-SHOWN = 3
 
 
 def watched(topology: Topology) -> tuple[Watchers, str] | None:
@@ -76,11 +75,6 @@ def outdated_note(changed: Mapping[str, Sequence[str]]) -> str:
         return ""
     files = sorted({file for one in changed.values() for file in one})
     return (
-        f"code has changed ({_few(files)}) since {_few(list(changed))} started:"
+        f"code has changed ({listed(files)}) since {listed(list(changed))} started:"
         " `feedbus restart` runs it as it is now"
     )
-
-
-def _few(names: Sequence[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

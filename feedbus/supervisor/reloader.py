@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feedbus.errors import FeedbusError
+from feedbus.listed import listed
 from feedbus.logs import EventLog
 from feedbus.supervisor.own_commands import run_command
 from feedbus.supervisor.supervision import Supervision
@@ -130,6 +131,4 @@ class Reloader:
 
 
 def _named(paths: set[str], root: Path) -> str:
-    names = sorted(os.path.relpath(path, root) for path in paths)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return listed(sorted(os.path.relpath(path, root) for path in paths), SHOWN)
