@@ -18,7 +18,7 @@ from feedbus.logs.catalogue import EVENTS
 ROOT = Path(__file__).parents[1]
 BAD = "a\nb\x1b[31m\x9b1m\u202ec\u2028\ud800é"
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
-WRITERS = {"info", "warning", "error", "write", "report", "write_event", "_event_line"}
+WRITERS = {"info", "warning", "error", "write", "write_event", "_event_line"}
 
 
 @pytest.fixture

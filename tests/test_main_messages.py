@@ -104,7 +104,7 @@ MESSAGES = {
         "{} dangerous: `feedbus apply` refuses until --delete-nonempty names them",
     ),
     "cli/restart.py": ("nothing runs in {}; start it with `feedbus up`",),
-    "cli/status.py": ("nothing runs; start it with `feedbus up`",),
+    "cli/status_table.py": ("nothing runs; start it with `feedbus up`",),
     "cli/up.py": ("everything is ready after {} s; logs are in {}",),
     "dead_letters/requeue.py": ("{}: the broker has no queue {}; `feedbus up` declares it",),
     "dispatch/calling.py": (
@@ -161,7 +161,7 @@ MESSAGES = {
         ),
         "code has changed ({}) since {} started: `feedbus restart` runs it as it is now",
     ),
-    "supervisor/watcher.py": (
+    "supervisor/watcher_events.py": (
         "process {} is ready after {} s",
         "process {} ended: {}; it will be restarted {}",
         "process {} did not end within {} s and was killed{}",

@@ -34,7 +34,7 @@ COMMANDS: Mapping[str, str] = {
     "restart": "Restart processes, one after the other.",
     "run": "Run one consumer in the foreground.",
     "operations": "Serve metrics, health and the operations page.",
-    "status": "Show consumers, depths and rates.",
+    "status": "Show every consumer and process, and the messages that wait.",
     "publish": "Publish messages to an exchange.",
     "dead": "List, show, requeue, drop and purge dead letters.",
     "spread": "Predict how keys spread over shards.",

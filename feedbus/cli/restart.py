@@ -105,15 +105,15 @@ def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
 
 def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[int]]:
     """Restart a watcher; return why it is not ready ("" if it is) and its process ids."""
+    from feedbus.supervisor.watcher_options import log_path
+
     lines = BusyLines(quiet=quiet)
     seen: Mapping[str, Any] = {}
     for seen in _states(topology, name, lines):
         if seen["state"] == "gave up":
-            log = topology.var / "log" / f"{name.replace('/', '%2F')}.log"
-            last = seen["last_exit"]
             text = (
                 f"{name}: the supervisor no longer restarts it; its last process ended with"
-                f" {last}; read {log}"
+                f" {seen['last_exit']}; read {log_path(topology, name)}"
             )
             return text, []
         if seen["state"] in {"running", "holding"}:

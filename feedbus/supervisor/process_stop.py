@@ -22,7 +22,7 @@ async def end(
     *,
     stop_signal: int,
     patience_seconds: float,
-    report_busy: Callable[[WatchedProcess, float], None],
+    report_busy: Callable[[float], None],
 ) -> bool:
     """Stop a process, and return whether it had to be killed with its group.
 
@@ -48,7 +48,7 @@ async def end(
             killed = True
         elif not reported and now - process.stop_asked_at > BUSY_SECONDS:
             reported = True
-            report_busy(process, process.kill_at - now)
+            report_busy(process.kill_at - now)
         await asyncio.sleep(LOOK_SECONDS)
     return killed
 

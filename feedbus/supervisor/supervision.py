@@ -240,7 +240,7 @@ class Supervision:
             watcher.end_hung()
 
     def _child_ended(self) -> None:
-        # At once; the periodic check finds only what this has missed.
+        # Immediately; the periodic check finds only what this has missed.
         self.arbiter.reap_processes()
         if not self.stopping:
             for watcher in self.watchers:
@@ -261,9 +261,8 @@ class Supervision:
         ]
         if self.settled is not None and (not pending or took > SETTLE_SECONDS):
             settled, self.settled = self.settled, None
-            failures = [_why_not_ready(one) for one in self.watchers if not one.all_ready]
             settled(
-                failures,
+                [watcher_state.why_not_ready(one) for one in self.watchers if not one.all_ready],
                 [line for one in self.watchers for line in watcher_state.hold_reasons(one)],
                 took,
             )
@@ -271,11 +270,3 @@ class Supervision:
             self.arbiter.loop.call_later(LOOK_SECONDS, self._look)
         else:
             self.looking = False
-
-
-def _why_not_ready(watcher: ProcessWatcher) -> str:
-    where = f"its log is {watcher.stdout_stream.path}"
-    if watcher.gave_up:
-        return f"{watcher.name} is not restarted {watcher.gave_up_because}; {where}"
-    last = f", its last process ended with {watcher.last_exit}" if watcher.last_exit else ""
-    return f"{watcher.name} is not ready yet{last}; {where}"

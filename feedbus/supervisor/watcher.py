@@ -15,7 +15,6 @@ from typing import Any
 
 from circus.stream.redirector import Redirector
 
-from feedbus.logs import EventLog
 from feedbus.process.lifeline import ready_since, slot_path
 from feedbus.process.watchdog import Watchdog, describe
 from feedbus.runner.crash_guard import clear
@@ -24,8 +23,7 @@ from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.process import WatchedProcess
 from feedbus.supervisor.restart_policy import SILENT_SECONDS, RestartPolicy, describe_exit
 from feedbus.supervisor.unlocked_watcher import UnlockedWatcher
-
-events = EventLog("feedbus.supervisor")
+from feedbus.supervisor.watcher_events import WatcherEvents
 
 
 class ProcessWatcher(UnlockedWatcher):
@@ -56,6 +54,7 @@ class ProcessWatcher(UnlockedWatcher):
         self.stderr_stream = self.stdout_stream  # one log, in the order of writing
         self.run_folder = run_folder
         self.marks = marks
+        self.events = WatcherEvents(self.name, marks)
         self.restart_policy = RestartPolicy(start_retries)
         self.gave_up = False
         self.gave_up_because = ""
@@ -191,29 +190,17 @@ class ProcessWatcher(UnlockedWatcher):
             process,
             stop_signal=self.stop_signal if stop_signal is None else stop_signal,
             patience_seconds=min(patience_seconds, self.longest_stop_seconds),
-            report_busy=self._report_busy,
+            report_busy=lambda left_seconds: self.events.busy(process.pid, left_seconds),
         )
         if killed:
-            self._report_kill(process)
+            asked_at = process.stop_asked_at or 0.0
+            self.events.killed(process.pid, time.monotonic() - asked_at)
+            clear(self.slot_path(process.wid, "hand"))
         self._log_last_output(process)
         await self._end_group(process.pid)
         process.stopping = False
         process.stop()
         return True
-
-    def _report_busy(self, process: WatchedProcess, left_seconds: float) -> None:
-        detail = (
-            f"process {process.pid} still handles a message; if it does not end within"
-            f" {left_seconds:.0f} s, it is killed"
-        )
-        self.report("stopping", detail, pid=process.pid)
-
-    def _report_kill(self, process: WatchedProcess) -> None:
-        seconds = time.monotonic() - (process.stop_asked_at or 0.0)
-        again = "; the broker delivers its messages again" if self.marks else ""
-        detail = f"process {process.pid} did not end within {seconds:.0f} s and was killed{again}"
-        self.report("killed", detail, logging.WARNING, pid=process.pid)
-        clear(self.slot_path(process.wid, "hand"))
 
     def shorten_stop(self, seconds: float) -> None:
         """Limit the time that each process may take to end, from now on."""
@@ -227,10 +214,7 @@ class ProcessWatcher(UnlockedWatcher):
         self._ending_groups.add(pid)
         try:
             if await groups.end(pid):
-                detail = (
-                    f"processes that process {pid} had started did not end with it and were killed"
-                )
-                self.report("killed", detail, logging.WARNING, pid=pid)
+                self.events.group_killed(pid)
         finally:
             self._ending_groups.discard(pid)
 
@@ -267,11 +251,7 @@ class ProcessWatcher(UnlockedWatcher):
             return True
         code = exit_code or 0
         if self.leaving:
-            detail = (
-                f"the topology no longer has {self.name}; its process has handled the last messages"
-                f" and ended: {describe_exit(code)}"
-            )
-            self.report("consumer_removed", detail, exit=describe_exit(code))
+            self.events.removed(describe_exit(code))
             return True
         now = time.time()
         wait_seconds = self.restart_policy.ended(
@@ -283,15 +263,7 @@ class ProcessWatcher(UnlockedWatcher):
             count = self.restart_policy.failures
             self._give_up(f"after {count} quick failures in a row, the last with {self.last_exit}")
             return True
-        level = logging.WARNING if code else logging.INFO
-        when = f"in {wait_seconds:g} s" if wait_seconds else "immediately"
-        self.report(
-            "ended",
-            f"process {process_pid} ended: {self.last_exit}; it will be restarted {when}",
-            level,
-            pid=process_pid,
-            exit=self.last_exit,
-        )
+        self.events.ended(process_pid, self.last_exit, wait_seconds, failed=code != 0)
         self._resume_at = time.monotonic() + wait_seconds
         if wait_seconds:
             self.loop.call_later(wait_seconds, self.manage_processes)
@@ -300,16 +272,10 @@ class ProcessWatcher(UnlockedWatcher):
     def _give_up(self, why: str) -> None:
         self.gave_up = True
         self.gave_up_because = why
-        where = f"read its log {self.stdout_stream.path}"
-        again = f"correct the cause, then run `circusctl start {self.name}`"
-        self.report("gave_up", f"not restarted {why}; {where}; {again}", logging.ERROR)
+        self.events.gave_up(why, self.stdout_stream.path)
         self.loop.add_callback(self._stop, close_output_streams=True)
 
-    # -- reporting -----------------------------------------------------------------------------
-
-    def report(self, event: str, message: str, level: int = logging.INFO, **fields: Any) -> None:
-        """Log an event of this watcher; see EventLog.write()."""
-        events.write(level, event, message, consumer=self.name, **fields)
+    # -- watching ------------------------------------------------------------------------------
 
     def slot_path(self, slot: int, kind: str) -> Path:
         """Return the path of a file of one of its processes, such as its lock."""
@@ -328,8 +294,7 @@ class ProcessWatcher(UnlockedWatcher):
                 continue
             self.ready_pids.add(process.pid)
             took = age if ready_at is None else ready_at - process.started
-            text = f"process {process.pid} is ready after {took:.1f} s"
-            self.report("ready", text, pid=process.pid, seconds=took)
+            self.events.ready(process.pid, took)
         return waiting
 
     @property
@@ -353,5 +318,5 @@ class ProcessWatcher(UnlockedWatcher):
         for watchdog in self._watchdogs.values():
             note = watchdog.look()
             if note is not None:
-                self.report("hangs", describe(note), logging.ERROR, pid=note.pid)
+                self.events.hangs(note.pid, describe(note))
                 self.stdout_stream.write_event(logging.ERROR, "hangs", describe(note), pid=note.pid)

@@ -36,8 +36,9 @@ def watchers(topology: Topology) -> list[dict[str, Any]]:
     """
     consumers = [_consumer(topology, consumer) for consumer in topology.consumers.values()]
     processes = [_process(topology, process) for process in topology.processes.values()]
-    own = [topology.supervised[OPERATIONS]] if topology.operations is not None else []
-    return [*consumers, *processes, *(_own_process(topology, process) for process in own)]
+    if topology.operations is not None:
+        processes.append(_own_process(topology, topology.supervised[OPERATIONS]))
+    return [*consumers, *processes]
 
 
 def _consumer(topology: Topology, consumer: Consumer) -> dict[str, Any]:

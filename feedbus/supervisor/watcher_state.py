@@ -46,11 +46,8 @@ def _activity(watcher: ProcessWatcher) -> str:
         return "waiting"
     if not watcher.all_ready:
         return "starting"
-    return (
-        "holding"
-        if any(_holding(watcher, one) for one in watcher.processes.values())
-        else "running"
-    )
+    holds = any(_holding(watcher, one) for one in watcher.processes.values())
+    return "holding" if holds else "running"
 
 
 def hold_reasons(watcher: ProcessWatcher) -> list[str]:
@@ -58,6 +55,15 @@ def hold_reasons(watcher: ProcessWatcher) -> list[str]:
     processes = watcher.processes.values()
     reasons = dict.fromkeys(_holding(watcher, process) for process in processes)
     return [f"{watcher.name} holds: {reason}" for reason in reasons if reason]
+
+
+def why_not_ready(watcher: ProcessWatcher) -> str:
+    """Return a line about a watcher whose processes are not all ready, with the path of its log."""
+    where = f"its log is {watcher.stdout_stream.path}"
+    if watcher.gave_up:
+        return f"{watcher.name} is not restarted {watcher.gave_up_because}; {where}"
+    last = f", its last process ended with {watcher.last_exit}" if watcher.last_exit else ""
+    return f"{watcher.name} is not ready yet{last}; {where}"
 
 
 def changed_files(watcher: ProcessWatcher) -> list[Path]:

@@ -1,0 +1,119 @@
+"""The state of a system as the table that `feedbus status` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from feedbus.printable import printable
+
+COLOURS = {
+    "running": "green",
+    "starting": "yellow",
+    "stopping": "yellow",
+    "leaving": "yellow",
+    "holding": "yellow",
+    "waiting": "yellow",
+    "gave up": "red",
+}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the lines of a state, as gather() returns it."""
+    header = ("", "STATE", "PIDS", "UP", "RESTARTS", "READY", "RETRYING", "DEAD", "HANDLED")
+    rows = [header]
+    for name, one in (found["consumers"] | found["processes"]).items():
+        pids = ",".join(str(process["pid"]) for process in one["processes"])
+        uptimes = [process["uptime_seconds"] for process in one["processes"]]
+        counts = [_text(one.get(key)) for key in ("ready", "retrying", "dead", "handled")]
+        up = _span(min(uptimes)) if uptimes else ""
+        rows.append((name, one["state"], pids, up, str(one["restarts"]), *counts))
+    lines = _aligned(rows)
+    if found["schedules"]:
+        shown = [("schedule", "CRON", "NEXT", "LAST")]
+        for name, one in found["schedules"].items():
+            shown.append((name, one["cron"], one["next"], one["last"] or "not fired yet"))
+        lines += ["", *_aligned(shown)]
+    supervisor = found["supervisor"]
+    runs = (
+        f"process {supervisor['pid']}"
+        if supervisor["pid"]
+        else "nothing runs; start it with `feedbus up`"
+    )
+    lines += _hosts_table(found["hosts"])
+    lines.append("")
+    lines.append(f"supervisor  {printable(supervisor['error']) or runs}")
+    for name, one in (found["consumers"] | found["processes"]).items():
+        holding = sorted({process.get("holding", "") for process in one["processes"]} - {""})
+        lines += [f"{name} holds: {printable(reason)}" for reason in holding]
+    for name, one in found["consumers"].items():
+        if one["waiting"]:
+            lines.append(f"{name}: {one['waiting']:,} records wait, since one of each key failed")
+        if one["dead_dropped"]:
+            lines.append(f"{name} has dropped {one['dead_dropped']:,} dead letters over its limits")
+    lines += [printable(note) for note in found["notes"]]
+    for name in ("broker", "store"):
+        one = found[name]
+        state = f"{one['url']}  {printable(one['error']) or 'reachable'}" if one["url"] else "none"
+        lines.append(f"{name:<10}  {state}")
+    lines += _delayed(found["broker"].get("delayed", {}))
+    lines.append(f"{'disk':<10}  {printable(found['disk']['error']) or 'can be written to'}")
+    if found["operations"]["url"]:
+        lines.append(f"operations  {found['operations']['url']}")
+    return "\n".join(lines)
+
+
+def _hosts_table(hosts: Sequence[dict[str, Any]]) -> list[str]:
+    """Return which host works on what, where there are several."""
+    if len(hosts) < 2:  # noqa: PLR2004 -- several
+        return []
+    rows = [("host", "", "SHARDS", "")]
+    for one in hosts:
+        here = "this host" if one["this_host"] else ""
+        rows.append((one["host"], here, str(len(one["works_on"])), ", ".join(one["works_on"])))
+    lines = ["", *_aligned(rows)]
+    lines += [
+        f"{one['host']} has another topology file than this host; give all hosts the same file"
+        for one in hosts
+        if not one["same_file"]
+    ]
+    return [printable(line) for line in lines]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines with aligned columns, the second in the colour of its state."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[1] = click.style(cells[1], fg=COLOURS.get(row[1]))
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _delayed(counts: dict[str, int]) -> list[str]:
+    """Return a line with the number of delayed messages, if there are any."""
+    lines = []
+    if counts.get("waiting"):
+        lines.append(f"{'delayed':<10}  {counts['waiting']:,} messages wait until they are due")
+    if counts.get("undelivered"):
+        lines.append(
+            f"{'delayed':<10}  {counts['undelivered']:,} messages were due, and no queue of the"
+            " topology takes them; add one for their exchange and routing key, and `feedbus apply`"
+            " sends them on"
+        )
+    return lines
+
+
+def _text(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

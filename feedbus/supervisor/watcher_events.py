@@ -1,0 +1,74 @@
+"""The events that a watcher logs about its processes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from feedbus.logs import EventLog
+
+events = EventLog("feedbus.supervisor")
+
+
+@dataclass(frozen=True, slots=True)
+class WatcherEvents:
+    """Logs the events of one watcher.
+
+    Attributes:
+        name: of the consumer or process.
+        marks: whether it is a consumer, whose messages the broker delivers again.
+
+    """
+
+    name: str
+    marks: bool
+
+    def ready(self, pid: int, seconds: float) -> None:
+        """Log that a process is ready, with the time since its start."""
+        text = f"process {pid} is ready after {seconds:.1f} s"
+        events.info("ready", text, consumer=self.name, pid=pid, seconds=seconds)
+
+    def busy(self, pid: int, left_seconds: float) -> None:
+        """Log that a process that was asked to end still works."""
+        text = (
+            f"process {pid} still handles a message; if it does not end within"
+            f" {left_seconds:.0f} s, it is killed"
+        )
+        events.info("stopping", text, consumer=self.name, pid=pid)
+
+    def killed(self, pid: int, seconds: float) -> None:
+        """Log that a process was killed, with the time since it was asked to end."""
+        again = "; the broker delivers its messages again" if self.marks else ""
+        text = f"process {pid} did not end within {seconds:.0f} s and was killed{again}"
+        events.warning("killed", text, consumer=self.name, pid=pid)
+
+    def group_killed(self, pid: int) -> None:
+        """Log that the processes that an ended process had started were killed."""
+        text = f"processes that process {pid} had started did not end with it and were killed"
+        events.warning("killed", text, consumer=self.name, pid=pid)
+
+    def removed(self, ending: str) -> None:
+        """Log that a process has emptied its queue, which the topology no longer has."""
+        text = (
+            f"the topology no longer has {self.name}; its process has handled the last messages"
+            f" and ended: {ending}"
+        )
+        events.info("consumer_removed", text, consumer=self.name, exit=ending)
+
+    def ended(self, pid: int, ending: str, wait_seconds: float, *, failed: bool) -> None:
+        """Log that a process has ended, and when it is restarted."""
+        when = f"in {wait_seconds:g} s" if wait_seconds else "immediately"
+        text = f"process {pid} ended: {ending}; it will be restarted {when}"
+        level = logging.WARNING if failed else logging.INFO
+        events.write(level, "ended", text, consumer=self.name, pid=pid, exit=ending)
+
+    def gave_up(self, why: str, log: Path) -> None:
+        """Log that no process is started any more, and why."""
+        where = f"read its log {log}"
+        again = f"correct the cause, then run `circusctl start {self.name}`"
+        events.error("gave_up", f"not restarted {why}; {where}; {again}", consumer=self.name)
+
+    def hangs(self, pid: int, text: str) -> None:
+        """Log that the handler of a process exceeds its timeout."""
+        events.error("hangs", text, consumer=self.name, pid=pid)
