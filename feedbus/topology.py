@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 from feedbus.errors import UsageError
 from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
@@ -30,7 +30,7 @@ OPERATIONS = "operations"  # the name of the process that serves metrics, health
 # 32768 on Linux gives ports to outgoing connections.
 OPERATIONS_PORT = 8672
 # A quorum queue counts a delivery whenever a channel ends, also in order, with a message that was
-# only prefetched; RabbitMQ 4 drops such a message at 20 by default, 3.10 at once for -1.
+# only prefetched; RabbitMQ 4 drops such a message at 20 by default, 3.10 immediately for -1.
 NO_DELIVERY_LIMIT = 2**31 - 1
 
 # What a queue is declared with: it cannot be changed on a queue that exists.
@@ -345,28 +345,19 @@ class Topology:
 
     def consumer(self, name: str) -> Consumer:
         """Return the consumer of that name, or raise UsageError with the known names."""
-        if name not in self.consumers:
-            known = ", ".join(self.consumers)
-            msg = f"no consumer named '{name}'; expected one of {known}"
-            raise UsageError(msg)
-        return self.consumers[name]
+        return self.consumers.get(name) or _refuse("consumer", name, self.consumers)
+
+    def queue(self, name: str) -> Queue:
+        """Return the queue of that name, or raise UsageError with the known names."""
+        return self.queues.get(name) or _refuse("queue", name, self.queues)
 
     def exchange(self, name: str) -> Exchange:
         """Return the exchange of that name, or raise UsageError with the known names."""
-        if name not in self.exchanges:
-            known = ", ".join(self.exchanges)
-            msg = f"no exchange named '{name}'; expected one of {known}"
-            raise UsageError(msg)
-        return self.exchanges[name]
+        return self.exchanges.get(name) or _refuse("exchange", name, self.exchanges)
 
     def schedule(self, name: str) -> Schedule:
         """Return the schedule of that name, or raise UsageError with the known names."""
-        if name not in self.schedules:
-            known = ", ".join(self.schedules)
-            expected = f"expected one of {known}" if known else "the topology has no [schedules]"
-            msg = f"no schedule named '{name}'; {expected}"
-            raise UsageError(msg)
-        return self.schedules[name]
+        return self.schedules.get(name) or _refuse("schedule", name, self.schedules)
 
     def on_ring(self, queue: Queue) -> bool:
         """Whether a queue is on a ring."""
@@ -402,3 +393,9 @@ class Topology:
         if found == [[]]:
             return ""
         return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _refuse(kind: str, name: str, known: Collection[str]) -> NoReturn:
+    expected = f"expected one of {', '.join(known)}" if known else "the topology has none"
+    msg = f"no {kind} named '{name}'; {expected}"
+    raise UsageError(msg)

@@ -70,7 +70,7 @@ def show(context: Context, queue: str, message_id: str) -> None:
 
     topology = context.load()
     with letters.opened(topology) as channel:
-        for _, letter in letters.letters(channel, topology, _queue(topology, queue)):
+        for _, letter in letters.letters(channel, topology, topology.queue(queue)):
             if letter.message_id == message_id:
                 click.echo(printable_json(_values(letter), indent=2))
                 return
@@ -107,7 +107,7 @@ def requeue(
         msg = "expected the ids of dead letters, or --all"
         raise click.UsageError(msg)
     topology = context.load()
-    chosen = _queue(topology, queue)
+    chosen = topology.queue(queue)
     wanted = set(message_ids)
     with letters.opened(topology) as channel, Requeue(topology, chosen) as back:
         count = letters.settle(
@@ -131,7 +131,7 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
     from feedbus.dead_letters.release import release
 
     topology = context.load()
-    chosen = _queue(topology, queue)
+    chosen = topology.queue(queue)
     wanted = set(message_ids)
     with letters.opened(topology) as channel:
 
@@ -157,7 +157,7 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
     from feedbus.dead_letters.release import release
 
     topology = context.load()
-    chosen = _queue(topology, queue)
+    chosen = topology.queue(queue)
     name = Names(topology).dead(chosen)
     with letters.opened(topology) as channel:
         count = channel.queue_declare(name, passive=True).message_count
@@ -180,15 +180,7 @@ def _require(queue: str, missing: int) -> None:
 
 
 def _queues(topology: Topology, name: str | None) -> Iterable[Queue]:
-    return topology.queues.values() if name is None else [_queue(topology, name)]
-
-
-def _queue(topology: Topology, name: str) -> Queue:
-    if name not in topology.queues:
-        known = ", ".join(topology.queues)
-        msg = f"no queue named '{name}'; expected one of {known}"
-        raise UsageError(msg)
-    return topology.queues[name]
+    return topology.queues.values() if name is None else [topology.queue(name)]
 
 
 def _values(letter: DeadLetter) -> dict[str, Any]:

@@ -260,10 +260,8 @@ class InlineSystem:
 
     def check_queue(self, queue: str | None) -> None:
         """Raise UsageError for a queue that the topology does not have; None is all of them."""
-        if queue is not None and queue not in self.topology.queues:
-            known = ", ".join(self.topology.queues)
-            msg = f"no queue named '{queue}'; expected one of {known}"
-            raise UsageError(msg)
+        if queue is not None:
+            self.topology.queue(queue)
 
     def _delay_prefixes(self, queue: str | None) -> tuple[str, ...]:
         self.check_queue(queue)
