@@ -1,4 +1,4 @@
-"""`feedbus init`: what it writes runs at once, and what it refuses is left as it was."""
+"""`feedbus init`: what it writes runs immediately, and what it refuses is left as it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Call the webhook of each customer: many at once, in order for each customer."""
+"""Call the webhook of each customer: many at the same time, in order for each customer."""
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass

@@ -14,7 +14,7 @@ from feedbus.store import Store
 from feedbus.wire.constants import PACK
 from feedbus.wire.envelope import Envelope
 
-STREAM_RECORDS = 5_000  # at once: fewer would wait for the broker more often than they need
+STREAM_RECORDS = 5_000  # in one go: fewer would wait for the broker more often than they need
 
 
 class Publications(Spool):

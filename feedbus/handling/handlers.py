@@ -151,7 +151,7 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
         @handler(OrderSchema)           # a marshmallow schema, which loads dicts
         def reserve(order: dict[str, Any]) -> None: ...
 
-        @handler(batch=True)            # many records at once
+        @handler(batch=True)            # many records in one call
         def reserve(orders: Records[Order]) -> None: ...
 
     Args:

@@ -61,7 +61,7 @@ class Heartbeats:
         try:
             yield
         finally:
-            # Two threads that write at once would mix up their frames: from here on it is ours.
+            # Two threads that write at the same time would mix up their frames: now it is ours.
             with self._writing:
                 self._working = False
             self._longest_gap = max(self._longest_gap, self._clock.monotonic() - self._last_beat)
