@@ -16,6 +16,7 @@ from feedbus.broker.names import Names
 from feedbus.generations import ledger, switch, topology_setup
 from feedbus.generations.ledger import State
 from feedbus.records import Records
+from feedbus.ring import Ring
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from servers import versions
@@ -154,6 +155,24 @@ def test_a_consumer_that_dies_before_it_deletes_a_queue_leaves_the_fence_to_the_
         with pytest.raises(Killed):
             System(after).run(lambda *_: None, "shard_0", batch=True)
     assert drained_by(after) == [2]
+    assert state(system).draining == ()
+
+
+def test_a_full_queue_that_refuses_messages_is_drained_after_a_switch(
+    make: Callable[..., System],
+) -> None:
+    full = {"max_length": 2, "overflow": "reject-publish", "prefetch": 1}
+    system = make(sharded(1, **full))
+    for number in (1, 2):
+        publish(system, number)
+    after = System(replace(system.topology, queues={"shard": sharded(2, **full)}))
+    topology_setup.set_up(after.topology)  # which nobody reads meanwhile
+    owner = Ring.of(after.topology.generation("ring").members).route("k")
+    publish(system, 3)
+    seen: list[int] = []
+    for name in ("shard_0", owner):
+        after.run(lambda record, _bus: seen.append(record["n"]), name, idle_seconds=1.5)
+    assert seen == [1, 2, 3]
     assert state(system).draining == ()
 
 

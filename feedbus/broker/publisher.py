@@ -268,18 +268,21 @@ class Publisher:
         )
 
 
-def publish_all(connection: Connection, messages: Sequence[Outgoing]) -> list[Refusal]:
+def publish_all(
+    connection: Connection, messages: Sequence[Outgoing], *, nacked_seconds: float = math.inf
+) -> list[Refusal]:
     """Publish what a change of a ring moves or writes down, and wait for queues that are full.
 
     Args:
         connection: may be used by others, too.
         messages: in their order.
+        nacked_seconds: time limit for a queue that is full.
 
     Raises:
         BrokerOutage: the messages were not confirmed in time.
 
     """
-    with Publisher(connection, nacked_seconds=math.inf) as publisher:
+    with Publisher(connection, nacked_seconds=nacked_seconds) as publisher:
         return publisher.send(messages)
 
 

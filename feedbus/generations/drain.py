@@ -25,10 +25,19 @@ Standing = Literal["ending", "switching", "in use"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A queue to read; exclusive if only one consumer may read it at a time."""
+    """A queue to read.
+
+    Attributes:
+        queue: its name on the broker.
+        exclusive: whether only one consumer may read it at a time.
+        unfenced: whether its reader is to put a fence there as soon as the queue is ending: an
+            earlier one may have expired, or a full queue has refused it.
+
+    """
 
     queue: str
     exclusive: bool = False
+    unfenced: bool = False
 
 
 class Drain:
@@ -86,41 +95,31 @@ class Drain:
         """Yield lists of queues; each list is read until all its queues are fenced or deleted."""
         if self._state is None:
             before = self._names.before(self._consumer)
-            yield from self._in_turn(connection, [before], lambda _: None)
+            yield from self._in_turn(connection, [Source(before)])
             if not broker.queue_exists(connection, before):
                 yield [Source(self._names.queue(self._consumer))]
             return
         for generation in self._state.draining:
-
-            def end(queues: Sequence[str], generation: Generation = generation) -> None:
-                if self._state is not None and self._state.settled:
-                    self._fence(connection, generation, queues)
-
-            share, alone = self._share(generation), self._alone(generation)
-            yield from self._in_turn(connection, share, end, exclusive=alone)
+            alone = self._alone(generation)
+            share = [Source(queue, alone, unfenced=True) for queue in self._share(generation)]
+            yield from self._in_turn(connection, share)
             if not self._await_others(connection, generation):
                 return
         own = self._names.member(self._state.current, self._consumer.name)
         yield [Source(own, self._alone(self._state.current))]
 
     def _in_turn(
-        self,
-        connection: Connection,
-        queues: Sequence[str],
-        end: Callable[[Sequence[str]], None],
-        *,
-        exclusive: bool = False,
+        self, connection: Connection, sources: Sequence[Source]
     ) -> Iterator[Sequence[Source]]:
         """Yield ending queues, each while nobody else reads it, until all are deleted.
 
         A queue can be proved to be empty only by one who reads it alone.
         """
         for look in itertools.count(1):
-            readers = {queue: broker.consumers(connection, queue) for queue in queues}
-            free = [queue for queue, count in readers.items() if count == 0]
+            readers = {each: broker.consumers(connection, each.queue) for each in sources}
+            free = [source for source, count in readers.items() if count == 0]
             if free:
-                end(free)
-                yield [Source(queue, exclusive) for queue in free]
+                yield free
             elif all(count is None for count in readers.values()):
                 return
             if not self._pause() or (look % LOOKS_A_STATE == 0 and self._moved_on(connection)):
@@ -135,12 +134,6 @@ class Drain:
         queue = self._consumer.queue
         alike = generation.shape == self._topology.generation(generation.exchange).shape
         return alike and not queue.single_active_consumer and queue.processes == 1
-
-    def _fence(self, connection: Connection, generation: Generation, queues: Sequence[str]) -> None:
-        """Put fences into queues again: an earlier one may have expired."""
-        channel = connection.channel()
-        switch.fence(channel, self._names, generation, queues)
-        channel.close()
 
     def _await_end(self, connection: Connection, queue: str) -> bool:
         """Wait until a queue is deleted; return False if the run ends or the ring changes first.

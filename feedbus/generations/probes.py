@@ -15,6 +15,8 @@ otherwise.
 
 from __future__ import annotations
 
+import math
+
 from feedbus.broker.publisher import publish_all
 from feedbus.logs import EventLog
 from feedbus.wire import Outgoing
@@ -24,6 +26,7 @@ from feedbus.wire.constants import FENCE
 events = EventLog(__name__)
 
 NEEDED = 2
+FULL_SECONDS = 0.5  # between two attempts to put a fence into a queue that is full
 LOST_SECONDS = 5.0  # a probe that has not come back by then has expired, or went to another reader
 
 
@@ -35,15 +38,22 @@ def fence(queue: str, marked: str, message_id: str = "") -> Outgoing:
 
 
 class Probes:
-    """The probes in one queue; its reader reads it alone and settles in order."""
+    """The probes in one queue; its reader reads it alone and settles in order.
 
-    def __init__(self, channel: Channel, queue: str, *, pause_seconds: float) -> None:
+    A full queue may refuse them until its reader has settled more, so the reader never waits for
+    that: it continues, and puts a fence later.
+    """
+
+    def __init__(
+        self, channel: Channel, queue: str, *, pause_seconds: float, owed: bool = False
+    ) -> None:
         """Start without a probe.
 
         Args:
             channel: any of the connection by which the queue is read.
             queue: its name on the broker.
             pause_seconds: see feedbus.broker.in_flight_seconds().
+            owed: whether a fence is to be put, since none may be in the queue.
 
         """
         self._channel = channel
@@ -51,8 +61,9 @@ class Probes:
         self._queue = queue
         self._pause_seconds = pause_seconds
         self._awaited = ""
-        self._put_at = 0.0
+        self._put_at = -math.inf
         self._quiet = 0
+        self.owed = owed
 
     @property
     def awaited(self) -> bool:
@@ -65,12 +76,17 @@ class Probes:
         return self.awaited and self._clock.monotonic() > self._put_at + LOST_SECONDS
 
     @property
+    def due(self) -> bool:
+        """Whether a fence that is owed should be put now."""
+        return self.owed and self._clock.monotonic() > self._put_at + FULL_SECONDS
+
+    @property
     def proved(self) -> bool:
         """Whether enough probes have returned with nothing between them."""
         return self._quiet >= NEEDED
 
     def put(self) -> None:
-        """Publish the next probe to the end of the queue.
+        """Publish the next probe to the end of the queue; a fence is owed if the queue is full.
 
         Raises:
             Outage: the broker does not confirm it.
@@ -78,9 +94,27 @@ class Probes:
         """
         if self._quiet:
             self._clock.sleep(self._pause_seconds)
-        self._awaited = self._clock.unique()
-        probe = fence(self._queue, self._queue, self._awaited)
-        publish_all(self._channel.connection, [probe])
+        name = self._clock.unique()
+        self._publish(name)
+        self._awaited = "" if self.owed else name
+
+    def put_owed(self) -> None:
+        """Publish a fence that is owed; it is no probe, so its reader checks first that it ends.
+
+        Raises:
+            Outage: the broker does not confirm it.
+
+        """
+        self._publish("")
+
+    def postpone(self) -> None:
+        """Let the fence that is owed be put later."""
+        self._put_at = self._clock.monotonic()
+
+    def _publish(self, message_id: str) -> None:
+        message = fence(self._queue, self._queue, message_id)
+        refusals = publish_all(self._channel.connection, [message], nacked_seconds=0.0)
+        self.owed = any(each.outcome == "nacked" for each in refusals)
         self._put_at = self._clock.monotonic()
 
     def came(self, message_id: object) -> bool:

@@ -11,14 +11,14 @@ from amqp.exceptions import NotFound
 
 from feedbus import broker
 from feedbus.broker.names import Names
-from feedbus.broker.publisher import publish_all
+from feedbus.broker.publisher import NACKED_SECONDS, publish_all
 from feedbus.errors import Outage
 from feedbus.generations import file_order, ledger, probes
 from feedbus.generations.emptying import Emptying
 from feedbus.generations.ledger import State
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp import Channel, Connection
 from feedbus.wire.outgoing import Moved
 
 events = EventLog(__name__)
@@ -201,11 +201,22 @@ def _append_held(
         emptying.move_all()
 
 
-def fence(channel: Channel, names: Names, old: Generation, queues: Sequence[str] = ()) -> None:
+def fence(channel: Channel, names: Names, old: Generation) -> None:
     """Publish fences to queues of a ring, to all of them by default.
 
     The consumer that receives it reads the state. If the queue is to end, the consumer proves that
-    it is empty and deletes it. No binding may lead to the ring any more.
+    it is empty and deletes it. No binding may lead to the ring any more. A full queue that nobody
+    reads gets no fence: a consumer that begins to read an old queue puts one there.
     """
-    ends = queues or [names.member(old, member) for member, _ in old.members]
-    publish_all(channel.connection, [probes.fence(queue, old.digest) for queue in ends])
+    connection = channel.connection
+    left = [names.member(old, member) for member, _ in old.members]
+    while left:
+        fences = [probes.fence(queue, old.digest) for queue in left]
+        refusals = publish_all(connection, fences, nacked_seconds=NACKED_SECONDS)
+        full = [each.message.routing_key for each in refusals if each.outcome == "nacked"]
+        left = [queue for queue in full if not _is_left_alone(connection, queue)]
+
+
+def _is_left_alone(connection: Connection, queue: str) -> bool:
+    """Whether a queue has messages and no consumer; without a leader it reports neither."""
+    return bool(broker.count(connection, queue)) and not broker.consumers(connection, queue)

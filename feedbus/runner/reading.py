@@ -17,8 +17,9 @@ from feedbus.wire.amqp import Channel, Connection
 class Reading:
     """A subscription to one queue on a separate channel, so that an error closes no other.
 
-    A queue that is ending always holds a fence: the next is put there before one is settled, and
-    the last is deleted with the queue. A consumer that is killed before leaves it to the next one.
+    A queue that is ending holds a fence, unless it is full: the next is put there before one is
+    settled, and the last is deleted with the queue. A consumer that is killed before leaves it to
+    the next one, which also puts another.
     """
 
     queue: str
@@ -37,6 +38,7 @@ class Reading:
         prefetch: int,
         exclusive: bool,
         pause_seconds: float,
+        unfenced: bool,
         on_message: Callable[[Any], None],
         on_cancel: Callable[[str], None],
     ) -> Reading | None:
@@ -58,7 +60,8 @@ class Reading:
             if channel.is_open:
                 channel.close()
             return None
-        return cls(queue, tag, channel, Probes(channel, queue, pause_seconds=pause_seconds))
+        probes = Probes(channel, queue, pause_seconds=pause_seconds, owed=unfenced)
+        return cls(queue, tag, channel, probes)
 
     @property
     def fenced(self) -> bool:
@@ -107,7 +110,10 @@ class Reading:
         return False
 
     def _go_on(self) -> None:
-        """Continue to read until another probe; only then is the fence before it settled."""
+        """Continue to read until another probe; only then is the fence before it settled.
+
+        A full queue takes a probe only after more of it is settled.
+        """
         if not self.probes.awaited or self.probes.lost:
             self.probes.put()
         if self.last_fence_tag:

@@ -235,6 +235,7 @@ class Runner:
             left = [source for source in left if not subscriptions.subscribe(raw, source)]
             run.stand_by(bool(left))
             self._report_ready()
+            subscriptions.put_fences(raw)
             arrived = way.arrive(raw)
             if not way.handle_due(raw):
                 left = self._give_back(queues, left)

@@ -61,6 +61,7 @@ class Subscriptions:
                 prefetch=max(queue.prefetch, min(queue.batch.size, 1000)),
                 exclusive=source.exclusive,
                 pause_seconds=broker.in_flight_seconds(self._run.topology),
+                unfenced=source.unfenced,
                 on_message=self._on_message,
                 on_cancel=cancel,
             )
@@ -124,6 +125,15 @@ class Subscriptions:
         if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
             return True  # what came before a replaced queue waits together with what comes after
         return run.waiting.move_on(raw, reading.queue, reading.tag)
+
+    def put_fences(self, raw: RawConnection) -> None:
+        """Put the fences that are owed into queues that are ending."""
+        for reading in [each for each in self.reading.values() if each.probes.due]:
+            found = standing(raw, self._run.topology, self._run.consumer, reading.queue)
+            if found == "ending":
+                reading.probes.put_owed()
+            else:
+                reading.probes.postpone()
 
     def end_empty(self, working: Callable[[], bool]) -> None:
         """Delete the queues that are proved to be empty, unless more has arrived meanwhile.

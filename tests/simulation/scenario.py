@@ -76,7 +76,7 @@ class Scenario:
             pack=chosen.choice((0, 0, 5)),
             ordered=chosen.random() < 0.5,
             failing=failing,
-            full=kind == "ring" and not failing and len(shards) == 1 and chosen.random() < 0.7,
+            full=kind == "ring" and not failing and chosen.random() < 0.7,
             prefetch=chosen.choice((1, 3, 100)),
             publishers=chosen.choice((1, 2)),
             records=chosen.randint(5, 14),
