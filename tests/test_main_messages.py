@@ -118,7 +118,7 @@ MESSAGES = {
             " status` shows the address"
         ),
     ),
-    "process/lifeline.py": (
+    "process/slots.py": (
         (
             "{} already runs as process {} in slot {}; stop that one first (circusctl stop {}, or"
             " feedbus down), or choose another --slot"
@@ -131,6 +131,9 @@ MESSAGES = {
             " delivered again"
         ),
     ),
+    "runner/concurrent_mode.py": (
+        "{} ends during an outage; the broker will deliver its unacknowledged messages again",
+    ),
     "runner/holding.py": (
         "{} pauses for {} s, then tries again: {}{}",
         "{} continues after {} failed attempts in {} s",
@@ -140,9 +143,6 @@ MESSAGES = {
             "{} returns the messages that wait for their handler to the broker, because the"
             " broker's consumer_timeout ({} s) would expire; they are delivered again"
         ),
-    ),
-    "runner/concurrent_mode.py": (
-        "{} ends during an outage; the broker will deliver its unacknowledged messages again",
     ),
     "supervisor/arbiter.py": (
         (

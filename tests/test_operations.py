@@ -20,7 +20,8 @@ from feedbus.operations import queue_depths, service
 from feedbus.operations.access import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.operations.url_file import write_url
-from feedbus.process.lifeline import hold_slot, mark_holding, mark_waiting
+from feedbus.process.slot_status import mark_holding, mark_waiting
+from feedbus.process.slots import hold_slot
 from feedbus.schedules.fired_moment import FiredMoment
 from feedbus.topology import RetryPolicy, Schedule
 from servers import versions
@@ -171,7 +172,8 @@ def test_what_waits_in_the_order_of_its_key_is_counted(system):
 
 def test_a_process_that_was_killed_while_it_held_holds_no_more(system):
     source = (
-        "import os, pathlib, types; from feedbus.process.lifeline import hold_slot, mark_holding\n"
+        "import os, pathlib, types; from feedbus.process.slots import hold_slot\n"
+        "from feedbus.process.slot_status import mark_holding\n"
         f"where = types.SimpleNamespace(var=pathlib.Path({str(system.topology.var)!r}))\n"
         "with hold_slot(where, 'work', 1):\n"
         "    mark_holding('the store is unavailable')\n"

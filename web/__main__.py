@@ -17,7 +17,8 @@ from feedbus.logs import EventLog, configure
 from feedbus.metrics import Metrics
 from feedbus.operations.access import guard_of
 from feedbus.operations.http_server import THREADS, Address, Server, bind, url
-from feedbus.process.lifeline import follow_parent, mark_ready
+from feedbus.process.slot_status import mark_ready
+from feedbus.process.supervised import follow_parent
 from feedbus.store import open_store
 from feedbus.store.relay import Relay
 from web.app import make_app

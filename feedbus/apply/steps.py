@@ -17,7 +17,7 @@ from feedbus.generations.emptying import REFILLED
 from feedbus.generations.switch import step
 from feedbus.plan.changes import Plan
 from feedbus.plan.comparison import make_plan
-from feedbus.process.lifeline import run_folder
+from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
 from feedbus.wire.amqp import Connection
 

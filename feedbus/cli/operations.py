@@ -42,9 +42,9 @@ def command(context: Context, host: str | None, port: int | None) -> None:
     Authorization: Bearer TOKEN.
     """
     from feedbus.operations.service import run
-    from feedbus.process import lifeline
+    from feedbus.process.supervised import follow_parent
 
-    supervised = lifeline.follow_parent()
+    supervised = follow_parent()
     topology = context.load()
     configure(topology.logging.format, consumer=OPERATIONS)
     declared = topology.operations or Operations()

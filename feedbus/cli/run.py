@@ -59,10 +59,10 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     """Run CONSUMER until a limit or a signal ends it; the exit code is then 0."""
     # What is imported is no garbage: looking for some makes importing a tenth slower.
     gc.disable()
-    from feedbus.process import lifeline
+    from feedbus.process.supervised import follow_parent
     from feedbus.runner import Limits
 
-    supervised = lifeline.follow_parent()
+    supervised = follow_parent()
     topology = context.load()
     chosen = topology.consumer(consumer)
     queue = chosen.queue
@@ -99,7 +99,9 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
     from feedbus.handling.routes import HandlerRoutes
     from feedbus.hosts.assignment_file import assignment_of
     from feedbus.metrics import Metrics
-    from feedbus.process import lifeline, watchdog
+    from feedbus.process import slot_status, watchdog
+    from feedbus.process.slots import hold_slot, run_folder, slot_path
+    from feedbus.process.supervised import limit_memory
     from feedbus.runner import CrashGuard, Runner, stopping_on_signals
     from feedbus.store import open_store
 
@@ -107,10 +109,10 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
     with _located(context):
         handlers = HandlerRoutes.of(consumer.queue, topology.root)
     if consumer.queue.memory_limit_bytes is not None:
-        lifeline.limit_memory(consumer.queue.memory_limit_bytes)
-    with lifeline.hold_slot(topology, consumer.name, slot):
+        limit_memory(consumer.queue.memory_limit_bytes)
+    with hold_slot(topology, consumer.name, slot):
         metrics = Metrics.open(topology.var / "metrics", f"{consumer.name}.{slot}")
-        hand = lifeline.slot_path(lifeline.run_folder(topology), consumer.name, slot, "hand")
+        hand = slot_path(run_folder(topology), consumer.name, slot, "hand")
         form, supervised = topology.logging.format, place.supervised
         watched = watchdog.over(consumer.name, hand, log_format=form, supervised=supervised)
         with watched, CrashGuard(hand) as crash_guard:
@@ -124,9 +126,9 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
                     metrics=metrics,
                     crash_guard=crash_guard,
                     store=store,
-                    on_ready=lifeline.mark_ready,
-                    on_hold=lifeline.mark_holding,
-                    on_waiting=lifeline.mark_waiting,
+                    on_ready=slot_status.mark_ready,
+                    on_hold=slot_status.mark_holding,
+                    on_waiting=slot_status.mark_waiting,
                     assigned=assignment_of(topology, consumer.name, supervised=supervised),
                 )
             gc.freeze()  # nor is it looked through later, while messages wait

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.clock import SYSTEM, Clock
-from feedbus.process.lifeline import run_folder
 from feedbus.process.private_files import open_private
+from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
 
 LOOK_SECONDS = 0.5

@@ -24,7 +24,7 @@ from feedbus.operations.queue_depths import Counts, QueueDepths
 from feedbus.operations.responses import UNAVAILABLE, answer, problem, typed
 from feedbus.operations.wsgi import Application
 from feedbus.printable import one_line
-from feedbus.process.lifeline import all_holding, all_waiting
+from feedbus.process.slot_status import all_holding, all_waiting
 from feedbus.schedules.overview import overview
 from feedbus.store import Store
 from feedbus.topology import StoreOptions, Topology

@@ -23,7 +23,8 @@ from feedbus.operations.queue_depths import QueueDepths
 from feedbus.operations.routes import application
 from feedbus.operations.url_file import last_url, write_url
 from feedbus.operations.wsgi import Application
-from feedbus.process.lifeline import hold_slot, mark_holding, mark_ready
+from feedbus.process.slot_status import mark_holding, mark_ready
+from feedbus.process.slots import hold_slot
 from feedbus.schedules.scheduler import Scheduler
 from feedbus.store import Store, open_store
 from feedbus.store.relay import Relay

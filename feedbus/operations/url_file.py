@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from feedbus.process.file_locks import lock_holder
-from feedbus.process.lifeline import run_folder, slot_path
 from feedbus.process.private_files import open_private
+from feedbus.process.slots import run_folder, slot_path
 from feedbus.topology import OPERATIONS, Topology
 
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from feedbus.plan.changes import Watchers
-from feedbus.process.lifeline import SUPERVISED
 from feedbus.process.private_files import open_private
+from feedbus.process.supervised import SUPERVISED
 from feedbus.supervisor.watcher_options import applied_path, watchers
 from feedbus.topology import OPERATIONS, Queue, Topology
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from feedbus.process.file_locks import last_holder, lock_holder
-from feedbus.process.lifeline import RUN_FOLDER, slot_locks
+from feedbus.process.slots import slot_locks
+from feedbus.process.supervised import RUN_FOLDER
 
 GRACE_SECONDS = 1.0  # what is left of a group has this long after SIGTERM before SIGKILL
 LOOK_SECONDS = 0.02

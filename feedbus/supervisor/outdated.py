@@ -9,7 +9,8 @@ from typing import Any
 from feedbus.errors import FeedbusError
 from feedbus.listed import listed
 from feedbus.plan.changes import Watchers
-from feedbus.process.lifeline import changed_code, run_folder, slot_path
+from feedbus.process.slot_status import changed_code
+from feedbus.process.slots import run_folder, slot_path
 from feedbus.supervisor.client import state
 from feedbus.topology import Topology
 

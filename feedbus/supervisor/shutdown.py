@@ -10,7 +10,7 @@ from pathlib import Path
 
 from feedbus.errors import FeedbusError
 from feedbus.process.file_locks import lock_holder, take_lock
-from feedbus.process.lifeline import run_folder, slot_locks
+from feedbus.process.slots import run_folder, slot_locks
 from feedbus.supervisor.arbiter import lock_path
 from feedbus.supervisor.client import (
     LOOK_SECONDS,

@@ -21,7 +21,7 @@ from feedbus import config
 from feedbus.logs import EventLog, change_format
 from feedbus.plan.changes import Watchers
 from feedbus.process import watchdog
-from feedbus.process.lifeline import run_folder
+from feedbus.process.slots import run_folder
 from feedbus.supervisor import groups, watcher_state
 from feedbus.supervisor.applied_settings import AppliedSettings, lack, write_applied
 from feedbus.supervisor.forks import ForkServer

@@ -15,7 +15,8 @@ from typing import Any
 
 from circus.stream.redirector import Redirector
 
-from feedbus.process.lifeline import ready_since, slot_path
+from feedbus.process.slot_status import ready_since
+from feedbus.process.slots import slot_path
 from feedbus.process.watchdog import Watchdog, describe
 from feedbus.runner.crash_guard import clear
 from feedbus.supervisor import groups, process_stop

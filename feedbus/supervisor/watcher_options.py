@@ -13,8 +13,9 @@ from typing import Any
 
 from feedbus.config import APPLIED
 from feedbus.errors import UsageError
-from feedbus.process.lifeline import RUN_FOLDER, SUPERVISED, run_folder
 from feedbus.process.private_files import private_folder
+from feedbus.process.slots import run_folder
+from feedbus.process.supervised import RUN_FOLDER, SUPERVISED
 from feedbus.supervisor.rotated_log import RotatedLog
 from feedbus.topology import OPERATIONS, Consumer, Process, Queue, Topology
 
@@ -59,13 +60,13 @@ def _feedbus(topology: Topology, *words: str) -> list[str]:
 
 
 def _process(topology: Topology, process: Process) -> dict[str, Any]:
-    lifeline = ["-m", "feedbus.process.lifeline", "--run", str(topology.var / "run")]
-    lifeline += ["--name", process.name, "--slot", "$(circus.wid)"]
+    in_slot = ["-m", "feedbus.process.slot_command", "--run", str(topology.var / "run")]
+    in_slot += ["--name", process.name, "--slot", "$(circus.wid)"]
     if process.memory_limit_bytes is not None:
-        lifeline += ["--memory-limit", str(process.memory_limit_bytes)]
+        in_slot += ["--memory-limit", str(process.memory_limit_bytes)]
     first, *rest = process.command
     program = sys.executable if first in {"python", "python3"} else first
-    options = _watcher(topology, process.name, process, [*lifeline, "--", program, *rest])
+    options = _watcher(topology, process.name, process, [*in_slot, "--", program, *rest])
     options["env"] |= process.environment
     return options
 

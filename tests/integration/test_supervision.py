@@ -56,8 +56,8 @@ def handle(message, bus):
 
 CLOCK = """
 import signal, sys
-from feedbus.process import lifeline
-lifeline.mark_ready()
+from feedbus.process import slot_status
+slot_status.mark_ready()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 while True:
     signal.pause()

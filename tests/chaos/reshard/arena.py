@@ -21,7 +21,8 @@ from feedbus.broker.names import Names
 from feedbus.generations import ledger
 from feedbus.generations.ledger import State
 from feedbus.generations.switch import EXIT_AT, EXIT_CODE
-from feedbus.process.lifeline import ready_since, slot_path
+from feedbus.process.slot_status import ready_since
+from feedbus.process.slots import slot_path
 from feedbus.topology import Topology
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus.process import file_locks, lifeline
+from feedbus.process import file_locks, slot_status, slots, supervised
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ HOLD = """
 import sys, time
 from dataclasses import dataclass
 from pathlib import Path
-from feedbus.process import lifeline
+from feedbus.process import slots
 class Folder: var = Path(sys.argv[1])
-with lifeline.hold_slot(Folder, "feed_3", 1):
+with slots.hold_slot(Folder, "feed_3", 1):
     print("held", flush=True)
     time.sleep(60)
 """
 
 SUPERVISED = """
 import os, subprocess, sys, time
-code = "import time; from feedbus.process import lifeline; lifeline.follow_parent()"
+code = "import time; from feedbus.process import supervised; supervised.follow_parent()"
 code += "; print(1, flush=True); time.sleep(60)"
 environment = os.environ | {"FEEDBUS_SUPERVISED": str(os.getpid())}
 child = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
@@ -78,8 +78,8 @@ def test_a_slot_is_held_by_one_process_and_the_other_learns_by_which(folder):
     with python(HOLD, folder.var) as holder:
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(lifeline.SlotTaken, match=f"feed_3 already runs as process {holder.pid}"),
-            lifeline.hold_slot(folder, "feed_3", 1, patience_seconds=0.1),
+            pytest.raises(slots.SlotTaken, match=f"feed_3 already runs as process {holder.pid}"),
+            slots.hold_slot(folder, "feed_3", 1, patience_seconds=0.1),
         ):
             pytest.fail("two hold one slot")
 
@@ -87,7 +87,7 @@ def test_a_slot_is_held_by_one_process_and_the_other_learns_by_which(folder):
 def test_another_slot_of_the_same_consumer_is_free(folder):
     with (
         python(HOLD, folder.var) as holder,
-        lifeline.hold_slot(folder, "feed_3", 2, patience_seconds=0.1),
+        slots.hold_slot(folder, "feed_3", 2, patience_seconds=0.1),
     ):
         assert holder.stdout.readline() == "held\n"
 
@@ -96,7 +96,7 @@ def test_a_slot_is_free_as_soon_as_its_holder_is_killed(folder):
     with python(HOLD, folder.var) as holder:
         holder.stdout.readline()
         os.kill(holder.pid, signal.SIGKILL)
-        with lifeline.hold_slot(folder, "feed_3", 1, patience_seconds=10):
+        with slots.hold_slot(folder, "feed_3", 1, patience_seconds=10):
             pass
 
 
@@ -106,30 +106,30 @@ def test_a_child_that_outlives_its_parent_does_not_hold_the_slot(folder):
         holder.stdout.readline()
         os.kill(holder.pid, signal.SIGKILL)
         try:
-            with lifeline.hold_slot(folder, "feed_3", 1, patience_seconds=10):
+            with slots.hold_slot(folder, "feed_3", 1, patience_seconds=10):
                 pass
         finally:
             os.killpg(holder.pid, signal.SIGKILL)
 
 
 def test_the_folder_of_locks_is_closed_to_others(folder):
-    with lifeline.hold_slot(folder, "feed_3", 1):
+    with slots.hold_slot(folder, "feed_3", 1):
         assert (folder.var / "run").stat().st_mode & 0o777 == 0o700
         assert (folder.var / "run" / "feed_3.1.lock").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_process_that_says_it_is_ready_is_ready_until_it_lets_go(folder):
     path = folder.var / "run" / "feed_3.1.ready"
-    with lifeline.hold_slot(folder, "feed_3", 1):
-        assert lifeline.ready_since(path, os.getpid()) is None
-        lifeline.mark_ready()
-        assert lifeline.ready_since(path, os.getpid()) == pytest.approx(time.time(), abs=60)
-        assert lifeline.ready_since(path, os.getpid() + 1) is None
-    assert lifeline.ready_since(path, os.getpid()) is None
+    with slots.hold_slot(folder, "feed_3", 1):
+        assert slot_status.ready_since(path, os.getpid()) is None
+        slot_status.mark_ready()
+        assert slot_status.ready_since(path, os.getpid()) == pytest.approx(time.time(), abs=60)
+        assert slot_status.ready_since(path, os.getpid() + 1) is None
+    assert slot_status.ready_since(path, os.getpid()) is None
 
 
 def test_without_a_slot_saying_ready_does_nothing(folder):
-    lifeline.mark_ready()
+    slot_status.mark_ready()
     assert not folder.var.exists()
 
 
@@ -142,22 +142,22 @@ def test_a_process_ends_when_its_supervisor_is_killed():
 
 
 def test_a_process_whose_supervisor_was_gone_already_ends():
-    code = "from feedbus.process import lifeline; lifeline.follow_parent(); print('lives')"
-    environment = os.environ | {lifeline.SUPERVISED: "1"}
+    code = "from feedbus.process import supervised; supervised.follow_parent(); print('lives')"
+    environment = os.environ | {supervised.SUPERVISED: "1"}
     with python(code, env=environment) as orphan:
         output, trouble = orphan.communicate()
     assert (output, trouble, orphan.returncode) == ("", "the supervisor has ended\n", 1)
 
 
 def test_a_process_started_by_hand_follows_nobody(monkeypatch):
-    monkeypatch.delenv(lifeline.SUPERVISED, raising=False)
-    lifeline.follow_parent()
+    monkeypatch.delenv(supervised.SUPERVISED, raising=False)
+    supervised.follow_parent()
 
 
 def test_an_allocation_beyond_the_memory_limit_is_a_memory_error():
     code = """
-from feedbus.process import lifeline
-lifeline.limit_memory(200 * 2**20)
+from feedbus.process import supervised
+supervised.limit_memory(200 * 2**20)
 try:
     bytearray(300 * 2**20)
 except MemoryError:
@@ -168,15 +168,16 @@ except MemoryError:
     assert output == "caught 1048576\n"
 
 
-def test_a_command_under_the_lifeline_holds_its_slot_and_says_that_it_is_ready(folder):
-    run = lifeline.run_folder(folder)
+def test_a_command_in_a_slot_holds_its_slot_and_says_that_it_is_ready(folder):
+    run = slots.run_folder(folder)
     code = (
-        "import time; from feedbus.process import lifeline; lifeline.mark_ready(); time.sleep(60)"
+        "import time; from feedbus.process import slot_status; "
+        "slot_status.mark_ready(); time.sleep(60)"
     )
-    command = ["-m", "feedbus.process.lifeline", "--run", run, "--name", "web", "--slot", "1"]
+    command = ["-m", "feedbus.process.slot_command", "--run", run, "--name", "web", "--slot", "1"]
     process = subprocess.Popen([sys.executable, *command, "--", sys.executable, "-c", code])
     try:
-        wait_until(lambda: lifeline.ready_since(run / "web.1.ready", process.pid) is not None)
+        wait_until(lambda: slot_status.ready_since(run / "web.1.ready", process.pid) is not None)
         assert file_locks.lock_holder(run / "web.1.lock") == process.pid
     finally:
         process.kill()
@@ -184,20 +185,20 @@ def test_a_command_under_the_lifeline_holds_its_slot_and_says_that_it_is_ready(f
     assert file_locks.lock_holder(run / "web.1.lock") is None
 
 
-def test_a_command_under_the_lifeline_has_its_memory_limited(folder):
-    run = lifeline.run_folder(folder)
+def test_a_command_in_a_slot_has_its_memory_limited(folder):
+    run = slots.run_folder(folder)
     code = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
-    command = ["-m", "feedbus.process.lifeline", "--run", run, "--name", "web", "--slot", "1"]
+    command = ["-m", "feedbus.process.slot_command", "--run", run, "--name", "web", "--slot", "1"]
     limited = [*command, "--memory-limit", "123456789", "--", sys.executable, "-c", code]
     ended = subprocess.run([sys.executable, *limited], capture_output=True, text=True, check=True)
     assert ended.stdout == "123456789\n"
 
 
 def test_a_command_that_does_not_exist_is_reported_without_a_traceback(folder):
-    run = lifeline.run_folder(folder)
+    run = slots.run_folder(folder)
     command = [
         "-m",
-        "feedbus.process.lifeline",
+        "feedbus.process.slot_command",
         "--run",
         run,
         "--name",

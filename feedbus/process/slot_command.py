@@ -1,0 +1,44 @@
+"""Become a command that is not feedbus's own, in a slot of a supervised process.
+
+`python -m feedbus.process.slot_command --run DIR --name NAME --slot N -- COMMAND …`
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from feedbus.errors import FeedbusError, UsageError
+from feedbus.process.slots import PATIENCE_SECONDS, take_slot
+from feedbus.process.supervised import default_signals, follow_parent, limit_memory
+
+
+def become(arguments: Sequence[str]) -> None:
+    """Follow the supervisor, take the slot, limit memory, and become the command."""
+    parser = argparse.ArgumentParser(prog="python -m feedbus.process.slot_command")
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--slot", type=int, required=True)
+    parser.add_argument("--memory-limit", type=int, metavar="BYTES")
+    parser.add_argument("command", nargs="+")
+    asked = parser.parse_args(arguments)
+    follow_parent()
+    default_signals()
+    # A record lock survives exec as long as its descriptor does.
+    os.set_inheritable(take_slot(asked.run, asked.name, asked.slot, PATIENCE_SECONDS), True)
+    limit_memory(asked.memory_limit)
+    try:
+        os.execvp(asked.command[0], asked.command)  # noqa: S606 -- no shell is meant
+    except OSError as error:
+        msg = f"cannot start {asked.command[0]}: {error.strerror}"
+        raise UsageError(msg) from None
+
+
+if __name__ == "__main__":
+    try:
+        become(sys.argv[1:])
+    except FeedbusError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,107 @@
+"""What a process records about itself in the files of its slot: ready, holding, waiting records."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from feedbus.process import loaded_code
+from feedbus.process.file_locks import lock_holder
+from feedbus.process.private_files import open_private
+from feedbus.process.slots import READY_FILE, slot_path
+
+
+def mark_ready() -> None:
+    """Report to the supervisor that this process is ready; does nothing without a slot."""
+    path = os.environ.get(READY_FILE)
+    if path:
+        code = loaded_code.write(loaded_code.imported_files())
+        handle = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.write(handle, f"{os.getpid()}\n{code}\n".encode())
+        os.close(handle)
+
+
+def mark_holding(reason: str) -> None:
+    """Record why this process holds, "" when it continues; does nothing without a slot."""
+    _mark(".holding", reason)
+
+
+def mark_waiting(records: int) -> None:
+    """Record how many records wait in this process; does nothing without a slot."""
+    _mark(".waiting", str(records) if records else "")
+
+
+def _mark(suffix: str, said: str) -> None:
+    path = os.environ.get(READY_FILE)
+    if path:
+        text = f"{os.getpid()}\n{said}\n" if said else ""
+        beside = Path(path).with_suffix(suffix)
+        handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def holding(folder: Path, name: str, slot: int, pid: int) -> str:
+    """Return why a process holds, or "" if it does not."""
+    try:
+        text = slot_path(folder, name, slot, "holding").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    noted, _, reason = text.partition("\n")
+    return reason.strip() if noted == str(pid) else ""
+
+
+def all_holding(folder: Path) -> dict[str, list[str]]:
+    """Return the reasons of all processes that hold, by process name."""
+    return _marked(folder, ".holding")
+
+
+def all_waiting(folder: Path) -> dict[str, int]:
+    """Return how many records wait in all processes of a name, by process name."""
+    found = _marked(folder, ".waiting")
+    return {name: sum(map(int, filter(str.isdecimal, said))) for name, said in found.items()}
+
+
+def _marked(folder: Path, suffix: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob(f"*{suffix}")):
+        noted, _, reason = path.read_text(encoding="utf-8").partition("\n")
+        # A look at a lock of this process's own would release it.
+        if reason and (noted == str(os.getpid()) or noted == _lock_holder_beside(path)):
+            name, _, _ = path.name.rsplit(".", 2)
+            found.setdefault(name.replace("%2F", "/"), []).append(reason.strip())
+    return found
+
+
+def _lock_holder_beside(path: Path) -> str:
+    return str(lock_holder(path.with_suffix(".lock")))
+
+
+def ready_since(path: Path, pid: int) -> float | None:
+    """Return when the process became ready, in seconds since the epoch, or None."""
+    try:
+        with path.open() as file:
+            if file.readline().strip() == str(pid):
+                return os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def runs_ready(folder: Path, name: str, slot: int) -> bool:
+    """Whether a process that does its work holds a slot."""
+    try:
+        with slot_path(folder, name, slot, "ready").open() as file:
+            noted = file.readline().strip()
+    except FileNotFoundError:
+        return False
+    return bool(noted) and noted == str(lock_holder(slot_path(folder, name, slot, "lock")))
+
+
+def changed_code(path: Path, pid: int) -> list[Path]:
+    """Return the files that have changed since the process with this ready file imported them."""
+    try:
+        first, _, rest = path.read_text().partition("\n")
+    except OSError:
+        return []
+    return loaded_code.changed(rest.partition("\n")[0]) if first.strip() == str(pid) else []

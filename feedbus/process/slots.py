@@ -1,0 +1,102 @@
+"""The slots of consumers and processes: a lock that one process holds at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from feedbus.errors import FeedbusError
+from feedbus.process.file_locks import take_lock
+from feedbus.process.private_files import private_folder
+from feedbus.process.supervised import SUPERVISED
+
+READY_FILE = "FEEDBUS_READY_FILE"  # in which this process records that it is ready
+PATIENCE_SECONDS = 15.0
+SLOT_LOCK = re.compile(r".+\.\d+\.lock")
+
+
+class HasVar(Protocol):
+    """An object with the folder of a system's state, such as a Topology."""
+
+    @property
+    def var(self) -> Path:
+        """The folder, absolute."""
+
+
+class SlotTaken(FeedbusError):  # noqa: N818 -- a state of the world, as Outage is
+    """Another process holds the slot and did not release it in time."""
+
+
+def run_folder(topology: HasVar) -> Path:
+    """Return the folder of sockets, locks and ready files, created if it is missing.
+
+    Raises:
+        NotPrivate: another user owns it, or may write to it.
+
+    """
+    private_folder(topology.var)
+    return private_folder(topology.var / "run")
+
+
+def slot_path(folder: Path, name: str, slot: int, kind: str) -> Path:
+    """Return the path of a slot's file, such as its "lock" or "ready" file."""
+    return folder / f"{name.replace('/', '%2F')}.{slot}.{kind}"
+
+
+def slot_locks(folder: Path) -> list[Path]:
+    """Return the lock files of all slots that were ever taken."""
+    return sorted(path for path in folder.glob("*.lock") if SLOT_LOCK.fullmatch(path.name))
+
+
+@contextmanager
+def hold_slot(
+    topology: HasVar, name: str, slot: int, *, patience_seconds: float | None = None
+) -> Iterator[None]:
+    """Hold the lock of a slot of a consumer or process while the block runs.
+
+    Args:
+        topology: with the folder of state.
+        name: the consumer's or process's name.
+        slot: which of its processes this is, from 1.
+        patience_seconds: how long an earlier holder may take to end; by default long under a
+            supervisor, whose predecessor may have been killed, and short by hand.
+
+    Raises:
+        SlotTaken: the other process did not end.
+
+    """
+    if patience_seconds is None:
+        patience_seconds = PATIENCE_SECONDS if SUPERVISED in os.environ else 1.0
+    folder = run_folder(topology)
+    lock = take_slot(folder, name, slot, patience_seconds)
+    try:
+        yield
+    finally:
+        os.environ.pop(READY_FILE, None)
+        with contextlib.suppress(OSError):
+            os.truncate(slot_path(folder, name, slot, "ready"), 0)
+        os.close(lock)
+
+
+def take_slot(folder: Path, name: str, slot: int, patience_seconds: float) -> int:
+    """Lock a slot, and name its ready file in the environment; return the lock's descriptor.
+
+    Raises:
+        SlotTaken: the other process did not end.
+
+    """
+    try:
+        lock = take_lock(slot_path(folder, name, slot, "lock"), patience_seconds=patience_seconds)
+    except BlockingIOError as error:
+        msg = (
+            f"{name} already runs as process {error.args[1]} in slot {slot}; stop that one first"
+            f" (circusctl stop {name}, or feedbus down), or choose another --slot"
+        )
+        raise SlotTaken(msg) from None
+    os.environ[READY_FILE] = str(slot_path(folder, name, slot, "ready"))
+    return lock

@@ -1,0 +1,71 @@
+"""The ties of a process to its supervisor: parent-death signal, signal actions, memory limit."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+
+SUPERVISED = "FEEDBUS_SUPERVISED"  # the supervisor's process id, set by its watchers
+# The supervisor's; what has it in its environment was started by a supervised process.
+RUN_FOLDER = "FEEDBUS_RUN_FOLDER"
+PR_SET_PDEATHSIG = 1
+
+
+def default_signals() -> None:
+    """Restore the default action of every signal that the supervisor ignores or blocks.
+
+    A supervisor under nohup ignores SIGHUP, and Python SIGPIPE; a program that was started with
+    them ignored would ignore them too.
+    """
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def follow_parent() -> bool:
+    """Request SIGTERM for the supervisor's death; return whether there is a supervisor.
+
+    Raises:
+        SystemExit: the supervisor was gone before this could be arranged.
+
+    """
+    parent_id = os.environ.get(SUPERVISED, "")
+    if not parent_id:
+        return False
+    os.environ[SUPERVISED] = ""  # the parent of what this process starts is this process
+    default_signals()
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it: a closed socket is an error
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so is a file that grows too large
+    parent = int(parent_id)
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    else:
+        threading.Thread(
+            target=_watch, args=(parent,), name="supervisor watch", daemon=True
+        ).start()
+    if os.getppid() != parent:
+        msg = "the supervisor has ended"
+        raise SystemExit(msg)
+    return True
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def limit_memory(limit_bytes: int | None) -> None:
+    """Make allocations beyond limit_bytes fail (MemoryError in Python); None is no limit."""
+    if limit_bytes is None:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    ceiling = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (ceiling, hard))
