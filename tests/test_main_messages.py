@@ -111,7 +111,7 @@ MESSAGES = {
         "the handler raised an exception for a record; the queue's retry policy applies",
         ("the handler raised an exception for a batch; feedbus now calls it for each record alone"),
     ),
-    "dispatch/dispatch.py": ("a message became a dead letter; `feedbus dead show` prints it",),
+    "dispatch/fate_sender.py": ("a message became a dead letter; `feedbus dead show` prints it",),
     "operations/service.py": (
         (
             "port {} is in use by another program, so this process listens on port {}; `feedbus"

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from feedbus.bus.collecting import BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
-from feedbus.dispatch.decoder import AsyncCall, Callee
+from feedbus.dispatch.callee import AsyncCall, Callee
 from feedbus.dispatch.ordered_retries import Waits
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
@@ -43,24 +43,6 @@ class Calling:
         self._consumer = consumer
         self._sender = sender
         self._store = store
-
-    def attempt(self, callee: Callee, records: Records) -> BaseException | None:
-        """Call a handler and send its messages; return its exceptions.
-
-        Raises:
-            Outage: something is away; nothing is to be counted.
-
-        """
-        publications, error = self.outcome(callee, records)
-        if publications is not None:
-            try:
-                with publications:
-                    publications.send()
-            except KeyboardInterrupt:
-                raise
-            except BaseException as failure:  # noqa: BLE001 -- as in outcome()
-                return self.judge(records, failure)
-        return error
 
     def outcome(
         self, callee: Callee, records: Records

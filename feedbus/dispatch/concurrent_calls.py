@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from feedbus.bus.sender import Sender
-from feedbus.dispatch.decoder import AsyncCall, Callee, Decoded
+from feedbus.dispatch.callee import AsyncCall, Callee
+from feedbus.dispatch.decoder import Decoded
 from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.publications import Publications, send_together
 from feedbus.dispatch.sequencer import Sequencer
@@ -64,6 +65,7 @@ class ConcurrentCalls:
         """Handle up to `concurrency` records of the queue at the same time."""
         queue = consumer.queue
         self._dispatch = dispatch
+        self._blocked = dispatch.blocked
         self._clock = dispatch.clock
         self._sender = sender
         self._resources = resources
@@ -155,7 +157,7 @@ class ConcurrentCalls:
                 part = parts[id(owner)]
                 part.left += len(chunk)
                 for index, row in enumerate(chunk.rows):
-                    key = self._dispatch.key(owner, row)
+                    key = self._blocked.key(owner, row)
                     records: Records = Records([chunk.select([index])], [owner])
                     self._sequencer.add(Work(key, part, row, each.callee, records))
         empty = [part.opened for part in parts.values() if not part.left]
@@ -255,11 +257,11 @@ class ConcurrentCalls:
         if work.seconds >= LEAST_TIMEOUT_SECONDS and not work.known_slow:
             self._ended_slow.append((self._clock.monotonic(), work.message_id, work.seconds))
         self._leave(work.part)
-        if work.error is None or not self._dispatch.must_wait(opened, row):
+        if work.error is None or not self._blocked.must_wait(opened, row):
             self._sequencer.end(work)
             return
         for behind in self._sequencer.cut(work):
-            self._dispatch.defer(behind.part.opened, behind.row)
+            self._blocked.defer(behind.part.opened, behind.row)
             self._leave(behind.part)
 
     def _leave(self, part: Part) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 from feedbus.codecs import Codecs
+from feedbus.dispatch.callee import Callee
 from feedbus.dispatch.failure_policy import FailurePolicy, Fate
 from feedbus.dispatch.order import Order
 from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
 from feedbus.errors import InvalidBody, Reject
-from feedbus.handling.handlers import Handler
-from feedbus.handling.message_types import Loaded
-from feedbus.handling.parameters import Given
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
@@ -23,9 +21,6 @@ from feedbus.records.packs import Pack, decode
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.constants import PACK
-
-Call = Callable[[Any, Given], None]
-AsyncCall = Callable[[Any, Given], Coroutine[Any, Any, None]]
 
 
 @dataclass(slots=True)
@@ -49,16 +44,6 @@ class Decoded:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Callee:
-    """One handler of the queue: its message type and its callables."""
-
-    handler: Handler
-    load: Callable[[Pack], Loaded]
-    call: Call
-    call_async: AsyncCall | None
-
-
 @dataclass(slots=True)
 class HandlerInput:
     """Consecutive records for the same handler, with their deliveries."""
@@ -76,8 +61,8 @@ class Decoder:
         topology: Topology,
         consumer: Consumer,
         routes: HandlerRoutes,
+        callees: Sequence[Callee],
         failure_policy: FailurePolicy,
-        caller_of: Callable[[Handler], tuple[Call, AsyncCall | None]],
         retries: OrderedRetries | None,
     ) -> None:
         """Prepare for the handlers of the consumer's queue.
@@ -86,8 +71,8 @@ class Decoder:
             topology: with the project's codecs.
             consumer: the consumer of the queue.
             routes: to the queue's handlers.
+            callees: these handlers, in the same order.
             failure_policy: decides on what cannot be read.
-            caller_of: returns what calls a handler.
             retries: in the order of their keys, if the queue has one.
 
         """
@@ -96,15 +81,9 @@ class Decoder:
         self._failure_policy = failure_policy
         self._retries = retries
         self._order = Order.of(consumer.queue)
-        self._types = [each.message_type() for each in routes.handlers]
-        self._callees = [
-            Callee(each, kind.load, *caller_of(each))
-            for each, kind in zip(routes.handlers, self._types, strict=True)
-        ]
+        self._callees = callees
         self._codecs = Codecs.of(topology)
-        self._json_alone = not topology.codecs and all(
-            kind.reads == "object" for kind in self._types
-        )
+        self._json_alone = not topology.codecs and all(each.reads == "object" for each in callees)
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Decoded], list[HandlerInput]]:
         """Decode deliveries; return them and the records for the handlers."""
@@ -231,7 +210,7 @@ class Decoder:
             delivery.routing_key,
             content_encoding=delivery.properties.get("content_encoding"),
             headers=delivery.headers,
-            reads=self._types[place].reads if place is not None else "bytes",
+            reads=self._callees[place].reads if place is not None else "bytes",
         )
 
     def set_aside(self, delivery: Delivery, fate: Fate) -> Decoded:

@@ -32,6 +32,7 @@ class SingleCalls:
     def __init__(self, dispatch: Dispatch, sender: Sender, note: Callable[[str], None]) -> None:
         """Call note with the message id before a handler, or the dead handler, gets a message."""
         self._dispatch = dispatch
+        self._blocked = dispatch.blocked
         self._sender = sender
         self._note = note
         self._opened: list[Decoded] = []
@@ -66,7 +67,7 @@ class SingleCalls:
         try:
             published = self._outcomes(delivery, opened, inputs)
         except Outage:
-            self._dispatch.abandon(opened)
+            self._blocked.abandon(opened)
             raise
         self._opened.append(opened)
         for each in published:
@@ -83,8 +84,8 @@ class SingleCalls:
         for each in inputs:
             for chunk in each.chunks:
                 for index, row in enumerate(chunk.rows):
-                    if self._dispatch.waits(opened, row):
-                        self._dispatch.defer(opened, row)
+                    if self._blocked.waits(opened, row):
+                        self._blocked.defer(opened, row)
                         continue
                     if row:
                         self._note(delivery.message_id)  # each record has the handler's time

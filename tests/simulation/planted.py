@@ -13,7 +13,7 @@ from typing import Any
 
 from feedbus.broker import publisher
 from feedbus.bus import sender
-from feedbus.dispatch import dispatch, failure_policy
+from feedbus.dispatch import failure_policy, fate_sender
 from feedbus.errors import BrokerOutage
 from feedbus.generations import drain, probes, switch
 from feedbus.runner import buffer, reading
@@ -118,7 +118,7 @@ def a_retry_that_forgets_its_key() -> list[Change]:
 
 def retries_that_nobody_confirms() -> list[Change]:
     """Settle a record whose retry could not be published."""
-    original = dispatch.Dispatch._send_fates
+    original = fate_sender.FateSender.send
 
     def send(self: Any, *arguments: Any, **options: Any) -> None:
         try:
@@ -126,7 +126,7 @@ def retries_that_nobody_confirms() -> list[Change]:
         except BrokerOutage:
             return
 
-    return [(dispatch.Dispatch, "_send_fates", send)]
+    return [(fate_sender.FateSender, "send", send)]
 
 
 def a_relay_that_deletes_too_soon() -> list[Change]:

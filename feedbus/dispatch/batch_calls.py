@@ -1,0 +1,69 @@
+"""Calls of handlers with batches; after a batch that raised, with each of its records alone."""
+
+from __future__ import annotations
+
+from feedbus.dispatch.blocked_keys import BlockedKeys, origin
+from feedbus.dispatch.callee import Callee
+from feedbus.dispatch.calling import Calling
+from feedbus.dispatch.decoder import Decoder
+from feedbus.dispatch.ordered_retries import Waits
+from feedbus.records import Records
+
+Failures = dict[int, BaseException]
+
+
+class BatchCalls:
+    """Calls handlers in the consumer's own thread, and sends what each call published."""
+
+    def __init__(self, calling: Calling, decoder: Decoder, blocked: BlockedKeys) -> None:
+        """Report failures to the decoder, which decides on the fates of records."""
+        self._calling = calling
+        self._decoder = decoder
+        self._blocked = blocked
+
+    def perform(self, callee: Callee, records: Records) -> Failures:
+        """Call the handler with records and return the exceptions by record.
+
+        Raises:
+            Outage: something is away; the deliveries are to be handled again.
+
+        """
+        failures: Failures = {}
+
+        def fail(index: int, error: BaseException) -> None:
+            failures[index] = error
+            self._decoder.fail(*origin(records, index), error)
+
+        many = callee.handler.batch and len(records) > 1 and not self._blocked.any_waits(records)
+        if many and self._attempt(callee, records) is None:
+            for index, verdict in records.verdicts.items():
+                fail(index, verdict)
+            return failures
+        # One at a time, also after a batch that raised: a bad record never fails its neighbours.
+        for index, single in enumerate(records.batches_of_one()):
+            if self._blocked.waits_in(records, index):
+                fail(index, Waits())
+                continue
+            error = self._attempt(callee, single)
+            error = error or single.verdicts.get(0)
+            if error is not None:
+                fail(index, error)
+        return failures
+
+    def _attempt(self, callee: Callee, records: Records) -> BaseException | None:
+        """Call a handler and send its messages; return its exceptions.
+
+        Raises:
+            Outage: something is away; nothing is to be counted.
+
+        """
+        publications, error = self._calling.outcome(callee, records)
+        if publications is not None:
+            try:
+                with publications:
+                    publications.send()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as failure:  # noqa: BLE001 -- as in Calling.outcome()
+                return self._calling.judge(records, failure)
+        return error

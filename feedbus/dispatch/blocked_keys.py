@@ -1,0 +1,101 @@
+"""Which records must wait while deliveries are handled, since one of their key has failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feedbus.dispatch.decoder import Decoded, Decoder
+from feedbus.dispatch.failure_policy import FailurePolicy
+from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
+from feedbus.errors import Reject, Retry
+from feedbus.records import Records
+
+
+class BlockedKeys:
+    """The keys of records that have failed in the deliveries that are handled now."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        failure_policy: FailurePolicy,
+        retries: OrderedRetries | None,
+        *,
+        block_on_dead: bool,
+    ) -> None:
+        """Block nothing without retries.
+
+        Args:
+            decoder: knows the keys, and what failed.
+            failure_policy: decides on records that have failed.
+            retries: in the order of their keys, if the queue has one.
+            block_on_dead: whether dead letters block their keys.
+
+        """
+        self._decoder = decoder
+        self._failure_policy = failure_policy
+        self._retries = retries
+        self._stopping = Retry | Reject if block_on_dead else Retry
+
+    def key(self, arrived: Decoded, row: int) -> Any:
+        """Return a record's ordering key, or None if it has no order."""
+        return self._decoder.key(arrived, row)
+
+    def waits(self, arrived: Decoded, row: int) -> bool:
+        """Whether a record is not to be handled, since one of its key before it has just failed."""
+        if self._retries is None or not self._retries.unsettled:
+            return False
+        return self.must_wait(arrived, row)
+
+    def waits_in(self, records: Records, index: int) -> bool:
+        """Return waits() for a record of a batch."""
+        if self._retries is None or not self._retries.unsettled:
+            return False
+        return self.must_wait(*origin(records, index))
+
+    def any_waits(self, records: Records) -> bool:
+        """Whether waits() is true for any record of a batch."""
+        if self._retries is None or not self._retries.unsettled:
+            return False
+        return any(self.must_wait(*origin(records, index)) for index in range(len(records)))
+
+    def must_wait(self, arrived: Decoded, row: int) -> bool:
+        """Whether a record's key has to wait, since a record of it has failed."""
+        if self._retries is None:
+            return False
+        return self._retries.must_wait(arrived.delivery, arrived.pack, row)
+
+    def defer(self, arrived: Decoded, row: int) -> None:
+        """Let a record wait for others of its key."""
+        self._decoder.fail(arrived, row, Waits())
+
+    def abandon(self, arrived: Decoded) -> None:
+        """Note that a delivery of which some records have failed is to be handled again."""
+        if self._retries is not None and arrived.fates:
+            self._retries.abandoned = True
+
+    def overtaken(self, records: Records) -> bool:
+        """Whether a handler took a record although it wants an earlier one of its key again."""
+        verdicts = records.batch.verdicts
+        if self._retries is None or not any(
+            isinstance(each, self._stopping) for each in verdicts.values()
+        ):
+            return False
+        stopped: set[Any] = set()
+        for place in range(len(records.batch)):
+            arrived, row = origin(records, place)
+            key, verdict = self._decoder.key(arrived, row), verdicts.get(place)
+            if verdict is None and key in stopped:
+                return True
+            if verdict is not None:
+                fate = self._failure_policy.decide(arrived.delivery, arrived.pack, row, verdict)
+                if self._retries.stops(fate):
+                    stopped.add(key)
+        return False
+
+
+def origin(records: Records, index: int) -> tuple[Decoded, int]:
+    """Return the delivery that brought a record of a whole batch, and the record's place there."""
+    number, row = records.batch.find(index)
+    arrived = records.batch.origins[number]
+    assert isinstance(arrived, Decoded)  # noqa: S101 -- for the type checker
+    return arrived, records.batch.chunks[number].rows[row]

@@ -1,0 +1,85 @@
+"""The handlers of a queue as callables, within the middleware of the topology."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from feedbus.handling.handlers import Handler, refuse_in_transaction
+from feedbus.handling.message_types import Loaded
+from feedbus.handling.message_types.message_type import Reads
+from feedbus.handling.middleware import MiddlewareStack, resolve_middleware
+from feedbus.handling.parameters import Given
+from feedbus.handling.resources import Resources
+from feedbus.handling.routes import HandlerRoutes
+from feedbus.records.packs import Pack
+from feedbus.store import NoStore, Store
+from feedbus.topology import Consumer, Topology
+
+Call = Callable[[Any, Given], None]
+AsyncCall = Callable[[Any, Given], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """One handler of the queue: its message type and its callables.
+
+    Attributes:
+        handler: the handler.
+        reads: what it takes: objects, texts or bytes.
+        load: validates records for it.
+        call: calls it.
+        call_async: calls it in the event loop; None if it is not async.
+
+    """
+
+    handler: Handler
+    reads: Reads
+    load: Callable[[Pack], Loaded]
+    call: Call
+    call_async: AsyncCall | None
+
+
+def callees(
+    topology: Topology,
+    consumer: Consumer,
+    routes: HandlerRoutes,
+    store: Store,
+    resources: Resources,
+) -> list[Callee]:
+    """Return the handlers of a consumer's queue, in the order of the routes."""
+    found = []
+    for handler in routes.handlers:
+        kind = handler.message_type()
+        calls = _calls(topology, consumer, handler, store, resources)
+        found.append(Callee(handler, kind.reads, kind.load, *calls))
+    return found
+
+
+def _calls(
+    topology: Topology, consumer: Consumer, handler: Handler, store: Store, resources: Resources
+) -> tuple[Call, AsyncCall | None]:
+    """Return a function that calls a handler, and a coroutine function if the handler is async."""
+    middleware = [
+        resolve_middleware(name, topology.root, asynchronous=handler.is_async)
+        for name in topology.middleware
+    ]
+    stack = MiddlewareStack(middleware, consumer, resources)
+    session_type = store.session_type
+    if not isinstance(store, NoStore):
+        refuse_in_transaction(handler.function)
+    if not handler.is_async:
+        return stack.around(handler.caller(session_type, resources)), None
+    awaited = stack.around_async(handler.async_caller(session_type, resources))
+    timeout_seconds = consumer.queue.handler_timeout_seconds
+
+    async def finished(argument: Any, given: Given) -> None:
+        await awaited(argument, given)
+        if not handler.batch:
+            given.bus.flush()  # before any other task of the loop goes on
+
+    def call(argument: Any, given: Given) -> None:
+        resources.run(finished(argument, given), timeout_seconds)
+
+    return call, finished

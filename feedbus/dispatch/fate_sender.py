@@ -1,0 +1,90 @@
+"""Send the retries and dead letters of deliveries; the dead handler is called before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from feedbus.bus.sender import Sender
+from feedbus.dispatch.dead_handler import DeadHandler
+from feedbus.dispatch.decoder import Decoded
+from feedbus.errors import BrokerOutage
+from feedbus.logs import EventLog
+from feedbus.wire.constants import KEY, REASON
+from feedbus.wire.failures import bare
+
+events = EventLog(__name__)
+
+
+class FateSender:
+    """Sends what has to outlive the deliveries of one consumer, before they are acknowledged."""
+
+    def __init__(self, consumer: str, sender: Sender, dead_handler: DeadHandler | None) -> None:
+        """Send by sender.
+
+        Args:
+            consumer: its name, for the log.
+            sender: sends the messages.
+            dead_handler: called before a record becomes a dead letter, if there is one.
+
+        """
+        self._consumer = consumer
+        self._sender = sender
+        self._dead_handler = dead_handler
+
+    def send(
+        self,
+        opened: Sequence[Decoded],
+        *,
+        quietly: bool = False,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        """Send the messages of the fates of deliveries; return when the broker has confirmed them.
+
+        Args:
+            opened: the deliveries.
+            quietly: whether not to call the dead handler.
+            note: called with the message id before the dead handler gets what failed of it.
+
+        Raises:
+            Outage: the broker is away, or what the dead handler needs; it may be repeated.
+
+        """
+        if self._dead_handler is not None and not quietly:
+            for arrived in opened:
+                if note is not None and arrived.fates:
+                    note(arrived.delivery.message_id)
+                arrived.fates = [
+                    self._dead_handler.before(arrived.delivery, fate) for fate in arrived.fates
+                ]
+        fates = [fate for arrived in opened for fate in arrived.fates]
+        messages = [fate.message for fate in fates if fate.message is not None]
+        messages += [fate.block for fate in fates if fate.block is not None]
+        if not messages:
+            return
+        refusals = self._sender.send(messages)
+        if any(refusal.final for refusal in refusals):
+            # Without what it came with, which the broker refuses for good.
+            bared = [bare(each.message, each.reason) for each in refusals if each.final]
+            refusals = [each for each in refusals if not each.final] + self._sender.send(bared)
+        if refusals:
+            # Where failures go has to exist: until it does again nothing may be settled.
+            reason = refusals[0].reason
+            msg = f"{self._consumer}: cannot publish retries and dead letters: {reason}"
+            raise BrokerOutage(msg)
+        self._log_dead_letters(opened)
+
+    def _log_dead_letters(self, opened: Sequence[Decoded]) -> None:
+        """Log one line for each delivery of which something became a dead letter."""
+        for arrived in opened:
+            letters = [fate.message for fate in arrived.fates if fate.is_dead_letter]
+            if letters and letters[0] is not None:
+                headers = letters[0].headers
+                events.warning(
+                    "dead_letter",
+                    "a message became a dead letter; `feedbus dead show` prints it",
+                    consumer=self._consumer,
+                    message_id=letters[0].message_id,
+                    key=headers[KEY],
+                    reason=headers[REASON],
+                    records=len(letters),
+                )

@@ -1,0 +1,54 @@
+"""Count settled deliveries and their records, by verdict, and how long they have been under way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from feedbus.clock import Clock
+from feedbus.dispatch.decoder import Decoded
+from feedbus.metrics import ConsumerMetrics
+from feedbus.wire import Delivery
+from feedbus.wire.constants import PACK
+
+
+class SettledCounts:
+    """The metrics of one consumer's deliveries that are about to be acknowledged."""
+
+    def __init__(self, metrics: ConsumerMetrics, clock: Clock) -> None:
+        """Count in metrics; the clock determines the age of a delivery."""
+        self._metrics = metrics
+        self._clock = clock
+
+    def add(self, opened: Sequence[Decoded]) -> None:
+        """Count deliveries whose failures have been sent."""
+        now = self._clock.wall_nanoseconds() // 1000
+        deliveries = records = 0  # that are acknowledged
+        for arrived in opened:
+            acknowledged, first = len(arrived.pack), "ack"
+            if arrived.fates:
+                failed = Counter(fate.verdict for fate in arrived.fates if fate.verdict != "wait")
+                waiting = sum(fate.verdict == "wait" for fate in arrived.fates)
+                acknowledged = max(acknowledged - failed.total() - waiting, 0)
+                if waiting and not acknowledged and not failed:
+                    continue  # it is counted when it is handled
+                first = "ack" if acknowledged else next(iter(failed))
+                for verdict, count in failed.items():
+                    self._metrics.settled(verdict, int(verdict == first), count)
+            deliveries += first == "ack"
+            records += acknowledged
+            self._count_time(arrived.delivery, now)
+            if not arrived.delivery.identified and arrived.delivery.content_type != PACK:
+                self._metrics.unidentified()
+            if arrived.delivery.redelivered:
+                self._metrics.redelivered(1)
+        self._metrics.settled("ack", deliveries, records)
+
+    def _count_time(self, delivery: Delivery, now_microseconds: int) -> None:
+        lag = delivery.lag_seconds(now_microseconds)
+        if lag is not None:
+            self._metrics.lag(lag)
+        if delivery.sent_again:
+            age = delivery.age_seconds(now_microseconds)
+            if age is not None:
+                self._metrics.age(age)
