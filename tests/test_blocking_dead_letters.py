@@ -16,11 +16,8 @@ from feedbus.cli import dead
 from feedbus.errors import Reject
 from feedbus.topology import Topology
 from servers import versions
-from tests.ordered_queues import (
-    published,
-    work,
-)
-from tests.systems import System, on_broker
+from tests.ordered_queues import ORDERED, published, work
+from tests.systems import System, on_broker, sharded
 
 
 @pytest.fixture(params=["embedded", versions.chosen()[-1]])
@@ -87,3 +84,14 @@ def test_a_dead_letter_blocks_its_key_until_it_is_sent_back_or_dropped(make, con
     system.run(refuse)
     assert [number for number in seen if number % 2 == 0] == [2, 4, 8]
     assert system.dead() == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_an_invalid_record_blocks_the_records_behind_it_in_its_pack(tmp_path, concurrency):
+    options = {"concurrency": concurrency, "prefetch": 20, "block_on_dead": True}
+    system = System.at(tmp_path, sharded(1, **ORDERED | options), pack=10, stored=False)
+    with system.bus() as bus:
+        bus.publish_many("ring", [({"n": "bad"}, "a"), ({"n": 2}, "a"), ({"n": 3}, "b")])
+    system.run(system.note, "shard_0")
+    assert system.seen == [3]
+    assert [letter.reason for letter in system.dead("shard")] == ["n: Not a valid integer."]

@@ -155,8 +155,11 @@ class ConcurrentCalls:
         for each in inputs:
             for chunk, owner in zip(each.chunks, each.owners, strict=True):
                 part = parts[id(owner)]
-                part.left += len(chunk)
                 for index, row in enumerate(chunk.rows):
+                    if self._blocked.waits(owner, row):  # for one that was opened with it
+                        self._blocked.defer(owner, row)
+                        continue
+                    part.left += 1
                     key = self._blocked.key(owner, row)
                     records: Records = Records([chunk.select([index])], [owner])
                     self._sequencer.add(Work(key, part, row, each.callee, records))
