@@ -11,7 +11,7 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from feedbus.metrics import Metrics, exposition, totals
+from feedbus.metrics import Metrics, Settled, exposition, settled, totals
 from feedbus.metrics.counts import SEGMENT_BYTES, Counts
 from tests.required_servers import PROMETHEUS, missing
 
@@ -363,6 +363,16 @@ def test_totals_are_records_by_consumer_and_verdict_over_all_processes(tmp_path)
         "ack": 200,
         "reject": 1,
     }
+
+
+def test_settled_records_and_lag_are_by_consumer_over_all_processes(tmp_path):
+    for slot in range(2):
+        with Metrics.open(tmp_path, f"x.{slot}") as metrics:
+            metrics.consumer("x").settled("ack", 1, 100)
+            metrics.consumer("x").settled("reject", 1, slot)
+            metrics.consumer("x").lag(1.5)
+    assert settled(tmp_path) == {"x": Settled(201, 3.0, 2)}
+    assert settled(tmp_path / "none") == {}
 
 
 def test_a_series_that_another_version_left_with_other_buckets_is_passed_over(tmp_path):

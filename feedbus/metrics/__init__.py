@@ -3,9 +3,11 @@
 from feedbus.metrics.catalogue import Limit, Outcome, Part, Verdict
 from feedbus.metrics.exposition import (
     CONTENT_TYPE,
+    Settled,
     deliveries,
     dropped_dead_letters,
     exposition,
+    settled,
     totals,
 )
 from feedbus.metrics.recorder import ConsumerMetrics, Metrics
@@ -17,9 +19,11 @@ __all__ = [
     "Metrics",
     "Outcome",
     "Part",
+    "Settled",
     "Verdict",
     "deliveries",
     "dropped_dead_letters",
     "exposition",
+    "settled",
     "totals",
 ]

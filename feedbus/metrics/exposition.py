@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -15,6 +16,7 @@ from feedbus.metrics.catalogue import (
     DELIVERIES,
     DROPPED,
     GAUGES,
+    LAG,
     RECORDED,
     RECORDS,
     UNREADABLE,
@@ -33,7 +35,7 @@ events = EventLog("feedbus.metrics")
 
 
 def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None = None) -> bytes:
-    """Yield the metrics of all processes in Prometheus's text format.
+    """Return the metrics of all processes in Prometheus's text format.
 
     Args:
         directory: of the metric files; without it there are no metrics.
@@ -73,6 +75,28 @@ def totals(directory: Path) -> dict[str, dict[str, int]]:
     for (consumer, verdict), (count,) in sorted(merged.get(RECORDS.name, {}).items()):
         found[consumer][verdict] = int(count)
     return dict(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a consumer has settled since its metrics began: records, and the lag of deliveries."""
+
+    records: int = 0
+    lag_seconds: float = 0.0
+    lag_count: int = 0
+
+
+def settled(directory: Path) -> dict[str, Settled]:
+    """Return what each consumer has settled."""
+    merged, _ = _merge(directory)
+    records: Counter[str] = Counter()
+    for (consumer, _verdict), (count,) in merged.get(RECORDS.name, {}).items():
+        records[consumer] += int(count)
+    lags = {
+        consumer: (total, int(sum(buckets)))
+        for (consumer,), (*buckets, total) in merged.get(LAG.name, {}).items()
+    }
+    return {name: Settled(records[name], *lags.get(name, (0.0, 0))) for name in records}
 
 
 def dropped_dead_letters(directory: Path) -> dict[str, int]:

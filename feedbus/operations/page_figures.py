@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feedbus.metrics import exposition
+from feedbus.metrics import Settled, settled
 from feedbus.operations.queue_depths import Counts
 from feedbus.topology import Queue, Topology
 
-SAMPLE = re.compile(r"^(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
-LABEL = re.compile(r'(\w+)="([^"]*)"')
-
-Samples = Mapping[str, Mapping[str, float]]
+NOTHING = Settled()
 
 
 def figures(
@@ -33,12 +28,12 @@ def figures(
         waiting: how many records wait in the order of their keys in this host's processes.
 
     """
-    samples = sums(exposition(topology.var / "metrics").decode())
+    handled = settled(topology.var / "metrics")
     return {
         "name": topology.name,
         "at": time.monotonic(),  # for rates, by the monotonic clock
         "queues": [
-            of_queue(topology, queue, samples, depths, holding, waiting)
+            of_queue(topology, queue, handled, depths, holding, waiting)
             for queue in topology.queues.values()
         ],
     }
@@ -47,7 +42,7 @@ def figures(
 def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
     topology: Topology,
     queue: Queue,
-    samples: Samples,
+    handled: Mapping[str, Settled],
     depths: Counts,
     holding: Mapping[str, Sequence[str]],
     waiting: Mapping[str, int],
@@ -72,19 +67,10 @@ def of_queue(  # noqa: PLR0913, PLR0917 -- as figures()
                 "weight": one.weight,
                 "ready": depths[one.name].ready if one.name in depths else None,
                 "holding": list(holding.get(one.name, ())),
-                "handled": samples["feedbus_records_total"].get(one.name, 0),
-                "lagSeconds": samples["feedbus_lag_seconds_sum"].get(one.name, 0),
-                "lagCount": samples["feedbus_lag_seconds_count"].get(one.name, 0),
+                "handled": handled.get(one.name, NOTHING).records,
+                "lagSeconds": handled.get(one.name, NOTHING).lag_seconds,
+                "lagCount": handled.get(one.name, NOTHING).lag_count,
             }
             for one in consumers
         ],
     }
-
-
-def sums(exposed: str) -> defaultdict[str, dict[str, float]]:
-    """Return sums of samples by metric and consumer; samples without a consumer are under ""."""
-    found: defaultdict[str, dict[str, float]] = defaultdict(dict)
-    for name, labels, value in SAMPLE.findall(exposed):
-        consumer = dict(LABEL.findall(labels)).get("consumer", "")
-        found[name][consumer] = found[name].get(consumer, 0) + float(value)
-    return found
