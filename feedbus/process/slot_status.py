@@ -43,11 +43,7 @@ def _mark(suffix: str, said: str) -> None:
 
 def holding(folder: Path, name: str, slot: int, pid: int) -> str:
     """Return why a process holds, or "" if it does not."""
-    try:
-        text = slot_path(folder, name, slot, "holding").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    noted, _, reason = text.partition("\n")
+    noted, reason = _content(slot_path(folder, name, slot, "holding"))
     return reason.strip() if noted == str(pid) else ""
 
 
@@ -65,12 +61,21 @@ def all_waiting(folder: Path) -> dict[str, int]:
 def _marked(folder: Path, suffix: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob(f"*{suffix}")):
-        noted, _, reason = path.read_text(encoding="utf-8").partition("\n")
+        noted, reason = _content(path)
         # A look at a lock of this process's own would release it.
         if reason and (noted == str(os.getpid()) or noted == _lock_holder_beside(path)):
             name, _, _ = path.name.rsplit(".", 2)
             found.setdefault(name.replace("%2F", "/"), []).append(reason.strip())
     return found
+
+
+def _content(path: Path) -> tuple[str, str]:
+    """Return the process id in the first line of a file, and the rest; "" if it cannot be read."""
+    try:
+        first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    except OSError:
+        return "", ""
+    return first.strip(), rest
 
 
 def _lock_holder_beside(path: Path) -> str:
@@ -100,8 +105,5 @@ def runs_ready(folder: Path, name: str, slot: int) -> bool:
 
 def changed_code(path: Path, pid: int) -> list[Path]:
     """Return the files that have changed since the process with this ready file imported them."""
-    try:
-        first, _, rest = path.read_text().partition("\n")
-    except OSError:
-        return []
-    return loaded_code.changed(rest.partition("\n")[0]) if first.strip() == str(pid) else []
+    noted, rest = _content(path)
+    return loaded_code.changed(rest.partition("\n")[0]) if noted == str(pid) else []
