@@ -53,8 +53,7 @@ class Middleware:
             @contextmanager
             def around(self, call: Call) -> Iterator[None]:
                 started = time.perf_counter()
-
-    Yield:
+                yield  # the handler is called here
                 log.info("%s took %.3f s", call.consumer, time.perf_counter() - started)
 
     One object is made in each process. Its constructor's parameters are found as those of a

@@ -26,8 +26,8 @@ class HandlerRoutes:
     """
 
     handlers: Sequence[Handler]
-    patterns: Sequence[str] = ()
-    types: Sequence[str] = ()
+    patterns: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, queue: Queue, root: Path) -> HandlerRoutes:
@@ -43,10 +43,10 @@ class HandlerRoutes:
         """
         if queue.handlers:
             found = [resolve(dotted, root) for dotted in queue.handlers.values()]
-            return cls(found, patterns=list(queue.handlers))
+            return cls(found, patterns=tuple(queue.handlers))
         if queue.handlers_by_type:
             found = [resolve(dotted, root) for dotted in queue.handlers_by_type.values()]
-            return cls(found, types=list(queue.handlers_by_type))
+            return cls(found, types=tuple(queue.handlers_by_type))
         return cls([resolve(queue.handler, root)])
 
     def wrapped(
@@ -67,7 +67,7 @@ class HandlerRoutes:
         if self.types:
             kind = properties.get("type")
             return self.types.index(kind) if kind in self.types else None
-        return _first_match(tuple(self.patterns), routing_key)
+        return _first_match(self.patterns, routing_key)
 
     def lacking(self, routing_key: str, properties: Mapping[str, Any]) -> str:
         """Return why no handler matches a message."""
