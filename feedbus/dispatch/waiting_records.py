@@ -118,7 +118,10 @@ class WaitingRecords(Generic[Arrival]):
             record: with its arrival.
 
         """
-        for known in self._lines.get(record.key, ()):
+        # From the end, where most arrive: the line of a key can have tens of thousands.
+        for known in reversed(self._lines.get(record.key, [])):
+            if known.place < record.place:
+                break
             if (known.place, known.message_id) == (record.place, record.message_id):
                 return self._again(known, record)
         self.add(record)
