@@ -92,6 +92,11 @@ class RetryPolicy:
     retry_on: tuple[str, ...] = ()
     reject_on: tuple[str, ...] = ()
 
+    @property
+    def delays_milliseconds(self) -> tuple[int, ...]:
+        """The different waits, each of which has a retry queue, in milliseconds."""
+        return tuple(dict.fromkeys(round(delay * 1000) for delay in self.delays_seconds))
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -198,8 +198,8 @@ def declare_schedule(channel: Channel, names: Names, schedule: Schedule) -> None
 
 def _declare_trouble_queues(channel: Channel, names: Names, queue: Queue) -> None:
     declare_auxiliary(channel, names.dead(queue), {}, quorum=queue.type == "quorum")
-    for delay in queue.retry.delays_seconds:
-        declare_delay(channel, names, queue, round(delay * 1000))
+    for delay in queue.retry.delays_milliseconds:
+        declare_delay(channel, names, queue, delay)
 
 
 def declare_delay(

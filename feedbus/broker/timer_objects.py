@@ -5,22 +5,16 @@ See feedbus.broker.timer for how they work together.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
-from feedbus.broker import declarations, lookups, queue_arguments
+from feedbus.broker import declarations, lookups
 from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
-from feedbus.broker.timer import (
-    exchange_target,
-    exists,
-    place_digits,
-    queue_milliseconds,
-    target_of,
-)
+from feedbus.broker.timer import exchange_target, exists, place_digits, target_of
+from feedbus.broker.timer_layout import guard_keys, has_guard, place_arguments, way_arguments
 from feedbus.logs import EventLog
-from feedbus.topology import Exchange, Queue, Topology
+from feedbus.topology import Exchange, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
@@ -181,78 +175,15 @@ def _declare_missing(channel: Channel, names: Names, place: int) -> None:
 def _declare_queues(channel: Channel, names: Names, place: int, digits: Iterable[int]) -> None:
     for digit in digits:
         name = names.timer_queue(place, digit)
-        declarations.declare_auxiliary(channel, name, _arguments(names, place, digit), quorum=True)
+        declarations.declare_auxiliary(
+            channel, name, place_arguments(names, place, digit), quorum=True
+        )
         _bind_queue(channel, names, place, digit, name)
 
 
 def _bind_queue(channel: Channel, names: Names, place: int, digit: int, name: str) -> None:
     match = {"x-match": "all", TIMER_PLACES[place]: str(digit)}
     channel.queue_bind(name, names.timer_place(place), "", arguments=match)
-
-
-def _arguments(names: Names, place: int, digit: int) -> Mapping[str, Any]:
-    return {
-        "x-message-ttl": queue_milliseconds(place, digit),
-        "x-dead-letter-exchange": names.timer_place(place - 1),
-    }
-
-
-def _way_arguments(queue: Queue) -> Mapping[str, Any]:
-    return {
-        "x-message-ttl": 1,
-        "x-dead-letter-exchange": "",
-        "x-dead-letter-routing-key": queue.external_name,
-    }
-
-
-def queues_of_timer(names: Names) -> dict[str, Mapping[str, Any]]:
-    """Return every queue that a topology's timer may have, with its arguments."""
-    found: dict[str, Mapping[str, Any]] = {names.timer_undelivered: {}}
-    for place in range(len(TIMER_PLACES)):
-        for digit in place_digits(place):
-            found[names.timer_queue(place, digit)] = _arguments(names, place, digit)
-    for queue in names.topology.queues.values():
-        if queue.external_name:
-            found[names.timer_way(queue)] = _way_arguments(queue)
-    return {
-        name: queue_arguments.of_auxiliary(arguments, quorum=True)
-        for name, arguments in found.items()
-    }
-
-
-def exchanges_of_timer(names: Names) -> set[str]:
-    """Return the names of every exchange that a topology's timer may have."""
-    found = {names.timer_due, names.timer_undelivered}
-    for place in range(len(TIMER_PLACES)):
-        found |= {names.timer_place(place), names.timer_written(place)}
-    guarded = filter(has_guard, names.topology.exchanges.values())
-    return found | {names.timer_guard(exchange.name) for exchange in guarded}
-
-
-def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
-    """Yield the missing queues of positions that have some queues."""
-    for place in range(len(TIMER_PLACES)):
-        queues = [names.timer_queue(place, digit) for digit in place_digits(place)]
-        missing = [name for name in queues if name not in seen]
-        if len(missing) < len(queues):
-            yield from missing
-
-
-def has_guard(exchange: Exchange) -> bool:
-    """Whether due messages reach an exchange through a guard.
-
-    A ring holds what no queue takes, and an alternate exchange of the user's own takes it.
-    """
-    return not (
-        exchange.hashed or exchange.external_name or "alternate-exchange" in exchange.arguments
-    )
-
-
-def guard_keys(names: Names, exchange: Exchange) -> Iterator[str]:
-    """Yield the keys by which the guard of an exchange is bound to it: those of its queues."""
-    for queue in names.topology.queues.values():
-        if queue.exchange == exchange.name and not queue.external_name:
-            yield from queue_arguments.binding_keys(queue)
 
 
 def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
@@ -278,7 +209,7 @@ def _bind(channel: Channel, names: Names, target: str) -> None:
     kind, _, name = target.partition(" ")
     for queue in names.topology.queues.values():
         if queue.external_name and names.timer_way(queue) == name:
-            declarations.declare_auxiliary(channel, name, _way_arguments(queue), quorum=True)
+            declarations.declare_auxiliary(channel, name, way_arguments(queue), quorum=True)
     match = {"x-match": "all", TIMER_TARGET: target}
     for exchange in names.topology.exchanges.values():
         if kind == "exchange" and has_guard(exchange) and names.exchange(exchange.name) == name:

@@ -132,10 +132,9 @@ class FailurePolicy:
         milliseconds = max(1, round((step if asked is None else asked) * 1000))
         if self.in_order:
             return Fate("retry", replace(letter, counted_as="retry"), milliseconds)
-        declared = {round(delay * 1000) for delay in policy.delays_seconds}
         message = replace(letter, routing_key=str(letter.headers[KEY]), counted_as="retry")
         queue = self.consumer.queue
-        if milliseconds in declared:
+        if milliseconds in policy.delays_milliseconds:
             exchange = self.names.delay(queue, milliseconds)
             return Fate("retry", replace(message, exchange=exchange))
         target = timer.target_of(self.names, queue)

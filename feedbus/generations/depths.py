@@ -38,8 +38,7 @@ def depths_of(connection: Connection, topology: Topology) -> dict[str, Depths]:
         return broker.count(connection, queue) or 0
 
     def retrying(queue: Queue) -> int:
-        delays = {round(seconds * 1000) for seconds in queue.retry.delays_seconds}
-        return sum(count(names.delay(queue, milliseconds)) for milliseconds in delays)
+        return sum(count(names.delay(queue, delay)) for delay in queue.retry.delays_milliseconds)
 
     shared = {
         queue.name: (retrying(queue), count(names.dead(queue)))

@@ -75,8 +75,7 @@ def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]
     """Return the retry queues of a queue that have wrong arguments."""
     names = Names(topology)
     found = []
-    for delay in queue.retry.delays_seconds:
-        milliseconds = round(delay * 1000)
+    for milliseconds in queue.retry.delays_milliseconds:
         name = names.delay(queue, milliseconds)
         if name not in seen.queues:
             continue

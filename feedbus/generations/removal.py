@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from feedbus import broker
-from feedbus.broker import lookups
 from feedbus.generations.emptying import IN_USE, Emptying
 from feedbus.topology import Topology
 from feedbus.wire.amqp import Connection
@@ -24,7 +23,7 @@ def remove_queue(
     if not nonempty:
         with Emptying(connection, queue, None) as emptying:
             return emptying.delete(broker.in_flight_seconds(topology))
-    if lookups.consumers(connection, queue):
+    if broker.consumers(connection, queue):
         return IN_USE
     channel = connection.channel()
     channel.queue_delete(queue)

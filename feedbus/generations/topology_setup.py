@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from feedbus import broker
-from feedbus.broker import declarations, external, lookups, projects, timer_objects
+from feedbus.broker import declarations, external, projects, timer_objects
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import file_order, ledger, queue_replacement
@@ -70,7 +70,7 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: State) -
     names = Names(topology)
     rings = (*state.draining, state.current)
     shards = [names.member(ring, member) for ring in rings for member, _ in ring.members]
-    consumed = [queue for queue in shards if lookups.consumers(connection, queue)]
+    consumed = [queue for queue in shards if broker.consumers(connection, queue)]
     if consumed:
         msg = (
             f"ring '{exchange}': {topology.path.name} declares its queues with other arguments than"
@@ -88,14 +88,14 @@ def _end_replacements(connection: Connection, topology: Topology) -> None:
     for consumer in topology.consumers.values():
         if consumer.queue.external_name or topology.on_ring(consumer.queue):
             continue
-        if lookups.exchange_exists(connection, names.gate(consumer)):
+        if broker.exchange_exists(connection, names.gate(consumer)):
             declarations.declare_exchanges(connection.channel(), names)
             queue_replacement.Replacement(connection, topology, consumer).carry_out()
     for queue in topology.queues.values():
-        for delay in queue.retry.delays_seconds:
-            waiting = names.delay(queue, round(delay * 1000))
+        for delay in queue.retry.delays_milliseconds:
+            waiting = names.delay(queue, delay)
             if broker.queue_exists(connection, names.parked(waiting)):
-                declarations.declare_delay(connection.channel(), names, queue, round(delay * 1000))
+                broker.declare_delay(connection.channel(), names, queue, delay)
                 queue_replacement.unpark(connection, topology, queue, waiting)
 
 
@@ -116,6 +116,6 @@ def set_up_if_missing(topology: Topology) -> dict[str, State]:
             if not exchange.external_name
         ]
         declared = entries or projects.marks(topology)
-        if any(lookups.exchange_exists(connection, entry) for entry in declared):
+        if any(broker.exchange_exists(connection, entry) for entry in declared):
             return ledger.states(connection, topology)
     return set_up(topology)

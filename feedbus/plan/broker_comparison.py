@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.broker import projects, timer_objects
+from feedbus.broker import projects, timer_layout
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
@@ -57,7 +57,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Compute once what each queue of the broker is compared with."""
-        self.timer_queues = timer_objects.queues_of_timer(self._names)
+        self.timer_queues = timer_layout.queues_of_timer(self._names)
         self.waiting = self._waiting_queues()
         parked = queue_replacement.parked_delays(self.topology, self.seen)
         self.parked = {f"{delay}.parked" for _, delay in parked}
@@ -112,9 +112,9 @@ class Comparison:
     def _wanted_delays(self) -> set[str]:
         names = self._names
         return {
-            names.delay(queue, round(delay * 1000))
+            names.delay(queue, delay)
             for queue in self.topology.queues.values()
-            for delay in queue.retry.delays_seconds
+            for delay in queue.retry.delays_milliseconds
         }
 
     def _waiting_queues(self) -> dict[str, bool]:
@@ -153,7 +153,7 @@ class Comparison:
         for exchange in topology.exchanges.values():
             if exchange.hashed:
                 found |= {names.held(exchange.name), names.packs(exchange.name)}
-        found |= timer_objects.exchanges_of_timer(names)
+        found |= timer_layout.exchanges_of_timer(names)
         return found | {names.ring(one) for one in self._generations()}
 
     def _leftover_queues(self) -> tuple[list[str], list[str], list[str]]:

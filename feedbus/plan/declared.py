@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from feedbus.broker import queue_arguments, timer_bindings, timer_objects
+from feedbus.broker import queue_arguments, timer_bindings, timer_layout
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.names import Names
@@ -116,8 +116,8 @@ class DeclaredObjects:
                     self.seen.queues[name].messages,
                 )
                 yield queue.name, name
-            for delay in queue.retry.delays_seconds:
-                name = self._names.delay(queue, round(delay * 1000))
+            for delay in queue.retry.delays_milliseconds:
+                name = self._names.delay(queue, delay)
                 if name not in self.seen.queues:
                     self._note("create", "queue", name, RETRIES)
             if self._names.dead(queue) not in self.seen.queues:
@@ -136,8 +136,8 @@ class DeclaredObjects:
 
     def timer(self) -> Iterator[SeenBinding]:
         """Add what the timer lacks; yield the bindings to remove from it."""
-        names, queues = self._names, timer_objects.queues_of_timer(self._names)
-        for name in timer_objects.missing_queues(names, self.seen.queues):
+        names, queues = self._names, timer_layout.queues_of_timer(self._names)
+        for name in timer_layout.missing_queues(names, self.seen.queues):
             self._note("create", "queue", name, "missing; delayed messages wait there")
         for one in timer_bindings.missing_bindings(names, self.seen, queues):
             reason = f"missing; by it delayed messages come from {one.source}"

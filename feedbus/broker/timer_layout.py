@@ -1,0 +1,79 @@
+"""The exchanges and queues that a timer may have: their names, arguments and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from feedbus.broker import queue_arguments
+from feedbus.broker.names import Names
+from feedbus.broker.timer import place_digits, queue_milliseconds
+from feedbus.topology import Exchange, Queue
+from feedbus.wire.constants import TIMER_PLACES
+
+
+def place_arguments(names: Names, place: int, digit: int) -> Mapping[str, Any]:
+    """Return the arguments of the queue of a digit at a position."""
+    return {
+        "x-message-ttl": queue_milliseconds(place, digit),
+        "x-dead-letter-exchange": names.timer_place(place - 1),
+    }
+
+
+def way_arguments(queue: Queue) -> Mapping[str, Any]:
+    """Return the arguments of the queue through which due messages reach an external queue."""
+    return {
+        "x-message-ttl": 1,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue.external_name,
+    }
+
+
+def queues_of_timer(names: Names) -> dict[str, Mapping[str, Any]]:
+    """Return every queue that a topology's timer may have, with its arguments."""
+    found: dict[str, Mapping[str, Any]] = {names.timer_undelivered: {}}
+    for place in range(len(TIMER_PLACES)):
+        for digit in place_digits(place):
+            found[names.timer_queue(place, digit)] = place_arguments(names, place, digit)
+    for queue in names.topology.queues.values():
+        if queue.external_name:
+            found[names.timer_way(queue)] = way_arguments(queue)
+    return {
+        name: queue_arguments.of_auxiliary(arguments, quorum=True)
+        for name, arguments in found.items()
+    }
+
+
+def exchanges_of_timer(names: Names) -> set[str]:
+    """Return the names of every exchange that a topology's timer may have."""
+    found = {names.timer_due, names.timer_undelivered}
+    for place in range(len(TIMER_PLACES)):
+        found |= {names.timer_place(place), names.timer_written(place)}
+    guarded = filter(has_guard, names.topology.exchanges.values())
+    return found | {names.timer_guard(exchange.name) for exchange in guarded}
+
+
+def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
+    """Yield the missing queues of positions that have some queues."""
+    for place in range(len(TIMER_PLACES)):
+        queues = [names.timer_queue(place, digit) for digit in place_digits(place)]
+        missing = [name for name in queues if name not in seen]
+        if len(missing) < len(queues):
+            yield from missing
+
+
+def has_guard(exchange: Exchange) -> bool:
+    """Whether due messages reach an exchange through a guard.
+
+    A ring holds what no queue takes, and an alternate exchange of the user's own takes it.
+    """
+    return not (
+        exchange.hashed or exchange.external_name or "alternate-exchange" in exchange.arguments
+    )
+
+
+def guard_keys(names: Names, exchange: Exchange) -> Iterator[str]:
+    """Yield the keys by which the guard of an exchange is bound to it: those of its queues."""
+    for queue in names.topology.queues.values():
+        if queue.exchange == exchange.name and not queue.external_name:
+            yield from queue_arguments.binding_keys(queue)
