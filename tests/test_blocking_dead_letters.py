@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from feedbus import broker
 from feedbus.cli import dead
+from feedbus.dead_letters import pruning
+from feedbus.dead_letters.pruning import prune
 from feedbus.errors import Reject
-from feedbus.topology import Topology
+from feedbus.topology import DeadLetters, Topology
 from servers import versions
 from tests.ordered_queues import ORDERED, published, work
 from tests.systems import System, on_broker, sharded
@@ -95,3 +99,30 @@ def test_an_invalid_record_blocks_the_records_behind_it_in_its_pack(tmp_path, co
     system.run(system.note, "shard_0")
     assert system.seen == [3]
     assert [letter.reason for letter in system.dead("shard")] == ["n: Not a valid integer."]
+
+
+def test_a_limit_drops_no_dead_letter_whose_key_it_has_not_released(tmp_path, monkeypatch):
+    system = System.at(tmp_path, work(block_on_dead=True))
+    published(system)
+    refused, seen = {3, 6}, []
+
+    def refuse(message: dict[str, Any], _bus: Any) -> None:
+        if message["n"] in refused:
+            reason = "not now"
+            raise Reject(reason)
+        seen.append(message["n"])
+
+    system.run(refuse)
+    limited = replace(system.topology.queues["work"], dead_letters=DeadLetters(max_length=1))
+    with broker.connect(system.topology) as connection:
+        with monkeypatch.context() as crash:
+            crash.setattr(pruning, "release", lambda *_: sys.exit("killed"))
+            with pytest.raises(SystemExit):
+                prune(connection, system.topology, limited)
+        assert len(system.dead()) == 0  # until this connection is closed
+    assert sorted(json.loads(letter.body)["n"] for letter in system.dead()) == [3, 6]
+    with broker.connect(system.topology) as connection:
+        assert prune(connection, system.topology, limited) == {"max_length": 1}
+    (left,) = (json.loads(letter.body)["n"] for letter in system.dead())
+    system.run(refuse)
+    assert [number for number in (5, 7, 8) if number in seen] == ([5, 7] if left == 6 else [8])

@@ -97,19 +97,20 @@ class Publisher:
             self.close()
 
     def send(self, messages: Sequence[Outgoing]) -> list[Refusal]:
-        """Publish in order and wait for every answer; return what the broker did not take.
+        """Publish in order and wait for every answer; return the messages that were not accepted.
 
         kombu's own confirm_publish takes any confirm for the one that it waits for; here each
         message has its own delivery tag.
-
-        Args:
-            messages: at most WINDOW of them, if they are small.
 
         Raises:
             BrokerOutage: they were not confirmed in time, or their exchange does not exist. What
                 was not confirmed may have arrived; the connection is of no use any more.
 
         """
+        windows = (messages[at : at + WINDOW] for at in range(0, len(messages), WINDOW))
+        return [refusal for window in windows for refusal in self._send_window(window)]
+
+    def _send_window(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         deadline = self._clock.monotonic() + self._nacked_seconds
         refusals: list[Refusal] = []
         while True:

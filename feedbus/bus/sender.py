@@ -89,9 +89,7 @@ class Sender:
                     refusals = [refusal for refusal in refusals if not _stale(refusal)]
                     # In the order in which they were sent, which may not be that of their return.
                     packs = [message for message in messages if id(message) in stale]
-                    left = iter(self._apart(packs))
-                    while window := list(islice(left, WINDOW)):
-                        refusals += publisher.send(window)
+                    refusals += publisher.send(self._apart(packs))
         except BrokerOutage:
             self._count(messages, "unconfirmed", [])
             self._drop()

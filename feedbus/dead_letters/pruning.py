@@ -90,7 +90,7 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
     most_seconds = limits.max_age_seconds
     dropped: Counter[Limit] = Counter()
     undated: list[int] = []
-    released: list[str] = []
+    exceeding: dict[int, str] = {}  # message ids by delivery tag
     channel = connection.channel()
     channel.auto_decode = False
     while dropped.total() < DROPPED_AT_ONCE:
@@ -110,11 +110,12 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
             if most_seconds is None or age is not None or len(undated) >= UNDATED_AT_ONCE:
                 break
             continue
+        exceeding[tag] = letter.message_id
+    if queue.block_on_dead and exceeding:  # before they are gone: a crash leaves no key blocked
+        release(connection, topology, queue, exceeding.values())
+    for tag in exceeding:
         channel.basic_ack(tag)
-        released.append(letter.message_id)
     for tag in undated:
         channel.basic_reject(tag, requeue=True)
     channel.close()
-    if queue.block_on_dead and released:
-        release(connection, topology, queue, released)
     return dropped
