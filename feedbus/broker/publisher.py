@@ -118,7 +118,7 @@ class Publisher:
             messages = [each.message for each in found if each.reason == NACKED]
             if not messages:
                 return refusals + found
-            # RabbitMQ 3.10 nacks for ever on a channel that met a queue between two leaders.
+            # After a publish to a queue without a leader, RabbitMQ 3.10 nacks all on that channel.
             self.close()
             if self._clock.monotonic() >= deadline:
                 return refusals + found

@@ -106,7 +106,7 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
             dropped["max_age"] += 1
         else:
             undated.append(tag)
-            # A foreign message without a time must not keep those behind it for ever.
+            # A foreign message without a time must not protect the ones behind it.
             if most_seconds is None or age is not None or len(undated) >= UNDATED_AT_ONCE:
                 break
             continue

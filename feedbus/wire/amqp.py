@@ -22,15 +22,6 @@ class Declared(Protocol):
         """The number of consumers."""
 
 
-class Received(Protocol):
-    """A message from a delivery or from basic_get."""
-
-    body: Any
-    delivery_tag: int
-    delivery_info: Mapping[str, Any]
-    properties: Mapping[str, Any]
-
-
 class Channel(Protocol):
     """A channel; arguments are those of the AMQP methods of the same names."""
 

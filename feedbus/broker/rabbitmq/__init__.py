@@ -91,7 +91,7 @@ class RabbitMQ:
         with outage(connection, self.url):
             found = alarms.refusal(connection.connection)
         if found:
-            drop(connection)  # a goodbye would not be read
+            drop(connection)  # the broker does not read a close
         else:
             close(connection)
         return found

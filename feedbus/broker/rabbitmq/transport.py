@@ -177,7 +177,7 @@ class Connection(frames.Connection):
         return self._transport
 
     def _give_up(self, reason: str) -> None:
-        self.collect()  # a goodbye would be waited for
+        self.collect()  # closing in order would wait for the broker
         raise RecoverableConnectionError(reason)
 
 

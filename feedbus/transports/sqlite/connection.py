@@ -75,7 +75,7 @@ class Connection(Member):
         """Process one event: report confirms and returns, or deliver one message.
 
         Args:
-            timeout: seconds to wait for it, None for ever.
+            timeout: seconds to wait for it, None without a limit.
 
         Raises:
             TimeoutError: nothing happened in time, or a signal's handler ran meanwhile.

@@ -165,7 +165,7 @@ class Member:
         """Wait until something may have happened.
 
         Args:
-            deadline: on the monotonic clock, None for ever.
+            deadline: on the monotonic clock, None without a limit.
 
         Raises:
             TimeoutError: nothing happened in time, or a signal's handler ran meanwhile.
