@@ -98,7 +98,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     ):
         with broker.locked(connection, topology):
             if not older_file:
-                file_order.refuse_older(connection.channel(), topology)
+                states = ledger.recall_all(connection.channel(), topology)
+                file_order.refuse_older(states.values(), topology)
             _make(connection, topology, plan, supervisor)
             _unbind(connection, topology, plan)
             _switch(connection, topology, report)

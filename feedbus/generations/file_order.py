@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from feedbus.errors import UsageError
-from feedbus.generations import ledger
 from feedbus.generations.ledger import State
 from feedbus.hosts.topology_file import TopologyFile
 from feedbus.topology import Generation, Topology
-from feedbus.wire.amqp import Channel
 
 KEPT = 20  # replaced rings that are remembered
 
 
-def refuse_older(channel: Channel, topology: Topology) -> None:
+def refuse_older(states: Iterable[State], topology: Topology) -> None:
     """Refuse a file whose rings would replace those of another host's newer file.
 
-    Called under the topology's lock, before anything is changed.
+    Args:
+        states: of all rings, as read under the topology's lock before anything is changed.
+        topology: of the file.
 
     Raises:
         UsageError: the file of the current ring is another host's, and is newer; or it has replaced
             the ring that this file asks for.
 
     """
-    for exchange in topology.exchanges.values():
-        if not exchange.hashed:
-            continue
-        state = ledger.recall(channel, topology, exchange.name)
-        if state is not None and (refusal := why_refused(state, topology)):
+    for state in states:
+        if refusal := why_refused(state, topology):
             raise UsageError(refusal)
 
 

@@ -110,6 +110,13 @@ def recall(channel: Channel, topology: Topology, exchange: str) -> State | None:
     return None
 
 
+def recall_all(channel: Channel, topology: Topology) -> dict[str, State]:
+    """Read the state of each ring that has one, under the topology's lock; see recall()."""
+    hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
+    found = {name: recall(channel, topology, name) for name in hashed}
+    return {name: state for name, state in found.items() if state is not None}
+
+
 def declare(channel: Channel, topology: Topology, exchange: str) -> None:
     """Declare the queues that keep the state of an exchange."""
     names = Names(topology)

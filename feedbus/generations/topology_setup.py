@@ -33,23 +33,26 @@ def set_up(topology: Topology) -> dict[str, State]:
     ):
         external.check_on_broker(connection, topology)
         channel = connection.channel()
-        file_order.refuse_older(channel, topology)
+        before = ledger.recall_all(channel, topology)
+        file_order.refuse_older(before.values(), topology)
         projects.claim(channel, topology)
         _end_replacements(connection, topology)
         broker.declare(channel, topology)
         timer_objects.restore(channel, Names(topology))
-        hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
-        before = {name: ledger.recall(channel, topology, name) for name in hashed}
-        for seen in filter(None, before.values()):
+        for seen in before.values():
             _refuse_consumed(connection, topology, seen)
-        states = {name: adopt(channel, topology, name) for name in hashed}
+        states = {
+            exchange.name: adopt(channel, topology, exchange.name)
+            for exchange in topology.exchanges.values()
+            if exchange.hashed
+        }
     for name, state in before.items():
-        if state is not None and state.current != states[name].current:
-            before_it, now = state.current, states[name].current
+        earlier, now = state.current, states[name].current
+        if earlier != now:
             events.warning(
                 "publishing_switched",
-                f"{name}: publishing switched from generation {before_it.digest}"
-                f" ({len(before_it.members)} shards) to generation {now.digest}"
+                f"{name}: publishing switched from generation {earlier.digest}"
+                f" ({len(earlier.members)} shards) to generation {now.digest}"
                 f" ({len(now.members)} shards), because {topology.path} has changed; every host of"
                 " the project needs the same file",
                 exchange=name,
