@@ -1,4 +1,4 @@
-"""The broker: connections, declarations of a topology, and the names of its objects."""
+"""The broker: connections, declarations of a topology, and lookups of its objects."""
 
 from kombu.connection import Connection
 

@@ -48,17 +48,17 @@ def check_seen(topology: Topology, seen: Inventory) -> None:
 
 def missing_queue(queue: Queue) -> str:
     """Return the error text for an external queue that the broker does not have."""
-    return _said("queue", queue)
+    return _missing_text("queue", queue)
 
 
 def _missing(topology: Topology, kind: str, exists: Callable[[str], bool]) -> Iterator[str]:
     entries = topology.exchanges if kind == "exchange" else topology.queues
     for entry in entries.values():
         if entry.external_name and not exists(entry.external_name):
-            yield _said(kind, entry)
+            yield _missing_text(kind, entry)
 
 
-def _said(kind: str, entry: Exchange | Queue) -> str:
+def _missing_text(kind: str, entry: Exchange | Queue) -> str:
     return (
         f"[{kind}s.{entry.name}]: the broker has no {kind} '{entry.external_name}', which is"
         f" external; {REMEDY}"
