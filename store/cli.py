@@ -22,9 +22,10 @@ def _url(context: click.Context) -> StoreUrl:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def migrate(context: click.Context) -> None:
-    """Bring the store's tables forward or back.
+    """Apply or revert migrations of the store's tables.
 
-    Without a command it applies all that is pending, as up does. Several at once are safe.
+    Without a command, `feedbus migrate` applies all pending migrations, as `up` does. Several hosts
+    can run it at the same time.
 
     \b
     Examples:
@@ -48,7 +49,7 @@ def up(context: click.Context, name: str | None) -> None:
 
 @migrate.command(epilog="\b\nExample:\n  feedbus migrate down 0001_initial --yes")
 @click.argument("name", required=False)
-@click.option("--yes", is_flag=True, help="Do not ask: what the tables hold is lost.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation. The rows of the dropped tables are lost.")
 @click.pass_context
 def down(context: click.Context, name: str | None, yes: bool) -> None:  # noqa: FBT001 -- click's
     """Revert the last migration, or all back through NAME."""
@@ -56,7 +57,7 @@ def down(context: click.Context, name: str | None, yes: bool) -> None:  # noqa: 
 
     url = _url(context)
     if not yes:
-        click.confirm("Tables are dropped with all that they hold. Go on?", abort=True)
+        click.confirm("Tables and all of their rows will be deleted. Continue?", abort=True)
     _report("reverted", migrations.back(url, name))
 
 

@@ -41,12 +41,12 @@ Examples:
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option(
-    "--no-wait", is_flag=True, help="Return after the switch; the old queues drain meanwhile."
+    "--no-wait", is_flag=True, help="Return after the switch, while the old queues still drain."
 )
 @click.option(
     "--older-file",
     is_flag=True,
-    help="Replace a ring although the file of another host, which asked for it, is newer.",
+    help="Replace a ring that a newer file of another host has created.",
 )
 @click.pass_obj
 def command(  # noqa: PLR0913 -- an option each
@@ -58,10 +58,10 @@ def command(  # noqa: PLR0913 -- an option each
     no_wait: bool,
     older_file: bool,
 ) -> None:
-    """Carry out what `feedbus plan` says, while the system runs.
+    """Make the changes that `feedbus plan` shows, while the system runs.
 
-    Nothing is lost and every key's records stay in order. Whatever ends it midway, run it again:
-    it ends what was begun.
+    No message is lost, and the records of each key stay in order. If the command is interrupted,
+    run it again: it completes the changes that it has begun.
     """
     from feedbus import config
 

@@ -43,13 +43,15 @@ Examples:
 @click.option(
     "--query",
     metavar="SQL",
-    help="Routing keys from the store, which is only read; a second column is their traffic.",
+    help="A read-only query of the store. Its first column has routing keys. A second column has "
+    "their traffic.",
 )
 @click.option(
     "--traffic",
     metavar="FILE|COLUMN",
-    help="How many records each key gets: a file with a key, a tab or comma, and a number on "
-    "each line; or a column of the file of keys by number, of the query by number or name.",
+    help="How many records each key gets. FILE has a key, a tab or comma, and a number on each "
+    "line. COLUMN is the number of a column in the file of keys, or the number or name of a column "
+    "of the query.",
 )
 @click.option(
     "--max-buckets",
@@ -57,13 +59,13 @@ Examples:
     default=200,
     show_default=True,
     metavar="N",
-    help="The most buckets of the whole ring; many cost RabbitMQ throughput.",
+    help="The largest number of buckets of the whole ring. Many buckets make RabbitMQ slower.",
 )
 @click.option(
     "--target",
     type=click.FloatRange(min=1),
     metavar="RATIO",
-    help="Take the fewest buckets that bring max/mean down to this.  "
+    help="Use the smallest number of buckets with which max/mean is at most this.  "
     f"[default: within {CLOSE} of the best]",
 )
 @click.option("--write", is_flag=True, help="Set the weights in the topology file.")
@@ -81,12 +83,12 @@ def command(  # noqa: PLR0913 -- an argument for each option
     write: bool,
     as_json: bool,
 ) -> None:
-    """Find weights that even out keys over the shards of QUEUE.
+    """Find weights with which the shards of QUEUE get equal numbers of records.
 
-    QUEUE is a queue on a hash exchange, or that exchange: all queues of one share its ring, and
-    all of them get weights. Weights that stand are replaced, also unequal ones that were meant:
-    the shards are evened out as if all were to get the same. What is predicted is what RabbitMQ
-    and the embedded broker do.
+    QUEUE is a queue that is bound to a hash exchange, or the name of a hash exchange. All queues
+    that are bound to the same hash exchange share one ring, so all of them get new weights. The
+    weights that the file has now are ignored, also if they are meant to be different.
+    RabbitMQ and the embedded broker distribute the keys exactly as predicted.
     """
     if (keys is None) == (query is None):
         msg = "expected either --keys or --query"

@@ -23,10 +23,10 @@ from feedbus.topology import Topology
 @click.option("--json", "as_json", is_flag=True, help="Print problems and summary as JSON.")
 @click.pass_context
 def command(ctx: click.Context, file: str | None, *, as_json: bool) -> None:
-    """List every problem in the topology, FILE or that of --topology; import its handlers too.
+    """Check a topology file and the handlers that it names, and list every problem.
 
-    Exits with 1 when there is any problem. Problems are printed as FILE:LINE:COLUMN, which editors
-    can jump to.
+    FILE is the file to check; by default it is the file of --topology. A problem begins with
+    FILE:LINE:COLUMN, so an editor can open the place. If there is a problem, the exit code is 1.
     """
     path = Path(file) if file else ctx.find_object(Context).topology_path  # type: ignore[union-attr]
     try:

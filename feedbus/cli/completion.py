@@ -19,8 +19,8 @@ SHELLS = ("bash", "zsh", "fish")
 def command(shell: str) -> None:
     """Print the completion script of a shell: bash, zsh or fish.
 
-    Commands and options complete, and so do the consumers, queues and exchanges of the topology.
-    What is printed is click's own script, as of `_FEEDBUS_COMPLETE=bash_source feedbus`.
+    The shell then completes commands, options, and the names of the topology's consumers, queues
+    and exchanges. The script is the one that click generates.
     """
     script = get_completion_class(shell)
     if script is None:  # pragma: no cover -- click has all three

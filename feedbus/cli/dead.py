@@ -65,7 +65,7 @@ def list_letters(context: Context, queue: str | None, limit: int, as_json: bool)
 @click.argument("message_id")
 @click.pass_obj
 def show(context: Context, queue: str, message_id: str) -> None:
-    """Show one dead letter of QUEUE: why it died, each field's error, its body."""
+    """Show one dead letter of QUEUE: its reason, the errors of its fields, and its body."""
     from feedbus.dead_letters import letters
 
     topology = context.load()
@@ -126,7 +126,7 @@ def requeue(
 @click.argument("message_ids", nargs=-1, required=True)
 @click.pass_obj
 def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
-    """Delete dead letters of QUEUE; a key that one of them blocks continues."""
+    """Delete dead letters of QUEUE. If one of them blocked a key, the key is unblocked."""
     from feedbus.dead_letters import letters
     from feedbus.dead_letters.release import release
 
@@ -148,10 +148,10 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
 
 @command.command("purge", epilog="\b\nExample:\n  feedbus dead purge send_notification.sms --yes")
 @click.argument("queue", type=QUEUE)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- click passes a flag
-    """Delete the dead letters of QUEUE."""
+    """Delete all dead letters of QUEUE."""
     from feedbus.broker.names import Names
     from feedbus.dead_letters import letters
     from feedbus.dead_letters.release import release

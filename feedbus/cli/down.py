@@ -31,11 +31,11 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 @click.pass_obj
 def command(context: Any, *, timeout: float | None, now: bool, as_json: bool) -> None:
-    """Stop everything that `feedbus up` or circusd started here, and wait until it is gone.
+    """Stop every process that `feedbus up` or circusd started here, and wait until all have ended.
 
-    Every consumer finishes what is in its handler; one that takes longer than its stop_timeout (by
-    default longer than its handler_timeout) is killed. Ctrl-C ends only the wait:
-    everything continues to stop. It is not an error when nothing runs.
+    Each consumer first finishes the messages in its handler. A consumer that takes longer than its
+    stop_timeout (by default longer than its handler_timeout) is killed. Ctrl-C ends only this
+    command: the processes continue to stop. If nothing runs, that is not an error.
     """
     from feedbus.supervisor.shutdown import stop
 

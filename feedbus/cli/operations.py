@@ -30,16 +30,16 @@ Examples:
     envvar="FEEDBUS_OPERATIONS_PORT",
     show_envvar=True,
     type=click.IntRange(0, 65_535),
-    help=f"The port, 0 for any free one. Without one here or in the topology it is"
-    f" {OPERATIONS_PORT}, or a free one when that is taken.",
+    help=f"The port; 0 selects a free one. If neither this option nor the topology sets a port, it"
+    f" is {OPERATIONS_PORT}, or a free port if {OPERATIONS_PORT} is in use.",
 )
 @click.pass_obj
 def command(context: Context, host: str | None, port: int | None) -> None:
     """Serve /metrics, /healthz, /readyz and the operations page until SIGTERM or SIGINT.
 
-    `feedbus up` runs it supervised on each host, unless [operations] says otherwise. An address
-    that other machines reach needs FEEDBUS_API_TOKEN, which requests then have to show as
-    Authorization: Bearer TOKEN.
+    `feedbus up` starts this process on each host, unless [operations] disables it. If other
+    machines can reach the address, FEEDBUS_API_TOKEN must be set. Requests then need the header
+    `Authorization: Bearer TOKEN`.
     """
     from feedbus.operations.service import run
     from feedbus.process.supervised import follow_parent

@@ -36,13 +36,13 @@ SIGNS = {
     epilog="""\b
 Examples:
   feedbus plan
-  feedbus plan --check           # in CI: exit 1 when anything would change
+  feedbus plan --check           # in CI: exit code 1 if apply would change anything
   feedbus plan --json | jq .rings
-  feedbus plan --keys traffic.tsv --traffic 2      # name a key that more shards do not help
+  feedbus plan --keys traffic.tsv --traffic 2      # names a key that is too busy for one shard
 """,
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a list.")
-@click.option("--check", is_flag=True, help="Exit 1 when apply would change anything.")
+@click.option("--check", is_flag=True, help="Exit with code 1 if apply would change anything.")
 @click.option(
     "--delete-nonempty",
     metavar="NAME",
@@ -72,11 +72,11 @@ def command(  # noqa: PLR0913 -- an argument for each option
 ) -> None:
     """Compare the topology with the live broker and the running supervisor.
 
-    It reads only. `feedbus apply` creates, changes and deletes what the plan shows. It refuses what
-    the plan calls dangerous, unless an option names it.
+    `feedbus plan` changes nothing. `feedbus apply` makes the changes that the plan shows. If the
+    plan marks a change as dangerous, `feedbus apply` makes it only with an option that allows it.
 
-    With a sample of keys, the plan names a key that has more records than an average shard of a
-    changed ring. One shard handles all records of a key, so more shards do not help it.
+    With a sample of keys, the plan also names each key that has more records than an average shard
+    of a changed ring. One shard handles all records of a key, so more shards do not help.
     """
     if traffic is not None and keys is None:
         msg = "--traffic: expected --keys in addition"

@@ -45,7 +45,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
 ) -> None:
     """Publish to EXCHANGE and wait until the broker has confirmed each message.
 
-    Exit code 1 when a message came back because no queue would have received it.
+    If no queue would have received a message, the broker returns it, and the exit code is 1.
     """
     from feedbus.bus import connect
 

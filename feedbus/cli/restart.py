@@ -36,10 +36,10 @@ Examples:
 def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
     """Restart consumers and processes one after the other, in the topology's order.
 
-    Each finishes what is in its handler, and the next one's turn comes when it is ready again; all
-    others work meanwhile. The handlers are imported first, and nothing is restarted when that
-    fails. It ends with exit code 1 at the first that does not become ready: those behind it still
-    run as before.
+    Each process first finishes the messages in its handler. The next process is restarted when this
+    one is ready again. All other processes continue to run. Before the first restart, the handlers
+    are imported; if that fails, nothing is restarted. If a process does not become ready, the
+    command ends with exit code 1, and does not restart the processes that follow.
     """
     topology = context.load(import_handlers=True)
     chosen = _chosen(topology, names)

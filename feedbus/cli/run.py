@@ -45,7 +45,7 @@ Examples:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="The number of this process among those of the consumer.",
+    help="The number of this process among the processes of the consumer.",
 )
 @click.pass_obj
 def command(  # noqa: PLR0913, PLR0917 -- an option each
@@ -56,7 +56,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     max_runtime: float | None,
     slot: int,
 ) -> None:
-    """Run CONSUMER until a limit or a signal ends it; the exit code is then 0."""
+    """Run CONSUMER in the foreground until a limit or a signal ends it, with exit code 0."""
     # What is imported is no garbage: looking for some makes importing a tenth slower.
     gc.disable()
     from feedbus.process.supervised import follow_parent

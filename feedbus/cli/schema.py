@@ -13,7 +13,7 @@ import click
 )
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the reference of options.")
 def command(*, as_markdown: bool) -> None:
-    """Print the JSON Schema of topology.toml, by which editors complete and check it."""
+    """Print the JSON Schema of topology.toml. Editors use it to complete and check the file."""
     from feedbus.config import reference
 
     if as_markdown:

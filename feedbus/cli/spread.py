@@ -43,7 +43,7 @@ Examples:
     "--against",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Another topology: which of the keys move from its shards to these.",
+    help="Show which keys move from the shards of that topology file to the shards of this one.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 @click.pass_obj
@@ -52,8 +52,9 @@ def command(
 ) -> None:
     """Predict how many records each shard of QUEUE gets.
 
-    QUEUE is a queue on a hash exchange, or that exchange: all queues of one share its ring.
-    It asks no broker: RabbitMQ and the embedded broker place a key just so.
+    QUEUE is a queue that is bound to a hash exchange, or the name of a hash exchange. All queues
+    that are bound to the same hash exchange share one ring. The command needs no broker: it
+    computes the shard of a key in the same way as RabbitMQ and the embedded broker.
     """
     path = context.topology_path
     topology = context.load()

@@ -38,9 +38,9 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 @click.pass_obj
 def command(context: Any, as_json: bool) -> None:  # noqa: FBT001 -- click passes a flag
-    """Show every consumer and process: state, restarts, what waits for it, what has died.
+    """Show each consumer and process: its state, restarts, waiting messages and dead letters.
 
-    Works whether or not anything runs.
+    It also works if nothing runs.
     """
     found = gather(context.load())
     click.echo(json.dumps(found, indent=2) if as_json else table(found))

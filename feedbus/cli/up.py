@@ -50,24 +50,25 @@ Examples:
 @click.option(
     "--reload",
     is_flag=True,
-    help="Apply topology.toml when it changes, and restart what runs code that has changed.",
+    help="Apply topology.toml when it changes, and restart the processes whose code has changed.",
 )
 @click.option(
     "--logs/--no-logs",
     default=None,
     envvar="FEEDBUS_LOGS",
     show_envvar=True,
-    help="Write the log lines of consumers and processes to stdout, too. By default as process 1.",
+    help="Write the log lines of consumers and processes to stdout, too. This is the default if "
+    "feedbus is process 1, as in a container.",
 )
 @click.pass_obj
 def command(context: Context, *, detach: bool, reload: bool, logs: bool | None) -> None:
-    """Start every consumer and process of the topology, and restart each that ends.
+    """Start every consumer and process of the topology, and restart a process that ends.
 
-    Before that, the store is prepared, and exchanges and queues are declared on the broker. One
-    supervisor runs in each folder of state. Ctrl-C or SIGTERM stops it: each handler finishes the
+    First it prepares the store, and declares exchanges and queues on the broker. Only one
+    supervisor can run for a folder `var`. Ctrl-C or SIGTERM stops it: each handler finishes the
     message that it is handling. A second Ctrl-C stops it without waiting for handlers.
 
-    The log files in var/log have the lines of consumers and processes in any case.
+    Log lines of consumers and processes are always written to the files in var/log.
     """
     ctx = click.get_current_context()
     if detach and logs and ctx.get_parameter_source("logs") is ParameterSource.COMMANDLINE:

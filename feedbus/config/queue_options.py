@@ -110,7 +110,7 @@ class QueueTable(TableSchema):
         default='{ max_age = "never", max_length = "unlimited" }',
     )
     dead_handler = Dotted(
-        "Called with each [dead letter](../how-to/retries.md#dead-letter-handlers) of its "
+        "Called with each [dead letter](../how-to/retries.md#dead-handlers) of its "
         "consumers, before it is stored.",
         default="none",
     )

@@ -112,7 +112,7 @@ class DeadHandler:
             failed = described(error)
             events.error(
                 "dead_handler_failed",
-                "the dead-letter handler raised an exception; the message becomes a dead letter"
+                "the dead handler raised an exception; the message becomes a dead letter"
                 " all the same, and its reason includes this exception",
                 consumer=self._consumer.name,
                 handler=self._name,
@@ -132,7 +132,7 @@ class DeadHandler:
         if not taken:
             events.info(
                 "dead_handler_skipped",
-                "the dead-letter handler was not called, because the message is not valid for the"
+                "the dead handler was not called, because the message is not valid for the"
                 " type of its parameter; the message becomes a dead letter",
                 consumer=self._consumer.name,
                 handler=self._name,

@@ -26,9 +26,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " number. They were acknowledged.",
         "dead_letter": "A message became a dead letter. `feedbus dead show` prints it. `records` is"
         " the number of its records that failed.",
-        "dead_handler_failed": "The dead-letter handler raised an exception; the traceback follows."
+        "dead_handler_failed": "The dead handler raised an exception; the traceback follows."
         " The record became a dead letter all the same.",
-        "dead_handler_skipped": "The dead-letter handler was not called, because the message is not"
+        "dead_handler_skipped": "The dead handler was not called, because the message is not"
         " valid for the type of its parameter. The message became a dead letter.",
         "message_given_up": "A message has crashed its process, or has cost it its connection, as"
         " often as `delivery_limit` allows. feedbus puts it into the dead letters.",

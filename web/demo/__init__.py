@@ -39,7 +39,7 @@ Examples:
     type=click.IntRange(1, 100_000),
     default=2_000,
     show_default=True,
-    help="Of the most followed author; the others have fewer, by a power law.",
+    help="The followers of the most followed author; the other authors have fewer, by a power law.",
 )
 @click.option("--tweets", type=click.IntRange(1, 100_000), default=200, show_default=True)
 @click.pass_obj
