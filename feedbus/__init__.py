@@ -1,6 +1,6 @@
 """feedbus: message topologies in one TOML file.
 
-What a project that uses feedbus imports: the bus, the handler mark, records and verdicts.
+The names that projects import: the bus, the decorator of handlers, records and verdicts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from importlib import import_module
 
 __version__ = "0.2.0"
 
-TYPE_CHECKING = False  # typing's own, without its import: this runs before Ctrl-C is arranged for
+TYPE_CHECKING = False  # typing is not imported here, because that takes long
 if TYPE_CHECKING:
     from typing import Any
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from feedbus.records.message import Message
     from feedbus.records.raw import Raw
 
-# Imported when first asked for: `feedbus check` needs no broker library.
+# Imported at the first use, because `feedbus check` needs no broker library.
 HOMES = {
     "AsyncBus": "feedbus.bus",
     "BrokerOutage": "feedbus.errors",
@@ -85,10 +85,10 @@ __all__ = [
     "resource",
 ]
 
-if not TYPE_CHECKING:  # a type checker would take any name for one that is here
+if not TYPE_CHECKING:  # with it, a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
-        """Import a public name from its home."""
+        """Import a public name from the module that defines it."""
         if name not in HOMES:
             msg = f"module 'feedbus' has no attribute '{name}'"
             raise AttributeError(msg)

@@ -1,7 +1,7 @@
 """`feedbus` and `python -m feedbus`: the command line.
 
-Nothing is imported before the signals are arranged: until a command asks for more, Ctrl-C ends the
-process without a word, and not with a traceback out of some import.
+The handling of signals is set before anything else is imported. So Ctrl-C during an import ends the
+process without output, and not with a traceback.
 """
 
 # The module `signal` imports others, for some milliseconds.

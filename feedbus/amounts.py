@@ -20,7 +20,7 @@ SPOKEN = re.compile(r"\s*(\d+)\s*(ms|msec|[smhd]|sec|min|second|minute|hour|hr|d
 
 
 def read_duration(text: str) -> float | None:
-    """Return the seconds of a text such as "1h30m", or None if it is not a duration."""
+    """Return the number of seconds in a text such as "1h30m", or None if it is not a duration."""
     parts = DURATION.fullmatch(text)
     if not (text and parts):
         return None
@@ -51,7 +51,7 @@ def guess_duration(value: object) -> str:
 
 
 def read_size(text: str) -> int | None:
-    """Return the bytes of a text such as "512MB", or None if it is not a size."""
+    """Return the number of bytes in a text such as "512MB", or None if it is not a size."""
     found = SIZE.fullmatch(text)
     return math.floor(float(found[1]) * UNIT_BYTES[found[2]]) if found else None
 

@@ -1,8 +1,8 @@
-"""Time, waiting and random numbers as a port: those of the machine, or virtual ones.
+"""Time, waiting and random numbers: an interface, with the machine's clock and a virtual clock.
 
 Code that takes a Clock instead of `time`, `random` and `uuid` can be run in virtual time: a wait of
-minutes returns immediately, and the clock shows minutes more. With a seed, a run can be repeated.
-Everything that uses a broker uses the clock of that broker (`broker.clock`).
+minutes returns immediately, and the clock then shows a time that is minutes later. With a seed, a
+run can be repeated. Everything that uses a broker uses the clock of that broker (`broker.clock`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Clock(Protocol):
     random: random.Random
 
     def monotonic(self) -> float:
-        """Return seconds that never go back, from a beginning of no meaning."""
+        """Return a time in seconds that never goes back; only differences have a meaning."""
 
     def wall_nanoseconds(self) -> int:
         """Return the nanoseconds since 1970."""
@@ -50,7 +50,7 @@ class Clock(Protocol):
         """Wait until an event is set, for seconds at most; return whether it is set."""
 
     def unique(self) -> str:
-        """Return 32 hexadecimal digits that no other name has, and that nobody can guess."""
+        """Return 32 random hexadecimal digits, for ids that are unique and cannot be guessed."""
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
         """Wait until a registered file is ready, at most `seconds`; None is without limit."""
@@ -62,10 +62,10 @@ class SystemClock:
     takes_time = True
 
     def __init__(self) -> None:
-        """Take random numbers from the operating system; so they differ in forked processes."""
+        """Use random numbers of the operating system, which differ in forked processes."""
         self.random: random.Random = random.SystemRandom()
 
-    # The machine's own functions, so that the port costs nothing for each message.
+    # These are the machine's own functions, so the interface adds no cost for each message.
     monotonic = staticmethod(time.monotonic)
     wall_nanoseconds = staticmethod(time.time_ns)
     sleep = staticmethod(time.sleep)
@@ -79,7 +79,7 @@ class SystemClock:
         return f"{self.random.getrandbits(128):032x}"
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
-        """Wait for what is registered."""
+        """Wait for a registered file."""
         return selector.select(seconds)
 
 
@@ -89,7 +89,7 @@ SYSTEM: Clock = SystemClock()
 class VirtualClock:
     """A clock that stands still until something waits, and then advances by that time.
 
-    It is for one thread: another thread, which could end a wait early, is not waited for.
+    Only one thread can use it: a wait does not give other threads time to run.
 
     Example:
         >>> clock = VirtualClock(datetime(2026, 1, 31, tzinfo=UTC))
@@ -102,11 +102,11 @@ class VirtualClock:
     takes_time = False
 
     def __init__(self, start: datetime | None = None, *, seed: int | None = None) -> None:
-        """Begin at a moment; without one, at the machine's time of now.
+        """Begin at a moment, by default at the machine's current time.
 
         Args:
             start: the moment.
-            seed: of its random numbers; None for others in each run.
+            seed: of its random numbers; None for different ones in each run.
 
         """
         moment = datetime.now(UTC) if start is None else start
@@ -118,7 +118,7 @@ class VirtualClock:
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
-        """Return the moment that it shows, in UTC."""
+        """Return the time that it shows, in UTC."""
         return datetime.fromtimestamp(self.wall_nanoseconds() / NANOSECONDS, UTC)
 
     def monotonic(self) -> float:
@@ -130,7 +130,7 @@ class VirtualClock:
         return self._start + self._passed
 
     def sleep(self, seconds: float) -> None:
-        """Go on by some seconds; 0 or less change nothing."""
+        """Advance by some seconds; 0 or less changes nothing."""
         if seconds > 0:
             with self._lock:
                 self._passed += math.ceil(seconds * NANOSECONDS)  # a wait always ends
@@ -154,7 +154,7 @@ class VirtualClock:
         return f"{self.random.getrandbits(128):032x}"
 
     def select(self, selector: selectors.BaseSelector, seconds: float | None) -> Events:
-        """Return what is ready; if nothing is, advance by the seconds.
+        """Return the files that are ready; if there are none, advance by the seconds.
 
         Raises:
             NothingToWaitFor: nothing is ready, and there is no limit.

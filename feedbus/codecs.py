@@ -25,12 +25,12 @@ EXPECTED = "a class, or an object, with decode(body, content_type, headers) and 
 
 @runtime_checkable
 class Codec(Protocol):
-    """What a project writes for a content type; `[codecs]` in topology.toml names it."""
+    """The interface of a project's codec; `[codecs]` in topology.toml names it by content type."""
 
     def decode(self, body: bytes, content_type: str, headers: Mapping[str, Any]) -> Any:
         """Return the content of a body: a mapping of fields, a text or bytes.
 
-        Whatever it raises makes the message a dead letter.
+        If it raises an exception, the message becomes a dead letter.
 
         Args:
             body: the bytes of the message.
@@ -132,7 +132,7 @@ class Codecs:
 
         Args:
             content_type: of the exchange.
-            payload: the record's fields, or what Raw has made of a text or bytes.
+            payload: the record's fields, or the payload of a Raw text or bytes.
 
         Raises:
             UsageError: the content type cannot carry it.

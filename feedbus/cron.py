@@ -1,9 +1,9 @@
 """Cron lines in time zones: the times that they match, also on days when a clock changes.
 
-A line that names times of day (`30 2 * * *`) is fired once on each day: if the clock skips that
-time, at the first minute after the gap; if the clock shows it twice, the first time. A line
-whose minute or hour begins with `*` names steps of time, which continue through both. Debian's
-cron, which cronsim follows, does the same.
+A line with fixed times of day (`30 2 * * *`) is fired once on each day. If the clock skips that
+time, it is fired at the first minute after the gap. If the clock shows it twice, it is fired the
+first time. A line whose minute or hour begins with `*` continues in equal steps in both cases.
+Debian's cron, which cronsim follows, does the same.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Cron:
         """Return the first matching time after a given one.
 
         Raises:
-            WrongCron: the line cannot be read, or names no moment at all.
+            WrongCron: the line cannot be parsed, or no time matches it.
 
         """
         try:
             for found in CronSim(self.line, moment.astimezone(self.zone)):
                 later = found.astimezone(UTC)
-                if later > moment:  # in an hour that comes twice, a time is named the first time
+                if later > moment:  # in an hour that occurs twice, the first time counts
                     return later
         except (CronSimError, ValueError) as error:
             raise WrongCron(str(error)) from error

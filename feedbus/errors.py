@@ -9,7 +9,7 @@ from itertools import islice
 from feedbus.wrong_argument import refuse
 
 LONGEST_WAIT_SECONDS = 366 * 24 * 3600
-# Of what is wrong with a body: a publisher may have put anything into it, and as much.
+# The limits of an error about a body, which can contain anything and be of any size.
 FIELDS_KEPT, TEXTS_KEPT, CHARACTERS_KEPT = 20, 5, 200
 
 
@@ -77,7 +77,7 @@ class InvalidBody(FeedbusError):  # noqa: N818 -- names the delivery's state
     """A body cannot be decoded or validated; errors are keyed by field."""
 
     def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
-        """Keep each field's errors, the first of too many; "" is the body as a whole."""
+        """Keep each field's errors, up to a limit; the key "" is for the body as a whole."""
         self.errors = {
             _cut(field): [_cut(text) for text in texts[:TEXTS_KEPT]]
             for field, texts in islice(errors.items(), FIELDS_KEPT)

@@ -49,7 +49,11 @@ def up(context: click.Context, name: str | None) -> None:
 
 @migrate.command(epilog="\b\nExample:\n  feedbus migrate down 0001_initial --yes")
 @click.argument("name", required=False)
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation. The rows of the dropped tables are lost.")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Do not ask for confirmation. The rows of the dropped tables are lost.",
+)
 @click.pass_context
 def down(context: click.Context, name: str | None, yes: bool) -> None:  # noqa: FBT001 -- click's
     """Revert the last migration, or all back through NAME."""

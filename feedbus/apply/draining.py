@@ -26,7 +26,7 @@ def await_drained(
         connection: to the broker.
         topology: of today.
         leaving: queues on the broker that are to be deleted.
-        progress: called with how many messages are left at each look.
+        progress: called at each check with the number of messages that are left.
 
     """
     clock = broker.clock(topology)
@@ -45,7 +45,7 @@ def await_drained(
 def _count(connection: Connection, topology: Topology, queue: str) -> int:
     """Count the messages of a queue, including the records that wait in their keys' order.
 
-    There, consumers have them all, so none is ready.
+    A consumer has received all of these records, so no message is ready there.
     """
     if not queue.endswith(WAITING):
         return broker.count(connection, queue) or 0

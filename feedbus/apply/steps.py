@@ -21,7 +21,8 @@ from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
 from feedbus.wire.amqp import Connection
 
-# A ring, what is held, and where retries wait are needed until the last message is handled.
+# The ring, the queue of held messages and the retry queues are needed until the last message is
+# handled.
 NEEDED_TO_THE_END = re.compile(r".+\.(?:[0-9a-f]{8}|held|before|retry\.\d+)")
 
 
@@ -78,7 +79,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
         supervisor: of the running consumers, None when nothing runs.
         wait: whether to wait until the old queues are drained, and to delete them then.
         report: called with what was done, a line each.
-        progress: called with how many messages are left in what drains, at each look.
+        progress: called at each check with the number of messages that are left in queues that
+            drain.
         older_file: whether to replace a ring of another host's newer file.
 
     Returns:

@@ -35,7 +35,7 @@ def document(topology: Topology, version: str = "1.0.0") -> dict[str, Any]:
         version: of the interface that is described.
 
     Raises:
-        UsageError: a handler cannot be imported, or its message type is none.
+        UsageError: a handler cannot be imported, or its type is not a message type.
 
     """
     routes = {

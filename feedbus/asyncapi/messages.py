@@ -102,8 +102,8 @@ def _components(name: str, schema: Mapping[str, Any]) -> dict[str, dict[str, Any
 def _within_document(schema: Any, names: Mapping[str, str]) -> Any:
     """Return a schema whose references point to components of the document.
 
-    AsyncAPI's discriminator names a definition, that of msgspec and pydantic a value; each
-    alternative demands its own value, so nothing is lost without it.
+    The discriminator is left out: in AsyncAPI it names a definition, in msgspec and pydantic a
+    value. Each alternative requires its own value, so the schema is still complete.
     """
     if isinstance(schema, list):
         return [_within_document(each, names) for each in schema]

@@ -45,7 +45,7 @@ class Spread:
 
     @property
     def equal_weights(self) -> bool:
-        """Whether every member's share is the mean."""
+        """Whether all members have the same weight."""
         return len({weight for _, weight in self.members}) == 1
 
     def report(self) -> dict[str, Any]:

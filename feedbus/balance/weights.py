@@ -41,7 +41,7 @@ class Found:
 
     @property
     def floor(self) -> float:
-        """The lowest max/mean that any weights reach: a key cannot be divided."""
+        """The lowest possible max/mean; it can be above 1, because a key cannot be divided."""
         mean = self.tally.total / len(self.before.members)
         return max(1.0, self.tally.heaviest_load / mean)
 

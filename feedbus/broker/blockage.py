@@ -26,7 +26,7 @@ class Blockage:
         self.active = False
 
     def watch(self, connection: RawConnection) -> None:
-        """Receive the alarms of a (py-amqp) connection, also if it is watched already."""
+        """Receive the alarms of a (py-amqp) connection; a second call for it is harmless."""
         self.active = False
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked

@@ -17,8 +17,8 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
 
     Args:
         topology: with the URL of the broker.
-        beating: True for a caller that sends heartbeats; the broker then drops the connection
-            when they stop. Others are found dead by TCP alone.
+        beating: True if the caller sends heartbeats. The broker then closes the connection when
+            they stop. Without heartbeats, only TCP detects that a connection is lost.
 
     Raises:
         BrokerOutage: the broker cannot be reached, or does not let us in.

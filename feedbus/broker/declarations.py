@@ -81,7 +81,8 @@ def declare_ring(
 ) -> None:
     """Declare a generation's ring and its queues, bound in the generation's order.
 
-    The ring is declared when its queues are on the broker's disk, so one that exists needs no wait.
+    A new ring is declared only after its queues are on the broker's disk. So if the ring already
+    exists, there is no wait.
 
     Args:
         channel: on which it is declared.
@@ -174,8 +175,8 @@ def declare_auxiliary(
 ) -> None:
     """Declare an auxiliary queue: dead letters, retries, held messages, the generations.
 
-    An existing one of the other type stays as it is, since it may have messages. After it was
-    deleted, it is declared with the wanted type.
+    If the queue exists with the other type, it is not changed, because it may have messages. After
+    an operator has deleted it, it is declared with the correct type.
     """
     wanted, other = (
         queue_arguments.of_auxiliary(arguments, quorum=each) for each in (quorum, not quorum)
@@ -207,15 +208,17 @@ def declare_delay(
 ) -> None:
     """Declare the retry queue of a queue for one delay.
 
-    A retry for a ring comes back by the entry, with its own routing key, so that it finds the
-    shard that owns its key then; any other comes back to its queue alone, not to its siblings.
+    After the delay, a retry of a queue on a ring is sent to the entry with its original routing
+    key, so it reaches the shard that then owns the key. Any other retry is sent only to its queue,
+    and not to other queues of the exchange.
 
     Args:
         channel: of the broker.
         names: of the topology.
         queue: the queue of the retries.
         milliseconds: the delay.
-        expires: True when no retry policy names this delay, so that the broker drops it after use.
+        expires: True if no retry policy contains this delay; the broker then deletes the queue
+            after use.
 
     """
     name = names.delay(queue, milliseconds)

@@ -22,7 +22,7 @@ def check_on_broker(connection: Connection, topology: Topology) -> None:
     """Check by passive declarations that every external exchange and queue exists.
 
     Raises:
-        UsageError: some are missing; it names each.
+        UsageError: some are missing; the error names each of them.
 
     """
     exchanges = partial(lookups.exchange_exists, connection)
@@ -34,7 +34,7 @@ def check_seen(topology: Topology, seen: Inventory) -> None:
     """Check in an inventory that every external exchange and queue exists, with its type.
 
     Raises:
-        UsageError: some are missing, or exchanges have another type; it names each.
+        UsageError: some are missing, or exchanges have another type; the error names each of them.
 
     """
     _refuse(

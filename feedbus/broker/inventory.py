@@ -35,7 +35,7 @@ def take(topology: Topology) -> Inventory:
 
     Raises:
         BrokerOutage: the broker is unavailable, or the embedded one's file cannot be read.
-        UsageError: RabbitMQ's management API does not answer, or not to us.
+        UsageError: RabbitMQ's management API does not answer, or refuses this user.
 
     """
     prefix, names = f"{topology.name}.", Names(topology)

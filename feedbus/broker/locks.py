@@ -58,7 +58,8 @@ def exclusive_queue(connection: Connection, name: str, clock: Clock) -> Iterator
     try:
         yield
     finally:
-        # A lost connection has given the lock back; its own error is the one to raise.
+        # If the connection is lost, the lock is released. The error of the connection is raised
+        # then.
         with contextlib.suppress(*connection_errors(connection)):
             channel.queue_delete(name)
             channel.close()

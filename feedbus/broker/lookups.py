@@ -1,4 +1,4 @@
-"""Look up on a broker, by passive declarations, whether an object exists and what a queue has."""
+"""Look up by passive declarations whether an object exists, and the message count of a queue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def consumers(connection: Connection, queue: str) -> int | None:
 
 
 def is_anothers(connection: Connection, queue: str) -> bool:
-    """Whether a queue is exclusive to another connection, which is therefore open."""
+    """Whether a queue is exclusive to another connection; if so, that connection is open."""
     from amqp.exceptions import NotFound, ResourceLocked
 
     channel = connection.channel()
@@ -42,7 +42,7 @@ def _look(connection: Connection, queue: str) -> tuple[int, int] | None:
     """Return a queue's (ready messages, consumers), or None if it does not exist.
 
     Raises:
-        Outage: the queue is on a node that is down, or exclusive to another connection.
+        Outage: the queue is on a node that is down, or is exclusive to another connection.
 
     """
     from amqp.exceptions import NotFound, ResourceLocked

@@ -20,7 +20,7 @@ from feedbus.wire import amqp
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """The broker in memory of a name; see feedbus.broker.port.Broker."""
+    """A broker in memory, found by its name; see feedbus.broker.port.Broker."""
 
     url: BrokerUrl
     name: str

@@ -66,7 +66,7 @@ class Names:
     def waiting(self, queue: str) -> str:
         """Return where records wait so that their keys stay in order, by the name of their queue.
 
-        What comes before a queue that was replaced waits together with what is in the queue.
+        If the queue was replaced, records of its queue `before` wait in the same waiting queue.
         """
         for each in self.topology.queues.values():
             if each.external_name == queue:
@@ -140,7 +140,7 @@ class Names:
     def schedule(self, schedule: str) -> str:
         """Return the queue whose one message is the time at which a schedule was fired last.
 
-        The colon keeps it apart from all that a topology can name.
+        Names in a topology have no colon, so this name is never used twice.
         """
         return f"{self.topology.name}{SCHEDULE}{schedule}"
 

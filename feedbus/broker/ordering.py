@@ -2,8 +2,9 @@
 
 A RabbitMQ that starts may build a ring again from its bindings, which it then sorts: by the binding
 key, the weight as text, then by the queue's name, both bytewise. So "10" comes before "9", and
-most keys move. It reads a weight with zeros before it as the same number, though, and sorts it
-further to the front: with zeros in the right places the sorted order is the order of binding.
+most keys move. RabbitMQ reads a weight with leading zeros as the same number, but sorts it before
+others. So with zeros before the right weights, the sorted order is the order in which the queues
+were bound.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def weight_keys(members: Sequence[tuple[str, int]]) -> list[str]:
     """Return the binding key of each (queue's name on the broker, weight), in the order given.
 
     Raises:
-        UsageError: no keys of the length that AMQP allows keep so uneven a ring in order.
+        UsageError: the weights differ so much that the keys would be longer than AMQP allows.
 
     """
     keys: list[str] = []

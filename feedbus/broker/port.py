@@ -85,8 +85,8 @@ class Broker(Protocol):
         """Return an open connection.
 
         Args:
-            beating: True for a caller that sends heartbeats; the broker then drops the connection
-                when they stop. Others are found dead by TCP alone.
+            beating: True if the caller sends heartbeats. The broker then closes the connection when
+                they stop. Without heartbeats, only TCP detects that a connection is lost.
 
         Raises:
             BrokerOutage: the broker cannot be reached, or does not let us in.
@@ -106,7 +106,7 @@ class Broker(Protocol):
 
         Raises:
             BrokerOutage: the broker is unavailable, or its file cannot be read.
-            UsageError: RabbitMQ's management API does not answer, or not to us.
+            UsageError: RabbitMQ's management API does not answer, or refuses this user.
 
         """
 

@@ -28,7 +28,7 @@ def claim(channel: Channel, topology: Topology) -> None:
     """Declare a project's marks.
 
     Raises:
-        UsageError: names of this project and of another begin alike.
+        UsageError: names of this project and of another one begin with the same prefix.
 
     """
     remedy = "rename one of them, or give each project a virtual host of its own"

@@ -1,7 +1,7 @@
 """Publish messages, and report for each whether the broker accepted it.
 
-Whatever feedbus publishes goes through a Publisher: what programs and handlers publish, retries and
-dead letters, the outbox, schedules, and the messages that a change of a ring moves.
+feedbus publishes every message with a Publisher: messages of programs and handlers, retries, dead
+letters, rows of the outbox, messages of schedules, and messages that a change of a ring moves.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class Refusal:
 
     Attributes:
         message: the published message.
-        outcome: "returned" where no queue took it, "nacked" for any other reason.
-        reason: why, for people.
-        final: whether the broker never takes it as it is: it closed the channel over it.
+        outcome: "returned" if no queue matched, "nacked" for any other reason.
+        reason: the reason, as text for the operator.
+        final: whether the broker will always refuse this message: it closed the channel because of
+            it.
 
     """
 
@@ -50,8 +51,9 @@ class Refusal:
 class Publisher:
     """Publishes on a separate channel: persistent, mandatory and confirmed.
 
-    A full queue is tried again for a while. A message over which the broker closes the channel is
-    refused, and the others are published. While the broker blocks publishers, it waits.
+    If a queue is full, the publisher tries again for some seconds. If the broker closes the channel
+    because of one message, that message is refused, and the others are published. While the broker
+    blocks publishers, the publisher waits.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Publisher:
         """Open a channel of a connection.
 
         Args:
-            connection: may be used by others, but by no other thread at the same time.
+            connection: other code may use it too, but not in another thread at the same time.
             timeout_seconds: time limit for the confirms of one call of send().
             blocked_seconds: time limit for an alarm of the broker; timeout_seconds begins after it.
             nacked_seconds: time limit for a queue that is full, or whose node has just died.
@@ -77,7 +79,7 @@ class Publisher:
         self._blocked_seconds = blocked_seconds
         self._nacked_seconds = nacked_seconds
         self._channel: Channel | None = connection.channel()
-        # Kombu opens a lost connection again whenever it is asked for it: this one, or none.
+        # Kombu's `connection` opens a lost connection again. Here only this connection may be used.
         self._connection: RawConnection = self._channel.connection
         self._clock = self._connection.clock
         self._blockage = blockage or Blockage(self._clock)
@@ -92,19 +94,20 @@ class Publisher:
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        """Close the channel; after an error its connection is of no use, and may not answer."""
+        """Close the channel, but not after an error: the connection may not answer then."""
         if failed is None:
             self.close()
 
     def send(self, messages: Sequence[Outgoing]) -> list[Refusal]:
         """Publish in order and wait for every answer; return the messages that were not accepted.
 
-        kombu's own confirm_publish takes any confirm for the one that it waits for; here each
-        message has its own delivery tag.
+        Kombu's own confirm_publish accepts any confirm as that of its message. Here each message is
+        identified by its own delivery tag.
 
         Raises:
-            BrokerOutage: they were not confirmed in time, or their exchange does not exist. What
-                was not confirmed may have arrived; the connection is of no use any more.
+            BrokerOutage: they were not confirmed in time, or their exchange does not exist.
+                Messages that were not confirmed may have arrived. The connection cannot be used any
+                more.
 
         """
         windows = (messages[at : at + WINDOW] for at in range(0, len(messages), WINDOW))
@@ -155,10 +158,10 @@ class Publisher:
         return self._channel
 
     def _publish(self, messages: Sequence[Outgoing]) -> list[Refusal]:
-        """Publish once; if the broker closes the channel, find out over which message.
+        """Publish once; if the broker closes the channel, find the message that caused it.
 
-        That one is somewhere among those without an answer. They are published one at a time until
-        it is found, and the rest together again.
+        It is one of the messages without a confirm. These are published one at a time until it is
+        found. Then the remaining ones are published together.
         """
         refusals: list[Refusal] = []
         left, one_at_a_time = messages, False
@@ -177,7 +180,7 @@ class Publisher:
         return refusals
 
     def _try(self, messages: Sequence[Outgoing]) -> tuple[Sequence[Outgoing], str]:
-        """Publish; return those without an answer, and why the broker closed the channel."""
+        """Publish; return the messages without a confirm, and why the broker closed the channel."""
         channel = self._opened()
         self._refusals = []
         now = self._clock.monotonic()
@@ -187,17 +190,18 @@ class Publisher:
         try:
             for put, message in enumerate(messages, start=1):  # noqa: B007 -- read below
                 self._put(channel, message)
-                # What is written now would only fill buffers that nobody reads.
+                # While the broker blocks publishers, it does not read, so more data would only fill
+                # buffers.
                 while self._blockage.active:
                     self._drain()
             while self._waiting:
                 self._drain()
         except ChannelError as error:
-            if error.method_sig != spec.Basic.Publish:  # it is about another channel
+            if error.method_sig != spec.Basic.Publish:  # the error does not concern this publish
                 raise
             unanswered = [*self._waiting.values(), *messages[put:]]
             self.close()
-            if isinstance(error, AccessRefused):  # an outage, whose end need not be the messages'
+            if isinstance(error, AccessRefused):  # an outage
                 raise
             if isinstance(error, NotFound):
                 msg = f"broker: {error.reply_text}; `feedbus up` declares it"
@@ -246,10 +250,10 @@ class Publisher:
             self._refusals.append(Refusal(self._waiting.pop(answered), "nacked", NACKED))
 
     def _on_return(self, error: Exception, exchange: str, key: str, message: Any) -> None:
-        """Note which message came back; its confirm follows.
+        """Record which message was returned; its confirm follows.
 
-        A return does not name the delivery tag. Messages come back in the order of their
-        publishing, and those that look the same are interchangeable.
+        A return does not contain the delivery tag. Messages are returned in the order in which they
+        were published. It does not matter which of several equal messages is recorded.
         """
         identity = message.properties.get("message_id") or message.body
         tag = self._first_waiting(
@@ -272,10 +276,10 @@ class Publisher:
 def publish_all(
     connection: Connection, messages: Sequence[Outgoing], *, nacked_seconds: float = math.inf
 ) -> list[Refusal]:
-    """Publish what a change of a ring moves or writes down, and wait for queues that are full.
+    """Publish the messages of a change of a ring, and wait for queues that are full.
 
     Args:
-        connection: may be used by others, too.
+        connection: other code may use it, too.
         messages: in their order.
         nacked_seconds: time limit for a queue that is full.
 

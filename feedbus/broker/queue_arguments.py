@@ -8,7 +8,7 @@ from typing import Any
 from feedbus.broker.names import Names
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
 
-# So a quorum queue deletes its dead letters when they are confirmed; by default it only sends them.
+# With it, a quorum queue deletes a dead letter only after the next queue has confirmed it.
 AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 

@@ -34,7 +34,7 @@ BASE_BITS = 4
 LOW_PLACES = 8
 LONGEST_QUEUE_MILLISECONDS = 2**32 - 1
 LONGEST_MILLISECONDS = (len(TIMER_PLACES) - LOW_PLACES + 1) * LONGEST_QUEUE_MILLISECONDS
-# A shorter wait is exact; a longer one is rounded up to so many milliseconds, for fewer queues.
+# (limit, step): a delay below the limit is rounded up to a multiple of the step, in ms.
 ROUNDED = ((4_096, 1), (65_536, 16), (LONGEST_MILLISECONDS + 1, 256))
 
 

@@ -65,7 +65,8 @@ def missing_queues(names: Names, seen: Collection[str]) -> Iterator[str]:
 def has_guard(exchange: Exchange) -> bool:
     """Whether due messages reach an exchange through a guard.
 
-    A ring holds what no queue takes, and an alternate exchange of the user's own takes it.
+    No guard is needed for a ring, which keeps unroutable messages, or if the user has set an
+    alternate exchange.
     """
     return not (
         exchange.hashed or exchange.external_name or "alternate-exchange" in exchange.arguments

@@ -34,7 +34,7 @@ class Timer:
         self._places: set[int] = set()
 
     def forget(self) -> None:
-        """Declare everything again next time: another connection may be to an empty broker."""
+        """Declare everything again at the next call: the next broker may be an empty one."""
         self._targets.clear()
         self._places.clear()
 
@@ -94,7 +94,7 @@ def _places_of(message: Outgoing) -> Iterator[int]:
 def restore(channel: Channel, names: Names) -> None:
     """Declare missing objects, bind every target again, and send undelivered messages.
 
-    The targets are gone when a queue is replaced, or was removed for a while.
+    A target does not exist while its queue is replaced, or after it was removed from the topology.
     """
     if not exists(channel.connection, names):
         return
@@ -106,7 +106,7 @@ def restore(channel: Channel, names: Names) -> None:
     ours = [each for each in topology.exchanges.values() if not each.external_name]
     targets = {target_of(names, queue) for queue in topology.queues.values()}
     targets |= {exchange_target(names, exchange.name) for exchange in ours}
-    for exchange in ours:  # their guards may have keys that the exchanges have no more
+    for exchange in ours:  # a guard may have binding keys that its exchange no longer has
         channel.exchange_delete(names.timer_guard(exchange.name))
     for target in sorted(targets):
         kind, _, name = target.partition(" ")
@@ -161,7 +161,7 @@ def _declare_places(channel: Channel, names: Names) -> None:
 
 
 def _declare_missing(channel: Channel, names: Names, place: int) -> None:
-    """Declare the missing queues of a position that has been declared before, and bind all."""
+    """Declare the missing queues of a position that was declared before; bind all its queues."""
     queues = {names.timer_queue(place, digit): digit for digit in place_digits(place)}
     missing = [name for name in queues if not lookups.queue_exists(channel.connection, name)]
     if missing and len(missing) < len(queues):
@@ -189,8 +189,9 @@ def _bind_queue(channel: Channel, names: Names, place: int, digit: int, name: st
 def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
     """Declare an exchange that forwards only messages for which its target has a queue.
 
-    A quorum queue keeps what cannot be routed, and gives nothing else away while it has more than
-    a few such messages. The rest goes to the undelivered ones, by the alternate exchange.
+    A quorum queue keeps dead letters that cannot be routed. With more than a few of them, it
+    forwards no other message. So the guard sends messages that match no queue to the undelivered
+    ones, by its alternate exchange.
     """
     guard = names.timer_guard(exchange.name)
     channel.exchange_declare(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncBus", "Bus", "LiveBus", "connect", "connect_async"]
 
-# Imported when first asked for: handlers name Bus, which needs no broker library.
+# Imported at the first use: modules of handlers import Bus, which needs no broker library.
 HOMES = {
     "AsyncBus": "feedbus.bus.asynchronous",
     "LiveBus": "feedbus.bus.live",
@@ -22,10 +22,10 @@ HOMES = {
     "connect_async": "feedbus.bus.connecting",
 }
 
-if not TYPE_CHECKING:  # a type checker would take any name for one that is here
+if not TYPE_CHECKING:  # with it, a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
-        """Import a public name from its home."""
+        """Import a public name from the module that defines it."""
         if name not in HOMES:
             msg = f"module 'feedbus.bus' has no attribute '{name}'"
             raise AttributeError(msg)

@@ -26,7 +26,7 @@ from feedbus.wire.envelope import Envelope, PublishOptions
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Work for the bus's thread on which a task waits: requests to send, or a close."""
+    """Work for the thread of the bus: requests to send, or the close. A task waits for its end."""
 
     requests: Sequence[Request]
     loop: asyncio.AbstractEventLoop
@@ -46,12 +46,12 @@ class _Job:
 class AsyncBus:
     """A bus that is awaited; feedbus.connect_async() returns one.
 
-    A thread of its own encodes, sends and waits, so that the event loop never does. What several
-    tasks publish at the same time is sent together and shares one wait for confirms. A task that is
-    cancelled does not wait any more; what it publishes may arrive all the same.
+    The bus has a thread that encodes, sends and waits, so the event loop is never blocked. Messages
+    that several tasks publish at the same time are sent together, with one wait for their confirms.
+    A cancelled task stops waiting; its messages may arrive anyway.
     """
 
-    SLICE = 1_000  # pairs that are prepared between two turns of the event loop
+    SLICE = 1_000  # pairs that are prepared in one iteration of the event loop
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class AsyncBus:
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Connect at the first publish; timeout_seconds is how long the broker may be away."""
+        """Connect at the first publish; timeout_seconds limits how long an outage may last."""
         self._bus = LiveBus(topology, metrics, timeout_seconds=timeout_seconds)
         self._begin()
 
@@ -110,7 +110,7 @@ class AsyncBus:
         return count
 
     async def close(self) -> None:
-        """Send what tasks have published, and close the connection; a later publish opens one."""
+        """Send the messages that tasks have published, and close the connection."""
         if self._thread is not None and self._process == os.getpid():
             await self._put((), last=True)
 
@@ -130,7 +130,7 @@ class AsyncBus:
         with self._lock:
             self._jobs.put(job)
             if self._thread is None:
-                # A daemon: an interpreter that ends waits for nobody's confirms.
+                # A daemon thread: the interpreter does not wait for confirms when it ends.
                 self._thread = threading.Thread(target=self._work, name="feedbus", daemon=True)
                 self._thread.start()
         await job.done

@@ -20,7 +20,7 @@ from feedbus.records.parts import Part
 from feedbus.records.payloads import Payload
 from feedbus.wire.envelope import Envelope
 
-AT_ONCE = 50_000  # messages that wait to be put together: so many fill the packs of many shards
+AT_ONCE = 50_000  # messages that are packed together: enough for the packs of many shards
 
 
 class Collect(Protocol):
@@ -45,8 +45,8 @@ class CollectingBus(Bus):
         """Collect for a handler that handles this record.
 
         Args:
-            records: the record that causes all that is published.
-            collect: takes the records.
+            records: the record that causes all published messages.
+            collect: receives the records.
 
         """
         self._records = records
@@ -93,9 +93,9 @@ class CollectingBus(Bus):
 
 
 class BatchBus(Bus):
-    """The bus of a batch handler: records publish, and message ids are derived from theirs.
+    """The bus of a batch handler: Records publish on it, and give their ids to their messages.
 
-    A record's n-th message for an exchange has the same id in whatever batch the record comes.
+    The n-th message of a record for an exchange has the same id, whatever batch the record is in.
     """
 
     def __init__(
@@ -104,10 +104,10 @@ class BatchBus(Bus):
         """Collect the messages of these records.
 
         Args:
-            records: all that the handler is given.
-            collect: takes the messages.
-            shards: over how many shards an exchange of that name spreads its keys, 0 for one that
-                is not hashed; raises UsageError if there is no such exchange.
+            records: all records of the handler's batch.
+            collect: receives the messages.
+            shards: returns the number of shards of an exchange, 0 if it is not hashed; raises
+                UsageError if there is no such exchange.
 
         """
         self._records = records
@@ -116,7 +116,7 @@ class BatchBus(Bus):
         self._parents: Ids | None = None
         self._waiting: dict[str, list[Part]] = {}
         self._counts: Counter[str] = Counter()
-        # By exchange: how many children each record has caused there.
+        # For each exchange: how many messages each record has caused there.
         self._caused: defaultdict[str, Counter[int]] = defaultdict(Counter)
         records.bind(self)
 
@@ -140,11 +140,11 @@ class BatchBus(Bus):
         """Collect the messages of a part."""
         exchange = part.exchange
         if exchange not in self._waiting:
-            self._shards(exchange)  # a name that is unknown is an error of this call
+            self._shards(exchange)  # so that an unknown name raises an error in this call
             self._waiting[exchange] = []
         envelope = envelope_of(part.options) if part.options else None
         if envelope is not None:
-            self._flush(exchange)  # what was published before goes before
+            self._flush(exchange)  # so that earlier messages are sent first
             self._collect(exchange, part.pack(self._children(exchange, part.causes)), envelope)
             return
         self._waiting[exchange].append(part)
@@ -157,7 +157,7 @@ class BatchBus(Bus):
         for exchange in self._waiting:
             self._flush(exchange)
         self._waiting.clear()
-        self._shards = _refuse_late  # the first call for each exchange
+        self._shards = _refuse_late  # the earliest call for each exchange
 
     def _flush(self, exchange: str) -> None:
         parts, self._waiting[exchange] = self._waiting[exchange], []
@@ -178,7 +178,7 @@ class BatchBus(Bus):
         caused = self._caused[exchange]
         if caused.keys().isdisjoint(causes) and len(set(causes)) == len(causes):
             caused.update(causes)
-            found = pick(ordinals, causes)  # the first child of each
+            found = pick(ordinals, causes)  # the number of the first message of each record
         else:
             found = []
             for cause, run in groupby(causes):

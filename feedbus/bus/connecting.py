@@ -23,10 +23,10 @@ def connect(
     """Return a bus for scripts, WSGI applications, threads and forks.
 
     Args:
-        topology: the file, or what it says; without it the file that FEEDBUS_TOPOLOGY names, or
-            topology.toml in this folder.
+        topology: the file, or the parsed topology; by default the file that FEEDBUS_TOPOLOGY names,
+            or topology.toml in this folder.
         metrics: count the records.
-        timeout_seconds: how long a publish waits for a broker that is away.
+        timeout_seconds: how long a publish waits for a broker that is unavailable.
         store: an open store for bus.transaction(); by default the topology's.
 
     Raises:

@@ -39,7 +39,7 @@ def columnar(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int = 
     Args:
         pairs: those with the same fields, one after another, make a pack.
         origin: of their ids.
-        first: the number of the first pair in what the caller gave, for errors.
+        first: the index of the first pair in the caller's argument, for errors.
 
     Raises:
         TypeError: one is not a pair of a payload and a text.
@@ -70,13 +70,13 @@ def _packs(pairs: Sequence[tuple[Any, str]], origin: str) -> Iterator[Pack]:
                 columns[name] = values
         ids = Ids(origin, range(start, end))
         keys = [key for _, key in run]
-        "".join(keys)  # raises TypeError where one is not a text
+        "".join(keys)  # raises TypeError if one is not a text
         yield Pack(ids, keys, shared, columns)
         start = end
 
 
 def _all_equal(values: Sequence[Any]) -> bool:
-    # 1, 1.0 and True are equal and yet not the same JSON; containers may hide such.
+    # 1, 1.0 and True are equal in Python, but not the same JSON; containers may contain them.
     first = values[0]
     return isinstance(first, str | int) and all(
         type(value) is type(first) and value == first for value in values
@@ -105,7 +105,7 @@ class Encoder:
     def encode(
         self, exchange_name: str, pack: Pack, envelope: Envelope | None = None
     ) -> list[Outgoing]:
-        """Return the messages for the records of a pack; those of each key stay in order.
+        """Return the messages for the records of a pack; messages of one key stay in order.
 
         With an envelope each record has a message of its own.
         """
@@ -121,7 +121,8 @@ class Encoder:
             return list(self._plain(exchange, pack, range(len(pack))))
         messages: list[Outgoing] = []
         for target, indexes in self._grouped(exchange, keys).items():
-            # Packs of like size: one that is just too large for a pack makes no tiny second one.
+            # The packs get similar sizes. Otherwise a little too many records would make a tiny
+            # second pack.
             size = -(-len(indexes) // -(-len(indexes) // exchange.pack))
             for start in range(0, len(indexes), size):
                 part = indexes[start : start + size]
@@ -146,7 +147,7 @@ class Encoder:
         return [
             timer.delayed(self._names, plain, milliseconds, target)
             for message in messages
-            # A pack would be for the current ring, which may be replaced by then.
+            # A pack is for the current ring, which may be replaced before the message is due.
             for plain in (self.apart(message) if message.content_type == PACK else [message])
         ]
 

@@ -15,10 +15,10 @@ from feedbus.wire.envelope import Envelope, PublishOptions
 class Bus(ABC):
     """Publishes records; exchange names are those of topology.toml.
 
-    In a batch handler records publish by themselves: records.publish(…).
+    In a batch handler, call records.publish(…) instead.
     """
 
-    __feedbus_parameter__ = "bus"  # a handler's parameter with this annotation is given one
+    __feedbus_parameter__ = "bus"  # a parameter of a handler with this annotation gets a Bus
 
     def publish(
         self, exchange: str, payload: Payload, key: str = "", **options: Unpack[PublishOptions]
@@ -59,7 +59,7 @@ class Bus(ABC):
 
         Args:
             exchange: as topology.toml names it.
-            pairs: any iterable; it is not held as a whole outside a handler.
+            pairs: any iterable; outside a handler, it is never kept in memory as a whole.
 
         """
 
@@ -76,9 +76,11 @@ class Bus(ABC):
 
         Args:
             exchange: as topology.toml names it.
-            columns: field to one value a record, for the fields in which they differ.
-            keys: a routing key a record, or the name of the column whose texts they are.
-            shared: field to the value that all of them have.
+            columns: maps each field in which the records differ to a list with one value per
+                record.
+            keys: a list with one routing key per record, or the name of the column that contains
+                them.
+            shared: maps each other field to the value that all records have.
 
         Raises:
             TypeError: an argument has a wrong type.

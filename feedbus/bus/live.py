@@ -33,13 +33,13 @@ TIMEOUT_SECONDS = 10.0
 class LiveBus(Bus):
     """A bus with its own connection, for any thread; feedbus.connect() returns one.
 
-    It connects at the first publish, declares the topology if the broker has nothing of it,
-    and reconnects when the broker comes back. What several threads publish together is sent
-    together: they share one wait for confirms. A forked process gets a connection of its own.
+    It connects at the first publish, declares the topology if the broker has none of its objects,
+    and reconnects after an outage. Messages that several threads publish at the same time are sent
+    together, with one wait for their confirms. A forked process gets its own connection.
     """
 
     SLICE = 5_000
-    CONFIRM_SECONDS = (2.0, 10.0)  # at least, at most: a node that dies may take confirms with it
+    CONFIRM_SECONDS = (2.0, 10.0)  # (min, max); a node that dies may lose confirms
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class LiveBus(Bus):
     ) -> None:
         """Connect at the first publish.
 
-        What is not confirmed within CONFIRM_SECONDS is sent again, under the same ids.
+        Messages that are not confirmed within CONFIRM_SECONDS are sent again, with the same ids.
 
         Args:
             topology: of the system.
@@ -130,9 +130,10 @@ class LiveBus(Bus):
         Raises:
             TypeError: an argument has a wrong type, or one is no such pair.
             UsageError: there is no such exchange, or a record cannot be published.
-            Unroutable: messages came back; the others were published.
+            Unroutable: messages were returned, because no queue matches; the others were published.
             PublishError: messages were refused.
-            BrokerOutage: the broker was away for too long; what was not confirmed may have arrived.
+            BrokerOutage: the broker was unavailable for too long; messages without a confirm may
+                have arrived.
 
         """
         check_many(exchange, pairs)
@@ -170,7 +171,7 @@ class LiveBus(Bus):
 
         Raises:
             UsageError: the topology has no [store].
-            StoreOutage: the store went away; see Store.transaction.
+            StoreOutage: the store became unavailable; see Store.transaction.
 
         Example:
             with bus.transaction() as session:
@@ -205,7 +206,7 @@ class LiveBus(Bus):
     def _send_committed(self, committed: Transaction) -> None:
         """Send the messages of a committed transaction; errors of the broker are not raised."""
         if self._behind and not committed.is_next():
-            return  # the relay sends it, after what was put before
+            return  # the relay sends it, after earlier rows
         self._requests.send_together(committed.requests, timeout_seconds=0)
         self._behind = not committed.remove_sent()
 

@@ -1,4 +1,4 @@
-"""Merge small parts, so that many records that publish little fill a few packs."""
+"""Merge small parts, so that a few packs contain the messages of many records."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class _Group:
 def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
     """Merge parts for one exchange; messages of one key stay in order.
 
-    A part that is large enough to fill messages of its own stays by itself, and what its messages
-    share is stored once in each.
+    A part that is large enough to fill whole packs is not merged. Its shared fields are then stored
+    once in each pack.
 
     Args:
         parts: in the order of publishing.
         ids: of all their messages, in the same order.
-        shards: over how many shards the exchange spreads its keys, 0 for one that is not hashed.
+        shards: the number of shards of the exchange, 0 if it is not hashed.
 
     """
     groups: list[_Group] = []
@@ -76,7 +76,7 @@ def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
         alone = not shards and part.key_column is None and isinstance(part.key, str)
         key = str(part.key) if alone else None
         if (key is None) != (None in latest):
-            latest.clear()  # these messages may have any of the keys
+            latest.clear()  # the messages of these parts can have any key
         form = (tuple(part.shared), tuple(part.columns), part.key_column)
         count = len(part)
         current = latest.get(key)
@@ -91,7 +91,7 @@ def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
 
 
 def _are_one(values: Sequence[Any]) -> bool:
-    """Whether values are identical in JSON: 1, 1.0 and True are equal in Python, but not there."""
+    """Whether values are identical in JSON: 1, 1.0 and True are equal only in Python."""
     kinds = set(map(type, values))
     return kinds <= {str, int} and len(kinds) == 1 and values.count(values[0]) == len(values)
 

@@ -21,7 +21,8 @@ RECONNECT_SECONDS = 0.1
 class RequestSender:
     """Sends requests by one sender, from any thread, and sets their answers.
 
-    It declares the topology if the broker has nothing of it, as a broker that comes back may.
+    It declares the topology if the broker has none of its objects, for example after it was
+    replaced.
     """
 
     def __init__(self, topology: Topology, sender: Sender, timeout_seconds: float) -> None:
@@ -29,7 +30,7 @@ class RequestSender:
 
         Args:
             topology: of the system.
-            sender: for the use of this object alone.
+            sender: used only by this object.
             timeout_seconds: how long to try again during an outage of the broker.
 
         """
@@ -43,7 +44,7 @@ class RequestSender:
         self._waiting: list[Request] = []
 
     def check(self, request: Request) -> None:
-        """Raise the error of a request that could never be sent."""
+        """Raise an error if a request could never be sent."""
         self._encoded(request)
 
     def send(self, request: Request) -> None:
@@ -52,10 +53,12 @@ class RequestSender:
             self._waiting.append(request)
         with self._lock:
             if request.answer is None:
-                # What other threads request meanwhile goes out together, and shares one wait.
+                # Requests of other threads during a send are then sent together, with one wait for
+                # confirms.
                 with self._requesting:
                     together, self._waiting = self._waiting, []
-                # A thread that took this request, and failed without an answer, leaves it here.
+                # If a thread has taken this request and failed without an answer, the request is
+                # still here.
                 if request not in together:
                     together = [request, *together]
                 self._send(together, self._timeout_seconds)
@@ -67,7 +70,7 @@ class RequestSender:
 
         Args:
             requests: in their order.
-            timeout_seconds: instead of that of this object.
+            timeout_seconds: replaces the time limit of this object.
 
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds

@@ -22,9 +22,10 @@ class Request:
         """Return if every record was confirmed, otherwise raise the error.
 
         Raises:
-            Unroutable: messages came back; the others were published.
+            Unroutable: messages were returned, because no queue matches; the others were published.
             PublishError: messages were refused.
-            BrokerOutage: the broker was away for too long; what was not confirmed may have arrived.
+            BrokerOutage: the broker was unavailable for too long; messages without a confirm may
+                have arrived.
 
         """
         if isinstance(self.answer, Exception):

@@ -68,7 +68,7 @@ class Sender:
         """Send messages in order, and return those that the broker did not accept.
 
         Raises:
-            BrokerOutage: the broker is away; what was not confirmed may have arrived all the same.
+            BrokerOutage: the broker is unavailable; messages without a confirm may have arrived.
 
         """
         refusals: list[Refusal] = []
@@ -87,7 +87,8 @@ class Sender:
                 stale = {id(refusal.message) for refusal in refusals if _stale(refusal)}
                 if stale:
                     refusals = [refusal for refusal in refusals if not _stale(refusal)]
-                    # In the order in which they were sent, which may not be that of their return.
+                    # In the order in which they were sent; they may have been returned in another
+                    # order.
                     packs = [message for message in messages if id(message) in stale]
                     refusals += publisher.send(self._apart(packs))
         except BrokerOutage:
@@ -166,7 +167,7 @@ class Sender:
     def _count(
         self, messages: Sequence[Outgoing], outcome: Outcome, refusals: Sequence[Refusal]
     ) -> None:
-        """Count records: the refused ones by their result, all others with this outcome."""
+        """Count records: those of refused messages by the refusal, the others with this outcome."""
         if self._metrics is None:
             return
         counts: Counter[tuple[str, Outcome]] = Counter()

@@ -48,7 +48,7 @@ class Transaction:
         return [request for request, _ in self._put]
 
     def is_next(self) -> bool:
-        """Whether the outbox has no rows from before these."""
+        """Whether the outbox has no older rows."""
         oldest = self._store.outbox.pending(1)
         return not oldest or oldest[0].id >= self._put[0][1][0]
 
@@ -95,7 +95,7 @@ def _confirmed(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]
 def _why(request: Request) -> str:
     try:
         request.raise_answer()
-    except Exception as error:  # noqa: BLE001 -- it is reported, whatever it is
+    except Exception as error:  # noqa: BLE001 -- every error is reported
         return one_line(error)
     return ""
 

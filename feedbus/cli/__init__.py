@@ -72,7 +72,7 @@ class LazyGroup(click.Group):
             command = importlib.import_module(f"feedbus.cli.{cmd_name}").command
         else:
             path = topology_path(ctx)
-            absent = not os.path.exists(path)  # noqa: PTH110 -- Path's raises where it may not look
+            absent = not os.path.exists(path)  # noqa: PTH110 -- Path.exists() raises an error if a folder may not be read
             lenient = ctx.resilient_parsing or absent
             named = self._project(ctx) if lenient else Context(path).load().commands
             if cmd_name not in named:

@@ -1,4 +1,4 @@
-"""feedbus asyncapi: the AsyncAPI document of a topology, for other people and programs."""
+"""feedbus asyncapi: print the AsyncAPI document of a topology, for other teams and programs."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
     with letters.opened(topology) as channel:
 
         def let_go(letter: DeadLetter) -> None:
-            if chosen.block_on_dead:  # before it is gone: after a crash it can be dropped again
+            if chosen.block_on_dead:  # first, so that it can be repeated after a crash
                 release(channel.connection, topology, chosen, [letter.message_id])
 
         count = letters.settle(
@@ -173,7 +173,7 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
 
 
 def _require(queue: str, missing: int) -> None:
-    """Raise UsageError where some ids are of no dead letter."""
+    """Raise UsageError if some ids belong to no dead letter."""
     if missing > 0:
         msg = f"{queue} has no dead letters with {missing} of these ids"
         raise UsageError(msg)
@@ -234,6 +234,6 @@ def _when(letter: DeadLetter) -> str | None:
         return None
     try:
         moment = dt.datetime.fromtimestamp(letter.failed_at_microseconds / 1e6, dt.UTC)
-    except (ValueError, OverflowError, OSError):  # a header that somebody has made up
+    except (ValueError, OverflowError, OSError):  # a header that another program has written
         return None
     return moment.isoformat(timespec="seconds")

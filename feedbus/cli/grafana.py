@@ -20,8 +20,8 @@ Examples:
 def command(context: Context) -> None:
     """Print a Grafana dashboard of every consumer, shard and queue of the topology.
 
-    Import it, or let Grafana find it in a provisioned folder; it asks for a Prometheus that
-    scrapes /metrics of each host.
+    Import it into Grafana, or put it into a provisioned folder. Its data source is a Prometheus
+    that scrapes /metrics of each host.
     """
     from feedbus.dashboards.grafana import dashboard
 

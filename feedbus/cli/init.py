@@ -9,7 +9,7 @@ import click
 from feedbus.cli import counted
 from feedbus.printable import printable
 
-# In the order in which they are listed; what is not here comes last.
+# In the order of the list; other files are listed last.
 MEANINGS = {
     "topology.toml": "exchanges, queues, shards and retries",
     "app.py": "two handlers",
@@ -36,8 +36,9 @@ Examples:
 def command(name: str, *, minimal: bool) -> None:
     """Create the folder NAME with a project that runs immediately.
 
-    It has two handlers, one of them on a sharded queue, and their tests; and it has what a
-    deployment by Docker Compose or systemd needs. An existing folder must be empty.
+    The project has two handlers, one of them on a queue with shards, and their tests. It also has
+    the files for a deployment with Docker Compose or systemd. If the folder exists, it must be
+    empty.
     """
     from feedbus.new_project import create
 

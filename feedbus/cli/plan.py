@@ -101,7 +101,7 @@ def look(topology: Topology, delete_nonempty: tuple[str, ...], *, predict: bool 
 
 
 def _with_hot_keys(topology: Topology, plan: Plan, keys: Keys, traffic: str | None) -> Plan:
-    """Add, for each changed ring, the hottest key of the sample, if it exceeds a shard."""
+    """Add, for each changed ring, the busiest key of the sample, if it is too busy for a shard."""
     from feedbus.balance.traffic import Tally, pairs_of_keys
     from feedbus.plan.rings import hot_key
 
@@ -160,7 +160,7 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 
 def _of_a_queue(change: Change) -> bool:
-    """Whether this concerns an empty queue for the retries or dead letters of a queue."""
+    """Whether a change concerns an empty retry or dead-letter queue."""
     ours = OWN_QUEUES.fullmatch(change.name) is not None
     return ours and not change.messages and change.action in {"create", "delete"}
 

@@ -57,7 +57,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     slot: int,
 ) -> None:
     """Run CONSUMER in the foreground until a limit or a signal ends it, with exit code 0."""
-    # What is imported is no garbage: looking for some makes importing a tenth slower.
+    # Imported modules are not garbage; without collections, the imports are 10 % faster.
     gc.disable()
     from feedbus.process.supervised import follow_parent
     from feedbus.runner import Limits
@@ -80,7 +80,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The process that this is: one of a consumer's processes.
+    """Which process of which consumer this process is.
 
     Attributes:
         consumer: the consumer.
@@ -131,7 +131,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
                     on_waiting=slot_status.mark_waiting,
                     assigned=assignment_of(topology, consumer.name, supervised=supervised),
                 )
-            gc.freeze()  # nor is it looked through later, while messages wait
+            gc.freeze()  # and later collections do not check these objects either
             gc.enable()
             with stopping_on_signals(runner.stop):
                 events.info("started", "the consumer has started", consumer=consumer.name)
@@ -143,7 +143,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
 
 @contextmanager
 def _located(context: Context) -> Iterator[None]:
-    """Raise the problems of the topology, with lines, if a handler is unsuitable for its queue."""
+    """Raise all problems of the topology, with their lines, if a handler does not fit its queue."""
     try:
         yield
     except UsageError:

@@ -85,7 +85,7 @@ def gather(topology: Topology) -> dict[str, Any]:
 
 
 def _hosts(topology: Topology) -> list[dict[str, Any]]:
-    """Return the hosts of the project, and what each works on; empty where that is not known."""
+    """Return the hosts of the project with the consumers of each; empty if that is not known."""
     from feedbus.hosts.assignment_file import known
 
     sharing = known(topology)

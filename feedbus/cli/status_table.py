@@ -66,7 +66,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _hosts_table(hosts: Sequence[dict[str, Any]]) -> list[str]:
-    """Return which host works on what, where there are several."""
+    """Return the table of hosts and their shards, if there are several hosts."""
     if len(hosts) < 2:  # noqa: PLR2004 -- several
         return []
     rows = [("host", "", "SHARDS", "")]

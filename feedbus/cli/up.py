@@ -145,7 +145,7 @@ def _supervise(
     events.info("starting", text, consumer=SUPERVISOR)
     copies = None
     if options.logs and detached is None:
-        # A name before each line would be no JSON.
+        # With a name before it, a line would not be JSON.
         copies = LogCopies(0 if topology.logging.format == JSON else name_width(topology))
     supervise(topology, settled, forks, copies=copies, reload=options.reload)
     events.info("stopped", "every process has ended", consumer=SUPERVISOR)
@@ -171,7 +171,7 @@ class Detached:
 
     def settled(self, failures: list[str], holds: list[str], took_seconds: float) -> None:
         """Report whether everything has started."""
-        with contextlib.suppress(OSError):  # nobody waits any more
+        with contextlib.suppress(OSError):  # the command that waited has ended
             os.write(self._pipe, json.dumps([failures, holds, took_seconds]).encode() + b"\n")
         os.close(self._pipe)
 
@@ -195,7 +195,7 @@ def _detach(topology: Topology, options: UpOptions) -> None:
         with os.fdopen(reader, "rb") as pipe:
             if pipe.readline() != PREPARED:
                 _, status = os.waitpid(supervisor, 0)
-                sys.exit(os.waitstatus_to_exitcode(status))  # it has said why
+                sys.exit(os.waitstatus_to_exitcode(status))  # it has already printed the reason
             answer = pipe.read()
     except KeyboardInterrupt:
         os.kill(supervisor, signal.SIGTERM)  # it is in another session than the terminal

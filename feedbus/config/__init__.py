@@ -14,8 +14,8 @@ from feedbus.topology import Topology
 
 __all__ = ["APPLIED", "load", "located", "read"]
 
-# Names the file in which the supervisor keeps the applied topology: a process that it starts while
-# somebody edits topology.toml must not read a file that is half edited.
+# Environment variable with the path of the file in which the supervisor keeps the applied topology.
+# A process that starts while somebody edits topology.toml must not read the incomplete file.
 APPLIED = "FEEDBUS_APPLIED"
 LARGEST_BYTES = 10_000_000
 PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")

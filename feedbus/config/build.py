@@ -91,10 +91,10 @@ def _queue(name: str, options: Mapping[str, Any]) -> Queue:
         given["dead_letters"] = DeadLetters(**given["dead_letters"])
     if "retry" in given:
         given["retry"] = _retry_policy(**given["retry"])
-    given.setdefault("exchange", "")  # as an external queue has it
+    given.setdefault("exchange", "")  # as for an external queue
     given.setdefault("order_by", "shards" in given)
     given.setdefault("single_active_consumer", bool("shards" in given or given["order_by"]))
-    ahead = min(2 * given.get("concurrency", 1), MOST_PREFETCH)  # what replaces a record that ends
+    ahead = min(2 * given.get("concurrency", 1), MOST_PREFETCH)  # whose values replace the defaults
     given.setdefault("prefetch", max(PREFETCH, ahead))
     return Queue(name, **given)
 
@@ -105,7 +105,7 @@ def _retry_policy(then: Any = None, *, repeat: bool = False, **options: Any) -> 
 
 def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
     frozen = dict(options)
-    frozen.pop("external", None)  # as the external name says
+    frozen.pop("external", None)  # if it has an external name
     for key in ("arguments", "environment", "handlers", "handlers_by_type", "payload"):
         if key in frozen:
             frozen[key] = _freeze(frozen[key])

@@ -28,7 +28,7 @@ from feedbus.topology import HANDLER_TIMEOUT_SECONDS
 
 
 def check(draft: Draft) -> None:
-    """Report the problems that only several values together show."""
+    """Report problems that are visible only if several values are compared."""
     for queue, options in draft.queues.items():
         for look in LOOKS:
             for path, fault in look(draft, queue, options):
@@ -48,7 +48,7 @@ def check(draft: Draft) -> None:
 
 def _retry(draft: Draft, queue: str, options: Options) -> Found:
     del options
-    # As written, not as loaded: a policy with a wrong delay may lack its end besides.
+    # The text is checked, not the loaded value: a policy with a wrong delay can lack `then`, too.
     path = draft.at(queue, "retry")
     retry = lookup(draft.report.document, path)
     endless = retry.get("repeat", False) if isinstance(retry, dict) else None
@@ -162,7 +162,7 @@ LOOKS: tuple[Callable[[Draft, str, Options], Found], ...] = (
 
 
 def _management(draft: Draft) -> Found:
-    """Find a management URL without TLS, if the password is that of a broker with TLS."""
+    """Find a management URL without TLS that would send the password of a broker with TLS."""
     broker = draft.loaded.get("broker", {})
     url, management = broker.get("url"), broker.get("management")
     encrypted = url is not None and any(node.tls for node in url.nodes)
@@ -172,7 +172,7 @@ def _management(draft: Draft) -> Found:
 
 
 def consumer_timeout_of(broker: Options) -> float:
-    """Return the broker's limit for acknowledgements in seconds; the embedded one has none."""
+    """Return the broker's consumer timeout in seconds; the embedded broker has none."""
     url = broker.get("url")
     if url is None or url.embedded:
         return math.inf

@@ -20,7 +20,7 @@ Keys = tuple[str, ...]
 Weights = int | Mapping[int, int]
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LEAST_PAD = 2
-# Beside which of a queue's options a new one is put: the first of them that it has.
+# A new option of a queue is written after the first of these options that the queue has.
 BESIDE = ("weight", "shards", "exchange", "handler")
 
 
@@ -89,7 +89,7 @@ def set_weights(text: bytes, queue: str, weights: Weights) -> bytes:
         return found.rename(one, "weights", _table(weights))
     else:
         found = _Tree(found.put(whole, _table(weights), base))
-    # A weight beside the weights of all shards means nothing, so it would be refused.
+    # `weight` has no meaning together with the weights of all shards, and would be refused.
     return found.remove(one) if one in found.pairs else found.text
 
 
@@ -146,7 +146,7 @@ class _Tree:
         return self._fill(last.start_byte, old.end_byte, f"{name}{kept}{value}")
 
     def remove(self, path: Keys) -> bytes:
-        """Return the text without a pair; a comment behind it stays, on the line that it had."""
+        """Return the text without a pair; a comment after it stays on its line."""
         node = self.pairs[path]
         table = node.parent
         if table is not None and table.type == "inline_table":
@@ -175,7 +175,7 @@ class _Tree:
             return self._splice(_end(neighbour), _end(neighbour), f", {prefix}{name} = {value}")
         line = self.text.rfind(b"\n", 0, key.start_byte) + 1
         indent = self.text[line : key.start_byte].decode()
-        # As wide as the neighbour, so that where signs stand in a column this one does too.
+        # The key is padded as its neighbour is, so that the equals signs stay in one column.
         between = self.text[last.start_byte : old.start_byte].decode().partition("=")[0]
         return self._put_line(
             _end(neighbour), f"{indent}{prefix}{name:<{max(len(between) - 1, 0)}} = {value}"
@@ -190,7 +190,7 @@ class _Tree:
         return self._splice(end + 1, end + 1, f"{line}{ending}")
 
     def _fill(self, start: int, end: int, value: str) -> bytes:
-        """Put a value for another; what pads a comment behind it gives way."""
+        """Replace a value; the spaces before a comment on its line may become fewer."""
         rest = self.text[end:]
         pad = len(rest) - len(rest.lstrip(b" "))
         spare = max(pad - LEAST_PAD, 0) if rest.lstrip(b" ").startswith(b"#") else 0

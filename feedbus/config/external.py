@@ -12,7 +12,7 @@ from feedbus.config.partial_topology import INHERITED, RING, Draft, Found
 KINDS = ("exchange", "queue")
 EXTERNAL, NAME = "external", "external_name"
 DEFAULT_EXCHANGE = "amq.default"  # what management and rabbitmqctl call the exchange ""
-# Of an exchange; what a queue cannot have is among its misfits, since it may inherit it.
+# These are for exchanges. Draft.misfits() has those of queues, because a queue can inherit them.
 OF_OUR_OWN = {
     "pack": "cannot be combined with external = true: other systems read plain messages",
     "arguments": "has no effect with external = true: feedbus never declares the exchange",

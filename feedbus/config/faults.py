@@ -19,8 +19,8 @@ LONG_BITS = 63
 class Fault:
     """One problem, without its position in the file.
 
-    What was found is read off the file unless got is given: as it is written there, or only its
-    kind where hidden says that it may hold a secret.
+    The found value is read from the file, unless `got` is given. If `hidden` is true, it may
+    contain a secret, and only its kind is shown.
     """
 
     expected: str = ""
@@ -35,8 +35,8 @@ class Fault:
 class Report:
     """Every fault of one file; further faults at a blocked path are ignored.
 
-    The document has its variables replaced; written is the same without that, which is what
-    errors repeat: the environment may hold secrets.
+    In the document, variables are replaced. In `written` they are not: errors show its values,
+    because the environment may contain secrets.
     """
 
     file: str
@@ -85,12 +85,12 @@ class Report:
 
 
 def describe(value: Any) -> str:
-    """Return a value in a form that its author recognises."""
+    """Return a short text of a value, as the author of the file wrote it."""
     if isinstance(value, bool):
         shown = str(value).lower()
     elif isinstance(value, str):
         scheme, separator, _ = value.partition("://")
-        text = f"{scheme}://…" if separator else value  # a URL may hold a password
+        text = f"{scheme}://…" if separator else value  # a URL can contain a password
         shown = f"'{text}'" if len(text) <= TEXT_SHOWN else f"'{text[:TEXT_SHOWN]}…'"
     elif isinstance(value, Mapping):
         shown = "a table" if value else "an empty table"

@@ -21,9 +21,9 @@ class Option(fields.Field[Any]):
     kind: str = "anything"
     expected: str = "a value"
     pattern: str = ""
-    hidden: bool = False  # whether errors name the kind of a wrong value only
+    hidden: bool = False  # whether errors show only the kind of a wrong value
     none: str = ""  # in the file's notation, the value that read() returns as None
-    example: Any = None  # a value that most options of this kind could have, for editors
+    example: Any = None  # an example that suits most options of this type, for editors
 
     def __init__(
         self,
@@ -40,8 +40,8 @@ class Option(fields.Field[Any]):
             description: what the option means, in sentences; it may have links in Markdown.
             default: in the file's notation, or in words; "" if the dataclass has it.
             required: whether the option must be there.
-            attribute: the field of the dataclass, if its name is another.
-            example: a value for editors, if the type has none or a misleading one.
+            attribute: the field of the dataclass, if its name differs.
+            example: an example for editors, if the example of the type does not fit.
 
         """
         super().__init__(

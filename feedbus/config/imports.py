@@ -28,7 +28,7 @@ EXTRAS = {"pydantic": "pydantic", "sqlalchemy": "sqlalchemy"}  # a module to the
 def check_imports(draft: Draft, root: Path) -> None:
     """Import every handler and the store's objects; only look for the modules of commands.
 
-    What a handler's module prints goes to stderr, as stdout may hold a report.
+    Output of a handler's module goes to stderr, because stdout can contain a report.
     """
     with contextlib.redirect_stdout(sys.stderr):
         offered = StoreOffer(draft.report.has(("store",)), check_store(draft, root))
@@ -57,7 +57,7 @@ def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
 
 
 def _unlike(draft: Draft, queue: str, root: Path) -> Iterator[tuple[KeyPath, Fault]]:
-    """Find queues of which some handlers are async and some are not."""
+    """Find queues that have both async handlers and others."""
     kinds: dict[tuple[str, ...], bool] = {}
     for place, dotted in _dotted(draft.queues[queue]):
         with contextlib.suppress(UsageError, SystemExit):  # reported already

@@ -50,7 +50,7 @@ def check_names(draft: Draft) -> Found:
 
 
 def _consumers(draft: Draft) -> Iterator[tuple[str, KeyPath]]:
-    """Yield every consumer, unsharded ones first: they are where a clash is reported."""
+    """Yield every consumer, those without shards first: a conflict is reported at the first one."""
     for sharded in (True, False):
         for queue, options in draft.queues.items():
             if ("shards" in options) != sharded:

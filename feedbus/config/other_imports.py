@@ -102,7 +102,7 @@ def _all_async(handlers: Iterable[str], root: Path) -> bool:
 
 
 def _exceptions(draft: Draft, queue: str, retry: dict[str, Any], root: Path) -> None:
-    """Report what is not an exception, and an exception that is to be retried and rejected."""
+    """Report names that are not exceptions, and exceptions in both retry_on and reject_on."""
     retried: set[type[BaseException]] = set()
     for option in ("retry_on", "reject_on"):
         for index, name in enumerate(retry.get(option, ())):
@@ -130,7 +130,7 @@ def _program(draft: Draft, name: str, process: dict[str, Any], root: Path) -> No
     if first in {"python", "python3"}:
         return  # the one that runs feedbus
     path = process.get("environment", {}).get("PATH", os.environ.get("PATH"))
-    # As the supervisor starts it, in the folder of the topology.
+    # The supervisor starts it in the folder of the topology, too.
     program = str(root / first) if os.sep in first else first
     if shutil.which(program, path=path) is None:
         where = f"{program} is not a program" if os.sep in first else "no folder of PATH has it"

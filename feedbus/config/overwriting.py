@@ -14,10 +14,10 @@ from pathlib import Path
 def overwrite(path: Path, content: bytes) -> None:
     """Replace a file's content: atomically if this keeps everything else, otherwise in place.
 
-    A new file is renamed to the name of the old one when it can be made the same: the same owner,
-    mode and extended attributes (so also access lists). A file that has hard links, that is a
-    mount point of its own, or whose folder or owner allows no copy, is written in place: the
-    space is reserved first, so that a full disk changes nothing.
+    If a new file can have the same owner, mode and extended attributes (also access lists), it is
+    renamed to the name of the old one. Otherwise the old file is written in place: if it has hard
+    links, if it is a mount point, or if its folder or owner does not allow a copy. The space is
+    reserved first, so that a full disk changes nothing.
 
     Args:
         path: the file; a symbolic link is followed and stays one.
@@ -30,7 +30,7 @@ def overwrite(path: Path, content: bytes) -> None:
     target = Path(os.path.realpath(path))
     before = target.stat()
     if not before.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
-        # A rename, and root, could write it; but somebody has made it read-only.
+        # A rename, or root, could replace it anyway. But somebody has made it read-only.
         raise PermissionError(errno.EACCES, "it is read-only", str(target))
     if before.st_nlink > 1 or not _replaced(target, before, content):
         _write_in_place(target, content)

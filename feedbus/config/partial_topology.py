@@ -1,4 +1,4 @@
-"""A loaded topology before its checks: each queue with its inherited options and their places."""
+"""A loaded topology before its checks: each queue with its inherited options."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ Options = dict[str, Any]  # of a queue
 RING = "x-consistent-hash"
 INHERITED = ("defaults", "queue")
 RING_ONLY = ("shards", "weight", "weights")
-# What says how a queue is declared and bound, which is another system's to do for an external one.
+# Options about the declaration and the bindings of a queue. Another system declares an external
+# one.
 DECLARING = (
     *("exchange", "routing_keys", *RING_ONLY, "type", "single_active_consumer"),
     *("message_ttl", "max_length", "overflow", "arguments"),
 )
-# Those that are loaded under another name than the file has.
+# Options whose attribute has another name than in the file.
 LOADED_AS = {"message_ttl": "message_ttl_seconds"}
 
 
 @dataclass(slots=True)
 class Draft:
-    """The file as far as it could be loaded; missing parts are already reported."""
+    """The parts of the file that could be loaded; errors in the others are already reported."""
 
     loaded: Mapping[str, Any]
     report: Report
     queues: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Give each queue what it inherits, but for what it could not have."""
+        """Give each queue the options that it inherits, except those that it cannot have."""
         inherited = self.loaded.get("defaults", {}).get("queue", {})
         dropped: dict[str, list[str]] = {}
         for name, own in self.loaded.get("queues", {}).items():
@@ -64,7 +65,7 @@ class Draft:
         return "classic"
 
     def at(self, queue: str, *keys: str | int) -> KeyPath:
-        """Return the path of a queue's option: in its own table, or where it is inherited from."""
+        """Return the path of a queue's option: in its table, or in that from which it inherits."""
         own: KeyPath = ("queues", queue, *keys)
         if self.report.has(own[:3]) or not self.report.has((*INHERITED, keys[0])):
             return own

@@ -42,7 +42,7 @@ class Places:
         return _closest(self._values, path, self._values[()])
 
     def names(self, path: KeyPath) -> tuple[str, str]:
-        """Split a path into the table in whose section it is, and the key in that section."""
+        """Split a path into the path of the table whose section contains it, and the key there."""
         length = len(path)
         while path[:length] not in self._headers:
             length -= 1

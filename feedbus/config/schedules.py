@@ -60,7 +60,7 @@ class TimeZone(Text):
             self.refuse()
         try:
             ZoneInfo(value)
-        except (KeyError, ValueError, OSError):  # a folder, or a path out of the database
+        except (KeyError, ValueError, OSError):  # a folder, or a path outside of the database
             self.refuse(suggestion=nearest(value, sorted(available_timezones())))
         return value
 

@@ -17,7 +17,7 @@ from feedbus.errors import UsageError
 from feedbus.handling.handlers import resolve_object
 from feedbus.topology import PEEWEE, SESSIONS, SQLALCHEMY
 
-UNKNOWN = object()  # what a store's session_type is before it is opened: no class, and not None
+UNKNOWN = object()  # the session_type is not known before the store is opened
 EXPECTED = {
     "prepare": "a function that takes the topology",
     "adapter": "a function that takes the topology and returns a store",
@@ -69,7 +69,7 @@ def check_store(draft: Draft, root: Path) -> type | None:
 
 
 def check_connections(draft: Draft, root: Path) -> None:
-    """Report queues whose threads need more connections together than the engine's pool gives."""
+    """Report queues whose threads together need more connections than the engine's pool has."""
     options = draft.loaded.get("store", {})
     if options.get("adapter") != SQLALCHEMY:
         return

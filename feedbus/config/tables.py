@@ -14,7 +14,7 @@ from feedbus.config.faults import Fault, Report, describe, unknown
 from feedbus.config.fields import Name, Option
 from feedbus.config.key_paths import KeyPath
 
-LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")  # in Markdown; editors would not find the page
+LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")  # a link in Markdown, which editors cannot open
 
 
 class TableSchema(Schema):
@@ -71,7 +71,7 @@ class Table(Option):
         return table_schema(self.table)
 
 
-# In errors, what is wrong with an entry's name, and what is wrong in the entry.
+# In marshmallow's errors: the key of an error in an entry's name, and in its value.
 NAMED, HELD = object(), object()
 ARTICLES = {"array": "an", "table": "a"}
 

@@ -13,7 +13,7 @@ from feedbus.config.fields import DOTTED, Dotted, Option, Text
 from feedbus.urls import UrlError
 
 LONGEST_KEY_BYTES = 255
-LONGEST_ARGUMENT_BYTES = 1024  # a declaration with all its arguments has to fit one frame
+LONGEST_ARGUMENT_BYTES = 1024  # so that a declaration with all its arguments fits into one frame
 
 
 class Url(Text):
@@ -54,7 +54,7 @@ class Adapter(Dotted):
     """One of feedbus's own adapters, or a Python object by its dotted name."""
 
     def __init__(self, description: str, *own: str, **options: Any) -> None:
-        """Keep the names of feedbus's own adapters."""
+        """Set the description of the option, and the names of feedbus's own adapters."""
         super().__init__(description, **options)
         self.own = own
         self.expected = f"{', '.join(map(repr, own))} or {Dotted.expected}"

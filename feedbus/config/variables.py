@@ -14,7 +14,7 @@ VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
 def expand(value: Any, environ: Mapping[str, str], report: Report, path: KeyPath = ()) -> Any:
-    """Return a value with its variables replaced; report and block those that cannot be.
+    """Return a value with its variables replaced; report variables that are not set.
 
     As in a shell, ${VAR:-default} takes its default when VAR is unset or empty; $$ is a dollar.
     """

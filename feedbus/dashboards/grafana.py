@@ -52,8 +52,8 @@ def dashboard(topology: Topology) -> dict[str, Any]:
 def dashboard_uid(name: str) -> str:
     """Return the dashboard's uid for a topology of that name.
 
-    Grafana takes at most 40 letters, digits, '-' and '_'. A name that does not fit is cut and
-    made plain, and a digest of the whole name keeps it apart from others.
+    Grafana allows at most 40 letters, digits, '-' and '_'. A name that does not fit is shortened,
+    and gets a digest of the whole name, so that it differs from others.
     """
     uid = f"feedbus-{name}"
     if UID.fullmatch(uid):

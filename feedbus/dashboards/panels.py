@@ -213,7 +213,7 @@ def _speaking() -> list[Panel]:
     held = Query(_rate("feedbus_held_seconds_total", "part"), "{{part}}")
     holding = Query(f"sum by (consumer) (feedbus_holding_processes{{{JOB}}})", "{{consumer}}")
     shared = Query(f"max by (host) (feedbus_host_consumers{{{JOB}}})", "{{host}}")
-    # Nobody has this series until a broker has blocked somebody.
+    # This series exists only after a broker has blocked a publisher.
     blocked = f"sum(rate(feedbus_publisher_blocked_seconds_total{{{JOB}}}[{RATE}])) or vector(0)"
     loops = _rate("feedbus_loop_blocked_seconds_total", "consumer")
     return [

@@ -34,7 +34,7 @@ class DeadLetter:
         failed_at_microseconds: since the epoch; None if the broker dead-lettered it.
         content_type: of the body.
         body: the published bytes.
-        delivery: the message as it came, to be sent back.
+        delivery: the delivered message, which can be sent back.
 
     """
 
@@ -79,7 +79,7 @@ def letters(channel: Channel, topology: Topology, queue: Queue) -> Iterator[tupl
     name = Names(topology).dead(queue)
     if not broker.queue_exists(channel.connection, name):
         return
-    # No further than what is there now: what is sent back may fail again meanwhile.
+    # Only the dead letters that exist now: one that is sent back may fail again meanwhile.
     count = channel.queue_declare(name, passive=True).message_count
     for _ in range(count):
         message = channel.basic_get(name)
@@ -157,7 +157,7 @@ def read(queue: Queue, message: Any) -> DeadLetter:
 def _death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the broker's header about the dead-lettering of a message, if there is one.
 
-    Any publisher can make up headers, so they may be anything.
+    Any publisher can write headers, so they can contain anything.
     """
     deaths = headers.get(DEATHS)
     return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}

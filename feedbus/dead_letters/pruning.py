@@ -21,7 +21,7 @@ events = EventLog(__name__)
 
 INTERVAL_SECONDS = 60.0
 FIRST_SECONDS = 1.0
-DROPPED_AT_ONCE = 500  # before the consumer sees to its messages again
+DROPPED_AT_ONCE = 500  # before the consumer handles messages again
 UNDATED_AT_ONCE = 100
 
 
@@ -29,7 +29,7 @@ class Pruning:
     """The pruning by one consumer: it checks periodically, if its queue has limits."""
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
-        """Check for the first time after a short while; of a queue's shards only the first does."""
+        """Check for the first time after a short time; only the first shard of a queue checks."""
         self._topology = topology
         self._consumer = consumer
         self._metrics = metrics
@@ -74,7 +74,8 @@ class Pruning:
 def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[Limit]:
     """Delete a queue's oldest dead letters while they are too old or too many.
 
-    Several may do so at the same time: each decides on one dead letter, by how many are behind it.
+    Several processes can prune at the same time: each decides on one dead letter, by the number of
+    dead letters after it.
 
     Args:
         connection: to the broker.
@@ -82,7 +83,7 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
         queue: with the limits.
 
     Returns:
-        How many were dropped for which limit.
+        The number of dropped dead letters for each limit.
 
     """
     name, limits = Names(topology).dead(queue), queue.dead_letters

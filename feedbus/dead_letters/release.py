@@ -18,7 +18,7 @@ def release(
 ) -> None:
     """Release the records that wait behind dead letters of a queue.
 
-    Each consumer finds out in its waiting queue which of the dead letters were its own.
+    Each consumer looks up in its waiting queue which of the dead letters blocked its keys.
 
     Args:
         connection: to the broker.

@@ -1,4 +1,4 @@
-"""Send dead letters back to the queue that they came from, and to no other, as they came."""
+"""Send dead letters unchanged back to their queue, and to no other queue."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ events = EventLog(__name__)
 class Requeue:
     """Publishes a queue's dead letters again, with no attempt counted.
 
-    To a queue with shards they go by its exchange, to the shard that owns the key now. To any
-    other they go by an exchange of their own that leads to this queue alone: so they keep their
-    routing keys, and no other queue gets a copy. An external queue is never bound to anything, so
-    they go to it by the default exchange.
+    For a queue with shards, they are published to its exchange, and reach the shard that owns the
+    key now. For any other queue, they are published to a temporary exchange that is bound only to
+    this queue. So they keep their routing keys, and no other queue gets a copy. An external queue
+    gets them by the default exchange, because feedbus does not bind it.
     """
 
     def __init__(self, topology: Topology, queue: Queue) -> None:
@@ -56,12 +56,12 @@ class Requeue:
         self._sender.close()
 
     def send(self, letter: DeadLetter) -> None:
-        """Send one dead letter back; when this returns the broker has it.
+        """Send one dead letter back; return when the broker has confirmed it.
 
         Raises:
             BrokerOutage: the broker is away.
-            PublishError: the broker did not take it.
-            UsageError: the queue is not there.
+            PublishError: the broker did not accept it.
+            UsageError: the queue does not exist.
 
         """
         refusals = self._sender.send(self._messages(letter))
@@ -82,7 +82,7 @@ class Requeue:
             pack = decode(delivery.body, PACK, letter.message_id, letter.key)
         except InvalidBody:
             return [whole]
-        # Its records may belong to different shards by now.
+        # Its records may now belong to different shards.
         return [
             replace(
                 of_record(whole),
@@ -126,11 +126,11 @@ class Requeue:
         return name
 
     def _is_own(self, queue: str) -> bool:
-        """Whether the broker dead-letters messages of a queue into this one's dead letters."""
+        """Whether the broker puts dead letters of a queue into the dead letters of this one."""
         return queue == self._own or (self._hashed and queue.startswith(f"{self._own}_"))
 
 
 def _without_user(message: Outgoing) -> Outgoing:
-    """Return a message without its user id: the broker takes only our own."""
+    """Return a message without its user id: the broker accepts only that of the connection."""
     kept = {name: value for name, value in message.properties.items() if name != "user_id"}
     return replace(message, properties=kept)

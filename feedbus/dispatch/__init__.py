@@ -1,4 +1,4 @@
-"""Dispatch: deliveries are decoded, given to the handler, and get verdicts."""
+"""Dispatch: deliveries are decoded and passed to the handler, and their verdicts are determined."""
 
 from feedbus.dispatch.dispatch import Dispatch
 

@@ -39,7 +39,8 @@ class BatchCalls:
             for index, verdict in records.verdicts.items():
                 fail(index, verdict)
             return failures
-        # One at a time, also after a batch that raised: a bad record never fails its neighbours.
+        # One at a time, also after a batch handler has raised: a bad record does not fail the
+        # others.
         for index, single in enumerate(records.batches_of_one()):
             if self._blocked.waits_in(records, index):
                 fail(index, Waits())

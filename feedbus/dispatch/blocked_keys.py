@@ -27,7 +27,7 @@ class BlockedKeys:
         Args:
             decoder: knows the keys, and what failed.
             failure_policy: decides on records that have failed.
-            retries: in the order of their keys, if the queue has one.
+            retries: the waiting records, if the queue has an order.
             block_on_dead: whether dead letters block their keys.
 
         """
@@ -41,7 +41,7 @@ class BlockedKeys:
         return self._decoder.key(arrived, row)
 
     def waits(self, arrived: Decoded, row: int) -> bool:
-        """Whether a record is not to be handled, since one of its key before it has just failed."""
+        """Whether a record must wait, because an earlier one of its key failed in this batch."""
         if self._retries is None or not self._retries.unsettled:
             return False
         return self.must_wait(arrived, row)
@@ -59,7 +59,7 @@ class BlockedKeys:
         return any(self.must_wait(*origin(records, index)) for index in range(len(records)))
 
     def must_wait(self, arrived: Decoded, row: int) -> bool:
-        """Whether a record's key has to wait, since a record of it has failed."""
+        """Whether a record must wait, because an earlier record of its key has failed."""
         if self._retries is None:
             return False
         return self._retries.must_wait(arrived.delivery, arrived.pack, row)
@@ -69,12 +69,12 @@ class BlockedKeys:
         self._decoder.fail(arrived, row, Waits())
 
     def abandon(self, arrived: Decoded) -> None:
-        """Note that a delivery of which some records have failed is to be handled again."""
+        """Record that a delivery with failed records is to be handled again."""
         if self._retries is not None and arrived.fates:
             self._retries.abandoned = True
 
     def overtaken(self, records: Records) -> bool:
-        """Whether a handler took a record although it wants an earlier one of its key again."""
+        """Whether a handler handled a record, but wants to retry an earlier record of its key."""
         verdicts = records.batch.verdicts
         if self._retries is None or not any(
             isinstance(each, self._stopping) for each in verdicts.values()
@@ -94,7 +94,7 @@ class BlockedKeys:
 
 
 def origin(records: Records, index: int) -> tuple[Decoded, int]:
-    """Return the delivery that brought a record of a whole batch, and the record's place there."""
+    """Return the delivery of a record of a batch, and the index of the record in the delivery."""
     number, row = records.batch.find(index)
     arrived = records.batch.origins[number]
     assert isinstance(arrived, Decoded)  # noqa: S101 -- for the type checker

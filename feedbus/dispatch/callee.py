@@ -77,7 +77,7 @@ def _calls(
     async def finished(argument: Any, given: Given) -> None:
         await awaited(argument, given)
         if not handler.batch:
-            given.bus.flush()  # before any other task of the loop goes on
+            given.bus.flush()  # before another task of the loop continues
 
     def call(argument: Any, given: Given) -> None:
         resources.run(finished(argument, given), timeout_seconds)

@@ -35,8 +35,8 @@ class Calling:
     ) -> None:
         """Call in transactions of a store; the sender sends the published messages.
 
-        If a batch handler's verdicts are out of order, as overtaken says, its call counts for
-        nothing.
+        If `overtaken` returns true for a batch handler's verdicts, the effects of its call are
+        discarded.
         """
         self._overtaken = overtaken
         self._pid = os.getpid()
@@ -97,8 +97,8 @@ class Calling:
     def collect(self, callee: Callee, records: Records) -> Publications:
         """Call a handler in one transaction, and return the messages to send afterwards.
 
-        On a queue that says once, records seen before are left out. On one that says stream, there
-        is no transaction.
+        With `once = true`, records that were handled before are left out. With `stream = true`,
+        there is no transaction.
         """
         store, queue = self._store, self._consumer.queue
         publications = self._publications()
@@ -146,7 +146,7 @@ class Calling:
 
     def _publications(self) -> Publications:
         queue = self._consumer.queue
-        # Only the consumer's own thread may send.
+        # Only the consumer's thread may send.
         stream = queue.stream and queue.concurrency == 1
         return Publications(self._sender, self._store, once=queue.once, stream=stream)
 
@@ -159,6 +159,6 @@ class Calling:
 
 
 def _refused(records: Records) -> list[str]:
-    """Return the ids of records that will or may be handled again."""
+    """Return the ids of records that will or can be handled again."""
     ids = records.ids
     return [ids[at] for at, verdict in records.verdicts.items() if not isinstance(verdict, Drop)]

@@ -22,7 +22,7 @@ from feedbus.topology import Consumer
 from feedbus.wire import Delivery
 from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
-KEPT_SECONDS = 5.0  # what was slow is remembered, until the broker has said what it did about it
+KEPT_SECONDS = 5.0  # the broker reports its timeout late
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class ConcurrentCalls:
         self._sender = sender
         self._resources = resources
         self._most = queue.concurrency
-        # Derived ids of messages that wait or are handled, which an equal message may not have.
+        # Derived ids of messages that wait or are handled. An equal message must get another id.
         self._unidentified: set[str] = set()
         self._timeout_seconds = queue.handler_timeout_seconds
         self._sequencer: Sequencer[Work] = Sequencer(queue.concurrency)
@@ -80,7 +80,7 @@ class ConcurrentCalls:
         self._done: list[Decoded] = []
         self._closed: list[Delivery] = []
         self._begun: deque[tuple[float, Work]] = deque()
-        # The messages that took long and have ended: when, and how long.
+        # The messages that took long and have ended: the time of their end, and the duration.
         self._ended_slow: deque[tuple[float, str, float]] = deque()
         self.outage: Outage | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -123,12 +123,12 @@ class ConcurrentCalls:
 
     @property
     def given_to_dead_handler(self) -> list[Decoded]:
-        """Deliveries that are done, and of which the dead handler is given records."""
+        """Finished deliveries with records for the dead handler."""
         return [each for each in self._done if self._dispatch.has_dead_handler and each.fates]
 
     @property
     def hungry(self) -> bool:
-        """Whether more records could run at the same time than there are."""
+        """Whether the next deliveries should be decoded: fewer records wait or run than may run."""
         return self._sequencer.hungry
 
     @property
@@ -140,7 +140,8 @@ class ConcurrentCalls:
         """Decode deliveries that arrived after all others, and add their records.
 
         Raises:
-            StoreOutage: the store is away; they are opened with the next ones.
+            StoreOutage: the store is unavailable; these deliveries are opened together with the
+                next ones.
 
         """
         self._came += deliveries
@@ -170,7 +171,7 @@ class ConcurrentCalls:
     def take(self) -> list[Work]:
         """Return the records that may start now; the caller then calls start().
 
-        Nothing does while a resource has to be opened again, which waits for what runs.
+        While a resource must be opened again, no record starts: first the running calls must end.
         """
         return self._sequencer.take() if self._resources.ready else []
 
@@ -196,9 +197,9 @@ class ConcurrentCalls:
             self._resources.loop.look()
 
     def finish(self) -> None:
-        """Publish for what has ended; put_aside() is to follow.
+        """Publish the messages of calls that have ended; then call put_aside().
 
-        What has met an outage is to run again; self.outage says which it was.
+        Records whose call met an outage run again; self.outage is that outage.
 
         Raises:
             Outage: the broker or store is unavailable; the next call continues.
@@ -218,7 +219,7 @@ class ConcurrentCalls:
         self._unfinished = []
 
     def put_aside(self, only: Decoded | None = None) -> None:
-        """Put the failures of deliveries that are done aside, of all by default.
+        """Send the retries and dead letters of finished deliveries, by default of all of them.
 
         Raises:
             Outage: the broker is away, or what the dead handler needs; it may be repeated.
@@ -235,7 +236,7 @@ class ConcurrentCalls:
         return deliveries
 
     def _judge(self) -> Outage | None:
-        """Log failures; what an outage has stopped is to run again."""
+        """Log failures; let records run again whose call met an outage."""
         found: Outage | None = None
         left: list[Work] = []
         for work in self._unfinished:
@@ -268,7 +269,7 @@ class ConcurrentCalls:
             self._leave(behind.part)
 
     def _leave(self, part: Part) -> None:
-        """Note that a record of a delivery has ended."""
+        """Count a record of a delivery as finished."""
         part.left -= 1
         if not part.left:
             self._done.append(part.opened)

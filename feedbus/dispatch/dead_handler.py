@@ -70,7 +70,7 @@ class DeadHandler:
         """Import the function.
 
         Raises:
-            UsageError: it cannot be imported, or asks for what is not there.
+            UsageError: it cannot be imported, or a parameter requests an unknown value.
 
         """
         self._pid = os.getpid()
@@ -141,7 +141,7 @@ class DeadHandler:
             )
             return
         origin = Letter(self._consumer, delivery, message.message_id, str(message.headers[KEY]))
-        # Ids of their own: the handler may have published, too, when it was called before.
+        # These messages get other ids than the messages that the handler published in its call.
         records = Records(_one(f"{message.message_id}/dead"), [origin])
         with Publications(self._sender, self._store, once=queue.once) as publications:
             with self._store.transaction() as session:
@@ -163,7 +163,7 @@ class DeadHandler:
     async def _awaited(self, taken: Sequence[Any], given: GivenDeadLetter) -> None:
         for each in taken:
             check_returned(await cast("Coroutine[Any, Any, object]", self._call(each, given)))
-        given.bus.flush()  # before any other task of the loop goes on
+        given.bus.flush()  # before another task of the loop continues
 
     def _taken(self, letter: DeadLetter) -> Sequence[Any]:
         """Return the function's argument: the dead letter, or the records in it."""

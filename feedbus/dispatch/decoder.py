@@ -73,7 +73,7 @@ class Decoder:
             routes: to the queue's handlers.
             callees: these handlers, in the same order.
             failure_policy: decides on what cannot be read.
-            retries: in the order of their keys, if the queue has one.
+            retries: the waiting records, if the queue has an order.
 
         """
         self._consumer = consumer
@@ -107,7 +107,7 @@ class Decoder:
         return self._order.key(arrived.delivery, arrived.pack, row)
 
     def _take_ordered(self, inputs: list[HandlerInput], arrived: Decoded) -> None:
-        """Leave out what lacks the field by which the queue is ordered, and what has to wait."""
+        """Leave out records without the field of `order_by`, and records that must wait."""
         faults = self._order.faults(arrived.pack) if self._order.field else {}
         for row, errors in faults.items():
             arrived.fates.append(
@@ -128,7 +128,7 @@ class Decoder:
             self._route(inputs, arrived, left)
 
     def _waits(self, arrived: Decoded, row: int) -> bool:
-        """Whether a record is not to be handled now, since its key's earlier ones wait."""
+        """Whether a record must wait, because earlier records of its key wait."""
         if self._retries is None or self._retries.idle:
             return False
         fate = self._retries.before(arrived.delivery, arrived.pack, row)
@@ -144,14 +144,14 @@ class Decoder:
         pack: Pack,
         rows: Sequence[int] | None = None,
     ) -> None:
-        """Load records for a handler, and put them behind those that came before.
+        """Load records for a handler, and append them to the inputs.
 
         Args:
             inputs: the earlier inputs.
-            callee: the handler that they are for.
+            callee: the handler of the records.
             arrived: their deliveries.
             pack: the records.
-            rows: the place of each in what brought them, where these are not all of its records.
+            rows: the index of each record in its delivery, if these are not all of its records.
 
         """
         loaded = callee.load(pack)
@@ -168,7 +168,7 @@ class Decoder:
         inputs[-1].owners.append(arrived)
 
     def _route(self, inputs: list[HandlerInput], arrived: Decoded, rows: Sequence[int]) -> None:
-        """Split a delivery's records at the borders between handlers."""
+        """Split a delivery's records into sequences for the same handler."""
         delivery, pack = arrived.delivery, arrived.pack
         keys = pack.keys if delivery.content_type == PACK else [delivery.original_key] * len(pack)
         for number, some in groupby(
@@ -201,7 +201,7 @@ class Decoder:
         return Decoded(self._consumer, delivery, pack)
 
     def _read(self, delivery: Delivery) -> Pack:
-        """Read a body that may be anything, as the handler that takes it asks."""
+        """Decode a body in the form that its handler reads."""
         place = self._routes.place(delivery.original_key, delivery.properties)
         return self._codecs.read(
             delivery.body,

@@ -34,7 +34,7 @@ events = EventLog(__name__)
 
 
 class Dispatch:
-    """Runs one consumer's handlers over deliveries."""
+    """Handles the deliveries of one consumer with the handlers of its queue."""
 
     def __init__(  # noqa: PLR0913 -- a dispatch's parts
         self,
@@ -47,12 +47,12 @@ class Dispatch:
         store: Store,
         resources: Resources,
     ) -> None:
-        """Publish by sender; count in metrics; handle in transactions of store.
+        """Prepare the handlers, which are called in transactions of the store.
 
-        On a queue with `store = false` the store is not used.
+        On a queue with `store = false`, the store is not used.
 
         Raises:
-            UsageError: a handler asks for what is not there.
+            UsageError: a parameter of a handler requests an unknown value.
 
         """
         self._consumer = consumer
@@ -107,11 +107,11 @@ class Dispatch:
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         """Handle deliveries; when this returns, all of them may be acknowledged.
 
-        Whatever has to outlive them (what the handler published, retries, dead letters) is
-        confirmed by the broker by then.
+        The broker has then confirmed all messages that result from them: those that the handler
+        published, retries and dead letters.
 
         Raises:
-            Outage: the store or the broker is away; handle the same deliveries again later.
+            Outage: the store or the broker is unavailable; handle the same deliveries again later.
 
         """
         started = self.clock.monotonic()
@@ -137,7 +137,7 @@ class Dispatch:
 
         Args:
             arrived: its delivery.
-            row: its place there.
+            row: the index of the record in the delivery.
             error: as calling.judge() returns it.
             seconds: the duration of the call.
 
@@ -152,14 +152,16 @@ class Dispatch:
         self._decoder.fail(arrived, row, error)
 
     def close(self, opened: Sequence[Decoded], note: Callable[[str], None] | None = None) -> None:
-        """Put failures aside, and count; when this returns, the deliveries may be acknowledged.
+        """Send retries and dead letters, and count; then the deliveries may be acknowledged.
 
         Args:
             opened: the deliveries.
-            note: called with the message id before the dead handler gets what failed of it.
+            note: called with the message id before the dead handler gets failed records of the
+                message.
 
         Raises:
-            Outage: the broker is away, or what the dead handler needs; it may be repeated.
+            Outage: the broker is unavailable, or the dead handler raised it; the call may be
+                repeated.
 
         """
         self._fates.send(opened, note=note)
@@ -175,7 +177,7 @@ class Dispatch:
             running: ids of messages that are being handled.
 
         Raises:
-            StoreOutage: on a queue that says once, the store is away.
+            StoreOutage: the store is unavailable, on a queue with `once = true`.
 
         """
         if self._twins is not None:
@@ -192,9 +194,9 @@ class Dispatch:
         """Dead-letter a delivery without decoding it; it may then be acknowledged.
 
         Args:
-            delivery: the message that crashes its consumer.
+            delivery: the message whose handling crashes the consumer.
             reason: of the dead letter.
-            quietly: whether not to call the dead handler, since that costs the consumer too.
+            quietly: True to skip the dead handler, because it crashes the consumer, too.
 
         """
         opened = self._decoder.set_aside(delivery, self._failure_policy.lost(delivery, reason))

@@ -1,4 +1,4 @@
-"""The fate of a record that was not acknowledged: the retry policy, then the dead letters."""
+"""What happens to a record that was not acknowledged: a retry, a dead letter, or a drop."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ class Fate:
     """A record's verdict for the metrics, and the message for its retry or dead letter, if any.
 
     Attributes:
-        verdict: reject, invalid, retry, dead_letter or drop; "wait" if it was not handled, since
-            its key's earlier records wait.
-        message: to the dead letters, or to where it waits for its next attempt.
-        waits_milliseconds: how long it waits at least, if it waits in the order of its key.
-        block: what blocks its key until somebody has decided about the dead letter.
+        verdict: reject, invalid, retry, dead_letter or drop; "wait" if it was not handled, because
+            earlier records of its key wait.
+        message: sent to the dead letters, or to the queue in which it waits for its next attempt.
+        waits_milliseconds: the shortest time until its next attempt, on a queue with an order.
+        block: a message in the waiting queue that blocks its key until the dead letter is requeued
+            or dropped.
 
     """
 
@@ -69,7 +70,7 @@ class FailurePolicy:
         names: on the broker.
         consumer: with the policy.
         rules: the exceptions that are retried.
-        in_order: whether what is tried again waits in the order of its key.
+        in_order: whether the queue has an order, so that retries wait in the order of their keys.
 
     """
 
@@ -80,7 +81,7 @@ class FailurePolicy:
     in_order: bool = False
 
     def undecodable(self, delivery: Delivery) -> Fate:
-        """Dead-letter a message that cannot be decoded completely, sealed and unchanged."""
+        """Dead-letter a message that cannot be decoded, unchanged within another message."""
         faults = [*delivery.faults[:FAULTS_NAMED]]
         if len(delivery.faults) > FAULTS_NAMED:
             faults.append(f"and {len(delivery.faults) - FAULTS_NAMED} more")
@@ -120,7 +121,7 @@ class FailurePolicy:
         return Fate("wait", replace(letter, headers=headers, counted_as="retry"), 0)
 
     def _again(self, letter: Outgoing, error: BaseException) -> Fate:
-        """Turn a dead letter into a retry, unless all retries are used."""
+        """Return a retry in place of a dead letter, unless all retries are used."""
         policy = self.consumer.queue.retry
         attempt = int(letter.headers[ATTEMPT])
         if attempt > len(policy.delays_seconds) and policy.then != "repeat":

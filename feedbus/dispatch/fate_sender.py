@@ -43,7 +43,8 @@ class FateSender:
         Args:
             opened: the deliveries.
             quietly: whether not to call the dead handler.
-            note: called with the message id before the dead handler gets what failed of it.
+            note: called with the message id before the dead handler gets failed records of the
+                message.
 
         Raises:
             Outage: the broker is away, or what the dead handler needs; it may be repeated.
@@ -63,18 +64,18 @@ class FateSender:
             return
         refusals = self._sender.send(messages)
         if any(refusal.final for refusal in refusals):
-            # Without what it came with, which the broker refuses for good.
+            # Send it without its properties and headers: the broker always refuses one of them.
             bared = [bare(each.message, each.reason) for each in refusals if each.final]
             refusals = [each for each in refusals if not each.final] + self._sender.send(bared)
         if refusals:
-            # Where failures go has to exist: until it does again nothing may be settled.
+            # The retry and dead-letter queues must exist. Until then, nothing may be settled.
             reason = refusals[0].reason
             msg = f"{self._consumer}: cannot publish retries and dead letters: {reason}"
             raise BrokerOutage(msg)
         self._log_dead_letters(opened)
 
     def _log_dead_letters(self, opened: Sequence[Decoded]) -> None:
-        """Log one line for each delivery of which something became a dead letter."""
+        """Log one line for each delivery with records that became dead letters."""
         for arrived in opened:
             letters = [fate.message for fate in arrived.fates if fate.is_dead_letter]
             if letters and letters[0] is not None:

@@ -21,7 +21,7 @@ class Order:
     """The order of one queue.
 
     Attributes:
-        by_key: whether the routing key says what must stay in order.
+        by_key: whether records with the same routing key stay in order.
         field: the field of the key, by its name in JSON; "" if there is none.
 
     """

@@ -58,8 +58,8 @@ Waiting = WaitingRecord[Arrival]
 class OrderedRetries:
     """The waiting records of one consumer whose queue has an order.
 
-    A record that has failed, and those of its key behind it, are sent to the waiting queue that
-    belongs to the queue of their delivery. From there they come by a subscription of their own.
+    A record that has failed, and later records of its key, are sent to the waiting queue of their
+    queue. The consumer receives them from there by a separate subscription.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class OrderedRetries:
         """
         self.records: WaitingRecords[Arrival] = WaitingRecords()
         self.unsettled = False
-        self.abandoned = False  # it knows of records that were never sent, until forget()
+        self.abandoned = False  # whether some records were never sent, until forget()
         self._block_on_dead = block_on_dead
         self._order = order
         self._policy = policy
@@ -85,7 +85,7 @@ class OrderedRetries:
         self._taken: dict[tuple[str, int], Waiting] = {}
         self._failed_again: dict[Waiting, float] = {}  # when taken records run again
         self._not_run: set[Waiting] = set()
-        self._stopped: Counter[str] = Counter()  # how many of both each key has
+        self._stopped: Counter[str] = Counter()  # the number of both for each key
 
     def subscribed(self, consumer_tag: str, waiting_queue: str) -> None:
         """Set the waiting queue for deliveries with a consumer tag."""
@@ -172,7 +172,7 @@ class OrderedRetries:
     def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Record that deliveries were handled; return those to acknowledge in waiting queues.
 
-        Messages that result from them must be confirmed before.
+        Before this call, all messages that result from them must be confirmed.
         """
         done: list[Delivery] = []
         for delivery in deliveries:
@@ -201,7 +201,7 @@ class OrderedRetries:
         for delivery in deliveries:
             self.records.stays(self._taken.pop((delivery.consumer_tag, delivery.tag)))
 
-    # -- what handlers are given, and what they make of it -------------------------------------
+    # -- before and after the call of a handler -------------------------------------
 
     @property
     def idle(self) -> bool:
@@ -222,7 +222,7 @@ class OrderedRetries:
         blocked = self.records.blocked(key, pack.ids[row])
         if blocked is None or fate.message is None:
             return self.after(delivery, pack, row, fate)
-        # Its dead letter was sent back: it runs in its old place.
+        # Its dead letter was requeued: it runs in its old position.
         return replace(fate, message=self._in_line(delivery, blocked, 0.0, fate.message))
 
     def must_wait(self, delivery: Delivery, pack: Pack, row: int) -> bool:

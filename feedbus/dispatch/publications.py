@@ -25,10 +25,10 @@ class Publications(Spool):
 
         Args:
             sender: sends the messages.
-            store: in whose outbox they are by the commit, so that a relay sends them should this
-                process die before it has.
+            store: its outbox contains them after the commit, so that the relay sends them if this
+                process is killed.
             once: whether they go into the outbox.
-            stream: whether they are sent as they come, STREAM_RECORDS or more together.
+            stream: whether they are sent during the call, STREAM_RECORDS or more together.
 
         """
         super().__init__()
@@ -55,7 +55,7 @@ class Publications(Spool):
         """Send all messages; return when the broker has confirmed them.
 
         Raises:
-            PublishError: the broker did not take it.
+            PublishError: the broker did not accept a message.
 
         """
         if self:
@@ -67,21 +67,21 @@ class Publications(Spool):
 
     @property
     def plain(self) -> bool:
-        """Whether these are a few messages without packs, to be sent together with others."""
+        """Whether these are few messages without packs, which can be sent together with others."""
         return self._file is None and all(each.content_type != PACK for each in self._recent)
 
     def error_of_sending(self) -> Exception | None:
         """Send all messages, and return the error of the broker or the outbox, if any.
 
         Raises:
-            Outage: the broker is away.
+            Outage: the broker is unavailable.
 
         """
         try:
             self.send()
         except Outage:
             raise
-        except Exception as error:  # noqa: BLE001 -- the store's, which may be an outage
+        except Exception as error:  # noqa: BLE001 -- an error of the store, which may be an outage
             return error
         return None
 
@@ -93,7 +93,7 @@ def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Excepti
         For each call as error_of_sending().
 
     Raises:
-        Outage: the broker is away; it may be repeated.
+        Outage: the broker is unavailable; the call may be repeated.
 
     """
     if any(calls) and all(call.plain for call in calls):

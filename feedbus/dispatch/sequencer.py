@@ -22,7 +22,7 @@ class Sequencer(Generic[Item]):
     """Records that wait or run. It does no I/O and uses no threads: its owner calls it.
 
     A key is blocked from the time when a record of it becomes ready until end() of that record.
-    If the record has failed and will run again, cut() takes those behind it away.
+    If the record has failed and will run again, cut() removes the later records of its key.
     """
 
     def __init__(self, most: int) -> None:
@@ -30,7 +30,7 @@ class Sequencer(Generic[Item]):
         self._most = most
         self._ready: deque[Item] = deque()
         self._running: set[Item] = set()
-        # What waits behind the record that blocks a key; None while nothing does.
+        # The records that wait for the record that blocks a key; None if there are none.
         self._behind: dict[Hashable, deque[Item] | None] = {}
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class Sequencer(Generic[Item]):
             del self._behind[item.key]
 
     def cut(self, item: Item) -> list[Item]:
-        """Note that a record has run, and take away those of its key behind it: they do not run."""
+        """Record that a record has run, and remove the later ones of its key: they do not run."""
         self._running.remove(item)
         return list(self._behind.pop(item.key, None) or ())
 

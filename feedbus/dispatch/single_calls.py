@@ -1,4 +1,4 @@
-"""Calls of handlers of one record, one after the other; their results are finished together."""
+"""Calls of handlers of one record, one after the other; their messages are sent together."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class SingleCalls:
         """Handle the records of a delivery that arrived after all others.
 
         Raises:
-            Outage: something is away; nothing is counted, and the delivery is to be called again.
+            Outage: something is unavailable; no attempt is counted; call it again with the
+                delivery.
 
         """
         self._note(delivery.message_id)
@@ -88,7 +89,7 @@ class SingleCalls:
                         self._blocked.defer(opened, row)
                         continue
                     if row:
-                        self._note(delivery.message_id)  # each record has the handler's time
+                        self._note(delivery.message_id)  # the time limit is that of one record
                     records: Records = Records((chunk.select((index,)),), (opened,))
                     started = dispatch.clock.monotonic()
                     publications, error = calling.outcome(each.callee, records)

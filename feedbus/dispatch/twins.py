@@ -1,8 +1,8 @@
 """Equal messages without ids on a queue with `once`: repetitions, or new messages.
 
-Both have the same derived id. One that was not delivered before is certainly another message, so
-it gets an id of its own if the derived one is taken. One that was delivered before may be
-either; it is taken for a repetition, which is logged and counted.
+Both have the same derived id. A message that is not redelivered is certainly a new one, so it gets
+another id if the derived id is in use. A redelivered message can be either. It is treated as a
+repetition, which is logged and counted.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Twins:
     ) -> Sequence[Delivery]:
         """Return deliveries; one that equals an earlier message gets another id.
 
-        Ids of messages that are being handled are taken, too.
+        The ids of messages that are being handled are in use, too.
 
-        What is decided stays so when the same deliveries are handled again after an outage.
+        If the same deliveries are handled again after an outage, the decision is the same.
         """
         if all(delivery.identified for delivery in deliveries):
             return deliveries

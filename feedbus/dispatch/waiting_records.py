@@ -21,12 +21,14 @@ class WaitingRecord(Generic[Arrival]):
 
     Attributes:
         key: the ordering key.
-        place: records of one key run in the order of their places; others may have the same.
+        place: records of one key run in the order of their places; records of other keys can have
+            the same place.
         message_id: of the record.
         identified: whether the publisher gave the id, so that no other record has it.
         attempt: how often it has failed; BLOCKED if it is a dead letter that blocks its key.
-        due_at: not before this time, in seconds since 1970; 0 for what only waits for others.
-        queue: in which its message is.
+        due_at: the earliest time of its attempt, in seconds since 1970; 0 if it only waits for
+            others.
+        queue: the waiting queue that contains its message.
         arrival: its delivery; None if its message is being sent or was returned.
 
     """
@@ -45,10 +47,10 @@ class WaitingRecord(Generic[Arrival]):
 class WaitingRecords(Generic[Arrival]):
     """The waiting records of one consumer. It does no I/O and has no clock: its owner calls it.
 
-    Each of them is a message in a queue on the broker. A message is there before its record is
-    acknowledged where it came from, and a record that fails again is there anew before the old
-    message is acknowledged. So after a crash anywhere a record may be there twice, or may be
-    delivered once more from where it came. Both are found out here:
+    Each of them is a message in a waiting queue on the broker. The message is put there before the
+    record is acknowledged in its own queue. If the record fails again, its new message is put there
+    before the old message is acknowledged. So after a crash, a record can be in the waiting queue
+    twice, or its own queue can deliver it again. Both cases are recognised here:
 
     - two messages with one place and one id are one record, and the later attempt counts;
     - a record that is delivered again by its own queue is a repetition of one that waited when
@@ -141,7 +143,7 @@ class WaitingRecords(Generic[Arrival]):
         return [] if old is None else [old]
 
     def began(self) -> None:
-        """Record that all messages from before the start of reading have arrived."""
+        """Record that all messages that waited when reading began have arrived."""
         self._read |= {
             record.message_id for record in self if record.identified and record.attempt != BLOCKED
         }

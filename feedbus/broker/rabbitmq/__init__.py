@@ -26,8 +26,8 @@ WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
 HEARTBEAT_SECONDS = 20.0
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
 TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
-# How long RabbitMQ may take from routing a message to putting it into its queue. These are two
-# steps there, and a message that an old ring has routed must not arrive after the ring's fence.
+# How long RabbitMQ may take to put a message into its queue after it has routed the message. A
+# message that an old ring has routed must not arrive in the queue after the ring's fence.
 IN_FLIGHT_SECONDS = 0.2
 # RabbitMQ keeps the identity of a new quorum queue in memory for up to 3 s (ra_directory, a DETS
 # table), RabbitMQ 3 also the queue itself for up to 2 s (Mnesia's log). A queue whose identity a

@@ -34,7 +34,7 @@ def refusal(connection: RawConnection) -> str:
     except TimeoutError:
         return f"it does not confirm a message within {PATIENCE_SECONDS:g} s"
     except ChannelError:
-        return ""  # this user may not publish there, so it cannot be known
+        return ""  # this user may not publish there, so the check is not possible
     if blocked:
         return f"it is short of memory or disk and blocks publishers ({blocked[0]})"
     return ""

@@ -27,7 +27,7 @@ Signature = tuple[int, int]
 
 
 class Message(amqp.Message):
-    """A message whose properties can be read and written whatever they contain.
+    """A message whose properties can be read and written even if they contain invalid data.
 
     Attributes:
         faults: what cannot be decoded: of its properties, its routing key or its exchange.

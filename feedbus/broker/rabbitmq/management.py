@@ -40,7 +40,7 @@ class Api:
         """Return every exchange, queue or binding of the virtual host.
 
         Raises:
-            UsageError: the API does not answer, or refuses; it says what to set.
+            UsageError: the API does not answer, or refuses; the error says which option to set.
 
         """
         path = f"/api/{kind}/{quote(self.virtual_host, safe='')}"
@@ -137,7 +137,7 @@ def listed(url: BrokerUrl, management_url: ManagementUrl | None, kind: str) -> l
     """Return every exchange, queue or binding, from the first node whose API answers.
 
     Raises:
-        UsageError: none answers; it says what to set.
+        UsageError: none answers; the error says which option to set.
 
     """
     *others, last = Api.of(url, management_url)

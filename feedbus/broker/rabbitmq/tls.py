@@ -24,7 +24,7 @@ def make_context(tls: Tls, server: str) -> ssl.SSLContext:
         server: the URL for messages, without its password.
 
     Raises:
-        BrokerOutage: a file of certificates cannot be read, or is none; a consumer waits for it.
+        BrokerOutage: a certificate file cannot be read, or is invalid; a consumer then holds.
 
     """
     for file in (tls.ca_certs, tls.certfile, tls.keyfile):
@@ -47,8 +47,8 @@ def make_context(tls: Tls, server: str) -> ssl.SSLContext:
 def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
     """Return py-amqp's options for the verification of a server.
 
-    py-amqp takes no context of ours. It verifies the name only if it is given one, and would
-    ask the terminal for the passphrase of a key; so a context of ours reads the files first.
+    py-amqp does not accept an SSL context. It verifies the host name only if the name is given, and
+    would ask for the passphrase of a key on the terminal. So make_context() reads the files first.
 
     Raises:
         BrokerOutage: as make_context() does.

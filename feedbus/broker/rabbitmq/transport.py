@@ -17,7 +17,7 @@ from feedbus.process.fork_safety import close_in_forks
 READ_AHEAD_BYTES = 16_384
 FRAME_HEADER = struct.Struct(">BHI")  # type, channel, bytes
 FRAME_END = 0xCE
-SHORTEST_SECONDS = 0.0001  # for what has arrived already; 0 would spin on half a frame
+SHORTEST_SECONDS = 0.0001  # with 0, an incomplete frame would make the loop spin
 STEP_SECONDS = 1.0
 ANSWER_SECONDS = 40.0
 CLOSE_SECONDS = 5.0
@@ -27,8 +27,9 @@ SILENT_INTERVALS = 2  # a broker sends a heartbeat at least once an interval
 class Connection(frames.Connection):
     """A connection on which no call waits forever for a peer that does not answer.
 
-    py-amqp waits without limit for the answer to a method, each heartbeat that arrives restarts
-    its timeout, and Kombu opens a closed connection again at its next use.
+    It replaces three behaviours: py-amqp waits without a limit for the answer to a method, each
+    heartbeat that arrives restarts py-amqp's timeout, and Kombu opens a closed connection again at
+    the next use.
     """
 
     clock: Clock = SYSTEM
@@ -42,8 +43,8 @@ class Connection(frames.Connection):
         result = super().connect(callback)
         transport: Any = self._transport
         receive = transport._quick_recv  # noqa: SLF001 -- the only way to read more than is asked for
-        # py-amqp asks for a frame's header, its body and its last byte in turn, and keeps what it
-        # is given beyond that.
+        # py-amqp requests the header, the body and the last byte of a frame separately. It keeps
+        # further bytes that it gets.
         transport._quick_recv = lambda count: receive(max(count, READ_AHEAD_BYTES))  # noqa: SLF001 -- as above
         close_in_forks(transport.sock)
         self._arrivals = select.poll()
@@ -60,10 +61,11 @@ class Connection(frames.Connection):
         """Process one method or message.
 
         Args:
-            timeout: seconds to wait for it; None for an answer, which has a deadline of its own.
+            timeout: seconds to wait; None when it waits for the answer to a method, which has its
+                own deadline.
 
         Raises:
-            TimeoutError: nothing came in time.
+            TimeoutError: nothing was received in time.
             RecoverableConnectionError: the connection is closed, or the broker is silent.
 
         """
@@ -105,10 +107,10 @@ class Connection(frames.Connection):
         self.check_heard()
 
     def check_heard(self) -> None:
-        """Close the connection if nothing came for two heartbeats; call it after reading.
+        """Close the connection if nothing was received for two heartbeats; call it after reading.
 
         Raises:
-            RecoverableConnectionError: nothing came.
+            RecoverableConnectionError: nothing was received.
 
         """
         if not self.heartbeat:
@@ -163,7 +165,7 @@ class Connection(frames.Connection):
         kind, channel, size = FRAME_HEADER.unpack_from(read)
         end = FRAME_HEADER.size + size
         if len(read) <= end or read[end] != FRAME_END:
-            return None  # py-amqp waits for the rest, or says what is wrong
+            return None  # py-amqp waits for the rest of the frame, or raises the error
         transport._read_buffer = read[end + 1 :]  # noqa: SLF001 -- as above
         return kind, channel, read[FRAME_HEADER.size : end]
 
