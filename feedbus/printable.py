@@ -11,8 +11,8 @@ from feedbus.errors import TopologyError
 def printable(text: str) -> str:
     r"""Return text with an escape for each character that is not printable, such as \n or \x1b.
 
-    What is printable is what `str.isprintable` says: control and format characters (among them
-    those that reverse the direction of text), line separators and lone surrogates are not.
+    `str.isprintable` decides. Not printable are control and format characters (also those that
+    change the direction of text), line separators and lone surrogates.
     """
     if text.isprintable():
         return text
@@ -47,7 +47,7 @@ def printable_json(value: Any, *, indent: int | None = None) -> str:
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     if text.isprintable():
         return text
-    # Line ends come from the indentation: within a text JSON has escaped them.
+    # All line ends are from the indentation, because JSON escapes line ends within a text.
     return "".join(
         each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text
     )

@@ -135,7 +135,7 @@ MESSAGES = {
         "{} ends during an outage; the broker will deliver its unacknowledged messages again",
     ),
     "runner/holding.py": (
-        "{} pauses for {} s, then tries again: {}{}",
+        "{} holds for {} s, then tries again: {}{}",
         "{} continues after {} failed attempts in {} s",
     ),
     "runner/runner.py": (

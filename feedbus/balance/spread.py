@@ -89,7 +89,7 @@ def find_ring(topology: Topology, name: str, path: Path) -> Generation:
         raise UsageError(msg)
     if not exchange.hashed:
         subject = f"queue '{name}' is on '{exchange.name}'," if queue else f"'{name}' is"
-        there = f"here: {', '.join(hashed)}" if hashed else "there is none here"
+        there = f"hash exchanges of this file: {', '.join(hashed) or 'none'}"
         msg = (
             f"{path}: {subject} a {exchange.type} exchange; only an x-consistent-hash exchange "
             f"spreads keys over shards; {there}"

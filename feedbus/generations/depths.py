@@ -19,7 +19,8 @@ class Depths:
         ready: messages in its queue.
         retrying: messages of its queue that wait for their next attempt, by the queue's delays.
         dead: dead letters of its queue.
-        waiting: records that wait so that their keys stay in order, and that no process has taken.
+        waiting: records that wait so that their keys stay in order, and that no consumer has
+            received.
 
     """
 

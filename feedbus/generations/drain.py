@@ -16,10 +16,11 @@ from feedbus.generations.ledger import State
 from feedbus.topology import Consumer, Generation, Topology
 from feedbus.wire.amqp import Connection
 
-LOOKS_A_STATE = 10  # how often a consumer that waits looks for a queue until it reads the state
+LOOKS_A_STATE = 10  # a waiting consumer reads the state after this many checks of a queue
 
-# What a queue is when a fence comes out of it: "ending", nothing leads to it any more; "switching",
-# that is not certain yet; "in use", so that the fence is none of feedbus's.
+# The role of a queue in which a fence is read. "ending": no binding leads to it any more.
+# "switching": that is not certain yet. "in use": the queue is current, so feedbus did not send the
+# fence.
 Standing = Literal["ending", "switching", "in use"]
 
 
@@ -43,9 +44,9 @@ class Source:
 class Drain:
     """The order in which one consumer goes through the generations of its exchange.
 
-    A passing generation's queues are dealt out among the consumers of today. Each is read to the
-    fence that ends it, then deleted; only when all of them are gone may a key that has moved be
-    handled by its new shard.
+    The queues of an old generation are divided among the current consumers. Each queue is read up
+    to its fence, then deleted. Only when all of them are deleted may a new shard handle a key that
+    has moved to it.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Drain:
             topology: of today.
             consumer: the reader of the queues.
             states: the broker's state of each ring, by exchange.
-            pause: lets a moment pass while others drain; False when the run is over.
+            pause: waits a moment while other consumers drain; returns False when the run is over.
 
         """
         self._topology = topology
@@ -111,9 +112,9 @@ class Drain:
     def _in_turn(
         self, connection: Connection, sources: Sequence[Source]
     ) -> Iterator[Sequence[Source]]:
-        """Yield ending queues, each while nobody else reads it, until all are deleted.
+        """Yield ending queues, each while no other consumer reads it, until all are deleted.
 
-        A queue can be proved to be empty only by one who reads it alone.
+        Only a consumer that reads a queue alone can prove that it is empty.
         """
         for look in itertools.count(1):
             readers = {each: broker.consumers(connection, each.queue) for each in sources}
@@ -128,8 +129,8 @@ class Drain:
     def _alone(self, generation: Generation) -> bool:
         """Whether only one consumer at a time may read a generation's queues.
 
-        A single active consumer is the broker's own way to that, which the other excludes; whether
-        queues that were declared otherwise have it is not known here.
+        With a single active consumer, the broker itself guarantees this. It is not known here
+        whether queues that were declared with other arguments have one.
         """
         queue = self._consumer.queue
         alike = generation.shape == self._topology.generation(generation.exchange).shape
@@ -138,7 +139,7 @@ class Drain:
     def _await_end(self, connection: Connection, queue: str) -> bool:
         """Wait until a queue is deleted; return False if the run ends or the ring changes first.
 
-        Then the queues are distributed again, and one that others were to read may be ours.
+        Then the queues are divided again, and this consumer may get one that another was to read.
         """
         for look in itertools.count(1):
             if not broker.queue_exists(connection, queue):
@@ -176,7 +177,7 @@ class Drain:
                     channel = connection.channel()
                     switch.forget_drained(channel, self._topology, generation)
                     channel.close()
-            except UsageError:  # a switch is under way, or another consumer is at this
+            except UsageError:  # a switch is in progress, or another consumer is doing this
                 if not self._pause():
                     return False
         return True
@@ -203,14 +204,15 @@ def standing(
     if _standing(names, seen, queue) == "ending":
         return "ending"
     try:
-        # What readers see may be out of date; what is written under the lock is not.
+        # The readers' copy of the state can be out of date. The state that is read under the lock
+        # is not.
         with broker.locked(connection, topology):
             channel = connection.channel()
             state = ledger.recall(channel, topology, exchange)
             if state is not None and state != seen:
                 ledger.mend(channel, names, state)
             channel.close()
-    except UsageError:  # a switch is under way
+    except UsageError:  # a switch is in progress
         return "switching"
     return _standing(names, state, queue)
 

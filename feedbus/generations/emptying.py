@@ -41,14 +41,14 @@ class Emptying:
         Args:
             connection: to its broker.
             queue: its name on the broker.
-            move: takes messages elsewhere and returns when they are safe there; None if the
-                queue is to be deleted only if it is empty.
+            move: moves messages, and returns when the broker has confirmed them; None if the queue
+                may be deleted only if it is empty.
 
         """
         self._connection = connection
         self._channel = connection.channel()
         self._clock = self._channel.connection.clock
-        self._channel.auto_decode = False  # messages go on as they are
+        self._channel.auto_decode = False  # messages are forwarded unchanged
         self._queue = queue
         self._move = move
         self._tag = ""

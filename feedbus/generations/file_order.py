@@ -33,8 +33,8 @@ def refuse_older(states: Iterable[State], topology: Topology) -> None:
 def why_refused(state: State, topology: Topology) -> str:
     """Return why this host's file must not replace the current ring of an exchange, "" if it may.
 
-    A host may always go back to an earlier file of its own. A deployment can give every file the
-    same time; so with equal times, only a ring that was replaced is refused.
+    A host may always return to an earlier file of its own. A deployment can set the same time on
+    every file. So with equal times, only a ring that was replaced is refused.
     """
     own, source, current = TopologyFile.of(topology), state.source, state.current
     wanted = topology.generation(current.exchange)
@@ -55,7 +55,7 @@ def why_refused(state: State, topology: Topology) -> str:
 
 
 def confirmed(state: State, topology: Topology) -> State:
-    """Return the state with this host's file, where that is newer and asks for the same ring."""
+    """Return the state with this host's file, if that is newer and asks for the same ring."""
     own = TopologyFile.of(topology)
     if own is None or (state.source is not None and own.modified <= state.source.modified):
         return state
@@ -76,5 +76,5 @@ def succeeded(state: State, topology: Topology, wanted: Generation) -> State:
 
 
 def _ring(generation: Generation) -> str:
-    """Return what two generations have in common that are the same ring."""
+    """Return the parts of a generation that are equal in two generations of the same ring."""
     return replace(generation, turn=0).digest

@@ -80,13 +80,13 @@ def recall(channel: Channel, topology: Topology, exchange: str) -> State | None:
     """Read the state under the topology's lock; None if the broker has no generation yet.
 
     Raises:
-        UsageError: neither the ledger nor what readers read is feedbus's own.
+        UsageError: neither the ledger nor the readers' queue has a state that feedbus has written.
 
     """
     names = Names(topology)
     there = (names.ledger(exchange), names.generations(exchange))
     if not any(broker.queue_exists(channel.connection, queue) for queue in there):
-        return None  # without waiting for a reader that may have taken it for a moment
+        return None  # without a wait for a reader that may have received the message for a moment
     damaged = []
     for queue in there:
         _declare(channel, topology, exchange, queue)
@@ -166,7 +166,7 @@ def _drop_replaced(channel: Channel, written: State, queue: str) -> None:
     while (message := channel.basic_get(queue)) is not None:
         state = _decode(written.current.exchange, message.body)
         if state is None or state.serial >= written.serial:
-            # Older ones come first, but for those that a reader gave back to a quorum queue.
+            # Older states come first, except those that a reader has returned to a quorum queue.
             channel.basic_reject(message.delivery_tag, requeue=True)
             return
         channel.basic_ack(message.delivery_tag)
@@ -220,7 +220,7 @@ def _take(
             return latest
         if found:
             raise _DamagedError
-        # Another reader has taken it for a moment, or there is none.
+        # Another reader has received the message for a moment, or there is none.
         channel.connection.clock.sleep(READ_PAUSE_SECONDS)
     return None
 

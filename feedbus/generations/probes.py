@@ -5,12 +5,12 @@ unconditionally: it implements neither if-empty nor if-unused there. A count is 
 for a quorum queue whose leader is away, or takes longer than 250 ms to answer, the broker reports
 0 messages and 0 consumers.
 
-A probe is a fence with an id that nobody can guess. The queue is first in, first out, so a probe
-that comes back proves that all that was put into the queue before it was delivered before it. What
-was on its way within the broker meanwhile, also while a quorum queue elects its leader, is covered
-by a second probe, put there IN_FLIGHT_SECONDS after the first has come back: the queue is empty
-when nothing lies between the two, its only reader has settled everything before, and no count says
-otherwise.
+A probe is a fence with an id that nobody can guess. The queue is first in, first out. So a probe
+that returns proves that every earlier message in the queue was delivered before it. Other messages
+may still have been on their way within the broker, for example while a quorum queue elected a
+leader. So a second probe is published IN_FLIGHT_SECONDS after the first has returned. The queue is
+empty if no message arrives between the two probes, its only reader has settled all earlier
+messages, and the broker's message count is 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ events = EventLog(__name__)
 
 NEEDED = 2
 FULL_SECONDS = 0.5  # between two attempts to put a fence into a queue that is full
-LOST_SECONDS = 5.0  # a probe that has not come back by then has expired, or went to another reader
+LOST_SECONDS = 5.0  # a probe that has not returned by then counts as lost
 
 
 def fence(queue: str, marked: str, message_id: str = "") -> Outgoing:
@@ -72,7 +72,7 @@ class Probes:
 
     @property
     def lost(self) -> bool:
-        """Whether the probe should have returned by now."""
+        """Whether the probe should already have returned."""
         return self.awaited and self._clock.monotonic() > self._put_at + LOST_SECONDS
 
     @property
@@ -131,10 +131,10 @@ class Probes:
 
 
 def delete_proved(channel: Channel, queue: str) -> None:
-    """Delete a queue that was proved to be empty; log the messages that it had nevertheless.
+    """Delete a queue that was proved to be empty; log messages that it had in spite of the proof.
 
-    None of that was feedbus's own: nothing of ours is published to such a queue any more. Only
-    a publisher that names the queue itself can reach it in the moment between proof and deletion.
+    These messages are not from feedbus, which publishes nothing to such a queue any more. Only a
+    program that publishes directly to the queue can reach it between the proof and the deletion.
     """
     deleted = channel.queue_delete(queue)
     if deleted:

@@ -1,4 +1,4 @@
-"""Delete a queue only under the agreed condition: empty and unused, or with its messages."""
+"""Delete a queue that has no consumer: only if it is empty, or with its messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def remove_queue(
         connection: to its broker.
         topology: of the queue.
         queue: its name on the broker.
-        nonempty: whether its messages may go with it.
+        nonempty: whether the queue may be deleted with its messages.
 
     """
     if not nonempty:

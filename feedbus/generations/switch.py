@@ -67,7 +67,7 @@ def adopt(
             settled=False,
             disordered=False,
         )
-    ledger.declare(channel, topology, exchange)  # before the wait for what is new
+    ledger.declare(channel, topology, exchange)  # before the wait for the new queues
     broker.declare_ring(channel, names, state.current, report)
     step("declared")
     return _carry_out(channel, names, state)
@@ -86,7 +86,7 @@ def _carry_out(channel: Channel, names: Names, state: State) -> State:
     step("connected")
     if state.draining:
         channel.connection.clock.sleep(broker.in_flight_seconds(names.topology))
-    # The old ring may be gone already, where this is done again after a crash.
+    # If this step is repeated after a crash, the old ring may already be deleted.
     _append_held(channel, names, state.current.exchange, (*state.draining[-1:], state.current))
     if state.draining:
         step("appended")
@@ -127,7 +127,8 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     if generation in state.draining:
         left = tuple(old for old in state.draining if old != generation)
         state = replace(state, draining=left)
-    # Written again even where nothing changes: the caller may have read an earlier state.
+    # The state is written even if nothing changes, because the caller may have read an earlier
+    # state.
     ledger.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
     for member, _ in generation.members:
@@ -176,7 +177,7 @@ def _disconnect(channel: Channel, names: Names, generation: Generation) -> None:
         apart = channel.connection.channel()
         try:
             apart.queue_unbind(queue, names.packs(generation.exchange), key)
-        except NotFound:  # which closes the channel: read to its fence already, and deleted
+        except NotFound:  # the queue is already drained; the error closes the channel
             continue
         apart.close()
     channel.exchange_unbind(names.ring(generation), names.exchange(generation.exchange), "")

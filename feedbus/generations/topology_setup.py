@@ -20,10 +20,10 @@ def set_up(topology: Topology) -> dict[str, State]:
     """Declare a whole topology and make its rings current; return the state of each ring.
 
     Raises:
-        Outage: the broker is away.
-        UsageError: it has an entity with other arguments, another command changes it at the same
-            time, another host's file is newer, or another host consumes shards that would have to
-            be declared again.
+        Outage: the broker is unavailable.
+        UsageError: an object exists with other arguments, another command changes the broker at the
+            same time, another host's file is newer, or another host consumes shards that would have
+            to be declared again.
 
     """
     with (
@@ -103,7 +103,7 @@ def _end_replacements(connection: Connection, topology: Topology) -> None:
 
 
 def set_up_if_missing(topology: Topology) -> dict[str, State]:
-    """Return the state of each ring; declare everything if the broker has nothing of the topology.
+    """Return the state of each ring; declare the topology if the broker has none of its objects.
 
     Existing objects stay unchanged. Only `feedbus up` and `feedbus apply` change them, so that a
     process that was started before a change does not undo it.

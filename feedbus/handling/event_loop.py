@@ -42,7 +42,7 @@ class HandlerLoop:
         """Start the thread, and return when its loop runs.
 
         Args:
-            on_blocked: called with the seconds for which the loop has not turned, while it lasts.
+            on_blocked: called repeatedly, while the loop is blocked, with the seconds of the block.
 
         """
         self._on_blocked = on_blocked
@@ -80,7 +80,7 @@ class HandlerLoop:
     def look(self) -> None:
         """Log where a handler has blocked the loop for BLOCKED_SECONDS, once for each line.
 
-        It is to be called more often than that while coroutines run.
+        Call it more often than that while coroutines run.
         """
         now = time.monotonic()
         if self._turned:

@@ -19,7 +19,7 @@ class ExceptionRules:
     """Exception classes by their rule; for an exception, its nearest class applies.
 
     Attributes:
-        retry_on: are retried; if there are any, no others are.
+        retry_on: are retried; if there are any, other exceptions are not retried.
         reject_on: become a dead letter immediately.
 
     """

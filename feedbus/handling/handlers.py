@@ -78,15 +78,15 @@ class Handler:
     ) -> Callable[[Any, Given], None]:
         """Return a callable that calls the function with a record or Records and its parameters.
 
-        It takes the record or Records, and what can be given. It raises UnexpectedResult
-        if the function returns something else than None.
+        Its arguments are the record or Records, and the values for the parameters. It raises
+        UnexpectedResult if the function returns anything except None.
 
         Args:
             session_type: the type of the store's session, None if there is none.
-            resources: of the process; those that the function asks for are opened with them.
+            resources: of the process; the resources that the function requests are added to them.
 
         Raises:
-            Unfit: the function asks for what is not there.
+            Unfit: a parameter requests an unknown value.
 
         """
         call = self._call(session_type, resources)
@@ -246,7 +246,7 @@ def resolve(dotted: str, root: Path) -> Handler:
     if not isinstance(marked, Handler):
         msg = f"{dotted} is not a handler: expected a function under @feedbus.handler"
         raise UsageError(msg)
-    # A decorator above @handler has copied the mark; what the name stands for is what is called.
+    # If a decorator above @handler has copied the mark, the decorated function is called.
     return marked if marked.function is found else replace(marked, function=found)
 
 

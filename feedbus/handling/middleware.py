@@ -65,9 +65,9 @@ class Middleware:
     ) -> AbstractContextManager[None] | AbstractAsyncContextManager[None]:
         """Return a context manager in which the handler is called.
 
-        What it raises is a failure, as if the handler had raised it. One that keeps an exception of
-        the handler from going on is a failure too, since nothing says that the message is handled.
-        An asynccontextmanager works around async handlers alone.
+        If the context manager raises an exception, this is a failure, as if the handler had raised
+        it. If it suppresses an exception of the handler, this is a failure, too, because the
+        message may not be handled. An asynccontextmanager can be used only around async handlers.
         """
         del call
         return nullcontext()

@@ -48,7 +48,8 @@ class Life:
         try:
             await self._closing.wait()
         except asyncio.CancelledError as error:
-            # By a task group in the generator, of which a task has failed: it says so there.
+            # A task group in the generator cancelled it, because one of its tasks has failed. The
+            # task group raises the error.
             with contextlib.suppress(StopAsyncIteration):
                 await self._generator.athrow(error)
             raise

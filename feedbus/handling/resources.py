@@ -66,7 +66,7 @@ class Resources:
     def open(self) -> None:
         """Open the needed resources, each after those that it needs itself.
 
-        A resource that has ended by itself is closed before, and so is what asks for it.
+        A resource that has ended by itself is closed before, and so are the resources that need it.
 
         Raises:
             Outage: one of them cannot be opened; the open ones stay open.
@@ -84,7 +84,7 @@ class Resources:
         """Use a given value instead of a resource's.
 
         Raises:
-            UsageError: nothing asks for that resource.
+            UsageError: nothing requests that resource.
             TypeError: it is not a resource.
 
         """

@@ -19,8 +19,8 @@ class HandlerRoutes:
 
     Attributes:
         handlers: of the queue.
-        patterns: for each handler the routing keys that it takes, by the rules of topic exchanges;
-            none if one handler handles everything, or types decide.
+        patterns: for each handler the patterns of its routing keys, by the rules of topic
+            exchanges; empty if there is one handler, or if types are used.
         types: for each handler the property `type` of its messages.
 
     """
@@ -61,7 +61,7 @@ class HandlerRoutes:
         return not self.patterns and not self.types
 
     def place(self, routing_key: str, properties: Mapping[str, Any]) -> int | None:
-        """Return the number of the handler for a message, or None if none matches."""
+        """Return the index of the handler for a message, or None if none matches."""
         if self.only:
             return 0
         if self.types:

@@ -44,7 +44,7 @@ class Abilities:
 
         Args:
             now: of the monotonic clock.
-            patience_seconds: how long a process may be away.
+            patience_seconds: how long a process may be not ready.
 
         """
         found: defaultdict[str, list[str]] = defaultdict(list)

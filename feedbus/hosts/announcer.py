@@ -24,7 +24,7 @@ events = EventLog(__name__)
 ANNOUNCE_SECONDS = 1.0
 STEP_SECONDS = 0.25
 AWAY_SECONDS = 1.0
-UNKNOWN_AFTER_SECONDS = 15.0  # without a connection, what was assigned is not relied on
+UNKNOWN_AFTER_SECONDS = 15.0  # without a connection, until the assignment is dropped
 LEAVING_SECONDS = 1.5
 JOIN_SECONDS = 3.0  # less than the time that this process has to end
 
@@ -116,8 +116,8 @@ class Announcer:
     def _leave(self, link: Link) -> None:
         """Announce the consumers that end on this host now.
 
-        Where this process alone ends, as for a changed topology, the consumers go on, and the
-        other hosts wait for it.
+        If only this process ends, for example because the topology has changed, the consumers
+        continue, and the other hosts wait for the next operations process.
         """
         if len(self._membership.hosts(self._announcement({}), self._clock.monotonic())) == 1:
             return

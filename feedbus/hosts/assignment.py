@@ -13,17 +13,18 @@ UNEVEN = 2  # a difference that a move makes smaller
 def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:
     """Return the host of each consumer.
 
-    A pure function, so that the same arguments give the same result on each host. Of each queue,
-    two hosts that can run all its consumers differ by one consumer at most, and so they do in all.
-    A consumer moves only where its host has gone or cannot run it, or where that makes hosts more
-    even. Without restrictions, so few consumers move that no smaller number would do for a queue.
+    This is a pure function: the same arguments give the same result on each host. If two hosts can
+    run all consumers of a queue, their numbers of consumers of that queue differ by one at most.
+    The same is true for the sums over all queues. A consumer moves only if its host has gone or
+    cannot run it, or if the move makes the numbers more even. If every host can run every consumer,
+    the smallest possible number of consumers of each queue moves.
 
     Args:
         able: for each queue, for each of its consumers, the hosts that can run it.
         previous: the host of each consumer until now.
 
     Returns:
-        The host by consumer. A consumer that no host can run is not there.
+        The host by consumer, without the consumers that no host can run.
 
     Example:
         >>> able = {"feed": {"feed_0": {"a", "b"}, "feed_1": {"a", "b"}}}

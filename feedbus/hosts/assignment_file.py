@@ -16,12 +16,12 @@ from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
 
 LOOK_SECONDS = 0.5
-WRITER_AWAY_SECONDS = 15.0  # then what it wrote is not relied on
+WRITER_AWAY_SECONDS = 15.0  # after this time, the content of the file is not used
 
 
 @dataclass(frozen=True, slots=True)
 class SeenHost:
-    """A host of the project, as another one sees it.
+    """A host of the project, as known on another host.
 
     Attributes:
         host: its id.
@@ -59,8 +59,8 @@ def assignment_path(topology: Topology) -> Path:
 def assignment_of(topology: Topology, consumer: str, *, supervised: bool) -> Callable[[], bool]:
     """Return a function that returns whether this host works on a consumer's queue now.
 
-    What was started by hand always does, and so does a consumer of the embedded broker, which has
-    one host.
+    It always returns true for a process that was started by hand, and on the embedded broker, which
+    has only one host.
     """
     if not supervised or topology.broker_url.embedded:
         return lambda: True
@@ -103,8 +103,8 @@ def read(path: Path) -> Sharing | None:
 class AssignedConsumer:
     """Whether a consumer's shard is assigned to this host; reads the file twice a second at most.
 
-    Without a file of this supervisor's operations process, or for a consumer that the file does not
-    name, it is: then the broker alone decides which host reads the shard.
+    If there is no file of this supervisor's operations process, or the file does not name the
+    consumer, the shard counts as assigned. Then the broker decides which host reads it.
     """
 
     def __init__(self, path: Path, consumer: str, supervisor: int, clock: Clock = SYSTEM) -> None:

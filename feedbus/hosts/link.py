@@ -18,15 +18,14 @@ KEPT = 1_000  # announcements of a host that does not read; the oldest are dropp
 class Link:
     """An exclusive queue of this host, bound to the exchange to which all hosts announce.
 
-    Neither outlives its hosts: the queue goes with the connection, the exchange with the last
-    queue.
+    The queue is deleted with the connection, and the exchange with the last queue.
     """
 
     def __init__(self, topology: Topology) -> None:
         """Connect to the broker of a topology.
 
         Raises:
-            BrokerOutage: the broker is away.
+            BrokerOutage: the broker is unavailable.
 
         """
         self._topology = topology
@@ -72,7 +71,7 @@ class Link:
     def receive(self, seconds: float) -> list[Announcement]:
         """Return the announcements of other hosts that arrive within some seconds.
 
-        What does not come from a host is left out.
+        Messages that were not sent by a host are ignored.
 
         Raises:
             BrokerOutage: the connection is lost.

@@ -15,9 +15,9 @@ LISTEN_SECONDS = 2.5  # after a connection was opened, until all hosts must have
 class Membership:
     """One host's knowledge of all hosts; times are of its own monotonic clock.
 
-    The host that has been there longest leads: it makes the assignment and announces it. When it
-    goes, the next one continues from the assignment that all of them have. While two hosts lead for
-    a moment, the broker still lets one consumer read a shard.
+    The host that has run longest is the leader: it computes the assignment and announces it. When
+    it ends, the next leader continues from the last assignment, which all hosts know. If there are
+    two leaders for a moment, the broker still lets only one consumer read a shard.
     """
 
     def __init__(self, host: str) -> None:
@@ -30,7 +30,8 @@ class Membership:
     def connected(self, now: float) -> None:
         """Record that announcements arrive from now on.
 
-        Hosts that were there before get time to connect again, as after a restart of the broker.
+        Hosts that were known before get time to connect again, for example after a restart of the
+        broker.
         """
         self._listening_since = now
         self._heard = {host: (now, latest) for host, (_, latest) in self._heard.items()}

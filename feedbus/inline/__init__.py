@@ -1,4 +1,4 @@
-"""Run a whole topology within one thread: its broker is in memory, its consumers take turns."""
+"""Run a whole topology within one thread: the broker is in memory, and consumers run in turn."""
 
 from feedbus.inline.pool import InlinePool
 from feedbus.inline.projects import Project

@@ -88,18 +88,18 @@ class InlineConsumer:
 
     @property
     def queue(self) -> Queue:
-        """What it consumes."""
+        """The queue that it consumes."""
         return self._consumer.queue
 
     def _full(self) -> bool:
         return self._waiting is not None and self._waiting.full()
 
     def handle(self) -> int:
-        """Handle one batch and settle it; return how many deliveries it had.
+        """Handle one batch and settle it; return the number of its deliveries.
 
         Raises:
-            Outage: the handler or the store raised it, or a resource cannot be opened; everything
-                that was delivered returns to the queue.
+            Outage: the handler or the store raised it, or a resource cannot be opened; all
+                deliveries return to the queue.
 
         """
         size = self._consumer.queue.batch.size

@@ -1,4 +1,4 @@
-"""The part of other systems on a broker in memory: external exchanges and queues."""
+"""External exchanges and queues on a broker in memory, where no other system declares them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def declare(topology: Topology) -> None:
         for exchange in exchanges:
             name = exchange.external_name
             if broker.exchange_exists(connection, name):
-                continue  # the broker's own, such as amq.topic
+                continue  # an exchange of the broker, such as amq.topic
             arguments = {"alternate-exchange": ELSEWHERE}
             channel.exchange_declare(
                 name, exchange.type, durable=True, auto_delete=False, arguments=arguments

@@ -25,7 +25,8 @@ class InlinePool:
     def system(self) -> Iterator[InlineSystem]:
         """Use an empty system while the block runs.
 
-        It is closed, and so forgets what is in it, when the block raises or leaves messages behind.
+        If the block raises, or messages are left at its end, the system is closed and not used
+        again.
         """
         try:
             system = self._idle.pop()

@@ -42,9 +42,9 @@ def _as_it_is(handler: Handler, _: Consumer) -> Handler:
 class InlineSystem:
     """The exchanges, queues and consumers of a topology, on a separate broker in memory.
 
-    All is routed, validated, handled, retried and dead-lettered by the code that does so in the
-    consumers' processes. Time is virtual: a retry waits until the clock is moved. The system is
-    empty at first, and what is left in it is gone when it is closed.
+    Messages are routed, validated, handled, retried and dead-lettered by the same code as in the
+    consumers' processes. Time is virtual: a retry waits until the clock is advanced. The system has
+    no messages at first. When it is closed, the remaining messages are lost.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class InlineSystem:
                 for _, letter in letters.letters(channel, self.topology, each)
             ]
         finally:
-            channel.close()  # they go back to their places
+            channel.close()  # they return to their positions
 
     def check_queue(self, queue: str | None) -> None:
         """Raise UsageError for a queue that the topology does not have; None is all of them."""

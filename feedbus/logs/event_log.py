@@ -19,7 +19,7 @@ class Event:
     Attributes:
         name: one of feedbus.logs.catalogue.EVENTS.
         message: a sentence: what happened, to which object, and what to do next.
-        fields: values to search by; `consumer` is written first.
+        fields: values to search for; `consumer` is written first.
         detail: further lines, such as a stack.
 
     """
@@ -30,7 +30,7 @@ class Event:
     detail: str = ""
 
     def __str__(self) -> str:
-        """Return the line as the text form has it after time and level, and the detail below."""
+        """Return the line of the text format without time and level, and the detail below it."""
         return f"{self.text()}\n{indented(self.detail)}" if self.detail else self.text()
 
     def text(self, context: Mapping[str, Any] | None = None) -> str:
@@ -82,8 +82,8 @@ class EventLog:
             level: a level of the module logging.
             event: its name, one of feedbus.logs.catalogue.EVENTS.
             message: a sentence.
-            fields: values to search by. Two have a meaning of their own: `exc_info` is an exception
-                whose traceback is logged, `detail` a text of several lines.
+            fields: values to search for. Two of them are special: `exc_info` is an exception whose
+                traceback is logged, `detail` is a text of several lines.
 
         """
         self._write(level, event, message, **fields)
@@ -109,7 +109,7 @@ def indented(text: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """Return a value in the text format: quoted, unless it is one plain word."""
+    """Return a value in the text format: in quotes, unless it is one plain word."""
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     if text and text.isprintable() and not any(each in text for each in " \"'=\\"):
         return text

@@ -71,7 +71,7 @@ def configure(log_format: str, *, stream: TextIO | None = None, **context: Any) 
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(formatter_of(log_format, context))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # A request that waits for a thread of the HTTP server is no news.
+    # waitress logs each request that waits for a thread; this is not useful.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 
@@ -83,7 +83,7 @@ def change_format(log_format: str) -> None:
 
 
 def log_line(log_format: str, level: int, event: Event) -> str:
-    """Return the line of an event that happens now, for a file that logging does not write."""
+    """Return the line of an event that happens now, for a file that is written without logging."""
     record = logging.LogRecord("feedbus", level, "", 0, event, (), None)
     return formatter_of(log_format).format(record)
 

@@ -165,7 +165,7 @@ SCHEDULE_FIRED = Family(
     ("schedule",),
 )
 
-# Gauges are never kept in files: a process that was killed would leave its last word behind.
+# Gauges are never kept in files: the last value of a killed process would stay in its file.
 QUEUE_MESSAGES = Family(
     "feedbus_queue_messages",
     "gauge",

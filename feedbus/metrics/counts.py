@@ -1,9 +1,9 @@
 """Counters in a memory-mapped file; they keep their values after a kill -9.
 
-A file is a row of segments of 64 KiB, so that it grows without moving what is mapped. A segment
-is a magic word, the bytes in use, and entries: key length, count of numbers, key, numbers. Every
-word is aligned to 8 bytes, and the bytes in use are written last, so a writer may be killed
-between any two instructions.
+A file is a sequence of segments of 64 KiB, so it can grow while the earlier segments stay mapped. A
+segment has a magic number, the number of bytes in use, and entries: key length, count of numbers,
+key, numbers. Everything is aligned to 8 bytes, and the number of bytes in use is written last. So
+the file is valid whenever the writer is killed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ events = EventLog("feedbus.metrics")
 
 
 class Counts:
-    """Numbers by key; kept in a file, or in memory when there is none or its disk is full."""
+    """Numbers by key; kept in a file, or in memory if there is no file or the disk is full."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         """Map the file; raise ValueError if it is not a valid metric file.
@@ -57,7 +57,8 @@ class Counts:
         for index in range(whole):
             self._take(self._map(index))
         self._segments = whole
-        # What is left of a segment that was being made is zeros, and is made again when needed.
+        # If the creation of a segment was interrupted, it contains only zeros, and is created
+        # again.
         for _ in entries(memoryview(os.pread(descriptor, rest, whole * SEGMENT_BYTES))):
             msg = f"expected whole segments of {SEGMENT_BYTES} bytes, got {rest} bytes at the end"
             raise ValueError(msg)
@@ -66,8 +67,8 @@ class Counts:
     def claim(cls, directory: Path, name: str) -> Counts:
         """Open the file of a name as its only writer; raise OSError if that is impossible.
 
-        A name that is in use gets another file with a number, which the next process finds
-        free again. A file that cannot be read is set aside, so that it costs only itself.
+        If the file is in use by another process, a file with an additional number is used. A
+        damaged file is renamed, so that only its own values are lost.
         """
         for number in range(MOST_CLAIMS):
             mark = f"~{number}" if number else ""
@@ -96,7 +97,7 @@ class Counts:
         raise OSError(errno.EBUSY, "all metric files of this name are in use", str(directory))
 
     def numbers(self, key: str, length: int) -> memoryview[float]:
-        """Return the numbers of a key, at first 0; change them only under the lock."""
+        """Return the numbers of a key, which begin at 0; change them only under the lock."""
         with self.lock:
             known = self._numbers.get(key)
             if known is None or len(known) != length:
@@ -111,7 +112,8 @@ class Counts:
     def close(self) -> None:
         """Release the file for the next writer of the same name."""
         if self._descriptor is not None:
-            # The maps hold the file open, and its lock with it: closing alone would not free it.
+            # The mappings keep the file open, and so its lock: without them, closing would not
+            # release it.
             file_locks.unlock(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
@@ -172,7 +174,7 @@ def read_file(path: Path) -> Iterator[tuple[str, tuple[float, ...]]]:
 def entries(segment: memoryview) -> Iterator[tuple[str, int, int, tuple[float, ...]]]:
     """Yield each entry's key, the start and end of its numbers, and the numbers."""
     if len(segment) < HEADER_BYTES or int.from_bytes(segment[:8], sys.byteorder) != MAGIC:
-        # Nothing but zeros is a segment whose writer was stopped before its first word.
+        # A segment of zeros is one whose writer was stopped before it wrote anything.
         if any(segment):
             msg = "expected a file of feedbus's metrics, got something else"
             raise ValueError(msg)
@@ -203,7 +205,8 @@ def _aligned(count: int) -> int:
 
 
 def _allocate(descriptor: int, offset: int) -> None:
-    # A hole in a mapped file kills its writer with SIGBUS when the disk is full; zeros do not.
+    # If a mapped file has holes and the disk is full, a write kills the process with SIGBUS. So
+    # zeros are written.
     written = os.pwrite(descriptor, bytes(SEGMENT_BYTES), offset)
     if written < SEGMENT_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -211,7 +214,7 @@ def _allocate(descriptor: int, offset: int) -> None:
 
 def _open_alone(path: Path) -> int | None:
     descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
-    # A killed writer's lock goes with it, though perhaps a moment after its successor has come.
+    # The lock of a killed writer is released, perhaps a moment after the next process has started.
     for wait_seconds in (0.01, 0.04, 0.1, 0.0):
         try:
             if file_locks.try_lock(descriptor):

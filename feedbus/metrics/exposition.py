@@ -39,11 +39,10 @@ def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None
 
     Args:
         directory: of the metric files; without it there are no metrics.
-        gauges: what is so right now, by metric and label value, such as
-            {"feedbus_queue_messages": {"update_feed_3": 12}}; KeyError for a metric that
-            the catalogue does not have.
+        gauges: current values, by metric and label value, such as {"feedbus_queue_messages":
+            {"update_feed_3": 12}}; raises KeyError for a metric that is not in the catalogue.
 
-    A file that cannot be read costs only itself: it is logged once and counted in
+    If a file cannot be read, only its values are missing. It is logged once and counted in
     feedbus_metric_files_unreadable.
     """
     from prometheus_client.exposition import generate_latest

@@ -50,8 +50,8 @@ class Metrics:
             directory: of the metric files of all processes of a system.
             process: a name that is the same after a restart: the consumer and its slot.
 
-        A folder that cannot be written does not stop the process: it is logged, and what the
-        process counts is then not shown.
+        If the folder cannot be written to, this is logged, and the counters of the process are not
+        shown. The process continues.
         """
         try:
             return cls(Counts.claim(private_folder(directory), process))
@@ -239,7 +239,7 @@ class _Histogram:
         self._bounds = family.bounds
 
     def observe(self, value: float, count: int = 1) -> None:
-        # Two machines' clocks may differ, and a header may hold any time at all.
+        # The clocks of two machines can differ, and a header can contain any time.
         value = min(max(0.0, value), LONGEST_SECONDS)
         bucket = bisect_left(self._bounds, value)
         with self._lock:

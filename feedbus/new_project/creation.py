@@ -1,8 +1,8 @@
 """Write the files of a new project into a folder of its name.
 
-The templates are the files under `files/`, each with `.template` behind its name: so neither pip,
-nor a test runner, nor a type checker takes them for modules of feedbus. `{{name}}` and
-`{{version}}` in them stand for the project's name and for feedbus's version.
+The templates are the files under `files/`. Their names end with `.template`, so that pip, test
+runners and type checkers do not treat them as modules of feedbus. `{{name}}` and `{{version}}` are
+replaced by the project's name and by feedbus's version.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from feedbus import __version__
 from feedbus.errors import UsageError
 
 SUFFIX = ".template"
-# What is allowed in all of: a Linux user, a systemd unit, a Compose project, a Python distribution.
+# A name that is valid for a Linux user, a systemd unit, a Compose project and a Python
+# distribution.
 NAME = re.compile(r"[a-z](?:[a-z0-9_-]{0,28}[a-z0-9])?")
 NAMED = "1 to 30 lower-case letters, digits, '-' and '_', a letter first and no '-' or '_' last"
 TAKEN: Mapping[str, str] = {
     "amq": "names that begin with it are the broker's own",
     "feedbus": "the project depends on the distribution of that name",
 }
-# The files of --minimal by template: the test lies beside the module that it imports.
+# The files of --minimal by template: the test is in the same folder as the module that it imports.
 MINIMAL: Mapping[str, str] = {
     "topology.toml": "topology.toml",
     "app.py": "app.py",
@@ -52,11 +53,11 @@ def create(name: str, parent: Path, *, minimal: bool = False) -> Created:
 
     Args:
         name: of the project: the `name` of its topology, and of its folder.
-        parent: the folder in which the project's is made.
+        parent: the folder in which the project's folder is created.
         minimal: write the topology, the handlers and their test only.
 
     Raises:
-        UsageError: the name cannot be one, the folder has something in it, or it cannot be written.
+        UsageError: the name is not allowed, or the folder is not empty or cannot be written to.
 
     """
     _check_name(name)

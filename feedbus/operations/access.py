@@ -33,8 +33,8 @@ class Guard:
 
     Attributes:
         token: that requests need, or None.
-        loopback: whether the server can be reached from its own machine alone; then figures are
-            open, and without a token so is all else.
+        loopback: whether only this machine can reach the server. Then figures need no token, and
+            without a token, nothing does.
 
     """
 
@@ -42,7 +42,7 @@ class Guard:
     loopback: bool = True
 
     def check(self, environ: Mapping[str, Any], *, figures: bool = False) -> None:
-        """Raise the problem unless the request is allowed; figures are metrics without names."""
+        """Raise the problem unless the request is allowed; `figures` are metrics without names."""
         if self.token is None:
             check_host(environ.get("HTTP_HOST"))
         elif not (figures and self.loopback):
@@ -78,7 +78,7 @@ def guard_of(listener: socket.socket, address: Address, environ: Mapping[str, st
 
 
 def check_host(header: str | None) -> None:
-    """Raise 421 for the name of another machine, which a foreign page might use."""
+    """Raise 421 if the header Host names another machine, as after DNS rebinding."""
     if header is None or USUAL_HOST.fullmatch(header):
         return
     try:

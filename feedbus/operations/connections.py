@@ -20,7 +20,7 @@ events = EventLog(__name__)
 
 BODY_BYTES = 64 * 1024  # of one request
 MOST_CONNECTIONS = 1000
-RESERVED_FILES = 200  # for the database, the broker, logs, and connections about to be closed
+RESERVED_FILES = 200  # for the database, broker, logs and closing connections
 FEWEST_CONNECTIONS = 50
 ACCEPTED_AT_ONCE = 64
 HEADERS_SECONDS = 10.0  # from the connection, or from a later request's first byte
@@ -30,10 +30,10 @@ LINGER_SECONDS = 3.0
 
 
 class ProblemTask(ErrorTask):
-    """Answers requests that waitress refuses: a bad request line, headers or body too large."""
+    """Answers requests that waitress refuses: a wrong request line, headers or body too large."""
 
     def execute(self) -> None:
-        """Write the problem, and let the client finish sending so that it can read it."""
+        """Write the problem, and let the client finish sending, so that it can read the problem."""
         error = self.request.error
         status = HTTPStatus(error.code)
         detail = f"{error.body or error.reason}."
@@ -66,10 +66,10 @@ class WholeTask(WSGITask):
 
 
 class Channel(HTTPChannel):
-    """A connection with a time limit for requests, in which a refusal can still be read.
+    """A connection with a time limit for requests; its client can read a refusal.
 
-    After a refusal it discards what is still sent, for a few seconds: a close would then reset
-    the connection, and the client would see that reset instead of the answer.
+    After a refusal, it discards received data for a few seconds. An immediate close would reset the
+    connection, and the client would get the reset instead of the answer.
     """
 
     error_task_class = ProblemTask
@@ -122,7 +122,7 @@ class Channel(HTTPChannel):
             return
         self.close_when_flushed = False
         self.linger_until = time.monotonic() + LINGER_SECONDS
-        self.readable = self._readable_for_a_while  # of this one alone: all are asked at each turn
+        self.readable = self._readable_for_a_while  # the loop calls it for every connection
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -148,13 +148,13 @@ class Channel(HTTPChannel):
 class Listener(TcpWSGIServer):
     """Accepts every connection, and closes those that are overdue or too many.
 
-    waitress by itself stops accepting at its limit: then as many clients as that, which send
-    nothing, keep all others out.
+    waitress itself stops accepting connections at its limit. Then clients that send nothing could
+    block all others.
     """
 
     channel_class = Channel
     active_channels: dict[int, Channel]
-    surplus = 0  # closed since the last log line, as there were too many
+    surplus = 0  # closed since the last log line, because there were too many
 
     def handle_accept(self) -> None:
         """Accept the waiting connections, then close others if there are too many."""

@@ -23,10 +23,10 @@ from feedbus.operations.connections import (
 )
 
 BACKLOG = 1024
-THREADS = 16  # most of them wait for the database while one works
-HEADERS_BYTES = 16 * 1024  # of one request, which a slow client keeps in memory
+THREADS = 16  # most of them wait for the database
+HEADERS_BYTES = 16 * 1024  # of one request; a slow client keeps it in memory
 LOOP_SECONDS = 5.0
-OPEN_LOOP_SECONDS = 1.0  # while connections are open, which may become overdue
+OPEN_LOOP_SECONDS = 1.0  # while there are open connections, which can become overdue
 UNREAD_SECONDS = 60  # how long a client may read nothing of an answer
 FINISH_SECONDS = 4.0  # less than the time that a supervisor gives
 
@@ -92,7 +92,7 @@ class Server:
     def stop(self) -> None:
         """Make run() return."""
         self._stopping = True
-        with contextlib.suppress(OSError):  # it has seen that already, and closed everything
+        with contextlib.suppress(OSError):  # the server has already seen it, and closed everything
             self._waitress.pull_trigger()
 
     def _turn(self, timeout_seconds: float) -> None:

@@ -18,16 +18,16 @@ from feedbus.schedules.fired_moment import fired_moments
 from feedbus.topology import Topology
 
 FRESH_SECONDS = 1.0
-DELAYED_FRESH_SECONDS = 10.0  # it takes a question for each queue of the timer
+DELAYED_FRESH_SECONDS = 10.0  # it needs a request for each queue of the timer
 FIRED_FRESH_SECONDS = 5.0  # the scheduler waits while it is read
-REFUSAL_FRESH_SECONDS = 5.0  # it takes a connection of its own each time
+REFUSAL_FRESH_SECONDS = 5.0  # it needs a new connection each time
 
 Counts = Mapping[str, Depths]
 Answer = TypeVar("Answer")
 
 
 class QueueDepths:
-    """The depths of a topology's queues, read at most once a second, however many ask."""
+    """The depths of a topology's queues, read at most once a second for all requests together."""
 
     def __init__(self, topology: Topology) -> None:
         """Connect on the first read."""
@@ -116,7 +116,7 @@ class QueueDepths:
             self._drop()
             raise
         except Exception as error:
-            # Whatever it is, the connection may be in any state now.
+            # After any error, the connection may be in any state.
             self._drop()
             msg = f"broker {self._topology.broker_url}: {error}"
             raise Outage(msg) from error

@@ -136,7 +136,7 @@ class Operations:
         return {name: found[name] for name in self._topology.consumers if name in found}
 
     def _sharing(self) -> Sharing:
-        """Return which hosts there are, none where that is not known."""
+        """Return the hosts of the project; empty if they are not known."""
         return known(self._topology) or Sharing("")
 
     def _timer(self) -> dict[str, float]:

@@ -47,12 +47,12 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
     Args:
         topology: of the system.
         host: the address to listen on.
-        port: None is OPERATIONS_PORT, or any free port when that is taken; 0 is any free port.
-        supervised: whether to try an address again that cannot be listened on, rather than raise.
+        port: None is OPERATIONS_PORT, or any free port if that is in use; 0 is any free port.
+        supervised: True to try again if the address cannot be used; False to raise an error.
 
     Raises:
         SlotTaken: another operations process runs in this folder of state.
-        CannotListen: the address is taken, or does not exist.
+        CannotListen: the address is in use, or does not exist.
         UsageError: other machines reach the address, and there is no token.
 
     """
@@ -148,7 +148,7 @@ class Service:
                         error=latest,
                     )
                     mark_holding(latest)
-                    mark_ready()  # the relay and the schedules work all the same
+                    mark_ready()  # the relay and the schedules still work
                 self._over.wait(TRY_AGAIN_SECONDS)
             else:
                 if latest:

@@ -29,7 +29,7 @@ Measure = Callable[[str, str, int, float], None]
 
 
 def measure_nothing(method: str, route: str, status: int, seconds: float) -> None:
-    """Ignore the measurements of a request."""
+    """Do nothing with the measurements of a request."""
 
 
 class Application(bottle.Bottle):
@@ -48,7 +48,8 @@ class Application(bottle.Bottle):
         Args:
             guard: checks requests for routes that are not public.
             not_found: the detail of the answer to a path that no route has.
-            is_outage: whether an error, besides Outage, means that something is unavailable.
+            is_outage: returns whether an error means that something is unavailable; Outage always
+                does.
             measure: called after each request with its method, its route (never the path, which
                 may have any value), the answer's status and the seconds that it took.
 

@@ -193,7 +193,7 @@ class Comparison:
                 if self._names.is_of_timer(name):
                     remedy = f"empty it, or name it: --delete-nonempty {bare}"
                 self._note("dangerous", "queue", name, f"{self._why(name)}; {remedy}", waiting)
-        # Also those that are empty now get messages until they are unbound.
+        # A queue that is empty now can still get messages until it is unbound.
         leaving += [name for name in deleted if self._consumed(name) and name not in leaving]
         return leaving, deleted, nonempty
 
@@ -209,7 +209,7 @@ class Comparison:
         return None
 
     def _kept_apart(self, name: str, found: SeenQueue) -> bool:
-        """Whether a queue is not a queue's or an exchange's of the topology, and stays."""
+        """Whether a queue belongs to no queue or exchange of the topology, but is kept."""
         return self._of_timer(name, found) or self._odd_delay(found) or name in self.parked
 
     def _of_timer(self, name: str, found: SeenQueue) -> bool:
@@ -218,7 +218,7 @@ class Comparison:
         return wanted is not None and not differing(found.arguments, wanted)
 
     def _odd_delay(self, found: SeenQueue) -> bool:
-        """Whether a handler's own retries of version 0.1 wait there; the broker deletes it."""
+        """Whether it is a queue of feedbus 0.1 for a handler's own delay; the broker deletes it."""
         return ".retry." in found.name and "x-expires" in found.arguments
 
     def _named(self, name: str) -> bool:
@@ -264,5 +264,5 @@ class Comparison:
                 continue
             found.append(name)
             self._note("delete", "exchange", name, self._why(name))
-        # Entries first: what is published to a ring that is to go must not be lost in the ring.
+        # Entries first, so that no message is published to a ring without queues and lost.
         yield from sorted(found, key=lambda name: (OF_A_RING.fullmatch(name) is not None, name))

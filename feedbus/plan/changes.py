@@ -17,7 +17,7 @@ DEAD_LETTERS = "dead letters"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change that apply would make, or would make only if --delete-nonempty names it."""
+    """A change that apply would make; a dangerous one only if --delete-nonempty names it."""
 
     action: Action
     kind: Kind
@@ -28,7 +28,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Evenness:
-    """The busiest shard's keys over its share by weight, predicted for 10,000 keys."""
+    """The keys of the busiest shard, divided by its share by weight; predicted for 10,000 keys."""
 
     shards: int
     max_over_share: float
@@ -43,7 +43,7 @@ class Wait:
         generation: digest of the shard's generation.
         messages: in its queue.
         moved_to: the new shards that keys of this one move to, the most keys first.
-        seconds: how long its messages take at its current rate, None when it handles none.
+        seconds: how long its messages take at its current rate; None if it handles none.
 
     """
 
@@ -76,17 +76,17 @@ class RingChange:
 
     Attributes:
         exchange: as the topology names it.
-        old: digest of the current generation, None when there is none yet.
-        new: digest of the one to come.
+        old: digest of the current generation; None if there is none yet.
+        new: digest of the next generation.
         reason: the difference.
-        moved_share: of all keys, those that another shard will handle; None where, as before and
-            after, it was not asked for.
+        moved_share: the share of all keys that another shard will handle. It, `before` and `after`
+            are None if no prediction was requested.
         before: the spread over the old shards.
         after: over the new ones.
         backlog_messages: in the queues of the old generations.
         drain_seconds: the time to empty it at the current rate; None if nothing is handled.
         waits: the old shards that have messages, the most first.
-        hot_key: of a sample of keys, the one that more shards do not help.
+        hot_key: the key of a sample that is too busy for one shard.
 
     """
 
@@ -123,9 +123,9 @@ class Watchers:
 
     Attributes:
         supervisor_pid: the supervisor's process id.
-        added: the topology has them, and the supervisor does not.
+        added: in the topology, and not in the supervisor.
         restarted: they run with other settings; name and reason.
-        removed: the topology has them no more.
+        removed: no longer in the topology.
         kept: they run as the topology says.
         started: they are stopped, have given up, or run too few or too many processes; name and
             reason.
@@ -148,12 +148,12 @@ class Work:
         exchanges: to be declared again.
         replaced: consumers whose queue is declared again, its content kept.
         delays: (queue, where its retries wait) to be declared again.
-        unbound: (queue on the broker, exchange on the broker, key) to be taken away.
-        foreign: bindings of the timer's exchanges to be taken away.
+        unbound: (queue on the broker, exchange on the broker, key) to be removed.
+        foreign: bindings of the timer's exchanges to be removed.
         leaving: queues to be deleted that consumers empty first.
         deleted_queues: queues to be deleted.
         nonempty: those of them that are deleted with their messages.
-        deleted_exchanges: the hash exchanges' entries first.
+        deleted_exchanges: the entries of hash exchanges come first.
 
     """
 

@@ -30,13 +30,13 @@ def make_plan(
 
     Args:
         topology: the wanted state.
-        watchers: their differences; None if no supervisor runs.
-        delete_nonempty: queues that may be deleted with what is in them.
+        watchers: the differences of the watchers; None if no supervisor runs.
+        delete_nonempty: queues that may be deleted with their messages.
         predict: whether to predict where keys move and how long a backlog takes; it takes seconds.
 
     Raises:
         Outage: the broker is unavailable.
-        UsageError: RabbitMQ's management API does not answer, or what is external is missing.
+        UsageError: RabbitMQ's management API does not answer, or an external object is missing.
 
     """
     seen = inventory.take(topology)
@@ -64,7 +64,7 @@ def make_plan(
 
 def _states(topology: Topology, seen: Inventory) -> dict[str, State]:
     if not seen.queues:
-        return {}  # also where the embedded broker's file does not exist: no look may make it
+        return {}  # also if the embedded broker's file does not exist: a plan must not create it
     with (
         broker.connect(topology) as connection,
         broker.outage(connection, topology.broker_url),

@@ -135,7 +135,7 @@ class DeclaredObjects:
                 )
 
     def timer(self) -> Iterator[SeenBinding]:
-        """Add what the timer lacks; yield the bindings to remove from it."""
+        """Add missing objects of the timer; yield the bindings to remove from it."""
         names, queues = self._names, timer_layout.queues_of_timer(self._names)
         for name in timer_layout.missing_queues(names, self.seen.queues):
             self._note("create", "queue", name, "missing; delayed messages wait there")
@@ -161,7 +161,7 @@ class DeclaredObjects:
             for exchange, key in sorted(wanted - found):
                 self._note("create", "binding", queue, f"key '{key}' of {exchange}")
             for exchange, key in sorted(found - wanted):
-                # Whoever bound it to an exchange that the topology does not know meant it.
+                # A binding to an exchange that the topology does not have was made on purpose.
                 if exchange in external or exchange.startswith(f"{self.topology.name}."):
                     self._note("delete", "binding", queue, f"key '{key}' of {exchange}")
                     yield queue, exchange, key

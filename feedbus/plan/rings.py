@@ -1,4 +1,4 @@
-"""What becomes of each hash exchange's ring, and what that means for its keys."""
+"""The changes of the ring of each hash exchange, and their effects on keys."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def draining(topology: Topology, seen: Inventory, states: Mapping[str, State]) -
 
 
 def hot_key(generation: Generation, key: str, share: float) -> HotKey | None:
-    """Return a key with its share of the records, if that is more than a shard's."""
+    """Return a key with its share of the records, if that is more than the share of a shard."""
     shard_share = 1 / len(generation.members) if generation.members else 1.0
     if share <= shard_share:
         return None

@@ -1,4 +1,4 @@
-"""Which old shards keys wait for after a switch, for how many messages, and for how long."""
+"""How long keys wait for old shards after a switch, and for how many messages."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str,
 
 
 def shares(old: Generation, new: Generation) -> Shares:
-    """Return the share of all keys by (old shard, new shard), without what stays where it is.
+    """Return the share of all keys by (old shard, new shard), without keys that do not move.
 
     A ring without shards has no keys.
     """
@@ -69,12 +69,12 @@ def waits(
     moving: Shares,
     rates: Mapping[str, float],
 ) -> tuple[Wait, ...]:
-    """Return what each old shard with messages makes keys wait for, the most messages first.
+    """Return the wait for each old shard with messages, the most messages first.
 
     Args:
         backlogs: the messages of each generation by shard.
         state: of the ring: its current generation, and those that drain.
-        wanted: the generation to come.
+        wanted: the next generation.
         moving: the shares of keys that move from the current generation to that one.
         rates: messages a second of each consumer.
 

@@ -1,4 +1,4 @@
-"""Locks on files, which the kernel frees when their holder dies, however it dies.
+"""Locks on files, which the kernel releases when their holder ends for any reason.
 
 Two kinds. A lock on an open file (flock) ends when every copy of its descriptor is closed, also
 those of forked children. A record lock (lockf) belongs to one process alone: a child that outlives
@@ -56,7 +56,7 @@ def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
     """Hold the lock on a file, which is created if missing; yield False if it is taken.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
 
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
                 os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
                 return handle
         except FileNotFoundError:
-            pass  # feedbus down has cleared it away just now
+            pass  # feedbus down has just deleted it
         except (BlockingIOError, PermissionError):
             if time.monotonic() >= deadline:
                 holder = _holder(handle)
@@ -127,7 +127,8 @@ def last_holder(path: Path) -> int:
 def _holder(handle: int) -> int:
     """Return the process that holds a lock, or 0 if it is unknown.
 
-    The kernel knows; what the file says may come from a user whom signals must not be sent for.
+    The kernel knows it. The content of the file may be written by a user who must not cause
+    signals.
     """
     if sys.platform != "linux" or struct.calcsize("P") != 8:  # noqa: PLR2004 -- FLOCK is of 64 bits
         return _written(handle)

@@ -1,7 +1,7 @@
 """Close, in a forked process, descriptors that belong only to the process that forked it.
 
-A handler may fork, by os.fork() or multiprocessing. A descriptor of a connection or a lock that
-the fork inherits would keep the connection open, or the lock taken, after this process has ended.
+A handler can fork, with os.fork() or multiprocessing. The forked process inherits the descriptors
+of connections and locks. Without this module, it would keep them open after this process has ended.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def close_in_forks(holder: HasFileno) -> None:
 def end_fork() -> NoReturn:
     """End a forked process that returns from the handler, with the error that it raised.
 
-    It runs the same code as the process that forked it, and would settle the same messages again.
+    It runs the same code as its parent process, so it would settle the same messages again.
     """
     error = sys.exc_info()[1]
     code = 0

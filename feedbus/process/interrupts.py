@@ -10,8 +10,8 @@ INTERRUPTED = 128 + signal.SIGINT
 def end_at_once() -> None:
     """Make the usual signals end this process immediately and without output.
 
-    What it was started with ignored, as by nohup or in the background of a script, stays ignored.
-    A signal without a handler does not reach process 1 of a container, so that one needs handlers.
+    Signals that were ignored at the start (by nohup, or in the background of a script) stay
+    ignored. Process 1 of a container gets only signals with a handler, so it needs handlers.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         _install(_exit if os.getpid() == 1 else signal.SIG_DFL, number)
@@ -38,7 +38,7 @@ def _raise(_number: int, _frame: object) -> None:
 
 
 def _end_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
-    """End the process if a signal came while Python could not raise, as in a destructor."""
+    """End the process if a signal arrived while Python could not raise, as in a destructor."""
     if unraisable.exc_type is KeyboardInterrupt:
         os._exit(INTERRUPTED)
     sys.__unraisablehook__(unraisable)

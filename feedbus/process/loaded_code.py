@@ -41,7 +41,7 @@ def changed(line: str) -> list[Path]:
         files = json.loads(line)
         return sorted(Path(path) for path, time in files.items() if _time(path) != time)
     except (ValueError, AttributeError):
-        return []  # a process that is not a feedbus's, or one that is writing it just now
+        return []  # not a process of feedbus, or the process is writing the file
 
 
 def _time(path: str) -> int:

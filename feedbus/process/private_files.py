@@ -1,4 +1,4 @@
-"""Open files and folders that belong only to this user, and follow no links to others' files."""
+"""Open files and folders of this user only, and follow no links to files of other users."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def private_folder(path: Path) -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
-        # The owner's own link, to a larger disk for example, is no danger.
+        # A link of the owner, for example to a larger disk, is allowed.
         _refuse_other_owner(path, found, "the symbolic link ")
         found = path.stat()
     if not stat.S_ISDIR(found.st_mode):
@@ -55,14 +55,15 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
     Args:
         path: its folder is private, see private_folder().
         flags: as for os.open(); O_TRUNC takes effect after the checks.
-        any_owner: accept a file that another user owns, for root, who gave it to that user.
+        any_owner: accept a file that another user owns; for root, which has given the file to that
+            user.
 
     Raises:
         NotPrivate: it is a link, no regular file, or belongs to another user.
         OSError: as os.open().
 
     """
-    safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe is refused, not waited for
+    safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # do not block on a pipe, which is refused
     try:
         descriptor = os.open(path, flags & ~os.O_TRUNC | safe, 0o600)
     except OSError as error:
@@ -86,14 +87,14 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
 def make_database_file(path: Path) -> None:
     """Make an empty file (0600) and its folders (0700) for SQLite, unless they exist.
 
-    SQLite itself would make them readable for all. A file that exists is not opened: closing it
-    would release all locks that this process holds on the file, other connections' included. The
-    next process to close the database would think itself the last one and delete the log from
-    under those connections (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    SQLite itself would make them readable for all users. An existing file is not opened, because
+    its close would release all locks of this process on the file, also those of other connections.
+    Then the next process that closes the database would delete the log that those connections still
+    use (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 
     Raises:
         NotPrivate: the file, or one that SQLite keeps next to it, is a link or another user's.
-        OSError: a folder or the file cannot be made, or the file not be written.
+        OSError: a folder or the file cannot be created, or the file cannot be written to.
 
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ def make_database_file(path: Path) -> None:
 
 
 def unwritable(folder: Path) -> str:
-    """Return why a folder cannot be written to now, or "" if it can; it tries to write.
+    """Try to write to a folder; return why that failed, or "".
 
     A folder that does not exist yet can be written to.
     """

@@ -1,9 +1,10 @@
 """End a consumer whose handler exceeds its time limit, from outside its process.
 
-A handler that holds Python's interpreter lock stops every thread of its process, so no thread
-there can end it. The consumer notes in a file what its handler works on and until when it may;
-the supervisor looks at the file. If a consumer was started by hand, this module does so as a
-process of its own: `python watchdog.py FILE PID NAME LOG_FORMAT`. It imports little, to start fast.
+A handler that keeps Python's interpreter lock stops every thread of its process, so no thread of
+the process can end it. The consumer writes into a file which messages are in its handler, and the
+handler's deadline. The supervisor reads the file. For a consumer that was started by hand, this
+module reads it in a separate process: `python watchdog.py FILE PID NAME LOG_FORMAT`. It imports few
+modules, to start fast.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PLAIN_ID = re.compile(r"[\w.:/+@-]*", re.ASCII)  # what JSON holds as it is
-UNTIL_AT = 1  # where in the line it stands until when the handler may take
+PLAIN_ID = re.compile(r"[\w.:/+@-]*", re.ASCII)  # characters that JSON does not escape
+UNTIL_AT = 1  # the position of the deadline in the line
 LOOK_SECONDS = 1.0
 SURE_LOOKS = 2
-ERROR = 40  # as logging has it, which takes long to import
+ERROR = 40  # the value of logging.ERROR; logging takes long to import
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,11 @@ class Note:
     """The content of a consumer's file.
 
     Attributes:
-        until: when the handler has to be done, by the clock that all processes of a machine
-            share; None while no handler works.
+        until: the deadline of the handler, by the clock that all processes of a machine share; None
+            while no handler runs.
         pid: the process that wrote it.
-        deaths: of each message id that is suspected, how often it was lost with its consumer, and
-            the latest cause.
+        deaths: for each suspected message id, how often the consumer crashed with it, and the
+            latest cause.
         message_ids: of the messages in the handler.
 
     """
@@ -67,7 +68,7 @@ class Note:
         """Return by how many seconds the handler has exceeded its time limit, or 0.
 
         Args:
-            at: the moment, by the clock that all processes share.
+            at: the time, by the clock that all processes share.
 
         """
         return 0.0 if self.until is None else max(0.0, at - self.until)
@@ -87,7 +88,7 @@ def note_line(
 ) -> bytes:
     """Return the line of a Note with these parts; written before each call of a handler."""
     if not deaths and len(message_ids) == 1 and PLAIN_ID.fullmatch(message_ids[0]):
-        # Of most messages: what json would write takes ten times as long.
+        # For most message ids; the module json would take ten times as long.
         return b'[%s, %d, {}, ["%s"]]\n' % (until_text(until), pid, message_ids[0].encode())
     rest = json.dumps([pid, deaths, message_ids])[1:]
     return b"[%s, %s\n" % (until_text(until), rest.encode())
@@ -116,9 +117,10 @@ class Watchdog:
     def look(self) -> Note | None:
         """Check once; return the note of the process if this check has ended it.
 
-        The second look that finds it over its time sends SIGABRT, at which it writes where its
-        threads are and ends (Python's faulthandler does both without the interpreter lock); where
-        that does not help, the next one sends SIGKILL. One look alone may have read half a line.
+        If two checks find the handler over its deadline, the second sends SIGABRT. Then Python's
+        faulthandler writes the stacks of the threads and ends the process, without the interpreter
+        lock. If the process still runs, the next check sends SIGKILL. One check is not enough,
+        because it may have read an incomplete line.
         """
         note = self._read()
         if note is None or note.pid != self._pid or not note.overdue(now()):
@@ -157,16 +159,16 @@ def describe(note: Note) -> str:
 
 @contextlib.contextmanager
 def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterator[None]:
-    """Have this process watched while the block runs: by its supervisor, or by a child process.
+    """Let the supervisor, or else a child process, watch this process while the block runs.
 
     Args:
         name: of the consumer.
-        path: the file in which it notes what is in its handler.
+        path: the file with the messages in its handler.
         log_format: the form of the line that the child logs.
         supervised: whether there is a supervisor.
 
     """
-    # At SIGABRT it writes where its threads are, and ends.
+    # At SIGABRT, it writes the stacks of its threads, and ends.
     faulthandler.enable()
     if supervised:
         yield
@@ -187,7 +189,7 @@ def main(arguments: Sequence[str]) -> None:
     """Watch the process that started this one, until it ends."""
     path, pid, name, log_format = Path(arguments[0]), int(arguments[1]), *arguments[2:]
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # it goes when its parent does
+        signal.signal(number, signal.SIG_IGN)  # it ends when its parent ends
     watchdog = Watchdog(path, pid)
     # The parent holds the other end of stdin, which ends with it.
     while os.getppid() == pid and not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:

@@ -92,7 +92,7 @@ class Holding:
             again = ""
         events.warning(
             "consumer_paused",
-            f"{self._consumer} pauses for {self.latest_seconds:.1f} s, then tries again:"
+            f"{self._consumer} holds for {self.latest_seconds:.1f} s, then tries again:"
             f" {text}{again}",
             consumer=self._consumer,
         )

@@ -143,8 +143,8 @@ class Scheduler:
             fired_for = write_moment(moment) if moment else "none"
             events.warning(
                 "schedule_missed",
-                f"schedule {schedule.name} missed runs since {write_moment(first)}; the run that"
-                f" was made up for: {fired_for}",
+                f"schedule {schedule.name} was not fired since {write_moment(first)}; the moment"
+                f" that was fired late: {fired_for}",
                 schedule=schedule.name,
                 missed_from=write_moment(first),
                 fired=fired_for,

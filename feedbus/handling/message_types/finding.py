@@ -52,7 +52,7 @@ def _is_untyped(declared: Any) -> bool:
     origin = typing.get_origin(declared) or declared
     try:
         return origin in UNTYPED
-    except TypeError:  # what cannot be hashed is not a type
+    except TypeError:  # an object that cannot be hashed is not a type
         return False
 
 

@@ -34,9 +34,9 @@ DESCRIBED = ("title", "description", "examples")
 def json_schema(schema: Schema) -> dict[str, Any]:
     """Return the JSON Schema of a record; nested schemas are in `$defs`.
 
-    A value that marshmallow converts, such as a text of digits for an Integer, is described as what
-    it is converted to. What Python code checks (hooks, functions as validators, fields of one's
-    own) has no counterpart in JSON Schema and is left out.
+    A value that marshmallow converts, such as a text of digits for an Integer, is described by the
+    type after the conversion. Checks in Python code (hooks, functions as validators, custom fields)
+    have no counterpart in JSON Schema, and are left out.
 
     Args:
         schema: its fields are described.
@@ -51,7 +51,7 @@ def _define(schema: Schema, definitions: dict[str, Any]) -> str:
     """Add the definition of a schema, unless it is there; return its name."""
     shown = list(schema.load_fields)
     name = type(schema).__name__
-    if schema.only is not None or schema.exclude:  # part of a schema is another definition
+    if schema.only is not None or schema.exclude:  # some fields only: another definition
         name = f"{name}_{'_'.join(shown)}"
     if name in definitions:
         return name

@@ -1,4 +1,4 @@
-"""Records that a marshmallow schema describes: what is shared is loaded once, columns by field."""
+"""Records that a marshmallow schema describes: shared values are loaded once, columns by field."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _check_nested(schema: Schema, seen: set[type[Schema]]) -> None:
 
 
 def _nested(declared: fields.Field[Any]) -> Iterator[fields.Nested]:
-    """Go through the fields that nest a schema in a field: itself, or what a collection has."""
+    """Yield the nested fields in a field: the field itself, or the items of a collection."""
     if isinstance(declared, fields.Nested):
         yield declared
     elif isinstance(declared, fields.List):
@@ -133,7 +133,7 @@ def _nested(declared: fields.Field[Any]) -> Iterator[fields.Nested]:
 def _columns(schema: Schema) -> Sequence[Column] | None:
     """Return how to load each field; None if fields depend on each other.
 
-    They do if a schema has hooks, cross-field rules or custom fields.
+    Fields depend on each other if a schema has hooks, cross-field rules or custom fields.
     """
     plain = all(
         type(declared).__module__ == fields.__name__
@@ -182,7 +182,7 @@ def _load_rows(schema: Schema, pack: Pack) -> Loaded:
             errors[index] = _texts(error.messages_dict)
         except BaseException as error:  # noqa: BLE001 -- a schema's own hooks may raise anything
             errors[index] = errors_of(error)
-    if not all(isinstance(row, dict) for row in rows.values()):  # what a @post_load has made
+    if not all(isinstance(row, dict) for row in rows.values()):  # the result of a @post_load
         names = [field.attribute or name for name, field in schema.load_fields.items()]
         return loaded_rows(pack, rows, names, errors)
     places = list(rows)
@@ -215,7 +215,7 @@ def _load_column(column: Column, values: Sequence[Any], errors: Errors) -> Seque
 def _load_texts(
     declared: fields.Field[Any], key: str, values: Sequence[str], errors: Errors
 ) -> Sequence[Any]:
-    """Load each distinct text once: what it becomes cannot be changed, and texts repeat."""
+    """Load each distinct text once: the results are immutable, and texts often repeat."""
     loaded: dict[str, Any] = dict.fromkeys(values)
     failed: dict[str, BaseException] = {}
     for text in loaded:

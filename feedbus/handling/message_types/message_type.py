@@ -38,8 +38,8 @@ class Loaded:
 
     Attributes:
         chunk: the valid records.
-        errors: by the place of a record in the pack, its errors by the field's name on the wire;
-            "" is the record as a whole.
+        errors: maps the index of an invalid record in the pack to its errors by field; "" is the
+            record as a whole.
 
     """
 
@@ -70,10 +70,10 @@ class MessageType(ABC):
     def load(self, pack: Pack) -> Loaded:
         """Validate and load a pack; the result is that of loading its records one by one.
 
-        Values that the records of a pack share may be one object in all of them.
+        A value that the records of a pack share can be the same object in all of them.
 
         Args:
-            pack: the records as they travelled.
+            pack: the decoded records.
 
         """
 
@@ -83,7 +83,7 @@ def errors_of(error: BaseException) -> dict[str, list[str]]:
 
     Raises:
         Outage: the validator raised it.
-        KeyboardInterrupt: likewise; any other exception is the record's.
+        KeyboardInterrupt: the same. For any other exception, the record is invalid.
 
     """
     if isinstance(error, Outage | KeyboardInterrupt):
@@ -96,7 +96,7 @@ def errors_of(error: BaseException) -> dict[str, list[str]]:
 def loaded_rows(
     pack: Pack, rows: Mapping[int, Any], names: Sequence[str], errors: Errors
 ) -> Loaded:
-    """Return the result of loading record by record.
+    """Return the result for records that were loaded one by one.
 
     Args:
         pack: the loaded pack.

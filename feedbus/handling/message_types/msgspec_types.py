@@ -61,7 +61,7 @@ class MsgspecType(MessageType):
         """Inspect a type once.
 
         Raises:
-            UnfitMessageType: msgspec has no way to make one of a JSON object.
+            UnfitMessageType: msgspec cannot create an instance from a JSON object.
 
         """
         self._type = declared
@@ -102,7 +102,7 @@ class MsgspecType(MessageType):
         return loaded_rows(pack, rows, self._names, errors)
 
     def _errors(self, payload: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the errors of every field, as msgspec itself stops at the first."""
+        """Return the errors of every field, because msgspec itself stops at the first one."""
         if self._fields is None:
             return {}
         return self._load_columns(self._fields, single_of(payload)).errors.get(0, {})
@@ -141,7 +141,7 @@ def single_of(payload: Mapping[str, Any]) -> Pack:
 def _column(field: Field, values: Sequence[Any], errors: Errors) -> Sequence[Any]:
     try:
         found: list[Any] = convert(values, field.many, str_keys=True)
-    except BaseException:  # noqa: BLE001 -- whatever it is, it is found again at its record
+    except BaseException:  # noqa: BLE001 -- the error is found again when the records are loaded one by one
         found = []
         for index, value in enumerate(values):
             try:
@@ -158,7 +158,7 @@ def _made(field: Field, count: int, errors: Errors) -> Sequence[Any]:
     for index in range(count):
         try:
             found.append(field.factory())
-        except BaseException as error:  # noqa: BLE001 -- it is the project's own
+        except BaseException as error:  # noqa: BLE001 -- the code of the project can raise anything
             found.append(None)
             errors.setdefault(index, {})[field.key] = _texts(error)
     return found
@@ -284,7 +284,7 @@ def _maker(declared: Any, described: Described) -> Callable[[dict[str, Any]], An
         return None if described.tag is not None else lambda row: declared(**row)
     if not isinstance(described, inspect.DataclassType):
         return None
-    assign = object.__setattr__  # of a frozen one too; msgspec does not call __init__ either
+    assign = object.__setattr__  # also for a frozen class; msgspec does not call __init__ either
 
     def make(row: dict[str, Any]) -> Any:
         instance = object.__new__(declared)

@@ -42,7 +42,7 @@ class PydanticType(MessageType):
             self._one: TypeAdapter[Any] = TypeAdapter(declared)
             self._many: TypeAdapter[list[Any]] = TypeAdapter(list[declared])  # type: ignore[valid-type]
             self._one.rebuild(raise_errors=True)
-        except Exception as error:  # several of pydantic's, and what a model's own code raises
+        except Exception as error:  # errors of pydantic and of the model's own code
             expected = "a pydantic model that can be built"
             reason = str(error).partition("\n")[0]
             raise UnfitMessageType(expected, f"{declared.__name__}: {reason}") from error
@@ -65,7 +65,7 @@ class PydanticType(MessageType):
                 found = self._many.validate_json(
                     b"[%b]" % b",".join(self._body(pack, index) for index in range(len(pack)))
                 )
-            except BaseException:  # noqa: BLE001 -- whatever it is, it is found again at its record
+            except BaseException:  # noqa: BLE001 -- the error is found again when the records are loaded one by one
                 found = []
             if found:
                 return loaded_rows(pack, dict(enumerate(found)), self._names, {})

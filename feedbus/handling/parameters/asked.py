@@ -37,7 +37,7 @@ class Parameters:
             after: the meaning of its first parameter, such as "the message"; "" for none.
 
         Raises:
-            Unfit: a parameter without a default asks for what is not there.
+            Unfit: a parameter without a default requests an unknown value.
 
         """
         try:
@@ -57,7 +57,7 @@ class Parameters:
                 continue
             given = wanted(function, parameter, position, offer)
             if given is None:
-                by_name = True  # what comes behind it cannot be given by its place
+                by_name = True  # the parameters after it cannot be passed by position
             elif by_name or parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 keywords[parameter.name] = given
             else:
@@ -66,7 +66,7 @@ class Parameters:
 
     @property
     def wants(self) -> Iterator[Want]:
-        """Everything that the parameters request."""
+        """All values that the parameters request."""
         yield from self.positions
         yield from self.keywords.values()
 
@@ -78,7 +78,7 @@ class Parameters:
         """Return the needed resources, each after those that it needs itself.
 
         Args:
-            asking: the resources whose parameters these are, the first asked for first.
+            asking: the chain of resources that request these parameters, from the first request on.
 
         Raises:
             Unfit: one of them requests an unknown value, or itself.

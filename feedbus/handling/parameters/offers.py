@@ -9,7 +9,7 @@ from typing import Any
 
 from feedbus.handling.annotations import name_of
 
-# A class that has this attribute can be asked for; it names what is given.
+# A parameter can request a class with this attribute; its value is the name of the given value.
 ASKED_FOR = "__feedbus_parameter__"
 BUS, SESSION, MESSAGE, TOPOLOGY = "bus", "session", "message", "topology"
 DEAD_LETTER = "dead_letter"
@@ -93,4 +93,4 @@ class Offer:
         return f"{', '.join(shown)}, or a default"
 
 
-OPENING = Offer((TOPOLOGY,))  # what resources and the constructors of middleware can ask for
+OPENING = Offer((TOPOLOGY,))  # for resources and constructors of middleware

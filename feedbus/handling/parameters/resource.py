@@ -124,8 +124,7 @@ def declared(found: object) -> Resource | None:
 def match(names: Mapping[str, Any], wanted: Any) -> list[Resource]:
     """Return the resources of a module whose value has a type.
 
-    Those that give just this type come before those that give a subclass of it: where there is one
-    of the former, the latter are left out.
+    If a resource has exactly this type, resources with a subclass of it are left out.
     """
     found = dict.fromkeys(
         mark for value in list(names.values()) if (mark := declared(value)) is not None
