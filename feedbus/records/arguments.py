@@ -71,11 +71,11 @@ def check_many(exchange: object, pairs: object) -> None:
 
 
 def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[str, Any], str]]:
-    """Return pairs whose payloads are mappings, whatever they can be published as.
+    """Return the pairs with each payload as a mapping; a payload can be any publishable type.
 
     Args:
         pairs: of which some are not mappings.
-        first: the number of the first of them in what the caller gave.
+        first: the index of the first pair in the caller's argument.
 
     Raises:
         TypeError: see check_record().
@@ -95,7 +95,7 @@ def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[
 
 
 def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> None:
-    """Check the arguments of publish_columns(), but for what each column holds.
+    """Check the arguments of publish_columns(), except the values in the columns.
 
     Raises:
         TypeError: see check_record().
@@ -123,7 +123,7 @@ def check_columns(exchange: object, columns: Any, keys: Any, shared: object) -> 
 
 
 def refuse_keys(keys: Iterable[object]) -> None:
-    """Name the routing key that is not a text; return when all are.
+    """Raise TypeError for a routing key that is not a text.
 
     Raises:
         TypeError: see check_record().

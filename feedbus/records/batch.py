@@ -14,8 +14,8 @@ from feedbus.records.instances import Attributes
 from feedbus.records.message import Message
 from feedbus.records.parts import PartPublisher
 
-SMALL = 8  # records, of a chunk by the mean
-LARGE = 100  # records: from here on, a chunk's shared values are worth a message of their own
+SMALL = 8  # mean number of records per chunk
+LARGE = 100  # records: a chunk with as many is published as messages of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class Batch:
         """Return one value for each of these ascending indexes; see column()."""
         if not places:
             return ()
-        if isinstance(places, range):  # of one chunk, which needs no column of all chunks
+        if isinstance(places, range):  # all are in one chunk: no column of another is needed
             number, start = self.find(places.start)
             chunk = self.chunks[number]
             if start + len(places) <= len(chunk) and name in chunk.columns:
@@ -175,14 +175,14 @@ class Batch:
     def segments(
         self, places: Sequence[int], names: Iterable[str]
     ) -> Iterator[tuple[Mapping[str, Any], Sequence[int]]]:
-        """Split records, in order, into runs of one chunk that share the values of these fields.
+        """Split records, in order, into runs of the same chunk and the same values of these fields.
 
         Args:
             places: of the records, ascending.
             names: the fields that matter.
 
         Yields:
-            (fields that these records share, their places).
+            (fields that these records share, their indexes).
 
         """
         done = 0

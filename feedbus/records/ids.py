@@ -71,8 +71,9 @@ class Ids(Sequence[str]):
 def children(ordinal: int, first: int, count: int) -> range:
     """Return the ordinals of a record's children, from the given child on, counted from 0.
 
-    In digits of 32 bits, the lowest first, a child's ordinal is its parent's and then its own
-    number; the first child's is its parent's alone. So no two records get the same.
+    Written in digits of 32 bits, the lowest digit first, a child's ordinal has the digits of its
+    parent and then those of its own number. The first child has the number 0, so it has the ordinal
+    of its parent. So no two children get the same ordinal.
     """
     digits = max(1, -(-ordinal.bit_length() // DIGIT_BITS))
     step = 1 << DIGIT_BITS * digits

@@ -20,7 +20,7 @@ def envelope_of(options: Mapping[str, Any]) -> Envelope | None:
 
     Raises:
         TypeError: an option is unknown or has a wrong type.
-        ValueError: a value is out of its limits, or a header's name is not the publisher's to use.
+        ValueError: a value is out of its limits, or the name of a header is reserved.
 
     """
     for name in options:

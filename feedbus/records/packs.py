@@ -135,8 +135,8 @@ def decode(
         content_encoding: of the message, the encoding of the body's text.
 
     Raises:
-        InvalidBody: the body is not what its content type says, or its records are too many, too
-            large or too oddly named to be published one by one.
+        InvalidBody: the body does not match its content type, or its records cannot be published
+            one by one: they are too many or too large, or their routing keys or ids are invalid.
 
     """
     payload = decode_payload(body, content_encoding)

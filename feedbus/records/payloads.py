@@ -18,10 +18,10 @@ from feedbus.records.raw import Raw
 from feedbus.wire.nesting import deeper_than
 
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
-DEEPEST = 200  # what can be read can be written again, whatever the stack is then
+DEEPEST = 200  # with this limit, a payload that was read can also be written
 ERROR_CHARACTERS = 200
-SIMPLE = frozenset({str, int, bool, type(None)})  # every JSON library writes them alike
-# By their usual names. Python has more, some of which take seconds for a few thousand characters.
+SIMPLE = frozenset({str, int, bool, type(None)})  # all JSON libraries write them in the same way
+# The usual names of encodings. Python has more; some need seconds for some thousand characters.
 ENCODINGS = {
     **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin-1", "latin1"), "latin-1"),
     **{name: name for name in ("utf-7", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le")},
@@ -117,7 +117,7 @@ _write_simple = msgspec.json.Encoder().encode
 def encode_simple(payload: Mapping[str, Any]) -> bytes:
     """Return compact JSON of dicts, lists, and values whose type is in SIMPLE, at C speed.
 
-    Of other values msgspec would write what no reader expects: null for NaN, say.
+    For other values, msgspec writes unexpected JSON, for example null for NaN.
     """
     try:
         return _write_simple(payload)
@@ -170,7 +170,7 @@ def _read_slowly(body: bytes) -> Any:
     """Return the object in a body that msgspec cannot read, for example after a byte order mark.
 
     Raises:
-        InvalidBody: nobody can read it.
+        InvalidBody: it cannot be read at all.
 
     """
     try:
@@ -188,7 +188,7 @@ def text_of(body: bytes, content_encoding: object = None) -> str:
 
     Args:
         body: the bytes of the message.
-        content_encoding: how it is encoded, as the message says; what is not known here is UTF-8.
+        content_encoding: the encoding according to the message; an unknown one is treated as UTF-8.
 
     Raises:
         InvalidBody: the body is not text in this encoding.
@@ -203,7 +203,7 @@ def text_of(body: bytes, content_encoding: object = None) -> str:
 
 
 def _utf8(body: bytes, content_encoding: object) -> bytes:
-    """Return a body's text in UTF-8; an encoding that is not known here is taken for UTF-8."""
+    """Return a body's text in UTF-8; an unknown encoding is treated as UTF-8."""
     codec = ENCODINGS.get(str(content_encoding).lower().replace("_", "-"))
     if codec is None or len(body) > BODY_LIMIT_BYTES:
         return body

@@ -37,17 +37,17 @@ class PublishingRecords:
             exchange: as topology.toml names it.
             key: the routing key of all messages, or a list with one for each.
             key_column: instead of key, the name in `columns` whose texts are the routing keys.
-            columns: the messages' fields that differ: the name of a message's field to the name of
-                a record's, or to a list with one value for each record.
-            shared: the messages' fields that are the same in all.
-            options: headers, priority, expires and delay, the same for all messages, each of which
-                then travels by itself.
+            columns: the fields that differ between the messages: maps the name of a message's field
+                to the name of a record's field, or to a list with one value for each record.
+            shared: the fields that are the same in all messages.
+            options: headers, priority, expires and delay, the same for all messages. With options,
+                each message is sent separately, without packs.
 
         Example: `readers.publish("mail", key="new", columns={"userId": "id"}, shared={"text": t})`
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: a list has not one value for each record.
+            UsageError: the length of a list is not the number of records.
 
         """
         check_fields(columns, shared)
@@ -83,14 +83,15 @@ class PublishingRecords:
     ) -> int:
         """Publish many messages that this one record causes, and return their number.
 
-        It may be called again for each part of what a handler reads piece by piece. Small parts,
-        also those of different records, are put together into packs. On a queue with
-        `stream = true` messages are sent as they come, so that memory stays small.
+        A handler that reads its data in parts can call it once for each part. Small parts, also
+        those of different records, are joined into packs. On a queue with `stream = true`, messages
+        are sent during the call, so little memory is used.
 
         Args:
             exchange: as topology.toml names it.
-            columns: the name of a message's field to a list with one value a message, at least
-                one; or to the name of a field of the record, which all messages get.
+            columns: maps the name of a message's field to a list with one value per message (at
+                least one column), or to the name of a field of the record, whose value all messages
+                get.
             key: the routing key of all messages, or a list with one for each.
             key_column: instead of key, the name in `columns` whose texts are the routing keys.
             shared: the fields that are the same in all messages.

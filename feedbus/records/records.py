@@ -16,7 +16,7 @@ from feedbus.records.parts import PartPublisher
 from feedbus.records.publishing import PublishingRecords
 from feedbus.records.selecting import choose, group
 
-if TYPE_CHECKING:  # type checkers know it also where it is not installed
+if TYPE_CHECKING:  # type checkers know it even if it is not installed
     from typing_extensions import TypeVar
 
     Row = TypeVar("Row", default=dict[str, Any])
@@ -30,8 +30,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     """The records of a batch, validated and loaded, in the order of their deliveries.
 
     A handler with batch=True gets all records of the batch. where(), group_by(), remaining() and
-    singles() return some of them, as Records too. What Records publish is caused by these records,
-    and a verdict on them concerns these records alone.
+    singles() return some of them, as Records too. Messages that Records publish are caused by these
+    records, and a verdict on Records applies only to these records.
 
         @handler(batch=True)
         def ship(orders: Records[Order]) -> None:
@@ -39,8 +39,9 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
             for customer, own in orders.remaining().group_by("customer").items():
                 own.publish("parcels", key=customer, columns={"orderId": "id"})
 
-    Records[Order] are instances of Order; its columns are the attributes. Records without a type
-    are dicts. Beside a marshmallow schema, Records[Order] may name a TypedDict for type checkers.
+    The rows of Records[Order] are instances of Order, and the columns are their attributes. Without
+    a type, rows are dicts. With a marshmallow schema, Records[Order] can name a TypedDict for type
+    checkers.
     """
 
     __slots__ = ()
@@ -67,9 +68,9 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Create a batch of loaded records, for tests and for callers without a broker.
 
         Args:
-            rows: what a handler gets, one dict or instance a record.
+            rows: one dict or instance per record.
             ids: the message id of each record; by default "record-0", "record-1" and so on.
-            bus: takes what the records publish, such as a feedbus.testing.RecordingBus.
+            bus: receives the published messages, such as a feedbus.testing.RecordingBus.
 
         """
         names = ids if ids is not None else [f"record-{index}" for index in range(len(rows))]
@@ -118,7 +119,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
     def messages(self) -> list[Message]:
         """The message of each record: its routing key, headers, attempt and more.
 
-        They are made when they are asked for: choose the records before, where few matter.
+        They are created by this call. If you need few of them, select the records first.
         """
         return [self._batch.message(place) for place in self._places]
 
@@ -141,7 +142,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
             values: a set, or a dict, of which the keys count. A list works too, and takes longer.
 
         Raises:
-            TypeError: values is one text: where("channel", {"email"}) is meant.
+            TypeError: values is a text; write where("channel", {"email"}).
 
         """
         if _is_empty(values):
@@ -224,7 +225,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
         Args:
             reason: for the log and the message's headers.
-            after_seconds: how long to wait; by default the next of the queue's retry delays.
+            after_seconds: how long to wait; by default the next delay of the queue's retry policy.
 
         """
         verdict = Retry(reason, after_seconds=after_seconds)

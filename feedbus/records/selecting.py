@@ -18,8 +18,8 @@ def choose(batch: Batch, places: Sequence[int], name: str, flags: Flags) -> Sequ
     Args:
         batch: the records.
         places: of the records to choose from.
-        name: of the field that decides.
-        flags: takes values, and returns for each whether it is wanted.
+        name: of the field.
+        flags: takes values, and returns for each value whether it is wanted.
 
     """
     if len(places) < len(batch) or batch.scattered:

@@ -1,8 +1,8 @@
 """Place many routing keys together: hashing and jumping by numpy, ten times as fast as one by one.
 
 The algorithms are those of feedbus.ring.hashing and feedbus.ring.jumping, for a column of keys.
-Words wrap around at their width here, so nothing has to be cut. Loading numpy takes a tenth of a
-second and 16 MB, so a caller with few keys does not use this module.
+numpy's integers wrap around at their width, so no value must be cut. Loading numpy takes a tenth of
+a second and 16 MB, so a caller with few keys does not use this module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from feedbus.ring.jumping import (
 )
 
 WORDS_OF_BLOCK = 3
-AT_ONCE = 1 << 14  # classes whose words fit a processor's cache
+AT_ONCE = 1 << 14  # classes whose words fit into a processor's cache
 STEP = 4  # every fourth class is a sample, and shares of it are exact to a tenth of a per cent
 SAMPLED = CLASSES // STEP
 SHIFTS = ((-13, 8, -13), (-12, 16, -5), (-3, 10, -15))  # to the left where positive
@@ -34,7 +34,7 @@ Longs = NDArray[np.uint64]
 
 
 def buckets_of(keys: Sequence[str], buckets: int) -> list[int]:
-    """Return the bucket of each key among so many, at least one."""
+    """Return the bucket of each key, for a number of buckets of at least one."""
     if not keys:
         return []
     (places,) = jump(_hash([key.encode() for key in keys]), buckets)
@@ -58,7 +58,7 @@ def _hash(keys: Sequence[bytes]) -> Words:
 
 
 def _hash_alike(words: Words, lengths: Words, blocks: int) -> Words:
-    """Hash keys of equal length class: so many whole blocks, and a part of another."""
+    """Hash keys that have the same number of whole blocks and the same length of the last part."""
     a = np.full(len(words), GOLDEN_RATIO, np.uint32)
     b, c = a.copy(), np.full(len(words), SEED, np.uint32)
     for block in range(blocks + 1):
@@ -127,7 +127,7 @@ def jump(hashes: Words, *sizes: int) -> list[NDArray[Any]]:
         for buckets, size in zip(found, sizes, strict=True):
             within = bucket < size
             buckets[active[within]] = bucket[within]
-        # A draw of 0 is an infinite jump, as it is one past all buckets.
+        # A draw of 0 is an infinite jump, which ends behind all buckets.
         with np.errstate(divide="ignore"):
             reached = np.minimum(ONE * following / draws.astype(np.float64), float(sizes[-1]))
         following = reached.astype(np.int64) + 1

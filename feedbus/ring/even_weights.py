@@ -1,7 +1,7 @@
 """The most even weights for given keys, for each number of buckets, computed exactly.
 
-Of a ring only the number of its buckets decides each key's bucket, so weights do no more than cut
-the row of buckets into as many runs as there are queues. The best cut is computed, not guessed.
+The bucket of a key depends only on the number of buckets. So weights only cut the sequence of
+buckets into one run for each queue. The best cut is computed exactly.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Cutter:
-    """A row of buckets as running sums, which is cut into runs of one bucket or more."""
+    """The running sums of the buckets' loads, to cut the buckets into runs of at least one."""
 
     sums: Sequence[int]
     runs: int

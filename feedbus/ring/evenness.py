@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 
 
 def max_over_share(records: Mapping[str, float], members: Iterable[tuple[str, int]]) -> float:
-    """Return the most that a member gets over its share by weight: 1 is perfectly even.
+    """Return the largest quotient of a member's load and its share by weight: 1 is perfectly even.
 
     Args:
-        records: what each member gets; one that is missing gets nothing. They are not all 0.
+        records: the load of each member, 0 for one that is missing; at least one is not 0.
         members: names with their weights.
 
     Example:

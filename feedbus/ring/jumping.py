@@ -1,6 +1,6 @@
 """From a key's hash to its bucket: Erlang's exs1024 stream, and the jumps that it drives.
 
-Of a hash only 21 bits matter: they seed a 64-bit xorshift, whose sixteen outputs are the state of
+Only 21 bits of a hash are used: they seed a 64-bit xorshift, whose sixteen outputs are the state of
 an xorshift1024*, whose outputs R in (0, 1] drive jump consistent hashing (Lamping and Veach,
 https://arxiv.org/abs/1406.2294): from bucket b on to trunc((b + 1) / R) while that is a bucket.
 """
@@ -130,7 +130,7 @@ def _far(key_hash: int, buckets: int) -> int:
 
 
 def visits(key_hash: int, buckets: int) -> list[int]:
-    """Return the buckets that a hash comes to after bucket 0, in their order.
+    """Return the buckets after bucket 0 to which the jumps of a hash lead, in order.
 
     The last of them that is below N is its bucket among N, for every N up to the number given.
     """

@@ -10,7 +10,7 @@ from feedbus.ring.hashing import phash2
 from feedbus.ring.jumping import jumper
 
 REMEMBERED = 65_536
-WORTH_BULK = 30_000  # keys placed one by one take as long as loading what places many at once
+WORTH_BULK = 30_000  # placing this many keys one by one takes as long as loading numpy
 
 
 class Ring:
@@ -27,7 +27,7 @@ class Ring:
         self._buckets: list[str] = []
         self._placed: dict[str | bytes, str] = {}
         self._jump = jumper()
-        self._fresh = 0  # keys that route_many had to place
+        self._fresh = 0  # keys that route_many has placed
 
     @classmethod
     def of(cls, members: Iterable[tuple[str, int]]) -> Self:
@@ -69,7 +69,8 @@ class Ring:
             UsageError: the ring has no buckets.
 
         """
-        # Taken before the buckets: a ring rebuilt meanwhile must not remember an old place.
+        # Read before the buckets: if the ring is rebuilt meanwhile, an old result must not be
+        # cached.
         placed = self._placed
         queue = placed.get(routing_key)
         if queue is not None:
@@ -106,7 +107,7 @@ class Ring:
 
         buckets = self._buckets
         chosen = [routing_keys[index] for index in fresh]
-        # Not remembered: so many different keys would only push one another out.
+        # Not cached: so many different keys would only remove each other from the cache.
         for index, bucket in zip(fresh, buckets_of(chosen, len(buckets)), strict=True):
             found[index] = buckets[bucket]
         return cast("list[str]", found)

@@ -20,7 +20,8 @@ events = EventLog(__name__)
 class BatchMode:
     """A mode of the runner: a batch is handled and settled before the next begins.
 
-    The other ways are subclasses. Each handles alone, by this one, what may have ended a process.
+    The other modes are subclasses. They use this mode for a message that may have ended a process,
+    and handle it alone.
     """
 
     def __init__(self, run: Run, subscriptions: Subscriptions) -> None:
@@ -39,16 +40,16 @@ class BatchMode:
         return None
 
     def arrive(self, raw: RawConnection) -> bool:
-        """Wait for a batch: until it is full, or its wait is over and no more arrived.
+        """Wait for a batch: until it is full, or until its wait is over and nothing has arrived.
 
-        So a single record is handled immediately, and those that come fast gather while the
-        batch before them is handled. What waits here is handled only while its channel is open:
-        else it comes again. Returns whether there is anything to do.
+        So a single record is handled immediately. If records arrive fast, they are collected while
+        the previous batch is handled. The collected deliveries are handled only while their channel
+        is open; otherwise the broker delivers them again. Returns whether there is work.
         """
         run = self._run
         batch, buffer, waited = run.consumer.queue.batch, run.buffer, bool(run.buffer)
         if run.waiting:
-            run.take_in(raw, 0.0)  # also what waits, however much else has arrived
+            run.take_in(raw, 0.0)  # also waiting records, even if many deliveries have arrived
         else:
             raw.take_arrived()
         if run.full():
@@ -146,17 +147,17 @@ class BatchMode:
         """Hold because of an outage; return whether to try again, or False to end the run.
 
         Raises:
-            Outage: what waits has to be read again.
+            Outage: the waiting records must be read again.
 
         """
         run = self._run
-        run.crash_guard.release()  # whoever is killed while it holds dies of no message
+        run.crash_guard.release()  # a kill during the hold is counted against no message
         if run.must_read_anew:
             raise error
         run.hold(error, self.look)
         if not run.goes_on(working=self.working):
             return False
-        raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
+        raw.take_arrived()  # lost deliveries are delivered again, so they are not handled here
         return True
 
     def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> None:
@@ -174,7 +175,7 @@ class BatchMode:
                     consumer=run.consumer.name,
                     message_id=ids[0],
                 )
-                # Lost so often again: it is the dead handler that costs the consumer now.
+                # The consumer has crashed that often again: now the dead handler is the cause.
                 quietly = bool(run.crash_guard.reason_given_up(ids[0], 2 * limit))
                 run.dispatch.give_up(deliveries[0], reason, quietly=quietly)
             else:
@@ -195,8 +196,8 @@ class BatchMode:
     def _settle(self, raw: RawConnection, deliveries: Sequence[Delivery], strain: Strain) -> None:
         """Acknowledge a batch; if publishing failed, the broker still owns the deliveries.
 
-        If the handler may have cost the channel, the broker is asked whether it has it still,
-        and the loss is counted against what was in the handler.
+        If the handler may have caused the loss of the channel, a request to the broker shows
+        whether the channel is still open. A loss is counted against the messages in the handler.
         """
         run, subscriptions = self._run, self._subscriptions
         latest = {delivery.consumer_tag: delivery.tag for delivery in deliveries}
@@ -208,7 +209,7 @@ class BatchMode:
                 run.waiting.settle(deliveries)
             if slow or strain.cause(run.timeout):
                 raw.take_arrived()
-                raw.channel().close()  # an answer behind the acknowledgement
+                raw.channel().close()  # a request whose answer follows the acknowledgement
         except Exception as error:
             run.timeout.learn(error)
             cause = strain.cause(run.timeout)

@@ -49,7 +49,7 @@ class Buffer:
             self.add(delivery, arrived_at)
 
     def holds(self, consumer_tag: str) -> bool:
-        """Whether there is any delivery of a consumer tag."""
+        """Whether there is a delivery of a consumer tag."""
         return any(each.consumer_tag == consumer_tag for each in self._deliveries)
 
     @property
@@ -80,9 +80,9 @@ class Buffer:
         """Remove and return a batch, which ends before a fence.
 
         Args:
-            records: enough, unless there are fewer.
-            deliveries: the most.
-            suspected: whether the message with an id has to be handled alone.
+            records: the number of records after which the batch ends.
+            deliveries: the largest number of deliveries.
+            suspected: returns whether the message with an id must be handled alone.
 
         """
         taken: list[Delivery] = []

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 events = EventLog(__name__)
 
-NOTED_MORE = 64  # messages that have ended, and as many again as are handled: then it is all anew
+NOTED_MORE = 64  # ended messages in the file before it is rewritten
 
 
 class ConcurrentDeliveries:
@@ -52,7 +52,7 @@ class ConcurrentDeliveries:
 
     @property
     def hungry(self) -> bool:
-        """Whether more records could run at the same time than there are."""
+        """Whether the next deliveries should be decoded: fewer records wait or run than may run."""
         return self._calls.hungry
 
     @property
@@ -85,15 +85,15 @@ class ConcurrentDeliveries:
     def _note_beginning(self, works: Sequence[Work]) -> None:
         """Record the messages that are about to start, in addition to the running ones.
 
-        What has ended stays noted for a while: to write all of it at each change would cost more
-        than to handle it. Whatever is noted when the process dies is handled alone at first.
+        Ended messages stay in the file for a while: rewriting the file at each change would cost
+        more than the handling. After a crash, all messages in the file are first handled alone.
         """
         new = dict.fromkeys(id_ for work in works if (id_ := work.message_id) not in self._noted)
         if self._noted and len(self._noted) + len(new) <= NOTED_MORE + 2 * len(self._calls.running):
             if new:
                 self._crash_guard.extend(list(new))
                 self._noted.update(new)
-            if self._calls.oldest_started_at is None:  # what is noted has ended
+            if self._calls.oldest_started_at is None:  # all messages in the file have ended
                 self._noted_since = math.nan
         else:
             self._noted = {work.message_id for work in self._calls.in_handlers}
@@ -155,7 +155,8 @@ class ConcurrentDeliveries:
     def blame_slow(self, timeout: ConsumerTimeout) -> None:
         """Count slow messages as the cause of a channel that the broker closed.
 
-        It is handled alone when it comes again. The other messages are not counted as the cause.
+        It is handled alone when it is delivered again. The other messages are not counted as the
+        cause.
         """
         slow = self._calls.slow
         self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.exceeded)
@@ -187,7 +188,7 @@ class ConcurrentDeliveries:
                 settlement.acknowledgements()
 
     def abandon(self) -> None:
-        """Wait until nothing runs, and forget all: unsettled deliveries are delivered again."""
+        """Wait until no call runs, and forget all deliveries: the broker delivers them again."""
         while self._calls.running:
             self._calls.forget()
             if self._calls.running:

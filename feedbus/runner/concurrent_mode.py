@@ -53,7 +53,7 @@ class ConcurrentMode(BatchMode):
         """Forget all unsettled deliveries: the broker delivers them again."""
         worked = bool(self._concurrent)
         self._concurrent.abandon()
-        if worked:  # what ran until now comes again: that is no idle time
+        if worked:  # the records that ran are delivered again: the consumer was not idle
             self._run.left.idle_from(self._run.clock.monotonic())
 
     def close(self) -> None:
@@ -99,15 +99,16 @@ class ConcurrentMode(BatchMode):
             if run.must_read_anew:
                 raise
             run.hold(error, self.look)
-            raw.take_arrived()  # what was lost meanwhile comes again: not to be handled here
+            raw.take_arrived()  # lost deliveries are delivered again, so they are not handled here
         return True
 
     def _admit(self, raw: RawConnection, *, at_fence: bool) -> bool:
-        """Decode arrived deliveries while more records can run; return False to return all.
+        """Decode deliveries while more records can run; False means that all must be returned.
 
         Args:
             raw: the connection.
-            at_fence: whether the first one is a message, though it says that it is a fence.
+            at_fence: whether the first one is handled as a message, although it is marked as a
+                fence.
 
         """
         run, concurrent, buffer = self._run, self._concurrent, self._run.buffer
@@ -130,7 +131,7 @@ class ConcurrentMode(BatchMode):
         return True
 
     def _admit_due(self, raw: RawConnection) -> bool:
-        """Add waiting records that are due; return False to return all deliveries."""
+        """Add waiting records that are due; False means that all deliveries must be returned."""
         run, concurrent, waiting = self._run, self._concurrent, self._run.waiting
         if waiting is None or not waiting:
             return True
@@ -175,7 +176,7 @@ class ConcurrentMode(BatchMode):
                 with run.heartbeats.while_working():
                     self._settle_ended()
             except Outage as error:
-                if concurrent.unfinished:  # what finishing needs is away
+                if concurrent.unfinished:  # the broker or the store is unavailable
                     events.warning(
                         "unsettled_at_end",
                         f"{run.consumer.name} ends during an outage; the broker will deliver its"

@@ -6,15 +6,15 @@ import re
 
 from feedbus.clock import Clock
 
-SAFE_SHARE = 0.9  # of the timeout: what would take longer is given back
-FORGOTTEN_SHARE = 0.9  # a slow batch is expected again, the less the more quick ones followed
+SAFE_SHARE = 0.9  # of the timeout: a delivery that would take longer is returned to the broker
+FORGOTTEN_SHARE = 0.9  # factor for the estimate of the duration, after each quick batch
 TIMED_OUT = re.compile(r"acknowledgement .*timed out.*?Timeout value used: (\d+) ms", re.DOTALL)
 
 
 class ConsumerTimeout:
     """The timeout, if it is known, and whether a delivery will be settled within it.
 
-    It counts from the delivery, so messages that wait in a consumer for their turn age too.
+    It counts from the delivery, so it also counts for messages that wait in the consumer.
     """
 
     def __init__(self, seconds: float, clock: Clock) -> None:
@@ -30,7 +30,7 @@ class ConsumerTimeout:
     def too_close(self, arrived_at: float) -> bool:
         """Whether a delivery would probably exceed the timeout, if it were handled now."""
         age = self._clock.monotonic() - arrived_at
-        # A delivery that has just come is handled, whatever the latest took.
+        # A delivery that has just arrived is always handled.
         return (
             age > self.seconds * (1 - SAFE_SHARE)
             and age + self._slowest_seconds > self.seconds * SAFE_SHARE
@@ -54,7 +54,7 @@ class ConsumerTimeout:
         )
 
     def exceeded(self, took_seconds: float) -> str:
-        """Return the broker's action, in words, on a message that took so long."""
+        """Return a text with the broker's action on a message that took this long."""
         return (
             f"handling it took {took_seconds:.0f} s, and the broker waits"
             f" {self.seconds:g} s for an acknowledgement (consumer_timeout)"

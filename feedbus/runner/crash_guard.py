@@ -33,11 +33,12 @@ def clear(path: Path) -> None:
 class CrashGuard:
     """The message ids in the handler, in a file that remains after a crash.
 
-    Whatever the file names when a process starts was in the handler when the one before it died:
-    from then on it is handled alone, and after `delivery_limit` deaths while it was alone it is a
-    dead letter. So is a message whose handler costs the connection to the broker. Of messages that
-    were in the handler together none is blamed: somebody may just kill processes. A classic queue
-    has no delivery count that would show this.
+    If the file names messages when a process starts, they were in the handler when the previous
+    process crashed. From then on they are handled alone. A message that was alone in the handler
+    during `delivery_limit` crashes becomes a dead letter. The same is true for a message whose
+    handling causes the loss of the connection to the broker. If several messages were in the
+    handler, the crash is counted against none of them: an operator may have killed the process. A
+    classic queue has no delivery count that would show this.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class CrashGuard:
 
         Args:
             path: the file.
-            forgiving: blame no message for the end of that process.
+            forgiving: count the end of that process against no message.
             now: returns the time of a clock that all processes share.
 
         """
@@ -58,7 +59,7 @@ class CrashGuard:
         self._thread = threading.get_ident()
         self._until: float | None = None
         self._end = 0  # of the line
-        # Empty, or torn by the death itself: nobody is suspected wrongly.
+        # The file is empty, or incomplete because of the crash: no message is suspected.
         note = Note.read(self._descriptor) or Note(None, 0, {}, ())
         self._deaths = note.deaths
         self._in_handler: Sequence[str] = ()
@@ -96,7 +97,7 @@ class CrashGuard:
     def extend(self, message_ids: Sequence[str]) -> None:
         """Record further messages of the handler since take(), at a constant cost.
 
-        Until when all of it may take stays as it is; see limit().
+        Their deadline does not change; see limit().
         """
         self._in_handler = [*self._in_handler, *message_ids]
         rest = f", {json.dumps(message_ids)[1:]}]\n".encode()
@@ -110,9 +111,10 @@ class CrashGuard:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time of the block against a running handler.
+        """Do not count the time of the block as time of a running handler.
 
-        In another thread than that of take() it does count: several handlers run together.
+        In another thread than that of take(), it counts, because several handlers run at the same
+        time.
         """
         if self._until is None or threading.get_ident() != self._thread:
             yield
@@ -141,8 +143,8 @@ class CrashGuard:
         self._write(None)
 
     def _write(self, until: float | None) -> None:
-        # Over the line before, whose rest stays behind it: twice a batch, a file that grows and
-        # shrinks costs its file system much more.
+        # The new line overwrites the old one, whose rest stays behind it. Changing the size of the
+        # file twice for each batch would cost the file system much more.
         self._until = until
         line = b"\n"
         if self._deaths or self._in_handler:

@@ -16,14 +16,15 @@ from feedbus.runner.strain import NONE, Strain
 from feedbus.wire import Delivery
 
 GROUP_SECONDS = 0.02  # of handling: a slow handler's messages are settled one by one
-LOOK_SECONDS = 0.005  # between two looks at the connection
+LOOK_SECONDS = 0.005  # between two checks of the connection
 
 
 class Group:
     """The deliveries handled since the last settling; a crash repeats at most these.
 
-    The guard's note names the one message that is in the handler, so a crash is counted against
-    that one alone. While what has ended is finished it names all, and none is blamed.
+    The crash guard's file names the message that is in the handler, so a crash is counted only
+    against this message. At the end of the group, the file names all messages, and a crash is
+    counted against none.
     """
 
     def __init__(  # noqa: PLR0913 -- a group's parts, each given by name
@@ -42,10 +43,10 @@ class Group:
 
         Args:
             dispatch: calls the handler.
-            sender: sends what it publishes.
+            sender: sends the messages of the calls.
             buffer: the deliveries that have arrived.
             crash_guard: records the messages in the handler.
-            heartbeats: sent while it works.
+            heartbeats: sent while the handler runs.
             prefetch: the largest number of unacknowledged deliveries.
             seconds: the time limit of the handler for a record.
             clock: determines when groups end.
@@ -58,7 +59,7 @@ class Group:
         self._heartbeats = heartbeats
         self._seconds = seconds
         self._most = max(prefetch // 2, 1)
-        self._begun: Delivery | None = None  # and to be called again, after an outage
+        self._begun: Delivery | None = None  # to be called again, after an outage
         self.strain = NONE  # of the latest call: a slow one ends its group
 
     def __len__(self) -> int:
@@ -71,14 +72,14 @@ class Group:
         """Handle arrived deliveries until the group is complete.
 
         Args:
-            look: takes what has arrived; raises if the connection is lost, and what waits comes
-                again.
-            stopped: whether nothing more is to begin.
-            most: how many deliveries, at least one.
+            look: reads the data that has arrived; raises if the connection is lost; then the broker
+                delivers the messages again.
+            stopped: returns whether no further call may begin.
+            most: the largest number of deliveries, at least one.
 
         Returns:
-            The outage that the handler met; what it was given is first in the next call of this.
-            None without one.
+            The outage that the handler raised, or None. The next call of this function begins with
+            the same record.
 
         """
         ends_at = self._clock.monotonic() + GROUP_SECONDS
@@ -89,7 +90,7 @@ class Group:
                 with self._heartbeats.while_working():
                     message_id, seconds = self._handle_some(ends_at, stopped, most)
             except Outage as error:
-                self._crash_guard.release()  # whoever is killed while it holds dies of no message
+                self._crash_guard.release()  # a kill during the hold is counted against no message
                 self.strain = NONE
                 return error
             self.strain = Strain(seconds, self._heartbeats.missed_seconds, (message_id,))
@@ -98,7 +99,7 @@ class Group:
                 try:
                     look()
                 except Exception:
-                    self._crash_guard.release()  # a later end of the process is due to no message
+                    self._crash_guard.release()  # a later crash is counted against no message
                     raise
                 complete = stopped() or not self._goes_on
         return None
@@ -106,7 +107,7 @@ class Group:
     def _handle_some(
         self, ends_at: float, stopped: Callable[[], bool], most: float
     ) -> tuple[str, float]:
-        """Handle until it is time to look at the connection; return the latest, and its seconds."""
+        """Handle deliveries until the connection must be checked; return the last, and its time."""
         calls, buffer = self._calls, self._buffer
         now = self._clock.monotonic()
         look_at = now + LOOK_SECONDS
@@ -125,7 +126,7 @@ class Group:
                 return latest.message_id, now - before
 
     def _complete(self, seconds: float, ends_at: float, most: float) -> bool:
-        """Whether the group is complete; the latest delivery took so many seconds."""
+        """Whether the group is complete, after a delivery whose call took `seconds`."""
         calls = self._calls
         return self._clock.monotonic() + seconds > ends_at or len(calls) >= most or calls.full
 

@@ -51,8 +51,8 @@ class GroupMode(BatchMode):
         run, group = self._run, self._group
         started = run.clock.monotonic()
         outage = None
-        if not group:  # else only finishing it has met an outage
-            if not run.resources.ready:  # one has ended by itself
+        if not group:  # else the outage was at the end of the group
+            if not run.resources.ready:  # a resource has ended by itself
                 with run.heartbeats.while_working():
                     run.resources.open()
             outage = group.handle(

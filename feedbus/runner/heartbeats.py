@@ -31,7 +31,7 @@ class Heartbeats:
         self._thread = threading.Thread(target=self._watch, name="heartbeats", daemon=True)
 
     def __enter__(self) -> Self:
-        """Start the thread, unless no time passes in which it would be needed."""
+        """Start the thread, unless the clock is virtual: then it is not needed."""
         if self._clock.takes_time:
             self._thread.start()
         return self
@@ -90,11 +90,11 @@ class Heartbeats:
         send = getattr(raw, "send_heartbeat", None)
         if send is not None:
             with contextlib.suppress(OSError, AttributeError):
-                send()  # a broken connection is the consuming loop's to find
+                send()  # the consuming loop handles a broken connection
 
     def _watch(self) -> None:
         while not self._over.is_set():
-            # Asleep while no handler works: an idle consumer costs nothing.
+            # The thread sleeps while no handler runs, so an idle consumer needs no processor time.
             self._begun.wait()
             self._over.wait(self._look_seconds())
             if not self._working:

@@ -31,7 +31,7 @@ class Holding:
         Args:
             consumer: its name, for the log.
             metrics: count outages and their duration.
-            report: called with why the consumer holds, and with "" once it does not any more.
+            report: called with the reason when the consumer holds, and with "" when it continues.
             clock: used for waiting.
 
         """
@@ -51,8 +51,8 @@ class Holding:
 
         Args:
             error: the cause.
-            wait: waits for so many seconds, or until the run is to end.
-            most_seconds: until a limit ends the run.
+            wait: waits for some seconds, or until the run must end.
+            most_seconds: the time until a limit ends the run.
 
         """
         part = part_of(error)

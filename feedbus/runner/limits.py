@@ -14,10 +14,11 @@ class Limits:
     """The limits that end a run; None is no limit.
 
     Attributes:
-        max_messages: deliveries handled.
-        idle_timeout_seconds: since anything came.
+        max_messages: handled deliveries.
+        idle_timeout_seconds: since the last delivery.
         max_runtime_seconds: since the start.
-        memory_limit_bytes: resident after a batch; a leak ends here, not in the kernel's killer.
+        memory_limit_bytes: resident memory after a batch; so a memory leak ends the consumer before
+            the kernel kills it.
 
     """
 

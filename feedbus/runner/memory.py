@@ -13,7 +13,7 @@ class ResidentMemory:
     """This process's resident memory, read from a file that stays open."""
 
     def __init__(self) -> None:
-        """Open the file, if the system has one; without it, only the hard limit applies."""
+        """Open /proc/self/statm; on a system without it, only the kernel's limit applies."""
         self._statm: int | None = None
         with contextlib.suppress(OSError):
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)

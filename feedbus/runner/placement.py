@@ -20,8 +20,8 @@ events = EventLog(__name__)
 class Placement:
     """The owners of one exchange's keys, by the ring of the queue that delivers.
 
-    A broker that rebuilds its ring in another order hands a key's records to another shard than
-    before, and nothing fails: only the keys of arriving messages show it.
+    If a broker rebuilds its ring in another order, records of a key reach another shard than
+    before. No operation fails then; only the keys of the arriving messages show it.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -37,7 +37,7 @@ class Placement:
         for state in states:
             arguments = self._topology.exchanges[state.current.exchange].arguments
             if {"hash-header", "hash-property"} & {*arguments}:
-                continue  # what it hashes is not the routing key
+                continue  # this ring hashes another value than the routing key
             for generation in (state.current, *state.draining):
                 self._rings.setdefault(generation, Ring.of(generation.members))
                 for member, _ in generation.members:
@@ -45,10 +45,10 @@ class Placement:
                     self._members[queue] = (generation, member)
 
     def misplaced(self, queue: str, delivery: Delivery) -> bool:
-        """Whether a delivery came to another queue than the one that owns its key.
+        """Whether a delivery was received from another queue than the one that owns its key.
 
-        Only what the ring itself has placed is evidence: what a publisher has put into a queue by
-        another way, or says in a body, is not.
+        Only messages that the ring has routed are checked. Messages that a publisher has put
+        directly into a queue, and routing keys in a body, are not.
         """
         if queue not in self._members:
             return False

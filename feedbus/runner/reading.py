@@ -100,7 +100,8 @@ class Reading:
             in_hand: whether deliveries of this queue wait for the handler.
 
         """
-        # With us as its only consumer: none at all is what the broker counts without a leader.
+        # This must be the only consumer. If the queue has no leader, the broker counts no consumer
+        # at all.
         if self.probes.proved and self._count() == (0, 1) and not in_hand():
             self.channel.basic_cancel(self.tag)
             delete_proved(self.channel, self.queue)

@@ -27,7 +27,7 @@ events = EventLog(__name__)
 POLL_SECONDS = 0.5
 FIRST_LOOK_SECONDS = 0.05
 LONG_POLL_SECONDS = 5.0
-HERE_SECONDS = 0.0001  # for what has arrived already
+HERE_SECONDS = 0.0001  # for data that has already arrived
 
 
 @dataclass(slots=True)
@@ -48,10 +48,10 @@ class Run:
         handler_seconds: the time limit of a handler.
         clock: used for waiting.
         assigned: whether this host works on the queue now.
-        buffer: deliveries that have come and are not handled yet.
+        buffer: deliveries that have arrived and are not handled yet.
         stop_requested: whether the run is to end cleanly.
         removed: why there will never be anything to read, or None if there may be.
-        standby_seconds: until it looks again whether a queue of another consumer is free.
+        standby_seconds: time until the next check whether the queue of another consumer is free.
 
     """
 
@@ -121,7 +121,7 @@ class Run:
         return self.waiting.seconds_until_due() if self.waiting is not None else math.inf
 
     def full(self) -> bool:
-        """Whether too many records wait for others of their keys, so that no more may be read."""
+        """Whether so many records wait for others of their keys that no more may be read."""
         return self.waiting is not None and self.waiting.full()
 
     @property
@@ -146,7 +146,7 @@ class Run:
 
         Args:
             error: the cause.
-            look: called often meanwhile.
+            look: called often during the wait.
 
         """
 

@@ -59,16 +59,17 @@ class Runner:
 
         Args:
             topology: of the system.
-            consumer: the reader of the queue.
+            consumer: reads the queue.
             handlers: of its messages.
             limits: when the run ends by itself.
             metrics: of the process.
             crash_guard: with the record of earlier runs.
             store: in whose transactions messages are handled.
             on_ready: called once the consumer has subscribed.
-            on_hold: called with why it holds, and with "" when it continues.
-            on_waiting: called with how many records wait so that their keys stay in order.
-            assigned: whether this host works on the consumer's queue now; asked between batches.
+            on_hold: called with the reason when the consumer holds, and with "" when it continues.
+            on_waiting: called with the number of records that wait so that their keys stay in
+                order.
+            assigned: returns whether the queue is assigned to this host; called between batches.
 
         """
         self._topology = topology
@@ -128,18 +129,18 @@ class Runner:
                 calls, run.crash_guard, run.handler_seconds, run.clock
             )
             return ConcurrentMode(run, self._subscriptions, concurrent)
-        # In groups where no transaction ends with each message.
+        # In groups, if there is no transaction for each message.
         batched = queue.stream or any(each.batch for each in handlers.handlers)
         if batched or run.dispatch.has_store:
             return BatchMode(run, self._subscriptions)
         return GroupMode(run, self._subscriptions, self._sender)
 
     def stop(self) -> None:
-        """Request a clean end: messages in the handler are settled, the others return."""
+        """Request a clean end: messages in the handler are settled, the others are returned."""
         self._run.stop_requested.set()
 
     def run(self) -> str:
-        """Consume until a limit or a signal; return which one, in words."""
+        """Consume until a limit or a signal ends the run; return a text with the reason."""
         with self._heartbeats:
             try:
                 while (reason := self._ended()) is None:
@@ -163,7 +164,7 @@ class Runner:
         return self._run.ended(working=self._way.working)
 
     def _goes_on(self) -> bool:
-        """Whether this process is to read its queue."""
+        """Whether this process should continue to read its queue."""
         return self._run.goes_on(working=self._way.working)
 
     def _consume(self) -> None:
@@ -177,11 +178,11 @@ class Runner:
             self._sender.encoder.lead(state.current)
         self._placement.follow(states.values())
         connection = broker.connect(self._topology, beating=True)
-        # Kombu opens a lost connection again whenever it is asked for it: this one, or none.
+        # Kombu's `connection` opens a lost connection again. Here only this connection may be used.
         raw: RawConnection = connection.connection
 
         def pause() -> bool:
-            self._report_ready()  # it is here, though others have to end before it begins
+            self._report_ready()  # this process is ready, although it waits for other consumers
             self._heartbeats.beat()
             stopped = self._run.clock.wait(self._run.stop_requested, BARRIER_POLL_SECONDS)
             return not stopped and self._goes_on()
@@ -221,14 +222,14 @@ class Runner:
             self._run.waiting.forget()
 
     def _consume_from(self, raw: RawConnection, queues: Sequence[Source]) -> None:
-        """Consume until a limit, until another host is to work on the queue, or until all is read.
+        """Consume until a limit, until the queue is assigned to another host, or until all is read.
 
         All is read when each of the queues is at its fence or deleted.
         """
         run, way, subscriptions = self._run, self._way, self._subscriptions
         subscriptions.begin()
         left = list(queues)
-        # Who has not begun to read is not idle, however long it took to connect.
+        # The idle time begins now, so it does not include the time to connect.
         subscribed_at = run.clock.monotonic()
         run.left.idle_from(subscribed_at)
         while (left or subscriptions.reading) and self._goes_on():
@@ -241,7 +242,7 @@ class Runner:
                 left = self._give_back(queues, left)
             elif not arrived:
                 if not left and run.clock.monotonic() - subscribed_at > run.holding.latest_seconds:
-                    run.holding.over()  # subscribed, and quiet for longer than it had to wait
+                    run.holding.over()  # no outage for longer than the last wait
             elif not way.handle_next(raw):
                 left = self._give_back(queues, left)
             subscriptions.end_empty(lambda: way.working)
@@ -266,7 +267,7 @@ class Runner:
         for tag in tags:
             subscriptions.drop_reading(tag)
         if begun:
-            way.let_finish()  # while it is known which records have waited
+            way.let_finish()  # before the waiting records are forgotten
         for tag in tags:
             subscriptions.drop_waiting(tag)
         return self._give_back(queues, left) if begun else left

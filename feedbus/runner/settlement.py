@@ -12,7 +12,7 @@ class Settlement:
         """Start without deliveries."""
         self._tags: deque[int] = deque()
         self._done: set[int] = set()
-        self._acknowledged: set[int] = set()  # behind one that is not done
+        self._acknowledged: set[int] = set()  # after one that is not done
 
     def arrived(self, tag: int) -> None:
         """Record a delivery; its tag must be higher than all earlier ones."""
@@ -27,7 +27,7 @@ class Settlement:
 
         Returns:
             The tag up to which everything is done, for one multiple acknowledgement, 0 for none;
-            and the tags of what is done behind a delivery that is not.
+            and the tags of deliveries that are done after one that is not.
 
         """
         up_to = 0

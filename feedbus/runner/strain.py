@@ -10,12 +10,12 @@ from feedbus.runner.consumer_timeout import ConsumerTimeout
 
 @dataclass(frozen=True, slots=True)
 class Strain:
-    """How long the latest call kept the connection waiting.
+    """How long the latest call kept the connection without attention.
 
     Attributes:
-        seconds: that the handler took.
-        missed_seconds: without a heartbeat, 0 while that was within an interval.
-        message_ids: of what the handler had.
+        seconds: the duration of the call.
+        missed_seconds: the time without a heartbeat; 0 if it was shorter than an interval.
+        message_ids: of the messages in the handler.
 
     """
 

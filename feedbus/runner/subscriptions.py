@@ -30,7 +30,7 @@ class Subscriptions:
         """Start without queues.
 
         Args:
-            run: takes what is delivered.
+            run: receives the deliveries.
             placement: knows which shard owns which key.
             metrics: count records on a wrong shard.
 
@@ -105,14 +105,14 @@ class Subscriptions:
             if found == "in use":
                 return False
             readers = reading.readers()
-            if readers > 1:  # who have deliveries of it: the last of us ends it
+            if readers > 1:  # other consumers have deliveries; the last one ends the queue
                 self.drop(reading.tag)
                 return True
             if found == "switching" or not readers:
                 run.take_in(raw, min(SWITCHING_POLL_SECONDS, run.until_due()))
                 return True
         if not self._waits_on(raw, reading):
-            # It may be on its way here: it has to be received, however much has arrived before.
+            # The probe may already be on its way. It must be received even if the buffer is full.
             run.take_in(raw, min(SWITCHING_POLL_SECONDS, run.until_due()))
             return True
         run.buffer.pop()
@@ -120,10 +120,10 @@ class Subscriptions:
         return True
 
     def _waits_on(self, raw: RawConnection, reading: Reading) -> bool:
-        """Whether an ending queue has no waiting records, or they have been moved."""
+        """Whether an ending queue has no waiting records, or all of them were moved."""
         run = self._run
         if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
-            return True  # what came before a replaced queue waits together with what comes after
+            return True  # a replaced queue and its queue `before` have the same waiting queue
         return run.waiting.move_on(raw, reading.queue, reading.tag)
 
     def put_fences(self, raw: RawConnection) -> None:
@@ -149,7 +149,7 @@ class Subscriptions:
                 self.drop_waiting(tag)
 
     def drop(self, tag: str) -> None:
-        """Stop reading a queue whose deliveries returned to it, or were deleted with it."""
+        """Stop reading a queue. Its deliveries have returned to it, or were deleted with it."""
         self.drop_reading(tag)
         self.drop_waiting(tag)
 
@@ -169,7 +169,7 @@ class Subscriptions:
         """Return all unsettled deliveries; return the queues to subscribe to again."""
         read = {reading.queue for reading in self.reading.values()}
         for tag, reading in list(self.reading.items()):
-            reading.channel.basic_cancel(tag)  # else the broker may find it still subscribed
+            reading.channel.basic_cancel(tag)  # otherwise the broker may keep the subscription
             self.drop(tag)
         return [source for source in queues if source.queue in read or source in left]
 
@@ -179,5 +179,5 @@ class Subscriptions:
             reading.close()
         if self._run.waiting is not None:
             self._run.waiting.close()
-        # What is left here went back with its channel.
+        # These deliveries have returned to the queue, because their channel is closed.
         self._run.buffer.clear()

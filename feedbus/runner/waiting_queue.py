@@ -13,16 +13,16 @@ from feedbus.wire import Delivery
 from feedbus.wire.amqp import Channel, Connection
 from feedbus.wire.constants import FENCE
 
-PREFETCH = 65_535  # the most that AMQP has; a quorum queue takes 0 for 2,000
+PREFETCH = 65_535  # the maximum of AMQP; 0 would mean 2,000 for a quorum queue
 
 
 @dataclass(slots=True)
 class WaitingQueue:
     """A subscription to one waiting queue, on a separate channel.
 
-    Only one consumer at a time reads it: the broker lets one be active, and one that finds another
-    does not subscribe. It reads the shard's queue only while it has this one, and begins with that
-    only when it has read all that waits.
+    Only one consumer at a time reads it: the broker lets one consumer be active, and a consumer
+    does not subscribe if there is another. A consumer reads the shard's queue only while it reads
+    this one, and only after it has read all waiting records.
     """
 
     queue: str
@@ -31,7 +31,7 @@ class WaitingQueue:
     probes: Probes
     retries: OrderedRetries
     closed: bool = False
-    cancelled: bool = False  # by the broker, which has taken back what was delivered
+    cancelled: bool = False  # by the broker; the deliveries have returned to the queue
     arrived_at: float = 0.0  # when a message came last
 
     @classmethod
@@ -64,10 +64,11 @@ class WaitingQueue:
         channel.basic_consume(
             queue, consumer_tag=tag, callback=opened._on_message, on_cancel=cancel
         )
-        # Behind everything that waits: what a consumer before this one had is in the queue again
-        # when the broker lets this one be active.
+        # The probe is behind all waiting records: when the broker makes this consumer the active
+        # one, the deliveries of the previous consumer have returned to the queue.
         opened.probes.put()
-        # The probe comes late where much waits: it is lost only when nothing else comes either.
+        # If many records wait, the probe arrives late. It counts as lost only if nothing arrives at
+        # all.
         while opened.probes.awaited and not (opened.probes.lost and opened.silent):
             try:
                 connection.drain_events(timeout=0.1)
@@ -89,7 +90,7 @@ class WaitingQueue:
             return  # it comes again
         self.arrived_at = self.channel.connection.clock.monotonic()
         headers = message.properties.get("application_headers") or {}
-        if FENCE in headers:  # also one whose consumer is no more
+        if FENCE in headers:  # also one whose consumer has ended
             self.probes.came(message.properties.get("message_id"))
             self.channel.basic_ack(message.delivery_tag)
             return
@@ -98,7 +99,7 @@ class WaitingQueue:
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge deliveries of this queue."""
         if self.cancelled:
-            return  # the records run again, each in its place
+            return  # the records run again, each in its position
         for delivery in deliveries:
             self.channel.basic_ack(delivery.tag)
 

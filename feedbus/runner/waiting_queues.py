@@ -24,11 +24,11 @@ from feedbus.wire.outgoing import Moved
 events = EventLog(__name__)
 
 BESIDE = ".waiting"  # at the end of a subscription's tag
-GO_ON_SHARE = 0.9  # of the limit: a consumer that holds goes on when no more records wait
-COUNT_SECONDS = 0.2  # at most so often it is noted how many records wait
-MOST_MOVED = 50_000  # to one waiting queue: who reads it begins with all, at most PREFETCH
-RENEWED_SECONDS = 300.0  # deliveries that are older are given back and taken again
-RENEWED_SHARE = 0.5  # of the broker's consumer timeout, where that is shorter
+GO_ON_SHARE = 0.9  # share of the limit below which a holding consumer continues
+COUNT_SECONDS = 0.2  # the number of waiting records is written at most this often
+MOST_MOVED = 50_000  # to one waiting queue: its reader gets at most PREFETCH
+RENEWED_SECONDS = 300.0  # older deliveries are returned, and delivered again
+RENEWED_SHARE = 0.5  # share of the broker's consumer timeout, if that is shorter
 
 
 class WaitingQueues:
@@ -49,8 +49,8 @@ class WaitingQueues:
             topology: of the system.
             consumer: of the records.
             retries: knows the records that wait.
-            report: called with why the consumer holds, and with "" once it does not any more.
-            count: called with how many records wait when that has changed.
+            report: called with the reason when the consumer holds, and with "" when it continues.
+            count: called with the number of waiting records when it has changed.
 
         """
         self._report = report
@@ -61,7 +61,7 @@ class WaitingQueues:
         self._names = Names(topology)
         self._consumer = consumer
         self._retries = retries
-        self._open: dict[str, WaitingQueue] = {}  # by the tag of the subscription beside it
+        self._open: dict[str, WaitingQueue] = {}  # by the tag of the queue's subscription
         self._full = False
         self._renewed_at = self._clock.monotonic()
 
@@ -84,7 +84,7 @@ class WaitingQueues:
         name = self._names.waiting(queue)
         if tag not in self._open:
             channel = connection.channel()
-            channel.queue_declare(queue, passive=True)  # NotFound where it is gone
+            channel.queue_declare(queue, passive=True)  # NotFound if it does not exist
             declarations.declare_waiting(channel, self._consumer.queue, name)
             channel.close()
             opened = WaitingQueue.open(
@@ -192,11 +192,10 @@ class WaitingQueues:
             self._count(len(self))
 
     def renew(self, timeout_seconds: float) -> None:
-        """Return and read again deliveries that get too old; called often.
+        """Return old deliveries to the broker, which delivers them again; called often.
 
         Args:
-            timeout_seconds: after which the broker takes a delivery back; infinity where that is
-                not known.
+            timeout_seconds: the broker's consumer timeout; infinity if it is not known.
 
         """
         self._look()
@@ -210,9 +209,9 @@ class WaitingQueues:
     def move_on(self, connection: Connection, queue: str, tag: str) -> bool:
         """Move the waiting records of an ending queue to the shards that own their keys now.
 
-        Each record goes to the waiting queue of the shard that owns its key in the next
-        generation. That shard begins only when the old one is gone. Where it could not take so
-        many, what waits is handled here.
+        Each record is moved to the waiting queue of the shard that owns its key in the next
+        generation. That shard begins only when the old queue is deleted. If there are too many
+        records for it, they are handled here first.
 
         Args:
             connection: of the consumer.
@@ -229,10 +228,10 @@ class WaitingQueues:
             return True
         exchange = self._consumer.queue.exchange
         if {"hash-header", "hash-property"} & {*self._topology.exchanges[exchange].arguments}:
-            return False  # what the ring hashes is not the routing key
+            return False  # the ring hashes another value than the routing key
         arrivals = [record.arrival for record in records if record.arrival is not None]
         if len(arrivals) < len(records):
-            return False  # they have failed again, and are on their way here
+            return False  # these records have failed again, and are being sent to this queue
         generation = following(connection, self._topology, exchange, queue)
         if generation is None:
             return False
@@ -249,7 +248,7 @@ class WaitingQueues:
         channel.close()
         for target, count in Counter(targets).items():
             if (broker.count(connection, target) or 0) + count > MOST_MOVED:
-                return False  # what waits is handled here, until there is room
+                return False  # records are handled here until there is room
         moved = [
             Moved.of(arrival.message, "", target)
             for arrival, target in zip(arrivals, targets, strict=True)
@@ -258,7 +257,8 @@ class WaitingQueues:
         if refusals:
             msg = f"broker: {len(refusals)} records that wait cannot move: {refusals[0].reason}"
             raise BrokerOutage(msg)
-        # From the end: what a crash leaves here are each key's first records, not its later ones.
+        # From the end: if a crash interrupts the move, the first records of each key are still
+        # here.
         self._open[tag].acknowledge([arrival.delivery for arrival in reversed(arrivals)])
         for record in records:
             self._retries.records.done(record)

@@ -41,7 +41,7 @@ class FiredMoment:
             known = [moment for moment in moments if moment is not None]
             if moments:
                 return max(known, default=None)
-            # Another reader may have taken it for a moment.
+            # Another reader may have received it for a moment.
             self._channel.connection.clock.sleep(READ_PAUSE_SECONDS)
         return None
 

@@ -12,8 +12,8 @@ from feedbus.topology import Schedule, Topology
 def message_id(topology: Topology, schedule: Schedule, moment: datetime) -> str:
     """Return the message id of a schedule for one time: the same on every host.
 
-    A queue with once = true handles a message once by its id, so a moment that a crash makes a
-    host publish again has its effects once.
+    After a crash, a host may publish the message of a moment again. It has the same id, so a queue
+    with once = true handles it once.
     """
     return f"{topology.name}.{schedule.name}@{write_moment(moment)}"
 
@@ -23,7 +23,7 @@ def fire(bus: LiveBus, topology: Topology, schedule: Schedule, moment: datetime)
 
     Raises:
         PublishError: no queue gets it, or the broker refused it.
-        BrokerOutage: the broker is unavailable; it may have arrived all the same.
+        BrokerOutage: the broker is unavailable; the message may have arrived anyway.
 
     """
     bus.publish(

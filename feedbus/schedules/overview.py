@@ -38,7 +38,8 @@ def overview(
 
     Args:
         topology: with the schedules.
-        fired: what the broker keeps of each: the moment fired last, or that when it was new.
+        fired: what the broker keeps of each: the moment that was fired last, or the time when the
+            schedule was new.
         now: the time, None for the machine's.
 
     """
@@ -57,5 +58,5 @@ def overview(
 
 
 def _names(cron: Cron, moment: datetime) -> bool:
-    """Whether a cron line matches a time; it does not match the one when a schedule was new."""
+    """Whether a cron line matches a time; it need not match the time when the schedule was new."""
     return cron.latest(moment - timedelta(seconds=1), moment) == moment

@@ -34,8 +34,8 @@ class Scheduler:
     """Fires due schedules under the topology's lock, and records each firing on the broker.
 
     Of moments that were missed, the latest is fired if it is younger than the schedule's limit.
-    No moment is fired that is not later than the last, so a clock that is set back fires nothing
-    again, and one that is set forward fires each schedule once.
+    Only moments after the last fired one are fired. So nothing is fired again if a clock is set
+    back, and each schedule is fired once if it is set forward.
 
     Example:
         with Scheduler(topology, bus, metrics):
@@ -81,7 +81,7 @@ class Scheduler:
         """
         now = self._now()
         if now < self._looked_at:
-            self._next.clear()  # the clock was set back: what was computed may be far away
+            self._next.clear()  # the clock was set back: the computed time may be far away
         self._looked_at = now
         schedules = self._topology.schedules.values()
         due = [one for one in schedules if self._next.get(one.name, now) <= now]
@@ -123,7 +123,7 @@ class Scheduler:
     def _look(self, fired: FiredMoment, schedule: Schedule, now: datetime) -> None:
         """Fire a schedule if it is due, and set when to check it again."""
         cron, last = self._crons[schedule.name], fired.take()
-        if last is None:  # it is new: its moments begin now
+        if last is None:  # the schedule is new: its moments begin now
             last = now.replace(microsecond=0)
             fired.write(last)
         if last > now + AHEAD:

@@ -22,7 +22,7 @@ def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
     def take() -> bool:
         return bool(execute("SELECT pg_try_advisory_xact_lock(:key)", key).fetchall()[0][0])
 
-    # Polled: waiting inside the server would run into the statement timeout.
+    # The lock is polled: a wait inside the server would exceed the statement timeout.
     return poll(take, wait_seconds)
 
 

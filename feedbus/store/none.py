@@ -13,7 +13,7 @@ from feedbus.wire.envelope import PublishOptions
 
 
 class NoStore:
-    """The store of a topology without [store]: no lock and no transaction, so at least once."""
+    """The store of a topology without [store]: no lock and no transaction."""
 
     session_type: type | None = None
 

@@ -18,7 +18,7 @@ def open_store(
 ) -> Store:
     """Return the store of a topology; it connects on first use.
 
-    With peewee, the project's models use it from now on, instead of one that was opened before.
+    With peewee, the project's models use this store from now on, and no longer an earlier one.
 
     Args:
         topology: of the system.
@@ -46,7 +46,7 @@ def open_prepared(topology: Topology) -> Store:
     store = open_store(topology)
     if topology.store is not None and topology.store.prepare is not None:
         resolve_object(topology.store.prepare, topology.root)(topology)
-        _bind(topology, store)  # it may have opened another store for itself
+        _bind(topology, store)  # the function may have opened another store
     store.set_up()
     return store
 
@@ -142,7 +142,7 @@ def _check_place(file: str, root: Path) -> None:
 
 def _load_sqlalchemy() -> None:
     try:
-        import feedbus.store.sqlalchemy  # noqa: F401 -- the module is what counts
+        import feedbus.store.sqlalchemy  # noqa: F401 -- only the import of the module is needed
     except ImportError as error:
         msg = f"the store needs SQLAlchemy ({error}): pip install 'feedbus[sqlalchemy]'"
         raise UsageError(msg) from error

@@ -24,13 +24,13 @@ SQLITE_OUTAGES = {
 NO_TABLES = "tables are missing: create them (feedbus up creates its own and calls [store] prepare)"
 
 # SQLSTATE classes and codes, https://www.postgresql.org/docs/15/errcodes-appendix.html.
-# A statement timeout (57014) is not among them: it may well be the message that asks for too much,
-# so it climbs the retry policy, which also gives a slow server time.
+# A statement timeout (57014) is not among them: the message may be the cause, if its handling needs
+# too much time. So the retry policy applies, which also gives a slow server time.
 POSTGRES_CLASSES = {"08", "53", "58"}  # connection, insufficient resources, system error
 POSTGRES_CODES = {
     "25006",  # read-only: a standby, until it is promoted
-    "40001",  # serialization failure: repeating it is the remedy
-    "40P01",  # deadlock, likewise
+    "40001",  # serialization failure: the transaction must be repeated
+    "40P01",  # deadlock: the same
     "57P01",  # shutting down
     "57P02",  # crashed
     "57P03",  # starting up

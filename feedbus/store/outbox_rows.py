@@ -16,7 +16,7 @@ from feedbus.wire.envelope import PublishOptions
 
 events = EventLog(__name__)
 
-IN_FLIGHT_SECONDS = 5.0  # younger rows may still be published by those who put them
+IN_FLIGHT_SECONDS = 5.0  # younger rows may still be published by the process that added them
 ROWS = 100  # published in a round
 
 
@@ -39,7 +39,7 @@ class RelayBus(Protocol):
 
 
 def _publish(bus: RelayBus, entry: Entry, clock: Clock) -> None:
-    """Publish a row; what it has waited counts towards its expiry or its delay."""
+    """Publish a row; the time that it has waited counts towards its expiry or its delay."""
     options: PublishOptions = json.loads(entry.options) if entry.options else {}
     waited = max(now(clock) - entry.created_at, 0) / 1_000_000
     if (expires := options.get("expires")) is not None:
@@ -87,13 +87,13 @@ def publish_entries(
     """Publish these rows as accepted() does and remove them; return how many were published.
 
     Raises:
-        Outage: the broker is unavailable; what was confirmed until then is removed.
+        Outage: the broker is unavailable; rows that were confirmed before are removed.
 
     """
     sent: list[int] = []
     try:
         for row in accepted(bus, entries, clock):
-            sent.append(row)  # noqa: PERF402 -- what came before an error counts, too
+            sent.append(row)  # noqa: PERF402 -- rows that were published before an error are removed, too
     finally:
         if sent:
             with store.transaction():
@@ -116,8 +116,8 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
         store: with the outbox.
         bus: publishes; message ids are those of the rows, so that repetitions are recognised.
         project: of the rows.
-        limit: rows a round; rounds follow one another until none is left.
-        older_than_seconds: younger rows are left to those who put them.
+        limit: rows in a round; rounds are repeated until no row is left.
+        older_than_seconds: younger rows are left to the process that added them.
         clock: of the times in the store's rows.
 
     Raises:
@@ -132,7 +132,7 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
             try:
                 published += publish_entries(store, bus, entries, clock)
             except Outage as error:
-                failure = error  # what was removed until then is committed
+                failure = error  # the removals until then are committed
         if failure is not None:
             raise failure
         if not entries:

@@ -46,7 +46,8 @@ class Outbox(Protocol):
             exchange: the topology's name of it.
             payload: a mapping, or an instance of a message type.
             key: the routing key.
-            message_id: derived from the message that caused this one; otherwise made up and kept.
+            message_id: derived from the message that caused this one; by default a random one,
+                which is kept.
             options: headers, priority, expires and delay; see PublishOptions.
 
         Raises:
@@ -78,7 +79,7 @@ class Outbox(Protocol):
         Args:
             limit: the largest number of rows to return.
             older_than_seconds: do not return younger rows: the process that added them is
-                publishing them. Rows that lie further in the future than this are returned,
+                publishing them. Rows whose time is further in the future than this are returned,
                 because the clock was set back after they were added.
             after: only rows with an id above this.
 
@@ -102,7 +103,7 @@ class Inbox(Protocol):
         """
 
     def release(self, queue: str, ids: Sequence[str]) -> None:
-        """Take back what unseen() has recorded of messages that are to be handled again.
+        """Delete the ids that unseen() has recorded, for messages that are to be handled again.
 
         In the transaction of unseen().
         """
@@ -135,11 +136,12 @@ class Store(Protocol):
     def transaction(self) -> AbstractContextManager[Any]:
         """Commit all effects of the block, or none; within another transaction, join that one.
 
-        It yields the session that handlers may ask for, None if there is none.
+        It yields the session that handlers can request, or None if there is none.
 
         Raises:
-            StoreOutage: the store became unavailable. Nothing was committed; if the connection
-                broke during the commit, that is unknown: repeat it idempotently.
+            StoreOutage: the store became unavailable. Nothing was committed. If the connection was
+                lost during the commit, this is unknown: then the block must be repeated
+                idempotently.
 
         """
 

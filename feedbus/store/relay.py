@@ -22,15 +22,15 @@ LOOK_SECONDS = 5.0
 AWAY_SECONDS = 1.0
 GATHER_SECONDS = 0.05
 PRUNE_SECONDS = 60.0
-PRUNED_ROWS = 1_000  # deleted from the inbox in a step
+PRUNED_ROWS = 1_000  # rows that are deleted from the inbox in one step
 
 
 class Relay:
     """Publishes a store's outbox: new rows when publish() is called, left rows in a thread.
 
-    An outage of the broker neither fails nor delays a caller: the rows stay, and the thread
-    publishes them when the broker answers again. Until then, new rows wait behind them. The
-    thread also removes published rows, many together, and deletes from the inbox what is older
+    During an outage of the broker, callers get no error and do not wait: the rows stay, and the
+    thread publishes them when the broker answers again. Until then, new rows wait behind them. The
+    thread also removes published rows, many together, and deletes rows of the inbox that are older
     than the topology's keep_handled.
 
     Example:
@@ -50,7 +50,7 @@ class Relay:
             topology: of the system.
             store: with the outbox.
             bus: publishes the messages.
-            clock: by which the store dates its rows, and the thread waits.
+            clock: used for the times in the store's rows, and for waiting.
 
         """
         self._clock = clock
@@ -103,7 +103,7 @@ class Relay:
 
     def run(self) -> None:
         """Relay until stop() is called; the thread does this."""
-        patience = 0.0  # at the start, what an earlier process has left
+        patience = 0.0  # at the start, for rows that an earlier process has left
         while not self._over.is_set():
             woken = self._clock.wait(self._wake, patience)
             self._clock.wait(self._over, GATHER_SECONDS)
@@ -162,7 +162,7 @@ class Relay:
         self._away = False
 
     def _remove_published(self) -> None:
-        """Remove rows; should that fail they stay listed, and a repeat would be harmless."""
+        """Remove rows; if that fails, they stay in the list, to be removed later."""
         ids = list(self._published)
         if ids:
             with self.store.transaction():

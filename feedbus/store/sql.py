@@ -84,7 +84,7 @@ class SqlStore(ABC):
     def exclusive(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
         """Hold the store's lock of that name; yields False if another process holds it.
 
-        On PostgreSQL the block is one transaction: the lock ends with it, also behind a
+        On PostgreSQL, the block is one transaction, and the lock ends with it, also with a
         connection pooler.
         """
         if self.dialect == "postgresql":

@@ -34,10 +34,10 @@ class StatementResult:
 
 
 class StoreSession(Session):
-    """The session of a store's transaction, which the store alone ends.
+    """The session of a store's transaction, which only the store may end.
 
-    An effect that a handler committed by itself would be separated from the inbox row and from
-    what the handler publishes.
+    If a handler could commit its effects, they would be separated from the inbox row and from the
+    messages that the handler publishes.
     """
 
     @classmethod
@@ -147,7 +147,7 @@ class SqlAlchemyStore(SqlStore):
         return found
 
     def _begin_of(self, turn: Turn | None) -> Callable[..., None]:
-        """Return what begins a transaction of SQLite, with the first statement, when it may write.
+        """Return a function that begins a write transaction of SQLite, at its first statement.
 
         Python's sqlite3 begins only before the first INSERT. A transaction that has read before is
         then refused immediately if another one has written meanwhile.

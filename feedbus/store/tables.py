@@ -42,7 +42,7 @@ class Database(Protocol):
 
 
 class Table:
-    """What both tables share: whose rows are used, and how lists are given to a database."""
+    """The common part of both tables: the project of the rows, and lists as SQL parameters."""
 
     def __init__(self, database: Database, project: str) -> None:
         """Use the rows of a project in the table of a database."""

@@ -56,7 +56,7 @@ def up_to_date(database: Database, where: str) -> bool:
         where: the name of the store in errors.
 
     Raises:
-        UsageError: they are those of a newer one.
+        UsageError: they are the tables of a newer version.
 
     """
     found = found_version(database)
@@ -74,7 +74,7 @@ def upgrade(database: Database, project: str) -> None:
 
     Args:
         database: of the tables.
-        project: whose the rows of version 1 are, and those that a host of 0.1 still adds.
+        project: the owner of the rows of version 1, and of rows that a host with 0.1 still adds.
 
     """
     for statement in _steps(found_version(database), project):
@@ -109,7 +109,7 @@ def _tables(database: Database) -> set[str]:
     if database.dialect == "sqlite":
         question = "SELECT name FROM sqlite_master WHERE type = 'table'"
     else:
-        # Not by to_regclass(), which may remember that a table was missing.
+        # Not by to_regclass(), which may return a cached result for a missing table.
         question = (
             "SELECT relname FROM pg_catalog.pg_class"
             " WHERE relname IN ('feedbus_version', 'feedbus_outbox') AND pg_table_is_visible(oid)"

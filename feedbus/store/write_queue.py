@@ -19,8 +19,9 @@ Waiting = Callable[[], AbstractContextManager[None]]  # around every wait for a 
 class Turn:
     """One connection's turn to write; a lock on a file makes writers wait for each other.
 
-    SQLite itself lets a writer sleep and ask again, up to 100 ms later: among a dozen writers some
-    wait for seconds. The kernel wakes the next one directly, and frees the lock of one that dies.
+    In SQLite itself, a writer sleeps for up to 100 ms and tries again: with a dozen writers, some
+    wait for seconds. With this lock, the kernel wakes the next writer directly, and releases the
+    lock of a killed process.
     """
 
     def __init__(self, path: str) -> None:
@@ -44,7 +45,7 @@ class Turn:
     def give(self) -> None:
         """End the turn, so that the next connection can write; harmless without a turn."""
         if self._held is not None:
-            unlock(self._held)  # a process that was forked may share it
+            unlock(self._held)  # a forked process may share it
             os.close(self._held)
             self._held = None
 

@@ -18,7 +18,7 @@ from feedbus.topology import OPERATIONS, Queue, Topology
 PROTOCOL = 2  # version of the supervisor's requests and answers; feedbus 0.1 sends none
 OPTIONS_CHANGED = "its options have changed since it was started"
 SHOWN_CHANGED = "the queues that it shows, its schedules, or its own options, have changed"
-PLACED = ("shards", "weights")  # they change the ring only: a shard that stays is not restarted
+PLACED = ("shards", "weights")  # they change only the ring: an existing shard is not restarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class AppliedSettings:
         """Return the steps from these settings to the wanted ones.
 
         Args:
-            wanted: of the topology that is to be followed.
+            wanted: of the new topology.
             supervisor_pid: the supervisor's process id.
             states: what each watcher is doing, by name.
 
@@ -121,7 +121,7 @@ def lack(state: Mapping[str, Any], count: int) -> str:
 
 
 def write_applied(topology: Topology, text: str) -> None:
-    """Write the text of a topology to where its processes read it, as readable as its file."""
+    """Write the text of a topology for its processes, with the read permissions of its file."""
     path = applied_path(topology)
     beside = path.with_suffix(".new")
     handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -60,11 +60,11 @@ def supervise(
 
     Args:
         topology: to run.
-        settled: called once with what is not ready and why, what is ready but holds and why, and
-            the seconds it took.
-        forks: starts the first processes; None: start a new Python for each.
-        copies: copies the lines of every log to stdout; None: only log files.
-        reload: whether to follow the project's files.
+        settled: called once, with the processes that are not ready, those that hold, the reason for
+            each, and the seconds that the start took.
+        forks: starts the first processes; with None, a new Python is started for each.
+        copies: copies the lines of every log to stdout; with None, only log files are written.
+        reload: whether to apply changes of the project's files.
 
     """
     from circus.arbiter import Arbiter
@@ -73,7 +73,7 @@ def supervise(
     from feedbus.supervisor.reloader import Reloader
     from feedbus.supervisor.supervision import Supervision
 
-    os.chdir(topology.root)  # the sockets' addresses are relative, for unix sockets' sake
+    os.chdir(topology.root)  # paths of unix sockets are relative, because they must be short
     os.umask(0o077)
     arbiter = Arbiter(
         [],

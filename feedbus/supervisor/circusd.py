@@ -20,8 +20,9 @@ from feedbus.supervisor.watcher_options import endpoint
 class Seed:
     """Created while circusd reads circus.ini, before it binds a socket or starts a process.
 
-    circus makes a watcher's stream that early and nothing else, so the seed is one, of a watcher
-    that never starts: fill() puts the topology's watchers in its place.
+    The only object that circus creates so early is the stream of a watcher. So the seed is the
+    stream of a watcher that never starts, and fill() replaces this watcher by the topology's
+    watchers.
     """
 
     def __init__(self, topology: str = "") -> None:

@@ -17,7 +17,7 @@ from feedbus.supervisor.arbiter import lock_path
 from feedbus.supervisor.watcher_options import endpoint
 from feedbus.topology import Topology
 
-ANSWER_SECONDS = 10.0  # it answers nothing while it forks processes
+ANSWER_SECONDS = 10.0  # it does not answer while it forks processes
 LOOK_SECONDS = 0.05
 LOOK_MILLISECONDS = 50
 PROGRESS_SECONDS = 1.0
@@ -31,7 +31,7 @@ class Busy:
     Attributes:
         name: of its consumer or process.
         pid: its process id.
-        seconds: since it was asked.
+        seconds: since the request.
         left_seconds: until it is killed.
 
     """
@@ -74,9 +74,9 @@ def ask(
     Args:
         topology: of the supervisor.
         command: its name for circusctl.
-        progress: for a command that waits for processes to end: called now and then with those
-            that are still busy. Without it the answer must come immediately.
-        properties: the command's.
+        progress: for a command that waits for the end of processes: called repeatedly with the
+            processes that are still busy. Without it, the supervisor must answer immediately.
+        properties: of the command.
 
     Raises:
         FeedbusError: a supervisor runs, but does not answer.
@@ -105,7 +105,7 @@ def ask(
                 raise FeedbusError(msg)
             if progress is not None and now - shown > PROGRESS_SECONDS:
                 shown = now
-                with contextlib.suppress(FeedbusError):  # it is at work: the answer will come
+                with contextlib.suppress(FeedbusError):  # it is working: the answer will follow
                     progress(busy(state(topology) or NOTHING))
         answer: dict[str, Any] = json.loads(socket.recv())
     finally:
@@ -134,7 +134,7 @@ class ApplyClient:
         Args:
             topology: the new topology.
             text: the content of its file.
-            progress: called now and then with the processes that are still busy.
+            progress: called repeatedly with the processes that are still busy.
 
         """
         self._topology = topology
@@ -158,7 +158,7 @@ class ApplyClient:
             self._topology, "feedbus-apply", progress=self._progress, waiting=True, **properties
         )
         if answer is None:
-            return  # it has ended meanwhile: the next `feedbus up` reads the file
+            return  # the supervisor has ended meanwhile: the next `feedbus up` reads the file
         refused = answer.get("refused", answer.get("reason", "it does not say why"))
         if refused:
             msg = f"the supervisor refuses: {refused}"

@@ -1,8 +1,8 @@
 """circus's commands as feedbus implements them, and feedbus's own; circusctl sends them.
 
-circus holds one lock while any of its commands works, and refuses every other one meanwhile: a
-consumer that finishes a long handler would block all others. Here each watcher waits for itself
-alone. The commands take the place of circus's own by their names.
+In circus, each command takes one lock, and all other commands are refused meanwhile. So a consumer
+that finishes a long handler would block all others. In these commands, each watcher waits only for
+itself. They replace circus's own commands of the same names.
 """
 
 from __future__ import annotations
@@ -84,16 +84,16 @@ class StartWatchers(Start):
     """Start watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Start what is named, or all."""
+        """Start the named watchers, or all."""
         _supervision(arbiter)
-        return _together([one._start() for one in _chosen(arbiter, props)])  # noqa: SLF001 -- start() of circus's own watchers refuses while anything else goes on
+        return _together([one._start() for one in _chosen(arbiter, props)])  # noqa: SLF001 -- start() of circus's watchers is refused while another command works
 
 
 class StopWatchers(Stop):
     """Stop watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Stop what is named, or all, each when it has finished what it is handling."""
+        """Stop the named watchers, or all; each finishes the messages in its handler first."""
         _supervision(arbiter)
         return _together([one._stop(True) for one in _chosen(arbiter, props)])  # noqa: SLF001 -- as above
 
@@ -123,7 +123,7 @@ class RemoveWatcher(RmWatcher):
     """Remove a watcher."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Stop and forget it; `feedbus apply` brings back what the topology names."""
+        """Stop and remove it; `feedbus apply` adds it again if the topology has it."""
         supervision = _supervision(arbiter)
         watcher = self._get_watcher(arbiter, props["name"])
         if not isinstance(watcher, ProcessWatcher):
@@ -179,7 +179,7 @@ class State(Command):
     name = "feedbus"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 -- circus's signature
-        """Answer with each watcher's state, in the topology's order, and what it was started with.
+        """Answer with each watcher's state, in the topology's order, and its settings at the start.
 
         circus can also send this answer before the watchers exist.
         """
@@ -200,7 +200,7 @@ class End(Command):
     name = "feedbus-down"
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> dict[str, Any]:
-        """Stop; "seconds" is the longest that any process may take, None its own stop time."""
+        """Stop; "seconds" limits the time of each process, None means its own stop time."""
         seconds = props.get("seconds")
         _supervision(arbiter).stop(math.inf if seconds is None else float(seconds))
         return {}

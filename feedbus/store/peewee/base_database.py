@@ -17,10 +17,10 @@ from feedbus.store.sql import not_the_owner
 class Database(peewee.Database):
     """A database that begins a transaction with its first statement, and reconnects by itself.
 
-    Until then a transaction needs neither a connection nor a lock. After an outage a connection is
-    dropped, and the next use connects again. Connections belong to threads. The threads here
-    live as long as their process, so there are as many connections as threads and none is asked
-    SELECT 1 before each use, as a pool's are.
+    Before it, a transaction needs neither a connection nor a lock. After an outage, a connection is
+    dropped, and the next use connects again. Each thread has its own connection. Threads live as
+    long as their process, so there are as many connections as threads. A connection is not checked
+    by SELECT 1 before each use, as in a pool.
     """
 
     def __init__(self, database: str, *, where: str, **options: Any) -> None:
@@ -53,13 +53,13 @@ class Database(peewee.Database):
         self.dispose()
 
     @staticmethod
-    def may_close(thread: threading.Thread) -> bool:  # noqa: ARG004 -- other databases ask
+    def may_close(thread: threading.Thread) -> bool:  # noqa: ARG004 -- subclasses use the argument
         """Whether this thread may close a connection that another thread opened."""
         return True
 
     def discard(self) -> None:
         """Close this thread's connection in any state."""
-        with suppress(Exception):  # it may be lost, which is why it is discarded
+        with suppress(Exception):  # the connection may be lost
             self.close()
 
     def begin(self, *_: Any) -> None:
@@ -105,7 +105,7 @@ class Database(peewee.Database):
         """Whether the database has an open transaction of this thread."""
         return not self.lost()
 
-    def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- a state to set
+    def _begin_with_next(self, waiting: bool) -> bool:  # noqa: FBT001 -- the argument is a state
         """Set whether the next statement begins a transaction; return the old setting."""
         earlier: bool = getattr(self._local, "waiting", False)
         self._local.waiting = waiting
@@ -137,5 +137,5 @@ class Database(peewee.Database):
             self.discard()
             if not (lost and sql.lstrip()[:6].upper() == "SELECT"):
                 raise
-        # A read outside any transaction may safely be asked again on a new connection.
+        # A read outside of a transaction can safely be repeated on a new connection.
         return super()._execute_cursor(sql, params, **options)  # type: ignore[misc]  # inner, not in the stubs

@@ -1,9 +1,9 @@
 """A client-side deadline for every statement on PostgreSQL, for a server that does not answer.
 
-The server's statement_timeout does not reach a client whose network drops everything, nor does
-tcp_user_timeout if a proxy acknowledges on the server's behalf. So one thread in a process
-shuts down the socket of a connection whose statement exceeds its deadline; to libpq that is a lost
-connection.
+If the network drops everything, the client does not see the server's statement_timeout. If a proxy
+acknowledges packets instead of the server, tcp_user_timeout has no effect. So one thread in a
+process shuts down the socket of a connection whose statement exceeds its deadline. For libpq, this
+is a lost connection.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import psycopg2
 from psycopg2 import extensions
 
 LOOK_SECONDS = 0.5
-MARGIN_SECONDS = 5.0  # beyond the server's own timeout, which is to come first
-PROBE_IDLE_SECONDS = 10.0  # a connection that was idle for longer is asked first, and
-PROBE_SECONDS = 5.0  # has so long to answer
+MARGIN_SECONDS = 5.0  # added to the server's own timeout, which should occur first
+PROBE_IDLE_SECONDS = 10.0  # a connection that was idle for longer is checked first, and
+PROBE_SECONDS = 5.0  # must answer within this time
 SETTING = "statement_timeout"
 UNIT_SECONDS = {"us": 1e-6, "ms": 1e-3, "": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 TIMEOUT = re.compile(rf"{SETTING}\s*=\s*'?(\d+)\s*(us|ms|s|min|h|d)?\b")
 
 
 class Connection(extensions.connection):
-    """A connection on which no call exceeds the server's timeout and a margin."""
+    """A connection on which no call takes longer than the server's timeout and a margin."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Connect, within libpq's connect_timeout."""
@@ -101,7 +101,7 @@ class Connection(extensions.connection):
 
 
 class Cursor(extensions.cursor):
-    """A cursor of such a connection; its rows are on the client already."""
+    """A cursor of such a connection; its rows are already on the client."""
 
     connection: Connection
 

@@ -14,7 +14,7 @@ from feedbus.urls import StoreUrl
 
 POSTGRES_SETTINGS = {
     "statement_timeout": "30s",
-    "random_page_cost": "1.1",  # solid state: else a batch of keys may read its whole table
+    "random_page_cost": "1.1",  # for SSDs; by default, a batch of keys may read the whole table
     "jit": "off",  # compiling takes longer than any statement here
 }
 SETTING_GIVEN = re.compile(r"(?:-c\s*|--)(\w+)\s*=")  # in libpq's options
@@ -59,7 +59,8 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         except (peewee.OperationalError, peewee.InterfaceError):
             if not self.lost():
                 raise
-        # Nothing of the transaction was there to be lost; to peewee it is the same one still.
+        # The transaction had no statement yet, so nothing is lost, and peewee does not notice the
+        # change.
         self._connect_within()
         return self._execute_cursor(sql, params, **options)
 
@@ -79,7 +80,8 @@ def make_postgresql(url: StoreUrl, application_name: str) -> PostgresDatabase:
     given = dict(url.parameters)
     own = SETTING_GIVEN.findall(given.get("options", ""))
     settings = {name: value for name, value in POSTGRES_SETTINGS.items() if name not in own}
-    # peewee wants a name; for a URL it adds none, and libpq finds it by the user or the service.
+    # peewee requires a name. For a URL the name is empty: libpq uses the user's name or the
+    # service.
     name = given.pop("dbname", "postgresql://")
     return PostgresDatabase(
         name,

@@ -30,7 +30,7 @@ def reading(url: StoreUrl | str, query: str) -> Iterator[Answer]:
     """Yield the column names of a query, and then its rows, from whichever store is open.
 
     Raises:
-        UsageError: the store refused the query, as it does one that would write.
+        UsageError: the store refused the query, for example because it would write.
         StoreOutage: the store is unavailable, or has no such table.
 
     """
@@ -57,7 +57,7 @@ def _cursor(store: Database, query: str) -> Any:
         connection.set_session(readonly=True, autocommit=False)
         with connection.cursor() as setting:
             setting.execute(f"SET statement_timeout = '{LONGEST_SECONDS}s'")
-        # A named cursor takes nothing but a query, and holds no more than some rows at once.
+        # A named cursor accepts only queries, and keeps only some rows in memory.
         cursor = connection.cursor(name="feedbus_reading")
         cursor.itersize = ROWS_AT_ONCE
         cursor.execute(query)

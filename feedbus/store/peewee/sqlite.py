@@ -44,7 +44,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         return thread is threading.current_thread() or not thread.is_alive()
 
     def _connect(self) -> Any:
-        with suppress(OSError):  # SQLite says better what is wrong with the file
+        with suppress(OSError):  # SQLite's error describes the problem of the file better
             make_database_file(Path(self.database))
         return super()._connect()
 
@@ -53,7 +53,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
         with self._while_waiting():
             if self.is_closed():
                 self._connect_within()
-            with suppress(OSError):  # without a turn SQLite itself waits, or says what is wrong
+            with suppress(OSError):  # without a turn, SQLite itself waits, or raises the error
                 turn.take(BUSY_TIMEOUT_SECONDS)
             try:
                 peewee.SqliteDatabase.begin(self)

@@ -21,7 +21,7 @@ from feedbus.store.tables import Cursor, Dialect
 from feedbus.store.write_queue import Waiting
 from feedbus.urls import StoreUrl
 
-# What a project's models name as their database: that of the store which is bound.
+# The database that a project's models use: the one of the bound store.
 database = peewee.DatabaseProxy()
 NAMED = re.compile(r"(?<!:):(\w+)")
 
@@ -42,9 +42,9 @@ class PeeweeStore(SqlStore):
         """Use the database of a URL; each thread connects on its first use.
 
         Args:
-            url: sqlite:////absolute/path or postgresql://user@host/name; what libpq takes in the
-                query string goes before the defaults here.
-            project: whose rows of feedbus's own tables are used, where those are.
+            url: sqlite:////absolute/path or postgresql://user@host/name; libpq's parameters in its
+                query string override the defaults here.
+            project: only its rows of feedbus's own tables are used.
             application_name: of the connections in PostgreSQL's list.
             waiting: a context manager around every wait for a lock of the whole SQLite file.
 
