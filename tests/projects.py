@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 300.0
 TOPOLOGY = """
 name = "small"
@@ -111,6 +114,42 @@ class Project:
         """Return the dead letters."""
         listed = self.feedbus("dead", "list", "--json").stdout
         return [json.loads(line) for line in listed.splitlines()]
+
+
+def environment_without_options() -> dict[str, str]:
+    """Return the environment of this process without the variables of feedbus."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("FEEDBUS_")}
+
+
+def run_feedbus(
+    folder: Path, environment: Mapping[str, str], *words: str, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of feedbus in a project's folder and see its exit code."""
+    done = subprocess.run(
+        [sys.executable, "-m", "feedbus", *words],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@contextmanager
+def meanwhile(run: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Run a function in a thread while the block runs; its event is set when the block ends."""
+    over = threading.Event()
+    thread = threading.Thread(target=run, args=(over,))
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def wait_until(true: Callable[[], object], shown: Callable[[], object] = lambda: "") -> None:

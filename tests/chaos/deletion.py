@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from tests.chaos.exploring import explore_from
+
 FENCE = "F"
 PREFETCH = 2
 NEEDED = 2
@@ -189,16 +191,9 @@ def explore(start: World, protocol: Deletion) -> tuple[int, str]:
         for item in (*(start.queue or ()), *start.flying, *start.switch)
         if isinstance(item, int)
     }
-    seen, left = {start}, [start]
-    while left:
-        world = left.pop()
-        following = [each for each in protocol.next(world) if each != world]
-        if not following and (world.queue is not None or world.done != everything):
-            return len(seen), f"stuck: {world}"
-        for each in following:
-            if each.fault:
-                return len(seen), each.fault
-            if each not in seen:
-                seen.add(each)
-                left.append(each)
-    return len(seen), ""
+
+    def unfinished(world: World) -> str:
+        done = world.queue is None and world.done == everything
+        return "" if done else f"stuck: {world}"
+
+    return explore_from(start, protocol.next, unfinished)

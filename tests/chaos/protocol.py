@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.chaos.exploring import explore_from
+
 FENCE = "F"
 GONE = "gone"
 IDLE = "idle"
@@ -265,19 +267,7 @@ def begin(*sends: str, switches: int, deaths: int) -> World:
 def explore(start: World, protocol: Protocol) -> tuple[int, str]:
     """Go every way from a start; return how many worlds there are and the first fault, if any."""
     count = sum(len(send) for send in start.sends)
-    seen, left = {start}, [start]
-    while left:
-        world = left.pop()
-        following = [each for each in protocol.next(world) if each != world]
-        if not following and (stuck := _unfinished(world, count)):
-            return len(seen), stuck
-        for each in following:
-            if each.fault:
-                return len(seen), each.fault
-            if each not in seen:
-                seen.add(each)
-                left.append(each)
-    return len(seen), ""
+    return explore_from(start, protocol.next, lambda world: _unfinished(world, count))
 
 
 def _unfinished(world: World, count: int) -> str:

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.chaos.exploring import explore_from
+
 FENCE = 0
 NOBODY = ""
 READY = "ready"
@@ -320,19 +322,7 @@ def effect(world: World, number: int) -> World:
 
 def explore(start: World, retries: Retries) -> tuple[int, str]:
     """Go every way from a start; return how many worlds there are and the first fault, if any."""
-    seen, left = {start}, [start]
-    while left:
-        world = left.pop()
-        following = [each for each in retries.next(world) if each != world]
-        if not following and (stuck := _unfinished(world)):
-            return len(seen), stuck
-        for each in following:
-            if each.fault:
-                return len(seen), each.fault
-            if each not in seen:
-                seen.add(each)
-                left.append(each)
-    return len(seen), ""
+    return explore_from(start, retries.next, _unfinished)
 
 
 def _unfinished(world: World) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import PATIENCE_SECONDS, wait_until
+from tests.projects import PATIENCE_SECONDS, environment_without_options, run_feedbus, wait_until
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("demo", "--authors", "5", "--followers", "2000", "--tweets", "150")
@@ -32,7 +32,7 @@ def project(tmp_path: Path) -> Iterator[Path]:
 
 def start(project: Path) -> subprocess.Popen[str]:
     """Start a small demo."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("FEEDBUS_")}
+    environment = environment_without_options()
     words = [sys.executable, "-m", "feedbus", "--topology", str(project / "topology.toml"), *SMALL]
     return subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -120,22 +120,12 @@ def test_changed_shards_work_after_down_and_up(project: Path) -> None:
     text = (ROOT / "topology.toml").read_text()
     (project / "topology.toml").unlink()
     (project / "topology.toml").write_text(text)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("FEEDBUS_")}
+    environment = environment_without_options()
     environment["FEEDBUS_HTTP_PORT"] = "0"
     environment["FEEDBUS_OPERATIONS_PORT"] = "0"
 
     def feedbus(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "feedbus", *words],
-            cwd=project,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return run_feedbus(project, environment, *words).stdout
 
     def publish(first: int) -> None:
         lines = project / "lines.jsonl"

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -26,9 +25,14 @@ from feedbus.bus import LiveBus
 from feedbus.hosts import assignment_file
 from feedbus.hosts.announcement import Announcement
 from feedbus.hosts.link import Link
-from tests.projects import PATIENCE_SECONDS, wait_until
+from tests.projects import (
+    ROOT,
+    environment_without_options,
+    meanwhile,
+    run_feedbus,
+    wait_until,
+)
 
-PROJECT = Path(__file__).parents[2]
 LONG = os.environ.get("FEEDBUS_HOSTS") == "long"  # `make hosts`
 SHARDS = 12 if LONG else 3
 KINDS = ("quorum", "classic") if LONG else ("quorum",)
@@ -76,24 +80,11 @@ class Hosts:
         self.text = TOPOLOGY.format(
             name=self.name, url=url, management=management, shards=SHARDS, kind=kind
         )
-        self.environment = {
-            name: text for name, text in os.environ.items() if not name.startswith("FEEDBUS_")
-        } | {"PYTHONPATH": str(PROJECT)}
+        self.environment = environment_without_options() | {"PYTHONPATH": str(ROOT)}
         self.sent: dict[str, int] = defaultdict(int)
 
     def feedbus(self, host: str, *words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "feedbus", *words],
-            cwd=self.root / host,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return run_feedbus(self.root / host, self.environment, *words).stdout
 
     def start(self, host: str) -> None:
         folder = self.root / host
@@ -157,9 +148,8 @@ class Hosts:
     def publishing(self) -> Iterator[None]:
         """Publish numbered records of every key until the block ends."""
         topology = config.load(self.root / "a" / "topology.toml", environ={})
-        over = threading.Event()
 
-        def publish() -> None:
+        def publish(over: threading.Event) -> None:
             with LiveBus(topology) as bus:
                 for number in itertools.count():
                     bus.publish_many("feed", [({"key": key, "n": number}, key) for key in KEYS])
@@ -168,13 +158,8 @@ class Hosts:
                     if over.wait(0.2):
                         return
 
-        thread = threading.Thread(target=publish)
-        thread.start()
-        try:
+        with meanwhile(publish):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def seen(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)

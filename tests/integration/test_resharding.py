@@ -6,8 +6,6 @@ import itertools
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -23,9 +21,15 @@ from feedbus.broker import inventory
 from feedbus.bus import LiveBus
 from feedbus.topology import Topology
 from servers import versions
-from tests.projects import PATIENCE_SECONDS, wait_until
+from tests.projects import (
+    PATIENCE_SECONDS,
+    ROOT,
+    environment_without_options,
+    meanwhile,
+    run_feedbus,
+    wait_until,
+)
 
-PROJECT = Path(__file__).parents[2]
 KEYS = [str(key) for key in range(50)]
 
 TOPOLOGY = """
@@ -89,9 +93,7 @@ class System:
         self.root = root
         self.broker = broker
         self.name = f"small-{uuid.uuid4().hex[:6]}"
-        self.environment = {
-            name: text for name, text in os.environ.items() if not name.startswith("FEEDBUS_")
-        } | {"PYTHONPATH": str(PROJECT)}
+        self.environment = environment_without_options() | {"PYTHONPATH": str(ROOT)}
         (root / "handle.py").write_text(HANDLE)
         (root / "clock.py").write_text(CLOCK)
         self.sent: dict[str, int] = defaultdict(int)
@@ -103,17 +105,7 @@ class System:
         return config.load(self.root / "topology.toml", environ={})
 
     def feedbus(self, *words: str, code: int = 0, **environment: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "feedbus", *words],
-            cwd=self.root,
-            env=self.environment | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
+        done = run_feedbus(self.root, self.environment | environment, *words, code=code)
         return done.stdout + done.stderr
 
     def status(self) -> dict[str, dict]:
@@ -136,9 +128,8 @@ class System:
     @contextmanager
     def publishing(self, topology: Topology) -> Iterator[None]:
         """Publish numbered records of every key until the block ends."""
-        over = threading.Event()
 
-        def publish() -> None:
+        def publish(over: threading.Event) -> None:
             with LiveBus(topology) as bus:
                 for number in itertools.count(self.sent["0"]):
                     bus.publish_many("feed", [({"key": key, "n": number}, key) for key in KEYS])
@@ -148,13 +139,8 @@ class System:
                     if over.wait(0.05):
                         return
 
-        thread = threading.Thread(target=publish)
-        thread.start()
-        try:
+        with meanwhile(publish):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def wait_for_all(self) -> None:
         """Wait until as many records were handled as were published."""

@@ -14,7 +14,7 @@ import pytest
 import zmq
 from circus.client import CircusClient
 
-from tests.projects import PATIENCE_SECONDS, wait_until
+from tests.projects import PATIENCE_SECONDS, environment_without_options, wait_until
 
 PROJECT = Path(__file__).parents[2]
 ENDPOINT = "ipc://var/run/circus.sock"
@@ -77,9 +77,7 @@ class System:
 
     def __init__(self, root):
         self.root = root
-        self.environment = {
-            name: text for name, text in os.environ.items() if not name.startswith("FEEDBUS_")
-        } | {"PYTHONPATH": str(PROJECT)}
+        self.environment = environment_without_options() | {"PYTHONPATH": str(PROJECT)}
         (root / "topology.toml").write_text(TOPOLOGY)
         (root / "handle.py").write_text(HANDLE)
         (root / "clock.py").write_text(CLOCK)
