@@ -50,8 +50,8 @@ class Cluster:
 
     def leader(self, queue: str, ask: RabbitMQ) -> RabbitMQ | None:
         """Return the node that leads a quorum queue, None while there is none."""
-        reported = json.loads(ask.get(f"/api/queues/%2F/{quote(queue, safe='')}"))
-        return next((node for node in self.nodes if node.node == reported.get("leader")), None)
+        described = json.loads(ask.get(f"/api/queues/%2F/{quote(queue, safe='')}"))
+        return next((node for node in self.nodes if node.node == described.get("leader")), None)
 
     def __enter__(self) -> Self:
         try:

@@ -46,8 +46,8 @@ class Compose:
 
     def environment(self, service: str, **hosts: str) -> dict[str, str]:
         """Return a service's environment, each "host:port" of the network replaced."""
-        reported = self.services[service]["environment"]
-        return {name: _moved(text, hosts) for name, text in reported.items()}
+        environment = self.services[service]["environment"]
+        return {name: _moved(text, hosts) for name, text in environment.items()}
 
     def command(self, service: str) -> list[str]:
         """Return the words of a service's command."""

@@ -90,11 +90,11 @@ class Prometheus:
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(fields)}"
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
-                reported = json.load(answer)
+                found = json.load(answer)
         except urllib.error.HTTPError as error:
             msg = f"{fields}: {error.read().decode()}"
             raise AssertionError(msg) from error
-        return reported["data"]
+        return found["data"]
 
     def query(self, expr: str) -> list[dict[str, Any]]:
         """Return the series that a question has as its answer now."""

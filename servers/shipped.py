@@ -17,9 +17,9 @@ class ShippedRabbitMQ(RabbitMQ):
     """One node; nothing but the addresses that it listens on is the test's own."""
 
     def __init__(self, folder: Path, compose: Compose) -> None:
-        reported = compose.environment("rabbitmq")
+        environment = compose.environment("rabbitmq")
         self.credentials = {
-            name: reported[name] for name in reported if name.startswith("RABBITMQ_")
+            name: text for name, text in environment.items() if name.startswith("RABBITMQ_")
         }
         self.prometheus_port = free_port()
         super().__init__(folder)

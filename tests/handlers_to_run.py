@@ -43,7 +43,7 @@ def topology_of(
 
 
 class Numbered(Schema):
-    """What dead handlers of tests publish."""
+    """A message that has a number."""
 
     n = fields.Integer(strict=True, required=True)
 

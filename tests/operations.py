@@ -12,6 +12,7 @@ from feedbus.operations.http_server import Address, Server, bind
 from feedbus.operations.queue_depths import QueueDepths
 from feedbus.operations.routes import application
 from feedbus.store import open_store
+from tests.projects import PATIENCE_SECONDS
 from tests.site import Answer
 from tests.systems import System
 
@@ -23,7 +24,7 @@ class Served:
         self.system, self.port = system, port
 
     def get(self, path: str, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
         try:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()

@@ -32,6 +32,15 @@ retry = {{ delays = ["20ms"], then = "dead-letter" }}
 {options}
 """
 
+# A process that is ready and ends by SIGTERM.
+CLOCK = """
+import signal, sys
+from feedbus.process import slot_status
+slot_status.mark_ready()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+while True:
+    signal.pause()
+"""
 HANDLERS = """
 import os, sys, time
 from marshmallow import Schema, fields
@@ -139,6 +148,23 @@ def run_feedbus(
     return done
 
 
+def circusctl(
+    folder: Path, environment: Mapping[str, str], *words: str
+) -> subprocess.CompletedProcess[str]:
+    """Send a command to the supervisor of a project."""
+    program = Path(sys.executable).with_name("circusctl")
+    # Its own patience is 5 seconds.
+    options = ("--endpoint", "ipc://var/run/circus.sock", "--timeout", f"{PATIENCE_SECONDS:.0f}")
+    return subprocess.run(
+        [program, *options, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @contextmanager
 def meanwhile(run: Callable[[threading.Event], object]) -> Iterator[None]:
     """Run a function in a thread while the block runs; its event is set when the block ends."""
@@ -183,3 +209,12 @@ def gone(process_id: int) -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+def is_alive(process_id: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    try:
+        stat = Path(f"/proc/{process_id}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] != "Z"

@@ -12,8 +12,8 @@ import amqp
 from hypothesis import strategies as st
 
 from feedbus.wire import constants
+from tests.projects import PATIENCE_SECONDS
 
-TEXTS = (0, 1, 5, 6, 7, 8, 10, 11, 12, 13)  # places of the properties that are texts
 HEADERS, DELIVERY_MODE, PRIORITY, EXPIRATION, TIMESTAMP, USER_ID = 2, 3, 4, 7, 9, 11
 
 
@@ -60,7 +60,7 @@ def publisher(port: int) -> Iterator[Callable[[str, Raw], None]]:
             awaited = confirmed + 1
             publish(channel, exchange, raw)
             while confirmed < awaited:
-                connection.drain_events(timeout=10)
+                connection.drain_events(timeout=PATIENCE_SECONDS)
 
         yield publish_one
 

@@ -23,6 +23,7 @@ from feedbus.store import open_store
 from feedbus.store.relay import Relay
 from feedbus.topology import Topology
 from store import migrations
+from tests.projects import PATIENCE_SECONDS
 from web.app import make_app
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +59,7 @@ class Site:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send one request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
@@ -71,8 +72,8 @@ class Site:
 
     def post(self, path: str, fields: Any, headers: Mapping[str, str] | None = None) -> Answer:
         body = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
-        reported = {"Content-Type": "application/json", **(headers or {})}
-        return self.call("POST", path, body, reported)
+        all_headers = {"Content-Type": "application/json", **(headers or {})}
+        return self.call("POST", path, body, all_headers)
 
     def user(self, login: str, **fields: str) -> int:
         """Create a user and return its id."""

@@ -147,9 +147,9 @@ class System:
             holds.append(text)
             on_hold(text)
 
-        said = {"on_ready": on_ready, "on_hold": note_hold}
+        calls = {"on_ready": on_ready, "on_hold": note_hold}
         for _ in range(MOST_RUNS):
-            with self._runner(function, name, batch, metrics, limits, **said) as runner:
+            with self._runner(function, name, batch, metrics, limits, **calls) as runner:
                 reason = runner.run()
             if holds or not reason.startswith("idle") or not self._has_more(name):
                 break
@@ -251,9 +251,17 @@ class System:
         with self.bus() as bus:
             bus.publish_many(exchange, [({"n": number}, key) for number in numbers])
 
+    def changed(self, *queues: Queue, **exchanges: Exchange) -> Topology:
+        """Return the topology with other queues, and with more exchanges."""
+        return replace(
+            self.topology,
+            queues={each.name: each for each in queues},
+            exchanges={**self.topology.exchanges, **exchanges},
+        )
+
     def reshaped(self, *queues: Queue) -> System:
         """Return a system of other queues on the same broker, its rings made current."""
-        changed = replace(self.topology, queues={each.name: each for each in queues})
+        changed = self.changed(*queues)
         topology_setup.set_up(changed)
         return System(changed, self.seen, self.store)
 

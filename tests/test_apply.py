@@ -24,7 +24,7 @@ from feedbus.records import Records
 from feedbus.topology import Exchange, RetryPolicy, Topology
 from servers import versions
 from tests.projects import PATIENCE_SECONDS, wait_until
-from tests.systems import BATCH, System, on_broker, queue, sharded
+from tests.systems import BATCH, System, on_broker, publish_confirmed, queue, sharded
 
 PROJECT = Path(__file__).parent.parent
 KEYS = [str(key) for key in range(20)]
@@ -105,15 +105,6 @@ def killed_at(step: str, work: Callable[[], object]) -> bool:
     return os.waitstatus_to_exitcode(status) == switch.EXIT_CODE
 
 
-def changed(system: System, *queues, **exchanges: Exchange) -> Topology:
-    topology = system.topology
-    return replace(
-        topology,
-        queues={each.name: each for each in queues},
-        exchanges={**topology.exchanges, **exchanges},
-    )
-
-
 def consume_ring(topology: Topology, each: int) -> dict[str, list[int]]:
     """Run every shard at once until each key came so often; return its numbers as handled."""
     seen: dict[str, list[int]] = {key: [] for key in KEYS}
@@ -157,15 +148,15 @@ def publish(topology: Topology, number: int) -> None:
 
 
 def wait_for_retry(topology: Topology, number: int) -> None:
-    """Put a record where a retry of the queue "work" waits."""
-    names = Names(topology)
-    delay = names.delay(topology.queues["work"], 600_000)
+    """Put a record where the first retry of the queue "work" waits."""
+    work = topology.queues["work"]
+    delay = Names(topology).delay(work, round(work.retry.delays_seconds[0] * 1000))
     with broker.connect(topology) as connection:
         channel = connection.channel()
         message = channel.prepare_message(
             b'{"n": %d}' % number, content_type="application/json", properties={"delivery_mode": 2}
         )
-        channel.basic_publish(message, delay, "")
+        publish_confirmed(channel, message, delay, "")
         channel.close()
 
 
@@ -182,8 +173,7 @@ def test_an_apply_that_ends_at_any_step_is_ended_by_the_next(
     )
     wait_for_retry(system.topology, 99)
     publish(system.topology, 0)
-    wanted = changed(
-        system,
+    wanted = system.changed(
         queue(retry=WAITING, max_length=1000),
         sharded(3, batch=BATCH),
         queue("moved", exchange="ring", routing_keys=()),
@@ -226,7 +216,7 @@ def test_a_queue_that_is_not_empty_is_not_deleted_unless_it_is_named(
     system = make(queue(), queue("gone", exchange="other", routing_keys=("g",)))
     with system.bus() as bus:
         bus.publish("other", {"n": 1}, "g")
-    wanted = changed(system, queue("new", exchange="work"))
+    wanted = system.changed(queue("new", exchange="work"))
     with pytest.raises(
         UsageError, match=r"nothing was changed.*\n.*gone: messages: 1; .*--delete-nonempty"
     ):
@@ -253,7 +243,7 @@ def test_a_queue_that_somebody_reads_is_not_replaced_under_them(
 ) -> None:
     monkeypatch.setattr("feedbus.generations.queue_replacement.LEAVE_SECONDS", 0.3)
     system = make(queue())
-    wanted = changed(system, queue(max_length=5))
+    wanted = system.changed(queue(max_length=5))
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
         channel.basic_consume(f"{wanted.name}.work", callback=lambda _: None)
@@ -268,7 +258,7 @@ def test_a_queue_that_somebody_reads_is_not_replaced_under_them(
 def test_up_ends_a_replacement_that_an_apply_left_half_done(make: Callable[..., System]) -> None:
     system = make(queue())
     system.publish([1])
-    wanted = changed(system, queue(max_length=5))
+    wanted = system.changed(queue(max_length=5))
     assert killed_at("queue-deleted", lambda: carry_out(wanted))
     System(wanted).publish([2])
     topology_setup.set_up(wanted)
@@ -280,7 +270,7 @@ def test_shards_with_other_arguments_are_a_new_generation(make: Callable[..., Sy
     system = make(sharded(2, batch=BATCH))
     with system.bus() as bus:
         bus.publish_many("ring", [({"n": 1, "text": key}, key) for key in KEYS])
-    wanted = changed(system, sharded(2, batch=BATCH, max_length=500))
+    wanted = system.changed(sharded(2, batch=BATCH, max_length=500))
     plan, done, _ = carry_out(wanted)
     assert [ring.reason for ring in plan.rings] == ["its queues' arguments differ"]
     assert not done
@@ -295,15 +285,8 @@ def test_what_a_retry_waits_for_is_kept_where_its_queue_is_replaced(
 ) -> None:
     quick = RetryPolicy((1.0,), "dead-letter")
     system = make(queue(retry=quick))
-    names = Names(system.topology)
-    with broker.connect(system.topology) as connection:
-        channel = connection.channel()
-        message = channel.prepare_message(
-            b'{"n": 7}', content_type="application/json", properties={"delivery_mode": 2}
-        )
-        channel.basic_publish(message, names.delay(system.topology.queues["work"], 1000), "")
-        channel.close()
-    wanted = changed(system, queue(retry=quick, max_length=5))
+    wait_for_retry(system.topology, 7)
+    wanted = system.changed(queue(retry=quick, max_length=5))
     carry_out(wanted)
     assert consume_work(wanted, 1) == [7]
 

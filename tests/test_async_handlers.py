@@ -6,11 +6,10 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
-from marshmallow import Schema, fields
 
 from feedbus import (
     Bus,
@@ -28,7 +27,7 @@ from feedbus.errors import UsageError
 from feedbus.handling.event_loop import HandlerLoop
 from feedbus.testing import TestSystem
 from feedbus.topology import Batch
-from tests.handlers_to_run import topology_of
+from tests.handlers_to_run import Numbered, topology_of
 from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
 STEPS: list[object] = []
@@ -43,10 +42,6 @@ class Silent(Reject):
 
     def __str__(self) -> str:
         raise KeyError
-
-
-class Numbered(Schema):
-    n = fields.Integer(strict=True, required=True)
 
 
 @handler(Numbered)
@@ -208,19 +203,18 @@ def test_a_call_that_blocks_the_loop_is_logged_once_with_its_line(caplog, monkey
         messages = [record.getMessage() for record in caplog.records]
         return [each for each in messages if f"{__file__}:{line}; await the slow call" in each]
 
-    async def block(seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and (seconds < 1 or not found()):
+    async def block(until: Callable[[], object]) -> None:
+        while not until():
             time.sleep(0.001)  # noqa: ASYNC251 -- what is to be found
 
-    line = block.__code__.co_firstlineno + 3
-    loop.run(block(20))
-    loop.run(block(0.2))
+    line = block.__code__.co_firstlineno + 2
+    loop.run(block(found))
+    counted = len(blocked)
+    loop.run(block(lambda: len(blocked) > counted))  # counted each time, though logged once
     loop.close()
     assert len(found()) == 1
     assert "time.sleep(0.001)" in found()[0]
-    assert len(blocked) > 1  # counted each time, though logged once
-    assert all(0 < seconds < 20 for seconds in blocked)
+    assert all(0 < seconds < PATIENCE_SECONDS for seconds in blocked)
 
 
 BODY = """\

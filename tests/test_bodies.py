@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from handlers.schemas import AddFollowers
-from tests.projects import wait_until
+from tests.projects import PATIENCE_SECONDS, wait_until
 from tests.site import Answer, Site, fresh_site, problem
 
 
@@ -21,7 +21,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
 def raw(site: Site, request: bytes) -> bytes:
     """Send bytes as they are and return all that comes back."""
-    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", site.port), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65_536), b""))
@@ -183,11 +183,11 @@ def test_a_body_of_10_mb_is_refused_and_its_sender_can_read_why(site):
 
 def test_a_chunked_body_is_read_and_a_large_one_refused(site):
     for size, status in ((100, 400), (1_000_000, 413)):
-        connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=PATIENCE_SECONDS)
         with closing(connection):
             chunks = iter([b"x" * 100] * (size // 100))
-            reported = {"Content-Type": "application/json"}
-            connection.request("POST", "/api/v2/user", chunks, reported, encode_chunked=True)
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/api/v2/user", chunks, headers, encode_chunked=True)
             response = connection.getresponse()
             problem(Answer(response.status, response.headers, response.read()), status)
 
@@ -312,7 +312,7 @@ def test_who_goes_on_sending_after_a_refusal_is_cut_off_in_the_end(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("feedbus.operations.connections.LINGER_SECONDS", 0.2)
-    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", site.port), timeout=PATIENCE_SECONDS) as client:
         client.sendall(
             b"POST /api/v2/user HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n"
         )

@@ -20,6 +20,7 @@ from feedbus.metrics import Metrics
 from feedbus.store.peewee import close_bound
 from feedbus.testing import RecordingBus
 from feedbus.wire import Outgoing
+from tests.projects import PATIENCE_SECONDS
 from tests.systems import System, queue
 
 
@@ -73,7 +74,7 @@ def test_who_waits_for_a_sender_that_fails_sends_by_itself(
     def fail_once(sender: Sender, messages: list[Outgoing]) -> Any:
         monkeypatch.setattr(Sender, "send", send)
         begun.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE_SECONDS)
         msg = "a bug"
         raise ZeroDivisionError(msg)
 
@@ -92,7 +93,7 @@ def test_who_waits_for_a_sender_that_fails_sends_by_itself(
                 thread.start()
             while len(bus._requests._waiting) < 3:
                 time.sleep(0.01)
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE_SECONDS)
         go_on.set()
         for thread in threads:
             thread.join()

@@ -15,6 +15,7 @@ import pytest
 import feedbus
 from feedbus import config
 from feedbus.bus.sender import Sender
+from tests.projects import PATIENCE_SECONDS
 from tests.systems import System
 
 TOPOLOGY = """
@@ -157,7 +158,11 @@ def test_a_broker_that_is_away_longer_than_the_timeout_is_an_outage(away) -> Non
 def test_a_program_that_does_not_close_its_bus_ends(file, program) -> None:
     text = f"import asyncio, feedbus\n{program.format(file=str(file))}\n"
     done = subprocess.run(
-        [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", text],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert waiting(file) == 1
@@ -172,7 +177,7 @@ def test_a_program_ends_while_its_event_loop_bus_waits_for_a_broker(away) -> Non
         "    await asyncio.sleep(0.1)\n"
         "asyncio.run(main())\n"
     )
-    subprocess.run([sys.executable, "-c", text], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", text], timeout=PATIENCE_SECONDS, check=True)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from feedbus.operations import connections
 from feedbus.operations.http_server import Address, Server, bind
+from tests.projects import PATIENCE_SECONDS
 
 HALVES = {
     "nothing": b"",
@@ -49,14 +50,14 @@ def half_open(server: Server, count: int, sent: bytes) -> Iterator[list[socket.s
     with ExitStack() as ending:
         opened = []
         for _ in range(count):
-            client = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+            client = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_SECONDS)
             opened.append(ending.enter_context(client))
             client.sendall(sent)
         yield opened
 
 
 def ask(server: Server) -> bytes:
-    client = HTTPConnection("127.0.0.1", server.port, timeout=20)
+    client = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)
     client.request("POST", "/", b"hello")
     try:
         return client.getresponse().read()
@@ -114,7 +115,7 @@ def test_bytes_that_come_one_by_one_win_no_time(server, monkeypatch):
 
 def test_a_connection_that_was_answered_outlives_those_that_were_not(server, monkeypatch):
     monkeypatch.setattr(connections, "MOST_CONNECTIONS", 20)
-    kept = HTTPConnection("127.0.0.1", server.port, timeout=20)
+    kept = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)
     for _ in range(2):
         kept.request("POST", "/", b"hello")
         assert kept.getresponse().read() == b"hello"

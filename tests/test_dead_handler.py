@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from marshmallow import Schema, fields
 from peewee import Database
 
 from feedbus import Bus, DeadLetter, Message, Outage, Reject, handler
@@ -17,15 +16,11 @@ from feedbus.handling.dead_handlers import DeadLetterFunction
 from feedbus.testing import TestSystem
 from feedbus.topology import RetryPolicy, StoreOptions
 from feedbus.urls import parse_store_url
-from tests.handlers_to_run import topology_of
+from tests.handlers_to_run import Numbered, topology_of
 from tests.projects import Project
 
 SEEN: list[object] = []
 AWAY: list[str] = []
-
-
-class Numbered(Schema):
-    n = fields.Integer(strict=True, required=True)
 
 
 @handler(Numbered)

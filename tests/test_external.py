@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kombu import Exchange, Producer, Queue
+from kombu import Exchange, Queue
 
 from feedbus import Reject, broker, config
 from feedbus.apply import apply, exclusive
@@ -27,7 +27,7 @@ from feedbus.testing import TestSystem
 from feedbus.topology import Exchange as TopologyExchange
 from feedbus.topology import Topology
 from servers import versions
-from tests.systems import System
+from tests.systems import System, publish_confirmed
 
 BROKEN = {
     "pack": ("[exchanges.legacy]\npack = 5", "[exchanges.legacy] pack: cannot be combined with"),
@@ -208,8 +208,9 @@ def declare(system: System, kind: str = "topic") -> None:
 def publish(system: System, number: int) -> None:
     """Publish to the other system's queue as its own programs do."""
     with foreign(system) as channel:
-        producer = Producer(channel, routing_key="erp.orders", serializer="json")
-        producer.publish({"n": number})
+        body = json.dumps({"n": number}).encode()
+        message = channel.prepare_message(body, content_type="application/json")
+        publish_confirmed(channel, message, "", "erp.orders")
 
 
 def external_things(system: System) -> list[Any]:

@@ -17,7 +17,7 @@ from feedbus.generations import ledger, topology_setup
 from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from servers import versions
-from tests.systems import BATCH, System, on_broker, queue, sharded
+from tests.systems import BATCH, System, on_broker, publish_confirmed, queue, sharded
 
 FLOOD = ledger.KEPT + 50
 
@@ -35,7 +35,7 @@ def put(
         channel = connection.channel()
         message = channel.prepare_message(body, headers=headers, properties={"delivery_mode": 2})
         for _ in range(times):
-            channel.basic_publish(message, "", name)
+            publish_confirmed(channel, message, "", name)
         channel.close()
 
 

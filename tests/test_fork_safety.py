@@ -81,7 +81,7 @@ def test_a_fork_holds_no_connection_open():
         signal.pause()
     try:
         ours.close()
-        theirs.settimeout(10)
+        theirs.settimeout(PATIENCE_SECONDS)
         assert theirs.recv(1) == b""
     finally:
         os.kill(child, signal.SIGKILL)

@@ -21,7 +21,7 @@ from feedbus.topology import Topology
 from feedbus.wire.constants import FENCE
 from servers import versions
 from tests.projects import wait_until
-from tests.systems import BATCH, System, on_broker, sharded
+from tests.systems import BATCH, System, on_broker, publish_confirmed, sharded
 
 
 class Killed(BaseException):
@@ -121,7 +121,7 @@ def test_every_ring_has_a_turn_of_its_own(make: Callable[..., System]) -> None:
     assert len({each.digest for each in rings}) == 4
 
 
-def test_whoever_switches_finds_the_state_while_readers_have_it_in_hand(
+def test_a_switch_finds_the_state_while_a_reader_has_not_acknowledged_it(
     make: Callable[..., System],
 ) -> None:
     system = make(sharded(3))
@@ -189,7 +189,7 @@ def test_what_is_held_keeps_its_headers_and_properties_and_is_behind_what_was_th
             headers={"trace": "abc"},
             properties={"correlation_id": "c", "type": "t", "message_id": "m"},
         )
-        channel.basic_publish(message, names.exchange("ring"), "k")
+        publish_confirmed(channel, message, names.exchange("ring"), "k")
         topology_setup.set_up(reshaped(system, 2))
         old = state(system).draining[0]
         got = channel.basic_get(names.member(old, "shard_0"), no_ack=True)

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from marshmallow import Schema, fields
 
 from feedbus import Call, Middleware, Records, Reject, handler, resource
 from feedbus.handling.annotations import Unfit
@@ -18,13 +17,9 @@ from feedbus.handling.parameters import Given
 from feedbus.handling.resources import Resources
 from feedbus.testing import TestSystem
 from feedbus.topology import Batch
-from tests.handlers_to_run import topology_of
+from tests.handlers_to_run import Numbered, topology_of
 
 STEPS: list[object] = []
-
-
-class Numbered(Schema):
-    n = fields.Integer(strict=True, required=True)
 
 
 @handler(Numbered)

@@ -14,7 +14,7 @@ from feedbus.errors import UsageError
 from feedbus.generations import topology_setup
 from feedbus.topology import Queue, Topology
 from tests.systems import System, on_broker, queue, sharded
-from tests.test_apply import carry_out, changed, nothing_to_do
+from tests.test_apply import carry_out, nothing_to_do
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
@@ -38,7 +38,7 @@ def test_neither_project_sees_or_touches_what_the_other_has(make: Callable[..., 
     assert not {name for name in inventory.take(system.topology).queues if ".eu." in name}
     assert nothing_to_do(system.topology)
     assert nothing_to_do(other)
-    carry_out(changed(system, queue(max_length=9), sharded(3)))
+    carry_out(system.changed(queue(max_length=9), sharded(3)))
     assert nothing_to_do(other)
     both = System(other)
     both.run(both.note)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from feedbus.operations.access import Guard
+from tests.projects import PATIENCE_SECONDS
 from tests.site import Site, fresh_site
 from web.openapi import build
 
@@ -25,7 +26,7 @@ def drive(site: Site, folder: Path, *arguments: str) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert process.returncode == 0, process.stdout + process.stderr

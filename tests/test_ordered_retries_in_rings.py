@@ -77,7 +77,7 @@ def test_a_queue_ends_though_its_last_records_fail_and_its_end_fills_the_buffer(
         bus.publish_many("ring", [({"n": n}, "a key") for n in range(1, 4)])
     after = system.reshaped(sharded(2, **options))
     handler = Failing({1: 2})
-    after.run_all(handler.one, idle_seconds=1.0, max_runtime_seconds=20.0)
+    after.run_all(handler.one, idle_seconds=1.0, max_runtime_seconds=120.0)
     assert handler.seen == [1, 2, 3]
     old = Names(system.topology).member(system.topology.generation("ring"), "shard_0")
     with broker.connect(after.topology) as connection:
@@ -126,6 +126,6 @@ def test_records_that_waited_beside_several_queues_are_not_taken_for_each_other(
     time.sleep(DELAYS.delays_seconds[0])  # then both queues' records are due in one batch
     after = system.reshaped(sharded(1, **options))
     second = Failing({1: 1})  # due after the other one
-    after.run(second.batch, "shard_0", batch=True, idle_seconds=3.0, max_runtime_seconds=20.0)
+    after.run(second.batch, "shard_0", batch=True, idle_seconds=3.0, max_runtime_seconds=120.0)
     assert [n for n in second.seen if n % 2 == 0] == [0, 2, 4, 6]
     assert [n for n in second.seen if n % 2] == [1, 3, 5, 7]

@@ -50,7 +50,7 @@ def run(command: str, folder: Path) -> str:
             env=ENVIRONMENT | {"PYTHONPATH": str(folder)},
             stdout=printed,
             stderr=printed,
-            timeout=300,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         printed.seek(0)

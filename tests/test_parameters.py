@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Optional
 
 import pytest
-from marshmallow import Schema, fields
+from marshmallow import Schema
 from typing_extensions import TypeAliasType
 
 from feedbus import Bus, Message, Records, handler, resource
@@ -22,6 +22,7 @@ from feedbus.records.ids import Ids
 from feedbus.testing import TestSystem
 from feedbus.topology import Exchange, Queue, RetryPolicy, Topology
 from feedbus.urls import parse_broker_url
+from tests.handlers_to_run import Numbered
 
 
 class Own:
@@ -158,10 +159,6 @@ def test_a_batch_handler_has_no_message_of_its_own():
 
 
 SEEN: list[Any] = []
-
-
-class Numbered(Schema):
-    n = fields.Integer(strict=True, required=True)
 
 
 @handler(Numbered)

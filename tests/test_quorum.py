@@ -24,7 +24,6 @@ from tests.test_apply import (
     KEYS,
     WAITING,
     carry_out,
-    changed,
     consume_ring,
     consume_work,
     nothing_to_do,
@@ -64,10 +63,10 @@ def test_shards_and_queues_change_with_their_content_in_order(
     system = make(single, shards(2), pack=5)
     wait_for_retry(system.topology, 99)
     publish(system.topology, 0)
-    wanted = changed(system, replace(single, max_length=1000), shards(3))
+    wanted = system.changed(replace(single, max_length=1000), shards(3))
     carry_out(wanted)
     publish(wanted, 1)
-    last = changed(System(wanted), replace(single, max_length=1000), shards(1))
+    last = System(wanted).changed(replace(single, max_length=1000), shards(1))
     carry_out(last)
     publish(last, 2)
     assert consume_ring(last, 3) == {key: [0, 1, 2] for key in KEYS}
@@ -82,7 +81,7 @@ def test_queues_become_quorum_queues_and_classic_ones_again(make: Callable[..., 
     system = make(queue(), shards(2, "classic"))
     for number, kind in enumerate(("quorum", "classic")):
         publish(system.topology, 2 * number)
-        wanted = changed(system, queue(type=kind), shards(2, kind))
+        wanted = system.changed(queue(type=kind), shards(2, kind))
         carry_out(wanted)
         publish(wanted, 2 * number + 1)
         expected = [2 * number, 2 * number + 1]
@@ -100,7 +99,7 @@ def test_a_removed_queue_is_deleted_once_it_is_proved_to_be_empty(
 ) -> None:
     gone = queue("gone", exchange="other", routing_keys=("g",), type="quorum")
     system = make(queue(type="quorum"), replace(gone, single_active_consumer=True))
-    wanted = changed(system, queue(type="quorum"))
+    wanted = system.changed(queue(type="quorum"))
     with broker.connect(system.topology) as connection:
         channel = connection.channel()
         channel.basic_consume(f"{wanted.name}.gone", callback=lambda _: None)
@@ -120,7 +119,7 @@ def test_a_queue_of_an_earlier_version_keeps_up_running_and_apply_replaces_it(
     make: Callable[..., System],
 ) -> None:
     system = make(queue("other", exchange="other", routing_keys=("o",)))
-    wanted = changed(system, *system.topology.queues.values(), queue(type="quorum"))
+    wanted = system.changed(*system.topology.queues.values(), queue(type="quorum"))
     name = f"{wanted.name}.work"
     with broker.connect(wanted) as connection:
         channel = connection.channel()

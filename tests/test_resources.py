@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from marshmallow import Schema, fields
 
 from feedbus import Outage, handler, resource
 from feedbus.errors import UsageError
@@ -20,6 +19,7 @@ from feedbus.store.peewee import close_bound
 from feedbus.testing import TestSystem
 from feedbus.topology import Exchange, Queue, Topology
 from feedbus.urls import parse_broker_url
+from tests.handlers_to_run import Numbered
 from tests.projects import PATIENCE_SECONDS, Project, wait_until
 from tests.systems import System, queue
 
@@ -57,10 +57,6 @@ def client(settings: Settings) -> Iterator[Client]:
     STEPS.append("open")
     yield Client(settings)
     STEPS.append("close")
-
-
-class Numbered(Schema):
-    n = fields.Integer(strict=True, required=True)
 
 
 @handler(Numbered)

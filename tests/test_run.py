@@ -26,7 +26,7 @@ def test_a_run_that_has_been_idle_ends_with_0(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_message_in_hand_be_settled_and_ends_with_0(
+def test_a_signal_lets_the_message_in_flight_be_settled_and_ends_with_0(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     project = Project.at(tmp_path, "note(n)\ntime.sleep(0.6)\nnote(f'{n}-done')")
@@ -41,7 +41,7 @@ def test_a_signal_lets_the_message_in_hand_be_settled_and_ends_with_0(
     assert project.seen() == ["1", "1-done", "2", "2-done"]
 
 
-def test_a_consumer_killed_with_a_message_in_hand_loses_nothing(tmp_path: Path) -> None:
+def test_a_consumer_killed_with_a_message_in_flight_loses_nothing(tmp_path: Path) -> None:
     project = Project.at(tmp_path, "note(n)\nif len(open(LOG).readlines()) == 1: time.sleep(60)")
     handlers = tmp_path / "small_handlers.py"
     handlers.write_text(handlers.read_text().replace("LOG)", f"{str(project.log)!r})"))
@@ -220,7 +220,7 @@ while not (here / f"begun{1 - n}").exists():
     time.sleep(0.01)
 note(n)
 """
-    project = Project.at(tmp_path, body, 'handler_timeout = "30s"\nprocesses = 2\nprefetch = 1')
+    project = Project.at(tmp_path, body, 'handler_timeout = "5m"\nprocesses = 2\nprefetch = 1')
     if not store:
         text = project.topology.read_text()
         project.topology.write_text(text.replace('[store]\nurl = "sqlite:///var/store.db"\n', ""))

@@ -170,7 +170,7 @@ def test_a_run_says_once_that_it_is_ready(make: Callable[..., System]) -> None:
     assert (reported, system.seen) == ([0], [1, 2, 3])
 
 
-def test_who_was_in_hand_is_read_from_a_line_that_was_shorter_than_the_one_before(
+def test_what_was_in_the_handler_is_read_from_a_line_shorter_than_the_one_before(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "work.hand"

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.processes
 @contextmanager
 def command(folder: Path, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
     """Run python -m web in the project with its state in a folder."""
-    reported = {
+    environment = {
         **os.environ,
         "FEEDBUS_VAR": str(folder),
         "FEEDBUS_BROKER_URL": f"sqlite:///{folder}/broker.db",
@@ -33,7 +32,7 @@ def command(folder: Path, *arguments: str, **environ: str) -> Iterator[subproces
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "web", *arguments],
         cwd=ROOT,
-        env=reported,
+        env=environment,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -45,12 +44,17 @@ def command(folder: Path, *arguments: str, **environ: str) -> Iterator[subproces
         process.communicate()
 
 
-def listening_port(process: subprocess.Popen[str]) -> int:
+def logged(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
+    """Read what a process logs up to a line that has a pattern."""
     assert process.stderr is not None
     for line in process.stderr:
-        if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)\b", line):
-            return int(found[1])
-    pytest.fail("it ended without listening")
+        if found := re.search(pattern, line):
+            return found
+    pytest.fail(f"it ended without logging {pattern}")
+
+
+def listening_port(process: subprocess.Popen[str]) -> int:
+    return int(logged(process, r"listening on http://127\.0\.0\.1:(\d+)\b")[1])
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
@@ -84,18 +88,18 @@ def test_a_signal_ends_it_with_0_after_the_requests_in_flight(tmp_path, number):
         body = json.dumps({"userId": author, "text": "Hello"}).encode()
         head = (
             "POST /api/v1/post-tweet HTTP/1.1\r\nHost: localhost\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            "Expect: 100-continue\r\n\r\n"
         )
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as connection:
             connection.sendall(head.encode() + body[:5])
-            time.sleep(0.2)  # half of the request is there now
+            assert connection.recv(1_000).startswith(b"HTTP/1.1 100 ")  # the request has begun
             process.send_signal(number)
-            time.sleep(0.2)
+            logged(process, "event=stopping")
             connection.sendall(body[5:])
             assert connection.recv(1_000).startswith(b"HTTP/1.1 202 ")
         assert process.wait(timeout=PATIENCE_SECONDS) == 0
-        assert process.stderr is not None
-        assert "event=stopped" in process.stderr.read()
+        logged(process, "event=stopped")
 
 
 def test_a_wrong_topology_is_reported_line_by_line(tmp_path):

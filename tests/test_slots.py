@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from feedbus.process import file_locks, slot_status, slots, supervised
+from tests.projects import PATIENCE_SECONDS, is_alive, wait_until
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,6 @@ time.sleep(60)
 """
 
 
-def is_alive(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def wait_until(happened):
-    while not happened():
-        time.sleep(0.01)
-
-
 def test_a_slot_is_held_by_one_process_and_the_other_learns_by_which(folder):
     with python(HOLD, folder.var) as holder:
         assert holder.stdout.readline() == "held\n"
@@ -96,7 +84,7 @@ def test_a_slot_is_free_as_soon_as_its_holder_is_killed(folder):
     with python(HOLD, folder.var) as holder:
         holder.stdout.readline()
         os.kill(holder.pid, signal.SIGKILL)
-        with slots.hold_slot(folder, "feed_3", 1, patience_seconds=10):
+        with slots.hold_slot(folder, "feed_3", 1, patience_seconds=PATIENCE_SECONDS):
             pass
 
 
@@ -106,7 +94,7 @@ def test_a_child_that_outlives_its_parent_does_not_hold_the_slot(folder):
         holder.stdout.readline()
         os.kill(holder.pid, signal.SIGKILL)
         try:
-            with slots.hold_slot(folder, "feed_3", 1, patience_seconds=10):
+            with slots.hold_slot(folder, "feed_3", 1, patience_seconds=PATIENCE_SECONDS):
                 pass
         finally:
             os.killpg(holder.pid, signal.SIGKILL)
@@ -151,7 +139,7 @@ def test_a_process_whose_supervisor_was_gone_already_ends():
 
 def test_a_process_started_by_hand_follows_nobody(monkeypatch):
     monkeypatch.delenv(supervised.SUPERVISED, raising=False)
-    supervised.follow_parent()
+    assert not supervised.follow_parent()
 
 
 def test_an_allocation_beyond_the_memory_limit_is_a_memory_error():

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from feedbus import config
 from feedbus.cli import main
 from feedbus.ring import Ring
+from tests.projects import PATIENCE_SECONDS
 
 TOPOLOGY = """
 name = "house"
@@ -135,7 +136,9 @@ def test_a_terminal_gets_a_bar_for_each_shard_the_busiest_the_longest(path):
     words = [sys.executable, "-m", "feedbus", "--topology", path, "spread", "feed"]
     environment = os.environ | {"PYTHONUTF8": "1"}
     with os.fdopen(leader, "rb", buffering=0) as terminal:
-        subprocess.run(words, check=True, stdout=follower, env=environment, timeout=60)
+        subprocess.run(
+            words, check=True, stdout=follower, env=environment, timeout=PATIENCE_SECONDS
+        )
         os.close(follower)
         lines = terminal.read(65_536).decode().splitlines()
     bars = [line.count("█") for line in lines if line.startswith(("update_feed_", "audit"))]

@@ -127,11 +127,11 @@ def test_the_first_failure_is_answered_at_once_and_the_next_ones_wait_longer_and
 
 def test_it_gives_up_after_so_many_quick_failures_in_a_row():
     restart_policy = RestartPolicy(start_retries=3)
-    reported = []
+    exhausted = []
     for _ in range(3):
         restart_policy.ended(-9, 0.3, None)
-        reported.append(restart_policy.exhausted)
-    assert reported == [False, False, True]
+        exhausted.append(restart_policy.exhausted)
+    assert exhausted == [False, False, True]
 
 
 @pytest.mark.parametrize(

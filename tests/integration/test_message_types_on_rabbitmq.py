@@ -10,6 +10,7 @@ import pytest
 
 import feedbus
 from tests.projects import Project
+from tests.systems import publish_confirmed
 
 pytestmark = pytest.mark.integration
 
@@ -93,10 +94,10 @@ def test_each_message_reaches_its_handler_as_its_type(rabbitmq, tmp_path, monkey
     with amqp.Connection(host=node.partition("/")[0]) as connection:
         channel = connection.channel()
         text = amqp.Message("grüße".encode("latin-1"), content_type="text/plain; charset=latin-1")
-        channel.basic_publish(text, f"{name}.orders", "order.note")
+        publish_confirmed(channel, text, f"{name}.orders", "order.note")
         for number, product in ((2, "table"), (3, "lamp")):
             row = amqp.Message(f"{number},{product}", content_type="text/csv", type="row")
-            channel.basic_publish(row, f"{name}.rows", "any")
+            publish_confirmed(channel, row, f"{name}.rows", "any")
         channel.close()
     project = Project(tmp_path)
     for consumer in ("work", "typed"):

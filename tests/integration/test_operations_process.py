@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.projects import Project, gone, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, gone, wait_until
 
 BODY = "note(n)"
 
@@ -39,7 +39,7 @@ def status(project: Project) -> dict[str, Any]:
 
 
 def read(url: str, path: str) -> bytes:
-    with urllib.request.urlopen(f"{url}{path}", timeout=20) as answer:
+    with urllib.request.urlopen(f"{url}{path}", timeout=PATIENCE_SECONDS) as answer:
         return answer.read()
 
 

@@ -86,7 +86,7 @@ class Stack:
             env={**self.environment, **environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
 
@@ -97,7 +97,7 @@ class Stack:
             json.dumps(fields).encode(),
             {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             return json.load(answer)
 
     def tweet(self, author: int, count: int) -> None:
@@ -192,8 +192,8 @@ def test_each_shards_counter_is_what_its_shard_handled_across_a_kill(stack, auth
         assert ask.values(HANDLED, "consumer") == tally.by_shard()
         wait_until(lambda: tally.stored() == tally.expected())
         notified = tally.stored().emails + tally.stored().messages
-    reported = 'sum(feedbus_records_total{consumer=~"send_notification.*",verdict="ack"})'
-    wait_until(lambda: ask.value(reported) == notified)
+    sent = 'sum(feedbus_records_total{consumer=~"send_notification.*",verdict="ack"})'
+    wait_until(lambda: ask.value(sent) == notified)
     # It went on counting where the killed process had stopped.
     assert ask.value(f"sum(resets(feedbus_records_total{{{SHARDS}}}[10m]))") == 0
     assert ask.value("sum(feedbus_misplaced_deliveries_total)") == 0

@@ -22,6 +22,7 @@ from feedbus.bus import LiveBus
 from feedbus.topology import Topology
 from servers import versions
 from tests.projects import (
+    CLOCK,
     PATIENCE_SECONDS,
     ROOT,
     environment_without_options,
@@ -74,15 +75,6 @@ def feed(records, bus):
 @handler(Note)
 def mail(message, bus):
     os.write(log, f"{message['key']} {message['n']}\\n".encode())
-"""
-
-CLOCK = """
-import signal, sys
-from feedbus.process import slot_status
-slot_status.mark_ready()
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-while True:
-    signal.pause()
 """
 
 

@@ -61,7 +61,7 @@ class Commands:
             env=os.environ | self.environment | urls,
             capture_output=True,
             check=False,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
         )
         self.written.append((" ".join(words), done.stdout + done.stderr))
         assert b"Traceback" not in done.stderr, done.stderr.decode()
@@ -102,7 +102,7 @@ class Commands:
     def fetch(self, port: int, *paths: str) -> None:
         """Keep what the web answers."""
         for path in paths:
-            client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
             client.request("GET", path)
             answer = client.getresponse()
             self.written.append((path, str(answer.headers).encode() + answer.read()))
@@ -145,7 +145,7 @@ def guarded(rabbitmq: RabbitMQ, postgres: Postgres) -> Iterator[dict[str, str]]:
 
 def put(node: RabbitMQ, path: str, **properties: str) -> None:
     """Make something through the management API, which costs less than rabbitmqctl."""
-    client = http.client.HTTPConnection("127.0.0.1", node.management_port, timeout=20)
+    client = http.client.HTTPConnection("127.0.0.1", node.management_port, timeout=PATIENCE_SECONDS)
     login = b64encode(b"guest:guest").decode()
     headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
     client.request("PUT", f"/api/{path}", json.dumps(properties), headers)

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import PATIENCE_SECONDS, Project, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, circusctl, wait_until
 from tests.required_servers import only_if
 
-CIRCUSCTL = Path(sys.executable).with_name("circusctl")
 SLOW = """
 note(f"begin{n}")
 while not os.path.exists(os.path.join(os.path.dirname(__file__), "release")):
@@ -62,10 +61,7 @@ class System:
         return (self.folder / "output").read_text()
 
     def circusctl(self, *words):
-        done = subprocess.run(
-            [CIRCUSCTL, "--endpoint", "ipc://var/run/circus.sock", *words],
-            cwd=self.folder, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = circusctl(self.folder, os.environ, *words)
         return (done.stdout + done.stderr).strip()
 
     def status(self):
@@ -249,16 +245,11 @@ def test_as_process_1_it_reaps_orphans_and_stops_while_it_starts(tmp_path):
         with system.up(prefix=prefix, ready=False):
             if wait is None:
                 wait_until(lambda: running(orphan))
-                time.sleep(0.5)
             else:
                 wait_until((tmp_path / "var" / "run" / wait).exists)
             (one,) = [pid for pid in command_lines() if first_in_namespace(pid, tmp_path)]
-            children = Path(f"/proc/{one}/task/{one}/children").read_text().split()
-            states = [
-                Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-                for pid in children
-            ]
-            assert "Z" not in states or wait is not None
+            if wait is None:
+                wait_until(lambda one=one: has_reaped_orphans(one))
             os.kill(one, signal.SIGTERM)
             wait_until(lambda one=one: one not in command_lines())
             (tmp_path / "var" / "run" / "circus.sock").unlink(missing_ok=True)
@@ -267,6 +258,14 @@ def test_as_process_1_it_reaps_orphans_and_stops_while_it_starts(tmp_path):
         assert "stopped" in system.output.splitlines()[-1]
     assert re.search(r"^work +\S+ INFO event=", system.output, re.MULTILINE)  # --logs by default
     assert running(orphan) == []
+
+
+def has_reaped_orphans(process_1):
+    """Whether the script's orphan has ended, and process 1 has no zombie."""
+    lines = command_lines()  # that of a zombie is empty
+    children = Path(f"/proc/{process_1}/task/{process_1}/children").read_text().split()
+    left = [lines[int(pid)] for pid in children if int(pid) in lines]
+    return not any(line == "" or line.endswith("sleep 0.2") for line in left)
 
 
 def first_in_namespace(pid, folder):

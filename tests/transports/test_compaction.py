@@ -29,15 +29,6 @@ def purge(channel, name):
     assert channel.queue_purge(name) == MESSAGES
 
 
-def wait_until(channel, condition):
-    for _ in range(60):
-        if condition():
-            return
-        with pytest.raises(TimeoutError):
-            channel.connection.drain_events(timeout=0.5)
-    assert condition()
-
-
 @pytest.fixture
 def emptied(connect, path):
     """Connect, and leave a file that is large and almost empty."""
@@ -53,7 +44,7 @@ def emptied(connect, path):
 
 def test_an_idle_consumer_gives_back_the_space_of_a_backlog(emptied, path):
     consume(emptied, "q")
-    wait_until(emptied, lambda: sum(sizes(path)) < 1_000_000)
+    drain_until(emptied, lambda: sum(sizes(path)) < 1_000_000)
     assert contents(emptied, "kept") == ["1", "2"]
 
 
@@ -75,7 +66,7 @@ def test_the_file_is_not_rewritten_while_another_process_uses_it(emptied, connec
         with pytest.raises(TimeoutError):
             emptied.connection.drain_events(timeout=0.2)
     assert sizes(path)[0] > MESSAGES * BYTES
-    wait_until(emptied, lambda: sum(sizes(path)) < 1_000_000)
+    drain_until(emptied, lambda: sum(sizes(path)) < 1_000_000)
 
 
 def test_what_holds_more_than_it_has_free_stays_as_it_is(emptied, connect, path):
@@ -97,7 +88,7 @@ def test_connections_of_other_processes_go_on_after_the_file_was_rewritten(
     other.say("consume", "kept", 10, 4)
     assert other.hear() == "consuming"
     consume(emptied, "q")
-    wait_until(emptied, lambda: sum(sizes(path)) < 1_000_000)
+    drain_until(emptied, lambda: sum(sizes(path)) < 1_000_000)
     put(writer, "kept", "4")
     assert [body for body, _ in other.hear()] == ["1", "2", "3", "4"]
     with sqlite3.connect(path) as file:
@@ -107,7 +98,7 @@ def test_connections_of_other_processes_go_on_after_the_file_was_rewritten(
 
 def test_a_message_that_comes_meanwhile_is_delivered(emptied, connect, path):
     got = consume(emptied, "q")
-    wait_until(emptied, lambda: sum(sizes(path)) < 1_000_000)
+    drain_until(emptied, lambda: sum(sizes(path)) < 1_000_000)
     put(connect().channel(), "q", "m")
     drain_until(emptied, lambda: got)
     assert got[0].body in {b"m", "m"}

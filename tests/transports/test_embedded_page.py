@@ -8,6 +8,7 @@ import sys
 
 from feedbus.transports.sqlite.survey import survey
 from tests.pages import DOCS, ROOT, blocks
+from tests.projects import PATIENCE_SECONDS
 
 (TASKS,) = [b.text for b in blocks(DOCS / "how-to/embedded.md") if b.file == "tasks.py"]
 
@@ -19,7 +20,7 @@ def test_the_celery_application_publishes_to_its_file(tmp_path):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -46,7 +46,7 @@ def test_a_program_publishes_and_consumes_with_kombus_own_classes(connect):
 
     with Consumer(connection, [TASKS], callbacks=[note]):
         while len(got) < 2:
-            connection.drain_events(timeout=5)
+            connection.drain_events(timeout=PATIENCE_SECONDS)
     assert got == [({"n": 1}, "abc"), ({"n": 2}, "abc")]
     assert received(connection) is None
 
@@ -54,7 +54,7 @@ def test_a_program_publishes_and_consumes_with_kombus_own_classes(connect):
 def test_a_simple_queue_works(connect):
     with contextlib.closing(connect().SimpleQueue("simple")) as queue:
         queue.put({"n": 1})
-        message = queue.get(timeout=5)
+        message = queue.get(timeout=PATIENCE_SECONDS)
         assert message.payload == {"n": 1}
         message.ack()
         with pytest.raises(queue.Empty):

@@ -141,7 +141,7 @@ def test_a_program_of_kombus_own_classes_runs_on_it(connect):
     producer = Producer(connection)
     producer.publish({"n": 1}, exchange="tasks", routing_key="t", declare=[TASKS])
     with Consumer(connection, [TASKS], callbacks=[lambda body, _: got.append(body)]):
-        connection.drain_events(timeout=20)
+        connection.drain_events(timeout=PATIENCE_SECONDS)
     assert got == [{"n": 1}]
 
 
@@ -243,14 +243,7 @@ def test_real_runners_go_through_a_change_of_shards_in_threads_of_one_process(tm
     publish(before, 1)
     after = before.reshaped(sharded(3))
     publish(after, 2)
-    threads = [
-        threading.Thread(target=after.run, args=(note, name), kwargs={"idle_seconds": 1.0})
-        for name in after.topology.consumers
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE_SECONDS)
+    after.run_all(note, idle_seconds=1.0)
     close_bound()
     memory.remove("tests")
     assert seen == {key: [1, 2] for key in keys}

@@ -17,6 +17,7 @@ from kombu.connection import Connection
 
 from feedbus.transports.sqlite import Transport
 from tests.conformance.drive import consume, depth, drain_until, put, queue, text, texts
+from tests.projects import PATIENCE_SECONDS
 
 LONG_SECONDS = 30  # far beyond what is waited for: who oversleeps times out
 
@@ -183,7 +184,7 @@ def test_a_program_without_kombus_connection_open_leaves_nothing_running(path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         cwd=Path(__file__).parents[2],
     )
     assert json.loads(done.stdout) == "m"
