@@ -1,26 +1,20 @@
-"""feedbus balance: the evenest weights, found exactly, written, and kept by the brokers."""
+"""feedbus balance: weights by keys and traffic, written, and kept by the brokers."""
 
 import json
 import sqlite3
 from collections import Counter
-from itertools import combinations, pairwise
 
 import psycopg2
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from feedbus import broker, config
-from feedbus.balance.traffic import Tally
-from feedbus.balance.weights import find
 from feedbus.bus import LiveBus
 from feedbus.cli import main
 from feedbus.config.editing import weighted
 from feedbus.generations import topology_setup
 from feedbus.generations.depths import depths_of
-from feedbus.ring import Ring, frontier
-from feedbus.ring.jumping import CLASSES, jumper, visits
+from feedbus.ring import Ring
 
 TOPOLOGY = """
 name = "house"
@@ -41,14 +35,7 @@ exchange = "mail"
 routing_keys = ["email"]
 handler = "handlers:send"
 """
-AUDIT = """[queues.audit]
-exchange = "feed"
-handler = "handlers:audit"
-"""
 THOUSAND = [str(number) for number in range(1, 1001)]
-LOADS = st.dictionaries(
-    st.integers(0, CLASSES - 1), st.integers(0, 20), min_size=1, max_size=40
-).filter(lambda loads: any(loads.values()))
 
 
 @pytest.fixture
@@ -70,15 +57,6 @@ def balance(path):
     return run
 
 
-@pytest.fixture(scope="module")
-def topology(tmp_path_factory):
-    """Return a topology whose ring has a few shards, then a queue without any."""
-    file = tmp_path_factory.mktemp("small") / "topology.toml"
-    urls = {"broker": "sqlite:///broker.db", "store": "sqlite:///store.db"}
-    file.write_text(TOPOLOGY.format(shards=3, **urls) + AUDIT)
-    return config.load(file)
-
-
 def placed(topology, keys):
     ring = Ring.of(topology.generation("feed").members)
     return Counter(ring.route(key) for key in keys)
@@ -86,76 +64,6 @@ def placed(topology, keys):
 
 def evenness(records, shards):
     return max(records.values()) * shards / records.total()
-
-
-# The search.
-
-
-@given(st.integers(0, CLASSES - 1), st.integers(1, 500))
-def test_what_a_key_visits_gives_its_bucket_for_every_number_of_buckets(each, buckets):
-    visited = [0, *visits(each, 500)]
-    assert max(bucket for bucket in visited if bucket < buckets) == jumper()(each, buckets)
-
-
-@settings(max_examples=60, deadline=None)
-@given(LOADS, st.integers(1, 4), st.integers(0, 6))
-def test_each_choice_is_the_best_of_all_cuts_of_so_many_buckets(loads, queues, more):
-    expected = []
-    for buckets in range(queues, queues + more + 1):
-        row = [0] * buckets
-        for each, load in loads.items():
-            row[jumper()(each, buckets)] += load
-        busiest, idlest, _ = min(cuts(row, queues))
-        if not expected or busiest < expected[-1][1]:
-            expected.append((buckets, busiest, -idlest))
-    found = frontier(loads, queues, queues + more)
-    assert [(one.buckets, one.busiest, idlest_of(one, loads)) for one in found] == expected
-
-
-def cuts(row, runs):
-    """Yield (most, minus least, weights) of every way to cut a row into runs."""
-    for inner in combinations(range(1, len(row)), runs - 1):
-        places = [0, *inner, len(row)]
-        loads = [sum(row[start:end]) for start, end in pairwise(places)]
-        yield max(loads), -min(loads), places
-
-
-def idlest_of(balance, loads):
-    ring = Ring.of((str(place), weight) for place, weight in enumerate(balance.weights))
-    owners = [queue for queue, weight in ring.buckets for _ in range(weight)]
-    found = dict.fromkeys(owners, 0)
-    for each, load in loads.items():
-        found[owners[jumper()(each, len(owners))]] += load
-    assert max(found.values()) == balance.busiest
-    return min(found.values())
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    loads=LOADS,
-    weights=st.lists(st.integers(1, 12), min_size=4, max_size=4),
-    most=st.integers(4, 40),
-    target=st.none() | st.floats(1, 4),
-)
-def test_it_is_never_less_even_than_before_nor_takes_more_buckets(
-    topology, loads, weights, most, target
-):
-    *shards, audit = weights
-    stands = weighted(topology, {"update_feed": dict(enumerate(shards)), "audit": audit})
-    tally = Tally(loads=loads, keys=len(loads))
-    found = find(stands, stands.generation("feed"), tally, most, target)
-    if not found.changes:
-        assert found.weights == {}
-        return
-    assert found.after.max_over_mean < found.before.max_over_mean
-    assert len(found.after.ring) <= most
-    # What is reported is what the file would say.
-    proposed = weighted(stands, found.weights)
-    assert found.after.members == [(one.name, one.weight) for one in proposed.consumers.values()
-                                   if one.queue.exchange == "feed"]  # fmt: skip
-
-
-# The command.
 
 
 def test_a_thousand_keys_over_ten_shards_come_to_a_twenty_fifth_of_the_mean(balance, path):
@@ -230,7 +138,8 @@ def test_spread_against_the_file_from_before_reports_the_same_moves(balance, pat
 
 
 def test_all_queues_of_a_ring_get_weights(balance, path):
-    path.write_text(path.read_text() + AUDIT)
+    audit = '[queues.audit]\nexchange = "feed"\nhandler = "handlers:audit"\n'
+    path.write_text(path.read_text() + audit)
     found = balance("audit", "--keys", "1..1100", "--write", "--json")
     report = json.loads(found.stdout)
     assert set(report["weights"]) == {"update_feed", "audit"}
@@ -283,9 +192,6 @@ def test_traffic_comes_from_a_column_or_a_file_of_its_own(balance, path, tmp_pat
         report = json.loads(found.stdout)
         assert {one["name"]: one["records"] for one in report["before"]["shards"]} == before
     assert json.loads(by_file.stdout)["keys"] == 301
-
-
-# The store.
 
 
 @pytest.fixture
@@ -359,9 +265,6 @@ def test_a_store_that_is_not_there_is_not_made(balance, path):
     assert not (path.parent / "store.db").exists()
 
 
-# What cannot be done.
-
-
 @pytest.mark.parametrize(
     ("words", "code", "reported"),
     [
@@ -396,9 +299,6 @@ def test_traffic_that_is_none_is_reported_by_line(balance, tmp_path, content, re
     found = balance("feed", "--keys", file, "--traffic", "2")
     assert found.exit_code == 1
     assert reported in found.stderr
-
-
-# The brokers.
 
 
 def published(topology, keys):

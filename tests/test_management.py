@@ -5,13 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
+from feedbus.broker import inventory
 from feedbus.broker.rabbitmq import management
 from feedbus.errors import UsageError
-from feedbus.urls import parse_management_url
+from feedbus.store.peewee import close_bound
+from feedbus.topology import Topology
+from feedbus.urls import parse_broker_url, parse_management_url
+from tests.systems import System, queue
 
 
 @contextmanager
@@ -78,3 +84,34 @@ def test_an_answer_that_is_none_is_refused(monkeypatch, body, reported):
     monkeypatch.setattr(management, "LARGEST_BYTES", 1_000_000)
     with answering(200, body) as (url, _):
         assert reported in refusal(url)
+
+
+def test_a_management_api_that_does_not_answer_says_what_to_set(rabbitmq, tmp_path: Path) -> None:
+    system = System.at(tmp_path, queue(), broker_url=rabbitmq.url)
+    close_bound()
+    nobody = replace(system.topology, management_url=parse_management_url("http://127.0.0.1:1"))
+    with pytest.raises(UsageError, match=r"127\.0\.0\.1:1 cannot be read.*\[broker\] management"):
+        inventory.take(nobody)
+    stranger = rabbitmq.management_url.replace("://", "://nobody:wrong@")
+    with pytest.raises(UsageError, match="does not know 'nobody' with this password"):
+        inventory.take(replace(system.topology, management_url=parse_management_url(stranger)))
+
+
+@pytest.mark.parametrize(
+    ("url", "reported_url", "expected"),
+    [
+        ("amqp://a:b%40@rabbit/vh", None, ("http://rabbit:15672", "a", "b@", "vh")),
+        ("amqps://a:b@rabbit:5671//", None, ("https://rabbit:15671", "a", "b", "/")),
+        ("amqp://[::1]:5672", None, ("http://[::1]:15672", "guest", "guest", "/")),
+        ("amqp://a:b@r/", "https://x:y@m/api-of-it/", ("https://m/api-of-it", "x", "y", "/")),
+        ("amqp://a:b@r1/;amqp://c:d@r2/", None, ("http://r1:15672", "a", "b", "/")),
+    ],
+)
+def test_the_management_api_is_found_by_the_brokers_url(
+    tmp_path: Path, url: str, reported_url: str | None, expected: tuple[str, ...]
+) -> None:
+    given = parse_management_url(reported_url) if reported_url else None
+    broker_url = parse_broker_url(url)
+    topology = Topology("t", tmp_path / "t.toml", broker_url, {}, {}, management_url=given)
+    api = management.Api.of(topology.broker_url, topology.management_url)[0]
+    assert (str(api.url), api.url.user, api.url.password, api.virtual_host) == expected

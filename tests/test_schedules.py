@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,7 @@ from feedbus import broker, config
 from feedbus.broker.names import Names
 from feedbus.bus import LiveBus
 from feedbus.cli import main
-from feedbus.cron import Cron
-from feedbus.errors import Outage, TopologyError, UsageError
+from feedbus.errors import Outage, UsageError
 from feedbus.generations import topology_setup
 from feedbus.inline.projects import on_broker, unused_name
 from feedbus.metrics import Metrics
@@ -32,22 +31,8 @@ from feedbus.topology import Operations, Topology
 from feedbus.transports import memory
 from feedbus.urls import parse_broker_url
 from servers import versions
+from tests.topologies import STOCKTAKING
 
-TEXT = """
-name = "shop"
-[exchanges]
-orders = { type = "topic" }
-[queues.count]
-exchange     = "orders"
-routing_keys = ["stock.#"]
-handler      = "stock:count"
-[schedules.nightly]
-cron     = "30 2 * * *"
-timezone = "Europe/Berlin"
-exchange = "orders"
-key      = "stock.all"
-payload  = { kind = "stocktaking", shelves = [1, 2] }
-"""
 HANDLERS = """
 from feedbus import handler
 
@@ -70,7 +55,7 @@ class Wall:
         return round(self.moment.timestamp()) * 10**9
 
 
-def topology_of(folder: Path, text: str = TEXT) -> Topology:
+def topology_of(folder: Path, text: str = STOCKTAKING) -> Topology:
     (folder / "stock.py").write_text(HANDLERS)
     path = folder / "topology.toml"
     path.write_text(text)
@@ -106,62 +91,6 @@ def published(topology: Topology) -> list[str]:
             assert json.loads(message.body) == {"kind": "stocktaking", "shelves": [1, 2]}
             found.append(message.properties["message_id"].removeprefix(f"{topology.name}."))
     return found
-
-
-def moments(cron: str, zone: str, start: str, count: int) -> list[str]:
-    """Return moments in the zone's own time, with its offset from UTC."""
-    line = Cron.of(replace(SCHEDULE, cron=cron, timezone=zone))
-    moment, found = datetime.fromisoformat(start).astimezone(UTC), []
-    for _ in range(count):
-        moment = line.next_after(moment)
-        found.append(moment.astimezone(line.zone).isoformat(timespec="minutes")[5:])
-    return found
-
-
-SCHEDULE = config.load(Path("topology.toml"), text=TEXT).schedule("nightly")
-
-
-def test_where_the_clock_skips_a_time_it_is_fired_right_after_the_gap():
-    assert moments("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00Z", 3) == [
-        "03-29T03:00+02:00", "03-30T02:30+02:00", "03-31T02:30+02:00",
-    ]  # fmt: skip
-
-
-def test_where_the_clock_shows_a_time_twice_it_is_fired_the_first_time():
-    assert moments("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00Z", 3) == [
-        "10-25T02:30+02:00", "10-26T02:30+01:00", "10-27T02:30+01:00",
-    ]  # fmt: skip
-    # Also after a look within the second of the two hours.
-    assert moments("30 2 * * *", "Europe/Berlin", "2026-10-25T01:15Z", 1) == ["10-26T02:30+01:00"]
-
-
-def test_two_times_that_fall_upon_one_moment_are_one_firing():
-    assert moments("0 2,3 * * *", "Europe/Berlin", "2026-03-28T12:00Z", 3) == [
-        "03-29T03:00+02:00", "03-30T02:00+02:00", "03-30T03:00+02:00",
-    ]  # fmt: skip
-
-
-def test_steps_of_time_go_on_through_the_change_of_the_clock():
-    assert moments("*/30 * * * *", "Europe/Berlin", "2026-10-24T23:59Z", 6) == [
-        "10-25T02:00+02:00", "10-25T02:30+02:00", "10-25T02:00+01:00",
-        "10-25T02:30+01:00", "10-25T03:00+01:00", "10-25T03:30+01:00",
-    ]  # fmt: skip
-    assert moments("*/30 * * * *", "Europe/Berlin", "2026-03-29T00:29Z", 3) == [
-        "03-29T01:30+01:00", "03-29T03:00+02:00", "03-29T03:30+02:00",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "line", ["*/7 * * * *", "30 2 * * *", "* 3 * * MON", "0 0 1 * *", "*/9 * * * * *"]
-)
-def test_the_latest_moment_is_the_last_of_those_that_follow_each_other(line):
-    cron = Cron.of(replace(SCHEDULE, cron=line, timezone="Europe/Berlin"))
-    after = datetime(2026, 10, 24, 23, 10, 5, tzinfo=UTC)
-    for minutes in (0, 1, 59, 300, 3000):
-        until, moment, last = after + timedelta(minutes=minutes), after, None
-        while (moment := cron.next_after(moment)) <= until:
-            last = moment
-        assert cron.latest(after, until) == last
 
 
 def test_a_new_schedule_begins_now_and_is_fired_once_at_each_moment(topology):
@@ -308,7 +237,7 @@ def test_foreign_messages_beside_the_moment_are_dropped_when_the_next_is_noted(t
 
 def test_the_thread_of_a_host_fires_by_the_machines_clock(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    text = TEXT.replace("30 2 * * *", "* * * * * *")
+    text = STOCKTAKING.replace("30 2 * * *", "* * * * * *")
     topology = topology_of(tmp_path, text)
     metrics = Metrics.none()
     with LiveBus(topology, metrics) as bus, Scheduler(topology, bus, metrics) as scheduler:
@@ -330,7 +259,7 @@ def test_the_moment_is_kept_on_every_broker_and_goes_with_its_schedule(version, 
     name = f"shop-{unused_name()}"
     broker_table = f'[broker]\nurl = "{url}"\n{management}\n[exchanges]'
     topology = topology_of(
-        tmp_path, TEXT.replace('"shop"', f'"{name}"').replace("[exchanges]", broker_table)
+        tmp_path, STOCKTAKING.replace('"shop"', f'"{name}"').replace("[exchanges]", broker_table)
     )
     bare = replace(topology, schedules={})
     topology_setup.set_up(bare)
@@ -384,7 +313,7 @@ def test_changed_schedules_restart_the_operations_process_alone(tmp_path):
 
 
 def test_a_test_system_fires_a_schedule_when_it_is_asked_to(tmp_path):
-    topology = topology_of(tmp_path, TEXT + 'headers = { source = "cron" }')
+    topology = topology_of(tmp_path, STOCKTAKING + 'headers = { source = "cron" }')
     with TestSystem(topology, now=datetime(2026, 1, 31, 12, tzinfo=UTC)) as system:
         system.run()
         assert system.published() == []
@@ -401,51 +330,3 @@ def test_a_test_system_fires_a_schedule_when_it_is_asked_to(tmp_path):
         assert system.clock.now() == datetime(2026, 2, 2, 1, 30, tzinfo=UTC)
         with pytest.raises(UsageError, match="no schedule named 'night'; expected one of nightly"):
             system.fire("night")
-
-
-WRONG = {
-    'cron     = "30 2 * * *"|cron     = "61 2 * * *"': (
-        "cron: expected minute, hour, day of month, month and day of week, such as"
-        """ "*/5 * * * *" or "30 2 * * MON-FRI", got '61 2 * * *': bad minute"""
-    ),
-    'cron     = "30 2 * * *"|cron     = "@daily"': "got '@daily': wrong number of fields",
-    'cron     = "30 2 * * *"|cron     = "0 0 30 2 *"': "got '0 0 30 2 *': bad day-of-month",
-    'cron     = "30 2 * * *"|': "cron: expected minute, hour",
-    '"Europe/Berlin"|"Europe/Berlim"': "did you mean 'Europe/Berlin'?",
-    '"Europe/Berlin"|"Europe"': "timezone: expected a time zone such as",
-    '"Europe/Berlin"|"../etc/passwd"': "timezone: expected a time zone such as",
-    'exchange = "orders"\nkey|exchange = "order"\nkey': "no exchange named 'order'; did you mean",
-    'key      = "stock.all"|': "to match a binding of 'orders' ('stock.#'), got no key",
-    '"stock.all"|"order.all"': "to match a binding of 'orders' ('stock.#'), got 'order.all'",
-    '"stock.all"|7': "key: expected a routing key",
-    '{ kind = "stocktaking", shelves = [1, 2] }|"all"': "payload: expected a table",
-    "shelves = [1, 2]|shelves = [1, 2026-01-31]": "expected what JSON holds: write a date",
-    "shelves = [1, 2]|shelves = nan": "expected a finite number",
-    "payload  =|headers = ['a']\npayload =": "headers: expected a table of header names",
-    "payload  =|headers = { when = 2026-01-31 }\npayload =": (
-        "[schedules.nightly] headers.when: expected a text, a number or a flag, got 2026-01-31"
-    ),
-    "payload  =|headers = { x-death = 1 }\npayload =": (
-        "expected a name of your own, got 'x-death', which only feedbus or the broker writes"
-    ),
-    "payload  =|headers = { size = inf }\npayload =": "expected a number, got inf",
-    "key  |kee  ": "unknown option; did you mean 'key'?",
-    '{ type = "topic" }|{ type = "topic", content_type = "text/plain" }': (
-        "exchange: 'orders' publishes text/plain, and a schedule's payload is JSON"
-    ),
-    'payload  =|catch_up = "1s"\npayload =': 'catch_up: expected a duration of at least "10s"',
-    "[schedules|[operations]\nenabled = false\n[schedules": (
-        "enabled: the operations process fires the [schedules]: expected true"
-    ),
-}
-
-
-@pytest.mark.parametrize("change", WRONG)
-def test_what_is_wrong_with_a_schedule_is_named_with_its_place(change, tmp_path):
-    old, new = change.split("|")
-    assert old in TEXT
-    with pytest.raises(TopologyError) as caught:
-        topology_of(tmp_path, TEXT.replace(old, new))
-    found = str(caught.value)
-    assert WRONG[change] in found
-    assert ("[schedules.nightly" in found) or "[operations]" in found

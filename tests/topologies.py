@@ -26,6 +26,21 @@ exchange = "orders"
 routing_keys = ["new"]
 handler = "handlers.orders:take"
 """
+STOCKTAKING = """
+name = "shop"
+[exchanges]
+orders = { type = "topic" }
+[queues.count]
+exchange     = "orders"
+routing_keys = ["stock.#"]
+handler      = "stock:count"
+[schedules.nightly]
+cron     = "30 2 * * *"
+timezone = "Europe/Berlin"
+exchange = "orders"
+key      = "stock.all"
+payload  = { kind = "stocktaking", shelves = [1, 2] }
+"""
 FEED = """\
 [queues.feed]
 exchange = "feed"

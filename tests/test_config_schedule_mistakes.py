@@ -1,0 +1,58 @@
+"""What is wrong with a schedule is reported at its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from feedbus import config
+from feedbus.errors import TopologyError
+from tests.topologies import STOCKTAKING
+
+WRONG = {
+    'cron     = "30 2 * * *"|cron     = "61 2 * * *"': (
+        "cron: expected minute, hour, day of month, month and day of week, such as"
+        """ "*/5 * * * *" or "30 2 * * MON-FRI", got '61 2 * * *': bad minute"""
+    ),
+    'cron     = "30 2 * * *"|cron     = "@daily"': "got '@daily': wrong number of fields",
+    'cron     = "30 2 * * *"|cron     = "0 0 30 2 *"': "got '0 0 30 2 *': bad day-of-month",
+    'cron     = "30 2 * * *"|': "cron: expected minute, hour",
+    '"Europe/Berlin"|"Europe/Berlim"': "did you mean 'Europe/Berlin'?",
+    '"Europe/Berlin"|"Europe"': "timezone: expected a time zone such as",
+    '"Europe/Berlin"|"../etc/passwd"': "timezone: expected a time zone such as",
+    'exchange = "orders"\nkey|exchange = "order"\nkey': "no exchange named 'order'; did you mean",
+    'key      = "stock.all"|': "to match a binding of 'orders' ('stock.#'), got no key",
+    '"stock.all"|"order.all"': "to match a binding of 'orders' ('stock.#'), got 'order.all'",
+    '"stock.all"|7': "key: expected a routing key",
+    '{ kind = "stocktaking", shelves = [1, 2] }|"all"': "payload: expected a table",
+    "shelves = [1, 2]|shelves = [1, 2026-01-31]": "expected what JSON holds: write a date",
+    "shelves = [1, 2]|shelves = nan": "expected a finite number",
+    "payload  =|headers = ['a']\npayload =": "headers: expected a table of header names",
+    "payload  =|headers = { when = 2026-01-31 }\npayload =": (
+        "[schedules.nightly] headers.when: expected a text, a number or a flag, got 2026-01-31"
+    ),
+    "payload  =|headers = { x-death = 1 }\npayload =": (
+        "expected a name of your own, got 'x-death', which only feedbus or the broker writes"
+    ),
+    "payload  =|headers = { size = inf }\npayload =": "expected a number, got inf",
+    "key  |kee  ": "unknown option; did you mean 'key'?",
+    '{ type = "topic" }|{ type = "topic", content_type = "text/plain" }': (
+        "exchange: 'orders' publishes text/plain, and a schedule's payload is JSON"
+    ),
+    'payload  =|catch_up = "1s"\npayload =': 'catch_up: expected a duration of at least "10s"',
+    "[schedules|[operations]\nenabled = false\n[schedules": (
+        "enabled: the operations process fires the [schedules]: expected true"
+    ),
+}
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_what_is_wrong_with_a_schedule_is_named_with_its_place(change):
+    old, new = change.split("|")
+    assert old in STOCKTAKING
+    with pytest.raises(TopologyError) as caught:
+        config.load(Path("topology.toml"), text=STOCKTAKING.replace(old, new))
+    found = str(caught.value)
+    assert WRONG[change] in found
+    assert ("[schedules.nightly" in found) or "[operations]" in found
