@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,23 +10,27 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker
-from feedbus.apply import apply, exclusive
+from feedbus.apply import exclusive
 from feedbus.broker import inventory, lookups, queue_arguments, timer
 from feedbus.broker.names import Names
 from feedbus.errors import UsageError
-from feedbus.generations import switch, topology_setup
-from feedbus.plan import Plan
-from feedbus.plan.comparison import make_plan
-from feedbus.records import Records
-from feedbus.topology import Exchange, RetryPolicy, Topology
+from feedbus.generations import topology_setup
+from feedbus.topology import Exchange, RetryPolicy
 from servers import versions
-from tests.projects import PATIENCE_SECONDS, wait_until
-from tests.systems import BATCH, System, on_broker, publish_confirmed, queue, sharded
+from tests.applying import (
+    KEYS,
+    WAITING,
+    carry_out,
+    consume_ring,
+    consume_work,
+    killed_at,
+    nothing_to_do,
+    publish,
+    wait_for_retry,
+)
+from tests.systems import BATCH, System, on_broker, queue, sharded
 
 PROJECT = Path(__file__).parent.parent
-KEYS = [str(key) for key in range(20)]
-WAITING = RetryPolicy((600.0,), "dead-letter")
-
 # Passed when nothing runs; those with a supervisor are in tests/integration/test_resharding.py.
 STEPS = [
     *("planned", "exchange-deleted", "exchanges-declared"),
@@ -75,89 +76,6 @@ def make(
 ) -> Iterator[Callable[..., System]]:
     """Make systems on either broker."""
     yield from on_broker(broker_kind, tmp_path, request, management=True)
-
-
-def carry_out(topology: Topology, *doomed: str) -> tuple[Plan, bool, list[str]]:
-    """Apply a topology while nothing runs; return the plan, whether all is done, what was said."""
-    said: list[str] = []
-    with exclusive(topology):
-        plan = make_plan(topology, None, delete_nonempty=doomed, predict=False)
-        done = apply(
-            topology, plan, None, wait=True, report=said.append, progress=lambda _left: None
-        )
-    return plan, done, said
-
-
-def nothing_to_do(topology: Topology) -> bool:
-    return make_plan(topology, None, predict=False).empty
-
-
-def killed_at(step: str, work: Callable[[], object]) -> bool:
-    """Do something in a process that ends at a step; return whether it came there."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.environ[switch.EXIT_AT] = step
-            work()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status) == switch.EXIT_CODE
-
-
-def consume_ring(topology: Topology, each: int) -> dict[str, list[int]]:
-    """Run every shard at once until each key came so often; return its numbers as handled."""
-    seen: dict[str, list[int]] = {key: [] for key in KEYS}
-    lock, over = threading.Lock(), threading.Event()
-
-    def collect(records: Records, _bus) -> None:
-        with lock:
-            for row in records:
-                seen[row["text"]].append(row["n"])
-
-    def consume(name: str) -> None:
-        while not over.is_set():
-            System(topology).run(collect, name, batch=True, idle_seconds=0.5)
-
-    members = [name for name, _ in topology.generation("ring").members]
-    threads = [threading.Thread(target=consume, args=(name,)) for name in members]
-    for thread in threads:
-        thread.start()
-    try:
-        wait_until(lambda: sum(map(len, seen.values())) >= each * len(KEYS))
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-    return seen
-
-
-def consume_work(topology: Topology, count: int) -> list[int]:
-    """Run the queue "work" until so many came; return their numbers as handled."""
-    system = System(topology)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while len(system.seen) < count and time.monotonic() < deadline:
-        system.run(system.note, idle_seconds=0.5)
-    return system.seen
-
-
-def publish(topology: Topology, number: int) -> None:
-    with System(topology).bus() as bus:
-        bus.publish("work", {"n": number})
-        bus.publish_many("ring", [({"n": number, "text": key}, key) for key in KEYS])
-
-
-def wait_for_retry(topology: Topology, number: int) -> None:
-    """Put a record where the first retry of the queue "work" waits."""
-    work = topology.queues["work"]
-    delay = Names(topology).delay(work, round(work.retry.delays_seconds[0] * 1000))
-    with broker.connect(topology) as connection:
-        channel = connection.channel()
-        message = channel.prepare_message(
-            b'{"n": %d}' % number, content_type="application/json", properties={"delivery_mode": 2}
-        )
-        publish_confirmed(channel, message, delay, "")
-        channel.close()
 
 
 @pytest.mark.parametrize(("broker_kind", "step"), CRASHES, indirect=["broker_kind"])

@@ -13,8 +13,8 @@ from feedbus.broker import inventory
 from feedbus.errors import UsageError
 from feedbus.generations import topology_setup
 from feedbus.topology import Queue, Topology
+from tests.applying import carry_out, nothing_to_do
 from tests.systems import System, on_broker, queue, sharded
-from tests.test_apply import carry_out, nothing_to_do
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])

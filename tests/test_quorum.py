@@ -17,10 +17,7 @@ from feedbus.plan.comparison import make_plan
 from feedbus.store.peewee import close_bound
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
 from servers.rabbitmq import RabbitMQ
-from tests.projects import wait_until
-from tests.systems import System, queue, sharded
-from tests.test_apply import (
-    BATCH,
+from tests.applying import (
     KEYS,
     WAITING,
     carry_out,
@@ -30,6 +27,8 @@ from tests.test_apply import (
     publish,
     wait_for_retry,
 )
+from tests.projects import wait_until
+from tests.systems import BATCH, System, queue, sharded
 
 pytestmark = pytest.mark.integration
 
