@@ -94,9 +94,10 @@ class Probes:
         """
         if self._quiet:
             self._clock.sleep(self._pause_seconds)
-        name = self._clock.unique()
-        self._publish(name)
-        self._awaited = "" if self.owed else name
+        self._awaited = self._clock.unique()  # the probe may return before its confirm
+        self._publish(self._awaited)
+        if self.owed:
+            self._awaited = ""
 
     def put_owed(self) -> None:
         """Publish a fence that is owed; it is no probe, so its reader checks first that it ends.
