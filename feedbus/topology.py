@@ -17,9 +17,9 @@ from feedbus.urls import BrokerUrl, ManagementUrl, StoreUrl
 
 ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
 
-PEEWEE, SQLALCHEMY = "peewee", "sqlalchemy"  # the adapters of feedbus's own
+PEEWEE, SQLALCHEMY = "peewee", "sqlalchemy"  # feedbus's own adapters
 SESSIONS = {PEEWEE: "peewee:Database", SQLALCHEMY: "sqlalchemy.orm:Session"}
-# Longer than retries usually take, and than a dead letter usually waits for somebody.
+# Longer than retries usually take, and longer than a dead letter usually waits.
 KEEP_HANDLED_SECONDS = 30 * 24 * 3600.0
 HANDLER_TIMEOUT_SECONDS = 600.0
 PREFETCH = 10
@@ -33,7 +33,7 @@ OPERATIONS_PORT = 8672
 # only prefetched; RabbitMQ 4 drops such a message at 20 by default, 3.10 immediately for -1.
 NO_DELIVERY_LIMIT = 2**31 - 1
 
-# What a queue is declared with: it cannot be changed on a queue that exists.
+# The properties with which a queue is declared. They cannot be changed on an existing queue.
 DECLARED = (
     "type",
     "single_active_consumer",
@@ -55,7 +55,7 @@ class Exchange:
     Attributes:
         name: as topology.toml names it.
         type: how messages find queues.
-        pack: the most records that one message to it may carry, 0 for no packs.
+        pack: the largest number of records in one message to it; 0 for no packs.
         arguments: for the broker, passed unchanged when feedbus declares the exchange.
         content_type: of the messages that feedbus publishes to it; None for JSON.
         external_name: its whole name on the broker, if another system declares it; else "".
@@ -103,9 +103,10 @@ class Batch:
     """How many records a handler gets in one call.
 
     Attributes:
-        size: a batch is full with so many records.
-        wait_seconds: from the beginning of a batch until the next begins, unless that is full:
-            a record waits no longer than this for others, and not at all after a quiet time.
+        size: a batch is full with this number of records.
+        wait_seconds: the shortest time between the beginnings of two batches, unless the second one
+            is full. A record waits for others at most this long, and not at all if no batch was
+            handled shortly before.
 
     """
 
@@ -125,12 +126,12 @@ class DeadLetters:
 class Queue:
     """A declared queue, or a family of shards that share one declaration.
 
-    Of handler, handlers (by routing key) and handlers_by_type one names its handlers. One that
+    One of handler, handlers (by routing key) and handlers_by_type names its handlers. A queue that
     another system declares has an external name, its whole name on the broker, and no exchange.
     order_by is the field whose records stay in order, True for the routing key, False for nothing;
-    waiting_limit is how many records of a consumer may wait for others of their keys;
-    block_on_dead is whether they wait for dead letters, too. store is
-    whether its handlers run in transactions of the store, if there is one.
+    waiting_limit is how many records of a consumer may wait for others of their keys; block_on_dead
+    is whether they wait for dead letters, too. store is whether its handlers run in transactions of
+    the store, if there is one.
     """
 
     name: str
@@ -177,10 +178,12 @@ class StoreOptions:
     """The store in which the handlers' effects commit.
 
     Attributes:
-        adapter: "peewee", "sqlalchemy", or the dotted name of what makes a store of a topology.
+        adapter: "peewee", "sqlalchemy", or the dotted name of a function that creates the store of
+            a topology.
         url: of the store; the sqlalchemy adapter has none.
         engine: the dotted name of the project's SQLAlchemy engine.
-        prepare: the dotted name of what is called with the topology before anything is started.
+        prepare: the dotted name of a function that is called with the topology before any process
+            starts.
         keep_handled_seconds: how long rows of the inbox are kept.
 
     """
@@ -217,7 +220,7 @@ class Process:
     start_retries: int = 10
     stop_timeout_seconds: float | None = None
     memory_limit_bytes: int | None = None
-    environment: Mapping[str, str] = field(default_factory=_empty, repr=False)  # may hold secrets
+    environment: Mapping[str, str] = field(default_factory=_empty, repr=False)  # with secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +229,7 @@ class Operations:
 
     Attributes:
         host: the address; one that other machines reach needs a token.
-        port: None is OPERATIONS_PORT, or a free port when that is taken; 0 is any free port.
+        port: None is OPERATIONS_PORT, or a free port if that is in use; 0 is any free port.
 
     """
 
@@ -298,7 +301,7 @@ class Generation:
 class Topology:
     """The content of topology.toml, checked."""
 
-    # A resource with a parameter of this type is given it.
+    # A parameter of a resource can request the Topology.
     __feedbus_parameter__: ClassVar[str] = "topology"
 
     name: str
@@ -371,8 +374,8 @@ class Topology:
     def generation(self, exchange: str) -> Generation:
         """Return the ring that this file declares for a hash exchange.
 
-        Shards are bound in the order of their numbers, so that more of them at the end move the
-        fewest keys; the order is declared so that it survives a restart of the broker.
+        Shards are bound in the order of their numbers, so that additional shards at the end move
+        the fewest keys. The weights are written so that a restart of the broker keeps this order.
         """
         members = [
             (consumer.name, consumer.weight)

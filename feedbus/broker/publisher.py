@@ -20,7 +20,7 @@ from feedbus.broker.blockage import Blockage
 from feedbus.errors import BrokerOutage, PublishError, Unroutable, UsageError
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel, Connection, RawConnection
-from feedbus.wire.sealing import fitted
+from feedbus.wire.sealed_message import fitted
 
 WINDOW = 1000  # messages that share one wait for confirms
 CONFIRM_TIMEOUT_SECONDS = 30.0

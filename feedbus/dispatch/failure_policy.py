@@ -30,7 +30,7 @@ from feedbus.wire.constants import (
     SENT_AT,
 )
 from feedbus.wire.failures import errors_text, kept_properties, of_record, reason_text
-from feedbus.wire.sealing import sealed
+from feedbus.wire.sealed_message import sealed
 
 FAULTS_NAMED = 5
 DEAD_LETTERED: frozenset[Verdict] = frozenset({"reject", "invalid", "dead_letter"})

@@ -74,7 +74,7 @@ def write_events(topology: Topology, log: RotatedLog | None = None) -> None:
 
     Args:
         topology: with the form of log lines and the names of what is supervised.
-        log: the log file; without one stdout, in colours if that is a terminal.
+        log: the log file; without it, stdout, in colours if that is a terminal.
 
     """
     handler: logging.Handler = _Stdout() if log is None else _LogFile(log)

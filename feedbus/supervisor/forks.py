@@ -20,8 +20,8 @@ from feedbus.supervisor.watcher_options import KEEP_BYTECODE
 from feedbus.topology import Topology
 
 PR_SET_CHILD_SUBREAPER = 36
-PRELOADED = ("feedbus.cli.run", "feedbus.runner")  # what the watchers' commands import
-PATIENCE_SECONDS = 30.0  # for its imports and a fork, on a slow machine that has much else to do
+PRELOADED = ("feedbus.cli.run", "feedbus.runner")  # the modules that the watchers' commands import
+PATIENCE_SECONDS = 30.0  # for its imports and a fork, on a slow and busy machine
 # A process's title takes the place of the arguments and environment that it was started with.
 TITLE_ROOM = {"FEEDBUS_TITLE_ROOM": " " * 2000}
 
@@ -40,7 +40,7 @@ class ForkServer:
 
     @classmethod
     def start(cls, topology: Topology) -> Self | None:
-        """Start a server; return None if the system cannot make its children ours."""
+        """Start a server; return None if its children cannot become children of this process."""
         return cls(topology) if sys.platform == "linux" else None
 
     def __init__(self, topology: Topology) -> None:

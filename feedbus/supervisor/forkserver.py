@@ -31,11 +31,11 @@ ADOPTION_SECONDS = 0.0005
 
 def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
     """Import modules, serve, and in each child run its program."""
-    setproctitle(f"feedbus fork server of {topology_path}")  # and learn where titles are written
+    setproctitle(f"feedbus fork server of {topology_path}")  # also finds where titles are written
     default_signals()
     gc.disable()
     preload(topology_path, modules)
-    gc.freeze()  # a child that looked through it would copy its pages
+    gc.freeze()  # a garbage collection in a child would copy the pages
     gc.enable()
     program = serve(Connection(handle))
     setproctitle(shlex.join(program.command))
@@ -43,7 +43,7 @@ def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
     sys.argv = [module, *arguments]
     if not sys.flags.safe_path:
         sys.path[0] = program.folder
-    sys.modules.pop(module, None)  # runpy warns of a module that is there already
+    sys.modules.pop(module, None)  # runpy warns of a module that is already imported
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -16,7 +16,7 @@ from feedbus.process.file_locks import last_holder, lock_holder
 from feedbus.process.slots import slot_locks
 from feedbus.process.supervised import RUN_FOLDER
 
-GRACE_SECONDS = 1.0  # what is left of a group has this long after SIGTERM before SIGKILL
+GRACE_SECONDS = 1.0  # time between SIGTERM and SIGKILL for the rest of a group
 LOOK_SECONDS = 0.02
 
 
@@ -85,11 +85,11 @@ def _signal(process: psutil.Process, number: int) -> None:
 def end_strays(run_folder: Path) -> list[int]:
     """End the remaining groups of an earlier supervisor that was killed.
 
-    The leaders end by themselves when their supervisor dies, but what they started may not. A
-    process is recognised by the environment that it inherited, since group ids are used again.
+    The leaders end by themselves when their supervisor ends, but their child processes may not. A
+    process is recognised by the environment that it inherited, because group ids are used again.
 
     Returns:
-        The ids of the processes that were left.
+        The ids of the processes that were ended.
 
     """
     groups = {

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from feedbus.printable import printable
 
-# A pipe that poll() reports as writable takes so many bytes at once (PIPE_BUF), so that no write
-# blocks. Setting O_NONBLOCK instead would change the terminal of the shell, too.
+# If poll() reports a pipe as writable, a write of up to PIPE_BUF bytes does not block. Setting
+# O_NONBLOCK instead would change the terminal of the shell, too.
 PIECE_BYTES = 4096
 PATIENCE_MILLISECONDS = 500
 TAB = "    "
@@ -18,8 +18,8 @@ TAB = "    "
 class LogCopies:
     """Writes lines to a descriptor; a slow reader delays the supervisor only for a short time.
 
-    While nobody reads, the supervisor waits half a second once; then lines are dropped and counted
-    until there is room again, and a line reports how many. The log files have them all.
+    If nobody reads, the supervisor waits once for half a second. Then lines are dropped and counted
+    until there is room again, and a line reports their number. The log files contain all lines.
     """
 
     def __init__(self, width: int, descriptor: int = 1) -> None:

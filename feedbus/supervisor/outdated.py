@@ -16,9 +16,9 @@ from feedbus.topology import Topology
 
 
 def watched(topology: Topology) -> tuple[Watchers, str] | None:
-    """Return the differences of the running watchers from a topology's; None if nothing runs.
+    """Return the differences between the running watchers and a topology; None if nothing runs.
 
-    The text is a note about code that has changed, "" when none has.
+    The text is a note about changed code, or "" if no code has changed.
 
     Raises:
         FeedbusError: a supervisor runs, but does not answer, or has another version of feedbus.

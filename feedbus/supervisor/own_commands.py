@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# The exit code is written, since the supervisor reaps every child itself.
+# The exit code is written as a line of output, because the supervisor reaps every child process
+# itself.
 REPORTING = '"$@"; code=$?; echo; echo $code'
 
 # The event loop refers to a task weakly, and a StreamReaderProtocol to its reader: nothing else
@@ -25,7 +26,7 @@ async def run_command(topology: Path, *words: str) -> tuple[str, int]:
 
     """
     command = [sys.executable, "-m", "feedbus", "--topology", str(topology), *words]
-    # asyncio's own way to start it would wait for its exit code, and warn that there is none.
+    # asyncio's own function would wait for the exit code, and warn that there is none.
     process = subprocess.Popen(  # noqa: ASYNC220 -- the loop reads its output
         ["/bin/sh", "-c", REPORTING, "sh", *command],
         stdin=subprocess.DEVNULL,

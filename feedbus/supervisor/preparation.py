@@ -25,8 +25,9 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
         "feedbus.supervisor.preparation",
         os.path.relpath(topology.path),
     ]
-    importlib.import_module("feedbus.supervisor.supervision")  # while the server imports its own
-    # In a group of its own: Ctrl-C reaches its parent only, which ends it without a traceback.
+    importlib.import_module("feedbus.supervisor.supervision")  # while the server imports too
+    # In a separate process group: Ctrl-C is sent only to the parent, which ends this process
+    # without a traceback.
     try:
         if forks is None:
             pid = os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
@@ -51,7 +52,7 @@ def main(path: Path) -> None:
 
     if path.parent != Path():
         path = path.absolute()
-        os.chdir(path.parent)  # as consumers: what the project names may be relative to it
+        os.chdir(path.parent)  # as in consumers: paths of the project can be relative to it
     topology = config.load(path, import_handlers=True)
     open_prepared(topology).close()
     topology_setup.set_up(topology)

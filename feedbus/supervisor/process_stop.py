@@ -26,10 +26,10 @@ async def end(
 ) -> bool:
     """Stop a process, and return whether it had to be killed with its group.
 
-    The signal goes to the process alone, so that what a handler has started can finish.
+    The signal is sent only to this process, so that child processes of a handler can finish.
 
     Args:
-        process: the process; its `kill_at` may become earlier meanwhile.
+        process: the process; its `kill_at` can become earlier meanwhile.
         stop_signal: the number of the signal that asks it to end.
         patience_seconds: the time limit; 0 kills the process without that signal.
         report_busy: called once when it takes long, with the seconds until it is killed.

@@ -1,8 +1,8 @@
 """Follow the files of a project while it runs: `feedbus up --reload`.
 
 It looks at the times of the files twice a second. A library that listens to the system (watchfiles)
-would notice a change sooner, but gets no events from files that another machine or a container's
-host changes, and is one more thing to install in a first hour.
+would notice a change earlier. But it gets no events if another machine or the host of a container
+changes the files, and it would be another dependency.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Reloader:
         text = f"files have changed: {_named(changed, topology.root)}"
         events.info("files_changed", text, consumer=SUPERVISOR)
         if str(topology.path) in changed:
-            # Old queues may drain only after the next change, which would wait for this one.
+            # Without a wait: old queues may drain only after the next change, which would wait for
+            # this command.
             ready = await self._succeeds("apply", "--yes", "--no-wait")
         else:
             ready = not self._outdated(changed) or await self._succeeds("check", shown=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-SETTLED_SECONDS = 1.0  # a process that was ready for so long has not failed quickly
-SILENT_SECONDS = 10.0  # nor has one that ran for so long without reporting that it is ready
+SETTLED_SECONDS = 1.0  # a process that was ready for this time has not failed quickly
+SILENT_SECONDS = 10.0  # the same for a process that does not report when it is ready
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 2.0
 
@@ -38,7 +38,8 @@ class RestartPolicy:
         else:
             quick = ready_seconds < SETTLED_SECONDS
         if exit_code == 0:
-            # A consumer that its own limits end has not failed, but must not restart too often.
+            # A consumer that was ended by its own limits has not failed, but must not restart too
+            # often.
             self.failures = 0
             self.hasty_ends = self.hasty_ends + 1 if lived_seconds < SETTLED_SECONDS else 0
         else:

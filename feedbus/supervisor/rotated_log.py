@@ -19,10 +19,10 @@ LONGEST_LINE_BYTES = 65_536  # a longer one is written in pieces
 class RotatedLog:
     """A circus stream that appends whole lines to a file of mode 0600 and keeps some older files.
 
-    Every process writes in pieces, so the beginning of a line is kept until its end has come: lines
-    of several processes do not mix, and the file is rotated between two lines. A file that was
-    moved or deleted is made again. On a full disk lines are dropped and counted; when there is room
-    again, the event `lines_dropped` has their number.
+    The output of a process arrives in pieces. The beginning of a line is kept until its end has
+    arrived. So lines of several processes are not mixed, and the file is rotated between two lines.
+    A file that was moved or deleted is made again. On a full disk lines are dropped and counted;
+    when there is room again, the event `lines_dropped` has their number.
     """
 
     def __init__(  # noqa: PLR0913 -- circus passes them by name
@@ -45,7 +45,8 @@ class RotatedLog:
             consumer: its name, for the lines that the supervisor itself writes.
             log_format: the form of these lines.
             descriptors: descriptors of this process that are to write to the file, too.
-            copy: called with the same whole lines, also with those that the disk does not take.
+            copy: called with the same whole lines, also with lines that cannot be written to the
+                disk.
 
         """
         self.path = Path(filename)

@@ -24,7 +24,7 @@ from feedbus.supervisor.client import (
 )
 from feedbus.topology import Topology
 
-PATIENCE_SECONDS = 10.0  # beyond the time that its processes may take
+PATIENCE_SECONDS = 10.0  # added to the time that its processes may take
 
 
 def stop(
@@ -44,7 +44,7 @@ def stop(
     from feedbus.supervisor.groups import end_strays
 
     supervised = _end_supervisor(topology, within_seconds, progress)
-    # A killed supervisor's processes are ending by themselves, but may need a while.
+    # The processes of a killed supervisor end by themselves, but this may take some time.
     folder = run_folder(topology)
     slots = [_end_holder(topology, lock, within_seconds, progress) for lock in slot_locks(folder)]
     strays = end_strays(folder)

@@ -75,10 +75,10 @@ class Supervision:
                 consumer=SUPERVISOR,
                 pid=pid,
             )
-        # circus's own handlers lose a signal that comes while it is busy. What the supervisor was
-        # started with ignored, as by nohup or in the background of a script, stays ignored.
+        # circus's own handlers lose a signal that arrives while circus is busy. Signals that were
+        # ignored at the start (by nohup, or in the background of a script) stay ignored.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
-            if arbiter.ctrl.sys_hdl._old.get(number) is signal.SIG_IGN:  # noqa: SLF001 -- what was before circus
+            if arbiter.ctrl.sys_hdl._old.get(number) is signal.SIG_IGN:  # noqa: SLF001 -- the handlers from before circus
                 signal.signal(number, signal.SIG_IGN)
             else:
                 arbiter.loop.asyncio_loop.add_signal_handler(number, self._on_signal, number)
@@ -111,7 +111,7 @@ class Supervision:
         """Start every watcher, and restart processes that end from then on."""
         arbiter = self.arbiter
         self._close_sockets_to_others()
-        # circus's own check logs every command that it collides with, and lets it fail.
+        # circus's own check would log every command at the same time, and make it fail.
         arbiter.ctrl.caller.stop()
         arbiter.ctrl.caller = PeriodicCallback(self._check, arbiter.check_delay * 1000)
         arbiter.ctrl.caller.start()
@@ -163,7 +163,8 @@ class Supervision:
             (one, self._make(options_of_all[one.name]) if one.name in options_of_all else None)
             for one in out
         ]
-        # What is leaving stays known, so that the next plan shows no new change.
+        # Watchers that are being removed stay in the list, so that the next plan shows no new
+        # change.
         self.settings = replace(
             wanted, watchers=wanted.watchers | {one.name: "" for one in self.watchers.leaving}
         )
@@ -231,7 +232,7 @@ class Supervision:
     def _check(self) -> None:
         if all(isinstance(one, ProcessWatcher) for one in self.arbiter.watchers):
             self._child_ended()
-        else:  # somebody added a watcher of circus's own kind
+        else:  # somebody has added a plain watcher of circus
             with contextlib.suppress(ConflictError):
                 self.arbiter.manage_watchers()
 

@@ -44,8 +44,8 @@ class ProcessWatcher(UnlockedWatcher):
         Args:
             start_retries: quick failures in a row before it gives up.
             run_folder: of locks and ready files.
-            marks: whether its processes report when they are ready; others count as ready
-                after they have run for a while.
+            marks: whether its processes report when they are ready; otherwise they count as ready
+                after some time.
             spawned: called after each start of a process.
             options: circus's.
 
@@ -82,7 +82,7 @@ class ProcessWatcher(UnlockedWatcher):
 
     @property
     def _process_class(self) -> Any:
-        # A fork would have been a process of this user first.
+        # A forked process would first run as this user.
         return functools.partial(WatchedProcess, forks=self.forks if self.uid is None else None)
 
     # -- starting ------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from typing import Any
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.watcher import ProcessWatcher
 
-WORTH_FORKING = 4  # processes: for fewer, a fork server's own imports take longer
-TOGETHER_SECONDS = 2.0  # what ends within that time is started together
+WORTH_FORKING = 4  # processes: with fewer, a fork server takes longer than separate starts
+TOGETHER_SECONDS = 2.0  # processes that end within this time are started together
 
 
 class WatcherList:
@@ -86,7 +86,7 @@ class WatcherList:
 
         """
         count = len(to_start) + sum(after is not None for _, after in pairs)
-        # It imports while others end.
+        # It imports modules while processes end.
         forks = self._fork_server() if count >= WORTH_FORKING else None
         endings = {asyncio.ensure_future(self._clear(*pair)): pair[1] for pair in pairs}
         with forks or contextlib.nullcontext():

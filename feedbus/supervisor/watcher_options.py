@@ -21,11 +21,11 @@ from feedbus.topology import OPERATIONS, Consumer, Process, Queue, Topology
 
 # If fifteen processes compiled the same modules at each start, it would take seconds longer.
 KEEP_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
-SUPERVISOR = "supervisor"  # what its log is called, and the consumer of its own events
+SUPERVISOR = "supervisor"  # the name of its log, and the field `consumer` of its own events
 LOG_BYTES = 10 * 2**20
 LOG_BACKUPS = 3
-STOP_SECONDS = 5.0  # for a process; a consumer may need its handler's time besides
-LONGEST_SOCKET_PATH = 100  # unix sockets allow 107 bytes; circusctl may add some
+STOP_SECONDS = 5.0  # for a process; for a consumer, its handler's time is added
+LONGEST_SOCKET_PATH = 100  # unix sockets allow 107 bytes; circusctl adds some
 
 
 def watchers(topology: Topology) -> list[dict[str, Any]]:

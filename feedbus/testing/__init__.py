@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DeadLetter", "Handled", "Published", "RecordingBus", "Records", "TestSystem"]
 
-# Imported when first asked for: the pytest plugin is loaded wherever feedbus is installed.
+# Imported at the first use, because pytest loads the plugin wherever feedbus is installed.
 HOMES = {
     "DeadLetter": "feedbus.dead_letters.letters",
     "Handled": "feedbus.testing.observations",
@@ -24,10 +24,10 @@ HOMES = {
     "TestSystem": "feedbus.testing.system",
 }
 
-if not TYPE_CHECKING:  # a type checker would take any name for one that is here
+if not TYPE_CHECKING:  # with it, a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
-        """Import a public name from its home."""
+        """Import a public name from the module that defines it."""
         if name not in HOMES:
             msg = f"module 'feedbus.testing' has no attribute '{name}'"
             raise AttributeError(msg)

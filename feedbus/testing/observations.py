@@ -86,7 +86,7 @@ class RecordingSender(Sender):
         reads = reads_of(message.content_type or "")
         try:
             pack = self._codecs.read(*content, headers=message.headers, reads=reads)
-        except InvalidBody:  # what was published as it is
+        except InvalidBody:  # a body that was published unchanged
             pack = single(message.message_id, message.routing_key, {RAW: message.body})
         options = _options(message)
         for index in range(len(pack)):

@@ -32,10 +32,10 @@ class RecordingBus(Bus):
     """
 
     def __init__(self, topology: str | Path | Topology | None = None) -> None:
-        """Record; with a topology, refuse what no bus of it would publish.
+        """Record; with a topology, refuse messages that a bus of this topology cannot publish.
 
         Args:
-            topology: the file, or what it says; None for a bus that knows no exchanges.
+            topology: the file, or the parsed topology; None for a bus that accepts every exchange.
 
         """
         self.published: list[Published] = []

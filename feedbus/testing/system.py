@@ -183,7 +183,7 @@ class TestSystem:
             most: the number of deliveries after which it gives up.
 
         Raises:
-            NeverDone: there were so many deliveries, and messages still wait.
+            NeverDone: this number was reached, and messages still wait.
             Outage: a handler raised it, or the store is unavailable; its messages stay.
 
         """

@@ -24,7 +24,8 @@ BROKER_SCHEMES = (SQLITE, "amqp", "amqps", "pyamqp")
 AMQP_PORT = 5672
 AMQPS_PORT = 5671
 GUEST = "guest"
-# A password may hold a semicolon; but a '/' in it is %2F, so this begins the next node's URL.
+# A password can contain a semicolon, but a '/' in it is written as %2F. So a semicolon with a
+# scheme after it begins the URL of the next node.
 NEXT_NODE = re.compile(r";(?=[a-z0-9+.-]*://)")
 
 
@@ -50,7 +51,7 @@ class Node:
 class BrokerUrl:
     """The address of a broker: a file, or one or more nodes, in the order in which they are tried.
 
-    A broker in memory has a name. It is one process's, so no topology file can ask for it.
+    A broker in memory has a name. It belongs to one process, so no topology file can name it.
     """
 
     written: str = field(repr=False)
@@ -89,7 +90,7 @@ def parse_broker_url(text: str) -> BrokerUrl:
     """Return the broker of a URL, or of several URLs separated by semicolons.
 
     Raises:
-        UrlError: it is not a broker's URL; the error repeats no part of it but the scheme.
+        UrlError: it is not a broker's URL; the error contains no part of it except the scheme.
 
     """
     written = NEXT_NODE.split(text)

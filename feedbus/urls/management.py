@@ -64,7 +64,7 @@ def parse_management_url(text: str) -> ManagementUrl:
     """Return the management API of a URL.
 
     Raises:
-        UrlError: it is not one; the error repeats no part of it but the scheme.
+        UrlError: it is not such a URL; the error contains no part of it except the scheme.
 
     """
     parts = split(text, MANAGEMENT_SCHEMES)
@@ -86,7 +86,7 @@ def management_of(
 ) -> list[tuple[ManagementUrl, Node]]:
     """Return the API's URL for each node: the given one, or one on the node's own host.
 
-    A node that is reached over TLS is asked over TLS too, verified in the same way.
+    If a node is used with TLS, its API is used with TLS, too, and is verified in the same way.
     """
     found = []
     for node in broker.nodes:

@@ -1,4 +1,4 @@
-"""Parse a URL strictly, so that no part of a password is ever taken for a host or a path."""
+"""Parse a URL strictly, so that no part of a password is ever read as a host or a path."""
 
 from __future__ import annotations
 

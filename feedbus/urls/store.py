@@ -25,7 +25,7 @@ from feedbus.urls.parts import (
 
 STORE_SCHEMES = (SQLITE, "postgresql", "postgres")
 POSTGRES_HOST = re.compile(r"[\w.~:%/-]*")
-# To suggest a name for a misspelt one: what libpq 15 to 17 know; libpq itself decides.
+# Names that libpq 15 to 17 know, to suggest one for a misspelt name; libpq itself decides.
 LIBPQ_NAMES = (
     *("host", "hostaddr", "port", "dbname", "user", "password", "passfile", "require_auth"),
     *("channel_binding", "connect_timeout", "client_encoding", "options", "application_name"),
@@ -73,7 +73,7 @@ def parse_store_url(text: str) -> StoreUrl:
     """Return the store of a URL.
 
     Raises:
-        UrlError: it is not a store's URL; the error repeats no part of it but the scheme.
+        UrlError: it is not a store's URL; the error contains no part of it except the scheme.
 
     """
     scheme = scheme_of(text, STORE_SCHEMES)

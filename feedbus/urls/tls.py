@@ -20,7 +20,7 @@ VERIFIED = {"full": True, "none": False}
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a server is verified, and what is shown to it.
+    """How a server is verified, and the certificate that is sent to it.
 
     Attributes:
         ca_certs: a PEM file of the authorities that are trusted, None for the system's.
@@ -39,7 +39,7 @@ class Tls:
 
     @classmethod
     def of(cls, options: dict[str, str]) -> Self:
-        """Return what the options of a URL say.
+        """Return the TLS options in the options of a URL.
 
         Raises:
             UrlError: they contradict each other, or a value is unknown.
@@ -66,7 +66,7 @@ class Tls:
         )
 
     def within(self, root: Path) -> Self:
-        """Return the same with every relative path seen from a folder."""
+        """Return the same with relative paths resolved against a folder."""
 
         def seen(path: Path | None) -> Path | None:
             return None if path is None else absolute(path, root)

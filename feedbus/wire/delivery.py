@@ -23,18 +23,18 @@ from feedbus.wire.constants import (
     USER_ID,
 )
 from feedbus.wire.identity import derived_id, is_id, is_of_deaths, is_short_text
-from feedbus.wire.sealing import opened
+from feedbus.wire.sealed_message import opened
 
 MOST_RECORDS = 1_000_000
 MOST_ATTEMPTS = 2**31
 MOST_PRIORITY = 255
-# A time outside of these years is not from a clock: it has another unit, or is made up.
+# A time outside of these years is not from a clock: it has another unit, or is invented.
 EARLIEST_MICROSECONDS = 946_684_800_000_000  # 2000
 LATEST_MICROSECONDS = 4_102_444_800_000_000  # 2100
 AHEAD_SECONDS = 60.0  # the clocks of two hosts may differ by this
 LONGEST_LAG_SECONDS = 2.0 * LONGEST_WAIT_SECONDS
 # Properties that a failed message has as headers instead: a dead letter must not expire, and
-# RabbitMQ takes no user id but the connection's own.
+# RabbitMQ accepts only the user id of the connection.
 AS_HEADERS = {"expiration": EXPIRATION, "user_id": USER_ID}
 
 

@@ -26,10 +26,10 @@ from feedbus.wire.constants import (
 from feedbus.wire.delivery import AS_HEADERS, Delivery
 from feedbus.wire.identity import is_of_deaths
 from feedbus.wire.outgoing import Outgoing
-from feedbus.wire.sealing import opened
+from feedbus.wire.sealed_message import opened
 
-# Properties that an Outgoing has fields for, and those that would end or refuse what goes on: a
-# dead letter must not expire, and RabbitMQ takes no user id but the connection's own.
+# Properties that are fields of Outgoing, and properties that must not be sent again: a dead letter
+# must not expire, and RabbitMQ accepts only the user id of the connection.
 APART = frozenset({"content_type", "content_encoding", "application_headers", "delivery_mode"})
 
 OF_PACKS = frozenset({RECORD_COUNT, GENERATION, UNIDENTIFIED})
@@ -39,8 +39,8 @@ KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
 def kept_properties(delivery: Delivery) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the properties and headers that a failed message keeps.
 
-    What a broker has noted about the message's deaths elsewhere goes on in a header of the
-    framework's: RabbitMQ 4 writes its own over it when a retry has waited.
+    The broker's header about earlier dead-lettering of the message is kept in a header of the
+    framework, because RabbitMQ 4 overwrites it when a retry has waited.
     """
     elsewhere = APART | AS_HEADERS.keys() | ({"message_id"} if delivery.identified else set())
     properties = {

@@ -10,7 +10,7 @@ from feedbus.wire.constants import OF_DELIVERIES, OF_OTHER_KEYS, OWN
 from feedbus.wire.identity import is_of_deaths, is_short_text
 from feedbus.wrong_argument import refuse
 
-HEADERS_BYTES = 65_536  # the least frame that a broker grants has twice as many
+HEADERS_BYTES = 65_536  # the smallest frame size of a broker is twice as large
 LARGEST_INTEGER = 2**63 - 1
 VALUES = (str, int, float, type(None))
 
@@ -20,7 +20,7 @@ def checked_headers(headers: object) -> Mapping[str, Any]:
 
     Raises:
         TypeError: they are not a mapping of texts, or a value has a wrong type.
-        ValueError: a name or a value is out of its limits, or a name is not the publisher's to use.
+        ValueError: a name or a value is out of its limits, or a name is reserved.
 
     """
     if not isinstance(headers, Mapping):

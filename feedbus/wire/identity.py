@@ -19,7 +19,7 @@ from feedbus.wire.constants import (
 )
 
 DIGITS = 32
-# Without those that a broker or a change of a queue may take away on the message's way.
+# Without properties that a broker, or a change of a queue, may remove from the message.
 IDENTIFYING = (
     "content_type",
     "content_encoding",
@@ -53,8 +53,8 @@ def derived_id(
 ) -> str:
     """Return the id that is derived from the publisher's data.
 
-    Neither the exchange counts, which changes when a queue is resharded, nor what brokers say
-    about earlier deliveries.
+    The exchange is not used, because it changes when a queue is resharded. Headers of brokers about
+    earlier deliveries are not used either.
     """
     said = [(name, properties[name]) for name in IDENTIFYING if properties.get(name) is not None]
     own = sorted(

@@ -29,7 +29,7 @@ class Outgoing:
             correlation_id.
         content_encoding: of the body; None for none.
         stamp: the header that says when it is sent, if its headers do not; None for none.
-        records: how many it carries, as metrics count it.
+        records: the number of its records, for the metrics.
 
     """
 
@@ -62,7 +62,7 @@ class Outgoing:
         )
 
     def all_properties(self) -> dict[str, Any]:
-        """Return every property of the message, its headers with some moment among them."""
+        """Return all properties of the message; the headers include one with a time."""
         return {
             **self.properties,
             "content_type": self.content_type,
@@ -87,12 +87,12 @@ class Moved(Outgoing):
     @classmethod
     def of(cls, taken: Any, exchange: str, routing_key: str) -> Self:
         """Return a message that a channel delivered, on its way to an exchange."""
-        taken.properties.pop("user_id", None)  # the broker takes none but our own
+        taken.properties.pop("user_id", None)  # the broker accepts only our own
         taken.properties["delivery_mode"] = PERSISTENT
         message_id = taken.properties.get("message_id") or ""
         return cls(exchange, routing_key, taken.body, None, message_id, stamp=None, taken=taken)
 
     def prepared(self, channel: Channel) -> Any:
-        """Return the message as it came."""
+        """Return the message unchanged."""
         del channel
         return self.taken

@@ -1,7 +1,7 @@
 """AMQP's properties and header tables: reading never fails, and nothing is lost in writing.
 
 py-amqp's own reader raises on a timestamp that datetime does not have and on text that is not
-UTF-8. Here such a value is kept in a form of its own, and a fault names it.
+UTF-8. Here such a value is kept in a special form, and a fault names it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from feedbus.wire.constants import SHORT_TEXT_BYTES
 
-DEEPEST = 32  # tables within tables; what is deeper is kept unread
+DEEPEST = 32  # depth of tables within tables; deeper tables are not parsed
 INT_MOST = 2**31 - 1
 
 Kind = Literal["text", "table", "octet", "long"]
 
-# In the order in which they travel; the first has the highest bit of the flags.
+# In the order of their encoding; the first one has the highest bit of the flags.
 PROPERTIES: tuple[tuple[str, Kind], ...] = (
     ("content_type", "text"),
     ("content_encoding", "text"),
@@ -213,7 +213,7 @@ def _write_text(value: Any, name: str) -> bytes:
 def _encoded(text: str) -> bytes:
     try:
         return text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:  # half of a pair, which JSON can carry
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can contain
         return text.encode(errors="surrogatepass")
 
 

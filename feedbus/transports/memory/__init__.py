@@ -1,7 +1,7 @@
 """A broker in memory: RabbitMQ's semantics for the connections and threads of one process.
 
-It is the embedded broker of `feedbus.transports.sqlite` over other ports: a database in memory in
-place of the file, no locks on files, and any clock.
+It is the embedded broker of `feedbus.transports.sqlite` with other ports: a database in memory
+instead of the file, no file locks, and any clock.
 """
 
 from feedbus.transports.memory.broker import MemoryBroker, create, remove

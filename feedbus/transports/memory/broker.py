@@ -26,7 +26,7 @@ class MemoryBroker:
     """One broker in memory; its messages exist as long as this object.
 
     Attributes:
-        connection_type: what its connections are; a simulation has one with a network's faults.
+        connection_type: the class of its connections; a simulation uses one with network faults.
 
     """
 
@@ -44,7 +44,7 @@ class MemoryBroker:
 
         Args:
             name: under which connections find it.
-            clock: by which everything expires and everybody waits; the machine's by default.
+            clock: used for expiry and for waiting; the machine's clock by default.
             seed: of its random names; None for names that differ in each run.
             prepared: the result of `serialized` of another broker; by default it is empty.
 

@@ -1,7 +1,7 @@
 """The embedded broker: RabbitMQ's semantics over one SQLite file, for many processes, no server.
 
-Read `schema` for what is kept, `routing` for where a message goes, `delivery` for what a consumer
-holds, `connection` for how an idle one is woken.
+To understand it, read the modules `schema` (the tables), `routing` (the queues of a message),
+`delivery` (the deliveries of a consumer) and `connection` (how an idle consumer is woken).
 """
 
 from kombu.transport import TRANSPORT_ALIASES

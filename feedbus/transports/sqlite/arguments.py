@@ -29,7 +29,7 @@ def check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive
 
     Raises:
         PreconditionFailed: with the text of RabbitMQ.
-        AMQPNotImplementedError: RabbitMQ has it, the embedded broker has not.
+        AMQPNotImplementedError: RabbitMQ supports it, the embedded broker does not.
 
     """
     for name, problem in _problems(arguments, durable=durable, exclusive=exclusive):

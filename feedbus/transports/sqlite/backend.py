@@ -19,7 +19,7 @@ from feedbus.transports.sqlite.wakeup import Sockets
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What one connection works with."""
+    """The tables and the ports that one connection uses."""
 
     tables: Tables
     clock: Clock

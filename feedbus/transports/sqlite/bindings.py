@@ -43,7 +43,8 @@ def bind(
                 f" '{source}' in vhost '/', got '{routing_key}'"
             )
             raise PreconditionFailed(msg, (50, 20))
-        # A second weight for a destination is listed and changes nothing on the ring.
+        # A second binding of a destination, with another weight, is listed, but does not change the
+        # ring.
         bucketed = not any(
             binding.bucketed and (binding.kind, binding.destination) == (kind, destination)
             for binding in tx.routes.bindings.get(source, ())

@@ -26,7 +26,7 @@ def expire_due(tx: Transaction) -> None:
             arm(tx, unused_until(tx, queue))
     if tx.topology_changed:
         tx.routes = load_routes(tx.database, version=-1)
-    tx.everyone = everyone  # all others see the new clock when the old one rings for them
+    tx.everyone = everyone  # all other connections read the new time when the old time is reached
 
 
 def unused_until(tx: Transaction, queue: Queue) -> int | None:

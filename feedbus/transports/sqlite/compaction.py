@@ -17,8 +17,8 @@ from pathlib import Path
 from feedbus.process.file_locks import try_lock
 from feedbus.process.private_files import open_private
 
-QUIET_SECONDS = 1.0  # without a write by anybody
-SPARE_BYTES = 16_000_000  # of free pages and of the log: the next burst needs them
+QUIET_SECONDS = 1.0  # without a write of any process
+SPARE_BYTES = 16_000_000  # size of free pages and log that is kept, for the next burst of messages
 # The rest is copied, at some 10 ms a megabyte, while publishers wait for the write lock.
 MOST_KEPT_BYTES = 100_000_000
 
@@ -32,7 +32,7 @@ class Compaction:
         self._log = path.with_name(f"{path.name}-wal")
         self._lock = live / "compaction"
         self._due: float | None = 0.0  # on the monotonic clock; 0: from the next wait on
-        self._version = -1  # of the file's content, as it was at the last look
+        self._version = -1  # of the file's content at the last check
 
     def postpone(self) -> None:
         """Note that this connection has used the file: the wait begins again."""
@@ -78,7 +78,7 @@ class Compaction:
         try:
             if not try_lock(handle):
                 return  # another process does it
-            self._database.execute("PRAGMA busy_timeout = 0")  # other connections' work goes first
+            self._database.execute("PRAGMA busy_timeout = 0")  # other connections have priority
             # The first copies the log without stopping writers, so that the last is quick.
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
             if self._has_space():

@@ -65,7 +65,7 @@ Outcome = Settled | Returned
 def store(tx: Transaction, outgoing: Sequence[Outgoing]) -> tuple[list[Outcome], NotFound | None]:
     """Put messages into their queues; return their outcomes, and the error that stopped it."""
     outcomes: list[Outcome] = []
-    accepted_tag = 0  # acknowledged with all before it, once one comes that is not
+    accepted_tag = 0  # the last message of a sequence that is confirmed together
     failure = None
     for item in outgoing:
         content = item.content

@@ -27,7 +27,7 @@ class Connection(Member):
     channel_type: type[Channel] = Channel
     wakes_on_signals = True  # drain_events returns early when a signal has been handled
 
-    # What it raises, named as py-amqp's connections do.
+    # Its errors, with the attribute names of py-amqp's connections.
     connection_errors = (*amqp.Connection.connection_errors, sqlite3.OperationalError)
     channel_errors = amqp.Connection.channel_errors
     recoverable_connection_errors = (
@@ -46,7 +46,7 @@ class Connection(Member):
         """Open a connection.
 
         Args:
-            backend: with the broker's tables; this connection's alone.
+            backend: with the broker's tables; used only by this connection.
             confirm_publish: whether each publish waits until its message is stored durably.
             client: Kombu's connection, where it keeps what it has declared.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-UNLIMITED_AT_ONCE = 200  # claimed in one go for a consumer without prefetch
+UNLIMITED_AT_ONCE = 200  # claimed together for a consumer without prefetch
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +27,7 @@ class Consumer:
 
     id: int
     group: ConsumerGroup
-    deliver: Callable[[Arrival, Consumer], None]  # to its channel, which calls the callback
+    deliver: Callable[[Arrival, Consumer], None]  # of the channel; it calls the callback
     queue_id: int
     tag: str
     no_ack: bool
@@ -55,6 +55,6 @@ class Arrival:
     consumer: Consumer | None  # None for basic_get
     message: int
     returns: int
-    counted: bool  # whether a header counts how often it came back, as on a quorum queue
+    counted: bool  # whether a header counts its returns, as on a quorum queue
     settled: bool  # needs no ack
     content: tuple[str, str, str, bytes] | None = None

@@ -96,8 +96,8 @@ class Consuming(Session):
     def basic_cancel(self, consumer_tag: str, nowait: bool = False) -> None:
         """End a consumer, after its callback has received the messages claimed for it.
 
-        So it is on RabbitMQ, where deliveries that are on their way arrive before the answer to
-        the cancel. What the callback got stays with this channel to settle.
+        On RabbitMQ, too, deliveries that are on their way arrive before the answer to the cancel.
+        This channel must still settle the deliveries that the callback has received.
         """
         link = self._link
         consumer = self._group.consumers.get(consumer_tag)
@@ -166,7 +166,7 @@ class Consuming(Session):
 
         Raises:
             PreconditionFailed: no such delivery is unsettled on this channel.
-            RecoverableConnectionError: this connection was taken for dead, and others have it.
+            RecoverableConnectionError: this connection was treated as dead, so its deliveries have returned.
 
         """
         with self._method() as tx:
@@ -184,7 +184,7 @@ class Consuming(Session):
 
         Raises:
             PreconditionFailed: no such delivery is unsettled on this channel.
-            RecoverableConnectionError: this connection was taken for dead, and others have it.
+            RecoverableConnectionError: this connection was treated as dead, so its deliveries have returned.
 
         """
         with self._method() as tx:

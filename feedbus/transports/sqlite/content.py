@@ -16,8 +16,8 @@ from amqp.exceptions import FrameSyntaxError, PreconditionFailed
 from feedbus.wire.nesting import deeper_than
 
 PROPERTIES = tuple(name for name, _ in Message.PROPERTIES)
-TAG = "\x00type"  # marks what JSON has no form for; no header is named so
-DEEPEST = 100  # tables in headers; a consumer's stack has to have room for as many
+TAG = "\x00type"  # marks values that JSON cannot represent; no header has this name
+DEEPEST = 100  # depth of tables in headers, so that a consumer can read them recursively
 LONGEST_KEY_BYTES = LARGEST_OCTET = 255
 
 Properties = dict[str, Any]

@@ -72,7 +72,7 @@ def note_death(
         expiration = properties.get("expiration")
         if expiration is not None:
             death["original-expiration"] = expiration
-    properties.pop("expiration", None)  # it would expire again where it is kept
+    properties.pop("expiration", None)  # otherwise it would expire again in the next queue
     headers["x-death"] = [death, *deaths]
     headers.setdefault("x-first-death-queue", queue)
     headers.setdefault("x-first-death-reason", reason)

@@ -10,14 +10,14 @@ from feedbus.transports.sqlite.routing import Queue
 from feedbus.transports.sqlite.tables import Transaction
 
 HEADS_AT_ONCE = 1000
-PASSES = 4  # over rows that turn out to be expired, before others may write
+PASSES = 4  # steps that remove expired rows, before others may write
 
 
 def expire_head(tx: Transaction, queue: Queue) -> None:
     """Dead-letter expired messages at a queue's head; like RabbitMQ, stop at the first other.
 
-    A long row of them goes in portions: the clock stays due until the last is gone, and others
-    can write in between.
+    Many expired messages are removed in several steps. The clock stays due until the last one is
+    removed, and other connections can write between the steps.
     """
     tx.write_added()
     rows = tx.execute(
@@ -80,14 +80,14 @@ def claim(
         tx.count(queue.id, -len(rows))
         taken = [(message, returns) for message, returns, _ in rows]
     if passes and queue.expiring:
-        tx.unsettled[queue.id] = queue  # another head, another clock
+        tx.unsettled[queue.id] = queue  # it has a new first message: set the clock
     return taken
 
 
 def _expire_among(
     tx: Transaction, queue: Queue, rows: Iterable[tuple[int, int, int | None]]
 ) -> None:
-    # All of these are about to be delivered, so each is or becomes the head.
+    # All of these are delivered next, so each is or becomes the first message of the queue.
     expired = [message for message, _, at in rows if at is not None and at <= tx.now_ms]
     tx.database.executemany(
         "DELETE FROM ready WHERE queue = ? AND message = ?",
@@ -109,8 +109,8 @@ def content_of(tx: Transaction, message: int) -> tuple[str, str, str, bytes] | N
 def settle(tx: Transaction, owner: int, messages: Sequence[int]) -> int:
     """Delete acknowledged messages; return how many of them the owner had.
 
-    Ids are never reused, so what is forgotten without being held was deleted with its queue;
-    an owner that was taken out holds none at all, and then nothing is forgotten.
+    Ids are never reused. So if the owner does not hold a message, the message was deleted with its
+    queue. An owner that was removed holds no message at all; then nothing is deleted.
     """
     held = tx.database.executemany(
         "DELETE FROM unacked WHERE owner = ? AND message = ?",

@@ -11,7 +11,7 @@ from feedbus.transports.sqlite.member import Member
 from feedbus.transports.sqlite.owners import is_entered
 from feedbus.transports.sqlite.tables import Transaction
 
-LOADED_AT_ONCE = 50  # bodies in memory, in addition to those that were delivered
+LOADED_AT_ONCE = 50  # size of the bodies in memory, in addition to delivered ones
 
 
 class Inbox:

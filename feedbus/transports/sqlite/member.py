@@ -29,10 +29,10 @@ LOOK_SECONDS = 0.05
 class Member:
     """Writes to the tables, waits for others to write, and leaves the broker when it closes."""
 
-    is_blocked = False  # as publishers ask RabbitMQ's connections
+    is_blocked = False  # an attribute of RabbitMQ's connections that publishers read
 
     def __init__(self, backend: Backend) -> None:
-        """Work with a backend, which is this connection's alone."""
+        """Use a backend that no other connection uses."""
         self.tables = backend.tables
         self.liveness = backend.liveness
         self.connected = True
@@ -143,10 +143,11 @@ class Member:
     def take_arrived(self) -> None:
         """Process the events of this connection and its queues, without waiting.
 
-        It looks once in LOOK_SECONDS at most: nobody closes these connections from outside.
+        It checks at most once in LOOK_SECONDS, because nothing closes these connections from
+            outside.
 
         Raises:
-            RecoverableConnectionError: it is closed, or others have its deliveries.
+            RecoverableConnectionError: it is closed, or was treated as dead.
 
         """
         self.check_open()
@@ -175,7 +176,7 @@ class Member:
         while self._watch is not None:
             due = self._look_around()
             if due is not None and due <= 0:
-                with self.write():  # every write looks at the clock first
+                with self.write():  # every write checks the clock first
                     return
             quiet = self._upkeep.seconds()
             if quiet is not None and quiet <= 0:
@@ -232,7 +233,7 @@ class Member:
                 reap(tx, self.liveness, self.owner)
 
     def fence(self) -> None:
-        """Stop using the file: others took this connection for dead and have its deliveries.
+        """Stop using the file: others treated this connection as dead, and took its deliveries.
 
         Raises:
             RecoverableConnectionError: always.
@@ -265,7 +266,7 @@ class Member:
             self._watch = None
         if self.owner is not None:
             self.liveness.end()
-            with contextlib.suppress(FileUnavailable):  # no process dies that they could watch
+            with contextlib.suppress(FileUnavailable):  # its process lives, so nobody would notice
                 others = self.tables.read("SELECT id FROM owners WHERE id <> ?", (self.owner,))
                 self._bell.ring((owner for (owner,) in others), FAREWELL)
         self._bell.close(self.owner)

@@ -17,7 +17,7 @@ def enter(tx: Transaction) -> int:
         "INSERT INTO owners (pid, namespace) VALUES (?,?) RETURNING id",
         (os.getpid(), process_namespace()),
     ).fetchone()
-    tx.owners_changed = tx.everyone = True  # the others are to watch over it
+    tx.owners_changed = tx.everyone = True  # the others must watch its process
     return int(owner)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
 
-NEWS, FAREWELL = b"news", b"farewell"  # what the sender of a word wants looked at
+NEWS, FAREWELL = b"news", b"farewell"  # what the receiver of a wake-up must check
 
 
 class Time(Protocol):

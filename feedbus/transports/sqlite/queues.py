@@ -130,6 +130,6 @@ def delete_queue(
     tx.execute("DELETE FROM queues WHERE id = ?", (queue.id,))
     drop_bindings_to(tx, QUEUE, queue.name)
     tx.unsettled.pop(queue.id, None)
-    tx.stirred.update(holder for (holder,) in holders)  # they are to hear of it
+    tx.stirred.update(holder for (holder,) in holders)  # their connections must be woken
     tx.topology_changed = tx.owners_changed = True
     return gone

@@ -12,12 +12,12 @@ from feedbus.process import file_locks
 from feedbus.process.private_files import make_database_file, open_private, private_folder
 
 SCHEMA_VERSION = 1
-OLDEST_SQLITE = (3, 38)  # RETURNING, and JSON without asking for it
-JOURNAL_BYTES = 64_000_000  # a burst's journal shrinks back to this
+OLDEST_SQLITE = (3, 38)  # with RETURNING, and with JSON built in
+JOURNAL_BYTES = 64_000_000  # size to which the journal is truncated after a burst
 
-# A message is written once and never changed. What changes is where it stands: `ready` holds the
-# small rows that are claimed and put back, `unacked` those that a connection holds. Both are
-# keyed so that taking the head of a queue is one seek, however long the queue is.
+# A message is written once and never changed. Only its state changes: `ready` has small rows of
+# messages in queues, `unacked` has those that a connection holds. The keys of both are such that
+# the first message of a queue is found by one seek, however long the queue is.
 TABLES = """
 CREATE TABLE state (
     topology INTEGER NOT NULL,      -- counts changes of exchanges, queues and bindings

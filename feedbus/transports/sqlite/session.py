@@ -94,7 +94,7 @@ class Session(StdChannel):
         except ChannelError:
             self._revive()
             raise
-        except FrameSyntaxError:  # found before anything was sent to the broker
+        except FrameSyntaxError:  # an error that is found before anything is sent to the broker
             raise
         except BrokenConnection:
             if self.connection is not None:

@@ -1,8 +1,8 @@
 """End a wait when a signal handler has run, even if it ran just before the wait began.
 
-Python continues an interrupted wait once the handler has returned, and a handler that ran a
-moment earlier leaves no trace at all. So signals also write to a pipe that waits listen to. There
-is one such pipe for a process, as Python has one place for it, and the main thread alone uses it.
+Python continues an interrupted wait after the handler has returned, and a wait does not notice a
+handler that ran just before. So signals also write to a pipe, which waits read. Python allows one
+such pipe in a process, and only the main thread uses it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Pipe:
             self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         if before not in {-1, self._writer}:
-            self._foreign = before  # an event loop's, which is notified of what is heard here
+            self._foreign = before  # an event loop's; it gets the signals that are read here
         return self.reader
 
     def hear(self) -> None:
@@ -52,7 +52,7 @@ class Pipe:
             left = self._users
         if left or self.reader < 0:
             return
-        if threading.current_thread() is threading.main_thread():  # nobody else may put it back
+        if threading.current_thread() is threading.main_thread():  # only its owner may restore it
             current = signal.set_wakeup_fd(self._foreign, warn_on_full_buffer=False)
             if current != self._writer:
                 signal.set_wakeup_fd(current, warn_on_full_buffer=False)

@@ -35,9 +35,9 @@ class Transaction:
         self.routes: Routes
         self.topology_changed = False  # exchanges, queues, bindings
         self.owners_changed = False  # owners, consumers
-        self.supplied: dict[int, Queue] = {}  # queues with messages that they did not have
+        self.supplied: dict[int, Queue] = {}  # queues with new messages
         self.unsettled: dict[int, Queue] = {}  # queues whose limits and clocks must be looked at
-        self.stirred: set[int] = set()  # owners to wake for another reason
+        self.stirred: set[int] = set()  # owners that must be woken for another reason
         self.everyone = False  # whether to wake all owners
         self._depths: dict[int, int] = defaultdict(int)
         self._messages: list[tuple[int, str, str, str, bytes]] = []
@@ -110,8 +110,8 @@ class Tables:
             database: with the tables of `schema`.
             time: used for all expiry.
             busy_timeout_seconds: how long the database waits while another process keeps it locked.
-            shared: whether other connections of this process use the very same database: then it
-                stays open, and there is no disk that a write could be forced to.
+            shared: whether other connections of this process use the same database object. Then it
+                stays open, and there is no disk to which a write could be forced.
 
         """
         self.name = name
@@ -121,7 +121,7 @@ class Tables:
         self._busy_timeout_seconds = busy_timeout_seconds
         self._durable = False
         self._routes: Routes | None = None
-        self.use = threading.RLock()  # by one thread at a time, and by none while this forks
+        self.use = threading.RLock()  # used by one thread at a time, and by none during a fork
 
     def now_ms(self) -> int:
         """Return the broker's time in ms, which all expiry uses."""

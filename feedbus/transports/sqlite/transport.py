@@ -84,7 +84,7 @@ class Transport(base.Transport):
     def __init__(self, client: Client, **options: Any) -> None:
         """Keep Kombu's connection."""
         super().__init__(client, **options)
-        self._reading = False  # whether the event loop is to look in its next turn
+        self._reading = False  # whether the event loop must check in its next iteration
         self._later: Entry | None = None
 
     def establish_connection(self) -> Connection:
@@ -148,7 +148,7 @@ class Transport(base.Transport):
             loop.call_soon(self.on_readable, connection, loop)
 
     def _look_later(self, connection: Connection, loop: Loop) -> None:
-        # When something expires, no other connection need be awake to wake this one.
+        # If a message expires, no other connection is needed to wake this one.
         if self._later is not None:
             self._later.cancel()
             self._later = None

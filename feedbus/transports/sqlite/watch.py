@@ -10,8 +10,8 @@ from feedbus.clock import Clock
 from feedbus.transports.sqlite.ports import FAREWELL, Bell
 from feedbus.transports.sqlite.signals import pipe
 
-FALLBACK_SECONDS = 1.0  # between looks where the kernel reports no changes
-LINGER_SECONDS = 0.1  # between looks at a lock that outlives its process
+FALLBACK_SECONDS = 1.0  # between checks, if the kernel reports no changes
+LINGER_SECONDS = 0.1  # between checks of a lock that outlives its process
 RANG, DIED, SIGNALLED, WOKEN = "rang", "died", "signalled", "woken"
 
 
@@ -102,7 +102,7 @@ class Watch:
 
     def look_seconds(self) -> float | None:
         """Return how often to poll the file if not everything can be waited for, or None."""
-        if self._gone:  # a process that it left behind may hold its lock a little longer
+        if self._gone:  # a child process may hold the lock a little longer
             return LINGER_SECONDS
         return FALLBACK_SECONDS if self._blind or self._unseen else None
 

@@ -1,8 +1,8 @@
 """A message in the body of another one, if its properties cannot be sent as properties.
 
-This is so if they are not text that every client can read, or if they leave no room in the
-frame for what the framework has to say. The sealed body is the length of the properties in four
-bytes, the properties as they travel, and the message's own body.
+This is necessary if they contain text that some clients cannot read, or if the frame has no room
+for the headers of the framework. The body of the outer message is the length of the original
+properties in four bytes, those properties as AMQP encodes them, and the original body.
 """
 
 from __future__ import annotations
