@@ -22,7 +22,7 @@ class ExchangeTable(TableSchema):
         required=True,
     )
     pack = Whole(
-        "The most records that one message may carry; 0 sends each record alone.",
+        "The largest number of records in one message. With 0, each record has its own message.",
         least=0,
         most=1_000_000,
     )

@@ -23,7 +23,7 @@ class RetryTable(TableSchema):
         attribute="delays_seconds",
     )
     then = Choice(
-        "What becomes of a message after the last attempt.",
+        "What happens to a message after the last attempt.",
         *("dead-letter", "drop"),
         default="needed, unless `repeat` is true",
     )

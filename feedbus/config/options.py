@@ -37,7 +37,8 @@ class TopologyTable(TableSchema):
     broker = Table(BrokerTable, "Where the broker is.")
     store = Table(
         StoreTable,
-        "The database that the handlers' effects commit to; without this table there is none.",
+        "The database to which the effects of handlers commit. Without this table, there is "
+        "no store.",
     )
     exchanges = Tables(
         Table(ExchangeTable, "An exchange; the key is its name."),
@@ -60,8 +61,8 @@ class TopologyTable(TableSchema):
     )
     codecs = Tables(
         Dotted("The codec of this content type.", example="app:Protobuf"),
-        "The project's [codecs](handlers.md#codecs) by content type: what reads and writes bodies "
-        "that are not JSON.",
+        "The project's [codecs](handlers.md#codecs) by content type. A codec decodes and "
+        "encodes bodies that are not JSON.",
         of="dotted names",
         keys=ContentType(""),
         example={"application/x-protobuf": "app:Protobuf"},

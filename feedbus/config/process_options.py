@@ -14,7 +14,8 @@ USER = Text(
     "The user that the process runs as.", default="the user who starts it", example="www-data"
 )
 START_RETRIES = Whole(
-    "How many times a process may end right after its start before it is given up.",
+    "How many times in a row a process may end right after its start before it is not "
+    "restarted any more.",
     least=0,
     most=1000,
 )
@@ -70,8 +71,9 @@ class OperationsTable(TableSchema):
         default="true",
     )
     host = Text(
-        "The address on which it listens (`FEEDBUS_OPERATIONS_HOST` on one host). One that other "
-        "machines reach needs `FEEDBUS_API_TOKEN`, which requests then have to show."
+        "The address on which it listens (`FEEDBUS_OPERATIONS_HOST` on one host). "
+        "An address that other machines can reach needs `FEEDBUS_API_TOKEN`; requests then "
+        "need this token."
     )
     port = Whole(
         "The port on which it listens (`FEEDBUS_OPERATIONS_PORT` on one host); 0 is any free port. "
@@ -118,7 +120,7 @@ class ScheduleTable(TableSchema):
         example={"source": "nightly"},
     )
     catch_up = Duration(
-        "How late a moment is fired that was missed, at most: of several the latest. At least 10 "
-        "seconds.",
+        "How late a missed moment may be fired, at least 10 seconds. Of several missed "
+        "moments, only the latest is fired.",
         attribute="catch_up_seconds",
     )

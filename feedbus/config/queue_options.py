@@ -28,7 +28,7 @@ class BatchTable(TableSchema):
 
     size = Whole("How many records a handler gets in one call.", most=MOST_PREFETCH)
     wait = Duration(
-        "How long after a batch the next begins at the earliest, unless it is full.",
+        "The shortest time between the beginnings of two batches, unless the second one is full.",
         zero=True,
         attribute="wait_seconds",
     )
@@ -76,8 +76,8 @@ class QueueTable(TableSchema):
         of="texts",
     )
     shards = Whole(
-        "Makes a queue, a consumer and a process `NAME_0` … of each shard. Only on an "
-        "x-consistent-hash exchange.",
+        "The number of shards. Each shard has its own queue, consumer and process: `NAME_0`, "
+        "`NAME_1` and so on. Only on an x-consistent-hash exchange.",
         most=topology.MOST_BUCKETS,
         default="one queue, called NAME",
         example=4,
@@ -106,17 +106,18 @@ class QueueTable(TableSchema):
     )
     dead_letters = Table(
         DeadLettersTable,
-        "Limits beyond which its consumers drop dead letters, once a minute. They are counted.",
+        "Limits for the dead letters of the queue. Once a minute, its consumers drop and "
+        "count those that exceed a limit.",
         default='{ max_age = "never", max_length = "unlimited" }',
     )
     dead_handler = Dotted(
-        "Called with each [dead letter](../how-to/retries.md#dead-handlers) of its "
-        "consumers, before it is stored.",
+        "The function that is called with each [dead "
+        "letter](../how-to/retries.md#dead-handlers) of the queue, before it is stored.",
         default="none",
     )
     prefetch = Whole(
-        "How many messages a consumer holds that are not acknowledged; at least `concurrency`, and "
-        "for a batch at least its size.",
+        "How many unacknowledged messages the broker delivers to a consumer: at least "
+        "`concurrency`, and at least the size of a batch.",
         most=MOST_PREFETCH,
         default="`10`, or twice `concurrency` if that is more",
         example=50,
@@ -128,21 +129,22 @@ class QueueTable(TableSchema):
         most=MOST_CONCURRENCY,
     )
     order_by = OrderBy(
-        "What stays in [order](../concepts/order.md) when a record fails, or when several are "
-        "handled at the same time: `true` for records of one routing key, a field's name for "
-        "records with one value of it. On a queue without shards both make "
-        "`single_active_consumer` true.",
+        "Which records stay in [order](../concepts/order.md) when a record fails, or when "
+        "several are handled at the same time: with `true`, records with the same routing "
+        "key; with the name of a field, records with the same value in it. On a queue "
+        "without shards, both set `single_active_consumer` to true.",
         default="`true` for shards, `false` for others",
     )
     store = Flag(
         "Whether the handler runs in a transaction of the `[store]`, if there is one. A queue "
-        "with `store = false` needs no database: its handlers may be async, get no session and "
-        "wait for no outage of the store."
+        "with `store = false` needs no database: "
+        "its handlers may be async, get no session, and continue during an outage of the "
+        "store."
     )
     waiting_limit = Whole(
         "How many records of a shard or queue with `order_by` may "
-        "[wait](../concepts/order.md#when-a-record-fails) so that their keys stay in order, after "
-        "one of each key has failed. While so many wait, the consumer handles no other records.",
+        "[wait](../concepts/order.md#when-a-record-fails) for a failed record of their key. "
+        "When this limit is reached, the consumer handles only waiting records.",
         most=MOST_WAITING,
         default="10000",
     )
@@ -151,13 +153,14 @@ class QueueTable(TableSchema):
         "`feedbus dead drop` deletes it. It needs `order_by`."
     )
     once = Flag(
-        "Whether a message that is delivered twice has its effects once: a row of the inbox "
-        "commits with them. It needs a `[store]`."
+        "Whether a message that is delivered twice has its effects once: its id is stored in "
+        "the same transaction as the effects. It needs a `[store]`."
     )
     stream = Flag(
         "Whether the messages of the handler are sent while it runs, some thousands together, "
-        "without a transaction of the store. Use it for a handler that publishes very much and "
-        "stores nothing that must not be stored twice."
+        "without a transaction of the store. "
+        "Use it for a handler that publishes very many messages, and whose stored effects "
+        "may be repeated."
     )
     type = Choice("The kind of queue on RabbitMQ.", "classic", "quorum")
     single_active_consumer = Flag(
@@ -166,8 +169,9 @@ class QueueTable(TableSchema):
     )
     delivery_limit = Whole(
         "How many times a message may end its handler's process (by a crash, its memory or "
-        "`handler_timeout`) before it is dead-lettered. Deliveries that no handler began are not "
-        "counted: quorum queues are declared without a limit of the broker's own.",
+        "`handler_timeout`) before it is dead-lettered. "
+        "Deliveries that did not reach a handler are not counted: feedbus declares quorum "
+        "queues without the broker's delivery limit.",
     )
     message_ttl = Duration(
         "How long a message may wait in the queue.",

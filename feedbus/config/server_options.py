@@ -44,7 +44,8 @@ class BrokerTable(TableSchema):
     )
     consumer_timeout = Duration(
         "How long RabbitMQ waits for an acknowledgement (`consumer_timeout` in its own "
-        "configuration); a consumer gives back messages that it cannot handle within that time.",
+        "configuration); "
+        "a consumer returns messages that it cannot handle within that time.",
         attribute="consumer_timeout_seconds",
         default='"30m"',
     )
@@ -56,9 +57,9 @@ class StoreTable(TableSchema):
     builds = topology.StoreOptions
 
     adapter = Adapter(
-        "What the store is used with: peewee; SQLAlchemy, with the engine and the models of the "
-        "project; or a [store of your own](../how-to/database.md#a-store-of-your-own), by the "
-        "dotted name of a function that takes the topology and returns it.",
+        "The library of the store: peewee; SQLAlchemy, with the engine and the models of the "
+        "project; or a [store of your own](../how-to/database.md#a-store-of-your-own), by "
+        "the dotted name of a function that gets the topology and returns the store.",
         *(topology.PEEWEE, topology.SQLALCHEMY),
     )
     url = Url(

@@ -166,7 +166,7 @@ class Consuming(Session):
 
         Raises:
             PreconditionFailed: no such delivery is unsettled on this channel.
-            RecoverableConnectionError: this connection was treated as dead, so its deliveries have returned.
+            RecoverableConnectionError: this connection was treated as dead; others have it.
 
         """
         with self._method() as tx:
@@ -184,7 +184,7 @@ class Consuming(Session):
 
         Raises:
             PreconditionFailed: no such delivery is unsettled on this channel.
-            RecoverableConnectionError: this connection was treated as dead, so its deliveries have returned.
+            RecoverableConnectionError: this connection was treated as dead; others have it.
 
         """
         with self._method() as tx:
