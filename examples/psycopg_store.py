@@ -55,6 +55,6 @@ class PsycopgStore(SqlStore):
 
 
 def open_store(topology: Topology) -> PsycopgStore:
-    """Return the store of a topology that says `adapter = "psycopg_store:open_store"`."""
+    """Return the store of a topology with `adapter = "psycopg_store:open_store"`."""
     url = topology.store_url
     return PsycopgStore(url.reveal() if url else "", topology.name, str(url))

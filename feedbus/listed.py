@@ -6,6 +6,6 @@ from collections.abc import Sequence
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """Return at most so many names, and how many more there are: "a, b, c and 2 more"."""
+    """Return some names and the number of the others: "a, b, c and 2 more"."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

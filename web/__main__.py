@@ -53,7 +53,7 @@ Examples:
     envvar="FEEDBUS_TOPOLOGY",
     default="topology.toml",
     type=click.Path(path_type=Path),
-    help="The file that says what the system is.",
+    help="The topology file.",
 )
 def main(host: str, port: int, threads: int, path: Path) -> None:
     """Serve the API until SIGTERM or SIGINT, then exit 0.

@@ -164,7 +164,7 @@ class LiveBus(Bus):
         """Commit the block's changes in the store together with the messages that it publishes.
 
         What this thread publishes in the block goes to the outbox, and is sent after the commit:
-        immediately, or by the relay of `feedbus up` when the broker is away. After a rollback
+        immediately, or by the relay of `feedbus up` if the broker is unavailable. After a rollback
         nothing is sent. Within another transaction it joins that one.
 
         Yields the store's session: SQLAlchemy's Session, or peewee's database.

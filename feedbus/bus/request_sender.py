@@ -138,7 +138,7 @@ class RequestSender:
     ) -> list[Refusal] | Exception:
         """Send messages, repeatedly during an outage; return the refused ones, or why all failed.
 
-        A broker that comes back may be an empty one.
+        After an outage, the broker may be an empty one.
         """
         for _ in self._attempts(timeout_seconds):
             try:

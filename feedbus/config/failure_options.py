@@ -56,4 +56,6 @@ class DeadLettersTable(TableSchema):
     max_age = Duration(
         "Dead letters older than this are dropped.", never=True, attribute="max_age_seconds"
     )
-    max_length = Whole("The oldest dead letters beyond so many are dropped.", unlimited=True)
+    max_length = Whole(
+        "The largest number of dead letters; older ones are dropped.", unlimited=True
+    )

@@ -59,7 +59,7 @@ class Requeue:
         """Send one dead letter back; return when the broker has confirmed it.
 
         Raises:
-            BrokerOutage: the broker is away.
+            BrokerOutage: the broker is unavailable.
             PublishError: the broker did not accept it.
             UsageError: the queue does not exist.
 

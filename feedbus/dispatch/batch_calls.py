@@ -25,7 +25,7 @@ class BatchCalls:
         """Call the handler with records and return the exceptions by record.
 
         Raises:
-            Outage: something is away; the deliveries are to be handled again.
+            Outage: something is unavailable; the deliveries must be handled again.
 
         """
         failures: Failures = {}
@@ -55,7 +55,7 @@ class BatchCalls:
         """Call a handler and send its messages; return its exceptions.
 
         Raises:
-            Outage: something is away; nothing is to be counted.
+            Outage: something is unavailable; no attempt is counted.
 
         """
         publications, error = self._calling.outcome(callee, records)

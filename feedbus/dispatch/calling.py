@@ -50,7 +50,7 @@ class Calling:
         """Call a handler; return the messages to send afterwards, or its exceptions.
 
         Raises:
-            Outage: something is away; nothing is to be counted.
+            Outage: something is unavailable; no attempt is counted.
 
         """
         try:

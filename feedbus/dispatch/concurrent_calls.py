@@ -222,7 +222,8 @@ class ConcurrentCalls:
         """Send the retries and dead letters of finished deliveries, by default of all of them.
 
         Raises:
-            Outage: the broker is away, or what the dead handler needs; it may be repeated.
+            Outage: the broker is unavailable, or the dead handler raised it; the call may be
+                repeated.
 
         """
         closing = self._done if only is None else [only]

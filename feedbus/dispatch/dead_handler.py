@@ -95,7 +95,7 @@ class DeadHandler:
         If the function raises, the dead letter's reason includes it.
 
         Raises:
-            Outage: something that it needs is away; the dead letter must not be put aside yet.
+            Outage: something that it needs is unavailable; the dead letter must not be sent yet.
 
         """
         message = fate.message

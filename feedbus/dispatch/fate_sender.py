@@ -47,7 +47,8 @@ class FateSender:
                 message.
 
         Raises:
-            Outage: the broker is away, or what the dead handler needs; it may be repeated.
+            Outage: the broker is unavailable, or the dead handler raised it; the call may be
+                repeated.
 
         """
         if self._dead_handler is not None and not quietly:

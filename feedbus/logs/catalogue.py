@@ -27,11 +27,12 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "dead_letter": "A message became a dead letter. `feedbus dead show` prints it. `records` is"
         " the number of its records that failed.",
         "dead_handler_failed": "The dead handler raised an exception; the traceback follows."
-        " The record became a dead letter all the same.",
+        " The record became a dead letter anyway.",
         "dead_handler_skipped": "The dead handler was not called, because the message is not"
         " valid for the type of its parameter. The message became a dead letter.",
-        "message_given_up": "A message has crashed its process, or has cost it its connection, as"
-        " often as `delivery_limit` allows. feedbus puts it into the dead letters.",
+        "message_given_up": "The handling of a message has crashed its process, or has caused the"
+        " loss of its connection, `delivery_limit` times. feedbus puts the message into the dead"
+        " letters.",
         "hangs": "A handler takes longer than `handler_timeout`. Its process is ended with SIGABRT"
         " and writes the stacks of its threads; the message is delivered again.",
         "channel_lost": "The broker closed the channel while a message was handled for longer than"
@@ -48,15 +49,16 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "consumer_resumed": "The consumer handles messages again after `consumer_paused`.",
         "waiting_read": "The consumer begins to read a queue; `records` records wait for an earlier"
         " record of their key, or for their retry.",
-        "waiting_limit": "As many records wait for earlier ones of their keys as `waiting_limit`"
-        " allows: the consumer holds until some are handled or become dead letters.",
+        "waiting_limit": "The number of records that wait for earlier ones of their keys has"
+        " reached `waiting_limit`: the consumer holds until some are handled or become dead"
+        " letters.",
         "waiting_resumed": "The consumer continues after `waiting_limit`.",
         "waiting_moved": "The waiting records of a queue of an old ring were moved to the shards"
         " that own their keys now.",
         "key_blocked": "With `block_on_dead = true`: a dead letter blocks its key until `feedbus"
         " dead requeue` or `feedbus dead drop`.",
         "standing_by": "The consumer's shard is assigned to another host. The consumer has returned"
-        " what it had not handled, and waits.",
+        " the messages that it had not handled, and waits.",
         "assigned": "The consumer's shard is assigned to this host again, and the consumer reads"
         " it.",
         "loop_blocked": "An async handler has blocked the event loop; the stack shows where.",
@@ -77,7 +79,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "stopping": "A process, or all of them, was asked to end and finishes its work.",
         "killed": "A process did not end within its `stop_timeout` and was killed; the message"
         " that it handled is delivered again.",
-        "consumer_removed": "A consumer that the topology no longer has has handled the last"
+        "consumer_removed": "A consumer that is no longer in the topology has handled the last"
         " messages of its queue and has ended.",
         "leftover_ended": "A process that an earlier, killed supervisor had started was ended.",
         "stopped": "Every process has ended.",
@@ -97,7 +99,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " broker alone decides which host works on a shard.",
         "listening": "The process serves its HTTP address.",
         "not_listening": "The HTTP address cannot be used; feedbus tries again every few seconds.",
-        "port_taken": "The default port is taken, so another one is used.",
+        "port_taken": "The default port is in use, so another one is used.",
         "not_ready": "`/readyz` was answered with 503; `part` and `error` name the reason.",
         "request_store_outage": "A request was answered with 503, because the store does not"
         " answer.",

@@ -121,7 +121,7 @@ class Run:
         return self.waiting.seconds_until_due() if self.waiting is not None else math.inf
 
     def full(self) -> bool:
-        """Whether so many records wait for others of their keys that no more may be read."""
+        """Whether the limit of waiting records is reached, so that no more may be read."""
         return self.waiting is not None and self.waiting.full()
 
     @property

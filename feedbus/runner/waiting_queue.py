@@ -87,7 +87,7 @@ class WaitingQueue:
 
     def _on_message(self, message: Any) -> None:
         if self.closed:
-            return  # it comes again
+            return  # it is delivered again
         self.arrived_at = self.channel.connection.clock.monotonic()
         headers = message.properties.get("application_headers") or {}
         if FENCE in headers:  # also one whose consumer has ended

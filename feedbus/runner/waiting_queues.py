@@ -137,7 +137,7 @@ class WaitingQueues:
         return max(self._retries.seconds_until_due(), 0.0) if len(self) else math.inf
 
     def full(self) -> bool:
-        """Whether so many records wait that no more may be read; changes are logged."""
+        """Whether the limit of waiting records is reached; changes are logged."""
         if not self._counted and not len(self):
             return False
         self._look()

@@ -64,8 +64,8 @@ class Reloader:
     """Applies a topology that has changed, and restarts processes whose code has changed.
 
     `feedbus apply` or `feedbus check` looks at the files first, in a process of its own: where it
-    finds a problem, that is logged, and the running system stays as it is. What a process of
-    [processes] has imported is unknown, so each change of a Python file restarts it.
+    finds a problem, the problem is logged, and the running system is not changed. The imports of a
+    process of [processes] are not known, so each change of a Python file restarts it.
     """
 
     def __init__(self, supervision: Supervision) -> None:

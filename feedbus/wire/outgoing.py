@@ -28,7 +28,7 @@ class Outgoing:
         properties: AMQP's other properties by their names in py-amqp, such as priority and
             correlation_id.
         content_encoding: of the body; None for none.
-        stamp: the header that says when it is sent, if its headers do not; None for none.
+        stamp: the header for the time of sending, if the headers do not have it yet; None for none.
         records: the number of its records, for the metrics.
 
     """

@@ -30,7 +30,7 @@ def bind(
 
     Raises:
         NotFound: there is no such source or destination exchange.
-        AccessRefused: the default exchange is bound as it is.
+        AccessRefused: bindings of the default exchange cannot be changed.
         PreconditionFailed: a weight on a ring that is not a positive integer.
 
     """
@@ -76,7 +76,7 @@ def unbind(
 
     Raises:
         NotFound: there is no such source or destination exchange.
-        AccessRefused: the default exchange is bound as it is.
+        AccessRefused: bindings of the default exchange cannot be changed.
 
     """
     _check_ends(tx, source, kind, destination)
