@@ -75,10 +75,10 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
 
     Args:
         topology: the wanted state.
-        plan: made just now, of this topology; the caller holds exclusive().
+        plan: a new plan of this topology; the caller holds the lock of exclusive().
         supervisor: of the running consumers, None when nothing runs.
         wait: whether to wait until the old queues are drained, and to delete them then.
-        report: called with what was done, a line each.
+        report: called with a line for each change that was made.
         progress: called at each check with the number of messages that are left in queues that
             drain.
         older_file: whether to replace a ring of another host's newer file.

@@ -32,7 +32,7 @@ def document(topology: Topology, version: str = "1.0.0") -> dict[str, Any]:
 
     Args:
         topology: its handlers are imported.
-        version: of the interface that is described.
+        version: the version of the described interface.
 
     Raises:
         UsageError: a handler cannot be imported, or its type is not a message type.

@@ -32,7 +32,7 @@ from feedbus.urls import parse_broker_url
 
 
 def build(draft: Draft, path: Path) -> Topology:
-    """Return the topology; var and the files of sqlite URLs are resolved by its folder."""
+    """Return the topology; relative paths (var, sqlite URLs) are resolved against its folder."""
     loaded = draft.loaded
     root = path.parent
     broker, store = loaded.get("broker", {}), loaded.get("store", {})

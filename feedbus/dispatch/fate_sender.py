@@ -19,7 +19,7 @@ class FateSender:
     """Sends what has to outlive the deliveries of one consumer, before they are acknowledged."""
 
     def __init__(self, consumer: str, sender: Sender, dead_handler: DeadHandler | None) -> None:
-        """Send by sender.
+        """Set the sender, and the dead handler.
 
         Args:
             consumer: its name, for the log.

@@ -90,7 +90,7 @@ def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Excepti
     """Send the messages of several calls, in the order of the calls.
 
     Returns:
-        For each call as error_of_sending().
+        For each call, the result that error_of_sending() would return.
 
     Raises:
         Outage: the broker is unavailable; the call may be repeated.

@@ -86,7 +86,7 @@ class Probes:
         return self._quiet >= NEEDED
 
     def put(self) -> None:
-        """Publish the next probe to the end of the queue; a fence is owed if the queue is full.
+        """Publish the next probe to the end of the queue; if it is full, a fence follows later.
 
         Raises:
             Outage: the broker does not confirm it.

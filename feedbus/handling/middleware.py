@@ -56,8 +56,8 @@ class Middleware:
                 yield  # the handler is called here
                 log.info("%s took %.3f s", call.consumer, time.perf_counter() - started)
 
-    One object is made in each process. Its constructor's parameters are found as those of a
-    resource: other resources, and the Topology.
+    Each process creates one object of the class. The parameters of its constructor can request
+    resources and the Topology.
     """
 
     def around(

@@ -158,7 +158,7 @@ class _Cutter:
         return sizes
 
     def _window(self, run: int, least: int, most: int) -> tuple[int, int]:
-        """Return between which indexes a run may end, so that the remaining runs fit."""
+        """Return the first and last index where a run may end, so that the remaining runs fit."""
         buckets, total, behind = len(self.sums) - 1, self.sums[-1], self.runs - run
         if not behind:
             return buckets, buckets

@@ -42,7 +42,7 @@ class Subscriptions:
         self.cancelled: list[str] = []
 
     def begin(self) -> None:
-        """Start without queues, on a connection."""
+        """Forget all queues, because a new connection begins."""
         self.reading = {}
         self.cancelled = []
 
