@@ -28,8 +28,8 @@ import psutil
 
 from feedbus import broker
 from feedbus.broker import timer
-from feedbus.broker.names import Names
 from feedbus.broker.timer_objects import Timer
+from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.topology import Exchange, Queue, Topology
 from feedbus.urls import parse_broker_url

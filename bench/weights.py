@@ -15,7 +15,7 @@ from pathlib import Path
 import amqp
 
 from feedbus import broker, config
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.generations import topology_setup
 from feedbus.ring import frontier, key_class, placer

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from feedbus import broker
 from feedbus.apply import apply, exclusive
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.generations import switch
 from feedbus.plan import Plan
 from feedbus.plan.comparison import make_plan

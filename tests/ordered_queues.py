@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.records import Records
 from feedbus.topology import RetryPolicy

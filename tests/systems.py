@@ -15,7 +15,7 @@ import pytest
 from marshmallow import EXCLUDE, Schema, fields
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters
 from feedbus.errors import BrokerOutage

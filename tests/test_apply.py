@@ -12,7 +12,7 @@ import pytest
 from feedbus import broker
 from feedbus.apply import exclusive
 from feedbus.broker import inventory, lookups, queue_arguments, timer
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import topology_setup
 from feedbus.topology import Exchange, RetryPolicy

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import Spool
 from feedbus.errors import Outage, Unroutable, UsageError

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from feedbus import broker, config
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.errors import TopologyError
 from feedbus.process.watchdog import Note

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from feedbus import Bus, broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.metrics import Metrics
 from feedbus.store import Store
 from feedbus.store.peewee import close_bound

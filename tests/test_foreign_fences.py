@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import ledger, topology_setup
 from feedbus.topology import Topology

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feedbus import Bus, Message, broker, handler
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.dead_letters import letters, pruning
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.metrics import Metrics

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.generations import ledger, switch, topology_setup
 from feedbus.generations.ledger import State
 from feedbus.records import Records

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from feedbus import Message, broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.store.peewee import close_bound
 from feedbus.wire import Delivery
 from tests.systems import System, publish_confirmed, queue

@@ -11,7 +11,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.broker import declarations
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.errors import Reject, Retry
 from feedbus.records import Records
 from feedbus.runner import waiting_queues

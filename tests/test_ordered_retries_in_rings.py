@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.ring import Ring
 from feedbus.runner import waiting_queues

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from feedbus import broker
 from feedbus.broker import inventory
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.cli import main
 from feedbus.generations import topology_setup
 from feedbus.plan import Plan, Watchers

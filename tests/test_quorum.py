@@ -11,7 +11,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.broker import inventory
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.generations import ledger
 from feedbus.plan.comparison import make_plan
 from feedbus.store.peewee import close_bound

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import Bus
 from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import BrokerOutage

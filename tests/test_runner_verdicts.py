@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import Bus
 from feedbus.errors import Drop, Reject, Retry, Unroutable
 from feedbus.metrics import Metrics, totals

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from feedbus import broker, config
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.cli import main
 from feedbus.errors import Outage, UsageError

@@ -11,7 +11,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.broker import inventory, timer
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import Bus
 from feedbus.cli.status import gather
 from feedbus.errors import Retry

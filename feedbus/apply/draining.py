@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from feedbus import broker
 from feedbus.broker import inventory
-from feedbus.broker.names import WAITING, Names
+from feedbus.broker_names import WAITING, Names
 from feedbus.generations import ledger
 from feedbus.topology import Topology
 from feedbus.wire.amqp import Connection

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -10,7 +9,7 @@ from typing import Protocol
 from feedbus import broker
 from feedbus.apply.draining import await_drained
 from feedbus.broker import declarations, inventory, locks, projects, timer_objects
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names, Role, has_role
 from feedbus.errors import UsageError
 from feedbus.generations import file_order, ledger, queue_replacement, removal, switch
 from feedbus.generations.emptying import REFILLED
@@ -23,7 +22,7 @@ from feedbus.wire.amqp import Connection
 
 # The ring, the queue of held messages and the retry queues are needed until the last message is
 # handled.
-NEEDED_TO_THE_END = re.compile(r".+\.(?:[0-9a-f]{8}|held|before|retry\.\d+)")
+NEEDED_TO_THE_END = {Role.GENERATION, Role.HELD, Role.GATE_HELD, Role.BEFORE, Role.RETRY}
 
 
 class Supervisor(Protocol):
@@ -169,11 +168,11 @@ def _unbind(connection: Connection, topology: Topology, plan: Plan) -> None:
     seen = inventory.take(topology)
     channel = connection.channel()
     for exchange in plan.work.deleted_exchanges:
-        if not NEEDED_TO_THE_END.fullmatch(exchange):
+        if not has_role(exchange, NEEDED_TO_THE_END):
             channel.exchange_delete(exchange)
     for queue in plan.work.leaving:
         for binding in seen.bound_to("queue", queue):
-            if not NEEDED_TO_THE_END.fullmatch(binding.source):
+            if not has_role(binding.source, NEEDED_TO_THE_END):
                 channel.queue_unbind(queue, binding.source, binding.key)
     channel.close()
     step("left-behind")

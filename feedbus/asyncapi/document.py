@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from feedbus.asyncapi.messages import Messages
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.topology import Exchange, Queue, Topology
 from feedbus.urls import BrokerUrl

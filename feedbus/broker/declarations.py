@@ -8,7 +8,7 @@ from typing import Any
 from feedbus.broker import lookups, ordering, queue_arguments
 from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.differences import differing, differs_in, explained, found_in
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.logs import EventLog
 from feedbus.topology import Consumer, Exchange, Generation, Queue, Schedule, Topology

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from feedbus.broker import projects
 from feedbus.broker.kinds import broker_of
-from feedbus.broker.names import Names
 from feedbus.broker.port import Kind, SeenBinding, SeenExchange, SeenQueue
+from feedbus.broker_names import Names
 from feedbus.topology import Topology
 
 

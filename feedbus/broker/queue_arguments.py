@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.topology import NO_DELIVERY_LIMIT, Queue, Topology
 
 # With it, a quorum queue deletes a dead letter only after the next queue has confirmed it.

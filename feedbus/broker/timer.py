@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from feedbus.broker import lookups
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.topology import Queue
 from feedbus.wire import Outgoing

@@ -7,10 +7,10 @@ from typing import Any
 
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.names import Names
 from feedbus.broker.port import SeenBinding
 from feedbus.broker.timer import place_digits
 from feedbus.broker.timer_layout import exchanges_of_timer, guard_keys, has_guard
+from feedbus.broker_names import Names
 from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
 
 

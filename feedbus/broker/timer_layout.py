@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from feedbus.broker import queue_arguments
-from feedbus.broker.names import Names
 from feedbus.broker.timer import place_digits, queue_milliseconds
+from feedbus.broker_names import Names
 from feedbus.topology import Exchange, Queue
 from feedbus.wire.constants import TIMER_PLACES
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from feedbus.broker import declarations, lookups
 from feedbus.broker.connecting import queue_written_seconds
-from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
 from feedbus.broker.timer import exchange_target, exists, place_digits, target_of
 from feedbus.broker.timer_layout import guard_keys, has_guard, place_arguments, way_arguments
+from feedbus.broker_names import Names
 from feedbus.logs import EventLog
 from feedbus.topology import Exchange, Topology
 from feedbus.wire import Outgoing

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from feedbus.broker import timer
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.codecs import Codecs
 from feedbus.errors import UsageError
 from feedbus.records.arguments import as_mappings, refuse_keys

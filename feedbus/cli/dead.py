@@ -152,7 +152,7 @@ def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
 @click.pass_obj
 def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- click passes a flag
     """Delete all dead letters of QUEUE."""
-    from feedbus.broker.names import Names
+    from feedbus.broker_names import Names
     from feedbus.dead_letters import letters
     from feedbus.dead_letters.release import release
 

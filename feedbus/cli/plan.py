@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from feedbus.plan import Change, Draining, Evenness, HotKey, Plan, RingChange, Wait
     from feedbus.topology import Topology
 
-OWN_QUEUES = re.compile(r".+\.(?:dead|retry\.\d+)")
 SHOWN = 3  # old shards
 SIGNS = {
     "create": ("+", "green"),
@@ -161,7 +159,9 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 def _of_a_queue(change: Change) -> bool:
     """Whether a change concerns an empty retry or dead-letter queue."""
-    ours = OWN_QUEUES.fullmatch(change.name) is not None
+    from feedbus.broker_names import Role, has_role
+
+    ours = has_role(change.name, {Role.DEAD, Role.RETRY})
     return ours and not change.messages and change.action in {"create", "delete"}
 
 

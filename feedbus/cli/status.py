@@ -129,7 +129,7 @@ def _broker(
 ) -> tuple[dict[str, Depths], dict[str, datetime], dict[str, Any]]:
     from feedbus import broker
     from feedbus.broker import timer
-    from feedbus.broker.names import Names
+    from feedbus.broker_names import Names
     from feedbus.generations.depths import depths_of
     from feedbus.schedules.fired_moment import fired_moments
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 
+from feedbus.broker_names import OF_A_QUEUE, OF_AN_EXCHANGE, Role, role_of
 from feedbus.config.faults import Fault
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.partial_topology import Draft, Found
@@ -13,14 +14,6 @@ from feedbus.topology import OPERATIONS
 LONGEST_NAME_BYTES = 255
 # Suffixes of names on the broker: a ring's digest, and the longest delay in milliseconds.
 LONGEST_SUFFIX = len(".01234567.retry.4233600000")
-RING = r"[0-9a-f]{8}"
-# What follows the name of a queue, a consumer or an exchange in the names of the objects that
-# feedbus declares beside it.
-BESIDE_A_QUEUE = re.compile(
-    r"dead|before|gate(?:\.held)?|waiting|retry\.\d+(?:\.parked)?"
-    rf"|{RING}(?:\.waiting)?"
-)
-BESIDE_AN_EXCHANGE = re.compile(rf"packs|held|generations(?:\.ledger)?|{RING}")
 LOCK = "lock"  # the queue that is a topology's lock
 
 
@@ -34,8 +27,8 @@ def check_names(draft: Draft) -> Found:
     yield from _meetings("consumer or process", _started(draft))
     read = [*_consumers(draft), *((queue, ("queues", queue)) for queue in draft.queues)]
     named = [*((name, ("exchanges", name)) for name in exchanges), *read]
-    yield from _derived(BESIDE_AN_EXCHANGE, named, {*exchanges})
-    yield from _derived(BESIDE_A_QUEUE, named, {name for name, _ in read})
+    yield from _derived(OF_AN_EXCHANGE, named, {*exchanges})
+    yield from _derived(OF_A_QUEUE, named, {name for name, _ in read})
     if draft.loaded.get("operations", {}).get("enabled", True):
         yield from _operations(draft)
     if LOCK in draft.queues:
@@ -87,14 +80,14 @@ def _meetings(what: str, named: Iterator[tuple[str, KeyPath]]) -> Found:
 
 
 def _derived(
-    suffix: re.Pattern[str], named: Iterable[tuple[str, KeyPath]], owners: Collection[str]
+    roles: Collection[Role], named: Iterable[tuple[str, KeyPath]], owners: Collection[str]
 ) -> Found:
     """Find names that feedbus itself gives to objects of a queue or exchange."""
     reported: set[KeyPath] = set()
     for name, path in named:
         for dot in re.finditer(r"\.", name):
             owner = name[: dot.start()]
-            if owner in owners and suffix.fullmatch(name, dot.end()) and path not in reported:
+            if owner in owners and role_of(name[dot.end() :]) in roles and path not in reported:
                 reported.add(path)
                 yield path, _kept(f"'{name}' is a name that feedbus itself uses for '{owner}'")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.generations import topology_setup
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Delivery, Outgoing

@@ -8,7 +8,7 @@ from collections import Counter
 from amqp.exceptions import ChannelError
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.release import release
 from feedbus.logs import EventLog

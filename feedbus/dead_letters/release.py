@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
+from feedbus.broker_names import Names
 from feedbus.generations import ledger
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing

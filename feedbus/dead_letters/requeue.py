@@ -9,8 +9,8 @@ from typing import Self
 
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
-from feedbus.broker.names import Names
 from feedbus.broker.publisher import raise_refused
+from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import InvalidBody, Outage, UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.batch_calls import BatchCalls
 from feedbus.dispatch.blocked_keys import BlockedKeys

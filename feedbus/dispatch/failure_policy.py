@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from feedbus.broker import timer
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.clock import Clock
 from feedbus.errors import Drop, InvalidBody, Reject, Retry, described, text_of
 from feedbus.handling.exception_rules import ExceptionRules

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.generations import ledger
 from feedbus.topology import Queue, Topology
 from feedbus.wire.amqp import Connection

@@ -9,7 +9,7 @@ from typing import Literal
 
 from feedbus import broker
 from feedbus.broker import external
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import ledger, switch
 from feedbus.generations.ledger import State

@@ -17,8 +17,8 @@ from typing import Any
 from feedbus import broker
 from feedbus.broker import declarations, queue_arguments
 from feedbus.broker.differences import differs_in
-from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
+from feedbus.broker_names import Names
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.hosts.topology_file import TopologyFile
 from feedbus.logs import EventLog

@@ -16,7 +16,6 @@ stopped meanwhile, and the caller holds the topology's lock.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +24,9 @@ from feedbus import broker
 from feedbus.broker import declarations, inventory, queue_arguments
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.names import Names
 from feedbus.broker.port import SeenQueue
 from feedbus.broker.publisher import publish_all
+from feedbus.broker_names import PARKED, Derived, Names, Role, derived
 from feedbus.clock import Clock
 from feedbus.errors import UsageError
 from feedbus.generations import removal
@@ -66,9 +65,15 @@ def begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
 
 def parked_delays(topology: Topology, seen: Inventory) -> list[tuple[str, str]]:
     """Return (queue, its retry queue) for parked retries that have not been returned."""
-    parked = re.compile(rf"({re.escape(topology.name)}\.(.+)\.retry\.\d+)\.parked")
-    found = filter(None, map(parked.fullmatch, seen.queues))
-    return [(match[2], match[1]) for match in found if match[2] in topology.queues]
+    found = []
+    for name in seen.queues:
+        made = derived(name)
+        if made is None or made.role is not Role.PARKED:
+            continue
+        queue = made.owner.removeprefix(f"{topology.name}.")
+        if queue in topology.queues:
+            found.append((queue, name.removesuffix(PARKED)))
+    return found
 
 
 def wrong_delays(topology: Topology, queue: Queue, seen: Inventory) -> list[str]:
@@ -228,8 +233,7 @@ class Replacement:
 
     def _delays(self, seen: Inventory) -> Iterator[str]:
         # Their messages go to the queue by its name, and would be lost while it does not exist.
-        waiting = re.compile(rf"{re.escape(self._queue)}\.retry\.\d+")
-        return filter(waiting.fullmatch, seen.queues)
+        return (name for name in seen.queues if derived(name) == Derived(self._queue, Role.RETRY))
 
     def _empty(self) -> None:
         """Move the old queue's messages and delete it."""

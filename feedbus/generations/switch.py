@@ -10,8 +10,8 @@ from typing import Any
 from amqp.exceptions import NotFound
 
 from feedbus import broker
-from feedbus.broker.names import Names
 from feedbus.broker.publisher import NACKED_SECONDS, publish_all
+from feedbus.broker_names import Names
 from feedbus.errors import Outage
 from feedbus.generations import file_order, ledger, probes
 from feedbus.generations.emptying import Emptying

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from feedbus import broker
 from feedbus.broker import declarations, external, projects, timer_objects
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import file_order, ledger, queue_replacement
 from feedbus.generations.ledger import State

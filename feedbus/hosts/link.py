@@ -6,7 +6,7 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import lookups
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.hosts.announcement import Announcement, decode
 from feedbus.topology import Topology
 from feedbus.wire.amqp import RawConnection

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from feedbus import broker
 from feedbus.broker import timer
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.bus.sender import Sender
 from feedbus.clock import VirtualClock

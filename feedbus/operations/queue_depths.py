@@ -10,8 +10,8 @@ from typing import Any, Self, TypeVar
 
 from feedbus import broker
 from feedbus.broker import timer
-from feedbus.broker.names import Names
 from feedbus.broker.timer import Delayed
+from feedbus.broker_names import Names
 from feedbus.errors import Outage
 from feedbus.generations.depths import Depths, depths_of
 from feedbus.schedules.fired_moment import fired_moments

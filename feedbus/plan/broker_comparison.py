@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,22 +9,23 @@ from typing import Any
 from feedbus.broker import projects, timer_layout
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.names import Names
 from feedbus.broker.port import SeenQueue
+from feedbus.broker_names import (
+    OF_AN_EXCHANGE,
+    Names,
+    Role,
+    belongs_to_queue,
+    derived,
+    has_role,
+    queue_of,
+)
 from feedbus.generations import queue_replacement, switch
 from feedbus.generations.ledger import State
 from feedbus.plan.changes import Change, Kind, Work
 from feedbus.plan.declared import DeclaredObjects, consumers_on_no_ring
 from feedbus.topology import Generation, Topology
 
-OWN = (
-    r"(?:_\d+)?(?:\.(?:dead|before|gate\.held|waiting|retry\.\d+(?:\.parked)?"
-    r"|[0-9a-f]{8}(?:\.waiting)?))?"
-)
-OF_A_QUEUE = re.compile(
-    r"(.+?)\.(?:before|gate|gate\.held|waiting|retry\.\d+(?:\.parked)?|[0-9a-f]{8}(?:\.waiting)?)"
-)
-OF_A_RING = re.compile(r"(.+)\.(?:held|packs|generations|generations\.ledger|[0-9a-f]{8})")
+BEHIND_AN_ENTRY = {*OF_AN_EXCHANGE, Role.GATE_HELD}
 
 
 @dataclass(slots=True)
@@ -183,9 +183,9 @@ class Comparison:
                 remedy = "its consumers empty it first"
                 self._note("delete", "queue", name, f"{self._why(name)}; {remedy}", waiting)
             else:
-                bare = re.sub(
-                    r"\.(dead|retry\.\d+)$", "", name.removeprefix(f"{self.topology.name}.")
-                )
+                made = derived(name)
+                owner = made.owner if made and made.role in {Role.DEAD, Role.RETRY} else name
+                bare = self._bare(owner)
                 remedy = (
                     "no consumer empties it. Put it back into the topology, or delete it with"
                     f" its messages: --delete-nonempty {bare}"
@@ -203,8 +203,7 @@ class Comparison:
         if name.startswith(schedules):
             reason = "no longer in the topology; the time of its last firing is deleted"
             return "schedule", name.removeprefix(schedules), reason
-        prefix = re.escape(self.topology.name)
-        if re.fullmatch(rf"{prefix}\..+\.generations(\.ledger)?", name):
+        if has_role(name, {Role.GENERATIONS, Role.LEDGER}):
             return "queue", name, "its exchange is not of type x-consistent-hash any more"
         return None
 
@@ -219,23 +218,27 @@ class Comparison:
 
     def _odd_delay(self, found: SeenQueue) -> bool:
         """Whether it is a queue of feedbus 0.1 for a handler's own delay; the broker deletes it."""
-        return ".retry." in found.name and "x-expires" in found.arguments
+        return has_role(found.name, {Role.RETRY}) and "x-expires" in found.arguments
 
     def _named(self, name: str) -> bool:
-        bare = name.removeprefix(f"{self.topology.name}.")
         for given in self.delete_nonempty:
-            bare_name = given.removeprefix(f"{self.topology.name}.")
-            if re.fullmatch(re.escape(bare_name) + OWN, bare):
+            if belongs_to_queue(self._bare(name), self._bare(given)):
                 self.named.add(given)
                 return True
         return False
+
+    def _bare(self, name: str) -> str:
+        """Return a name without the topology's."""
+        return name.removeprefix(f"{self.topology.name}.")
 
     def _consumed(self, name: str) -> bool:
         """Whether a consumer reads the queue, or the queue to which its retries return."""
         if self.seen.queues[name].consumers:
             return name not in self.waiting
-        retry = re.fullmatch(r"(.+)\.retry\.\d+", name)
-        queue = self.seen.queues.get(retry[1]) if retry else None
+        made = derived(name)
+        if made is None or made.role is not Role.RETRY:
+            return False
+        queue = self.seen.queues.get(made.owner)
         return queue is not None and queue.consumers > 0
 
     def _why(self, name: str) -> str:
@@ -246,11 +249,11 @@ class Comparison:
             return f"declared anew with {', '.join(changes)}, so that messages can be delayed again"
         if name in self.waiting:  # but is not wanted
             return "records wait there, and their queue has no order_by any more"
-        derived = OF_A_QUEUE.fullmatch(name) or re.fullmatch(r"(.+)\.dead", name)
-        owner = derived[1].removeprefix(f"{self.topology.name}.") if derived else ""
-        queue = re.sub(r"_\d+$", "", owner)
-        if owner and (owner in self.topology.queues or queue in self.topology.queues):
-            kind = "the retry policy" if ".retry." in name else "any ring"
+        made = derived(name)
+        owner = self._bare(made.owner) if made else ""
+        if made and (owner in self.topology.queues or queue_of(owner) in self.topology.queues):
+            retries = made.role in {Role.RETRY, Role.PARKED}
+            kind = "the retry policy" if retries else "any ring"
             return f"no longer part of {kind}"
         return "no longer in the topology"
 
@@ -265,4 +268,4 @@ class Comparison:
             found.append(name)
             self._note("delete", "exchange", name, self._why(name))
         # Entries first, so that no message is published to a ring without queues and lost.
-        yield from sorted(found, key=lambda name: (OF_A_RING.fullmatch(name) is not None, name))
+        yield from sorted(found, key=lambda name: (has_role(name, BEHIND_AN_ENTRY), name))

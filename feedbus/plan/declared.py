@@ -10,8 +10,8 @@ from typing import Any
 from feedbus.broker import queue_arguments, timer_bindings, timer_layout
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.names import Names
 from feedbus.broker.port import SeenBinding, SeenQueue
+from feedbus.broker_names import Names
 from feedbus.cron import Cron
 from feedbus.generations import queue_replacement
 from feedbus.plan.changes import DEAD_LETTERS, RETRIES, Change, Kind

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.generations import file_order, switch
 from feedbus.generations.ledger import State
 from feedbus.listed import listed

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from feedbus.broker.inventory import Inventory
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.generations.ledger import State
 from feedbus.metrics import deliveries
 from feedbus.plan.changes import Wait

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.errors import Outage, UsageError
 from feedbus.generations import switch
 from feedbus.generations.ledger import State

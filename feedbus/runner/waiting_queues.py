@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 from feedbus import broker
 from feedbus.broker import declarations
-from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
+from feedbus.broker_names import Names
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.errors import BrokerOutage
 from feedbus.generations.drain import following

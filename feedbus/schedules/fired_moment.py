@@ -8,8 +8,8 @@ from kombu.connection import Connection
 
 from feedbus import broker
 from feedbus.broker import declarations
-from feedbus.broker.names import Names
 from feedbus.broker.publisher import publish_all
+from feedbus.broker_names import Names
 from feedbus.topology import Schedule, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from feedbus.broker import timer_objects
-from feedbus.broker.names import Names
 from feedbus.broker.timer import delayed, target_of
 from feedbus.broker.timer_objects import Timer
+from feedbus.broker_names import Names
 from feedbus.topology import Exchange, Queue, Topology
 from feedbus.urls import parse_broker_url
 from feedbus.wire import Outgoing

@@ -20,7 +20,7 @@ import pytest
 
 from feedbus import config
 from feedbus.broker import inventory
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.hosts import assignment_file
 from feedbus.hosts.announcement import Announcement

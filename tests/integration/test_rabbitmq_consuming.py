@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import Bus, LiveBus
 from feedbus.generations import topology_setup
 from feedbus.metrics import Metrics

@@ -14,7 +14,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.broker import inventory
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.errors import Outage, UsageError
 from feedbus.generations import topology_setup
 from feedbus.plan.comparison import make_plan

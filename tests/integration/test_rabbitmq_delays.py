@@ -9,7 +9,7 @@ from typing import Any
 
 from feedbus import broker
 from feedbus.broker import timer
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from tests.projects import wait_until
 from tests.systems import System, queue, sharded

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.names import Names
 from feedbus.broker.rabbitmq import transport as connections
+from feedbus.broker_names import Names
 from feedbus.bus import Bus, LiveBus
 from feedbus.errors import BrokerOutage
 from feedbus.generations import topology_setup

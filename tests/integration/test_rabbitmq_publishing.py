@@ -12,8 +12,8 @@ import pytest
 from amqp.exceptions import PreconditionFailed
 
 from feedbus import broker
-from feedbus.broker.names import Names
 from feedbus.broker.publisher import Publisher
+from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.errors import Outage, PublishError
 from feedbus.generations import topology_setup

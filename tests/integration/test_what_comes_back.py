@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from marshmallow import RAISE, Schema, fields
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.cli import main
 from feedbus.dead_letters import letters, pruning
 from feedbus.dead_letters.requeue import Requeue

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.store import NoStore, Store
 from feedbus.topology import Topology
 from tests.simulation.clock import SimulatedClock

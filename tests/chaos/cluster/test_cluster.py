@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from feedbus import broker, config
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.generations import topology_setup
 from feedbus.generations.depths import depths_of

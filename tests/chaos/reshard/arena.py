@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from feedbus import broker, config
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.generations import ledger
 from feedbus.generations.ledger import State
 from feedbus.generations.switch import EXIT_AT, EXIT_CODE

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from feedbus import broker
-from feedbus.broker.names import Names
+from feedbus.broker_names import Names
 from feedbus.bus import Bus
 from feedbus.generations import ledger, topology_setup
 from feedbus.metrics import Metrics

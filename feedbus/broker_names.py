@@ -1,14 +1,103 @@
-"""The names of a topology's objects on the broker."""
+"""The names of a topology's objects on the broker: how they are built, and how they are read."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from enum import Enum
 
 from feedbus.topology import Consumer, Generation, Queue, Topology
 
 SCHEDULE = ".:schedule."
 BEFORE = ".before"
 WAITING = ".waiting"
+PARKED = ".parked"
+DIGEST = r"[0-9a-f]{8}"  # of a generation
+
+
+class Role(Enum):
+    """What an object does for its owner: by the suffix of its name, as a regular expression.
+
+    The owner is a queue, a consumer or an exchange. A shard's queue and a ring have the same
+    suffix: their generation.
+    """
+
+    DEAD = "dead"
+    BEFORE = "before"
+    GATE = "gate"
+    GATE_HELD = r"gate\.held"
+    WAITING = rf"(?:{DIGEST}\.)?waiting"
+    RETRY = r"retry\.\d+"
+    PARKED = r"retry\.\d+\.parked"
+    GENERATION = DIGEST
+    PACKS = "packs"
+    HELD = "held"
+    GENERATIONS = "generations"
+    LEDGER = r"generations\.ledger"
+
+
+OF_A_QUEUE = frozenset(
+    {
+        *(Role.DEAD, Role.BEFORE, Role.GATE, Role.GATE_HELD, Role.WAITING),
+        *(Role.RETRY, Role.PARKED, Role.GENERATION),
+    }
+)
+OF_AN_EXCHANGE = frozenset({Role.PACKS, Role.HELD, Role.GENERATIONS, Role.LEDGER, Role.GENERATION})
+_SUFFIX = "|".join(f"(?P<{role.name}>{role.value})" for role in Role)
+_SHARD = re.compile(r"_\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A name that feedbus has made from the name of the object's owner.
+
+    Attributes:
+        owner: the name before the suffix, with the topology's name if the whole name has it.
+        role: what the object does for its owner.
+
+    """
+
+    owner: str
+    role: Role
+
+
+def role_of(suffix: str) -> Role | None:
+    """Return the role that a suffix without its first dot gives an object; None for no suffix."""
+    found = re.fullmatch(_SUFFIX, suffix)
+    return Role[found.lastgroup] if found is not None and found.lastgroup else None
+
+
+def derived(name: str) -> Derived | None:
+    """Return what a name is made from, by its longest suffix; None if it has no suffix.
+
+    Example:
+        `derived("shop.orders.retry.1000")` is `Derived("shop.orders", Role.RETRY)`.
+
+    """
+    found = re.fullmatch(rf"(.+?)\.(?:{_SUFFIX})", name)
+    if found is None or not found.lastgroup:
+        return None
+    return Derived(found[1], Role[found.lastgroup])
+
+
+def has_role(name: str, roles: Collection[Role]) -> bool:
+    """Whether a name has the suffix of one of these roles."""
+    made = derived(name)
+    return made is not None and made.role in roles
+
+
+def queue_of(consumer: str) -> str:
+    """Return the name of a consumer's queue in the topology: without the number of its shard."""
+    return _SHARD.sub("", consumer)
+
+
+def belongs_to_queue(name: str, queue: str) -> bool:
+    """Whether a name is a queue's or a shard's of it, or made from one of these."""
+    if not name.startswith(queue):
+        return False
+    rest = re.sub(r"^_\d+(?=\.|$)", "", name[len(queue) :])
+    return not rest or (rest.startswith(".") and role_of(rest[1:]) in OF_A_QUEUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +235,7 @@ class Names:
 
     def parked(self, delay: str) -> str:
         """Return the exchange and queue for retries whose queue is being replaced."""
-        return f"{delay}.parked"
+        return f"{delay}{PARKED}"
 
     def _own(self, consumer: Consumer) -> str:
         return f"{self.topology.name}.{consumer.name}"
