@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 import feedbus
-from feedbus.bus import LiveBus
+from feedbus.bus import LiveBus, live
 from feedbus.bus.request_sender import RequestSender
 from feedbus.errors import BrokerOutage
+from feedbus.store import leftovers
 from feedbus.store.outbox_rows import publish_pending
+from feedbus.store.relay import Relay
 from tests.systems import System, closing_store, queue
 
 
@@ -183,3 +185,80 @@ def test_a_transaction_without_a_store_says_what_to_add(tmp_path: Path) -> None:
         bus.transaction(),
     ):
         pass
+
+
+def leave(system: System, *numbers: int) -> None:
+    """Leave rows in the outbox, as a program that was killed after its commit some time ago."""
+    outbox = system.store.outbox
+    with system.store.transaction():
+        for number in numbers:
+            outbox.put("work", {"n": number})
+    system.store.database.execute_sql(
+        "UPDATE feedbus_outbox SET created_at = created_at - 60000000"
+    )
+
+
+def publish(bus: LiveBus, number: int) -> None:
+    """Publish a record in a transaction."""
+    with bus.transaction():
+        bus.publish("work", {"n": number})
+
+
+def handled(system: System) -> list[int]:
+    """Handle what is in the queue, and return it in order."""
+    system.run(system.note)
+    return system.seen
+
+
+def test_what_a_killed_program_has_left_is_sent_before_later_messages_of_its_key(
+    system, bus
+) -> None:
+    leave(system, 1, 2)
+    publish(bus, 3)
+    publish(bus, 4)
+    assert (handled(system), numbers(system)) == ([1, 2, 3, 4], [])
+
+
+def test_rows_of_other_keys_are_left_to_the_relay(system, bus) -> None:
+    leave(system, 1)
+    with bus.transaction():
+        bus.publish("work", {"n": 2}, "unbound")
+    assert numbers(system) == [1, 2]
+    publish(bus, 3)
+    assert (handled(system), numbers(system)) == ([1, 3], [2])
+
+
+def test_a_program_that_publishes_steadily_sends_at_once_again_after_an_outage(
+    system, bus, broken, monkeypatch
+) -> None:
+    monkeypatch.setattr(live, "AWAY_SECONDS", 0.0)
+    broken.append(True)
+    for number in (1, 2):
+        publish(bus, number)
+    assert numbers(system) == [1, 2]
+    broken.clear()
+    for number in (3, 4):
+        publish(bus, number)  # no relay runs
+        assert numbers(system) == []
+    assert handled(system) == [1, 2, 3, 4]
+
+
+def test_while_the_relay_works_later_messages_stay_behind_what_it_sends(
+    system, bus, monkeypatch
+) -> None:
+    monkeypatch.setattr(leftovers, "LOCK_SECONDS", 0.0)
+    leave(system, 1)
+    with system.store.exclusive(f"relay.{system.topology.name}"):
+        publish(bus, 2)
+    assert numbers(system) == [1, 2]
+    publish(bus, 3)
+    assert (handled(system), numbers(system)) == ([1, 2, 3], [])
+
+
+def test_a_relay_in_a_program_sends_what_was_left_before_new_rows(system, bus) -> None:
+    leave(system, 1)
+    relay = Relay(system.topology, system.store, bus)
+    with system.store.transaction():
+        entry = system.store.outbox.put("work", {"n": 2})
+    relay.publish([entry])
+    assert handled(system) == [1, 2]

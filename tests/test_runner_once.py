@@ -158,3 +158,27 @@ def test_a_message_without_an_id_that_ends_its_process_is_given_up_and_the_next_
     system.run(end)
     (letter,) = system.dead()
     assert (json.loads(letter.body), system.seen) == ({"n": 1}, [2])
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_what_a_killed_handler_has_left_is_sent_before_later_messages_of_its_key(
+    make: Callable[..., System], batch: bool
+) -> None:
+    after = queue("next", exchange="other", routing_keys=("n",))
+    system = make(queue(once=True, **({"batch": BATCH} if batch else {})), after)
+    with system.store.transaction():
+        system.store.outbox.put("other", {"n": 1}, "n")
+        system.store.outbox.put("other", {"n": 0}, "m")
+    system.publish([2, 3])
+
+    def publish(given: Any, bus: Bus) -> None:
+        if not batch:
+            bus.publish("other", given, "n")
+            return
+        for single in given.singles():
+            single.publish_many("other", [(single[0], "n")])
+
+    system.run(publish, batch=batch)
+    system.run(system.note, "next")
+    assert system.seen == [1, 2, 3]
+    assert [entry.key for entry in system.store.outbox.pending()] == ["m"]

@@ -168,6 +168,17 @@ def test_many_outbox_rows_keep_their_order_and_are_removed_by_their_ids(made):
     assert made.store.outbox.remove([]) == 0
 
 
+def test_the_rows_of_some_keys_are_found_up_to_one_of_them(made):
+    rows = [(key, {}, f"{key}-{n}") for n in (1, 2, 3) for key in ("a", 'b"', "c")]
+    with made.store.transaction():
+        ids = made.store.outbox.put_many("orders", rows)
+        made.store.outbox.put("others", {}, "a")
+    keys = {("orders", "a"), ("orders", 'b"'), ("others", "c")}
+    found = made.store.outbox.pending(up_to=ids[5], keys=keys)
+    assert [each.message_id for each in found] == ["a-1", 'b"-1', "a-2", 'b"-2']
+    assert made.store.outbox.pending(keys=set()) == []
+
+
 def test_a_transaction_within_another_joins_it(made):
     with contextlib.suppress(ZeroDivisionError), made.store.transaction() as session:
         with made.store.transaction() as inner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import weakref
@@ -15,19 +16,28 @@ from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
 from feedbus.bus.request_sender import RequestSender
 from feedbus.bus.requests import Request
+from feedbus.bus.rows import first_alone, request_of, sent_rows
 from feedbus.bus.sender import Sender
 from feedbus.bus.transactions import Current, Transaction
+from feedbus.errors import BrokerOutage, StoreOutage
+from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
+from feedbus.printable import one_line
 from feedbus.records.arguments import check_columns, check_many, check_record
 from feedbus.records.options import envelope_of
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
 from feedbus.store import NoStore, Store, open_store
+from feedbus.store.leftovers import Leftovers
 from feedbus.store.none import refuse
+from feedbus.store.protocol import Entry
 from feedbus.topology import Topology
 from feedbus.wire.envelope import Envelope, PublishOptions
 
+events = EventLog(__name__)
+
 TIMEOUT_SECONDS = 10.0
+AWAY_SECONDS = 5.0  # after an outage of the broker, messages of transactions are left to the relay
 
 
 class LiveBus(Bus):
@@ -74,7 +84,8 @@ class LiveBus(Bus):
         self._opening = threading.Lock()
         self._current = Current()
         self._store = self._given_store
-        self._behind = False
+        self._left: Leftovers | None = None
+        self._again_at = -math.inf
 
     def unique(self) -> str:
         """Return a message id that no other message has."""
@@ -188,10 +199,14 @@ class LiveBus(Bus):
         try:
             with store.transaction() as session:
                 yield session
+        except StoreOutage:
+            if current.requests:  # which may be committed all the same
+                self._leftovers(store).add(current.last)
+            raise
         finally:
             self._current.transaction = None
         if current.requests:
-            self._send_committed(current)
+            self._send_committed(store, current)
 
     def _opened_store(self) -> Store:
         with self._opening:
@@ -203,12 +218,55 @@ class LiveBus(Bus):
                 self._store = store
             return self._store
 
-    def _send_committed(self, committed: Transaction) -> None:
-        """Send the messages of a committed transaction; errors of the broker are not raised."""
-        if self._behind and not committed.is_next():
-            return  # the relay sends it, after earlier rows
-        self._requests.send_together(committed.requests, timeout_seconds=0)
-        self._behind = not committed.remove_sent()
+    def _leftovers(self, store: Store) -> Leftovers:
+        if self._left is None:
+            self._left = Leftovers(store, self._topology.name, self._clock)
+        return self._left
+
+    def _send_committed(self, store: Store, committed: Transaction) -> None:
+        """Send the messages of a committed transaction; raise no errors of broker and store.
+
+        Rows with the same keys that are left in the outbox are sent first. What is not sent now is
+        sent before a later message of its key, or by the relay.
+        """
+        left, sent = self._leftovers(store), False
+        try:
+            if self._clock.monotonic() < self._again_at and left.look(committed.first):
+                return
+            with left.before(committed.first, committed.last) as older:
+                if older is None or not self._send_rows(store, older):
+                    return
+                self._send_now(committed.requests)
+                sent = committed.remove_sent()
+        except Exception as error:
+            if not (isinstance(error, StoreOutage) or store.is_outage(error)):
+                raise
+            events.warning(
+                "outbox_publish_failed",
+                "the outbox cannot be read after a commit; its messages stay there, and the"
+                " operations process will publish them",
+                error=one_line(error),
+            )
+        finally:
+            if not sent:
+                left.add(committed.last)
+
+    def _send_now(self, requests: Sequence[Request]) -> None:
+        self._requests.send_together(requests, timeout_seconds=0)
+        if any(isinstance(each.answer, BrokerOutage) for each in requests):
+            self._again_at = self._clock.monotonic() + AWAY_SECONDS
+
+    def _send_rows(self, store: Store, entries: Sequence[Entry]) -> bool:
+        """Send rows that were left in the outbox, and remove them; return whether all were sent."""
+        for part in first_alone(entries):
+            requests = [request_of(entry, self._clock) for entry in part]
+            self._send_now(requests)
+            sent = sent_rows(part, requests)
+            with store.transaction():
+                store.outbox.remove(sent)
+            if len(sent) < len(part):
+                return False
+        return True
 
     def close(self) -> None:
         """Close the connection, and the store if the bus has opened it; a publish opens another."""

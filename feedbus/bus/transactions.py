@@ -7,25 +7,14 @@ from collections.abc import Sequence
 
 from feedbus.broker.publisher import Refusal
 from feedbus.bus.requests import Request
-from feedbus.errors import BrokerOutage, StoreOutage
+from feedbus.bus.rows import put_records
+from feedbus.errors import StoreOutage
 from feedbus.logs import EventLog
 from feedbus.printable import one_line
-from feedbus.records.packs import Pack
 from feedbus.store import Store
-from feedbus.store.protocol import Outbox
 from feedbus.wire.constants import PACK
-from feedbus.wire.envelope import Envelope
 
 events = EventLog(__name__)
-
-
-def put_records(
-    outbox: Outbox, exchange: str, pack: Pack, envelope: Envelope | None = None
-) -> list[int]:
-    """Add records to an outbox, with the options that all of them have; return the rows' ids."""
-    rows = ((pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack)))
-    options = envelope.options() if envelope is not None else None
-    return outbox.put_many(exchange, rows, options)
 
 
 class Transaction:
@@ -47,15 +36,20 @@ class Transaction:
         """The requests to send, in order."""
         return [request for request, _ in self._put]
 
-    def is_next(self) -> bool:
-        """Whether the outbox has no older rows."""
-        oldest = self._store.outbox.pending(1)
-        return not oldest or oldest[0].id >= self._put[0][1][0]
+    @property
+    def first(self) -> int:
+        """The id of the first row."""
+        return self._put[0][1][0]
+
+    @property
+    def last(self) -> int:
+        """The id of the last row."""
+        return self._put[-1][1][-1]
 
     def remove_sent(self) -> bool:
-        """Remove the rows that the broker has confirmed; return whether all of them were.
+        """Remove the rows that the broker has confirmed; return whether it has confirmed all.
 
-        The relay publishes those that stay, under the same message ids.
+        The rows that stay are published later, under the same message ids.
         """
         sent: list[int] = []
         for request, ids in self._put:
@@ -81,7 +75,7 @@ class Transaction:
                     rows=len(sent),
                     error=error,
                 )
-        return not any(isinstance(each.answer, BrokerOutage) for each in self.requests)
+        return len(sent) == sum(len(ids) for _, ids in self._put)
 
 
 def _confirmed(request: Request, ids: Sequence[int], refusals: Sequence[Refusal]) -> list[int]:

@@ -18,6 +18,7 @@ from feedbus.logs import EventLog
 from feedbus.process.fork_safety import end_fork
 from feedbus.records import Records
 from feedbus.store import Store
+from feedbus.store.leftovers import Leftovers
 from feedbus.topology import Consumer
 
 events = EventLog(__name__)
@@ -31,9 +32,12 @@ class Calling:
         consumer: Consumer,
         sender: Sender,
         store: Store,
+        left: Leftovers | None,
         overtaken: Callable[[Records], bool],
     ) -> None:
         """Call in transactions of a store; the sender sends the published messages.
+
+        On a queue that says once, rows that are left in the outbox are sent before those of a call.
 
         If `overtaken` returns true for a batch handler's verdicts, the effects of its call are
         discarded.
@@ -43,6 +47,7 @@ class Calling:
         self._consumer = consumer
         self._sender = sender
         self._store = store
+        self._left = left
 
     def outcome(
         self, callee: Callee, records: Records
@@ -107,6 +112,8 @@ class Calling:
                 given = records
                 if queue.once:
                     given = records.only(store.inbox.unseen(queue.name, records.ids))
+                if len(given) < len(records) and self._left is not None:
+                    self._left.forget()  # of another process, which may have been killed
                 if not len(given):
                     return publications
                 try:
@@ -126,7 +133,7 @@ class Calling:
                 for index, verdict in given.verdicts.items():
                     records.verdicts[ids.index(given.ids[index])] = verdict
         except BaseException:
-            publications.clear()
+            publications.abandon()
             raise
         return publications
 
@@ -148,7 +155,7 @@ class Calling:
         queue = self._consumer.queue
         # Only the consumer's thread may send.
         stream = queue.stream and queue.concurrency == 1
-        return Publications(self._sender, self._store, once=queue.once, stream=stream)
+        return Publications(self._sender, self._store, self._left, stream=stream)
 
     def _bus(
         self, handler: Handler, records: Records, collect: Collect

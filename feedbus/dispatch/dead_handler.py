@@ -26,6 +26,7 @@ from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.records.message import Message
 from feedbus.store import NoStore, Store
+from feedbus.store.leftovers import Leftovers
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import KEY, REASON
@@ -58,16 +59,25 @@ class Letter:
 class DeadHandler:
     """Calls the function that a queue names as `dead_handler`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- its parts, all of which are needed
         self,
         topology: Topology,
         consumer: Consumer,
         sender: Sender,
-        *,
         store: Store,
+        left: Leftovers | None,
+        *,
         resources: Resources,
     ) -> None:
         """Import the function.
+
+        Args:
+            topology: of the system.
+            consumer: whose dead letters it gets.
+            sender: sends what it publishes.
+            store: in whose transactions it is called.
+            left: see Publications.
+            resources: that it asks for.
 
         Raises:
             UsageError: it cannot be imported, or a parameter requests an unknown value.
@@ -78,6 +88,7 @@ class DeadHandler:
         self._consumer = consumer
         self._sender = sender
         self._store = store
+        self._left = left
         self._name = consumer.queue.dead_handler or ""
         function = resolve_object(self._name, topology.root)
         found = DeadLetterFunction.of(function, store.session_type)
@@ -143,7 +154,7 @@ class DeadHandler:
         origin = Letter(self._consumer, delivery, message.message_id, str(message.headers[KEY]))
         # These messages get other ids than the messages that the handler published in its call.
         records = Records(_one(f"{message.message_id}/dead"), [origin])
-        with Publications(self._sender, self._store, once=queue.once) as publications:
+        with Publications(self._sender, self._store, self._left) as publications:
             with self._store.transaction() as session:
                 try:
                     bus = CollectingBus(records, publications.collect)

@@ -27,6 +27,7 @@ from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
 from feedbus.records import Records
 from feedbus.store import NoStore, Store
+from feedbus.store.leftovers import Leftovers
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 
@@ -90,10 +91,11 @@ class Dispatch:
             self.retries,
             block_on_dead=queue.block_on_dead,
         )
-        self.calling = Calling(consumer, sender, store, self.blocked.overtaken)
+        left = Leftovers(store, topology.name, self.clock) if queue.once else None
+        self.calling = Calling(consumer, sender, store, left, self.blocked.overtaken)
         self._batches = BatchCalls(self.calling, self._decoder, self.blocked)
         dead_handler = (
-            DeadHandler(topology, consumer, sender, store=store, resources=resources)
+            DeadHandler(topology, consumer, sender, store, left, resources=resources)
             if queue.dead_handler is not None
             else None
         )

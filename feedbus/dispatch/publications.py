@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from feedbus.broker.publisher import Refusal, raise_refused
+from feedbus.bus.rows import first_alone, put_records, request_of
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import Spool
-from feedbus.bus.transactions import put_records
 from feedbus.errors import Outage, PublishError
 from feedbus.records.packs import Pack
 from feedbus.store import Store
+from feedbus.store.leftovers import Leftovers
+from feedbus.store.protocol import Entry
+from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
 from feedbus.wire.envelope import Envelope
 
@@ -20,21 +23,23 @@ STREAM_RECORDS = 5_000  # in one go: fewer would wait for the broker more often 
 class Publications(Spool):
     """Messages that wait for a commit and, with `once`, their rows in the outbox."""
 
-    def __init__(self, sender: Sender, store: Store, *, once: bool, stream: bool = False) -> None:
+    def __init__(
+        self, sender: Sender, store: Store, left: Leftovers | None, *, stream: bool = False
+    ) -> None:
         """Start without messages.
 
         Args:
             sender: sends the messages.
             store: its outbox contains them after the commit, so that the relay sends them if this
                 process is killed.
-            once: whether they go into the outbox.
+            left: what is sent before them; None if they do not go into the outbox.
             stream: whether they are sent during the call, STREAM_RECORDS or more together.
 
         """
         super().__init__()
         self._sender = sender
         self._store = store
-        self._once = once
+        self._left = left
         self._stream = stream
         self._rows: list[int] = []
         self._waiting = 0
@@ -42,7 +47,7 @@ class Publications(Spool):
     def collect(self, exchange: str, pack: Pack, envelope: Envelope | None = None) -> None:
         """Add records that a bus publishes."""
         self.add(self._sender.encoder.encode(exchange, pack, envelope))
-        if self._once:
+        if self._left is not None:
             self._rows += put_records(self._store.outbox, exchange, pack, envelope)
         if self._stream:
             self._waiting += len(pack)
@@ -54,10 +59,36 @@ class Publications(Spool):
     def send(self) -> None:
         """Send all messages; return when the broker has confirmed them.
 
+        Rows with the same keys that were left in the outbox are sent first. If that is not
+        possible now, the messages are left there, too: the relay sends all of them in order.
+
         Raises:
             PublishError: the broker did not accept a message.
 
         """
+        if self._left is None or not self._rows:
+            self._send_own()
+            return
+        try:
+            with self._left.before(self._rows[0], self._rows[-1]) as older:
+                if older is not None and self._send_rows(older):
+                    self._send_own()
+        finally:
+            self.leave()
+        self.clear()
+        self._rows = []
+
+    def leave(self) -> None:
+        """Note that rows of these messages may be left in the outbox."""
+        if self._left is not None and self._rows:
+            self._left.add(self._rows[-1])
+
+    def abandon(self) -> None:
+        """Forget all messages, after an error of the transaction; it may be committed."""
+        self.leave()
+        self.clear()
+
+    def _send_own(self) -> None:
         if self:
             raise_refused(self._sender.send(self))
             self.clear()
@@ -65,9 +96,29 @@ class Publications(Spool):
             self._store.outbox.remove(self._rows)
             self._rows = []
 
+    def _send_rows(self, entries: Sequence[Entry]) -> bool:
+        """Send rows that were left in the outbox, and remove them; return whether all were sent."""
+        return all(self._send_part(part) for part in first_alone(entries))
+
+    def _send_part(self, entries: Sequence[Entry]) -> bool:
+        assert self._left is not None  # noqa: S101 -- for the type checker
+        rows: dict[int, int] = {}
+        messages: list[Outgoing] = []
+        for entry in entries:
+            request = request_of(entry, self._left.clock)
+            encoded = self._sender.encoder.encode(request.exchange, request.pack, request.envelope)
+            rows |= {id(message): entry.id for message in encoded}
+            messages += encoded
+        for refusal in self._sender.send(messages):
+            rows.pop(id(refusal.message), None)
+        self._store.outbox.remove(list(rows.values()))
+        return len(rows) == len(entries)
+
     @property
     def plain(self) -> bool:
         """Whether these are few messages without packs, which can be sent together with others."""
+        if self._left is not None and self._left.possible:
+            return False
         return self._file is None and all(each.content_type != PACK for each in self._recent)
 
     def error_of_sending(self) -> Exception | None:
@@ -97,11 +148,18 @@ def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Excepti
 
     """
     if any(calls) and all(call.plain for call in calls):
-        refusals = sender.send(message for call in calls for message in call)
+        try:
+            refusals = sender.send(message for call in calls for message in call)
+        except BaseException:
+            for call in calls:
+                call.leave()
+            raise
         refused = {id(refusal.message) for refusal in refusals}
         for call in calls:
             if refused.isdisjoint(map(id, call)):
                 call.clear()
+            else:
+                call.leave()
         return [
             _error([each for each in refusals if id(each.message) in set(map(id, call))])
             if call

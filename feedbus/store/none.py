@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn, Unpack
 
@@ -74,10 +74,16 @@ class NoOutbox:
         refuse()
 
     def pending(
-        self, limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0
+        self,
+        limit: int = 100,
+        older_than_seconds: float = 0.0,
+        *,
+        after: int = 0,
+        up_to: int | None = None,
+        keys: Collection[tuple[str, str]] | None = None,
     ) -> list[Entry]:
         """Return nothing."""
-        del limit, older_than_seconds, after
+        del limit, older_than_seconds, after, up_to, keys
         return []
 
     def remove(self, ids: Sequence[int]) -> int:

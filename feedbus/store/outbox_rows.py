@@ -38,15 +38,19 @@ class RelayBus(Protocol):
         """Close the connection; the next publish opens another."""
 
 
-def _publish(bus: RelayBus, entry: Entry, clock: Clock) -> None:
-    """Publish a row; the time that it has waited counts towards its expiry or its delay."""
+def options_of(entry: Entry, clock: Clock) -> PublishOptions:
+    """Return a row's options; the time that it has waited counts towards its expiry or its delay."""
     options: PublishOptions = json.loads(entry.options) if entry.options else {}
     waited = max(now(clock) - entry.created_at, 0) / 1_000_000
     if (expires := options.get("expires")) is not None:
         options["expires"] = max(float(expires) - waited, 0.001)
     if (delay := options.get("delay")) is not None:
         options["delay"] = float(delay) - waited if float(delay) > waited else None
-    payload = json.loads(entry.payload)
+    return options
+
+
+def _publish(bus: RelayBus, entry: Entry, clock: Clock) -> None:
+    payload, options = json.loads(entry.payload), options_of(entry, clock)
     bus.publish(entry.exchange, payload, entry.key, message_id=entry.message_id, **options)
 
 

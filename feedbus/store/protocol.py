@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, Unpack
@@ -72,7 +72,13 @@ class Outbox(Protocol):
         """
 
     def pending(
-        self, limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0
+        self,
+        limit: int = 100,
+        older_than_seconds: float = 0.0,
+        *,
+        after: int = 0,
+        up_to: int | None = None,
+        keys: Collection[tuple[str, str]] | None = None,
     ) -> list[Entry]:
         """Return the oldest rows, in the order in which they were added.
 
@@ -82,6 +88,8 @@ class Outbox(Protocol):
                 publishing them. Rows whose time is further in the future than this are returned,
                 because the clock was set back after they were added.
             after: only rows with an id above this.
+            up_to: only rows with an id that is not above this.
+            keys: only rows with one of these pairs of exchange and routing key.
 
         """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from feedbus.clock import SYSTEM, Clock
@@ -12,6 +12,7 @@ from feedbus.errors import Outage
 from feedbus.generations import topology_setup
 from feedbus.logs import EventLog
 from feedbus.printable import one_line
+from feedbus.store.leftovers import Leftovers
 from feedbus.store.outbox_rows import IN_FLIGHT_SECONDS, RelayBus, accepted, publish_pending
 from feedbus.store.protocol import Entry, Store
 from feedbus.topology import KEEP_HANDLED_SECONDS, Topology
@@ -63,6 +64,7 @@ class Relay:
         self._set_up = False
         self._away = False
         self._published: list[int] = []
+        self._left = Leftovers(store, topology.name, clock)
         self._unpruned_seconds = PRUNE_SECONDS
         self._wake = threading.Event()
         self._over = threading.Event()
@@ -70,11 +72,13 @@ class Relay:
 
     def publish(self, entries: Iterable[Entry]) -> None:
         """Publish committed rows of the outbox, or leave them to the thread; raises nothing."""
-        if self._away:
+        rows = list(entries)
+        if not rows:
             return
+        sent: set[int] = set()
         try:
-            for row in accepted(self._bus, entries, self._clock):
-                self._published.append(row)
+            if not self._away:
+                sent.update(self._publish(rows))
         except Exception as error:  # noqa: BLE001 -- the rows are published later, after any error
             self._away = True
             self._bus.close()
@@ -84,7 +88,20 @@ class Relay:
                 " them when it answers again",
                 error=one_line(error),
             )
+        if any(row.id not in sent for row in rows):
+            self._left.add(rows[-1].id)
         self._wake.set()
+
+    def _publish(self, rows: Sequence[Entry]) -> Iterator[int]:
+        """Publish rows after those of their keys that were left; yield what is accepted."""
+        with self._left.before(rows[0].id, rows[-1].id) as left:
+            if left is None:
+                return
+            done = set(self._published)  # and not removed yet
+            older = [row for row in left if row.id not in done]
+            for row in accepted(self._bus, [*older, *rows], self._clock):
+                self._published.append(row)
+                yield row
 
     def __enter__(self) -> Self:
         """Start the thread."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, Protocol, Unpack
 
@@ -125,24 +125,53 @@ class SqlOutbox(Table):
         return dict(zip(ROW, map(list, zip(*rows, strict=True)), strict=True))
 
     def pending(
-        self, limit: int = 100, older_than_seconds: float = 0.0, *, after: int = 0
+        self,
+        limit: int = 100,
+        older_than_seconds: float = 0.0,
+        *,
+        after: int = 0,
+        up_to: int | None = None,
+        keys: Collection[tuple[str, str]] | None = None,
     ) -> list[Entry]:
         """Return the oldest rows, in the order in which they were added."""
         moment, margin = now(self._clock), int(older_than_seconds * 1_000_000)
+        conditions = [
+            "project = :project AND id > :after",
+            "(created_at <= :oldest OR created_at > :future)",
+        ]
+        given = {
+            "project": self._project,
+            "after": after,
+            "oldest": moment - margin,
+            "future": moment + margin,
+            "limit": limit,
+        }
+        if up_to is not None:
+            conditions.append("id <= :up_to")
+            given["up_to"] = up_to
+        if keys is not None:
+            conditions.append(f"(exchange, routing_key) IN (SELECT {self._pairs})")
+            given |= self._pair_values(keys)
         rows = self._execute(
-            "SELECT id, exchange, routing_key, payload, message_id, options, created_at"
-            " FROM feedbus_outbox"
-            " WHERE project = :project AND id > :after"
-            " AND (created_at <= :oldest OR created_at > :future) ORDER BY id LIMIT :limit",
-            {
-                "project": self._project,
-                "after": after,
-                "oldest": moment - margin,
-                "future": moment + margin,
-                "limit": limit,
-            },
+            "SELECT id, exchange, routing_key, payload, message_id, options, created_at"  # noqa: S608 -- no input in it
+            f" FROM feedbus_outbox WHERE {' AND '.join(conditions)} ORDER BY id LIMIT :limit",
+            given,
         )
         return [Entry(*row) for row in rows.fetchall()]
+
+    @property
+    def _pairs(self) -> str:
+        """The SQL that selects pairs, which _pair_values() gives to it."""
+        if self._sqlite:
+            columns = "json_extract(value, '$[0]'), json_extract(value, '$[1]')"
+            return f"{columns} FROM json_each(:pairs)"
+        return "* FROM unnest(CAST(:pair_exchanges AS text[]), CAST(:pair_keys AS text[]))"
+
+    def _pair_values(self, pairs: Collection[tuple[str, str]]) -> dict[str, Any]:
+        if self._sqlite:
+            return {"pairs": json.dumps(list(pairs), ensure_ascii=False)}
+        exchanges, keys = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        return {"pair_exchanges": exchanges, "pair_keys": keys}
 
     def remove(self, ids: Sequence[int]) -> int:
         """Delete rows whose messages the broker has confirmed; return how many there were."""

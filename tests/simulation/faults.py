@@ -26,9 +26,7 @@ class Faults:
         links, processes = network.open_links(), system.scheduler.processes
         what = chosen.choice(KINDS)
         if what == "kill" and processes:
-            victim = chosen.choice(processes)
-            system.left_rows = system.left_rows or victim.name.startswith("publisher")
-            system.scheduler.kill(victim)
+            system.scheduler.kill(chosen.choice(processes))
         elif what == "cut" and links:
             chosen.choice(links).cut("by the network")
         elif what == "cut after" and links:
@@ -38,7 +36,6 @@ class Faults:
         elif what == "pause" and processes:
             self._pause(chosen.choice(processes), chosen.choice((0.5, 10.0, 60.0)))
         elif what == "store":
-            system.left_rows = True
             system.database.lose_answer = chosen.random() < 0.5
             system.database.away_until = self._moment(chosen.choice((0.0, 1.0, 10.0)))
             system.scheduler.note("THE STORE IS AWAY", by="-")
@@ -58,15 +55,19 @@ class Faults:
             process.ready = lambda: scheduler.now >= until and ready()
 
     def _restart_broker(self, seconds: float) -> None:
-        """Cut every connection, and refuse others for a while."""
+        """Cut every connection, and refuse others for a while; the processes may start anew."""
         network, scheduler = self._system.network, self._system.scheduler
         scheduler.note("THE BROKER IS AWAY", by="-")
         network.down = True
         for link in list(network.open_links()):
             link.cut("the broker ends")
 
+        rebooted = scheduler.random.random() < 0.3
+
         def back() -> None:
             network.down = False
             scheduler.note("THE BROKER IS BACK", by="-")
+            for process in list(scheduler.processes) if rebooted else ():
+                scheduler.kill(process)
 
         scheduler.after(seconds, back)

@@ -25,23 +25,11 @@ def judge(system: System) -> list[str]:
     if kind == "chain":
         faults += history.missing("work", done.accepted, done.effects["work"])
         faults += history.disordered("work", done.effects["work"], free)
-    if keeps_order(system):
+    if not system.scenario.full:  # what a full queue refuses of a window may be overtaken
         faults += history.disordered(queue, effects, free)
     if len(system.scenario.shards) == 1:
         faults += history.wandering(queue, done.handled_by)
     return faults
-
-
-def keeps_order(system: System) -> bool:
-    """Whether the shards have all records of a key in order.
-
-    What a killed process has left in the outbox, or a lost answer to a commit, is published by the
-    relay; others may overtake it. So may the messages of a window that a full queue has refused.
-    """
-    scenario = system.scenario
-    if scenario.full:
-        return False
-    return not scenario.stored or (scenario.kind == "outbox" and not system.left_rows)
 
 
 def stuck(system: System) -> list[str]:

@@ -79,7 +79,7 @@ class Scenario:
             full=kind == "ring" and not failing and chosen.random() < 0.7,
             prefetch=chosen.choice((1, 3, 100)),
             publishers=chosen.choice((1, 2)),
-            records=chosen.randint(5, 14),
+            records=chosen.randint(5, 14) * (3 if kind == "outbox" else 1),
             faults=chosen.choice((0, 2, 5, 12)),
         )
 

@@ -26,7 +26,6 @@ class System:
         topologies: the first, and those that are applied after it.
         unfinished: processes whose work has an end that is not reached.
         lasting: processes that are started again when they are killed.
-        left_rows: whether a fault may have left rows in the outbox for the relay.
 
     """
 
@@ -39,7 +38,6 @@ class System:
     history: History = field(default_factory=History)
     unfinished: set[str] = field(default_factory=set)
     lasting: set[str] = field(default_factory=set)
-    left_rows: bool = False
 
     def __post_init__(self) -> None:
         """Make the topologies and the clock."""

@@ -1,0 +1,40 @@
+"""Requests for rows of the outbox."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from feedbus.bus.requests import Request
+from feedbus.clock import Clock
+from feedbus.records.options import envelope_of
+from feedbus.records.packs import Pack, single
+from feedbus.store.outbox_rows import options_of
+from feedbus.store.protocol import Entry, Outbox
+from feedbus.wire.envelope import Envelope
+
+
+def request_of(entry: Entry, clock: Clock) -> Request:
+    """Return the request to send a row."""
+    pack = single(entry.message_id, entry.key, json.loads(entry.payload))
+    return Request(entry.exchange, pack, envelope_of(options_of(entry, clock)))
+
+
+def put_records(
+    outbox: Outbox, exchange: str, pack: Pack, envelope: Envelope | None = None
+) -> list[int]:
+    """Add records to an outbox, with the options that all of them have; return the rows' ids."""
+    rows = ((pack.key(index), pack.payload(index), pack.ids[index]) for index in range(len(pack)))
+    options = envelope.options() if envelope is not None else None
+    return outbox.put_many(exchange, rows, options)
+
+
+def first_alone(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Yield the first row, and then the others: if that is refused again, so may be all."""
+    yield from (part for part in (entries[:1], entries[1:]) if part)
+
+
+def sent_rows(entries: Sequence[Entry], requests: Sequence[Request]) -> list[int]:
+    """Return the ids of the rows whose requests the broker has confirmed."""
+    pairs = zip(entries, requests, strict=True)
+    return [entry.id for entry, request in pairs if request.answer == []]

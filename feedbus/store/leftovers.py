@@ -1,0 +1,116 @@
+"""Rows of the outbox that were left unsent: they go before later messages of their keys."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from feedbus.clock import Clock
+from feedbus.store.protocol import Entry, Store
+from feedbus.store.tables import now
+
+YOUNG_SECONDS = 1.0  # younger rows of another process are usually being sent
+POLL_SECONDS = 0.05
+LOCK_SECONDS = 5.0
+PAGE_ROWS = 1_000
+MOST_ROWS = 10_000  # sent before others; if there are more, the relay sends them
+
+Key = tuple[str, str]  # an exchange of the topology, and a routing key
+
+
+class Leftovers:
+    """Knows whether rows may be in the outbox that have to be sent before those of this process.
+
+    A process that begins does not know what a killed one has left, so it looks once. After that
+    it looks only if a row of its own was not sent.
+    """
+
+    def __init__(self, store: Store, project: str, clock: Clock) -> None:
+        """Know nothing of the rows yet.
+
+        Args:
+            store: with the outbox.
+            project: of the rows.
+            clock: of the times in the store's rows.
+
+        """
+        self._store = store
+        self._lock = f"relay.{project}"
+        self.clock = clock
+        self._changing = threading.Lock()
+        self._foreign_up_to = 0  # rows of other processes that were there at the first look
+        self._up_to: int | None = None  # the last row that may be left; None if that is not known
+
+    @property
+    def possible(self) -> bool:
+        """Whether there may be any."""
+        return self._up_to != 0
+
+    def add(self, row: int) -> None:
+        """Note that a row, and those before it, may be left."""
+        with self._changing:
+            self._up_to = max(self._up_to or 0, row)
+
+    def forget(self) -> None:
+        """Note that another process may have left rows."""
+        with self._changing:
+            self._up_to = None
+
+    def look(self, first: int) -> bool:
+        """Return whether there are any.
+
+        Args:
+            first: the first row of those that are to be sent now.
+
+        """
+        with self._changing:
+            if self._up_to is None:
+                self._up_to = self._foreign_up_to = first - 1
+            last = self._up_to
+        oldest = self._store.outbox.pending(1, up_to=last)
+        if not oldest:
+            with self._changing:
+                self._up_to = 0 if self._up_to == last else self._up_to
+        return bool(oldest) and oldest[0].id < first
+
+    @contextmanager
+    def before(self, first: int, last: int) -> Iterator[Sequence[Entry] | None]:
+        """Yield the rows to send before others; None if those others have to stay, too.
+
+        Meanwhile no relay publishes rows of the outbox.
+
+        Args:
+            first: the first row of those that are to be sent.
+            last: the last row of those.
+
+        """
+        if not self.possible or not self.look(first):
+            yield ()
+            return
+        older = partial(self._older, min(self._up_to or 0, first - 1), self._keys(first, last))
+        while any(map(self._young, rows := older())):
+            self.clock.sleep(POLL_SECONDS)
+        if not rows:
+            yield ()
+            return
+        with self._store.exclusive(self._lock, wait_seconds=LOCK_SECONDS) as held:
+            rows = older() if held else []
+            yield rows if held and len(rows) < MOST_ROWS else None
+
+    def _older(self, up_to: int, keys: Collection[Key]) -> list[Entry]:
+        return self._store.outbox.pending(MOST_ROWS, up_to=up_to, keys=keys)
+
+    def _keys(self, first: int, last: int) -> set[Key]:
+        """Return the exchanges and routing keys of rows."""
+        keys, after = set[Key](), first - 1
+        while rows := self._store.outbox.pending(PAGE_ROWS, after=after, up_to=last):
+            keys.update((row.exchange, row.key) for row in rows)
+            after = rows[-1].id
+        return keys
+
+    def _young(self, entry: Entry) -> bool:
+        """Whether a living process may be sending a row now."""
+        age = (now(self.clock) - entry.created_at) / 1_000_000
+        return entry.id <= self._foreign_up_to and 0 <= age < YOUNG_SECONDS
