@@ -26,7 +26,7 @@ class BrokerTable(TableSchema):
         "Where the broker is. `sqlite:///FILE` is the embedded one, its file relative to this "
         "topology's folder; `amqp://` is RabbitMQ, `amqps://` the same over TLS. The nodes of a "
         "cluster are separated by `;`; they are tried in this order. `?heartbeat=SECONDS` is for "
-        "consumers, 20 without it; the `ssl_` options are described in "
+        "consumers, 12 without it; the `ssl_` options are described in "
         "[security](../security.md#tls).",
         parse_broker_url,
         *BROKER_SCHEMES,

@@ -23,7 +23,8 @@ from feedbus.wire import amqp
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
-HEARTBEAT_SECONDS = 20.0
+# RabbitMQ drops a silent connection after two to three intervals, here 24 to 36 s.
+HEARTBEAT_SECONDS = 12.0
 TCP_USER_TIMEOUT_MILLISECONDS = 30_000
 TCP_USER_TIMEOUT = 18  # Linux's number; absent from the socket module elsewhere
 # How long RabbitMQ may take to put a message into its queue after it has routed the message. A
