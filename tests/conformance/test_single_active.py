@@ -69,6 +69,16 @@ def test_the_next_takes_over_what_a_closed_one_held_in_order(broker, declared):
     assert [redelivered(message) for message in waiting] == [True, True, False, False]
 
 
+def test_the_next_takes_over_what_a_closed_channel_held_in_order(broker, declared):
+    first, second = broker.channel(), broker.channel()
+    got, waiting = consume(first, "q", prefetch=2), consume(second, "q")
+    put(declared, "q", "1", "2", "3", "4")
+    drain_until(first, lambda: len(got) == 2)
+    first.close()
+    drain_until(second, lambda: len(waiting) == 4)
+    assert texts(waiting) == ["1", "2", "3", "4"]
+
+
 def test_a_third_waits_for_the_second(broker, declared):
     first, second, third = (broker.connect() for _ in range(3))
     got = [consume(each.default_channel, "q") for each in (first, second, third)]
