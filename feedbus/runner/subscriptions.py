@@ -166,10 +166,13 @@ class Subscriptions:
             self._run.waiting.close(tag)
 
     def give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
-        """Return all unsettled deliveries; return the queues to subscribe to again."""
+        """Return all unsettled deliveries; return the queues to subscribe to again.
+
+        No subscription is cancelled before its channel is closed: what it has not settled returns
+        only with the channel, and the next consumer would get later messages meanwhile.
+        """
         read = {reading.queue for reading in self.reading.values()}
-        for tag, reading in list(self.reading.items()):
-            reading.channel.basic_cancel(tag)  # otherwise the broker may keep the subscription
+        for tag in list(self.reading):
             self.drop(tag)
         return [source for source in queues if source.queue in read or source in left]
 

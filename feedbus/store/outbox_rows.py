@@ -39,7 +39,7 @@ class RelayBus(Protocol):
 
 
 def options_of(entry: Entry, clock: Clock) -> PublishOptions:
-    """Return a row's options; the time that it has waited counts towards its expiry or its delay."""
+    """Return a row's options; the time it has waited counts for expiry and delay."""
     options: PublishOptions = json.loads(entry.options) if entry.options else {}
     waited = max(now(clock) - entry.created_at, 0) / 1_000_000
     if (expires := options.get("expires")) is not None:
