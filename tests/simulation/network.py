@@ -68,7 +68,7 @@ class Network:
     def linger(self) -> None:
         """Let a change of exchanges, queues or bindings stand alone for a while, now and then."""
         scheduler = self.scheduler
-        if self.chance(0.2):
+        if self.chance(0.3):
             seconds = scheduler.random.choice((0.01, 0.3, 2.0))
             scheduler.wait("is slow", until=scheduler.now + int(seconds * SECONDS))
 

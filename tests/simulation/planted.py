@@ -13,11 +13,11 @@ from typing import Any
 
 from feedbus.broker import publisher
 from feedbus.bus import sender
-from feedbus.dispatch import failure_policy, fate_sender
+from feedbus.dispatch import blocked_keys, failure_policy, fate_sender, publications
 from feedbus.errors import BrokerOutage
 from feedbus.generations import drain, probes, switch
 from feedbus.runner import buffer, reading
-from feedbus.store import outbox_rows, tables
+from feedbus.store import leftovers, outbox_rows, tables
 from feedbus.wire.constants import KEY
 
 Change = tuple[Any, str, Any]
@@ -163,6 +163,37 @@ def stale_packs_refused() -> list[Change]:
     return [(sender, "_stale", lambda _: False)]
 
 
+def a_return_taken_for_a_confirm() -> list[Change]:
+    """Ignore that the broker returns a message which no queue accepts."""
+    return [(publisher.Publisher, "_on_return", lambda *_: None)]
+
+
+def owed_fences_forgotten() -> list[Change]:
+    """Put no fence later that a full queue has refused."""
+    return [(probes.Probes, "due", property(lambda _: False))]
+
+
+def leftovers_overtaken() -> list[Change]:
+    """Send messages before those of their keys that an earlier process left in the outbox."""
+    return [(leftovers.Leftovers, "look", lambda *_: False)]
+
+
+def an_outbox_cleared_before_the_confirms() -> list[Change]:
+    """Delete a handler's rows from the outbox before its messages are sent."""
+    original = publications.Publications._send_own
+
+    def send(self: Any) -> None:
+        self._store.outbox.remove(self._rows)
+        original(self)
+
+    return [(publications.Publications, "_send_own", send)]
+
+
+def retries_that_are_overtaken() -> list[Change]:
+    """Handle records whose keys have to wait for a retry."""
+    return [(blocked_keys.BlockedKeys, "must_wait", lambda *_: False)]
+
+
 FAULTS: Mapping[str, Callable[[], list[Change]]] = {
     each.__name__: each
     for each in (
@@ -182,6 +213,11 @@ FAULTS: Mapping[str, Callable[[], list[Change]]] = {
         an_inbox_that_is_not_asked,
         deliveries_of_a_lost_connection,
         stale_packs_refused,
+        a_return_taken_for_a_confirm,
+        owed_fences_forgotten,
+        leftovers_overtaken,
+        an_outbox_cleared_before_the_confirms,
+        retries_that_are_overtaken,
     )
 }
 

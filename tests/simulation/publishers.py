@@ -13,7 +13,7 @@ from tests.simulation.history import Record
 from tests.simulation.scenario import payload
 from tests.simulation.system import System
 
-MOST_RECORDS = 40  # of a publisher
+MOST_RECORDS = 60  # of a publisher
 TIMEOUT_SECONDS = 5.0
 
 
@@ -52,9 +52,9 @@ def publish(system: System, name: str, work: Workload) -> None:
         timeout_seconds=TIMEOUT_SECONDS,
         store=None if isinstance(store, NoStore) else store,
     )
-    while todo or ("apply" in system.unfinished and work.most):
+    while todo or ("apply" in system.unfinished and work.most > 0):
         if not todo:
-            system.clock.sleep(chosen.choice((0.05, 0.3, 1.0)))
+            system.clock.sleep(chosen.choice((0.0, 0.02, 0.1, 0.5)))
             work.add(chosen)
         some = todo[: chosen.choice((1, 1, 1, 4))] if kind == "ring" else todo[:1]
         system.history.tried += some
