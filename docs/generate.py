@@ -27,7 +27,7 @@ def commands() -> str:
     """Return the reference of the command line."""
     from feedbus.cli import main
 
-    context = click.Context(main, info_name="feedbus")
+    context = click.Context(main, info_name="feedbus", **main.context_settings)
     return "\n".join(_commands(main, context))
 
 
