@@ -18,6 +18,7 @@ from feedbus.cli import dead
 from feedbus.dead_letters import pruning
 from feedbus.dead_letters.pruning import prune
 from feedbus.errors import Reject
+from feedbus.records import Records
 from feedbus.topology import DeadLetters, Topology
 from servers import versions
 from tests.ordered_queues import ORDERED, published, work
@@ -90,15 +91,54 @@ def test_a_dead_letter_blocks_its_key_until_it_is_sent_back_or_dropped(make, con
     assert system.dead() == []
 
 
-@pytest.mark.parametrize("concurrency", [1, 4])
-def test_an_invalid_record_blocks_the_records_behind_it_in_its_pack(tmp_path, concurrency):
+@pytest.mark.parametrize("pack", [1, 10])
+@pytest.mark.parametrize(("concurrency", "batch"), [(1, False), (1, True), (4, False)])
+def test_an_invalid_record_blocks_only_the_records_of_its_key_behind_it(
+    tmp_path, pack, concurrency, batch
+):
     options = {"concurrency": concurrency, "prefetch": 20, "block_on_dead": True}
-    system = System.at(tmp_path, sharded(1, **ORDERED | options), pack=10, stored=False)
+    system = System.at(tmp_path, sharded(1, **ORDERED | options), pack=pack, stored=False)
     with system.bus() as bus:
-        bus.publish_many("ring", [({"n": "bad"}, "a"), ({"n": 2}, "a"), ({"n": 3}, "b")])
-    system.run(system.note, "shard_0")
-    assert system.seen == [3]
-    assert [letter.reason for letter in system.dead("shard")] == ["n: Not a valid integer."]
+        numbers = [(1, "a"), ("bad", "a"), (2, "a"), (3, "b"), ("bad", "a"), (4, "a"), (5, "b")]
+        bus.publish_many("ring", [({"n": number}, key) for number, key in numbers])
+
+    def note_all(records: Records, _bus: Any = None) -> None:
+        system.seen.extend(records.column("n"))
+
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+    handle = note_all if batch else system.note
+    for seen in ([1, 3, 5], [1, 2, 3, 5]):
+        system.run(handle, "shard_0", batch=batch)
+        assert sorted(system.seen) == seen
+        assert [letter.reason for letter in system.dead("shard")] == ["n: Not a valid integer."]
+        assert command(["purge", "shard", "--yes"]).output == "1 dead letter dropped\n"
+    system.run(handle, "shard_0", batch=batch)
+    assert [number for number in system.seen if number in {1, 2, 4}] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(("concurrency", "batch"), [(1, False), (1, True), (4, False)])
+def test_a_body_that_is_no_json_blocks_only_the_records_of_its_key_behind_it(
+    tmp_path, concurrency, batch
+):
+    options = {"concurrency": concurrency, "prefetch": 20, "block_on_dead": True}
+    system = System.at(tmp_path, work(**options), stored=False)
+    bodies = [(b'{"n": 2}', "0"), (b"{", "0"), (b'{"n": 4}', "0"), (b'{"n": 1}', "1")]
+    with broker.connect(system.topology) as connection:
+        channel = connection.channel()
+        for body, key in bodies:
+            message = channel.prepare_message(body, content_type="application/json")
+            channel.basic_publish(message, system.topology.name + ".work", key)
+
+    def note_all(records: Records, _bus: Any = None) -> None:
+        system.seen.extend(records.column("n"))
+
+    handle = note_all if batch else system.note
+    system.run(handle, batch=batch)
+    assert sorted(system.seen) == [1, 2]
+    command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
+    assert command(["purge", "work", "--yes"]).output == "1 dead letter dropped\n"
+    system.run(handle, batch=batch)
+    assert sorted(system.seen) == [1, 2, 4]
 
 
 def test_a_limit_drops_no_dead_letter_whose_key_it_has_not_released(tmp_path, monkeypatch):

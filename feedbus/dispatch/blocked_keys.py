@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from feedbus.dispatch.decoder import Decoded, Decoder
+from feedbus.dispatch.decoder import Decoded, Decoder, Fault
 from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
 from feedbus.errors import Reject, Retry
@@ -67,6 +67,13 @@ class BlockedKeys:
     def defer(self, arrived: Decoded, row: int) -> None:
         """Let a record wait for others of its key."""
         self._decoder.fail(arrived, row, Waits())
+
+    def decide(self, fault: Fault) -> None:
+        """Decide on what no handler gets, or let it wait as any record of its key."""
+        if fault.fate is None and self.waits(fault.arrived, fault.row):
+            self.defer(fault.arrived, fault.row)
+        else:
+            self._decoder.decide(fault)
 
     def abandon(self, arrived: Decoded) -> None:
         """Record that a delivery with failed records is to be handled again."""

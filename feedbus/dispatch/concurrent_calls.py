@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.callee import AsyncCall, Callee
-from feedbus.dispatch.decoder import Decoded
+from feedbus.dispatch.decoder import Decoded, Fault
 from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.publications import Publications, send_together
 from feedbus.dispatch.sequencer import Sequencer
@@ -56,6 +57,15 @@ class Work:
         return self.part.opened.delivery.message_id
 
 
+@dataclass(slots=True, eq=False)
+class Turn:
+    """The turn of a fault among the records of its key."""
+
+    key: Hashable
+    part: Part
+    fault: Fault
+
+
 class ConcurrentCalls:
     """The waiting and running records of one consumer; only one thread may use it."""
 
@@ -73,7 +83,7 @@ class ConcurrentCalls:
         # Derived ids of messages that wait or are handled. An equal message must get another id.
         self._unidentified: set[str] = set()
         self._timeout_seconds = queue.handler_timeout_seconds
-        self._sequencer: Sequencer[Work] = Sequencer(queue.concurrency)
+        self._sequencer: Sequencer[Work | Turn] = Sequencer(queue.concurrency)
         self._came: list[Delivery] = []
         self._ended: deque[Work] = deque()  # appended to by other threads
         self._unfinished: list[Work] = []
@@ -89,12 +99,12 @@ class ConcurrentCalls:
     @property
     def running(self) -> set[Work]:
         """The records that were started and are not finished."""
-        return self._sequencer.running
+        return cast("set[Work]", self._sequencer.running)  # take() ends each Turn at once
 
     @property
     def in_handlers(self) -> list[Work]:
         """The records whose calls are running or about to start."""
-        return [work for work in self._sequencer.running if not work.ended]
+        return [work for work in self.running if not work.ended]
 
     @property
     def oldest_started_at(self) -> float | None:
@@ -154,13 +164,16 @@ class ConcurrentCalls:
             each.delivery.message_id for each in opened if not each.delivery.identified
         )
         for each in inputs:
+            if isinstance(each, Fault):
+                part = parts[id(each.arrived)]
+                part.left += 1
+                key = self._blocked.key(each.arrived, each.row)
+                self._sequencer.add(Turn(key, part, each))
+                continue
             for chunk, owner in zip(each.chunks, each.owners, strict=True):
                 part = parts[id(owner)]
+                part.left += len(chunk)
                 for index, row in enumerate(chunk.rows):
-                    if self._blocked.waits(owner, row):  # for one that was opened with it
-                        self._blocked.defer(owner, row)
-                        continue
-                    part.left += 1
                     key = self._blocked.key(owner, row)
                     records: Records = Records([chunk.select([index])], [owner])
                     self._sequencer.add(Work(key, part, row, each.callee, records))
@@ -173,7 +186,16 @@ class ConcurrentCalls:
 
         While a resource must be opened again, no record starts: first the running calls must end.
         """
-        return self._sequencer.take() if self._resources.ready else []
+        if not self._resources.ready:
+            return []
+        taken: list[Work] = []
+        for each in self._sequencer.take():
+            if isinstance(each, Turn):
+                self._blocked.decide(each.fault)
+                self._end_turn(each, each.fault.row)
+            else:
+                taken.append(each)
+        return taken
 
     def start(self, works: Sequence[Work]) -> None:
         """Start the calls of records."""
@@ -261,12 +283,23 @@ class ConcurrentCalls:
         self._dispatch.ended(opened, row, work.error, work.seconds)
         if work.seconds >= LEAST_TIMEOUT_SECONDS and not work.known_slow:
             self._ended_slow.append((self._clock.monotonic(), work.message_id, work.seconds))
-        self._leave(work.part)
-        if work.error is None or not self._blocked.must_wait(opened, row):
+        if work.error is None:
+            self._leave(work.part)
             self._sequencer.end(work)
+        else:
+            self._end_turn(work, row)
+
+    def _end_turn(self, ended: Work | Turn, row: int) -> None:
+        """Let the next record of a key run, or all of them wait, after one that failed."""
+        self._leave(ended.part)
+        if not self._blocked.must_wait(ended.part.opened, row):
+            self._sequencer.end(ended)
             return
-        for behind in self._sequencer.cut(work):
-            self._blocked.defer(behind.part.opened, behind.row)
+        for behind in self._sequencer.cut(ended):
+            if isinstance(behind, Turn):
+                self._blocked.decide(behind.fault)
+            else:
+                self._blocked.defer(behind.part.opened, behind.row)
             self._leave(behind.part)
 
     def _leave(self, part: Part) -> None:

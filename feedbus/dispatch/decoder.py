@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -53,6 +54,29 @@ class HandlerInput:
     owners: list[Decoded] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What no handler gets, where its dead letter blocks its key.
+
+    It is decided in its turn, so that it blocks only the records behind it.
+
+    Attributes:
+        arrived: the delivery.
+        row: the place of the record there.
+        error: why no handler gets the record.
+        fate: of a delivery that cannot be decoded.
+
+    """
+
+    arrived: Decoded
+    row: int
+    error: BaseException | None = None
+    fate: Fate | None = None
+
+
+Inputs = list[HandlerInput | Fault]
+
+
 class Decoder:
     """Decodes the deliveries of one consumer for its handlers."""
 
@@ -81,17 +105,18 @@ class Decoder:
         self._failure_policy = failure_policy
         self._retries = retries
         self._order = Order.of(consumer.queue)
+        self._in_turn = retries is not None and consumer.queue.block_on_dead
         self._callees = callees
         self._codecs = Codecs.of(topology)
         self._json_alone = not topology.codecs and all(each.reads == "object" for each in callees)
 
-    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Decoded], list[HandlerInput]]:
-        """Decode deliveries; return them and the records for the handlers."""
+    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Decoded], Inputs]:
+        """Decode deliveries; return them, and in order the records for the handlers and faults."""
         opened: list[Decoded] = []
-        inputs: list[HandlerInput] = []
+        inputs: Inputs = []
         free = self._retries is None or self._retries.idle
         for delivery in deliveries:
-            arrived = self._open(delivery)
+            arrived = self._open(inputs, delivery)
             opened.append(arrived)
             if (self._order.field or not free) and len(arrived.pack):
                 self._take_ordered(inputs, arrived)
@@ -106,7 +131,7 @@ class Decoder:
         """Return a record's ordering key, or None if it has no order."""
         return self._order.key(arrived.delivery, arrived.pack, row)
 
-    def _take_ordered(self, inputs: list[HandlerInput], arrived: Decoded) -> None:
+    def _take_ordered(self, inputs: Inputs, arrived: Decoded) -> None:
         """Leave out records without the field of `order_by`, and records that must wait."""
         faults = self._order.faults(arrived.pack) if self._order.field else {}
         for row, errors in faults.items():
@@ -138,7 +163,7 @@ class Decoder:
 
     def _take(
         self,
-        inputs: list[HandlerInput],
+        inputs: Inputs,
         callee: Callee,
         arrived: Decoded,
         pack: Pack,
@@ -155,19 +180,29 @@ class Decoder:
 
         """
         loaded = callee.load(pack)
-        for row, errors in loaded.errors.items():
-            self.fail(arrived, row if rows is None else rows[row], InvalidBody(errors))
-        chunk = loaded.chunk
-        if not len(chunk):
-            return
-        if rows is not None:
-            chunk = replace(chunk, rows=[rows[row] for row in chunk.rows])
-        if not inputs or inputs[-1].callee is not callee:
-            inputs.append(HandlerInput(callee))
-        inputs[-1].chunks.append(chunk)
-        inputs[-1].owners.append(arrived)
+        chunk, errors = loaded.chunk, loaded.errors
+        begin = 0
+        for row in sorted(errors) if errors else ():
+            if self._in_turn:
+                end = bisect_left(chunk.rows, row)
+                _append(inputs, callee, arrived, chunk.select(range(begin, end)), rows)
+                begin = end
+            self._refuse(
+                inputs, arrived, row if rows is None else rows[row], InvalidBody(errors[row])
+            )
+        rest = chunk.select(range(begin, len(chunk))) if begin else chunk
+        _append(inputs, callee, arrived, rest, rows)
 
-    def _route(self, inputs: list[HandlerInput], arrived: Decoded, rows: Sequence[int]) -> None:
+    def _refuse(
+        self, inputs: Inputs, arrived: Decoded, row: int, error: InvalidBody | Reject
+    ) -> None:
+        """Decide on a record that no handler gets, now or in its turn."""
+        if self._in_turn:
+            inputs.append(Fault(arrived, row, error))
+        else:
+            self.fail(arrived, row, error)
+
+    def _route(self, inputs: Inputs, arrived: Decoded, rows: Sequence[int]) -> None:
         """Split a delivery's records into sequences for the same handler."""
         delivery, pack = arrived.delivery, arrived.pack
         keys = pack.keys if delivery.content_type == PACK else [delivery.original_key] * len(pack)
@@ -178,13 +213,13 @@ class Decoder:
             if number is None:
                 reason = self._routes.lacking(keys[own[0]], delivery.properties)
                 for row in own:
-                    self.fail(arrived, row, Reject(reason))
+                    self._refuse(inputs, arrived, row, Reject(reason))
                 continue
             self._take(inputs, self._callees[number], arrived, pack.select(own), own)
 
-    def _open(self, delivery: Delivery) -> Decoded:
+    def _open(self, inputs: Inputs, delivery: Delivery) -> Decoded:
         if delivery.faults:
-            return self.set_aside(delivery, self._failure_policy.undecodable(delivery))
+            return self._refuse_whole(inputs, delivery, self._failure_policy.undecodable(delivery))
         try:
             if not self._json_alone:
                 pack = self._read(delivery)
@@ -197,8 +232,18 @@ class Decoder:
                     delivery.properties.get("content_encoding"),
                 )
         except InvalidBody as error:
-            return self.set_aside(delivery, self._failure_policy.unreadable(delivery, error))
+            return self._refuse_whole(
+                inputs, delivery, self._failure_policy.unreadable(delivery, error)
+            )
         return Decoded(self._consumer, delivery, pack)
+
+    def _refuse_whole(self, inputs: Inputs, delivery: Delivery, fate: Fate) -> Decoded:
+        """Decide on a delivery of which no record can be decoded, now or in its turn."""
+        if not (self._in_turn and self._order.by_key and delivery.content_type != PACK):
+            return self.set_aside(delivery, fate)
+        arrived = Decoded(self._consumer, delivery, _nothing(delivery))
+        inputs.append(Fault(arrived, 0, fate=fate))
+        return arrived
 
     def _read(self, delivery: Delivery) -> Pack:
         """Decode a body in the form that its handler reads."""
@@ -215,10 +260,21 @@ class Decoder:
 
     def set_aside(self, delivery: Delivery, fate: Fate) -> Decoded:
         """Dead-letter a delivery of which no record can be decoded."""
-        nothing = Pack(Ids(delivery.message_id, None), [], {}, {})
+        arrived = Decoded(self._consumer, delivery, _nothing(delivery))
+        self._set_aside(arrived, fate)
+        return arrived
+
+    def _set_aside(self, arrived: Decoded, fate: Fate) -> None:
         if self._retries is not None:
-            fate = self._retries.after_whole(delivery, nothing, fate)
-        return Decoded(self._consumer, delivery, nothing, [fate])
+            fate = self._retries.after_whole(arrived.delivery, arrived.pack, fate)
+        arrived.fates.append(fate)
+
+    def decide(self, fault: Fault) -> None:
+        """Decide on what no handler gets, when its turn has come."""
+        if fault.fate is not None:
+            self._set_aside(fault.arrived, fault.fate)
+        elif fault.error is not None:
+            self.fail(fault.arrived, fault.row, fault.error)
 
     def fail(self, opened: Decoded, row: int, error: BaseException) -> None:
         """Decide on the fate of a record by its exception."""
@@ -230,3 +286,23 @@ class Decoder:
         if self._retries is not None:
             fate = self._retries.after(delivery, pack, row, fate)
         opened.fates.append(fate)
+
+
+def _append(
+    inputs: Inputs, callee: Callee, arrived: Decoded, chunk: Chunk, rows: Sequence[int] | None
+) -> None:
+    """Put records behind those that came before; see Decoder._take()."""
+    if not len(chunk):
+        return
+    if rows is not None:
+        chunk = replace(chunk, rows=[rows[row] for row in chunk.rows])
+    latest = inputs[-1] if inputs else None
+    if not isinstance(latest, HandlerInput) or latest.callee is not callee:
+        latest = HandlerInput(callee)
+        inputs.append(latest)
+    latest.chunks.append(chunk)
+    latest.owners.append(arrived)
+
+
+def _nothing(delivery: Delivery) -> Pack:
+    return Pack(Ids(delivery.message_id, None), [], {}, {})

@@ -12,7 +12,7 @@ from feedbus.dispatch.blocked_keys import BlockedKeys
 from feedbus.dispatch.callee import callees
 from feedbus.dispatch.calling import Calling
 from feedbus.dispatch.dead_handler import DeadHandler
-from feedbus.dispatch.decoder import Decoded, Decoder, HandlerInput
+from feedbus.dispatch.decoder import Decoded, Decoder, Fault, Inputs
 from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.fate_sender import FateSender
 from feedbus.dispatch.order import Order
@@ -120,6 +120,9 @@ class Dispatch:
         opened, inputs = self.open(deliveries)
         count = 0
         for each in inputs:
+            if isinstance(each, Fault):
+                self.blocked.decide(each)
+                continue
             records = Records(each.chunks, each.owners)
             count += len(records)
             self._log_drops(self._batches.perform(each.callee, records).values())
@@ -171,8 +174,8 @@ class Dispatch:
 
     def open(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
-    ) -> tuple[list[Decoded], list[HandlerInput]]:
-        """Decode deliveries; return them and the records for the handlers.
+    ) -> tuple[list[Decoded], Inputs]:
+        """Decode deliveries; return them, and in order the records for the handlers and faults.
 
         Args:
             deliveries: in the order of their arrival.

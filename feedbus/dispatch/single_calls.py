@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from feedbus.broker.publisher import WINDOW
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import MEMORY_BYTES
-from feedbus.dispatch.decoder import Decoded, HandlerInput
+from feedbus.dispatch.decoder import Decoded, Fault, Inputs
 from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.publications import Publications, send_together
 from feedbus.errors import Outage
@@ -76,13 +76,14 @@ class SingleCalls:
             self._messages += len(each.publications)
             self._bytes += each.publications.body_bytes
 
-    def _outcomes(
-        self, delivery: Delivery, opened: Decoded, inputs: Sequence[HandlerInput]
-    ) -> list[Published]:
+    def _outcomes(self, delivery: Delivery, opened: Decoded, inputs: Inputs) -> list[Published]:
         """Call the handler for each record; return the messages of the calls."""
         dispatch, calling = self._dispatch, self._dispatch.calling
         published: list[Published] = []
         for each in inputs:
+            if isinstance(each, Fault):
+                self._blocked.decide(each)
+                continue
             for chunk in each.chunks:
                 for index, row in enumerate(chunk.rows):
                     if self._blocked.waits(opened, row):
