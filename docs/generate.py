@@ -176,7 +176,7 @@ def metrics() -> str:
     families = [*catalogue.RECORDED.values(), *catalogue.GAUGES.values(), catalogue.UNREADABLE]
     lines = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
     lines += [
-        f"| `{each.name}` | {each.kind} | {', '.join(each.labels)} | {_cell(each.says)} |"
+        f"| `{each.name}` | {each.kind} | {', '.join(each.labels)} | {_cell(each.meaning)} |"
         for each in families
     ]
     return "\n".join(lines) + "\n"

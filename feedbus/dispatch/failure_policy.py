@@ -90,8 +90,8 @@ class FailurePolicy:
 
     def unreadable(self, delivery: Delivery, error: InvalidBody) -> Fate:
         """Dead-letter a body that is not a record, unchanged."""
-        said = {ERRORS: errors_text(error.errors)}
-        return Fate("invalid", self._whole(delivery, text_of(error), said))
+        extra = {ERRORS: errors_text(error.errors)}
+        return Fate("invalid", self._whole(delivery, text_of(error), extra))
 
     def lost(self, delivery: Delivery, reason: str) -> Fate:
         """Dead-letter a whole delivery, unchanged."""
@@ -104,8 +104,8 @@ class FailurePolicy:
             return Fate("drop", None)
         if isinstance(error, InvalidBody):
             letter = self._record(delivery, pack, row, text_of(error))
-            said = {**letter.headers, ERRORS: errors_text(error.errors)}
-            return Fate("invalid", replace(letter, headers=said))
+            headers = {**letter.headers, ERRORS: errors_text(error.errors)}
+            return Fate("invalid", replace(letter, headers=headers))
         if isinstance(error, Reject):
             return Fate("reject", self._record(delivery, pack, row, text_of(error)))
         reason = text_of(error) if isinstance(error, Retry) else described(error)
@@ -157,7 +157,7 @@ class FailurePolicy:
         )
 
     def _whole(
-        self, delivery: Delivery, reason: str, said: Mapping[str, Any] | None = None
+        self, delivery: Delivery, reason: str, extra: Mapping[str, Any] | None = None
     ) -> Outgoing:
         """Return the dead letter of a delivery, with all its properties."""
         properties, headers = kept_properties(delivery)
@@ -169,7 +169,7 @@ class FailurePolicy:
             KEY: delivery.original_key,
             QUEUE: self.consumer.queue.name,
             REASON: reason_text(reason),
-            **(said or {}),
+            **(extra or {}),
         }
         return Outgoing(
             "",

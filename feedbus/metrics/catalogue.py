@@ -22,7 +22,7 @@ class Family:
 
     name: str
     kind: Literal["counter", "histogram", "gauge"]
-    says: str
+    meaning: str
     labels: tuple[str, ...]
     bounds: tuple[float, ...] = ()
 

@@ -148,11 +148,11 @@ def _recorded(family: Family, series: Series) -> Metric:
     from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
     if family.kind == "counter":
-        counter = CounterMetricFamily(family.name, family.says, labels=family.labels)
+        counter = CounterMetricFamily(family.name, family.meaning, labels=family.labels)
         for labels, (value,) in sorted(series.items()):
             counter.add_metric(labels, value)
         return counter
-    histogram = HistogramMetricFamily(family.name, family.says, labels=family.labels)
+    histogram = HistogramMetricFamily(family.name, family.meaning, labels=family.labels)
     ends = [*(str(bound) for bound in family.bounds), "+Inf"]
     for labels, (*buckets, total) in sorted(series.items()):
         histogram.add_metric(labels, list(zip(ends, accumulate(buckets), strict=True)), total)
@@ -162,7 +162,7 @@ def _recorded(family: Family, series: Series) -> Metric:
 def _gauge(family: Family, values: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
     from prometheus_client.core import GaugeMetricFamily
 
-    gauge = GaugeMetricFamily(family.name, family.says, labels=family.labels)
+    gauge = GaugeMetricFamily(family.name, family.meaning, labels=family.labels)
     for labels, value in values:
         gauge.add_metric(labels, value)
     return gauge

@@ -31,10 +31,10 @@ def mark_waiting(records: int) -> None:
     _mark(".waiting", str(records) if records else "")
 
 
-def _mark(suffix: str, said: str) -> None:
+def _mark(suffix: str, line: str) -> None:
     path = os.environ.get(READY_FILE)
     if path:
-        text = f"{os.getpid()}\n{said}\n" if said else ""
+        text = f"{os.getpid()}\n{line}\n" if line else ""
         beside = Path(path).with_suffix(suffix)
         handle = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -55,7 +55,7 @@ def all_holding(folder: Path) -> dict[str, list[str]]:
 def all_waiting(folder: Path) -> dict[str, int]:
     """Return how many records wait in all processes of a name, by process name."""
     found = _marked(folder, ".waiting")
-    return {name: sum(map(int, filter(str.isdecimal, said))) for name, said in found.items()}
+    return {name: sum(map(int, filter(str.isdecimal, lines))) for name, lines in found.items()}
 
 
 def _marked(folder: Path, suffix: str) -> dict[str, list[str]]:

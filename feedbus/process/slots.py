@@ -63,8 +63,8 @@ def hold_slot(
         topology: with the folder of state.
         name: the consumer's or process's name.
         slot: which of its processes this is, from 1.
-        patience_seconds: how long an earlier holder may take to end; by default long under a
-            supervisor, whose predecessor may have been killed, and short by hand.
+        patience_seconds: how long an earlier holder may take to end; by default PATIENCE_SECONDS
+            under a supervisor, whose predecessor may have been killed, and otherwise 1.
 
     Raises:
         SlotTaken: the other process did not end.
