@@ -3,67 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import cast
 
 from feedbus.bus.sender import Sender
-from feedbus.dispatch.callee import AsyncCall, Callee
+from feedbus.dispatch.callee import AsyncCall
 from feedbus.dispatch.decoder import Decoded, Fault
 from feedbus.dispatch.dispatch import Dispatch
-from feedbus.dispatch.publications import Publications, send_together
+from feedbus.dispatch.publications import send_together
 from feedbus.dispatch.sequencer import Sequencer
+from feedbus.dispatch.slow_calls import SlowCalls
 from feedbus.dispatch.waker import Waker
+from feedbus.dispatch.work import Part, Turn, Work
 from feedbus.errors import Outage
 from feedbus.handling.event_loop import limit
 from feedbus.handling.resources import Resources
 from feedbus.records import Records
 from feedbus.topology import Consumer
 from feedbus.wire import Delivery
-from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
-
-KEPT_SECONDS = 5.0  # the broker reports its timeout late
-
-
-@dataclass(slots=True)
-class Part:
-    """A delivery, and the number of its unfinished records."""
-
-    opened: Decoded
-    left: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """One record to be handled, and the result of its call."""
-
-    key: Hashable
-    part: Part
-    row: int
-    callee: Callee
-    records: Records
-    started_at: float = 0.0
-    seconds: float = 0.0
-    publications: Publications | None = None
-    error: BaseException | None = None
-    ended: bool = False
-    judged: bool = False
-    known_slow: bool = False
-
-    @property
-    def message_id(self) -> str:
-        """The id of the message that contained the record."""
-        return self.part.opened.delivery.message_id
-
-
-@dataclass(slots=True, eq=False)
-class Turn:
-    """The turn of a fault among the records of its key."""
-
-    key: Hashable
-    part: Part
-    fault: Fault
 
 
 class ConcurrentCalls:
@@ -89,9 +47,7 @@ class ConcurrentCalls:
         self._unfinished: list[Work] = []
         self._done: list[Decoded] = []
         self._closed: list[Delivery] = []
-        self._begun: deque[tuple[float, Work]] = deque()
-        # The messages that took long and have ended: the time of their end, and the duration.
-        self._ended_slow: deque[tuple[float, str, float]] = deque()
+        self._slow = SlowCalls(self._clock)
         self.outage: Outage | None = None
         self._pool: ThreadPoolExecutor | None = None
         self.waker = Waker()
@@ -109,27 +65,16 @@ class ConcurrentCalls:
     @property
     def oldest_started_at(self) -> float | None:
         """When the longest running call started, or None without one."""
-        begun = self._begun
-        while begun and (begun[0][1].ended or begun[0][1].started_at != begun[0][0]):
-            begun.popleft()
-        return begun[0][0] if begun else None
+        return self._slow.oldest_started_at
 
     @property
     def slow(self) -> list[tuple[str, float]]:
         """The messages with long recent or running calls, and their durations."""
-        now = self._clock.monotonic()
-        begun = [work for work in self.in_handlers if work.started_at]
-        running = [(work.message_id, now - work.started_at) for work in begun]
-        while self._ended_slow and self._ended_slow[0][0] < now - KEPT_SECONDS:
-            self._ended_slow.popleft()
-        ended = [(message_id, took) for _, message_id, took in self._ended_slow]
-        return ended + [each for each in running if each[1] >= LEAST_TIMEOUT_SECONDS]
+        return self._slow.durations(self.in_handlers)
 
     def forget_slow(self) -> None:
         """Forget the messages with long calls, including those that run now."""
-        self._ended_slow.clear()
-        for work in self.in_handlers:
-            work.known_slow = True
+        self._slow.forget(self.in_handlers)
 
     @property
     def given_to_dead_handler(self) -> list[Decoded]:
@@ -202,8 +147,7 @@ class ConcurrentCalls:
         now = self._clock.monotonic()
         awaited = []
         for work in works:
-            work.started_at = now
-            self._begun.append((now, work))
+            self._slow.start(work, now)
             if work.callee.call_async is not None:
                 awaited.append(self._await(work, work.callee.call_async))
                 continue
@@ -281,8 +225,7 @@ class ConcurrentCalls:
             work.publications.clear()
         opened, row = work.part.opened, work.row
         self._dispatch.ended(opened, row, work.error, work.seconds)
-        if work.seconds >= LEAST_TIMEOUT_SECONDS and not work.known_slow:
-            self._ended_slow.append((self._clock.monotonic(), work.message_id, work.seconds))
+        self._slow.end(work)
         if work.error is None:
             self._leave(work.part)
             self._sequencer.end(work)

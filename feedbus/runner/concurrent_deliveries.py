@@ -18,7 +18,8 @@ from feedbus.runner.settlement import Settlement
 from feedbus.wire import Delivery
 
 if TYPE_CHECKING:
-    from feedbus.dispatch.concurrent_calls import ConcurrentCalls, Work
+    from feedbus.dispatch.concurrent_calls import ConcurrentCalls
+    from feedbus.dispatch.work import Work
 
 events = EventLog(__name__)
 
