@@ -18,7 +18,7 @@ import pytest
 
 from feedbus import broker, config
 from feedbus.process import watchdog
-from feedbus.process.watchdog import Note, Watchdog
+from feedbus.process.watchdog import Note, Watchdog, note_line
 from feedbus.runner import CrashGuard
 from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
@@ -107,7 +107,7 @@ def test_only_a_second_look_ends_a_process_and_only_the_one_that_wrote_the_file(
     words = [sys.executable, "-c", "import time; time.sleep(60)"]
     with subprocess.Popen(words) as process:
         overdue = Note(watchdog.now() - 1, process.pid, {}, ("one", "two"))
-        path.write_bytes(overdue.line())
+        path.write_bytes(note_line(overdue.until, overdue.pid, overdue.deaths, overdue.message_ids))
         assert Watchdog(path, os.getpid()).look() is None  # a file of the process before
         dog = Watchdog(path, process.pid)
         assert dog.look() is None

@@ -48,10 +48,6 @@ class Note:
     deaths: dict[str, tuple[int, str]]
     message_ids: tuple[str, ...]
 
-    def line(self) -> bytes:
-        """Return the note as a line of the file."""
-        return note_line(self.until, self.pid, self.deaths, self.message_ids)
-
     @classmethod
     def read(cls, descriptor: int) -> Note | None:
         """Return the note in a file; None if it is empty, incomplete, or of another version."""
@@ -86,7 +82,7 @@ def note_line(
     deaths: Mapping[str, tuple[int, str]],
     message_ids: Sequence[str],
 ) -> bytes:
-    """Return the line of a Note with these parts; written before each call of a handler."""
+    """Return the line of the file for a Note; it is written before each call of a handler."""
     if not deaths and len(message_ids) == 1 and PLAIN_ID.fullmatch(message_ids[0]):
         # For most message ids; the module json would take ten times as long.
         return b'[%s, %d, {}, ["%s"]]\n' % (until_text(until), pid, message_ids[0].encode())
