@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from feedbus.dispatch.blocked_keys import BlockedKeys, origin
 from feedbus.dispatch.callee import Callee
-from feedbus.dispatch.calling import Calling
 from feedbus.dispatch.decoder import Decoder
+from feedbus.dispatch.handler_calls import HandlerCalls
 from feedbus.dispatch.ordered_retries import Waits
 from feedbus.records import Records
 
@@ -15,9 +15,9 @@ Failures = dict[int, BaseException]
 class BatchCalls:
     """Calls handlers in the consumer's own thread, and sends what each call published."""
 
-    def __init__(self, calling: Calling, decoder: Decoder, blocked: BlockedKeys) -> None:
+    def __init__(self, calls: HandlerCalls, decoder: Decoder, blocked: BlockedKeys) -> None:
         """Report failures to the decoder, which decides on the fates of records."""
-        self._calling = calling
+        self._calls = calls
         self._decoder = decoder
         self._blocked = blocked
 
@@ -58,13 +58,13 @@ class BatchCalls:
             Outage: something is unavailable; no attempt is counted.
 
         """
-        publications, error = self._calling.outcome(callee, records)
+        publications, error = self._calls.outcome(callee, records)
         if publications is not None:
             try:
                 with publications:
                     publications.send()
             except KeyboardInterrupt:
                 raise
-            except BaseException as failure:  # noqa: BLE001 -- as in Calling.outcome()
-                return self._calling.judge(records, failure)
+            except BaseException as failure:  # noqa: BLE001 -- as in HandlerCalls.outcome()
+                return self._calls.judge(records, failure)
         return error

@@ -179,7 +179,7 @@ class ConcurrentCalls:
         calls = [work.publications for work in published if work.publications is not None]
         for work, error in zip(published, send_together(self._sender, calls), strict=True):
             if error is not None:
-                work.error = self._dispatch.calling.judge(work.records, error)
+                work.error = self._dispatch.calls.judge(work.records, error)
         for work in self._unfinished:
             self._end(work)
         self._unfinished = []
@@ -209,7 +209,7 @@ class ConcurrentCalls:
         for work in self._unfinished:
             if work.error is not None and not work.judged:
                 try:
-                    work.error = self._dispatch.calling.judge(work.records, work.error)
+                    work.error = self._dispatch.calls.judge(work.records, work.error)
                     work.judged = True
                 except Outage as error:
                     found = error
@@ -278,13 +278,13 @@ class ConcurrentCalls:
 
     def _call(self, work: Work) -> None:
         try:
-            work.publications = self._dispatch.calling.collect(work.callee, work.records)
+            work.publications = self._dispatch.calls.collect(work.callee, work.records)
         except BaseException as error:  # noqa: BLE001 -- judged in the consumer's thread
             work.error = error
         self._report(work)
 
     async def _await(self, work: Work, call: AsyncCall) -> None:
-        collected = self._dispatch.calling.collect_async(call, work.records)
+        collected = self._dispatch.calls.collect_async(call, work.records)
         try:
             work.publications = await limit(collected, self._timeout_seconds)
         except BaseException as error:  # noqa: BLE001 -- as above

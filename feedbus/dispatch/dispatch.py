@@ -10,15 +10,15 @@ from feedbus.bus.sender import Sender
 from feedbus.dispatch.batch_calls import BatchCalls
 from feedbus.dispatch.blocked_keys import BlockedKeys
 from feedbus.dispatch.callee import callees
-from feedbus.dispatch.calling import Calling
 from feedbus.dispatch.dead_handler import DeadHandler
 from feedbus.dispatch.decoder import Decoded, Decoder, Fault, Inputs
+from feedbus.dispatch.equal_messages import EqualMessages
 from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.fate_sender import FateSender
+from feedbus.dispatch.handler_calls import HandlerCalls
 from feedbus.dispatch.order import Order
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.dispatch.settled_counts import SettledCounts
-from feedbus.dispatch.twins import Twins
 from feedbus.errors import Drop, Outage, StoreOutage
 from feedbus.handling.exception_rules import ExceptionRules
 from feedbus.handling.resources import Resources
@@ -92,8 +92,8 @@ class Dispatch:
             block_on_dead=queue.block_on_dead,
         )
         left = Leftovers(store, topology.name, self.clock) if queue.once else None
-        self.calling = Calling(consumer, sender, store, left, self.blocked.overtaken)
-        self._batches = BatchCalls(self.calling, self._decoder, self.blocked)
+        self.calls = HandlerCalls(consumer, sender, store, left, self.blocked.overtaken)
+        self._batches = BatchCalls(self.calls, self._decoder, self.blocked)
         dead_handler = (
             DeadHandler(topology, consumer, sender, store, left, resources=resources)
             if queue.dead_handler is not None
@@ -102,8 +102,10 @@ class Dispatch:
         self.has_dead_handler = dead_handler is not None
         self._fates = FateSender(consumer.name, sender, dead_handler)
         self._settled = SettledCounts(metrics, self.clock)
-        self._twins = (
-            Twins(queue.name, store.inbox, metrics, self.clock.unique) if queue.once else None
+        self._equal_messages = (
+            EqualMessages(queue.name, store.inbox, metrics, self.clock.unique)
+            if queue.once
+            else None
         )
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
@@ -143,7 +145,7 @@ class Dispatch:
         Args:
             arrived: its delivery.
             row: the index of the record in the delivery.
-            error: as calling.judge() returns it.
+            error: as calls.judge() returns it.
             seconds: the duration of the call.
 
         """
@@ -152,7 +154,7 @@ class Dispatch:
             self.failed(arrived, row, error)
 
     def failed(self, arrived: Decoded, row: int, error: BaseException) -> None:
-        """Record the exception of one record, as calling.judge() returns it."""
+        """Record the exception of one record, as calls.judge() returns it."""
         self._log_drops([error])
         self._decoder.fail(arrived, row, error)
 
@@ -185,9 +187,9 @@ class Dispatch:
             StoreOutage: the store is unavailable, on a queue with `once = true`.
 
         """
-        if self._twins is not None:
+        if self._equal_messages is not None:
             try:
-                deliveries = self._twins.distinguished(deliveries, running)
+                deliveries = self._equal_messages.distinguished(deliveries, running)
             except Exception as error:
                 if isinstance(error, Outage) or not self._store.is_outage(error):
                     raise

@@ -78,7 +78,7 @@ class SingleCalls:
 
     def _outcomes(self, delivery: Delivery, opened: Decoded, inputs: Inputs) -> list[Published]:
         """Call the handler for each record; return the messages of the calls."""
-        dispatch, calling = self._dispatch, self._dispatch.calling
+        dispatch, calls = self._dispatch, self._dispatch.calls
         published: list[Published] = []
         for each in inputs:
             if isinstance(each, Fault):
@@ -93,7 +93,7 @@ class SingleCalls:
                         self._note(delivery.message_id)  # the time limit is that of one record
                     records: Records = Records((chunk.select((index,)),), (opened,))
                     started = dispatch.clock.monotonic()
-                    publications, error = calling.outcome(each.callee, records)
+                    publications, error = calls.outcome(each.callee, records)
                     dispatch.ended(opened, row, error, dispatch.clock.monotonic() - started)
                     if publications:
                         published.append(Published(opened, row, records, publications))
@@ -111,7 +111,7 @@ class SingleCalls:
             errors = send_together(self._sender, [each.publications for each in published])
             for each, error in zip(published, errors, strict=True):
                 if error is not None:
-                    judged = self._dispatch.calling.judge(each.records, error)
+                    judged = self._dispatch.calls.judge(each.records, error)
                     self._dispatch.failed(each.opened, each.row, judged)
             self._clear_published()
         self._dispatch.close(self._opened, self._note)

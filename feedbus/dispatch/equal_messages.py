@@ -18,7 +18,7 @@ from feedbus.wire import Delivery
 events = EventLog(__name__)
 
 
-class Twins:
+class EqualMessages:
     """Distinguishes equal messages of one queue, as far as the broker makes it possible."""
 
     def __init__(

@@ -24,7 +24,7 @@ from feedbus.topology import Consumer
 events = EventLog(__name__)
 
 
-class Calling:
+class HandlerCalls:
     """Calls the handlers of one consumer, in any thread."""
 
     def __init__(
