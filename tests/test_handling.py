@@ -120,9 +120,9 @@ async def asynchronous_result(message):
 
 RESULTS = {
     "a result of an async function": (asynchronous_result, "write 'raise Reject"),
-    "a coroutine": (decorated(asynchronous), "none of its code has run"),
-    "a generator": (decorated(generator), "none of its code has run"),
-    "an async generator": (decorated(asynchronous_generator), "it is not awaited"),
+    "a coroutine": (decorated(asynchronous), "none of its code has run: await it"),
+    "a generator": (decorated(generator), "none of its code has run: .* does not yield"),
+    "an async generator": (decorated(asynchronous_generator), "none of its code has run: .* yield"),
     "a verdict": (lambda *_: Reject("no"), r"returned Reject\('no'\).*write 'raise Reject"),
     "another verdict": (lambda *_: Retry("later"), "write 'raise Retry"),
     "a class": (lambda *_: Reject, "expected None"),

@@ -340,6 +340,27 @@ def test_sqlite_waits_for_its_turn_with_the_first_statement_and_outside_the_cloc
     store.close()
 
 
+def test_an_sqlalchemy_store_writes_again_when_its_file_is_no_longer_read_only(tmp_path):
+    path, modes = tmp_path / "shop.db", ["rw", "ro"]
+    own = engine(f"sqlite:///{path}")
+
+    @sqlalchemy.event.listens_for(own, "do_connect")
+    def connect(*_: object) -> sqlite3.Connection:
+        mode = modes.pop() if modes else "rw"
+        return sqlite3.connect(f"file:{path}?mode={mode}", uri=True, check_same_thread=False)
+
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE effects (n)")
+    store = SqlAlchemyStore(own, "shop")
+    for number, reason in enumerate(["it cannot be written", None]):
+        expected = pytest.raises(StoreOutage, match=reason) if reason else contextlib.nullcontext()
+        with expected, store.transaction() as session:
+            session.execute(text(f"INSERT INTO effects VALUES ({number})"))
+    with store.transaction() as session:
+        assert session.execute(text("SELECT n FROM effects")).fetchall() == [(1,)]
+    store.close()
+
+
 def end_sessions(postgres: Postgres) -> None:
     ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     postgres.sql(f"{ended} WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'")

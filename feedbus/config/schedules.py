@@ -175,7 +175,7 @@ def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
             Fault(message=f"no queue is bound to '{name}'", expected="an exchange with queues"),
         )
         return
-    shown = ", ".join(f"'{each}'" for each in keys) or "none"
+    shown = ", ".join(f"'{each}'" for each in dict.fromkeys(keys)) or "none"
     message = f"expected key to match a binding of '{name}' ({shown})"
     message += f", got '{key}'" if "key" in options else ", got no key"
     yield at, Fault(message=message, expected=f"a routing key that matches one of {shown}")

@@ -231,11 +231,16 @@ def _complaint(result: object) -> str:
     got, advice = repr(result)[:200], "return nothing; raise Reject or Retry for another verdict"
     if isinstance(result, Drop | Reject | Retry):
         advice = f"write 'raise {type(result).__name__}(…)'"
-    elif inspect.iscoroutine(result) or inspect.isgenerator(result):
+    elif inspect.iscoroutine(result):
         result.close()
-        advice = "none of its code has run: write 'async def' or a function that does not yield"
-    elif inspect.isawaitable(result) or inspect.isasyncgen(result):
-        advice = "it is not awaited: write 'async def', and await it there"
+        advice = "none of its code has run: await it, in a handler with 'async def'"
+    elif inspect.isgenerator(result):
+        result.close()
+        advice = "none of its code has run: write a function that does not yield"
+    elif inspect.isasyncgen(result):
+        advice = "none of its code has run: write an 'async def' that does not yield"
+    elif inspect.isawaitable(result):
+        advice = "it is not awaited: await it, in a handler with 'async def'"
     return f"the handler returned {got}: expected None; {advice}"
 
 

@@ -96,8 +96,9 @@ def event_of(record: logging.LogRecord) -> Event:
 
 
 def _time(record: logging.LogRecord) -> str:
-    moment = datetime.fromtimestamp(record.created, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    # isoformat() imports nothing, unlike strftime(), so it works while the interpreter ends.
+    moment = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
+    return f"{moment.isoformat(timespec='milliseconds')}Z"
 
 
 def _more(formatter: logging.Formatter, record: logging.LogRecord, event: Event) -> str:

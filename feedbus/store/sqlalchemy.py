@@ -111,7 +111,7 @@ class SqlAlchemyStore(SqlStore):
                 if self.dialect == "sqlite":
                     event.listen(session, "after_begin", self._begin_of(turn))
                 self._local.session = session
-                with session.begin():
+                with session.begin(), self._fresh_after_outage(session):
                     yield session
         except Exception as error:
             if not self.is_outage(error):
@@ -140,6 +140,19 @@ class SqlAlchemyStore(SqlStore):
     def close(self) -> None:
         """Close the connections of the engine's pool; it opens others when it is used again."""
         self.engine.dispose()
+
+    @contextmanager
+    def _fresh_after_outage(self, session: Session) -> Iterator[None]:
+        """After an outage of a SQLite file, let the next transaction open the file again.
+
+        A connection that was opened while the file was read-only cannot write for ever.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._file is not None and self.is_outage(error):
+                session.invalidate()
+            raise
 
     @property
     def _session(self) -> Session | None:
