@@ -12,6 +12,8 @@ import random
 import selectors
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -19,6 +21,7 @@ from feedbus.errors import FeedbusError
 
 NANOSECONDS = 1_000_000_000
 Events = list[tuple[selectors.SelectorKey, int]]
+Waiting = Callable[[], AbstractContextManager[None]]  # around a wait that is no handler's fault
 
 
 class NothingToWaitFor(FeedbusError):  # noqa: N818 -- names what it is

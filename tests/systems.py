@@ -24,6 +24,7 @@ from feedbus.generations.depths import depths_of
 from feedbus.handling.handlers import Handler
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import Metrics
+from feedbus.process.watchdog import Note
 from feedbus.runner import CrashGuard, Limits, Runner
 from feedbus.store import NoStore, Store
 from feedbus.store.peewee import PeeweeStore, bind, bound, close_bound
@@ -224,6 +225,12 @@ class System:
                 on_ready=on_ready,
                 on_hold=on_hold,
             )
+
+    def pauses(self, name: str = "work") -> bool:
+        """Whether messages are in the handler, and its time is not counted now."""
+        with (self.topology.var / "run" / f"{name}.hand").open("rb") as file:
+            note = Note.read(file.fileno())
+        return note is not None and note.until is None and note.message_ids != ()
 
     def note(self, message: dict[str, Any], _bus: Any = None) -> None:
         """Handle a message by noting its number."""

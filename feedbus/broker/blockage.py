@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from feedbus.clock import Clock
+from feedbus.clock import Clock, Waiting
 from feedbus.logs import EventLog
 from feedbus.wire.amqp import RawConnection
 
@@ -18,9 +18,23 @@ class Blockage:
     It is kept when a publisher reconnects, so one alarm is logged once.
     """
 
-    def __init__(self, clock: Clock, waited: Callable[[float], None] = lambda _: None) -> None:
-        """Measure by a clock; waited is called with the seconds that a publisher has waited."""
+    def __init__(
+        self,
+        clock: Clock,
+        waited: Callable[[float], None] = lambda _: None,
+        *,
+        waiting: Waiting = nullcontext,
+    ) -> None:
+        """Measure by a clock.
+
+        Args:
+            clock: of the broker.
+            waited: called with the seconds that a publisher has waited.
+            waiting: a context manager around each long wait of a publisher.
+
+        """
         self._clock = clock
+        self.waiting = waiting
         self._waited = waited
         self._since: float | None = None
         self.active = False
@@ -34,11 +48,17 @@ class Blockage:
             self._on_blocked("")
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count the time in the block as waiting time, if the broker blocks publishers."""
+    def counting(self, *, long: bool = False) -> Iterator[None]:
+        """Count the time in the block as waiting time, if the broker blocks publishers.
+
+        Args:
+            long: whether the publisher has waited for a while, because the broker is slow.
+
+        """
         started, blocked = self._clock.monotonic(), self.active
         try:
-            yield
+            with self.waiting() if blocked or long else nullcontext():
+                yield
         finally:
             if blocked:
                 self._waited(self._clock.monotonic() - started)

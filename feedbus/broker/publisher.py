@@ -6,7 +6,6 @@ letters, rows of the outbox, messages of schedules, and messages that a change o
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ WINDOW = 1000  # messages that share one wait for confirms
 CONFIRM_TIMEOUT_SECONDS = 30.0
 NACKED_SECONDS = 2.0
 NACKED_PAUSE_SECONDS = 0.1
+SILENT_SECONDS = 1.0  # after which a wait for confirms is a long one
 NACKED = "refused by the broker (nack): its queue is full or cannot write"
 
 
@@ -78,6 +78,7 @@ class Publisher:
         self._timeout_seconds = timeout_seconds
         self._blocked_seconds = blocked_seconds
         self._nacked_seconds = nacked_seconds
+        self._silent = False
         self._channel: Channel | None = connection.channel()
         # Kombu's `connection` opens a lost connection again. Here only this connection may be used.
         self._connection: RawConnection = self._channel.connection
@@ -126,7 +127,8 @@ class Publisher:
             if self._clock.monotonic() >= deadline:
                 return refusals + found
             refusals += [each for each in found if each.reason != NACKED]
-            self._clock.sleep(NACKED_PAUSE_SECONDS)
+            with self._blockage.waiting():
+                self._clock.sleep(NACKED_PAUSE_SECONDS)
 
     def take_arrived(self) -> None:
         """Process data that arrived since the last send; raise if the connection is lost.
@@ -183,6 +185,7 @@ class Publisher:
         """Publish; return the messages without a confirm, and why the broker closed the channel."""
         channel = self._opened()
         self._refusals = []
+        self._silent = False
         now = self._clock.monotonic()
         self._confirmed_by = now + self._timeout_seconds
         self._unblocked_by = now + self._blocked_seconds
@@ -227,8 +230,11 @@ class Publisher:
             why = "; it blocks publishers" if blocked else ""
             msg = f"broker: {len(self._waiting)} messages were not confirmed in time{why}"
             raise BrokerOutage(msg)
-        with self._blockage.counting(), contextlib.suppress(TimeoutError):
-            self._connection.drain_events(timeout=min(rest, 1.0))
+        try:
+            with self._blockage.counting(long=self._silent):
+                self._connection.drain_events(timeout=min(rest, SILENT_SECONDS))
+        except TimeoutError:
+            self._silent = True
         if blocked:
             self._confirmed_by = self._clock.monotonic() + self._timeout_seconds
 

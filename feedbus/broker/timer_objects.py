@@ -6,6 +6,7 @@ See feedbus.broker.timer for how they work together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 
 from feedbus.broker import declarations, lookups
 from feedbus.broker.connecting import queue_written_seconds
@@ -13,6 +14,7 @@ from feedbus.broker.publisher import publish_all
 from feedbus.broker.timer import exchange_target, exists, place_digits, target_of
 from feedbus.broker.timer_layout import guard_keys, has_guard, place_arguments, way_arguments
 from feedbus.broker_names import Names
+from feedbus.clock import Waiting
 from feedbus.logs import EventLog
 from feedbus.topology import Exchange, Topology
 from feedbus.wire import Outgoing
@@ -26,9 +28,16 @@ events = EventLog(__name__)
 class Timer:
     """Declares the objects that delayed messages need, each once per connection."""
 
-    def __init__(self, topology: Topology) -> None:
-        """Declare nothing yet."""
+    def __init__(self, topology: Topology, *, waiting: Waiting = nullcontext) -> None:
+        """Declare nothing yet.
+
+        Args:
+            topology: of the project.
+            waiting: a context manager around the wait for the broker's disk.
+
+        """
         self._names = Names(topology)
+        self._waiting = waiting
         self._written_seconds = queue_written_seconds(topology)
         self._targets: set[str] = set()
         self._places: set[int] = set()
@@ -76,7 +85,8 @@ class Timer:
             f" {self._written_seconds:.0f} s, until the broker has written them to its disk",
             exchanges=",".join(new),
         )
-        channel.connection.clock.sleep(self._written_seconds)
+        with self._waiting():
+            channel.connection.clock.sleep(self._written_seconds)
         for name in new:
             channel.exchange_declare(name, "fanout", durable=True, auto_delete=False)
 

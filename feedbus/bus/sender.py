@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import cast
 
@@ -21,6 +22,7 @@ from feedbus.broker.publisher import (
 )
 from feedbus.broker.timer_objects import Timer
 from feedbus.bus.encoding import Encoder
+from feedbus.clock import Waiting
 from feedbus.errors import BrokerOutage
 from feedbus.generations import ledger
 from feedbus.metrics import Metrics, Outcome
@@ -33,7 +35,7 @@ from feedbus.wire.constants import PACK, TIMER_TARGET
 class Sender:
     """A connection that only publishes, opened on the first send."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- a sender's limits, each given by name
         self,
         topology: Topology,
         metrics: Metrics | None = None,
@@ -41,6 +43,7 @@ class Sender:
         timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS,
         blocked_seconds: float = CONFIRM_TIMEOUT_SECONDS,
         nacked_seconds: float = NACKED_SECONDS,
+        waiting: Waiting = nullcontext,
     ) -> None:
         """Connect at the first send.
 
@@ -50,6 +53,7 @@ class Sender:
             timeout_seconds: time limit for the confirms of a window of messages.
             blocked_seconds: time limit for an alarm of the broker.
             nacked_seconds: time limit for a queue that is full, or whose node has just died.
+            waiting: a context manager around each long wait for the broker.
 
         """
         self._timeout_seconds = timeout_seconds
@@ -59,8 +63,8 @@ class Sender:
         self._topology = topology
         self._metrics = metrics
         waited = [metrics.publisher_blocked] if metrics is not None else []
-        self._blockage = Blockage(broker.clock(topology), *waited)
-        self._timer = Timer(topology)
+        self._blockage = Blockage(broker.clock(topology), *waited, waiting=waiting)
+        self._timer = Timer(topology, waiting=waiting)
         self._connection: Connection | None = None
         self._publisher: Publisher | None = None
 

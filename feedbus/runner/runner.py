@@ -78,7 +78,7 @@ class Runner:
         self._store = store
         self._on_ready: Callable[[], None] | None = on_ready
         counted = metrics.consumer(consumer.name)
-        self._sender = Sender(topology, metrics)
+        self._sender = Sender(topology, metrics, waiting=crash_guard.paused)
         self._resources = Resources(topology, on_blocked=counted.loop_blocked)
         self._heartbeats = Heartbeats(clock)
         dispatch = Dispatch(

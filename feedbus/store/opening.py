@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
+from feedbus.clock import Waiting
 from feedbus.errors import UsageError
 from feedbus.handling.handlers import resolve_object
 from feedbus.store.none import NoStore
 from feedbus.store.protocol import Store
-from feedbus.store.write_queue import Waiting
 from feedbus.topology import PEEWEE, SQLALCHEMY, StoreOptions, Topology
 
 

@@ -14,11 +14,12 @@ from typing import Any, NoReturn, Self
 from sqlalchemy import Connection, Engine, TextClause, event, exc, text
 from sqlalchemy.orm import Session
 
+from feedbus.clock import Waiting
 from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.store.outages import outage
 from feedbus.store.sql import SqlStore, not_the_owner
 from feedbus.store.tables import Cursor, Dialect
-from feedbus.store.write_queue import TURN_SECONDS, Turn, Waiting
+from feedbus.store.write_queue import TURN_SECONDS, Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from contextlib import AbstractContextManager
 
 from feedbus.process.file_locks import lock, try_lock, unlock
 from feedbus.process.fork_safety import close_in_forks
 from feedbus.process.private_files import open_private
 
 TURN_SECONDS = 10.0
-Waiting = Callable[[], AbstractContextManager[None]]  # around every wait for a turn
 
 
 class Turn:

@@ -11,6 +11,7 @@ from feedbus import broker
 from feedbus.broker import timer
 from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
+from feedbus.errors import Retry
 from tests.projects import wait_until
 from tests.systems import System, queue, sharded
 
@@ -44,6 +45,26 @@ def test_nothing_delayed_is_lost_when_the_broker_is_killed_right_after_the_first
         # What arrives twice does so under the same id, by which `once` knows it again.
         wait_until(lambda: timer.count(connection, Names(system.topology)) == NOTHING)
     assert arrived(system) == {f"message-{n}": {"n": n} for n in range(MESSAGES)}
+
+
+def test_the_first_use_of_a_delay_does_not_count_towards_the_time_of_its_handler(
+    fragile_rabbitmq, tmp_path: Path
+):
+    system = System.at(tmp_path, queue(), broker_url=fragile_rabbitmq.url)
+    system.publish([1])
+    again = []
+
+    def handle(message: dict[str, Any], _bus: Any) -> None:
+        if not again:
+            again.append(message)
+            raise Retry(after_seconds=1.5)
+        system.note(message)
+
+    with system.running(handle):
+        # The timer's queues have to be on the broker's disk first.
+        wait_until(lambda: system.seen or system.pauses())
+        assert system.seen == []
+        wait_until(lambda: system.seen == [1])
 
 
 def arrived(system: System) -> dict[str, Any]:

@@ -127,6 +127,20 @@ def test_an_alarm_slows_the_publisher_and_loses_nothing(
     assert logged == ["broker_blocked", "broker_unblocked"]
 
 
+def test_an_alarm_does_not_count_towards_the_time_of_the_handler_that_publishes(
+    fragile_rabbitmq, tmp_path: Path
+):
+    other = queue("next", exchange="other", routing_keys=("n",))
+    system = System.at(tmp_path, queue(), other, broker_url=fragile_rabbitmq.url)
+    system.publish([1])
+    with alarm(fragile_rabbitmq):
+        handled = system.running(lambda message, bus: bus.publish("other", message, "n"))
+        with handled:
+            wait_until(system.pauses)
+            fragile_rabbitmq.control("set_vm_memory_high_watermark", "0.6")
+            wait_until(lambda: system.ready() == {"work": 0, "next": 1})
+
+
 def test_a_publisher_does_not_wait_for_an_alarm_longer_than_it_may(
     fragile_rabbitmq, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

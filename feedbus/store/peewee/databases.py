@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+from feedbus.clock import Waiting
 from feedbus.errors import UsageError
 from feedbus.store.peewee.base_database import Database
 from feedbus.store.peewee.postgresql import make_postgresql
 from feedbus.store.peewee.sqlite import make_sqlite
-from feedbus.store.write_queue import Waiting
 from feedbus.urls import StoreUrl, UrlError, parse_store_url
 
 

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import peewee
 
+from feedbus.clock import Waiting
 from feedbus.process.private_files import make_database_file
 from feedbus.store.peewee.base_database import Database
-from feedbus.store.write_queue import Turn, Waiting
+from feedbus.store.write_queue import Turn
 
 BUSY_TIMEOUT_SECONDS = 10.0
 PRAGMAS = {

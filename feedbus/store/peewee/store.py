@@ -11,6 +11,7 @@ from typing import Any
 
 import peewee
 
+from feedbus.clock import Waiting
 from feedbus.errors import Outage, StoreOutage, UsageError
 from feedbus.store.outages import outage
 from feedbus.store.peewee.base_database import Database
@@ -18,7 +19,6 @@ from feedbus.store.peewee.databases import make_database
 from feedbus.store.peewee.postgresql import PostgresDatabase
 from feedbus.store.sql import SqlStore
 from feedbus.store.tables import Cursor, Dialect
-from feedbus.store.write_queue import Waiting
 from feedbus.urls import StoreUrl
 
 # The database that a project's models use: the one of the bound store.
