@@ -84,15 +84,48 @@ def test_a_value_is_found_however_toml_spells_its_path(tmp_path, written):
     ("marked", "reported"),
     [
         ("name = ▸\n", "this is not TOML: invalid value"),
-        ("name = 1\nname = 2▸\n", "this is not TOML: cannot overwrite a value"),
+        ("name = 1\n▸name = 2\n", "name: it is set in line 1 already; remove one of the two"),
+        (
+            "[queues.a]\nonce = true\n▸[queues.a]\n",
+            "[queues] a: it is set in line 1 already; remove one of the two",
+        ),
+        (
+            'retry = { then = "drop", ▸then = "drop" }\n',
+            "[retry] then: it is set in line 1 already; remove one of the two",
+        ),
+        ("once = ▸True\n", "expected a value, got True: write true"),
+        ("once = ▸off\n", "expected a value, got off: write false"),
+        ("url = ▸None\n", "expected a value, got None: leave the option out"),
+        ("url = ▸app:h\n", 'expected a value, got app:h: write a text in quotes: "app:h"'),
         ("name = [1,\n▸", "this is not TOML: invalid value"),
         ("a = 1\n\n[x▸\ny = 2", "this is not TOML: expected ']' at the end of a table declaration"),
         ("▸é = 1\n", "this is not TOML: invalid statement"),
     ],
-    ids=["no value", "a key twice", "cut off", "a bracket open", "a bare key beyond ASCII"],
+    ids=[
+        "no value",
+        "a key twice",
+        "a table twice",
+        "an inline key twice",
+        "Python's True",
+        "off",
+        "Python's None",
+        "no quotes",
+        "cut off",
+        "a bracket open",
+        "a bare key beyond ASCII",
+    ],
 )
 def test_a_file_that_is_not_toml_is_reported_with_its_line_and_column(tmp_path, marked, reported):
     assert_reported(tmp_path, marked, reported)
+
+
+def test_a_name_with_a_dot_that_is_not_in_quotes_is_the_only_problem_of_its_table(tmp_path):
+    text = START + "[queues.feed.email]\nexchange = 'feed'\nhandler = 'a:b'\n"
+    (problem,) = problems_of(write(tmp_path, text))
+    assert problem.table == "queues.feed.email"
+    assert problem.message == (
+        'a name that contains a dot must be in quotes: write [queues."feed.email"]'
+    )
 
 
 def test_an_empty_file_is_reported_with_what_it_needs(tmp_path):

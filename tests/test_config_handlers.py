@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from feedbus import config
+from feedbus.errors import TopologyError
 from tests.topologies import (
     MARK,
     ORDERS,
@@ -157,3 +158,22 @@ def test_what_a_module_prints_does_not_reach_stdout(tmp_path, handlers, capsys):
     path = write(tmp_path, with_handler(f"{handlers}:take").replace(MARK, ""))
     config.load(path, environ={}, import_handlers=True)
     assert capsys.readouterr() == ("", "hello\n")
+
+
+@pytest.mark.parametrize(
+    "mistake", ["def broken(:", "@handler\ndef gone(m): yield"], ids=["syntax", "a generator"]
+)
+def test_an_error_in_a_module_is_reported_at_the_first_handler_of_the_module(
+    tmp_path, handlers, mistake
+):
+    module = tmp_path / f"{handlers}.py"
+    module.write_text(f"{module.read_text()}\n{mistake}\n")
+    more = f"[queues.more]\nexchange = 'feed'\nhandler = '{handlers}:take_many'\n"
+    dead = f"dead_handler = '{handlers}:plain'\n"
+    text = with_handler(f"{handlers}:take") + more + dead
+    path = write(tmp_path, text.replace(MARK, ""))
+    with pytest.raises(TopologyError) as raised:
+        config.load(path, environ={}, import_handlers=True)
+    (problem,) = raised.value.problems
+    assert problem.table == "queues.orders"
+    assert f"{handlers}.py:" in problem.message

@@ -47,6 +47,7 @@ def load(
     from feedbus.config.faults import Report
     from feedbus.config.options import DECLARATION
     from feedbus.config.partial_topology import Draft
+    from feedbus.config.syntax import report_unquoted
     from feedbus.config.tables import load_table, spread
     from feedbus.config.variables import expand
 
@@ -56,6 +57,7 @@ def load(
     report = Report(str(path), text, written, written=written)
     expanded = expand(dict(written), environ, report)
     report.document = expanded
+    report_unquoted(expanded, report)
     try:
         loaded: Mapping[str, Any] = load_table(DECLARATION, expanded)
     except ValidationError as error:
@@ -123,14 +125,13 @@ def _parse(path: Path, text: str) -> Mapping[str, Any]:
             path, "too deeply nested: expected fewer brackets within brackets", "less depth"
         ) from None
     except ValueError as error:
-        place = PLACE.search(str(error))
-        syntax_error = PLACE.sub("", str(error))
-        message = f"this is not TOML: {syntax_error[:1].lower()}{syntax_error[1:]}"
-        if place and place[1]:
-            where = int(place[1]), int(place[2])
-            problem = Problem(str(path), *where, "", "", message, expected="TOML")
-            raise TopologyError([problem]) from None
-        raise _unreadable(path, message, "TOML", text if place else "") from None
+        from feedbus.config.syntax import problem_of
+
+        found = PLACE.search(str(error))
+        ends = text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1
+        place = (int(found[1]), int(found[2])) if found and found[1] else ends if found else (1, 1)
+        problem = problem_of(str(path), text, place, PLACE.sub("", str(error)))
+        raise TopologyError([problem]) from None
 
 
 def _unreadable(path: Path, message: str, expected: str, before: str = "") -> TopologyError:

@@ -20,7 +20,8 @@ class Fault:
     """One problem, without its position in the file.
 
     The found value is read from the file, unless `got` is given. If `hidden` is true, it may
-    contain a secret, and only its kind is shown.
+    contain a secret, and only its kind is shown. Of several faults with one `cause`
+    outside of the file, such as a module with an error, only the first in the file is reported.
     """
 
     expected: str = ""
@@ -29,6 +30,7 @@ class Fault:
     suggestion: str = ""
     at_key: bool = False
     hidden: bool = False
+    cause: str = ""
 
 
 @dataclass(slots=True)
@@ -60,8 +62,12 @@ class Report:
         from feedbus.config.positions import Places
 
         places = Places(self.text)
-        placed = (self._place(places, path, fault) for path, fault in self.faults)
-        return sorted(dict.fromkeys(placed), key=lambda problem: (problem.line, problem.column))
+        placed = [(self._place(places, path, fault), fault.cause) for path, fault in self.faults]
+        placed.sort(key=lambda each: (each[0].line, each[0].column))
+        first: dict[object, Problem] = {}
+        for problem, cause in placed:
+            first.setdefault(cause or problem, problem)
+        return list(first.values())
 
     def _place(self, places: Any, path: KeyPath, fault: Fault) -> Problem:
         line, column = places.key(path) if fault.at_key else places.value(path)

@@ -14,7 +14,7 @@ from typing import Any
 
 from feedbus.config.faults import Fault, nearest
 from feedbus.config.key_paths import KeyPath
-from feedbus.config.other_imports import check_other_imports
+from feedbus.config.other_imports import cause_of, check_other_imports
 from feedbus.config.partial_topology import Draft
 from feedbus.config.store_imports import StoreOffer, check_connections, check_store
 from feedbus.errors import UsageError
@@ -84,17 +84,21 @@ def _handler(
         found.message_type()
     except Unfit as error:
         message = str(error).replace(f"{root}{os.sep}", "")
-        yield Fault(message=message, expected=error.expected, got=error.got)
+        yield Fault(message=message, expected=error.expected, got=error.got, cause=cause_of(error))
         return
     except UsageError as error:
-        expected = "a function under @feedbus.handler"
-        message = _reason(error, dotted.partition(":")[0], root)
-        yield Fault(message=message, expected=expected, suggestion=_suggest(dotted, root))
+        module, expected = dotted.partition(":")[0], "a function under @feedbus.handler"
+        yield Fault(
+            message=_reason(error, module, root),
+            expected=expected,
+            suggestion=_suggest(dotted, root),
+            cause=cause_of(error),
+        )
         return
     except SystemExit as error:
         module = dotted.partition(":")[0]
         message = f"cannot import {module}: it exits with {error.code}"
-        yield Fault(message=message, expected="a module that can be imported")
+        yield Fault(message=message, expected="a module that can be imported", cause=message)
         return
     if options.get("stream") and parameters.asks_for(SESSION):
         message = "has a parameter for the store's session, but stream = true has no transaction"

@@ -75,14 +75,24 @@ def _resolved(
         return resolve()
     except Unfit as error:
         message = str(error).replace(f"{root}{os.sep}", "")
-        fault = Fault(message=message, expected=error.expected, got=error.got)
+        fault = Fault(
+            message=message, expected=error.expected, got=error.got, cause=cause_of(error)
+        )
     except UsageError as error:
         message = f"{error}; expected {expected}".replace(f"{root}{os.sep}", "")
-        fault = Fault(message=message, expected=expected)
+        fault = Fault(message=message, expected=expected, cause=cause_of(error))
     except SystemExit as error:
         fault = Fault(message=f"its module exits with {error.code}", expected=expected)
     draft.report.add(path, fault)
     return None
+
+
+def cause_of(error: UsageError) -> str:
+    """Return the error in the code of a module that prevents its import, or ""."""
+    if isinstance(error, Unfit):
+        return str(error) if error.at_import else ""
+    inner = error.__cause__
+    return "" if inner is None or isinstance(inner, ModuleNotFoundError) else str(error)
 
 
 def _dead_handler(dotted: str, root: Path, store: StoreOffer) -> DeadLetterFunction:

@@ -17,13 +17,20 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Places:
-    """The line and column of each path, from 1, in characters."""
+    """The line and column of each path, from 1, in characters.
+
+    Attributes:
+        repeated: each key and table that is written again, with its position and the first one.
+
+    """
 
     def __init__(self, text: str) -> None:
         """Read the syntax tree; an unknown path has the position of its parent."""
         self._keys: dict[KeyPath, Place] = {}
         self._values: dict[KeyPath, Place] = {(): (1, 1)}
         self._headers: set[KeyPath] = {()}
+        self._written: dict[KeyPath, Place] = {}
+        self.repeated: list[tuple[KeyPath, Place, Place]] = []
         self._lines = text.encode().split(b"\n")
         root = Parser(Language(tree_sitter_toml.language())).parse(text.encode()).root_node
         arrays: dict[KeyPath, int] = {}
@@ -56,6 +63,7 @@ class Places:
             if not arrays[path]:
                 self._values[path] = self._at(node)
             path = (*path, arrays[path])
+        self._once(path, self._at(node))
         self._values[path] = self._at(node)
         self._headers.add(path)
         for child in node.named_children:
@@ -65,7 +73,14 @@ class Places:
     def _pair(self, node: Node, base: KeyPath) -> None:
         key, value = named(node)
         path = self._name(key, base, {})
+        self._once(path, self._at(key))
         self._value(value, path)
+
+    def _once(self, path: KeyPath, place: Place) -> None:
+        """Note a key or a table, which a file may have once."""
+        first = self._written.setdefault(path, place)
+        if first != place:
+            self.repeated.append((path, place, first))
 
     def _name(self, node: Node, base: KeyPath, arrays: Mapping[KeyPath, int]) -> KeyPath:
         """Record the position of each part of a dotted key, and return the whole path."""

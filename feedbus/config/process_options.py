@@ -29,7 +29,11 @@ class ProcessTable(TableSchema):
 
     builds = topology.Process
 
-    command = Command("The command that is started, in this topology's folder.", required=True)
+    command = Command(
+        "The command that is started, in this topology's folder. The process counts as ready "
+        "when it has run for 10 seconds.",
+        required=True,
+    )
     processes = Whole("How many such processes run.", most=1000)
     user = USER
     start_retries = START_RETRIES

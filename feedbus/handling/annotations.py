@@ -19,8 +19,11 @@ class Unfit(UsageError):  # noqa: N818 -- names what it is
     Attributes:
         expected: what would work.
         got: the found object.
+        at_import: whether the module that contains it cannot be imported because of it.
 
     """
+
+    at_import = False
 
     def __init__(self, marked: object, expected: str, got: str, advice: str = "") -> None:
         """Keep which object it is, where it is defined, and what to do."""

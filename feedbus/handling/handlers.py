@@ -265,7 +265,8 @@ def resolve_object(dotted: str, root: Path) -> Any:
         sys.path.insert(0, str(root))
     try:
         module = importlib.import_module(module_name)
-    except Unfit:
+    except Unfit as error:
+        error.at_import = True
         raise
     except Exception as error:
         msg = f"cannot import {module_name}: {type(error).__name__}: {error}"

@@ -1,0 +1,79 @@
+"""Explain what is wrong with the syntax of a topology file, and how to write it instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from feedbus.config.exchange_options import ExchangeTable
+from feedbus.config.faults import Fault, Report
+from feedbus.config.key_paths import KeyPath
+from feedbus.config.process_options import ProcessTable, ScheduleTable
+from feedbus.config.queue_options import QueueTable
+from feedbus.config.tables import TableSchema
+from feedbus.errors import Problem
+
+NAMED_TABLES: Mapping[str, type[TableSchema]] = {
+    "exchanges": ExchangeTable,
+    "queues": QueueTable,
+    "processes": ProcessTable,
+    "schedules": ScheduleTable,
+}
+WORD = re.compile(r"[^\W\d][\w.:/-]*")
+INSTEAD = {
+    **dict.fromkeys(("true", "yes", "on"), "write true"),
+    **dict.fromkeys(("false", "no", "off"), "write false"),
+    **dict.fromkeys(("none", "null", "nil"), "leave the option out"),
+}
+
+
+def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Problem:
+    """Return the problem of a text that is not TOML.
+
+    Args:
+        file: its name.
+        text: its content.
+        place: the line and column where the parser has stopped.
+        reason: of the parser.
+
+    """
+    from feedbus.config.positions import Places, write  # loads a parser: for an error alone
+
+    for path, (line, column), first in Places(text).repeated:
+        if line <= place[0]:
+            table, key = write(path[:-1]), write(path[-1:])
+            message = f"it is set in line {first[0]} already; remove one of the two"
+            return Problem(file, line, column, table, key, message, "each option once")
+    message = f"this is not TOML: {reason[:1].lower()}{reason[1:]}"
+    rest = text.split("\n")[place[0] - 1][place[1] - 1 :]
+    if (word := WORD.match(rest)) and reason == "Invalid value":
+        advice = INSTEAD.get(word[0].lower(), f'write a text in quotes: "{word[0]}"')
+        message = f"expected a value, got {word[0]}: {advice}"
+    return Problem(file, *place, "", "", message, "TOML")
+
+
+def report_unquoted(document: Mapping[str, object], report: Report) -> None:
+    """Report names with a dot that are not in quotes, so that TOML reads two tables.
+
+    Args:
+        document: the content of the file.
+        report: gets a problem for each of them, and ignores what else is wrong there.
+
+    """
+    for kind, entries in NAMED_TABLES.items():
+        entry, found = entries().load_fields, document.get(kind)
+        for name, table in found.items() if isinstance(found, Mapping) else ():
+            if not isinstance(table, Mapping) or not table:
+                continue
+            if any(not isinstance(inner, Mapping) for inner in table.values()):
+                continue
+            if not entry.keys().isdisjoint(table):
+                continue
+            from feedbus.config.positions import write  # as above
+
+            for last in table:
+                path: KeyPath = (kind, name, last)
+                expected = f"[{write((kind, f'{name}.{last}'))}]"
+                message = f"a name that contains a dot must be in quotes: write {expected}"
+                report.add(path, Fault(message=message, expected=expected, at_key=True))
+            report.blocked.add((kind, name))
