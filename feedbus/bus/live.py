@@ -230,6 +230,7 @@ class LiveBus(Bus):
         sent before a later message of its key, or by the relay.
         """
         left, sent = self._leftovers(store), False
+        left.begin(committed, committed.rows)
         try:
             if self._clock.monotonic() < self._again_at and left.look(committed.first):
                 return
@@ -248,6 +249,7 @@ class LiveBus(Bus):
                 error=one_line(error),
             )
         finally:
+            left.end(committed)
             if not sent:
                 left.add(committed.last)
 

@@ -37,6 +37,11 @@ class Transaction:
         return [request for request, _ in self._put]
 
     @property
+    def rows(self) -> list[int]:
+        """The ids of all rows."""
+        return [row for _, ids in self._put for row in ids]
+
+    @property
     def first(self) -> int:
         """The id of the first row."""
         return self._put[0][1][0]

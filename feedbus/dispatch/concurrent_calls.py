@@ -222,7 +222,7 @@ class ConcurrentCalls:
 
     def _end(self, work: Work) -> None:
         if work.publications is not None:
-            work.publications.clear()
+            work.publications.discard()
         opened, row = work.part.opened, work.row
         self._dispatch.ended(opened, row, work.error, work.seconds)
         self._slow.end(work)
@@ -260,7 +260,7 @@ class ConcurrentCalls:
             self._unfinished.append(self._ended.popleft())
         for work in self._unfinished:
             if work.publications is not None:
-                work.publications.clear()
+                work.publications.discard()
             self._sequencer.end(work)
         self._unfinished = []
         self._unidentified = {

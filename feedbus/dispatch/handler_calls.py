@@ -132,8 +132,9 @@ class HandlerCalls:
                 ids = records.ids
                 for index, verdict in given.verdicts.items():
                     records.verdicts[ids.index(given.ids[index])] = verdict
-        except BaseException:
-            publications.abandon()
+        except BaseException as error:
+            outage = isinstance(error, StoreOutage) or store.is_outage(error)
+            publications.abandon(maybe_committed=outage)
             raise
         return publications
 

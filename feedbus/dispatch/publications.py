@@ -49,6 +49,7 @@ class Publications(Spool):
         self.add(self._sender.encoder.encode(exchange, pack, envelope))
         if self._left is not None:
             self._rows += put_records(self._store.outbox, exchange, pack, envelope)
+            self._left.begin(self, self._rows)
         if self._stream:
             self._waiting += len(pack)
             if self._waiting >= STREAM_RECORDS:
@@ -79,14 +80,22 @@ class Publications(Spool):
         self._rows = []
 
     def leave(self) -> None:
-        """Note that rows of these messages may be left in the outbox."""
+        """Note that these messages are not being sent, so their rows are left in the outbox."""
         if self._left is not None and self._rows:
+            self._left.end(self)
             self._left.add(self._rows[-1])
 
-    def abandon(self) -> None:
-        """Forget all messages, after an error of the transaction; it may be committed."""
+    def discard(self) -> None:
+        """Forget all messages; rows that are not sent are left in the outbox."""
         self.leave()
         self.clear()
+
+    def abandon(self, *, maybe_committed: bool) -> None:
+        """Forget all messages, after an error of the transaction."""
+        if self._left is not None and not maybe_committed:
+            self._left.end(self)
+            self._rows = []
+        self.discard()
 
     def _send_own(self) -> None:
         if self:
@@ -95,6 +104,8 @@ class Publications(Spool):
         if self._rows:
             self._store.outbox.remove(self._rows)
             self._rows = []
+            if self._left is not None:
+                self._left.end(self)
 
     def _send_rows(self, entries: Sequence[Entry]) -> bool:
         """Send rows that were left in the outbox, and remove them; return whether all were sent."""

@@ -126,6 +126,6 @@ class SingleCalls:
 
     def _clear_published(self) -> None:
         for each in self._published:
-            each.publications.clear()
+            each.publications.discard()
         self._published = []
         self._messages = self._bytes = 0

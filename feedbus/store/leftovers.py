@@ -40,6 +40,7 @@ class Leftovers:
         self._lock = f"relay.{project}"
         self.clock = clock
         self._changing = threading.Lock()
+        self._sending: dict[int, Sequence[int]] = {}
         self._foreign_up_to = 0  # rows of other processes that were there at the first look
         self._up_to: int | None = None  # the last row that may be left; None if that is not known
 
@@ -52,6 +53,14 @@ class Leftovers:
         """Note that a row, and those before it, may be left."""
         with self._changing:
             self._up_to = max(self._up_to or 0, row)
+
+    def begin(self, sender: object, rows: Sequence[int]) -> None:
+        """Note that rows are being sent by this process, so they are not left."""
+        self._sending[id(sender)] = rows
+
+    def end(self, sender: object) -> None:
+        """Note that the rows of begin() are sent, or left."""
+        self._sending.pop(id(sender), None)
 
     def forget(self) -> None:
         """Note that another process may have left rows."""
@@ -100,7 +109,9 @@ class Leftovers:
             yield rows if held and len(rows) < MOST_ROWS else None
 
     def _older(self, up_to: int, keys: Collection[Key]) -> list[Entry]:
-        return self._store.outbox.pending(MOST_ROWS, up_to=up_to, keys=keys)
+        rows = self._store.outbox.pending(MOST_ROWS, up_to=up_to, keys=keys)
+        sending = set().union(*list(self._sending.values()))
+        return [row for row in rows if row.id not in sending]
 
     def _keys(self, first: int, last: int) -> set[Key]:
         """Return the exchanges and routing keys of rows."""
