@@ -129,3 +129,14 @@ def test_records_that_waited_beside_several_queues_are_not_taken_for_each_other(
     after.run(second.batch, "shard_0", batch=True, idle_seconds=3.0, max_runtime_seconds=120.0)
     assert [n for n in second.seen if n % 2 == 0] == [0, 2, 4, 6]
     assert [n for n in second.seen if n % 2] == [1, 3, 5, 7]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_waiting_queues_of_a_ring_are_declared_together_with_its_shards(make, ordered):
+    """Consumers would declare them too late: RabbitMQ may lose what a new quorum queue has."""
+    system = make(sharded(2, **ORDERED | {"order_by": ordered}))
+    names, ring = Names(system.topology), system.topology.generation("ring")
+    with broker.connect(system.topology) as connection:
+        for member, _ in ring.members:
+            waiting = names.waiting(names.member(ring, member))
+            assert broker.queue_exists(connection, waiting) == ordered

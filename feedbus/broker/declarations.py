@@ -103,8 +103,15 @@ def declare_ring(
     queues = [(names.member(generation, member), weight) for member, weight in generation.members]
     keys = ordering.weight_keys(queues)
     for (member, _), (queue, _), key in zip(generation.members, queues, keys, strict=True):
-        declare_queue(channel, names, topology.consumer(member), queue)
+        _declare_shard(channel, names, topology.consumer(member), queue)
         channel.queue_bind(queue, ring, key)
+
+
+def _declare_shard(channel: Channel, names: Names, consumer: Consumer, name: str) -> None:
+    """Declare a shard's queue, and its waiting queue if it has an order."""
+    declare_queue(channel, names, consumer, name)
+    if consumer.queue.order_by:
+        declare_waiting(channel, consumer.queue, names.waiting(name))
 
 
 def _declare_written(
@@ -122,7 +129,7 @@ def _declare_written(
     topology = names.topology
     consumers = [(topology.consumer(member), member) for member, _ in generation.members]
     for consumer, member in consumers:
-        declare_queue(channel, names, consumer, names.member(generation, member))
+        _declare_shard(channel, names, consumer, names.member(generation, member))
     seconds = queue_written_seconds(topology)
     if not seconds or all(consumer.queue.type != "quorum" for consumer, _ in consumers):
         return
