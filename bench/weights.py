@@ -19,7 +19,7 @@ from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.generations import topology_setup
 from feedbus.ring import frontier, key_class, placer
-from feedbus.ring.placing import Ring
+from feedbus.ring.placement import Ring
 from servers.rabbitmq import PASSWORD, USER, RabbitMQ
 
 SHARDS = 10

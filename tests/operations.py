@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from feedbus.operations.access import Guard
+from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import Address, Server, bind
 from feedbus.operations.queue_depths import QueueDepths
 from feedbus.operations.routes import application

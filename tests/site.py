@@ -16,7 +16,7 @@ from feedbus.bus import LiveBus
 from feedbus.generations import topology_setup
 from feedbus.generations.depths import depths_of
 from feedbus.metrics import Metrics
-from feedbus.operations.access import Guard
+from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import Address, Server, bind
 from feedbus.operations.wsgi import Application
 from feedbus.store import open_store

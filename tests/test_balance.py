@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from feedbus import broker, config
 from feedbus.bus import LiveBus
 from feedbus.cli import main
-from feedbus.config.editing import weighted
+from feedbus.config.weight_editing import weighted
 from feedbus.generations import topology_setup
 from feedbus.generations.depths import depths_of
 from feedbus.ring import Ring

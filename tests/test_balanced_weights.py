@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from feedbus import config
 from feedbus.balance.traffic import Tally
 from feedbus.balance.weights import find
-from feedbus.config.editing import weighted
+from feedbus.config.weight_editing import weighted
 from feedbus.ring import Ring, frontier
-from feedbus.ring.jumping import CLASSES, jumper, visits
+from feedbus.ring.jump_hash import CLASSES, jumper, visits
 
 # A ring of a queue that has a few shards, then a queue without any.
 TEXT = """

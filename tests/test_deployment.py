@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from feedbus import config
-from feedbus.operations.access import Guard
+from feedbus.operations.access_control import Guard
 from servers import prometheus as monitoring
 from servers.compose import COMPOSE, PROJECT, Compose, Unset
 from servers.prometheus import Prometheus

@@ -1,9 +1,9 @@
-"""feedbus.config.editing: weights are set, and nothing else in the file is touched."""
+"""feedbus.config.weight_editing: weights are set, and nothing else in the file is touched."""
 
 import pytest
 
 from feedbus import config
-from feedbus.config.editing import rewrite, set_weights
+from feedbus.config.weight_editing import rewrite, set_weights
 from feedbus.errors import UsageError
 
 HEAD = """# The house.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedbus.bus.encoding import Encoder, columnar
+from feedbus.bus.record_encoding import Encoder, columnar
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode, single

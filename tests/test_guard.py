@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from feedbus.operations.access import Guard
+from feedbus.operations.access_control import Guard
 from tests.site import Site, fresh_site, problem
 
 

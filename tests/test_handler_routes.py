@@ -12,7 +12,7 @@ from feedbus import config
 from feedbus.errors import TopologyError
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.testing import TestSystem
-from feedbus.wire.outgoing import Outgoing
+from feedbus.wire.outgoing_message import Outgoing
 
 HANDLERS = """
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from feedbus.metrics import Metrics, totals
-from feedbus.metrics.counts import SEGMENT_BYTES, Counts
+from feedbus.metrics.counter_file import SEGMENT_BYTES, Counts
 from tests.counting import finish, record, samples, start
 
 COUNT_ALOUD = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from feedbus.operations.access import Guard
+from feedbus.operations.access_control import Guard
 from tests.projects import PATIENCE_SECONDS
 from tests.site import Site, fresh_site
 from web.openapi import build

@@ -17,7 +17,7 @@ import pytest
 from feedbus import broker
 from feedbus.cli.status import gather
 from feedbus.operations import queue_depths, service
-from feedbus.operations.access import Guard
+from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.operations.url_file import write_url
 from feedbus.process.slot_status import mark_holding, mark_waiting

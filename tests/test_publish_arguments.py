@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from feedbus.bus import Bus, LiveBus
-from feedbus.bus.collecting import CollectingBus
+from feedbus.bus.collecting_bus import CollectingBus
 from feedbus.errors import UsageError
 from feedbus.records import Records
 from feedbus.testing import RecordingBus

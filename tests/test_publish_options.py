@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis.strategies import booleans, dictionaries, floats, integers, none, one_of, text
 
 from feedbus import Bus, Message, Records, Reject, Retry, handler
-from feedbus.bus.encoding import Encoder
+from feedbus.bus.record_encoding import Encoder
 from feedbus.records.options import envelope_of
 from feedbus.records.packs import Pack
 from feedbus.testing import RecordingBus, TestSystem

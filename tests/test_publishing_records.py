@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedbus.bus import collecting
-from feedbus.bus.collecting import BatchBus
-from feedbus.bus.encoding import Encoder
+from feedbus.bus import collecting_bus
+from feedbus.bus.collecting_bus import BatchBus
+from feedbus.bus.record_encoding import Encoder
 from feedbus.errors import UsageError
 from feedbus.records import Records
 from feedbus.records.batch import LARGE, Chunk
@@ -93,12 +93,12 @@ def test_what_records_publish_has_the_same_ids_in_whatever_batch_they_come(
         origins = data.draw(st.sampled_from([f"m{number}", [f"m{number}"] * count]))
         chunks.append(Chunk(Ids(origins, ordinals), {"group": group}, columns, range(count)))
     shards, at_once = data.draw(st.sampled_from([0, 1, 10])), data.draw(st.integers(1, 300))
-    kept = collecting.AT_ONCE
+    kept = collecting_bus.AT_ONCE
     together = Records(chunks)
     found = sorted(published(together, spread_out, shards), key=lambda each: each[2])
     assert len({name for _, _, name, _ in found}) == len(found)
     try:
-        collecting.AT_ONCE = at_once  # parts are put together as they come, in other packs
+        collecting_bus.AT_ONCE = at_once  # parts are put together as they come, in other packs
         middle = data.draw(st.integers(0, len(together)))
         ids = together.ids
         halves = [together.only(part) for part in (ids[:middle], ids[middle:]) if part]
@@ -110,7 +110,7 @@ def test_what_records_publish_has_the_same_ids_in_whatever_batch_they_come(
             ]
             assert sorted(alone, key=lambda each: each[2]) == found
     finally:
-        collecting.AT_ONCE = kept
+        collecting_bus.AT_ONCE = kept
 
 
 def test_messages_of_one_key_stay_in_the_order_in_which_records_publish_them() -> None:

@@ -10,7 +10,7 @@ from peewee import Database
 
 from feedbus import Bus, Outage, handler
 from feedbus.errors import UsageError
-from feedbus.inline.projects import Project
+from feedbus.inline.loaded_projects import Project
 from feedbus.inline.system import InlineSystem
 from feedbus.store import open_store
 from feedbus.store.peewee.store import database

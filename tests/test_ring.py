@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedbus.errors import UsageError
-from feedbus.ring import Ring, bulk, flows, phash2, placing
-from feedbus.ring.jumping import CLASSES, ONE, draws, jumper
+from feedbus.ring import Ring, bulk_placement, flows, phash2, placement
+from feedbus.ring.jump_hash import CLASSES, ONE, draws, jumper
 from feedbus.topology import Generation
 
 OBSERVED = json.loads(
@@ -124,7 +124,7 @@ def test_a_ring_that_changes_forgets_where_keys_went():
 
 
 def test_remembered_keys_keep_their_place_and_do_not_pile_up(monkeypatch):
-    monkeypatch.setattr(placing, "REMEMBERED", 50)
+    monkeypatch.setattr(placement, "REMEMBERED", 50)
     ring = ring_of([1] * 10)
     texts = [str(number) for number in range(120)]
     first = [ring.route(text) for text in texts]
@@ -136,14 +136,16 @@ def test_remembered_keys_keep_their_place_and_do_not_pile_up(monkeypatch):
 @given(st.lists(keys), st.integers(1, 10**6))
 def test_many_keys_placed_at_once_go_where_each_goes_alone(texts, buckets):
     alone = [jumper()(phash2(text.encode()), buckets) for text in texts]
-    assert bulk.buckets_of(texts, buckets) == alone
+    assert bulk_placement.buckets_of(texts, buckets) == alone
 
 
 def test_tens_of_thousands_of_fresh_keys_are_placed_at_once(monkeypatch):
     members = [(f"q{number}", number + 1) for number in range(7)]
     alone, together = Ring.of(members), Ring.of(members)
-    calls, place = [], bulk.buckets_of
-    monkeypatch.setattr(bulk, "buckets_of", lambda *asked: calls.append(1) or place(*asked))
+    calls, place = [], bulk_placement.buckets_of
+    monkeypatch.setattr(
+        bulk_placement, "buckets_of", lambda *asked: calls.append(1) or place(*asked)
+    )
     for start in range(0, 60_000, 20_000):
         keys = [str(number) for number in range(start, start + 20_000)]
         assert together.route_many(keys) == [alone.route(key) for key in keys]
@@ -202,30 +204,30 @@ def test_a_generation_becomes_a_ring_in_one_call():
 def test_classes_are_placed_together_as_one_by_one(sizes, start):
     fewer, more = sorted(sizes)
     hashes = [(start + number * 4099) % CLASSES for number in range(100)]
-    first, second = bulk.jump(np.array(hashes, np.uint32), fewer, more)
+    first, second = bulk_placement.jump(np.array(hashes, np.uint32), fewer, more)
     one_by_one = jumper()
     assert first.tolist() == [one_by_one(each, fewer) for each in hashes]
     assert second.tolist() == [one_by_one(each, more) for each in hashes]
 
 
 def test_flows_count_every_sampled_class_of_keys_once():
-    pairs = bulk.count_pairs(range(10), range(13))
-    assert sum(pairs.values()) == bulk.SAMPLED
+    pairs = bulk_placement.count_pairs(range(10), range(13))
+    assert sum(pairs.values()) == bulk_placement.SAMPLED
     assert all(first == second or second >= 10 for first, second in pairs)
-    back = bulk.count_pairs(range(13), range(10))
+    back = bulk_placement.count_pairs(range(13), range(10))
     assert back == {(second, first): count for (first, second), count in pairs.items()}
     old, new = ring_of([1] * 10), ring_of([1] * 13)
     assert flows(old, new) == {
-        (f"q{first}", f"q{second}"): count / bulk.SAMPLED
+        (f"q{first}", f"q{second}"): count / bulk_placement.SAMPLED
         for (first, second), count in pairs.items()
     }
 
 
 def test_the_sample_of_classes_moves_as_all_classes_do():
     moved = 0
-    for start in range(0, CLASSES, bulk.AT_ONCE):
-        classes = np.arange(start, start + bulk.AT_ONCE, dtype=np.uint32)
-        before, after = bulk.jump(classes, 2, 3)
+    for start in range(0, CLASSES, bulk_placement.AT_ONCE):
+        classes = np.arange(start, start + bulk_placement.AT_ONCE, dtype=np.uint32)
+        before, after = bulk_placement.jump(classes, 2, 3)
         moved += np.count_nonzero(before != after)
     found = flows(ring_of([1] * 2), ring_of([1] * 3))
     sampled = sum(share for (left, entered), share in found.items() if left != entered)

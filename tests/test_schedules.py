@@ -19,7 +19,7 @@ from feedbus.bus import LiveBus
 from feedbus.cli import main
 from feedbus.errors import Outage, UsageError
 from feedbus.generations import topology_setup
-from feedbus.inline.projects import on_broker, unused_name
+from feedbus.inline.loaded_projects import on_broker, unused_name
 from feedbus.metrics import Metrics
 from feedbus.plan.comparison import make_plan
 from feedbus.schedules import scheduler as scheduler_module

@@ -17,7 +17,7 @@ import pytest
 from feedbus import Outage
 from feedbus.errors import TopologyError, Unroutable, UsageError
 from feedbus.inline import NeverDone
-from feedbus.inline.projects import project
+from feedbus.inline.loaded_projects import project
 from feedbus.store import open_store
 from feedbus.testing import RecordingBus, TestSystem
 from tests.pages import blocks

@@ -25,7 +25,7 @@ from feedbus.wire.constants import (
     SEALED,
     UNIDENTIFIED,
 )
-from feedbus.wire.failures import errors_text, reason_text
+from feedbus.wire.failed_messages import errors_text, reason_text
 from feedbus.wire.sealed_message import fitted, sealed
 from feedbus.wire.tables import ByteArray, Timestamp, read_properties, write_properties
 from tests import raw_client as raw

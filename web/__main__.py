@@ -15,7 +15,7 @@ from feedbus.bus import LiveBus
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.logs import EventLog, configure
 from feedbus.metrics import Metrics
-from feedbus.operations.access import guard_of
+from feedbus.operations.access_control import guard_of
 from feedbus.operations.http_server import THREADS, Address, Server, bind, url
 from feedbus.process.slot_status import mark_ready
 from feedbus.process.supervised import follow_parent

@@ -6,7 +6,7 @@ import json
 from functools import cache
 
 from feedbus.metrics import CONTENT_TYPE
-from feedbus.operations.access import Guard
+from feedbus.operations.access_control import Guard
 from feedbus.operations.responses import JSON, answer, typed
 from feedbus.operations.wsgi import Application
 from feedbus.store.relay import Relay

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from feedbus import broker
-from feedbus.apply.draining import await_drained
+from feedbus.apply.drain_wait import await_drained
 from feedbus.broker import declarations, inventory, locks, projects, timer_objects
 from feedbus.broker_names import Names, Role, has_role
 from feedbus.errors import UsageError

@@ -9,8 +9,8 @@ from typing import Any
 
 from feedbus.balance.spread import Spread
 from feedbus.balance.traffic import Tally
-from feedbus.config.editing import Weights, weighted, write_weights
-from feedbus.config.positions import write
+from feedbus.config.toml_positions import write
+from feedbus.config.weight_editing import Weights, weighted, write_weights
 from feedbus.ring import Balance, frontier, placer
 from feedbus.topology import Generation, Topology
 

@@ -15,8 +15,8 @@ from feedbus.broker.port import SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import BrokerOutage
 from feedbus.transports import sqlite
-from feedbus.transports.sqlite.survey import Survey as Rows
-from feedbus.transports.sqlite.survey import survey
+from feedbus.transports.sqlite.read_only_view import Survey as Rows
+from feedbus.transports.sqlite.read_only_view import survey
 from feedbus.urls import BrokerUrl
 from feedbus.wire import amqp
 

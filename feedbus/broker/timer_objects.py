@@ -20,7 +20,7 @@ from feedbus.topology import Exchange, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
-from feedbus.wire.outgoing import Moved
+from feedbus.wire.outgoing_message import Moved
 
 events = EventLog(__name__)
 

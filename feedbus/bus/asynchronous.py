@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Self, Unpack
 
-from feedbus.bus.encoding import columnar
 from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus
+from feedbus.bus.record_encoding import columnar
 from feedbus.bus.requests import Request
 from feedbus.metrics import Metrics
 from feedbus.records.arguments import check_many, check_record
@@ -21,7 +21,7 @@ from feedbus.records.options import envelope_of
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
 from feedbus.topology import Topology
-from feedbus.wire.envelope import Envelope, PublishOptions
+from feedbus.wire.message_options import Envelope, PublishOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from feedbus.records.arguments import check_record
 from feedbus.records.options import envelope_of
 from feedbus.records.payloads import Payload
-from feedbus.wire.envelope import Envelope, PublishOptions
+from feedbus.wire.message_options import Envelope, PublishOptions
 
 
 class Bus(ABC):

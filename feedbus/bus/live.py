@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any, Self, Unpack
 
 from feedbus import broker
-from feedbus.bus.encoding import columnar
 from feedbus.bus.interface import Bus
+from feedbus.bus.record_encoding import columnar
 from feedbus.bus.request_sender import RequestSender
 from feedbus.bus.requests import Request
 from feedbus.bus.rows import first_alone, request_of, sent_rows
@@ -32,7 +32,7 @@ from feedbus.store.leftovers import Leftovers
 from feedbus.store.none import refuse
 from feedbus.store.protocol import Entry
 from feedbus.topology import Topology
-from feedbus.wire.envelope import Envelope, PublishOptions
+from feedbus.wire.message_options import Envelope, PublishOptions
 
 events = EventLog(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from feedbus.broker.publisher import Refusal, raise_refused
 from feedbus.records.packs import Pack
-from feedbus.wire.envelope import Envelope
+from feedbus.wire.message_options import Envelope
 
 
 @dataclass(slots=True, eq=False)

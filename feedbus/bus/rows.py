@@ -11,7 +11,7 @@ from feedbus.records.options import envelope_of
 from feedbus.records.packs import Pack, single
 from feedbus.store.outbox_rows import options_of
 from feedbus.store.protocol import Entry, Outbox
-from feedbus.wire.envelope import Envelope
+from feedbus.wire.message_options import Envelope
 
 
 def request_of(entry: Entry, clock: Clock) -> Request:

@@ -21,7 +21,7 @@ from feedbus.broker.publisher import (
     Refusal,
 )
 from feedbus.broker.timer_objects import Timer
-from feedbus.bus.encoding import Encoder
+from feedbus.bus.record_encoding import Encoder
 from feedbus.clock import Waiting
 from feedbus.errors import BrokerOutage
 from feedbus.generations import ledger

@@ -15,7 +15,7 @@ from feedbus.balance.weights import CLOSE, Found, find, report, toml
 from feedbus.cli import Context, counted
 from feedbus.cli.keys import KEYS
 from feedbus.cli.names import QUEUE
-from feedbus.config.editing import rewrite
+from feedbus.config.weight_editing import rewrite
 from feedbus.errors import UsageError
 from feedbus.ring import Ring
 from feedbus.topology import MOST_BUCKETS, Topology

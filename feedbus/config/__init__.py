@@ -44,9 +44,9 @@ def load(
 
     from feedbus.config.build import build
     from feedbus.config.checks import check
-    from feedbus.config.faults import Report
     from feedbus.config.options import DECLARATION
     from feedbus.config.partial_topology import Draft
+    from feedbus.config.problems import Report
     from feedbus.config.syntax import report_unquoted
     from feedbus.config.tables import load_table, spread
     from feedbus.config.variables import expand

@@ -9,10 +9,10 @@ from itertools import chain
 from feedbus.amounts import write_duration
 from feedbus.config.argument_checks import check_arguments, check_exchange_arguments
 from feedbus.config.external import check_external
-from feedbus.config.faults import Fault
 from feedbus.config.key_paths import lookup
 from feedbus.config.name_checks import check_names
 from feedbus.config.partial_topology import Draft, Found, Options
+from feedbus.config.problems import Fault
 from feedbus.config.ring_checks import check_buckets, check_weights
 from feedbus.config.routing_checks import (
     check_content_types,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from feedbus.config.faults import Fault
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.partial_topology import INHERITED, RING, Draft, Found
+from feedbus.config.problems import Fault
 
 KINDS = ("exchange", "queue")
 EXTERNAL, NAME = "external", "external_name"

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from marshmallow import ValidationError, fields
 
 from feedbus import amounts
-from feedbus.config.faults import Fault, describe, nearest
+from feedbus.config.problems import Fault, describe, nearest
 
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 LARGEST = 2**63 - 1

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from feedbus.config.faults import Fault, nearest
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.other_imports import cause_of, check_other_imports
 from feedbus.config.partial_topology import Draft
+from feedbus.config.problems import Fault, nearest
 from feedbus.config.store_imports import StoreOffer, check_connections, check_store
 from feedbus.errors import UsageError
 from feedbus.handling.annotations import Unfit

@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 
 from feedbus.broker_names import OF_A_QUEUE, OF_AN_EXCHANGE, Role, role_of
-from feedbus.config.faults import Fault
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.partial_topology import Draft, Found
+from feedbus.config.problems import Fault
 from feedbus.topology import OPERATIONS
 
 LONGEST_NAME_BYTES = 255

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.config.faults import Fault, Report
 from feedbus.config.key_paths import KeyPath, lookup
+from feedbus.config.problems import Fault, Report
 
 Found = Iterator[tuple[KeyPath, Fault]]  # what a check finds
 Options = dict[str, Any]  # of a queue

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from feedbus.config.faults import Fault
 from feedbus.config.partial_topology import RING, Draft, Found, Options
+from feedbus.config.problems import Fault
 from feedbus.topology import MOST_BUCKETS
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from feedbus.config.faults import Fault, nearest
 from feedbus.config.partial_topology import Draft, Found, Options
+from feedbus.config.problems import Fault, nearest
 from feedbus.wire.content_types import bare_type, is_known
 
 HANDLERS = ("handler", "handlers", "handlers_by_type")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feedbus.config.faults import Fault, nearest
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.partial_topology import Draft
+from feedbus.config.problems import Fault, nearest
 from feedbus.errors import UsageError
 from feedbus.handling.handlers import resolve_object
 from feedbus.topology import PEEWEE, SESSIONS, SQLALCHEMY

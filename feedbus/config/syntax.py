@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 
 from feedbus.config.exchange_options import ExchangeTable
-from feedbus.config.faults import Fault, Report
 from feedbus.config.key_paths import KeyPath
+from feedbus.config.problems import Fault, Report
 from feedbus.config.process_options import ProcessTable, ScheduleTable
 from feedbus.config.queue_options import QueueTable
 from feedbus.config.tables import TableSchema
@@ -37,7 +37,7 @@ def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Pro
         reason: of the parser.
 
     """
-    from feedbus.config.positions import Places, write  # loads a parser: for an error alone
+    from feedbus.config.toml_positions import Places, write  # loads a parser: for an error alone
 
     for path, (line, column), first in Places(text).repeated:
         if line <= place[0]:
@@ -69,7 +69,7 @@ def report_unquoted(document: Mapping[str, object], report: Report) -> None:
                 continue
             if not entry.keys().isdisjoint(table):
                 continue
-            from feedbus.config.positions import write  # as above
+            from feedbus.config.toml_positions import write  # as above
 
             for last in table:
                 path: KeyPath = (kind, name, last)

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from marshmallow import RAISE, Schema, ValidationError
 
-from feedbus.config.faults import Fault, Report, describe, unknown
 from feedbus.config.fields import Name, Option
 from feedbus.config.key_paths import KeyPath
+from feedbus.config.problems import Fault, Report, describe, unknown
 
 LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")  # a link in Markdown, which editors cannot open
 

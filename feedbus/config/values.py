@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from feedbus.config.faults import LONG_BITS, nearest
 from feedbus.config.fields import DOTTED, Dotted, Option, Text
+from feedbus.config.problems import LONG_BITS, nearest
 from feedbus.urls import UrlError
 
 LONGEST_KEY_BYTES = 255

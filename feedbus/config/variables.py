@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from feedbus.config.faults import Fault, Report
 from feedbus.config.key_paths import KeyPath
+from feedbus.config.problems import Fault, Report
 
 MARK = re.compile(r"\$\$|\$\{([^}]*)(\}?)")
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)

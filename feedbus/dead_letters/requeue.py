@@ -21,7 +21,7 @@ from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp import Channel
 from feedbus.wire.constants import JSON, KEY, PACK
-from feedbus.wire.failures import of_record, sent_back
+from feedbus.wire.failed_messages import of_record, sent_back
 
 events = EventLog(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from feedbus.bus.collecting import CollectingBus
+from feedbus.bus.collecting_bus import CollectingBus
 from feedbus.bus.sender import Sender
 from feedbus.codecs import Codecs
 from feedbus.dead_letters import letters
@@ -30,7 +30,7 @@ from feedbus.store.leftovers import Leftovers
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import KEY, REASON
-from feedbus.wire.failures import reason_text
+from feedbus.wire.failed_messages import reason_text
 
 events = EventLog(__name__)
 

@@ -29,7 +29,7 @@ from feedbus.wire.constants import (
     REASON,
     SENT_AT,
 )
-from feedbus.wire.failures import errors_text, kept_properties, of_record, reason_text
+from feedbus.wire.failed_messages import errors_text, kept_properties, of_record, reason_text
 from feedbus.wire.sealed_message import sealed
 
 FAULTS_NAMED = 5

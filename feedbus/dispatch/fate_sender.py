@@ -10,7 +10,7 @@ from feedbus.dispatch.decoder import Decoded
 from feedbus.errors import BrokerOutage
 from feedbus.logs import EventLog
 from feedbus.wire.constants import KEY, REASON
-from feedbus.wire.failures import bare
+from feedbus.wire.failed_messages import bare
 
 events = EventLog(__name__)
 

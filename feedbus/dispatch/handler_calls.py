@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from feedbus.bus.collecting import BatchBus, Collect, CollectingBus
+from feedbus.bus.collecting_bus import BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.callee import AsyncCall, Callee
 from feedbus.dispatch.ordered_retries import Waits

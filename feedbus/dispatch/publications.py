@@ -15,7 +15,7 @@ from feedbus.store.leftovers import Leftovers
 from feedbus.store.protocol import Entry
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
-from feedbus.wire.envelope import Envelope
+from feedbus.wire.message_options import Envelope
 
 STREAM_RECORDS = 5_000  # in one go: fewer would wait for the broker more often than they need
 

@@ -12,7 +12,7 @@ from feedbus.broker.publisher import publish_all
 from feedbus.errors import Outage
 from feedbus.generations.probes import LOST_SECONDS, NEEDED, Probes, delete_proved
 from feedbus.wire.amqp import Connection
-from feedbus.wire.outgoing import Moved
+from feedbus.wire.outgoing_message import Moved
 
 PREFETCH = 1000
 AT_ONCE = 500

@@ -10,11 +10,11 @@ from feedbus import broker
 from feedbus.clock import NANOSECONDS
 from feedbus.errors import FeedbusError
 from feedbus.hosts import assignment_file
-from feedbus.hosts.abilities import Abilities
 from feedbus.hosts.announcement import Announcement
+from feedbus.hosts.announcement_link import Link
 from feedbus.hosts.assignment_file import SeenHost, Sharing
-from feedbus.hosts.link import Link
 from feedbus.hosts.membership import Membership
+from feedbus.hosts.ready_consumers import Abilities
 from feedbus.hosts.topology_file import digest_in_use, host_id
 from feedbus.logs import EventLog
 from feedbus.topology import Topology

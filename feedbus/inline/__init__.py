@@ -1,7 +1,7 @@
 """Run a whole topology within one thread: the broker is in memory, and consumers run in turn."""
 
-from feedbus.inline.pool import InlinePool
-from feedbus.inline.projects import Project
+from feedbus.inline.loaded_projects import Project
 from feedbus.inline.system import InlineSystem, NeverDone
+from feedbus.inline.system_pool import InlinePool
 
 __all__ = ["InlinePool", "InlineSystem", "NeverDone", "Project"]

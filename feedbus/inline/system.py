@@ -18,9 +18,9 @@ from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.handling.handlers import Handler
 from feedbus.handling.resources import Resources
-from feedbus.inline import others
+from feedbus.inline import external_systems
 from feedbus.inline.consumer import InlineConsumer
-from feedbus.inline.projects import Project, on_broker, unused_name
+from feedbus.inline.loaded_projects import Project, on_broker, unused_name
 from feedbus.store import Store
 from feedbus.store.none import NoStore
 from feedbus.topology import Consumer, Topology
@@ -135,7 +135,7 @@ class InlineSystem:
             msg = f"queue '{queue}' is not external; publish to its exchange '{found.exchange}'"
             raise UsageError(msg)
         channel = self._connection.channel()
-        others.deliver(channel, found, payload, key)
+        external_systems.deliver(channel, found, payload, key)
         channel.close()
 
     def handle_ready(self, most: int = MOST_DELIVERIES) -> int:

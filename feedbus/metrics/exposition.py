@@ -22,7 +22,7 @@ from feedbus.metrics.catalogue import (
     UNREADABLE,
     Family,
 )
-from feedbus.metrics.counts import SUFFIX, UNREADABLE_SUFFIX, read_file
+from feedbus.metrics.counter_file import SUFFIX, UNREADABLE_SUFFIX, read_file
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -23,7 +23,7 @@ from feedbus.metrics.catalogue import (
     Part,
     Verdict,
 )
-from feedbus.metrics.counts import Counts
+from feedbus.metrics.counter_file import Counts
 from feedbus.process.private_files import private_folder
 
 LONGEST_SECONDS = 366 * 86400.0

@@ -17,7 +17,7 @@ from feedbus.errors import Outage
 from feedbus.hosts.assignment_file import Sharing, known
 from feedbus.logs import EventLog
 from feedbus.metrics import CONTENT_TYPE, exposition
-from feedbus.operations.access import Guard
+from feedbus.operations.access_control import Guard
 from feedbus.operations.disk_space import unwritable_folders
 from feedbus.operations.page_figures import figures
 from feedbus.operations.queue_depths import Counts, QueueDepths

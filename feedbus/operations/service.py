@@ -17,7 +17,7 @@ from feedbus.errors import FeedbusError
 from feedbus.hosts.announcer import Announcer
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
-from feedbus.operations.access import Guard, guard_of
+from feedbus.operations.access_control import Guard, guard_of
 from feedbus.operations.http_server import Address, CannotListen, Server, bind, url
 from feedbus.operations.queue_depths import QueueDepths
 from feedbus.operations.routes import application

@@ -11,7 +11,7 @@ import bottle
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
-from feedbus.operations.access import Guard
+from feedbus.operations.access_control import Guard
 from feedbus.operations.responses import BAD_REQUEST, UNAVAILABLE, from_bottle, problem
 from feedbus.printable import one_line
 

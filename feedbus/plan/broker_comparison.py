@@ -22,7 +22,7 @@ from feedbus.broker_names import (
 from feedbus.generations import queue_replacement, switch
 from feedbus.generations.ledger import State
 from feedbus.plan.changes import Change, Kind, Work
-from feedbus.plan.declared import DeclaredObjects, consumers_on_no_ring
+from feedbus.plan.declared_objects import DeclaredObjects, consumers_on_no_ring
 from feedbus.topology import Generation, Topology
 
 BEHIND_AN_ENTRY = {*OF_AN_EXCHANGE, Role.GATE_HELD}

@@ -110,7 +110,7 @@ def _reason(state: State, wanted: Generation) -> str:
 def _evenness(generation: Generation) -> Evenness | None:
     if not generation.members:
         return None
-    from feedbus.ring.bulk import buckets_of  # numpy takes a tenth of a second to load
+    from feedbus.ring.bulk_placement import buckets_of  # numpy takes a tenth of a second to load
 
     owners = [queue for queue, weight in generation.members for _ in range(weight)]
     keys = [str(key) for key in range(1, KEYS + 1)]

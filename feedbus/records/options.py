@@ -8,8 +8,8 @@ from typing import Any
 
 from feedbus.amounts import LONGEST_SECONDS, read_duration, write_duration
 from feedbus.errors import LONGEST_WAIT_SECONDS
-from feedbus.wire.envelope import Envelope, PublishOptions
 from feedbus.wire.headers import checked_headers
+from feedbus.wire.message_options import Envelope, PublishOptions
 from feedbus.wrong_argument import refuse
 
 MOST_PRIORITY = 255

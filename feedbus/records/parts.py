@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from feedbus.errors import UsageError
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
-from feedbus.wire.envelope import PublishOptions
+from feedbus.wire.message_options import PublishOptions
 from feedbus.wrong_argument import refuse
 
 COLUMN = "a field's name or a list of values"

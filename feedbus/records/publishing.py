@@ -9,7 +9,7 @@ from feedbus.errors import UsageError
 from feedbus.records.batch import Batch
 from feedbus.records.parts import Part, check_fields
 from feedbus.records.payloads import Payload, mapping_of
-from feedbus.wire.envelope import PublishOptions
+from feedbus.wire.message_options import PublishOptions
 from feedbus.wrong_argument import refuse
 
 

@@ -14,7 +14,7 @@ from feedbus.records.instances import Attributes, attributes_of
 from feedbus.records.message import Message
 from feedbus.records.parts import PartPublisher
 from feedbus.records.publishing import PublishingRecords
-from feedbus.records.selecting import choose, group
+from feedbus.records.selection import choose, group
 
 if TYPE_CHECKING:  # type checkers know it even if it is not installed
     from typing_extensions import TypeVar

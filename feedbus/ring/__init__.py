@@ -2,9 +2,9 @@
 
 from feedbus.ring.even_weights import Balance, frontier, key_class, placer
 from feedbus.ring.evenness import max_over_share
-from feedbus.ring.hashing import phash2
-from feedbus.ring.moving import flows
-from feedbus.ring.placing import Ring
+from feedbus.ring.moved_keys import flows
+from feedbus.ring.phash2 import phash2
+from feedbus.ring.placement import Ring
 
 __all__ = [
     "Balance",

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from feedbus.errors import UsageError
-from feedbus.ring.hashing import phash2
-from feedbus.ring.jumping import CLASSES, jumper, visits
-from feedbus.ring.placing import Ring
+from feedbus.ring.jump_hash import CLASSES, jumper, visits
+from feedbus.ring.phash2 import phash2
+from feedbus.ring.placement import Ring
 
 Loads = Mapping[int, int]
 Cut = tuple[int, ...]

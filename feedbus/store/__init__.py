@@ -1,8 +1,8 @@
 """The database in which a handler's effects commit, with the outbox and the inbox."""
 
 from feedbus.store.none import NoStore
-from feedbus.store.opening import load_driver, open_prepared, open_store, ping
 from feedbus.store.protocol import Entry, Inbox, Outbox, Store
+from feedbus.store.store_of_topology import load_driver, open_prepared, open_store, ping
 
 __all__ = [
     "Entry",

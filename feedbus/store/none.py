@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Unpack
 from feedbus.errors import UsageError
 from feedbus.records.payloads import Payload
 from feedbus.store.protocol import Entry
-from feedbus.wire.envelope import PublishOptions
+from feedbus.wire.message_options import PublishOptions
 
 
 class NoStore:

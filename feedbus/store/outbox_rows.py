@@ -12,7 +12,7 @@ from feedbus.logs import EventLog
 from feedbus.printable import one_line
 from feedbus.store.protocol import Entry, Store
 from feedbus.store.tables import now
-from feedbus.wire.envelope import PublishOptions
+from feedbus.wire.message_options import PublishOptions
 
 events = EventLog(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Unpack
 
 from feedbus.records.payloads import Payload
-from feedbus.wire.envelope import PublishOptions
+from feedbus.wire.message_options import PublishOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from feedbus.records.arguments import check_record
 from feedbus.records.options import envelope_of
 from feedbus.records.payloads import Payload
 from feedbus.store.protocol import Entry
-from feedbus.wire.envelope import PublishOptions
+from feedbus.wire.message_options import PublishOptions
 
 Dialect = Literal["sqlite", "postgresql"]
 

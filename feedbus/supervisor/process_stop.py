@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from feedbus.supervisor import groups
+from feedbus.supervisor import process_groups
 from feedbus.supervisor.process import WatchedProcess
 
 LOOK_SECONDS = 0.05
@@ -44,7 +44,7 @@ async def end(
     while process.is_alive():
         now = time.monotonic()
         if now >= process.kill_at:
-            groups.send(process.pid, signal.SIGKILL)
+            process_groups.send(process.pid, signal.SIGKILL)
             killed = True
         elif not reported and now - process.stop_asked_at > BUSY_SECONDS:
             reported = True

@@ -41,7 +41,7 @@ def stop(
         False when nothing ran.
 
     """
-    from feedbus.supervisor.groups import end_strays
+    from feedbus.supervisor.process_groups import end_strays
 
     supervised = _end_supervisor(topology, within_seconds, progress)
     # The processes of a killed supervisor end by themselves, but this may take some time.

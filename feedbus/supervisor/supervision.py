@@ -22,7 +22,7 @@ from feedbus.logs import EventLog, change_format
 from feedbus.plan.changes import Watchers
 from feedbus.process import watchdog
 from feedbus.process.slots import run_folder
-from feedbus.supervisor import groups, watcher_state
+from feedbus.supervisor import process_groups, watcher_state
 from feedbus.supervisor.applied_settings import AppliedSettings, lack, write_applied
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.log_copies import LogCopies
@@ -68,7 +68,7 @@ class Supervision:
         self.looking = False
         folder = run_folder(topology)
         self._strangers = {one.pid for one in psutil.Process().children(recursive=True)}
-        for pid in groups.end_strays(folder):
+        for pid in process_groups.end_strays(folder):
             events.warning(
                 "leftover_ended",
                 f"process {pid} was ended; an earlier supervisor that was killed had started it",
@@ -226,7 +226,7 @@ class Supervision:
         arbiter = self.arbiter
         await asyncio.gather(*(one._stop(close_output_streams=True) for one in arbiter.watchers))  # noqa: SLF001 -- as above
         spared = self._strangers | ({self.forks.pid} if self.forks is not None else set())
-        await groups.end_descendants(spared, arbiter.reap_processes)
+        await process_groups.end_descendants(spared, arbiter.reap_processes)
         arbiter.loop.add_callback(arbiter.loop.stop)
 
     def _check(self) -> None:

@@ -19,7 +19,7 @@ from feedbus.process.slot_status import ready_since
 from feedbus.process.slots import slot_path
 from feedbus.process.watchdog import Watchdog, describe
 from feedbus.runner.crash_guard import clear
-from feedbus.supervisor import groups, process_stop
+from feedbus.supervisor import process_groups, process_stop
 from feedbus.supervisor.forks import ForkServer
 from feedbus.supervisor.process import WatchedProcess
 from feedbus.supervisor.restart_policy import SILENT_SECONDS, RestartPolicy, describe_exit
@@ -214,7 +214,7 @@ class ProcessWatcher(UnlockedWatcher):
         """End the processes that an ended process had started."""
         self._ending_groups.add(pid)
         try:
-            if await groups.end(pid):
+            if await process_groups.end(pid):
                 self.events.group_killed(pid)
         finally:
             self._ending_groups.discard(pid)
@@ -245,7 +245,7 @@ class ProcessWatcher(UnlockedWatcher):
         self.ready_pids.discard(process_pid)
         asked = process_pid in self._asked_to_end
         self._asked_to_end.discard(process_pid)
-        if not asked and groups.exists(process_pid):
+        if not asked and process_groups.exists(process_pid):
             self._ending_groups.add(process_pid)
             self.loop.add_callback(self._replace, process_pid)
         if asked or self.is_stopping():

@@ -20,7 +20,7 @@ from feedbus.records.raw import RAW
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import FAILED_AT, OWN, PRIORITY
-from feedbus.wire.envelope import Envelope
+from feedbus.wire.message_options import Envelope
 
 
 @dataclass(frozen=True, slots=True)

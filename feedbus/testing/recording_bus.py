@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.bus import Bus
-from feedbus.bus.encoding import Encoder, columnar
-from feedbus.inline.projects import project
+from feedbus.bus.record_encoding import Encoder, columnar
+from feedbus.inline.loaded_projects import project
 from feedbus.records.arguments import as_mappings, check_columns, check_many
 from feedbus.records.ids import Ids
 from feedbus.records.options import envelope_of
@@ -17,7 +17,7 @@ from feedbus.records.parts import Part
 from feedbus.records.payloads import Payload
 from feedbus.testing.observations import Published
 from feedbus.topology import Topology
-from feedbus.wire.envelope import Envelope
+from feedbus.wire.message_options import Envelope
 
 
 class RecordingBus(Bus):

@@ -15,7 +15,7 @@ from feedbus.cron import Cron
 from feedbus.dead_letters.letters import DeadLetter
 from feedbus.errors import UsageError
 from feedbus.handling.handlers import Handler
-from feedbus.inline.projects import Project, on_store, project
+from feedbus.inline.loaded_projects import Project, on_store, project
 from feedbus.inline.system import MOST_DELIVERIES, InlineSystem
 from feedbus.records.payloads import Payload
 from feedbus.schedules.firing import fire
@@ -23,7 +23,7 @@ from feedbus.store import Store, open_prepared, open_store
 from feedbus.store.outbox_rows import publish_pending
 from feedbus.testing.observations import Handled, Published, RecordingSender, watched
 from feedbus.topology import Consumer, Topology
-from feedbus.wire.envelope import PublishOptions
+from feedbus.wire.message_options import PublishOptions
 
 
 class TestSystem:

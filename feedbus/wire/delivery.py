@@ -22,7 +22,7 @@ from feedbus.wire.constants import (
     UNIDENTIFIED,
     USER_ID,
 )
-from feedbus.wire.identity import derived_id, is_id, is_of_deaths, is_short_text
+from feedbus.wire.message_ids import derived_id, is_id, is_of_deaths, is_short_text
 from feedbus.wire.sealed_message import opened
 
 MOST_RECORDS = 1_000_000

@@ -24,7 +24,7 @@ from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.hosts import assignment_file
 from feedbus.hosts.announcement import Announcement
-from feedbus.hosts.link import Link
+from feedbus.hosts.announcement_link import Link
 from tests.projects import (
     ROOT,
     environment_without_options,

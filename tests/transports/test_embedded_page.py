@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from feedbus.transports.sqlite.survey import survey
+from feedbus.transports.sqlite.read_only_view import survey
 from tests.pages import DOCS, ROOT, blocks
 from tests.projects import PATIENCE_SECONDS
 

@@ -1,6 +1,6 @@
 """Parameters of handlers, resources and middleware, found by their annotations."""
 
-from feedbus.handling.parameters.asked import (
+from feedbus.handling.parameters.function_parameters import (
     Call,
     Parameters,
     Source,
@@ -8,7 +8,7 @@ from feedbus.handling.parameters.asked import (
     of_resource,
     refuse_async_resources,
 )
-from feedbus.handling.parameters.offers import (
+from feedbus.handling.parameters.offered_values import (
     ASKED_FOR,
     BUS,
     DEAD_LETTER,

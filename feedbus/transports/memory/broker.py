@@ -17,8 +17,8 @@ from feedbus.clock import NANOSECONDS, Clock, SystemClock
 from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.ports import NEWS
+from feedbus.transports.sqlite.read_only_view import Survey, read_rows
 from feedbus.transports.sqlite.schema import create_tables
-from feedbus.transports.sqlite.survey import Survey, read_rows
 from feedbus.transports.sqlite.tables import FileUnavailable, Tables
 
 

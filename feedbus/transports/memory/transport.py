@@ -8,7 +8,7 @@ from typing import Any
 from feedbus.transports.memory.broker import find
 from feedbus.transports.sqlite import transport
 from feedbus.transports.sqlite.connection import Connection
-from feedbus.transports.sqlite.survey import Survey
+from feedbus.transports.sqlite.read_only_view import Survey
 
 SCHEME = "memory://"
 

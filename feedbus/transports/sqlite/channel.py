@@ -8,9 +8,9 @@ from typing import Any
 from kombu.transport import pyamqp
 from kombu.transport.base import to_rabbitmq_queue_arguments
 
-from feedbus.transports.sqlite.consuming import Consuming
+from feedbus.transports.sqlite.consuming_channel import Consuming
 from feedbus.transports.sqlite.entities import Entities
-from feedbus.transports.sqlite.publishing import Publishing
+from feedbus.transports.sqlite.publishing_channel import Publishing
 
 
 class Channel(Entities, Publishing, Consuming):

@@ -13,7 +13,7 @@ from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.consumers import Consumer
 from feedbus.transports.sqlite.delivery import put_back
 from feedbus.transports.sqlite.inbox import Inbox
-from feedbus.transports.sqlite.member import Member
+from feedbus.transports.sqlite.registration import Member
 
 if TYPE_CHECKING:
     from kombu.connection import Connection as Client

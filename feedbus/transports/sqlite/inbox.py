@@ -7,8 +7,8 @@ from collections import deque
 
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.delivery import claim, content_of, settle
-from feedbus.transports.sqlite.member import Member
 from feedbus.transports.sqlite.owners import is_entered
+from feedbus.transports.sqlite.registration import Member
 from feedbus.transports.sqlite.tables import Transaction
 
 LOADED_AT_ONCE = 50  # size of the bodies in memory, in addition to delivered ones

@@ -15,7 +15,7 @@ from feedbus.transports.sqlite import delivery, owners
 from feedbus.transports.sqlite.confirms import Outcome, Outgoing
 from feedbus.transports.sqlite.consumers import Consumer, ConsumerGroup
 from feedbus.transports.sqlite.inbox import Inbox
-from feedbus.transports.sqlite.member import Member
+from feedbus.transports.sqlite.registration import Member
 from feedbus.transports.sqlite.tables import Transaction
 
 

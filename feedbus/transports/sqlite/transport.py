@@ -14,7 +14,7 @@ from kombu.transport import base
 from feedbus.transports.sqlite.backend import open_file
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.connection import Connection
-from feedbus.transports.sqlite.survey import Survey, survey
+from feedbus.transports.sqlite.read_only_view import Survey, survey
 from feedbus.transports.sqlite.tables import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Place many routing keys together: hashing and jumping by numpy, ten times as fast as one by one.
 
-The algorithms are those of feedbus.ring.hashing and feedbus.ring.jumping, for a column of keys.
+The algorithms are those of feedbus.ring.phash2 and feedbus.ring.jump_hash, for a column of keys.
 numpy's integers wrap around at their width, so no value must be cut. Loading numpy takes a tenth of
 a second and 16 MB, so a caller with few keys does not use this module.
 """
@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feedbus.ring.hashing import BLOCK_BYTES, GOLDEN_RATIO, RESULT, SEED
-from feedbus.ring.jumping import (
+from feedbus.ring.jump_hash import (
     CLASSES,
     ONE,
     OUTPUT_FACTOR,
@@ -22,6 +21,7 @@ from feedbus.ring.jumping import (
     STATE_FACTOR,
     STATE_WORDS,
 )
+from feedbus.ring.phash2 import BLOCK_BYTES, GOLDEN_RATIO, RESULT, SEED
 
 WORDS_OF_BLOCK = 3
 AT_ONCE = 1 << 14  # classes whose words fit into a processor's cache

@@ -14,13 +14,13 @@ from amqp.exceptions import RecoverableConnectionError
 
 from feedbus.transports.sqlite import forks
 from feedbus.transports.sqlite.backend import Backend
-from feedbus.transports.sqlite.clocks import expire_due
 from feedbus.transports.sqlite.delivery import keep_limits
+from feedbus.transports.sqlite.expiry import expire_due
 from feedbus.transports.sqlite.liveness import process_namespace
 from feedbus.transports.sqlite.owners import enter, reap, take_out
 from feedbus.transports.sqlite.ports import FAREWELL
 from feedbus.transports.sqlite.tables import FileUnavailable, Transaction
-from feedbus.transports.sqlite.watch import DIED, RANG, SIGNALLED, WOKEN, Watch
+from feedbus.transports.sqlite.waiting import DIED, RANG, SIGNALLED, WOKEN, Watch
 
 SPREAD_SECONDS = 0.004  # so that connections that wait for one clock do not all wake at once
 LOOK_SECONDS = 0.05

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from feedbus.handling.annotations import Unfit, Unresolved, annotation, name_of, namespace
-from feedbus.handling.parameters.offers import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offer
+from feedbus.handling.parameters.offered_values import ASKED_FOR, BUS, SESSION, UNANNOTATED, Offer
 from feedbus.handling.parameters.resource import Resource, declared, match
 
 Want = str | Resource

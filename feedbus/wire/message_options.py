@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from feedbus.wire.outgoing import Outgoing
+from feedbus.wire.outgoing_message import Outgoing
 
 
 class PublishOptions(TypedDict, total=False):

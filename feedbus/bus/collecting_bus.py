@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any, NoReturn, Protocol
 
-from feedbus.bus.encoding import columnar, derive
 from feedbus.bus.interface import Bus
-from feedbus.bus.merging import merged
+from feedbus.bus.part_merging import merged
+from feedbus.bus.record_encoding import columnar, derive
 from feedbus.errors import UsageError
 from feedbus.records import Records
 from feedbus.records.arguments import check_columns, check_many
@@ -18,7 +18,7 @@ from feedbus.records.options import envelope_of
 from feedbus.records.packs import Pack
 from feedbus.records.parts import Part
 from feedbus.records.payloads import Payload
-from feedbus.wire.envelope import Envelope
+from feedbus.wire.message_options import Envelope
 
 AT_ONCE = 50_000  # messages that are packed together: enough for the packs of many shards
 

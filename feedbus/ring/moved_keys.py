@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from feedbus.errors import UsageError
-from feedbus.ring.placing import Ring
+from feedbus.ring.placement import Ring
 
 
 def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
@@ -18,7 +18,10 @@ def flows(old: Ring, new: Ring) -> dict[tuple[str, str], float]:
         UsageError: a ring has no buckets.
 
     """
-    from feedbus.ring.bulk import SAMPLED, count_pairs  # numpy takes a tenth of a second to load
+    from feedbus.ring.bulk_placement import (  # numpy takes a tenth of a second to load
+        SAMPLED,
+        count_pairs,
+    )
 
     numbers = _numbers(old, new)
     names = list(numbers)

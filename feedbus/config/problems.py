@@ -59,7 +59,7 @@ class Report:
 
     def problems(self) -> list[Problem]:
         """Return every fault with its line and column, sorted, each once."""
-        from feedbus.config.positions import Places
+        from feedbus.config.toml_positions import Places
 
         places = Places(self.text)
         placed = [(self._place(places, path, fault), fault.cause) for path, fault in self.faults]

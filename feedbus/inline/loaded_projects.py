@@ -16,7 +16,7 @@ from feedbus import config
 from feedbus.clock import VirtualClock
 from feedbus.generations.topology_setup import set_up
 from feedbus.handling.routes import HandlerRoutes
-from feedbus.inline import others
+from feedbus.inline import external_systems
 from feedbus.metrics import ConsumerMetrics, Metrics
 from feedbus.store import open_prepared
 from feedbus.topology import Topology
@@ -51,7 +51,7 @@ class Project:
         broker = memory.create(memory.MemoryBroker(unused_name(), clock=VirtualClock()))
         try:
             topology = on_broker(self.topology, broker.name)
-            others.declare(topology)
+            external_systems.declare(topology)
             set_up(topology)
             return broker.serialized()
         finally:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Self, cast
 
 from feedbus.errors import UsageError
-from feedbus.ring.hashing import phash2
-from feedbus.ring.jumping import jumper
+from feedbus.ring.jump_hash import jumper
+from feedbus.ring.phash2 import phash2
 
 REMEMBERED = 65_536
 WORTH_BULK = 30_000  # placing this many keys one by one takes as long as loading numpy
@@ -103,7 +103,7 @@ class Ring:
             for index in fresh:
                 found[index] = self.route(routing_keys[index])
             return cast("list[str]", found)
-        from feedbus.ring.bulk import buckets_of
+        from feedbus.ring.bulk_placement import buckets_of
 
         buckets = self._buckets
         chosen = [routing_keys[index] for index in fresh]

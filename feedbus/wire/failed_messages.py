@@ -24,8 +24,8 @@ from feedbus.wire.constants import (
     UNIDENTIFIED,
 )
 from feedbus.wire.delivery import AS_HEADERS, Delivery
-from feedbus.wire.identity import is_of_deaths
-from feedbus.wire.outgoing import Outgoing
+from feedbus.wire.message_ids import is_of_deaths
+from feedbus.wire.outgoing_message import Outgoing
 from feedbus.wire.sealed_message import opened
 
 # Properties that are fields of Outgoing, and properties that must not be sent again: a dead letter

@@ -21,9 +21,9 @@ from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import GENERATION, JSON, PACK, RECORD_COUNT, SHORT_TEXT_BYTES
-from feedbus.wire.envelope import Envelope
-from feedbus.wire.failures import of_record
-from feedbus.wire.identity import is_id
+from feedbus.wire.failed_messages import of_record
+from feedbus.wire.message_ids import is_id
+from feedbus.wire.message_options import Envelope
 
 ID_DIGITS = 24
 

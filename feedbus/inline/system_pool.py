@@ -6,7 +6,7 @@ import contextlib
 import weakref
 from collections.abc import Iterator
 
-from feedbus.inline.projects import Project
+from feedbus.inline.loaded_projects import Project
 from feedbus.inline.system import InlineSystem
 from feedbus.store import Store
 
