@@ -39,7 +39,7 @@ def test_a_folder_of_another_user_is_refused_with_both_names(tmp_path):
     folder = tmp_path / "var"
     folder.mkdir()
     os.chown(folder, NOBODY, -1)
-    with pytest.raises(NotPrivate, match="var belongs to nobody, and this is root: run feedbus"):
+    with pytest.raises(NotPrivate, match="var belongs to nobody, but feedbus runs as root: run it"):
         private_folder(folder)
 
 

@@ -5,6 +5,7 @@ from kombu.connection import Connection
 from feedbus.broker.connecting import (
     clock,
     connect,
+    has_many_hosts,
     in_flight_seconds,
     load_transport,
     locked,
@@ -27,6 +28,7 @@ __all__ = [
     "declare_ring",
     "drop",
     "exchange_exists",
+    "has_many_hosts",
     "in_flight_seconds",
     "load_transport",
     "locked",

@@ -62,6 +62,11 @@ def queue_written_seconds(topology: Topology) -> float:
     return broker_of(topology).queue_written_seconds
 
 
+def has_many_hosts(topology: Topology) -> bool:
+    """Whether consumers of several hosts can use the topology's broker."""
+    return broker_of(topology).has_many_hosts
+
+
 def in_flight_seconds(topology: Topology) -> float:
     """Return how long the broker may take to put a message into a queue after routing it."""
     return broker_of(topology).in_flight_seconds

@@ -29,6 +29,7 @@ class Embedded:
 
     url: BrokerUrl
     file: Path
+    has_many_hosts: bool = False
     in_flight_seconds: float = 0.0
     queue_written_seconds: float = 0.0
     clock: Clock = SYSTEM

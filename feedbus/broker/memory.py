@@ -24,6 +24,7 @@ class InMemory:
 
     url: BrokerUrl
     name: str
+    has_many_hosts: bool = False
     in_flight_seconds: float = 0.0
     queue_written_seconds: float = 0.0
 

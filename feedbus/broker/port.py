@@ -72,6 +72,10 @@ class Broker(Protocol):
         """How long the broker may take to put a message into a queue after routing it."""
 
     @property
+    def has_many_hosts(self) -> bool:
+        """Whether consumers of several hosts can use the broker."""
+
+    @property
     def queue_written_seconds(self) -> float:
         """How long the broker may take to write a confirmed new queue to its disk.
 

@@ -128,9 +128,9 @@ class BatchBus(Bus):
 
         """
         msg = (
-            "a batch handler cannot publish by the bus: it is not known which record causes the"
-            " message, whose id has to stay the same in any batch; call records.publish(…), or"
-            " publish_many(…) or publish_columns(…) on each of records.singles()"
+            "a batch handler cannot publish by the bus, because the id of a message is derived"
+            " from the record that causes it; call records.publish(…), or publish_many(…) or"
+            " publish_columns(…) on each of records.singles()"
         )
         raise UsageError(msg)
 

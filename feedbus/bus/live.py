@@ -139,7 +139,7 @@ class LiveBus(Bus):
         """Publish (payload, routing key) pairs; return how many the broker has confirmed.
 
         Raises:
-            TypeError: an argument has a wrong type, or one is no such pair.
+            TypeError: an argument has a wrong type, or an item of pairs is not a pair.
             UsageError: there is no such exchange, or a record cannot be published.
             Unroutable: messages were returned, because no queue matches; the others were published.
             PublishError: messages were refused.
@@ -200,7 +200,7 @@ class LiveBus(Bus):
             with store.transaction() as session:
                 yield session
         except StoreOutage:
-            if current.requests:  # which may be committed all the same
+            if current.requests:  # the outage may have hidden a successful commit
                 self._leftovers(store).add(current.last)
             raise
         finally:

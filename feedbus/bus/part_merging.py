@@ -31,7 +31,7 @@ class _Group:
     starts: list[int] = field(default_factory=list)
 
     def places(self) -> Sequence[int]:
-        """Return the indexes of the messages among all."""
+        """Return the position of each message of this group among the messages of all groups."""
         pairs = zip(self.starts, self.parts, strict=True)
         return list(chain.from_iterable(range(start, start + len(part)) for start, part in pairs))
 
@@ -60,8 +60,8 @@ class _Group:
 def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
     """Merge parts for one exchange; messages of one key stay in order.
 
-    A part that is large enough to fill whole packs is not merged. Its shared fields are then stored
-    once in each pack.
+    A part that fills whole packs is not merged, so that its shared fields are stored only once in
+    each pack.
 
     Args:
         parts: in the order of publishing.

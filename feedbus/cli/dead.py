@@ -175,7 +175,7 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
 def _require(queue: str, missing: int) -> None:
     """Raise UsageError if some ids belong to no dead letter."""
     if missing > 0:
-        msg = f"{queue} has no dead letters with {missing} of these ids"
+        msg = f"{missing} of these ids are not among the dead letters of {queue}"
         raise UsageError(msg)
 
 

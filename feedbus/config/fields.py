@@ -53,7 +53,7 @@ class Option(fields.Field[Any]):
             self.example = example
 
     def read(self, value: Any) -> Any:
-        """Return the meaning of a value; call refuse() if it is invalid."""
+        """Convert a value of the file and return it; call refuse() if it is invalid."""
         raise NotImplementedError
 
     def schema(self) -> dict[str, Any]:

@@ -74,8 +74,8 @@ class Pruning:
 def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[Limit]:
     """Delete a queue's oldest dead letters while they are too old or too many.
 
-    Several processes can prune at the same time: each decides on one dead letter, by the number of
-    dead letters after it.
+    Several processes can prune at the same time: each takes the oldest dead letter from the queue,
+    and decides by how many are still behind it.
 
     Args:
         connection: to the broker.

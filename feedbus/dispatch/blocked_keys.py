@@ -76,7 +76,7 @@ class BlockedKeys:
             self._decoder.decide(fault)
 
     def abandon(self, arrived: Decoded) -> None:
-        """Record that a delivery with failed records is to be handled again."""
+        """Note that a delivery with failed records is to be handled again."""
         if self._retries is not None and arrived.fates:
             self._retries.abandoned = True
 

@@ -270,7 +270,7 @@ class Decoder:
         arrived.fates.append(fate)
 
     def decide(self, fault: Fault) -> None:
-        """Decide on what no handler gets, when its turn has come."""
+        """Decide the fate of a record that no handler gets, after the earlier ones of its key."""
         if fault.fate is not None:
             self._set_aside(fault.arrived, fault.fate)
         elif fault.error is not None:

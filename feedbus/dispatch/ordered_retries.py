@@ -158,7 +158,7 @@ class OrderedRetries:
 
         Args:
             most: the largest number of records.
-            alone: whether the record with an id is not to be taken together with others.
+            alone: called with a message id; returns whether that record must be taken alone.
 
         """
         taken: list[Delivery] = []

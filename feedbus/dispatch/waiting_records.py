@@ -53,8 +53,8 @@ class WaitingRecords(Generic[Arrival]):
     twice, or its own queue can deliver it again. Both cases are recognised here:
 
     - two messages with one place and one id are one record, and the later attempt counts;
-    - a record that is delivered again by its own queue is a repetition of one that waited when
-      reading began.
+    - a record that its own queue delivers again has the id of a record that waited when reading
+      began; it is a repetition.
 
     A key is blocked from the time when a record of it is added until the last one is done.
     """
@@ -82,14 +82,14 @@ class WaitingRecords(Generic[Arrival]):
         return sum(0 < record.due_at < math.inf for record in self)
 
     def blocked(self, key: str, message_id: str) -> WaitingRecord[Arrival] | None:
-        """Return the dead letter with an id that blocks a key, or None."""
+        """Return the dead letter that has this id and blocks this key, or None."""
         for record in self._lines.get(key, ()):
             if record.attempt == BLOCKED and record.message_id == message_id:
                 return record
         return None
 
     def released(self, message_id: str) -> list[WaitingRecord[Arrival]]:
-        """Return the dead letters with an id that block keys; "" is any id."""
+        """Return the dead letters that block a key and have this id; "" stands for any id."""
         return [
             record
             for record in self
@@ -143,7 +143,7 @@ class WaitingRecords(Generic[Arrival]):
         return [] if old is None else [old]
 
     def began(self) -> None:
-        """Record that all messages that waited when reading began have arrived."""
+        """Note that all messages that waited when reading began have arrived."""
         self._read |= {
             record.message_id for record in self if record.identified and record.attempt != BLOCKED
         }
@@ -182,7 +182,7 @@ class WaitingRecords(Generic[Arrival]):
         Args:
             now: in seconds since 1970.
             most: the largest number of records.
-            alone: whether the record with an id is not to be taken together with others.
+            alone: called with a message id; returns whether that record must be taken alone.
 
         """
         taken: list[WaitingRecord[Arrival]] = []
@@ -202,7 +202,7 @@ class WaitingRecords(Generic[Arrival]):
         return taken
 
     def done(self, record: WaitingRecord[Arrival]) -> None:
-        """Record that a record no longer waits: the next one of its key may run."""
+        """Note that a record no longer waits: the next one of its key may run."""
         line = self._lines[record.key]
         line.remove(record)
         self._count -= 1
@@ -212,14 +212,14 @@ class WaitingRecords(Generic[Arrival]):
             del self._lines[record.key]
 
     def stays(self, record: WaitingRecord[Arrival]) -> None:
-        """Record that a record was not run, because an earlier one has failed again."""
+        """Note that a record was not run, because an earlier one has failed again."""
         record.taken = False
         self._look(self._lines[record.key])
 
     def again(
         self, record: WaitingRecord[Arrival], due_at: float, attempt: int | None = None
     ) -> None:
-        """Record that a record has failed again, and that its next message is being sent.
+        """Note that a record has failed again, and that its next message is being sent.
 
         Args:
             record: returned by take().
@@ -231,7 +231,7 @@ class WaitingRecords(Generic[Arrival]):
         record.due_at, record.arrival, record.taken = due_at, None, False
 
     def given_back(self, record: WaitingRecord[Arrival]) -> None:
-        """Record that a message was returned to the broker, which delivers it again."""
+        """Note that a message was returned to the broker, which delivers it again."""
         record.arrival = None
 
     def drop(self, queue: str) -> None:

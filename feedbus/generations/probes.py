@@ -8,7 +8,7 @@ reports 0 messages and 0 consumers.
 A probe is a fence with an id that nobody can guess. The queue is first in, first out. So a probe
 that returns proves that every earlier message in the queue was delivered before it. Other messages
 may still have been on their way within the broker, for example while a quorum queue elected a
-leader. So a second probe is published IN_FLIGHT_SECONDS after the first has returned. The queue is
+leader. So a second probe is published `pause_seconds` after the first has returned. The queue is
 empty if no message arrives between the two probes, its only reader has settled all earlier
 messages, and the broker's message count is 0.
 """
@@ -40,8 +40,8 @@ def fence(queue: str, marked: str, message_id: str = "") -> Outgoing:
 class Probes:
     """The probes in one queue; its reader reads it alone and settles in order.
 
-    A full queue may refuse them until its reader has settled more, so the reader never waits for
-    that: it continues, and puts a fence later.
+    A full queue may refuse a probe until the reader has settled messages. So the reader must not
+    wait for room: it continues to read, and puts a fence later.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Probes:
         """Start without a probe.
 
         Args:
-            channel: any of the connection by which the queue is read.
+            channel: any channel of the connection that reads the queue.
             queue: its name on the broker.
             pause_seconds: see feedbus.broker.in_flight_seconds().
-            owed: whether a fence is to be put, since none may be in the queue.
+            owed: whether a fence has to be put, because the queue possibly contains none.
 
         """
         self._channel = channel
@@ -100,7 +100,7 @@ class Probes:
             self._awaited = ""
 
     def put_owed(self) -> None:
-        """Publish a fence that is owed; it is no probe, so its reader checks first that it ends.
+        """Publish the owed fence; it is no probe, so its reader first checks that the queue ends.
 
         Raises:
             Outage: the broker does not confirm it.
@@ -127,7 +127,7 @@ class Probes:
         return True
 
     def disturb(self) -> None:
-        """Record that another message has arrived, so that the proof starts again."""
+        """Note that another message has arrived, so that the proof starts again."""
         self._quiet = 0
 
 

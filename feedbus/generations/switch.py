@@ -143,7 +143,7 @@ def _delete_waiting(channel: Channel, queue: str) -> None:
             "waiting_queue_kept",
             f"queue {queue} has {count} waiting messages, but the queue to which they belong does"
             " not exist: an operator or feedbus 0.1 has deleted it; move the messages to the"
-            " exchange; `feedbus plan` lists the queue",
+            " exchange of that queue; `feedbus plan` lists the waiting queue",
             queue=queue,
             messages=count,
         )
@@ -152,10 +152,10 @@ def _delete_waiting(channel: Channel, queue: str) -> None:
 
 
 def record_disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
-    """Record that the broker distributes keys in another order than the generation's.
+    """Note that the broker has bound the shards of a ring in another order than its generation.
 
-    The next adopt makes a new generation of the same members. The caller holds the topology's
-    lock.
+    The next call of adopt() makes a new generation of the same members. The caller
+    holds the lock of the topology.
     """
     state = ledger.recall(channel, topology, generation.exchange)
     if state is not None and state.current == generation and not state.disordered:

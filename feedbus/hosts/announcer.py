@@ -52,7 +52,7 @@ class Announcer:
         self._lost_at = self._clock.monotonic()
         self._logged = ""
         self._over = threading.Event()
-        self._needed = bool(self._abilities) and not topology.broker_url.embedded
+        self._needed = bool(self._abilities) and broker.has_many_hosts(topology)
         self._thread = threading.Thread(target=self._run, name="hosts", daemon=True)
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from feedbus import broker
 from feedbus.clock import SYSTEM, Clock
 from feedbus.process.private_files import open_private
 from feedbus.process.slots import run_folder
@@ -62,7 +63,7 @@ def assignment_of(topology: Topology, consumer: str, *, supervised: bool) -> Cal
     It always returns true for a process that was started by hand, and on the embedded broker, which
     has only one host.
     """
-    if not supervised or topology.broker_url.embedded:
+    if not supervised or not broker.has_many_hosts(topology):
         return lambda: True
     return AssignedConsumer(assignment_path(topology), consumer, os.getppid())
 

@@ -147,8 +147,9 @@ def _refuse_other_owner(path: Path, found: os.stat_result, what: str = "") -> No
     if found.st_uid not in {os.geteuid(), 0}:
         me = _user(os.geteuid())
         msg = (
-            f"{what}{path} belongs to {_user(found.st_uid)}, and this is {me}: run feedbus as its"
-            f" owner, or choose another var, or look through it and run `chown -R {me} {path}`"
+            f"{what}{path} belongs to {_user(found.st_uid)}, but feedbus runs as {me}: run it as"
+            " its owner, or set var to another folder, or, if you trust its content, run"
+            f" `chown -R {me} {path}`"
         )
         raise NotPrivate(msg)
 

@@ -121,7 +121,7 @@ class PublishingRecords:
         """Publish (payload, routing key) pairs that this one record causes; return their number.
 
         Raises:
-            TypeError: an argument has a wrong type, or one is not such a pair.
+            TypeError: an argument has a wrong type, or an item of pairs is not a pair.
             UsageError: these are several records, or none.
 
         """

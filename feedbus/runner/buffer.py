@@ -82,7 +82,7 @@ class Buffer:
         Args:
             records: the number of records after which the batch ends.
             deliveries: the largest number of deliveries.
-            suspected: returns whether the message with an id must be handled alone.
+            suspected: called with a message id; returns whether that message must be handled alone.
 
         """
         taken: list[Delivery] = []

@@ -110,7 +110,10 @@ class Run:
             self.standby_seconds = min(2 * self.standby_seconds, POLL_SECONDS)
 
     def patience(self, raw: RawConnection) -> float:
-        """Return how long to wait for a delivery: until a limit, or until a signal may be seen."""
+        """Return how many seconds to wait for a delivery: at most until a limit.
+
+        If signals do not wake the connection, the wait is short, so that they are seen.
+        """
         wakes = getattr(raw, "wakes_on_signals", False)
         longest = LONG_POLL_SECONDS if wakes else POLL_SECONDS
         longest = min(longest, self.until_due(), self.standby_seconds)

@@ -97,7 +97,7 @@ class Subscriptions:
             self._metrics.misplaced()
 
     def pass_fence(self, raw: RawConnection) -> bool:
-        """Accept the next fence; return False if its queue does not end."""
+        """Process the fence that is first in the buffer; return False if its queue is in use."""
         run, fence = self._run, self._run.buffer.first
         reading = self.reading[fence.consumer_tag]
         if not reading.probes.awaited:

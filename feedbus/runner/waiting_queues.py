@@ -145,8 +145,8 @@ class WaitingQueues:
         if len(self) >= limit and not self._full:
             self._full = True
             reason = (
-                f"{len(self)} records wait so that their keys stay in order, which is the"
-                " waiting_limit; it continues when enough of them are handled or dead letters"
+                f"{len(self)} records wait for earlier records of their keys, and waiting_limit is"
+                f" {limit}; it continues when enough of them are handled or dead letters"
             )
             events.warning(
                 "waiting_limit",

@@ -141,10 +141,13 @@ class Scheduler:
         first = cron.next_after(last)
         if first < (moment or now):
             fired_for = write_moment(moment) if moment else "none"
+            late = (
+                f"the latest one, {fired_for}, was" if moment else "because of catch_up, none was"
+            )
             events.warning(
                 "schedule_missed",
-                f"schedule {schedule.name} was not fired since {write_moment(first)}; the moment"
-                f" that was fired late: {fired_for}",
+                f"schedule {schedule.name} missed its times from {write_moment(first)} on; {late}"
+                " fired late",
                 schedule=schedule.name,
                 missed_from=write_moment(first),
                 fired=fired_for,

@@ -42,6 +42,7 @@ class RabbitMQ:
 
     url: BrokerUrl
     management_url: ManagementUrl | None = None
+    has_many_hosts: bool = True
     in_flight_seconds: float = IN_FLIGHT_SECONDS
     queue_written_seconds: float = QUEUE_WRITTEN_SECONDS
     clock: Clock = SYSTEM

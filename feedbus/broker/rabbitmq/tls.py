@@ -83,7 +83,7 @@ def _used(server: str, file: Path | None) -> Iterator[None]:
 
 
 def _no_passphrase() -> str:
-    msg = "the key has a passphrase; write one without it, readable by its owner alone"
+    msg = "the key has a passphrase; save it without one, in a file that only its owner can read"
     raise ValueError(msg)
 
 
