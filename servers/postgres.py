@@ -45,8 +45,13 @@ def installed() -> dict[int, Path]:
 
 
 def chosen() -> list[int]:
-    """Return the major versions that the store is tested on; they may not be installed."""
-    return sorted({next(iter(installed()), 15), 17})
+    """Return the major versions that the store is tested on; they may not be installed.
+
+    Where all servers are required, 15 is always among them, so that a missing one is noticed.
+    """
+    required = os.environ.get("FEEDBUS_REQUIRE_SERVERS") == "1"
+    oldest = 15 if required else next(iter(installed()), 15)
+    return sorted({oldest, 17})
 
 
 def binary(name: str, major: int | None = None) -> Path:

@@ -67,14 +67,19 @@ def find(beginning: str) -> Version | None:
 
 
 def chosen() -> list[str]:
-    """Return the beginnings of the versions that this run is to use; they may not be installed."""
+    """Return the beginnings of the versions that this run is to use; they may not be installed.
+
+    Where all servers are required, a 3.x is always among them, so that a missing one is noticed.
+    """
     text = os.environ.get("FEEDBUS_RABBITMQ_VERSIONS", "")
     there = [one.series for one in installed()]
     if text == "all":
         return there
     if text:
         return [word.strip() for word in text.split(",")]
-    oldest = there[0] if there else "3"
+    required = os.environ.get("FEEDBUS_REQUIRE_SERVERS") == "1"
+    old = [one for one in there if one.startswith("3.")] if required else there
+    oldest = next(iter(old), "3")
     newest = next((one for one in reversed(there) if one.startswith("4.")), "4")
     return list(dict.fromkeys((oldest, newest)))
 

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
-from servers import versions
+from servers import postgres, versions
 from servers.compose import PROJECT
 from servers.owned import OwnedProcess
 from tests.projects import PATIENCE_SECONDS, wait_until
@@ -61,6 +62,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(versions, "SYSTEM", tmp_path / "nothing")
     monkeypatch.setattr(versions, "UNPACKED", (tmp_path,))
     monkeypatch.delenv("FEEDBUS_RABBITMQ_VERSIONS", raising=False)
+    monkeypatch.delenv("FEEDBUS_REQUIRE_SERVERS", raising=False)
     return make
 
 
@@ -90,3 +92,20 @@ def test_a_version_is_found_by_its_beginning_and_the_newest_wins(machine):
     assert versions.find("4").name == "4.10.0"
     assert versions.find("4.0").name == "4.0.5"
     assert versions.find("4.1") is None
+
+
+@pytest.mark.parametrize(
+    ("there", "used"), [(["4.3.6"], ["3", "4.3"]), (["3.10.8"], ["3.10", "4"]), ([], ["3", "4"])]
+)
+def test_where_all_servers_are_required_a_missing_version_is_among_those_to_use(
+    machine, monkeypatch, there, used
+):
+    machine(*there)
+    monkeypatch.setenv("FEEDBUS_REQUIRE_SERVERS", "1")
+    assert versions.chosen() == used
+
+
+def test_where_all_servers_are_required_a_missing_postgresql_is_among_those_to_use(monkeypatch):
+    monkeypatch.setattr(postgres, "installed", lambda: {17: Path("/nowhere")})
+    monkeypatch.setenv("FEEDBUS_REQUIRE_SERVERS", "1")
+    assert postgres.chosen() == [15, 17]
