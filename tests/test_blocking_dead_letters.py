@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,17 +40,23 @@ class Loaded:
         return self.topology
 
 
-def test_one_dead_letter_is_dropped_and_only_its_key_goes_on(make):
-    system = make(work(block_on_dead=True))
-    published(system)
-    seen: list[int] = []
+def refusing(refused: Collection[int], seen: list[int]) -> Callable[[dict[str, Any], Any], None]:
+    """Return a handler that rejects the messages of these numbers, and notes the others."""
 
     def refuse(message: dict[str, Any], _bus: Any) -> None:
-        if message["n"] in {3, 6}:
+        if message["n"] in refused:
             reason = "not now"
             raise Reject(reason)
         seen.append(message["n"])
 
+    return refuse
+
+
+def test_one_dead_letter_is_dropped_and_only_its_key_goes_on(make):
+    system = make(work(block_on_dead=True))
+    published(system)
+    seen: list[int] = []
+    refuse = refusing({3, 6}, seen)
     system.run(refuse)
     ids = {json.loads(letter.body)["n"]: letter.message_id for letter in system.dead()}
     command = partial(CliRunner().invoke, dead.command, obj=Loaded(system.topology))
@@ -69,13 +75,7 @@ def test_a_dead_letter_blocks_its_key_until_it_is_sent_back_or_dropped(make, con
     system = make(work(**options))
     published(system)
     refused, seen = {3, 6}, []
-
-    def refuse(message: dict[str, Any], _bus: Any) -> None:
-        if message["n"] in refused:
-            reason = "not now"
-            raise Reject(reason)
-        seen.append(message["n"])
-
+    refuse = refusing(refused, seen)
     system.run(refuse)
     assert sorted(seen) == [1, 2, 4]
     assert sorted(json.loads(letter.body)["n"] for letter in system.dead()) == [3, 6]
@@ -145,13 +145,7 @@ def test_a_limit_drops_no_dead_letter_whose_key_it_has_not_released(tmp_path, mo
     system = System.at(tmp_path, work(block_on_dead=True))
     published(system)
     refused, seen = {3, 6}, []
-
-    def refuse(message: dict[str, Any], _bus: Any) -> None:
-        if message["n"] in refused:
-            reason = "not now"
-            raise Reject(reason)
-        seen.append(message["n"])
-
+    refuse = refusing(refused, seen)
     system.run(refuse)
     limited = replace(system.topology.queues["work"], dead_letters=DeadLetters(max_length=1))
     with broker.connect(system.topology) as connection:
