@@ -34,7 +34,7 @@ from feedbus.bus.sender import Sender
 from feedbus.topology import Exchange, Queue, Topology
 from feedbus.urls import parse_broker_url
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 from servers.rabbitmq import RabbitMQ
 from servers.versions import installed
 

@@ -14,7 +14,7 @@ from typing import Any
 from feedbus import broker, config
 from feedbus.bus import LiveBus
 from feedbus.generations import topology_setup
-from feedbus.generations.depths import depths_of
+from feedbus.generations.queue_depths import depths_of
 from feedbus.metrics import Metrics
 from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import Address, Server, bind

@@ -20,7 +20,7 @@ from feedbus.bus import LiveBus
 from feedbus.dead_letters import letters
 from feedbus.errors import BrokerOutage
 from feedbus.generations import topology_setup
-from feedbus.generations.depths import depths_of
+from feedbus.generations.queue_depths import depths_of
 from feedbus.handling.handlers import Handler
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.metrics import Metrics

@@ -13,7 +13,7 @@ from feedbus.bus import LiveBus
 from feedbus.cli import main
 from feedbus.config.weight_editing import weighted
 from feedbus.generations import topology_setup
-from feedbus.generations.depths import depths_of
+from feedbus.generations.queue_depths import depths_of
 from feedbus.ring import Ring
 
 TOPOLOGY = """

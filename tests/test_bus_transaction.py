@@ -11,7 +11,7 @@ import pytest
 
 import feedbus
 from feedbus.bus import LiveBus, live
-from feedbus.bus.request_sender import RequestSender
+from feedbus.bus.shared_sender import SharedSender
 from feedbus.errors import BrokerOutage
 from feedbus.store import leftovers
 from feedbus.store.outbox_rows import publish_pending
@@ -50,14 +50,14 @@ def numbers(system: System) -> list[int]:
 def broken(monkeypatch) -> list[bool]:
     """Return a list; while it is not empty, the broker is unavailable."""
     away: list[bool] = []
-    send = RequestSender._sent
+    send = SharedSender._sent
 
     def sent(self, messages, timeout_seconds):
         if away:
             return BrokerOutage("away")
         return send(self, messages, timeout_seconds)
 
-    monkeypatch.setattr(RequestSender, "_sent", sent)
+    monkeypatch.setattr(SharedSender, "_sent", sent)
     return away
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import feedbus
 from feedbus.cli import COMMANDS, Context, main
-from feedbus.cli.names import CONSUMER, EXCHANGE, QUEUE
+from feedbus.cli.name_completion import CONSUMER, EXCHANGE, QUEUE
 from feedbus.errors import UsageError
 from store.cli import migrate
 from web.__main__ import main as web

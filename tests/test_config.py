@@ -262,7 +262,7 @@ STRANGE = [
 def test_no_value_of_any_option_makes_more_than_problems(tmp_path, value):
     from feedbus.config.process_options import ProcessTable
     from feedbus.config.queue_options import QueueTable
-    from feedbus.config.tables import options_of
+    from feedbus.config.table_types import options_of
 
     texts = [f"{option} = {value}\n" + START + ORDERS for option in ("var", "broker", "commands")]
     texts += [f"{START}{ORDERS}[{table}]\n{option} = {value}\n" for table, option in OPENED]

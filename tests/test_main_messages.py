@@ -112,7 +112,7 @@ MESSAGES = {
         "the handler raised an exception for a record; the queue's retry policy applies",
         ("the handler raised an exception for a batch; feedbus now calls it for each record alone"),
     ),
-    "operations/service.py": (
+    "operations/operations_process.py": (
         (
             "port {} is in use by another program, so this process listens on port {}; `feedbus"
             " status` shows the address"

@@ -16,7 +16,7 @@ import pytest
 
 from feedbus import broker
 from feedbus.cli.status import gather
-from feedbus.operations import queue_depths, service
+from feedbus.operations import operations_process, queue_depths
 from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.operations.url_file import write_url
@@ -247,15 +247,15 @@ def test_a_free_port_is_used_where_the_usual_one_is_taken_unless_a_port_was_chos
 ):
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
-        monkeypatch.setattr(service, "OPERATIONS_PORT", taken)
-        found = service.Service(system.topology, "127.0.0.1", None, supervised=False).listen()
+        monkeypatch.setattr(operations_process, "OPERATIONS_PORT", taken)
+        found = operations_process.OperationsServer(system.topology, "127.0.0.1", None, supervised=False).listen()
         with found[0] as listener:
             port = listener.getsockname()[1]
             assert port != taken
             write_url(system.topology, f"http://127.0.0.1:{port}")
-        after = service.Service(system.topology, "127.0.0.1", None, supervised=False).listen()
+        after = operations_process.OperationsServer(system.topology, "127.0.0.1", None, supervised=False).listen()
         with after[0] as listener:
             assert listener.getsockname()[1] == port  # a restart keeps its address
-        chosen = service.Service(system.topology, "127.0.0.1", taken, supervised=False)
+        chosen = operations_process.OperationsServer(system.topology, "127.0.0.1", taken, supervised=False)
         with pytest.raises(CannotListen, match=f"port {taken}: Address already in use"):
             chosen.listen()

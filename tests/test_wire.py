@@ -27,7 +27,7 @@ from feedbus.wire.constants import (
 )
 from feedbus.wire.failed_messages import errors_text, reason_text
 from feedbus.wire.sealed_message import fitted, sealed
-from feedbus.wire.tables import ByteArray, Timestamp, read_properties, write_properties
+from feedbus.wire.amqp_encoding import ByteArray, Timestamp, read_properties, write_properties
 from tests import raw_client as raw
 
 PLAIN = {

@@ -9,7 +9,7 @@ from feedbus.broker import inventory
 from feedbus.broker_names import WAITING, Names
 from feedbus.generations import ledger
 from feedbus.topology import Topology
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 
 LOOK_SECONDS = 0.25
 

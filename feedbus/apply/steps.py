@@ -8,7 +8,7 @@ from typing import Protocol
 
 from feedbus import broker
 from feedbus.apply.drain_wait import await_drained
-from feedbus.broker import declarations, inventory, locks, projects, timer_objects
+from feedbus.broker import declarations, inventory, locks, project_marks, timer_objects
 from feedbus.broker_names import Names, Role, has_role
 from feedbus.errors import UsageError
 from feedbus.generations import file_order, ledger, queue_replacement, removal, switch
@@ -18,7 +18,7 @@ from feedbus.plan.changes import Plan
 from feedbus.plan.comparison import make_plan
 from feedbus.process.slots import run_folder
 from feedbus.topology import Topology
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 
 # The ring, the queue of held messages and the retry queues are needed until the last message is
 # handled.
@@ -135,7 +135,7 @@ def _make(
     """Declare new objects, and replace those that differ."""
     names, work = Names(topology), plan.work
     channel = connection.channel()
-    projects.claim(channel, topology)
+    project_marks.claim(channel, topology)
     for exchange in work.exchanges:
         channel.exchange_delete(exchange)
         step("exchange-deleted")

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 
 from feedbus.clock import Clock, Waiting
 from feedbus.logs import EventLog
-from feedbus.wire.amqp import RawConnection
+from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)
 

@@ -9,7 +9,7 @@ from kombu.connection import Connection
 from feedbus.broker.kinds import broker_of
 from feedbus.clock import Clock
 from feedbus.topology import Topology
-from feedbus.wire import amqp
+from feedbus.wire import amqp_protocols
 
 
 def connect(topology: Topology, *, beating: bool = False) -> Connection:
@@ -37,7 +37,7 @@ def load_transport(topology: Topology) -> None:
     broker_of(topology).load()
 
 
-def locked(connection: amqp.Connection, topology: Topology) -> AbstractContextManager[None]:
+def locked(connection: amqp_protocols.Connection, topology: Topology) -> AbstractContextManager[None]:
     """Hold the lock under which rings are switched; it is released when its holder dies.
 
     Raises:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from feedbus.broker import lookups, ordering, queue_arguments
+from feedbus.broker import lookups, weight_padding, queue_arguments
 from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.differences import differing, differs_in, explained, found_in
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.logs import EventLog
 from feedbus.topology import Consumer, Exchange, Generation, Queue, Schedule, Topology
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 
 events = EventLog(__name__)
 
@@ -101,7 +101,7 @@ def declare_ring(
             ring, "x-consistent-hash", durable=True, auto_delete=False, arguments=arguments
         )
     queues = [(names.member(generation, member), weight) for member, weight in generation.members]
-    keys = ordering.weight_keys(queues)
+    keys = weight_padding.weight_keys(queues)
     for (member, _), (queue, _), key in zip(generation.members, queues, keys, strict=True):
         _declare_shard(channel, names, topology.consumer(member), queue)
         channel.queue_bind(queue, ring, key)

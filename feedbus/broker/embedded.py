@@ -18,7 +18,7 @@ from feedbus.transports import sqlite
 from feedbus.transports.sqlite.read_only_view import Survey as Rows
 from feedbus.transports.sqlite.read_only_view import survey
 from feedbus.urls import BrokerUrl
-from feedbus.wire import amqp
+from feedbus.wire import amqp_protocols
 
 LOCK_TIMEOUT_SECONDS = 10.0
 
@@ -43,7 +43,7 @@ class Embedded:
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return opened(Connection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url)
 
-    def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
+    def locked(self, connection: amqp_protocols.Connection, project: str) -> AbstractContextManager[None]:
         """Hold a lock on a file next to the broker file, for all projects in it."""
         del connection, project
         return locks.held(Path(f"{self.file}.lock"), LOCK_TIMEOUT_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from feedbus.broker import projects
+from feedbus.broker import project_marks
 from feedbus.broker.kinds import broker_of
 from feedbus.broker.port import Kind, SeenBinding, SeenExchange, SeenQueue
 from feedbus.broker_names import Names
@@ -42,7 +42,7 @@ def take(topology: Topology) -> Inventory:
     exchanges = {one.external_name for one in topology.exchanges.values()} - {""}
     queues = {one.external_name for one in topology.queues.values()} - {""}
     found = broker_of(topology).survey((prefix, *queues))
-    others = projects.others(topology, (one.name for one in found.exchanges))
+    others = project_marks.others(topology, (one.name for one in found.exchanges))
 
     def own(name: str) -> bool:
         return name.startswith(prefix) and not name.startswith((*others, names.hosts))

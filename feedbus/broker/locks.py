@@ -10,7 +10,7 @@ from feedbus.broker.outages import connection_errors
 from feedbus.clock import Clock
 from feedbus.errors import UsageError
 from feedbus.process import file_locks
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 
 QUEUE_TIMEOUT_SECONDS = 10.0
 QUEUE_POLL_SECONDS = 0.1

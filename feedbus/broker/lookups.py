@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from feedbus.errors import Outage
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 
 
 def queue_exists(connection: Connection, name: str) -> bool:

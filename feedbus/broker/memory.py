@@ -15,7 +15,7 @@ from feedbus.clock import Clock
 from feedbus.transports import memory
 from feedbus.transports.memory.broker import find
 from feedbus.urls import BrokerUrl
-from feedbus.wire import amqp
+from feedbus.wire import amqp_protocols
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class InMemory:
         del beating
         return opened(Connection(transport=memory.Transport, virtual_host=self.name), self.url)
 
-    def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
+    def locked(self, connection: amqp_protocols.Connection, project: str) -> AbstractContextManager[None]:
         """Hold the lock of an exclusive queue."""
         return exclusive_queue(connection, f"{project}.lock", self.clock)
 

@@ -10,7 +10,7 @@ from kombu.connection import Connection
 
 from feedbus.errors import BrokerOutage
 from feedbus.urls import BrokerUrl, Node
-from feedbus.wire import amqp
+from feedbus.wire import amqp_protocols
 
 
 def opened(connection: Connection, url: BrokerUrl | Node) -> Connection:
@@ -42,7 +42,7 @@ def drop(connection: Connection) -> None:
         connection.collect()
 
 
-def connection_errors(connection: amqp.Connection) -> tuple[type[BaseException], ...]:
+def connection_errors(connection: amqp_protocols.Connection) -> tuple[type[BaseException], ...]:
     """Return the error classes of a connection that is lost or refused."""
     errors = (*connection.connection_errors, *connection.recoverable_connection_errors)
     return tuple({*errors, ConnectionError, OSError})

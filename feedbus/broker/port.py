@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from kombu.connection import Connection
 
 from feedbus.clock import Clock
-from feedbus.wire import amqp
+from feedbus.wire import amqp_protocols
 
 Kind = Literal["queue", "exchange"]
 
@@ -97,7 +97,7 @@ class Broker(Protocol):
 
         """
 
-    def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
+    def locked(self, connection: amqp_protocols.Connection, project: str) -> AbstractContextManager[None]:
         """Hold a project's lock; it is released when its holder dies.
 
         Raises:

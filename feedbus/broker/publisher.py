@@ -18,7 +18,7 @@ from amqp.exceptions import AccessRefused, ChannelError, NotFound
 from feedbus.broker.blockage import Blockage
 from feedbus.errors import BrokerOutage, PublishError, Unroutable, UsageError
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp import Channel, Connection, RawConnection
+from feedbus.wire.amqp_protocols import Channel, Connection, RawConnection
 from feedbus.wire.sealed_message import fitted
 
 WINDOW = 1000  # messages that share one wait for confirms

@@ -27,7 +27,7 @@ from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.topology import Queue
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.constants import PRIORITY, TIMER_PLACES, TIMER_TARGET
 
 BASE_BITS = 4

@@ -18,7 +18,7 @@ from feedbus.clock import Waiting
 from feedbus.logs import EventLog
 from feedbus.topology import Exchange, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import TIMER_PLACES, TIMER_TARGET
 from feedbus.wire.outgoing_message import Moved
 

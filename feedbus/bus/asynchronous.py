@@ -14,10 +14,10 @@ from typing import Self, Unpack
 
 from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus
 from feedbus.bus.record_encoding import columnar
-from feedbus.bus.requests import Request
+from feedbus.bus.publish_requests import Request
 from feedbus.metrics import Metrics
-from feedbus.records.arguments import check_many, check_record
-from feedbus.records.options import envelope_of
+from feedbus.records.publish_arguments import check_many, check_record
+from feedbus.records.publish_options import envelope_of
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
 from feedbus.topology import Topology

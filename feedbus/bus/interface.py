@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
-from feedbus.records.arguments import check_record
-from feedbus.records.options import envelope_of
+from feedbus.records.publish_arguments import check_record
+from feedbus.records.publish_options import envelope_of
 from feedbus.records.payloads import Payload
 from feedbus.wire.message_options import Envelope, PublishOptions
 

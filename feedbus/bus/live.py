@@ -14,17 +14,17 @@ from typing import Any, Self, Unpack
 from feedbus import broker
 from feedbus.bus.interface import Bus
 from feedbus.bus.record_encoding import columnar
-from feedbus.bus.request_sender import RequestSender
-from feedbus.bus.requests import Request
-from feedbus.bus.rows import first_alone, request_of, sent_rows
+from feedbus.bus.shared_sender import SharedSender
+from feedbus.bus.publish_requests import Request
+from feedbus.bus.outbox_requests import first_alone, request_of, sent_rows
 from feedbus.bus.sender import Sender
 from feedbus.bus.transactions import Current, Transaction
 from feedbus.errors import BrokerOutage, StoreOutage
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.printable import one_line
-from feedbus.records.arguments import check_columns, check_many, check_record
-from feedbus.records.options import envelope_of
+from feedbus.records.publish_arguments import check_columns, check_many, check_record
+from feedbus.records.publish_options import envelope_of
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
 from feedbus.store import NoStore, Store, open_store
@@ -80,7 +80,7 @@ class LiveBus(Bus):
 
     def _begin(self) -> None:
         """Start without a connection and with free locks, as a forked process must."""
-        self._requests = RequestSender(self._topology, self._new_sender(), self._timeout_seconds)
+        self._requests = SharedSender(self._topology, self._new_sender(), self._timeout_seconds)
         self._opening = threading.Lock()
         self._current = Current()
         self._store = self._given_store

@@ -28,7 +28,7 @@ from feedbus.generations import ledger
 from feedbus.metrics import Metrics, Outcome
 from feedbus.topology import Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import PACK, TIMER_TARGET
 
 

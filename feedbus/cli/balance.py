@@ -13,8 +13,8 @@ from feedbus.balance.spread import find_ring
 from feedbus.balance.traffic import Pair, Tally, pairs_of_keys, pairs_of_rows
 from feedbus.balance.weights import CLOSE, Found, find, report, toml
 from feedbus.cli import Context, counted
-from feedbus.cli.keys import KEYS
-from feedbus.cli.names import QUEUE
+from feedbus.cli.keys_option import KEYS
+from feedbus.cli.name_completion import QUEUE
 from feedbus.config.weight_editing import rewrite
 from feedbus.errors import UsageError
 from feedbus.ring import Ring
@@ -128,7 +128,7 @@ def _pairs(
     if keys is not None:
         yield pairs_of_keys(keys, traffic)
         return
-    from feedbus.store.peewee import reading
+    from feedbus.store.peewee import user_query
 
     if topology.store_url is None:
         msg = "--query: the topology has no database: expected url in [store]"

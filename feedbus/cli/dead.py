@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus.cli import Context, counted
-from feedbus.cli.names import QUEUE
+from feedbus.cli.name_completion import QUEUE
 from feedbus.errors import UsageError
 from feedbus.printable import printable, printable_json
 from feedbus.wire.constants import OF_FAILURES
@@ -128,7 +128,7 @@ def requeue(
 def drop(context: Context, queue: str, message_ids: tuple[str, ...]) -> None:
     """Delete dead letters of QUEUE. If one of them blocked a key, the key is unblocked."""
     from feedbus.dead_letters import letters
-    from feedbus.dead_letters.release import release
+    from feedbus.dead_letters.key_release import release
 
     topology = context.load()
     chosen = topology.queue(queue)
@@ -154,7 +154,7 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
     """Delete all dead letters of QUEUE."""
     from feedbus.broker_names import Names
     from feedbus.dead_letters import letters
-    from feedbus.dead_letters.release import release
+    from feedbus.dead_letters.key_release import release
 
     topology = context.load()
     chosen = topology.queue(queue)

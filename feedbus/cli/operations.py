@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from feedbus.cli import Context
-from feedbus.cli.supervised import failures_logged
+from feedbus.cli.supervised_errors import failures_logged
 from feedbus.logs import configure
 from feedbus.topology import OPERATIONS, OPERATIONS_PORT, Operations
 
@@ -41,8 +41,8 @@ def command(context: Context, host: str | None, port: int | None) -> None:
     machines can reach the address, FEEDBUS_API_TOKEN must be set. Requests then need the header
     `Authorization: Bearer TOKEN`.
     """
-    from feedbus.operations.service import run
-    from feedbus.process.supervised import follow_parent
+    from feedbus.operations.operations_process import run
+    from feedbus.process.supervised_process import follow_parent
 
     supervised = follow_parent()
     topology = context.load()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from feedbus.cli import Context, counted
-from feedbus.cli.keys import KEYS
-from feedbus.listed import listed
+from feedbus.cli.keys_option import KEYS
+from feedbus.name_list import listed
 from feedbus.printable import printable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import IO, Any
 import click
 
 from feedbus.cli import Context, counted
-from feedbus.cli.names import EXCHANGE
+from feedbus.cli.name_completion import EXCHANGE
 from feedbus.errors import UsageError
 
 Pair = tuple[Mapping[str, Any], str]

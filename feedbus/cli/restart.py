@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus.cli import Context, counted
-from feedbus.cli.names import RUNNING
+from feedbus.cli.name_completion import RUNNING
 from feedbus.cli.progress import BusyLines
 from feedbus.errors import FeedbusError, UsageError
 

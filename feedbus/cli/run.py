@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus.cli import Context
-from feedbus.cli.names import CONSUMER
-from feedbus.cli.supervised import failures_logged
-from feedbus.cli.values import DURATION
+from feedbus.cli.name_completion import CONSUMER
+from feedbus.cli.supervised_errors import failures_logged
+from feedbus.cli.duration_option import DURATION
 from feedbus.errors import UsageError
 from feedbus.logs import EventLog, configure
 
@@ -59,7 +59,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     """Run CONSUMER in the foreground until a limit or a signal ends it, with exit code 0."""
     # Imported modules are not garbage; without collections, the imports are 10 % faster.
     gc.disable()
-    from feedbus.process.supervised import follow_parent
+    from feedbus.process.supervised_process import follow_parent
     from feedbus.runner import Limits
 
     supervised = follow_parent()
@@ -101,7 +101,7 @@ def _run(context: Context, topology: Topology, place: Place, limits: Limits) -> 
     from feedbus.metrics import Metrics
     from feedbus.process import slot_status, watchdog
     from feedbus.process.slots import hold_slot, run_folder, slot_path
-    from feedbus.process.supervised import limit_memory
+    from feedbus.process.supervised_process import limit_memory
     from feedbus.runner import CrashGuard, Runner, stopping_on_signals
     from feedbus.store import open_store
 

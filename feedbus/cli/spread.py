@@ -12,8 +12,8 @@ import click
 from feedbus.balance.keys import Keys
 from feedbus.balance.spread import Spread, find_ring, moved, place
 from feedbus.cli import Context, counted
-from feedbus.cli.keys import KEYS
-from feedbus.cli.names import QUEUE
+from feedbus.cli.keys_option import KEYS
+from feedbus.cli.name_completion import QUEUE
 from feedbus.errors import UsageError
 
 BAR_WIDTH = 40

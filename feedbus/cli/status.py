@@ -14,7 +14,7 @@ from feedbus.errors import FeedbusError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from feedbus.generations.depths import Depths
+    from feedbus.generations.queue_depths import Depths
     from feedbus.topology import Topology
 
 UNKNOWN = {"ready": None, "retrying": None, "waiting": None, "dead": None}
@@ -130,7 +130,7 @@ def _broker(
     from feedbus import broker
     from feedbus.broker import timer
     from feedbus.broker_names import Names
-    from feedbus.generations.depths import depths_of
+    from feedbus.generations.queue_depths import depths_of
     from feedbus.schedules.fired_moment import fired_moments
 
     url = str(topology.broker_url)

@@ -47,9 +47,9 @@ def load(
     from feedbus.config.options import DECLARATION
     from feedbus.config.partial_topology import Draft
     from feedbus.config.problems import Report
-    from feedbus.config.syntax import report_unquoted
-    from feedbus.config.tables import load_table, spread
-    from feedbus.config.variables import expand
+    from feedbus.config.syntax_errors import report_unquoted
+    from feedbus.config.table_types import load_table, spread
+    from feedbus.config.environment_variables import expand
 
     if text is None:
         text = read(_applied(path, environ))
@@ -125,7 +125,7 @@ def _parse(path: Path, text: str) -> Mapping[str, Any]:
             path, "too deeply nested: expected fewer brackets within brackets", "less depth"
         ) from None
     except ValueError as error:
-        from feedbus.config.syntax import problem_of
+        from feedbus.config.syntax_errors import problem_of
 
         found = PLACE.search(str(error))
         ends = text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1

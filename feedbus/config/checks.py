@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from itertools import chain
 
-from feedbus.amounts import write_duration
+from feedbus.units import write_duration
 from feedbus.config.argument_checks import check_arguments, check_exchange_arguments
-from feedbus.config.external import check_external
+from feedbus.config.external_checks import check_external
 from feedbus.config.key_paths import lookup
 from feedbus.config.name_checks import check_names
 from feedbus.config.partial_topology import Draft, Found, Options
@@ -21,7 +21,7 @@ from feedbus.config.routing_checks import (
     check_misfits,
     check_routing_keys,
 )
-from feedbus.config.schedules import check_schedules
+from feedbus.config.schedule_options import check_schedules
 from feedbus.config.server_options import CONSUMER_TIMEOUT_SECONDS
 from feedbus.config.store_checks import check_once, check_store
 from feedbus.topology import HANDLER_TIMEOUT_SECONDS

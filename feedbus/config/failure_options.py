@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from feedbus import topology
-from feedbus.config.fields import Choice, Duration, Flag, Whole
-from feedbus.config.tables import Array, TableSchema
-from feedbus.config.values import ExceptionName
+from feedbus.config.option_types import Choice, Duration, Flag, Whole
+from feedbus.config.table_types import Array, TableSchema
+from feedbus.config.value_types import ExceptionName
 
 
 class RetryTable(TableSchema):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from feedbus.config.exchange_options import ExchangeTable
-from feedbus.config.fields import Dotted, Name, Text
+from feedbus.config.option_types import Dotted, Name, Text
 from feedbus.config.process_options import (
     LoggingTable,
     MiddlewareTable,
@@ -13,8 +13,8 @@ from feedbus.config.process_options import (
 )
 from feedbus.config.queue_options import QueueTable
 from feedbus.config.server_options import BrokerTable, StoreTable
-from feedbus.config.tables import Table, Tables, TableSchema
-from feedbus.config.values import ContentType
+from feedbus.config.table_types import Table, Tables, TableSchema
+from feedbus.config.value_types import ContentType
 
 VAR = "var"
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from feedbus import topology
-from feedbus.config.fields import Choice, Dotted, Duration, Flag, Name, Size, Text, Whole
-from feedbus.config.schedules import CronLine, HeaderTable, JsonTable, TimeZone
-from feedbus.config.tables import Array, Tables, TableSchema
-from feedbus.config.values import Command, EnvironmentName, RoutingKey, Setting
+from feedbus.config.option_types import Choice, Dotted, Duration, Flag, Name, Size, Text, Whole
+from feedbus.config.schedule_options import CronLine, HeaderTable, JsonTable, TimeZone
+from feedbus.config.table_types import Array, Tables, TableSchema
+from feedbus.config.value_types import Command, EnvironmentName, RoutingKey, Setting
 from feedbus.logs import LOG_FORMATS
 
 # The options that consumers and other processes have in common.

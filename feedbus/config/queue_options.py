@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from feedbus import topology
 from feedbus.config.failure_options import DeadLettersTable, RetryTable
-from feedbus.config.fields import Choice, Dotted, Duration, Flag, Name, Whole
+from feedbus.config.option_types import Choice, Dotted, Duration, Flag, Name, Whole
 from feedbus.config.process_options import MEMORY_LIMIT, START_RETRIES, USER
-from feedbus.config.tables import Array, Table, Tables, TableSchema
-from feedbus.config.values import (
+from feedbus.config.table_types import Array, Table, Tables, TableSchema
+from feedbus.config.value_types import (
     Argument,
     ArgumentName,
     BrokerName,

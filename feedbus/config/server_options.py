@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from feedbus import topology
-from feedbus.config.fields import Dotted, Duration
-from feedbus.config.tables import TableSchema
-from feedbus.config.values import Adapter, Url
+from feedbus.config.option_types import Dotted, Duration
+from feedbus.config.table_types import TableSchema
+from feedbus.config.value_types import Adapter, Url
 from feedbus.urls import (
     BROKER_SCHEMES,
     MANAGEMENT_SCHEMES,

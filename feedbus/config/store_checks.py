@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feedbus.amounts import write_duration
+from feedbus.units import write_duration
 from feedbus.config.partial_topology import Draft, Found, Options
 from feedbus.config.problems import Fault
 from feedbus.topology import KEEP_HANDLED_SECONDS, PEEWEE, SQLALCHEMY, RetryPolicy

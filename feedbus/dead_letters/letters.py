@@ -15,7 +15,7 @@ from feedbus.broker_names import Names
 from feedbus.generations import topology_setup
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Delivery, Outgoing
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import ATTEMPT, DEATHS, ERRORS, FAILED_AT, KEY, REASON, SEALED
 from feedbus.wire.delivery import key_of, moment_of, text_of
 

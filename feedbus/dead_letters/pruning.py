@@ -10,11 +10,11 @@ from amqp.exceptions import ChannelError
 from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.dead_letters import letters
-from feedbus.dead_letters.release import release
+from feedbus.dead_letters.key_release import release
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics, Limit
 from feedbus.topology import Consumer, DeadLetters, Queue, Topology
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.delivery import seconds_since
 
 events = EventLog(__name__)

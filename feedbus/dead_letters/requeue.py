@@ -19,7 +19,7 @@ from feedbus.records.packs import decode
 from feedbus.records.payloads import encode_payload
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import JSON, KEY, PACK
 from feedbus.wire.failed_messages import of_record, sent_back
 

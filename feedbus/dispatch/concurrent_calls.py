@@ -15,7 +15,7 @@ from feedbus.dispatch.publications import send_together
 from feedbus.dispatch.sequencer import Sequencer
 from feedbus.dispatch.slow_calls import SlowCalls
 from feedbus.dispatch.waker import Waker
-from feedbus.dispatch.work import Part, Turn, Work
+from feedbus.dispatch.concurrent_records import Part, Turn, Work
 from feedbus.errors import Outage
 from feedbus.handling.event_loop import limit
 from feedbus.handling.resources import Resources

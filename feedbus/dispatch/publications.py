@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from feedbus.broker.publisher import Refusal, raise_refused
-from feedbus.bus.rows import first_alone, put_records, request_of
+from feedbus.bus.outbox_requests import first_alone, put_records, request_of
 from feedbus.bus.sender import Sender
 from feedbus.bus.spool import Spool
 from feedbus.errors import Outage, PublishError

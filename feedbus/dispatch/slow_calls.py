@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from feedbus.clock import Clock
-from feedbus.dispatch.work import Work
+from feedbus.dispatch.concurrent_records import Work
 from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
 KEPT_SECONDS = 5.0  # the broker reports its timeout late

@@ -14,7 +14,7 @@ from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import ledger, switch
 from feedbus.generations.ledger import State
 from feedbus.topology import Consumer, Generation, Topology
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 
 LOOKS_A_STATE = 10  # a waiting consumer reads the state after this many checks of a queue
 

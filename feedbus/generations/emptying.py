@@ -11,7 +11,7 @@ from amqp.exceptions import NotFound, ResourceLocked
 from feedbus.broker.publisher import publish_all
 from feedbus.errors import Outage
 from feedbus.generations.probes import LOST_SECONDS, NEEDED, Probes, delete_proved
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.outgoing_message import Moved
 
 PREFETCH = 1000

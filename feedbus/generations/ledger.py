@@ -24,7 +24,7 @@ from feedbus.hosts.topology_file import TopologyFile
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp import Channel, Connection
+from feedbus.wire.amqp_protocols import Channel, Connection
 from feedbus.wire.constants import JSON
 
 events = EventLog(__name__)

@@ -20,7 +20,7 @@ import math
 from feedbus.broker.publisher import publish_all
 from feedbus.logs import EventLog
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import FENCE
 
 events = EventLog(__name__)

@@ -34,7 +34,7 @@ from feedbus.generations.emptying import IN_USE, Emptying, Mover
 from feedbus.generations.probes import fence
 from feedbus.generations.switch import step
 from feedbus.topology import Consumer, Queue, Topology
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 
 LEAVE_SECONDS = 10.0
 LEAVE_PAUSE_SECONDS = 0.1

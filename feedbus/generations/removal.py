@@ -5,7 +5,7 @@ from __future__ import annotations
 from feedbus import broker
 from feedbus.generations.emptying import IN_USE, Emptying
 from feedbus.topology import Topology
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 
 
 def remove_queue(

@@ -18,7 +18,7 @@ from feedbus.generations.emptying import Emptying
 from feedbus.generations.ledger import State
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
-from feedbus.wire.amqp import Channel, Connection
+from feedbus.wire.amqp_protocols import Channel, Connection
 from feedbus.wire.outgoing_message import Moved
 
 events = EventLog(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from feedbus import broker
-from feedbus.broker import declarations, external, projects, timer_objects
+from feedbus.broker import declarations, external, project_marks, timer_objects
 from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import file_order, ledger, queue_replacement
@@ -11,7 +11,7 @@ from feedbus.generations.ledger import State
 from feedbus.generations.switch import adopt
 from feedbus.logs import EventLog
 from feedbus.topology import Topology
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 
 events = EventLog(__name__)
 
@@ -35,7 +35,7 @@ def set_up(topology: Topology) -> dict[str, State]:
         channel = connection.channel()
         before = ledger.recall_all(channel, topology)
         file_order.refuse_older(before.values(), topology)
-        projects.claim(channel, topology)
+        project_marks.claim(channel, topology)
         _end_replacements(connection, topology)
         broker.declare(channel, topology)
         timer_objects.restore(channel, Names(topology))
@@ -118,7 +118,7 @@ def set_up_if_missing(topology: Topology) -> dict[str, State]:
             for exchange in topology.exchanges.values()
             if not exchange.external_name
         ]
-        declared = entries or projects.marks(topology)
+        declared = entries or project_marks.marks(topology)
         if any(broker.exchange_exists(connection, entry) for entry in declared):
             return ledger.states(connection, topology)
     return set_up(topology)

@@ -9,7 +9,7 @@ from feedbus.broker import lookups
 from feedbus.broker_names import Names
 from feedbus.hosts.announcement import Announcement, decode
 from feedbus.topology import Topology
-from feedbus.wire.amqp import RawConnection
+from feedbus.wire.amqp_protocols import RawConnection
 from feedbus.wire.constants import JSON
 
 KEPT = 1_000  # announcements of a host that does not read; the oldest are dropped

@@ -17,7 +17,7 @@ from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.store import Store
 from feedbus.topology import Consumer, Queue, Topology
 from feedbus.wire import Delivery
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 
 
 class InlineConsumer:

@@ -8,7 +8,7 @@ from feedbus import broker
 from feedbus.records.payloads import encode_payload
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import JSON
 
 # Gets the messages of an external exchange that match no queue of the topology. It drops them

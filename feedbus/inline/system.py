@@ -25,7 +25,7 @@ from feedbus.store import Store
 from feedbus.store.none import NoStore
 from feedbus.topology import Consumer, Topology
 from feedbus.transports import memory
-from feedbus.wire.amqp import RawConnection
+from feedbus.wire.amqp_protocols import RawConnection
 from feedbus.wire.constants import ATTEMPT, TIMER_TARGET
 
 MOST_DELIVERIES = 100_000

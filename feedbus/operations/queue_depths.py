@@ -13,7 +13,7 @@ from feedbus.broker import timer
 from feedbus.broker.timer import Delayed
 from feedbus.broker_names import Names
 from feedbus.errors import Outage
-from feedbus.generations.depths import Depths, depths_of
+from feedbus.generations.queue_depths import Depths, depths_of
 from feedbus.schedules.fired_moment import fired_moments
 from feedbus.topology import Topology
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedbus.broker import projects, timer_layout
+from feedbus.broker import project_marks, timer_layout
 from feedbus.broker.differences import differing
 from feedbus.broker.inventory import Inventory
 from feedbus.broker.port import SeenQueue
@@ -146,7 +146,7 @@ class Comparison:
     def _wanted_exchanges(self) -> set[str]:
         names, topology = self._names, self.topology
         found = {names.exchange(exchange) for exchange in topology.exchanges}
-        found |= set(projects.marks(topology)) | self._wanted_delays()
+        found |= set(project_marks.marks(topology)) | self._wanted_delays()
         for consumer in consumers_on_no_ring(self.topology):
             own = (names.before, names.gate, names.gate_held)
             found |= {name(consumer) for name in own}

@@ -10,9 +10,9 @@ from feedbus.broker.inventory import Inventory
 from feedbus.broker_names import Names
 from feedbus.generations import file_order, switch
 from feedbus.generations.ledger import State
-from feedbus.listed import listed
+from feedbus.name_list import listed
 from feedbus.plan.changes import Draining, Evenness, HotKey, RingChange
-from feedbus.plan.waits import Rates, messages, shares, waits
+from feedbus.plan.key_waits import Rates, messages, shares, waits
 from feedbus.ring import max_over_share
 from feedbus.topology import Generation, Topology
 

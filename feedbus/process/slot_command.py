@@ -13,7 +13,7 @@ from pathlib import Path
 
 from feedbus.errors import FeedbusError, UsageError
 from feedbus.process.slots import PATIENCE_SECONDS, take_slot
-from feedbus.process.supervised import default_signals, follow_parent, limit_memory
+from feedbus.process.supervised_process import default_signals, follow_parent, limit_memory
 
 
 def become(arguments: Sequence[str]) -> None:

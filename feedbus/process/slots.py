@@ -13,7 +13,7 @@ from typing import Protocol
 from feedbus.errors import FeedbusError
 from feedbus.process.file_locks import take_lock
 from feedbus.process.private_files import private_folder
-from feedbus.process.supervised import SUPERVISED
+from feedbus.process.supervised_process import SUPERVISED
 
 READY_FILE = "FEEDBUS_READY_FILE"  # in which this process records that it is ready
 PATIENCE_SECONDS = 15.0

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from feedbus.errors import Drop, Reject, Retry
 from feedbus.records.ids import Ids, pick
-from feedbus.records.instances import Attributes
+from feedbus.records.attribute_columns import Attributes
 from feedbus.records.message import Message
 from feedbus.records.parts import PartPublisher
 

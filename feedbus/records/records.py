@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 from feedbus.errors import Drop, Reject, Retry
 from feedbus.records.batch import Batch, Chunk, Origin
 from feedbus.records.ids import Ids
-from feedbus.records.instances import Attributes, attributes_of
+from feedbus.records.attribute_columns import Attributes, attributes_of
 from feedbus.records.message import Message
 from feedbus.records.parts import PartPublisher
 from feedbus.records.publishing import PublishingRecords

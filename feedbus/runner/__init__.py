@@ -3,6 +3,6 @@
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.limits import Limits
 from feedbus.runner.runner import Runner
-from feedbus.runner.signals import stopping_on_signals
+from feedbus.runner.stop_signals import stopping_on_signals
 
 __all__ = ["CrashGuard", "Limits", "Runner", "stopping_on_signals"]

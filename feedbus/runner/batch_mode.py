@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
-from feedbus.runner.run import HERE_SECONDS, Run
+from feedbus.runner.run_state import HERE_SECONDS, Run
 from feedbus.runner.strain import Strain
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.wire import Delivery
-from feedbus.wire.amqp import RawConnection
+from feedbus.wire.amqp_protocols import RawConnection
 from feedbus.wire.constants import LEAST_TIMEOUT_SECONDS
 
 events = EventLog(__name__)

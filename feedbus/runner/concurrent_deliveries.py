@@ -19,7 +19,7 @@ from feedbus.wire import Delivery
 
 if TYPE_CHECKING:
     from feedbus.dispatch.concurrent_calls import ConcurrentCalls
-    from feedbus.dispatch.work import Work
+    from feedbus.dispatch.concurrent_records import Work
 
 events = EventLog(__name__)
 

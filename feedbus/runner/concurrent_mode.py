@@ -8,9 +8,9 @@ from feedbus.errors import Outage
 from feedbus.logs import EventLog
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
-from feedbus.runner.run import POLL_SECONDS, Run
+from feedbus.runner.run_state import POLL_SECONDS, Run
 from feedbus.runner.subscriptions import Subscriptions
-from feedbus.wire.amqp import RawConnection
+from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)
 

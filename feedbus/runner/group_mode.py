@@ -6,9 +6,9 @@ from feedbus.bus.sender import Sender
 from feedbus.errors import Outage
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.group import Group
-from feedbus.runner.run import Run
+from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
-from feedbus.wire.amqp import RawConnection
+from feedbus.wire.amqp_protocols import RawConnection
 
 
 class GroupMode(BatchMode):

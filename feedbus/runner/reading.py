@@ -10,7 +10,7 @@ from amqp.exceptions import AccessRefused
 
 from feedbus.generations.probes import Probes, delete_proved
 from feedbus.runner.settlement import Settlement
-from feedbus.wire.amqp import Channel, Connection
+from feedbus.wire.amqp_protocols import Channel, Connection
 
 
 @dataclass(slots=True)

@@ -19,16 +19,16 @@ from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.group_mode import GroupMode
-from feedbus.runner.heartbeats import Heartbeats
+from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.holding import Holding
 from feedbus.runner.limits import Allowance, Limits
 from feedbus.runner.placement import Placement
-from feedbus.runner.run import Run
+from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.store import Store
 from feedbus.topology import Consumer, Topology
-from feedbus.wire.amqp import RawConnection
+from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)
 

@@ -14,9 +14,9 @@ from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
 from feedbus.runner.placement import Placement
 from feedbus.runner.reading import Reading
-from feedbus.runner.run import Run
+from feedbus.runner.run_state import Run
 from feedbus.wire import Delivery
-from feedbus.wire.amqp import Connection, RawConnection
+from feedbus.wire.amqp_protocols import Connection, RawConnection
 
 events = EventLog(__name__)
 

@@ -10,7 +10,7 @@ from feedbus.broker import lookups
 from feedbus.dispatch.ordered_retries import OrderedRetries
 from feedbus.generations.probes import LOST_SECONDS, Probes
 from feedbus.wire import Delivery
-from feedbus.wire.amqp import Channel, Connection
+from feedbus.wire.amqp_protocols import Channel, Connection
 from feedbus.wire.constants import FENCE
 
 PREFETCH = 65_535  # the maximum of AMQP; 0 would mean 2,000 for a quorum queue

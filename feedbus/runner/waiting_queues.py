@@ -18,7 +18,7 @@ from feedbus.ring import Ring
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.outgoing_message import Moved
 
 events = EventLog(__name__)

@@ -12,7 +12,7 @@ from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import Names
 from feedbus.topology import Schedule, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 
 READ_ATTEMPTS = 10
 READ_PAUSE_SECONDS = 0.03

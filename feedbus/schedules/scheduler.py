@@ -19,7 +19,7 @@ from feedbus.printable import one_line
 from feedbus.schedules.fired_moment import FiredMoment, write_moment
 from feedbus.schedules.firing import fire
 from feedbus.topology import Schedule, Topology
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 
 events = EventLog(__name__)
 

@@ -23,7 +23,7 @@ from typing import cast
 
 from setproctitle import setproctitle
 
-from feedbus.process.supervised import default_signals
+from feedbus.process.supervised_process import default_signals
 from feedbus.supervisor.forks import Program
 
 ADOPTION_SECONDS = 0.0005

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feedbus.errors import FeedbusError
-from feedbus.listed import listed
+from feedbus.name_list import listed
 from feedbus.plan.changes import Watchers
 from feedbus.process.slot_status import changed_code
 from feedbus.process.slots import run_folder, slot_path

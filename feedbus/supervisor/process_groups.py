@@ -14,7 +14,7 @@ import psutil
 
 from feedbus.process.file_locks import last_holder, lock_holder
 from feedbus.process.slots import slot_locks
-from feedbus.process.supervised import RUN_FOLDER
+from feedbus.process.supervised_process import RUN_FOLDER
 
 GRACE_SECONDS = 1.0  # time between SIGTERM and SIGKILL for the rest of a group
 LOOK_SECONDS = 0.02

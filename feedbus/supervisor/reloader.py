@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feedbus.errors import FeedbusError
-from feedbus.listed import listed
+from feedbus.name_list import listed
 from feedbus.logs import EventLog
-from feedbus.supervisor.own_commands import run_command
+from feedbus.supervisor.command_processes import run_command
 from feedbus.supervisor.supervision import Supervision
 from feedbus.supervisor.watcher import ProcessWatcher
 from feedbus.supervisor.watcher_options import SUPERVISOR

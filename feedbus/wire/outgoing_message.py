@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 from feedbus.wire.constants import PUBLISHED_AT
 
 PERSISTENT = 2

@@ -21,7 +21,7 @@ from feedbus.metrics import Metrics
 from feedbus.metrics.catalogue import VERDICTS
 from feedbus.store.peewee import close_bound
 from feedbus.topology import RetryPolicy
-from feedbus.wire.tables import read_properties
+from feedbus.wire.amqp_encoding import read_properties
 from servers import versions
 from tests import raw_client as raw
 from tests.systems import System, queue

@@ -21,7 +21,7 @@ from feedbus.transports.sqlite.confirms import Outcome, Returned, Settled
 from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.owners import take_out
 from feedbus.transports.sqlite.ports import NEWS
-from feedbus.transports.sqlite.tables import Transaction
+from feedbus.transports.sqlite.transactions import Transaction
 from tests.simulation.clock import SimulatedClock
 from tests.simulation.scheduler import SECONDS, Process, Scheduler
 

@@ -19,7 +19,7 @@ from feedbus.broker.rabbitmq.transport import Transport
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import Outage
 from feedbus.urls import BrokerUrl, ManagementUrl, Node
-from feedbus.wire import amqp
+from feedbus.wire import amqp_protocols
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 WRITE_TIMEOUT_SECONDS = 20  # a broker that is short of memory stops reading
@@ -58,7 +58,7 @@ class RabbitMQ:
                 return opened(_connection(node, beating=beating), node)
         return opened(_connection(last, beating=beating), last)
 
-    def locked(self, connection: amqp.Connection, project: str) -> AbstractContextManager[None]:
+    def locked(self, connection: amqp_protocols.Connection, project: str) -> AbstractContextManager[None]:
         """Hold the lock of an exclusive queue."""
         return exclusive_queue(connection, f"{project}.lock", self.clock)
 
@@ -102,7 +102,7 @@ class RabbitMQ:
         return management.listed(self.url, self.management_url, kind)
 
     def _counted(self, held: Mapping[str, tuple[Mapping[str, Any], int]]) -> list[SeenQueue]:
-        from amqp.exceptions import ChannelError
+        from amqp_protocols.exceptions import ChannelError
 
         found = []
         with self.connect(beating=False) as connection, outage(connection, self.url):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from feedbus.wire.amqp import RawConnection
+from feedbus.wire.amqp_protocols import RawConnection
 
 PATIENCE_SECONDS = 2.0
 

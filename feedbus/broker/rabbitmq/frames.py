@@ -12,7 +12,7 @@ from amqp import spec
 from amqp.exceptions import FrameSyntaxError, UnexpectedFrame
 from kombu.transport import pyamqp
 
-from feedbus.wire.tables import read_properties, read_text, write_properties
+from feedbus.wire.amqp_encoding import read_properties, read_text, write_properties
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 HEADER_BYTES = 12  # class, weight and body size, before the properties

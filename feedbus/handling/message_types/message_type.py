@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from feedbus.errors import Outage, described
 from feedbus.records.batch import Chunk
-from feedbus.records.instances import Attributes
+from feedbus.records.attribute_columns import Attributes
 from feedbus.records.packs import Pack
 
 Reads = Literal["object", "text", "bytes"]

@@ -1,6 +1,6 @@
 """The store on SQLite or PostgreSQL by peewee; the project's models can use it too."""
 
-from feedbus.store.peewee.reading import reading
+from feedbus.store.peewee.user_query import reading
 from feedbus.store.peewee.store import (
     PeeweeStore,
     bind,

@@ -19,7 +19,7 @@ from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.ports import NEWS
 from feedbus.transports.sqlite.read_only_view import Survey, read_rows
 from feedbus.transports.sqlite.schema import create_tables
-from feedbus.transports.sqlite.tables import FileUnavailable, Tables
+from feedbus.transports.sqlite.transactions import FileUnavailable, Tables
 
 
 class MemoryBroker:

@@ -13,7 +13,7 @@ from feedbus.transports.sqlite.compaction import Compaction
 from feedbus.transports.sqlite.liveness import Locks
 from feedbus.transports.sqlite.ports import Bell, Liveness, Upkeep
 from feedbus.transports.sqlite.schema import live_folder, open_database
-from feedbus.transports.sqlite.tables import BUSY_TIMEOUT_SECONDS, Tables, unavailable
+from feedbus.transports.sqlite.transactions import BUSY_TIMEOUT_SECONDS, Tables, unavailable
 from feedbus.transports.sqlite.wakeup import Sockets
 
 

@@ -9,7 +9,7 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from feedbus.transports.sqlite.equivalence import DECLARE_EXCHANGE, Arguments
 from feedbus.transports.sqlite.routing import EXCHANGE
-from feedbus.transports.sqlite.tables import Transaction
+from feedbus.transports.sqlite.transactions import Transaction
 
 
 def no_exchange(name: str, method: tuple[int, int] = DECLARE_EXCHANGE) -> NoReturn:

@@ -8,12 +8,12 @@ from typing import Any
 from kombu.transport import pyamqp
 from kombu.transport.base import to_rabbitmq_queue_arguments
 
-from feedbus.transports.sqlite.consuming_channel import Consuming
-from feedbus.transports.sqlite.entities import Entities
-from feedbus.transports.sqlite.publishing_channel import Publishing
+from feedbus.transports.sqlite.consuming_channel import ConsumingChannel
+from feedbus.transports.sqlite.declaring_channel import DeclaringChannel
+from feedbus.transports.sqlite.publishing_channel import PublishingChannel
 
 
-class Channel(Entities, Publishing, Consuming):
+class Channel(DeclaringChannel, PublishingChannel, ConsumingChannel):
     """A channel of the protocol, with the further methods that Kombu calls."""
 
     Message = pyamqp.Message

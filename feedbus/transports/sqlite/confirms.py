@@ -8,9 +8,9 @@ from typing import Any
 
 from amqp.exceptions import ChannelError, NotFound, error_for_code
 
-from feedbus.transports.sqlite.content import Content
+from feedbus.transports.sqlite.message_content import Content
 from feedbus.transports.sqlite.deadletter import put
-from feedbus.transports.sqlite.tables import Transaction
+from feedbus.transports.sqlite.transactions import Transaction
 
 NO_ROUTE = 312
 BASIC_RETURN = (60, 50)

@@ -12,7 +12,7 @@ from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.consumers import Consumer
 from feedbus.transports.sqlite.delivery import put_back
-from feedbus.transports.sqlite.inbox import Inbox
+from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.registration import Member
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Connection(Member):
         self.client = client
         self.channels: dict[int, Channel] = {}
         self._confirm_publish = confirm_publish
-        self._inbox = Inbox(self)
+        self._inbox = ClaimedMessages(self)
 
     def channel(self) -> Channel:
         """Open another channel."""

@@ -16,13 +16,13 @@ from amqp.exceptions import (
 
 from feedbus.transports.sqlite import delivery, owners, queues
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
-from feedbus.transports.sqlite.content import unpack
+from feedbus.transports.sqlite.message_content import unpack
 from feedbus.transports.sqlite.routing import Queue
-from feedbus.transports.sqlite.session import Held, Session
-from feedbus.transports.sqlite.tables import Transaction
+from feedbus.transports.sqlite.base_channel import Held, BaseChannel
+from feedbus.transports.sqlite.transactions import Transaction
 
 
-class Consuming(Session):
+class ConsumingChannel(BaseChannel):
     """AMQP methods that consume messages from the file."""
 
     def basic_qos(

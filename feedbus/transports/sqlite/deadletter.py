@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from feedbus.transports.sqlite.content import Content, Properties, dump, load
+from feedbus.transports.sqlite.message_content import Content, Properties, dump, load
 from feedbus.transports.sqlite.routing import Queue
-from feedbus.transports.sqlite.tables import Transaction
+from feedbus.transports.sqlite.transactions import Transaction
 
 EXPIRED, REJECTED, MAXLEN, LIMIT = "expired", "rejected", "maxlen", "delivery_limit"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from feedbus.transports.sqlite.deadletter import EXPIRED, LIMIT, MAXLEN, REJECTED, dead_letter
 from feedbus.transports.sqlite.routing import Queue
-from feedbus.transports.sqlite.tables import Transaction
+from feedbus.transports.sqlite.transactions import Transaction
 
 HEADS_AT_ONCE = 1000
 PASSES = 4  # steps that remove expired rows, before others may write

@@ -19,7 +19,7 @@ from feedbus.transports.sqlite.equivalence import (
     same_argument,
 )
 from feedbus.transports.sqlite.routing import EXCHANGE, TYPES
-from feedbus.transports.sqlite.tables import Transaction
+from feedbus.transports.sqlite.transactions import Transaction
 
 
 def declare_exchange(

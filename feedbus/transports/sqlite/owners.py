@@ -8,7 +8,7 @@ from feedbus.transports.sqlite.delivery import put_back
 from feedbus.transports.sqlite.liveness import process_namespace
 from feedbus.transports.sqlite.ports import Liveness
 from feedbus.transports.sqlite.queues import delete_queue, touch
-from feedbus.transports.sqlite.tables import Transaction
+from feedbus.transports.sqlite.transactions import Transaction
 
 
 def enter(tx: Transaction) -> int:

@@ -9,14 +9,14 @@ from typing import Any
 from amqp.exceptions import AMQPNotImplementedError, MessageNacked
 
 from feedbus.transports.sqlite.confirms import Outgoing, Settled, store
-from feedbus.transports.sqlite.content import pack
-from feedbus.transports.sqlite.session import Session
+from feedbus.transports.sqlite.message_content import pack
+from feedbus.transports.sqlite.base_channel import BaseChannel
 
 BUFFERED_MESSAGES = 500
 BUFFERED_BYTES = 8_000_000
 
 
-class Publishing(Session):
+class PublishingChannel(BaseChannel):
     """AMQP methods that publish messages into the file."""
 
     def confirm_select(self, nowait: bool = False) -> None:

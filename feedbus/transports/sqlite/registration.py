@@ -19,7 +19,7 @@ from feedbus.transports.sqlite.expiry import expire_due
 from feedbus.transports.sqlite.liveness import process_namespace
 from feedbus.transports.sqlite.owners import enter, reap, take_out
 from feedbus.transports.sqlite.ports import FAREWELL
-from feedbus.transports.sqlite.tables import FileUnavailable, Transaction
+from feedbus.transports.sqlite.transactions import FileUnavailable, Transaction
 from feedbus.transports.sqlite.waiting import DIED, RANG, SIGNALLED, WOKEN, Watch
 
 SPREAD_SECONDS = 0.004  # so that connections that wait for one clock do not all wake at once

@@ -15,7 +15,7 @@ from feedbus.transports.sqlite.backend import open_file
 from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.read_only_view import Survey, survey
-from feedbus.transports.sqlite.tables import BUSY_TIMEOUT_SECONDS
+from feedbus.transports.sqlite.transactions import BUSY_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from kombu.connection import Connection as Client

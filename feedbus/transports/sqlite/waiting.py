@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from feedbus.clock import Clock
 from feedbus.transports.sqlite.ports import FAREWELL, Bell
-from feedbus.transports.sqlite.signals import pipe
+from feedbus.transports.sqlite.signal_pipe import pipe
 
 FALLBACK_SECONDS = 1.0  # between checks, if the kernel reports no changes
 LINGER_SECONDS = 0.1  # between checks of a lock that outlives its process

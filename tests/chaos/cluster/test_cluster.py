@@ -22,7 +22,7 @@ from feedbus import broker, config
 from feedbus.broker_names import Names
 from feedbus.bus import LiveBus
 from feedbus.generations import topology_setup
-from feedbus.generations.depths import depths_of
+from feedbus.generations.queue_depths import depths_of
 from feedbus.topology import Topology
 from servers.cluster import Cluster
 from tests import required_servers

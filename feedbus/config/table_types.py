@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from marshmallow import RAISE, Schema, ValidationError
 
-from feedbus.config.fields import Name, Option
+from feedbus.config.option_types import Name, Option
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.problems import Fault, Report, describe, unknown
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from feedbus.bus.requests import Request
+from feedbus.bus.publish_requests import Request
 from feedbus.clock import Clock
-from feedbus.records.options import envelope_of
+from feedbus.records.publish_options import envelope_of
 from feedbus.records.packs import Pack, single
 from feedbus.store.outbox_rows import options_of
 from feedbus.store.protocol import Entry, Outbox

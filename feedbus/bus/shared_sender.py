@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from feedbus import broker
 from feedbus.broker.publisher import Refusal
-from feedbus.bus.requests import Request
+from feedbus.bus.publish_requests import Request
 from feedbus.bus.sender import Sender
 from feedbus.errors import BrokerOutage, UsageError
 from feedbus.generations import topology_setup
@@ -18,7 +18,7 @@ from feedbus.wire.constants import PACK
 RECONNECT_SECONDS = 0.1
 
 
-class RequestSender:
+class SharedSender:
     """Sends requests by one sender, from any thread, and sets their answers.
 
     It declares the topology if the broker has none of its objects, for example after it was

@@ -15,12 +15,12 @@ from feedbus.logs import EventLog
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
-from feedbus.runner.heartbeats import Heartbeats
+from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.holding import Holding
 from feedbus.runner.limits import Allowance
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.topology import Consumer, Topology
-from feedbus.wire.amqp import RawConnection
+from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)
 

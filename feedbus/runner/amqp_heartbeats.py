@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from feedbus.clock import Clock
-from feedbus.wire.amqp import RawConnection
+from feedbus.wire.amqp_protocols import RawConnection
 
 LOOK_SECONDS = 1.0
 BEATS_AN_INTERVAL = 4  # the broker drops a connection after two intervals without one

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from feedbus.transports.sqlite.content import Content
+from feedbus.transports.sqlite.message_content import Content
 from feedbus.transports.sqlite.ports import Time
 from feedbus.transports.sqlite.routing import Queue, Routes, load_routes
 

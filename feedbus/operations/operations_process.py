@@ -64,10 +64,10 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
                 _publishing(topology, store),
                 Announcer(topology),
             ):
-                service = Service(topology, host, port, supervised=supervised)
+                server = OperationsServer(topology, host, port, supervised=supervised)
                 for number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(number, service.on_signal)
-                service.serve(lambda guard: application(topology, store, depths, guard))
+                    signal.signal(number, server.on_signal)
+                server.serve(lambda guard: application(topology, store, depths, guard))
         finally:
             store.close()
     events.info("stopped", "the operations process has stopped")
@@ -87,7 +87,7 @@ def _publishing(topology: Topology, store: Store) -> Iterator[None]:
         yield
 
 
-class Service:
+class OperationsServer:
     """The HTTP server of this process."""
 
     def __init__(

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from feedbus.config.fields import DOTTED, Dotted, Option, Text
+from feedbus.config.option_types import DOTTED, Dotted, Option, Text
 from feedbus.config.problems import LONG_BITS, nearest
 from feedbus.urls import UrlError
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from feedbus.broker import lookups
 from feedbus.errors import UsageError
 from feedbus.topology import Topology
-from feedbus.wire.amqp import Channel
+from feedbus.wire.amqp_protocols import Channel
 
 PROJECT = ".:project"
 PART = ".:part"  # of a project with a shorter name: what a longer name must not be

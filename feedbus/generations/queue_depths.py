@@ -8,7 +8,7 @@ from feedbus import broker
 from feedbus.broker_names import Names
 from feedbus.generations import ledger
 from feedbus.topology import Queue, Topology
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 
 
 @dataclass(frozen=True, slots=True)

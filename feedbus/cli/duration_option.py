@@ -16,7 +16,7 @@ class Duration(click.ParamType[float]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Return the seconds."""
-        from feedbus.amounts import guess_duration, read_duration
+        from feedbus.units import guess_duration, read_duration
 
         if isinstance(value, int | float):
             return float(value)

@@ -10,14 +10,14 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from marshmallow import ValidationError
 
-from feedbus.config.fields import Option, Text
+from feedbus.config.option_types import Option, Text
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.partial_topology import RING, Draft, Found
 from feedbus.config.problems import Fault, describe, nearest
 from feedbus.cron import Cron, WrongCron
 from feedbus.topic_patterns import topic_matches, words_of
 from feedbus.wire.content_types import bare_type, is_known
-from feedbus.wire.headers import checked_headers
+from feedbus.wire.header_checks import checked_headers
 
 LEAST_CATCH_UP_SECONDS = 10.0  # a firing is always some moments late
 

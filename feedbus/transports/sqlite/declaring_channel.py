@@ -10,12 +10,12 @@ from typing import Any
 from amqp.protocol import queue_declare_ok_t
 
 from feedbus.transports.sqlite import bindings, delivery, exchanges, queues
-from feedbus.transports.sqlite.content import check_key
+from feedbus.transports.sqlite.message_content import check_key
 from feedbus.transports.sqlite.routing import EXCHANGE, QUEUE
-from feedbus.transports.sqlite.session import Session
+from feedbus.transports.sqlite.base_channel import BaseChannel
 
 
-class Entities(Session):
+class DeclaringChannel(BaseChannel):
     """The methods of the AMQP classes exchange and queue."""
 
     def exchange_declare(

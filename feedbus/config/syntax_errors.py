@@ -10,7 +10,7 @@ from feedbus.config.key_paths import KeyPath
 from feedbus.config.problems import Fault, Report
 from feedbus.config.process_options import ProcessTable, ScheduleTable
 from feedbus.config.queue_options import QueueTable
-from feedbus.config.tables import TableSchema
+from feedbus.config.table_types import TableSchema
 from feedbus.errors import Problem
 
 NAMED_TABLES: Mapping[str, type[TableSchema]] = {

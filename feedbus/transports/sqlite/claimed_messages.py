@@ -9,12 +9,12 @@ from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.delivery import claim, content_of, settle
 from feedbus.transports.sqlite.owners import is_entered
 from feedbus.transports.sqlite.registration import Member
-from feedbus.transports.sqlite.tables import Transaction
+from feedbus.transports.sqlite.transactions import Transaction
 
 LOADED_AT_ONCE = 50  # size of the bodies in memory, in addition to delivered ones
 
 
-class Inbox:
+class ClaimedMessages:
     """Claims messages while consumers have room for them, and delivers them one by one."""
 
     def __init__(self, link: Member) -> None:

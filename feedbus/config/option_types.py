@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from marshmallow import ValidationError, fields
 
-from feedbus import amounts
+from feedbus import units
 from feedbus.config.problems import Fault, describe, nearest
 
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -219,11 +219,11 @@ class Duration(Option):
         """Return the seconds, or None for "never"."""
         if self.never and value == "never":
             return None
-        seconds = amounts.read_duration(value) if isinstance(value, str) else None
+        seconds = units.read_duration(value) if isinstance(value, str) else None
         if seconds is None:
-            self.refuse(suggestion=amounts.guess_duration(value))
-        if seconds > amounts.LONGEST_SECONDS:
-            self.refuse(f"a duration of at most {amounts.write_duration(amounts.LONGEST_SECONDS)}")
+            self.refuse(suggestion=units.guess_duration(value))
+        if seconds > units.LONGEST_SECONDS:
+            self.refuse(f"a duration of at most {units.write_duration(units.LONGEST_SECONDS)}")
         if seconds < 0.001 and not (self.zero and seconds == 0):  # noqa: PLR2004 -- 1 ms
             self.refuse("a duration of at least 1ms" + (' or "never"' if self.never else ""))
         return seconds
@@ -239,7 +239,7 @@ class Duration(Option):
 
     def write(self, value: Any) -> str:
         """Return seconds as the text of a duration."""
-        return f'"{amounts.write_duration(value)}"'
+        return f'"{units.write_duration(value)}"'
 
 
 class Size(Option):
@@ -254,10 +254,10 @@ class Size(Option):
         """Return the number of bytes, or None for "unlimited"."""
         if value == "unlimited":
             return None
-        size = amounts.read_size(value) if isinstance(value, str) else None
+        size = units.read_size(value) if isinstance(value, str) else None
         if size is None:
-            self.refuse(suggestion=amounts.guess_size(value))
-        if not 0 < size <= amounts.LARGEST_BYTES:
+            self.refuse(suggestion=units.guess_size(value))
+        if not 0 < size <= units.LARGEST_BYTES:
             self.refuse('a size from "1B" to "1024TiB", or "unlimited"')
         return size
 

@@ -9,7 +9,7 @@ from feedbus.broker_names import Names
 from feedbus.generations import ledger
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.amqp import Connection
+from feedbus.wire.amqp_protocols import Connection
 from feedbus.wire.constants import RELEASE
 
 

@@ -1,10 +1,10 @@
-"""feedbus.broker.ordering: weights written so that a broker which sorts them keeps their order."""
+"""feedbus.broker.weight_padding: weights written so that a broker which sorts them keeps their order."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feedbus.broker.ordering import weight_keys
+from feedbus.broker.weight_padding import weight_keys
 from feedbus.errors import UsageError
 
 NAMES = st.lists(st.text("ab-._019", min_size=1, max_size=4), min_size=1, max_size=30, unique=True)

@@ -14,9 +14,9 @@ from kombu.transport.base import StdChannel
 from feedbus.transports.sqlite import delivery, owners
 from feedbus.transports.sqlite.confirms import Outcome, Outgoing
 from feedbus.transports.sqlite.consumers import Consumer, ConsumerGroup
-from feedbus.transports.sqlite.inbox import Inbox
+from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.registration import Member
-from feedbus.transports.sqlite.tables import Transaction
+from feedbus.transports.sqlite.transactions import Transaction
 
 
 class Held(NamedTuple):
@@ -26,7 +26,7 @@ class Held(NamedTuple):
     consumer: Consumer | None
 
 
-class Session(StdChannel):
+class BaseChannel(StdChannel):
     """State that the parts of a channel share; an AMQP error closes it and opens it again."""
 
     no_ack_consumers: Any
@@ -35,7 +35,7 @@ class Session(StdChannel):
         self,
         connection: Member,
         channel_id: int,
-        inbox: Inbox,
+        inbox: ClaimedMessages,
         *,
         confirm_publish: bool,
         on_close: Callable[[int], object],
