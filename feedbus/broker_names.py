@@ -187,7 +187,7 @@ class Names:
         """Return the exchange that exists when the queues of a position are on the disk."""
         return f"{self.timer_place(place)}.written"
 
-    def timer_way(self, queue: Queue) -> str:
+    def timer_forward(self, queue: Queue) -> str:
         """Return the queue through which due messages reach an external queue."""
         return f"{self.timer_prefix}to.{queue.name}"
 

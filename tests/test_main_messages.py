@@ -107,7 +107,9 @@ MESSAGES = {
     "cli/status_table.py": ("nothing runs; start it with `feedbus up`",),
     "cli/up.py": ("everything is ready after {} s; logs are in {}",),
     "dead_letters/requeue.py": ("{}: the broker has no queue {}; `feedbus up` declares it",),
-    "dispatch/fate_sender.py": ("a message became a dead letter; `feedbus dead show` prints it",),
+    "dispatch/failed_record_sender.py": (
+        "a message became a dead letter; `feedbus dead show` prints it",
+    ),
     "dispatch/handler_calls.py": (
         "the handler raised an exception for a record; the queue's retry policy applies",
         ("the handler raised an exception for a batch; feedbus now calls it for each record alone"),

@@ -17,6 +17,7 @@ import pytest
 from feedbus import broker
 from feedbus.cli.status import gather
 from feedbus.operations import operations_process, queue_depths
+from feedbus.operations.operations_process import OperationsServer
 from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import CannotListen
 from feedbus.operations.url_file import write_url
@@ -248,14 +249,14 @@ def test_a_free_port_is_used_where_the_usual_one_is_taken_unless_a_port_was_chos
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         monkeypatch.setattr(operations_process, "OPERATIONS_PORT", taken)
-        found = operations_process.OperationsServer(system.topology, "127.0.0.1", None, supervised=False).listen()
+        found = OperationsServer(system.topology, "127.0.0.1", None, supervised=False).listen()
         with found[0] as listener:
             port = listener.getsockname()[1]
             assert port != taken
             write_url(system.topology, f"http://127.0.0.1:{port}")
-        after = operations_process.OperationsServer(system.topology, "127.0.0.1", None, supervised=False).listen()
+        after = OperationsServer(system.topology, "127.0.0.1", None, supervised=False).listen()
         with after[0] as listener:
             assert listener.getsockname()[1] == port  # a restart keeps its address
-        chosen = operations_process.OperationsServer(system.topology, "127.0.0.1", taken, supervised=False)
+        chosen = OperationsServer(system.topology, "127.0.0.1", taken, supervised=False)
         with pytest.raises(CannotListen, match=f"port {taken}: Address already in use"):
             chosen.listen()

@@ -1,4 +1,4 @@
-"""feedbus.broker.weight_padding: weights written so that a broker which sorts them keeps their order."""
+"""feedbus.broker.weight_padding: zeros before weights, so that a sorting broker keeps the order."""
 
 import pytest
 from hypothesis import given

@@ -108,7 +108,7 @@ def target_of(names: Names, queue: Queue) -> str:
     if names.topology.on_ring(queue):
         return exchange_target(names, queue.exchange)
     if queue.external_name:
-        return f"queue {names.timer_way(queue)}"
+        return f"queue {names.timer_forward(queue)}"
     return f"queue {names.unsharded(queue)}"
 
 

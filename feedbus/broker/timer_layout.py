@@ -20,7 +20,7 @@ def place_arguments(names: Names, place: int, digit: int) -> Mapping[str, Any]:
     }
 
 
-def way_arguments(queue: Queue) -> Mapping[str, Any]:
+def forward_arguments(queue: Queue) -> Mapping[str, Any]:
     """Return the arguments of the queue through which due messages reach an external queue."""
     return {
         "x-message-ttl": 1,
@@ -37,7 +37,7 @@ def queues_of_timer(names: Names) -> dict[str, Mapping[str, Any]]:
             found[names.timer_queue(place, digit)] = place_arguments(names, place, digit)
     for queue in names.topology.queues.values():
         if queue.external_name:
-            found[names.timer_way(queue)] = way_arguments(queue)
+            found[names.timer_forward(queue)] = forward_arguments(queue)
     return {
         name: queue_arguments.of_auxiliary(arguments, quorum=True)
         for name, arguments in found.items()

@@ -12,7 +12,7 @@ from feedbus.broker import declarations, lookups
 from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.publisher import publish_all
 from feedbus.broker.timer import exchange_target, exists, place_digits, target_of
-from feedbus.broker.timer_layout import guard_keys, has_guard, place_arguments, way_arguments
+from feedbus.broker.timer_layout import guard_keys, has_guard, place_arguments, forward_arguments
 from feedbus.broker_names import Names
 from feedbus.clock import Waiting
 from feedbus.logs import EventLog
@@ -219,8 +219,8 @@ def _declare_guard(channel: Channel, names: Names, exchange: Exchange) -> str:
 def _bind(channel: Channel, names: Names, target: str) -> None:
     kind, _, name = target.partition(" ")
     for queue in names.topology.queues.values():
-        if queue.external_name and names.timer_way(queue) == name:
-            declarations.declare_auxiliary(channel, name, way_arguments(queue), quorum=True)
+        if queue.external_name and names.timer_forward(queue) == name:
+            declarations.declare_auxiliary(channel, name, forward_arguments(queue), quorum=True)
     match = {"x-match": "all", TIMER_TARGET: target}
     for exchange in names.topology.exchanges.values():
         if kind == "exchange" and has_guard(exchange) and names.exchange(exchange.name) == name:

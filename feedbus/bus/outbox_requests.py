@@ -1,4 +1,4 @@
-"""Requests for rows of the outbox."""
+"""Publish requests for the rows of the outbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request to a bus to send messages, with its result."""
+"""A request to a bus to publish messages, with its result."""
 
 from __future__ import annotations
 

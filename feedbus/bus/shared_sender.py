@@ -19,7 +19,7 @@ RECONNECT_SECONDS = 0.1
 
 
 class SharedSender:
-    """Sends requests by one sender, from any thread, and sets their answers.
+    """Sends the requests of all threads on one connection, and sets their answers.
 
     It declares the topology if the broker has none of its objects, for example after it was
     replaced.

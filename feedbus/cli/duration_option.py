@@ -1,4 +1,4 @@
-"""Types of command-line options, in the notation of topology.toml."""
+"""The type of command-line options that are durations, in the notation of topology.toml."""
 
 from __future__ import annotations
 

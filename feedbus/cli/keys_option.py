@@ -1,4 +1,4 @@
-"""The type of options that name routing keys."""
+"""The type of command-line options that name routing keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The types of values that only one option has: URLs, commands, keys, arguments."""
+"""The types of special values: URLs, commands, keys, arguments; each is used by few options."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Requeue:
 
     def _messages(self, letter: DeadLetter) -> Sequence[Outgoing]:
         delivery = letter.delivery
-        exchange, key = self._way(letter.key)
+        exchange, key = self._target(letter.key)
         whole = sent_back(delivery, exchange, key, died_in=self._is_own)
         if self._queue.external_name:
             whole = replace(whole, headers={**whole.headers, KEY: letter.key})
@@ -95,7 +95,7 @@ class Requeue:
             for index in range(len(pack))
         ]
 
-    def _way(self, key: str) -> tuple[str, str]:
+    def _target(self, key: str) -> tuple[str, str]:
         """Return the exchange and the routing key by which a message gets to the queue."""
         if self._queue.external_name:
             return "", self._own

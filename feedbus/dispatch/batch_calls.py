@@ -16,7 +16,7 @@ class BatchCalls:
     """Calls handlers in the consumer's own thread, and sends what each call published."""
 
     def __init__(self, calls: HandlerCalls, decoder: Decoder, blocked: BlockedKeys) -> None:
-        """Report failures to the decoder, which decides on the fates of records."""
+        """Report failures to the decoder, which decides on the records."""
         self._calls = calls
         self._decoder = decoder
         self._blocked = blocked

@@ -70,14 +70,14 @@ class BlockedKeys:
 
     def decide(self, fault: Fault) -> None:
         """Decide on what no handler gets, or let it wait as any record of its key."""
-        if fault.fate is None and self.waits(fault.arrived, fault.row):
+        if fault.decision is None and self.waits(fault.arrived, fault.row):
             self.defer(fault.arrived, fault.row)
         else:
             self._decoder.decide(fault)
 
     def abandon(self, arrived: Decoded) -> None:
         """Note that a delivery with failed records is to be handled again."""
-        if self._retries is not None and arrived.fates:
+        if self._retries is not None and arrived.decisions:
             self._retries.abandoned = True
 
     def overtaken(self, records: Records) -> bool:
@@ -94,8 +94,8 @@ class BlockedKeys:
             if verdict is None and key in stopped:
                 return True
             if verdict is not None:
-                fate = self._failure_policy.decide(arrived.delivery, arrived.pack, row, verdict)
-                if self._retries.stops(fate):
+                decision = self._failure_policy.decide(arrived.delivery, arrived.pack, row, verdict)
+                if self._retries.stops(decision):
                     stopped.add(key)
         return False
 

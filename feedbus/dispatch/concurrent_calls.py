@@ -79,7 +79,7 @@ class ConcurrentCalls:
     @property
     def given_to_dead_handler(self) -> list[Decoded]:
         """Finished deliveries with records for the dead handler."""
-        return [each for each in self._done if self._dispatch.has_dead_handler and each.fates]
+        return [each for each in self._done if self._dispatch.has_dead_handler and each.decisions]
 
     @property
     def hungry(self) -> bool:

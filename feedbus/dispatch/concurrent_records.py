@@ -1,4 +1,4 @@
-"""The records of deliveries that are handled at the same time, and the results of their calls."""
+"""The records that are handled at the same time, and the results of their calls."""
 
 from __future__ import annotations
 

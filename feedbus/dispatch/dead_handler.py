@@ -12,7 +12,7 @@ from feedbus.bus.sender import Sender
 from feedbus.codecs import Codecs
 from feedbus.dead_letters import letters
 from feedbus.dead_letters.letters import DeadLetter
-from feedbus.dispatch.failure_policy import Fate
+from feedbus.dispatch.failure_policy import Decision
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import InvalidBody, Outage, StoreOutage, described
 from feedbus.handling.dead_handlers import DeadLetterFunction
@@ -100,8 +100,8 @@ class DeadHandler:
         self._is_async = found.is_async
         self._call = found.parameters.call_of(function, resources.value_of)
 
-    def before(self, delivery: Delivery, fate: Fate) -> Fate:
-        """Call the function for a fate that is a dead letter, and return the resulting fate.
+    def before(self, delivery: Delivery, decision: Decision) -> Decision:
+        """If the decision is a dead letter, call the function; return the resulting decision.
 
         If the function raises, the dead letter's reason includes it.
 
@@ -109,9 +109,9 @@ class DeadHandler:
             Outage: something that it needs is unavailable; the dead letter must not be sent yet.
 
         """
-        message = fate.message
-        if message is None or not fate.is_dead_letter:
-            return fate
+        message = decision.message
+        if message is None or not decision.is_dead_letter:
+            return decision
         try:
             self._handle(delivery, message)
         except (Outage, KeyboardInterrupt):
@@ -133,8 +133,8 @@ class DeadHandler:
             )
             reason = f"{message.headers[REASON]}; dead_handler {self._name} failed: {failed}"
             headers = {**message.headers, REASON: reason_text(reason)}
-            return replace(fate, message=replace(message, headers=headers))
-        return fate
+            return replace(decision, message=replace(message, headers=headers))
+        return decision
 
     def _handle(self, delivery: Delivery, message: Outgoing) -> None:
         queue = self._consumer.queue

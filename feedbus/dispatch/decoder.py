@@ -10,7 +10,7 @@ from typing import Any
 
 from feedbus.codecs import Codecs
 from feedbus.dispatch.callee import Callee
-from feedbus.dispatch.failure_policy import FailurePolicy, Fate
+from feedbus.dispatch.failure_policy import FailurePolicy, Decision
 from feedbus.dispatch.order import Order
 from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
 from feedbus.errors import InvalidBody, Reject
@@ -26,12 +26,12 @@ from feedbus.wire.constants import PACK
 
 @dataclass(slots=True)
 class Decoded:
-    """A decoded delivery: its records, and the fate of each record that failed."""
+    """A decoded delivery: its records, and the decisions on records that failed."""
 
     consumer: Consumer
     delivery: Delivery
     pack: Pack
-    fates: list[Fate] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
 
     def message(self, row: int) -> Message:
         """Return the message of one of its records."""
@@ -64,14 +64,14 @@ class Fault:
         arrived: the delivery.
         row: the place of the record there.
         error: why no handler gets the record.
-        fate: of a delivery that cannot be decoded.
+        decision: the decision on a delivery that cannot be decoded.
 
     """
 
     arrived: Decoded
     row: int
     error: BaseException | None = None
-    fate: Fate | None = None
+    decision: Decision | None = None
 
 
 Inputs = list[HandlerInput | Fault]
@@ -135,7 +135,7 @@ class Decoder:
         """Leave out records without the field of `order_by`, and records that must wait."""
         faults = self._order.faults(arrived.pack) if self._order.field else {}
         for row, errors in faults.items():
-            arrived.fates.append(
+            arrived.decisions.append(
                 self._failure_policy.decide(
                     arrived.delivery, arrived.pack, row, InvalidBody(errors)
                 )
@@ -156,10 +156,10 @@ class Decoder:
         """Whether a record must wait, because earlier records of its key wait."""
         if self._retries is None or self._retries.idle:
             return False
-        fate = self._retries.before(arrived.delivery, arrived.pack, row)
-        if fate is not None:
-            arrived.fates.append(fate)
-        return fate is not None
+        decision = self._retries.before(arrived.delivery, arrived.pack, row)
+        if decision is not None:
+            arrived.decisions.append(decision)
+        return decision is not None
 
     def _take(
         self,
@@ -237,12 +237,12 @@ class Decoder:
             )
         return Decoded(self._consumer, delivery, pack)
 
-    def _refuse_whole(self, inputs: Inputs, delivery: Delivery, fate: Fate) -> Decoded:
+    def _refuse_whole(self, inputs: Inputs, delivery: Delivery, decision: Decision) -> Decoded:
         """Decide on a delivery of which no record can be decoded, now or in its turn."""
         if not (self._in_turn and self._order.by_key and delivery.content_type != PACK):
-            return self.set_aside(delivery, fate)
+            return self.set_aside(delivery, decision)
         arrived = Decoded(self._consumer, delivery, _nothing(delivery))
-        inputs.append(Fault(arrived, 0, fate=fate))
+        inputs.append(Fault(arrived, 0, decision=decision))
         return arrived
 
     def _read(self, delivery: Delivery) -> Pack:
@@ -258,34 +258,34 @@ class Decoder:
             reads=self._callees[place].reads if place is not None else "bytes",
         )
 
-    def set_aside(self, delivery: Delivery, fate: Fate) -> Decoded:
+    def set_aside(self, delivery: Delivery, decision: Decision) -> Decoded:
         """Dead-letter a delivery of which no record can be decoded."""
         arrived = Decoded(self._consumer, delivery, _nothing(delivery))
-        self._set_aside(arrived, fate)
+        self._set_aside(arrived, decision)
         return arrived
 
-    def _set_aside(self, arrived: Decoded, fate: Fate) -> None:
+    def _set_aside(self, arrived: Decoded, decision: Decision) -> None:
         if self._retries is not None:
-            fate = self._retries.after_whole(arrived.delivery, arrived.pack, fate)
-        arrived.fates.append(fate)
+            decision = self._retries.after_whole(arrived.delivery, arrived.pack, decision)
+        arrived.decisions.append(decision)
 
     def decide(self, fault: Fault) -> None:
-        """Decide the fate of a record that no handler gets, after the earlier ones of its key."""
-        if fault.fate is not None:
-            self._set_aside(fault.arrived, fault.fate)
+        """Decide on a record that no handler gets, after the earlier records of its key."""
+        if fault.decision is not None:
+            self._set_aside(fault.arrived, fault.decision)
         elif fault.error is not None:
             self.fail(fault.arrived, fault.row, fault.error)
 
     def fail(self, opened: Decoded, row: int, error: BaseException) -> None:
-        """Decide on the fate of a record by its exception."""
+        """Decide on a record by its exception."""
         delivery, pack = opened.delivery, opened.pack
         if isinstance(error, Waits):
-            fate = self._failure_policy.deferred(delivery, pack, row)
+            decision = self._failure_policy.deferred(delivery, pack, row)
         else:
-            fate = self._failure_policy.decide(delivery, pack, row, error)
+            decision = self._failure_policy.decide(delivery, pack, row, error)
         if self._retries is not None:
-            fate = self._retries.after(delivery, pack, row, fate)
-        opened.fates.append(fate)
+            decision = self._retries.after(delivery, pack, row, decision)
+        opened.decisions.append(decision)
 
 
 def _append(

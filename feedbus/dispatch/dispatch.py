@@ -14,7 +14,7 @@ from feedbus.dispatch.dead_handler import DeadHandler
 from feedbus.dispatch.decoder import Decoded, Decoder, Fault, Inputs
 from feedbus.dispatch.equal_messages import EqualMessages
 from feedbus.dispatch.failure_policy import FailurePolicy
-from feedbus.dispatch.fate_sender import FateSender
+from feedbus.dispatch.failed_record_sender import FailedRecordSender
 from feedbus.dispatch.handler_calls import HandlerCalls
 from feedbus.dispatch.order import Order
 from feedbus.dispatch.ordered_retries import OrderedRetries
@@ -100,7 +100,7 @@ class Dispatch:
             else None
         )
         self.has_dead_handler = dead_handler is not None
-        self._fates = FateSender(consumer.name, sender, dead_handler)
+        self._failed_records = FailedRecordSender(consumer.name, sender, dead_handler)
         self._settled = SettledCounts(metrics, self.clock)
         self._equal_messages = (
             EqualMessages(queue.name, store.inbox, metrics, self.clock.unique)
@@ -128,7 +128,7 @@ class Dispatch:
             records = Records(each.chunks, each.owners)
             count += len(records)
             self._log_drops(self._batches.perform(each.callee, records).values())
-        self._fates.send(opened)
+        self._failed_records.send(opened)
         self._metrics.handled(self.clock.monotonic() - started, count)
         self._settled.add(opened)
 
@@ -171,7 +171,7 @@ class Dispatch:
                 repeated.
 
         """
-        self._fates.send(opened, note=note)
+        self._failed_records.send(opened, note=note)
         self._settled.add(opened)
 
     def open(
@@ -207,7 +207,7 @@ class Dispatch:
 
         """
         opened = self._decoder.set_aside(delivery, self._failure_policy.lost(delivery, reason))
-        self._fates.send([opened], quietly=quietly)
+        self._failed_records.send([opened], quietly=quietly)
         self._settled.add([opened])
 
     def _log_drops(self, errors: Iterable[BaseException]) -> None:

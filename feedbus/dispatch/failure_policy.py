@@ -38,13 +38,14 @@ OF_AN_ATTEMPT = frozenset({FAILED_AT, REASON})
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
-    """A record's verdict for the metrics, and the message for its retry or dead letter, if any.
+class Decision:
+    """What happens to a record that was not acknowledged: its verdict, and the message to send.
 
     Attributes:
         verdict: reject, invalid, retry, dead_letter or drop; "wait" if it was not handled, because
             earlier records of its key wait.
-        message: sent to the dead letters, or to the queue in which it waits for its next attempt.
+        message: the dead letter, or the retry, which waits in a queue for its next attempt; None
+            if nothing is sent.
         waits_milliseconds: the shortest time until its next attempt, on a queue with an order.
         block: a message in the waiting queue that blocks its key until the dead letter is requeued
             or dropped.
@@ -80,66 +81,66 @@ class FailurePolicy:
     clock: Clock
     in_order: bool = False
 
-    def undecodable(self, delivery: Delivery) -> Fate:
+    def undecodable(self, delivery: Delivery) -> Decision:
         """Dead-letter a message that cannot be decoded, unchanged within another message."""
         faults = [*delivery.faults[:FAULTS_NAMED]]
         if len(delivery.faults) > FAULTS_NAMED:
             faults.append(f"and {len(delivery.faults) - FAULTS_NAMED} more")
         letter = self._whole(delivery, f"cannot be decoded: {'; '.join(faults)}")
-        return Fate("invalid", sealed(letter))
+        return Decision("invalid", sealed(letter))
 
-    def unreadable(self, delivery: Delivery, error: InvalidBody) -> Fate:
+    def unreadable(self, delivery: Delivery, error: InvalidBody) -> Decision:
         """Dead-letter a body that is not a record, unchanged."""
         extra = {ERRORS: errors_text(error.errors)}
-        return Fate("invalid", self._whole(delivery, text_of(error), extra))
+        return Decision("invalid", self._whole(delivery, text_of(error), extra))
 
-    def lost(self, delivery: Delivery, reason: str) -> Fate:
+    def lost(self, delivery: Delivery, reason: str) -> Decision:
         """Dead-letter a whole delivery, unchanged."""
         letter = self._whole(delivery, reason)
-        return Fate("dead_letter", sealed(letter) if delivery.faults else letter)
+        return Decision("dead_letter", sealed(letter) if delivery.faults else letter)
 
-    def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Fate:
-        """Decide on the fate of one record of a delivery by its exception."""
+    def decide(self, delivery: Delivery, pack: Pack, row: int, error: BaseException) -> Decision:
+        """Return the decision on one record of a delivery, by its exception."""
         if isinstance(error, Drop):
-            return Fate("drop", None)
+            return Decision("drop", None)
         if isinstance(error, InvalidBody):
             letter = self._record(delivery, pack, row, text_of(error))
             headers = {**letter.headers, ERRORS: errors_text(error.errors)}
-            return Fate("invalid", replace(letter, headers=headers))
+            return Decision("invalid", replace(letter, headers=headers))
         if isinstance(error, Reject):
-            return Fate("reject", self._record(delivery, pack, row, text_of(error)))
+            return Decision("reject", self._record(delivery, pack, row, text_of(error)))
         reason = text_of(error) if isinstance(error, Retry) else described(error)
         if not isinstance(error, Retry) and self.rules.rejects(error):
-            return Fate("reject", self._record(delivery, pack, row, reason))
+            return Decision("reject", self._record(delivery, pack, row, reason))
         return self._again(self._record(delivery, pack, row, reason), error)
 
-    def deferred(self, delivery: Delivery, pack: Pack, row: int) -> Fate:
+    def deferred(self, delivery: Delivery, pack: Pack, row: int) -> Decision:
         """Let one record of a delivery wait for others of its key; no attempt is counted."""
         letter = self._record(delivery, pack, row, "")
         own = {name: value for name, value in letter.headers.items() if name not in OF_AN_ATTEMPT}
         headers = {**own, ATTEMPT: delivery.attempts}
-        return Fate("wait", replace(letter, headers=headers, counted_as="retry"), 0)
+        return Decision("wait", replace(letter, headers=headers, counted_as="retry"), 0)
 
-    def _again(self, letter: Outgoing, error: BaseException) -> Fate:
+    def _again(self, letter: Outgoing, error: BaseException) -> Decision:
         """Return a retry in place of a dead letter, unless all retries are used."""
         policy = self.consumer.queue.retry
         attempt = int(letter.headers[ATTEMPT])
         if attempt > len(policy.delays_seconds) and policy.then != "repeat":
             if policy.then == "drop":
-                return Fate("drop", None)
-            return Fate("dead_letter", letter)
+                return Decision("drop", None)
+            return Decision("dead_letter", letter)
         step = policy.delays_seconds[min(attempt, len(policy.delays_seconds)) - 1]
         asked = error.after_seconds if isinstance(error, Retry) else None
         milliseconds = max(1, round((step if asked is None else asked) * 1000))
         if self.in_order:
-            return Fate("retry", replace(letter, counted_as="retry"), milliseconds)
+            return Decision("retry", replace(letter, counted_as="retry"), milliseconds)
         message = replace(letter, routing_key=str(letter.headers[KEY]), counted_as="retry")
         queue = self.consumer.queue
         if milliseconds in policy.delays_milliseconds:
             exchange = self.names.delay(queue, milliseconds)
-            return Fate("retry", replace(message, exchange=exchange))
+            return Decision("retry", replace(message, exchange=exchange))
         target = timer.target_of(self.names, queue)
-        return Fate("retry", timer.delayed(self.names, message, milliseconds, target))
+        return Decision("retry", timer.delayed(self.names, message, milliseconds, target))
 
     def _record(self, delivery: Delivery, pack: Pack, row: int, reason: str) -> Outgoing:
         """Return the dead letter of one record."""

@@ -1,4 +1,4 @@
-"""Retries in the order of their keys: the records that wait, and the fates of deliveries."""
+"""Retries in the order of their keys: the records that wait, and the decisions on records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from feedbus.clock import NANOSECONDS, Clock
-from feedbus.dispatch.failure_policy import DEAD_LETTERED, FailurePolicy, Fate
+from feedbus.dispatch.failure_policy import DEAD_LETTERED, FailurePolicy, Decision
 from feedbus.dispatch.order import Order
 from feedbus.dispatch.waiting_records import BLOCKED as BLOCKED_ATTEMPT
 from feedbus.dispatch.waiting_records import WaitingRecord, WaitingRecords
@@ -208,22 +208,22 @@ class OrderedRetries:
         """Whether no record waits, so that every record may be handled on arrival."""
         return self.records.idle
 
-    def before(self, delivery: Delivery, pack: Pack, row: int) -> Fate | None:
-        """Return the fate of a record that may not be handled now, or None if it may."""
+    def before(self, delivery: Delivery, pack: Pack, row: int) -> Decision | None:
+        """Return the decision on a record that may not be handled now, or None if it may."""
         if self._record_of(delivery) is not None:
             return None
         identified = delivery.identified or delivery.content_type == PACK
         if delivery.redelivered and identified and self.records.is_repetition(pack.ids[row]):
-            return Fate("wait", None)
+            return Decision("wait", None)
         key = self._order.waiting_key(delivery, pack, row)
         if not self.records.blocks(key):
             return None
-        fate = self._policy.deferred(delivery, pack, row)
+        decision = self._policy.deferred(delivery, pack, row)
         blocked = self.records.blocked(key, pack.ids[row])
-        if blocked is None or fate.message is None:
-            return self.after(delivery, pack, row, fate)
+        if blocked is None or decision.message is None:
+            return self.after(delivery, pack, row, decision)
         # Its dead letter was requeued: it runs in its old position.
-        return replace(fate, message=self._in_line(delivery, blocked, 0.0, fate.message))
+        return replace(decision, message=self._in_line(delivery, blocked, 0.0, decision.message))
 
     def must_wait(self, delivery: Delivery, pack: Pack, row: int) -> bool:
         """Whether a record of its key has failed since the deliveries were opened."""
@@ -232,36 +232,36 @@ class OrderedRetries:
             return self._stopped[record.key] > 0
         return self.records.blocks(self._order.waiting_key(delivery, pack, row))
 
-    def after(self, delivery: Delivery, pack: Pack, row: int, fate: Fate) -> Fate:
-        """Return the fate of a record; if it has to wait, with its position in the order."""
-        blocks = self._block_on_dead and fate.verdict in DEAD_LETTERED
-        if fate.message is None or (fate.waits_milliseconds is None and not blocks):
-            return fate
+    def after(self, delivery: Delivery, pack: Pack, row: int, decision: Decision) -> Decision:
+        """Return the decision on a record; if it has to wait, its message gets a position."""
+        blocks = self._block_on_dead and decision.verdict in DEAD_LETTERED
+        if decision.message is None or (decision.waits_milliseconds is None and not blocks):
+            return decision
         due_at = math.inf if blocks else 0.0
-        if fate.verdict == "retry":
-            due_at = self.now() + (fate.waits_milliseconds or 0) / 1000
+        if decision.verdict == "retry":
+            due_at = self.now() + (decision.waits_milliseconds or 0) / 1000
         record = self._record_of(delivery)
         if record is not None:
             self._stopped[record.key] += 1
-            if fate.verdict == "wait":
+            if decision.verdict == "wait":
                 self._not_run.add(record)
-                return replace(fate, message=None)
+                return replace(decision, message=None)
             self._failed_again[record] = due_at
         else:
             record = WaitingRecord(
                 self._order.waiting_key(delivery, pack, row),
                 self.records.next_place(),
-                fate.message.message_id,
+                decision.message.message_id,
                 delivery.identified or delivery.content_type == PACK,
-                BLOCKED_ATTEMPT if blocks else int(fate.message.headers[ATTEMPT]),
+                BLOCKED_ATTEMPT if blocks else int(decision.message.headers[ATTEMPT]),
                 due_at,
                 self.waiting_queue(delivery.consumer_tag),
             )
             self.records.add(record)
         self.unsettled = True
-        message = self._in_line(delivery, record, due_at, fate.message)
+        message = self._in_line(delivery, record, due_at, decision.message)
         if not blocks:
-            return replace(fate, message=message)
+            return replace(decision, message=message)
         events.warning(
             "key_blocked",
             f"the dead letter {record.message_id} blocks later records of its key '{record.key}';"
@@ -269,21 +269,21 @@ class OrderedRetries:
             message_id=record.message_id,
             key=record.key,
         )
-        return replace(fate, block=message)
+        return replace(decision, block=message)
 
-    def after_whole(self, delivery: Delivery, pack: Pack, fate: Fate) -> Fate:
-        """Return the fate of a delivery that no handler receives; see after().
+    def after_whole(self, delivery: Delivery, pack: Pack, decision: Decision) -> Decision:
+        """Return the decision on a delivery that no handler receives; see after().
 
         If its key is not known, it blocks none.
         """
         known = self._order.by_key and delivery.content_type != PACK
         if known or self._record_of(delivery) is not None:
-            return self.after(delivery, pack, 0, fate)
-        return fate
+            return self.after(delivery, pack, 0, decision)
+        return decision
 
-    def stops(self, fate: Fate) -> bool:
-        """Whether later records of the key have to wait after such a fate."""
-        return fate.verdict == "retry" or (self._block_on_dead and fate.verdict in DEAD_LETTERED)
+    def stops(self, decision: Decision) -> bool:
+        """Whether later records of the key have to wait after this decision."""
+        return decision.verdict == "retry" or (self._block_on_dead and decision.verdict in DEAD_LETTERED)
 
     def _in_line(
         self, delivery: Delivery, record: Waiting, due_at: float, message: Outgoing

@@ -26,9 +26,9 @@ class SettledCounts:
         deliveries = records = 0  # that are acknowledged
         for arrived in opened:
             acknowledged, first = len(arrived.pack), "ack"
-            if arrived.fates:
-                failed = Counter(fate.verdict for fate in arrived.fates if fate.verdict != "wait")
-                waiting = sum(fate.verdict == "wait" for fate in arrived.fates)
+            if arrived.decisions:
+                failed = Counter(decision.verdict for decision in arrived.decisions if decision.verdict != "wait")
+                waiting = sum(decision.verdict == "wait" for decision in arrived.decisions)
                 acknowledged = max(acknowledged - failed.total() - waiting, 0)
                 if waiting and not acknowledged and not failed:
                     continue  # it is counted when it is handled

@@ -53,7 +53,7 @@ class SingleCalls:
         """Whether finish() is due: many messages wait, or the dead handler must be called."""
         if self._messages >= WINDOW or self._bytes >= MEMORY_BYTES:
             return True
-        return self._dispatch.has_dead_handler and bool(self._opened and self._opened[-1].fates)
+        return self._dispatch.has_dead_handler and bool(self._opened and self._opened[-1].decisions)
 
     def call(self, delivery: Delivery) -> None:
         """Handle the records of a delivery that arrived after all others.

@@ -149,7 +149,7 @@ class Emptying:
                 else:
                     others.append(message)
         self._came.extend(others)
-        return not others and not probes.awaited and not probes.owed
+        return not others and not probes.awaited and not probes.fence_needed
 
     def _count(self) -> tuple[int, int]:
         try:

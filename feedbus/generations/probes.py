@@ -45,7 +45,7 @@ class Probes:
     """
 
     def __init__(
-        self, channel: Channel, queue: str, *, pause_seconds: float, owed: bool = False
+        self, channel: Channel, queue: str, *, pause_seconds: float, fence_needed: bool = False
     ) -> None:
         """Start without a probe.
 
@@ -53,7 +53,7 @@ class Probes:
             channel: any channel of the connection that reads the queue.
             queue: its name on the broker.
             pause_seconds: see feedbus.broker.in_flight_seconds().
-            owed: whether a fence has to be put, because the queue possibly contains none.
+            fence_needed: whether the queue may contain no fence, so that one has to be put there.
 
         """
         self._channel = channel
@@ -63,7 +63,7 @@ class Probes:
         self._awaited = ""
         self._put_at = -math.inf
         self._quiet = 0
-        self.owed = owed
+        self.fence_needed = fence_needed
 
     @property
     def awaited(self) -> bool:
@@ -77,8 +77,8 @@ class Probes:
 
     @property
     def due(self) -> bool:
-        """Whether a fence that is owed should be put now."""
-        return self.owed and self._clock.monotonic() > self._put_at + FULL_SECONDS
+        """Whether the missing fence should be put now."""
+        return self.fence_needed and self._clock.monotonic() > self._put_at + FULL_SECONDS
 
     @property
     def proved(self) -> bool:
@@ -96,11 +96,11 @@ class Probes:
             self._clock.sleep(self._pause_seconds)
         self._awaited = self._clock.unique()  # the probe may return before its confirm
         self._publish(self._awaited)
-        if self.owed:
+        if self.fence_needed:
             self._awaited = ""
 
-    def put_owed(self) -> None:
-        """Publish the owed fence; it is no probe, so its reader first checks that the queue ends.
+    def put_fence(self) -> None:
+        """Publish the missing fence. It is no probe: its reader first checks that the queue ends.
 
         Raises:
             Outage: the broker does not confirm it.
@@ -109,13 +109,13 @@ class Probes:
         self._publish("")
 
     def postpone(self) -> None:
-        """Let the fence that is owed be put later."""
+        """Put the missing fence later."""
         self._put_at = self._clock.monotonic()
 
     def _publish(self, message_id: str) -> None:
         message = fence(self._queue, self._queue, message_id)
         refusals = publish_all(self._channel.connection, [message], nacked_seconds=0.0)
-        self.owed = any(each.outcome == "nacked" for each in refusals)
+        self.fence_needed = any(each.outcome == "nacked" for each in refusals)
         self._put_at = self._clock.monotonic()
 
     def came(self, message_id: object) -> bool:

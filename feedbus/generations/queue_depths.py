@@ -1,4 +1,4 @@
-"""The number of messages that wait for each consumer, in its current queues."""
+"""Queue depths: the number of messages that wait for each consumer, in its current queues."""
 
 from __future__ import annotations
 

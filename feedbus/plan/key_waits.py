@@ -1,4 +1,4 @@
-"""How long keys wait for old shards after a switch, and for how many messages."""
+"""How long the keys of a ring wait after a switch, and for how many messages of old shards."""
 
 from __future__ import annotations
 

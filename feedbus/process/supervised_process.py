@@ -1,4 +1,4 @@
-"""The ties of a process to its supervisor: parent-death signal, signal actions, memory limit."""
+"""A supervised process: its parent-death signal, signal actions, and memory limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of records that are instances of a class: the columns are the attributes."""
+"""Columns of records that are instances of a class: one column for each attribute."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Reading:
             if channel.is_open:
                 channel.close()
             return None
-        probes = Probes(channel, queue, pause_seconds=pause_seconds, owed=unfenced)
+        probes = Probes(channel, queue, pause_seconds=pause_seconds, fence_needed=unfenced)
         return cls(queue, tag, channel, probes)
 
     @property

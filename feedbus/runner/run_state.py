@@ -1,4 +1,4 @@
-"""The shared state of one run of a consumer: its limits, its deliveries, and its waiting."""
+"""The state that the parts of a consumer's run share: its limits, deliveries and waits."""
 
 from __future__ import annotations
 

@@ -113,9 +113,9 @@ class Runner:
         self._placement = Placement(topology)
         self._pruning = Pruning(topology, consumer, counted)
         self._subscriptions = Subscriptions(self._run, self._placement, counted)
-        self._way = self._way_for(handlers)
+        self._mode = self._mode_for(handlers)
 
-    def _way_for(self, handlers: HandlerRoutes) -> BatchMode:
+    def _mode_for(self, handlers: HandlerRoutes) -> BatchMode:
         """Return the mode in which the queue's records are handled."""
         run, queue = self._run, self._consumer.queue
         if queue.concurrency > 1:
@@ -151,9 +151,9 @@ class Runner:
                     try:
                         self._consume()
                     except (Outage, UsageError) as error:
-                        self._run.hold(error, self._way.look)
+                        self._run.hold(error, self._mode.look)
             finally:
-                self._way.close()
+                self._mode.close()
                 self._resources.close()
                 self._sender.close()
                 self._run.left.close()
@@ -161,11 +161,11 @@ class Runner:
 
     def _ended(self) -> str | None:
         """Return why the run is over, or None if it is not."""
-        return self._run.ended(working=self._way.working)
+        return self._run.ended(working=self._mode.working)
 
     def _goes_on(self) -> bool:
         """Whether this process should continue to read its queue."""
-        return self._run.goes_on(working=self._way.working)
+        return self._run.goes_on(working=self._mode.working)
 
     def _consume(self) -> None:
         """Subscribe on a new connection and handle deliveries, until the end or an outage."""
@@ -193,7 +193,7 @@ class Runner:
                 self._heartbeats.of(raw),
             ):
                 drain = Drain(self._topology, self._consumer, states, pause)
-                wakes = self._way.fileno()
+                wakes = self._mode.fileno()
                 if wakes is not None:
                     raw.wake_on(wakes)
                 self._run.removed = drain.over(raw)
@@ -204,7 +204,7 @@ class Runner:
                     if not self._goes_on():
                         return
         except connection.channel_errors as error:
-            self._way.channel_closed(error)
+            self._mode.channel_closed(error)
             declare = (
                 "; `feedbus apply` declares it" if getattr(error, "code", 0) == NOT_FOUND else ""
             )
@@ -216,7 +216,7 @@ class Runner:
 
     def _forget(self) -> None:
         """Forget all unsettled deliveries and waiting records: the broker delivers them again."""
-        self._way.forget()
+        self._mode.forget()
         self._run.buffer.clear()
         if self._run.waiting is not None:
             self._run.waiting.forget()
@@ -226,7 +226,7 @@ class Runner:
 
         All is read when each of the queues is at its fence or deleted.
         """
-        run, way, subscriptions = self._run, self._way, self._subscriptions
+        run, mode, subscriptions = self._run, self._mode, self._subscriptions
         subscriptions.begin()
         left = list(queues)
         # The idle time begins now, so it does not include the time to connect.
@@ -237,19 +237,19 @@ class Runner:
             run.stand_by(bool(left))
             self._report_ready()
             subscriptions.put_fences(raw)
-            arrived = way.arrive(raw)
-            if not way.handle_due(raw):
+            arrived = mode.arrive(raw)
+            if not mode.handle_due(raw):
                 left = self._give_back(queues, left)
             elif not arrived:
                 if not left and run.clock.monotonic() - subscribed_at > run.holding.latest_seconds:
                     run.holding.over()  # no outage for longer than the last wait
-            elif not way.handle_next(raw):
+            elif not mode.handle_next(raw):
                 left = self._give_back(queues, left)
-            subscriptions.end_empty(lambda: way.working)
+            subscriptions.end_empty(lambda: mode.working)
             self._pruning.look(raw)
             if subscriptions.cancelled:
                 left = self._drop_cancelled(queues, left)
-        way.let_finish()
+        mode.let_finish()
         subscriptions.close()
 
     def _report_ready(self) -> None:
@@ -259,15 +259,15 @@ class Runner:
 
     def _drop_cancelled(self, queues: Sequence[Source], left: list[Source]) -> list[Source]:
         """Stop reading queues that were deleted or moved, and check which to read now."""
-        way, subscriptions = self._way, self._subscriptions
-        begun = way.working
-        way.cancelled()
+        mode, subscriptions = self._mode, self._subscriptions
+        begun = mode.working
+        mode.cancelled()
         tags = [*subscriptions.cancelled]
         subscriptions.cancelled.clear()
         for tag in tags:
             subscriptions.drop_reading(tag)
         if begun:
-            way.let_finish()  # before the waiting records are forgotten
+            mode.let_finish()  # before the waiting records are forgotten
         for tag in tags:
             subscriptions.drop_waiting(tag)
         return self._give_back(queues, left) if begun else left
@@ -281,5 +281,5 @@ class Runner:
             f" ({self._run.timeout.seconds:g} s) would expire; they are delivered again",
             consumer=self._consumer.name,
         )
-        self._way.let_finish()
+        self._mode.let_finish()
         return self._subscriptions.give_back(queues, left)

@@ -127,11 +127,11 @@ class Subscriptions:
         return run.waiting.move_on(raw, reading.queue, reading.tag)
 
     def put_fences(self, raw: RawConnection) -> None:
-        """Put the fences that are owed into queues that are ending."""
+        """Put the missing fences into queues that are ending."""
         for reading in [each for each in self.reading.values() if each.probes.due]:
             found = standing(raw, self._run.topology, self._run.consumer, reading.queue)
             if found == "ending":
-                reading.probes.put_owed()
+                reading.probes.put_fence()
             else:
                 reading.probes.postpone()
 

@@ -1,4 +1,4 @@
-"""Create feedbus's own tables, and bring those of an earlier version up to date."""
+"""Create feedbus's own tables, or upgrade the tables of an earlier version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods of AMQP connections and channels that feedbus uses, with any broker."""
+"""Protocols: the methods of AMQP connections and channels that feedbus uses, with any broker."""
 
 from __future__ import annotations
 

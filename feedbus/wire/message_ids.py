@@ -58,14 +58,14 @@ def derived_id(
     """
     said = [(name, properties[name]) for name in IDENTIFYING if properties.get(name) is not None]
     own = sorted(
-        (name, repr(value)) for name, value in headers.items() if not changes_on_the_way(name)
+        (name, repr(value)) for name, value in headers.items() if not changes_in_transit(name)
     )
     digest = hashlib.sha256(ascii((routing_key, said, own)).encode())
     digest.update(body)
     return digest.hexdigest()[:DIGITS]
 
 
-def changes_on_the_way(name: str) -> bool:
+def changes_in_transit(name: str) -> bool:
     """Whether a header was not set by the publisher, but was added after publishing."""
     return name in OF_DELIVERIES or name in OF_FAILURES or is_of_deaths(name)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from feedbus.broker import publisher
 from feedbus.bus import sender
-from feedbus.dispatch import blocked_keys, failure_policy, fate_sender, publications
+from feedbus.dispatch import blocked_keys, failed_record_sender, failure_policy, publications
 from feedbus.errors import BrokerOutage
 from feedbus.generations import drain, probes, switch
 from feedbus.runner import buffer, reading
@@ -118,7 +118,7 @@ def a_retry_that_forgets_its_key() -> list[Change]:
 
 def retries_that_nobody_confirms() -> list[Change]:
     """Settle a record whose retry could not be published."""
-    original = fate_sender.FateSender.send
+    original = failed_record_sender.FailedRecordSender.send
 
     def send(self: Any, *arguments: Any, **options: Any) -> None:
         try:
@@ -126,7 +126,7 @@ def retries_that_nobody_confirms() -> list[Change]:
         except BrokerOutage:
             return
 
-    return [(fate_sender.FateSender, "send", send)]
+    return [(failed_record_sender.FailedRecordSender, "send", send)]
 
 
 def a_relay_that_deletes_too_soon() -> list[Change]:

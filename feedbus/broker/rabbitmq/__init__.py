@@ -102,7 +102,7 @@ class RabbitMQ:
         return management.listed(self.url, self.management_url, kind)
 
     def _counted(self, held: Mapping[str, tuple[Mapping[str, Any], int]]) -> list[SeenQueue]:
-        from amqp_protocols.exceptions import ChannelError
+        from amqp.exceptions import ChannelError
 
         found = []
         with self.connect(beating=False) as connection, outage(connection, self.url):

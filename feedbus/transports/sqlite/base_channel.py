@@ -1,4 +1,4 @@
-"""The life of a channel: it opens, is opened again after an AMQP error, and closes."""
+"""The base of a channel: it opens, is opened again after an AMQP error, and closes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Held(NamedTuple):
 
 
 class BaseChannel(StdChannel):
-    """State that the parts of a channel share; an AMQP error closes it and opens it again."""
+    """The state that the parts of a channel share; an AMQP error closes and opens the channel."""
 
     no_ack_consumers: Any
 

@@ -1,4 +1,4 @@
-"""End a wait when a signal handler has run, even if it ran just before the wait began.
+"""A pipe that ends a wait when a signal handler has run, even just before the wait began.
 
 Python continues an interrupted wait after the handler has returned, and a wait does not notice a
 handler that ran just before. So signals also write to a pipe, which waits read. Python allows one

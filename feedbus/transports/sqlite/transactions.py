@@ -1,4 +1,4 @@
-"""The broker's tables for connections: reads, and writes that wake the connections concerned."""
+"""Transactions on the tables of a broker file: reads, and writes that wake other connections."""
 
 from __future__ import annotations
 

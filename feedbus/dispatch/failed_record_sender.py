@@ -15,8 +15,8 @@ from feedbus.wire.failed_messages import bare
 events = EventLog(__name__)
 
 
-class FateSender:
-    """Sends what has to outlive the deliveries of one consumer, before they are acknowledged."""
+class FailedRecordSender:
+    """Sends the retries and dead letters of one consumer; it acknowledges the deliveries later."""
 
     def __init__(self, consumer: str, sender: Sender, dead_handler: DeadHandler | None) -> None:
         """Set the sender, and the dead handler.
@@ -38,7 +38,7 @@ class FateSender:
         quietly: bool = False,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        """Send the messages of the fates of deliveries; return when the broker has confirmed them.
+        """Send the retries and dead letters of deliveries, and wait until the broker confirms them.
 
         Args:
             opened: the deliveries.
@@ -53,14 +53,14 @@ class FateSender:
         """
         if self._dead_handler is not None and not quietly:
             for arrived in opened:
-                if note is not None and arrived.fates:
+                if note is not None and arrived.decisions:
                     note(arrived.delivery.message_id)
-                arrived.fates = [
-                    self._dead_handler.before(arrived.delivery, fate) for fate in arrived.fates
+                arrived.decisions = [
+                    self._dead_handler.before(arrived.delivery, decision) for decision in arrived.decisions
                 ]
-        fates = [fate for arrived in opened for fate in arrived.fates]
-        messages = [fate.message for fate in fates if fate.message is not None]
-        messages += [fate.block for fate in fates if fate.block is not None]
+        decisions = [decision for arrived in opened for decision in arrived.decisions]
+        messages = [decision.message for decision in decisions if decision.message is not None]
+        messages += [decision.block for decision in decisions if decision.block is not None]
         if not messages:
             return
         refusals = self._sender.send(messages)
@@ -78,7 +78,7 @@ class FateSender:
     def _log_dead_letters(self, opened: Sequence[Decoded]) -> None:
         """Log one line for each delivery with records that became dead letters."""
         for arrived in opened:
-            letters = [fate.message for fate in arrived.fates if fate.is_dead_letter]
+            letters = [decision.message for decision in arrived.decisions if decision.is_dead_letter]
             if letters and letters[0] is not None:
                 headers = letters[0].headers
                 events.warning(
