@@ -122,7 +122,7 @@ class Member:
         self._evented = True
         self.stir()
         if self._watch is None:
-            msg = "a connection without a watch was to join an event loop"
+            msg = "the connection has no Watch, although enlist() was called"
             raise RuntimeError(msg)
         return self._watch.fileno()
 
