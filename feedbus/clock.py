@@ -109,7 +109,7 @@ class VirtualClock:
 
         Args:
             start: the moment.
-            seed: of its random numbers; None for different ones in each run.
+            seed: the seed of its random numbers; None for different numbers in each run.
 
         """
         moment = datetime.now(UTC) if start is None else start

@@ -34,8 +34,8 @@ class Codec(Protocol):
 
         Args:
             body: the bytes of the message.
-            content_type: of the message.
-            headers: of the message.
+            content_type: the content type of the message.
+            headers: the headers of the message.
 
         """
 
@@ -103,11 +103,11 @@ class Codecs:
 
         Args:
             body: the bytes of the message.
-            content_type: of the message.
+            content_type: the content type of the message.
             message_id: the id of a plain message.
             key: the routing key of a plain message.
-            content_encoding: of the message, the encoding of the body's text.
-            headers: of the message, for a codec.
+            content_encoding: the property of the message: the encoding of the body's text.
+            headers: the headers of the message, for a codec.
             reads: the kind of body that the handler reads if there is no codec.
 
         Raises:
@@ -131,7 +131,7 @@ class Codecs:
         """Return the body for the payload of a record.
 
         Args:
-            content_type: of the exchange.
+            content_type: the content type of the exchange.
             payload: the record's fields, or the payload of a Raw text or bytes.
 
         Raises:

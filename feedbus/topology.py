@@ -53,12 +53,12 @@ class Exchange:
     """An exchange.
 
     Attributes:
-        name: as topology.toml names it.
+        name: the name in topology.toml.
         type: how messages find queues.
         pack: the largest number of records in one message to it; 0 for no packs.
         arguments: for the broker, passed unchanged when feedbus declares the exchange.
-        content_type: of the messages that feedbus publishes to it; None for JSON.
-        external_name: its whole name on the broker, if another system declares it; else "".
+        content_type: the content type of the messages that feedbus publishes to it; None for JSON.
+        external_name: the whole name on the broker, if another system declares it; otherwise "".
 
     """
 
@@ -180,7 +180,7 @@ class StoreOptions:
     Attributes:
         adapter: "peewee", "sqlalchemy", or the dotted name of a function that creates the store of
             a topology.
-        url: of the store; the sqlalchemy adapter has none.
+        url: the URL of the store; the sqlalchemy adapter has none.
         engine: the dotted name of the project's SQLAlchemy engine.
         prepare: the dotted name of a function that is called with the topology before any process
             starts.
@@ -254,10 +254,10 @@ class Schedule:
     """A message that is published at the times of a cron line.
 
     Attributes:
-        name: as topology.toml names it.
+        name: the name in topology.toml.
         cron: the line.
         exchange: where the message is published, as topology.toml names it.
-        key: its routing key.
+        key: the routing key.
         payload: its payload.
         headers: its headers.
         timezone: the time zone of the line, by its name in the IANA database.

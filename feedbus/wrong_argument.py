@@ -11,7 +11,7 @@ def refuse(argument: str, expected: str, given: object, hint: str = "") -> NoRet
     """Raise TypeError with the argument, the expected and the given value.
 
     Args:
-        argument: its name.
+        argument: the name of the argument.
         expected: the expected type or value.
         given: the given value.
         hint: what to do, if that is not obvious.

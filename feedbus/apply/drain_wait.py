@@ -23,8 +23,8 @@ def await_drained(
     """Return when old generations, removed queues and replaced queues are empty.
 
     Args:
-        connection: to the broker.
-        topology: of today.
+        connection: a connection to the broker.
+        topology: the topology as the file declares it now.
         leaving: queues on the broker that are to be deleted.
         progress: called at each check with the number of messages that are left.
 

@@ -75,7 +75,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     Args:
         topology: the wanted state.
         plan: a new plan of this topology; the caller holds the lock of exclusive().
-        supervisor: of the running consumers, None when nothing runs.
+        supervisor: the supervisor of the running consumers; None if nothing runs.
         wait: whether to wait until the old queues are drained, and to delete them then.
         report: called with a line for each change that was made.
         progress: called at each check with the number of messages that are left in queues that

@@ -31,7 +31,7 @@ def document(topology: Topology, version: str = "1.0.0") -> dict[str, Any]:
     Exchanges are channels that the project sends to, queues are channels that it receives from.
 
     Args:
-        topology: its handlers are imported.
+        topology: the topology whose handlers are imported.
         version: the version of the described interface.
 
     Raises:

@@ -23,7 +23,7 @@ class Messages:
     Attributes:
         components: each message by its name in the document.
         schemas: the payloads' JSON Schemas, and the definitions in them, by name.
-        of_queue: for each queue the names of its messages.
+        of_queue: for each queue, the names of its messages.
 
     """
 
@@ -36,8 +36,8 @@ class Messages:
         """Describe the messages of a topology.
 
         Args:
-            topology: its queues are described.
-            routes: for each queue its handlers, imported.
+            topology: the topology whose queues are described.
+            routes: for each queue, its imported handlers.
 
         """
         found = cls()

@@ -28,7 +28,7 @@ class Blockage:
         """Measure by a clock.
 
         Args:
-            clock: of the broker.
+            clock: the clock of the broker.
             waited: called with the seconds that a publisher has waited.
             waiting: a context manager around each long wait of a publisher.
 

@@ -16,7 +16,7 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
     """Return an open connection to the topology's broker: to the first node that answers.
 
     Args:
-        topology: with the URL of the broker.
+        topology: the topology with the URL of the broker.
         beating: True if the caller sends heartbeats. The broker then closes the connection when
             they stop. Without heartbeats, only TCP detects that a connection is lost.
 

@@ -85,9 +85,9 @@ def declare_ring(
     exists, there is no wait.
 
     Args:
-        channel: on which it is declared.
-        names: of the topology.
-        generation: its ring is declared.
+        channel: the channel on which it is declared.
+        names: the names of the topology's objects on the broker.
+        generation: the generation whose ring is declared.
         report: called with the reason if this takes long; by default it is logged.
 
     """
@@ -220,8 +220,8 @@ def declare_delay(
     and not to other queues of the exchange.
 
     Args:
-        channel: of the broker.
-        names: of the topology.
+        channel: a channel of the broker.
+        names: the names of the topology's objects on the broker.
         queue: the queue of the retries.
         milliseconds: the delay.
         expires: True if no retry policy contains this delay; the broker then deletes the queue

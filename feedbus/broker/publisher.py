@@ -286,7 +286,7 @@ def publish_all(
 
     Args:
         connection: other code may use it, too.
-        messages: in their order.
+        messages: the messages in their order.
         nacked_seconds: time limit for a queue that is full.
 
     Raises:

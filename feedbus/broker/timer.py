@@ -42,7 +42,7 @@ def digits_of(milliseconds: int) -> list[int]:
     """Return the digits of a delay, the lowest position first, without zeros at the end.
 
     Args:
-        milliseconds: from 1 to LONGEST_MILLISECONDS; it is rounded up as ROUNDED says.
+        milliseconds: the delay, from 1 to LONGEST_MILLISECONDS; it is rounded up as ROUNDED says.
 
     """
     unit = next(unit for below, unit in ROUNDED if milliseconds < below)
@@ -73,9 +73,10 @@ def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> 
     quorum queue, so the first would not be the next that is due.
 
     Args:
-        names: of the topology.
-        message: with the routing key that it is to have then, and without an expiration.
-        milliseconds: from 1 to LONGEST_MILLISECONDS.
+        names: the names of the topology's objects on the broker.
+        message: the message, with the routing key that it will have then, and without an
+            expiration.
+        milliseconds: the delay, from 1 to LONGEST_MILLISECONDS.
         target: see target_of() and exchange_target().
 
     """

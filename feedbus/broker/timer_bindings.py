@@ -20,7 +20,7 @@ def missing_bindings(
     """Yield the missing bindings between existing objects of the timer.
 
     Args:
-        names: of the topology.
+        names: the names of the topology's objects on the broker.
         seen: the broker's objects.
         queues: the timer's queues with their arguments; one with others is declared again.
 
@@ -37,7 +37,7 @@ def foreign_bindings(
     """Yield the bindings that route delayed messages wrongly, or twice.
 
     Args:
-        names: of the topology.
+        names: the names of the topology's objects on the broker.
         seen: the broker's objects.
         queues: as above.
 

@@ -32,7 +32,7 @@ class Timer:
         """Declare nothing yet.
 
         Args:
-            topology: of the project.
+            topology: the topology of the project.
             waiting: a context manager around the wait for the broker's disk.
 
         """

@@ -25,12 +25,12 @@ def connect(
     Args:
         topology: the file, or the parsed topology; by default the file that FEEDBUS_TOPOLOGY names,
             or topology.toml in this folder.
-        metrics: count the records.
+        metrics: counts the records.
         timeout_seconds: how long a publish waits for a broker that is unavailable.
         store: an open store for bus.transaction(); by default the topology's.
 
     Raises:
-        TopologyError: with every problem that the file has.
+        TopologyError: the file has problems; the error lists all of them.
 
     Example:
         with feedbus.connect("topology.toml") as bus:

@@ -26,8 +26,8 @@ class Bus(ABC):
         """Publish one record.
 
         Args:
-            exchange: as topology.toml names it.
-            payload: of the record.
+            exchange: the name of the exchange in topology.toml.
+            payload: the payload of the record.
             key: the routing key.
             options: headers, priority, expires and delay; see PublishOptions.
 
@@ -58,7 +58,7 @@ class Bus(ABC):
         """Publish (payload, routing key) pairs in order, and return their number.
 
         Args:
-            exchange: as topology.toml names it.
+            exchange: the name of the exchange in topology.toml.
             pairs: any iterable; outside a handler, it is never kept in memory as a whole.
 
         """
@@ -75,7 +75,7 @@ class Bus(ABC):
         """Publish records given by column, in order, and return their number.
 
         Args:
-            exchange: as topology.toml names it.
+            exchange: the name of the exchange in topology.toml.
             columns: maps each field in which the records differ to a list with one value per
                 record.
             keys: a list with one routing key per record, or the name of the column that contains

@@ -64,8 +64,8 @@ class LiveBus(Bus):
         Messages that are not confirmed within CONFIRM_SECONDS are sent again, with the same ids.
 
         Args:
-            topology: of the system.
-            metrics: count the records.
+            topology: the topology of the system.
+            metrics: counts the records.
             timeout_seconds: how long to try again during an outage of the broker.
             store: an open store for transaction(); it stays open.
 

@@ -21,7 +21,7 @@ class _Group:
         form: the names of their shared fields and of their columns, and the column of their keys.
         open: whether more parts may be added.
         parts: the parts, in the order of publishing.
-        starts: for each part the place of its first message among all.
+        starts: for each part, the position of its first message among all messages.
 
     """
 
@@ -64,8 +64,8 @@ def merged(parts: Sequence[Part], ids: Ids, shards: int) -> Iterator[Pack]:
     each pack.
 
     Args:
-        parts: in the order of publishing.
-        ids: of all their messages, in the same order.
+        parts: the parts in the order of publishing.
+        ids: the ids of all messages of the parts, in the same order.
         shards: the number of shards of the exchange, 0 if it is not hashed.
 
     """

@@ -37,8 +37,8 @@ def columnar(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int = 
     """Return packs of (payload, routing key) pairs, in order; shared fields are stored once.
 
     Args:
-        pairs: those with the same fields, one after another, make a pack.
-        origin: of their ids.
+        pairs: adjacent pairs with the same fields make one pack.
+        origin: the origin of their ids.
         first: the index of the first pair in the caller's argument, for errors.
 
     Raises:

@@ -48,8 +48,8 @@ class Sender:
         """Connect at the first send.
 
         Args:
-            topology: with the URL of the broker.
-            metrics: count the records.
+            topology: the topology with the URL of the broker.
+            metrics: counts the records.
             timeout_seconds: time limit for the confirms of a window of messages.
             blocked_seconds: time limit for an alarm of the broker.
             nacked_seconds: time limit for a queue that is full, or whose node has just died.

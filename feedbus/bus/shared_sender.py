@@ -29,8 +29,8 @@ class SharedSender:
         """Send nothing yet.
 
         Args:
-            topology: of the system.
-            sender: used only by this object.
+            topology: the topology of the system.
+            sender: a sender that only this object uses.
             timeout_seconds: how long to try again during an outage of the broker.
 
         """
@@ -69,7 +69,7 @@ class SharedSender:
         """Send several requests.
 
         Args:
-            requests: in their order.
+            requests: the requests in their order.
             timeout_seconds: replaces the time limit of this object.
 
         """

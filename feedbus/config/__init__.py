@@ -37,7 +37,8 @@ def load(
         text: the content of the file, if it was read before.
 
     Raises:
-        TopologyError: with every problem that the file has, in the order of their places.
+        TopologyError: the file has problems; the error lists all of them in the order of their
+            lines.
 
     """
     from marshmallow import ValidationError

@@ -38,7 +38,7 @@ class Option(fields.Field[Any]):
 
         Args:
             description: what the option means, in sentences; it may have links in Markdown.
-            default: in the file's notation, or in words; "" if the dataclass has it.
+            default: the default in the file's notation, or in words; "" if the dataclass has it.
             required: whether the option must be there.
             attribute: the field of the dataclass, if its name differs.
             example: an example for editors, if the example of the type does not fit.

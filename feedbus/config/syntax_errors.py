@@ -31,10 +31,10 @@ def problem_of(file: str, text: str, place: tuple[int, int], reason: str) -> Pro
     """Return the problem of a text that is not TOML.
 
     Args:
-        file: its name.
-        text: its content.
+        file: the name of the file.
+        text: the content of the file.
         place: the line and column where the parser has stopped.
-        reason: of the parser.
+        reason: the reason that the parser gave.
 
     """
     from feedbus.config.toml_positions import Places, write  # loads a parser: for an error alone

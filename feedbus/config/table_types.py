@@ -208,7 +208,7 @@ def option_schema(option: Option, default: str = "") -> dict[str, Any]:
 
     Args:
         option: of a table, or what each entry of an array or table is.
-        default: in the file's notation, or in words; "" for none.
+        default: the default in the file's notation, or in words; "" if there is none.
 
     """
     described = option.schema()

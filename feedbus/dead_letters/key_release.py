@@ -21,10 +21,10 @@ def release(
     Each consumer looks up in its waiting queue which of the dead letters blocked its keys.
 
     Args:
-        connection: to the broker.
-        topology: of the queue.
-        queue: with `block_on_dead`.
-        message_ids: of the dead letters that were dropped; "" is all of them.
+        connection: a connection to the broker.
+        topology: the topology of the queue.
+        queue: a queue with `block_on_dead`.
+        message_ids: the ids of the dead letters that were dropped; "" stands for all of them.
 
     """
     waiting = [*_waiting_queues(connection, topology, queue)]

@@ -25,14 +25,14 @@ class DeadLetter:
     """A dead letter, with the reason of its failure.
 
     Attributes:
-        message_id: of the record, or of the message if its body could not be read.
-        queue: as topology.toml names it.
+        message_id: the id of the record, or of the message if its body could not be read.
+        queue: the name of the queue in topology.toml.
         key: the routing key that it was published with.
-        reason: of the handler, the validation or the broker.
+        reason: the reason that the handler, the validation or the broker gave.
         attempts: how often the handler was called for it.
         errors: each field's errors, if it did not validate.
         failed_at_microseconds: since the epoch; None if the broker dead-lettered it.
-        content_type: of the body.
+        content_type: the content type of the body.
         body: the published bytes.
         delivery: the delivered message, which can be sent back.
 

@@ -78,9 +78,9 @@ def prune(connection: Connection, topology: Topology, queue: Queue) -> Counter[L
     and decides by how many are still behind it.
 
     Args:
-        connection: to the broker.
-        topology: of the queue.
-        queue: with the limits.
+        connection: a connection to the broker.
+        topology: the topology of the queue.
+        queue: the queue, which has limits.
 
     Returns:
         The number of dropped dead letters for each limit.

@@ -72,12 +72,12 @@ class DeadHandler:
         """Import the function.
 
         Args:
-            topology: of the system.
-            consumer: whose dead letters it gets.
+            topology: the topology of the system.
+            consumer: the consumer whose dead letters the function gets.
             sender: sends what it publishes.
-            store: in whose transactions it is called.
+            store: the store in whose transactions the function is called.
             left: see Publications.
-            resources: that it asks for.
+            resources: the resources that the function requests.
 
         Raises:
             UsageError: it cannot be imported, or a parameter requests an unknown value.

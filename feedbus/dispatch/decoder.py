@@ -92,9 +92,9 @@ class Decoder:
         """Prepare for the handlers of the consumer's queue.
 
         Args:
-            topology: with the project's codecs.
+            topology: the topology with the project's codecs.
             consumer: the consumer of the queue.
-            routes: to the queue's handlers.
+            routes: the routes to the queue's handlers.
             callees: these handlers, in the same order.
             failure_policy: decides on what cannot be read.
             retries: the waiting records, if the queue has an order.

@@ -143,9 +143,9 @@ class Dispatch:
         """Record that one record was handled, with its exception if there is one.
 
         Args:
-            arrived: its delivery.
+            arrived: the delivery of the record.
             row: the index of the record in the delivery.
-            error: as calls.judge() returns it.
+            error: the exception, as calls.judge() returns it.
             seconds: the duration of the call.
 
         """
@@ -180,7 +180,7 @@ class Dispatch:
         """Decode deliveries; return them, and in order the records for the handlers and faults.
 
         Args:
-            deliveries: in the order of their arrival.
+            deliveries: the deliveries in the order of their arrival.
             running: ids of messages that are being handled.
 
         Raises:
@@ -202,7 +202,7 @@ class Dispatch:
 
         Args:
             delivery: the message whose handling crashes the consumer.
-            reason: of the dead letter.
+            reason: the reason of the dead letter.
             quietly: True to skip the dead handler, because it crashes the consumer, too.
 
         """

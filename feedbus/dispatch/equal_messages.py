@@ -28,8 +28,8 @@ class EqualMessages:
 
         Args:
             queue: the queue.
-            inbox: of its store.
-            metrics: count repetitions.
+            inbox: the inbox of its store.
+            metrics: counts the repetitions.
             unique: returns digits that no other id has.
 
         """

@@ -22,7 +22,7 @@ class FailedRecordSender:
         """Set the sender, and the dead handler.
 
         Args:
-            consumer: its name, for the log.
+            consumer: the name of the consumer, for the log.
             sender: sends the messages.
             dead_handler: called before a record becomes a dead letter, if there is one.
 

@@ -68,8 +68,8 @@ class FailurePolicy:
     """The retry policy of one consumer.
 
     Attributes:
-        names: on the broker.
-        consumer: with the policy.
+        names: the names of the objects on the broker.
+        consumer: the consumer that has the policy.
         rules: the exceptions that are retried.
         in_order: whether the queue has an order, so that retries wait in the order of their keys.
 

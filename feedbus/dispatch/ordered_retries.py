@@ -41,7 +41,7 @@ class Arrival:
     """A delivery of a waiting record.
 
     Attributes:
-        delivery: for the handler.
+        delivery: the delivery as the handler gets it.
         message: the delivered message, which can be sent to another queue unchanged.
         arrived_at: time of the monotonic clock.
 

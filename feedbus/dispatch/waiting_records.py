@@ -23,13 +23,13 @@ class WaitingRecord(Generic[Arrival]):
         key: the ordering key.
         place: records of one key run in the order of their places; records of other keys can have
             the same place.
-        message_id: of the record.
+        message_id: the id of the record.
         identified: whether the publisher gave the id, so that no other record has it.
         attempt: how often it has failed; BLOCKED if it is a dead letter that blocks its key.
         due_at: the earliest time of its attempt, in seconds since 1970; 0 if it only waits for
             others.
         queue: the waiting queue that contains its message.
-        arrival: its delivery; None if its message is being sent or was returned.
+        arrival: the delivery of its message; None if the message is being sent or was returned.
 
     """
 
@@ -117,7 +117,7 @@ class WaitingRecords(Generic[Arrival]):
         """Add a record whose message was delivered; return the deliveries to acknowledge.
 
         Args:
-            record: with its arrival.
+            record: the record, with its arrival.
 
         """
         # From the end, where most arrive: the line of a key can have tens of thousands.
@@ -180,7 +180,7 @@ class WaitingRecords(Generic[Arrival]):
         record of their keys is taken.
 
         Args:
-            now: in seconds since 1970.
+            now: the time in seconds since 1970.
             most: the largest number of records.
             alone: called with a message id; returns whether that record must be taken alone.
 

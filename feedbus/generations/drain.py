@@ -29,7 +29,7 @@ class Source:
     """A queue to read.
 
     Attributes:
-        queue: its name on the broker.
+        queue: the name of the queue on the broker.
         exclusive: whether only one consumer may read it at a time.
         unfenced: whether its reader is to put a fence there as soon as the queue is ending: an
             earlier one may have expired, or a full queue has refused it.
@@ -59,7 +59,7 @@ class Drain:
         """Use the state of the consumer's exchange, if that is a hash exchange.
 
         Args:
-            topology: of today.
+            topology: the topology as the file declares it now.
             consumer: the reader of the queues.
             states: the broker's state of each ring, by exchange.
             pause: waits a moment while other consumers drain; returns False when the run is over.

@@ -39,8 +39,8 @@ class Emptying:
         """Open a separate channel.
 
         Args:
-            connection: to its broker.
-            queue: its name on the broker.
+            connection: a connection to the queue's broker.
+            queue: the name of the queue on the broker.
             move: moves messages, and returns when the broker has confirmed them; None if the queue
                 may be deleted only if it is empty.
 

@@ -17,8 +17,8 @@ def refuse_older(states: Iterable[State], topology: Topology) -> None:
     """Refuse a file whose rings would replace those of another host's newer file.
 
     Args:
-        states: of all rings, as read under the topology's lock before anything is changed.
-        topology: of the file.
+        states: the states of all rings, read under the topology's lock before anything is changed.
+        topology: the topology of the file.
 
     Raises:
         UsageError: the file of the current ring is another host's, and is newer; or it has replaced

@@ -51,7 +51,7 @@ class Probes:
 
         Args:
             channel: any channel of the connection that reads the queue.
-            queue: its name on the broker.
+            queue: the name of the queue on the broker.
             pause_seconds: see feedbus.broker.in_flight_seconds().
             fence_needed: whether the queue may contain no fence, so that one has to be put there.
 

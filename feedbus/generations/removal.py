@@ -14,9 +14,9 @@ def remove_queue(
     """Delete a queue that has no consumer; return why it was not deleted, or "".
 
     Args:
-        connection: to its broker.
-        topology: of the queue.
-        queue: its name on the broker.
+        connection: a connection to the queue's broker.
+        topology: the topology of the queue.
+        queue: the name of the queue on the broker.
         nonempty: whether the queue may be deleted with its messages.
 
     """

@@ -42,7 +42,7 @@ def annotation(function: Callable[..., object], name: str, written: Any) -> Any:
 
     Args:
         function: has the annotation; names in a text are looked up in its module.
-        name: of the parameter, or "return".
+        name: the name of the parameter, or "return".
         written: the annotation as Python keeps it.
 
     Raises:

@@ -33,7 +33,7 @@ class DeadLetterFunction:
 
     Attributes:
         function: the function that is called.
-        parameters: its parameters after the first one.
+        parameters: the parameters of the function after the first one.
         message_type: the type of its record; None if it takes the DeadLetter.
 
     """

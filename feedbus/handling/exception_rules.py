@@ -49,7 +49,7 @@ def resolve_exception(name: str, root: Path) -> type[BaseException]:
     """Return the exception class of a dotted name, such as "ValueError" or "httpx.TransportError".
 
     Args:
-        name: of a built-in exception; or "module.Name", or "module:Name".
+        name: the name of a built-in exception, "module.Name" or "module:Name".
         root: the folder of the topology, from which modules are imported.
 
     Raises:

@@ -83,7 +83,7 @@ class Handler:
 
         Args:
             session_type: the type of the store's session, None if there is none.
-            resources: of the process; the resources that the function requests are added to them.
+            resources: the resources of the process; those that the function requests are added.
 
         Raises:
             Unfit: a parameter requests an unknown value.

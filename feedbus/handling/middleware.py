@@ -29,7 +29,7 @@ class Call:
     """One call of a handler, as middleware sees it.
 
     Attributes:
-        queue: as topology.toml names it.
+        queue: the name of the queue in topology.toml.
         consumer: the queue's name, or the shard's.
         records: how many records the handler is given.
 

@@ -18,10 +18,10 @@ class HandlerRoutes:
     """The handlers of one queue; the first that matches, in the file's order, handles a message.
 
     Attributes:
-        handlers: of the queue.
-        patterns: for each handler the patterns of its routing keys, by the rules of topic
+        handlers: the handlers of the queue.
+        patterns: for each handler, the patterns of its routing keys, by the rules of topic
             exchanges; empty if there is one handler, or if types are used.
-        types: for each handler the property `type` of its messages.
+        types: for each handler, the property `type` of its messages.
 
     """
 
@@ -34,7 +34,7 @@ class HandlerRoutes:
         """Import the handlers of a queue.
 
         Args:
-            queue: as topology.toml declares it.
+            queue: the queue, as topology.toml declares it.
             root: the folder from which they are imported.
 
         Raises:

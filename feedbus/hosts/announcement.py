@@ -13,9 +13,10 @@ class Announcement:
     """One message of a host, sent each second.
 
     Attributes:
-        host: its id, which a restart does not change: the machine's name and the folder of state.
+        host: the id of the host, which a restart does not change: the machine's name and the folder
+            of state.
         since: when it began to announce itself, in seconds since 1970.
-        able: of each queue, the consumers whose processes are ready on this host.
+        able: for each queue, the consumers whose processes are ready on this host.
         assignment: the host of each consumer, as this host knows it; None before it knows it.
         file: a digest of the content of the topology's file.
         queue: the host's own queue on the broker. Nobody else can declare it or guess its name, so

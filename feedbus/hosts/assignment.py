@@ -20,7 +20,7 @@ def assign(able: Able, previous: Mapping[str, str]) -> dict[str, str]:
     the smallest possible number of consumers of each queue moves.
 
     Args:
-        able: for each queue, for each of its consumers, the hosts that can run it.
+        able: for each queue and each of its consumers, the hosts that can run the consumer.
         previous: the host of each consumer until now.
 
     Returns:

@@ -25,7 +25,7 @@ class SeenHost:
     """A host of the project, as known on another host.
 
     Attributes:
-        host: its id.
+        host: the id of the host.
         works_on: the consumers that are assigned to it.
         same_file: whether its topology file has the same content as this host's.
 

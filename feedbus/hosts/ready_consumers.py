@@ -43,7 +43,7 @@ class Abilities:
         """Return, by queue, the consumers that were ready within the patience.
 
         Args:
-            now: of the monotonic clock.
+            now: the time of the monotonic clock.
             patience_seconds: how long a process may be not ready.
 
         """

@@ -35,7 +35,7 @@ class TopologyFile:
     Attributes:
         host: the id of the host.
         path: where the file is on that host.
-        digest: of its content.
+        digest: a digest of the content of the file.
         modified: when it was changed last, in seconds since 1970, by the host's clock.
 
     """

@@ -46,10 +46,10 @@ def deliver(channel: Channel, queue: Queue, payload: Any, key: str) -> None:
     """Put a message into an external queue.
 
     Args:
-        channel: of the broker.
+        channel: a channel of the broker.
         queue: external.
         payload: a mapping, which becomes JSON, or a body of text or bytes.
-        key: its routing key.
+        key: the routing key.
 
     """
     if isinstance(payload, str | bytes):

@@ -88,7 +88,7 @@ def project(topology: str | Path | Topology) -> Project:
     """Return the project of a topology, or of the current content of its file.
 
     Raises:
-        TopologyError: with every problem of the file.
+        TopologyError: the file has problems; the error lists all of them.
 
     """
     if isinstance(topology, Topology):

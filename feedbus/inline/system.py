@@ -59,8 +59,9 @@ class InlineSystem:
         """Create a system.
 
         Args:
-            project: whose topology it runs; the broker that it names is not used.
-            store: in whose transactions messages are handled; it stays open.
+            project: the project whose topology is run; the broker that the topology names is not
+                used.
+            store: the store in whose transactions messages are handled; it stays open.
             clock: determines when retries are due.
             make_sender: creates the sender that publishes for the handlers.
             wrap: replaces the handler of a consumer.
@@ -203,7 +204,7 @@ class InlineSystem:
         """Return how many messages wait because of the option `delay`.
 
         Args:
-            exchange: to which they will be sent; None for all.
+            exchange: the exchange to which they will be sent; None for all exchanges.
 
         Raises:
             UsageError: there is no such exchange.

@@ -80,7 +80,7 @@ class EventLog:
 
         Args:
             level: a level of the module logging.
-            event: its name, one of feedbus.logs.catalogue.EVENTS.
+            event: the name of the event, one of feedbus.logs.catalogue.EVENTS.
             message: a sentence.
             fields: values to search for. Two of them are special: `exc_info` is an exception whose
                 traceback is logged, `detail` is a text of several lines.

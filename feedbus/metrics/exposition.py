@@ -38,7 +38,7 @@ def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None
     """Return the metrics of all processes in Prometheus's text format.
 
     Args:
-        directory: of the metric files; without it there are no metrics.
+        directory: the directory of the metric files; None if there are no metrics.
         gauges: current values, by metric and label value, such as {"feedbus_queue_messages":
             {"update_feed_3": 12}}; raises KeyError for a metric that is not in the catalogue.
 

@@ -47,7 +47,7 @@ class Metrics:
         """Record into the process's file in a directory, which is created (0700) if it is missing.
 
         Args:
-            directory: of the metric files of all processes of a system.
+            directory: the directory with the metric files of all processes of a system.
             process: a name that is the same after a restart: the consumer and its slot.
 
         If the folder cannot be written to, this is logged, and the counters of the process are not

@@ -39,8 +39,8 @@ class Created:
     """A project that was written.
 
     Attributes:
-        folder: of the project.
-        paths: its files, relative to the folder, in the order of writing.
+        folder: the folder of the project.
+        paths: the files relative to the folder, in the order of writing.
 
     """
 
@@ -52,7 +52,7 @@ def create(name: str, parent: Path, *, minimal: bool = False) -> Created:
     """Write a new project into a folder with its name.
 
     Args:
-        name: of the project: the `name` of its topology, and of its folder.
+        name: the name of the project, which its topology and its folder get.
         parent: the folder in which the project's folder is created.
         minimal: write the topology, the handlers and their test only.
 

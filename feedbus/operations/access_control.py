@@ -32,7 +32,7 @@ class Guard:
     """Checks requests, and raises a problem for those without access.
 
     Attributes:
-        token: that requests need, or None.
+        token: the token that requests need, or None.
         loopback: whether only this machine can reach the server. Then figures need no token, and
             without a token, nothing does.
 

@@ -45,7 +45,7 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
     """Serve a topology's operations until SIGTERM or SIGINT.
 
     Args:
-        topology: of the system.
+        topology: the topology of the system.
         host: the address to listen on.
         port: None is OPERATIONS_PORT, or any free port if that is in use; 0 is any free port.
         supervised: True to try again if the address cannot be used; False to raise an error.

@@ -22,8 +22,8 @@ def figures(
     """Return the figures of all queues.
 
     Args:
-        topology: of the consumers; its metrics are read.
-        depths: by consumer, empty when the broker is unavailable.
+        topology: the topology of the consumers, whose metrics are read.
+        depths: the depths by consumer; empty while the broker is unavailable.
         holding: why consumers hold, by consumer.
         waiting: how many records wait in the order of their keys in this host's processes.
 

@@ -68,7 +68,7 @@ def from_bottle(error: bottle.HTTPError, not_found: str) -> bottle.HTTPResponse:
     """Return an error of Bottle (no such page, wrong method, a crash) as a problem.
 
     Args:
-        error: of Bottle.
+        error: the error of Bottle.
         not_found: the detail for a path that no route has.
 
     """

@@ -41,7 +41,7 @@ class Wait:
     Attributes:
         shard: the consumer of the old shard.
         generation: digest of the shard's generation.
-        messages: in its queue.
+        messages: the number of messages in its queue.
         moved_to: the new shards that keys of this one move to, the most keys first.
         seconds: how long its messages take at its current rate; None if it handles none.
 
@@ -75,7 +75,7 @@ class RingChange:
     """A hash exchange that gets a new generation, with the consequences.
 
     Attributes:
-        exchange: as the topology names it.
+        exchange: the name of the exchange in topology.toml.
         old: digest of the current generation; None if there is none yet.
         new: digest of the next generation.
         reason: the difference.
@@ -83,7 +83,7 @@ class RingChange:
             are None if no prediction was requested.
         before: the spread over the old shards.
         after: over the new ones.
-        backlog_messages: in the queues of the old generations.
+        backlog_messages: the number of messages in the queues of the old generations.
         drain_seconds: the time to empty it at the current rate; None if nothing is handled.
         waits: the old shards that have messages, the most first.
         hot_key: the key of a sample that is too busy for one shard.
@@ -123,7 +123,7 @@ class Watchers:
 
     Attributes:
         supervisor_pid: the supervisor's process id.
-        added: in the topology, and not in the supervisor.
+        added: names that are in the topology, and not in the supervisor.
         restarted: they run with other settings; name and reason.
         removed: no longer in the topology.
         kept: they run as the topology says.
@@ -145,14 +145,14 @@ class Work:
     """The names of the broker objects that apply changes.
 
     Attributes:
-        exchanges: to be declared again.
+        exchanges: the exchanges to declare again.
         replaced: consumers whose queue is declared again, its content kept.
         delays: (queue, where its retries wait) to be declared again.
         unbound: (queue on the broker, exchange on the broker, key) to be removed.
         foreign: bindings of the timer's exchanges to be removed.
         leaving: queues to be deleted that consumers empty first.
         deleted_queues: queues to be deleted.
-        nonempty: those of them that are deleted with their messages.
+        nonempty: the queues among them that are deleted with their messages.
         deleted_exchanges: the entries of hash exchanges come first.
 
     """

@@ -73,7 +73,7 @@ def waits(
 
     Args:
         backlogs: the messages of each generation by shard.
-        state: of the ring: its current generation, and those that drain.
+        state: the state of the ring: its current generation, and the generations that drain.
         wanted: the next generation.
         moving: the shares of keys that move from the current generation to that one.
         rates: messages a second of each consumer.

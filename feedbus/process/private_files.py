@@ -53,8 +53,8 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
     """Open a regular file (0600) that this user or root owns, never through a link.
 
     Args:
-        path: its folder is private, see private_folder().
-        flags: as for os.open(); O_TRUNC takes effect after the checks.
+        path: the file, in a private folder; see private_folder().
+        flags: the flags of os.open(); O_TRUNC takes effect after the checks.
         any_owner: accept a file that another user owns; for root, which has given the file to that
             user.
 

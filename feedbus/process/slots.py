@@ -60,7 +60,7 @@ def hold_slot(
     """Hold the lock of a slot of a consumer or process while the block runs.
 
     Args:
-        topology: with the folder of state.
+        topology: the topology with the folder of state.
         name: the consumer's or process's name.
         slot: which of its processes this is, from 1.
         patience_seconds: how long an earlier holder may take to end; by default PATIENCE_SECONDS

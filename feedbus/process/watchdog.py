@@ -39,7 +39,7 @@ class Note:
         pid: the process that wrote it.
         deaths: for each suspected message id, how often the consumer crashed with it, and the
             latest cause.
-        message_ids: of the messages in the handler.
+        message_ids: the ids of the messages in the handler.
 
     """
 
@@ -158,7 +158,7 @@ def over(name: str, path: Path, *, log_format: str, supervised: bool) -> Iterato
     """Let the supervisor, or else a child process, watch this process while the block runs.
 
     Args:
-        name: of the consumer.
+        name: the name of the consumer.
         path: the file with the messages in its handler.
         log_format: the form of the line that the child logs.
         supervised: whether there is a supervisor.

@@ -26,7 +26,7 @@ class Chunk:
         ids: the message id of each record.
         shared: maps each field to the value that all records have.
         columns: maps each field to a list with one value per record.
-        rows: for each record its index in the message that contained it.
+        rows: for each record, its index in the message that contained it.
         make: creates a record from its fields; None if a record is the dict of its fields.
         instances: the records, if they were loaded one by one, otherwise None.
 
@@ -178,7 +178,7 @@ class Batch:
         """Split records, in order, into runs of the same chunk and the same values of these fields.
 
         Args:
-            places: of the records, ascending.
+            places: the indexes of the records, ascending.
             names: the fields that matter.
 
         Yields:

@@ -23,8 +23,8 @@ class Message:
     A test of one handler makes one: `mail(order, Message(routing_key="mail.ann"))`.
 
     Attributes:
-        routing_key: with which the record was published, also after a retry.
-        headers: those of its publisher, read-only.
+        routing_key: the routing key with which the record was published, also after a retry.
+        headers: the headers of the publisher, read-only.
         message_id: of the record; if its publisher set none, one that is derived from the
             message and the same at each delivery.
         attempt: 1 for the first, 2 for the first retry.
@@ -32,9 +32,9 @@ class Message:
         published_at: when it was published first, in UTC, also at a retry and after it was a dead
             letter; None if the publisher does not say.
         redelivered: whether the broker has delivered it before, for example to a process that died.
-        queue: as topology.toml names it.
+        queue: the name of the queue in topology.toml.
         consumer: the queue's name, or the shard's.
-        content_type: of the body; None if the publisher gave none.
+        content_type: the content type of the body; None if the publisher gave none.
         type: AMQP's property of that name, None if the publisher gave none.
         correlation_id: AMQP's property of that name, None if the publisher gave none.
 

@@ -132,7 +132,7 @@ def decode(
         content_type: PACK for a pack; all else is read as one JSON object.
         message_id: the id of a plain message.
         key: the routing key of a plain message.
-        content_encoding: of the message, the encoding of the body's text.
+        content_encoding: the property of the message: the encoding of the body's text.
 
     Raises:
         InvalidBody: the body does not match its content type, or its records cannot be published

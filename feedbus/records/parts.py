@@ -20,12 +20,12 @@ class Part:
     """The messages that a batch publishes in one call; immutable.
 
     Attributes:
-        exchange: as topology.toml names it.
+        exchange: the name of the exchange in topology.toml.
         key: the routing key of all messages, or one for each.
         key_column: instead of key, the name of the column that contains the routing keys.
         columns: maps each field to a list with one value per message.
         shared: maps each field to the value that all messages have.
-        causes: for each message the index of the record that causes it.
+        causes: for each message, the index of the record that causes it.
         options: of publish(); if there are any, each message is sent by itself, without packs.
 
     """

@@ -144,7 +144,7 @@ def decode_payload(body: bytes, content_encoding: object = None) -> dict[str, An
 
     Args:
         body: the bytes of the message.
-        content_encoding: of the message, the encoding of the body's text.
+        content_encoding: the property of the message: the encoding of the body's text.
 
     Raises:
         InvalidBody: it is not a JSON object; the error names what it is.

@@ -74,7 +74,7 @@ def as_mappings(pairs: Sequence[Any], first: int = 0) -> Sequence[tuple[Mapping[
     """Return the pairs with each payload as a mapping; a payload can be any publishable type.
 
     Args:
-        pairs: of which some are not mappings.
+        pairs: the pairs, of which some are not mappings.
         first: the index of the first pair in the caller's argument.
 
     Raises:

@@ -34,7 +34,7 @@ class PublishingRecords:
         """Publish one message for each record, and return their number.
 
         Args:
-            exchange: as topology.toml names it.
+            exchange: the name of the exchange in topology.toml.
             key: the routing key of all messages, or a list with one for each.
             key_column: instead of key, the name in `columns` whose texts are the routing keys.
             columns: the fields that differ between the messages: maps the name of a message's field
@@ -88,7 +88,7 @@ class PublishingRecords:
         are sent during the call, so little memory is used.
 
         Args:
-            exchange: as topology.toml names it.
+            exchange: the name of the exchange in topology.toml.
             columns: maps the name of a message's field to a list with one value per message (at
                 least one column), or to the name of a field of the record, whose value all messages
                 get.

@@ -50,7 +50,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Contain all records of these chunks.
 
         Args:
-            chunks: of loaded records.
+            chunks: the chunks of loaded records.
             origins: the delivery of each chunk; empty without deliveries.
 
         """
@@ -138,7 +138,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Return the records whose field is one of these values.
 
         Args:
-            name: of the field.
+            name: the name of the field.
             values: a set, or a dict, of which the keys count. A list works too, and takes longer.
 
         Raises:
@@ -206,7 +206,8 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Dead-letter these records when the handler returns.
 
         Args:
-            reason: for the log and the dead letter; or a function from a record to its reason.
+            reason: the reason for the log and the dead letter; or a function that returns the
+                reason of a record.
 
         """
         self._settle(Reject, reason)
@@ -215,7 +216,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Acknowledge and count these records, because they are no longer needed.
 
         Args:
-            reason: for the log; or a function from a record to its reason.
+            reason: the reason for the log; or a function that returns the reason of a record.
 
         """
         self._settle(Drop, reason)
@@ -224,7 +225,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
         """Retry these records later.
 
         Args:
-            reason: for the log and the message's headers.
+            reason: the reason for the log and for the headers of the message.
             after_seconds: how long to wait; by default the next delay of the queue's retry policy.
 
         """

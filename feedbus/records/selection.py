@@ -17,8 +17,8 @@ def choose(batch: Batch, places: Sequence[int], name: str, flags: Flags) -> Sequ
 
     Args:
         batch: the records.
-        places: of the records to choose from.
-        name: of the field.
+        places: the indexes of the records to choose from.
+        name: the name of the field.
         flags: takes values, and returns for each value whether it is wanted.
 
     """

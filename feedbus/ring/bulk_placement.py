@@ -88,8 +88,8 @@ def count_pairs(old: Sequence[int], new: Sequence[int]) -> dict[tuple[int, int],
     One walk finds both buckets: the jumps are the same, only their end differs.
 
     Args:
-        old: for each bucket of the old ring the number of its owner, 0 or more.
-        new: the same for the new ring.
+        old: for each bucket of the old ring, the number of its owner, 0 or more.
+        new: for each bucket of the new ring, the number of its owner.
 
     """
     before, after = np.array(old, np.int64), np.array(new, np.int64)

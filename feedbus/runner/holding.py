@@ -29,10 +29,10 @@ class Holding:
         """Start without an outage.
 
         Args:
-            consumer: its name, for the log.
-            metrics: count outages and their duration.
+            consumer: the name of the consumer, for the log.
+            metrics: counts outages and their durations.
             report: called with the reason when the consumer holds, and with "" when it continues.
-            clock: used for waiting.
+            clock: the clock that is used for waiting.
 
         """
         self._consumer = consumer

@@ -35,10 +35,10 @@ class Run:
     """One run of a consumer.
 
     Attributes:
-        topology: of the system.
+        topology: the topology of the system.
         consumer: the reader of the queue.
         dispatch: calls its handlers.
-        resources: of the handlers.
+        resources: the resources of the handlers.
         crash_guard: finds messages that may have ended a process.
         heartbeats: sent while handlers work.
         holding: the outages since something last succeeded.
@@ -46,7 +46,7 @@ class Run:
         left: the rest of the run's limits.
         waiting: the waiting queues, if the queue has an order.
         handler_seconds: the time limit of a handler.
-        clock: used for waiting.
+        clock: the clock that is used for waiting.
         assigned: whether this host works on the queue now.
         buffer: deliveries that have arrived and are not handled yet.
         stop_requested: whether the run is to end cleanly.

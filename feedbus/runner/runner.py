@@ -58,13 +58,13 @@ class Runner:
         """Create the parts of a run.
 
         Args:
-            topology: of the system.
+            topology: the topology of the system.
             consumer: reads the queue.
-            handlers: of its messages.
+            handlers: the handlers of the queue's messages.
             limits: when the run ends by itself.
-            metrics: of the process.
-            crash_guard: with the record of earlier runs.
-            store: in whose transactions messages are handled.
+            metrics: the metrics of the process.
+            crash_guard: the crash guard, which has the record of earlier runs.
+            store: the store in whose transactions messages are handled.
             on_ready: called once the consumer has subscribed.
             on_hold: called with the reason when the consumer holds, and with "" when it continues.
             on_waiting: called with the number of records that wait so that their keys stay in

@@ -15,7 +15,7 @@ class Strain:
     Attributes:
         seconds: the duration of the call.
         missed_seconds: the time without a heartbeat; 0 if it was shorter than an interval.
-        message_ids: of the messages in the handler.
+        message_ids: the ids of the messages in the handler.
 
     """
 

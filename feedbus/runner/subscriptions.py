@@ -32,7 +32,7 @@ class Subscriptions:
         Args:
             run: receives the deliveries.
             placement: knows which shard owns which key.
-            metrics: count records on a wrong shard.
+            metrics: counts records that arrive on a wrong shard.
 
         """
         self._run = run

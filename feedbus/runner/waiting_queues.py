@@ -46,8 +46,8 @@ class WaitingQueues:
         """Start without queues.
 
         Args:
-            topology: of the system.
-            consumer: of the records.
+            topology: the topology of the system.
+            consumer: the consumer of the records.
             retries: knows the records that wait.
             report: called with the reason when the consumer holds, and with "" when it continues.
             count: called with the number of waiting records when it has changed.
@@ -75,9 +75,9 @@ class WaitingQueues:
         """Read the waiting queue of a queue; return False if another consumer does.
 
         Args:
-            connection: of the consumer.
-            queue: to read.
-            tag: of the subscription to it.
+            connection: the connection of the consumer.
+            queue: the queue to read.
+            tag: the tag of the subscription to the queue.
             on_cancel: called with that tag when the waiting queue is deleted, or moved.
 
         """
@@ -214,9 +214,9 @@ class WaitingQueues:
         records for it, they are handled here first.
 
         Args:
-            connection: of the consumer.
+            connection: the connection of the consumer.
             queue: the ending queue.
-            tag: of the subscription to it.
+            tag: the tag of the subscription to the queue.
 
         Returns:
             Whether nothing waits for the queue any more.

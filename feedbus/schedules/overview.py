@@ -15,9 +15,9 @@ class ScheduleOverview:
     """A schedule as `feedbus status` and the operations page show it.
 
     Attributes:
-        cron: its line.
-        timezone: of the line.
-        exchange: of its message.
+        cron: the cron line.
+        timezone: the time zone of the cron line.
+        exchange: the exchange of its message.
         last: the moment of this line that was fired last, in ISO 8601 and the schedule's time zone;
             None if none was.
         next: the moment that will be fired next.
@@ -37,7 +37,7 @@ def overview(
     """Return an overview of each schedule by name.
 
     Args:
-        topology: with the schedules.
+        topology: the topology with the schedules.
         fired: what the broker keeps of each: the moment that was fired last, or the time when the
             schedule was new.
         now: the time, None for the machine's.

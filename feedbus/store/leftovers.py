@@ -31,9 +31,9 @@ class Leftovers:
         """Know nothing of the rows yet.
 
         Args:
-            store: with the outbox.
-            project: of the rows.
-            clock: of the times in the store's rows.
+            store: the store with the outbox.
+            project: the project of the rows.
+            clock: the clock for the times in the store's rows.
 
         """
         self._store = store

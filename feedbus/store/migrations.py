@@ -52,7 +52,7 @@ def up_to_date(database: Database, where: str) -> bool:
     """Whether the tables have this version of their schema.
 
     Args:
-        database: of the tables.
+        database: the database of the tables.
         where: the name of the store in errors.
 
     Raises:
@@ -73,7 +73,7 @@ def upgrade(database: Database, project: str) -> None:
     """Create the tables, or upgrade them; in the caller's transaction, under the caller's lock.
 
     Args:
-        database: of the tables.
+        database: the database of the tables.
         project: the owner of the rows of version 1, and of rows that a host with 0.1 still adds.
 
     """

@@ -117,12 +117,12 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     """Publish leftover rows in order and remove them; one process at a time, the others return 0.
 
     Args:
-        store: with the outbox.
+        store: the store with the outbox.
         bus: publishes; message ids are those of the rows, so that repetitions are recognised.
-        project: of the rows.
+        project: the project of the rows.
         limit: rows in a round; rounds are repeated until no row is left.
         older_than_seconds: younger rows are left to the process that added them.
-        clock: of the times in the store's rows.
+        clock: the clock for the times in the store's rows.
 
     Raises:
         Outage: the store or the broker is unavailable.

@@ -67,7 +67,7 @@ class Outbox(Protocol):
         Args:
             exchange: the topology's name of it.
             rows: the messages.
-            options: of publish(), checked, for all of them.
+            options: the checked options of publish(), for all records.
 
         """
 

@@ -48,10 +48,10 @@ class Relay:
         """Publish a store's outbox by this bus; the thread runs within a with statement.
 
         Args:
-            topology: of the system.
-            store: with the outbox.
+            topology: the topology of the system.
+            store: the store with the outbox.
             bus: publishes the messages.
-            clock: used for the times in the store's rows, and for waiting.
+            clock: the clock for the times in the store's rows, and for waiting.
 
         """
         self._clock = clock

@@ -76,7 +76,7 @@ class SqlAlchemyStore(SqlStore):
         """Use an engine, which connects as the project has set it up.
 
         Args:
-            engine: on SQLite or PostgreSQL.
+            engine: an engine for SQLite or PostgreSQL.
             project: only its rows of feedbus's own tables are used.
             waiting: a context manager around every wait for a lock of the whole SQLite file.
 

@@ -21,8 +21,8 @@ def open_store(
     With peewee, the project's models use this store from now on, and no longer an earlier one.
 
     Args:
-        topology: of the system.
-        application_name: of the connections in the server's list.
+        topology: the topology of the system.
+        application_name: the name of the connections in the server's list.
         waiting: a context manager around every wait for a lock of the whole store.
 
     Raises:

@@ -76,7 +76,7 @@ class AppliedSettings:
         """Return the steps from these settings to the wanted ones.
 
         Args:
-            wanted: of the new topology.
+            wanted: the watchers of the new topology.
             supervisor_pid: the supervisor's process id.
             states: what each watcher is doing, by name.
 

@@ -59,7 +59,7 @@ def supervise(
     The caller has called become_supervisor() and prepare().
 
     Args:
-        topology: to run.
+        topology: the topology to run.
         settled: called once, with the processes that are not ready, those that hold, the reason for
             each, and the seconds that the start took.
         forks: starts the first processes; with None, a new Python is started for each.

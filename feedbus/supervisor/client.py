@@ -29,8 +29,8 @@ class Busy:
     """A process that was asked to end and has not ended.
 
     Attributes:
-        name: of its consumer or process.
-        pid: its process id.
+        name: the name of its consumer or process.
+        pid: the process id.
         seconds: since the request.
         left_seconds: until it is killed.
 
@@ -72,11 +72,11 @@ def ask(
     """Send the supervisor a command and return its answer, or None if no supervisor runs.
 
     Args:
-        topology: of the supervisor.
-        command: its name for circusctl.
+        topology: the topology of the supervisor.
+        command: the name of the command for circusctl.
         progress: for a command that waits for the end of processes: called repeatedly with the
             processes that are still busy. Without it, the supervisor must answer immediately.
-        properties: of the command.
+        properties: the properties of the command.
 
     Raises:
         FeedbusError: a supervisor runs, but does not answer.

@@ -73,7 +73,7 @@ def write_events(topology: Topology, log: RotatedLog | None = None) -> None:
     """Write the supervisor's events, and circus's warnings, to one output.
 
     Args:
-        topology: with the form of log lines and the names of what is supervised.
+        topology: the topology with the form of log lines and the names of the supervised processes.
         log: the log file; without it, stdout, in colours if that is a terminal.
 
     """

@@ -71,7 +71,7 @@ class ForkServer:
         """Start a program as a child of this process, with its umask, in a session of its own.
 
         Args:
-            program: to run.
+            program: the program to run.
             stdout: the descriptor that it writes to; the caller's own stays open.
             stderr: the same for errors.
 

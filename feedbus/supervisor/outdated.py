@@ -53,7 +53,7 @@ def outdated(topology: Topology, found: Mapping[str, Any]) -> dict[str, list[str
     """Return, by watcher, the files that have changed since one of its processes began.
 
     Args:
-        topology: of the watchers.
+        topology: the topology of the watchers.
         found: the result of state().
 
     """

@@ -28,8 +28,8 @@ class RestartPolicy:
         """Count the end of a process and return how many seconds to wait before the next start.
 
         Args:
-            exit_code: as in subprocess, negative for a signal.
-            lived_seconds: from its start to its end.
+            exit_code: the exit code as in subprocess; negative after a signal.
+            lived_seconds: the time from the start of the process to its end.
             ready_seconds: how long it was ready, or None if it never was.
 
         """

@@ -42,7 +42,7 @@ class RotatedLog:
             filename: the file.
             max_bytes: the largest size; the file is rotated before it becomes larger.
             backup_count: how many older files are kept.
-            consumer: its name, for the lines that the supervisor itself writes.
+            consumer: the name of the consumer, for the lines that the supervisor itself writes.
             log_format: the form of these lines.
             descriptors: descriptors of this process that are to write to the file, too.
             copy: called with the same whole lines, also with lines that cannot be written to the

@@ -33,7 +33,7 @@ def stop(
     """End the supervisor and every process that holds a slot, and delete their files.
 
     Args:
-        topology: of the supervisor.
+        topology: the topology of the supervisor.
         within_seconds: the longest that a process may take, None for its own stop time.
         progress: called now and then with the processes that are still busy.
 

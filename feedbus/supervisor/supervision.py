@@ -52,7 +52,7 @@ class Supervision:
 
         Args:
             arbiter: circus's, before its loop runs.
-            topology: to run.
+            topology: the topology to run.
             settled: called once, when everything is ready or has given up, with what is not
                 ready and why, what is ready but holds and why, and the seconds it took.
             forks: starts the first processes; None: start a new Python for each.

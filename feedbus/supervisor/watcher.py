@@ -43,7 +43,7 @@ class ProcessWatcher(UnlockedWatcher):
 
         Args:
             start_retries: quick failures in a row before it gives up.
-            run_folder: of locks and ready files.
+            run_folder: the folder of locks and ready files.
             marks: whether its processes report when they are ready; otherwise they count as ready
                 after some time.
             spawned: called after each start of a process.

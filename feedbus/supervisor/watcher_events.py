@@ -16,7 +16,7 @@ class WatcherEvents:
     """Logs the events of one watcher.
 
     Attributes:
-        name: of the consumer or process.
+        name: the name of the consumer or process.
         marks: whether it is a consumer, whose messages the broker delivers again.
 
     """

@@ -27,7 +27,7 @@ class WatcherList:
 
         Args:
             arbiter: circus's.
-            watchers: in the order of the topology.
+            watchers: the watchers in the order of the topology.
             fork_server: starts a fork server; it returns None if there is none.
 
         """

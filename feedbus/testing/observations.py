@@ -28,11 +28,11 @@ class Published:
     """A record that was published.
 
     Attributes:
-        exchange: as topology.toml names it.
+        exchange: the name of the exchange in topology.toml.
         key: the routing key.
-        payload: in its JSON form.
-        message_id: of the record; "" on a bus that only records.
-        options: of publish(), checked: headers, priority, expires and delay in seconds.
+        payload: the payload in its JSON form.
+        message_id: the id of the record; "" on a bus that only records.
+        options: the checked options of publish(): headers, priority, expires and delay in seconds.
 
     """
 
@@ -48,7 +48,7 @@ class Handled:
     """A record that a handler received.
 
     Attributes:
-        queue: as topology.toml names it.
+        queue: the name of the queue in topology.toml.
         consumer: the queue's name, or the shard's.
         payload: the argument of the handler.
         error: the exception or verdict of the handler for it; None for success.

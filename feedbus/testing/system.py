@@ -58,7 +58,7 @@ class TestSystem:
             store: an open store, which stays open; by default the topology's.
 
         Raises:
-            TopologyError: with every problem of the file.
+            TopologyError: the file has problems; the error lists all of them.
             UsageError: a handler cannot be imported, or the store cannot be opened.
 
         """
@@ -146,10 +146,10 @@ class TestSystem:
         """Publish one record, in the same way as a program outside the system.
 
         Args:
-            exchange: as topology.toml names it.
-            payload: of the record.
+            exchange: the name of the exchange in topology.toml.
+            payload: the payload of the record.
             key: the routing key.
-            message_id: by which a repetition is recognised.
+            message_id: the id by which a repetition is recognised.
             options: headers, priority, expires and delay.
 
         Raises:
@@ -163,7 +163,7 @@ class TestSystem:
         """Put a message into an external queue, in the same way as another system.
 
         Args:
-            queue: as topology.toml names it.
+            queue: the name of the queue in topology.toml.
             payload: a mapping, which becomes JSON, or a body of text or bytes.
             key: the routing key.
 
@@ -274,7 +274,7 @@ class TestSystem:
         """Return how many messages wait because of the option `delay`.
 
         Args:
-            exchange: to which they will be sent; None for all.
+            exchange: the exchange to which they will be sent; None for all exchanges.
 
         Raises:
             UsageError: there is no such exchange.

@@ -45,7 +45,7 @@ class Delivery:
     Attributes:
         tag: the delivery tag, by which it is settled.
         body: the bytes, as they were published.
-        content_type: of the body, if the publisher has set it.
+        content_type: the content type of the body, if the publisher has set it.
         message_id: the publisher's; if it is missing or invalid, an id that is derived from the
             message and the same at each redelivery.
         exchange: the name on the broker.
@@ -53,7 +53,7 @@ class Delivery:
             lone surrogates.
         headers: the publisher's and the framework's.
         redelivered: whether it was delivered before.
-        consumer_tag: of the subscription.
+        consumer_tag: the tag of the subscription.
         properties: AMQP's properties by their names in py-amqp, as the publisher gave them.
         faults: parts that cannot be decoded; no handler receives a message with faults.
         identified: whether the publisher gave the message id.

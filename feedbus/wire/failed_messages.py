@@ -93,8 +93,8 @@ def sent_back(
 
     Args:
         delivery: the dead letter.
-        exchange: of the new message.
-        routing_key: of the message.
+        exchange: the exchange of the new message.
+        routing_key: the routing key of the message.
         died_in: whether a queue is one in which the broker may have dead-lettered the message.
 
     """

@@ -14,7 +14,7 @@ class PublishOptions(TypedDict, total=False):
 
     Attributes:
         headers: names, each to a text, a number, a flag or None.
-        priority: from 0 to 255, for queues with the argument x-max-priority.
+        priority: a number from 0 to 255, for queues with the argument x-max-priority.
         expires: how long the message may wait in a queue: "10m", or seconds.
         delay: how long feedbus delays the message: "30s", or seconds; not together with expires.
 
@@ -31,7 +31,7 @@ class Envelope:
     """The options of one publish, checked.
 
     Attributes:
-        headers: in addition to the framework's own.
+        headers: the headers in addition to those of feedbus.
         priority: None for no priority.
         expires_milliseconds: None for a message that never expires.
         delay_milliseconds: None for a message without delay.

@@ -19,15 +19,15 @@ class Outgoing:
 
     Attributes:
         exchange: the name on the broker.
-        routing_key: of the message.
+        routing_key: the routing key of the message.
         body: the bytes.
-        content_type: of the body; None for none.
+        content_type: the content type of the body; None if there is none.
         message_id: a text of at most 255 bytes; "" for none.
         headers: the framework's own and, on a retry or a dead letter, the publisher's.
         counted_as: the label in the metrics: the exchange's name in the topology, or the purpose.
         properties: AMQP's other properties by their names in py-amqp, such as priority and
             correlation_id.
-        content_encoding: of the body; None for none.
+        content_encoding: the encoding of the body; None if there is none.
         stamp: the header for the time of sending, if the headers do not have it yet; None for none.
         records: the number of its records, for the metrics.
 

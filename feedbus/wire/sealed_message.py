@@ -60,7 +60,7 @@ def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:
     """Return a message whose properties fit into one frame, shortened if necessary.
 
     Args:
-        message: to be published.
+        message: the message to publish.
         frame_bytes: the limit that was negotiated with the broker, or None if there is none.
 
     Raises:

@@ -39,7 +39,7 @@ def json_schema(schema: Schema) -> dict[str, Any]:
     have no counterpart in JSON Schema, and are left out.
 
     Args:
-        schema: its fields are described.
+        schema: the schema whose fields are described.
 
     """
     definitions: dict[str, Any] = {}

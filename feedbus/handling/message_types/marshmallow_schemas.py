@@ -30,8 +30,8 @@ class Column:
     """How one field is loaded, determined once per schema.
 
     Attributes:
-        key: its name on the wire.
-        target: its name in what is loaded.
+        key: the name of the field on the wire.
+        target: the name of the field in the loaded object.
         declared: the field.
         bounds: for integers that are loaded as they are, the lowest and the highest allowed.
 

@@ -102,7 +102,7 @@ def loaded_rows(
         pack: the loaded pack.
         rows: maps the index of a record in the pack to its instance.
         names: the attributes of each instance.
-        errors: of the other records.
+        errors: the errors of the other records.
 
     """
     places, instances = list(rows), list(rows.values())

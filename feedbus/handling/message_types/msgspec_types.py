@@ -35,12 +35,12 @@ class Field:
     """A field of a record.
 
     Attributes:
-        key: its name on the wire.
-        name: its name in the record.
+        key: the name of the field on the wire.
+        name: the name of the field in the record.
         type: the type of its values.
         many: the type of a list of its values.
         required: whether a record without it is invalid.
-        default: its value if a record has none; NODEFAULT for no value.
+        default: the value if a record has none; NODEFAULT if there is no default.
         factory: creates that value; NODEFAULT if there is none.
 
     """

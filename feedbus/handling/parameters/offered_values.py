@@ -32,7 +32,7 @@ class Given:
 
         Args:
             bus: collects what the handler publishes.
-            session: of the store's transaction, None if there is none.
+            session: the session of the store's transaction; None if there is none.
             records: the Records that are handled; a single record is a batch of one.
 
         """
@@ -62,8 +62,8 @@ class Offer:
     """The values that functions of one kind can request, besides resources.
 
     Attributes:
-        names: of what is given.
-        session_type: of the store's session, None if there is none.
+        names: the names of the given values.
+        session_type: the type of the store's session; None if there is none.
         refused: maps the name of a value that cannot be requested to the advice.
 
     """

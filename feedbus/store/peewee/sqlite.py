@@ -90,7 +90,7 @@ def make_sqlite(file: Path, waiting: Waiting) -> SqliteDatabase:
     """Return the database of a file, not yet connected.
 
     Args:
-        file: its absolute path.
+        file: the absolute path of the file.
         waiting: a context manager around every wait for a lock of the whole file.
 
     """

@@ -45,7 +45,7 @@ class PeeweeStore(SqlStore):
             url: sqlite:////absolute/path or postgresql://user@host/name; libpq's parameters in its
                 query string override the defaults here.
             project: only its rows of feedbus's own tables are used.
-            application_name: of the connections in PostgreSQL's list.
+            application_name: the name of the connections in PostgreSQL's list.
             waiting: a context manager around every wait for a lock of the whole SQLite file.
 
         Raises:

@@ -44,8 +44,8 @@ class MemoryBroker:
 
         Args:
             name: under which connections find it.
-            clock: used for expiry and for waiting; the machine's clock by default.
-            seed: of its random names; None for names that differ in each run.
+            clock: the clock for expiry and for waiting; by default, the machine's clock.
+            seed: the seed of its random names; None for different names in each run.
             prepared: the result of `serialized` of another broker; by default it is empty.
 
         """

@@ -43,8 +43,8 @@ class BaseChannel(StdChannel):
         """Open the channel.
 
         Args:
-            connection: of the channel.
-            channel_id: its number there.
+            connection: the connection of the channel.
+            channel_id: the number of the channel on its connection.
             inbox: receives its consumers' messages.
             confirm_publish: whether each publish waits until its message is stored durably.
             on_close: called with the number when the channel has closed.

@@ -46,7 +46,7 @@ class Connection(Member):
         """Open a connection.
 
         Args:
-            backend: with the broker's tables; used only by this connection.
+            backend: the backend with the broker's tables; used only by this connection.
             confirm_publish: whether each publish waits until its message is stored durably.
             client: Kombu's connection, where it keeps what it has declared.
 

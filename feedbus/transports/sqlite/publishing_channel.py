@@ -39,7 +39,7 @@ class PublishingChannel(BaseChannel):
         With the connection's confirm_publish it is stored durably when this returns.
 
         Raises:
-            MessageNacked: with confirm_publish, a queue is full and refuses it.
+            MessageNacked: confirm_publish is set, and a full queue refuses the message.
             NotFound: no such exchange; in confirm mode raised when the messages are stored.
             FileUnavailable: it could not be stored, so it is not confirmed either.
             UnicodeError: the routing key is not UTF-8.

@@ -28,7 +28,7 @@ def check_arguments(what: str, arguments: Arguments, *, durable: bool, exclusive
     """Refuse a queue's arguments if one is invalid or not implemented.
 
     Raises:
-        PreconditionFailed: with the text of RabbitMQ.
+        PreconditionFailed: the declarations differ; the text is that of RabbitMQ.
         AMQPNotImplementedError: RabbitMQ supports it, the embedded broker does not.
 
     """

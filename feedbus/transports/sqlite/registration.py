@@ -166,7 +166,7 @@ class Member:
         """Wait until something may have happened.
 
         Args:
-            deadline: on the monotonic clock, None without a limit.
+            deadline: a time of the monotonic clock; None if there is no limit.
 
         Raises:
             TimeoutError: nothing happened in time, or a signal's handler ran meanwhile.

@@ -111,9 +111,10 @@ class Routes:
         """Return the queues that receive a message, each once.
 
         Args:
-            exchange: to which it is published.
-            routing_key: of the message.
-            properties: of the message, as JSON; an exchange of type headers reads them.
+            exchange: the exchange to which it is published.
+            routing_key: the routing key of the message.
+            properties: the properties of the message, as JSON; an exchange of type headers reads
+                them.
 
         Raises:
             NotFound: there is no such exchange.

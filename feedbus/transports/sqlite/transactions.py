@@ -106,9 +106,9 @@ class Tables:
         """Use an open database.
 
         Args:
-            name: of the broker, as errors show it.
-            database: with the tables of `schema`.
-            time: used for all expiry.
+            name: the name of the broker in errors.
+            database: a database with the tables of `schema`.
+            time: the time that is used for all expiry.
             busy_timeout_seconds: how long the database waits while another process keeps it locked.
             shared: whether other connections of this process use the same database object. Then it
                 stays open, and there is no disk to which a write could be forced.

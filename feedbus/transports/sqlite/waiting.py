@@ -43,7 +43,7 @@ class Watch:
 
         Args:
             namespace: the space of process ids that this process lives in.
-            others: of each connection by its id, the process and the space of its id.
+            others: by the id of each connection, its process, and the space of that process id.
 
         """
         self._unseen = any(space != namespace for _, space in others.values())
