@@ -77,12 +77,12 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The waits between attempts, and what follows the last: "dead-letter", "drop" or "repeat".
+    """The waits between the attempts with a record, and what happens after the last attempt.
 
     Attributes:
         delays_seconds: the waits.
-        then: what follows the last.
-        retry_on: dotted names of the exceptions that are retried; () is all.
+        then: what happens after the last attempt; "repeat" tries again with the last wait.
+        retry_on: dotted names of the exceptions that are retried; () stands for all exceptions.
         reject_on: dotted names of the exceptions that are not retried.
 
     """
@@ -94,7 +94,7 @@ class RetryPolicy:
 
     @property
     def delays_milliseconds(self) -> tuple[int, ...]:
-        """The different waits, each of which has a retry queue, in milliseconds."""
+        """The different waits in milliseconds; each has a retry queue."""
         return tuple(dict.fromkeys(round(delay * 1000) for delay in self.delays_seconds))
 
 
@@ -116,7 +116,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """How long and how many dead letters of a queue are kept; None is no limit."""
+    """The age and the number up to which dead letters of a queue are kept; None is no limit."""
 
     max_age_seconds: float | None = None
     max_length: int | None = None
@@ -124,14 +124,22 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A declared queue, or a family of shards that share one declaration.
+    """A table [queues.NAME]: one queue, or several shards that share one declaration.
 
-    One of handler, handlers (by routing key) and handlers_by_type names its handlers. A queue that
-    another system declares has an external name, its whole name on the broker, and no exchange.
-    order_by is the field whose records stay in order, True for the routing key, False for nothing;
-    waiting_limit is how many records of a consumer may wait for others of their keys; block_on_dead
-    is whether they wait for dead letters, too. store is whether its handlers run in transactions of
-    the store, if there is one.
+    Exactly one of handler, handlers and handlers_by_type names its handlers. The reference of
+    topology.toml describes every option. Some of them in short:
+
+    Attributes:
+        handlers: handlers by the pattern of the routing key.
+        handlers_by_type: handlers by the property `type` of the message.
+        order_by: the field by whose values records stay in order; True for the routing key, False
+            for no order.
+        waiting_limit: how many records of one consumer may wait for earlier records of their keys.
+        block_on_dead: whether records wait for the dead letters of their keys, too.
+        store: whether the handlers run in transactions of the store, if there is one.
+        external_name: the whole name on the broker, if another system declares the queue; such a
+            queue has no exchange.
+
     """
 
     name: str
@@ -201,7 +209,7 @@ class StoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """One queue on the broker and the process that reads it: a shard, or an unsharded queue."""
+    """A consumer: one queue on the broker (a shard, or a queue without shards) and its reader."""
 
     name: str
     queue: Queue
@@ -228,7 +236,7 @@ class Operations:
     """The HTTP address of the operations process on each host.
 
     Attributes:
-        host: the address; one that other machines reach needs a token.
+        host: the address; if other machines can reach it, a token is needed.
         port: None is OPERATIONS_PORT, or a free port if that is in use; 0 is any free port.
 
     """
@@ -291,7 +299,7 @@ class Generation:
 
     @cached_property
     def digest(self) -> str:
-        """Eight hex digits that differ whenever placement or a queue's arguments may differ."""
+        """Eight hex digits; they differ if the placement of keys or the queue arguments may differ."""
         shape = [self.shape] if self.shape else []
         text = json.dumps([*self.members, self.turn, *shape], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -299,7 +307,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Topology:
-    """The content of topology.toml, checked."""
+    """The checked content of topology.toml."""
 
     # A parameter of a resource can request the Topology.
     __feedbus_parameter__: ClassVar[str] = "topology"
@@ -323,17 +331,17 @@ class Topology:
 
     @property
     def store_url(self) -> StoreUrl | None:
-        """The address of the store; None without a store or if its adapter has no URL."""
+        """The URL of the store; None if there is no store, or if its adapter has no URL."""
         return self.store.url if self.store is not None else None
 
     @property
     def root(self) -> Path:
-        """The folder of the file: handlers are imported from it, relative paths begin there."""
+        """The folder of the file: handlers are imported from it, and relative paths begin there."""
         return self.path.parent
 
     @cached_property
     def consumers(self) -> Mapping[str, Consumer]:
-        """Every consumer by name, in the order of the file, shards ascending."""
+        """Every consumer by name, in the order of the file; shards in the order of their numbers."""
         found: dict[str, Consumer] = {}
         for queue in self.queues.values():
             if queue.shards is None:

@@ -26,7 +26,7 @@ from feedbus.wire.message_options import Envelope, PublishOptions
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Work for the thread of the bus: requests to send, or the close. A task waits for its end."""
+    """A job for the thread of the bus: requests to send, or the request to close."""
 
     requests: Sequence[Request]
     loop: asyncio.AbstractEventLoop
@@ -44,7 +44,7 @@ class _Job:
 
 
 class AsyncBus:
-    """A bus that is awaited; feedbus.connect_async() returns one.
+    """A bus whose methods are awaited; feedbus.connect_async() returns one.
 
     The bus has a thread that encodes, sends and waits, so the event loop is never blocked. Messages
     that several tasks publish at the same time are sent together, with one wait for their confirms.
@@ -89,7 +89,8 @@ class AsyncBus:
     ) -> None:
         """Publish one record; return when the broker has confirmed it.
 
-        A repetition is recognised by its message_id, if one is given. Raises: as LiveBus.publish.
+        If message_id is given, a repetition is recognised by it. Raises the same errors as
+        LiveBus.publish.
         """
         fields = check_record(exchange, payload, key, message_id)
         envelope = envelope_of(options) if options else None
@@ -100,7 +101,7 @@ class AsyncBus:
     async def publish_many(self, exchange: str, pairs: Iterable[tuple[Payload, str]]) -> int:
         """Publish (payload, routing key) pairs; return how many the broker has confirmed.
 
-        Raises: as LiveBus.publish_many.
+        Raises the same errors as LiveBus.publish_many.
         """
         check_many(exchange, pairs)
         origin, count, left = self._bus.unique(), 0, iter(pairs)

@@ -93,7 +93,7 @@ class CollectingBus(Bus):
 
 
 class BatchBus(Bus):
-    """The bus of a batch handler: Records publish on it, and give their ids to their messages.
+    """The bus of a batch handler: the methods of Records publish on it.
 
     The n-th message of a record for an exchange has the same id, whatever batch the record is in.
     """
@@ -204,7 +204,7 @@ class BatchBus(Bus):
 
 
 def _joined(ids: Sequence[Ids]) -> Ids:
-    """Return the ids of many chunks' records as one."""
+    """Join the ids of the records of several chunks."""
     ordinals = list(chain.from_iterable(each.ordinals or (0,) for each in ids))
     first = ids[0].origins if ids else ""
     if isinstance(first, str) and all(each.origins == first for each in ids):

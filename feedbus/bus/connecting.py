@@ -27,7 +27,7 @@ def connect(
             or topology.toml in this folder.
         metrics: counts the records.
         timeout_seconds: how long a publish waits for a broker that is unavailable.
-        store: an open store for bus.transaction(); by default the topology's.
+        store: an open store for bus.transaction(); by default the topology's store.
 
     Raises:
         TopologyError: the file has problems; the error lists all of them.

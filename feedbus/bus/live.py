@@ -118,9 +118,9 @@ class LiveBus(Bus):
         message_id: str | None = None,
         **options: Unpack[PublishOptions],
     ) -> None:
-        """Publish one record; a repetition is recognised by its message_id, if one is given.
+        """Publish one record; if message_id is given, a repetition is recognised by it.
 
-        Raises: as Bus.publish and publish_many.
+        Raises the same errors as Bus.publish and publish_many.
         """
         fields = check_record(exchange, payload, key, message_id)
         envelope = envelope_of(options) if options else None
@@ -174,9 +174,9 @@ class LiveBus(Bus):
     def transaction(self) -> Iterator[Any]:
         """Commit the block's changes in the store together with the messages that it publishes.
 
-        What this thread publishes in the block goes to the outbox, and is sent after the commit:
-        immediately, or by the relay of `feedbus up` if the broker is unavailable. After a rollback
-        nothing is sent. Within another transaction it joins that one.
+        Messages that this thread publishes in the block go to the outbox. They are sent after the
+        commit: immediately, or by the relay of `feedbus up` if the broker is unavailable. After a
+        rollback, nothing is sent. If a transaction is already open, the block joins it.
 
         Yields the store's session: SQLAlchemy's Session, or peewee's database.
 
@@ -226,8 +226,8 @@ class LiveBus(Bus):
     def _send_committed(self, store: Store, committed: Transaction) -> None:
         """Send the messages of a committed transaction; raise no errors of broker and store.
 
-        Rows with the same keys that are left in the outbox are sent first. What is not sent now is
-        sent before a later message of its key, or by the relay.
+        Rows with the same keys that are left in the outbox are sent first. A row that cannot be
+        sent now is sent before a later message of its key, or by the relay.
         """
         left, sent = self._leftovers(store), False
         left.begin(committed, committed.rows)

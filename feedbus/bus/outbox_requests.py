@@ -30,7 +30,7 @@ def put_records(
 
 
 def first_alone(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """Yield the first row, and then the others: if that is refused again, so may be all."""
+    """Yield the first row, and then the others: all may be refused for the same reason."""
     yield from (part for part in (entries[:1], entries[1:]) if part)
 
 

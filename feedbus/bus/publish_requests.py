@@ -11,7 +11,7 @@ from feedbus.wire.message_options import Envelope
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """The records of one publish call, with the result: the refused ones, or why all failed."""
+    """The records of one publish call, and the answer: the refused messages, or an error."""
 
     exchange: str
     pack: Pack

@@ -42,7 +42,7 @@ def columnar(pairs: Sequence[tuple[Payload, str]], origin: str, *, first: int = 
         first: the index of the first pair in the caller's argument, for errors.
 
     Raises:
-        TypeError: one is not a pair of a payload and a text.
+        TypeError: an item is not a pair of a payload and a text.
 
     """
     try:

@@ -171,7 +171,7 @@ class Sender:
     def _count(
         self, messages: Sequence[Outgoing], outcome: Outcome, refusals: Sequence[Refusal]
     ) -> None:
-        """Count records: those of refused messages by the refusal, the others with this outcome."""
+        """Count the records of refused messages by refusal, and the others with this outcome."""
         if self._metrics is None:
             return
         counts: Counter[tuple[str, Outcome]] = Counter()

@@ -115,7 +115,7 @@ class SharedSender:
         return self._sender.encoder.encode(request.exchange, request.pack, request.envelope)
 
     def _learn(self, timeout_seconds: float) -> Exception | None:
-        """Read the current rings and declare missing objects; return why this failed."""
+        """Read the current rings and declare missing objects; return the error, or None."""
         for _ in self._attempts(timeout_seconds):
             try:
                 self._set_up()
@@ -136,9 +136,9 @@ class SharedSender:
     def _sent(
         self, messages: Sequence[Outgoing], timeout_seconds: float
     ) -> list[Refusal] | Exception:
-        """Send messages, repeatedly during an outage; return the refused ones, or why all failed.
+        """Send messages, repeatedly during an outage; return the refused messages, or the error.
 
-        After an outage, the broker may be an empty one.
+        After an outage, the broker may be a new one without any objects.
         """
         for _ in self._attempts(timeout_seconds):
             try:

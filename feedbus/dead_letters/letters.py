@@ -27,7 +27,7 @@ class DeadLetter:
     Attributes:
         message_id: the id of the record, or of the message if its body could not be read.
         queue: the name of the queue in topology.toml.
-        key: the routing key that it was published with.
+        key: the routing key with which it was published.
         reason: the reason that the handler, the validation or the broker gave.
         attempts: how often the handler was called for it.
         errors: each field's errors, if it did not validate.
@@ -155,7 +155,7 @@ def read(queue: Queue, message: Any) -> DeadLetter:
 
 
 def _death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the broker's header about the dead-lettering of a message, if there is one.
+    """Return the header in which the broker records that it dead-lettered a message, or None.
 
     Any publisher can write headers, so they can contain anything.
     """

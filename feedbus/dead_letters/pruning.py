@@ -26,7 +26,7 @@ UNDATED_AT_ONCE = 100
 
 
 class Pruning:
-    """The pruning by one consumer: it checks periodically, if its queue has limits."""
+    """Prunes the dead letters of a consumer's queue periodically, if the queue has limits."""
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
         """Check for the first time after a short time; only the first shard of a queue checks."""

@@ -1,4 +1,4 @@
-"""Calls of handlers with batches; after a batch that raised, with each of its records alone."""
+"""Calls of batch handlers; if a call raises, each of its records is handled alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which records must wait while deliveries are handled, since one of their key has failed."""
+"""Blocked keys: a record of the key has failed, so later records of the key must wait."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class BlockedKeys:
         """Block nothing without retries.
 
         Args:
-            decoder: knows the keys, and what failed.
+            decoder: knows the keys and the failed records.
             failure_policy: decides on records that have failed.
-            retries: the waiting records, if the queue has an order.
+            retries: the waiting records; None if the queue has no order.
             block_on_dead: whether dead letters block their keys.
 
         """
@@ -69,7 +69,7 @@ class BlockedKeys:
         self._decoder.fail(arrived, row, Waits())
 
     def decide(self, fault: Fault) -> None:
-        """Decide on what no handler gets, or let it wait as any record of its key."""
+        """Decide on a record that no handler gets, or let it wait if its key is blocked."""
         if fault.decision is None and self.waits(fault.arrived, fault.row):
             self.defer(fault.arrived, fault.row)
         else:

@@ -56,13 +56,13 @@ class HandlerInput:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What no handler gets, where its dead letter blocks its key.
+    """A record that no handler gets, on a queue whose dead letters block their keys.
 
-    It is decided in its turn, so that it blocks only the records behind it.
+    The decision is made after the earlier records of its key, so it blocks only the later ones.
 
     Attributes:
         arrived: the delivery.
-        row: the place of the record there.
+        row: the index of the record in the delivery.
         error: why no handler gets the record.
         decision: the decision on a delivery that cannot be decoded.
 
@@ -96,8 +96,8 @@ class Decoder:
             consumer: the consumer of the queue.
             routes: the routes to the queue's handlers.
             callees: these handlers, in the same order.
-            failure_policy: decides on what cannot be read.
-            retries: the waiting records, if the queue has an order.
+            failure_policy: decides on records and deliveries that cannot be read.
+            retries: the waiting records; None if the queue has no order.
 
         """
         self._consumer = consumer
@@ -196,7 +196,7 @@ class Decoder:
     def _refuse(
         self, inputs: Inputs, arrived: Decoded, row: int, error: InvalidBody | Reject
     ) -> None:
-        """Decide on a record that no handler gets, now or in its turn."""
+        """Decide on a record that no handler gets: now, or after the earlier records of its key."""
         if self._in_turn:
             inputs.append(Fault(arrived, row, error))
         else:
@@ -238,7 +238,7 @@ class Decoder:
         return Decoded(self._consumer, delivery, pack)
 
     def _refuse_whole(self, inputs: Inputs, delivery: Delivery, decision: Decision) -> Decoded:
-        """Decide on a delivery of which no record can be decoded, now or in its turn."""
+        """Decide on a delivery that cannot be decoded: now, or after earlier records of its key."""
         if not (self._in_turn and self._order.by_key and delivery.content_type != PACK):
             return self.set_aside(delivery, decision)
         arrived = Decoded(self._consumer, delivery, _nothing(delivery))

@@ -37,7 +37,8 @@ class HandlerCalls:
     ) -> None:
         """Call in transactions of a store; the sender sends the published messages.
 
-        On a queue that says once, rows that are left in the outbox are sent before those of a call.
+        On a queue with `once = true`, rows that are left in the outbox are sent before the messages
+        of a call.
 
         If `overtaken` returns true for a batch handler's verdicts, the effects of its call are
         discarded.

@@ -170,7 +170,7 @@ class OrderedRetries:
         return taken
 
     def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Record that deliveries were handled; return those to acknowledge in waiting queues.
+        """Note that deliveries were handled; return those to acknowledge in waiting queues.
 
         Before this call, all messages that result from them must be confirmed.
         """
@@ -274,7 +274,7 @@ class OrderedRetries:
     def after_whole(self, delivery: Delivery, pack: Pack, decision: Decision) -> Decision:
         """Return the decision on a delivery that no handler receives; see after().
 
-        If its key is not known, it blocks none.
+        If its key is not known, no key is blocked.
         """
         known = self._order.by_key and delivery.content_type != PACK
         if known or self._record_of(delivery) is not None:

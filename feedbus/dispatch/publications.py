@@ -32,7 +32,8 @@ class Publications(Spool):
             sender: sends the messages.
             store: the store whose outbox contains them after the commit, so that the relay sends
                 them if this process is killed.
-            left: what is sent before them; None if they do not go into the outbox.
+            left: the leftover rows that are sent before them; None if the messages do not go into
+                the outbox.
             stream: whether they are sent during the call, STREAM_RECORDS or more together.
 
         """

@@ -1,4 +1,4 @@
-"""Count settled deliveries and their records, by verdict, and how long they have been under way."""
+"""Count settled deliveries and their records by verdict, and measure their age."""
 
 from __future__ import annotations
 

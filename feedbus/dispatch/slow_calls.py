@@ -1,4 +1,4 @@
-"""The calls of handlers that take long, because of which the broker may close the channel."""
+"""Calls of handlers that take so long that the broker may close the channel."""
 
 from __future__ import annotations
 

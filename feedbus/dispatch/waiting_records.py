@@ -132,7 +132,7 @@ class WaitingRecords(Generic[Arrival]):
     def _again(
         self, known: WaitingRecord[Arrival], record: WaitingRecord[Arrival]
     ) -> list[Arrival]:
-        """Record another message of a known record; return the message that it replaces."""
+        """Note another message of a known record; return the message that it replaces."""
         newer = record.attempt > known.attempt or (
             record.attempt == known.attempt and known.arrival is None
         )

@@ -10,31 +10,31 @@ class Waker:
     """A socket that another thread can make readable."""
 
     def __init__(self) -> None:
-        """Open it."""
+        """Open the socket."""
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._awake = False
 
     def fileno(self) -> int:
-        """Return its descriptor."""
+        """Return the descriptor of the socket."""
         return self._reader.fileno()
 
     def wake(self) -> None:
-        """Make it readable."""
+        """Make the socket readable."""
         if not self._awake:
             self._awake = True
             with suppress(BlockingIOError):
                 self._writer.send(b"\0")
 
     def sleep(self) -> None:
-        """Make it unreadable; only then check the results of the other threads."""
+        """Make the socket unreadable; only then check the results of the other threads."""
         with suppress(BlockingIOError):
             while self._reader.recv(1024):
                 pass
         self._awake = False
 
     def close(self) -> None:
-        """Close it."""
+        """Close the socket."""
         self._reader.close()
         self._writer.close()

@@ -28,11 +28,12 @@ class _GoneError(Exception):
 
 
 class Emptying:
-    """One queue that is emptied; at the end of the block, messages that were not moved return.
+    """Empties one queue; at the end of the block, messages that were not moved return to it.
 
-    Only the leader of a queue knows whether it is empty. basic.get is answered by the leader; a
-    count may be 0 without an answer from it. A quorum queue with a single active consumer refuses
-    basic.get; there, a probe that returns proves the same. See feedbus.generations.probes.
+    Only the leader of a queue knows whether the queue is empty. The leader answers basic.get, but a
+    message count may be 0 because the leader did not answer. A quorum queue with a single active
+    consumer refuses basic.get; there, a probe that returns proves the same. See
+    feedbus.generations.probes.
     """
 
     def __init__(self, connection: Connection, queue: str, move: Move | None) -> None:

@@ -68,7 +68,7 @@ class Heartbeats:
 
     @property
     def missed_seconds(self) -> float:
-        """How long no heartbeat was sent in the latest while_working(); 0 within an interval."""
+        """How long no heartbeat was sent in the latest while_working(); 0 up to an interval."""
         return self._longest_gap if self._longest_gap > _interval_seconds(self._raw) else 0.0
 
     def wait(self, over: threading.Event, seconds: float) -> None:

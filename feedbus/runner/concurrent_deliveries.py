@@ -156,8 +156,8 @@ class ConcurrentDeliveries:
     def blame_slow(self, timeout: ConsumerTimeout) -> None:
         """Count slow messages as the cause of a channel that the broker closed.
 
-        It is handled alone when it is delivered again. The other messages are not counted as the
-        cause.
+        A slow message is handled alone when it is delivered again. The other messages are not
+        counted as the cause.
         """
         slow = self._calls.slow
         self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.exceeded)

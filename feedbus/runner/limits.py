@@ -14,11 +14,11 @@ class Limits:
     """The limits that end a run; None is no limit.
 
     Attributes:
-        max_messages: handled deliveries.
-        idle_timeout_seconds: since the last delivery.
-        max_runtime_seconds: since the start.
-        memory_limit_bytes: resident memory after a batch; so a memory leak ends the consumer before
-            the kernel kills it.
+        max_messages: the largest number of handled deliveries.
+        idle_timeout_seconds: the longest time since the last delivery.
+        max_runtime_seconds: the longest time since the start.
+        memory_limit_bytes: the most resident memory after a batch. So a consumer with a memory leak
+            ends before the kernel kills it.
 
     """
 
@@ -29,7 +29,7 @@ class Limits:
 
 
 class Allowance:
-    """The rest of a run's limits."""
+    """What is left of a run's limits."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         """Start to count."""

@@ -17,9 +17,9 @@ from feedbus.wire.amqp_protocols import Channel, Connection
 class Reading:
     """A subscription to one queue on a separate channel, so that an error closes no other.
 
-    A queue that is ending holds a fence, unless it is full: the next is put there before one is
-    settled, and the last is deleted with the queue. A consumer that is killed before leaves it to
-    the next one, which also puts another.
+    A queue that is ending always contains a fence, unless the queue is full: the next fence is put
+    there before the previous one is settled, and the last one is deleted with the queue. If this
+    consumer is killed, the fence stays in the queue for the next consumer.
     """
 
     queue: str
@@ -88,21 +88,21 @@ class Reading:
         return self._count()[1]
 
     def pass_fence(self, delivery_tag: int, message_id: str) -> None:
-        """Accept a fence of a queue that is ending, after everything before it is settled."""
+        """Process a fence of a queue that is ending; everything before it must be settled."""
         self.last_fence_tag = delivery_tag
         if not (self.probes.came(message_id) and self.probes.proved):
             self._go_on()
 
-    def end(self, in_hand: Callable[[], bool]) -> bool:
+    def end(self, in_flight: Callable[[], bool]) -> bool:
         """Delete a queue that was proved to be empty; return False if a new proof is needed.
 
         Args:
-            in_hand: whether deliveries of this queue wait for the handler.
+            in_flight: returns whether deliveries of this queue wait for the handler.
 
         """
         # This must be the only consumer. If the queue has no leader, the broker counts no consumer
         # at all.
-        if self.probes.proved and self._count() == (0, 1) and not in_hand():
+        if self.probes.proved and self._count() == (0, 1) and not in_flight():
             self.channel.basic_cancel(self.tag)
             delete_proved(self.channel, self.queue)
             self.close()
@@ -111,9 +111,9 @@ class Reading:
         return False
 
     def _go_on(self) -> None:
-        """Continue to read until another probe; only then is the fence before it settled.
+        """Publish the next probe if it is needed; then settle the previous fence.
 
-        A full queue takes a probe only after more of it is settled.
+        A full queue accepts a probe only after more of its messages are settled.
         """
         if not self.probes.awaited or self.probes.lost:
             self.probes.put()

@@ -41,16 +41,16 @@ class Run:
         resources: the resources of the handlers.
         crash_guard: finds messages that may have ended a process.
         heartbeats: sent while handlers work.
-        holding: the outages since something last succeeded.
+        holding: the outages since the last success.
         timeout: how long the broker waits for an acknowledgement.
-        left: the rest of the run's limits.
-        waiting: the waiting queues, if the queue has an order.
+        left: what is left of the limits of the run.
+        waiting: the waiting queues; None if the queue has no order.
         handler_seconds: the time limit of a handler.
         clock: the clock that is used for waiting.
-        assigned: whether this host works on the queue now.
+        assigned: returns whether the queue is assigned to this host now.
         buffer: deliveries that have arrived and are not handled yet.
         stop_requested: whether the run is to end cleanly.
-        removed: why there will never be anything to read, or None if there may be.
+        removed: why the queue will never have messages again; None while it may have messages.
         standby_seconds: time until the next check whether the queue of another consumer is free.
 
     """
@@ -85,7 +85,7 @@ class Run:
         return self.removed or self.left.used_up(waiting=bool(self.buffer) or working)
 
     def goes_on(self, *, working: bool = False) -> bool:
-        """Whether this process is to read its queue; see ended()."""
+        """Whether this process must continue to read its queue; see ended()."""
         return self.ended(working=working) is None and self.assigned()
 
     def await_assignment(self) -> None:
@@ -112,7 +112,7 @@ class Run:
     def patience(self, raw: RawConnection) -> float:
         """Return how many seconds to wait for a delivery: at most until a limit.
 
-        If signals do not wake the connection, the wait is short, so that they are seen.
+        If signals do not wake the connection, the wait is short, so that the run notices them.
         """
         wakes = getattr(raw, "wakes_on_signals", False)
         longest = LONG_POLL_SECONDS if wakes else POLL_SECONDS
@@ -149,7 +149,7 @@ class Run:
 
         Args:
             error: the cause.
-            look: called often during the wait.
+            look: a function that is called often during the wait.
 
         """
 

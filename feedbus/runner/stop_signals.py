@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call stop on SIGTERM and SIGINT, once: a second signal could come while stop() locks."""
+    """Call stop() on the first SIGTERM or SIGINT: a second one could come while stop() locks."""
     home, called = os.getpid(), False
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

@@ -168,8 +168,8 @@ class Subscriptions:
     def give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
         """Return all unsettled deliveries; return the queues to subscribe to again.
 
-        No subscription is cancelled before its channel is closed: what it has not settled returns
-        only with the channel, and the next consumer would get later messages meanwhile.
+        Each channel is closed without cancelling its subscription first. After a cancel, the next
+        consumer would get later messages before the unsettled ones, which return with the channel.
         """
         read = {reading.queue for reading in self.reading.values()}
         for tag in list(self.reading):

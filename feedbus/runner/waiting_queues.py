@@ -181,7 +181,7 @@ class WaitingQueues:
 
     @property
     def unsettled(self) -> bool:
-        """Whether, after an outage, a waiting queue may have an unknown message."""
+        """Whether a waiting queue may contain an unknown message, because of an outage."""
         return self._retries.unsettled or self._retries.abandoned
 
     def _look(self) -> None:

@@ -38,9 +38,9 @@ def overview(
 
     Args:
         topology: the topology with the schedules.
-        fired: what the broker keeps of each: the moment that was fired last, or the time when the
-            schedule was new.
-        now: the time, None for the machine's.
+        fired: for each schedule, the time that the broker keeps: the moment that was fired last, or
+            the time when the schedule was new.
+        now: the time; None for the time of the machine.
 
     """
     now, found = now or datetime.now(UTC), {}

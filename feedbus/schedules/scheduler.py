@@ -33,7 +33,7 @@ AHEAD = timedelta(minutes=1)  # hosts' clocks differ by less
 class Scheduler:
     """Fires due schedules under the topology's lock, and records each firing on the broker.
 
-    Of moments that were missed, the latest is fired if it is younger than the schedule's limit.
+    If moments were missed, the latest one is fired, unless it is older than the limit `catch_up`.
     Only moments after the last fired one are fired. So nothing is fired again if a clock is set
     back, and each schedule is fired once if it is set forward.
 
