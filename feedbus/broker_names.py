@@ -17,7 +17,7 @@ DIGEST = r"[0-9a-f]{8}"  # of a generation
 
 
 class Role(Enum):
-    """What an object does for its owner: by the suffix of its name, as a regular expression.
+    """The role of an object for its owner; the value is a regular expression of the name's suffix.
 
     The owner is a queue, a consumer or an exchange. A shard's queue and a ring have the same
     suffix: their generation.
@@ -93,7 +93,7 @@ def queue_of(consumer: str) -> str:
 
 
 def belongs_to_queue(name: str, queue: str) -> bool:
-    """Whether a name is a queue's or a shard's of it, or made from one of these."""
+    """Whether a name belongs to a queue or one of its shards, or is made from such a name."""
     if not name.startswith(queue):
         return False
     rest = re.sub(r"^_\d+(?=\.|$)", "", name[len(queue) :])
@@ -102,7 +102,7 @@ def belongs_to_queue(name: str, queue: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names of one topology's objects; except for external ones, each begins with its name."""
+    """The names of a topology's objects; except for external ones, each begins with its name."""
 
     topology: Topology
 
@@ -149,11 +149,11 @@ class Names:
         return queue.external_name or f"{self.topology.name}.{queue.name}"
 
     def dead(self, queue: Queue) -> str:
-        """Return the queue of a queue's dead letters; shards share one."""
+        """Return the queue for the dead letters of a queue; its shards share it."""
         return f"{self.topology.name}.{queue.name}.dead"
 
     def waiting(self, queue: str) -> str:
-        """Return where records wait so that their keys stay in order, by the name of their queue.
+        """Return the waiting queue of a queue: records wait there so that their keys stay in order.
 
         If the queue was replaced, records of its queue `before` wait in the same waiting queue.
         """
@@ -163,7 +163,7 @@ class Names:
         return f"{queue.removesuffix(BEFORE)}{WAITING}"
 
     def delay(self, queue: Queue, milliseconds: int) -> str:
-        """Return the exchange and queue in which retries wait; shards share them."""
+        """Return the exchange and queue in which retries wait; the shards of a queue share them."""
         return f"{self.delay_prefix(queue)}{milliseconds}"
 
     def delay_prefix(self, queue: Queue) -> str:
@@ -215,7 +215,7 @@ class Names:
         return name.startswith(self.timer_prefix)
 
     def before(self, consumer: Consumer) -> str:
-        """Return the exchange and queue for messages from before a replacement: read first."""
+        """Return the exchange and queue for the messages of a replaced queue, read first."""
         return f"{self._own(consumer)}{BEFORE}"
 
     def gate(self, consumer: Consumer) -> str:

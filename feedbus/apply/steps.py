@@ -87,8 +87,8 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
 
     Raises:
         Outage: the broker does not answer.
-        UsageError: the plan is dangerous, another process uses what has to change, or another
-            host's file is newer.
+        UsageError: the plan is dangerous, another process uses an object that has to change, or
+            another host's file is newer.
 
     """
     _refuse(plan)
@@ -194,7 +194,7 @@ def _switch(connection: Connection, topology: Topology, report: Callable[[str], 
 def _delete(
     connection: Connection, topology: Topology, plan: Plan, report: Callable[[str], None]
 ) -> bool:
-    """Delete what the plan names, if it is still unused and empty."""
+    """Delete the objects that the plan names, if they are still unused and empty."""
     done, doomed = True, plan.work.nonempty
     now = make_plan(topology, None, delete_nonempty=doomed, predict=False)
     refilled = {danger.name for danger in now.dangers}

@@ -40,7 +40,7 @@ class Blockage:
         self.active = False
 
     def watch(self, connection: RawConnection) -> None:
-        """Receive the alarms of a (py-amqp) connection; a second call for it is harmless."""
+        """Receive the alarms of a (py-amqp) connection; a second call has no effect."""
         self.active = False
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked

@@ -21,7 +21,7 @@ def connect(topology: Topology, *, beating: bool = False) -> Connection:
             they stop. Without heartbeats, only TCP detects that a connection is lost.
 
     Raises:
-        BrokerOutage: the broker cannot be reached, or does not let us in.
+        BrokerOutage: the broker cannot be reached, or refuses the login.
 
     """
     return broker_of(topology).connect(beating=beating)

@@ -53,7 +53,7 @@ def explained(name: str) -> Iterator[None]:
     """Raise an explanation if an object cannot be declared, instead of the broker's 406 or 503.
 
     Raises:
-        UsageError: it exists with other arguments, or the broker does not know what it is.
+        UsageError: the object exists with other arguments, or the broker does not know its type.
 
     """
     try:

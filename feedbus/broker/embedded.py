@@ -58,7 +58,7 @@ class Embedded:
             raise BrokerOutage(msg) from error
 
     def refusal(self) -> str:
-        """Return "": feedbus.operations.disk_space looks at the file's disk."""
+        """Return "": feedbus.operations.disk_space checks the disk of the file."""
         return ""
 
 

@@ -17,7 +17,7 @@ def opened(connection: Connection, url: BrokerUrl | Node) -> Connection:
     """Open a connection and return it.
 
     Raises:
-        BrokerOutage: the broker cannot be reached, or does not let us in.
+        BrokerOutage: the broker cannot be reached, or refuses the login.
 
     """
     with outage(connection, url):

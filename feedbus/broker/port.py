@@ -93,7 +93,7 @@ class Broker(Protocol):
                 they stop. Without heartbeats, only TCP detects that a connection is lost.
 
         Raises:
-            BrokerOutage: the broker cannot be reached, or does not let us in.
+            BrokerOutage: the broker cannot be reached, or refuses the login.
 
         """
 

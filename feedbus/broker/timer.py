@@ -1,4 +1,4 @@
-"""The timer: queues on the broker in which a message waits for any time, and no process.
+"""The timer: queues on the broker in which a message waits for any time, without a process.
 
 A time is written as digits of base 16, in milliseconds. Each position of a digit (a *place*) has a
 queue for each digit, whose time to live is the time of that digit. All messages of a queue wait
@@ -117,7 +117,7 @@ def exchange_target(names: Names, exchange: str) -> str:
     """Return the target of messages that are published to an exchange.
 
     Raises:
-        UsageError: it is external, so it is not known which queues it has.
+        UsageError: the exchange is external, so its queues are not known.
 
     """
     if names.topology.exchange(exchange).external_name:

@@ -22,7 +22,7 @@ def missing_bindings(
     Args:
         names: the names of the topology's objects on the broker.
         seen: the broker's objects.
-        queues: the timer's queues with their arguments; one with others is declared again.
+        queues: the timer's queues, with arguments; a queue with other arguments is declared again.
 
     """
     found = {_identity(each) for each in seen.timer_bindings}
@@ -39,7 +39,7 @@ def foreign_bindings(
     Args:
         names: the names of the topology's objects on the broker.
         seen: the broker's objects.
-        queues: as above.
+        queues: the timer's queues, with their arguments.
 
     """
     wanted = {_identity(each) for each in _wanted(names, seen, queues)}

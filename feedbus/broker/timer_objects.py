@@ -43,7 +43,7 @@ class Timer:
         self._places: set[int] = set()
 
     def forget(self) -> None:
-        """Declare everything again at the next call: the next broker may be an empty one."""
+        """Declare everything again at the next call: the next broker may have no objects."""
         self._targets.clear()
         self._places.clear()
 

@@ -1,4 +1,4 @@
-"""feedbus check: every problem in the topology, in one pass."""
+"""feedbus check: list every problem in the topology."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     max_runtime: float | None,
     slot: int,
 ) -> None:
-    """Run CONSUMER in the foreground until a limit or a signal ends it, with exit code 0."""
+    """Run CONSUMER in the foreground until a limit or a signal ends it; the exit code is then 0."""
     # Imported modules are not garbage; without collections, the imports are 10 % faster.
     gc.disable()
     from feedbus.process.supervised_process import follow_parent

@@ -11,7 +11,7 @@ EXCHANGE_TYPES = ("direct", "topic", "fanout", "x-consistent-hash")
 
 
 class ExchangeTable(TableSchema):
-    """[exchanges] NAME."""
+    """The table of an exchange in [exchanges]."""
 
     builds = topology.Exchange
 

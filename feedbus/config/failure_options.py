@@ -9,7 +9,7 @@ from feedbus.config.value_types import ExceptionName
 
 
 class RetryTable(TableSchema):
-    """retry of a queue."""
+    """The table `retry` of a queue."""
 
     builds = topology.RetryPolicy
 
@@ -49,7 +49,7 @@ class RetryTable(TableSchema):
 
 
 class DeadLettersTable(TableSchema):
-    """dead_letters of a queue."""
+    """The table `dead_letters` of a queue."""
 
     builds = topology.DeadLetters
 

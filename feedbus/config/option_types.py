@@ -16,7 +16,7 @@ SUBSTITUTED = {"pattern": r"\$\{"}
 
 
 class Option(fields.Field[Any]):
-    """The type of an option: read() returns the meaning of a value, or calls refuse()."""
+    """The type of an option: read() converts a value of the file, or calls refuse()."""
 
     kind: str = "anything"
     expected: str = "a value"

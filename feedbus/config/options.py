@@ -20,7 +20,7 @@ VAR = "var"
 
 
 class DefaultsTable(TableSchema):
-    """[defaults]."""
+    """The table [defaults]."""
 
     what = "table"
 

@@ -25,7 +25,7 @@ MEMORY_LIMIT = Size(
 
 
 class ProcessTable(TableSchema):
-    """[processes.NAME]."""
+    """The table [processes.NAME]."""
 
     builds = topology.Process
 
@@ -53,7 +53,7 @@ class ProcessTable(TableSchema):
 
 
 class MiddlewareTable(TableSchema):
-    """[middleware]."""
+    """The table [middleware]."""
 
     use = Array(
         Dotted("The class of a middleware.", example="app:Timing"),
@@ -65,7 +65,7 @@ class MiddlewareTable(TableSchema):
 
 
 class OperationsTable(TableSchema):
-    """[operations]."""
+    """The table [operations]."""
 
     builds = topology.Operations
 
@@ -90,7 +90,7 @@ class OperationsTable(TableSchema):
 
 
 class LoggingTable(TableSchema):
-    """[logging]."""
+    """The table [logging]."""
 
     builds = topology.Logging
 
@@ -103,7 +103,7 @@ class LoggingTable(TableSchema):
 
 
 class ScheduleTable(TableSchema):
-    """[schedules.NAME]."""
+    """The table [schedules.NAME]."""
 
     builds = topology.Schedule
 

@@ -22,7 +22,7 @@ MOST_WAITING = 50_000  # a quorum queue delivers at most 65,535 messages ahead
 
 
 class BatchTable(TableSchema):
-    """batch of a queue."""
+    """The table `batch` of a queue."""
 
     builds = topology.Batch
 
@@ -35,7 +35,7 @@ class BatchTable(TableSchema):
 
 
 class QueueTable(TableSchema):
-    """[queues.NAME] and [defaults.queue]."""
+    """The tables [queues.NAME] and [defaults.queue]."""
 
     builds = topology.Queue
 

@@ -20,7 +20,7 @@ CONSUMER_TIMEOUT_SECONDS = 1800.0  # RabbitMQ's own default
 
 
 class BrokerTable(TableSchema):
-    """[broker]."""
+    """The table [broker]."""
 
     url = Url(
         "Where the broker is. `sqlite:///FILE` is the embedded one, its file relative to this "
@@ -52,7 +52,7 @@ class BrokerTable(TableSchema):
 
 
 class StoreTable(TableSchema):
-    """[store]."""
+    """The table [store]."""
 
     builds = topology.StoreOptions
 

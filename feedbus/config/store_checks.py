@@ -14,7 +14,7 @@ EXPECTED_IN_STORE = {
 
 
 def check_once(draft: Draft, queue: str, options: Options) -> Found:
-    """Find a queue with `once` without a store, or whose store forgets message ids too soon."""
+    """Find a queue with `once` that has no store, or whose store forgets message ids too soon."""
     if options.get("once") and not draft.report.has(("store",)):
         message = "needs a store, in which feedbus records which messages were handled"
         expected = 'a table [store], such as url = "sqlite:///var/store.db"'

@@ -30,8 +30,8 @@ class StoreOffer:
     """The features of the store that handlers can use.
 
     Attributes:
-        is_there: whether they run in its transactions.
-        session_type: the type of its session, None if it has none.
+        is_there: whether handlers run in transactions of the store.
+        session_type: the type of its session; None if it has no session.
 
     """
 

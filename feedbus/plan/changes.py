@@ -28,7 +28,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Evenness:
-    """The keys of the busiest shard, divided by its share by weight; predicted for 10,000 keys."""
+    """The keys of the busiest shard, divided by its fair number; predicted for 10,000 keys."""
 
     shards: int
     max_over_share: float
@@ -42,8 +42,8 @@ class Wait:
         shard: the consumer of the old shard.
         generation: digest of the shard's generation.
         messages: the number of messages in its queue.
-        moved_to: the new shards that keys of this one move to, the most keys first.
-        seconds: how long its messages take at its current rate; None if it handles none.
+        moved_to: the new shards of its keys; the shard that gets the most keys comes first.
+        seconds: how long its messages take at its current rate; None if it handles no messages.
 
     """
 
@@ -78,14 +78,14 @@ class RingChange:
         exchange: the name of the exchange in topology.toml.
         old: digest of the current generation; None if there is none yet.
         new: digest of the next generation.
-        reason: the difference.
-        moved_share: the share of all keys that another shard will handle. It, `before` and `after`
-            are None if no prediction was requested.
+        reason: the difference between the generations.
+        moved_share: the share of all keys that another shard will handle; None, like `before` and
+            `after`, if no prediction was requested.
         before: the spread over the old shards.
-        after: over the new ones.
+        after: the spread over the new shards.
         backlog_messages: the number of messages in the queues of the old generations.
         drain_seconds: the time to empty it at the current rate; None if nothing is handled.
-        waits: the old shards that have messages, the most first.
+        waits: the old shards that have messages; the shard with the most messages comes first.
         hot_key: the key of a sample that is too busy for one shard.
 
     """
@@ -124,9 +124,9 @@ class Watchers:
     Attributes:
         supervisor_pid: the supervisor's process id.
         added: names that are in the topology, and not in the supervisor.
-        restarted: they run with other settings; name and reason.
-        removed: no longer in the topology.
-        kept: they run as the topology says.
+        restarted: (name, reason) of those that run with other settings.
+        removed: names that are no longer in the topology.
+        kept: names that run as the topology declares them.
         started: they are stopped, have given up, or run too few or too many processes; name and
             reason.
 
@@ -146,7 +146,7 @@ class Work:
 
     Attributes:
         exchanges: the exchanges to declare again.
-        replaced: consumers whose queue is declared again, its content kept.
+        replaced: consumers whose queue is declared again, without a loss of messages.
         delays: (queue, where its retries wait) to be declared again.
         unbound: (queue on the broker, exchange on the broker, key) to be removed.
         foreign: bindings of the timer's exchanges to be removed.

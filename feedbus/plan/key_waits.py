@@ -34,7 +34,7 @@ class Rates:
         self._before.update(deliveries(self.folder))
 
     def measured(self) -> dict[str, float]:
-        """Return the messages a second of each consumer that has handled any for a second."""
+        """Measure for a second; return the rate of each consumer that has handled messages."""
         time.sleep(max(0.0, self._started + SAMPLE_SECONDS - time.monotonic()))
         after, seconds = deliveries(self.folder), time.monotonic() - self._started
         handled = {name: count - self._before.get(name, 0) for name, count in after.items()}
@@ -75,8 +75,8 @@ def waits(
         backlogs: the messages of each generation by shard.
         state: the state of the ring: its current generation, and the generations that drain.
         wanted: the next generation.
-        moving: the shares of keys that move from the current generation to that one.
-        rates: messages a second of each consumer.
+        moving: the shares of keys that move from the current to the next generation.
+        rates: the messages per second of each consumer.
 
     """
 

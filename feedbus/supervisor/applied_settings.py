@@ -78,7 +78,7 @@ class AppliedSettings:
         Args:
             wanted: the watchers of the new topology.
             supervisor_pid: the supervisor's process id.
-            states: what each watcher is doing, by name.
+            states: the state of each watcher, by name.
 
         """
         changed = sorted(

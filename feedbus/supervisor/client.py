@@ -31,8 +31,8 @@ class Busy:
     Attributes:
         name: the name of its consumer or process.
         pid: the process id.
-        seconds: since the request.
-        left_seconds: until it is killed.
+        seconds: the time since the request.
+        left_seconds: the time until it is killed.
 
     """
 

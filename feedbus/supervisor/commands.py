@@ -174,7 +174,7 @@ class FollowFile(ReloadConfig):
 
 
 class State(Command):
-    """Everything that `feedbus status` shows of processes."""
+    """Return everything that `feedbus status` shows about processes."""
 
     name = "feedbus"
 

@@ -73,7 +73,7 @@ class ForkServer:
         Args:
             program: the program to run.
             stdout: the descriptor that it writes to; the caller's own stays open.
-            stderr: the same for errors.
+            stderr: the descriptor that it writes errors to.
 
         Returns:
             The process id, which waitpid() knows.

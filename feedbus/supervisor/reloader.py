@@ -63,8 +63,8 @@ def _python_files(folder: str, state: str) -> Iterator[str]:
 class Reloader:
     """Applies a topology that has changed, and restarts processes whose code has changed.
 
-    `feedbus apply` or `feedbus check` looks at the files first, in a process of its own: where it
-    finds a problem, the problem is logged, and the running system is not changed. The imports of a
+    `feedbus apply` or `feedbus check` first checks the files in a separate process. If there is a
+    problem, it is logged, and the running system is not changed. The imports of a
     process of [processes] are not known, so each change of a Python file restarts it.
     """
 

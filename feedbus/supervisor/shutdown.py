@@ -35,7 +35,7 @@ def stop(
     Args:
         topology: the topology of the supervisor.
         within_seconds: the longest that a process may take, None for its own stop time.
-        progress: called now and then with the processes that are still busy.
+        progress: called repeatedly with the processes that are still busy.
 
     Returns:
         False when nothing ran.

@@ -51,12 +51,13 @@ class Supervision:
         """Make the watchers and give them to the arbiter, whose sockets are bound.
 
         Args:
-            arbiter: circus's, before its loop runs.
+            arbiter: circus's arbiter, before its loop runs.
             topology: the topology to run.
-            settled: called once, when everything is ready or has given up, with what is not
-                ready and why, what is ready but holds and why, and the seconds it took.
-            forks: starts the first processes; None: start a new Python for each.
-            copies: copies the lines of every log to stdout; None: only log files.
+            settled: called once, when every process is ready or was given up: with the processes
+                that are not ready, those that hold, the reason for each, and the seconds that the
+                start took.
+            forks: starts the first processes; with None, a new Python is started for each.
+            copies: copies the lines of every log to stdout; with None, only log files are written.
 
         """
         self.copies = copies

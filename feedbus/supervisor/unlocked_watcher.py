@@ -9,10 +9,10 @@ from circus.watcher import Watcher
 
 
 class UnlockedWatcher(Watcher):
-    """Carries out circus's commands; _start() and _stop() are the subclass's.
+    """Carries out circus's commands; a subclass defines _start() and _stop().
 
-    circus refuses every command while another one works, on whichever watcher: a consumer that
-    finishes a long handler would block the commands to all others.
+    circus refuses every command while any other command runs, also one for another watcher. So a
+    consumer that finishes a long handler would block the commands for all others.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -47,7 +47,7 @@ class ProcessWatcher(UnlockedWatcher):
             marks: whether its processes report when they are ready; otherwise they count as ready
                 after some time.
             spawned: called after each start of a process.
-            options: circus's.
+            options: the options of circus.
 
         """
         super().__init__(**options)

@@ -26,7 +26,7 @@ class WatcherList:
         """Hold watchers, which are not registered with the arbiter yet.
 
         Args:
-            arbiter: circus's.
+            arbiter: the arbiter of circus.
             watchers: the watchers in the order of the topology.
             fork_server: starts a fork server; it returns None if there is none.
 

@@ -13,8 +13,8 @@ def refusal(connection: RawConnection) -> str:
     """Return why the broker of a connection accepts no messages now, or "" if it does.
 
     RabbitMQ reports an alarm only to a connection that publishes, and then reads nothing more from
-    it. So this publishes a message that no queue gets; during an alarm, the connection cannot be
-    used any more.
+    it. So this function publishes a message that no queue gets. During an alarm, the connection
+    cannot be used any more.
     """
     from amqp.basic_message import Message
     from amqp.exceptions import ChannelError

@@ -30,7 +30,7 @@ class Message(amqp.Message):
     """A message whose properties can be read and written even if they contain invalid data.
 
     Attributes:
-        faults: what cannot be decoded: of its properties, its routing key or its exchange.
+        faults: the parts that cannot be decoded: properties, the routing key or the exchange.
 
     """
 
@@ -110,7 +110,7 @@ class Connection(pyamqp.Connection):
 def frame_handler(
     connection: Any, callback: Callable[[int, Signature, bytes, Any], None]
 ) -> Callable[[tuple[int, int, bytes]], bool]:
-    """Return the handler of frames for py-amqp: like its own, but with our messages."""
+    """Return the handler of frames for py-amqp: like its own, but with this Message."""
     expected: defaultdict[int, int] = defaultdict(lambda: METHOD)
     partial: dict[int, tuple[Signature, bytes, Message]] = {}
 

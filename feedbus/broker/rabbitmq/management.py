@@ -137,7 +137,7 @@ def listed(url: BrokerUrl, management_url: ManagementUrl | None, kind: str) -> l
     """Return every exchange, queue or binding, from the first node whose API answers.
 
     Raises:
-        UsageError: none answers; the error says which option to set.
+        UsageError: no API answers; the error says which option to set.
 
     """
     *others, last = Api.of(url, management_url)

@@ -51,7 +51,7 @@ def amqp_options(tls: Tls, host: str, server: str) -> dict[str, Any]:
     would ask for the passphrase of a key on the terminal. So make_context() reads the files first.
 
     Raises:
-        BrokerOutage: as make_context() does.
+        BrokerOutage: see make_context().
 
     """
     make_context(tls, server)
