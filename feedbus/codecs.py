@@ -82,7 +82,7 @@ class Codecs:
         """Import the codecs of a topology.
 
         Raises:
-            UsageError: one cannot be imported, or is not a codec.
+            UsageError: a codec cannot be imported, or is not a codec.
 
         """
         named = topology.codecs.items()
@@ -135,7 +135,7 @@ class Codecs:
             payload: the record's fields, or the payload of a Raw text or bytes.
 
         Raises:
-            UsageError: the content type cannot carry it.
+            UsageError: the content type cannot carry the payload.
 
         """
         bare = bare_type(content_type)

@@ -237,7 +237,8 @@ class Operations:
 
     Attributes:
         host: the address; if other machines can reach it, a token is needed.
-        port: None is OPERATIONS_PORT, or a free port if that is in use; 0 is any free port.
+        port: the port; None stands for OPERATIONS_PORT, or a free port if that one is in use; 0
+            stands for any free port.
 
     """
 

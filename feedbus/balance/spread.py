@@ -27,7 +27,7 @@ class Spread:
 
     @classmethod
     def over(cls, topology: Topology, generation: Generation) -> Self:
-        """Return the spread of no record over a generation of the topology."""
+        """Return an empty spread over a generation of the topology."""
         weights = dict(generation.members)
         shown = [(name, weights[name]) for name in topology.consumers if name in weights]
         return cls(Ring.of(generation.members), shown)
@@ -103,7 +103,7 @@ def find_ring(topology: Topology, name: str, path: Path) -> Generation:
 
 
 def place(keys: Iterable[str], spread: Spread, before: Spread | None) -> Counter[tuple[str, str]]:
-    """Count the keys on each shard in both spreads; return how many moved from one to another."""
+    """Count the keys on each shard in both spreads; return how many moved to another shard."""
     pairs: Counter[tuple[str, str]] = Counter()
     left = iter(keys)
     while some := list(islice(left, AT_ONCE)):

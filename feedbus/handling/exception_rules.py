@@ -19,8 +19,8 @@ class ExceptionRules:
     """Exception classes by their rule; for an exception, its nearest class applies.
 
     Attributes:
-        retry_on: are retried; if there are any, other exceptions are not retried.
-        reject_on: become a dead letter immediately.
+        retry_on: classes that are retried; if there are any, other exceptions are not retried.
+        reject_on: classes after which the record becomes a dead letter immediately.
 
     """
 

@@ -43,7 +43,7 @@ class Handler:
 
     Attributes:
         function: the function that is called.
-        declared: the type in the decorator; None if the function's annotation says it.
+        declared: the type in the decorator; None if the annotation of the function declares it.
         batch: whether it takes Records.
 
     """
@@ -156,15 +156,15 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
 
     Args:
         message: the type of one record: a marshmallow schema, a dataclass, a msgspec.Struct, a
-            pydantic model or dict; by default what the first parameter's annotation says.
+            pydantic model or dict; by default, the annotation of the first parameter.
         batch: True for a function of Records, False for one of a single record. Further parameters
             are given by their annotations: a Bus, the Message, the session of the store, and what
             resources give.
 
     Raises:
-        UnfitHandler: the type is not a message type, or what is marked is not a plain function:
-            feedbus calls it once for each record or batch, and does not iterate what it returns. A
-            callable object and a functools.partial are taken as functions are.
+        UnfitHandler: the type is not a message type, or the marked object is not a plain function,
+            for example a generator function: feedbus does not iterate over results. A callable
+            object and a functools.partial are accepted like functions.
 
     """
     if message is not None and not _is_type(message):

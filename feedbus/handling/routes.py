@@ -15,7 +15,7 @@ from feedbus.topology import Consumer, Queue
 
 @dataclass(frozen=True, slots=True)
 class HandlerRoutes:
-    """The handlers of one queue; the first that matches, in the file's order, handles a message.
+    """The handlers of one queue; the first match in the order of the file handles a message.
 
     Attributes:
         handlers: the handlers of the queue.
@@ -38,7 +38,7 @@ class HandlerRoutes:
             root: the folder from which they are imported.
 
         Raises:
-            UsageError: one cannot be imported, or is not a handler.
+            UsageError: a handler cannot be imported, or is not a handler.
 
         """
         if queue.handlers:

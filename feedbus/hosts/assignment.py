@@ -68,7 +68,7 @@ class _Sharing:
         self._totals[host] += 1
 
     def place_anywhere(self, queue: str, consumer: str) -> None:
-        """Assign a consumer to the host with the fewest, if any host can run it."""
+        """Assign a consumer to the host with the fewest consumers, if any host can run it."""
         hosts = self._able[queue][consumer]
         if hosts:
             self.place(queue, consumer, min(hosts, key=lambda host: self._rank(queue, host)))

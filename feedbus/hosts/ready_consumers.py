@@ -40,11 +40,11 @@ class Abilities:
     def look(
         self, now: float, *, patience_seconds: float = RESTART_SECONDS
     ) -> dict[str, tuple[str, ...]]:
-        """Return, by queue, the consumers that were ready within the patience.
+        """Return, by queue, the consumers that are ready, or were ready a short time ago.
 
         Args:
             now: the time of the monotonic clock.
-            patience_seconds: how long a process may be not ready.
+            patience_seconds: how long a process that is no longer ready still counts as ready.
 
         """
         found: defaultdict[str, list[str]] = defaultdict(list)

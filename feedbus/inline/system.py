@@ -146,7 +146,7 @@ class InlineSystem:
             How many deliveries they had.
 
         Raises:
-            NeverDone: there were more than `most`.
+            NeverDone: there were more than `most` deliveries.
             Outage: a handler raised it, or the store is unavailable; the messages stay queued.
 
         """
@@ -186,7 +186,7 @@ class InlineSystem:
         return seconds if seconds < math.inf else None
 
     def retries(self, queue: str | None = None) -> int:
-        """Return how many records of a queue, or of all, wait for their next attempt.
+        """Return how many records of a queue, or of all queues, wait for their next attempt.
 
         Raises:
             UsageError: there is no such queue.
@@ -222,7 +222,7 @@ class InlineSystem:
         )
 
     def _timed(self, queue: str | None) -> int:
-        """Return how many records of a queue, or of all, wait in the timer for a retry."""
+        """Return how many records of a queue, or of all queues, wait in the timer for a retry."""
         return self._in_timer(
             {
                 timer.target_of(self._names, each)
@@ -240,7 +240,7 @@ class InlineSystem:
         )
 
     def dead_letters(self, queue: str | None = None) -> list[DeadLetter]:
-        """Return the dead letters of a queue, or of all, oldest first within a queue.
+        """Return the dead letters of a queue, or of all queues; the oldest of a queue comes first.
 
         Raises:
             UsageError: there is no such queue.

@@ -164,7 +164,7 @@ class ConsumerMetrics:
         self._lag.observe(seconds, count)
 
     def age(self, seconds: float) -> None:
-        """Count the time from the first publish to the settlement of a delivery sent again."""
+        """Count the time from the first publish to settling, for a delivery that was sent again."""
         self._age.observe(seconds)
 
     def redelivered(self, deliveries: int = 1) -> None:

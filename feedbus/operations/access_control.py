@@ -1,4 +1,4 @@
-"""Access control: the API token is required; without one, only this host is answered."""
+"""Access control: requests need the API token; if none is set, only this host is answered."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Guard:
 
     Attributes:
         token: the token that requests need, or None.
-        loopback: whether only this machine can reach the server. Then figures need no token, and
-            without a token, nothing does.
+        loopback: whether only this machine can reach the server. Then metrics need no token.
+            If no token is set, no request needs one.
 
     """
 
@@ -64,7 +64,7 @@ def guard_of(listener: socket.socket, address: Address, environ: Mapping[str, st
     """Return the guard of a server that listens on an address.
 
     Raises:
-        UsageError: other machines reach the address, and there is no token.
+        UsageError: other machines can reach the address, and no token is set.
 
     """
     token, loopback = token_from(environ), is_loopback(listener)

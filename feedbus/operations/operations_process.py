@@ -47,13 +47,14 @@ def run(topology: Topology, host: str, port: int | None, *, supervised: bool) ->
     Args:
         topology: the topology of the system.
         host: the address to listen on.
-        port: None is OPERATIONS_PORT, or any free port if that is in use; 0 is any free port.
+        port: the port; None stands for OPERATIONS_PORT, or any free port if that one is in use; 0
+            stands for any free port.
         supervised: True to try again if the address cannot be used; False to raise an error.
 
     Raises:
         SlotTaken: another operations process runs in this folder of state.
         CannotListen: the address is in use, or does not exist.
-        UsageError: other machines reach the address, and there is no token.
+        UsageError: other machines can reach the address, and no token is set.
 
     """
     with hold_slot(topology, OPERATIONS, 1):

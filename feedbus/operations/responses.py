@@ -36,7 +36,7 @@ def problem_body(status: int, detail: str, errors: Errors | None = None) -> byte
     Args:
         status: the HTTP status.
         detail: what happened and what to do, for the person who sent the request.
-        errors: the errors of each field; "" is the whole.
+        errors: the errors of each field; "" stands for the whole body.
 
     """
     document: dict[str, Any] = {

@@ -48,8 +48,8 @@ class Application(bottle.Bottle):
         Args:
             guard: checks requests for routes that are not public.
             not_found: the detail of the answer to a path that no route has.
-            is_outage: returns whether an error means that something is unavailable; Outage always
-                does.
+            is_outage: returns whether an error means that something is unavailable; an Outage
+                always means it.
             measure: called after each request with its method, its route (never the path, which
                 may have any value), the answer's status and the seconds that it took.
 

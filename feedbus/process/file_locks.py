@@ -1,8 +1,8 @@
 """Locks on files, which the kernel releases when their holder ends for any reason.
 
-Two kinds. A lock on an open file (flock) ends when every copy of its descriptor is closed, also
-those of forked children. A record lock (lockf) belongs to one process alone: a child that outlives
-it holds nothing, and the kernel can name the holder.
+There are two kinds. A lock on an open file (flock) ends when every copy of its descriptor is
+closed, also the copies of forked children. A record lock (lockf) belongs to one process: its children do
+not hold the lock, and the kernel knows the holder.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def locked(path: Path, wait_seconds: float) -> Iterator[bool]:
 def take_lock(path: Path, *, patience_seconds: float = 0.0) -> int:
     """Lock a file for this process and write its id to it; closing the descriptor unlocks it.
 
-    A record lock: it belongs to this process alone, so a child that outlives it holds nothing.
+    It is a record lock, so children of this process do not hold it.
 
     Raises:
-        BlockingIOError: another holds it; the second argument is its process id, as text.
+        BlockingIOError: another process holds it; the second argument is its id, as text.
 
     """
     deadline = time.monotonic() + patience_seconds

@@ -59,8 +59,8 @@ def open_private(path: str | os.PathLike[str], flags: int, *, any_owner: bool = 
             user.
 
     Raises:
-        NotPrivate: it is a link, no regular file, or belongs to another user.
-        OSError: as os.open().
+        NotPrivate: it is a link, is not a regular file, or belongs to another user.
+        OSError: see os.open().
 
     """
     safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # do not block on a pipe, which is refused

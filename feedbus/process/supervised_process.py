@@ -28,10 +28,10 @@ def default_signals() -> None:
 
 
 def follow_parent() -> bool:
-    """Request SIGTERM for the supervisor's death; return whether there is a supervisor.
+    """Request SIGTERM for the end of the supervisor; return whether there is a supervisor.
 
     Raises:
-        SystemExit: the supervisor was gone before this could be arranged.
+        SystemExit: the supervisor has already ended.
 
     """
     parent_id = os.environ.get(SUPERVISED, "")

@@ -27,10 +27,10 @@ class Message:
         headers: the headers of the publisher, read-only.
         message_id: of the record; if its publisher set none, one that is derived from the
             message and the same at each delivery.
-        attempt: 1 for the first, 2 for the first retry.
+        attempt: 1 for the first attempt, 2 for the first retry.
         priority: None if the publisher gave none.
-        published_at: when it was published first, in UTC, also at a retry and after it was a dead
-            letter; None if the publisher does not say.
+        published_at: the time of the first publish, in UTC, also for a retry and a requeued dead
+            letter; None if the message does not contain a time.
         redelivered: whether the broker has delivered it before, for example to a process that died.
         queue: the name of the queue in topology.toml.
         consumer: the queue's name, or the shard's.

@@ -21,7 +21,7 @@ def check_record(
     """Check the arguments of publish(), and return the payload as a mapping.
 
     Raises:
-        TypeError: one has a wrong type; the text names it, what was expected and what was given.
+        TypeError: an argument has a wrong type; the error names the expected and the given type.
 
     """
     if not isinstance(exchange, str):

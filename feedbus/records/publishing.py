@@ -98,7 +98,7 @@ class PublishingRecords:
 
         Raises:
             TypeError: an argument has a wrong type.
-            UsageError: these are several records, or none; or lists differ in length.
+            UsageError: this object has several records or none, or lists differ in length.
 
         """
         check_fields(columns, shared)
@@ -122,7 +122,7 @@ class PublishingRecords:
 
         Raises:
             TypeError: an argument has a wrong type, or an item of pairs is not a pair.
-            UsageError: these are several records, or none.
+            UsageError: this object has several records, or none.
 
         """
         causes, count = [self._only("publish_many")], 0

@@ -139,7 +139,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
         Args:
             name: the name of the field.
-            values: a set, or a dict, of which the keys count. A list works too, and takes longer.
+            values: a set, or a dict whose keys are the values. A list is possible, too, but slower.
 
         Raises:
             TypeError: values is a text; write where("channel", {"email"}).
@@ -242,7 +242,7 @@ class Records(PublishingRecords, Sequence[Row], Generic[Row]):
 
     @property
     def verdicts(self) -> dict[int, Drop | Reject | Retry]:
-        """The verdicts so far, by the record's index in the batch; the others are acknowledged."""
+        """The verdicts so far, by index in the batch; records without one are acknowledged."""
         return self._batch.verdicts
 
     # for the framework alone

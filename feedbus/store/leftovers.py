@@ -21,10 +21,10 @@ Key = tuple[str, str]  # an exchange of the topology, and a routing key
 
 
 class Leftovers:
-    """Knows whether rows may be in the outbox that have to be sent before those of this process.
+    """Knows whether the outbox may have rows that must be sent before the rows of this process.
 
-    A process that begins does not know what a killed one has left, so it looks once. After that
-    it looks only if a row of its own was not sent.
+    A process that starts does not know whether a killed process has left rows, so it looks once.
+    After that, it looks only if one of its own rows was not sent.
     """
 
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
@@ -46,7 +46,7 @@ class Leftovers:
 
     @property
     def possible(self) -> bool:
-        """Whether there may be any."""
+        """Whether the outbox may contain leftover rows."""
         return self._up_to != 0
 
     def add(self, row: int) -> None:
@@ -68,10 +68,10 @@ class Leftovers:
             self._up_to = None
 
     def look(self, first: int) -> bool:
-        """Return whether there are any.
+        """Query whether the outbox contains leftover rows.
 
         Args:
-            first: the first row of those that are to be sent now.
+            first: the first row that is to be sent now.
 
         """
         with self._changing:
@@ -86,13 +86,13 @@ class Leftovers:
 
     @contextmanager
     def before(self, first: int, last: int) -> Iterator[Sequence[Entry] | None]:
-        """Yield the rows to send before others; None if those others have to stay, too.
+        """Yield the leftover rows to send before others; None if the others must stay, too.
 
-        Meanwhile no relay publishes rows of the outbox.
+        While the block runs, no relay publishes rows of the outbox.
 
         Args:
-            first: the first row of those that are to be sent.
-            last: the last row of those.
+            first: the first row that is to be sent.
+            last: the last row that is to be sent.
 
         """
         if not self.possible or not self.look(first):

@@ -58,7 +58,7 @@ def accepted(bus: RelayBus, entries: Iterable[Entry], clock: Clock) -> Iterator[
     """Publish rows in order; yield the id of each row that the broker has accepted.
 
     After a refused row, the later rows of the same exchange and key are not published, so that
-    their order is kept; the others are.
+    their order is kept; all other rows are published.
 
     Raises:
         Outage: the broker is unavailable.

@@ -43,7 +43,7 @@ class Outbox(Protocol):
         """Add a message, within the caller's transaction; the arguments are those of publish().
 
         Args:
-            exchange: the topology's name of it.
+            exchange: the name of the exchange in topology.toml.
             payload: a mapping, or an instance of a message type.
             key: the routing key.
             message_id: derived from the message that caused this one; by default a random one,
@@ -65,7 +65,7 @@ class Outbox(Protocol):
         """Add (routing key, payload, message id) rows in order; return the ids of the rows.
 
         Args:
-            exchange: the topology's name of it.
+            exchange: the name of the exchange in topology.toml.
             rows: the messages.
             options: the checked options of publish(), for all records.
 
@@ -131,15 +131,15 @@ class Store(Protocol):
 
     @property
     def session_type(self) -> type | None:
-        """The type of the transaction's session; handlers ask for it by annotation."""
+        """The type of the transaction's session; handlers request it by annotation."""
 
     @property
     def outbox(self) -> Outbox:
-        """The messages still to be published."""
+        """The messages that are still to be published."""
 
     @property
     def inbox(self) -> Inbox:
-        """The messages already handled."""
+        """The messages that were already handled."""
 
     def transaction(self) -> AbstractContextManager[Any]:
         """Commit all effects of the block, or none; within another transaction, join that one.
@@ -147,9 +147,9 @@ class Store(Protocol):
         It yields the session that handlers can request, or None if there is none.
 
         Raises:
-            StoreOutage: the store became unavailable. Nothing was committed. If the connection was
-                lost during the commit, this is unknown: then the block must be repeated
-                idempotently.
+            StoreOutage: the store became unavailable, and nothing was committed. But if the
+                connection was lost during the commit, the result is unknown, so the block must be
+                idempotent.
 
         """
 
@@ -169,7 +169,7 @@ class Store(Protocol):
         """
 
     def set_up(self) -> None:
-        """Create feedbus's own tables, or bring those of an earlier version up to date.
+        """Create feedbus's own tables, or upgrade those of an earlier version.
 
         Raises:
             StoreOutage: the store is unavailable, or cannot be written to.

@@ -1,4 +1,4 @@
-"""Publish what is in the outbox, remove what was published, and prune the inbox."""
+"""The relay: publish the rows of the outbox, remove published rows, and prune the inbox."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PRUNED_ROWS = 1_000  # rows that are deleted from the inbox in one step
 
 
 class Relay:
-    """Publishes a store's outbox: new rows when publish() is called, left rows in a thread.
+    """Publishes a store's outbox: new rows when publish() is called, leftover rows in a thread.
 
     During an outage of the broker, callers get no error and do not wait: the rows stay, and the
     thread publishes them when the broker answers again. Until then, new rows wait behind them. The
@@ -93,7 +93,7 @@ class Relay:
         self._wake.set()
 
     def _publish(self, rows: Sequence[Entry]) -> Iterator[int]:
-        """Publish rows after those of their keys that were left; yield what is accepted."""
+        """Publish rows after the leftover rows of their keys; yield the accepted rows."""
         with self._left.before(rows[0].id, rows[-1].id) as left:
             if left is None:
                 return

@@ -97,7 +97,7 @@ class SqlStore(ABC):
                 yield held
 
     def set_up(self) -> None:
-        """Create feedbus's own tables, or bring those of an earlier version up to date."""
+        """Create feedbus's own tables, or upgrade those of an earlier version."""
         with self.transaction():
             done = up_to_date(self, self.where)
         if done:

@@ -52,7 +52,7 @@ class StoreSession(Session):
             Session.close(session)
 
     def commit(self) -> NoReturn:
-        """Refuse: the effects commit with what the handler publishes, after it has returned."""
+        """Refuse: the effects commit together with the handler's messages, after its return."""
         self._refuse("commit")
 
     def rollback(self) -> NoReturn:

@@ -26,7 +26,7 @@ def open_store(
         waiting: a context manager around every wait for a lock of the whole store.
 
     Raises:
-        UsageError: the store cannot be opened as the topology says.
+        UsageError: the store cannot be opened as the topology declares it.
 
     """
     store = _make(topology, application_name, waiting)
@@ -40,7 +40,7 @@ def open_prepared(topology: Topology) -> Store:
     The project's function, which [store] prepare names, may use its models.
 
     Raises:
-        UsageError: the store cannot be opened as the topology says.
+        UsageError: the store cannot be opened as the topology declares it.
 
     """
     store = open_store(topology)
@@ -56,7 +56,7 @@ def ping(topology: Topology) -> None:
 
     Raises:
         StoreOutage: the store does not answer; the text has the reason and what to do.
-        UsageError: the store cannot be opened as the topology says.
+        UsageError: the store cannot be opened as the topology declares it.
 
     """
     store = _make(topology, "feedbus ping", nullcontext)
@@ -70,7 +70,7 @@ def load_driver(topology: Topology) -> None:
     """Import the libraries that open_store() will need, but none of the project's own modules.
 
     Raises:
-        UsageError: as open_store() does.
+        UsageError: see open_store().
 
     """
     if topology.store is not None and topology.store.adapter == PEEWEE:

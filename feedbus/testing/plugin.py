@@ -1,4 +1,4 @@
-"""The pytest plugin: a TestSystem and a RecordingBus for each test that asks for one."""
+"""The pytest plugin: a TestSystem and a RecordingBus for each test that requests one."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class RecordingBus(Bus):
         """Record pairs.
 
         Raises:
-            TypeError: an argument has a wrong type, or one is not a pair of a payload and a key.
+            TypeError: an argument has a wrong type, or an item is not a (payload, key) pair.
             UsageError: there is no such exchange, or a payload or key cannot be published.
 
         """

@@ -129,7 +129,7 @@ class TestSystem:
             replacement: the value that handlers get instead.
 
         Raises:
-            UsageError: no handler of the topology asks for that resource.
+            UsageError: no handler of the topology requests that resource.
 
         """
         self._system.resources.override(resource, replacement)
@@ -196,7 +196,8 @@ class TestSystem:
     def advance(self, seconds: float, *, most: int = MOST_DELIVERIES) -> int:
         """Advance the clock, and handle the messages that are due; return how many deliveries.
 
-        `advance(0)` handles what waits now, and no retry. Raises: as run().
+        `advance(0)` handles what waits now, and no retry. Raises the same
+        errors as run().
         """
         end = self.clock.monotonic() + seconds
         done = self._handle_ready(most)
@@ -241,7 +242,7 @@ class TestSystem:
         fire(self._system.bus, self.topology, chosen, moment)
 
     def published(self, exchange: str | None = None) -> list[Published]:
-        """Return the records that tests and handlers published to an exchange, or to all.
+        """Return the records that tests and handlers published to an exchange, or to all exchanges.
 
         Raises:
             UsageError: there is no such exchange.
@@ -252,7 +253,7 @@ class TestSystem:
         return [each for each in self._published if exchange in {None, each.exchange}]
 
     def handled(self, queue: str | None = None) -> list[Handled]:
-        """Return the records that the handler of a queue, or of all, received, in order.
+        """Return the records that the handlers of a queue, or of all queues, received, in order.
 
         Raises:
             UsageError: there is no such queue.
@@ -262,7 +263,7 @@ class TestSystem:
         return [each for each in self._handled if queue in {None, each.queue}]
 
     def dead_letters(self, queue: str | None = None) -> list[DeadLetter]:
-        """Return the dead letters of a queue, or of all, oldest first within a queue.
+        """Return the dead letters of a queue, or of all queues; the oldest of a queue comes first.
 
         Raises:
             UsageError: there is no such queue.
@@ -283,7 +284,7 @@ class TestSystem:
         return self._system.delayed(exchange)
 
     def retries(self, queue: str | None = None) -> int:
-        """Return how many records of a queue, or of all, wait for their next attempt.
+        """Return how many records of a queue, or of all queues, wait for their next attempt.
 
         Raises:
             UsageError: there is no such queue.

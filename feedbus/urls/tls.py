@@ -23,10 +23,10 @@ class Tls:
     """How a server is verified, and the certificate that is sent to it.
 
     Attributes:
-        ca_certs: a PEM file of the authorities that are trusted, None for the system's.
-        certfile: a PEM file of our own certificate, None for none.
-        keyfile: a PEM file of its key, None if certfile holds both.
-        server_name: the name that the server's certificate must have, "" for the URL's host.
+        ca_certs: a PEM file of the trusted authorities; None for the authorities of the system.
+        certfile: a PEM file of the client certificate; None if there is none.
+        keyfile: a PEM file of its key; None if certfile contains both.
+        server_name: the name that the server's certificate must have, "" for the host of the URL.
         verified: whether certificate and name are verified at all.
 
     """

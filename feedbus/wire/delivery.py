@@ -46,12 +46,12 @@ class Delivery:
         tag: the delivery tag, by which it is settled.
         body: the bytes, as they were published.
         content_type: the content type of the body, if the publisher has set it.
-        message_id: the publisher's; if it is missing or invalid, an id that is derived from the
-            message and the same at each redelivery.
+        message_id: the id that the publisher gave. If it is missing or invalid: an id derived from
+            the message, which is the same at each redelivery.
         exchange: the name on the broker.
-        routing_key: the key that it was published with; text that is not UTF-8 has its bytes as
+        routing_key: the key with which it was published; text that is not UTF-8 has its bytes as
             lone surrogates.
-        headers: the publisher's and the framework's.
+        headers: the headers of the publisher and those of feedbus.
         redelivered: whether it was delivered before.
         consumer_tag: the tag of the subscription.
         properties: AMQP's properties by their names in py-amqp, as the publisher gave them.

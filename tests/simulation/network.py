@@ -17,7 +17,7 @@ from amqp.exceptions import PreconditionFailed
 from feedbus.transports.memory.broker import MemoryBroker, NoUpkeep, Pairs, Presence
 from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.channel import Channel
-from feedbus.transports.sqlite.confirms import Outcome, Returned, Settled
+from feedbus.transports.sqlite.confirms import Confirm, Outcome, Returned
 from feedbus.transports.sqlite.connection import Connection
 from feedbus.transports.sqlite.owners import take_out
 from feedbus.transports.sqlite.ports import NEWS
@@ -185,15 +185,15 @@ class SimulatedChannel(Channel):
         waiting = getattr(self, "_answered", 0)
         single: list[Outcome] = []
         for each in outcomes:
-            if isinstance(each, Settled):
+            if isinstance(each, Confirm):
                 first = waiting + 1 if each.multiple else each.tag
                 nacked = {
-                    one.tag for one in outcomes if isinstance(one, Settled) and not one.multiple
+                    one.tag for one in outcomes if isinstance(one, Confirm) and not one.multiple
                 }
                 tags = list(range(first, each.tag + 1))
                 if each.multiple:
                     tags = [tag for tag in tags if tag not in nacked]
-                single += [Settled(each.event, tag, multiple=False) for tag in tags]
+                single += [Confirm(each.event, tag, multiple=False) for tag in tags]
                 waiting = max(waiting, each.tag)
         self._answered = waiting
         self._network.scheduler.random.shuffle(single)

@@ -83,7 +83,7 @@ def errors_of(error: BaseException) -> dict[str, list[str]]:
 
     Raises:
         Outage: the validator raised it.
-        KeyboardInterrupt: the same. For any other exception, the record is invalid.
+        KeyboardInterrupt: the validator raised it. After other exceptions, the record is invalid.
 
     """
     if isinstance(error, Outage | KeyboardInterrupt):

@@ -26,7 +26,7 @@ def is_pydantic(declared: object) -> bool:
 
 
 class PydanticType(MessageType):
-    """Records are instances of a model, validated as JSON, since that is what a message is."""
+    """Records are instances of a model, validated as JSON, because messages are JSON."""
 
     def __init__(self, declared: type) -> None:
         """Build the validator once.

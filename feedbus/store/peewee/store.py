@@ -49,7 +49,7 @@ class PeeweeStore(SqlStore):
             waiting: a context manager around every wait for a lock of the whole SQLite file.
 
         Raises:
-            UsageError: the URL is not a store's.
+            UsageError: the URL is not that of a store.
 
         """
         self.database: Database = make_database(url, application_name, waiting=waiting)

@@ -1,4 +1,4 @@
-"""The surroundings of a connection to a broker file, and its tables."""
+"""The tables of a broker file, and the ports that a connection to it uses."""
 
 from __future__ import annotations
 

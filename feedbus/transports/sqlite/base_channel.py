@@ -15,11 +15,11 @@ from feedbus.transports.sqlite import delivery, owners
 from feedbus.transports.sqlite.confirms import Outcome, Outgoing
 from feedbus.transports.sqlite.consumers import Consumer, ConsumerGroup
 from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
-from feedbus.transports.sqlite.registration import Member
+from feedbus.transports.sqlite.registration import RegisteredConnection
 from feedbus.transports.sqlite.transactions import Transaction
 
 
-class Held(NamedTuple):
+class Unsettled(NamedTuple):
     """A delivery that a client has not settled yet."""
 
     message: int
@@ -33,7 +33,7 @@ class BaseChannel(StdChannel):
 
     def __init__(
         self,
-        connection: Member,
+        connection: RegisteredConnection,
         channel_id: int,
         inbox: ClaimedMessages,
         *,
@@ -50,7 +50,7 @@ class BaseChannel(StdChannel):
             on_close: called with the number when the channel has closed.
 
         """
-        self.connection: Member | None = connection
+        self.connection: RegisteredConnection | None = connection
         self.channel_id = channel_id
         self._inbox = inbox
         self._confirm_publish = confirm_publish
@@ -63,7 +63,7 @@ class BaseChannel(StdChannel):
         self._group = ConsumerGroup()
         self.no_ack_consumers = set()
         self._prefetch = 0
-        self._held: dict[int, Held] = {}
+        self._held: dict[int, Unsettled] = {}
         self._last_tag = 0
         self._confirming = False
         self._published = 0
@@ -72,7 +72,7 @@ class BaseChannel(StdChannel):
         self._unreported: list[Outcome] = []
 
     @property
-    def _link(self) -> Member:
+    def _link(self) -> RegisteredConnection:
         if self.connection is None or not self.is_open:
             msg = "the channel is closed; open another"
             raise RecoverableConnectionError(msg)

@@ -31,7 +31,7 @@ def bind(
     Raises:
         NotFound: there is no such source or destination exchange.
         AccessRefused: bindings of the default exchange cannot be changed.
-        PreconditionFailed: a weight on a ring that is not a positive integer.
+        PreconditionFailed: the weight of a binding to a ring is not a positive integer.
 
     """
     _check_ends(tx, source, kind, destination)

@@ -8,7 +8,7 @@ from collections import deque
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.delivery import claim, content_of, settle
 from feedbus.transports.sqlite.owners import is_entered
-from feedbus.transports.sqlite.registration import Member
+from feedbus.transports.sqlite.registration import RegisteredConnection
 from feedbus.transports.sqlite.transactions import Transaction
 
 LOADED_AT_ONCE = 50  # size of the bodies in memory, in addition to delivered ones
@@ -17,7 +17,7 @@ LOADED_AT_ONCE = 50  # size of the bodies in memory, in addition to delivered on
 class ClaimedMessages:
     """Claims messages while consumers have room for them, and delivers them one by one."""
 
-    def __init__(self, link: Member) -> None:
+    def __init__(self, link: RegisteredConnection) -> None:
         """Start with no consumers."""
         self.consumers: dict[int, Consumer] = {}
         self._link = link
@@ -72,7 +72,7 @@ class ClaimedMessages:
                 consumer.held = before
             raise
         if not entered:
-            self._link.fence()
+            self._link.lose_registration()
         self._arrivals.extend(found)
         return bool(found)
 

@@ -29,7 +29,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Confirm:
     """A confirm or nack of one message or, with multiple, of all up to it."""
 
     event: str
@@ -59,7 +59,7 @@ class Returned:
             callback(error, content.exchange, content.routing_key, self.outgoing.message)
 
 
-Outcome = Settled | Returned
+Outcome = Confirm | Returned
 
 
 def store(tx: Transaction, outgoing: Sequence[Outgoing]) -> tuple[list[Outcome], NotFound | None]:
@@ -80,9 +80,9 @@ def store(tx: Transaction, outgoing: Sequence[Outgoing]) -> tuple[list[Outcome],
             accepted_tag = item.tag
         elif item.tag:
             if accepted_tag:
-                outcomes.append(Settled("basic_ack", accepted_tag, multiple=True))
+                outcomes.append(Confirm("basic_ack", accepted_tag, multiple=True))
                 accepted_tag = 0
-            outcomes.append(Settled("basic_nack", item.tag, multiple=False))
+            outcomes.append(Confirm("basic_nack", item.tag, multiple=False))
     if accepted_tag:
-        outcomes.append(Settled("basic_ack", accepted_tag, multiple=True))
+        outcomes.append(Confirm("basic_ack", accepted_tag, multiple=True))
     return outcomes, failure

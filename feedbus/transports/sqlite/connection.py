@@ -13,7 +13,7 @@ from feedbus.transports.sqlite.channel import Channel
 from feedbus.transports.sqlite.consumers import Consumer
 from feedbus.transports.sqlite.delivery import put_back
 from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
-from feedbus.transports.sqlite.registration import Member
+from feedbus.transports.sqlite.registration import RegisteredConnection
 
 if TYPE_CHECKING:
     from kombu.connection import Connection as Client
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BASIC_CANCEL = (60, 30)
 
 
-class Connection(Member):
+class Connection(RegisteredConnection):
     """A connection; only one thread may use it at a time."""
 
     channel_type: type[Channel] = Channel
@@ -115,7 +115,7 @@ class Connection(Member):
     def _cancelled(self, consumer: Consumer) -> None:
         self._inbox.forget(consumer)
         if consumer.on_cancel is None:
-            self.heed_again()  # others may have ended too
+            self.read_connections_again()  # others may have ended too
             raise ConsumerCancelled(consumer.tag, BASIC_CANCEL)
         consumer.on_cancel(consumer.tag)
 

@@ -18,7 +18,7 @@ from feedbus.transports.sqlite import delivery, owners, queues
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.message_content import unpack
 from feedbus.transports.sqlite.routing import Queue
-from feedbus.transports.sqlite.base_channel import Held, BaseChannel
+from feedbus.transports.sqlite.base_channel import Unsettled, BaseChannel
 from feedbus.transports.sqlite.transactions import Transaction
 
 
@@ -139,7 +139,7 @@ class ConsumingChannel(BaseChannel):
             headers = message.properties.setdefault("application_headers", {})
             headers["x-delivery-count"] = arrival.returns
         if not arrival.settled:
-            self._held[self._last_tag] = Held(arrival.message, consumer)
+            self._held[self._last_tag] = Unsettled(arrival.message, consumer)
         return message
 
     def basic_get(self, queue: str = "", no_ack: bool = False) -> Any:
@@ -177,7 +177,7 @@ class ConsumingChannel(BaseChannel):
             fenced = held < len(messages) and not owners.is_entered(tx, owner)
         self._released(tags)
         if fenced:
-            self._link.fence()
+            self._link.lose_registration()
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
         """Return a delivery to its position in the queue, or dead-letter it.
@@ -198,7 +198,7 @@ class ConsumingChannel(BaseChannel):
             fenced = not held and not owners.is_entered(tx, owner)
         self._released(tags)
         if fenced:
-            self._link.fence()
+            self._link.lose_registration()
 
     def flow(self, active: bool) -> None:
         """Accept active=True, the normal state; RabbitMQ stops no channel's flow either."""

@@ -14,7 +14,7 @@ PASSES = 4  # steps that remove expired rows, before others may write
 
 
 def expire_head(tx: Transaction, queue: Queue) -> None:
-    """Dead-letter expired messages at a queue's head; like RabbitMQ, stop at the first other.
+    """Dead-letter expired messages at a queue's head; stop at the first that has not expired.
 
     Many expired messages are removed in several steps. The clock stays due until the last one is
     removed, and other connections can write between the steps.

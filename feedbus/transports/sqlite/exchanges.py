@@ -30,7 +30,7 @@ def declare_exchange(
     Raises:
         PreconditionFailed: it exists with other properties.
         InvalidCommand: there is no such type.
-        AccessRefused: the name is the broker's own.
+        AccessRefused: the name is that of a built-in exchange.
 
     """
     if not name:
@@ -65,8 +65,8 @@ def delete_exchange(tx: Transaction, name: str, *, if_unused: bool) -> None:
     """Delete an exchange and its bindings; one that does not exist is not an error.
 
     Raises:
-        PreconditionFailed: if_unused, and it has bindings.
-        AccessRefused: it is the broker's own.
+        PreconditionFailed: if_unused is set, and the exchange has bindings.
+        AccessRefused: it is a built-in exchange.
 
     """
     if not name or name.startswith("amq."):

@@ -13,7 +13,7 @@ class Locks:
     """The locks in the folder next to a broker file; one may be this connection's own."""
 
     def __init__(self, folder: Path) -> None:
-        """Hold none yet."""
+        """Hold no lock yet."""
         self._folder = folder
         self._own: Path | None = None
         self._handle = -1

@@ -40,9 +40,9 @@ def pack(message: Any, exchange: str, routing_key: str | bytes) -> Content:
 
     Raises:
         UnicodeError: the routing key is not UTF-8.
-        FrameSyntaxError: a key too long, a header that AMQP has no type for, or a priority that
-            is not an octet.
-        PreconditionFailed: an expiration that is not a number of milliseconds.
+        FrameSyntaxError: a key is too long, AMQP has no type for a header, or a priority is not an
+            octet.
+        PreconditionFailed: the expiration is not a number of milliseconds.
 
     """
     properties = {name: value for name, value in message.properties.items() if value is not None}

@@ -1,7 +1,8 @@
 """The ports of a connection: time, wake-ups, liveness and maintenance.
 
 A broker file has one implementation (`backend`), for many processes. A broker in memory has
-another (`feedbus.transports.memory`), for the connections of one process. All above is the same.
+another (`feedbus.transports.memory`), for the connections of one process. The modules
+above are the same for both.
 """
 
 from __future__ import annotations

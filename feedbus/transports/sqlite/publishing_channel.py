@@ -8,7 +8,7 @@ from typing import Any
 
 from amqp.exceptions import AMQPNotImplementedError, MessageNacked
 
-from feedbus.transports.sqlite.confirms import Outgoing, Settled, store
+from feedbus.transports.sqlite.confirms import Outgoing, Confirm, store
 from feedbus.transports.sqlite.message_content import pack
 from feedbus.transports.sqlite.base_channel import BaseChannel
 
@@ -68,7 +68,7 @@ class PublishingChannel(BaseChannel):
             link.stir()
 
     def _refuse_nacked(self, tag: int) -> None:
-        nacked = Settled("basic_nack", tag, multiple=False) in self._unreported
+        nacked = Confirm("basic_nack", tag, multiple=False) in self._unreported
         self.report()
         if nacked:
             raise MessageNacked

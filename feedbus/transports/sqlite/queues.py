@@ -25,7 +25,7 @@ def find_queue(
     """Return a queue, or raise the error of RabbitMQ if it does not exist.
 
     Raises:
-        NotFound: there is none.
+        NotFound: the queue does not exist.
         ResourceLocked: the queue is exclusive to another connection.
 
     """
@@ -56,7 +56,7 @@ def declare_queue(
     """Declare a queue; an equal declaration only counts as a use of the queue.
 
     Raises:
-        PreconditionFailed: it exists and differs, or an argument makes no sense.
+        PreconditionFailed: the queue exists and differs, or an argument is invalid.
         ResourceLocked: the queue is exclusive to another connection.
 
     """
@@ -108,7 +108,7 @@ def delete_queue(
     """Delete a queue, its bindings and messages; return how many messages were ready.
 
     Raises:
-        PreconditionFailed: if_unused and it has consumers, or if_empty and it has messages.
+        PreconditionFailed: if_unused is set and it has consumers, or if_empty and it has messages.
 
     """
     where = f"queue '{queue.name}' in vhost '/'"

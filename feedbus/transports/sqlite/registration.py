@@ -26,7 +26,7 @@ SPREAD_SECONDS = 0.004  # so that connections that wait for one clock do not all
 LOOK_SECONDS = 0.05
 
 
-class Member:
+class RegisteredConnection:
     """Writes to the tables, waits for others to write, and leaves the broker when it closes."""
 
     is_blocked = False  # an attribute of RabbitMQ's connections that publishers read
@@ -214,12 +214,12 @@ class Member:
         ((self._owners_seen,),) = self.tables.read("SELECT owners FROM state")
         rows = self.tables.read("SELECT id, pid, namespace FROM owners")
         if self.owner is not None and self.owner not in {owner for owner, _, _ in rows}:
-            self.fence()
+            self.lose_registration()
         if self._watch:
             others = {owner: (pid, namespace) for owner, pid, namespace in rows}
             self._watch.refresh(process_namespace(), others)
 
-    def heed_again(self) -> None:
+    def read_connections_again(self) -> None:
         """Make the next look() read the connections again."""
         self._owners_seen = -1
 
@@ -232,7 +232,7 @@ class Member:
             with self.write() as tx:
                 reap(tx, self.liveness, self.owner)
 
-    def fence(self) -> None:
+    def lose_registration(self) -> None:
         """Stop using the file: others treated this connection as dead, and took its deliveries.
 
         Raises:

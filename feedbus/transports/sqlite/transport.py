@@ -53,7 +53,7 @@ class Management(base.Management):
 
 
 class Transport(base.Transport):
-    """Kombu's virtual transports poll, keep bindings in memory and republish; this one does not.
+    """Kombu's transport for the embedded broker; unlike Kombu's virtual ones, it does not poll.
 
     Its channels have the methods, messages and errors of py-amqp's, so its driver type is amqp.
 
