@@ -17,9 +17,9 @@ import pytest
 from feedbus import broker
 from feedbus.cli.status import gather
 from feedbus.operations import operations_process, queue_depths
-from feedbus.operations.operations_process import OperationsServer
 from feedbus.operations.access_control import Guard
 from feedbus.operations.http_server import CannotListen
+from feedbus.operations.operations_process import OperationsServer
 from feedbus.operations.url_file import write_url
 from feedbus.process.slot_status import mark_holding, mark_waiting
 from feedbus.process.slots import hold_slot

@@ -12,11 +12,11 @@ from hypothesis.strategies import booleans, dictionaries, floats, integers, none
 
 from feedbus import Bus, Message, Records, Reject, Retry, handler
 from feedbus.bus.record_encoding import Encoder
-from feedbus.records.publish_options import envelope_of
 from feedbus.records.packs import Pack
+from feedbus.records.publish_options import envelope_of
 from feedbus.testing import RecordingBus, TestSystem
-from feedbus.wire.constants import JSON, PACK
 from feedbus.wire.amqp_encoding import read_properties, write_properties
+from feedbus.wire.constants import JSON, PACK
 
 TOPOLOGY = """
 name = "shop"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from feedbus.errors import Outage, PublishError, UsageError
+from feedbus.store.migrations import VERSION, found_version
 from feedbus.store.outbox_rows import publish_entries
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.relay import Relay
-from feedbus.store.migrations import VERSION, found_version
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
 from tests.projects import PATIENCE_SECONDS, wait_until

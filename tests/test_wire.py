@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from feedbus.errors import InvalidBody, UsageError
 from feedbus.wire import Delivery, Outgoing
+from feedbus.wire.amqp_encoding import ByteArray, Timestamp, read_properties, write_properties
 from feedbus.wire.constants import (
     ATTEMPT,
     ERRORS,
@@ -27,7 +28,6 @@ from feedbus.wire.constants import (
 )
 from feedbus.wire.failed_messages import errors_text, reason_text
 from feedbus.wire.sealed_message import fitted, sealed
-from feedbus.wire.amqp_encoding import ByteArray, Timestamp, read_properties, write_properties
 from tests import raw_client as raw
 
 PLAIN = {

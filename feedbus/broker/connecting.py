@@ -37,7 +37,9 @@ def load_transport(topology: Topology) -> None:
     broker_of(topology).load()
 
 
-def locked(connection: amqp_protocols.Connection, topology: Topology) -> AbstractContextManager[None]:
+def locked(
+    connection: amqp_protocols.Connection, topology: Topology
+) -> AbstractContextManager[None]:
     """Hold the lock under which rings are switched; it is released when its holder dies.
 
     Raises:

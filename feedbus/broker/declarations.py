@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from feedbus.broker import lookups, weight_padding, queue_arguments
+from feedbus.broker import lookups, queue_arguments, weight_padding
 from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.differences import differing, differs_in, explained, found_in
 from feedbus.broker_names import Names

@@ -43,7 +43,9 @@ class Embedded:
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return opened(Connection(transport=sqlite.Transport, virtual_host=str(self.file)), self.url)
 
-    def locked(self, connection: amqp_protocols.Connection, project: str) -> AbstractContextManager[None]:
+    def locked(
+        self, connection: amqp_protocols.Connection, project: str
+    ) -> AbstractContextManager[None]:
         """Hold a lock on a file next to the broker file, for all projects in it."""
         del connection, project
         return locks.held(Path(f"{self.file}.lock"), LOCK_TIMEOUT_SECONDS)

@@ -41,7 +41,9 @@ class InMemory:
         del beating
         return opened(Connection(transport=memory.Transport, virtual_host=self.name), self.url)
 
-    def locked(self, connection: amqp_protocols.Connection, project: str) -> AbstractContextManager[None]:
+    def locked(
+        self, connection: amqp_protocols.Connection, project: str
+    ) -> AbstractContextManager[None]:
         """Hold the lock of an exclusive queue."""
         return exclusive_queue(connection, f"{project}.lock", self.clock)
 

@@ -97,7 +97,9 @@ class Broker(Protocol):
 
         """
 
-    def locked(self, connection: amqp_protocols.Connection, project: str) -> AbstractContextManager[None]:
+    def locked(
+        self, connection: amqp_protocols.Connection, project: str
+    ) -> AbstractContextManager[None]:
         """Hold a project's lock; it is released when its holder dies.
 
         Raises:

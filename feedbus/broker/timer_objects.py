@@ -12,7 +12,7 @@ from feedbus.broker import declarations, lookups
 from feedbus.broker.connecting import queue_written_seconds
 from feedbus.broker.publisher import publish_all
 from feedbus.broker.timer import exchange_target, exists, place_digits, target_of
-from feedbus.broker.timer_layout import guard_keys, has_guard, place_arguments, forward_arguments
+from feedbus.broker.timer_layout import forward_arguments, guard_keys, has_guard, place_arguments
 from feedbus.broker_names import Names
 from feedbus.clock import Waiting
 from feedbus.logs import EventLog

@@ -13,13 +13,13 @@ from itertools import islice
 from typing import Self, Unpack
 
 from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus
-from feedbus.bus.record_encoding import columnar
 from feedbus.bus.publish_requests import Request
+from feedbus.bus.record_encoding import columnar
 from feedbus.metrics import Metrics
-from feedbus.records.publish_arguments import check_many, check_record
-from feedbus.records.publish_options import envelope_of
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
+from feedbus.records.publish_arguments import check_many, check_record
+from feedbus.records.publish_options import envelope_of
 from feedbus.topology import Topology
 from feedbus.wire.message_options import Envelope, PublishOptions
 

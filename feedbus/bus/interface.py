@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
+from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import check_record
 from feedbus.records.publish_options import envelope_of
-from feedbus.records.payloads import Payload
 from feedbus.wire.message_options import Envelope, PublishOptions
 
 

@@ -13,20 +13,20 @@ from typing import Any, Self, Unpack
 
 from feedbus import broker
 from feedbus.bus.interface import Bus
-from feedbus.bus.record_encoding import columnar
-from feedbus.bus.shared_sender import SharedSender
-from feedbus.bus.publish_requests import Request
 from feedbus.bus.outbox_requests import first_alone, request_of, sent_rows
+from feedbus.bus.publish_requests import Request
+from feedbus.bus.record_encoding import columnar
 from feedbus.bus.sender import Sender
+from feedbus.bus.shared_sender import SharedSender
 from feedbus.bus.transactions import Current, Transaction
 from feedbus.errors import BrokerOutage, StoreOutage
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
 from feedbus.printable import one_line
-from feedbus.records.publish_arguments import check_columns, check_many, check_record
-from feedbus.records.publish_options import envelope_of
 from feedbus.records.packs import Pack, single
 from feedbus.records.payloads import Payload
+from feedbus.records.publish_arguments import check_columns, check_many, check_record
+from feedbus.records.publish_options import envelope_of
 from feedbus.store import NoStore, Store, open_store
 from feedbus.store.leftovers import Leftovers
 from feedbus.store.none import refuse

@@ -12,10 +12,10 @@ from feedbus.broker import timer
 from feedbus.broker_names import Names
 from feedbus.codecs import Codecs
 from feedbus.errors import UsageError
-from feedbus.records.publish_arguments import as_mappings, refuse_keys
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, decode, expands_too_far
 from feedbus.records.payloads import BODY_LIMIT_BYTES, Payload, encode_payload, unencodable
+from feedbus.records.publish_arguments import as_mappings, refuse_keys
 from feedbus.records.raw import RAW
 from feedbus.ring import Ring
 from feedbus.topology import Exchange, Generation, Topology

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Sequence
 
 from feedbus.broker.publisher import Refusal
-from feedbus.bus.publish_requests import Request
 from feedbus.bus.outbox_requests import put_records
+from feedbus.bus.publish_requests import Request
 from feedbus.errors import StoreOutage
 from feedbus.logs import EventLog
 from feedbus.printable import one_line

@@ -128,7 +128,6 @@ def _pairs(
     if keys is not None:
         yield pairs_of_keys(keys, traffic)
         return
-    from feedbus.store.peewee import user_query
 
     if topology.store_url is None:
         msg = "--query: the topology has no database: expected url in [store]"

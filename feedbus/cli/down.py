@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from feedbus.cli.progress import BusyLines
 from feedbus.cli.duration_option import DURATION
+from feedbus.cli.progress import BusyLines
 from feedbus.errors import UsageError
 
 

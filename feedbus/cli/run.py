@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus.cli import Context
+from feedbus.cli.duration_option import DURATION
 from feedbus.cli.name_completion import CONSUMER
 from feedbus.cli.supervised_errors import failures_logged
-from feedbus.cli.duration_option import DURATION
 from feedbus.errors import UsageError
 from feedbus.logs import EventLog, configure
 

@@ -45,12 +45,12 @@ def load(
 
     from feedbus.config.build import build
     from feedbus.config.checks import check
+    from feedbus.config.environment_variables import expand
     from feedbus.config.options import DECLARATION
     from feedbus.config.partial_topology import Draft
     from feedbus.config.problems import Report
     from feedbus.config.syntax_errors import report_unquoted
     from feedbus.config.table_types import load_table, spread
-    from feedbus.config.environment_variables import expand
 
     if text is None:
         text = read(_applied(path, environ))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from itertools import chain
 
-from feedbus.units import write_duration
 from feedbus.config.argument_checks import check_arguments, check_exchange_arguments
 from feedbus.config.external_checks import check_external
 from feedbus.config.key_paths import lookup
@@ -25,6 +24,7 @@ from feedbus.config.schedule_options import check_schedules
 from feedbus.config.server_options import CONSUMER_TIMEOUT_SECONDS
 from feedbus.config.store_checks import check_once, check_store
 from feedbus.topology import HANDLER_TIMEOUT_SECONDS
+from feedbus.units import write_duration
 
 
 def check(draft: Draft) -> None:

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from feedbus.config.options import DECLARATION
-from feedbus.config.table_types import Table, Tables, TableSchema, default_of, options_of, table_schema
+from feedbus.config.table_types import (
+    Table,
+    Tables,
+    TableSchema,
+    default_of,
+    options_of,
+    table_schema,
+)
 
 DRAFT = "http://json-schema.org/draft-07/schema#"  # the one that TOML editors know
 

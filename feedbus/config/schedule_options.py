@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from marshmallow import ValidationError
 
-from feedbus.config.option_types import Option, Text
 from feedbus.config.key_paths import KeyPath
+from feedbus.config.option_types import Option, Text
 from feedbus.config.partial_topology import RING, Draft, Found
 from feedbus.config.problems import Fault, describe, nearest
 from feedbus.cron import Cron, WrongCron

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from feedbus.units import write_duration
 from feedbus.config.partial_topology import Draft, Found, Options
 from feedbus.config.problems import Fault
 from feedbus.topology import KEEP_HANDLED_SECONDS, PEEWEE, SQLALCHEMY, RetryPolicy
+from feedbus.units import write_duration
 
 EXPECTED_IN_STORE = {
     "url": "sqlite:///FILE or postgresql://…",

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from marshmallow import RAISE, Schema, ValidationError
 
-from feedbus.config.option_types import Name, Option
 from feedbus.config.key_paths import KeyPath
+from feedbus.config.option_types import Name, Option
 from feedbus.config.problems import Fault, Report, describe, unknown
 
 LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")  # a link in Markdown, which editors cannot open

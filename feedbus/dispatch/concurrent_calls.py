@@ -9,13 +9,13 @@ from typing import cast
 
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.callee import AsyncCall
+from feedbus.dispatch.concurrent_records import Part, Turn, Work
 from feedbus.dispatch.decoder import Decoded, Fault
 from feedbus.dispatch.dispatch import Dispatch
 from feedbus.dispatch.publications import send_together
 from feedbus.dispatch.sequencer import Sequencer
 from feedbus.dispatch.slow_calls import SlowCalls
 from feedbus.dispatch.waker import Waker
-from feedbus.dispatch.concurrent_records import Part, Turn, Work
 from feedbus.errors import Outage
 from feedbus.handling.event_loop import limit
 from feedbus.handling.resources import Resources

@@ -10,7 +10,7 @@ from typing import Any
 
 from feedbus.codecs import Codecs
 from feedbus.dispatch.callee import Callee
-from feedbus.dispatch.failure_policy import FailurePolicy, Decision
+from feedbus.dispatch.failure_policy import Decision, FailurePolicy
 from feedbus.dispatch.order import Order
 from feedbus.dispatch.ordered_retries import OrderedRetries, Waits
 from feedbus.errors import InvalidBody, Reject

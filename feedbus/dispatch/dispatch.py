@@ -13,8 +13,8 @@ from feedbus.dispatch.callee import callees
 from feedbus.dispatch.dead_handler import DeadHandler
 from feedbus.dispatch.decoder import Decoded, Decoder, Fault, Inputs
 from feedbus.dispatch.equal_messages import EqualMessages
-from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.failed_record_sender import FailedRecordSender
+from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.handler_calls import HandlerCalls
 from feedbus.dispatch.order import Order
 from feedbus.dispatch.ordered_retries import OrderedRetries

@@ -56,7 +56,8 @@ class FailedRecordSender:
                 if note is not None and arrived.decisions:
                     note(arrived.delivery.message_id)
                 arrived.decisions = [
-                    self._dead_handler.before(arrived.delivery, decision) for decision in arrived.decisions
+                    self._dead_handler.before(arrived.delivery, decision)
+                    for decision in arrived.decisions
                 ]
         decisions = [decision for arrived in opened for decision in arrived.decisions]
         messages = [decision.message for decision in decisions if decision.message is not None]
@@ -78,7 +79,9 @@ class FailedRecordSender:
     def _log_dead_letters(self, opened: Sequence[Decoded]) -> None:
         """Log one line for each delivery with records that became dead letters."""
         for arrived in opened:
-            letters = [decision.message for decision in arrived.decisions if decision.is_dead_letter]
+            letters = [
+                decision.message for decision in arrived.decisions if decision.is_dead_letter
+            ]
             if letters and letters[0] is not None:
                 headers = letters[0].headers
                 events.warning(

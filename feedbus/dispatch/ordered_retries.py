@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from feedbus.clock import NANOSECONDS, Clock
-from feedbus.dispatch.failure_policy import DEAD_LETTERED, FailurePolicy, Decision
+from feedbus.dispatch.failure_policy import DEAD_LETTERED, Decision, FailurePolicy
 from feedbus.dispatch.order import Order
 from feedbus.dispatch.waiting_records import BLOCKED as BLOCKED_ATTEMPT
 from feedbus.dispatch.waiting_records import WaitingRecord, WaitingRecords
@@ -283,7 +283,9 @@ class OrderedRetries:
 
     def stops(self, decision: Decision) -> bool:
         """Whether later records of the key have to wait after this decision."""
-        return decision.verdict == "retry" or (self._block_on_dead and decision.verdict in DEAD_LETTERED)
+        return decision.verdict == "retry" or (
+            self._block_on_dead and decision.verdict in DEAD_LETTERED
+        )
 
     def _in_line(
         self, delivery: Delivery, record: Waiting, due_at: float, message: Outgoing

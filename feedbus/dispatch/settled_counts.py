@@ -27,7 +27,9 @@ class SettledCounts:
         for arrived in opened:
             acknowledged, first = len(arrived.pack), "ack"
             if arrived.decisions:
-                failed = Counter(decision.verdict for decision in arrived.decisions if decision.verdict != "wait")
+                failed = Counter(
+                    decision.verdict for decision in arrived.decisions if decision.verdict != "wait"
+                )
                 waiting = sum(decision.verdict == "wait" for decision in arrived.decisions)
                 acknowledged = max(acknowledged - failed.total() - waiting, 0)
                 if waiting and not acknowledged and not failed:

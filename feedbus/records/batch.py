@@ -9,8 +9,8 @@ from itertools import accumulate, chain, repeat
 from typing import Any, Protocol
 
 from feedbus.errors import Drop, Reject, Retry
-from feedbus.records.ids import Ids, pick
 from feedbus.records.attribute_columns import Attributes
+from feedbus.records.ids import Ids, pick
 from feedbus.records.message import Message
 from feedbus.records.parts import PartPublisher
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from feedbus.units import LONGEST_SECONDS, read_duration, write_duration
 from feedbus.errors import LONGEST_WAIT_SECONDS
+from feedbus.units import LONGEST_SECONDS, read_duration, write_duration
 from feedbus.wire.header_checks import checked_headers
 from feedbus.wire.message_options import Envelope, PublishOptions
 from feedbus.wrong_argument import refuse

@@ -8,9 +8,9 @@ from operator import not_
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from feedbus.errors import Drop, Reject, Retry
+from feedbus.records.attribute_columns import Attributes, attributes_of
 from feedbus.records.batch import Batch, Chunk, Origin
 from feedbus.records.ids import Ids
-from feedbus.records.attribute_columns import Attributes, attributes_of
 from feedbus.records.message import Message
 from feedbus.records.parts import PartPublisher
 from feedbus.records.publishing import PublishingRecords

@@ -9,9 +9,9 @@ from feedbus.clock import Clock
 from feedbus.dispatch import Dispatch
 from feedbus.dispatch.single_calls import SingleCalls
 from feedbus.errors import Outage
+from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.crash_guard import CrashGuard
-from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.strain import NONE, Strain
 from feedbus.wire import Delivery
 

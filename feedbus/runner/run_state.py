@@ -12,10 +12,10 @@ from feedbus.dispatch import Dispatch
 from feedbus.errors import Outage, UsageError
 from feedbus.handling.resources import Resources
 from feedbus.logs import EventLog
+from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
-from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.holding import Holding
 from feedbus.runner.limits import Allowance
 from feedbus.runner.waiting_queues import WaitingQueues

@@ -15,11 +15,11 @@ from feedbus.handling.resources import Resources
 from feedbus.handling.routes import HandlerRoutes
 from feedbus.logs import EventLog
 from feedbus.metrics import Metrics
+from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.group_mode import GroupMode
-from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.holding import Holding
 from feedbus.runner.limits import Allowance, Limits
 from feedbus.runner.placement import Placement

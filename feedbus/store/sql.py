@@ -11,9 +11,9 @@ from typing import Any
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import StoreOutage
 from feedbus.store.locks import advisory_lock, file_lock
+from feedbus.store.migrations import up_to_date, upgrade
 from feedbus.store.outages import describe, outage
 from feedbus.store.tables import Cursor, Dialect, SqlInbox, SqlOutbox
-from feedbus.store.migrations import up_to_date, upgrade
 
 SET_UP_SECONDS = 60.0
 

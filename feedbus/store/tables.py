@@ -8,9 +8,9 @@ from itertools import islice
 from typing import Any, Literal, Protocol, Unpack
 
 from feedbus.clock import Clock
+from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import check_record
 from feedbus.records.publish_options import envelope_of
-from feedbus.records.payloads import Payload
 from feedbus.store.protocol import Entry
 from feedbus.wire.message_options import PublishOptions
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feedbus.errors import FeedbusError
-from feedbus.name_list import listed
 from feedbus.logs import EventLog
+from feedbus.name_list import listed
 from feedbus.supervisor.command_processes import run_command
 from feedbus.supervisor.supervision import Supervision
 from feedbus.supervisor.watcher import ProcessWatcher

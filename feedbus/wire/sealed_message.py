@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from feedbus.errors import UsageError
+from feedbus.wire.amqp_encoding import read_properties, write_properties
 from feedbus.wire.constants import ERRORS, FAILED_AT, OF_FAILURES, REASON, SEALED
 from feedbus.wire.outgoing_message import Outgoing
-from feedbus.wire.amqp_encoding import read_properties, write_properties
 
 FRAME_OVERHEAD = 8 + 12  # a frame's own bytes, and those of a content header before its properties
 SHORT_REASON = 200

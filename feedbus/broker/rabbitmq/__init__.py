@@ -58,7 +58,9 @@ class RabbitMQ:
                 return opened(_connection(node, beating=beating), node)
         return opened(_connection(last, beating=beating), last)
 
-    def locked(self, connection: amqp_protocols.Connection, project: str) -> AbstractContextManager[None]:
+    def locked(
+        self, connection: amqp_protocols.Connection, project: str
+    ) -> AbstractContextManager[None]:
         """Hold the lock of an exclusive queue."""
         return exclusive_queue(connection, f"{project}.lock", self.clock)
 

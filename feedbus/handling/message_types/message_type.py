@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from feedbus.errors import Outage, described
-from feedbus.records.batch import Chunk
 from feedbus.records.attribute_columns import Attributes
+from feedbus.records.batch import Chunk
 from feedbus.records.packs import Pack
 
 Reads = Literal["object", "text", "bytes"]

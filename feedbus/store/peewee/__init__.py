@@ -1,6 +1,5 @@
 """The store on SQLite or PostgreSQL by peewee; the project's models can use it too."""
 
-from feedbus.store.peewee.user_query import reading
 from feedbus.store.peewee.store import (
     PeeweeStore,
     bind,
@@ -10,6 +9,7 @@ from feedbus.store.peewee.store import (
     on_postgres,
     transaction,
 )
+from feedbus.store.peewee.user_query import reading
 
 __all__ = [
     "PeeweeStore",

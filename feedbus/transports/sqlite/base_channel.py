@@ -12,9 +12,9 @@ from amqp.exceptions import ConnectionError as BrokenConnection
 from kombu.transport.base import StdChannel
 
 from feedbus.transports.sqlite import delivery, owners
+from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.confirms import Outcome, Outgoing
 from feedbus.transports.sqlite.consumers import Consumer, ConsumerGroup
-from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.registration import RegisteredConnection
 from feedbus.transports.sqlite.transactions import Transaction
 

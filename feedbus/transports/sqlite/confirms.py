@@ -8,8 +8,8 @@ from typing import Any
 
 from amqp.exceptions import ChannelError, NotFound, error_for_code
 
-from feedbus.transports.sqlite.message_content import Content
 from feedbus.transports.sqlite.deadletter import put
+from feedbus.transports.sqlite.message_content import Content
 from feedbus.transports.sqlite.transactions import Transaction
 
 NO_ROUTE = 312

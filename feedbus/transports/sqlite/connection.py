@@ -10,9 +10,9 @@ from amqp.exceptions import ConsumerCancelled
 
 from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.channel import Channel
+from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.consumers import Consumer
 from feedbus.transports.sqlite.delivery import put_back
-from feedbus.transports.sqlite.claimed_messages import ClaimedMessages
 from feedbus.transports.sqlite.registration import RegisteredConnection
 
 if TYPE_CHECKING:

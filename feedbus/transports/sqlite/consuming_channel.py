@@ -15,10 +15,10 @@ from amqp.exceptions import (
 )
 
 from feedbus.transports.sqlite import delivery, owners, queues
+from feedbus.transports.sqlite.base_channel import BaseChannel, Unsettled
 from feedbus.transports.sqlite.consumers import Arrival, Consumer
 from feedbus.transports.sqlite.message_content import unpack
 from feedbus.transports.sqlite.routing import Queue
-from feedbus.transports.sqlite.base_channel import Unsettled, BaseChannel
 from feedbus.transports.sqlite.transactions import Transaction
 
 

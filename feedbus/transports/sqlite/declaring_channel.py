@@ -10,9 +10,9 @@ from typing import Any
 from amqp.protocol import queue_declare_ok_t
 
 from feedbus.transports.sqlite import bindings, delivery, exchanges, queues
+from feedbus.transports.sqlite.base_channel import BaseChannel
 from feedbus.transports.sqlite.message_content import check_key
 from feedbus.transports.sqlite.routing import EXCHANGE, QUEUE
-from feedbus.transports.sqlite.base_channel import BaseChannel
 
 
 class DeclaringChannel(BaseChannel):

@@ -8,9 +8,9 @@ from typing import Any
 
 from amqp.exceptions import AMQPNotImplementedError, MessageNacked
 
-from feedbus.transports.sqlite.confirms import Outgoing, Confirm, store
-from feedbus.transports.sqlite.message_content import pack
 from feedbus.transports.sqlite.base_channel import BaseChannel
+from feedbus.transports.sqlite.confirms import Confirm, Outgoing, store
+from feedbus.transports.sqlite.message_content import pack
 
 BUFFERED_MESSAGES = 500
 BUFFERED_BYTES = 8_000_000
