@@ -300,7 +300,7 @@ class Generation:
 
     @cached_property
     def digest(self) -> str:
-        """Eight hex digits; they differ if the placement of keys or the queue arguments may differ."""
+        """Eight hex digits; they differ if placement or the arguments of the queues may differ."""
         shape = [self.shape] if self.shape else []
         text = json.dumps([*self.members, self.turn, *shape], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -342,7 +342,7 @@ class Topology:
 
     @cached_property
     def consumers(self) -> Mapping[str, Consumer]:
-        """Every consumer by name, in the order of the file; shards in the order of their numbers."""
+        """Every consumer by name, in the order of the file; shards by their numbers."""
         found: dict[str, Consumer] = {}
         for queue in self.queues.values():
             if queue.shards is None:

@@ -128,6 +128,7 @@ def _pairs(
     if keys is not None:
         yield pairs_of_keys(keys, traffic)
         return
+    from feedbus.store.peewee import reading
 
     if topology.store_url is None:
         msg = "--query: the topology has no database: expected url in [store]"

@@ -1,8 +1,8 @@
 """Locks on files, which the kernel releases when their holder ends for any reason.
 
 There are two kinds. A lock on an open file (flock) ends when every copy of its descriptor is
-closed, also the copies of forked children. A record lock (lockf) belongs to one process: its children do
-not hold the lock, and the kernel knows the holder.
+closed, also the copies of forked children. A record lock (lockf) belongs to one process: its
+children do not hold the lock, and the kernel knows the holder.
 """
 
 from __future__ import annotations
