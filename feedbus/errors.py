@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from feedbus.printable import printable, printable_lines
 from feedbus.wrong_argument import refuse
 
 LONGEST_WAIT_SECONDS = 366 * 24 * 3600
@@ -41,7 +42,7 @@ class Problem:
         table = f" [{self.table}]" if self.table else ""
         key = f" {self.key}:" if self.key else ""
         hint = f"; did you mean '{self.suggestion}'?" if self.suggestion else ""
-        return f"{where}{table}{key} {self.message}{hint}"
+        return printable(f"{where}{table}{key} {self.message}{hint}")
 
 
 class TopologyError(FeedbusError):
@@ -161,3 +162,12 @@ def described(error: BaseException) -> str:
     if text.startswith(f"{name}, whose text raised "):
         return text
     return f"{name}: {text}" if text else name
+
+
+def error_text(error: Exception) -> str:
+    """Return what a command prints of an error: one line, or one for each problem of a topology."""
+    problems = error.problems if isinstance(error, TopologyError) else ()
+    if not problems:
+        return f"error: {printable_lines(str(error))}"
+    count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
+    return f"error: {count} in the topology\n{printable_lines(str(error))}"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from feedbus.errors import TopologyError
-
 
 def printable(text: str) -> str:
     r"""Return text with an escape for each character that is not printable, such as \n or \x1b.
@@ -27,15 +25,6 @@ def printable_lines(text: str) -> str:
 def one_line(text: object) -> str:
     """Return text, such as that of an error, in one line: a space for each run of white space."""
     return " ".join(str(text).split())
-
-
-def error_text(error: Exception) -> str:
-    """Return what a command prints of an error: one line, or one for each problem of a topology."""
-    problems = error.problems if isinstance(error, TopologyError) else ()
-    if not problems:
-        return f"error: {printable_lines(str(error))}"
-    count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
-    return f"error: {count} in the topology\n{printable_lines(str(error))}"
 
 
 def _escaped(character: str) -> str:

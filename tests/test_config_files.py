@@ -100,6 +100,12 @@ def test_a_value_is_found_however_toml_spells_its_path(tmp_path, written):
         ("name = [1,\n▸", "this is not TOML: invalid value"),
         ("a = 1\n\n[x▸\ny = 2", "this is not TOML: expected ']' at the end of a table declaration"),
         ("▸é = 1\n", "this is not TOML: invalid statement"),
+        (
+            "a = 1▸]\nb = 2\n",
+            "this is not TOML: expected newline or end of document after a statement",
+        ),
+        ("a ▸b = 1\n", "this is not TOML: expected '=' after a key in a key/value pair"),
+        ('["a\\q▸"]\nb = 2\n', "this is not TOML: unescaped '\\' in a string"),
     ],
     ids=[
         "no value",
@@ -113,10 +119,18 @@ def test_a_value_is_found_however_toml_spells_its_path(tmp_path, written):
         "cut off",
         "a bracket open",
         "a bare key beyond ASCII",
+        "a bracket too many",
+        "two words",
+        "an escape in a header",
     ],
 )
 def test_a_file_that_is_not_toml_is_reported_with_its_line_and_column(tmp_path, marked, reported):
     assert_reported(tmp_path, marked, reported)
+
+
+def test_a_problem_is_one_line_whatever_the_value_contains(tmp_path):
+    (problem,) = problems_of(write(tmp_path, START + FEED + 'shards = "x\\ny\\u001b"\n'))
+    assert str(problem).endswith(r"got 'x\ny\x1b'")
 
 
 def test_a_name_with_a_dot_that_is_not_in_quotes_is_the_only_problem_of_its_table(tmp_path):

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from feedbus import __version__
-from feedbus.errors import FeedbusError
-from feedbus.printable import error_text
+from feedbus.errors import FeedbusError, error_text
 from feedbus.process import interrupts
 
 if TYPE_CHECKING:

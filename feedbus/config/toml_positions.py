@@ -1,4 +1,7 @@
-"""Find the line and column of every table, key and value of a TOML text that parses."""
+"""Find the line and column of every table, key and value of a TOML text.
+
+The text may have syntax errors: what cannot be read there has no position of its own.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,9 @@ class Places:
         return write(path[:length]), write(path[length:])
 
     def _table(self, node: Node, arrays: dict[KeyPath, int]) -> None:
-        header = next(child for child in node.named_children if child.type in KEYS)
+        header = next((child for child in node.named_children if child.type in KEYS), None)
+        if header is None or header.has_error:
+            return
         path = self._name(header, (), arrays)
         if node.type == "table_array_element":
             arrays[path] = arrays.get(path, -1) + 1
@@ -71,6 +76,8 @@ class Places:
                 self._pair(child, path)
 
     def _pair(self, node: Node, base: KeyPath) -> None:
+        if node.has_error:
+            return
         key, value = named(node)
         path = self._name(key, base, {})
         self._once(path, self._at(key))
@@ -143,6 +150,9 @@ def parts(node: Node) -> list[Node]:
 
 
 def decode(node: Node) -> str:
-    """Return the text of a part of a key."""
+    """Return the text of a part of a key; with its quotes if TOML does not allow it."""
     text = (node.text or b"").decode()
-    return text if node.type == "bare_key" else next(iter(tomllib.loads(f"{text} = 0")))
+    try:
+        return text if node.type == "bare_key" else next(iter(tomllib.loads(f"{text} = 0")))
+    except tomllib.TOMLDecodeError:
+        return text

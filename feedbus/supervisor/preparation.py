@@ -11,8 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from feedbus.errors import FeedbusError
-from feedbus.printable import error_text
+from feedbus.errors import FeedbusError, error_text
 from feedbus.supervisor.forks import ForkServer, Program
 from feedbus.topology import Topology
 
