@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from feedbus.errors import BrokerOutage
 from feedbus.metrics import Metrics
 from feedbus.records import Records
 from feedbus.runner.reading import Reading
-from feedbus.store.peewee import bound
-from tests.systems import BATCH, System, on_broker, publish_confirmed, queue
+from feedbus.store.peewee import PeeweeStore, bind, bound
+from tests.systems import BATCH, System, closing_store, on_broker, publish_confirmed, queue
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
@@ -44,6 +46,27 @@ def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
     assert system.seen == [1, 1]
     assert system.ready()["next"] == 2
     assert bound().outbox.pending() == []
+
+
+def test_a_wait_to_remove_rows_that_were_sent_does_not_count_as_time_of_the_handler(
+    tmp_path: Path,
+) -> None:
+    system = System.at(
+        tmp_path, queue(once=True), queue("next", exchange="other", routing_keys=("n",))
+    )
+    rows: list[int] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        with closing(sqlite3.connect(tmp_path / "store.db")) as other:
+            rows.extend(other.execute("SELECT count(*) FROM feedbus_outbox").fetchone())
+        yield
+
+    system.store = bind(PeeweeStore(f"sqlite:///{tmp_path}/store.db", waiting=waiting))
+    system.publish([1])
+    with closing_store():
+        system.run(lambda message, bus: bus.publish("other", message, "n"))
+    assert rows[-1] == 1
 
 
 def test_a_repeat_in_the_same_batch_has_no_second_effect_on_a_queue_that_says_once(

@@ -39,6 +39,16 @@ def test_the_sqlite_file_is_for_its_owner_alone_and_its_folder_is_made(tmp_path:
     assert set(modes.values()) == {0o600}
 
 
+def test_connections_of_threads_that_have_ended_are_closed(tmp_path: Path):
+    store = bind(PeeweeStore(f"sqlite:///{tmp_path}/feeds.db"))
+    for _ in range(5):
+        thread = threading.Thread(target=database.execute_sql, args=["SELECT 1"])
+        thread.start()
+        thread.join()
+    assert len(store.database._opened) == 1
+    close_bound()
+
+
 def test_a_process_that_leaves_does_not_take_the_log_of_those_that_stay(tmp_path: Path):
     path = tmp_path / "feeds.db"
     ask = (

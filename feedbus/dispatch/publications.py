@@ -103,7 +103,7 @@ class Publications(Spool):
             raise_refused(self._sender.send(self))
             self.clear()
         if self._rows:
-            self._store.outbox.remove(self._rows)
+            self._remove(self._rows)
             self._rows = []
             if self._left is not None:
                 self._left.end(self)
@@ -123,8 +123,16 @@ class Publications(Spool):
             messages += encoded
         for refusal in self._sender.send(messages):
             rows.pop(id(refusal.message), None)
-        self._store.outbox.remove(list(rows.values()))
+        self._remove(list(rows.values()))
         return len(rows) == len(entries)
+
+    def _remove(self, rows: Sequence[int]) -> None:
+        """Remove rows that were sent.
+
+        In a transaction, a wait for the store's lock does not count as time of the handler.
+        """
+        with self._store.transaction():
+            self._store.outbox.remove(rows)
 
     @property
     def plain(self) -> bool:

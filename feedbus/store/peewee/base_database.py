@@ -18,9 +18,9 @@ class Database(peewee.Database):
     """A database that begins a transaction with its first statement, and reconnects by itself.
 
     Before it, a transaction needs neither a connection nor a lock. After an outage, a connection is
-    dropped, and the next use connects again. Each thread has its own connection. Threads live as
-    long as their process, so there are as many connections as threads. A connection is not checked
-    by SELECT 1 before each use, as in a pool.
+    dropped, and the next use connects again. Each thread has its own connection. Those of threads
+    that have ended are closed when another thread connects. A connection is not checked by SELECT 1
+    before each use, as in a pool.
     """
 
     def __init__(self, database: str, *, where: str, **options: Any) -> None:
@@ -34,7 +34,12 @@ class Database(peewee.Database):
     def _connect(self) -> Any:
         connection = super()._connect()  # type: ignore[misc]  # inner, not in the stubs
         with self._opened_lock:
+            ended = [key for key, (thread, _) in self._opened.items() if not thread.is_alive()]
+            left = [self._opened.pop(key)[1] for key in ended]
             self._opened[id(connection)] = threading.current_thread(), connection
+        for each in left:
+            with suppress(Exception):  # the server may have closed it already
+                each.close()
         return connection
 
     def _close(self, conn: Any) -> None:
