@@ -15,11 +15,13 @@ ON_A_BROKER := tests/conformance tests/integration tests/chaos tests/test_runner
 SEED_OF_ORDER := $(or $(FEEDBUS_CHAOS_SEED),20)
 ORDER := dist/order/seed-$(SEED_OF_ORDER)
 
+CHAOS_ROWS := $(addprefix chaos-,$(shell grep -o '^    "[a-z]*": Row' tests/chaos/faults/rows.py | cut -d '"' -f 2))
+
 UNIT := tests/test_*.py -m "not (integration or chaos or browser or processes)" -rfE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up check docs test coverage test-all model simulate chaos order order-embedded order-classic order-quorum hosts fuzz lint cluster bench bench-short clean
+.PHONY: help demo up check docs test coverage test-all model simulate chaos chaos-all $(CHAOS_ROWS) order order-embedded order-classic order-quorum hosts fuzz lint cluster bench bench-short clean
 
 help:  ## this list
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -45,6 +47,7 @@ coverage: $(VENV)/.dev  ## all tests, and which lines and branches none of them 
 test-all: $(VENV)/.dev  ## all tests and models; then those of the broker on each RabbitMQ that is installed
 	@sh servers/install.sh all
 	@$(MAKE) test model
+	@FEEDBUS_CHAOS_ROWS=all $(PYTEST) tests/chaos/faults $(PYTEST_ARGS)
 	@for version in $$($(BIN)/python -m servers.versions); do \
 		echo "RabbitMQ $$version" && FEEDBUS_RABBITMQ_VERSIONS=$$version $(PYTEST) $(ON_A_BROKER) $(PYTEST_ARGS) || exit 1; \
 	done
@@ -58,9 +61,11 @@ simulate: $(VENV)/.dev  ## the real code under a scheduler that seeds decide: SE
 cluster: $(VENV)/.dev  ## three RabbitMQ nodes and two hosts that die in turn, three times over
 	@FEEDBUS_CLUSTER_ROUNDS=3 $(BIN)/python -m pytest tests/chaos/cluster $(PYTEST_ARGS)
 
-chaos: $(VENV)/.dev  ## reshard under a million records, killing what can be killed
+chaos: order chaos-all  ## every fault under full load, on each broker; what has passed is not run again: SEED=20 SIZE=records COLUMN=embedded
+
+chaos-all $(CHAOS_ROWS): chaos-%: $(VENV)/.dev
 	@sh servers/install.sh
-	@FEEDBUS_CHAOS_RECORDS=$${FEEDBUS_CHAOS_RECORDS:-1000000} $(BIN)/python -m pytest -s tests/chaos $(PYTEST_ARGS)
+	@$(BIN)/python -m tests.chaos.faults $* $(if $(SEED),--seed $(SEED)) $(if $(SIZE),--size $(SIZE)) $(if $(COLUMN),--column $(COLUMN))
 
 order: order-embedded order-classic order-quorum  ## the order test with a million records; what has passed is not run again
 

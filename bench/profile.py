@@ -22,7 +22,7 @@ import psutil
 from bench.runs import feeds
 from bench.scale import FULL
 from bench.stage import EMBEDDED, SERVERS, Stage
-from bench.system import System
+from bench.system import System, name_of
 
 SHARD = re.compile(r"_\d+$")
 WATCHED = ("publish_tweet", "update_feed_0", "send_notification.email")
@@ -72,7 +72,7 @@ def _used(stage: Stage, system: System) -> Mapping[tuple[str, int], float]:
                 times = process.cpu_times()
                 used[name(process), process.pid] = times.user + times.system
 
-    add(lambda process: SHARD.sub("", system.name(process)), list(system.processes()))
+    add(lambda process: SHARD.sub("", name_of(process)), list(system.processes()))
     for server in (stage.postgres.process, stage.rabbitmq._process):  # noqa: SLF001 -- its pid
         if server is not None:
             root = psutil.Process(server.pid)
@@ -93,7 +93,7 @@ def _spied(system: System, folder: Path, stacks: dict[str, Counter[str]]) -> Ite
     spy = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
     spies: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
     for process in system.processes() if spy else ():
-        name = system.name(process)
+        name = name_of(process)
         if name in WATCHED:
             path = folder / f"{name}.stacks"
             words = (

@@ -16,10 +16,33 @@ import psutil
 from bench.stage import Place, Stage
 from feedbus.process.file_locks import lock_holder
 from feedbus.supervisor.arbiter import lock_path
+from feedbus.topology import Topology
 from web.demo.running import Running
 
 PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 ENDED = (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError)
+
+
+def processes(topology: Topology) -> Sequence[psutil.Process]:
+    """Return the supervisor of a topology and all its processes, none when it has ended."""
+    pid = lock_holder(lock_path(topology))
+    try:
+        supervisor = psutil.Process(pid) if pid else None
+        return [supervisor, *supervisor.children(recursive=True)] if supervisor else []
+    except psutil.NoSuchProcess:
+        return []
+
+
+def name_of(process: psutil.Process) -> str:
+    """Name a process by what it runs."""
+    words = " ".join(process.cmdline()).split()  # a process that was forked has one text
+    if "run" in words and "feedbus" in words:
+        return words[words.index("run") + 1]
+    if "operations" in words:
+        return "operations"
+    if {"fork", "server"} <= {*words} or "feedbus.supervisor.forkserver" in words:
+        return "fork server"
+    return "supervisor" if {"up", "circusd"} & {*words} else "web"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +54,9 @@ class System:
 
     def processes(self) -> Sequence[psutil.Process]:
         """Return the supervisor and all its processes."""
-        pid = lock_holder(lock_path(self.place.topology))
-        assert pid, "the supervisor is gone"
-        supervisor = psutil.Process(pid)
-        return [supervisor, *supervisor.children(recursive=True)]
+        found = processes(self.place.topology)
+        assert found, "the supervisor is gone"
+        return found
 
     def peak_bytes(self) -> dict[str, int]:
         """Return the most memory that each process has held so far, by what it runs."""
@@ -42,19 +64,10 @@ class System:
         for process in self.processes():
             with contextlib.suppress(*ENDED):
                 found = PEAK.search(Path(f"/proc/{process.pid}/status").read_text())
-                name = self.name(process)
+                name = name_of(process)
                 if found:
                     peaks[name] = max(peaks.get(name, 0), int(found[1]) * 1024)
         return peaks
-
-    def name(self, process: psutil.Process) -> str:
-        """Name a process by what it runs."""
-        words = " ".join(process.cmdline()).split()  # a process that was forked has one text
-        if "run" in words and "feedbus" in words:
-            return words[words.index("run") + 1]
-        if "operations" in words:
-            return "operations"
-        return "supervisor" if "up" in words else "web"
 
     def pss_bytes(self) -> int:
         """Return the memory that the processes take in all, what they share counted once."""

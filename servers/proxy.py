@@ -1,4 +1,4 @@
-"""A TCP proxy that can fall silent: it keeps old connections open and swallows their bytes."""
+"""A TCP proxy that can cut connections, or keep them open and swallow their bytes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ class SilentProxy:
         """Forward nothing more on the connections of now; later ones pass."""
         self._passing.set()
         self._passing = threading.Event()
+
+    def cut(self) -> None:
+        """Close the connections of now; later ones pass."""
+        sockets, self._sockets = self._sockets, []
+        _close(sockets)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -51,7 +56,11 @@ class SilentProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        _close([self._listener, *self._sockets])
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -150,3 +152,20 @@ def waiting(site: Site, consumer: str) -> int:
     """Count what waits in a consumer's queue, asking the broker again."""
     with broker.connect(site.topology) as connection:
         return depths_of(connection, site.topology)[consumer].ready
+
+
+def drive_by_schemathesis(port: int, folder: Path, *arguments: str) -> str:
+    """Run schemathesis against a site, the same cases each time, and return what it printed."""
+    command = Path(sys.executable).with_name("st")
+    process = subprocess.run(
+        [
+            *(str(command), "run", f"http://127.0.0.1:{port}/openapi.json"),
+            *("--checks", "all", "--generation-deterministic", "--no-color", *arguments),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout

@@ -2,40 +2,19 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from feedbus.operations.access_control import Guard
-from tests.projects import PATIENCE_SECONDS
-from tests.site import Site, fresh_site
+from tests.site import drive_by_schemathesis, fresh_site
 from web.openapi import build
 
-
-def drive(site: Site, folder: Path, *arguments: str) -> str:
-    """Run schemathesis against a site, the same cases each time, and return what it printed."""
-    command = Path(sys.executable).with_name("st")
-    process = subprocess.run(
-        [
-            *(str(command), "run", f"http://127.0.0.1:{site.port}/openapi.json"),
-            *("--checks", "all", "--generation-deterministic"),
-            *("--max-examples", "25", "--no-color", *arguments),
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
-    return process.stdout
+MOST = ("--max-examples", "25")
 
 
 def test_schemathesis_finds_no_fault_in_any_operation(tmp_path):
     with fresh_site(tmp_path) as site:
-        reported = drive(site, tmp_path)
+        reported = drive_by_schemathesis(site.port, tmp_path, *MOST)
     assert "Operations:       7 selected / 7 total" in reported  # all but the document itself
     generated = re.search(r"(\d+) generated, \1 passed", reported)
     assert generated, reported
@@ -45,9 +24,8 @@ def test_schemathesis_finds_no_fault_in_any_operation(tmp_path):
 
 def test_schemathesis_finds_no_way_around_the_token(tmp_path):
     with fresh_site(tmp_path, Guard(b"s3cret", loopback=False)) as site:
-        reported = drive(
-            site, tmp_path, "-H", "Authorization: Bearer s3cret", "--phases", "coverage"
-        )
+        token = ("-H", "Authorization: Bearer s3cret")
+        reported = drive_by_schemathesis(site.port, tmp_path, *MOST, *token, "--phases", "coverage")
     assert re.search(r"(\d+) generated, \1 passed", reported), reported
 
 

@@ -18,15 +18,23 @@ from feedbus.topology import Topology
 READY_SECONDS = 40.0
 STOP_SECONDS = 30.0
 LOOK_SECONDS = 0.1
-RESTARTS = 20
+MOST_STARTS = 20
 
 
 class Running:
     """`feedbus up` as a child process, started again when something kills it."""
 
-    def __init__(self, topology: Topology, environment: Mapping[str, str], log: Path) -> None:
-        """Start it; its output goes to a log."""
+    def __init__(
+        self,
+        topology: Topology,
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        most_starts: int = MOST_STARTS,
+    ) -> None:
+        """Start it; its output goes to a log, and after most_starts it stays down."""
         self._topology = topology
+        self._most_starts = most_starts
         self._environment = dict(environment)
         self._log = log
         self._output: IO[bytes] | None = None
@@ -61,7 +69,7 @@ class Running:
         """
         if self._child is not None and self._child.poll() is None:
             return
-        if self._starts >= RESTARTS:
+        if self._starts >= self._most_starts:
             msg = f"feedbus up ended {self._starts} times; its last words are in {self._log}"
             raise FeedbusError(msg)
         self._start()

@@ -1,14 +1,26 @@
 """A publisher in a process of its own: round after round, each of its keys gets its next number.
 
 python -m tests.chaos.reshard.publishing KIND TOPOLOGY FIRST LAST ROUNDS RATE REPORTED STOP
+
+KIND:
+    bus: through a LiveBus, in packs; what is uncertain is published again, as other messages.
+    foreign: as a client that knows nothing of feedbus, in messages without an id.
+    identified: the same with message ids; what is uncertain is published again under its ids.
+    web: by requests to a web process, which are repeated until they are answered.
+
+A publisher that was killed goes on with the round after the last one that it has reported.
+FEEDBUS_CHAOS_COPIES is how often everything is published, 1 by default.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +31,8 @@ from feedbus.errors import Outage
 
 Pairs = list[tuple[dict[str, Any], str]]
 AT_ONCE = 300
+CONFIRM_SECONDS = 30.0
+REQUEST_SECONDS = 30.0
 
 
 def through_the_bus(path: Path) -> Callable[[Pairs], None]:
@@ -37,11 +51,36 @@ def through_the_bus(path: Path) -> Callable[[Pairs], None]:
     return publish
 
 
+def through_the_web(path: Path) -> Callable[[Pairs], None]:
+    """Ask a web process to publish, under a name by which it recognises a repetition."""
+    port = int(os.environ["CHAOS_WEB_PORT"])
+
+    def publish(pairs: Pairs) -> None:
+        first = pairs[0][0]
+        body = json.dumps({"name": f"{first['key']}:{first['number']}", "pairs": pairs})
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_SECONDS)
+            try:
+                connection.request("POST", "/", body)
+                if connection.getresponse().status == http.client.NO_CONTENT:
+                    return
+            except (OSError, http.client.HTTPException) as error:
+                sys.stderr.write(f"web publisher: {error!r}\n")
+            finally:
+                connection.close()
+            time.sleep(0.2)
+
+    return publish
+
+
 class Foreign:
     """A client that knows nothing of feedbus but an exchange's name."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, path: Path, *, identified: bool = False) -> None:
+        topology = config.load(path)
+        self._url = topology.broker_url.reveal()
+        self._exchange = f"{topology.name}.ring"
+        self._identified = identified
         self._connection: Any = None
 
     def __call__(self, pairs: Pairs) -> None:
@@ -87,13 +126,14 @@ class Foreign:
         import amqp
 
         for payload, key in pairs:
+            own = {"message_id": f"{key}:{payload['number']}"} if self._identified else {}
             message = amqp.Message(
-                json.dumps(payload), content_type="application/json", delivery_mode=2
+                json.dumps(payload), content_type="application/json", delivery_mode=2, **own
             )
             self._tag += 1
             self._unconfirmed.add(self._tag)
-            self._channel.basic_publish(message, "arena.ring", key)
-        deadline = time.monotonic() + 30
+            self._channel.basic_publish(message, self._exchange, key)
+        deadline = time.monotonic() + CONFIRM_SECONDS
         while self._unconfirmed:
             if time.monotonic() > deadline:
                 msg = f"{len(self._unconfirmed)} unconfirmed"
@@ -104,23 +144,31 @@ class Foreign:
                 continue
 
 
+PUBLISHERS: dict[str, Callable[[Path], Callable[[Pairs], None]]] = {
+    "bus": through_the_bus,
+    "foreign": Foreign,
+    "identified": partial(Foreign, identified=True),
+    "web": through_the_web,
+}
+
+
 def main() -> None:
     """Publish until there are enough rounds and somebody says stop."""
     kind, topology, first, last, rounds, rate, reported, stop = sys.argv[1:]
-    path = Path(topology)
     keys = [f"key-{number}" for number in range(int(first), int(last))]
-    url = config.load(path).broker_url.reveal()
-    publish = through_the_bus(path) if kind == "bus" else Foreign(url)
-    number, started = 0, time.monotonic()
+    copies = int(os.environ.get("FEEDBUS_CHAOS_COPIES", "1"))
+    publish = PUBLISHERS[kind](Path(topology))
+    number = begun = int(Path(reported).read_text()) if Path(reported).exists() else 0
+    started = time.monotonic()
     while number < int(rounds) or not Path(stop).exists():
         for start in range(0, len(keys), AT_ONCE):
-            publish(
-                [({"key": key, "number": number}, key) for key in keys[start : start + AT_ONCE]]
-            )
+            pairs = [({"key": key, "number": number}, key) for key in keys[start : start + AT_ONCE]]
+            for _ in range(copies):
+                publish(pairs)
         number += 1
         Path(reported + ".new").write_text(str(number))
         Path(reported + ".new").replace(reported)
-        time.sleep(max(0.0, started + number / float(rate) - time.monotonic()))
+        time.sleep(max(0.0, started + (number - begun) / float(rate) - time.monotonic()))
 
 
 if __name__ == "__main__":

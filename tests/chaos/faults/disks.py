@@ -1,0 +1,132 @@
+"""The row of full disks: publishers get an error that says so, and work resumes by itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from feedbus.bus import LiveBus
+from feedbus.errors import FeedbusError
+from servers.rabbitmq import RabbitMQ
+from tests.chaos.faults.cells import Cell, run_loaded
+from tests.chaos.faults.columns import started
+from tests.chaos.faults.injectors import Fault, Sequential
+from tests.chaos.faults.loaded_system import LoadedSystem, loaded
+from tests.chaos.faults.results import Result
+from tests.simulation.history import Record
+
+FULL_SECONDS = 8.0
+RATE = 400
+TIMES = 3
+SAYS_SO = re.compile(r"disk|space", re.IGNORECASE)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """Mount a disk of its own on a folder, which only root can.
+
+    Raises:
+        RuntimeError: this system mounts no disk.
+
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    options = f"size={megabytes}M,mode=0700"
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        msg = "this system mounts no disk: the row of full disks needs root"
+        raise RuntimeError(msg)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte on a disk."""
+    descriptor = os.open(folder / "filler", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with suppress(OSError):
+        for size in (1 << 20, 4096, 1):
+            with suppress(OSError):
+                while True:
+                    os.write(descriptor, bytes(size))
+    os.close(descriptor)
+
+
+@dataclass(slots=True)
+class Filling:
+    """Fills a disk for some seconds, and publishes meanwhile to see the error."""
+
+    system: LoadedSystem
+    errors: list[str] = field(default_factory=list)
+
+    def disk(self, folder: Path, *, refused: bool) -> Callable[[], None]:
+        """Return the fault of a full disk; refused is whether publishers get an error then."""
+
+        def inject() -> None:
+            fill(folder)
+            if refused:
+                self._publish()
+            time.sleep(FULL_SECONDS)
+            (folder / "filler").unlink()
+
+        return inject
+
+    def alarm(self, node: RabbitMQ) -> Callable[[], None]:
+        """Return the fault of RabbitMQ's alarm for a disk with little space."""
+
+        def inject() -> None:
+            node.control("set_disk_free_limit", "1000000GB")
+            time.sleep(1.0)
+            self._publish()
+            time.sleep(FULL_SECONDS)
+            node.control("set_disk_free_limit", "1MB")
+
+        return inject
+
+    def _publish(self) -> None:
+        """Publish as a program does; whether the record has an effect is not known."""
+        with LiveBus(self.system.topology, timeout_seconds=2.0) as bus:
+            record = Record("probe", len(self.system.uncertain))
+            self.system.uncertain.append(record)
+            try:
+                bus.publish("ring", {"key": record.key, "number": record.n}, record.key)
+            except FeedbusError as error:
+                self.errors.append(str(error))
+
+    def problems(self, expected: int) -> list[str]:
+        """Return what is wrong with the errors: each full disk gives one, which names the disk."""
+        vague = [each for each in self.errors if not SAYS_SO.search(each)]
+        missing = expected - len(self.errors)
+        return [
+            *(f"an error that does not name the disk: {each}" for each in vague),
+            *([f"{missing} publishes on a full disk got no error"] if missing else []),
+        ]
+
+
+def run(cell: Cell, folder: Path) -> Result:
+    """Fill the disks under the embedded broker and store, RabbitMQ, and the logs."""
+    var, times = folder / "var", 1 if cell.short else TIMES
+    with ExitStack() as stack:
+        servers = stack.enter_context(started(cell.where, folder))
+        if servers.rabbitmq is None:
+            stack.enter_context(small_disk(var, 300))
+        stack.enter_context(small_disk(var / "log", 4))
+        system = stack.enter_context(loaded(servers))
+        filling = Filling(system)
+        faults: list[Fault] = [("logs: full disk", filling.disk(var / "log", refused=False))]
+        if servers.rabbitmq is None:
+            faults.append(("broker and store: full disk", filling.disk(var, refused=True)))
+        else:
+            faults.append(("RabbitMQ: disk alarm", filling.alarm(servers.rabbitmq)))
+        injector = Sequential.shuffled(faults * times, cell.random)
+        figures: dict[str, str] = {}
+        result = run_loaded(cell, system, injector, figures, rate=RATE)
+        result.problems.extend(filling.problems(times))
+        figures["error of a publisher"] = filling.errors[0] if filling.errors else "none"
+        return result

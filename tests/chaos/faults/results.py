@@ -1,0 +1,92 @@
+"""The results of the table's cells, one JSON file for each, and the table itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from tests.projects import ROOT
+
+
+def revision() -> str:
+    """Return the version of feedbus and its commit."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, check=False
+    )
+    return f"{version('feedbus')} {done.stdout.decode().strip()}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one cell.
+
+    Attributes:
+        row: the name of the fault.
+        column: the name of the broker and store.
+        seed: of everything that is random.
+        servers: what ran, with versions.
+        load: what was done, as the table shows it.
+        faults: how many of each kind were injected.
+        lost, doubled, disordered: how many records.
+        problems: the first lines of everything that is wrong.
+        figures: what else was measured, by name.
+        seconds: how long it took.
+        date: of its end.
+        feedbus: the version and commit.
+
+    """
+
+    row: str
+    column: str
+    seed: int
+    servers: str
+    load: str
+    faults: Mapping[str, int]
+    lost: int = 0
+    doubled: int = 0
+    disordered: int = 0
+    problems: list[str] = field(default_factory=list)
+    figures: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    date: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M}")
+    feedbus: str = field(default_factory=revision)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.lost or self.doubled or self.disordered or self.problems)
+
+    def cell(self) -> str:
+        """Return the cell of the table."""
+        if not self.ok:
+            wrong = f"{self.lost} lost, {self.doubled} doubled, {self.disordered} out of order"
+            return f"**failed**: {self.load}; {wrong}; {len(self.problems)} problems"
+        shown = [self.load, *(f"{name}: {count}" for name, count in sorted(self.faults.items()))]
+        return "; ".join([*shown, *(f"{name}: {text}" for name, text in self.figures.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A folder of results of one seed."""
+
+    folder: Path
+
+    def path(self, row: str, column: str) -> Path:
+        """Return the file of a cell."""
+        return self.folder / f"{row}-{column}.json"
+
+    def load(self, row: str, column: str) -> Result | None:
+        """Return the result of a cell, or None if it has not been run."""
+        path = self.path(row, column)
+        return Result(**json.loads(path.read_text())) if path.exists() else None
+
+    def save(self, result: Result) -> None:
+        """Write the result of a cell."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.path(result.row, result.column)
+        path.write_text(json.dumps(asdict(result), indent=2) + "\n")
