@@ -228,6 +228,12 @@ def test_a_wrong_option_is_named_and_nothing_is_sent(options, message):
     assert bus.published == []
 
 
+def test_the_options_of_a_program_and_of_a_test_contain_the_message_id(shop):
+    known = "its options are message_id, headers, priority, expires, delay"
+    with pytest.raises(TypeError, match=known):
+        shop.publish("orders", {"n": 1}, key="chair", prioritty=5)
+
+
 def test_what_is_delayed_arrives_when_it_is_due_at_whoever_owns_its_key_then(shop):
     for exchange, key, delay in (("orders", "chair", "1h30m"), ("receipts", "count", 7.5)):
         shop.publish(exchange, {"n": 1}, key=key, delay=delay, headers={"source": "web"})

@@ -123,7 +123,11 @@ def test_a_row_of_the_outbox_takes_the_arguments_and_the_options_of_publish(made
     assert (plain.options, plain.key) == (None, "")
     for arguments, error in (
         ({"priority": 300}, "priority: expected 0 to 255, got 300"),
-        ({"delays": 1}, "publish() has no argument 'delays'"),
+        (
+            {"delays": 1},
+            "publish() has no argument 'delays'; its options are message_id, headers, priority,"
+            " expires, delay",
+        ),
         ({"key": 7}, "key: expected str, got 7 of type int"),
         ({"payload": "text"}, "payload: expected a mapping"),
         ({"delay": 5, "expires": 5}, "expires: cannot be combined with delay"),

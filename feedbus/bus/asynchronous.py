@@ -93,7 +93,7 @@ class AsyncBus:
         LiveBus.publish.
         """
         fields = check_record(exchange, payload, key, message_id)
-        envelope = envelope_of(options) if options else None
+        envelope = envelope_of(options, "message_id") if options else None
         await self._send(
             exchange, [single(message_id or self._bus.unique(), key, fields)], envelope
         )

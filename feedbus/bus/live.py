@@ -123,7 +123,7 @@ class LiveBus(Bus):
         Raises the same errors as Bus.publish and publish_many.
         """
         fields = check_record(exchange, payload, key, message_id)
-        envelope = envelope_of(options) if options else None
+        envelope = envelope_of(options, "message_id") if options else None
         self._send(exchange, single(message_id or self.unique(), key, fields), envelope)
 
     def _publish_enveloped(

@@ -15,8 +15,12 @@ from feedbus.wrong_argument import refuse
 MOST_PRIORITY = 255
 
 
-def envelope_of(options: Mapping[str, Any]) -> Envelope | None:
+def envelope_of(options: Mapping[str, Any], *others: str) -> Envelope | None:
     """Return the checked options, None if all of them are None.
+
+    Args:
+        options: the keyword arguments of a publish() that it does not name itself.
+        others: the keyword arguments that it names, for the error about an unknown one.
 
     Raises:
         TypeError: an option is unknown or has a wrong type.
@@ -25,7 +29,7 @@ def envelope_of(options: Mapping[str, Any]) -> Envelope | None:
     """
     for name in options:
         if name not in PublishOptions.__annotations__:
-            known = ", ".join(PublishOptions.__annotations__)
+            known = ", ".join([*others, *PublishOptions.__annotations__])
             msg = f"publish() has no argument '{name}'; its options are {known}"
             raise TypeError(msg)
     if all(value is None for value in options.values()):

@@ -92,7 +92,7 @@ class SqlOutbox(Table):
     ) -> Entry:
         """Add a message, within the caller's transaction; the arguments are those of publish()."""
         fields = check_record(exchange, payload, key, message_id)
-        envelope = envelope_of(options)
+        envelope = envelope_of(options, "message_id")
         said = None if envelope is None else json.dumps(envelope.options())
         text, name, moment = _text(fields), message_id or self._clock.unique(), now(self._clock)
         (row,) = self._put(exchange, [(key, text, name)], said, moment)
