@@ -9,10 +9,12 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from feedbus.config.key_paths import KeyPath
+from feedbus.config.order_fields import check_order_field
 from feedbus.config.other_imports import cause_of, check_other_imports
 from feedbus.config.partial_topology import Draft
 from feedbus.config.problems import Fault, nearest
@@ -39,7 +41,11 @@ def check_imports(draft: Draft, root: Path) -> None:
                 handlers.append(dotted)
                 for fault in _handler(options, dotted, root, store):
                     draft.report.add(draft.at(queue, *place), fault)
-            for path, fault in _unlike(draft, queue, root):
+            found = dict(_importable(options, root))
+            for path, fault in chain(
+                _unlike(draft, queue, found),
+                check_order_field(draft, queue, found.values(), root),
+            ):
                 draft.report.add(path, fault)
         check_connections(draft, root)
         check_other_imports(draft, root, offered, handlers)
@@ -56,16 +62,23 @@ def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
             yield (option, name), dotted
 
 
-def _unlike(draft: Draft, queue: str, root: Path) -> Iterator[tuple[KeyPath, Fault]]:
+def _importable(
+    options: Mapping[str, Any], root: Path
+) -> Iterator[tuple[tuple[str, ...], Handler]]:
+    """Yield the handlers of a queue that can be imported; those that cannot are reported."""
+    for place, dotted in _dotted(options):
+        with contextlib.suppress(UsageError, SystemExit):
+            yield place, resolve(dotted, root)
+
+
+def _unlike(
+    draft: Draft, queue: str, handlers: Mapping[tuple[str, ...], Handler]
+) -> Iterator[tuple[KeyPath, Fault]]:
     """Find queues that have both async handlers and others."""
-    kinds: dict[tuple[str, ...], bool] = {}
-    for place, dotted in _dotted(draft.queues[queue]):
-        with contextlib.suppress(UsageError, SystemExit):  # reported already
-            kinds[place] = resolve(dotted, root).is_async
-    first = next(iter(kinds.values()), False)
-    for place, is_async in kinds.items():
-        if is_async != first:
-            got, expected = ("async def", "def") if is_async else ("def", "async def")
+    first = next((each.is_async for each in handlers.values()), False)
+    for place, handler in handlers.items():
+        if handler.is_async != first:
+            got, expected = ("async def", "def") if handler.is_async else ("def", "async def")
             message = f"is a handler under {got}: expected {expected}, as the first of the queue"
             yield (
                 draft.at(queue, *place),

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing, validate
+from marshmallow import EXCLUDE, INCLUDE, RAISE, Schema, ValidationError, fields, missing, validate
+from marshmallow.decorators import PRE_LOAD
 
 from feedbus.errors import described
 from feedbus.handling.message_types.message_type import (
@@ -72,6 +73,13 @@ class SchemaType(MessageType):
 
         return json_schema(self._schema)
 
+    def wire_fields(self) -> Sequence[str] | None:
+        """Return the names of the fields on the wire; None if a record may have any others."""
+        schema = self._schema
+        if schema.unknown == INCLUDE or schema._hooks.get(PRE_LOAD):  # noqa: SLF001 -- as in _columns()
+            return None
+        return [wire_name(name, field) for name, field in schema.load_fields.items()]
+
     def load(self, pack: Pack) -> Loaded:
         """Load by column if fields are independent of each other, otherwise row by row."""
         schema, declared = self._schema, self._columns
@@ -130,6 +138,11 @@ def _nested(declared: fields.Field[Any]) -> Iterator[fields.Nested]:
         yield from _nested(declared.value_field)
 
 
+def wire_name(name: str, declared: fields.Field[Any]) -> str:
+    """Return the name of a field on the wire."""
+    return name if declared.data_key is None else declared.data_key
+
+
 def _columns(schema: Schema) -> Sequence[Column] | None:
     """Return how to load each field; None if fields depend on each other.
 
@@ -145,7 +158,7 @@ def _columns(schema: Schema) -> Sequence[Column] | None:
         return None
     return [
         Column(
-            name if declared.data_key is None else declared.data_key,
+            wire_name(name, declared),
             declared.attribute or name,
             declared,
             _bounds(declared),

@@ -67,6 +67,13 @@ class MessageType(ABC):
         """Return the JSON Schema of one record on the wire; its definitions are in `$defs`."""
 
     @abstractmethod
+    def wire_fields(self) -> Sequence[str] | None:
+        """Return the names of the fields on the wire; None if a record may have any others.
+
+        Fields that the type ignores are not among them.
+        """
+
+    @abstractmethod
     def load(self, pack: Pack) -> Loaded:
         """Validate and load a pack; the result is that of loading its records one by one.
 

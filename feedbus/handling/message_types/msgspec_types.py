@@ -81,6 +81,10 @@ class MsgspecType(MessageType):
         """Return the JSON Schema of one record on the wire; its definitions are in `$defs`."""
         return msgspec.json.schema(self._type)
 
+    def wire_fields(self) -> Sequence[str]:
+        """Return the names of the fields on the wire, of a union those that every type has."""
+        return _common([_wire_names(each) for each in _described(self._type)])
+
     def load(self, pack: Pack) -> Loaded:
         """Load by column if fields are independent of each other, otherwise row by row."""
         by_column = self._dicts or (self._make is not None and len(pack) > 1)
@@ -245,8 +249,17 @@ def _custom(info: Any, seen: set[int]) -> object:
 
 def _names(described: Sequence[Described]) -> Sequence[str]:
     """Return the names of the fields that every type of a union has."""
-    every = [{field.name for field in each.fields} for each in described]
-    return [field.name for field in described[0].fields if all(field.name in one for one in every)]
+    return _common([[field.name for field in each.fields] for each in described])
+
+
+def _wire_names(described: Described) -> Sequence[str]:
+    tag = getattr(described, "tag_field", None)
+    return [*([tag] if tag else []), *(field.encode_name for field in described.fields)]
+
+
+def _common(names: Sequence[Sequence[str]]) -> Sequence[str]:
+    """Return the names that are in each of several lists."""
+    return [name for name in names[0] if all(name in each for each in names)]
 
 
 def _fields(declared: Any, described: Described) -> Sequence[Field] | None:

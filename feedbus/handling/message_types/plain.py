@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -22,6 +23,9 @@ class DictType(MessageType):
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of any object."""
         return {"type": "object"}
+
+    def wire_fields(self) -> None:
+        """Return None: a record may have any fields."""
 
     def load(self, pack: Pack) -> Loaded:
         """Accept every record."""
@@ -44,6 +48,10 @@ class BodyType(MessageType):
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of any body."""
         return {"type": "string"} | ({"format": "binary"} if self._kind is bytes else {})
+
+    def wire_fields(self) -> Sequence[str]:
+        """Return nothing: a body has no fields."""
+        return ()
 
     def load(self, pack: Pack) -> Loaded:
         """Load the body; refuse it if a codec has returned another type."""

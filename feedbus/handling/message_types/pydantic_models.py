@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from feedbus.handling.message_types.message_type import (
@@ -58,6 +58,24 @@ class PydanticType(MessageType):
         """Return the JSON Schema of one record on the wire; its definitions are in `$defs`."""
         return self._one.json_schema()
 
+    def wire_fields(self) -> Sequence[str] | None:
+        """Return the names of the fields on the wire; None if a record may have any others."""
+        declared: Any = self._declared
+        config = getattr(declared, "model_config", getattr(declared, "__pydantic_config__", {}))
+        before = declared.__pydantic_decorators__.model_validators.values()
+        if (
+            config.get("extra") == "allow"
+            or not self._names  # also of a model of an older pydantic, which has another attribute
+            or getattr(declared, "__pydantic_root_model__", False)
+            or any(each.info.mode != "after" for each in before)
+        ):
+            return None
+        return [
+            name
+            for field, info in declared.__pydantic_fields__.items()
+            for name in _wire_names(field, info.validation_alias, config)
+        ]
+
     def load(self, pack: Pack) -> Loaded:
         """Load all records in one call; if some are invalid, one by one."""
         if len(pack) > 1:
@@ -82,6 +100,14 @@ class PydanticType(MessageType):
 
     def _body(self, pack: Pack, index: int) -> bytes:
         return encode_payload(pack.payload(index))
+
+
+def _wire_names(field: str, alias: Any, config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names that a field may have on the wire."""
+    for each in getattr(alias, "choices", (alias,)) if alias is not None else ():
+        yield each if isinstance(each, str) else each.path[0]
+    if alias is None or config.get("populate_by_name") or config.get("validate_by_name"):
+        yield field
 
 
 def _by_field(error: ValidationError) -> dict[str, list[str]]:

@@ -1,0 +1,47 @@
+"""Check that the messages of a queue have the field that `order_by` names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from feedbus.config.partial_topology import Draft, Found
+from feedbus.config.problems import LISTED, Fault, nearest
+from feedbus.errors import UsageError
+from feedbus.handling.annotations import name_of, place
+from feedbus.handling.handlers import Handler
+from feedbus.name_list import listed
+
+
+def check_order_field(draft: Draft, queue: str, handlers: Iterable[Handler], root: Path) -> Found:
+    """Find an `order_by` that is not a field of a handler's message type.
+
+    Every message of that type would become a dead letter.
+
+    Args:
+        draft: the content of the file.
+        queue: the queue.
+        handlers: the handlers of the queue that can be imported.
+        root: the folder of the topology.
+
+    """
+    field = draft.queues[queue].get("order_by")
+    if not isinstance(field, str):
+        return
+    for handler in handlers:
+        try:
+            message_type = handler.message_type()
+        except UsageError:  # reported already
+            continue
+        known = message_type.wire_fields()
+        if known is None or field in known:
+            continue
+        where = place(handler.function).replace(f"{root}{os.sep}", "")
+        takes = f"{name_of(handler.function)}{where} takes {message_type.name or 'a text or bytes'}"
+        expected = f"one of {listed(known, LISTED)}" if known else "true or false"
+        message = f"{takes}, which has no field '{field}' in JSON: expected {expected}"
+        yield (
+            draft.at(queue, "order_by"),
+            Fault(message=message, expected=expected, suggestion=nearest(field, known)),
+        )
