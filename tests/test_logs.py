@@ -8,6 +8,8 @@ import json
 import logging
 import re
 import shlex
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ def written(request):
     yield stream
     root.handlers[:] = before
     root.setLevel(level)
+    sys.set_coroutine_origin_tracking_depth(0)
 
 
 def test_a_text_line_has_time_level_event_consumer_fields_and_message(written):
@@ -69,6 +72,38 @@ def test_foreign_text_is_one_line_and_a_traceback_cannot_pass_for_another(writte
     assert first.isprintable()
     assert all(line.startswith("  ") and line.isprintable() for line in rest)
     assert r"ERROR event=forged" in "".join([first, *rest])
+
+
+async def send() -> None: ...
+
+
+def forget() -> None:
+    send()
+
+
+def keep() -> None:
+    kept = send()  # noqa: F841 -- deleted when the function returns
+
+
+@pytest.mark.parametrize(("function", "depth"), [(forget, 0), (forget, 1), (keep, 1)])
+def test_a_coroutine_that_was_not_awaited_is_an_event_with_its_place(written, function, depth):
+    sys.set_coroutine_origin_tracking_depth(depth)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        function()
+    place = f"{__file__}:{function.__code__.co_firstlineno + 1}"
+    assert (
+        "WARNING event=coroutine_not_awaited consumer=mail coroutine=send"
+        f" place={place} function={function.__name__} " in written.getvalue()
+    )
+
+
+def test_another_warning_of_python_is_a_line_of_the_log(written):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    assert "WARNING event=log consumer=mail logger=py.warnings message=" in written.getvalue()
+    assert "DeprecationWarning: old" in written.getvalue()
 
 
 @pytest.mark.parametrize(

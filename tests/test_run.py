@@ -25,6 +25,22 @@ def test_a_run_that_has_been_idle_ends_with_0(tmp_path: Path) -> None:
     assert 'event=ended consumer=work reason="idle for 1.5 s"' in done.stderr
 
 
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+def test_a_coroutine_that_a_handler_does_not_await_is_logged_with_its_place(
+    tmp_path: Path, keyword: str
+) -> None:
+    options = "store = false"
+    project = Project.at(tmp_path, "async def send(): ...\nnote(n)\nsend()", options)
+    module = tmp_path / "small_handlers.py"
+    module.write_text(module.read_text().replace("def work", f"{keyword} work"))
+    project.publish(1)
+    done = project.feedbus("run", "work", "--max-messages", "1")
+    assert project.seen() == ["1"]
+    line = module.read_text().splitlines().index("    send()") + 1
+    logged = "event=coroutine_not_awaited consumer=work coroutine=work.<locals>.send"
+    assert f"{logged} place={module}:{line} function=work " in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_message_in_flight_be_settled_and_ends_with_0(
     tmp_path: Path, number: signal.Signals

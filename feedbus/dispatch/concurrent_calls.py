@@ -19,6 +19,7 @@ from feedbus.dispatch.waker import Waker
 from feedbus.errors import Outage
 from feedbus.handling.event_loop import limit
 from feedbus.handling.resources import Resources
+from feedbus.logs.python_warnings import note_coroutines
 from feedbus.records import Records
 from feedbus.topology import Consumer
 from feedbus.wire import Delivery
@@ -152,7 +153,9 @@ class ConcurrentCalls:
                 awaited.append(self._await(work, work.callee.call_async))
                 continue
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._most, "feedbus handler")
+                self._pool = ThreadPoolExecutor(
+                    self._most, "feedbus handler", initializer=note_coroutines
+                )
             self._pool.submit(self._call, work)
         if awaited:
             self._resources.loop.start(awaited)

@@ -61,12 +61,16 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " the messages that it had not handled, and waits.",
         "assigned": "The consumer's shard is assigned to this host again, and the consumer reads"
         " it.",
+        "coroutine_not_awaited": "A handler has created a coroutine and not awaited it, so its code"
+        " has not run; `place` and `function` say where. Equal ones are logged once for each"
+        " process.",
         "loop_blocked": "An async handler has blocked the event loop; the stack shows where.",
         "task_failed": "An asyncio task of a handler or a resource failed; the traceback follows.",
         "loop_stopped": "A handler or a resource stopped the event loop; feedbus runs it again.",
         "resource_ended": "A resource has ended by itself; feedbus opens it again.",
         "resource_not_closed": "A resource could not be closed; the others were closed.",
-        "log": "A line that a library or a handler has logged; `logger` names its logger.",
+        "log": "A line that a library or a handler has logged; `logger` names its logger. Python's"
+        " warnings have the logger `py.warnings`.",
     },
     SUPERVISOR: {
         "starting": "`feedbus up` starts this number of processes.",

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from feedbus.logs.event_log import Event, indented
+from feedbus.logs.python_warnings import log_warnings
 from feedbus.printable import printable_json
 
 TEXT, JSON = "text", "json"
@@ -60,7 +61,7 @@ def formatter_of(log_format: str, context: Mapping[str, Any] | None = None) -> l
 
 
 def configure(log_format: str, *, stream: TextIO | None = None, **context: Any) -> None:
-    """Configure the log of this process: its format, and the level INFO and higher.
+    """Configure the log of this process: its format, the level INFO and higher, Python's warnings.
 
     Args:
         log_format: `text` or `json`.
@@ -73,6 +74,7 @@ def configure(log_format: str, *, stream: TextIO | None = None, **context: Any) 
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # waitress logs each request that waits for a thread; this is not useful.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    log_warnings()
 
 
 def change_format(log_format: str) -> None:
