@@ -99,8 +99,12 @@ def _concurrency(draft: Draft, queue: str, options: Options) -> Found:
         yield draft.at(queue, "prefetch"), Fault(expected=expected, got=str(options["prefetch"]))
     size = options.get("batch", {}).get("size", 1)
     if concurrency > 1 and size > 1:
-        message = "cannot be combined with batch.size: a consumer handles one batch after the other"
-        expected = "either concurrency or a batch; more processes or shards handle more batches"
+        message = (
+            "cannot be combined with batch.size: a batch takes the records of all keys, so another"
+            " one would wait for it; use a larger batch.size, or shards, which have their own"
+            " batches"
+        )
+        expected = "either concurrency or batch.size"
         yield (
             draft.at(queue, "concurrency"),
             Fault(message=message, expected=expected, at_key=True),

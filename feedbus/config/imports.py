@@ -118,8 +118,10 @@ def _handler(
         yield Fault(message=message, expected="a handler without a session")
     if options.get("concurrency", 1) > 1 and found.batch:
         message = (
-            f"takes a batch, but concurrency {options['concurrency']} is for single records:"
-            " expected @handler without batch=True, or no concurrency"
+            f"takes a batch, but concurrency {options['concurrency']} is for single records: a"
+            " batch takes the records of all keys, so another one would wait for it; expected"
+            " @handler without batch=True, or no concurrency but shards, which have their own"
+            " batches"
         )
         yield Fault(message=message, expected="a handler of one record")
     size = options.get("batch", {}).get("size", 1)
