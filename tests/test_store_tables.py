@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from feedbus import config
+from feedbus.cli import main
 from feedbus.errors import Outage, PublishError, UsageError
 from feedbus.store.migrations import VERSION, found_version
 from feedbus.store.outbox_rows import publish_entries
@@ -16,7 +20,7 @@ from feedbus.store.peewee import PeeweeStore
 from feedbus.store.relay import Relay
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
-from tests.projects import PATIENCE_SECONDS, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,6 +142,25 @@ def test_tables_of_a_newer_feedbus_are_refused_and_left_alone(store):
     with pytest.raises(UsageError, match=r"have version 99, this feedbus knows .*: upgrade"):
         store.set_up()
     assert found_version(store) == 99
+    assert "have version 99" in store.refusal()
+
+
+def test_status_reports_the_tables_of_a_newer_feedbus_and_check_is_its_exit_code(tmp_path):
+    project = Project.at(tmp_path, "pass")
+    config.load(project.topology).var.mkdir(mode=0o700)
+    words = ["--topology", str(project.topology), "status", "--json", "--check"]
+    store = PeeweeStore(f"sqlite:///{tmp_path}/var/store.db", "small")
+    store.set_up()
+    store.execute("UPDATE feedbus_version SET version = 99", {})
+    found = CliRunner().invoke(main, words)
+    assert found.exit_code == 1
+    state = json.loads(found.stdout)["store"]
+    assert (state["reachable"], state["error"]) == (True, store.refusal())
+    assert "its tables have version 99" in state["error"]
+    store.execute("DELETE FROM feedbus_version", {})
+    store.execute("INSERT INTO feedbus_version VALUES (:known)", {"known": VERSION})
+    store.close()
+    assert CliRunner().invoke(main, words).exit_code == 0
 
 
 def test_rows_of_two_projects_in_one_store_are_kept_apart(store, empty_store_url):

@@ -32,18 +32,26 @@ NOT_RUNNING = {
     epilog="""\b
 Examples:
   feedbus status
+  feedbus status --check    # in a script: exit code 1 if the broker cannot be used
   feedbus status --json | jq '.consumers[] | select(.state != "running")'
 """
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with code 1 if feedbus cannot use the broker, the store or a folder of its own.",
+)
 @click.pass_obj
-def command(context: Any, as_json: bool) -> None:  # noqa: FBT001 -- click passes a flag
+def command(context: Any, *, as_json: bool, check: bool) -> None:
     """Show each consumer and process: its state, restarts, waiting messages and dead letters.
 
     It also works if nothing runs.
     """
     found = gather(context.load())
     click.echo(json.dumps(found, indent=2) if as_json else table(found))
+    if check and any(found[part]["error"] for part in ("broker", "store", "disk")):
+        raise click.exceptions.Exit(1)
 
 
 def gather(topology: Topology) -> dict[str, Any]:
@@ -153,10 +161,10 @@ def _store(topology: Topology) -> dict[str, Any]:
 
     url = str(topology.store) if topology.store is not None else ""
     try:
-        ping(topology)
+        refuses = ping(topology)
     except FeedbusError as error:
         return {"url": url, "reachable": False, "error": str(error)}
-    return {"url": url, "reachable": True, "error": ""}
+    return {"url": url, "reachable": True, "error": refuses}
 
 
 def _handled(topology: Topology) -> dict[str, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from feedbus.clock import SYSTEM, Clock
-from feedbus.errors import StoreOutage
+from feedbus.errors import StoreOutage, UsageError
 from feedbus.store.locks import advisory_lock, file_lock
 from feedbus.store.migrations import up_to_date, upgrade
 from feedbus.store.outages import describe, outage
@@ -111,6 +111,21 @@ class SqlStore(ABC):
                 raise StoreOutage(msg)
             if not up_to_date(self, self.where):
                 upgrade(self, self.project)
+
+    def refusal(self) -> str:
+        """Return why this version of feedbus cannot use the tables, or "" if it can.
+
+        Raises:
+            StoreOutage: the store does not answer.
+
+        """
+        try:
+            up_to_date(self, self.where)
+        except UsageError as error:
+            return str(error)
+        except Exception as error:
+            raise StoreOutage(self.describe(error)) from error
+        return ""
 
     def ready(self) -> None:
         """Check that the store answers, on a new connection if the old one is lost."""

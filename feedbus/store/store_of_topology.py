@@ -10,6 +10,7 @@ from feedbus.errors import UsageError
 from feedbus.handling.handlers import resolve_object
 from feedbus.store.none import NoStore
 from feedbus.store.protocol import Store
+from feedbus.store.sql import SqlStore
 from feedbus.topology import PEEWEE, SQLALCHEMY, StoreOptions, Topology
 
 
@@ -51,8 +52,11 @@ def open_prepared(topology: Topology) -> Store:
     return store
 
 
-def ping(topology: Topology) -> None:
+def ping(topology: Topology) -> str:
     """Check that the store of a topology answers, also if another store is open.
+
+    Returns:
+        Why this version of feedbus cannot use the store, or "" if it can.
 
     Raises:
         StoreOutage: the store does not answer; the text has the reason and what to do.
@@ -62,6 +66,7 @@ def ping(topology: Topology) -> None:
     store = _make(topology, "feedbus ping", nullcontext)
     try:
         store.ready()
+        return store.refusal() if isinstance(store, SqlStore) else ""
     finally:
         store.close()
 
