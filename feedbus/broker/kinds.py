@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from feedbus.broker.port import Broker
+from feedbus.errors import UsageError
 from feedbus.topology import Topology
 
 
 def broker_of(topology: Topology) -> Broker:
-    """Return the topology's broker; only the modules that this kind needs are imported."""
+    """Return the topology's broker; only the modules that this kind needs are imported.
+
+    Raises:
+        UsageError: the topology was loaded without the URL.
+
+    """
     url = topology.broker_url
+    if not url.written:
+        msg = "[broker] url: a variable in it is not set"
+        raise UsageError(msg)
     if url.file is not None:
         from feedbus.broker.embedded import Embedded
 

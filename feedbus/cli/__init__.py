@@ -51,11 +51,11 @@ class Context:
 
     topology_path: Path
 
-    def load(self, *, import_handlers: bool = False) -> Topology:
-        """Read the topology; raise TopologyError with every problem in it."""
+    def load(self, *, import_handlers: bool = False, connects: bool = True) -> Topology:
+        """Read the topology; raise TopologyError with every problem in it; see config.load."""
         from feedbus import config
 
-        return config.load(self.topology_path, import_handlers=import_handlers)
+        return config.load(self.topology_path, import_handlers=import_handlers, connects=connects)
 
 
 class LazyGroup(click.Group):
@@ -73,7 +73,7 @@ class LazyGroup(click.Group):
             path = topology_path(ctx)
             absent = not os.path.exists(path)  # noqa: PTH110 -- Path.exists() raises an error if a folder may not be read
             lenient = ctx.resilient_parsing or absent
-            named = self._project(ctx) if lenient else Context(path).load().commands
+            named = self._project(ctx) if lenient else Context(path).load(connects=False).commands
             if cmd_name not in named:
                 return None
             from feedbus.handling.handlers import resolve_object
@@ -137,7 +137,7 @@ class LazyGroup(click.Group):
     def _project(self, ctx: click.Context) -> Mapping[str, str]:
         """Return the topology's own commands, or none if the file cannot be read."""
         try:
-            return Context(topology_path(ctx)).load().commands
+            return Context(topology_path(ctx)).load(connects=False).commands
         except FeedbusError:
             return {}
 

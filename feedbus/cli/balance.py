@@ -93,7 +93,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
     if (keys is None) == (query is None):
         msg = "expected either --keys or --query"
         raise click.UsageError(msg)
-    topology = context.load()
+    topology = context.load(connects=query is not None)
     generation = find_ring(topology, queue, context.topology_path)
     if max_buckets < len(generation.members):
         members = len(generation.members)

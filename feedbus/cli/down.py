@@ -42,7 +42,7 @@ def command(context: Any, *, timeout: float | None, now: bool, as_json: bool) ->
     if now and timeout is not None:
         msg = "--now and --timeout: expected one of them, got both"
         raise UsageError(msg)
-    topology = context.load()
+    topology = context.load(connects=False)
     lines = BusyLines(quiet=as_json)
     try:
         ran = stop(topology, within_seconds=0.0 if now else timeout, progress=lines.show)

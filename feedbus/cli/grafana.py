@@ -25,5 +25,5 @@ def command(context: Context) -> None:
     """
     from feedbus.dashboards.grafana import dashboard
 
-    topology = context.load()
+    topology = context.load(connects=False)
     click.echo(json.dumps(dashboard(topology), indent=2, ensure_ascii=False))

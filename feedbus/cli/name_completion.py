@@ -27,7 +27,7 @@ class NamedInTopology(StringParamType):
         """Return the names with this beginning; none if the topology has problems."""
         del param
         try:
-            topology = Context(topology_path(ctx)).load()
+            topology = Context(topology_path(ctx)).load(connects=False)
         except FeedbusError:
             return []
         return [

@@ -41,7 +41,7 @@ def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
     are imported; if that fails, nothing is restarted. If a process does not become ready, the
     command ends with exit code 1, and does not restart the processes that follow.
     """
-    topology = context.load(import_handlers=True)
+    topology = context.load(import_handlers=True, connects=False)
     chosen = _chosen(topology, names)
     width = max(map(len, chosen))
     restarted: list[dict[str, Any]] = []

@@ -57,11 +57,11 @@ def command(
     computes the shard of a key in the same way as RabbitMQ and the embedded broker.
     """
     path = context.topology_path
-    topology = context.load()
+    topology = context.load(connects=False)
     generation = find_ring(topology, queue, path)
     spread, before = Spread.over(topology, generation), None
     if against:
-        earlier = Context(against).load()
+        earlier = Context(against).load(connects=False)
         before = Spread.over(earlier, find_ring(earlier, queue, against))
     moves = place(keys, spread, before)
     if not spread.records:

@@ -27,6 +27,7 @@ def load(
     environ: Mapping[str, str] = os.environ,
     import_handlers: bool = False,
     text: str | None = None,
+    connects: bool = True,
 ) -> Topology:
     """Read a topology file and check everything in it.
 
@@ -35,6 +36,8 @@ def load(
         environ: the values of ${VAR}.
         import_handlers: also import every handler, and check that it fits its queue.
         text: the content of the file, if it was read before.
+        connects: whether the caller connects to the broker or the store, or starts processes; if
+            not, variables in their URLs and environments may be unset.
 
     Raises:
         TopologyError: the file has problems; the error lists all of them in the order of their
@@ -56,7 +59,7 @@ def load(
         text = read(_applied(path, environ))
     written = _parse(path, text)
     report = Report(str(path), text, written, written=written)
-    expanded = expand(dict(written), environ, report)
+    expanded = expand(dict(written), environ, report, connects=connects)
     report.document = expanded
     report_unquoted(expanded, report)
     try:

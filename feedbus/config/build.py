@@ -28,7 +28,7 @@ from feedbus.topology import (
     StoreOptions,
     Topology,
 )
-from feedbus.urls import parse_broker_url
+from feedbus.urls import BrokerUrl, parse_broker_url
 
 
 def build(draft: Draft, path: Path) -> Topology:
@@ -40,7 +40,7 @@ def build(draft: Draft, path: Path) -> Topology:
     return Topology(
         name=loaded["name"],
         path=path,
-        broker_url=(broker.get("url") or parse_broker_url(BROKER_URL)).within(root),
+        broker_url=_broker_url(draft, broker).within(root),
         management_url=management and management.within(root),
         consumer_timeout_seconds=consumer_timeout_of(broker),
         store=_store(store, root) if "store" in loaded else None,
@@ -67,6 +67,13 @@ def build(draft: Draft, path: Path) -> Topology:
         ),
         var=Path(os.path.abspath(root / loaded.get("var", VAR))),  # noqa: PTH100 -- resolve() would follow links
     )
+
+
+def _broker_url(draft: Draft, options: Mapping[str, Any]) -> BrokerUrl:
+    if ("broker", "url") in draft.report.blocked:  # a variable in it is not set
+        return BrokerUrl.unknown()
+    url: BrokerUrl = options.get("url") or parse_broker_url(BROKER_URL)
+    return url
 
 
 def _store(options: Mapping[str, Any], root: Path) -> StoreOptions:

@@ -3,37 +3,72 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.problems import Fault, Report
 
+# The addresses and secrets of other systems: only what connects to them needs their values.
+CONNECTIONS = (
+    *(("broker", "url"), ("broker", "management"), ("store", "url")),
+    ("processes", None, "environment", None),
+)
 MARK = re.compile(r"\$\$|\$\{([^}]*)(\}?)")
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
-def expand(value: Any, environ: Mapping[str, str], report: Report, path: KeyPath = ()) -> Any:
+def expand(
+    value: Any,
+    environ: Mapping[str, str],
+    report: Report,
+    path: KeyPath = (),
+    *,
+    connects: bool = True,
+) -> Any:
     """Return a value with its variables replaced; report variables that are not set.
 
     As in a shell, ${VAR:-default} takes its default when VAR is unset or empty; $$ is a dollar.
+
+    Args:
+        value: a part of the document.
+        environ: the values of the variables.
+        report: gets the faults.
+        path: of the value in the document.
+        connects: False if variables of the CONNECTIONS may be unset; such a value is then unknown.
+
     """
-    if isinstance(value, dict):
-        return {key: expand(item, environ, report, (*path, key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [expand(item, environ, report, (*path, at)) for at, item in enumerate(value)]
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        pairs = [
+            (key, expand(item, environ, report, (*path, key), connects=connects))
+            for key, item in items
+        ]
+        return dict(pairs) if isinstance(value, dict) else [item for _, item in pairs]
     if not isinstance(value, str) or "$" not in value:
         return value
     faults: list[Fault] = []
-    expanded = MARK.sub(lambda mark: _replace(mark, environ, faults), value)
-    for fault in faults:
+    unset: list[Fault] = []
+    expanded = MARK.sub(lambda mark: _replace(mark, environ, faults, unset), value)
+    needed = unset if connects or not any(_like(path, each) for each in CONNECTIONS) else []
+    for fault in faults + needed:
         report.add(path, fault)
-    if faults:
+    if faults or unset:
         report.blocked.add(path)
-    return expanded
+    return "" if unset else expanded  # no address that another variable completes by chance
 
 
-def _replace(mark: re.Match[str], environ: Mapping[str, str], faults: list[Fault]) -> str:
+def _like(path: KeyPath, pattern: Sequence[str | None]) -> bool:
+    """Whether a path has the keys of a pattern, of which None is any key."""
+    return len(path) == len(pattern) and all(
+        want is None or want == key for key, want in zip(path, pattern, strict=True)
+    )
+
+
+def _replace(
+    mark: re.Match[str], environ: Mapping[str, str], faults: list[Fault], unset: list[Fault]
+) -> str:
+    """Return the value of a variable, or add to the faults or to the unset variables."""
     if mark.group() == "$$":
         return "$"
     variable = VARIABLE.fullmatch(mark[1])
@@ -50,7 +85,7 @@ def _replace(mark: re.Match[str], environ: Mapping[str, str], faults: list[Fault
     if default is not None:
         return found or default
     if found is None:
-        faults.append(
+        unset.append(
             Fault(
                 message=f"variable {name} is not set and has no default",
                 expected=f"{name} in the environment, or ${{{name}:-default}}",

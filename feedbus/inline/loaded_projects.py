@@ -100,7 +100,7 @@ def project(topology: str | Path | Topology) -> Project:
     if known is not None and said == text and unchanged:
         return known
     lookups = _Lookups()
-    made = Project(config.load(path, environ=lookups, text=text))
+    made = Project(config.load(path, environ=lookups, text=text, connects=False))
     _projects[path] = (text, lookups.found, made)
     return made
 

@@ -107,7 +107,9 @@ def _make(topology: Topology, application_name: str, waiting: Waiting) -> Store:
 
 def _peewee(options: StoreOptions, project: str, application_name: str, waiting: Waiting) -> Store:
     if options.url is None:
-        msg = "[store] url: expected sqlite:///FILE or postgresql://…, got none"
+        msg = (
+            "[store] url: expected sqlite:///FILE or postgresql://…, got none, or an unset variable"
+        )
         raise UsageError(msg)
     try:
         from feedbus.store.peewee import PeeweeStore

@@ -64,6 +64,11 @@ class BrokerUrl:
         """Return the URL of a broker in the memory of this process."""
         return cls(f"memory://{name}", memory=name)
 
+    @classmethod
+    def unknown(cls) -> Self:
+        """Return the URL of a topology that was loaded without it: nothing can connect to it."""
+        return cls("")
+
     @property
     def embedded(self) -> bool:
         """Whether it is the embedded broker, in a file or in memory."""
