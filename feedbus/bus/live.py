@@ -28,6 +28,7 @@ from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import check_columns, check_many, check_record
 from feedbus.records.publish_options import envelope_of
 from feedbus.store import NoStore, Store, open_store
+from feedbus.store.key_locks import KeyLocks
 from feedbus.store.leftovers import Leftovers
 from feedbus.store.none import refuse
 from feedbus.store.protocol import Entry
@@ -85,6 +86,7 @@ class LiveBus(Bus):
         self._current = Current()
         self._store = self._given_store
         self._left: Leftovers | None = None
+        self._locks = KeyLocks()
         self._again_at = -math.inf
 
     def unique(self) -> str:
@@ -206,7 +208,8 @@ class LiveBus(Bus):
         finally:
             self._current.transaction = None
         if current.requests:
-            self._send_committed(store, current)
+            with self._locks.hold(current.first, current.keys):
+                self._send_committed(store, current)
 
     def _opened_store(self) -> Store:
         with self._opening:

@@ -12,6 +12,7 @@ from feedbus.errors import StoreOutage
 from feedbus.logs import EventLog
 from feedbus.printable import one_line
 from feedbus.store import Store
+from feedbus.store.key_locks import Key
 from feedbus.wire.constants import PACK
 
 events = EventLog(__name__)
@@ -40,6 +41,11 @@ class Transaction:
     def rows(self) -> list[int]:
         """The ids of all rows."""
         return [row for _, ids in self._put for row in ids]
+
+    @property
+    def keys(self) -> set[Key]:
+        """The exchanges and routing keys of the rows."""
+        return {(request.exchange, key) for request, _ in self._put for key in request.pack.keys}
 
     @property
     def first(self) -> int:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from feedbus.clock import Clock
+from feedbus.store.key_locks import Key
 from feedbus.store.protocol import Entry, Store
 from feedbus.store.tables import now
 
@@ -16,8 +17,6 @@ POLL_SECONDS = 0.05
 LOCK_SECONDS = 5.0
 PAGE_ROWS = 1_000
 MOST_ROWS = 10_000  # sent before others; if there are more, the relay sends them
-
-Key = tuple[str, str]  # an exchange of the topology, and a routing key
 
 
 class Leftovers:

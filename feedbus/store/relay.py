@@ -12,6 +12,7 @@ from feedbus.errors import Outage
 from feedbus.generations import topology_setup
 from feedbus.logs import EventLog
 from feedbus.printable import one_line
+from feedbus.store.key_locks import KeyLocks
 from feedbus.store.leftovers import Leftovers
 from feedbus.store.outbox_rows import IN_FLIGHT_SECONDS, RelayBus, accepted, publish_pending
 from feedbus.store.protocol import Entry, Store
@@ -65,6 +66,7 @@ class Relay:
         self._away = False
         self._published: list[int] = []
         self._left = Leftovers(store, topology.name, clock)
+        self._locks = KeyLocks()
         self._unpruned_seconds = PRUNE_SECONDS
         self._wake = threading.Event()
         self._over = threading.Event()
@@ -73,8 +75,12 @@ class Relay:
     def publish(self, entries: Iterable[Entry]) -> None:
         """Publish committed rows of the outbox, or leave them to the thread; raises nothing."""
         rows = list(entries)
-        if not rows:
-            return
+        if rows:
+            with self._locks.hold(rows[0].id, ((row.exchange, row.key) for row in rows)):
+                self._publish_locked(rows)
+            self._wake.set()
+
+    def _publish_locked(self, rows: Sequence[Entry]) -> None:
         sent: set[int] = set()
         try:
             if not self._away:
@@ -90,14 +96,13 @@ class Relay:
             )
         if any(row.id not in sent for row in rows):
             self._left.add(rows[-1].id)
-        self._wake.set()
 
     def _publish(self, rows: Sequence[Entry]) -> Iterator[int]:
         """Publish rows after the leftover rows of their keys; yield the accepted rows."""
+        done = set(self._published)  # and not removed yet
         with self._left.before(rows[0].id, rows[-1].id) as left:
             if left is None:
                 return
-            done = set(self._published)  # and not removed yet
             older = [row for row in left if row.id not in done]
             for row in accepted(self._bus, [*older, *rows], self._clock):
                 self._published.append(row)

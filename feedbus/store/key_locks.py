@@ -1,0 +1,52 @@
+"""Locks of keys, so that only one thread of a process sends rows of a key at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+Key = tuple[str, str]  # an exchange of the topology, and a routing key
+
+
+class KeyLocks:
+    """A lock for each key of the outbox; threads get it in the order in which rows were added.
+
+    Without the locks, a thread could send a row while an earlier row of its key is refused in
+    another thread. It could also send a leftover row that another thread is just sending.
+    """
+
+    def __init__(self) -> None:
+        """Start with no thread that sends."""
+        self._changed = threading.Condition()
+        self._sending: set[Key] = set()
+        self._waiting: dict[int, set[Key]] = {}
+
+    @contextmanager
+    def hold(self, first: int, keys: Iterable[Key]) -> Iterator[None]:
+        """Hold the locks of keys; wait for threads that hold them, or that wait with earlier rows.
+
+        Args:
+            first: the first row to send.
+            keys: the keys of all rows to send.
+
+        """
+        wanted = set(keys)
+        with self._changed:
+            self._waiting[first] = wanted
+            try:
+                self._changed.wait_for(lambda: self._free(first, wanted))
+                self._sending |= wanted
+            finally:
+                self._waiting.pop(first, None)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._sending -= wanted
+                self._changed.notify_all()
+
+    def _free(self, first: int, wanted: set[Key]) -> bool:
+        return wanted.isdisjoint(self._sending) and all(
+            wanted.isdisjoint(keys) for row, keys in self._waiting.items() if row < first
+        )

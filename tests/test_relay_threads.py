@@ -1,0 +1,125 @@
+"""Threads that publish rows of the outbox at the same time, by one relay or one bus."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from feedbus.errors import PublishError
+from feedbus.store.key_locks import KeyLocks
+from feedbus.store.peewee import PeeweeStore
+from feedbus.store.protocol import Entry
+from feedbus.store.relay import Relay
+from feedbus.topology import StoreOptions, Topology
+from feedbus.urls import parse_broker_url, parse_store_url
+from tests.projects import PATIENCE_SECONDS, wait_until
+
+
+class HeldBus:
+    """A bus that refuses some keys, and holds the messages of another until it is let go."""
+
+    def __init__(self) -> None:
+        self.refused: set[str] = set()
+        self.published: list[int] = []
+        self.asked: list[int] = []
+        self.let_go = threading.Event()
+
+    def publish(self, exchange: str, payload: Any, key: str = "", **options: Any) -> None:
+        del exchange, options
+        self.asked.append(payload["n"])
+        if key == "held":
+            assert self.let_go.wait(PATIENCE_SECONDS)
+        if key in self.refused:
+            raise PublishError([("x", "the queue is full")])
+        self.published.append(payload["n"])
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def store(tmp_path) -> Iterator[PeeweeStore]:
+    opened = PeeweeStore(f"sqlite:///{tmp_path}/store.db", "shop")
+    opened.set_up()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def bus() -> HeldBus:
+    return HeldBus()
+
+
+@pytest.fixture
+def relay(store, bus, tmp_path) -> Relay:
+    url = parse_store_url(f"sqlite:///{tmp_path}/store.db")
+    broker = parse_broker_url(f"sqlite:///{tmp_path}/broker.db")
+    options = StoreOptions(url=url)
+    return Relay(Topology("shop", tmp_path / "t.toml", broker, {}, {}, store=options), store, bus)
+
+
+def rows(store: PeeweeStore, *keys: str) -> list[Entry]:
+    first = len(store.outbox.pending()) + 1
+    return [store.outbox.put("orders", {"n": first + n}, key) for n, key in enumerate(keys)]
+
+
+def begun(function: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=function)
+    thread.start()
+    return thread
+
+
+def ended(*threads: threading.Thread) -> None:
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive()
+
+
+def test_a_row_that_another_thread_is_sending_is_not_sent_as_one_that_was_left(store, bus, relay):
+    bus.refused.add("full")
+    relay.publish(rows(store, "other"))  # so that the next call does not look for rows of others
+    first, left, last = (rows(store, key) for key in ("held", "full", "held"))
+    one = begun(lambda: relay.publish(first))
+    wait_until(lambda: 2 in bus.asked)
+    relay.publish(left)  # from now on rows may be left
+    other = begun(lambda: relay.publish(last))
+    wait_until(lambda: relay._locks._waiting)
+    bus.let_go.set()
+    ended(one, other)
+    assert bus.published == [1, 2, 4]
+
+
+def test_a_refused_row_holds_back_the_row_of_another_thread_with_its_key(store, bus, relay):
+    bus.refused.add("full")
+    relay.publish(rows(store, "other"))
+    first, last = rows(store, "full", "held"), rows(store, "full")
+    one = begun(lambda: relay.publish(first))
+    wait_until(lambda: 3 in bus.asked)
+    bus.refused.clear()  # there is room again, but the first row is still in the outbox
+    other = begun(lambda: relay.publish(last))
+    wait_until(lambda: relay._locks._waiting)
+    bus.let_go.set()
+    ended(one, other)
+    assert bus.published == [1, 3, 2, 4]
+
+
+def test_the_lock_of_a_key_is_given_in_the_order_of_rows_and_other_keys_are_free():
+    locks, order, let_go = KeyLocks(), [], threading.Event()
+
+    def work(row: int, *keys: str) -> None:
+        with locks.hold(row, [("orders", key) for key in keys]):
+            order.append(row)
+            assert row > 1 or let_go.wait(PATIENCE_SECONDS)
+
+    first = begun(lambda: work(1, "a", "b"))
+    wait_until(lambda: order == [1])
+    late = begun(lambda: work(5, "b"))
+    wait_until(lambda: len(locks._waiting) == 1)
+    early = begun(lambda: work(3, "a", "b"))
+    wait_until(lambda: len(locks._waiting) == 2)
+    work(7, "c")
+    let_go.set()
+    ended(first, late, early)
+    assert order == [1, 7, 3, 5]
