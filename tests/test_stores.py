@@ -22,6 +22,7 @@ from feedbus.handling.handlers import Handler
 from feedbus.handling.parameters import Given
 from feedbus.handling.resources import Resources
 from feedbus.store import Store
+from feedbus.store.outages import connection_lost
 from feedbus.store.peewee import PeeweeStore
 from feedbus.store.sqlalchemy import SqlAlchemyStore
 from servers.postgres import Postgres, chosen
@@ -45,6 +46,7 @@ class Made:
     store: Store
     again: Callable[[str], Store]
     execute: Callable[[Any, str], Any]
+    close: Callable[[Any], None]
 
     def effect(self, session: Any, number: int) -> None:
         self.execute(session, f"INSERT INTO effects VALUES ({number})")
@@ -59,6 +61,11 @@ def engine(url: str) -> sqlalchemy.Engine:
     return sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
 
 
+CLOSERS: dict[str, Callable[[Any], None]] = {
+    "peewee": lambda database: database.connection().close(),
+    "sqlalchemy": lambda session: session.connection().connection.dbapi_connection.close(),
+    "psycopg": lambda connection: connection.close(),
+}
 MAKERS: dict[str, tuple[Callable[[str, str], Store], Callable[[Any, str], Any]]] = {
     "peewee": (PeeweeStore, lambda database, sql: database.execute_sql(sql)),
     "sqlalchemy": (
@@ -88,7 +95,7 @@ def made(request, postgres_servers, tmp_path) -> Iterator[Made]:
     store.set_up()
     with store.transaction() as session:
         execute(session, "CREATE TABLE effects (n integer PRIMARY KEY)")
-    yield Made(store, again, execute)
+    yield Made(store, again, execute, CLOSERS[kind])
     for each in opened:
         each.close()
     if server is not None:
@@ -125,8 +132,7 @@ def test_a_row_of_the_outbox_takes_the_arguments_and_the_options_of_publish(made
         ({"priority": 300}, "priority: expected 0 to 255, got 300"),
         (
             {"delays": 1},
-            "publish() has no argument 'delays'; its options are message_id, headers, priority,"
-            " expires, delay",
+            "publish() has no argument 'delays'; its options are message_id, headers, prio",
         ),
         ({"key": 7}, "key: expected str, got 7 of type int"),
         ({"payload": "text"}, "payload: expected a mapping"),
@@ -181,6 +187,24 @@ def test_the_rows_of_some_keys_are_found_up_to_one_of_them(made):
     found = made.store.outbox.pending(up_to=ids[5], keys=keys)
     assert [each.message_id for each in found] == ["a-1", 'b"-1', "a-2", 'b"-2']
     assert made.store.outbox.pending(keys=set()) == []
+
+
+def test_a_transaction_whose_connection_was_closed_is_lost_and_the_next_one_works(made):
+    store = made.store
+
+    def work() -> None:
+        with store.transaction() as session:
+            made.effect(session, 1)
+            made.close(session)
+            store.inbox.unseen("work", ["a"])
+
+    with pytest.raises(Exception, match="clos") as raised:
+        work()
+    assert connection_lost(raised.value)
+    with store.transaction() as session:
+        made.effect(session, 2)
+        store.inbox.unseen("work", ["b"])
+    assert (made.effects(), store.inbox.seen("work", ["a", "b"])) == ([2], ["b"])
 
 
 def test_a_transaction_within_another_joins_it(made):

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from feedbus.bus.collecting_bus import BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.callee import AsyncCall, Callee
+from feedbus.dispatch.lost_connections import LostConnections
 from feedbus.dispatch.ordered_retries import Waits
 from feedbus.dispatch.publications import Publications
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
@@ -49,6 +50,7 @@ class HandlerCalls:
         self._sender = sender
         self._store = store
         self._left = left
+        self._lost_connections = LostConnections(store)
 
     def outcome(
         self, callee: Callee, records: Records
@@ -73,13 +75,17 @@ class HandlerCalls:
             Outage: an outage is the cause.
 
         """
-        if isinstance(error, Outage):
-            raise error
         if isinstance(error, Drop | Reject | Retry | Waits):
             return error
-        if self._store.is_outage(error):
-            msg = f"store: {error}"
-            raise StoreOutage(msg) from error
+        if isinstance(error, Outage) or self._store.is_outage(error):
+            fault = self._lost_connections.fault(records, error)
+            if fault is not None:
+                error = fault
+            elif isinstance(error, Outage):
+                raise error
+            else:
+                msg = f"store: {error}"
+                raise StoreOutage(msg) from error
         if len(records) == 1:
             events.error(
                 "handler_failed",

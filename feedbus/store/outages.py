@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-from feedbus.errors import Outage
+from feedbus.errors import Outage, StoreOutage
 from feedbus.printable import one_line
 
 # Primary result codes of SQLite, and what to do about each.
@@ -26,7 +26,8 @@ NO_TABLES = "tables are missing: create them (feedbus up creates its own and cal
 # SQLSTATE classes and codes, https://www.postgresql.org/docs/15/errcodes-appendix.html.
 # A statement timeout (57014) is not among them: the message may be the cause, if its handling needs
 # too much time. So the retry policy applies, which also gives a slow server time.
-POSTGRES_CLASSES = {"08", "53", "58"}  # connection, insufficient resources, system error
+POSTGRES_CONNECTION = "08"
+POSTGRES_CLASSES = {POSTGRES_CONNECTION, "53", "58"}  # and insufficient resources, system error
 POSTGRES_CODES = {
     "25006",  # read-only: a standby, until it is promoted
     "40001",  # serialization failure: the transaction must be repeated
@@ -49,6 +50,12 @@ def outage(error: BaseException) -> bool:
     if isinstance(error, Outage):
         return True
     return any(_reason(each) is not None for each in _causes(error))
+
+
+def connection_lost(error: BaseException) -> bool:
+    """Whether an error, or the cause of an outage, means that the connection is closed or lost."""
+    cause = error.__cause__ if isinstance(error, StoreOutage) else error
+    return cause is not None and any(map(_is_lost, _causes(cause)))
 
 
 def describe(error: BaseException, where: str) -> str:
@@ -77,7 +84,21 @@ def _reason(error: BaseException) -> str | None:
     return _postgres_reason(error) if library in POSTGRES_DRIVERS else None
 
 
+def _is_lost(error: BaseException) -> bool:
+    if isinstance(error, sqlite3.ProgrammingError):
+        return str(error).startswith("Cannot operate on a closed database")
+    library = type(error).__module__.partition(".")[0]
+    if library == "peewee" and type(error).__name__ == "InterfaceError":
+        return True
+    if library not in POSTGRES_DRIVERS:
+        return False
+    code = _code(error)
+    return code[:2] == POSTGRES_CONNECTION if code else _is_unanswered(error)
+
+
 def _sqlite_reason(error: sqlite3.Error) -> str | None:
+    if _is_lost(error):
+        return "its connection was closed"
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return None
@@ -87,13 +108,10 @@ def _sqlite_reason(error: sqlite3.Error) -> str | None:
 
 
 def _postgres_reason(error: BaseException) -> str | None:
-    code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
-    code = code or _field(error, "C")
+    code = _code(error)
     text = one_line(error) or type(error).__name__
-    if code is None:
-        # No answer from the server: it refused or closed the connection.
-        names = {kind.__name__ for kind in type(error).__mro__}
-        return text if names & {"OperationalError", "InterfaceError"} else None
+    if not code:
+        return text if _is_unanswered(error) else None
     if code == POSTGRES_NO_TABLE:
         return NO_TABLES
     if code == POSTGRES_NO_PRIVILEGE:
@@ -102,6 +120,21 @@ def _postgres_reason(error: BaseException) -> str | None:
         refused = checked.startswith(PRIVILEGE_CHECK)
         return f"{text.partition(' LINE ')[0]}; grant it to the role" if refused else None
     return text if code[:2] in POSTGRES_CLASSES or code in POSTGRES_CODES else None
+
+
+def _code(error: BaseException) -> str:
+    """Return the SQLSTATE of an error of a driver, or "" if it has none."""
+    code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
+    return code or _field(error, "C") or ""
+
+
+def _is_unanswered(error: BaseException) -> bool:
+    """Whether a driver's error without SQLSTATE means that the server did not answer.
+
+    The server has refused or closed the connection.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OperationalError", "InterfaceError"})
 
 
 def _field(error: BaseException, name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -52,7 +53,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
     def _begin_and_execute(self, sql: str, params: Any, **options: Any) -> Any:
         turn = self._turn()
         with self._while_waiting():
-            if self.is_closed():
+            if self.lost():
                 self._connect_within()
             with suppress(OSError):  # without a turn, SQLite itself waits, or raises the error
                 turn.take(BUSY_TIMEOUT_SECONDS)
@@ -75,6 +76,16 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
             super().rollback()
         finally:
             self._turn().give()
+
+    def lost(self) -> bool:
+        """Whether this thread's connection is closed, also by a handler that has closed it."""
+        if self.is_closed():
+            return True
+        try:
+            _ = peewee.SqliteDatabase.connection(self).total_changes
+        except sqlite3.ProgrammingError:
+            return True
+        return False
 
     def _begun(self) -> bool:
         # SQLite ends a transaction by itself when the disk is full.

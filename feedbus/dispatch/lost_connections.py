@@ -1,0 +1,56 @@
+"""Calls that lost the connection to the store: an outage, or the fault of the handler."""
+
+from __future__ import annotations
+
+from feedbus.errors import StoreOutage
+from feedbus.records import Records
+from feedbus.store import Store
+from feedbus.store.outages import connection_lost
+
+MOST = 1_000  # calls that are remembered
+
+
+class ConnectionClosed(Exception):  # noqa: N818 -- names what happened
+    """A handler has closed the connection of the store, or its statements end it."""
+
+
+class LostConnections:
+    """The calls that lost the connection to the store, although it answered directly afterwards."""
+
+    def __init__(self, store: Store) -> None:
+        """Remember no calls yet."""
+        self._store = store
+        self._calls: set[tuple[str, int]] = set()
+
+    def fault(self, records: Records, error: BaseException) -> ConnectionClosed | None:
+        """Return the failure of records if their handler is the cause of an outage, else None.
+
+        The first time, the server may have closed the connection, for example at its restart. If
+        the store answers again, and a second call with the same records loses the connection, the
+        handler is the cause.
+
+        Args:
+            records: of the call.
+            error: the outage with which the call ended.
+
+        """
+        if not connection_lost(error):
+            return None
+        try:
+            self._store.ready()
+        except StoreOutage:
+            return None
+        call = records.ids[0], len(records)
+        if call not in self._calls:
+            if len(self._calls) >= MOST:
+                self._calls.clear()
+            self._calls.add(call)
+            return None
+        text = (
+            "the call ended without its connection to the store for the second time, although the"
+            f" store answers ({error}): a handler must not close the connection, and its statements"
+            " must not end it"
+        )
+        found = ConnectionClosed(text)
+        found.__cause__ = error
+        return found
