@@ -54,7 +54,7 @@ class Derived:
 
     Attributes:
         owner: the name before the suffix, with the topology's name if the whole name has it.
-        role: what the object does for its owner.
+        role: the role of the object for its owner.
 
     """
 
@@ -69,7 +69,7 @@ def role_of(suffix: str) -> Role | None:
 
 
 def derived(name: str) -> Derived | None:
-    """Return what a name is made from, by its longest suffix; None if it has no suffix.
+    """Return the parts of a name that feedbus has made; None if the name has no suffix.
 
     Example:
         `derived("shop.orders.retry.1000")` is `Derived("shop.orders", Role.RETRY)`.

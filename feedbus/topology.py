@@ -26,11 +26,12 @@ PREFETCH = 10
 WAITING_LIMIT = 10_000
 MOST_BUCKETS = 10_000  # of a ring
 OPERATIONS = "operations"  # the name of the process that serves metrics, health and the page
-# Prometheus's list of exporters takes 9100 to 9999, RabbitMQ 5672 and 15672 to 15692, and from
-# 32768 on Linux gives ports to outgoing connections.
+# A port that others rarely use: exporters of Prometheus use 9100 to 9999, RabbitMQ uses 5672 and
+# 15672 to 15692, and Linux uses the ports from 32768 on for outgoing connections.
 OPERATIONS_PORT = 8672
-# A quorum queue counts a delivery whenever a channel ends, also in order, with a message that was
-# only prefetched; RabbitMQ 4 drops such a message at 20 by default, 3.10 immediately for -1.
+# A quorum queue counts a delivery whenever a channel ends, even for a message that was only
+# prefetched. RabbitMQ 4 drops such a message after 20 deliveries by default. With a limit of -1,
+# RabbitMQ 3.10 drops it immediately.
 NO_DELIVERY_LIMIT = 2**31 - 1
 
 # The properties with which a queue is declared. They cannot be changed on an existing queue.

@@ -25,7 +25,7 @@ WRONG_FILES = {
         START + ORDERS.replace("orders]", f"▸{'x' * 225}]", 1),
         (
             f"[queues.{'x' * 225}] expected a name of at most 224 characters, got 225: "
-            "the broker takes 255 bytes, and feedbus adds to it"
+            "the broker takes 255 bytes, and feedbus adds a suffix to it"
         ),
     ),
     "a queue declared beside the shard of that name": (
@@ -123,14 +123,14 @@ WRONG_FILES = {
     "a direct queue without routing keys": (
         START + "▸" + ORDERS.replace('routing_keys = ["new"]\n', ""),
         (
-            "[queues.orders] routing_keys: nothing reaches this queue: expected routing_keys, "
+            "[queues.orders] routing_keys: no message reaches this queue: expected routing_keys, "
             "as 'orders' is direct"
         ),
     ),
     "a topic queue with no routing key in its array": (
         START + ORDERS.replace('"orders"', '"mail"', 1).replace('["new"]', "▸[]"),
         (
-            "[queues.orders] routing_keys: nothing reaches this queue: expected routing_keys, "
+            "[queues.orders] routing_keys: no message reaches this queue: expected routing_keys, "
             "as 'mail' is topic"
         ),
     ),

@@ -61,8 +61,8 @@ PROBLEMS = [
     (
         ('\nrouting_keys = ["mail"]', ""),
         (
-            "topology.toml:10:1: [queues.mail] routing_keys: nothing reaches this queue: expected"
-            " routing_keys, as 'mail' is direct"
+            "topology.toml:10:1: [queues.mail] routing_keys: no message reaches this queue:"
+            " expected routing_keys, as 'mail' is direct"
         ),
     ),
     (
@@ -101,7 +101,10 @@ MESSAGES = {
     "cli/apply.py": ("not everything is done; run `feedbus apply` again",),
     "cli/plan.py": (
         "nothing to change",
-        "{} dangerous: `feedbus apply` refuses until --delete-nonempty names them",
+        (
+            "{} dangerous: `feedbus apply` refuses to make these changes unless --delete-nonempty"
+            " names them"
+        ),
     ),
     "cli/restart.py": ("nothing runs in {}; start it with `feedbus up`",),
     "cli/status_table.py": ("nothing runs; start it with `feedbus up`",),
@@ -148,8 +151,8 @@ MESSAGES = {
     ),
     "supervisor/arbiter.py": (
         (
-            "process {} supervises {} already; stop it with `feedbus down`, look at it with"
-            " `feedbus status`, or set another var in the topology"
+            "process {} supervises {} already; stop it with `feedbus down`, or set another var in"
+            " the topology"
         ),
     ),
     "supervisor/client.py": (
@@ -161,7 +164,7 @@ MESSAGES = {
             "the supervisor, process {}, is of another version of feedbus: run `feedbus down`, then"
             " `feedbus up`"
         ),
-        "code has changed ({}) since {} started: `feedbus restart` runs it as it is now",
+        "code has changed ({}) since {} started: run `feedbus restart` to run the current code",
     ),
     "supervisor/watcher_events.py": (
         "process {} is ready after {} s",

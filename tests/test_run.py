@@ -81,7 +81,7 @@ def test_a_message_that_kills_its_consumer_is_found_out_and_set_aside(tmp_path: 
     assert project.seen() == ["1", *["2"] * 5, "3"]
     (letter,) = project.dead()
     assert letter["reason"] == (
-        "its consumer was lost 5 times while handling it; the last time, its process ended"
+        "its consumer was lost 5 times while it was handled; the last time, its process ended"
     )
 
 

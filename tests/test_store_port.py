@@ -199,7 +199,7 @@ def test_faults_of_a_message_are_no_outage(store_url):
 
 def test_missing_tables_are_an_outage_that_says_what_to_do(empty_store_url):
     bind(PeeweeStore(empty_store_url))
-    with pytest.raises(Outage, match="tables are missing: create them"), transaction():
+    with pytest.raises(Outage, match="tables are missing; run `feedbus up`"), transaction():
         bound().outbox.put("publish_tweet", {"n": 1})
 
 

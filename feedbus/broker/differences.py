@@ -90,8 +90,8 @@ def _refusal(name: str, reply: str) -> str:
     )
     return (
         f"{kind} {named}: expected {argument} = {wanted}, got {got} on the broker; change"
-        f" {OPTIONS.get(argument, 'arguments')} in the topology to what is there, or {remedy}"
-        " and run this again"
+        f" {OPTIONS.get(argument, 'arguments')} in the topology to this value, or {remedy},"
+        " and run the command again"
     )
 
 

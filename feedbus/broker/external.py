@@ -13,8 +13,8 @@ from feedbus.errors import UsageError
 from feedbus.topology import Exchange, Queue, Topology
 
 REMEDY = (
-    "feedbus never declares or changes what is external: let the system that owns it create it,"
-    " or correct its name in the topology"
+    "feedbus does not declare external objects: let the system that owns it declare it, or correct"
+    " its name in the topology"
 )
 
 

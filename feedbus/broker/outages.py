@@ -67,7 +67,7 @@ def outage(connection: Connection, url: BrokerUrl | Node) -> Iterator[None]:
         raise BrokerOutage(msg) from error
     except NotAllowed as error:
         msg = (
-            f"broker {url}: {error.reply_text}; check the virtual host, which is what"
+            f"broker {url}: {error.reply_text}; check the virtual host, which"
             " follows the port in [broker] url ('/' is written as //)"
         )
         raise BrokerOutage(msg) from error

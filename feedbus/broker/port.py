@@ -79,7 +79,7 @@ class Broker(Protocol):
     def queue_written_seconds(self) -> float:
         """How long the broker may take to write a confirmed new queue to its disk.
 
-        If the broker is killed before, messages of that queue can be lost, confirmed or not.
+        If the broker is killed earlier, messages of that queue can be lost, even confirmed ones.
         """
 
     def load(self) -> None:

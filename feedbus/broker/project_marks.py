@@ -31,13 +31,13 @@ def claim(channel: Channel, topology: Topology) -> None:
         UsageError: names of this project and of another one begin with the same prefix.
 
     """
-    remedy = "rename one of them, or give each project a virtual host of its own"
+    remedy = "rename one of them, or give each project its own virtual host"
     for part in _parts(topology):
         other = f"{topology.name}.{part}"
         if lookups.exchange_exists(channel.connection, other + PROJECT):
             msg = (
-                f"names in {topology.path.name} begin with '{part}.', and on the broker with"
-                f" '{other}.', as do those of the project '{other}' there; {remedy}"
+                f"names in {topology.path.name} begin with '{part}.', so on the broker they begin"
+                f" with '{other}.', like the names of the project '{other}'; {remedy}"
             )
             raise UsageError(msg)
     if lookups.exchange_exists(channel.connection, topology.name + PART):

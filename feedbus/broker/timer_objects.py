@@ -50,7 +50,7 @@ class Timer:
     def declare(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
         """Declare the objects for these messages; return when the broker has written them to disk.
 
-        The first message that needs a place waits for that. Later messages, also of other
+        The first message that needs a position waits for this. Later messages, also of other
         processes, find the exchange `written`, and do not wait.
 
         Raises:

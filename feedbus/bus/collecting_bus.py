@@ -32,8 +32,8 @@ class Collect(Protocol):
 
 def _refuse_late(*_: object) -> NoReturn:
     msg = (
-        "the handler has returned, so what is published now would be lost: publish before it"
-        " returns, or in its threads and tasks by a bus of feedbus.connect()"
+        "the handler has returned, so this message would be lost: publish before the handler"
+        " returns, or, in its threads and tasks, with a bus of feedbus.connect()"
     )
     raise UsageError(msg)
 
@@ -128,7 +128,7 @@ class BatchBus(Bus):
 
         """
         msg = (
-            "a batch handler cannot publish by the bus, because the id of a message is derived"
+            "a batch handler cannot publish with the bus, because the id of a message is derived"
             " from the record that causes it; call records.publish(…), or publish_many(…) or"
             " publish_columns(…) on each of records.singles()"
         )

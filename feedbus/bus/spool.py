@@ -64,7 +64,7 @@ class Spool:
             self._recent, self._recent_bytes = [], 0
 
     def __iter__(self) -> Iterator[Outgoing]:
-        """Yield the messages in order; afterwards none can be added."""
+        """Yield the messages in order; afterwards, no message can be added."""
         if self._file is not None:
             end = self._file.tell()
             self._file.seek(0)

@@ -143,7 +143,7 @@ def _check(tally: Tally, traffic: str | None) -> None:
         raise UsageError(msg)
     if not tally.total:
         source = f" in {traffic}" if traffic and not traffic.isdecimal() else ""
-        msg = f"none of the {counted(tally.keys, 'key')} has any traffic{source}"
+        msg = f"none of the {counted(tally.keys, 'key')} has traffic{source}"
         raise UsageError(msg)
 
 
@@ -155,7 +155,7 @@ def _report_text(found: Found, most_buckets: int, target: float | None) -> str:
     lines = [f"{sentence} over {counted(len(before.members), 'shard')}:"]
     lines += [f"  before: max/mean {before.max_over_mean:.3f}, {_buckets(before.ring)}"]
     if not before.equal_weights:
-        lines[-1] += f"; {before.max_over_share:.3f} of the share that its weight asks for"
+        lines[-1] += f"; the busiest gets {before.max_over_share:.3f} times its share by weight"
     if not found.changes:
         lines += [*_why_not(found, most_buckets, target), *_limits(found, target)]
         return "\n".join(lines)
@@ -179,7 +179,7 @@ def _why_not(found: Found, most_buckets: int, target: float | None) -> list[str]
     if target is not None and found.before.max_over_mean <= target:
         return [f"the current weights reach {target:g} already"]
     best = found.evenness(found.choices[-1])
-    sentence = f"no weights of at most {counted(most_buckets, 'bucket')} are more even by enough"
+    sentence = f"no weights of at most {counted(most_buckets, 'bucket')} are clearly more even"
     return [f"{sentence}: the best reach {best:.3f}"]
 
 

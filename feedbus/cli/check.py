@@ -47,7 +47,7 @@ def command(ctx: click.Context, file: str | None, *, as_json: bool) -> None:
 
 
 def summarise(topology: Topology) -> dict[str, int]:
-    """Count what a topology has."""
+    """Count the exchanges, queues, consumers and other objects of a topology."""
     return {
         "exchanges": len(topology.exchanges),
         "queues": len(topology.queues),

@@ -48,8 +48,8 @@ def command(context: Any, *, timeout: float | None, now: bool, as_json: bool) ->
         ran = stop(topology, within_seconds=0.0 if now else timeout, progress=lines.show)
     except KeyboardInterrupt:
         click.echo(
-            "\nstopped waiting; the processes still end: `feedbus down` waits again,"
-            " `feedbus down --now` kills what is left",
+            "\nstopped waiting; the processes continue to end: `feedbus down` waits for them"
+            " again, `feedbus down --now` kills them",
             err=True,
         )
         raise

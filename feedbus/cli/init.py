@@ -53,7 +53,7 @@ def command(name: str, *, minimal: bool) -> None:
     click.echo(
         f"\nNext:\n"
         f"  cd {name}\n"
-        f"  pytest                 # its tests pass; pytest is a package of its own\n"
+        f"  pytest                 # runs the tests; `pip install pytest` first\n"
         f"  feedbus up             # runs everything on the embedded broker; Ctrl-C stops it\n"
         f"In a second terminal, in the same folder:\n"
         f"  feedbus publish orders --key chair --json '{MESSAGE}'\n"

@@ -150,7 +150,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     parts = [f"{counts[one]} to {one}" for one in ("create", "change", "delete") if counts[one]]
     if counts["dangerous"]:
         parts.append(
-            f"{counts['dangerous']} dangerous: `feedbus apply` refuses until"
+            f"{counts['dangerous']} dangerous: `feedbus apply` refuses to make these changes unless"
             " --delete-nonempty names them"
         )
     yield ""
@@ -201,7 +201,7 @@ def _backlog(ring: RingChange) -> str:
     if ring.moved_share is None:
         return waiting
     if ring.drain_seconds is None:
-        return f"{waiting}; how long they take is unknown, since none is being handled now"
+        return f"{waiting}; how long they take is unknown, because none is being handled now"
     return f"{waiting}, about {ring.drain_seconds:,.0f} s at the current rate"
 
 
@@ -218,7 +218,7 @@ def _waits(waits: Sequence[Wait]) -> Iterator[str]:
 def _wait(wait: Wait) -> str:
     count = counted(wait.messages, "message")
     if wait.seconds is None:
-        duration = "no rate is known, since it handles none now"
+        duration = "its rate is unknown, because it handles none now"
     else:
         duration = f"about {wait.seconds:,.0f} s at its current rate"
     if not wait.moved_to:
@@ -230,7 +230,8 @@ def _wait(wait: Wait) -> str:
 def _hot_key(hot: HotKey) -> str:
     return (
         f"'{printable(hot.key)}' has {hot.share:.1%} of the records, and an average shard"
-        f" {hot.shard_share:.1%}: more shards do not help it, since one shard handles a whole key"
+        f" {hot.shard_share:.1%}: more shards do not help, because one shard handles all records of"
+        " a key"
     )
 
 

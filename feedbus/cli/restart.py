@@ -98,7 +98,7 @@ def _chosen(topology: Topology, names: Sequence[str]) -> list[str]:
     chosen = [name for name in everything if name in meant or not names]
     absent = [name for name in chosen if name not in found["watchers"]]
     if absent:
-        msg = f"{', '.join(absent)}: not started yet; `feedbus apply` starts what is new"
+        msg = f"{', '.join(absent)}: not started yet; run `feedbus apply` to start it"
         raise UsageError(msg)
     return chosen
 

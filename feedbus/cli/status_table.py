@@ -50,9 +50,9 @@ def table(found: dict[str, Any]) -> str:
         lines += [f"{name} holds: {printable(reason)}" for reason in holding]
     for name, one in found["consumers"].items():
         if one["waiting"]:
-            lines.append(f"{name}: {one['waiting']:,} records wait, since one of each key failed")
+            lines.append(f"{name}: {one['waiting']:,} records wait for failed ones of their keys")
         if one["dead_dropped"]:
-            lines.append(f"{name} has dropped {one['dead_dropped']:,} dead letters over its limits")
+            lines.append(f"{name}: {one['dead_dropped']:,} dead letters were dropped by limits")
     lines += [printable(note) for note in found["notes"]]
     for name in ("broker", "store"):
         one = found[name]
@@ -101,8 +101,8 @@ def _delayed(counts: dict[str, int]) -> list[str]:
     if counts.get("undelivered"):
         lines.append(
             f"{'delayed':<10}  {counts['undelivered']:,} messages were due, and no queue of the"
-            " topology takes them; add one for their exchange and routing key, and `feedbus apply`"
-            " sends them on"
+            " topology takes them; add a queue for their exchange and routing key, then run"
+            " `feedbus apply`, which sends them"
         )
     return lines
 

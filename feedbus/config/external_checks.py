@@ -1,4 +1,4 @@
-"""Check exchanges and queues that other systems declare: their names, and what they cannot have."""
+"""Check exchanges and queues that other systems declare: their names and options."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ class RetryTable(TableSchema):
     repeat = Flag("Whether the last delay repeats without end.", default="false")
     retry_on = Array(
         ExceptionName("The dotted name of an exception class."),
-        "Only these exceptions of the handler, and their subclasses, are tried again; any other "
-        "makes a dead letter immediately.",
+        "The message is tried again only after these exceptions of the handler and their "
+        "subclasses. After any other exception, it becomes a dead letter immediately.",
         of="exceptions",
         empty=False,
         default="every exception",
@@ -39,8 +39,8 @@ class RetryTable(TableSchema):
     )
     reject_on = Array(
         ExceptionName("The dotted name of an exception class."),
-        "Exceptions that make a dead letter immediately. If both lists name a class of an "
-        "exception, the nearest class counts.",
+        "After these exceptions, the message becomes a dead letter immediately. If both lists "
+        "match an exception, its nearest class decides.",
         of="exceptions",
         empty=False,
         default="none",

@@ -101,7 +101,7 @@ def _length(prefix: str, name: str, path: KeyPath) -> Found:
     if len(name) > most:
         message = (
             f"expected a name of at most {most} characters, got {len(name)}: the broker takes "
-            f"{LONGEST_NAME_BYTES} bytes, and feedbus adds to it"
+            f"{LONGEST_NAME_BYTES} bytes, and feedbus adds a suffix to it"
         )
         yield (
             path,

@@ -67,7 +67,7 @@ class TopologyTable(TableSchema):
         keys=ContentType(""),
         example={"application/x-protobuf": "app:Protobuf"},
     )
-    middleware = Table(MiddlewareTable, "What runs around each call of a handler.")
+    middleware = Table(MiddlewareTable, "Code that runs around each call of a handler.")
     schedules = Tables(
         Table(ScheduleTable, "A schedule; the key is its name."),
         "[Messages](../how-to/scheduling.md) that are published at the moments of a cron line, by "

@@ -61,8 +61,8 @@ class QueueTable(TableSchema):
     )
     handlers_by_type = Tables(
         Dotted("The handler of the messages of this type."),
-        "In place of `handler`, several by the AMQP property `type` of the messages that each "
-        "takes.",
+        "In place of `handler`, several handlers: each takes the messages with an AMQP property "
+        "`type`.",
         of="dotted names",
         keys=RoutingKey(""),
         empty=False,
@@ -83,13 +83,13 @@ class QueueTable(TableSchema):
         example=4,
     )
     weight = Whole(
-        "Every shard's share of the ring, in buckets; a ring has at most 10,000 of them.",
+        "The share of each shard in the ring, in buckets; a ring has at most 10,000 buckets.",
         most=topology.MOST_BUCKETS,
         default="1",
     )
     weights = Tables(
         Whole("The weight of the shard with this number.", most=topology.MOST_BUCKETS),
-        "Single shards' weights by number, `{ 3 = 2 }`; the others keep `weight`.",
+        "The weights of single shards by number, `{ 3 = 2 }`; other shards keep `weight`.",
         of="positive integers",
         keys=ShardNumber(""),
         default="{}",

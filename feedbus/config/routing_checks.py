@@ -67,7 +67,7 @@ def check_routing_keys(draft: Draft, queue: str, options: Options) -> Found:
         and (not draft.says(queue, "routing_keys") or "routing_keys" in options)
     ):
         exchange = options["exchange"]
-        message = f"nothing reaches this queue: expected routing_keys, as '{exchange}' is {kind}"
+        message = f"no message reaches this queue: expected routing_keys, as '{exchange}' is {kind}"
         yield (
             draft.at(queue, "routing_keys"),
             Fault(message=message, expected="an array of texts, at least one"),

@@ -55,7 +55,7 @@ class TimeZone(Text):
     expected = "a time zone such as 'Europe/Berlin' or 'UTC'"
 
     def read(self, value: Any) -> str:
-        """Return its name."""
+        """Return the name of the time zone."""
         if not isinstance(value, str):
             self.refuse()
         try:

@@ -25,8 +25,8 @@ class BrokerTable(TableSchema):
     url = Url(
         "Where the broker is. `sqlite:///FILE` is the embedded one, its file relative to this "
         "topology's folder; `amqp://` is RabbitMQ, `amqps://` the same over TLS. The nodes of a "
-        "cluster are separated by `;`; they are tried in this order. `?heartbeat=SECONDS` is for "
-        "consumers, 12 without it; the `ssl_` options are described in "
+        "cluster are separated by `;`; they are tried in this order. `?heartbeat=SECONDS` sets "
+        "the heartbeat of consumers, 12 by default; the `ssl_` options are described in "
         "[security](../security.md#tls).",
         parse_broker_url,
         *BROKER_SCHEMES,
@@ -74,12 +74,12 @@ class StoreTable(TableSchema):
         "The project's SQLAlchemy engine; only with that adapter.", default="needed by sqlalchemy"
     )
     prepare = Dotted(
-        "Called once, with the topology (`feedbus.topology.Topology`), before anything is started; "
-        "migrations go here."
+        "A function that is called once with the topology (`feedbus.topology.Topology`), before "
+        "any process starts, for example to run migrations."
     )
     keep_handled = Duration(
-        "How long the messages of queues with `once = true` are remembered, to recognise one that "
-        "is delivered again. It must be longer than all retry delays together, and longer than any "
-        "dead letter waits until it is requeued.",
+        "How long feedbus keeps the ids of messages of queues with `once = true`, to recognise a "
+        "message that is delivered again. It must be longer than all retry delays together, and "
+        "longer than any dead letter waits until it is requeued.",
         attribute="keep_handled_seconds",
     )

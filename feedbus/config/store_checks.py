@@ -43,7 +43,7 @@ def check_once(draft: Draft, queue: str, options: Options) -> Found:
 
 
 def check_store(draft: Draft) -> Found:
-    """Find options that a store's adapter needs and does not have, or cannot use."""
+    """Find options of [store] that are missing, or that the adapter cannot use."""
     store = draft.loaded.get("store", {})
     if not draft.report.has(("store",)) or not isinstance(store, dict):
         return

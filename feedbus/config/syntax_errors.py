@@ -57,7 +57,7 @@ def report_unquoted(document: Mapping[str, object], report: Report) -> None:
 
     Args:
         document: the content of the file.
-        report: gets a problem for each of them, and ignores what else is wrong there.
+        report: gets a problem for each of them; other problems in these tables are ignored.
 
     """
     for kind, entries in NAMED_TABLES.items():

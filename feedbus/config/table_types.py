@@ -207,7 +207,7 @@ def option_schema(option: Option, default: str = "") -> dict[str, Any]:
     """Return the JSON Schema of an option with its description, default and example.
 
     Args:
-        option: of a table, or what each entry of an array or table is.
+        option: an option of a table, or the type of the entries of an array or table.
         default: the default in the file's notation, or in words; "" if there is none.
 
     """

@@ -218,7 +218,11 @@ def _speaking() -> list[Panel]:
     loops = _rate("feedbus_loop_blocked_seconds_total", "consumer")
     return [
         Panel(
-            "Published/s", "Records, by what the broker answered.", (published,), "cps", width=THIRD
+            "Published/s",
+            "Published records, by the answer of the broker.",
+            (published,),
+            "cps",
+            width=THIRD,
         ),
         Panel("Consumers that hold", "Processes, by consumer.", (holding,), width=THIRD),
         Panel("Shards by host", "Consumers assigned to each host.", (shared,), width=THIRD),
@@ -226,8 +230,8 @@ def _speaking() -> list[Panel]:
         Panel("Holding", "Seconds per second for which consumers hold.", (held,), width=THIRD),
         Panel(
             "Blocked",
-            "Publishers that a broker short of memory or disk makes wait, and event loops that"
-            " async handlers block.",
+            "Time for which publishers wait because the broker is short of memory or disk, and for"
+            " which async handlers block the event loop.",
             (Query(blocked, "publishers"), Query(loops, "event loop of {{consumer}}")),
             width=THIRD,
         ),

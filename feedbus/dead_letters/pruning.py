@@ -29,7 +29,7 @@ class Pruning:
     """Prunes the dead letters of a consumer's queue periodically, if the queue has limits."""
 
     def __init__(self, topology: Topology, consumer: Consumer, metrics: ConsumerMetrics) -> None:
-        """Check for the first time after a short time; only the first shard of a queue checks."""
+        """Wait a short time before the first check; only the first shard of a queue checks."""
         self._topology = topology
         self._consumer = consumer
         self._metrics = metrics

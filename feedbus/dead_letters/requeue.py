@@ -106,8 +106,8 @@ class Requeue:
                 events.warning(
                     "requeue_exchange_refused",
                     f"the broker refuses to declare an exchange for requeued messages:"
-                    f" {error.reply_text}; dead letters of {self._queue.name} are requeued all the"
-                    " same, but with the queue's name as their routing key",
+                    f" {error.reply_text}; dead letters of {self._queue.name} are requeued anyway,"
+                    " but with the queue's name as their routing key",
                     queue=self._queue.name,
                 )
                 return "", self._own

@@ -13,7 +13,7 @@ Failures = dict[int, BaseException]
 
 
 class BatchCalls:
-    """Calls handlers in the consumer's own thread, and sends what each call published."""
+    """Calls handlers in the consumer's own thread, and sends the messages of each call."""
 
     def __init__(self, calls: HandlerCalls, decoder: Decoder, blocked: BlockedKeys) -> None:
         """Report failures to the decoder, which decides on the records."""

@@ -27,7 +27,7 @@ class Callee:
 
     Attributes:
         handler: the handler.
-        reads: what it takes: objects, texts or bytes.
+        reads: the kind of body that it takes: objects, text or bytes.
         load: validates records for it.
         call: calls it.
         call_async: calls it in the event loop; None if it is not async.

@@ -74,7 +74,7 @@ class DeadHandler:
         Args:
             topology: the topology of the system.
             consumer: the consumer whose dead letters the function gets.
-            sender: sends what it publishes.
+            sender: sends the messages that the function publishes.
             store: the store in whose transactions the function is called.
             left: see Publications.
             resources: the resources that the function requests.
@@ -123,8 +123,8 @@ class DeadHandler:
             failed = described(error)
             events.error(
                 "dead_handler_failed",
-                "the dead handler raised an exception; the message becomes a dead letter"
-                " all the same, and its reason includes this exception",
+                "the dead handler raised an exception; the message becomes a dead letter anyway,"
+                " and its reason includes this exception",
                 consumer=self._consumer.name,
                 handler=self._name,
                 message_id=message.message_id,

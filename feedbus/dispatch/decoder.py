@@ -111,7 +111,7 @@ class Decoder:
         self._json_alone = not topology.codecs and all(each.reads == "object" for each in callees)
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Decoded], Inputs]:
-        """Decode deliveries; return them, and in order the records for the handlers and faults."""
+        """Decode deliveries; return them, and the inputs: records for handlers, and faults."""
         opened: list[Decoded] = []
         inputs: Inputs = []
         free = self._retries is None or self._retries.idle
@@ -291,7 +291,7 @@ class Decoder:
 def _append(
     inputs: Inputs, callee: Callee, arrived: Decoded, chunk: Chunk, rows: Sequence[int] | None
 ) -> None:
-    """Put records behind those that came before; see Decoder._take()."""
+    """Append records to the earlier inputs; see Decoder._take()."""
     if not len(chunk):
         return
     if rows is not None:

@@ -140,7 +140,7 @@ class Dispatch:
     def ended(
         self, arrived: Decoded, row: int, error: BaseException | None, seconds: float
     ) -> None:
-        """Record that one record was handled, with its exception if there is one.
+        """Note that one record was handled, with its exception if there is one.
 
         Args:
             arrived: the delivery of the record.
@@ -154,7 +154,7 @@ class Dispatch:
             self.failed(arrived, row, error)
 
     def failed(self, arrived: Decoded, row: int, error: BaseException) -> None:
-        """Record the exception of one record, as calls.judge() returns it."""
+        """Note the exception of one record, as calls.judge() returns it."""
         self._log_drops([error])
         self._decoder.fail(arrived, row, error)
 
@@ -177,7 +177,7 @@ class Dispatch:
     def open(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
     ) -> tuple[list[Decoded], Inputs]:
-        """Decode deliveries; return them, and in order the records for the handlers and faults.
+        """Decode deliveries; return them, and the inputs: records for handlers, and faults.
 
         Args:
             deliveries: the deliveries in the order of their arrival.

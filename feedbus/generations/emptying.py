@@ -128,7 +128,7 @@ class Emptying:
         return bool(self._came)
 
     def _is_empty(self) -> bool:
-        """Whether the queue's leader has no message that was not delivered."""
+        """Whether the queue is empty, according to its leader."""
         if not self._probing:
             channel = self._connection.channel()
             try:

@@ -47,10 +47,11 @@ def why_refused(state: State, topology: Topology) -> str:
     else:
         return ""
     return (
-        f"ring '{current.exchange}': {own}, {why}: {source}. The first asks for"
+        f"ring '{current.exchange}': {own}, {why}: {source}. This host's file asks for"
         f" {len(wanted.members)} shards, and the current ring has {len(current.members)}. Nothing"
-        " was changed, and the other hosts go on. Copy the current file to this host, and try"
-        " again; or, if all hosts are to have the first one, run `feedbus apply --older-file` here"
+        " was changed, and the other hosts continue. Copy the current file to this host, and try"
+        " again. If this host's file is the correct one, copy it to all hosts, and run `feedbus"
+        " apply --older-file` here"
     )
 
 

@@ -188,9 +188,8 @@ class Replacement:
         while count := channel.queue_declare(self._queue, passive=True).consumer_count:
             if self._clock.monotonic() > deadline:
                 msg = (
-                    f"{self._queue} has to be replaced, but {count} consumers still consume"
-                    " it: stop"
-                    " them (`feedbus down` where they run) and apply again"
+                    f"{self._queue} has to be replaced, but {count} consumers still consume it:"
+                    " stop them (`feedbus down` where they run), then run `feedbus apply` again"
                 )
                 raise UsageError(msg)
             self._clock.sleep(LEAVE_PAUSE_SECONDS)
@@ -273,7 +272,7 @@ class Replacement:
 def _delete(
     connection: Connection, topology: Topology, source: str, exchange: str, key: str | None = None
 ) -> None:
-    """Move all messages of a queue of our own to an exchange, in order, and delete the queue.
+    """Move all messages of one of feedbus's own queues to an exchange, and delete the queue.
 
     Raises:
         UsageError: a consumer uses it.

@@ -141,9 +141,9 @@ def _delete_waiting(channel: Channel, queue: str) -> None:
     if count:
         events.error(
             "waiting_queue_kept",
-            f"queue {queue} has {count} waiting messages, but the queue to which they belong does"
-            " not exist: an operator or feedbus 0.1 has deleted it; move the messages to the"
-            " exchange of that queue; `feedbus plan` lists the waiting queue",
+            f"queue {queue} is kept, because {count} records wait in it, but their shard's queue"
+            " does not exist: an operator or feedbus 0.1 has deleted it; move the messages to the"
+            " exchange of their ring; `feedbus plan` lists the queue until it is empty",
             queue=queue,
             messages=count,
         )
@@ -206,7 +206,7 @@ def fence(channel: Channel, names: Names, old: Generation) -> None:
     """Publish fences to queues of a ring, to all of them by default.
 
     The consumer that receives it reads the state. If the queue is to end, the consumer proves that
-    it is empty and deletes it. No binding may lead to the ring any more. A full queue that nobody
+    it is empty and deletes it. The ring must not have a binding any more. A full queue that nobody
     reads gets no fence: a consumer that begins to read an old queue puts one there.
     """
     connection = channel.connection

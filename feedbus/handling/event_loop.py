@@ -60,7 +60,7 @@ class HandlerLoop:
         self._loop, self._ending = started.result()
 
     def run(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None = None) -> Any:
-        """Return what a coroutine returns, or raise what it raises.
+        """Return the result of a coroutine, or raise its exception.
 
         Raises:
             HandlerTimeout: it exceeded the limit and was cancelled.
@@ -78,9 +78,9 @@ class HandlerLoop:
         return value
 
     def look(self) -> None:
-        """Log where a handler has blocked the loop for BLOCKED_SECONDS, once for each line.
+        """Log the line of code at which a handler blocks the loop for BLOCKED_SECONDS, once.
 
-        Call it more often than that while coroutines run.
+        While coroutines run, call this function more often than every BLOCKED_SECONDS.
         """
         now = time.monotonic()
         if self._turned:

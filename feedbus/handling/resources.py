@@ -69,7 +69,7 @@ class Resources:
         A resource that has ended by itself is closed before, and so are the resources that need it.
 
         Raises:
-            Outage: one of them cannot be opened; the open ones stay open.
+            Outage: a resource cannot be opened; the open ones stay open.
 
         """
         if self.ready:
@@ -81,7 +81,7 @@ class Resources:
         self._all_open = True
 
     def override(self, function: object, value: Any) -> None:
-        """Use a given value instead of a resource's.
+        """Use a given value in place of the value of a resource.
 
         Raises:
             UsageError: nothing requests that resource.
@@ -139,7 +139,7 @@ class Resources:
         """Run a coroutine in the event loop of the process's async handlers.
 
         Returns:
-            What it returns; raises what it raises, or HandlerTimeout.
+            The result of the coroutine. Raises its exception, or HandlerTimeout.
 
         """
         return self.loop.run(coroutine, timeout_seconds)

@@ -14,7 +14,7 @@ from feedbus.hosts.announcement import Announcement
 from feedbus.hosts.announcement_link import Link
 from feedbus.hosts.assignment_file import SeenHost, Sharing
 from feedbus.hosts.membership import Membership
-from feedbus.hosts.ready_consumers import Abilities
+from feedbus.hosts.ready_consumers import ReadyConsumers
 from feedbus.hosts.topology_file import digest_in_use, host_id
 from feedbus.logs import EventLog
 from feedbus.topology import Topology
@@ -45,14 +45,14 @@ class Announcer:
         self._host = host_id(topology)
         self._since = self._clock.wall_nanoseconds() / NANOSECONDS
         self._file = digest_in_use(topology)
-        self._abilities = Abilities(topology)
+        self._ready = ReadyConsumers(topology)
         self._membership = Membership(self._host)
         self._path = assignment_file.assignment_path(topology)
         self._written: Sharing | None = None
         self._lost_at = self._clock.monotonic()
         self._logged = ""
         self._over = threading.Event()
-        self._needed = bool(self._abilities) and broker.has_many_hosts(topology)
+        self._needed = bool(self._ready) and broker.has_many_hosts(topology)
         self._thread = threading.Thread(target=self._run, name="hosts", daemon=True)
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class Announcer:
                 now = self._lost_at = self._clock.monotonic()
                 if now >= announce_at:
                     announce_at = now + ANNOUNCE_SECONDS
-                    self._turn(link, self._abilities.look(now), now)
+                    self._turn(link, self._ready.look(now), now)
                     self._logged = ""
             self._leave(link)
         finally:
@@ -123,7 +123,7 @@ class Announcer:
             return
         until = self._clock.monotonic() + LEAVING_SECONDS
         while (now := self._clock.monotonic()) < until:
-            able = self._abilities.look(now, patience_seconds=0.0)
+            able = self._ready.look(now, patience_seconds=0.0)
             self._turn(link, able, now)
             if not able:
                 return

@@ -78,5 +78,5 @@ def _able(hosts: Sequence[Announcement]) -> dict[str, dict[str, set[str]]]:
 
 
 def _announced(hosts: Sequence[Announcement]) -> Mapping[str, str]:
-    """Return the assignment of the first host that has one, for a new leader."""
+    """Return the assignment from which a new leader continues; empty if no host has one."""
     return next((one.assignment for one in hosts if one.assignment), {})

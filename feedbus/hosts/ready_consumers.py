@@ -20,7 +20,7 @@ def is_assigned(topology: Topology, queue: Queue) -> bool:
     return topology.on_ring(queue) or queue.single_active_consumer
 
 
-class Abilities:
+class ReadyConsumers:
     """Reads the files that the consumers' processes write to the folder of state."""
 
     def __init__(self, topology: Topology) -> None:
@@ -34,7 +34,7 @@ class Abilities:
         self._ready_at: dict[str, float] = {}
 
     def __bool__(self) -> bool:
-        """Whether there is any such consumer."""
+        """Whether any consumer of the topology is assigned to hosts."""
         return bool(self._consumers)
 
     def look(

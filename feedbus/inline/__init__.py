@@ -1,4 +1,4 @@
-"""Run a whole topology within one thread: the broker is in memory, and consumers run in turn."""
+"""Run a whole topology within one thread: the broker is in memory, and consumers run one by one."""
 
 from feedbus.inline.loaded_projects import Project
 from feedbus.inline.system import InlineSystem, NeverDone

@@ -140,7 +140,7 @@ class InlineSystem:
         channel.close()
 
     def handle_ready(self, most: int = MOST_DELIVERIES) -> int:
-        """Let the consumers handle one batch each in turn, until none has a delivery.
+        """Let each consumer handle one batch, in turns, until no consumer has a delivery.
 
         Returns:
             How many deliveries they had.

@@ -14,8 +14,8 @@ METRICS = "Metric files"
 EVENTS: Mapping[str, Mapping[str, str]] = {
     CONSUMERS: {
         "started": "A consumer has started.",
-        "ended": "A consumer has ended; `reason` is the limit or the signal. From the"
-        " supervisor: a process has ended, and is restarted.",
+        "ended": "A consumer has ended; `reason` is the limit or the signal. If the supervisor"
+        " logs it: a process has ended, and is restarted.",
         "process_failed": "A supervised process ends because of this error. Correct the cause that"
         " the message names.",
         "handler_failed": "The handler raised an exception for one record; the traceback follows."
@@ -30,33 +30,33 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " The record became a dead letter anyway.",
         "dead_handler_skipped": "The dead handler was not called, because the message is not"
         " valid for the type of its parameter. The message became a dead letter.",
-        "message_given_up": "The handling of a message has crashed its process, or has caused the"
-        " loss of its connection, `delivery_limit` times. feedbus puts the message into the dead"
-        " letters.",
+        "message_given_up": "The handling of one message has crashed the process, or has caused the"
+        " loss of the connection, `delivery_limit` times. The message becomes a dead letter.",
         "hangs": "A handler takes longer than `handler_timeout`. Its process is ended with SIGABRT"
         " and writes the stacks of its threads; the message is delivered again.",
-        "channel_lost": "The broker closed the channel while a message was handled for longer than"
-        " its timeout. The message is delivered again.",
-        "prefetched_returned": "Messages that waited for their handler were returned to the broker"
-        " before its `consumer_timeout` expired. They are delivered again.",
+        "channel_lost": "The broker closed the channel, because the handling of a message took"
+        " longer than the broker's timeout. The message is delivered again.",
+        "prefetched_returned": "Messages that waited for their handler were returned to the broker,"
+        " before the broker's `consumer_timeout` expired. They are delivered again.",
         "unsettled_at_end": "The consumer ended during an outage; its unacknowledged messages are"
         " delivered again.",
         "repeat_skipped": "On a queue with `once = true`: a redelivered message without a message"
         " id was skipped, because an equal message was handled before. Publish with message ids.",
         "consumer_paused": "The broker, the store or something else that the consumer needs does"
         " not answer. The consumer tries again, and nothing is lost. `feedbus status` shows the"
-        " state `holding`. Equal lines are written once a minute.",
+        " state `holding`. If the reason does not change, the"
+        " line is written once a minute.",
         "consumer_resumed": "The consumer handles messages again after `consumer_paused`.",
         "waiting_read": "The consumer begins to read a queue; `records` records wait for an earlier"
         " record of their key, or for their retry.",
-        "waiting_limit": "The number of records that wait for earlier ones of their keys has"
-        " reached `waiting_limit`: the consumer holds until some are handled or become dead"
+        "waiting_limit": "The number of records that wait for earlier records of their keys has"
+        " reached `waiting_limit`: the consumer holds until some of them are handled or become dead"
         " letters.",
         "waiting_resumed": "The consumer continues after `waiting_limit`.",
         "waiting_moved": "The waiting records of a queue of an old ring were moved to the shards"
         " that own their keys now.",
-        "key_blocked": "With `block_on_dead = true`: a dead letter blocks its key until `feedbus"
-        " dead requeue` or `feedbus dead drop`.",
+        "key_blocked": "With `block_on_dead = true`: a dead letter blocks its key. `feedbus dead"
+        " requeue` and `feedbus dead drop` release the key.",
         "standing_by": "The consumer's shard is assigned to another host. The consumer has returned"
         " the messages that it had not handled, and waits.",
         "assigned": "The consumer's shard is assigned to this host again, and the consumer reads"
@@ -80,12 +80,14 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " more. The lines that follow name each one, the reason and its log.",
         "gave_up": "A process has failed too often and is not restarted. Read its log, then start"
         " it with `circusctl start NAME`.",
-        "stopping": "A process, or all of them, was asked to end and finishes its work.",
+        "stopping": "A process was asked to end, or all processes were. Each one finishes its"
+        " work first.",
         "killed": "A process did not end within its `stop_timeout` and was killed; the message"
         " that it handled is delivered again.",
         "consumer_removed": "A consumer that is no longer in the topology has handled the last"
         " messages of its queue and has ended.",
-        "leftover_ended": "A process that an earlier, killed supervisor had started was ended.",
+        "leftover_ended": "A process was ended that an earlier supervisor had started before it was"
+        " killed.",
         "stopped": "Every process has ended.",
         "files_changed": "`feedbus up --reload`: files of the project have changed.",
         "command_output": "`feedbus up --reload`: a line that `feedbus apply` or `feedbus check`"
@@ -97,19 +99,20 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "lines_dropped": "The disk was full, so lines of this log are missing.",
     },
     OPERATIONS: {
-        "hosts_changed": "A host has joined those that share the shards, or has gone; `joined` and"
-        " `gone` name it.",
+        "hosts_changed": "A host has joined the hosts that share the shards, or has left them;"
+        " `joined` and `gone` name it.",
         "hosts_unknown": "This host cannot announce itself to the other hosts. Until it can, the"
         " broker alone decides which host works on a shard.",
         "listening": "The process serves its HTTP address.",
         "not_listening": "The HTTP address cannot be used; feedbus tries again every few seconds.",
-        "port_taken": "The default port is in use, so another one is used.",
+        "port_taken": "The default port is in use, so the process uses another port.",
         "not_ready": "`/readyz` was answered with 503; `part` and `error` name the reason.",
         "request_store_outage": "A request was answered with 503, because the store does not"
         " answer.",
         "request_crashed": "A request was answered with 500; the traceback follows, and `id`"
         " is in the answer.",
-        "connections_closed": "HTTP connections were closed that were too slow or too many.",
+        "connections_closed": "HTTP connections were closed, because they were too slow or too"
+        " many.",
         "outbox_publish_failed": "A message could not be published. It stays in the outbox, and"
         " feedbus tries again.",
         "outbox_rows_left": "Published messages could not be removed from the outbox. They are"
@@ -125,21 +128,21 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     },
     BROKER: {
         "broker_blocked": "The broker is short of memory or disk space and blocks publishers."
-        " `rabbitmq-diagnostics alarms` shows which of them; free some.",
+        " `rabbitmq-diagnostics alarms` shows the reason; free memory or disk space.",
         "broker_unblocked": "The broker accepts messages again.",
         "tls_not_verified": "The URL has `ssl_verify=none`: the server is not verified. Remove it.",
-        "publishing_switched": "A start of feedbus made another ring of shards the current one."
+        "publishing_switched": "Another ring of shards became the current one when feedbus started."
         " Every host of the project needs the same topology.",
-        "state_damaged": "Another program has published to a queue of feedbus's own. Stop it, then"
-        " run `feedbus apply`.",
+        "state_damaged": "Another program has published to a queue that only feedbus uses. Stop"
+        " that program, then run `feedbus apply`.",
         "misplaced": "The broker has rebuilt a ring in another order, so records of one key may be"
         " handled out of order. Run `feedbus apply`.",
         "misplaced_not_recorded": "feedbus could not record that a ring must be repaired; it tries"
         " again.",
-        "messages_lost": "Messages were published by name to a queue that was being deleted."
-        " Publish to its exchange.",
+        "messages_lost": "A program published messages directly to a queue while feedbus deleted"
+        " it. Publish to the exchange of the queue instead.",
         "waiting_queue_kept": "A queue of waiting records was not deleted, because it has messages,"
-        " but the queue to which they belong does not exist. Move them to the queue's exchange.",
+        " but their shard's queue does not exist. Move the messages to the exchange of the ring.",
         "delivery_limit_differs": "A quorum queue has another delivery limit on the broker than"
         " feedbus declares. Run `feedbus apply`.",
         "requeue_exchange_refused": "The broker user may not declare exchanges, so requeued dead"
@@ -152,8 +155,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " broker has written them to its disk.",
         "timer_declared": "New exchanges of the timer were declared; the first delayed message"
         " waits until the broker has written them to its disk.",
-        "undelivered_sent": "Delayed messages whose queue or exchange was missing when they were"
-        " due were sent to it now.",
+        "undelivered_sent": "The queue or exchange of delayed messages was missing when they"
+        " were due. It exists now, and the messages were sent to it.",
     },
     METRICS: {
         "no_metrics": "The folder of metric files cannot be written; this process runs without"

@@ -86,13 +86,13 @@ HELD = Family(
 LOOP_BLOCKED = Family(
     "feedbus_loop_blocked_seconds_total",
     "counter",
-    "Time for which async handlers blocked the event loop, where it was a second or longer.",
+    "Time for which async handlers blocked the event loop; a block counts from one second on.",
     ("consumer",),
 )
 HANDLING = Family(
     "feedbus_handling_seconds",
     "histogram",
-    "Time of one batch, from reading its bodies to the confirms of what it published.",
+    "Time of one batch, from reading its bodies to the confirms of its messages.",
     ("consumer",),
     HANDLING_BOUNDS,
 )
@@ -142,7 +142,7 @@ PUBLISHED = Family(
     "feedbus_published_total",
     "counter",
     "Records published, by outcome: confirmed; returned, as no queue takes them; nacked, as the "
-    "broker refused them; unconfirmed, as the connection was lost, which are sent again.",
+    "broker refused them; unconfirmed, as the connection was lost: these are sent again.",
     ("exchange", "outcome"),
 )
 BLOCKED = Family(
@@ -183,14 +183,14 @@ WAITING = Family(
     "feedbus_waiting_records",
     "gauge",
     "Records that wait in the order of their keys, because a record of the same key has failed: "
-    "what the processes of this host hold, and what no process has taken.",
+    "those that processes of this host have received, and those that no process has received.",
     ("consumer",),
 )
 DELAYED = Family(
     "feedbus_delayed_messages",
     "gauge",
-    "Messages in the timer: waiting until they are due, and undelivered because no queue of the "
-    "topology took them when they were due.",
+    "Messages in the timer, by state: waiting until they are due; undelivered, because no queue of "
+    "the topology took them when they were due.",
     ("state",),
 )
 HOLDING = Family(

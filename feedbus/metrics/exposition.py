@@ -86,7 +86,7 @@ class Settled:
 
 
 def settled(directory: Path) -> dict[str, Settled]:
-    """Return what each consumer has settled."""
+    """Return the settled records and the lag of each consumer."""
     merged, _ = _merge(directory)
     records: Counter[str] = Counter()
     for (consumer, _verdict), (count,) in merged.get(RECORDS.name, {}).items():

@@ -93,7 +93,8 @@ def check_host(header: str | None) -> None:
     except ValueError:
         pass
     detail = (
-        f"This server has no API token and answers for localhost alone, not for {header};"
-        f" set {TOKEN} to let others in."
+        "This server has no API token, so it answers only requests for localhost, not for"
+        f" {header};"
+        f" set {TOKEN} to allow other hosts."
     )
     raise problem(HTTPStatus.MISDIRECTED_REQUEST, detail)

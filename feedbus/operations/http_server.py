@@ -137,8 +137,8 @@ def bind(address: Address) -> socket.socket:
     except OSError as error:
         listener.close()
         msg = (
-            f"cannot listen on {host} port {port}: {error.strerror}; stop what listens there, or"
-            f" choose another {address.port_option} (0 for any free one)"
+            f"cannot listen on {host} port {port}: {error.strerror}; stop the program that listens"
+            f" there, or choose another {address.port_option} (0 for any free one)"
         )
         raise CannotListen(msg) from None
     return listener

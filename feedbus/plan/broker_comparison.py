@@ -56,7 +56,7 @@ class Comparison:
     parked: Collection[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compute once what each queue of the broker is compared with."""
+        """Compute once the data with which each queue of the broker is compared."""
         self.timer_queues = timer_layout.queues_of_timer(self._names)
         self.waiting = self._waiting_queues()
         parked = queue_replacement.parked_delays(self.topology, self.seen)
@@ -212,7 +212,7 @@ class Comparison:
         return self._of_timer(name, found) or self._odd_delay(found) or name in self.parked
 
     def _of_timer(self, name: str, found: SeenQueue) -> bool:
-        """Whether a queue is one of the timer, as it should be."""
+        """Whether a queue belongs to the timer and has the correct arguments."""
         wanted = self.timer_queues.get(name)
         return wanted is not None and not differing(found.arguments, wanted)
 

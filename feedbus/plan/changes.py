@@ -153,7 +153,7 @@ class Work:
         leaving: queues to be deleted that consumers empty first.
         deleted_queues: queues to be deleted.
         nonempty: the queues among them that are deleted with their messages.
-        deleted_exchanges: the entries of hash exchanges come first.
+        deleted_exchanges: exchanges to be deleted; the entries of hash exchanges come first.
 
     """
 

@@ -42,7 +42,7 @@ class Rates:
 
 
 def messages(names: Names, seen: Inventory, generation: Generation) -> dict[str, int]:
-    """Return how many messages each shard of a generation has, without those that have none."""
+    """Return the number of messages of each shard of a generation that has any."""
     queues = {member: names.member(generation, member) for member, _ in generation.members}
     return {
         member: seen.queues[name].messages

@@ -38,7 +38,7 @@ def _raise(_number: int, _frame: object) -> None:
 
 
 def _end_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
-    """End the process if a signal arrived while Python could not raise, as in a destructor."""
+    """End the process if a signal arrived in code that cannot raise, such as a destructor."""
     if unraisable.exc_type is KeyboardInterrupt:
         os._exit(INTERRUPTED)
     sys.__unraisablehook__(unraisable)

@@ -18,8 +18,8 @@ PR_SET_PDEATHSIG = 1
 def default_signals() -> None:
     """Restore the default action of every signal that the supervisor ignores or blocks.
 
-    A supervisor under nohup ignores SIGHUP, and Python SIGPIPE; a program that was started with
-    them ignored would ignore them too.
+    A supervisor under nohup ignores SIGHUP, and Python always ignores SIGPIPE. A program that it
+    starts would inherit this.
     """
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if signal.getsignal(number) is signal.SIG_IGN:

@@ -1,4 +1,4 @@
-"""Check what a caller passes to publish(), publish_many() and publish_columns()."""
+"""Check the arguments of publish(), publish_many() and publish_columns()."""
 
 from __future__ import annotations
 

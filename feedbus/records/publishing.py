@@ -145,6 +145,8 @@ class PublishingRecords:
 
     def _collect(self, part: Part) -> None:
         if self._batch.publisher is None:
-            msg = "these Records have no bus to publish by: in a test, write Records.of(…, bus=bus)"
+            msg = (
+                "these Records have no bus to publish with: in a test, write Records.of(…, bus=bus)"
+            )
             raise UsageError(msg)
         self._batch.publisher.publish_part(part)

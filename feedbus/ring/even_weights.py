@@ -149,7 +149,7 @@ class _Cutter:
         return tuple(reversed(sizes))
 
     def evenest(self, most: int) -> Cut:
-        """Return, of the cuts without a load above most, one with the largest least load."""
+        """Return a cut with loads of at most `most`; its least load is as large as possible."""
         mean = self.sums[-1] // self.runs
         lack = _least(0, mean, lambda lack: self.cut(mean - lack, most) is not None)
         sizes = self.cut(mean - lack, most)

@@ -61,10 +61,10 @@ def _xorshift(word: int) -> list[int]:
 def tables() -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
     """Return four tables that give the sixteen xorshift words of a seed, one in each lane.
 
-    The words are linear over GF(2) in the bits of what the xorshift starts with, so the words of
-    a seed are the XOR of table entries. Three multiples of the seed are what it starts with: their
-    low bits depend on the seed's low bits alone, the first table; each one's high bits index one
-    of the others.
+    The words are linear over GF(2) in the bits of the xorshift's initial value, so the words of a
+    seed are the XOR of table entries. The initial value consists of three multiples of the seed.
+    Their low bits depend only on the low bits of the seed, which index the first table. The high
+    bits of each multiple index one of the other tables.
     """
 
     def spread(bit: int) -> int:

@@ -161,7 +161,7 @@ class BatchMode:
         return True
 
     def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> None:
-        """Call the handler with a batch whose message ids are recorded in a file meanwhile."""
+        """Call the handler with a batch; a file contains the message ids during the call."""
         run = self._run
         with run.heartbeats.while_working():
             run.resources.open()  # one may have ended by itself

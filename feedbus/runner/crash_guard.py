@@ -78,7 +78,7 @@ class CrashGuard:
         os.close(self._descriptor)
 
     def suspected(self, message_id: str) -> bool:
-        """Whether a consumer was lost with this message, so that it is handled alone."""
+        """Whether this message may have ended a consumer, so that it is handled alone."""
         return message_id in self._deaths
 
     def reason_given_up(self, message_id: str, delivery_limit: int) -> str:
@@ -86,7 +86,7 @@ class CrashGuard:
         deaths, cause = self._deaths.get(message_id, (0, ""))
         if deaths < delivery_limit:
             return ""
-        return f"its consumer was lost {deaths} times while handling it; the last time, {cause}"
+        return f"its consumer was lost {deaths} times while it was handled; the last time, {cause}"
 
     def take(self, message_ids: Sequence[str], seconds: float) -> None:
         """Record the messages that a handler is about to handle, and their time limit."""
@@ -135,7 +135,7 @@ class CrashGuard:
             self._deaths[message_id] = (deaths + alone, cause)
 
     def release(self, *, settled: bool = False) -> None:
-        """Record that the handler has returned; settled messages are no longer suspects."""
+        """Note that the handler has returned; settled messages are no longer suspected."""
         if settled and self._deaths:
             for message_id in self._in_handler:
                 self._deaths.pop(message_id, None)

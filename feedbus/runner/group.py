@@ -39,7 +39,7 @@ class Group:
         seconds: float,
         clock: Clock,
     ) -> None:
-        """Read from the buffer, at most half of the prefetch, so that more arrive meanwhile.
+        """Read at most half of the prefetch from the buffer, so that more can arrive during calls.
 
         Args:
             dispatch: calls the handler.

@@ -29,7 +29,7 @@ class Limits:
 
 
 class Allowance:
-    """What is left of a run's limits."""
+    """The remaining limits of a run."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         """Start to count."""

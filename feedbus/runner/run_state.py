@@ -43,7 +43,7 @@ class Run:
         heartbeats: sent while handlers work.
         holding: the outages since the last success.
         timeout: how long the broker waits for an acknowledgement.
-        left: what is left of the limits of the run.
+        left: the remaining limits of the run.
         waiting: the waiting queues; None if the queue has no order.
         handler_seconds: the time limit of a handler.
         clock: the clock that is used for waiting.

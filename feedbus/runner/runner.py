@@ -34,7 +34,7 @@ events = EventLog(__name__)
 
 BARRIER_POLL_SECONDS = 0.1
 NOT_FOUND = 404
-CANCEL_SECONDS = 5.0  # for an async handler to end once it is cancelled at its timeout
+CANCEL_SECONDS = 5.0  # how long an async handler may take to end after it was cancelled
 
 
 class Runner:
@@ -59,9 +59,9 @@ class Runner:
 
         Args:
             topology: the topology of the system.
-            consumer: reads the queue.
+            consumer: the consumer of the queue.
             handlers: the handlers of the queue's messages.
-            limits: when the run ends by itself.
+            limits: the limits that end the run.
             metrics: the metrics of the process.
             crash_guard: the crash guard, which has the record of earlier runs.
             store: the store in whose transactions messages are handled.
@@ -119,7 +119,7 @@ class Runner:
         """Return the mode in which the queue's records are handled."""
         run, queue = self._run, self._consumer.queue
         if queue.concurrency > 1:
-            # Both import asyncio, which takes long.
+            # These modules import asyncio, which takes long.
             from feedbus.dispatch.concurrent_calls import ConcurrentCalls
             from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
             from feedbus.runner.concurrent_mode import ConcurrentMode
@@ -129,7 +129,7 @@ class Runner:
                 calls, run.crash_guard, run.handler_seconds, run.clock
             )
             return ConcurrentMode(run, self._subscriptions, concurrent)
-        # In groups, if there is no transaction for each message.
+        # Groups are possible only if messages have no transaction each.
         batched = queue.stream or any(each.batch for each in handlers.handlers)
         if batched or run.dispatch.has_store:
             return BatchMode(run, self._subscriptions)

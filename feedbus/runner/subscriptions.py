@@ -136,7 +136,7 @@ class Subscriptions:
                 reading.probes.postpone()
 
     def end_empty(self, working: Callable[[], bool]) -> None:
-        """Delete the queues that are proved to be empty, unless more has arrived meanwhile.
+        """Delete the queues that are proved to be empty, unless more messages have arrived.
 
         Args:
             working: whether deliveries are handled now.

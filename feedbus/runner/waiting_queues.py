@@ -146,7 +146,8 @@ class WaitingQueues:
             self._full = True
             reason = (
                 f"{len(self)} records wait for earlier records of their keys, and waiting_limit is"
-                f" {limit}; it continues when enough of them are handled or dead letters"
+                f" {limit}; it continues when enough of them are handled or have become dead"
+                " letters"
             )
             events.warning(
                 "waiting_limit",

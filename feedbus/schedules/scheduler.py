@@ -190,7 +190,7 @@ class Scheduler:
 def _ahead(last: datetime, now: datetime) -> str:
     return (
         f"its last firing was at {write_moment(last)}, and this machine's clock shows"
-        f" {write_moment(now)}; nothing is fired until the clock is past that. If the clock was"
-        " wrong then, remove the schedule from the topology, run `feedbus apply`, put it back and"
-        " run `feedbus apply` again: it begins again"
+        f" {write_moment(now)}; nothing is fired until the clock has passed that time. If the clock"
+        " was wrong at that firing, remove the schedule from the topology, run `feedbus apply`,"
+        " put the schedule back, and run `feedbus apply` again"
     )

@@ -27,7 +27,7 @@ class Leftovers:
     """
 
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
-        """Know nothing of the rows yet.
+        """Start without knowledge about the rows.
 
         Args:
             store: the store with the outbox.

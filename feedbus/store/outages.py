@@ -10,18 +10,20 @@ from feedbus.printable import one_line
 
 # Primary result codes of SQLite, and what to do about each.
 SQLITE_OUTAGES = {
-    sqlite3.SQLITE_BUSY: "another process has kept it locked; it is tried again",
-    sqlite3.SQLITE_LOCKED: "another connection has kept it locked; it is tried again",
-    sqlite3.SQLITE_NOMEM: "there is no memory left; free some",
+    sqlite3.SQLITE_BUSY: "another process keeps it locked; feedbus tries again",
+    sqlite3.SQLITE_LOCKED: "another connection keeps it locked; feedbus tries again",
+    sqlite3.SQLITE_NOMEM: "there is no memory left; free some memory",
     sqlite3.SQLITE_READONLY: "it cannot be written; make the file and its folder writable",
     sqlite3.SQLITE_IOERR: "the disk failed to read or write it; check the disk",
     sqlite3.SQLITE_CORRUPT: "it is damaged; restore it from a backup",
     sqlite3.SQLITE_FULL: "the disk is full; free space",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check that its folder exists and is writable",
-    sqlite3.SQLITE_PROTOCOL: "its lock could not be taken; it is tried again",
+    sqlite3.SQLITE_PROTOCOL: "its lock could not be taken; feedbus tries again",
     sqlite3.SQLITE_NOTADB: "it is not an SQLite database; move the file to another place",
 }
-NO_TABLES = "tables are missing: create them (feedbus up creates its own and calls [store] prepare)"
+NO_TABLES = (
+    "tables are missing; run `feedbus up`, which creates feedbus's tables and calls [store] prepare"
+)
 
 # SQLSTATE classes and codes, https://www.postgresql.org/docs/15/errcodes-appendix.html.
 # A statement timeout (57014) is not among them: the message may be the cause, if its handling needs

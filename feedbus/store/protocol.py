@@ -15,8 +15,15 @@ from feedbus.wire.message_options import PublishOptions
 class Entry:
     """A row of the outbox; its message id is the same each time that it is published.
 
-    exchange is a name of the topology, payload a JSON object as text, options those of
-    publish() as JSON, created_at microseconds since 1970.
+    Attributes:
+        id: the number of the row.
+        exchange: the name of the exchange in topology.toml.
+        key: the routing key.
+        payload: a JSON object as text.
+        message_id: the id of the message.
+        options: the options of publish() as JSON, if there are any.
+        created_at: when the row was added, in microseconds since 1970.
+
     """
 
     id: int
@@ -46,8 +53,8 @@ class Outbox(Protocol):
             exchange: the name of the exchange in topology.toml.
             payload: a mapping, or an instance of a message type.
             key: the routing key.
-            message_id: derived from the message that caused this one; by default a random one,
-                which is kept.
+            message_id: an id that is derived from the cause of the message; by default a random
+                id. It does not change later.
             options: headers, priority, expires and delay; see PublishOptions.
 
         Raises:
@@ -163,7 +170,7 @@ class Store(Protocol):
         """Hold the store's lock of that name; yields False if another process holds it.
 
         Args:
-            name: what is done under the lock, such as "relay".
+            name: the purpose of the lock, such as "relay".
             wait_seconds: how long to wait for the other process.
 
         """

@@ -44,7 +44,7 @@ class ForkServer:
         return cls(topology) if sys.platform == "linux" else None
 
     def __init__(self, topology: Topology) -> None:
-        """Start the server, which imports what the topology's consumers need.
+        """Start the server, which imports the libraries of the topology's consumers.
 
         This process has to adopt orphans, see adopt_orphans().
         """

@@ -48,7 +48,7 @@ def main(handle: int, topology_path: Path, modules: Sequence[str]) -> None:
 
 
 def preload(topology_path: Path, modules: Sequence[str]) -> None:
-    """Import modules, and what a consumer of the topology needs besides its handler."""
+    """Import modules, and the libraries that a consumer of the topology needs."""
     for module in modules:
         importlib.import_module(module)
     from feedbus import broker, config

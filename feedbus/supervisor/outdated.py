@@ -77,5 +77,5 @@ def outdated_note(changed: Mapping[str, Sequence[str]]) -> str:
     files = sorted({file for one in changed.values() for file in one})
     return (
         f"code has changed ({listed(files)}) since {listed(list(changed))} started:"
-        " `feedbus restart` runs it as it is now"
+        " run `feedbus restart` to run the current code"
     )

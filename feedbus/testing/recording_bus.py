@@ -1,4 +1,4 @@
-"""A bus that records what a handler publishes, for tests of one handler alone."""
+"""A bus that records the messages of a handler, for tests of one handler alone."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ class TestSystem:
     def advance(self, seconds: float, *, most: int = MOST_DELIVERIES) -> int:
         """Advance the clock, and handle the messages that are due; return how many deliveries.
 
-        `advance(0)` handles what waits now, and no retry. Raises the same
+        `advance(0)` handles the messages that are due now. Raises the same
         errors as run().
         """
         end = self.clock.monotonic() + seconds

@@ -47,7 +47,7 @@ def sealed(message: Outgoing) -> Outgoing:
 
 
 def opened(body: bytes) -> tuple[dict[str, Any], bytes, Sequence[str]]:
-    """Return the original properties and body of a sealed message, and what cannot be read."""
+    """Return the original properties and body of a sealed message, and the unreadable parts."""
     try:
         (length,) = _LENGTH.unpack_from(body)
         properties, faults = read_properties(body[4 : 4 + length], 0)

@@ -45,7 +45,7 @@ class Message(amqp.Message):
         try:
             properties, self.faults = read_properties(buf, offset)
         except (ValueError, IndexError, struct.error) as error:
-            msg = f"properties that are not AMQP's: {error}"
+            msg = f"properties that are not valid AMQP: {error}"
             raise FrameSyntaxError(msg) from error
         self.properties.update(properties)
         return len(buf)

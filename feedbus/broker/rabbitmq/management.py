@@ -97,14 +97,14 @@ class Api:
     def _refusal(self, status: int, kind: str) -> str:
         if status == HTTPStatus.UNAUTHORIZED:
             return (
-                f"it does not know '{self.url.user}' with this password; put one that has the tag"
-                " 'monitoring' or 'management' into [broker] management:"
+                f"it refuses the user '{self.url.user}' with this password; set [broker] management"
+                " to the URL with a user that has the tag 'monitoring' or 'management':"
                 f" {self.url.scheme}://USER:PASSWORD@{str(self.url).partition('://')[2]}"
             )
         if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
             return (
-                f"HTTP {status}: it redirects, and a redirect is not followed, as it would take"
-                " the password elsewhere; set [broker] management to the address that answers"
+                f"HTTP {status}: it redirects to another address, to which feedbus does not send"
+                " the password; set [broker] management to the address that answers"
             )
         return f"HTTP {status} for {kind} of '{self.virtual_host}'"
 

@@ -83,7 +83,10 @@ def _used(server: str, file: Path | None) -> Iterator[None]:
 
 
 def _no_passphrase() -> str:
-    msg = "the key has a passphrase; save it without one, in a file that only its owner can read"
+    msg = (
+        "the key has a passphrase; save the key without a passphrase in a file that only its owner"
+        " can read"
+    )
     raise ValueError(msg)
 
 

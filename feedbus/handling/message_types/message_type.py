@@ -20,8 +20,8 @@ class UnfitMessageType(TypeError):  # noqa: N818 -- names what it is
     """A type that cannot be used as a message type.
 
     Attributes:
-        expected: what a message type is.
-        got: what was given instead.
+        expected: a description of the possible message types.
+        got: the given object.
         advice: what to write.
 
     """

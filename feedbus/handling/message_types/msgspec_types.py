@@ -74,7 +74,7 @@ class MsgspecType(MessageType):
 
     @property
     def name(self) -> str:
-        """The name of the class; those of a union with "Or" between them."""
+        """The name of the class; for a union, the names with "Or" between them."""
         return "Or".join(kind.cls.__name__ for kind in _described(self._type))
 
     def json_schema(self) -> dict[str, Any]:

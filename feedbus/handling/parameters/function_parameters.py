@@ -81,7 +81,7 @@ class Parameters:
             asking: the chain of resources that request these parameters, from the first request on.
 
         Raises:
-            Unfit: one of them requests an unknown value, or itself.
+            Unfit: a resource requests an unknown value, or itself.
 
         """
         found: dict[Resource, None] = {}

@@ -39,7 +39,7 @@ class SqliteDatabase(Database, peewee.SqliteDatabase):
 
     @staticmethod
     def may_close(thread: threading.Thread) -> bool:
-        """Whether no thread can be using it: closing a connection in use crashes the process.
+        """Whether a thread has ended: closing a connection in use would crash the process.
 
         A thread that still runs closes its connection when it ends.
         """

@@ -75,8 +75,8 @@ class MemoryBroker:
         """
         if os.getpid() != self._pid:
             msg = (
-                f"memory broker {self.name} belongs to process {self._pid}, of which this one is a"
-                " fork: use a broker file (sqlite:///…) where several processes connect"
+                f"memory broker {self.name} belongs to process {self._pid}, from which this process"
+                " was forked: use a broker file (sqlite:///…) where several processes connect"
             )
             raise FileUnavailable(msg)
         return Backend(

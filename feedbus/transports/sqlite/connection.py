@@ -48,7 +48,7 @@ class Connection(RegisteredConnection):
         Args:
             backend: the backend with the broker's tables; used only by this connection.
             confirm_publish: whether each publish waits until its message is stored durably.
-            client: Kombu's connection, where it keeps what it has declared.
+            client: Kombu's connection, in which Kombu notes the declared objects.
 
         """
         super().__init__(backend)

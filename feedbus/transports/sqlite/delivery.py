@@ -222,7 +222,7 @@ def head_expiry(tx: Transaction, queue: int) -> int | None:
 
 
 def arm(tx: Transaction, at_ms: int | None) -> None:
-    """Set the clock of all waiting connections to an earlier time, and wake them."""
+    """Set an earlier time for the next check of all waiting connections, and wake them."""
     if at_ms is not None and (tx.armed_ms is None or at_ms < tx.armed_ms):
         tx.armed_ms = at_ms
         tx.everyone = True

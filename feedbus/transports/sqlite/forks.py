@@ -30,7 +30,7 @@ _on_hold: list[Inherited] = []
 
 
 def note_open(connection: Inherited) -> None:
-    """Register a connection, so that forks of this process respect it."""
+    """Register a connection, so that forked children close their copy of it."""
     _open.add(connection)
 
 

@@ -46,7 +46,7 @@ class Pipe:
                 os.write(self._foreign, heard)
 
     def leave(self) -> None:
-        """Count one user less."""
+        """Count one user less; the last one closes the pipe."""
         with self._counting:
             self._users -= 1
             left = self._users
