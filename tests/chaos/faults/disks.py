@@ -22,7 +22,9 @@ from tests.chaos.faults.results import Result
 from tests.simulation.history import Record
 
 FULL_SECONDS = 8.0
-RATE = 400
+SECONDS_OF_A_FAULT = 15  # the load goes on until the last of them
+MOST_PROBES = 100
+PROBE_BYTES = 1_000_000
 TIMES = 3
 SAYS_SO = re.compile(r"disk|space", re.IGNORECASE)
 
@@ -90,14 +92,17 @@ class Filling:
         return inject
 
     def _publish(self) -> None:
-        """Publish as a program does; whether the record has an effect is not known."""
+        """Publish as a program does until there is an error: files have some room of their own."""
         with LiveBus(self.system.topology, timeout_seconds=2.0) as bus:
-            record = Record("probe", len(self.system.uncertain))
-            self.system.uncertain.append(record)
-            try:
-                bus.publish("ring", {"key": record.key, "number": record.n}, record.key)
-            except FeedbusError as error:
-                self.errors.append(str(error))
+            for _ in range(MOST_PROBES):
+                record = Record("probe", len(self.system.uncertain))
+                self.system.uncertain.append(record)
+                fields = {"key": record.key, "number": record.n, "unknown": "x" * PROBE_BYTES}
+                try:
+                    bus.publish("ring", fields, record.key)
+                except FeedbusError as error:
+                    self.errors.append(str(error))
+                    return
 
     def problems(self, expected: int) -> list[str]:
         """Return what is wrong with the errors: each full disk gives one, which names the disk."""
@@ -126,7 +131,8 @@ def run(cell: Cell, folder: Path) -> Result:
             faults.append(("RabbitMQ: disk alarm", filling.alarm(servers.rabbitmq)))
         injector = Sequential.shuffled(faults * times, cell.random)
         figures: dict[str, str] = {}
-        result = run_loaded(cell, system, injector, figures, rate=RATE)
+        rate = cell.size // (len(faults) * times * SECONDS_OF_A_FAULT)
+        result = run_loaded(cell, system, injector, figures, rate=rate)
         result.problems.extend(filling.problems(times))
         figures["error of a publisher"] = filling.errors[0] if filling.errors else "none"
         return result

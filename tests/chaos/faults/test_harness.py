@@ -1,0 +1,92 @@
+"""The harness itself: what its reader finds, and what its command does with results."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.chaos.faults import __main__ as command
+from tests.chaos.faults.application.effects import failures
+from tests.chaos.faults.rows import ROWS, Row
+from tests.chaos.faults.verdict import Verdict, judge
+from tests.simulation.history import Record
+
+Rows = list[tuple[str, int, int]]
+KEY = next(f"k{n}" for n in range(100) if not any(failures(f"k{n}", m) for m in range(3)))
+GOOD: Rows = [(KEY, 0, 1), (KEY, 1, 1), (KEY, 2, 1)]
+
+
+def verdict_on(folder: Path, updates: Rows, notices: Rows) -> Verdict:
+    """Judge a store with these effects of three accepted records."""
+    with closing(sqlite3.connect(folder / "effects.db")) as store:
+        store.execute(
+            "CREATE TABLE effects (sequence INTEGER PRIMARY KEY, stage, key, number, attempt)"
+        )
+        for stage, rows in (("update", updates), ("notice", notices)):
+            store.executemany(
+                "INSERT INTO effects (stage, key, number, attempt) VALUES (?, ?, ?, ?)",
+                [(stage, *row) for row in rows],
+            )
+        store.commit()
+    return judge(f"sqlite:///{folder}/effects.db", [Record(KEY, number) for number in range(3)])
+
+
+def test_a_store_with_every_effect_once_and_in_order_is_right(tmp_path: Path):
+    assert verdict_on(tmp_path, GOOD, GOOD).ok
+
+
+@pytest.mark.parametrize(
+    ("notices", "kind"),
+    [
+        (GOOD[:2], "lost"),
+        ([*GOOD, GOOD[2]], "doubled"),
+        ([GOOD[1], GOOD[0], GOOD[2]], "disordered"),
+        ([*GOOD, (KEY, 7, 1)], "other"),
+        ([*GOOD[:2], (KEY, 2, 2)], "other"),
+    ],
+    ids=[
+        "a row missing",
+        "a row twice",
+        "rows exchanged",
+        "a row of nothing",
+        "an attempt counted",
+    ],
+)
+def test_each_fault_in_the_store_is_found_as_what_it_is(tmp_path: Path, notices: Rows, kind: str):
+    verdict = verdict_on(tmp_path, GOOD, notices)
+    found = {name for name in ("lost", "doubled", "disordered", "other") if getattr(verdict, name)}
+    assert found == {kind}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Verdict], Result]:
+    """Run the command on a row with one cell that ends as given."""
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # for the files of the failed cell
+
+    def once(verdict: Verdict) -> Result:
+        row = Row("a fault", lambda cell, _: cell.result("s", "l", {"f": 1}, verdict), 5, 1)
+        monkeypatch.setitem(ROWS, "kills", row)
+        words = ["kills", "--column", "embedded", "--folder", str(tmp_path)]
+        return CliRunner().invoke(command.main, words)
+
+    return once
+
+
+def test_a_cell_that_has_failed_is_run_again_and_one_that_has_passed_is_not(run):
+    failed = run(Verdict(lost=["update: a1 was accepted and is lost"]))
+    assert failed.exit_code == 1
+    assert "**failed**: l; 1 lost, 0 doubled, 0 out of order" in failed.stdout
+    passed = run(Verdict())
+    assert passed.exit_code == 0
+    assert "kills on embedded: 5" in passed.stderr
+    again = run(Verdict(lost=["it is not run"]))
+    assert again.exit_code == 0
+    assert "kills on embedded" not in again.stderr
+    assert "| a fault | not run | not run | l; f: 1 |" in again.stdout
