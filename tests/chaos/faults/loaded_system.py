@@ -27,7 +27,7 @@ from web.demo.running import Running
 APPLICATION = Path(__file__).parent / "application"
 KINDS = ("identified", "web")  # each publishes half of the keys
 MOST_KEYS = 2_000
-LEAST_ROUNDS = 20
+LEAST_ROUNDS = 50
 LOOK_SECONDS = 0.1
 STALLED_SECONDS = 240.0
 MOST_STARTS = 100_000
