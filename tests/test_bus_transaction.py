@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import feedbus
-from feedbus.bus import LiveBus, live
+from feedbus.bus import LiveBus, live_bus
 from feedbus.bus.shared_sender import SharedSender
 from feedbus.errors import BrokerOutage
-from feedbus.store import leftovers
+from feedbus.store import leftover_rows
 from feedbus.store.outbox_rows import publish_pending
 from feedbus.store.relay import Relay
 from tests.systems import System, closing_store, queue
@@ -231,7 +231,7 @@ def test_rows_of_other_keys_are_left_to_the_relay(system, bus) -> None:
 def test_a_program_that_publishes_steadily_sends_at_once_again_after_an_outage(
     system, bus, broken, monkeypatch
 ) -> None:
-    monkeypatch.setattr(live, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(live_bus, "AWAY_SECONDS", 0.0)
     broken.append(True)
     for number in (1, 2):
         publish(bus, number)
@@ -246,7 +246,7 @@ def test_a_program_that_publishes_steadily_sends_at_once_again_after_an_outage(
 def test_while_the_relay_works_later_messages_stay_behind_what_it_sends(
     system, bus, monkeypatch
 ) -> None:
-    monkeypatch.setattr(leftovers, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(leftover_rows, "LOCK_SECONDS", 0.0)
     leave(system, 1)
     with system.store.exclusive(f"relay.{system.topology.name}"):
         publish(bus, 2)

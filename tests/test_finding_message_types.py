@@ -32,7 +32,7 @@ class Custom:
     pass
 
 
-class Holding(msgspec.Struct):
+class OutagePause(msgspec.Struct):
     items: list[Custom]
 
 
@@ -60,7 +60,7 @@ class OfArguments(Schema):
         (int, "got int"),
         (list[int], "got list"),
         (int | str, r"got int \| str"),
-        (Holding, "Custom.* of the field 'items'"),
+        (OutagePause, "Custom.* of the field 'items'"),
         (Order | Receipt, "more than one"),
         (Schema(), r"write @handler\(Schema\), the class"),
         ("Order", "got 'Order'"),

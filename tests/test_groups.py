@@ -15,7 +15,7 @@ from feedbus.bus import Bus
 from feedbus.bus.sender import Sender
 from feedbus.errors import BrokerOutage, Outage, Reject
 from feedbus.runner import CrashGuard, group
-from feedbus.runner.reading import Reading
+from feedbus.runner.queue_reader import Reading
 from feedbus.store.peewee import close_bound
 from tests.systems import System, queue
 

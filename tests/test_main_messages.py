@@ -139,7 +139,7 @@ MESSAGES = {
     "runner/concurrent_mode.py": (
         "{} ends during an outage; the broker will deliver its unacknowledged messages again",
     ),
-    "runner/holding.py": (
+    "runner/outage_pause.py": (
         "{} holds for {} s, then tries again: {}{}",
         "{} continues after {} failed attempts in {} s",
     ),

@@ -16,7 +16,7 @@ from feedbus.errors import Reject, Retry
 from feedbus.records import Records
 from feedbus.runner import waiting_queues
 from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
-from feedbus.runner.reading import Reading
+from feedbus.runner.queue_reader import Reading
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import RetryPolicy
 from servers import versions

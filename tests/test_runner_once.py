@@ -18,7 +18,7 @@ from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import BrokerOutage
 from feedbus.metrics import Metrics
 from feedbus.records import Records
-from feedbus.runner.reading import Reading
+from feedbus.runner.queue_reader import Reading
 from feedbus.store.peewee import PeeweeStore, bind, bound
 from tests.systems import BATCH, System, closing_store, on_broker, publish_confirmed, queue
 

@@ -11,8 +11,8 @@ from feedbus.apply.drain_wait import await_drained
 from feedbus.broker import declarations, inventory, locks, project_marks, timer_objects
 from feedbus.broker_names import Names, Role, has_role
 from feedbus.errors import UsageError
-from feedbus.generations import file_order, ledger, queue_replacement, removal, switch
-from feedbus.generations.emptying import REFILLED
+from feedbus.generations import file_order, ledger, queue_deletion, queue_replacement, switch
+from feedbus.generations.queue_emptying import REFILLED
 from feedbus.generations.switch import step
 from feedbus.plan.changes import Plan
 from feedbus.plan.comparison import make_plan
@@ -202,7 +202,9 @@ def _delete(
         if queue in refilled:
             reason = REFILLED
         elif queue in now.work.deleted_queues:
-            reason = removal.remove_queue(connection, topology, queue, nonempty=queue in doomed)
+            reason = queue_deletion.remove_queue(
+                connection, topology, queue, nonempty=queue in doomed
+            )
         else:
             continue  # gone, or part of a ring by now
         done = done and not reason

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from feedbus.bus.interface import Bus
 
 if TYPE_CHECKING:
-    from feedbus.bus.asynchronous import AsyncBus
+    from feedbus.bus.async_bus import AsyncBus
     from feedbus.bus.connecting import connect, connect_async
-    from feedbus.bus.live import LiveBus
+    from feedbus.bus.live_bus import LiveBus
 
 __all__ = ["AsyncBus", "Bus", "LiveBus", "connect", "connect_async"]
 
 # Imported at the first use: modules of handlers import Bus, which needs no broker library.
 HOMES = {
-    "AsyncBus": "feedbus.bus.asynchronous",
-    "LiveBus": "feedbus.bus.live",
+    "AsyncBus": "feedbus.bus.async_bus",
+    "LiveBus": "feedbus.bus.live_bus",
     "connect": "feedbus.bus.connecting",
     "connect_async": "feedbus.bus.connecting",
 }

@@ -14,10 +14,10 @@ from feedbus.errors import UsageError
 from feedbus.records import Records
 from feedbus.records.ids import LARGEST_ORDINAL, Ids, children, pick
 from feedbus.records.packs import Pack
-from feedbus.records.parts import Part
 from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import check_columns, check_many
 from feedbus.records.publish_options import envelope_of
+from feedbus.records.published_parts import Part
 from feedbus.wire.message_options import Envelope
 
 AT_ONCE = 50_000  # messages that are packed together: enough for the packs of many shards

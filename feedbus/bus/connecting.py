@@ -6,8 +6,8 @@ import asyncio
 import os
 
 from feedbus import config
-from feedbus.bus.asynchronous import AsyncBus
-from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus
+from feedbus.bus.async_bus import AsyncBus
+from feedbus.bus.live_bus import TIMEOUT_SECONDS, LiveBus
 from feedbus.metrics import Metrics
 from feedbus.store import Store
 from feedbus.topology import Topology

@@ -10,7 +10,7 @@ from typing import Any
 from feedbus.records.batch import LARGE
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
-from feedbus.records.parts import Part
+from feedbus.records.published_parts import Part
 
 
 @dataclass(slots=True)

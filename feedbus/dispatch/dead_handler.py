@@ -26,7 +26,7 @@ from feedbus.records.batch import Chunk
 from feedbus.records.ids import Ids
 from feedbus.records.message import Message
 from feedbus.store import NoStore, Store
-from feedbus.store.leftovers import Leftovers
+from feedbus.store.leftover_rows import Leftovers
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.constants import KEY, REASON

@@ -16,8 +16,8 @@ from feedbus.dispatch.equal_messages import EqualMessages
 from feedbus.dispatch.failed_record_sender import FailedRecordSender
 from feedbus.dispatch.failure_policy import FailurePolicy
 from feedbus.dispatch.handler_calls import HandlerCalls
-from feedbus.dispatch.order import Order
 from feedbus.dispatch.ordered_retries import OrderedRetries
+from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.settled_counts import SettledCounts
 from feedbus.errors import Drop, Outage, StoreOutage
 from feedbus.handling.exception_rules import ExceptionRules
@@ -27,7 +27,7 @@ from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
 from feedbus.records import Records
 from feedbus.store import NoStore, Store
-from feedbus.store.leftovers import Leftovers
+from feedbus.store.leftover_rows import Leftovers
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 

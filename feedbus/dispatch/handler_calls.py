@@ -19,7 +19,7 @@ from feedbus.logs import EventLog
 from feedbus.process.fork_safety import end_fork
 from feedbus.records import Records
 from feedbus.store import Store
-from feedbus.store.leftovers import Leftovers
+from feedbus.store.leftover_rows import Leftovers
 from feedbus.topology import Consumer
 
 events = EventLog(__name__)

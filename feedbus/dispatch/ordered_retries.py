@@ -10,7 +10,7 @@ from typing import Any
 
 from feedbus.clock import NANOSECONDS, Clock
 from feedbus.dispatch.failure_policy import DEAD_LETTERED, Decision, FailurePolicy
-from feedbus.dispatch.order import Order
+from feedbus.dispatch.queue_order import Order
 from feedbus.dispatch.waiting_records import BLOCKED as BLOCKED_ATTEMPT
 from feedbus.dispatch.waiting_records import WaitingRecord, WaitingRecords
 from feedbus.logs import EventLog

@@ -11,7 +11,7 @@ from feedbus.bus.spool import Spool
 from feedbus.errors import Outage, PublishError
 from feedbus.records.packs import Pack
 from feedbus.store import Store
-from feedbus.store.leftovers import Leftovers
+from feedbus.store.leftover_rows import Leftovers
 from feedbus.store.protocol import Entry
 from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK

@@ -29,9 +29,9 @@ from feedbus.broker.publisher import publish_all
 from feedbus.broker_names import PARKED, Derived, Names, Role, derived
 from feedbus.clock import Clock
 from feedbus.errors import UsageError
-from feedbus.generations import removal
-from feedbus.generations.emptying import IN_USE, Emptying, Mover
+from feedbus.generations import queue_deletion
 from feedbus.generations.probes import fence
+from feedbus.generations.queue_emptying import IN_USE, Emptying, Mover
 from feedbus.generations.switch import step
 from feedbus.topology import Consumer, Queue, Topology
 from feedbus.wire.amqp_protocols import Connection
@@ -255,7 +255,7 @@ class Replacement:
         if broker.queue_exists(self.connection, held):
             _delete(self.connection, self.topology, held, before)
         channel.exchange_delete(before)
-        if removal.remove_queue(self.connection, self.topology, before):
+        if queue_deletion.remove_queue(self.connection, self.topology, before):
             publish_all(channel.connection, [fence(before, self._queue)])
         channel.close()
 

@@ -14,8 +14,8 @@ from feedbus.broker.publisher import NACKED_SECONDS, publish_all
 from feedbus.broker_names import Names
 from feedbus.errors import Outage
 from feedbus.generations import file_order, ledger, probes
-from feedbus.generations.emptying import Emptying
 from feedbus.generations.ledger import State
+from feedbus.generations.queue_emptying import Emptying
 from feedbus.logs import EventLog
 from feedbus.topology import Generation, Topology
 from feedbus.wire.amqp_protocols import Channel, Connection

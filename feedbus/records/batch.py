@@ -12,7 +12,7 @@ from feedbus.errors import Drop, Reject, Retry
 from feedbus.records.attribute_columns import Attributes
 from feedbus.records.ids import Ids, pick
 from feedbus.records.message import Message
-from feedbus.records.parts import PartPublisher
+from feedbus.records.published_parts import PartPublisher
 
 SMALL = 8  # mean number of records per chunk
 LARGE = 100  # records: a chunk with as many is published as messages of its own

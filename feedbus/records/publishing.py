@@ -7,8 +7,8 @@ from typing import Any, Unpack
 
 from feedbus.errors import UsageError
 from feedbus.records.batch import Batch
-from feedbus.records.parts import Part, check_fields
 from feedbus.records.payloads import Payload, mapping_of
+from feedbus.records.published_parts import Part, check_fields
 from feedbus.wire.message_options import PublishOptions
 from feedbus.wrong_argument import refuse
 

@@ -12,7 +12,7 @@ from feedbus.records.attribute_columns import Attributes, attributes_of
 from feedbus.records.batch import Batch, Chunk, Origin
 from feedbus.records.ids import Ids
 from feedbus.records.message import Message
-from feedbus.records.parts import PartPublisher
+from feedbus.records.published_parts import PartPublisher
 from feedbus.records.publishing import PublishingRecords
 from feedbus.records.selection import choose, group
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
+from feedbus.runner.connection_load import ConnectionLoad
 from feedbus.runner.run_state import HERE_SECONDS, Run
-from feedbus.runner.strain import Strain
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import RawConnection
@@ -140,7 +140,9 @@ class BatchMode:
                 if run.timeout.too_close(arrived_at):
                     return False
         took = run.clock.monotonic() - started
-        self._handled(raw, deliveries, took, Strain(took, run.heartbeats.missed_seconds, ids))
+        self._handled(
+            raw, deliveries, took, ConnectionLoad(took, run.heartbeats.missed_seconds, ids)
+        )
         return True
 
     def _wait_out(self, raw: RawConnection, error: Outage) -> bool:
@@ -182,18 +184,24 @@ class BatchMode:
                 run.dispatch.handle(deliveries)
 
     def _handled(
-        self, raw: RawConnection, deliveries: Sequence[Delivery], seconds: float, strain: Strain
+        self,
+        raw: RawConnection,
+        deliveries: Sequence[Delivery],
+        seconds: float,
+        load: ConnectionLoad,
     ) -> None:
         """Settle and count a batch that has been handled."""
         run = self._run
         run.timeout.note(seconds)
         run.left.idle_from(run.clock.monotonic())
-        self._settle(raw, deliveries, strain)
+        self._settle(raw, deliveries, load)
         self._subscriptions.sample(deliveries[0])
         run.holding.over()
         run.left.handled(len(deliveries))
 
-    def _settle(self, raw: RawConnection, deliveries: Sequence[Delivery], strain: Strain) -> None:
+    def _settle(
+        self, raw: RawConnection, deliveries: Sequence[Delivery], load: ConnectionLoad
+    ) -> None:
         """Acknowledge a batch; if publishing failed, the broker still owns the deliveries.
 
         If the handler may have caused the loss of the channel, a request to the broker shows
@@ -201,20 +209,20 @@ class BatchMode:
         """
         run, subscriptions = self._run, self._subscriptions
         latest = {delivery.consumer_tag: delivery.tag for delivery in deliveries}
-        slow = strain.seconds >= LEAST_TIMEOUT_SECONDS
+        slow = load.seconds >= LEAST_TIMEOUT_SECONDS
         try:
             for consumer_tag, tag in latest.items():
                 subscriptions.settle(consumer_tag, tag)
             if run.waiting is not None:
                 run.waiting.settle(deliveries)
-            if slow or strain.cause(run.timeout):
+            if slow or load.cause(run.timeout):
                 raw.take_arrived()
                 raw.channel().close()  # a request whose answer follows the acknowledgement
         except Exception as error:
             run.timeout.learn(error)
-            cause = strain.cause(run.timeout)
+            cause = load.cause(run.timeout)
             if cause:
-                first = strain.message_ids[0]
+                first = load.message_ids[0]
                 events.warning(
                     "channel_lost",
                     f"the broker closed the channel of {run.consumer.name} while it handled"
@@ -222,10 +230,10 @@ class BatchMode:
                     consumer=run.consumer.name,
                     message_id=first,
                 )
-                run.crash_guard.blame(strain.message_ids, cause)
+                run.crash_guard.blame(load.message_ids, cause)
             run.crash_guard.release()
             raise
         cancelled = slow and not latest.keys().isdisjoint(subscriptions.cancelled)
         if cancelled:
-            run.crash_guard.blame(strain.message_ids, run.timeout.cancelled(strain.seconds))
+            run.crash_guard.blame(load.message_ids, run.timeout.cancelled(load.seconds))
         run.crash_guard.release(settled=not cancelled)

@@ -13,7 +13,7 @@ from feedbus.errors import Outage
 from feedbus.logs import EventLog
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
-from feedbus.runner.reading import Reading
+from feedbus.runner.queue_reader import Reading
 from feedbus.runner.settlement import Settlement
 from feedbus.wire import Delivery
 

@@ -11,8 +11,8 @@ from feedbus.dispatch.single_calls import SingleCalls
 from feedbus.errors import Outage
 from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.buffer import Buffer
+from feedbus.runner.connection_load import NONE, ConnectionLoad
 from feedbus.runner.crash_guard import CrashGuard
-from feedbus.runner.strain import NONE, Strain
 from feedbus.wire import Delivery
 
 GROUP_SECONDS = 0.02  # of handling: a slow handler's messages are settled one by one
@@ -60,7 +60,7 @@ class Group:
         self._seconds = seconds
         self._most = max(prefetch // 2, 1)
         self._begun: Delivery | None = None  # to be called again, after an outage
-        self.strain = NONE  # of the latest call: a slow one ends its group
+        self.load = NONE  # of the latest call: a slow one ends its group
 
     def __len__(self) -> int:
         """Count the deliveries."""
@@ -91,9 +91,9 @@ class Group:
                     message_id, seconds = self._handle_some(ends_at, stopped, most)
             except Outage as error:
                 self._crash_guard.release()  # a kill during the hold is counted against no message
-                self.strain = NONE
+                self.load = NONE
                 return error
-            self.strain = Strain(seconds, self._heartbeats.missed_seconds, (message_id,))
+            self.load = ConnectionLoad(seconds, self._heartbeats.missed_seconds, (message_id,))
             complete = self._complete(seconds, ends_at, most)
             if not complete:
                 try:

@@ -65,5 +65,5 @@ class GroupMode(BatchMode):
         except Outage as error:
             return error
         if deliveries:
-            self._handled(raw, deliveries, run.clock.monotonic() - started, group.strain)
+            self._handled(raw, deliveries, run.clock.monotonic() - started, group.load)
         return outage

@@ -16,8 +16,8 @@ from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
-from feedbus.runner.holding import Holding
 from feedbus.runner.limits import Allowance
+from feedbus.runner.outage_pause import OutagePause
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.topology import Consumer, Topology
 from feedbus.wire.amqp_protocols import RawConnection
@@ -61,7 +61,7 @@ class Run:
     resources: Resources
     crash_guard: CrashGuard
     heartbeats: Heartbeats
-    holding: Holding
+    holding: OutagePause
     timeout: ConsumerTimeout
     left: Allowance
     waiting: WaitingQueues | None

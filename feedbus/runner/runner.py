@@ -20,9 +20,9 @@ from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.group_mode import GroupMode
-from feedbus.runner.holding import Holding
 from feedbus.runner.limits import Allowance, Limits
-from feedbus.runner.placement import Placement
+from feedbus.runner.outage_pause import OutagePause
+from feedbus.runner.placement_check import Placement
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.runner.waiting_queues import WaitingQueues
@@ -98,7 +98,7 @@ class Runner:
             resources=self._resources,
             crash_guard=crash_guard,
             heartbeats=self._heartbeats,
-            holding=Holding(consumer.name, counted, on_hold, clock),
+            holding=OutagePause(consumer.name, counted, on_hold, clock),
             timeout=ConsumerTimeout(topology.consumer_timeout_seconds, clock),
             left=Allowance(limits, clock),
             waiting=WaitingQueues(

@@ -12,8 +12,8 @@ from feedbus.errors import BrokerOutage
 from feedbus.generations.drain import Source, standing
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
-from feedbus.runner.placement import Placement
-from feedbus.runner.reading import Reading
+from feedbus.runner.placement_check import Placement
+from feedbus.runner.queue_reader import Reading
 from feedbus.runner.run_state import Run
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import Connection, RawConnection

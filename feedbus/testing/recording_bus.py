@@ -11,10 +11,10 @@ from feedbus.bus.record_encoding import Encoder, columnar
 from feedbus.inline.loaded_projects import project
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, single
-from feedbus.records.parts import Part
 from feedbus.records.payloads import Payload
 from feedbus.records.publish_arguments import as_mappings, check_columns, check_many
 from feedbus.records.publish_options import envelope_of
+from feedbus.records.published_parts import Part
 from feedbus.testing.observations import Published
 from feedbus.topology import Topology
 from feedbus.wire.message_options import Envelope

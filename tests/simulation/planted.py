@@ -16,8 +16,8 @@ from feedbus.bus import sender
 from feedbus.dispatch import blocked_keys, failed_record_sender, failure_policy, publications
 from feedbus.errors import BrokerOutage
 from feedbus.generations import drain, probes, switch
-from feedbus.runner import buffer, reading
-from feedbus.store import leftovers, outbox_rows, tables
+from feedbus.runner import buffer, queue_reader
+from feedbus.store import leftover_rows, outbox_rows, tables
 from feedbus.wire.constants import KEY
 
 Change = tuple[Any, str, Any]
@@ -26,12 +26,12 @@ Change = tuple[Any, str, Any]
 def an_early_acknowledgement() -> list[Change]:
     """Acknowledge whatever was delivered, instead of what was handled."""
 
-    def settle(self: reading.Reading, _tag: int) -> None:
+    def settle(self: queue_reader.Reading, _tag: int) -> None:
         held = getattr(self.channel, "_held", {})
         if held:
             self.channel.basic_ack(max(held), multiple=True)
 
-    return [(reading.Reading, "settle", settle)]
+    return [(queue_reader.Reading, "settle", settle)]
 
 
 def a_confirm_taken_for_another() -> list[Change]:
@@ -101,7 +101,7 @@ def queues_deleted_without_proof() -> list[Change]:
     return [
         (probes, "NEEDED", 0),
         (probes.Probes, "proved", property(lambda _: True)),
-        (reading.Reading, "_count", lambda _: (0, 1)),
+        (queue_reader.Reading, "_count", lambda _: (0, 1)),
     ]
 
 
@@ -175,7 +175,7 @@ def owed_fences_forgotten() -> list[Change]:
 
 def leftovers_overtaken() -> list[Change]:
     """Send messages before those of their keys that an earlier process left in the outbox."""
-    return [(leftovers.Leftovers, "look", lambda *_: False)]
+    return [(leftover_rows.Leftovers, "look", lambda *_: False)]
 
 
 def an_outbox_cleared_before_the_confirms() -> list[Change]:

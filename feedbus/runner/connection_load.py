@@ -1,4 +1,4 @@
-"""The load of a handler on its connection, because of which the broker may close it."""
+"""The load of a handler on its connection: too long without a heartbeat or an answer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from feedbus.runner.consumer_timeout import ConsumerTimeout
 
 
 @dataclass(frozen=True, slots=True)
-class Strain:
-    """How long the latest call kept the connection without attention.
+class ConnectionLoad:
+    """The load of the latest call on its connection.
 
     Attributes:
         seconds: the duration of the call.
@@ -35,4 +35,4 @@ class Strain:
         return ""
 
 
-NONE = Strain(0.0, 0.0, ())
+NONE = ConnectionLoad(0.0, 0.0, ())

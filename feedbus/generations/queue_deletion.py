@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from feedbus import broker
-from feedbus.generations.emptying import IN_USE, Emptying
+from feedbus.generations.queue_emptying import IN_USE, Emptying
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Connection
 

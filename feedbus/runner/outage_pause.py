@@ -16,7 +16,7 @@ LONGEST_SECONDS = 5.0
 FOLDED_SECONDS = 60.0  # equal lines within this time are one
 
 
-class Holding:
+class OutagePause:
     """The outages of one consumer since its last success."""
 
     def __init__(

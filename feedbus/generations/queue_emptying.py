@@ -1,4 +1,4 @@
-"""Move all messages out of a queue that receives no more, and delete it."""
+"""Empty a queue that receives no more messages: move its messages, and delete the queue."""
 
 from __future__ import annotations
 

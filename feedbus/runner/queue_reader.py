@@ -1,4 +1,4 @@
-"""The reading of one queue, and its end: the queue is deleted when it is proved to be empty."""
+"""The reader of one queue; at its end, the queue is deleted when it is proved to be empty."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Self, Unpack
 
-from feedbus.bus.live import TIMEOUT_SECONDS, LiveBus
+from feedbus.bus.live_bus import TIMEOUT_SECONDS, LiveBus
 from feedbus.bus.publish_requests import Request
 from feedbus.bus.record_encoding import columnar
 from feedbus.metrics import Metrics

@@ -1,4 +1,4 @@
-"""Rows of the outbox that were left unsent: they go before later messages of their keys."""
+"""Leftover rows of the outbox, which a process did not send: they are sent before later ones."""
 
 from __future__ import annotations
 
