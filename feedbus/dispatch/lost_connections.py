@@ -18,7 +18,7 @@ class LostConnections:
     """The calls that lost the connection to the store, although it answered directly afterwards."""
 
     def __init__(self, store: Store) -> None:
-        """Remember no calls yet."""
+        """Start without calls."""
         self._store = store
         self._calls: set[tuple[str, int]] = set()
 

@@ -77,8 +77,8 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: State) -
     if consumed:
         msg = (
             f"ring '{exchange}': {topology.path.name} declares its queues with other arguments than"
-            f" the broker has, and {', '.join(consumed)} are being consumed, by a host with"
-            f" feedbus 0.1 or with another topology. Run `feedbus down` on each such host, then"
+            f" the broker has, and another host consumes from {', '.join(consumed)}. That host has"
+            f" feedbus 0.1, or another topology. Run `feedbus down` on each such host, then"
             f" `feedbus up` here. If all hosts run this version of feedbus, run `feedbus apply` on"
             f" one of them instead: it changes the ring while consumers run"
         )
@@ -86,7 +86,7 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: State) -
 
 
 def _end_replacements(connection: Connection, topology: Topology) -> None:
-    """Finish the replacements of queues that an apply had begun before it was killed."""
+    """Finish the replacements of queues that an interrupted apply has begun."""
     names = Names(topology)
     for consumer in topology.consumers.values():
         if consumer.queue.external_name or topology.on_ring(consumer.queue):
