@@ -13,6 +13,7 @@ SCHEDULE = ".:schedule."
 BEFORE = ".before"
 WAITING = ".waiting"
 PARKED = ".parked"
+LOCK = "lock"  # the queue by which a topology is locked, after the topology's name
 DIGEST = r"[0-9a-f]{8}"  # of a generation
 
 
@@ -98,6 +99,11 @@ def belongs_to_queue(name: str, queue: str) -> bool:
         return False
     rest = re.sub(r"^_\d+(?=\.|$)", "", name[len(queue) :])
     return not rest or (rest.startswith(".") and role_of(rest[1:]) in OF_A_QUEUE)
+
+
+def lock_queue(project: str) -> str:
+    """Return the queue by which a topology is locked, by the topology's name."""
+    return f"{project}.{LOCK}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from feedbus.broker.embedded import of_rows
 from feedbus.broker.locks import exclusive_queue
 from feedbus.broker.outages import opened
 from feedbus.broker.port import Survey
+from feedbus.broker_names import lock_queue
 from feedbus.clock import Clock
 from feedbus.transports import memory
 from feedbus.transports.memory.broker import find
@@ -45,7 +46,7 @@ class InMemory:
         self, connection: amqp_protocols.Connection, project: str
     ) -> AbstractContextManager[None]:
         """Hold the lock of an exclusive queue."""
-        return exclusive_queue(connection, f"{project}.lock", self.clock)
+        return exclusive_queue(connection, lock_queue(project), self.clock)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Read the broker's tables."""

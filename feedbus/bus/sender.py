@@ -21,6 +21,7 @@ from feedbus.broker.publisher import (
     Refusal,
 )
 from feedbus.broker.timer_objects import Timer
+from feedbus.broker_names import Role, has_role
 from feedbus.bus.record_encoding import Encoder
 from feedbus.clock import Waiting
 from feedbus.errors import BrokerOutage
@@ -186,4 +187,5 @@ class Sender:
 
 def _stale(refusal: Refusal) -> bool:
     packed = refusal.message.content_type == PACK
-    return packed and refusal.outcome == "returned" and refusal.message.exchange.endswith(".packs")
+    returned = refusal.outcome == "returned"
+    return packed and returned and has_role(refusal.message.exchange, {Role.PACKS})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 
-from feedbus.broker_names import OF_A_QUEUE, OF_AN_EXCHANGE, Role, role_of
+from feedbus.broker_names import LOCK, OF_A_QUEUE, OF_AN_EXCHANGE, Role, role_of
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.partial_topology import Draft, Found
 from feedbus.config.problems import Fault
@@ -14,7 +14,6 @@ from feedbus.topology import OPERATIONS
 LONGEST_NAME_BYTES = 255
 # Suffixes of names on the broker: a ring's digest, and the longest delay in milliseconds.
 LONGEST_SUFFIX = len(".01234567.retry.4233600000")
-LOCK = "lock"  # the queue that is a topology's lock
 
 
 def check_names(draft: Draft) -> Found:

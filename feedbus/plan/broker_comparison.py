@@ -17,6 +17,7 @@ from feedbus.broker_names import (
     belongs_to_queue,
     derived,
     has_role,
+    lock_queue,
     queue_of,
 )
 from feedbus.generations import queue_replacement, switch
@@ -60,7 +61,7 @@ class Comparison:
         self.timer_queues = timer_layout.queues_of_timer(self._names)
         self.waiting = self._waiting_queues()
         parked = queue_replacement.parked_delays(self.topology, self.seen)
-        self.parked = {f"{delay}.parked" for _, delay in parked}
+        self.parked = {self._names.parked(delay) for _, delay in parked}
 
     def work(self) -> Work:
         """Add every change, and return the names of the objects for `feedbus apply`."""
@@ -94,7 +95,7 @@ class Comparison:
 
     def _wanted_queues(self) -> set[str]:
         names, topology = self._names, self.topology
-        found = {f"{topology.name}.lock", *map(names.schedule, topology.schedules)}
+        found = {lock_queue(topology.name), *map(names.schedule, topology.schedules)}
         for queue in topology.queues.values():
             found |= {names.dead(queue), queue.external_name}
         found |= self._wanted_delays()

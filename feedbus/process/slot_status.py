@@ -95,12 +95,9 @@ def ready_since(path: Path, pid: int) -> float | None:
 
 def runs_ready(folder: Path, name: str, slot: int) -> bool:
     """Whether a process that does its work holds a slot."""
-    try:
-        with slot_path(folder, name, slot, "ready").open() as file:
-            noted = file.readline().strip()
-    except FileNotFoundError:
-        return False
-    return bool(noted) and noted == str(lock_holder(slot_path(folder, name, slot, "lock")))
+    path = slot_path(folder, name, slot, "ready")
+    noted, _ = _content(path)
+    return bool(noted) and noted == _lock_holder_beside(path)
 
 
 def changed_code(path: Path, pid: int) -> list[Path]:

@@ -16,6 +16,7 @@ from feedbus.broker.port import SeenBinding, SeenExchange, SeenQueue, Survey
 from feedbus.broker.rabbitmq import alarms, management
 from feedbus.broker.rabbitmq.tls import amqp_options
 from feedbus.broker.rabbitmq.transport import Transport
+from feedbus.broker_names import lock_queue
 from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import Outage
 from feedbus.urls import BrokerUrl, ManagementUrl, Node
@@ -62,7 +63,7 @@ class RabbitMQ:
         self, connection: amqp_protocols.Connection, project: str
     ) -> AbstractContextManager[None]:
         """Hold the lock of an exclusive queue."""
-        return exclusive_queue(connection, f"{project}.lock", self.clock)
+        return exclusive_queue(connection, lock_queue(project), self.clock)
 
     def survey(self, prefixes: tuple[str, ...]) -> Survey:
         """Read the management API, and count messages by AMQP, because the API's counts are old."""
