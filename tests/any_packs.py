@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import strategies as st
 
 from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack
 
-values = st.one_of(
+VALUES = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-5, 200),
@@ -15,11 +17,13 @@ values = st.one_of(
     st.text(max_size=5),
     st.lists(st.integers(), max_size=2),
 )
-names = st.sampled_from(["id", "followerId", "text", "flag", "note", "stranger"])
+NAMES = st.sampled_from(["id", "followerId", "text", "flag", "note", "stranger"])
 
 
 @st.composite
-def packs(draw: st.DrawFn) -> Pack:
+def packs(
+    draw: st.DrawFn, names: st.SearchStrategy[str] = NAMES, values: st.SearchStrategy[Any] = VALUES
+) -> Pack:
     """Any records with like fields, some of them shared."""
     count = draw(st.integers(1, 5))
     shared = draw(st.dictionaries(names, values, max_size=4))

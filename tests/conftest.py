@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from tests import processor_time
+from tests.handler_calls import author, readers  # noqa: F401 -- fixtures
 from tests.server_fixtures import (  # noqa: F401 -- fixtures
     any_postgres,
     any_rabbitmq,

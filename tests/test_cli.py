@@ -17,26 +17,22 @@ from feedbus.cli import COMMANDS, Context, main
 from feedbus.cli.name_completion import CONSUMER, EXCHANGE, QUEUE
 from feedbus.errors import UsageError
 from store.cli import migrate
+from tests.topologies import FEED, ORDERS
 from web.__main__ import main as web
 from web.demo import demo
 
-TOPOLOGY = """\
+EXCHANGES_TABLE = """\
 name = "shop"
 [exchanges]
 orders = { type = "direct" }
 feed = { type = "x-consistent-hash" }
-[queues.feed]
-exchange = "feed"
-shards = 2
-handler = "handlers.feed:take"
-[queues.orders]
-exchange = "orders"
-routing_keys = ["new"]
-handler = "handlers.orders:take"
+"""
+COMMANDS_TABLE = """\
 [commands]
 greet = "shop_commands_of_cli:greet"
 plain = "shop_commands_of_cli:plain"
 """
+TOPOLOGY = EXCHANGES_TABLE + FEED + "shards = 2\n" + ORDERS + COMMANDS_TABLE
 
 COMMAND_SOURCE = """\
 import click
@@ -183,7 +179,7 @@ def test_a_broken_topology_is_reported_before_its_command_is_missed(shop):
     assert result.exit_code == 1
     assert result.output == (
         "error: 1 problem in the topology\n"
-        "topology.toml:7:10: [queues.feed] shards: expected a positive integer, got 0\n"
+        "topology.toml:8:10: [queues.feed] shards: expected a positive integer, got 0\n"
     )
 
 

@@ -1,134 +1,34 @@
-"""Message types: each loads records and finds what is wrong with each."""
+"""Message types: each loads the records of packs and of single messages."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 import uuid
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Any
 
-import msgspec
 import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from marshmallow import Schema, ValidationError, fields, post_load
+from marshmallow import ValidationError
 
 from feedbus import Records
 from feedbus.handling.message_types import message_type_of
-from feedbus.records.ids import Ids
 from feedbus.records.packs import Pack, single
-from feedbus.records.payloads import encode_payload
+from tests.any_packs import packs
+from tests.types_to_load import (
+    ONE_BY_ONE,
+    Changed,
+    Created,
+    MadeSchema,
+    StrictModel,
+    Struct,
+)
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-
-
-@dataclasses.dataclass
-class Order:
-    id: Positive
-    product: str
-    tags: list[str] = dataclasses.field(default_factory=list)
-    note: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Frozen:
-    id: int
-    product: str
-    note: str | None = None
-
-
-@dataclasses.dataclass
-class Checked:
-    id: int
-    product: str = ""
-
-    def __post_init__(self) -> None:
-        if self.product == "":
-            msg = "a product is needed"
-            raise ValueError(msg)
-
-
-class Struct(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    id: int
-    product: str
-    unit_price: float = 1.0
-    tags: list[str] = []
-
-
-class Created(msgspec.Struct, tag="created"):
-    id: int
-
-
-class Changed(msgspec.Struct, tag="changed"):
-    id: int
-    product: str
-
-
-class Typed(TypedDict):
-    id: int
-    product: NotRequired[str]
-
-
-class Model(pydantic.BaseModel):
-    id: int = pydantic.Field(ge=1)
-    product: str
-    unit_price: float = pydantic.Field(1.0, alias="unitPrice")
-    tags: list[str] = []
-
-
-class StrictModel(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(strict=True, extra="forbid")
-    id: int
-    product: str
-    at: datetime | None = None
-
-
-@pydantic.dataclasses.dataclass
-class ModelClass:
-    id: int
-    product: str
-
-
-class MadeSchema(Schema):
-    id = fields.Integer(strict=True, required=True)
-    product = fields.String(required=True)
-
-    @post_load
-    def make(self, data: dict[str, Any], **_: object) -> Frozen:
-        return Frozen(**data)
-
-
-def by_msgspec(declared: Any):
-    def load(payload: Mapping[str, Any]) -> Any:
-        return msgspec.convert(payload, declared, str_keys=True)
-
-    return load
-
-
-def by_pydantic(declared: Any):
-    adapter = pydantic.TypeAdapter(declared)
-    return lambda payload: adapter.validate_json(encode_payload(payload))
-
-
-ONE_BY_ONE = {
-    Order: by_msgspec(Order),
-    Frozen: by_msgspec(Frozen),
-    Checked: by_msgspec(Checked),
-    Struct: by_msgspec(Struct),
-    Created | Changed: by_msgspec(Created | Changed),
-    Typed: by_msgspec(Typed),
-    Model: by_pydantic(Model),
-    StrictModel: by_pydantic(StrictModel),
-    ModelClass: by_pydantic(ModelClass),
-    MadeSchema: MadeSchema().load,
-    dict: dict,
-}
-TYPES = pytest.mark.parametrize("declared", ONE_BY_ONE, ids=lambda each: str(each)[-24:])
-values = st.one_of(
+VALUES = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-2, 3),
@@ -137,26 +37,11 @@ values = st.one_of(
     st.sampled_from(["", "chair", "created", "changed", "7"]),
     st.lists(st.one_of(st.integers(0, 1), st.just("a")), max_size=2),
 )
-names = st.sampled_from(["id", "product", "tags", "note", "type", "unitPrice", "stranger"])
-
-
-@st.composite
-def packs(draw: st.DrawFn) -> Pack:
-    """Any records with like fields, some of them shared."""
-    count = draw(st.integers(1, 4))
-    shared = draw(st.dictionaries(names, values, max_size=4))
-    columns = draw(
-        st.dictionaries(
-            names.filter(lambda name: name not in shared),
-            st.lists(values, min_size=count, max_size=count),
-            max_size=4,
-        )
-    )
-    return Pack(Ids("o", list(range(count))), ["k"] * count, shared, columns)
+NAMES = st.sampled_from(["id", "product", "tags", "note", "type", "unitPrice", "stranger"])
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-@given(packs(), st.sampled_from(list(ONE_BY_ONE)))
+@given(packs(NAMES, VALUES), st.sampled_from(list(ONE_BY_ONE)))
 def test_loading_a_pack_is_loading_its_records_one_by_one(pack: Pack, declared: Any) -> None:
     rows, invalid = {}, set()
     for index, name in enumerate(pack.ids):
@@ -180,12 +65,12 @@ def _field(row: Any, name: str) -> Any:
     return row.get(name) if isinstance(row, dict) else getattr(row, name, None)
 
 
-GOOD = {"id": 7, "product": "chair"}
-
-
-@TYPES
+@pytest.mark.parametrize("declared", ONE_BY_ONE, ids=lambda each: str(each)[-24:])
 def test_records_of_each_type_are_read_chosen_and_grouped(declared: Any) -> None:
-    payloads = [GOOD | {"type": "changed"}, {"id": 8, "product": "table", "type": "changed"}]
+    payloads = [
+        {"id": 7, "product": "chair", "type": "changed"},
+        {"id": 8, "product": "table", "type": "changed"},
+    ]
     if declared in {Struct, StrictModel, MadeSchema}:
         for payload in payloads:
             del payload["type"]
@@ -199,126 +84,6 @@ def test_records_of_each_type_are_read_chosen_and_grouped(declared: Any) -> None
     assert key == "chair"
     assert _field(group.first, "id") == 7
     assert [_field(row, "product") for row in records.where("id", {8})] == ["table"]
-
-
-LOCATED = {
-    Order: {"id": ["expected int, got str"], "product": ["missing required field"]},
-    Struct: {
-        "id": ["expected int, got str"],
-        "product": ["missing required field"],
-        "unitPrice": ["expected float, got str"],
-        "stranger": ["unknown field"],
-    },
-    Typed: {"id": ["expected int, got str"]},
-    Model: {
-        "id": ["Input should be a valid integer, unable to parse string as an integer"],
-        "product": ["Field required"],
-        "unitPrice": ["Input should be a valid number, unable to parse string as a number"],
-    },
-}
-
-
-@pytest.mark.parametrize(("declared", "errors"), LOCATED.items(), ids=lambda each: str(each)[:30])
-def test_every_wrong_field_is_named_as_on_the_wire(declared: Any, errors: Any) -> None:
-    payload = {"id": "seven", "unitPrice": "much", "stranger": 1}
-    assert message_type_of(declared).load(single("m", "k", payload)).errors == {0: errors}
-
-
-def test_what_is_wrong_within_a_field_is_located_in_it() -> None:
-    found = message_type_of(Order).load(single("m", "k", GOOD | {"tags": ["a", 3]}))
-    assert found.errors == {0: {"tags": ["[1]: expected str, got int"]}}
-    found = message_type_of(Model).load(single("m", "k", GOOD | {"tags": ["a", 3]}))
-    assert found.errors == {0: {"tags": ["1: Input should be a valid string"]}}
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_what_a_rule_over_a_whole_record_raises_is_an_error_of_the_record(count: int) -> None:
-    pack = Pack(Ids("o", range(count)), ["k"] * count, {"id": 1, "product": ""}, {})
-    assert message_type_of(Checked).load(pack).errors[0] == {"": ["a product is needed"]}
-
-
-def test_a_validator_that_raises_anything_makes_its_record_invalid_alone() -> None:
-    class Raising(msgspec.Struct):
-        id: int
-
-        def __post_init__(self) -> None:
-            if self.id == 2:
-                raise KeyError(self.id)
-
-    pack = Pack(Ids("o", range(3)), ["k"] * 3, {}, {"id": [1, 2, 3]})
-    found = message_type_of(Raising).load(pack)
-    assert found.errors == {1: {"": ["KeyError: 2"]}}
-    assert [row.id for row in Records([found.chunk])] == [1, 3]
-
-
-SILENT = "SilentError, whose text raised KeyError"
-
-
-class SilentError(Exception):
-    """Has no text."""
-
-    def __str__(self) -> str:
-        raise KeyError
-
-
-def silent(value: object = None) -> int:
-    if value in (None, 2):
-        raise SilentError
-    return 0
-
-
-def ending(value: int) -> int:
-    if value == 2:
-        raise SystemExit
-    return value
-
-
-@dataclasses.dataclass
-class Inner:
-    a: int
-
-    def __post_init__(self) -> None:
-        silent(self.a)
-
-
-@dataclasses.dataclass
-class Outer:
-    inner: Inner
-
-
-@dataclasses.dataclass
-class Factory:
-    made: int = dataclasses.field(default_factory=silent)
-
-
-class SilentSchema(Schema):
-    n = fields.Integer(validate=silent)
-
-
-class Exiting(pydantic.BaseModel):
-    n: Annotated[int, pydantic.AfterValidator(ending)]
-
-
-@pytest.mark.parametrize(
-    ("declared", "columns", "errors"),
-    [
-        (Outer, {"inner": [{"a": 1}, {"a": 2}]}, {1: {"inner": [SILENT]}}),
-        (Factory, {"n": [1, 2]}, {0: {"made": [SILENT]}, 1: {"made": [SILENT]}}),
-        (SilentSchema, {"n": [1, 2]}, {1: {"n": [SILENT]}}),
-        (SilentSchema, {"n": ["1", "2"]}, {1: {"n": [SILENT]}}),
-        (Exiting, {"n": [1, 2]}, {1: {"": ["SystemExit"]}}),
-    ],
-)
-def test_whatever_code_of_a_message_type_raises_is_an_error_of_its_record(
-    declared: Any, columns: Any, errors: Any
-) -> None:
-    pack = Pack(Ids("o", range(2)), ["k"] * 2, {}, columns)
-    assert message_type_of(declared).load(pack).errors == errors
-    single_records = [
-        message_type_of(declared).load(single("m", "k", pack.payload(row))).errors.get(0)
-        for row in range(2)
-    ]
-    assert single_records == [errors.get(0), errors.get(1)]
 
 
 def test_values_beyond_json_are_made_of_their_texts() -> None:

@@ -1,76 +1,17 @@
 """How processes end, as real ones: by commands, by signals, with what they have started."""
 
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.projects import PATIENCE_SECONDS, Project, circusctl, wait_until
+from tests.projects import PATIENCE_SECONDS, Project, wait_until
 from tests.required_servers import only_if
-
-SLOW = """
-note(f"begin{n}")
-while not os.path.exists(os.path.join(os.path.dirname(__file__), "release")):
-    time.sleep(0.02)
-note(f"end{n}")
-"""
-PROCESS = '[processes.{name}]\ncommand = {command}\nstop_timeout = "1s"\n'
-READY = "from feedbus.process import slot_status; slot_status.mark_ready()"
-
-
-class System:
-    """A small project under a supervisor."""
-
-    def __init__(self, folder, body="note(n)", options="", processes=None):
-        self.project = Project.at(folder, body, options)
-        with self.project.topology.open("a") as file:
-            for name, command in (processes or {}).items():
-                file.write(PROCESS.format(name=name, command=json.dumps(command)))
-
-    @property
-    def folder(self):
-        return self.project.folder
-
-    @contextmanager
-    def up(self, prefix=(), ready=True):
-        """Run it in the foreground for as long as the block does."""
-        (self.folder / "release").unlink(missing_ok=True)
-        with (self.folder / "output").open("w") as output:
-            process = subprocess.Popen(
-                [*prefix, *self.project.command("up")],
-                cwd=self.folder, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        try:
-            if ready:
-                wait_until(lambda: "processes are ready" in self.output)
-            yield process
-        finally:
-            (self.folder / "release").touch()
-            process.terminate()
-            process.wait(PATIENCE_SECONDS)
-
-    @property
-    def output(self):
-        return (self.folder / "output").read_text()
-
-    def circusctl(self, *words):
-        done = circusctl(self.folder, os.environ, *words)
-        return (done.stdout + done.stderr).strip()
-
-    def status(self):
-        return json.loads(self.project.feedbus("status", "--json").stdout)
-
-    def pids(self, name):
-        status = self.status()
-        one = (status["consumers"] | status["processes"])[name]
-        return [process["pid"] for process in one["processes"]]
+from tests.supervised_handler import SLOW, System
 
 
 def command_lines():
@@ -158,19 +99,6 @@ def test_down_now_and_a_second_ctrl_c_wait_for_no_handler(tmp_path):
     assert "end1" not in system.project.seen()
 
 
-def test_a_consumer_that_finishes_a_handler_blocks_no_other_command(tmp_path):
-    ready = f"python -c '{READY}; import time; time.sleep(600)'"
-    system = System(tmp_path, SLOW, processes={"other": ready})
-    with system.up():
-        system.project.publish(1)
-        wait_until(lambda: "begin1" in system.project.seen())
-        assert system.circusctl("stop", "work") == "ok"
-        (before,) = system.pids("other")
-        assert system.circusctl("restart", "other", "--waiting") == "ok"
-        assert system.pids("other") not in ([], [before])
-        assert system.status()["consumers"]["work"]["state"] == "stopping"
-
-
 def test_the_whole_group_of_a_process_ends_with_it(tmp_path):
     apart, beside = leaf(), leaf()
     script = f"setsid {apart} & {beside} & exec sleep 600"
@@ -197,42 +125,6 @@ def test_what_a_killed_supervisor_left_is_ended_by_the_next(tmp_path):
         supervisor.wait()
     assert system.project.feedbus("down").stdout == "stopped\n"
     assert running(stray) == []
-
-
-SHOW = """
-import json, os, signal
-from pathlib import Path
-lines = Path("/proc/self/status").read_text().splitlines()
-found = dict(line.split(":", 1) for line in lines if line.startswith("Sig"))
-found["descriptors"] = {n: os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")
-                        if os.path.exists(f"/proc/self/fd/{n}")}
-found["leads"] = os.getpgid(0) == os.getpid()
-Path("shown.new").write_text(json.dumps(found))
-os.rename("shown.new", "shown")
-signal.pause()
-"""
-
-
-def test_processes_get_default_signals_and_only_three_descriptors_and_nohup_is_respected(tmp_path):
-    (tmp_path / "show.py").write_text(SHOW)
-    shell = f"bash -c 'exec {sys.executable} show.py'"
-    system = System(tmp_path, processes={"show": shell})
-    with system.up(prefix=["nohup"], ready=False) as supervisor:
-        wait_until((tmp_path / "shown").exists)
-        shown = json.loads((tmp_path / "shown").read_text())
-        ignored = int(shown["SigIgn"], 16)
-        ours = {signal.SIGPIPE, signal.SIGXFSZ}  # Python's own, at its start
-        # The C library keeps two more for itself, which no program can set: see signal(7).
-        assert {one for one in signal.valid_signals() if ignored >> one - 1 & 1} <= ours
-        assert int(shown["SigBlk"], 16) == 0
-        assert shown["leads"]
-        others = {number for number in shown["descriptors"] if int(number) > 2}
-        lock = {n for n in others if shown["descriptors"][n].endswith("show.1.lock")}
-        assert len(lock) == 1
-        assert others == lock
-        assert shown["descriptors"]["0"] == "/dev/null"
-        supervisor.send_signal(signal.SIGHUP)
-        assert system.circusctl("status", "work") == "active"
 
 
 @only_if(os.getuid() == 0, "only root can make a namespace of processes")
@@ -299,56 +191,3 @@ def test_ctrl_c_at_any_moment_ends_quietly(tmp_path, words):
         assert "KeyboardInterrupt" not in output, output
         assert process.returncode in {0, 130, -signal.SIGINT}, output
         project.feedbus("down")
-
-
-def test_restart_without_a_name_restarts_and_a_removed_watcher_is_seen_and_brought_back(tmp_path):
-    ready = f"python -c '{READY}; import time; time.sleep(600)'"
-    system = System(tmp_path, processes={"other": ready})
-    with system.up():
-        before = system.pids("work") + system.pids("other")
-        assert system.circusctl("restart", "--waiting") == "ok"
-        after = system.pids("work") + system.pids("other")
-        assert len(after) == 2
-        assert not set(before) & set(after)
-        assert system.circusctl("rm", "work", "--waiting") == "ok"
-        assert system.circusctl("stop", "other", "--waiting") == "ok"
-        planned = system.project.feedbus("plan", "--check", code=1).stdout
-        assert "+ consumer  work" in planned
-        assert "~ process   other  it was stopped and is started" in planned
-        system.project.feedbus("apply", "--yes")
-        wait_until(lambda: system.pids("work") and system.pids("other"))
-        assert system.project.feedbus("plan", "--check").stdout == "nothing to change\n"
-        refused = system.circusctl("set", "work", "cmd", "true")
-        assert "cmd cannot be set here: change topology.toml, then run `feedbus apply`" in refused
-        assert system.status()["consumers"]["work"]["restarts"] == 0
-
-
-def test_restart_runs_the_code_as_it_is_now_and_status_and_plan_say_that_it_has_changed(tmp_path):
-    system = System(tmp_path, "note('old')")
-    handlers = tmp_path / "small_handlers.py"
-    nothing = system.project.feedbus("restart", code=1).stderr
-    assert nothing == f"error: nothing runs in {tmp_path}/var; start it with `feedbus up`\n"
-    with system.up():
-        (before,) = system.pids("work")
-        assert system.status()["notes"] == []
-        text = handlers.read_text()
-        handlers.write_text(text.replace("note('old')", "note('new')"))
-        note = "code has changed (small_handlers.py) since work started: `feedbus restart`"
-        assert note in system.project.feedbus("status").stdout
-        assert note in system.project.feedbus("plan").stdout
-        assert system.status()["consumers"]["work"]["changed_code"] == ["small_handlers.py"]
-        done = json.loads(system.project.feedbus("restart", "work", "--json").stdout)
-        (one,) = done["restarted"]
-        assert (one["name"], one["ready"], done["error"]) == ("work", True, "")
-        assert one["pids"] == system.pids("work") != [before]
-        system.project.publish(1)
-        wait_until(lambda: system.project.seen() == ["new"])
-        handlers.write_text("syntax error")
-        assert "syntax" in system.project.feedbus("restart", code=1).stderr
-        assert system.pids("work") == one["pids"]
-        handlers.write_text(text)
-        wrong = system.project.feedbus("restart", "wrk", code=1).stderr
-        known = "work, operations"
-        assert wrong == (
-            f"error: no consumer, queue or process named 'wrk'; expected one of {known}\n"
-        )

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from feedbus.generations.topology_setup import set_up
 from feedbus.transports import memory
+from tests.simulation.broker import SimulatedBroker
 from tests.simulation.consumers import Supervisor, reshard
 from tests.simulation.faults import Faults
 from tests.simulation.judgement import judge, stuck
-from tests.simulation.network import Network, SimulatedBroker
+from tests.simulation.network import Network
 from tests.simulation.publishers import Workload, publish, run_relay
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler

@@ -10,9 +10,10 @@ from typing import Any
 from feedbus.broker_names import Names
 from feedbus.store import NoStore, Store
 from feedbus.topology import Topology
+from tests.simulation.broker import SimulatedBroker
 from tests.simulation.clock import SimulatedClock
 from tests.simulation.history import History
-from tests.simulation.network import Network, SimulatedBroker
+from tests.simulation.network import Network
 from tests.simulation.scenario import Scenario, topology_of
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.store import Database, SimulatedStore

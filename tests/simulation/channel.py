@@ -1,0 +1,117 @@
+"""A channel whose frames take their time: confirms, acknowledgements and returned messages."""
+
+from __future__ import annotations
+
+from amqp.exceptions import PreconditionFailed
+
+from feedbus.transports.sqlite.channel import Channel
+from feedbus.transports.sqlite.confirms import Confirm, Outcome, Returned
+from tests.simulation.network import Network
+from tests.simulation.scheduler import SECONDS
+
+
+class SimulatedChannel(Channel):
+    """A channel whose frames take their time."""
+
+    def _start(self) -> None:
+        super()._start()
+        self.answers_at: int | None = None
+        self._unsent: list[tuple[int, bool]] = []
+
+    @property
+    def _network(self) -> Network:
+        return self._link.network
+
+    def flush(self) -> None:
+        """Send what is buffered, in portions."""
+        self.send_acknowledgements()
+        while self._outgoing:
+            link = self._link
+            network = link.network
+            size = len(self._outgoing)
+            if network.faulty and size > 1:
+                size = network.scheduler.random.randint(1, size)
+            if network.chance(0.02):
+                link.cut("while messages are on their way")
+            later = self._outgoing[size:]
+            del self._outgoing[size:]
+            super().flush()
+            self._outgoing[:0] = later
+
+    def report(self) -> bool:
+        """Report answers that have come back by now."""
+        if not self._unreported:
+            return False
+        network = self._network
+        now = network.scheduler.now
+        if self.answers_at is None:
+            self.answers_at = now + int(network.confirm_seconds() * SECONDS)
+        if now < self.answers_at:
+            return False
+        self.answers_at = None
+        if network.faulty:
+            self._unreported = self._rearranged(self._unreported)
+            size = network.scheduler.random.randint(1, len(self._unreported))
+        else:
+            size = len(self._unreported)
+        reported, self._unreported = self._unreported[:size], self._unreported[size:]
+        for outcome in reported:
+            network.scheduler.note(f"hears {_shown(outcome)}")
+            outcome.report(self.events)
+        return True
+
+    def _rearranged(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """Return answers in another order that a broker may choose: each message is by itself."""
+        returned = [each for each in outcomes if isinstance(each, Returned)]
+        waiting = getattr(self, "_answered", 0)
+        single: list[Outcome] = []
+        for each in outcomes:
+            if isinstance(each, Confirm):
+                first = waiting + 1 if each.multiple else each.tag
+                nacked = {
+                    one.tag for one in outcomes if isinstance(one, Confirm) and not one.multiple
+                }
+                tags = list(range(first, each.tag + 1))
+                if each.multiple:
+                    tags = [tag for tag in tags if tag not in nacked]
+                single += [Confirm(each.event, tag, multiple=False) for tag in tags]
+                waiting = max(waiting, each.tag)
+        self._answered = waiting
+        self._network.scheduler.random.shuffle(single)
+        return [*returned, *single]
+
+    def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
+        """Send an acknowledgement, which may stay on its way for a while."""
+        link = self.connection
+        if link is None or not link.connected:
+            return  # written to a dead socket
+        link.network.scheduler.step(f"acknowledges {delivery_tag}{' and before' * multiple}")
+        if self.connection is None or not link.connected:
+            return
+        self._unsent.append((delivery_tag, multiple))
+        if link.network.chance(0.2):
+            seconds = link.network.scheduler.random.choice((0.001, 0.1, 2.0))
+            link.network.scheduler.after(seconds, self.send_acknowledgements)
+        else:
+            self.send_acknowledgements()
+
+    def send_acknowledgements(self) -> None:
+        """Let acknowledgements that are on their way arrive."""
+        link = self.connection
+        if link is None or not link.connected:
+            return
+        unsent, self._unsent = self._unsent, []
+        for tag, multiple in unsent:
+            with link.without_turns():
+                try:
+                    super().basic_ack(tag, multiple)
+                except PreconditionFailed as error:
+                    link.network.refused_acknowledgements.append(str(error))
+                    link.cut("protocol error")
+                    return
+
+
+def _shown(outcome: Outcome) -> str:
+    if isinstance(outcome, Returned):
+        return "a message comes back"
+    return f"{outcome.event} {outcome.tag}{' and before' * outcome.multiple}"

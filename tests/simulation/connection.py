@@ -1,0 +1,131 @@
+"""A connection that faults of the network and the end of its process cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from feedbus.transports.sqlite.backend import Backend
+from feedbus.transports.sqlite.connection import Connection
+from feedbus.transports.sqlite.owners import take_out
+from feedbus.transports.sqlite.transactions import Transaction
+from tests.simulation.channel import SimulatedChannel
+from tests.simulation.network import Network
+from tests.simulation.scheduler import SECONDS, Process
+
+
+class SimulatedConnection(Connection):
+    """A connection that can be cut."""
+
+    channel_type = SimulatedChannel
+
+    def __init__(self, backend: Backend, **options: Any) -> None:
+        """Belong to the process whose turn it is."""
+        super().__init__(backend, **options)
+        clock: Any = backend.clock
+        clock.link.append(self)
+        self.network: Network = clock.backend_of.network
+        self.cut_after_next = False
+        self._turnless = self._leaving = False
+        self.process: Process | None = self.network.scheduler.current
+        self.network.links.append(self)
+        if self.process is not None:
+            self.process.at_death.append(self._on_death)
+
+    @contextmanager
+    def without_turns(self) -> Iterator[None]:
+        """Do what the block does at once."""
+        before, self._turnless = self._turnless, True
+        try:
+            yield
+        finally:
+            self._turnless = before
+
+    @contextmanager
+    def write(self, *, durable: bool = False) -> Iterator[Transaction]:
+        """Ask something of the broker: another process may be first, and the answer may be lost."""
+        if not self._turnless:
+            for channel in list(self.channels.values()):
+                channel.send_acknowledgements()
+            self.network.scheduler.step("asks the broker")
+            self.check_open()
+        with super().write(durable=durable) as tx:
+            yield tx
+        if tx.topology_changed and not self._turnless:
+            self.network.linger()
+        if self.cut_after_next and not self._turnless:
+            self.cut("after the broker has done what was asked")
+            self.check_open()
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Wait for what comes, confirms that are on their way included."""
+        self.check_open()
+        self.network.scheduler.step("reads")
+        self.check_open()
+        now = self.network.scheduler.now
+        dues = [
+            channel.answers_at
+            for channel in self.channels.values()
+            if channel.answers_at is not None
+        ]
+        wait = max(min(dues) - now, 0) / SECONDS if dues else None
+        if wait is None or (timeout is not None and timeout <= wait):
+            super().drain_events(timeout)
+            return
+        try:
+            super().drain_events(wait)
+        except TimeoutError:
+            super().drain_events(None if timeout is None else timeout - wait)
+
+    def take_arrived(self) -> None:
+        """Notice at once that the connection is cut, as a socket shows it."""
+        self.check_open()
+        self.network.scheduler.step("looks")
+        self.check_open()
+        super().take_arrived()
+
+    def cut(self, why: str) -> None:
+        """End the connection: the broker takes back what it delivered, the client will see it."""
+        if not self.connected:
+            return
+        self.network.scheduler.note(f"CONNECTION {self.owner} IS CUT: {why}")
+        chosen = self.network.scheduler.random
+        for channel in list(self.channels.values()):
+            if chosen.random() < 0.5:  # these frames were there already
+                with suppress(Exception):
+                    channel.send_acknowledgements()
+        if not self.connected:
+            return
+        with self.without_turns():
+            if self.owner is not None:
+                with Connection.write(self) as tx:
+                    take_out(tx, self.owner)
+            self.collect()
+
+    def close(self) -> None:
+        """Close the connection in good order, unless its process is dead."""
+        if self.process is not None and self.process.dead:
+            return
+        self._leaving = True
+        super().close()
+
+    def collect(self) -> None:
+        """Let go of everything; the broker notices."""
+        if self.process is not None and self.process.dead and not self._turnless:
+            return
+        if self.connected and self.owner is not None and not (self._turnless or self._leaving):
+            self.cut("dropped by its client")
+            return
+        super().collect()
+
+    def _on_death(self, killed: bool) -> None:
+        """Let the broker notice: at once, or as late as a host that is gone."""
+        if not self.connected:
+            return
+        chosen = self.network.scheduler.random
+        if killed and self.network.faulty and chosen.random() < 0.2:
+            seconds = chosen.choice((5.0, 40.0))
+            self.network.scheduler.after(seconds, lambda: self.cut("no heartbeats"))
+        else:
+            self.cut("its process has ended")

@@ -1,0 +1,137 @@
+"""What is wrong with a record, as its message type reports it: by field, and for it alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import msgspec
+import pydantic
+import pytest
+from marshmallow import Schema, fields
+
+from feedbus import Records
+from feedbus.handling.message_types import message_type_of
+from feedbus.records.ids import Ids
+from feedbus.records.packs import Pack, single
+from tests.types_to_load import Checked, Model, Order, Struct, Typed
+
+LOCATED = {
+    Order: {"id": ["expected int, got str"], "product": ["missing required field"]},
+    Struct: {
+        "id": ["expected int, got str"],
+        "product": ["missing required field"],
+        "unitPrice": ["expected float, got str"],
+        "stranger": ["unknown field"],
+    },
+    Typed: {"id": ["expected int, got str"]},
+    Model: {
+        "id": ["Input should be a valid integer, unable to parse string as an integer"],
+        "product": ["Field required"],
+        "unitPrice": ["Input should be a valid number, unable to parse string as a number"],
+    },
+}
+
+
+@pytest.mark.parametrize(("declared", "errors"), LOCATED.items(), ids=lambda each: str(each)[:30])
+def test_every_wrong_field_is_named_as_on_the_wire(declared: Any, errors: Any) -> None:
+    payload = {"id": "seven", "unitPrice": "much", "stranger": 1}
+    assert message_type_of(declared).load(single("m", "k", payload)).errors == {0: errors}
+
+
+def test_what_is_wrong_within_a_field_is_located_in_it() -> None:
+    pack = single("m", "k", {"id": 7, "product": "chair", "tags": ["a", 3]})
+    found = message_type_of(Order).load(pack)
+    assert found.errors == {0: {"tags": ["[1]: expected str, got int"]}}
+    found = message_type_of(Model).load(pack)
+    assert found.errors == {0: {"tags": ["1: Input should be a valid string"]}}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_a_rule_over_a_whole_record_raises_is_an_error_of_the_record(count: int) -> None:
+    pack = Pack(Ids("o", range(count)), ["k"] * count, {"id": 1, "product": ""}, {})
+    assert message_type_of(Checked).load(pack).errors[0] == {"": ["a product is needed"]}
+
+
+def test_a_validator_that_raises_anything_makes_its_record_invalid_alone() -> None:
+    class Raising(msgspec.Struct):
+        id: int
+
+        def __post_init__(self) -> None:
+            if self.id == 2:
+                raise KeyError(self.id)
+
+    pack = Pack(Ids("o", range(3)), ["k"] * 3, {}, {"id": [1, 2, 3]})
+    found = message_type_of(Raising).load(pack)
+    assert found.errors == {1: {"": ["KeyError: 2"]}}
+    assert [row.id for row in Records([found.chunk])] == [1, 3]
+
+
+SILENT = "SilentError, whose text raised KeyError"
+
+
+class SilentError(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise KeyError
+
+
+def silent(value: object = None) -> int:
+    if value in (None, 2):
+        raise SilentError
+    return 0
+
+
+def ending(value: int) -> int:
+    if value == 2:
+        raise SystemExit
+    return value
+
+
+@dataclasses.dataclass
+class Inner:
+    a: int
+
+    def __post_init__(self) -> None:
+        silent(self.a)
+
+
+@dataclasses.dataclass
+class Outer:
+    inner: Inner
+
+
+@dataclasses.dataclass
+class Factory:
+    made: int = dataclasses.field(default_factory=silent)
+
+
+class SilentSchema(Schema):
+    n = fields.Integer(validate=silent)
+
+
+class Exiting(pydantic.BaseModel):
+    n: Annotated[int, pydantic.AfterValidator(ending)]
+
+
+@pytest.mark.parametrize(
+    ("declared", "columns", "errors"),
+    [
+        (Outer, {"inner": [{"a": 1}, {"a": 2}]}, {1: {"inner": [SILENT]}}),
+        (Factory, {"n": [1, 2]}, {0: {"made": [SILENT]}, 1: {"made": [SILENT]}}),
+        (SilentSchema, {"n": [1, 2]}, {1: {"n": [SILENT]}}),
+        (SilentSchema, {"n": ["1", "2"]}, {1: {"n": [SILENT]}}),
+        (Exiting, {"n": [1, 2]}, {1: {"": ["SystemExit"]}}),
+    ],
+)
+def test_whatever_code_of_a_message_type_raises_is_an_error_of_its_record(
+    declared: Any, columns: Any, errors: Any
+) -> None:
+    pack = Pack(Ids("o", range(2)), ["k"] * 2, {}, columns)
+    assert message_type_of(declared).load(pack).errors == errors
+    single_records = [
+        message_type_of(declared).load(single("m", "k", pack.payload(row))).errors.get(0)
+        for row in range(2)
+    ]
+    assert single_records == [errors.get(0), errors.get(1)]
