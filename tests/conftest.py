@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
+from types import FunctionType
 
 import pytest
 
@@ -39,11 +41,22 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests that start processes; modules whose helpers do so mark themselves."""
+    """Mark the tests that start processes, by themselves or by functions of the tests."""
     for item in items:
-        names = getattr(getattr(item, "function", None), "__code__", None)
-        if names is not None and STARTS_PROCESSES.intersection(names.co_names):
+        if starts_processes(getattr(item, "function", None), set()):
             item.add_marker(pytest.mark.processes)
+
+
+def starts_processes(function: object, seen: set[str]) -> bool:
+    """Whether a function of the tests, or one that it calls, names what starts processes."""
+    called = inspect.unwrap(function) if callable(function) else None
+    if not isinstance(called, FunctionType) or not called.__module__.startswith("tests."):
+        return False
+    names = set(called.__code__.co_names) - seen
+    seen |= names
+    return not STARTS_PROCESSES.isdisjoint(names) or any(
+        starts_processes(called.__globals__.get(name), seen) for name in names
+    )
 
 
 @pytest.hookimpl(wrapper=True)
