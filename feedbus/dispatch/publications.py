@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from feedbus.broker.publisher import Refusal, raise_refused
 from feedbus.bus.outbox_requests import first_alone, put_records, request_of
@@ -174,24 +174,22 @@ def send_together(sender: Sender, calls: Sequence[Publications]) -> list[Excepti
             for call in calls:
                 call.leave()
             raise
-        refused = {id(refusal.message) for refusal in refusals}
-        for call in calls:
-            if refused.isdisjoint(map(id, call)):
-                call.clear()
-            else:
-                call.leave()
+        refused = {id(refusal.message): refusal for refusal in refusals}
+        errors = [_end(call, refused) for call in calls]
         return [
-            _error([each for each in refusals if id(each.message) in set(map(id, call))])
-            if call
-            else call.error_of_sending()
-            for call in calls
+            call.error_of_sending() if error is None else error
+            for call, error in zip(calls, errors, strict=True)
         ]
     return [call.error_of_sending() for call in calls]
 
 
-def _error(refusals: Sequence[Refusal]) -> PublishError | None:
+def _end(call: Publications, refused: Mapping[int, Refusal]) -> PublishError | None:
+    """Forget the messages of a call that were sent; return the error if some were refused."""
+    own = [refused[id(each)] for each in call if id(each) in refused] if refused else []
     try:
-        raise_refused(refusals)
+        raise_refused(own)
     except PublishError as error:
+        call.leave()
         return error
+    call.clear()
     return None
