@@ -7,6 +7,7 @@ import signal
 from types import FunctionType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import processor_time
 from tests.handler_calls import author, readers  # noqa: F401 -- fixtures
@@ -23,6 +24,10 @@ from tests.server_fixtures import (  # noqa: F401 -- fixtures
 )
 
 STARTS_PROCESSES = {"Project", "subprocess"}
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # What a shell starts in the background ignores SIGINT, and what nohup starts ignores SIGHUP; so
 # would all that the tests start.

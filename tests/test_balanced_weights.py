@@ -38,7 +38,7 @@ def test_what_a_key_visits_gives_its_bucket_for_every_number_of_buckets(each, bu
     assert max(bucket for bucket in visited if bucket < buckets) == jumper()(each, buckets)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LOADS, st.integers(1, 4), st.integers(0, 6))
 def test_each_choice_is_the_best_of_all_cuts_of_so_many_buckets(loads, queues, more):
     expected = []
@@ -71,7 +71,6 @@ def idlest_of(balance, loads):
     return min(found.values())
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     loads=LOADS,
     weights=st.lists(st.integers(1, 12), min_size=4, max_size=4),

@@ -49,7 +49,6 @@ def delivery(headers: dict[str, Any], **properties: Any) -> Delivery:
 
 
 @given(st.dictionaries(st.sampled_from([PUBLISHED_AT, SENT_AT]), MOMENTS), MOMENTS)
-@settings(deadline=None)
 def test_no_header_makes_a_lag_or_an_age_that_cannot_be(headers, timestamp):
     found = delivery(headers, timestamp=timestamp)
     for seconds in (found.lag_seconds(NOW), found.age_seconds(NOW)):
@@ -103,7 +102,8 @@ def stamped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestSystem]:
 
 @given(moment=MOMENTS, again=MOMENTS)
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_foreign_stamps_change_neither_order_nor_attempts(
     stamped: TestSystem, moment: Any, again: Any

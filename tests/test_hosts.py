@@ -19,7 +19,7 @@ from feedbus.hosts.membership import GONE_SECONDS, LISTEN_SECONDS, Membership
 HOSTS = st.sets(st.sampled_from("abcdefg"), min_size=1, max_size=6)
 SHARDS = st.dictionaries(st.sampled_from(["feed", "mail", "sms"]), st.integers(1, 13), min_size=1)
 
-anywhere = settings(deadline=None, max_examples=40)
+anywhere = settings(max_examples=40)
 
 
 def names(shards):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, post_load, validate
 
@@ -55,7 +55,6 @@ def row_by_row(schema: Schema, pack: Pack) -> tuple[dict[str, dict[str, Any]], d
     return loaded, errors
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(packs(), st.sampled_from([ByField, Lenient, Hooked]))
 def test_loading_by_column_is_loading_row_by_row(pack: Pack, schema: type[Schema]) -> None:
     loaded, errors = row_by_row(schema(), pack)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pydantic
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
@@ -40,7 +40,7 @@ VALUES = st.one_of(
 NAMES = st.sampled_from(["id", "product", "tags", "note", "type", "unitPrice", "stranger"])
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(packs(NAMES, VALUES), st.sampled_from(list(ONE_BY_ONE)))
 def test_loading_a_pack_is_loading_its_records_one_by_one(pack: Pack, declared: Any) -> None:
     rows, invalid = {}, set()

@@ -78,7 +78,7 @@ def spread_out(records: Records) -> None:
     records.publish("groups", key="last", columns={"n": "n", "text": "text"}, shared={"step": 9})
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data())
 def test_what_records_publish_has_the_same_ids_in_whatever_batch_they_come(
     data: st.DataObject,

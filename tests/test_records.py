@@ -64,7 +64,7 @@ def numbers(rows: Iterable[Mapping[str, Any]]) -> list[int]:
     return [row["n"] for row in rows]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(batches(), st.booleans())
 def test_choosing_and_grouping_by_column_is_what_it_is_by_row(
     made: tuple[Records, list[dict[str, Any]]], some: bool
@@ -135,7 +135,7 @@ def packs_of_one_message() -> list[Chunk]:
     return [Chunk(Ids("m", range(20)), {"id": 1}, {"text": ["x"] * 20}, range(20))]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(batches())
 def test_segments_have_every_record_once_in_order(
     made: tuple[Records, list[dict[str, Any]]],

@@ -161,7 +161,7 @@ def outcome_of_runners(topology, module, scripts):
     return seen(found), sorted(module.arrived), dict(module.calls)
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, suppress_health_check=list(HealthCheck))
 @given(messages)
 def test_a_test_system_and_real_runners_come_to_the_same_verdicts(scripts):
     with tempfile.TemporaryDirectory() as folder:

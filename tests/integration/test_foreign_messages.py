@@ -123,7 +123,6 @@ def made(count: int) -> list[raw.Raw]:
 
     @settings(
         max_examples=count,
-        deadline=None,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
