@@ -29,20 +29,25 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
     yield from on_broker(request.param, tmp_path, request, stored=request.param != "embedded")
 
 
-def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
-    make: Callable[..., System],
-) -> None:
-    system = make(queue(once=True), queue("next", exchange="other", routing_keys=("n",)))
+def publishing(system: System) -> Callable[[dict[str, Any], Bus], None]:
+    """Return a handler that notes a message and publishes it to the next queue."""
 
     def effect(message: dict[str, Any], bus: Bus) -> None:
         system.note(message)
         bus.publish("other", message, "n")
 
+    return effect
+
+
+def test_a_repeat_has_no_second_effect_on_a_queue_that_says_once(
+    make: Callable[..., System],
+) -> None:
+    system = make(queue(once=True), queue("next", exchange="other", routing_keys=("n",)))
     with system.bus() as bus:
         for _ in range(2):
             bus.publish("work", {"n": 1}, message_id="the-same")
         bus.publish("work", {"n": 1}, message_id="another")
-    system.run(effect)
+    system.run(publishing(system))
     assert system.seen == [1, 1]
     assert system.ready()["next"] == 2
     assert bound().outbox.pending() == []
@@ -119,15 +124,10 @@ def test_equal_messages_without_ids_are_each_handled_on_a_queue_that_says_once(
     make: Callable[..., System],
 ) -> None:
     system = make(queue(once=True), queue("next", exchange="other", routing_keys=("n",)))
-
-    def effect(message: dict[str, Any], bus: Bus) -> None:
-        system.note(message)
-        bus.publish("other", message, "n")
-
     put_without_id(system, [1, 1, 2])
-    system.run(effect)
+    system.run(publishing(system))
     put_without_id(system, [1])
-    system.run(effect)
+    system.run(publishing(system))
     assert system.seen == [1, 1, 2, 1]
     children: list[str] = []
     with broker.connect(system.topology) as connection:

@@ -1,0 +1,102 @@
+"""The stores on one kind of database: SQLite's lock and file, and a PostgreSQL that goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+
+import pytest
+import sqlalchemy
+from sqlalchemy import text
+
+from feedbus.errors import StoreOutage
+from feedbus.store import Store
+from feedbus.store.peewee import PeeweeStore
+from feedbus.store.sqlalchemy import SqlAlchemyStore
+from servers.postgres import Postgres
+from tests.stores import MAKERS, PLAIN, engine
+
+
+@pytest.mark.parametrize("kind", ["peewee", "sqlalchemy"])
+def test_sqlite_waits_for_its_turn_with_the_first_statement_and_outside_the_clock(kind, tmp_path):
+    path, waits = tmp_path / "shop.db", []
+
+    @contextlib.contextmanager
+    def waiting():
+        other.execute("ROLLBACK")  # else the wait would be in vain
+        waits.append("waited")
+        yield
+
+    url = f"sqlite:///{path}"
+    store: Store = (
+        PeeweeStore(url, waiting=waiting)
+        if kind == "peewee"
+        else SqlAlchemyStore(engine(url), "shop", waiting=waiting)
+    )
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE effects (n)")
+    other.execute("BEGIN IMMEDIATE")
+    execute = MAKERS[kind][1]
+    with store.transaction():
+        assert waits == []
+    with store.transaction() as session:
+        assert execute(session, "SELECT count(*) FROM effects").fetchall() == [(0,)]
+        assert waits == ["waited"]
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sqlite3.connect(path, timeout=0).execute("BEGIN IMMEDIATE")
+        execute(session, "INSERT INTO effects VALUES (1)")
+    assert other.execute("SELECT n FROM effects").fetchall() == [(1,)]
+    other.close()
+    store.close()
+
+
+def test_an_sqlalchemy_store_writes_again_when_its_file_is_no_longer_read_only(tmp_path):
+    path, modes = tmp_path / "shop.db", ["rw", "ro"]
+    own = engine(f"sqlite:///{path}")
+
+    @sqlalchemy.event.listens_for(own, "do_connect")
+    def connect(*_: object) -> sqlite3.Connection:
+        mode = modes.pop() if modes else "rw"
+        return sqlite3.connect(f"file:{path}?mode={mode}", uri=True, check_same_thread=False)
+
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE effects (n)")
+    store = SqlAlchemyStore(own, "shop")
+    for number, reason in enumerate(["it cannot be written", None]):
+        expected = pytest.raises(StoreOutage, match=reason) if reason else contextlib.nullcontext()
+        with expected, store.transaction() as session:
+            session.execute(text(f"INSERT INTO effects VALUES ({number})"))
+    with store.transaction() as session:
+        assert session.execute(text("SELECT n FROM effects")).fetchall() == [(1,)]
+    store.close()
+
+
+def end_sessions(postgres: Postgres) -> None:
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    postgres.sql(f"{ended} WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", ["peewee", "sqlalchemy", "psycopg"])
+def test_a_server_that_goes_away_is_an_outage_and_comes_back(kind, postgres):
+    url = postgres.new_database()
+    store = MAKERS[kind][0](url, "shop")
+    store.set_up()
+    end_sessions(postgres)
+    with contextlib.suppress(
+        StoreOutage
+    ):  # the first to see it, unless it connects again by itself
+        store.ready()
+    store.ready()
+
+    def lose_the_connection() -> None:
+        with store.transaction() as session:
+            MAKERS[kind][1](session, "SELECT 1")
+            end_sessions(postgres)
+            store.outbox.put("orders", PLAIN)
+
+    with pytest.raises(StoreOutage):
+        lose_the_connection()
+    assert store.outbox.pending() == []
+    store.close()
+    postgres.drop_database(url)
