@@ -262,10 +262,13 @@ def test_plan_finds_what_bindings_of_the_timer_are_missing_or_foreign_and_apply_
         assert done
         changes = {(each.action, each.name): each.reason for each in plan.changes}
         assert changes == {
-            ("create", three): f"missing; by it delayed messages come from {place}",
-            ("create", below): f"missing; by it delayed messages come from {place}",
-            ("create", work): f"missing; by it delayed messages come from {guard}",
-            ("delete", five): f"not feedbus's own; by it delayed messages of {place} arrive twice",
+            ("create", three): f"missing; it brings delayed messages from {place}",
+            ("create", below): f"missing; it brings delayed messages from {place}",
+            ("create", work): f"missing; it brings delayed messages from {guard}",
+            (
+                "delete",
+                five,
+            ): f"not declared by feedbus; because of it, delayed messages of {place} arrive twice",
             ("delete", names.queue(system.topology.consumer("work"))): "not feedbus's own; by it"
             f" delayed messages of {names.timer_due} arrive twice",
         }

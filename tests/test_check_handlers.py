@@ -107,7 +107,7 @@ WRONG = {
             "(Schema, batch=True)\ndef reserve(order: Records",
         ),
         (
-            f"{HANDLER}has a parameter that it cannot be given: 'message: Message': expected"
+            f"{HANDLER}has a parameter whose value it cannot get: 'message: Message': expected"
             " records.messages: each record of a batch has a message of its own"
         ),
     ),

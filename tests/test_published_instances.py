@@ -207,12 +207,15 @@ circle.append(circle)
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (KEY, r"field 'at': expected what JSON has, got UUID\(.*of type UUID; write it as text"),
-        ({"b": [1, KEY]}, r"field 'at\.b\.1': expected what JSON has"),
+        (
+            KEY,
+            r"field 'at': expected a value that JSON has, got UUID\(.*of type UUID; write it",
+        ),
+        ({"b": [1, KEY]}, r"field 'at\.b\.1': expected a value that JSON has"),
         (float("nan"), "field 'at': float: Out of range"),
         (10**5000, "field 'at': int: Exceeds the limit"),
         (circle, "nested in itself, or too deeply"),
-        (b"raw", "field 'at': expected what JSON has"),
+        (b"raw", "field 'at': expected a value that JSON has"),
     ],
     ids=["uuid", "within", "nan", "huge", "circle", "bytes"],
 )

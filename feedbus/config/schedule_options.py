@@ -69,7 +69,7 @@ class JsonTable(Option):
     """A table that JSON can hold."""
 
     kind = "table"
-    expected = "a table of what JSON holds"
+    expected = "a table of values that JSON has"
 
     def read(self, value: Any) -> dict[str, Any]:
         """Return the table."""
@@ -121,7 +121,7 @@ def _not_json(value: Any) -> Any:
         return [Fault(expected="a finite number")]
     if value is None or isinstance(value, str | int | float):
         return []
-    return [Fault(expected="what JSON holds: write a date or a time as a text")]
+    return [Fault(expected="a value that JSON has: write a date or a time as a text")]
 
 
 def check_schedules(draft: Draft) -> Found:

@@ -47,7 +47,8 @@ def make_plan(
     changes = [*comparison.changes, *_watched(topology, watchers)]
     unknown = sorted(set(delete_nonempty) - comparison.named)
     notes = [
-        f"--delete-nonempty {name}: apply would not delete a queue of that name that has messages"
+        f"--delete-nonempty {name}: `feedbus apply` deletes no queue of this name that has"
+        " messages; remove this option"
         for name in unknown
     ]
     if watchers is None:

@@ -140,10 +140,13 @@ class DeclaredObjects:
         for name in timer_layout.missing_queues(names, self.seen.queues):
             self._note("create", "queue", name, "missing; delayed messages wait there")
         for one in timer_bindings.missing_bindings(names, self.seen, queues):
-            reason = f"missing; by it delayed messages come from {one.source}"
+            reason = f"missing; it brings delayed messages from {one.source}"
             self._note("create", "binding", one.destination, reason)
         for one in timer_bindings.foreign_bindings(names, self.seen, queues):
-            reason = f"not feedbus's own; by it delayed messages of {one.source} arrive twice"
+            reason = (
+                f"not declared by feedbus; because of it, delayed messages of {one.source} arrive"
+                " twice"
+            )
             self._note("delete", "binding", one.destination, reason)
             yield one
 

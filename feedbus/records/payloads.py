@@ -102,7 +102,7 @@ def _unencodable(value: object, where: str, depth: int) -> str:
     if not isinstance(value, PLAIN):
         advice = "write it as text, or publish an instance of a dataclass"
         shown = f"{value!r:.60} of type {type(value).__name__}"
-        return f"'{where}': expected what JSON has, got {shown}; {advice}"
+        return f"'{where}': expected a value that JSON has, got {shown}; {advice}"
     try:
         _write({"": value}, ensure_ascii=True)
     except ValueError as error:

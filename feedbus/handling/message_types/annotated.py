@@ -35,7 +35,7 @@ def row_type(function: Callable[..., object], *, batch: bool) -> Any:
         raise Unfit(function, "a type", str(error)) from error
     takes_records = (get_origin(found) or found) is Records
     if takes_records and not batch:
-        got, advice = "takes Records, but one record at a time", "write @handler(batch=True)"
+        got, advice = "takes Records, but is called with one record", "write @handler(batch=True)"
         raise Unfit(function, "the type of one record", got, advice)
     if not batch:
         return found

@@ -81,7 +81,7 @@ def _given(
         if named in offer.names:
             return named
         if named in offer.refused:
-            got = f"has a parameter that it cannot be given: '{parameter.name}: {shown(kind)}'"
+            got = f"has a parameter whose value it cannot get: '{parameter.name}: {shown(kind)}'"
             raise Unfit(function, offer.refused[named], got)
         return None
     session_type = offer.session_type
