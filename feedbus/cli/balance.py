@@ -69,7 +69,7 @@ Examples:
     f"[default: within {CLOSE} of the best]",
 )
 @click.option("--write", is_flag=True, help="Set the weights in the topology file.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.pass_obj
 def command(  # noqa: PLR0913 -- an argument for each option
     context: Context,

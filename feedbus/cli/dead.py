@@ -41,7 +41,7 @@ def command() -> None:
 @click.option(
     "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many to show."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on each line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on each line.")
 @click.pass_obj
 def list_letters(context: Context, queue: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001 -- click passes a flag
     """List dead letters, oldest first, of one QUEUE or of all."""
@@ -91,7 +91,7 @@ Examples:
 )
 @click.argument("queue", type=QUEUE)
 @click.argument("message_ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All dead letters of the queue.")
+@click.option("--all", "everything", is_flag=True, help="Requeue all dead letters of the queue.")
 @click.pass_obj
 def requeue(
     context: Context,

@@ -28,7 +28,7 @@ Examples:
 @click.option(
     "--now", is_flag=True, help="Kill every process immediately, without waiting for handlers."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 @click.pass_obj
 def command(context: Any, *, timeout: float | None, now: bool, as_json: bool) -> None:
     """Stop every process that `feedbus up` or circusd started here, and wait until all have ended.

@@ -32,7 +32,9 @@ Examples:
 """,
 )
 @click.argument("name")
-@click.option("--minimal", is_flag=True, help="Only the topology, the handlers and their test.")
+@click.option(
+    "--minimal", is_flag=True, help="Write only the topology, handlers and a test."
+)
 def command(name: str, *, minimal: bool) -> None:
     """Create the folder NAME with a project that runs immediately.
 

@@ -39,7 +39,7 @@ Examples:
   feedbus plan --keys traffic.tsv --traffic 2      # names a key that is too busy for one shard
 """,
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a list.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a list.")
 @click.option("--check", is_flag=True, help="Exit with code 1 if apply would change anything.")
 @click.option(
     "--delete-nonempty",

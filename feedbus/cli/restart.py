@@ -31,7 +31,7 @@ Examples:
 """,
 )
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=RUNNING)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 @click.pass_obj
 def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
     """Restart consumers and processes one after the other, in the topology's order.

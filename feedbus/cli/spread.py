@@ -45,7 +45,7 @@ Examples:
     metavar="FILE",
     help="Show which keys move from the shards of that topology file to the shards of this one.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.pass_obj
 def command(
     context: Context, queue: str, keys: Keys, against: Path | None, *, as_json: bool

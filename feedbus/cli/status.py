@@ -36,7 +36,7 @@ Examples:
   feedbus status --json | jq '.consumers[] | select(.state != "running")'
 """
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option(
     "--check",
     is_flag=True,
@@ -46,7 +46,7 @@ Examples:
 def command(context: Any, *, as_json: bool, check: bool) -> None:
     """Show each consumer and process: its state, restarts, waiting messages and dead letters.
 
-    It also works if nothing runs.
+    The command also works if nothing runs.
     """
     found = gather(context.load())
     click.echo(json.dumps(found, indent=2) if as_json else table(found))
