@@ -32,9 +32,7 @@ Examples:
 """,
 )
 @click.argument("name")
-@click.option(
-    "--minimal", is_flag=True, help="Write only the topology, handlers and a test."
-)
+@click.option("--minimal", is_flag=True, help="Write only the topology, handlers and a test.")
 def command(name: str, *, minimal: bool) -> None:
     """Create the folder NAME with a project that runs immediately.
 
