@@ -10,7 +10,7 @@ from feedbus.store.peewee import on_postgres, transaction
 from store.moments import now_us
 from store.queries.sql import first, listed, numbers, rows, run
 
-CHUNK, AT_ONCE = 10_000, 50_000
+CHUNK, AT_ONCE = 10_000, 20_000
 FEW = 1_000  # followers; those of many authors who have no more are asked for at once
 PHONE_BASE = 79_000_000_000  # made-up phones are this and the follower's number: eleven digits
 
@@ -58,13 +58,16 @@ FOLLOWERS = f"""
     ) AS chunk
     GROUP BY channels
 """  # noqa: S608 -- of constants
+# Because of OFFSET 0, PostgreSQL looks up the users one by one. If some authors have very many
+# followers, it would otherwise choose a merge join, which reads all users up to the last follower.
 FOLLOWERS_OF_EACH = f"""
     SELECT given.value, channels, $LIST(follower_id)
     FROM $NUMBERS CROSS JOIN LATERAL (
-        SELECT follower_id, {CHANNELS} AS channels
-        FROM follower JOIN users ON users.id = follower_id
+        SELECT follower_id FROM follower
         WHERE author_id = given.value ORDER BY follower_id LIMIT ?
-    ) AS chunk
+    ) AS chunk CROSS JOIN LATERAL (
+        SELECT {CHANNELS} AS channels FROM users WHERE id = follower_id OFFSET 0
+    ) AS follower_user
     GROUP BY given.value, channels
 """  # noqa: S608 -- of constants
 
@@ -166,11 +169,16 @@ def stream_followers(author_id: int, chunk: int = CHUNK) -> Iterator[Audience]:
 
 
 def audiences(author_ids: Iterable[int]) -> Iterator[tuple[int, Audience]]:
-    """Go through the followers of many authors, of each at most AT_ONCE at a time."""
+    """Yield the followers of many authors, of each at most AT_ONCE; authors with few come first."""
+    many = []
     for author, audience in followers_of(author_ids, FEW + 1).items():
-        few = sum(map(len, audience.values())) <= FEW
-        for some in [audience] if few else stream_followers(author, AT_ONCE):
-            yield author, some
+        if sum(map(len, audience.values())) <= FEW:
+            yield author, audience
+        else:
+            many.append(author)
+    for author in many:
+        for audience in stream_followers(author, AT_ONCE):
+            yield author, audience
 
 
 def _audience(groups: Iterable[Sequence[Any]]) -> Audience:
