@@ -99,7 +99,11 @@ class BatchBus(Bus):
     """
 
     def __init__(
-        self, records: Records, collect: Collect, shards: Callable[[str], int] = lambda _: 0
+        self,
+        records: Records,
+        collect: Collect,
+        shards: Callable[[str], int] = lambda _: 0,
+        at_once: int = AT_ONCE,
     ) -> None:
         """Collect the messages of these records.
 
@@ -108,11 +112,13 @@ class BatchBus(Bus):
             collect: receives the messages.
             shards: returns the number of shards of an exchange, 0 if it is not hashed; raises
                 UsageError if there is no such exchange.
+            at_once: how many messages are encoded together.
 
         """
         self._records = records
         self._collect = collect
         self._shards = shards
+        self._at_once = at_once
         self._parents: Ids | None = None
         self._waiting: dict[str, list[Part]] = {}
         self._counts: Counter[str] = Counter()
@@ -147,10 +153,11 @@ class BatchBus(Bus):
             self._flush(exchange)  # so that earlier messages are sent first
             self._collect(exchange, part.pack(self._children(exchange, part.causes)), envelope)
             return
-        self._waiting[exchange].append(part)
-        self._counts[exchange] += len(part)
-        if self._counts[exchange] >= AT_ONCE:
-            self._flush(exchange)
+        for piece in part.pieces(self._at_once):
+            self._waiting[exchange].append(piece)
+            self._counts[exchange] += len(piece)
+            if self._counts[exchange] >= self._at_once:
+                self._flush(exchange)
 
     def flush(self) -> None:
         """Collect the merged parts, and refuse further publishing."""

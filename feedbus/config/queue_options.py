@@ -160,7 +160,8 @@ class QueueTable(TableSchema):
         "Whether the messages of the handler are sent while it runs, some thousands together, "
         "without a transaction of the store. "
         "Use it for a handler that publishes very many messages, and whose stored effects "
-        "may be repeated."
+        "may be repeated. With `order_by`, small messages of other keys are handled between "
+        "these sends."
     )
     type = Choice("The kind of queue on RabbitMQ.", "classic", "quorum")
     single_active_consumer = Flag(

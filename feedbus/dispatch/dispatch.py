@@ -102,6 +102,7 @@ class Dispatch:
         self.has_dead_handler = dead_handler is not None
         self._failed_records = FailedRecordSender(consumer.name, sender, dead_handler)
         self._settled = SettledCounts(metrics, self.clock)
+        self._paused_seconds = 0.0
         self._equal_messages = (
             EqualMessages(queue.name, store.inbox, metrics, self.clock.unique)
             if queue.once
@@ -118,7 +119,7 @@ class Dispatch:
             Outage: the store or the broker is unavailable; handle the same deliveries again later.
 
         """
-        started = self.clock.monotonic()
+        started, paused_seconds = self.clock.monotonic(), self._paused_seconds
         opened, inputs = self.open(deliveries)
         count = 0
         for each in inputs:
@@ -129,8 +130,24 @@ class Dispatch:
             count += len(records)
             self._log_drops(self._batches.perform(each.callee, records).values())
         self._failed_records.send(opened)
-        self._metrics.handled(self.clock.monotonic() - started, count)
+        took_seconds = self.clock.monotonic() - started
+        self._metrics.handled(took_seconds - (self._paused_seconds - paused_seconds), count)
         self._settled.add(opened)
+
+    def pause_after_slices(self, pause: Callable[[], None]) -> None:
+        """Call a function after each slice of the messages that a handler publishes.
+
+        On a queue with `stream = true`, messages are sent in slices while the handler runs. The
+        duration of the function is not counted as duration of the handler.
+        """
+
+        def timed_pause() -> None:
+            started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
+            pause()
+            # Not added: the function may have called handle(), which can pause, too.
+            self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
+
+        self.calls.after_slice = timed_pause
 
     @property
     def has_store(self) -> bool:

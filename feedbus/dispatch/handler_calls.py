@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from feedbus.bus.collecting_bus import BatchBus, Collect, CollectingBus
+from feedbus.bus.collecting_bus import AT_ONCE, BatchBus, Collect, CollectingBus
 from feedbus.bus.sender import Sender
 from feedbus.dispatch.callee import AsyncCall, Callee
 from feedbus.dispatch.lost_connections import LostConnections
@@ -23,6 +23,8 @@ from feedbus.store.leftover_rows import Leftovers
 from feedbus.topology import Consumer
 
 events = EventLog(__name__)
+
+SLICE_RECORDS = 20_000  # messages that are encoded together with stream = true
 
 
 class HandlerCalls:
@@ -51,6 +53,7 @@ class HandlerCalls:
         self._store = store
         self._left = left
         self._lost_connections = LostConnections(store)
+        self.after_slice: Callable[[], None] = lambda: None
 
     def outcome(
         self, callee: Callee, records: Records
@@ -163,14 +166,17 @@ class HandlerCalls:
         queue = self._consumer.queue
         # Only the consumer's thread may send.
         stream = queue.stream and queue.concurrency == 1
-        return Publications(self._sender, self._store, self._left, stream=stream)
+        return Publications(
+            self._sender, self._store, self._left, stream=stream, after_slice=self.after_slice
+        )
 
     def _bus(
         self, handler: Handler, records: Records, collect: Collect
     ) -> BatchBus | CollectingBus:
         if not handler.batch:
             return CollectingBus(records, collect)
-        return BatchBus(records, collect, self._sender.encoder.shards)
+        at_once = SLICE_RECORDS if self._consumer.queue.stream else AT_ONCE
+        return BatchBus(records, collect, self._sender.encoder.shards, at_once)
 
 
 def _refused(records: Records) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from feedbus.broker.publisher import Refusal, raise_refused
 from feedbus.bus.outbox_requests import first_alone, put_records, request_of
@@ -17,14 +17,21 @@ from feedbus.wire import Outgoing
 from feedbus.wire.constants import PACK
 from feedbus.wire.message_options import Envelope
 
-STREAM_RECORDS = 5_000  # in one go: fewer would wait for the broker more often than they need
+# Sent together with stream = true. With fewer, the handler would wait for the broker more often.
+STREAM_RECORDS, STREAM_MESSAGES = 20_000, 5_000
 
 
 class Publications(Spool):
     """Messages that wait for a commit and, with `once`, their rows in the outbox."""
 
     def __init__(
-        self, sender: Sender, store: Store, left: Leftovers | None, *, stream: bool = False
+        self,
+        sender: Sender,
+        store: Store,
+        left: Leftovers | None,
+        *,
+        stream: bool = False,
+        after_slice: Callable[[], None] = lambda: None,
     ) -> None:
         """Start without messages.
 
@@ -34,7 +41,9 @@ class Publications(Spool):
                 them if this process is killed.
             left: the leftover rows that are sent before them; None if the messages do not go into
                 the outbox.
-            stream: whether they are sent during the call, STREAM_RECORDS or more together.
+            stream: whether they are sent during the call, STREAM_RECORDS records or
+                STREAM_MESSAGES messages together.
+            after_slice: called after each of these sends.
 
         """
         super().__init__()
@@ -42,6 +51,7 @@ class Publications(Spool):
         self._store = store
         self._left = left
         self._stream = stream
+        self._after_slice = after_slice
         self._rows: list[int] = []
         self._waiting = 0
 
@@ -53,10 +63,11 @@ class Publications(Spool):
             self._left.begin(self, self._rows)
         if self._stream:
             self._waiting += len(pack)
-            if self._waiting >= STREAM_RECORDS:
+            if self._waiting >= STREAM_RECORDS or len(self) >= STREAM_MESSAGES:
                 raise_refused(self._sender.send(self))
                 self.clear()
                 self._waiting = 0
+                self._after_slice()
 
     def send(self) -> None:
         """Send all messages; return when the broker has confirmed them.

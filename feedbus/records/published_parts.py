@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from feedbus.errors import UsageError
@@ -73,6 +73,19 @@ class Part:
         elif not isinstance(self.key, str) and len(self.key) != count:
             raise UsageError(_miscounted("key", self.key, count))
         return self
+
+    def pieces(self, most: int) -> Iterator[Part]:
+        """Yield parts of at most so many messages, of similar sizes, in order."""
+        count = len(self)
+        if count <= most:
+            yield self
+            return
+        size = -(-count // -(-count // most))
+        for start in range(0, count, size):
+            taken = slice(start, start + size)
+            key = self.key if isinstance(self.key, str) else self.key[taken]
+            columns = {name: values[taken] for name, values in self.columns.items()}
+            yield replace(self, key=key, columns=columns, causes=self.causes[taken])
 
     @property
     def keyed(self) -> Sequence[str] | str:

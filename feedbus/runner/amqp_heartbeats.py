@@ -66,6 +66,19 @@ class Heartbeats:
                 self._working = False
             self._longest_gap = max(self._longest_gap, self._clock.monotonic() - self._last_beat)
 
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Leave the connection to this thread while the block runs, within while_working()."""
+        with self._writing:
+            self._working = False
+        gap = self._longest_gap
+        try:
+            yield
+        finally:
+            self._longest_gap = max(gap, self._longest_gap)
+            self._working = True
+            self._begun.set()
+
     @property
     def missed_seconds(self) -> float:
         """How long no heartbeat was sent in the latest while_working(); 0 up to an interval."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from feedbus.errors import Outage
 from feedbus.logs import EventLog
 from feedbus.runner.connection_load import ConnectionLoad
+from feedbus.runner.overtaking import Overtaking
+from feedbus.runner.publishing_pauses import PublishingPauses
 from feedbus.runner.run_state import HERE_SECONDS, Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.wire import Delivery
@@ -28,7 +32,14 @@ class BatchMode:
         """Handle the deliveries of a run's subscriptions."""
         self._run = run
         self._subscriptions = subscriptions
+        self._overtaking = Overtaking.of(run.consumer.queue)
         self._last_batch = -math.inf
+        self._pauses: PublishingPauses | None = None
+        if self._overtaking is not None and run.consumer.queue.stream:
+            self._pauses = PublishingPauses(
+                run, self._overtaking, lambda: bool(subscriptions.cancelled), self._handle_in_pause
+            )
+            run.dispatch.pause_after_slices(self._pauses.pause)
 
     @property
     def working(self) -> bool:
@@ -119,10 +130,18 @@ class BatchMode:
 
     def _handle(self, raw: RawConnection) -> bool:
         """Handle a batch and settle it; return False to return it to the broker."""
+        arrived_at = self._run.buffer.oldest_at
+        return self._work(raw, self._next_batch(), arrived_at)
+
+    def _next_batch(self) -> list[Delivery]:
+        """Take small deliveries that may overtake others, or a batch of the oldest deliveries."""
         run = self._run
-        arrived_at, size = run.buffer.oldest_at, run.consumer.queue.batch.size
-        deliveries = run.buffer.take(size, run.left.messages, run.crash_guard.suspected)
-        return self._work(raw, deliveries, arrived_at)
+        buffer, most, suspected = run.buffer, run.left.messages, run.crash_guard.suspected
+        if self._overtaking is not None:
+            deliveries = self._overtaking.take_first(buffer, most, suspected)
+            if deliveries:
+                return deliveries
+        return buffer.take(run.consumer.queue.batch.size, most, suspected)
 
     def _work(self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float) -> bool:
         """Handle deliveries and settle them; return False to return all of them."""
@@ -132,7 +151,8 @@ class BatchMode:
         while True:
             started = run.clock.monotonic()
             try:
-                self._dispatch_noted(deliveries, ids)
+                with self._pauses.of(raw, deliveries) if self._pauses else nullcontext():
+                    self._dispatch_noted(deliveries, ids)
                 break
             except Outage as error:
                 if not self._wait_out(raw, error):
@@ -144,6 +164,17 @@ class BatchMode:
             raw, deliveries, took, ConnectionLoad(took, run.heartbeats.missed_seconds, ids)
         )
         return True
+
+    def _handle_in_pause(
+        self, raw: RawConnection, deliveries: Sequence[Delivery], message_ids: Sequence[str]
+    ) -> None:
+        """Handle deliveries and settle them, while a call of the handler pauses."""
+        run = self._run
+        started = run.clock.monotonic()
+        self._dispatch_noted(deliveries, message_ids)
+        took = run.clock.monotonic() - started
+        load = ConnectionLoad(took, run.heartbeats.missed_seconds, message_ids)
+        self._handled(raw, deliveries, took, load)
 
     def _wait_out(self, raw: RawConnection, error: Outage) -> bool:
         """Hold because of an outage; return whether to try again, or False to end the run.
@@ -208,11 +239,17 @@ class BatchMode:
         whether the channel is still open. A loss is counted against the messages in the handler.
         """
         run, subscriptions = self._run, self._subscriptions
-        latest = {delivery.consumer_tag: delivery.tag for delivery in deliveries}
+        tags: defaultdict[str, list[int]] = defaultdict(list)
+        for delivery in deliveries:
+            tags[delivery.consumer_tag].append(delivery.tag)
+        running = self._pauses.tags if self._pauses is not None else ()
         slow = load.seconds >= LEAST_TIMEOUT_SECONDS
         try:
-            for consumer_tag, tag in latest.items():
-                subscriptions.settle(consumer_tag, tag)
+            for consumer_tag, settled in tags.items():
+                overtook = consumer_tag in running or run.buffer.holds_before(
+                    consumer_tag, settled[-1]
+                )
+                subscriptions.settle(consumer_tag, settled, one_by_one=overtook)
             if run.waiting is not None:
                 run.waiting.settle(deliveries)
             if slow or load.cause(run.timeout):
@@ -233,7 +270,7 @@ class BatchMode:
                 run.crash_guard.blame(load.message_ids, cause)
             run.crash_guard.release()
             raise
-        cancelled = slow and not latest.keys().isdisjoint(subscriptions.cancelled)
+        cancelled = slow and not tags.keys().isdisjoint(subscriptions.cancelled)
         if cancelled:
             run.crash_guard.blame(load.message_ids, run.timeout.cancelled(load.seconds))
         run.crash_guard.release(settled=not cancelled)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from feedbus.wire import Delivery
 from feedbus.wire.constants import FENCE
+
+# Called with deliveries in the order of their arrival, and with the number of their records.
+# Returns positions in ascending order.
+Choose = Callable[[Sequence[Delivery], int], Sequence[int]]
 
 
 class Buffer:
@@ -47,6 +51,33 @@ class Buffer:
         self.clear()
         for delivery, arrived_at in kept:
             self.add(delivery, arrived_at)
+
+    def put_back(self, deliveries: Sequence[Delivery], arrived_at: float) -> None:
+        """Return deliveries that were taken to their places in the order of arrival."""
+        for delivery in deliveries:
+            later = (
+                position
+                for position, each in enumerate(self._deliveries)
+                if each.consumer_tag == delivery.consumer_tag and each.tag > delivery.tag
+            )
+            position = next(later, len(self))
+            self._deliveries.insert(position, delivery)
+            self._arrivals.insert(position, arrived_at)
+        self.records += sum(delivery.record_count for delivery in deliveries)
+
+    def pick(self, choose: Choose, most: float) -> list[Delivery]:
+        """Remove and return at most so many of the deliveries that a function chooses."""
+        positions = choose(self._deliveries, self.records)[: int(max(min(most, len(self)), 0))]
+        picked = [self._deliveries[position] for position in positions]
+        for position in reversed(positions):
+            del self._deliveries[position], self._arrivals[position]
+        self.records -= sum(delivery.record_count for delivery in picked)
+        return picked
+
+    def holds_before(self, consumer_tag: str, tag: int) -> bool:
+        """Whether a delivery of a consumer tag arrived before the one with this delivery tag."""
+        came = (each.tag for each in self._deliveries if each.consumer_tag == consumer_tag)
+        return next(came, tag) < tag
 
     def holds(self, consumer_tag: str) -> bool:
         """Whether there is a delivery of a consumer tag."""

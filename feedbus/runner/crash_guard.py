@@ -127,6 +127,20 @@ class CrashGuard:
             self._until = self._now() + left_seconds
             os.pwrite(self._descriptor, until_text(self._until), UNTIL_AT)
 
+    @contextmanager
+    def nested(self) -> Iterator[Sequence[str]]:
+        """Let other messages be recorded together with these while the block runs.
+
+        Its time is not counted as time of these messages.
+        """
+        outer, until = self._in_handler, self._until
+        left_seconds = (until if until is not None else self._now()) - self._now()
+        try:
+            yield outer
+        finally:
+            self._in_handler = outer
+            self._write(self._now() + left_seconds)
+
     def blame(self, message_ids: Sequence[str], cause: str) -> None:
         """Mark messages that were in the handler as suspects; count a message that was alone."""
         alone = len(message_ids) == 1

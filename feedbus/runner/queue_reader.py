@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,12 @@ class Reading:
     def settle(self, delivery_tag: int) -> None:
         """Acknowledge all deliveries up to one."""
         self.channel.basic_ack(delivery_tag, multiple=True)
+        self.probes.disturb()
+
+    def settle_each(self, delivery_tags: Sequence[int]) -> None:
+        """Acknowledge these deliveries, and none that came before them."""
+        for delivery_tag in delivery_tags:
+            self.channel.basic_ack(delivery_tag)
         self.probes.disturb()
 
     def settle_done(self, settlement: Settlement) -> None:

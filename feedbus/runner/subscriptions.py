@@ -85,10 +85,24 @@ class Subscriptions:
         self._run.buffer.add(Delivery.of(message), now)
         self._run.left.idle_from(now)
 
-    def settle(self, consumer_tag: str, delivery_tag: int) -> None:
-        """Acknowledge all deliveries of a subscription up to one, if it is still there."""
-        if consumer_tag in self.reading:
-            self.reading[consumer_tag].settle(delivery_tag)
+    def settle(
+        self, consumer_tag: str, delivery_tags: Sequence[int], *, one_by_one: bool = False
+    ) -> None:
+        """Acknowledge deliveries of a subscription, if it is still there.
+
+        Args:
+            consumer_tag: of the subscription.
+            delivery_tags: in the order of arrival.
+            one_by_one: whether an earlier delivery that waits is not to be acknowledged with them.
+
+        """
+        reading = self.reading.get(consumer_tag)
+        if reading is None:
+            return
+        if one_by_one:
+            reading.settle_each(delivery_tags)
+        else:
+            reading.settle(delivery_tags[-1])
 
     def sample(self, delivery: Delivery) -> None:
         """Check whether a batch's first record came to the shard that owns it."""

@@ -1,0 +1,150 @@
+"""Small deliveries that are handled before large ones that came earlier.
+
+A shard that has many large packs of one fan-out handles them for seconds. A small delivery behind
+them does not have to wait: it is handled first if no earlier delivery has a record of one of its
+keys. So the records of each key stay in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import islice
+
+from feedbus.dispatch.queue_order import Order
+from feedbus.errors import InvalidBody
+from feedbus.records.packs import decode
+from feedbus.runner.buffer import Buffer
+from feedbus.topology import Queue
+from feedbus.wire import Delivery
+from feedbus.wire.constants import FENCE, PACK
+
+SMALL_PART = 20  # a delivery is small if at least this many of its size fill a batch
+SCANNED = 200  # the largest number of deliveries whose keys are compared
+
+Keys = frozenset[Hashable]
+
+
+class Overtaking:
+    """Chooses small deliveries that are handled before larger ones of other keys."""
+
+    def __init__(self, queue: Queue) -> None:
+        """Keep the order of the queue's `order_by`."""
+        self._order = Order.of(queue)
+        self._most_records = queue.batch.size
+        self._small = max(queue.batch.size // SMALL_PART, 1)
+        self._keys: dict[tuple[str, int, str], Keys] = {}
+        self._overtook = False
+
+    @classmethod
+    def of(cls, queue: Queue) -> Overtaking | None:
+        """Return the overtaking of a queue, or None if its order of arrival must be kept."""
+        return cls(queue) if queue.order_by else None
+
+    def take_first(
+        self, buffer: Buffer, most: float, suspected: Callable[[str], bool]
+    ) -> list[Delivery]:
+        """Take the small deliveries that are handled before the first one of the buffer.
+
+        There are none if all deliveries fit into one batch. There are also none directly after a
+        call that returned some, so that the large deliveries are handled, too.
+
+        Args:
+            buffer: the deliveries that wait.
+            most: the largest number of deliveries.
+            suspected: called with a message id; returns whether that message must be handled alone.
+
+        """
+
+        def choose(deliveries: Sequence[Delivery], records: int) -> Sequence[int]:
+            if records <= self._most_records or deliveries[0].record_count <= self._small:
+                return ()
+            return self.beside((), deliveries, suspected)
+
+        taken = [] if self._overtook else buffer.pick(choose, most)
+        self._overtook = bool(taken)
+        return taken
+
+    def take_beside(
+        self,
+        handled: Sequence[Keys],
+        buffer: Buffer,
+        most: float,
+        suspected: Callable[[str], bool],
+    ) -> list[Delivery]:
+        """Take small deliveries that may be handled while records with these keys are handled.
+
+        Args:
+            handled: the keys of the records that are being handled.
+            buffer: see take_first().
+            most: see take_first().
+            suspected: see take_first().
+
+        """
+        return buffer.pick(
+            lambda deliveries, _records: self.beside(handled, deliveries, suspected), most
+        )
+
+    def beside(
+        self,
+        handled: Iterable[Keys],
+        deliveries: Iterable[Delivery],
+        suspected: Callable[[str], bool],
+    ) -> list[int]:
+        """Return the positions of small deliveries that may be handled now; at most a batch.
+
+        None of their keys is the key of a record that is being handled, or of an earlier delivery
+        that waits.
+
+        Args:
+            handled: the keys of the records that are being handled.
+            deliveries: that wait, in the order of their arrival.
+            suspected: see take_first().
+
+        """
+        scanned = list(islice(deliveries, SCANNED))
+        if all(each.record_count > self._small for each in scanned):
+            return []
+        known, self._keys = self._keys, {}
+        left = list(handled)
+        chosen: list[int] = []
+        records = 0
+        for position, delivery in enumerate(scanned):
+            if FENCE in delivery.headers or delivery.faults or suspected(delivery.message_id):
+                break
+            name = delivery.consumer_tag, delivery.tag, delivery.message_id
+            try:
+                keys = known.get(name) or self._keys_of(delivery)
+            except InvalidBody:
+                break  # its keys are not known
+            small = delivery.record_count <= self._small
+            if small and records < self._most_records and all(map(keys.isdisjoint, left)):
+                chosen.append(position)
+                records += delivery.record_count
+            else:
+                self._keys[name] = keys
+                left.append(keys)
+        return chosen
+
+    def keys(self, deliveries: Iterable[Delivery]) -> Keys | None:
+        """Return the keys of deliveries, or None if one of them cannot be read."""
+        try:
+            return frozenset().union(*map(self._keys_of, deliveries))
+        except InvalidBody:
+            return None
+
+    def _keys_of(self, delivery: Delivery) -> Keys:
+        if self._order.by_key and delivery.content_type != PACK:
+            return frozenset([delivery.original_key])
+        pack = decode(
+            delivery.body,
+            delivery.content_type,
+            delivery.message_id,
+            delivery.original_key,
+            delivery.properties.get("content_encoding"),
+        )
+        if self._order.by_key:
+            return frozenset(pack.keys)
+        try:
+            return frozenset(self._order.key(delivery, pack, row) for row in range(len(pack)))
+        except (LookupError, TypeError) as error:  # no such field, or a value that is no key
+            raise InvalidBody({"": [str(error)]}) from error

@@ -1,0 +1,154 @@
+"""Handle deliveries of other keys while a handler publishes very many messages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+from feedbus.errors import Outage
+from feedbus.runner.overtaking import Keys, Overtaking
+from feedbus.runner.run_state import Run
+from feedbus.wire import Delivery
+from feedbus.wire.amqp_protocols import RawConnection
+
+MOST_CALLS = 8  # handler calls within each other
+
+
+@dataclass(eq=False)
+class _Call:
+    """A call of the handler, which has not returned.
+
+    Attributes:
+        raw: the connection of its deliveries.
+        deliveries: that it handles.
+        overtaking: knows their keys.
+        over: whether it has no more pauses.
+        error: to be raised when it returns.
+
+    """
+
+    raw: RawConnection
+    deliveries: Sequence[Delivery]
+    overtaking: Overtaking
+    over: bool = False
+    error: Exception | None = None
+
+    @cached_property
+    def keys(self) -> Keys | None:
+        """The keys of its records, or None if they are not known."""
+        return self.overtaking.keys(self.deliveries)
+
+
+class PublishingPauses:
+    """The pauses of a handler on a queue with `stream` and `order_by`.
+
+    The handler's messages are sent in slices while it runs. After each slice the handler is called
+    for small deliveries that have arrived, within the running call. They have no key of a record
+    that is being handled, so the records of each key stay in order.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        overtaking: Overtaking,
+        cancelled: Callable[[], bool],
+        handle: Callable[[RawConnection, Sequence[Delivery], Sequence[str]], None],
+    ) -> None:
+        """Handle deliveries of a run in the pauses.
+
+        Args:
+            run: with the buffer of the deliveries.
+            overtaking: chooses the deliveries.
+            cancelled: whether the broker has cancelled a subscription.
+            handle: handles and settles deliveries, with the ids of all messages in the handler.
+
+        """
+        self._run = run
+        self._overtaking = overtaking
+        self._cancelled = cancelled
+        self._handle = handle
+        self._calls: list[_Call] = []
+        self._thread = 0
+
+    @property
+    def tags(self) -> set[str]:
+        """The consumer tags of deliveries whose handler has not returned."""
+        return {each.consumer_tag for call in self._calls for each in call.deliveries}
+
+    @contextmanager
+    def of(self, raw: RawConnection, deliveries: Sequence[Delivery]) -> Iterator[None]:
+        """Allow pauses while the block calls the handler with deliveries.
+
+        Raises:
+            Exception: the connection was lost in a pause, or the waiting records must be read
+                again; no delivery may be settled.
+
+        """
+        call = _Call(raw, deliveries, self._overtaking)
+        self._thread = threading.get_ident()
+        self._calls.append(call)
+        try:
+            yield
+        finally:
+            self._calls.pop()
+        if call.error is not None:
+            self._run.crash_guard.release()  # no message is the cause
+            raise call.error
+
+    def pause(self) -> None:
+        """Handle the small deliveries that may be handled now; raise no error of theirs."""
+        if not self._possible():
+            return
+        run, call = self._run, self._calls[-1]
+        with run.heartbeats.resting(), run.crash_guard.nested() as message_ids:
+            if any(map(run.crash_guard.suspected, message_ids)):
+                call.over = True  # it must be handled alone
+                return
+            try:
+                run.take_in(call.raw, 0.0)
+                self._handle_some(call, message_ids)
+            except Exception as error:  # noqa: BLE001 -- not for the handler that is paused
+                call.over, call.error = True, error
+
+    def _possible(self) -> bool:
+        run, calls = self._run, self._calls
+        return (
+            0 < len(calls) < MOST_CALLS
+            and not calls[-1].over
+            # Another thread may not use the connection.
+            and threading.get_ident() == self._thread
+            and not self._cancelled()
+            and not run.must_read_anew
+            and not run.full()
+            and run.goes_on(working=True)
+        )
+
+    def _handle_some(self, call: _Call, message_ids: Sequence[str]) -> None:
+        """Handle a batch in a pause of a call, which handles the messages with these ids."""
+        run = self._run
+        handled = [keys for each in self._calls if (keys := each.keys) is not None]
+        if len(handled) < len(self._calls):
+            call.over = True
+            return
+        most = run.left.messages - sum(len(each.deliveries) for each in self._calls)
+        if not run.buffer:
+            return
+        arrived_at = run.buffer.oldest_at
+        deliveries = self._overtaking.take_beside(
+            handled, run.buffer, most, run.crash_guard.suspected
+        )
+        if not deliveries:
+            return
+        ids = [*message_ids, *(delivery.message_id for delivery in deliveries)]
+        try:
+            with self.of(call.raw, deliveries):
+                self._handle(call.raw, deliveries, ids)
+        except Outage:
+            if run.must_read_anew:
+                raise
+            # The consumer holds when it comes to these deliveries again.
+            run.buffer.put_back(deliveries, arrived_at)
+            call.over = True
