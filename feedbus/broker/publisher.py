@@ -25,6 +25,7 @@ WINDOW = 1000  # messages that share one wait for confirms
 CONFIRM_TIMEOUT_SECONDS = 30.0
 NACKED_SECONDS = 2.0
 NACKED_PAUSE_SECONDS = 0.1
+FULL_SECONDS = 5.0  # after which a full queue is reported
 SILENT_SECONDS = 1.0  # after which a wait for confirms is a long one
 NACKED = "refused by the broker (nack): its queue is full or cannot write"
 
@@ -54,6 +55,10 @@ class Publisher:
     If a queue is full, the publisher tries again for some seconds. If the broker closes the channel
     because of one message, that message is refused, and the others are published. While the broker
     blocks publishers, the publisher waits.
+
+    Attributes:
+        on_full: called once in a call of send() if a queue is full for FULL_SECONDS.
+
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Publisher:
         self._timeout_seconds = timeout_seconds
         self._blocked_seconds = blocked_seconds
         self._nacked_seconds = nacked_seconds
+        self.on_full: Callable[[], None] = lambda: None
         self._silent = False
         self._channel: Channel | None = connection.channel()
         # Kombu's `connection` opens a lost connection again. Here only this connection may be used.
@@ -115,8 +121,9 @@ class Publisher:
         return [refusal for window in windows for refusal in self._send_window(window)]
 
     def _send_window(self, messages: Sequence[Outgoing]) -> list[Refusal]:
-        deadline = self._clock.monotonic() + self._nacked_seconds
+        started = self._clock.monotonic()
         refusals: list[Refusal] = []
+        reported = False
         while True:
             found = self._publish(messages)
             messages = [each.message for each in found if each.reason == NACKED]
@@ -124,8 +131,12 @@ class Publisher:
                 return refusals + found
             # After a publish to a queue without a leader, RabbitMQ 3.10 nacks all on that channel.
             self.close()
-            if self._clock.monotonic() >= deadline:
+            seconds = self._clock.monotonic() - started
+            if seconds >= self._nacked_seconds:
                 return refusals + found
+            if seconds >= FULL_SECONDS and not reported:
+                self.on_full()
+                reported = True
             refusals += [each for each in found if each.reason != NACKED]
             with self._blockage.waiting():
                 self._clock.sleep(NACKED_PAUSE_SECONDS)
@@ -280,21 +291,31 @@ class Publisher:
 
 
 def publish_all(
-    connection: Connection, messages: Sequence[Outgoing], *, nacked_seconds: float = math.inf
+    connection: Connection,
+    messages: Sequence[Outgoing],
+    *,
+    at_once: int = WINDOW,
+    nacked_seconds: float = math.inf,
+    on_full: Callable[[], None] = lambda: None,
 ) -> list[Refusal]:
     """Publish the messages of a change of a ring, and wait for queues that are full.
 
     Args:
         connection: other code may use it, too.
         messages: the messages in their order.
+        at_once: how many messages are published before the first one is confirmed; 1 if a queue may
+            refuse a message and accept a later one, because it is full.
         nacked_seconds: time limit for a queue that is full.
+        on_full: called if a queue is full for FULL_SECONDS.
 
     Raises:
         BrokerOutage: the messages were not confirmed in time.
 
     """
     with Publisher(connection, nacked_seconds=nacked_seconds) as publisher:
-        return publisher.send(messages)
+        publisher.on_full = on_full
+        parts = (messages[at : at + at_once] for at in range(0, len(messages), at_once))
+        return [refusal for part in parts for refusal in publisher.send(part)]
 
 
 def raise_refused(refusals: Iterable[Refusal]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from amqp.exceptions import NotFound
 
 from feedbus import broker
-from feedbus.broker.publisher import NACKED_SECONDS, publish_all
+from feedbus.broker.publisher import NACKED_SECONDS, WINDOW, publish_all
 from feedbus.broker_names import Names
 from feedbus.errors import Outage
 from feedbus.generations import file_order, ledger, probes
@@ -32,6 +33,8 @@ def adopt(
     topology: Topology,
     exchange: str,
     report: Callable[[str], None] | None = None,
+    *,
+    on_full: Callable[[], None] = lambda: None,
 ) -> State:
     """Make the topology's ring the current one, and return the resulting state.
 
@@ -39,13 +42,14 @@ def adopt(
     key's records stay in order: the new ring's consumers wait until the old ring is empty. Every
     step can be repeated, so after a crash this function is called again. An interrupted switch is
     finished first, even if the topology has changed again since. The caller holds the topology's
-    lock; report is called with the reason if this takes long.
+    lock; report is called with the reason if this takes long. on_full is called if held messages
+    wait for a full queue.
     """
     names = Names(topology)
     wanted = topology.generation(exchange)
     state = ledger.recall(channel, topology, exchange)
     if state is not None and not state.settled:
-        state = _carry_out(channel, names, state)
+        state = _carry_out(channel, names, state, on_full)
     if state is None:
         state = file_order.confirmed(State(wanted, settled=False), topology)
     elif same(state.current, wanted) and not state.disordered:
@@ -56,7 +60,7 @@ def adopt(
         else:
             ledger.mend(channel, names, state)
         # There are held messages only if the broker took longer than expected at the last switch.
-        _append_held(channel, names, exchange, (state.current,))
+        _append_held(channel, names, exchange, (state.current,), on_full)
         return state
     else:
         draining = (*state.draining, state.current)
@@ -70,10 +74,10 @@ def adopt(
     ledger.declare(channel, topology, exchange)  # before the wait for the new queues
     broker.declare_ring(channel, names, state.current, report)
     step("declared")
-    return _carry_out(channel, names, state)
+    return _carry_out(channel, names, state, on_full)
 
 
-def _carry_out(channel: Channel, names: Names, state: State) -> State:
+def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[], None]) -> State:
     """Carry out a switch whose new ring is declared; an interrupted switch starts again."""
     # The state is written first: until it is settled, consumers delete no queue, and after a crash
     # the switch starts again.
@@ -87,7 +91,8 @@ def _carry_out(channel: Channel, names: Names, state: State) -> State:
     if state.draining:
         channel.connection.clock.sleep(broker.in_flight_seconds(names.topology))
     # If this step is repeated after a crash, the old ring may already be deleted.
-    _append_held(channel, names, state.current.exchange, (*state.draining[-1:], state.current))
+    generations = (*state.draining[-1:], state.current)
+    _append_held(channel, names, state.current.exchange, generations, on_full)
     if state.draining:
         step("appended")
         for old in state.draining:
@@ -184,15 +189,40 @@ def _disconnect(channel: Channel, names: Names, generation: Generation) -> None:
 
 
 def _append_held(
-    channel: Channel, names: Names, exchange: str, generations: Sequence[Generation]
+    channel: Channel,
+    names: Names,
+    exchange: str,
+    generations: Sequence[Generation],
+    on_full: Callable[[], None],
 ) -> None:
     """Append held messages to the first of these generations that exists, in order."""
+    waits = False
+
+    def wait(generation: Generation) -> None:
+        nonlocal waits
+        if waits:
+            return
+        waits = True
+        shards = ", ".join(member for member, _ in generation.members)
+        events.warning(
+            "held_messages_wait",
+            f"{exchange}: messages that arrived during a change of its shards wait for room in a"
+            f" full queue of the earlier shards ({shards}), until a consumer reads it",
+            exchange=exchange,
+        )
+        on_full()
 
     def append(messages: Sequence[Any]) -> None:
         left = [Moved.of(each, "", each.delivery_info["routing_key"]) for each in messages]
         for generation in generations:
             there = [replace(each, exchange=names.ring(generation)) for each in left]
-            refused = {id(each.message) for each in publish_all(channel.connection, there)}
+            refusals = publish_all(
+                channel.connection,
+                there,
+                at_once=1 if _may_refuse(names.topology, generation) else WINDOW,
+                on_full=partial(wait, generation),
+            )
+            refused = {id(each.message) for each in refusals}
             left = [each for each in there if id(each) in refused]
         if left:
             msg = f"broker: {len(left)} messages of {names.held(exchange)} are accepted by no shard"
@@ -200,6 +230,16 @@ def _append_held(
 
     with Emptying(channel.connection, names.held(exchange), append) as emptying:
         emptying.move_all()
+
+
+def _may_refuse(topology: Topology, generation: Generation) -> bool:
+    """Whether a queue of a ring may refuse messages, because it is full."""
+    exchange = generation.exchange
+    if generation.shape != topology.generation(exchange).shape:
+        return True  # its arguments are not known here
+    queues = [each for each in topology.queues.values() if each.exchange == exchange]
+    given = [each.overflow or each.arguments.get("x-overflow") for each in queues]
+    return any(str(each).startswith("reject-publish") for each in given)
 
 
 def fence(channel: Channel, names: Names, old: Generation) -> None:

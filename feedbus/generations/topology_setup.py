@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from feedbus import broker
 from feedbus.broker import declarations, external, project_marks, timer_objects
 from feedbus.broker_names import Names
@@ -16,8 +18,13 @@ from feedbus.wire.amqp_protocols import Connection
 events = EventLog(__name__)
 
 
-def set_up(topology: Topology) -> dict[str, State]:
+def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) -> dict[str, State]:
     """Declare a whole topology and make its rings current; return the state of each ring.
+
+    Args:
+        topology: the topology of the file.
+        on_full: called if this waits for a full queue of an earlier ring. Consumers that are
+            started now read it.
 
     Raises:
         Outage: the broker is unavailable.
@@ -42,7 +49,7 @@ def set_up(topology: Topology) -> dict[str, State]:
         for seen in before.values():
             _refuse_consumed(connection, topology, seen)
         states = {
-            exchange.name: adopt(channel, topology, exchange.name)
+            exchange.name: adopt(channel, topology, exchange.name, on_full=on_full)
             for exchange in topology.exchanges.values()
             if exchange.hashed
         }

@@ -133,6 +133,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "tls_not_verified": "The URL has `ssl_verify=none`: the server is not verified. Remove it.",
         "publishing_switched": "Another ring of shards became the current one when feedbus started."
         " Every host of the project needs the same topology.",
+        "held_messages_wait": "Messages that arrived during a change of a ring wait, because a"
+        " queue of the earlier shards is full. They are appended when a consumer has read from it.",
         "state_damaged": "Another program has published to a queue that only feedbus uses. Stop"
         " that program, then run `feedbus apply`.",
         "misplaced": "The broker has rebuilt a ring in another order, so records of one key may be"

@@ -1,6 +1,8 @@
 """Prepare for the processes before any starts: check handlers, the store, the broker.
 
-This runs in a separate process, so that the supervisor stays small and keeps no connection.
+This runs in a separate process, so that the supervisor stays small and keeps no connection. If an
+interrupted change of a ring waits for room in a full queue of the earlier ring, the process
+continues while the consumers start: they read that queue.
 """
 
 from __future__ import annotations
@@ -9,11 +11,17 @@ import importlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
-from feedbus.errors import FeedbusError, error_text
+from feedbus.errors import FeedbusError, Outage, error_text
+from feedbus.process.slots import run_folder
+from feedbus.process.supervised_process import SUPERVISED, follow_parent
 from feedbus.supervisor.forks import ForkServer, Program
 from feedbus.topology import Topology
+
+LOOK_SECONDS = 0.01
+AGAIN_SECONDS = 1.0
 
 
 def prepare(topology: Topology, forks: ForkServer | None) -> bool:
@@ -24,23 +32,34 @@ def prepare(topology: Topology, forks: ForkServer | None) -> bool:
         "feedbus.supervisor.preparation",
         os.path.relpath(topology.path),
     ]
+    environment = os.environ | {SUPERVISED: str(os.getpid())}
+    waits = _waits(topology)
+    waits.unlink(missing_ok=True)
     importlib.import_module("feedbus.supervisor.supervision")  # while the server imports too
     # In a separate process group: Ctrl-C is sent only to the parent, which ends this process
     # without a traceback.
     try:
         if forks is None:
-            pid = os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
+            pid = os.posix_spawn(sys.executable, command, environment, setpgroup=0)
         else:
-            pid = forks.fork(Program(command, dict(os.environ), str(Path.cwd())), 1, 2)
+            pid = forks.fork(Program(command, environment, str(Path.cwd())), 1, 2)
     except OSError as error:
         msg = f"cannot start the process that prepares the store and the broker: {error}"
         raise FeedbusError(msg) from None
     try:
-        _, status = os.waitpid(pid, 0)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        while not ended and not waits.exists():
+            time.sleep(LOOK_SECONDS)
+            ended, status = os.waitpid(pid, os.WNOHANG)
     except BaseException:
         os.kill(pid, signal.SIGTERM)
         raise
-    return status == 0
+    return status == 0  # also if it waits for the consumers
+
+
+def _waits(topology: Topology) -> Path:
+    """Return the file that exists when the preparation waits for a full queue."""
+    return run_folder(topology) / "preparation.waits"
 
 
 def main(path: Path) -> None:
@@ -54,10 +73,20 @@ def main(path: Path) -> None:
         os.chdir(path.parent)  # as in consumers: paths of the project can be relative to it
     topology = config.load(path, import_handlers=True)
     open_prepared(topology).close()
-    topology_setup.set_up(topology)
+    waits = _waits(topology)
+    while True:
+        try:
+            topology_setup.set_up(topology, on_full=waits.touch)
+        except Outage:
+            if not waits.exists():
+                raise
+            time.sleep(AGAIN_SECONDS)
+        else:
+            return
 
 
 if __name__ == "__main__":
+    follow_parent()
     try:
         main(Path(sys.argv[1]))
     except FeedbusError as error:
