@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 
@@ -79,6 +81,26 @@ def test_tables_of_0_1_are_taken_over_and_a_host_of_0_1_can_go_on(store):
         assert store.inbox.unseen("work", ["in-1", "in-2", "in-3"]) == ["in-3"]
     store.set_up()
     assert len(store.outbox.pending()) == 3
+
+
+def test_an_upgrade_waits_for_a_transaction_of_a_host_of_0_1(store, empty_store_url):
+    if store.dialect == "sqlite":
+        pytest.skip("one transaction writes at a time")
+    for statement in OF_0_1:
+        store.execute(statement.format(**TYPES[store.dialect]), {})
+    with psycopg.connect(empty_store_url) as host:
+        host.execute("INSERT INTO feedbus_inbox VALUES ('work', 'in-1', 1)")
+        upgrading = ThreadPoolExecutor(1).submit(store.set_up)
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+        wait_until(lambda: store.execute(waiting, {}).fetchone() == (1,))
+        host.execute(
+            "INSERT INTO feedbus_outbox (exchange, routing_key, payload, message_id, created_at)"
+            " VALUES ('orders', 'chair', '{}', 'out-1', 1)"
+        )
+    upgrading.result()
+    assert found_version(store) == VERSION
+    assert store.inbox.unseen("work", ["in-1", "in-2"]) == ["in-2"]
+    assert [row.message_id for row in store.outbox.pending()] == ["out-1"]
 
 
 def test_tables_of_version_2_get_the_column_of_options_and_keep_their_rows(store):

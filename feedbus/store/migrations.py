@@ -82,11 +82,9 @@ def upgrade(database: Database, project: str) -> None:
 
 
 def _steps(found: int, project: str) -> Iterator[str]:
-    if found in {1, 2}:
-        yield OPTIONS
     if found == 1:
         default = f" DEFAULT '{project}'"
-        yield f"ALTER TABLE feedbus_outbox ADD COLUMN project text NOT NULL{default}"
+        # Transactions of running hosts use the inbox first; the other order would be a deadlock.
         yield "ALTER TABLE feedbus_inbox RENAME TO feedbus_inbox_1"
         yield INBOX.format(default=default)
         yield (
@@ -94,9 +92,12 @@ def _steps(found: int, project: str) -> Iterator[str]:
             " SELECT queue, message_id, created_at FROM feedbus_inbox_1"
         )
         yield "DROP TABLE feedbus_inbox_1"
+        yield f"ALTER TABLE feedbus_outbox ADD COLUMN project text NOT NULL{default}"
     elif found == 0:
         yield OUTBOX
         yield INBOX.format(default="")
+    if found in {1, 2}:
+        yield OPTIONS
     if found in {0, 1}:
         yield INBOX_AGE
         yield VERSION_TABLE
