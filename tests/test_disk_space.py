@@ -2,8 +2,7 @@
 
 import json
 import os
-import subprocess
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -11,6 +10,7 @@ from feedbus import config
 from feedbus.operations.disk_space import unwritable_folders
 from tests.projects import Project
 from tests.required_servers import missing, only_if
+from tests.small_disks import CannotMount, fill, small_disk
 
 pytestmark = only_if(os.getuid() == 0, "only root can mount a small disk")
 
@@ -18,19 +18,13 @@ pytestmark = only_if(os.getuid() == 0, "only root can mount a small disk")
 @contextmanager
 def full_disk(folder):
     """Mount a disk of 1 MB on a folder and fill it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", "size=1M,mode=0700", "tmpfs", str(folder)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        missing("this system mounts no disk")
-    try:
-        filler = os.open(folder / "filler", os.O_WRONLY | os.O_CREAT, 0o600)
-        with suppress(OSError):
-            while True:
-                os.write(filler, bytes(65_536))
-        os.close(filler)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(small_disk(folder, 1))
+        except CannotMount as error:
+            missing(str(error))
+        fill(folder)
         yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("folder", ["log", "metrics", "run"])

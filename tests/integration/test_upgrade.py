@@ -1,7 +1,4 @@
-"""A system that feedbus 0.1 has left behind, taken over by this version in place.
-
-tests/data/feedbus-0.1.tar.xz is the package of feedbus 0.1: `git archive 69f69b0 feedbus | xz -9`.
-"""
+"""A system that feedbus 0.1 has left behind, taken over by this version in place."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tarfile
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -22,9 +18,9 @@ import psycopg
 import pytest
 
 from feedbus.process.file_locks import lock_holder
+from tests.old_version import unpack
 from tests.projects import PATIENCE_SECONDS, wait_until
 
-ARCHIVE = Path(__file__).parents[1] / "data" / "feedbus-0.1.tar.xz"
 TOPOLOGY = """
 name = "{name}"
 var = "var"
@@ -195,11 +191,7 @@ def read_until(running: subprocess.Popen[str], text: str) -> None:
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """Unpack feedbus 0.1."""
-    with tarfile.open(ARCHIVE) as archive:
-        # Python 3.11.2, as Debian 12 has it, knows no filters yet.
-        archive.extraction_filter = getattr(tarfile, "data_filter", None)
-        archive.extractall(tmp_path / "feedbus-0.1")
-    return tmp_path / "feedbus-0.1"
+    return unpack(tmp_path)
 
 
 def leave_behind(shop: Shop) -> None:

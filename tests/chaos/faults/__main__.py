@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -77,4 +78,8 @@ def run(cell: Cell) -> Result:
 
 
 if __name__ == "__main__":
+    # An interruption ends the servers and the system; what a shell starts in the background would
+    # ignore SIGINT.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

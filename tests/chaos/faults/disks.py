@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from tests.chaos.faults.injectors import Fault, Sequential
 from tests.chaos.faults.loaded_system import LoadedSystem, loaded
 from tests.chaos.faults.results import Result
 from tests.simulation.history import Record
+from tests.small_disks import fill, small_disk
 
 FULL_SECONDS = 8.0
 SECONDS_OF_A_FAULT = 15  # the load goes on until the last of them
@@ -27,37 +26,6 @@ MOST_PROBES = 100
 PROBE_BYTES = 1_000_000
 TIMES = 3
 SAYS_SO = re.compile(r"disk|space", re.IGNORECASE)
-
-
-@contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """Mount a disk of its own on a folder, which only root can.
-
-    Raises:
-        RuntimeError: this system mounts no disk.
-
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    options = f"size={megabytes}M,mode=0700"
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        msg = "this system mounts no disk: the row of full disks needs root"
-        raise RuntimeError(msg)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> None:
-    """Leave no byte on a disk."""
-    descriptor = os.open(folder / "filler", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with suppress(OSError):
-        for size in (1 << 20, 4096, 1):
-            with suppress(OSError):
-                while True:
-                    os.write(descriptor, bytes(size))
-    os.close(descriptor)
 
 
 @dataclass(slots=True)
@@ -71,11 +39,11 @@ class Filling:
         """Return the fault of a full disk; refused is whether publishers get an error then."""
 
         def inject() -> None:
-            fill(folder)
+            filler = fill(folder)
             if refused:
                 self._publish()
             time.sleep(FULL_SECONDS)
-            (folder / "filler").unlink()
+            filler.unlink()
 
         return inject
 
@@ -134,5 +102,7 @@ def run(cell: Cell, folder: Path) -> Result:
         rate = cell.size // (len(faults) * times * SECONDS_OF_A_FAULT)
         result = run_loaded(cell, system, injector, figures, rate=rate)
         result.problems.extend(filling.problems(times))
-        figures["error of a publisher"] = filling.errors[0] if filling.errors else "none"
+        figures["error of a publisher"] = (
+            filling.errors[0].rpartition(": ")[2] if filling.errors else "none"
+        )
         return result

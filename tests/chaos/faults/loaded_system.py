@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from tests.simulation.history import Record
 from web.demo.running import Running
 
 APPLICATION = Path(__file__).parent / "application"
-KINDS = ("identified", "web")  # each publishes half of the keys
+KINDS = ("identified", "web")
 MOST_KEYS = 2_000
 LEAST_ROUNDS = 50
 LOOK_SECONDS = 0.1
@@ -43,6 +42,13 @@ class Injector(Protocol):
 
     def omitted(self) -> list[str]:
         """Return the faults that the load was too short for."""
+
+
+class Supervision(Protocol):
+    """What keeps the processes of a system running."""
+
+    def keep_up(self) -> None:
+        """Start again what has ended."""
 
 
 @dataclass(slots=True)
@@ -79,6 +85,7 @@ class LoadedSystem:
         topology: of the application.
         environment: of its processes and publishers.
         running: `feedbus up`.
+        kinds: of the publishers; each publishes an equal part of the keys.
         publishers: of the load.
         expected_dead: how many messages are to become dead letters.
         uncertain: records that were published beside the load, and may have an effect or none.
@@ -88,7 +95,8 @@ class LoadedSystem:
     servers: Servers
     topology: Topology
     environment: dict[str, str]
-    running: Running
+    running: Supervision
+    kinds: tuple[str, ...] = KINDS
     publishers: list[Publisher] = field(default_factory=list)
     expected_dead: int = 0
     uncertain: list[Record] = field(default_factory=list)
@@ -115,8 +123,8 @@ class LoadedSystem:
         (folder / "stop").touch()
         keys = max(2, min(MOST_KEYS, records // LEAST_ROUNDS))
         rounds = records // keys
-        for place, kind in enumerate(KINDS):
-            first, last = (keys * (place + each) // len(KINDS) for each in (0, 1))
+        for place, kind in enumerate(self.kinds):
+            first, last = (keys * (place + each) // len(self.kinds) for each in (0, 1))
             reported = folder / f"published.{kind}"
             words = [kind, self.topology.path, first, last, rounds, rate / keys, reported]
             publisher = Publisher([*map(str, words), str(folder / "stop")], first, last, reported)
@@ -133,6 +141,13 @@ class LoadedSystem:
                 env={**self.environment, "PYTHONPATH": str(ROOT)},
                 stderr=log,
             )
+
+    def end_publishers(self) -> None:
+        """Kill the publishers that still run."""
+        for each in self.publishers:
+            if each.process is not None:
+                each.process.kill()
+                each.process.wait()
 
     def run(self, records: int, injector: Injector) -> list[str]:
         """Inject faults until everything is published, then wait until it is handled.
@@ -224,8 +239,4 @@ def loaded(
         try:
             yield system
         finally:
-            for each in system.publishers:
-                if each.process is not None:
-                    with contextlib.suppress(ProcessLookupError):
-                        each.process.kill()
-                    each.process.wait()
+            system.end_publishers()

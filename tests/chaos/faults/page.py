@@ -14,8 +14,8 @@ BEGIN, END = "<!-- measured -->", "<!-- end: measured -->"
 def measured(results: Results) -> str:
     """Return the table of the results, and what was run when."""
     lines = [
-        f"| fault | {' | '.join(column.title for column in COLUMNS.values())} |",
-        "|---" * (len(COLUMNS) + 1) + "|",
+        f"| fault | full length | {' | '.join(column.title for column in COLUMNS.values())} |",
+        "|---" * (len(COLUMNS) + 2) + "|",
     ]
     found: list[Result] = []
     for name, row in ROWS.items():
@@ -27,7 +27,7 @@ def measured(results: Results) -> str:
                 cells.append(result.cell())
             else:
                 cells.append("not run" if column in row.columns else "n/a")
-        lines.append(f"| {row.title} | {' | '.join(cells)} |")
+        lines.append(f"| {row.title} | {row.length} | {' | '.join(cells)} |")
     lines += ["", "| run | servers | feedbus | seed | date (UTC) | minutes |", "|---" * 6 + "|"]
     lines += [
         f"| {each.row}, {each.column} | {each.servers} | {each.feedbus} | {each.seed} |"

@@ -15,11 +15,11 @@ STAGES = ("update", "notice")
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """A row of the store."""
+    """A row of the store; attempt is None if the application does not know it."""
 
     key: str
     number: int
-    attempt: int
+    attempt: int | None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.faults import disks, load_rows, poisons, requests, steady, topology_files
+from tests.chaos.faults import disks, load_rows, poisons, requests, rolling, steady, topology_files
 from tests.chaos.faults.cells import Cell
 from tests.chaos.faults.columns import COLUMNS
 from tests.chaos.faults.results import Result
@@ -22,6 +22,7 @@ class Row:
         size: records, or what else it counts, at full length.
         short_size: the same in the short form.
         columns: on which brokers it is run.
+        unit: of the sizes.
 
     """
 
@@ -30,6 +31,12 @@ class Row:
     size: int
     short_size: int
     columns: tuple[str, ...] = tuple(COLUMNS)
+    unit: str = "records"
+
+    @property
+    def length(self) -> str:
+        """The full length, as the table shows it."""
+        return f"{self.size:,} {self.unit}"
 
 
 ON_RABBITMQ = ("classic", "quorum")
@@ -74,12 +81,20 @@ ROWS = {
         100_000,
         1_500,
     ),
+    "upgrade": Row(
+        "rolling upgrade of three hosts from feedbus 0.1",
+        rolling.run,
+        200_000,
+        1_000,
+        ("classic",),
+    ),
     "topology": Row(
         "topology files mutated: `feedbus check` accepts or names places",
         topology_files.run,
         20_000,
         150,
         NO_BROKER,
+        "files",
     ),
     "requests": Row(
         "schemathesis, and raw HTTP requests to the web and the operations process",
@@ -87,6 +102,7 @@ ROWS = {
         200_000,
         800,
         NO_BROKER,
+        "requests",
     ),
-    "steady": Row("ten minutes of steady load: memory and open files", steady.run, 600, 10),
+    "steady": Row("steady load: memory and open files", steady.run, 600, 10, unit="seconds"),
 }

@@ -89,4 +89,4 @@ def test_a_cell_that_has_failed_is_run_again_and_one_that_has_passed_is_not(run)
     again = run(Verdict(lost=["it is not run"]))
     assert again.exit_code == 0
     assert "kills on embedded" not in again.stderr
-    assert "| a fault | not run | not run | l; f: 1 |" in again.stdout
+    assert "| a fault | 5 records | not run | not run | l; f: 1 |" in again.stdout

@@ -50,6 +50,6 @@ def judge(url: str, accepted: Sequence[Record], uncertain: Sequence[Record] = ()
         found.other += [
             f"{stage}: {row.key}{row.number} had its effect at attempt {row.attempt}"
             for row in rows
-            if row.attempt != 1 + (failures(row.key, row.number) if stage == "update" else 0)
+            if row.attempt not in {None, 1 + (stage == "update") * failures(row.key, row.number)}
         ]
     return found
