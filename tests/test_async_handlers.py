@@ -190,7 +190,7 @@ def test_what_a_task_publishes_after_its_handler_is_refused_and_not_lost_silentl
             system.publish("work", {"n": n})
         system.run()
         assert [each.payload for each in system.published("undone")] == [{"n": 1}]
-    assert STEPS[-1].startswith("the handler has returned, so what is published now would be lost")
+    assert STEPS[-1].startswith("the handler has returned, so this message would be lost")
 
 
 def test_a_call_that_blocks_the_loop_is_logged_once_with_its_line(caplog, monkeypatch):

@@ -193,7 +193,7 @@ def test_what_records_cannot_publish_is_an_error_of_the_call() -> None:
         (lambda: records.publish_many("work", []), "expected Records of one record"),
         (lambda: one.publish_columns("work", {"n": "n"}), "expected at least one list of values"),
         (lambda: one.publish_columns("work", {"n": [1], "m": []}), "expected 1 values"),
-        (lambda: Records.of([{}]).publish("work"), "no bus to publish by"),
+        (lambda: Records.of([{}]).publish("work"), "no bus to publish with"),
     ):
         with pytest.raises(UsageError, match=error):
             publish()
