@@ -144,7 +144,7 @@ class Dispatch:
         def timed_pause() -> None:
             started, earlier_seconds = self.clock.monotonic(), self._paused_seconds
             pause()
-            # Not added: the function may have called handle(), which can pause, too.
+            # Set, not increased: a call of handle() in this pause may have paused, too.
             self._paused_seconds = earlier_seconds + self.clock.monotonic() - started
 
         self.calls.after_slice = timed_pause

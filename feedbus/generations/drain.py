@@ -127,10 +127,10 @@ class Drain:
                 return
 
     def _alone(self, generation: Generation) -> bool:
-        """Whether only one consumer at a time may read a generation's queues.
+        """Return whether the consumers must take turns to read a generation's queues.
 
-        With a single active consumer, the broker itself guarantees this. It is not known here
-        whether queues that were declared with other arguments have one.
+        With a single active consumer, the broker itself lets only one consumer read at a time. It
+        is not known here whether queues that were declared with other arguments have one.
         """
         queue = self._consumer.queue
         alike = generation.shape == self._topology.generation(generation.exchange).shape

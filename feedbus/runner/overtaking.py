@@ -18,7 +18,7 @@ from feedbus.topology import Queue
 from feedbus.wire import Delivery
 from feedbus.wire.constants import FENCE, PACK
 
-SMALL_PART = 20  # a delivery is small if at least this many of its size fill a batch
+SMALL_PART = 20  # a delivery is small if it has at most this part (1/20) of a batch's records
 SCANNED = 200  # the largest number of deliveries whose keys are compared
 
 Keys = frozenset[Hashable]
@@ -37,7 +37,7 @@ class Overtaking:
 
     @classmethod
     def of(cls, queue: Queue) -> Overtaking | None:
-        """Return the overtaking of a queue, or None if its order of arrival must be kept."""
+        """Return the overtaking of a queue, or None if the queue has no `order_by`."""
         return cls(queue) if queue.order_by else None
 
     def take_first(
