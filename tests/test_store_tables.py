@@ -22,6 +22,7 @@ from feedbus.store.peewee import PeeweeStore
 from feedbus.store.relay import Relay
 from feedbus.topology import StoreOptions, Topology
 from feedbus.urls import parse_broker_url, parse_store_url
+from servers.postgres import chosen
 from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -83,9 +84,8 @@ def test_tables_of_0_1_are_taken_over_and_a_host_of_0_1_can_go_on(store):
     assert len(store.outbox.pending()) == 3
 
 
+@pytest.mark.parametrize("empty_store_url", chosen(), indirect=True)
 def test_an_upgrade_waits_for_a_transaction_of_a_host_of_0_1(store, empty_store_url):
-    if store.dialect == "sqlite":
-        pytest.skip("one transaction writes at a time")
     for statement in OF_0_1:
         store.execute(statement.format(**TYPES[store.dialect]), {})
     with psycopg.connect(empty_store_url) as host:

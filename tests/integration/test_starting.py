@@ -75,7 +75,7 @@ def test_restart_runs_the_code_as_it_is_now_and_status_and_plan_say_that_it_has_
         assert system.status()["notes"] == []
         text = handlers.read_text()
         handlers.write_text(text.replace("note('old')", "note('new')"))
-        note = "code has changed (small_handlers.py) since work started: `feedbus restart`"
+        note = "code has changed (small_handlers.py) since work started: run `feedbus restart`"
         assert note in system.project.feedbus("status").stdout
         assert note in system.project.feedbus("plan").stdout
         assert system.status()["consumers"]["work"]["changed_code"] == ["small_handlers.py"]

@@ -55,7 +55,7 @@ def test_down_lets_every_handler_finish_and_shows_who_is_busy(tmp_path):
             os.kill(down.pid, signal.SIGINT)
             wait_until(lambda: "still handles a message; if it does not end" in system.output)
             assert down.wait(PATIENCE_SECONDS) == 130
-            assert "`feedbus down --now` kills what is left" in down.stderr.read()
+            assert "`feedbus down --now` kills them" in down.stderr.read()
         (tmp_path / "release").touch()
         assert system.project.feedbus("down").stdout in {
             "stopped\n",

@@ -218,7 +218,7 @@ def test_a_forked_child_cannot_use_its_parents_broker(connect):
         try:
             with pytest.raises(RecoverableConnectionError):
                 channel.queue_declare("other", durable=True)
-            with pytest.raises(connection.connection_errors, match="is a fork"):
+            with pytest.raises(connection.connection_errors, match="was forked"):
                 memory.broker.find("tests").open()
             status = 0
         finally:
