@@ -109,3 +109,42 @@ def test_where_all_servers_are_required_a_missing_postgresql_is_among_those_to_u
     monkeypatch.setattr(postgres, "installed", lambda: {17: Path("/nowhere")})
     monkeypatch.setenv("FEEDBUS_REQUIRE_SERVERS", "1")
     assert postgres.chosen() == [15, 17]
+
+
+SKIPPING = """
+import pytest
+
+def test_skips():
+    pytest.skip("PostgreSQL is not installed")
+
+@pytest.mark.xfail
+def test_fails_as_expected():
+    assert False
+
+@pytest.fixture
+def server():
+    pytest.skip("RabbitMQ is not installed")
+
+def test_uses_a_server(server):
+    assert True
+"""
+
+
+@pytest.mark.parametrize(
+    ("required", "code", "reported"),
+    [("0", 0, "2 skipped, 1 xfailed"), ("1", 1, "2 failed, 1 error")],
+)
+def test_where_all_servers_are_required_no_test_is_skipped(tmp_path, required, code, reported):
+    (tmp_path / "test_skipping.py").write_text(SKIPPING)
+    command = ["-m", "pytest", "-p", "tests.required_servers", "-p", "no:cacheprovider", "-n", "0"]
+    ended = subprocess.run(
+        [sys.executable, *command, "-c", os.devnull, "--rootdir", tmp_path, tmp_path],
+        env={**os.environ, "FEEDBUS_REQUIRE_SERVERS": required},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stdout
+    assert reported in ended.stdout
+    if required == "1":
+        assert "RabbitMQ is not installed (FEEDBUS_REQUIRE_SERVERS=1" in ended.stdout
