@@ -146,6 +146,10 @@ class Names:
         """Return the queue of one member of a ring."""
         return f"{self.topology.name}.{consumer}.{generation.digest}"
 
+    def members(self, generation: Generation) -> list[str]:
+        """Return the queues of a ring, in the order of its members."""
+        return [self.member(generation, consumer) for consumer, _ in generation.members]
+
     def queue(self, consumer: Consumer) -> str:
         """Return the queue that the consumer of an unsharded queue on no ring reads."""
         return consumer.queue.external_name or self._own(consumer)

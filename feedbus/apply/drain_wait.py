@@ -58,7 +58,7 @@ def _passing(connection: Connection, topology: Topology) -> Iterator[str]:
     names = Names(topology)
     for state in ledger.states(connection, topology).values():
         for old in state.draining:
-            yield from (names.member(old, member) for member, _ in old.members)
+            yield from names.members(old)
     for consumer in topology.consumers.values():
         if not topology.on_ring(consumer.queue):
             yield names.before(consumer)

@@ -45,5 +45,4 @@ def _waiting_queues(connection: Connection, topology: Topology, queue: Queue) ->
     state = ledger.states(connection, topology).get(queue.exchange)
     if state is not None:
         for generation in (*state.draining, state.current):
-            for member, _ in generation.members:
-                yield names.waiting(names.member(generation, member))
+            yield from map(names.waiting, names.members(generation))

@@ -123,7 +123,7 @@ class Drain:
                 yield free
             elif all(count is None for count in readers.values()):
                 return
-            if not self._pause() or (look % LOOKS_A_STATE == 0 and self._moved_on(connection)):
+            if not self._looks_again(connection, look):
                 return
 
     def _alone(self, generation: Generation) -> bool:
@@ -141,12 +141,15 @@ class Drain:
 
         Then the queues are divided again, and this consumer may get one that another was to read.
         """
-        for look in itertools.count(1):
-            if not broker.queue_exists(connection, queue):
-                return True
-            if not self._pause() or (look % LOOKS_A_STATE == 0 and self._moved_on(connection)):
+        looks = itertools.count(1)
+        while broker.queue_exists(connection, queue):
+            if not self._looks_again(connection, next(looks)):
                 return False
         return True
+
+    def _looks_again(self, connection: Connection, look: int) -> bool:
+        """Pause after a check of a queue; return False if the run ends or the ring has changed."""
+        return self._pause() and (look % LOOKS_A_STATE != 0 or not self._moved_on(connection))
 
     def _moved_on(self, connection: Connection) -> bool:
         if self._state is None:
@@ -161,15 +164,15 @@ class Drain:
         today = [name for name, _ in self._state.current.members]
         mine = today.index(self._consumer.name)
         return [
-            self._names.member(generation, member)
-            for place, (member, _) in enumerate(generation.members)
+            queue
+            for place, queue in enumerate(self._names.members(generation))
             if place % len(today) == mine
         ]
 
     def _await_others(self, connection: Connection, generation: Generation) -> bool:
         """Wait until every queue of a generation is deleted, then remove it from the state."""
-        for member, _ in generation.members:
-            if not self._await_end(connection, self._names.member(generation, member)):
+        for queue in self._names.members(generation):
+            if not self._await_end(connection, queue):
                 return False
         while self._remembered(connection, generation):
             try:
@@ -227,7 +230,7 @@ def following(
         return None
     chain = (*state.draining, state.current)
     for old, new in itertools.pairwise(chain):
-        if queue in (names.member(old, member) for member, _ in old.members):
+        if queue in names.members(old):
             return new
     return None
 
@@ -235,6 +238,6 @@ def following(
 def _standing(names: Names, state: State | None, queue: str) -> Standing:
     if state is not None:
         for old in state.draining:
-            if queue in (names.member(old, member) for member, _ in old.members):
+            if queue in names.members(old):
                 return "ending" if state.settled else "switching"
     return "in use"

@@ -136,8 +136,8 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
     # state.
     ledger.write(channel, names, state)
     channel.exchange_delete(names.ring(generation))
-    for member, _ in generation.members:
-        _delete_waiting(channel, names.waiting(names.member(generation, member)))
+    for queue in names.members(generation):
+        _delete_waiting(channel, names.waiting(queue))
 
 
 def _delete_waiting(channel: Channel, queue: str) -> None:
@@ -243,14 +243,14 @@ def _may_refuse(topology: Topology, generation: Generation) -> bool:
 
 
 def fence(channel: Channel, names: Names, old: Generation) -> None:
-    """Publish fences to queues of a ring, to all of them by default.
+    """Publish a fence to each queue of a ring.
 
     The consumer that receives it reads the state. If the queue is to end, the consumer proves that
     it is empty and deletes it. The ring must not have a binding any more. A full queue that nobody
     reads gets no fence: a consumer that begins to read an old queue puts one there.
     """
     connection = channel.connection
-    left = [names.member(old, member) for member, _ in old.members]
+    left = names.members(old)
     while left:
         fences = [probes.fence(queue, old.digest) for queue in left]
         refusals = publish_all(connection, fences, nacked_seconds=NACKED_SECONDS)

@@ -79,7 +79,7 @@ def _refuse_consumed(connection: Connection, topology: Topology, state: State) -
         return
     names = Names(topology)
     rings = (*state.draining, state.current)
-    shards = [names.member(ring, member) for ring in rings for member, _ in ring.members]
+    shards = [queue for ring in rings for queue in names.members(ring)]
     consumed = [queue for queue in shards if broker.consumers(connection, queue)]
     if consumed:
         msg = (

@@ -107,7 +107,7 @@ class Comparison:
                 beside = (names.held, names.generations, names.ledger)
                 found |= {name(exchange.name) for name in beside}
         for generation in self._generations():
-            found |= {names.member(generation, member) for member, _ in generation.members}
+            found.update(names.members(generation))
         return found | {name for name, used in self.waiting.items() if used}
 
     def _wanted_delays(self) -> set[str]:
