@@ -149,32 +149,24 @@ class BatchMode:
         ids = [delivery.message_id for delivery in deliveries]
         self._last_batch = run.clock.monotonic()
         while True:
-            started = run.clock.monotonic()
             try:
                 with self._pauses.of(raw, deliveries) if self._pauses else nullcontext():
-                    self._dispatch_noted(deliveries, ids)
+                    load = self._dispatch_noted(deliveries, ids)
                 break
             except Outage as error:
                 if not self._wait_out(raw, error):
                     return True
                 if run.timeout.too_close(arrived_at):
                     return False
-        took = run.clock.monotonic() - started
-        self._handled(
-            raw, deliveries, took, ConnectionLoad(took, run.heartbeats.missed_seconds, ids)
-        )
+        self._handled(raw, deliveries, load.seconds, load)
         return True
 
     def _handle_in_pause(
         self, raw: RawConnection, deliveries: Sequence[Delivery], message_ids: Sequence[str]
     ) -> None:
         """Handle deliveries and settle them, while a call of the handler pauses."""
-        run = self._run
-        started = run.clock.monotonic()
-        self._dispatch_noted(deliveries, message_ids)
-        took = run.clock.monotonic() - started
-        load = ConnectionLoad(took, run.heartbeats.missed_seconds, message_ids)
-        self._handled(raw, deliveries, took, load)
+        load = self._dispatch_noted(deliveries, message_ids)
+        self._handled(raw, deliveries, load.seconds, load)
 
     def _wait_out(self, raw: RawConnection, error: Outage) -> bool:
         """Hold because of an outage; return whether to try again, or False to end the run.
@@ -193,9 +185,10 @@ class BatchMode:
         raw.take_arrived()  # lost deliveries are delivered again, so they are not handled here
         return True
 
-    def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> None:
+    def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> ConnectionLoad:
         """Call the handler with a batch; a file contains the message ids during the call."""
         run = self._run
+        started = run.clock.monotonic()
         with run.heartbeats.while_working():
             run.resources.open()  # one may have ended by itself
             run.crash_guard.take(ids, run.handler_seconds)
@@ -213,6 +206,8 @@ class BatchMode:
                 run.dispatch.give_up(deliveries[0], reason, quietly=quietly)
             else:
                 run.dispatch.handle(deliveries)
+        seconds = run.clock.monotonic() - started
+        return ConnectionLoad(seconds, run.heartbeats.missed_seconds, ids)
 
     def _handled(
         self,

@@ -129,13 +129,13 @@ class PublishingPauses:
     def _handle_some(self, call: _Call, message_ids: Sequence[str]) -> None:
         """Handle a batch in a pause of a call, which handles the messages with these ids."""
         run = self._run
+        if not run.buffer:
+            return
         handled = [keys for each in self._calls if (keys := each.keys) is not None]
         if len(handled) < len(self._calls):
             call.over = True
             return
         most = run.left.messages - sum(len(each.deliveries) for each in self._calls)
-        if not run.buffer:
-            return
         arrived_at = run.buffer.oldest_at
         deliveries = self._overtaking.take_beside(
             handled, run.buffer, most, run.crash_guard.suspected
