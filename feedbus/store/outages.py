@@ -80,22 +80,22 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _reason(error: BaseException) -> str | None:
     if isinstance(error, sqlite3.Error):
         return _sqlite_reason(error)
-    library = type(error).__module__.partition(".")[0]
-    if library == "peewee" and type(error).__name__ == "InterfaceError":
-        return str(error) or "the connection was lost"
-    return _postgres_reason(error) if library in POSTGRES_DRIVERS else None
+    if _library(error) in POSTGRES_DRIVERS:
+        return _postgres_reason(error)
+    return (str(error) or "the connection was lost") if _is_lost(error) else None
 
 
 def _is_lost(error: BaseException) -> bool:
     if isinstance(error, sqlite3.ProgrammingError):
         return str(error).startswith("Cannot operate on a closed database")
-    library = type(error).__module__.partition(".")[0]
-    if library == "peewee" and type(error).__name__ == "InterfaceError":
-        return True
-    if library not in POSTGRES_DRIVERS:
-        return False
-    code = _code(error)
-    return code[:2] == POSTGRES_CONNECTION if code else _is_unanswered(error)
+    if _library(error) in POSTGRES_DRIVERS:
+        code = _code(error)
+        return code[:2] == POSTGRES_CONNECTION if code else _is_unanswered(error)
+    return _library(error) == "peewee" and type(error).__name__ == "InterfaceError"
+
+
+def _library(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def _sqlite_reason(error: sqlite3.Error) -> str | None:
