@@ -26,7 +26,7 @@ LARGE = 100  # messages from this number on publish SLICES slices, the others on
 def make(
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., System]]:
-    monkeypatch.setattr(handler_calls, "SLICE_RECORDS", SLICE)
+    monkeypatch.setattr(handler_calls, "STREAM_RECORDS", SLICE)
     monkeypatch.setattr(publications, "STREAM_RECORDS", SLICE)
     yield from on_broker(request.param, tmp_path, request)
 

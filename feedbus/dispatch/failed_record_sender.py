@@ -16,7 +16,7 @@ events = EventLog(__name__)
 
 
 class FailedRecordSender:
-    """Sends the retries and dead letters of one consumer; it acknowledges the deliveries later."""
+    """Sends the retries and dead letters of one consumer, which then settles the deliveries."""
 
     def __init__(self, consumer: str, sender: Sender, dead_handler: DeadHandler | None) -> None:
         """Set the sender, and the dead handler.

@@ -11,7 +11,7 @@ from feedbus.bus.sender import Sender
 from feedbus.dispatch.callee import AsyncCall, Callee
 from feedbus.dispatch.lost_connections import LostConnections
 from feedbus.dispatch.ordered_retries import Waits
-from feedbus.dispatch.publications import Publications
+from feedbus.dispatch.publications import STREAM_RECORDS, Publications
 from feedbus.errors import Drop, Outage, Reject, Retry, StoreOutage, described
 from feedbus.handling.handlers import Handler
 from feedbus.handling.parameters import Given
@@ -23,8 +23,6 @@ from feedbus.store.leftover_rows import Leftovers
 from feedbus.topology import Consumer
 
 events = EventLog(__name__)
-
-SLICE_RECORDS = 20_000  # messages that are encoded together with stream = true
 
 
 class HandlerCalls:
@@ -175,7 +173,7 @@ class HandlerCalls:
     ) -> BatchBus | CollectingBus:
         if not handler.batch:
             return CollectingBus(records, collect)
-        at_once = SLICE_RECORDS if self._consumer.queue.stream else AT_ONCE
+        at_once = STREAM_RECORDS if self._consumer.queue.stream else AT_ONCE
         return BatchBus(records, collect, self._sender.encoder.shards, at_once)
 
 
