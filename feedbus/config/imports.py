@@ -37,11 +37,16 @@ def check_imports(draft: Draft, root: Path) -> None:
         handlers: list[str] = []
         for queue, options in draft.queues.items():
             store = offered.to(options)
+            found: dict[tuple[str, ...], Handler] = {}
             for place, dotted in _dotted(options):
                 handlers.append(dotted)
-                for fault in _handler(options, dotted, root, store):
+                try:
+                    found[place] = resolve(dotted, root)
+                    faults = list(_unsuitable(options, found[place], store))
+                except (UsageError, SystemExit) as error:
+                    faults = [_fault_of(error, dotted, root)]
+                for fault in faults:
                     draft.report.add(draft.at(queue, *place), fault)
-            found = dict(_importable(options, root))
             for path, fault in chain(
                 _unlike(draft, queue, found),
                 check_order_field(draft, queue, found.values(), root),
@@ -62,15 +67,6 @@ def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
             yield (option, name), dotted
 
 
-def _importable(
-    options: Mapping[str, Any], root: Path
-) -> Iterator[tuple[tuple[str, ...], Handler]]:
-    """Yield the handlers of a queue that can be imported; those that cannot are reported."""
-    for place, dotted in _dotted(options):
-        with contextlib.suppress(UsageError, SystemExit):
-            yield place, resolve(dotted, root)
-
-
 def _unlike(
     draft: Draft, queue: str, handlers: Mapping[tuple[str, ...], Handler]
 ) -> Iterator[tuple[KeyPath, Fault]]:
@@ -86,37 +82,38 @@ def _unlike(
             )
 
 
-def _handler(
-    options: Mapping[str, Any], dotted: str, root: Path, store: StoreOffer
-) -> Iterator[Fault]:
-    try:
-        found: Handler = resolve(dotted, root)
-        if store.is_there:
-            refuse_in_transaction(found.function)
-        parameters = found.parameters(store.session_type)
-        found.message_type()
-    except Unfit as error:
-        message = str(error).replace(f"{root}{os.sep}", "")
-        yield Fault(message=message, expected=error.expected, got=error.got, cause=cause_of(error))
-        return
-    except UsageError as error:
-        module, expected = dotted.partition(":")[0], "a function under @feedbus.handler"
-        yield Fault(
-            message=_reason(error, module, root),
-            expected=expected,
-            suggestion=_suggest(dotted, root),
-            cause=cause_of(error),
-        )
-        return
-    except SystemExit as error:
-        module = dotted.partition(":")[0]
+def _fault_of(error: UsageError | SystemExit, dotted: str, root: Path) -> Fault:
+    """Describe why a handler cannot be imported, or called by feedbus."""
+    module = dotted.partition(":")[0]
+    if isinstance(error, SystemExit):
         message = f"cannot import {module}: it exits with {error.code}"
-        yield Fault(message=message, expected="a module that can be imported", cause=message)
-        return
+        return Fault(message=message, expected="a module that can be imported", cause=message)
+    if isinstance(error, Unfit):
+        message = str(error).replace(f"{root}{os.sep}", "")
+        return Fault(message=message, expected=error.expected, got=error.got, cause=cause_of(error))
+    return Fault(
+        message=_reason(error, module, root),
+        expected="a function under @feedbus.handler",
+        suggestion=_suggest(dotted, root),
+        cause=cause_of(error),
+    )
+
+
+def _unsuitable(options: Mapping[str, Any], handler: Handler, store: StoreOffer) -> Iterator[Fault]:
+    """Find why a handler does not suit the options of its queue.
+
+    Raises:
+        UsageError: feedbus cannot call the handler at all.
+
+    """
+    if store.is_there:
+        refuse_in_transaction(handler.function)
+    parameters = handler.parameters(store.session_type)
+    handler.message_type()
     if options.get("stream") and parameters.asks_for(SESSION):
         message = "has a parameter for the store's session, but stream = true has no transaction"
         yield Fault(message=message, expected="a handler without a session")
-    if options.get("concurrency", 1) > 1 and found.batch:
+    if options.get("concurrency", 1) > 1 and handler.batch:
         message = (
             f"takes a batch, but concurrency {options['concurrency']} is for single records: a"
             " batch takes the records of all keys, so another one would wait for it; expected"
@@ -125,7 +122,7 @@ def _handler(
         )
         yield Fault(message=message, expected="a handler of one record")
     size = options.get("batch", {}).get("size", 1)
-    if size > 1 and not found.batch:
+    if size > 1 and not handler.batch:
         message = (
             f"takes one record at a time: expected @handler(…, batch=True) for batch.size {size}"
         )
