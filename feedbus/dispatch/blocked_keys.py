@@ -76,7 +76,7 @@ class BlockedKeys:
             self._decoder.decide(fault)
 
     def abandon(self, arrived: Decoded) -> None:
-        """Note that a delivery with failed records is to be handled again."""
+        """Record that a delivery with failed records is to be handled again."""
         if self._retries is not None and arrived.decisions:
             self._retries.abandoned = True
 

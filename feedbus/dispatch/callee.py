@@ -60,7 +60,10 @@ def callees(
 def _calls(
     topology: Topology, consumer: Consumer, handler: Handler, store: Store, resources: Resources
 ) -> tuple[Call, AsyncCall | None]:
-    """Return a function that calls a handler, and a coroutine function if the handler is async."""
+    """Return a function that calls a handler, and a coroutine function for an async handler.
+
+    The second is None if the handler is not async.
+    """
     middleware = [
         resolve_middleware(name, topology.root, asynchronous=handler.is_async)
         for name in topology.middleware

@@ -166,7 +166,7 @@ class ConcurrentCalls:
             self._resources.loop.look()
 
     def finish(self) -> None:
-        """Publish the messages of calls that have ended; then call put_aside().
+        """Publish the messages of calls that have ended; the caller then calls put_aside().
 
         Records whose call met an outage run again; self.outage is that outage.
 

@@ -157,7 +157,7 @@ class Dispatch:
     def ended(
         self, arrived: Decoded, row: int, error: BaseException | None, seconds: float
     ) -> None:
-        """Note that one record was handled, with its exception if there is one.
+        """Register that one record was handled, with its exception if there is one.
 
         Args:
             arrived: the delivery of the record.
@@ -171,7 +171,7 @@ class Dispatch:
             self.failed(arrived, row, error)
 
     def failed(self, arrived: Decoded, row: int, error: BaseException) -> None:
-        """Note the exception of one record, as calls.judge() returns it."""
+        """Register the exception of one record, as calls.judge() returns it."""
         self._log_drops([error])
         self._decoder.fail(arrived, row, error)
 

@@ -170,7 +170,7 @@ class OrderedRetries:
         return taken
 
     def settled(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Note that deliveries were handled; return those to acknowledge in waiting queues.
+        """Record that deliveries were handled; return those to acknowledge in waiting queues.
 
         Before this call, all messages that result from them must be confirmed.
         """
@@ -233,7 +233,12 @@ class OrderedRetries:
         return self.records.blocks(self._order.waiting_key(delivery, pack, row))
 
     def after(self, delivery: Delivery, pack: Pack, row: int, decision: Decision) -> Decision:
-        """Return the decision on a record; if it has to wait, its message gets a position."""
+        """Return the decision on a record, with the message that is sent for it.
+
+        If the record has to wait, or its dead letter blocks its key, the message gets the record's
+        position among the records of its key (`feedbus-place`). A record that is in the waiting
+        queue and has not run gets no new message: its message stays in that queue.
+        """
         blocks = self._block_on_dead and decision.verdict in DEAD_LETTERED
         if decision.message is None or (decision.waits_milliseconds is None and not blocks):
             return decision

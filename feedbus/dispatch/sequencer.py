@@ -72,7 +72,7 @@ class Sequencer(Generic[Item]):
         return taken
 
     def end(self, item: Item) -> None:
-        """Note that a record has run, so that the next one of its key may run."""
+        """Register that a record has run, so that the next one of its key may run."""
         self._running.remove(item)
         if item.key is None:
             return
@@ -83,7 +83,7 @@ class Sequencer(Generic[Item]):
             del self._behind[item.key]
 
     def cut(self, item: Item) -> list[Item]:
-        """Note that a record has run, and remove the later ones of its key: they do not run."""
+        """Register that a record has run, and remove the later ones of its key: they do not run."""
         self._running.remove(item)
         return list(self._behind.pop(item.key, None) or ())
 

@@ -23,12 +23,12 @@ class SlowCalls:
         self._ended: deque[tuple[float, str, float]] = deque()
 
     def start(self, work: Work, now: float) -> None:
-        """Note that a call starts."""
+        """Record that a call starts."""
         work.started_at = now
         self._begun.append((now, work))
 
     def end(self, work: Work) -> None:
-        """Note that a call has ended."""
+        """Record that a call has ended."""
         if work.seconds >= LEAST_TIMEOUT_SECONDS and not work.known_slow:
             self._ended.append((self._clock.monotonic(), work.message_id, work.seconds))
 

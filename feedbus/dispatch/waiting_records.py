@@ -143,7 +143,7 @@ class WaitingRecords(Generic[Arrival]):
         return [] if old is None else [old]
 
     def began(self) -> None:
-        """Note that all messages that waited when reading began have arrived."""
+        """Record that all messages that waited when reading began have arrived."""
         self._read |= {
             record.message_id for record in self if record.identified and record.attempt != BLOCKED
         }
@@ -202,7 +202,7 @@ class WaitingRecords(Generic[Arrival]):
         return taken
 
     def done(self, record: WaitingRecord[Arrival]) -> None:
-        """Note that a record no longer waits: the next one of its key may run."""
+        """Register that a record no longer waits: the next one of its key may run."""
         line = self._lines[record.key]
         line.remove(record)
         self._count -= 1
@@ -212,14 +212,14 @@ class WaitingRecords(Generic[Arrival]):
             del self._lines[record.key]
 
     def stays(self, record: WaitingRecord[Arrival]) -> None:
-        """Note that a record was not run, because an earlier one has failed again."""
+        """Register that a record was not run, because an earlier one has failed again."""
         record.taken = False
         self._look(self._lines[record.key])
 
     def again(
         self, record: WaitingRecord[Arrival], due_at: float, attempt: int | None = None
     ) -> None:
-        """Note that a record has failed again, and that its next message is being sent.
+        """Register that a record has failed again, and that its next message is being sent.
 
         Args:
             record: returned by take().
@@ -231,7 +231,7 @@ class WaitingRecords(Generic[Arrival]):
         record.due_at, record.arrival, record.taken = due_at, None, False
 
     def given_back(self, record: WaitingRecord[Arrival]) -> None:
-        """Note that a message was returned to the broker, which delivers it again."""
+        """Record that a message was returned to the broker, which delivers it again."""
         record.arrival = None
 
     def drop(self, queue: str) -> None:

@@ -127,7 +127,7 @@ class Probes:
         return True
 
     def disturb(self) -> None:
-        """Note that another message has arrived, so that the proof starts again."""
+        """Record that another message has arrived, so that the proof starts again."""
         self._quiet = 0
 
 

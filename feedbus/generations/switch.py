@@ -157,7 +157,7 @@ def _delete_waiting(channel: Channel, queue: str) -> None:
 
 
 def record_disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
-    """Note that the broker has bound the shards of a ring in another order than its generation.
+    """Record that the broker has bound the shards of a ring in another order than its generation.
 
     The next call of adopt() makes a new generation of the same members. The caller
     holds the lock of the topology.

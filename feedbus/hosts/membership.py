@@ -28,7 +28,7 @@ class Membership:
         self.assignment: Mapping[str, str] | None = None
 
     def connected(self, now: float) -> None:
-        """Note that announcements arrive from now on.
+        """Record that announcements arrive from now on.
 
         Hosts that were known before get time to connect again, for example after a restart of the
         broker.
@@ -37,7 +37,7 @@ class Membership:
         self._heard = {host: (now, latest) for host, (_, latest) in self._heard.items()}
 
     def disconnected(self) -> None:
-        """Note that announcements no longer arrive."""
+        """Record that announcements no longer arrive."""
         self._listening_since = None
 
     def note(self, announcement: Announcement, now: float) -> None:

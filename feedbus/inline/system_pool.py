@@ -15,7 +15,10 @@ class InlinePool:
     """The systems of one project; as many as were used at the same time."""
 
     def __init__(self, project: Project, store: Store) -> None:
-        """Create a system if none is idle; see InlineSystem for the arguments."""
+        """Begin without systems; system() creates one if none is idle.
+
+        The arguments are those of InlineSystem.
+        """
         self._project, self._store = project, store
         self._idle: list[InlineSystem] = []
         self._end = weakref.finalize(self, _close_all, self._idle)

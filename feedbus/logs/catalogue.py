@@ -14,8 +14,9 @@ METRICS = "Metric files"
 EVENTS: Mapping[str, Mapping[str, str]] = {
     CONSUMERS: {
         "started": "A consumer has started.",
-        "ended": "A consumer has ended; `reason` is the limit or the signal. If the supervisor"
-        " logs it: a process has ended, and is restarted.",
+        "ended": "A consumer has ended; `reason` says why, such as a signal or a limit of messages."
+        " If the supervisor logs it: a process has ended and will be restarted; `exit` says how it"
+        " ended.",
         "process_failed": "A supervised process ends because of this error. Correct the cause that"
         " the message names.",
         "handler_failed": "The handler raised an exception for one record; the traceback follows."
@@ -47,8 +48,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " state `holding`. If the reason does not change, the"
         " line is written once a minute.",
         "consumer_resumed": "The consumer handles messages again after `consumer_paused`.",
-        "waiting_read": "The consumer begins to read a queue; `records` records wait for an earlier"
-        " record of their key, or for their retry.",
+        "waiting_read": "The consumer begins to read a queue that has waiting records. `records`"
+        " says how many wait for an earlier record of their key, or for their retry.",
         "waiting_limit": "The number of records that wait for earlier records of their keys has"
         " reached `waiting_limit`: the consumer holds until some of them are handled or become dead"
         " letters.",
@@ -73,7 +74,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " warnings have the logger `py.warnings`.",
     },
     SUPERVISOR: {
-        "starting": "`feedbus up` starts this number of processes.",
+        "starting": "`feedbus up` starts the processes; the message has their number.",
         "ready": "A process is ready: it handles messages or answers requests.",
         "all_ready": "Every process is ready.",
         "not_all_ready": "Some processes were not ready within a minute, or are not restarted any"
@@ -82,12 +83,12 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " it with `circusctl start NAME`.",
         "stopping": "A process was asked to end, or all processes were. Each one finishes its"
         " work first.",
-        "killed": "A process did not end within its `stop_timeout` and was killed; the message"
-        " that it handled is delivered again.",
+        "killed": "A process did not end within its `stop_timeout` and was killed, or child"
+        " processes outlived it. The message that it handled is delivered again.",
         "consumer_removed": "A consumer that is no longer in the topology has handled the last"
         " messages of its queue and has ended.",
-        "leftover_ended": "A process was ended that an earlier supervisor had started before it was"
-        " killed.",
+        "leftover_ended": "feedbus ended a process that was left over from an earlier supervisor,"
+        " which had been killed.",
         "stopped": "Every process has ended.",
         "files_changed": "`feedbus up --reload`: files of the project have changed.",
         "command_output": "`feedbus up --reload`: a line that `feedbus apply` or `feedbus check`"
@@ -109,8 +110,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "not_ready": "`/readyz` was answered with 503; `part` and `error` name the reason.",
         "request_store_outage": "A request was answered with 503, because the store does not"
         " answer.",
-        "request_crashed": "A request was answered with 500; the traceback follows, and `id`"
-        " is in the answer.",
+        "request_crashed": "A request was answered with 500. The traceback follows. The answer"
+        " contains the same `id`.",
         "connections_closed": "HTTP connections were closed, because they were too slow or too"
         " many.",
         "outbox_publish_failed": "A message could not be published. It stays in the outbox, and"
@@ -130,11 +131,12 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "broker_blocked": "The broker is short of memory or disk space and blocks publishers."
         " `rabbitmq-diagnostics alarms` shows the reason; free memory or disk space.",
         "broker_unblocked": "The broker accepts messages again.",
-        "tls_not_verified": "The URL has `ssl_verify=none`: the server is not verified. Remove it.",
-        "publishing_switched": "Another ring of shards became the current one when feedbus started."
-        " Every host of the project needs the same topology.",
-        "held_messages_wait": "Messages that arrived during a change of a ring wait, because a"
-        " queue of the earlier shards is full. They are appended when a consumer has read from it.",
+        "tls_not_verified": "The broker's certificate is not verified, because its URL has"
+        " `ssl_verify=none`. Remove this option from the URL.",
+        "publishing_switched": "topology.toml has changed, so messages are now published to another"
+        " ring of shards. Every host of the project needs the same file.",
+        "held_messages_wait": "Messages that arrived during a switch cannot be moved to the old"
+        " queues yet, because one is full. They are moved when a consumer has read from it.",
         "state_damaged": "Another program has published to a queue that only feedbus uses. Stop"
         " that program, then run `feedbus apply`.",
         "misplaced": "The broker has rebuilt a ring in another order, so records of one key may be"
@@ -143,8 +145,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " again.",
         "messages_lost": "A program published messages directly to a queue while feedbus deleted"
         " it. Publish to the exchange of the queue instead.",
-        "waiting_queue_kept": "A queue of waiting records was not deleted, because it has messages,"
-        " but their shard's queue does not exist. Move the messages to the exchange of the ring.",
+        "waiting_queue_kept": "A shard's queue does not exist, but its waiting queue has messages,"
+        " so feedbus keeps it. Move the messages to the exchange of the ring.",
         "delivery_limit_differs": "A quorum queue has another delivery limit on the broker than"
         " feedbus declares. Run `feedbus apply`.",
         "requeue_exchange_refused": "The broker user may not declare exchanges, so requeued dead"
@@ -163,8 +165,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     METRICS: {
         "no_metrics": "The folder of metric files cannot be written; this process runs without"
         " metrics.",
-        "metrics_in_memory": "A metric file cannot grow; new metrics of this process are not"
-        " exported.",
+        "metrics_in_memory": "A metric file cannot grow, so new metrics of this process are not"
+        " exported. Free disk space, then restart the process.",
         "metrics_restarted": "A metric file was damaged and renamed; its counters begin at 0.",
         "metrics_unreadable": "A metric file cannot be read; its metrics are missing from"
         " `/metrics`.",

@@ -38,9 +38,9 @@ def exposition(directory: Path, gauges: Mapping[str, Mapping[str, float]] | None
     """Return the metrics of all processes in Prometheus's text format.
 
     Args:
-        directory: the directory of the metric files; None if there are no metrics.
+        directory: the directory of the metric files.
         gauges: current values, by metric and label value, such as {"feedbus_queue_messages":
-            {"update_feed_3": 12}}; raises KeyError for a metric that is not in the catalogue.
+            {"update_feed_3": 12}}. Every metric must be in the catalogue.
 
     If a file cannot be read, only its values are missing. It is logged once and counted in
     feedbus_metric_files_unreadable.

@@ -198,12 +198,12 @@ def store_away(store: Store) -> str:
 
 
 def broker_state(url: BrokerUrl, away: str) -> dict[str, Any]:
-    """Return the kind of a broker without its address."""
+    """Return a broker's kind, and whether it answers; not its address."""
     return {"kind": "SQLite" if url.embedded else "RabbitMQ", "reachable": not away}
 
 
 def store_state(store: StoreOptions | None, away: str) -> dict[str, Any] | None:
-    """Return the kind of a store without its address, or None without a store."""
+    """Return a store's kind, and whether it answers; None without a store."""
     if store is None:
         return None
     if store.url is None:

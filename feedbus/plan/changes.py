@@ -127,8 +127,8 @@ class Watchers:
         restarted: (name, reason) of those that run with other settings.
         removed: names that are no longer in the topology.
         kept: names that run as the topology declares them.
-        started: they are stopped, have given up, or run too few or too many processes; name and
-            reason.
+        started: (name, reason) of those that are started again, because they are stopped, have
+            given up, or run too few or too many processes.
 
     """
 

@@ -29,7 +29,7 @@ Jump = Callable[[int, int], int]
 
 
 def draws(key_hash: int) -> Iterator[int]:
-    """Yield the 64-bit outputs of exs1024 seeded with a hash: the stream as it is defined."""
+    """Yield the 64-bit outputs of exs1024 seeded with a hash, one by one, by its definition."""
     seed = key_hash % CLASSES + 1
     first, second, third = (seed * factor % CLASSES for factor in SEED_FACTORS)
     words = [

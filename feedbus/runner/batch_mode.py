@@ -110,7 +110,7 @@ class BatchMode:
         return self._handle(raw)
 
     def cancelled(self) -> None:
-        """Note that the broker has cancelled a subscription."""
+        """Record that the broker has cancelled a subscription."""
 
     def channel_closed(self, error: BaseException) -> None:
         """Record why the broker closed a channel."""

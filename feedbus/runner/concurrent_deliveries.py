@@ -154,7 +154,7 @@ class ConcurrentDeliveries:
         return settled
 
     def blame_slow(self, timeout: ConsumerTimeout) -> None:
-        """Count slow messages as the cause of a channel that the broker closed.
+        """Count slow messages as the reason why the broker closed the channel.
 
         A slow message is handled alone when it is delivered again. The other messages are not
         counted as the cause.
@@ -163,7 +163,7 @@ class ConcurrentDeliveries:
         self._blame([each for each in slow if each[1] >= timeout.seconds], timeout.exceeded)
 
     def blame_slowest(self, timeout: ConsumerTimeout) -> None:
-        """Count the slowest message as the cause of a cancelled consumer."""
+        """Count the slowest message as the reason why the broker cancelled the consumer."""
         slowest = sorted(self._calls.slow, key=lambda each: each[1])[-1:]
         self._blame(slowest, timeout.cancelled)
 

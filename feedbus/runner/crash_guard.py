@@ -72,7 +72,11 @@ class CrashGuard:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close the file; after a clean end it has no messages, after an error possible causes."""
+        """Close the file.
+
+        After a clean end it contains no messages. After an error it keeps the messages that may be
+        the cause.
+        """
         if kind is None:
             self.release()
         os.close(self._descriptor)
@@ -95,9 +99,9 @@ class CrashGuard:
         self._write(self._now() + seconds)
 
     def extend(self, message_ids: Sequence[str]) -> None:
-        """Record further messages of the handler since take(), at a constant cost.
+        """Record more messages that the handler has received after those of take().
 
-        Their deadline does not change; see limit().
+        Only the new ones are written to the file. Their deadline does not change; see limit().
         """
         self._in_handler = [*self._in_handler, *message_ids]
         rest = f", {json.dumps(message_ids)[1:]}]\n".encode()
@@ -149,7 +153,13 @@ class CrashGuard:
             self._deaths[message_id] = (deaths + alone, cause)
 
     def release(self, *, settled: bool = False) -> None:
-        """Note that the handler has returned; settled messages are no longer suspected."""
+        """Record that the handler has returned.
+
+        Args:
+            settled: the messages were also settled, so they are no longer suspected of ending a
+                process.
+
+        """
         if settled and self._deaths:
             for message_id in self._in_handler:
                 self._deaths.pop(message_id, None)

@@ -44,7 +44,7 @@ class Allowance:
         self._memory.close()
 
     def idle_from(self, now: float) -> None:
-        """Note that a delivery arrived or was handled, or that waiting begins."""
+        """Record that a delivery arrived or was handled, or that waiting begins."""
         self._idle_from = now
 
     def handled(self, deliveries: int) -> None:

@@ -128,7 +128,7 @@ class Reading:
             self.last_fence_tag = 0
 
     def close(self) -> None:
-        """Return all unsettled deliveries to the queue."""
+        """Give all unsettled deliveries back to the queue."""
         if self.channel.is_open:
             self.channel.close()
 

@@ -273,7 +273,7 @@ class Runner:
         return self._give_back(queues, left) if begun else left
 
     def _give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
-        """Return all unsettled deliveries; return the queues to subscribe to again."""
+        """Give all unsettled deliveries back; return the queues to subscribe to again."""
         events.info(
             "prefetched_returned",
             f"{self._consumer.name} returns the messages that wait for their handler to the broker,"

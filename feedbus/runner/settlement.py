@@ -19,7 +19,7 @@ class Settlement:
         self._tags.append(tag)
 
     def done(self, tag: int) -> None:
-        """Note that a delivery may be acknowledged."""
+        """Record that a delivery may be acknowledged."""
         self._done.add(tag)
 
     def acknowledgements(self) -> tuple[int, list[int]]:

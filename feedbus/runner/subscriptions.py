@@ -180,7 +180,7 @@ class Subscriptions:
             self._run.waiting.close(tag)
 
     def give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
-        """Return all unsettled deliveries; return the queues to subscribe to again.
+        """Give all unsettled deliveries back; return the queues to subscribe to again.
 
         Each channel is closed without cancelling its subscription first. After a cancel, the next
         consumer would get later messages before the unsettled ones, which return with the channel.

@@ -49,20 +49,20 @@ class Leftovers:
         return self._up_to != 0
 
     def add(self, row: int) -> None:
-        """Note that a row, and those before it, may be left."""
+        """Record that a row, and those before it, may be left."""
         with self._changing:
             self._up_to = max(self._up_to or 0, row)
 
     def begin(self, sender: object, rows: Sequence[int]) -> None:
-        """Note that rows are being sent by this process, so they are not left."""
+        """Record that rows are being sent by this process, so they are not left."""
         self._sending[id(sender)] = rows
 
     def end(self, sender: object) -> None:
-        """Note that the rows of begin() are sent, or left."""
+        """Record that the rows of begin() are sent, or left."""
         self._sending.pop(id(sender), None)
 
     def forget(self) -> None:
-        """Note that another process may have left rows."""
+        """Record that another process may have left rows."""
         with self._changing:
             self._up_to = None
 

@@ -114,7 +114,7 @@ class Relay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the thread, after a last removal."""
+        """Remove the published rows from the outbox a last time, and end the thread."""
         self.stop()
         self._thread.join()
 

@@ -115,7 +115,7 @@ class ReloadWatchers(Reload):
     """Reload watchers."""
 
     def execute(self, arbiter: Any, props: dict[str, Any]) -> Any:
-        """Restart: a slot's old and new process must not run together."""
+        """Restart them instead: a slot's old and new process must not run at the same time."""
         return RestartWatchers().execute(arbiter, props)
 
 

@@ -115,7 +115,11 @@ def _libpq(text: str, scheme: str, query: str) -> dict[str, str]:
 
 
 def _check_place(parameters: Mapping[str, str], scheme: str) -> None:
-    """Refuse invalid hosts and ports; libpq would repeat them in its error when it connects."""
+    """Refuse invalid hosts and ports.
+
+    libpq would print them in its error, and they can contain a part of a password that is not
+    escaped.
+    """
     if not POSTGRES_HOST.fullmatch(parameters.get("host", "").replace(",", "")):
         refuse("the names or addresses of hosts, or a socket's folder", shown(scheme))
     for port in parameters.get("port", "").split(","):

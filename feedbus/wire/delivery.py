@@ -180,10 +180,10 @@ def text_of(value: object) -> str:
 def _failed(
     properties: Mapping[str, Any], headers: Mapping[str, Any], body: bytes, faults: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any], bytes, Sequence[str]]:
-    """Return the properties, headers, body and faults of a message that failed or was delayed.
+    """Restore the published properties, headers and body of a message that failed or was delayed.
 
-    The properties are the publisher's. The headers are the publisher's and those that the framework
-    has added when it failed.
+    The headers also contain those that feedbus added when the message failed. The last item
+    describes the parts of a sealed message that cannot be decoded.
     """
     said = {name: value for name, value in headers.items() if name in OF_FAILURES}
     if properties.get("content_type") == SEALED:

@@ -35,7 +35,7 @@ class Compaction:
         self._version = -1  # of the file's content at the last check
 
     def postpone(self) -> None:
-        """Note that this connection has used the file: the wait begins again."""
+        """Record that this connection has used the file: the wait begins again."""
         self._due = 0.0
 
     def seconds(self) -> float | None:

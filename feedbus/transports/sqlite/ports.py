@@ -73,7 +73,7 @@ class Upkeep(Protocol):
     """Maintenance while nobody uses the broker."""
 
     def postpone(self) -> None:
-        """Note that this connection has used the broker."""
+        """Record that this connection has used the broker."""
 
     def seconds(self) -> float | None:
         """Return in how many seconds run() must be called, or None if it need not be called."""

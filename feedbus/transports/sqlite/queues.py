@@ -96,7 +96,7 @@ def declare_queue(
 
 
 def touch(tx: Transaction, queue: Queue) -> None:
-    """Note that a queue was used now, and set its clock if it expires when unused."""
+    """Record that a queue was used now, and set its clock if it expires when unused."""
     if queue.expires_ms is not None:
         tx.execute("UPDATE queues SET used_ms = ? WHERE id = ?", (tx.now_ms, queue.id))
         arm(tx, tx.now_ms + queue.expires_ms)
