@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from servers.rabbitmq import RabbitMQ
-from tests.chaos.reshard.arena import FOREIGN_KEYS, KEYS, STEPS, Arena, Seen
+from tests.chaos.reshard.arena import FOREIGN_KEYS, KEYS, STEPS, Arena
+from tests.chaos.reshard.evidence import Evidence, Seen
+from tests.chaos.reshard.project import Project
 
 # Every message of a quorum queue is written to disk before it is confirmed.
 RECORDS = {"embedded": 10_000, "classic": 8_000, "quorum": 5_000}
@@ -83,17 +85,18 @@ def test_resharding_under_load_keeps_every_record_once_and_every_key_in_order(
     rate = int(os.environ.get("FEEDBUS_CHAOS_RATE") or RATE[on])
     url = "sqlite:///var/broker.db" if node is None else node.url
     management = "" if node is None else node.management_url
-    with Arena(tmp_path, url, management, kind, seed=SEED, pause_seconds=PAUSE_SECONDS) as arena:
+    project = Project(tmp_path, url, management, kind)
+    with Arena(project, seed=SEED, pause_seconds=PAUSE_SECONDS) as arena:
         shards, weights, kills = FIRST_SHAPE
-        arena.edit(shards, weights)
+        project.edit(shards, weights)
         arena.switch(kills)
         arena.publish(records, rate)
         arena.await_round(1)
-        arena.kill_consumers(True)
+        arena.consumers.kill(True)
         each_shape = records // KEYS // (len(LATER_SHAPES) + 1)
         for place, (shards, weights, kills) in enumerate(LATER_SHAPES):
             arena.await_round(each_shape * (place + 1))
-            arena.edit(shards, weights)
+            project.edit(shards, weights)
             arena.switch(kills)
             if place == 1 and node is not None:
                 node.restart()
@@ -103,27 +106,30 @@ def test_resharding_under_load_keeps_every_record_once_and_every_key_in_order(
             count * (FOREIGN_KEYS if first == KEYS - FOREIGN_KEYS else (KEYS - FOREIGN_KEYS) // 2)
             for first, count in rounds.items()
         )
-        arena.kill_consumers(False)
-        settle(arena, expected)
-        seen = arena.seen()
-        reported = f"seed {SEED}, {arena.kills} kills, published {rounds}, {arena.left_behind()}\n"
-        assert not (wrong := violations(seen)), reported + "\n".join(wrong[:20]) + arena.logs()
-        assert not (lost := missing(seen, rounds)), reported + "\n".join(lost[:20]) + arena.logs()
+        arena.consumers.kill(False)
+        settle(arena.evidence, expected)
+        evidence, killed = arena.evidence, arena.consumers.kills
+        seen = evidence.seen()
+        reported = f"seed {SEED}, {killed} kills, published {rounds}, {evidence.left_behind()}\n"
+        assert not (wrong := violations(seen)), reported + "\n".join(wrong[:20]) + evidence.logs()
+        assert not (lost := missing(seen, rounds)), (
+            reported + "\n".join(lost[:20]) + evidence.logs()
+        )
         assert len(seen) == expected
-        assert arena.state().draining == ()
-        assert arena.state().current.members == arena.topology.generation("ring").members
-        assert set(arena.left_behind().values()) == {0}, arena.left_behind()
-        print(f"{len(seen)} records, {arena.kills} kills")  # noqa: T201 -- figures of a run
+        assert evidence.state().draining == ()
+        assert evidence.state().current.members == project.topology.generation("ring").members
+        assert set(evidence.left_behind().values()) == {0}, evidence.left_behind()
+        print(f"{len(seen)} records, {killed} kills")  # noqa: T201 -- figures of a run
 
 
-def settle(arena: Arena, expected: int) -> None:
+def settle(evidence: Evidence, expected: int) -> None:
     """Wait until everything has had its effect and only the current ring is left."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if (
-            arena.count() >= expected
-            and not arena.state().draining
-            and not any(arena.left_behind().values())
+            evidence.count() >= expected
+            and not evidence.state().draining
+            and not any(evidence.left_behind().values())
         ):
             return
         time.sleep(0.5)

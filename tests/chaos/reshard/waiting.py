@@ -15,35 +15,37 @@ from pathlib import Path
 from feedbus.bus import LiveBus
 from feedbus.generations import topology_setup
 from tests.chaos.reshard.arena import KEYS, Arena
+from tests.chaos.reshard.project import Project
 
 
 def measure(backlog: int, folder: Path, *, shards: int) -> None:
     """Print how long the switch took and when the new records had their effect."""
     url = os.environ.get("FEEDBUS_BROKER_URL", "sqlite:///var/broker.db")
     keys = [f"key-{number}" for number in range(KEYS)]
-    with Arena(folder, url, name=f"waiting{os.urandom(3).hex()}") as arena:
-        arena.edit(10)
-        topology_setup.set_up(arena.topology)
-        with LiveBus(arena.topology) as bus:
+    project = Project(folder, url, name=f"waiting{os.urandom(3).hex()}")
+    with Arena(project) as arena:
+        project.edit(10)
+        topology_setup.set_up(project.topology)
+        with LiveBus(project.topology) as bus:
             for number in range(backlog // KEYS):
                 bus.publish_many("ring", [({"key": key, "number": number}, key) for key in keys])
-            arena.wanted = set(arena.topology.consumers)
-            first = LiveBus(arena.topology)
+            arena.consumers.run()
+            first = LiveBus(project.topology)
             first.publish("ring", {"key": "first", "number": 0}, "first")
             first.close()
-            while not arena.count():
+            while not arena.evidence.count():
                 time.sleep(0.01)
             if not backlog:
                 time.sleep(3)  # all are there, and have nothing to do
-            arena.edit(shards)
+            project.edit(shards)
             started = time.monotonic()
-            topology_setup.set_up(arena.topology)
+            topology_setup.set_up(project.topology)
             switched = time.monotonic()
-            arena.wanted = set(arena.topology.consumers)
+            arena.consumers.run()
             bus.publish_many("ring", [({"key": key, "number": 10**6}, key) for key in keys])
             published = time.monotonic()
             first_seconds = 0.0
-            while (count := arena.count_of(10**6)) < KEYS:
+            while (count := arena.evidence.count_of(10**6)) < KEYS:
                 if count and not first_seconds:
                     first_seconds = time.monotonic() - published
                 time.sleep(0.02)
