@@ -34,7 +34,7 @@ up: $(VENV)/.runtime  ## start everything in the foreground; Ctrl-C stops it
 	@$(BIN)/feedbus up
 
 check: lint  ## lint and unit tests, in two minutes; needs no server
-	@FEEDBUS_SERVERS=none $(PYTEST) $(UNIT) $(PYTEST_ARGS)
+	@FEEDBUS_SERVERS=none $(PYTEST) -n 6 --dist worksteal $(UNIT) $(PYTEST_ARGS)
 
 test: $(VENV)/.dev  ## all tests, with the servers they need where they can be installed
 	@sh servers/install.sh
