@@ -30,8 +30,8 @@ def test_each_module_that_a_page_about_the_code_names_exists(page: Path) -> None
 
 
 def test_the_table_of_the_embedded_brokers_layers_names_its_modules() -> None:
-    page = (ROOT / "docs/internals/architecture.md").read_text()
-    section = page.partition("\n## The embedded broker\n")[2].partition("\n## ")[0]
+    page = (ROOT / "docs/internals/embedded-broker.md").read_text()
+    section = page.partition("\n## Modules\n")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ")]
     named = {name for line in rows for name in re.findall(r"`(\w+)`", line)}
     modules = {path.stem for path in (ROOT / "feedbus/transports/sqlite").glob("*.py")}
