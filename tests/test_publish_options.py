@@ -104,6 +104,34 @@ def test_what_waits_longer_than_it_may_becomes_a_dead_letter(shop):
     assert ["expired" in letter.reason for letter in letters] == [True, True]
 
 
+@pytest.mark.parametrize(
+    "options", ["", "concurrency = 4\n", "order_by = true\nblock_on_dead = true\n"]
+)
+def test_a_delayed_message_expires_by_the_time_since_its_publish(tmp_path, shop, options):
+    shop.close()
+    COUNTED.clear()
+    text = TOPOLOGY.replace("[queues.count]\n", f"[queues.count]\n{options}")
+    assert options in text
+    (tmp_path / "topology.toml").write_text(text)
+    with TestSystem(tmp_path / "topology.toml") as system:
+        for n, expires in ((1, "2m"), (2, "100s"), (3, None)):
+            system.publish("receipts", {"n": n}, key="count", delay="1m", expires=expires)
+        assert system.published("receipts")[1].options == {"delay": 60, "expires": 100}
+        system.clock.sleep(110)
+        system.run()
+        assert COUNTED == [1, 3]
+        (letter,) = system.dead_letters("count")
+        assert letter.reason.startswith("expired")
+
+
+def test_a_delayed_message_that_has_failed_does_not_expire(shop):
+    shop.publish("receipts", {"n": 1}, key="mail", delay="1s", expires="2s")
+    shop.run()
+    assert [each.attempt for each in SEEN] == [1, 2]
+    (letter,) = shop.dead_letters("mail")
+    assert letter.reason == "no mail server"
+
+
 def test_a_queue_with_priorities_gives_the_highest_first(shop):
     for n, priority in ((1, None), (2, 1), (3, 9), (4, 1)):
         shop.publish("receipts", {"n": n}, key="count", priority=priority)
@@ -205,7 +233,10 @@ WRONG = [
     ({"delay": "367d"}, "delay: expected more than 0 and at most 366d, got '367d'"),
     (
         {"delay": 1, "expires": 1},
-        "expires: cannot be combined with delay, since it counts from now on; give one of them",
+        (
+            "expires: expected more than the delay of 1 s, because both count from the publish;"
+            " got 1 s"
+        ),
     ),
     (
         {"prioritty": 5},

@@ -28,7 +28,7 @@ from feedbus.errors import UsageError
 from feedbus.topology import Queue
 from feedbus.wire import Outgoing
 from feedbus.wire.amqp_protocols import Connection
-from feedbus.wire.constants import PRIORITY, TIMER_PLACES, TIMER_TARGET
+from feedbus.wire.constants import EXPIRATION, PRIORITY, TIMER_PLACES, TIMER_TARGET
 
 BASE_BITS = 4
 LOW_PLACES = 8
@@ -70,12 +70,13 @@ def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> 
     """Return a message that reaches its target after a delay.
 
     Its priority becomes a header: RabbitMQ 4 lets messages of a high priority pass others in a
-    quorum queue, so the first would not be the next that is due.
+    quorum queue, so the first would not be the next that is due. Its expiration becomes a header,
+    too: a message that expired in a queue of the timer would be due too early. The consumer
+    compares it with the time of publishing; see Delivery.expired().
 
     Args:
         names: the names of the topology's objects on the broker.
-        message: the message, with the routing key that it will have then, and without an
-            expiration.
+        message: the message, with the routing key that it will have then.
         milliseconds: the delay, from 1 to LONGEST_MILLISECONDS.
         target: see target_of() and exchange_target().
 
@@ -84,6 +85,9 @@ def delayed(names: Names, message: Outgoing, milliseconds: int, target: str) -> 
     priority = properties.pop("priority", None)
     if priority is not None:
         own[PRIORITY] = priority
+    expiration = properties.pop("expiration", None)
+    if expiration is not None:
+        own[EXPIRATION] = expiration
     digits = digits_of(milliseconds)
     places = dict(zip(TIMER_PLACES, map(str, digits), strict=False))
     return replace(

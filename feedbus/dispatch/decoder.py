@@ -23,6 +23,8 @@ from feedbus.topology import Consumer, Topology
 from feedbus.wire import Delivery
 from feedbus.wire.constants import PACK
 
+EXPIRED = "expired: no consumer took the delayed message within its `expires`"
+
 
 @dataclass(slots=True)
 class Decoded:
@@ -220,6 +222,9 @@ class Decoder:
     def _open(self, inputs: Inputs, delivery: Delivery) -> Decoded:
         if delivery.faults:
             return self._refuse_whole(inputs, delivery, self._failure_policy.undecodable(delivery))
+        if self._failure_policy.expired(delivery):  # as if the broker had done it: blocks no key
+            decision = self._failure_policy.lost(delivery, EXPIRED)
+            return Decoded(self._consumer, delivery, _nothing(delivery), [decision])
         try:
             if not self._json_alone:
                 pack = self._read(delivery)

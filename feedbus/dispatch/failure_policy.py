@@ -28,6 +28,7 @@ from feedbus.wire.constants import (
     QUEUE,
     REASON,
     SENT_AT,
+    TIMER_TARGET,
 )
 from feedbus.wire.failed_messages import errors_text, kept_properties, of_record, reason_text
 from feedbus.wire.sealed_message import sealed
@@ -80,6 +81,12 @@ class FailurePolicy:
     rules: ExceptionRules
     clock: Clock
     in_order: bool = False
+
+    def expired(self, delivery: Delivery) -> bool:
+        """Whether a delayed message has expired; see Delivery.expired()."""
+        return TIMER_TARGET in delivery.headers and delivery.expired(
+            self.clock.wall_nanoseconds() // 1000
+        )
 
     def undecodable(self, delivery: Delivery) -> Decision:
         """Dead-letter a message that cannot be decoded, unchanged within another message."""

@@ -34,17 +34,20 @@ def envelope_of(options: Mapping[str, Any], *others: str) -> Envelope | None:
             raise TypeError(msg)
     if all(value is None for value in options.values()):
         return None
-    headers, expires, delay = options.get("headers"), options.get("expires"), options.get("delay")
-    if expires is not None and delay is not None:
+    headers = options.get("headers")
+    expires = _milliseconds("expires", options.get("expires"))
+    delay = _milliseconds("delay", options.get("delay"), LONGEST_WAIT_SECONDS)
+    if expires is not None and delay is not None and expires <= delay:
         msg = (
-            "expires: cannot be combined with delay, since it counts from now on; give one of them"
+            f"expires: expected more than the delay of {delay / 1000:g} s, because both count from"
+            f" the publish; got {expires / 1000:g} s"
         )
         raise ValueError(msg)
     return Envelope(
         {} if headers is None else checked_headers(headers),
         _priority(options.get("priority")),
-        _milliseconds("expires", expires),
-        _milliseconds("delay", delay, LONGEST_WAIT_SECONDS),
+        expires,
+        delay,
     )
 
 

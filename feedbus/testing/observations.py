@@ -19,7 +19,7 @@ from feedbus.records.packs import single
 from feedbus.records.raw import RAW
 from feedbus.topology import Consumer, Topology
 from feedbus.wire import Outgoing
-from feedbus.wire.constants import FAILED_AT, OWN, PRIORITY
+from feedbus.wire.constants import EXPIRATION, FAILED_AT, OWN, PRIORITY
 from feedbus.wire.message_options import Envelope
 
 
@@ -97,7 +97,7 @@ class RecordingSender(Sender):
 
 def _options(message: Outgoing) -> Mapping[str, Any]:
     headers = {name: each for name, each in message.headers.items() if not name.startswith(OWN)}
-    expiration = message.properties.get("expiration")
+    expiration = message.headers.get(EXPIRATION, message.properties.get("expiration"))
     expires = int(expiration) if expiration else None
     priority = message.headers.get(PRIORITY, message.properties.get("priority"))
     delay = timer.wait_of(message.headers) or None

@@ -134,6 +134,20 @@ class Delivery:
         """Return how long ago it was published first; None if not known."""
         return seconds_since(self.headers.get(PUBLISHED_AT), now_microseconds)
 
+    def expired(self, now_microseconds: int) -> bool:
+        """Whether this is a delayed message whose expiration is over, counted from its publish.
+
+        The broker applies the expiration of every other message. A message that has failed once
+        does not expire any more.
+        """
+        if TIMER_TARGET not in self.headers or ATTEMPT in self.headers:
+            return False
+        milliseconds = self.properties.get("expiration")
+        age = self.age_seconds(now_microseconds)
+        if age is None or not isinstance(milliseconds, str) or not milliseconds.isdecimal():
+            return False
+        return age * 1000 >= int(milliseconds)
+
     @property
     def attempts(self) -> int:
         """How often its handler or its validation has failed."""

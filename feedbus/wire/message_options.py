@@ -15,8 +15,9 @@ class PublishOptions(TypedDict, total=False):
     Attributes:
         headers: names, each to a text, a number, a flag or None.
         priority: a number from 0 to 255, for queues with the argument x-max-priority.
-        expires: how long the message may wait in a queue: "10m", or seconds.
-        delay: how long feedbus delays the message: "30s", or seconds; not together with expires.
+        expires: how long the message may wait in a queue: "10m", or seconds. Together with delay:
+            the time from the publish until a consumer takes the message; longer than delay.
+        delay: how long feedbus delays the message: "30s", or seconds.
 
     """
 
