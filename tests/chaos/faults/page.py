@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.chaos.faults.columns import COLUMNS
-from tests.chaos.faults.results import Result, Results
+from tests.chaos.faults.results import Results
 from tests.chaos.faults.rows import ROWS
 from tests.projects import ROOT
 
@@ -11,35 +11,58 @@ PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- measured -->", "<!-- end: measured -->"
 
 
-def measured(results: Results) -> str:
-    """Return the table of the results, and what was run when."""
+def measured(results: Results, earlier: str = "") -> str:
+    """Return the table of the results, and what was run when.
+
+    Args:
+        results: of the cells that were run.
+        earlier: the table of the page; cells that were not run now are taken from it.
+
+    """
+    cells_before, runs_before = _cells_of(earlier), _runs_of(earlier)
     lines = [
         f"| fault | full length | {' | '.join(column.title for column in COLUMNS.values())} |",
         "|---" * (len(COLUMNS) + 2) + "|",
     ]
-    found: list[Result] = []
+    runs: list[str] = []
     for name, row in ROWS.items():
         cells = []
-        for column in COLUMNS:
+        for place, column in enumerate(COLUMNS):
             result = results.load(name, column)
+            run = f"{name}, {column}"
             if result is not None:
-                found.append(result)
                 cells.append(result.cell())
+                runs.append(
+                    f"| {run} | {result.servers} | {result.feedbus} | {result.seed} |"
+                    f" {result.date} | {result.seconds / 60:.1f} |"
+                )
+            elif run in runs_before:
+                cells.append(cells_before[row.title][place])
+                runs.append(runs_before[run])
             else:
                 cells.append("not run" if column in row.columns else "n/a")
         lines.append(f"| {row.title} | {row.length} | {' | '.join(cells)} |")
     lines += ["", "| run | servers | feedbus | seed | date (UTC) | minutes |", "|---" * 6 + "|"]
-    lines += [
-        f"| {each.row}, {each.column} | {each.servers} | {each.feedbus} | {each.seed} |"
-        f" {each.date} | {each.seconds / 60:.1f} |"
-        for each in found
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *runs]) + "\n"
 
 
 def write(results: Results) -> None:
-    """Replace the measured part of the page."""
+    """Replace the measured part of the page; cells without a result stay."""
     text = PAGE.read_text()
     head, _, rest = text.partition(BEGIN)
-    tail = rest.partition(END)[2]
-    PAGE.write_text(f"{head}{BEGIN}\n\n{measured(results)}\n{END}{tail}")
+    shown, _, tail = rest.partition(END)
+    PAGE.write_text(f"{head}{BEGIN}\n\n{measured(results, shown)}\n{END}{tail}")
+
+
+def _cells_of(table: str) -> dict[str, list[str]]:
+    """Return the cells of a page by the title of their row, without its length."""
+    rows = (line.strip("| ").split(" | ") for line in table.splitlines())
+    titles = {row.title for row in ROWS.values()}
+    return {cells[0]: cells[2:] for cells in rows if cells[0] in titles}
+
+
+def _runs_of(table: str) -> dict[str, str]:
+    """Return the lines about the runs of a page, by row and column."""
+    known = {f"{row}, {column}" for row in ROWS for column in COLUMNS}
+    lines = {line.strip("| ").split(" | ")[0]: line for line in table.splitlines()}
+    return {run: line for run, line in lines.items() if run in known}

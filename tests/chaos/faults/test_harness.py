@@ -12,7 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.chaos.faults import __main__ as command
+from tests.chaos.faults import page
 from tests.chaos.faults.application.effects import failures
+from tests.chaos.faults.results import Result as CellResult
+from tests.chaos.faults.results import Results
 from tests.chaos.faults.rows import ROWS, Row
 from tests.chaos.faults.verdict import Verdict, judge
 from tests.simulation.history import Record
@@ -90,3 +93,19 @@ def test_a_cell_that_has_failed_is_run_again_and_one_that_has_passed_is_not(run)
     assert again.exit_code == 0
     assert "kills on embedded" not in again.stderr
     assert "| a fault | 5 records | not run | not run | l; f: 1 |" in again.stdout
+
+
+def test_the_page_keeps_the_cells_that_were_not_run_again(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    old = CellResult("kills", "embedded", 1, "SQLite", "10 records", {"kill -9 web": 1})
+    new = CellResult("kills", "classic", 2, "RabbitMQ", "20 records", {"kill -9 web": 2})
+    results.save(old)
+    earlier = page.measured(results)
+    results.path("kills", "embedded").unlink()
+    results.save(new)
+    shown = page.measured(results, earlier)
+    both = Results(tmp_path)
+    both.save(old)
+    assert shown == page.measured(both)
+    assert "10 records; kill -9 web: 1" in shown
+    assert "20 records; kill -9 web: 2" in shown
