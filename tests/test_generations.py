@@ -137,7 +137,7 @@ def test_a_switch_finds_the_state_while_a_reader_has_not_acknowledged_it(
 def test_a_consumer_that_dies_before_it_deletes_a_queue_leaves_the_fence_to_the_next(
     make: Callable[..., System], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from feedbus.runner.queue_reader import Reading
+    from feedbus.runner.queue_reader import QueueReader
 
     system = make(sharded(1, batch=BATCH))
     publish(system, 1)
@@ -151,7 +151,7 @@ def test_a_consumer_that_dies_before_it_deletes_a_queue_leaves_the_fence_to_the_
     # Nobody puts another fence there, as whoever begins to drain does.
     monkeypatch.setattr(switch, "fence", lambda *_: None)
     with monkeypatch.context() as patch:
-        patch.setattr(Reading, "end", killed)
+        patch.setattr(QueueReader, "end", killed)
         with pytest.raises(Killed):
             System(after).run(lambda *_: None, "shard_0", batch=True)
     assert drained_by(after) == [2]

@@ -15,7 +15,7 @@ from feedbus.bus import Bus
 from feedbus.bus.sender import Sender
 from feedbus.errors import BrokerOutage, Outage, Reject
 from feedbus.runner import CrashGuard, group
-from feedbus.runner.queue_reader import Reading
+from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.peewee import close_bound
 from tests.systems import System, queue
 
@@ -32,13 +32,13 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 def settled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Collect the tags of acknowledgements."""
     tags: list[int] = []
-    settle = Reading.settle
+    settle = QueueReader.settle
 
-    def note(reading: Reading, tag: int) -> None:
+    def note(reading: QueueReader, tag: int) -> None:
         tags.append(tag)
         settle(reading, tag)
 
-    monkeypatch.setattr(Reading, "settle", note)
+    monkeypatch.setattr(QueueReader, "settle", note)
     return tags
 
 

@@ -16,7 +16,7 @@ from feedbus.errors import Reject, Retry
 from feedbus.records import Records
 from feedbus.runner import waiting_queues
 from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
-from feedbus.runner.queue_reader import Reading
+from feedbus.runner.queue_reader import QueueReader
 from feedbus.runner.waiting_queue import WaitingQueue
 from feedbus.topology import RetryPolicy
 from servers import versions
@@ -113,9 +113,9 @@ def test_whoever_is_lost_before_it_acknowledges_repeats_nothing_that_waits(
     published(system)
     handler = Failing({1: 1, 2: 1})
     lost = []
-    real = {name: getattr(Reading, name) for name in ("settle", "settle_done")}
+    real = {name: getattr(QueueReader, name) for name in ("settle", "settle_done")}
 
-    def settle(name: str, reading: Reading, argument: Any) -> None:
+    def settle(name: str, reading: QueueReader, argument: Any) -> None:
         if len(lost) < 2:
             lost.append(name)
             msg = "the connection is lost"
@@ -124,7 +124,7 @@ def test_whoever_is_lost_before_it_acknowledges_repeats_nothing_that_waits(
 
     for name in real:
         replaced = lambda reading, argument, name=name: settle(name, reading, argument)  # noqa: E731
-        monkeypatch.setattr(Reading, name, replaced)
+        monkeypatch.setattr(QueueReader, name, replaced)
     system.run(handler.one, idle_seconds=1.0)
     assert len(lost) == 2
     first = list(dict.fromkeys(handler.seen))

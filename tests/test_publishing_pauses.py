@@ -186,7 +186,7 @@ def test_a_connection_that_is_lost_in_a_pause_loses_no_message_and_raises_in_no_
     def handle(records: Records, bus: Bus) -> None:
         if 1 in records.column("n") and not lost:
             lost.append(1)
-            for reading in runner._subscriptions.reading.values():
+            for reading in runner._subscriptions.readers.values():
                 reading.channel.connection.transport.sock.shutdown(socket.SHUT_RDWR)
         publisher.handle(records, bus)
         if publisher.calls[-1] == "2 ends":

@@ -18,7 +18,7 @@ from feedbus.dead_letters.requeue import Requeue
 from feedbus.errors import BrokerOutage
 from feedbus.metrics import Metrics
 from feedbus.records import Records
-from feedbus.runner.queue_reader import Reading
+from feedbus.runner.queue_reader import QueueReader
 from feedbus.store.peewee import PeeweeStore, bind, bound
 from tests.systems import BATCH, System, closing_store, on_broker, publish_confirmed, queue
 
@@ -145,16 +145,16 @@ def test_a_repeat_without_an_id_has_no_second_effect_and_is_counted(
     metrics = Metrics.none()
     put_without_id(system, [1])
 
-    settle, losses = Reading.settle, [True]
+    settle, losses = QueueReader.settle, [True]
 
-    def lose_one(reading: Reading, tag: int) -> None:
+    def lose_one(reading: QueueReader, tag: int) -> None:
         if losses:
             losses.pop()
             msg = "the connection was lost before the acknowledgement"
             raise BrokerOutage(msg)
         settle(reading, tag)
 
-    monkeypatch.setattr(Reading, "settle", lose_one)
+    monkeypatch.setattr(QueueReader, "settle", lose_one)
     system.run(system.note, idle_seconds=1.0, metrics=metrics)
     assert system.seen == [1]
     assert metrics.value("feedbus_taken_for_repeats_total", "work") >= 1

@@ -93,7 +93,7 @@ class Encoder:
         self._codecs: Codecs | None = None
         self._rings: dict[str, tuple[Generation, Ring]] = {}
 
-    def lead(self, generation: Generation) -> None:
+    def use_generation(self, generation: Generation) -> None:
         """Use this generation to predict the shards of its exchange from now on."""
         self._rings[generation.exchange] = (generation, Ring.of(generation.members))
 
@@ -172,7 +172,7 @@ class Encoder:
 
     def _ring(self, exchange: str) -> tuple[Generation, Ring]:
         if exchange not in self._rings:
-            self.lead(self._topology.generation(exchange))
+            self.use_generation(self._topology.generation(exchange))
         return self._rings[exchange]
 
     def _packed(self, exchange: Exchange, pack: Pack, target: str) -> Iterator[Outgoing]:

@@ -166,7 +166,7 @@ class Sender:
     def _apart(self, packs: Sequence[Outgoing]) -> list[Outgoing]:
         """Return the records of packs as plain messages, and read the current generations."""
         for state in ledger.states(self._connected(), self._topology).values():
-            self.encoder.lead(state.current)
+            self.encoder.use_generation(state.current)
         return [message for pack in packs for message in self.encoder.apart(pack)]
 
     def _count(

@@ -130,7 +130,7 @@ class SharedSender:
     def _set_up(self) -> None:
         if not self._known:
             for state in topology_setup.set_up_if_missing(self._topology).values():
-                self._sender.encoder.lead(state.current)
+                self._sender.encoder.use_generation(state.current)
             self._known = True
 
     def _sent(

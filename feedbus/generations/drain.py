@@ -71,7 +71,7 @@ class Drain:
         self._state = states.get(consumer.queue.exchange)
         self._pause = pause
 
-    def over(self, connection: Connection) -> str | None:
+    def why_ended(self, connection: Connection) -> str | None:
         """Return why there will never be anything to read, or None if there may be.
 
         Raises:

@@ -60,11 +60,11 @@ class BatchMode:
         run = self._run
         batch, buffer, waited = run.consumer.queue.batch, run.buffer, bool(run.buffer)
         if run.waiting:
-            run.take_in(raw, 0.0)  # also waiting records, even if many deliveries have arrived
+            run.receive(raw, 0.0)  # also waiting records, even if many deliveries have arrived
         else:
             raw.take_arrived()
         if run.full():
-            run.take_in(raw, run.patience(raw))
+            run.receive(raw, run.wait_seconds(raw))
             run.heartbeats.beat()
             return bool(buffer)
         if waited:
@@ -72,7 +72,7 @@ class BatchMode:
         elif buffer:
             deadline = self._last_batch + batch.wait_seconds
         else:
-            deadline = run.clock.monotonic() + run.patience(raw)
+            deadline = run.clock.monotonic() + run.wait_seconds(raw)
         while buffer.records < batch.size and not run.stop_requested.is_set():
             had = bool(buffer)
             try:
@@ -91,7 +91,7 @@ class BatchMode:
         run = self._run
         if run.waiting is None or not run.waiting:
             return True
-        most = int(min(run.consumer.queue.batch.size, run.left.messages))
+        most = int(min(run.consumer.queue.batch.size, run.limits.messages))
         deliveries = run.waiting.take(most, run.crash_guard.suspected)
         if deliveries and not self._work(raw, deliveries, run.clock.monotonic()):
             return False
@@ -103,7 +103,7 @@ class BatchMode:
         run = self._run
         if run.timeout.too_close(run.buffer.oldest_at):
             return False
-        if run.full() or run.left.messages <= 0:
+        if run.full() or run.limits.messages <= 0:
             return True
         if run.buffer.at_fence and self._subscriptions.pass_fence(raw):
             return True
@@ -136,7 +136,7 @@ class BatchMode:
     def _next_batch(self) -> list[Delivery]:
         """Take small deliveries that may overtake others, or a batch of the oldest deliveries."""
         run = self._run
-        buffer, most, suspected = run.buffer, run.left.messages, run.crash_guard.suspected
+        buffer, most, suspected = run.buffer, run.limits.messages, run.crash_guard.suspected
         if self._overtaking is not None:
             deliveries = self._overtaking.take_first(buffer, most, suspected)
             if deliveries:
@@ -219,11 +219,11 @@ class BatchMode:
         """Settle and count a batch that has been handled."""
         run = self._run
         run.timeout.note(seconds)
-        run.left.idle_from(run.clock.monotonic())
+        run.limits.idle_from(run.clock.monotonic())
         self._settle(raw, deliveries, load)
         self._subscriptions.sample(deliveries[0])
         run.holding.over()
-        run.left.handled(len(deliveries))
+        run.limits.handled(len(deliveries))
 
     def _settle(
         self, raw: RawConnection, deliveries: Sequence[Delivery], load: ConnectionLoad

@@ -13,7 +13,7 @@ from feedbus.errors import Outage
 from feedbus.logs import EventLog
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
-from feedbus.runner.queue_reader import Reading
+from feedbus.runner.queue_reader import QueueReader
 from feedbus.runner.settlement import Settlement
 from feedbus.wire import Delivery
 
@@ -179,12 +179,12 @@ class ConcurrentDeliveries:
             self._crash_guard.blame([message_id], cause)
         self._calls.forget_slow()
 
-    def settle(self, readings: Mapping[str, Reading]) -> None:
+    def settle(self, readers: Mapping[str, QueueReader]) -> None:
         """Acknowledge the deliveries that are done."""
         for consumer_tag, settlement in self._settlements.items():
-            reading = readings.get(consumer_tag)
-            if reading is not None:
-                reading.settle_done(settlement)
+            reader = readers.get(consumer_tag)
+            if reader is not None:
+                reader.settle_done(settlement)
             else:  # of a waiting queue, which acknowledges by itself
                 settlement.acknowledgements()
 

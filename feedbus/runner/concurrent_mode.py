@@ -54,7 +54,7 @@ class ConcurrentMode(BatchMode):
         worked = bool(self._concurrent)
         self._concurrent.abandon()
         if worked:  # the records that ran are delivered again: the consumer was not idle
-            self._run.left.idle_from(self._run.clock.monotonic())
+            self._run.limits.idle_from(self._run.clock.monotonic())
 
     def close(self) -> None:
         """End the threads."""
@@ -66,10 +66,10 @@ class ConcurrentMode(BatchMode):
         raw.take_arrived()
         may_take = run.buffer and concurrent.hungry and not run.full()
         busy = concurrent.unfinished or (may_take and not concurrent)
-        timeout = 0.0 if busy else run.patience(raw)
+        timeout = 0.0 if busy else run.wait_seconds(raw)
         if concurrent:
             timeout = min(timeout, POLL_SECONDS)
-        run.take_in(raw, timeout)
+        run.receive(raw, timeout)
         concurrent.look()
         run.heartbeats.beat()
         return bool(run.buffer or concurrent or run.until_due() <= 0)
@@ -122,7 +122,7 @@ class ConcurrentMode(BatchMode):
                     break  # it is handled alone, once the others are settled
                 if not self._handle(raw):
                     return False
-            elif concurrent.hungry and len(concurrent) < run.left.messages:
+            elif concurrent.hungry and len(concurrent) < run.limits.messages:
                 arrived_at = buffer.oldest_at
                 concurrent.open(buffer.pop(), arrived_at)
             else:
@@ -135,7 +135,7 @@ class ConcurrentMode(BatchMode):
         run, concurrent, waiting = self._run, self._concurrent, self._run.waiting
         if waiting is None or not waiting:
             return True
-        while concurrent.hungry and len(concurrent) < run.left.messages:
+        while concurrent.hungry and len(concurrent) < run.limits.messages:
             deliveries = waiting.take(1, run.crash_guard.suspected)
             if not deliveries:
                 break
@@ -154,12 +154,12 @@ class ConcurrentMode(BatchMode):
         run, concurrent = self._run, self._concurrent
         settled = concurrent.finish()
         if settled:
-            concurrent.settle(self._subscriptions.reading)
+            concurrent.settle(self._subscriptions.readers)
             if run.waiting is not None:
                 run.waiting.settle(settled)
             self._subscriptions.sample(settled[0])
-            run.left.idle_from(self._run.clock.monotonic())
-            run.left.handled(len(settled))
+            run.limits.idle_from(self._run.clock.monotonic())
+            run.limits.handled(len(settled))
         outage = concurrent.take_outage()
         if outage is not None:
             raise outage

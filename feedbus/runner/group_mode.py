@@ -58,7 +58,7 @@ class GroupMode(BatchMode):
             outage = group.handle(
                 raw.take_arrived,
                 lambda: run.stop_requested.is_set() or bool(self._subscriptions.cancelled),
-                run.left.messages,
+                run.limits.messages,
             )
         try:
             deliveries = group.finish()

@@ -28,7 +28,7 @@ class Limits:
     memory_limit_bytes: int | None = None
 
 
-class Allowance:
+class RemainingLimits:
     """The remaining limits of a run."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:

@@ -108,7 +108,7 @@ class PublishingPauses:
                 call.over = True  # it must be handled alone
                 return
             try:
-                run.take_in(call.raw, 0.0)
+                run.receive(call.raw, 0.0)
                 self._handle_some(call, message_ids)
             except Exception as error:  # noqa: BLE001 -- not for the handler that is paused
                 call.over, call.error = True, error
@@ -135,7 +135,7 @@ class PublishingPauses:
         if len(handled) < len(self._calls):
             call.over = True
             return
-        most = run.left.messages - sum(len(each.deliveries) for each in self._calls)
+        most = run.limits.messages - sum(len(each.deliveries) for each in self._calls)
         arrived_at = run.buffer.oldest_at
         deliveries = self._overtaking.take_beside(
             handled, run.buffer, most, run.crash_guard.suspected

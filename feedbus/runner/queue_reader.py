@@ -14,7 +14,7 @@ from feedbus.wire.amqp_protocols import Channel, Connection
 
 
 @dataclass(slots=True)
-class Reading:
+class QueueReader:
     """A subscription to one queue on a separate channel, so that an error closes no other.
 
     A queue that is ending always contains a fence, unless the queue is full: the next fence is put
@@ -41,7 +41,7 @@ class Reading:
         unfenced: bool,
         on_message: Callable[[Any], None],
         on_cancel: Callable[[str], None],
-    ) -> Reading | None:
+    ) -> QueueReader | None:
         """Subscribe to a queue; return None if only one consumer may read it, and another does."""
         channel = connection.channel()
         channel.auto_decode = False
@@ -65,7 +65,7 @@ class Reading:
 
     @property
     def fenced(self) -> bool:
-        """Whether end() has work."""
+        """Whether the queue may be empty, so that end() must be called."""
         return self.probes.lost or (self.probes.proved and not self.probes.awaited)
 
     def settle(self, delivery_tag: int) -> None:
@@ -89,7 +89,7 @@ class Reading:
         if up_to or single:
             self.probes.disturb()
 
-    def readers(self) -> int:
+    def consumers(self) -> int:
         """Count the queue's consumers, including this one; 0 if the broker cannot answer."""
         return self._count()[1]
 

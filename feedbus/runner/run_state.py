@@ -16,7 +16,7 @@ from feedbus.runner.amqp_heartbeats import Heartbeats
 from feedbus.runner.buffer import Buffer
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
-from feedbus.runner.limits import Allowance
+from feedbus.runner.limits import RemainingLimits
 from feedbus.runner.outage_pause import OutagePause
 from feedbus.runner.waiting_queues import WaitingQueues
 from feedbus.topology import Consumer, Topology
@@ -36,14 +36,14 @@ class Run:
 
     Attributes:
         topology: the topology of the system.
-        consumer: the reader of the queue.
-        dispatch: calls its handlers.
+        consumer: the consumer of the queue.
+        dispatch: calls the handlers.
         resources: the resources of the handlers.
         crash_guard: finds messages that may have ended a process.
         heartbeats: sent while handlers work.
-        holding: the outages since the last success.
+        holding: waits during an outage, longer after each failed attempt.
         timeout: how long the broker waits for an acknowledgement.
-        left: the remaining limits of the run.
+        limits: the remaining limits of the run.
         waiting: the waiting queues; None if the queue has no order.
         handler_seconds: the time limit of a handler.
         clock: the clock that is used for waiting.
@@ -63,7 +63,7 @@ class Run:
     heartbeats: Heartbeats
     holding: OutagePause
     timeout: ConsumerTimeout
-    left: Allowance
+    limits: RemainingLimits
     waiting: WaitingQueues | None
     handler_seconds: float
     clock: Clock
@@ -82,7 +82,7 @@ class Run:
         """
         if self.stop_requested.is_set():
             return "stopped by a signal"
-        return self.removed or self.left.used_up(waiting=bool(self.buffer) or working)
+        return self.removed or self.limits.used_up(waiting=bool(self.buffer) or working)
 
     def goes_on(self, *, working: bool = False) -> bool:
         """Whether this process must continue to read its queue; see ended()."""
@@ -95,13 +95,13 @@ class Run:
         self.holding.over()
         while self.ended() is None and not self.assigned():
             self.clock.wait(self.stop_requested, POLL_SECONDS)
-            self.left.idle_from(self.clock.monotonic())
+            self.limits.idle_from(self.clock.monotonic())
         if self.assigned():
             text = f"{name} begins: it is assigned to this host now"
             events.info("assigned", text, consumer=name)
 
-    def stand_by(self, stands_by: bool) -> None:  # noqa: FBT001 -- what it is
-        """Check again soon if another consumer reads a queue: it may just have been killed."""
+    def set_standby(self, *, stands_by: bool) -> None:
+        """Set how soon to check again whether a queue that another consumer reads is free."""
         if not stands_by:
             self.standby_seconds = math.inf
         elif self.standby_seconds == math.inf:
@@ -109,7 +109,7 @@ class Run:
         else:
             self.standby_seconds = min(2 * self.standby_seconds, POLL_SECONDS)
 
-    def patience(self, raw: RawConnection) -> float:
+    def wait_seconds(self, raw: RawConnection) -> float:
         """Return how many seconds to wait for a delivery: at most until a limit.
 
         If signals do not wake the connection, the wait is short, so that the run notices them.
@@ -117,7 +117,7 @@ class Run:
         wakes = getattr(raw, "wakes_on_signals", False)
         longest = LONG_POLL_SECONDS if wakes else POLL_SECONDS
         longest = min(longest, self.until_due(), self.standby_seconds)
-        return max(min(longest, self.left.idle_seconds, self.left.run_seconds), 0.001)
+        return max(min(longest, self.limits.idle_seconds, self.limits.run_seconds), 0.001)
 
     def until_due(self) -> float:
         """Return in how many seconds a waiting record may run; infinity if none waits."""
@@ -132,7 +132,7 @@ class Run:
         """Whether, after an outage, the waiting records must be read again."""
         return self.waiting is not None and self.waiting.unsettled
 
-    def take_in(self, raw: RawConnection, timeout: float) -> None:
+    def receive(self, raw: RawConnection, timeout: float) -> None:
         """Wait for a delivery, and read all that have arrived, up to the prefetch.
 
         take_arrived() does not suffice here: on the embedded broker it fetches nothing new.
@@ -160,4 +160,4 @@ class Run:
                 self.heartbeats.wait(stopped, min(left, POLL_SECONDS))
                 look()
 
-        self.holding.hold(error, wait, self.left.run_seconds)
+        self.holding.hold(error, wait, self.limits.run_seconds)

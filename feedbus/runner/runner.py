@@ -20,9 +20,9 @@ from feedbus.runner.batch_mode import BatchMode
 from feedbus.runner.consumer_timeout import ConsumerTimeout
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.runner.group_mode import GroupMode
-from feedbus.runner.limits import Allowance, Limits
+from feedbus.runner.limits import Limits, RemainingLimits
+from feedbus.runner.misplacement_check import MisplacementCheck
 from feedbus.runner.outage_pause import OutagePause
-from feedbus.runner.placement_check import Placement
 from feedbus.runner.run_state import Run
 from feedbus.runner.subscriptions import Subscriptions
 from feedbus.runner.waiting_queues import WaitingQueues
@@ -32,8 +32,8 @@ from feedbus.wire.amqp_protocols import RawConnection
 
 events = EventLog(__name__)
 
-BARRIER_POLL_SECONDS = 0.1
-NOT_FOUND = 404
+OTHERS_POLL_SECONDS = 0.1  # while other consumers handle the old queues
+NOT_FOUND = 404  # AMQP's reply code for a queue that does not exist
 CANCEL_SECONDS = 5.0  # how long an async handler may take to end after it was cancelled
 
 
@@ -59,17 +59,17 @@ class Runner:
 
         Args:
             topology: the topology of the system.
-            consumer: the consumer of the queue.
+            consumer: the consumer that this process runs.
             handlers: the handlers of the queue's messages.
             limits: the limits that end the run.
             metrics: the metrics of the process.
-            crash_guard: the crash guard, which has the record of earlier runs.
+            crash_guard: finds messages that ended an earlier process of this consumer.
             store: the store in whose transactions messages are handled.
             on_ready: called once the consumer has subscribed.
-            on_hold: called with the reason when the consumer holds, and with "" when it continues.
-            on_waiting: called with the number of records that wait so that their keys stay in
-                order.
-            assigned: returns whether the queue is assigned to this host; called between batches.
+            on_hold: called with the reason when the consumer waits because of an outage, and with
+                "" when it continues.
+            on_waiting: called with the number of records in the waiting queues.
+            assigned: returns whether this host is to read the queue; called between batches.
 
         """
         self._topology = topology
@@ -90,7 +90,7 @@ class Runner:
             store=store,
             resources=self._resources,
         )
-        cancels = any(each.is_async for each in handlers.handlers)
+        has_async = any(each.is_async for each in handlers.handlers)
         self._run = Run(
             topology=topology,
             consumer=consumer,
@@ -100,26 +100,26 @@ class Runner:
             heartbeats=self._heartbeats,
             holding=OutagePause(consumer.name, counted, on_hold, clock),
             timeout=ConsumerTimeout(topology.consumer_timeout_seconds, clock),
-            left=Allowance(limits, clock),
+            limits=RemainingLimits(limits, clock),
             waiting=WaitingQueues(
                 topology, consumer, dispatch.retries, report=on_hold, count=on_waiting
             )
             if dispatch.retries is not None
             else None,
-            handler_seconds=consumer.queue.handler_timeout_seconds + CANCEL_SECONDS * cancels,
+            handler_seconds=consumer.queue.handler_timeout_seconds + CANCEL_SECONDS * has_async,
             clock=clock,
             assigned=assigned,
         )
-        self._placement = Placement(topology)
+        self._misplacement_check = MisplacementCheck(topology)
         self._pruning = Pruning(topology, consumer, counted)
-        self._subscriptions = Subscriptions(self._run, self._placement, counted)
+        self._subscriptions = Subscriptions(self._run, self._misplacement_check, counted)
         self._mode = self._mode_for(handlers)
 
     def _mode_for(self, handlers: HandlerRoutes) -> BatchMode:
         """Return the mode in which the queue's records are handled."""
         run, queue = self._run, self._consumer.queue
         if queue.concurrency > 1:
-            # These modules import asyncio, which takes long.
+            # These modules are imported here because they import asyncio, which takes long.
             from feedbus.dispatch.concurrent_calls import ConcurrentCalls
             from feedbus.runner.concurrent_deliveries import ConcurrentDeliveries
             from feedbus.runner.concurrent_mode import ConcurrentMode
@@ -129,7 +129,7 @@ class Runner:
                 calls, run.crash_guard, run.handler_seconds, run.clock
             )
             return ConcurrentMode(run, self._subscriptions, concurrent)
-        # Groups are possible only if messages have no transaction each.
+        # A group is several messages without a transaction each.
         batched = queue.stream or any(each.batch for each in handlers.handlers)
         if batched or run.dispatch.has_store:
             return BatchMode(run, self._subscriptions)
@@ -140,7 +140,7 @@ class Runner:
         self._run.stop_requested.set()
 
     def run(self) -> str:
-        """Consume until a limit or a signal ends the run; return a text with the reason."""
+        """Consume until a limit or a signal ends the run; return the reason as a text."""
         with self._heartbeats:
             try:
                 while (reason := self._ended()) is None:
@@ -156,7 +156,7 @@ class Runner:
                 self._mode.close()
                 self._resources.close()
                 self._sender.close()
-                self._run.left.close()
+                self._run.limits.close()
         return reason
 
     def _ended(self) -> str | None:
@@ -164,7 +164,7 @@ class Runner:
         return self._run.ended(working=self._mode.working)
 
     def _goes_on(self) -> bool:
-        """Whether this process should continue to read its queue."""
+        """Whether to continue to read the queue: the run is not over, the queue is assigned."""
         return self._run.goes_on(working=self._mode.working)
 
     def _consume(self) -> None:
@@ -175,16 +175,17 @@ class Runner:
             self._store.set_up()
         states = topology_setup.set_up_if_missing(self._topology)
         for state in states.values():
-            self._sender.encoder.lead(state.current)
-        self._placement.follow(states.values())
+            self._sender.encoder.use_generation(state.current)
+        self._misplacement_check.use_rings(states.values())
         connection = broker.connect(self._topology, beating=True)
-        # Kombu's `connection` opens a lost connection again. Here only this connection may be used.
+        # Kombu's object opens a lost connection again. The deliveries belong to this connection,
+        # so the raw connection is used, which does not.
         raw: RawConnection = connection.connection
 
         def pause() -> bool:
             self._report_ready()  # this process is ready, although it waits for other consumers
             self._heartbeats.beat()
-            stopped = self._run.clock.wait(self._run.stop_requested, BARRIER_POLL_SECONDS)
+            stopped = self._run.clock.wait(self._run.stop_requested, OTHERS_POLL_SECONDS)
             return not stopped and self._goes_on()
 
         try:
@@ -193,10 +194,10 @@ class Runner:
                 self._heartbeats.of(raw),
             ):
                 drain = Drain(self._topology, self._consumer, states, pause)
-                wakes = self._mode.fileno()
-                if wakes is not None:
-                    raw.wake_on(wakes)
-                self._run.removed = drain.over(raw)
+                descriptor = self._mode.fileno()
+                if descriptor is not None:
+                    raw.wake_on(descriptor)  # ended calls wake the wait for the broker
+                self._run.removed = drain.why_ended(raw)
                 if self._run.removed is not None:
                     return
                 for queues in drain.queues(raw):
@@ -222,33 +223,35 @@ class Runner:
             self._run.waiting.forget()
 
     def _consume_from(self, raw: RawConnection, queues: Sequence[Source]) -> None:
-        """Consume until a limit, until the queue is assigned to another host, or until all is read.
+        """Consume until the queues are ended, or until this process must not continue.
 
-        All is read when each of the queues is at its fence or deleted.
+        A queue is ended when it was read up to its fence, or was deleted.
         """
         run, mode, subscriptions = self._run, self._mode, self._subscriptions
         subscriptions.begin()
-        left = list(queues)
-        # The idle time begins now, so it does not include the time to connect.
+        to_subscribe = list(queues)
         subscribed_at = run.clock.monotonic()
-        run.left.idle_from(subscribed_at)
-        while (left or subscriptions.reading) and self._goes_on():
-            left = [source for source in left if not subscriptions.subscribe(raw, source)]
-            run.stand_by(bool(left))
+        run.limits.idle_from(subscribed_at)  # the time to connect does not count as idle time
+        while (to_subscribe or subscriptions.readers) and self._goes_on():
+            to_subscribe = [
+                source for source in to_subscribe if not subscriptions.subscribe(raw, source)
+            ]
+            run.set_standby(stands_by=bool(to_subscribe))
             self._report_ready()
             subscriptions.put_fences(raw)
             arrived = mode.arrive(raw)
             if not mode.handle_due(raw):
-                left = self._give_back(queues, left)
+                to_subscribe = self._return_deliveries(queues, to_subscribe)
             elif not arrived:
-                if not left and run.clock.monotonic() - subscribed_at > run.holding.latest_seconds:
-                    run.holding.over()  # no outage for longer than the last wait
+                subscribed_seconds = run.clock.monotonic() - subscribed_at
+                if not to_subscribe and subscribed_seconds > run.holding.latest_seconds:
+                    run.holding.over()  # no outage for longer than the last pause
             elif not mode.handle_next(raw):
-                left = self._give_back(queues, left)
+                to_subscribe = self._return_deliveries(queues, to_subscribe)
             subscriptions.end_empty(lambda: mode.working)
             self._pruning.look(raw)
             if subscriptions.cancelled:
-                left = self._drop_cancelled(queues, left)
+                to_subscribe = self._drop_cancelled(queues, to_subscribe)
         mode.let_finish()
         subscriptions.close()
 
@@ -257,23 +260,25 @@ class Runner:
             self._on_ready()
             self._on_ready = None
 
-    def _drop_cancelled(self, queues: Sequence[Source], left: list[Source]) -> list[Source]:
-        """Stop reading queues that were deleted or moved, and check which to read now."""
+    def _drop_cancelled(self, queues: Sequence[Source], to_subscribe: list[Source]) -> list[Source]:
+        """Stop reading queues whose subscription the broker has cancelled; return those to read."""
         mode, subscriptions = self._mode, self._subscriptions
         begun = mode.working
         mode.cancelled()
         tags = [*subscriptions.cancelled]
         subscriptions.cancelled.clear()
         for tag in tags:
-            subscriptions.drop_reading(tag)
+            subscriptions.drop_reader(tag)
         if begun:
             mode.let_finish()  # before the waiting records are forgotten
         for tag in tags:
             subscriptions.drop_waiting(tag)
-        return self._give_back(queues, left) if begun else left
+        return self._return_deliveries(queues, to_subscribe) if begun else to_subscribe
 
-    def _give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
-        """Give all unsettled deliveries back; return the queues to subscribe to again."""
+    def _return_deliveries(
+        self, queues: Sequence[Source], to_subscribe: Sequence[Source]
+    ) -> list[Source]:
+        """Return unsettled deliveries to the broker; return the queues to subscribe to again."""
         events.info(
             "prefetched_returned",
             f"{self._consumer.name} returns the messages that wait for their handler to the broker,"
@@ -282,4 +287,4 @@ class Runner:
             consumer=self._consumer.name,
         )
         self._mode.let_finish()
-        return self._subscriptions.give_back(queues, left)
+        return self._subscriptions.return_deliveries(queues, to_subscribe)

@@ -12,8 +12,8 @@ from feedbus.errors import BrokerOutage
 from feedbus.generations.drain import Source, standing
 from feedbus.logs import EventLog
 from feedbus.metrics import ConsumerMetrics
-from feedbus.runner.placement_check import Placement
-from feedbus.runner.queue_reader import Reading
+from feedbus.runner.misplacement_check import MisplacementCheck
+from feedbus.runner.queue_reader import QueueReader
 from feedbus.runner.run_state import Run
 from feedbus.wire import Delivery
 from feedbus.wire.amqp_protocols import Connection, RawConnection
@@ -26,24 +26,26 @@ SWITCHING_POLL_SECONDS = 0.5
 class Subscriptions:
     """The queues that one run reads now, by consumer tag."""
 
-    def __init__(self, run: Run, placement: Placement, metrics: ConsumerMetrics) -> None:
+    def __init__(
+        self, run: Run, misplacement_check: MisplacementCheck, metrics: ConsumerMetrics
+    ) -> None:
         """Start without queues.
 
         Args:
             run: receives the deliveries.
-            placement: knows which shard owns which key.
+            misplacement_check: knows which shard owns which key.
             metrics: counts records that arrive on a wrong shard.
 
         """
         self._run = run
-        self._placement = placement
+        self._misplacement_check = misplacement_check
         self._metrics = metrics
-        self.reading: dict[str, Reading] = {}
+        self.readers: dict[str, QueueReader] = {}
         self.cancelled: list[str] = []
 
     def begin(self) -> None:
         """Forget all queues, because a new connection begins."""
-        self.reading = {}
+        self.readers = {}
         self.cancelled = []
 
     def subscribe(self, connection: Connection, source: Source) -> bool:
@@ -54,7 +56,7 @@ class Subscriptions:
         if waiting is not None and not waiting.open(connection, source.queue, tag, cancel):
             return False
         try:
-            reading = Reading.begin(
+            reader = QueueReader.begin(
                 connection,
                 source.queue,
                 tag=tag,
@@ -69,21 +71,21 @@ class Subscriptions:
             if waiting is not None:
                 waiting.delete(tag)
             raise
-        if reading is not None:
-            self.reading[tag] = reading
+        if reader is not None:
+            self.readers[tag] = reader
         elif queue.external_name:
             msg = (
                 f"broker: another program consumes the external queue '{source.queue}' exclusively;"
                 " end it, or let it share the queue"
             )
             raise BrokerOutage(msg)
-        self._run.left.idle_from(self._run.clock.monotonic())
-        return reading is not None
+        self._run.limits.idle_from(self._run.clock.monotonic())
+        return reader is not None
 
     def _on_message(self, message: Any) -> None:
         now = self._run.clock.monotonic()
         self._run.buffer.add(Delivery.of(message), now)
-        self._run.left.idle_from(now)
+        self._run.limits.idle_from(now)
 
     def settle(
         self, consumer_tag: str, delivery_tags: Sequence[int], *, one_by_one: bool = False
@@ -96,58 +98,58 @@ class Subscriptions:
             one_by_one: whether an earlier delivery that waits is not to be acknowledged with them.
 
         """
-        reading = self.reading.get(consumer_tag)
-        if reading is None:
+        reader = self.readers.get(consumer_tag)
+        if reader is None:
             return
         if one_by_one:
-            reading.settle_each(delivery_tags)
+            reader.settle_each(delivery_tags)
         else:
-            reading.settle(delivery_tags[-1])
+            reader.settle(delivery_tags[-1])
 
     def sample(self, delivery: Delivery) -> None:
         """Check whether a batch's first record came to the shard that owns it."""
-        reading = self.reading.get(delivery.consumer_tag)
-        if reading is not None and self._placement.misplaced(reading.queue, delivery):
+        reader = self.readers.get(delivery.consumer_tag)
+        if reader is not None and self._misplacement_check.misplaced(reader.queue, delivery):
             self._metrics.misplaced()
 
     def pass_fence(self, raw: RawConnection) -> bool:
         """Process the fence that is first in the buffer; return False if its queue is in use."""
         run, fence = self._run, self._run.buffer.first
-        reading = self.reading[fence.consumer_tag]
-        if not reading.probes.awaited:
-            found = standing(raw, run.topology, run.consumer, reading.queue)
+        reader = self.readers[fence.consumer_tag]
+        if not reader.probes.awaited:
+            found = standing(raw, run.topology, run.consumer, reader.queue)
             if found == "in use":
                 return False
-            readers = reading.readers()
-            if readers > 1:  # other consumers have deliveries; the last one ends the queue
-                self.drop(reading.tag)
+            consumers = reader.consumers()
+            if consumers > 1:  # other consumers have deliveries; the last one ends the queue
+                self.drop(reader.tag)
                 return True
-            if found == "switching" or not readers:
-                run.take_in(raw, min(SWITCHING_POLL_SECONDS, run.until_due()))
+            if found == "switching" or not consumers:
+                run.receive(raw, min(SWITCHING_POLL_SECONDS, run.until_due()))
                 return True
-        if not self._waits_on(raw, reading):
+        if not self._waits_on(raw, reader):
             # The probe may already be on its way. It must be received even if the buffer is full.
-            run.take_in(raw, min(SWITCHING_POLL_SECONDS, run.until_due()))
+            run.receive(raw, min(SWITCHING_POLL_SECONDS, run.until_due()))
             return True
         run.buffer.pop()
-        reading.pass_fence(fence.tag, fence.message_id)
+        reader.pass_fence(fence.tag, fence.message_id)
         return True
 
-    def _waits_on(self, raw: RawConnection, reading: Reading) -> bool:
+    def _waits_on(self, raw: RawConnection, reader: QueueReader) -> bool:
         """Whether an ending queue has no waiting records, or all of them were moved."""
         run = self._run
         if run.waiting is None or not run.topology.on_ring(run.consumer.queue):
             return True  # a replaced queue and its queue `before` have the same waiting queue
-        return run.waiting.move_on(raw, reading.queue, reading.tag)
+        return run.waiting.move_on(raw, reader.queue, reader.tag)
 
     def put_fences(self, raw: RawConnection) -> None:
         """Put the missing fences into queues that are ending."""
-        for reading in [each for each in self.reading.values() if each.probes.due]:
-            found = standing(raw, self._run.topology, self._run.consumer, reading.queue)
+        for reader in [each for each in self.readers.values() if each.probes.due]:
+            found = standing(raw, self._run.topology, self._run.consumer, reader.queue)
             if found == "ending":
-                reading.probes.put_fence()
+                reader.probes.put_fence()
             else:
-                reading.probes.postpone()
+                reader.probes.postpone()
 
     def end_empty(self, working: Callable[[], bool]) -> None:
         """Delete the queues that are proved to be empty, unless more messages have arrived.
@@ -156,22 +158,22 @@ class Subscriptions:
             working: whether deliveries are handled now.
 
         """
-        for reading in [each for each in self.reading.values() if each.fenced]:
-            tag = reading.tag
-            if reading.end(lambda tag=tag: self._run.buffer.holds(tag) or working()):  # type: ignore[misc]
-                del self.reading[tag]
+        for reader in [each for each in self.readers.values() if each.fenced]:
+            tag = reader.tag
+            if reader.end(lambda tag=tag: self._run.buffer.holds(tag) or working()):  # type: ignore[misc]
+                del self.readers[tag]
                 self.drop_waiting(tag)
 
     def drop(self, tag: str) -> None:
         """Stop reading a queue. Its deliveries have returned to it, or were deleted with it."""
-        self.drop_reading(tag)
+        self.drop_reader(tag)
         self.drop_waiting(tag)
 
-    def drop_reading(self, tag: str) -> None:
+    def drop_reader(self, tag: str) -> None:
         """Stop reading a queue, but keep its waiting records."""
-        reading = self.reading.pop(tag, None)
-        if reading is not None:
-            reading.close()
+        reader = self.readers.pop(tag, None)
+        if reader is not None:
+            reader.close()
         self._run.buffer.drop(tag)
 
     def drop_waiting(self, tag: str) -> None:
@@ -179,21 +181,21 @@ class Subscriptions:
         if self._run.waiting is not None:
             self._run.waiting.close(tag)
 
-    def give_back(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
-        """Give all unsettled deliveries back; return the queues to subscribe to again.
+    def return_deliveries(self, queues: Sequence[Source], left: Sequence[Source]) -> list[Source]:
+        """Return all unsettled deliveries; return the queues to subscribe to again.
 
         Each channel is closed without cancelling its subscription first. After a cancel, the next
         consumer would get later messages before the unsettled ones, which return with the channel.
         """
-        read = {reading.queue for reading in self.reading.values()}
-        for tag in list(self.reading):
+        read = {reader.queue for reader in self.readers.values()}
+        for tag in list(self.readers):
             self.drop(tag)
         return [source for source in queues if source.queue in read or source in left]
 
     def close(self) -> None:
         """Stop reading all queues."""
-        for reading in self.reading.values():
-            reading.close()
+        for reader in self.readers.values():
+            reader.close()
         if self._run.waiting is not None:
             self._run.waiting.close()
         # These deliveries have returned to the queue, because their channel is closed.

@@ -26,12 +26,12 @@ Change = tuple[Any, str, Any]
 def an_early_acknowledgement() -> list[Change]:
     """Acknowledge whatever was delivered, instead of what was handled."""
 
-    def settle(self: queue_reader.Reading, _tag: int) -> None:
+    def settle(self: queue_reader.QueueReader, _tag: int) -> None:
         held = getattr(self.channel, "_held", {})
         if held:
             self.channel.basic_ack(max(held), multiple=True)
 
-    return [(queue_reader.Reading, "settle", settle)]
+    return [(queue_reader.QueueReader, "settle", settle)]
 
 
 def a_confirm_taken_for_another() -> list[Change]:
@@ -101,7 +101,7 @@ def queues_deleted_without_proof() -> list[Change]:
     return [
         (probes, "NEEDED", 0),
         (probes.Probes, "proved", property(lambda _: True)),
-        (queue_reader.Reading, "_count", lambda _: (0, 1)),
+        (queue_reader.QueueReader, "_count", lambda _: (0, 1)),
     ]
 
 

@@ -17,7 +17,7 @@ from feedbus.wire import Delivery
 events = EventLog(__name__)
 
 
-class Placement:
+class MisplacementCheck:
     """The owners of one exchange's keys, by the ring of the queue that delivers.
 
     If a broker rebuilds its ring in another order, records of a key reach another shard than
@@ -32,7 +32,7 @@ class Placement:
         self._rings: dict[Generation, Ring] = {}
         self._reported: set[Generation] = set()
 
-    def follow(self, states: Iterable[State]) -> None:
+    def use_rings(self, states: Iterable[State]) -> None:
         """Use the rings of these states."""
         for state in states:
             arguments = self._topology.exchanges[state.current.exchange].arguments
