@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +16,11 @@ from feedbus import Bus, Records, Retry
 from feedbus.dispatch import handler_calls, publications
 from feedbus.errors import StoreOutage
 from feedbus.store.peewee import PeeweeStore, bind, close_bound
-from feedbus.topology import Batch
+from feedbus.topology import Batch, RetryPolicy
 from tests.systems import System, on_broker, queue, sharded
 
 SLICE, SLICES = 10, 4
+RETRY_SECONDS = 0.2
 LARGE = 100  # messages from this number on publish SLICES slices, the others one message
 
 
@@ -153,6 +155,29 @@ def test_a_message_that_fails_in_a_pause_is_retried_and_disturbs_no_other(
     assert publisher.calls.count("1 begins") == 2
     assert publisher.calls.index("1 ends") < publisher.calls.index("2 begins")
     assert sorted(publisher.published()) == [1, 2, 3] + [100] * SLICE * SLICES
+
+
+def test_a_large_message_that_is_retried_handles_all_that_has_arrived_in_its_pauses(
+    make: Callable[..., System],
+) -> None:
+    publisher = Publisher(make, retry=RetryPolicy((RETRY_SECONDS,)))
+    failed_at: list[float] = []
+
+    def handle(records: Records, bus: Bus) -> None:
+        numbers = records.column("n")
+        if 100 in numbers and not failed_at:
+            failed_at.append(time.monotonic())
+            raise Retry
+        if 1 in numbers:
+            publisher.publish(("eve", 2))
+            while time.monotonic() < failed_at[0] + 2 * RETRY_SECONDS:
+                time.sleep(RETRY_SECONDS / 10)  # until the retry of 100 is due
+        publisher.handle(records, bus)
+
+    publisher.publish(("ann", 100), ("ben", 1))
+    publisher.run(handle)
+    assert publisher.calls[2:] == ["100 begins", "2 begins", "2 ends", "100 ends"]
+    assert sorted(publisher.published()) == [1, 2] + [100] * SLICE * SLICES
 
 
 def test_messages_that_meet_an_outage_in_a_pause_are_handled_after_the_large_one(

@@ -101,6 +101,8 @@ class BatchMode:
     def handle_next(self, raw: RawConnection) -> bool:
         """Handle the arrived deliveries, or a fence; return False to return all unsettled ones."""
         run = self._run
+        if not run.buffer:
+            return True  # all were handled in the pauses of a waiting record that was due
         if run.timeout.too_close(run.buffer.oldest_at):
             return False
         if run.full() or run.limits.messages <= 0:
