@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from tests.simulation.planted import FAULTS, planted
@@ -58,9 +59,11 @@ def search(fault: str, seeds: Sequence[int]) -> int:
 def run(seeds: Sequence[int]) -> int:
     """Run seeds, and show what was found."""
     started, events, found = time.monotonic(), [], 0
+    paths: Counter[str] = Counter()
     for seed in seeds:
         outcome = simulate(seed)
         events.append(outcome.events)
+        paths.update(outcome.reached)
         if outcome.faults:
             found += 1
             say(f"seed {seed}: {outcome.events} events: {shown(outcome)}")
@@ -69,6 +72,7 @@ def run(seeds: Sequence[int]) -> int:
         f"{len(events):,} seeds in {seconds:,.0f} s, {len(events) / seconds:.1f} a second",
         f"events of a seed: {statistics.median(events):,.0f} in the median, {min(events):,} at"
         f" least, {max(events):,} at most; {sum(events):,} in all",
+        f"paths: {', '.join(f'{path} {count:,}' for path, count in sorted(paths.items()))}",
         f"seeds with faults: {found}",
     )
     return bool(found)

@@ -17,6 +17,8 @@ from tests.simulation.scenario import Numbered, payload
 from tests.simulation.store import SimulatedStore
 from tests.simulation.system import System
 
+Publish = Callable[[list[tuple[dict[str, Any], str]]], object]
+
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
@@ -32,56 +34,72 @@ class Handlers:
 
     def routes(self, queue: Queue, consumer: str, store: Store) -> HandlerRoutes:
         """Return what handles the records of a consumer."""
-        system = self.system
+        calls = Calls(self.system, queue, consumer, store, self.refused)
+        batch = self.system.scenario.batch
+        return HandlerRoutes([Handler(calls.many if batch else calls.one, Numbered, batch)])
 
-        def effect(message: dict[str, Any], publish: Callable[[Record], object]) -> None:
-            record = Record(message["key"], message["n"])
-            system.clock.sleep(system.scheduler.random.choice((0.0, 0.001, 0.05, 1.0)))
-            self._refuse(queue.name, record)
-            if isinstance(store, SimulatedStore) and queue.once:
-                store.effect(record.key, record.n)
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The handlers of one process of a consumer."""
+
+    system: System
+    queue: Queue
+    consumer: str
+    store: Store
+    refused: Counter[tuple[str, Record]]
+
+    def one(self, message: dict[str, Any], bus: Any) -> None:
+        """Handle a single record."""
+
+        def publish(pairs: list[tuple[dict[str, Any], str]]) -> None:
+            if len(pairs) == 1:
+                bus.publish("ring", *pairs[0])
             else:
-                self._note(queue.name, record, consumer)
-            if queue.name == "work":
-                publish(record)
+                bus.publish_many("ring", pairs)
 
-        def one(message: dict[str, Any], bus: Any) -> None:
-            effect(message, lambda record: bus.publish("ring", payload(record), record.key))
+        self._handle(message, publish)
 
-        def many(records: Any, _bus: Any) -> None:
-            refused = set()
-            for single in records.singles():
-                if system.scenario.ordered and single[0]["key"] in refused:
-                    continue  # the effects of records behind it could not be rolled back
-                try:
-                    effect(
-                        single[0],
-                        lambda record, single=single: single.publish_many(
-                            "ring", [(payload(record), record.key)]
-                        ),
-                    )
-                except Retry as error:
-                    refused.add(single[0]["key"])
-                    single.retry(str(error))
+    def many(self, records: Any, _bus: Any) -> None:
+        """Handle a batch; the effects of a refused record's later ones could not be rolled back."""
+        refused = set()
+        for single in records.singles():
+            if self.system.scenario.ordered and single[0]["key"] in refused:
+                continue
+            try:
+                self._handle(single[0], lambda pairs, one=single: one.publish_many("ring", pairs))
+            except Retry as error:
+                refused.add(single[0]["key"])
+                single.retry(str(error))
 
-        batch = system.scenario.batch
-        return HandlerRoutes([Handler(many if batch else one, Numbered, batch)])
+    def _handle(self, message: dict[str, Any], publish: Publish) -> None:
+        """Note an effect after a while, and publish what the record causes."""
+        record, system = Record(message["key"], message["n"]), self.system
+        system.clock.sleep(system.scheduler.random.choice((0.0, 0.001, 0.05, 1.0)))
+        self._refuse(record)
+        if isinstance(self.store, SimulatedStore) and self.queue.once:
+            self.store.effect(record.key, record.n)
+        else:
+            self._note(record)
+        if self.queue.name == "work":
+            publish([(payload(each), each.key) for each in system.scenario.caused(record)])
 
-    def _note(self, queue: str, record: Record, consumer: str) -> None:
+    def _note(self, record: Record) -> None:
         """Note an effect that no store keeps."""
-        history = self.system.history
-        history.handled_by[queue, record.key].add(consumer)
-        self.system.scheduler.note(f"effect {record} of {queue}")
-        history.effects[queue].append(record)
+        history, name = self.system.history, self.queue.name
+        history.handled_by[name, record.key].add(self.consumer)
+        self.system.scheduler.note(f"effect {record} of {name}")
+        history.effects[name].append(record)
 
-    def _refuse(self, queue: str, record: Record) -> None:
+    def _refuse(self, record: Record) -> None:
         """Raise Retry for a record that is to fail at first."""
-        failing = self.system.scenario.failing
+        name, system = self.queue.name, self.system
+        failing = system.scenario.failing
         if not failing or (record.n * 7 + ord(record.key)) % failing:
             return
-        self.system.history.failed[queue].add(record)
-        if self.refused[queue, record] < 1 + record.n % 2:
-            self.refused[queue, record] += 1
-            self.system.scheduler.note(f"refuses {record} of {queue}")
+        system.history.failed[name].add(record)
+        if self.refused[name, record] < 1 + record.n % 2:
+            self.refused[name, record] += 1
+            system.scheduler.note(f"refuses {record} of {name}")
             msg = "not yet"
             raise Retry(msg)

@@ -15,14 +15,18 @@ def judge(system: System) -> list[str]:
     faults = [f"{name}: {type(e).__name__}: {e}" for name, e in system.scheduler.failures]
     faults += system.network.refused_acknowledgements
     free = set() if system.scenario.ordered else set().union(*done.failed.values())
+    caused = system.scenario.caused
+    free |= {one for each in free & done.failed["work"] for one in caused(each)}
     if kind == "once":
         stored = [Record(key, n) for key, n in system.database.effects()]
         faults += history.missing("work", done.accepted, stored)
         faults += history.repeated("work", stored)
         faults += history.disordered("work", stored, free)
-    faults += history.missing(queue, done.accepted, effects)
-    faults += history.invented(queue, done.tried, effects)
-    if kind == "chain":
+    faults += history.missing(
+        queue, (one for each in done.accepted for one in caused(each)), effects
+    )
+    faults += history.invented(queue, (one for each in done.tried for one in caused(each)), effects)
+    if kind in {"chain", "stream"}:
         faults += history.missing("work", done.accepted, done.effects["work"])
         faults += history.disordered("work", done.effects["work"], free)
     if not system.scenario.full:  # what a full queue refuses of a window may be overtaken

@@ -16,7 +16,7 @@ from feedbus.bus import sender
 from feedbus.dispatch import blocked_keys, failed_record_sender, failure_policy, publications
 from feedbus.errors import BrokerOutage
 from feedbus.generations import drain, probes, switch
-from feedbus.runner import buffer, queue_reader
+from feedbus.runner import buffer, overtaking, publishing_pauses, queue_reader
 from feedbus.store import leftover_rows, outbox_rows, tables
 from feedbus.wire.constants import KEY
 
@@ -90,8 +90,8 @@ def held_messages_behind_the_switch() -> list[Change]:
     """Append what was held to the new ring instead of the old one."""
     original = switch._append_held
 
-    def append(channel: Any, names: Any, exchange: str, generations: Any) -> None:
-        original(channel, names, exchange, generations[-1:])
+    def append(channel: Any, names: Any, exchange: str, generations: Any, on_full: Any) -> None:
+        original(channel, names, exchange, generations[-1:], on_full)
 
     return [(switch, "_append_held", append)]
 
@@ -194,6 +194,41 @@ def retries_that_are_overtaken() -> list[Change]:
     return [(blocked_keys.BlockedKeys, "must_wait", lambda *_: False)]
 
 
+def records_that_overtake_their_key() -> list[Change]:
+    """Let a small message overtake a large one with records of its key."""
+    return [(overtaking.Overtaking, "_keys_of", lambda *_: frozenset())]
+
+
+def pauses_that_forget_what_is_handled() -> list[Change]:
+    """Handle a record in a pause although a record of its key is in the handler."""
+    return [(publishing_pauses._Call, "keys", property(lambda _: frozenset()))]
+
+
+def fences_overtaken() -> list[Change]:
+    """Take a fence for a small message, and what is behind it."""
+    return [(overtaking, "FENCE", "none")]
+
+
+def large_messages_settled_too_soon() -> list[Change]:
+    """Acknowledge a large message with a small one that is handled between its slices."""
+    return [(publishing_pauses.PublishingPauses, "tags", property(lambda _: set()))]
+
+
+def overtaken_messages_settled_too_soon() -> list[Change]:
+    """Acknowledge what waits with a message that has overtaken it."""
+    return [(buffer.Buffer, "holds_before", lambda *_: False)]
+
+
+def outages_in_pauses_forgotten() -> list[Change]:
+    """Drop the messages of a pause that has met an outage."""
+    return [(buffer.Buffer, "put_back", lambda *_: None)]
+
+
+def pauses_that_hide_a_lost_connection() -> list[Change]:
+    """Go on with a large message whose connection was lost in a pause."""
+    return [(publishing_pauses._Call, "error", property(lambda _: None, lambda *_: None))]
+
+
 FAULTS: Mapping[str, Callable[[], list[Change]]] = {
     each.__name__: each
     for each in (
@@ -218,6 +253,13 @@ FAULTS: Mapping[str, Callable[[], list[Change]]] = {
         leftovers_overtaken,
         an_outbox_cleared_before_the_confirms,
         retries_that_are_overtaken,
+        records_that_overtake_their_key,
+        pauses_that_forget_what_is_handled,
+        fences_overtaken,
+        large_messages_settled_too_soon,
+        overtaken_messages_settled_too_soon,
+        outages_in_pauses_forgotten,
+        pauses_that_hide_a_lost_connection,
     )
 }
 

@@ -10,11 +10,12 @@ from feedbus.errors import Outage, PublishError
 from feedbus.store import NoStore
 from feedbus.store.relay import Relay
 from tests.simulation.history import Record
-from tests.simulation.scenario import payload
+from tests.simulation.scenario import LARGE_PACK, payload
 from tests.simulation.system import System
 
 MOST_RECORDS = 60  # of a publisher
 TIMEOUT_SECONDS = 5.0
+SIZES = {"ring": (1, 1, 1, 4), "stream": (1, 1, 1, LARGE_PACK)}  # records published together
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ def publish(system: System, name: str, work: Workload) -> None:
         if not todo:
             system.clock.sleep(chosen.choice((0.0, 0.02, 0.1, 0.5)))
             work.add(chosen)
-        some = todo[: chosen.choice((1, 1, 1, 4))] if kind == "ring" else todo[:1]
+        some = todo[: chosen.choice(SIZES.get(kind, (1,)))]
         system.history.tried += some
         try:
             _send(bus, kind, some)
@@ -74,7 +75,7 @@ def publish(system: System, name: str, work: Workload) -> None:
 
 def _send(bus: LiveBus, kind: str, records: list[Record]) -> None:
     """Publish records, a single one under an id of its own."""
-    exchange = "work" if kind in {"once", "chain"} else "ring"
+    exchange = "work" if kind in {"once", "chain", "stream"} else "ring"
     first = records[0]
     if kind == "outbox":
         with bus.transaction():

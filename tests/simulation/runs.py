@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.judgement import judge, stuck
 from tests.simulation.network import Network
 from tests.simulation.publishers import Workload, publish, run_relay
+from tests.simulation.reached import counted, small
 from tests.simulation.scenario import BROKER, Scenario, topology_of
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.store import Database
@@ -25,7 +27,7 @@ from tests.simulation.system import System
 
 KEYS = "abcde"
 FAULTY_SECONDS = 100.0
-QUIET_SECONDS = 200.0
+QUIET_SECONDS = 400.0
 MOST_STEPS = 15_000
 
 
@@ -38,6 +40,7 @@ class Outcome:
     faults: list[str]
     trace: list[str]
     scenario: Scenario
+    reached: Counter[str]
 
 
 def simulate(seed: int, *, tracing: bool = False) -> Outcome:
@@ -45,7 +48,7 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
     scheduler = Scheduler(seed, tracing=tracing)
     scenario = Scenario.of(scheduler)
     network = Network(scheduler)
-    with silent(), folder() as path:
+    with silent(), small(), counted(scheduler) as reached, folder() as path:
         broker = SimulatedBroker(BROKER, network, declared(scenario_of_declaration(scenario)))
         memory.create(broker)
         try:
@@ -56,7 +59,7 @@ def simulate(seed: int, *, tracing: bool = False) -> Outcome:
                 scheduler.kill(process)
         finally:
             memory.remove(BROKER)
-    return Outcome(seed, scheduler.steps, faults, scheduler.trace, scenario)
+    return Outcome(seed, scheduler.steps, faults, scheduler.trace, scenario, reached)
 
 
 def run(system: System) -> list[str]:

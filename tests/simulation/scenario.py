@@ -14,6 +14,8 @@ from tests.simulation.history import Record
 from tests.simulation.scheduler import Scheduler
 
 BROKER = "simulation"
+MORE_RECORDS = {"outbox": 3, "stream": 2}
+LARGE_PACK = 12  # records of a message to a stream, which makes several slices
 
 
 class Numbered(Schema):
@@ -29,11 +31,12 @@ class Scenario:
 
     Attributes:
         kind: "ring" publishes to shards; "chain" to a queue whose handler publishes on to the
-            shards; "once" likewise, with effects in the store; "outbox" to the shards, in
-            transactions of the store.
+            shards; "stream" likewise, in slices while the handler runs; "once" likewise, with
+            effects in the store; "outbox" to the shards, in transactions of the store.
         shards: how many, before and after each apply.
         batch: whether handlers take batches.
         pack: records in a message at most, 0 for plain messages.
+        fan: how many records the handler of a stream publishes for each record.
         ordered: whether the queues keep the order of their keys also when a record is retried.
         failing: one record in so many is refused at first, 0 for none.
         full: whether the queues of the shards refuse what is more than three messages.
@@ -48,6 +51,7 @@ class Scenario:
     shards: tuple[int, ...]
     batch: bool
     pack: int
+    fan: int
     ordered: bool
     failing: int
     full: bool
@@ -61,12 +65,21 @@ class Scenario:
         """Whether there is a store."""
         return self.kind in {"once", "outbox"}
 
+    @property
+    def worked(self) -> bool:
+        """Whether there is a queue whose handler publishes on to the shards."""
+        return self.kind in {"chain", "once", "stream"}
+
+    def caused(self, record: Record) -> list[Record]:
+        """Return the records that the shards get for one that is published."""
+        return [Record(record.key, record.n * self.fan + part) for part in range(self.fan)]
+
     @classmethod
     def of(cls, scheduler: Scheduler) -> Scenario:
         """Choose."""
         chosen = scheduler.random
         changes = chosen.choice((0, 0, 1, 1, 2))
-        kind = chosen.choice(("ring", "ring", "chain", "once", "outbox"))
+        kind = chosen.choice(("ring", "ring", "chain", "once", "outbox", "stream"))
         failing = chosen.choice((0, 3, 7))
         shards = tuple(chosen.randint(1, 3) for _ in range(changes + 1))
         return cls(
@@ -74,12 +87,13 @@ class Scenario:
             shards=shards,
             batch=chosen.random() < 0.5,
             pack=chosen.choice((0, 0, 5)),
-            ordered=chosen.random() < 0.5,
+            fan=chosen.choice((1, 2, 3)) if kind == "stream" else 1,
+            ordered=chosen.random() < (0.8 if kind == "stream" else 0.5),
             failing=failing,
             full=kind == "ring" and not failing and chosen.random() < 0.7,
             prefetch=chosen.choice((1, 3, 100)),
             publishers=chosen.choice((1, 2)),
-            records=chosen.randint(5, 14) * (3 if kind == "outbox" else 1),
+            records=chosen.randint(5, 14) * MORE_RECORDS.get(kind, 1),
             faults=chosen.choice((0, 2, 5, 12)),
         )
 
@@ -99,17 +113,26 @@ def topology_of(scenario: Scenario, shards: int, folder: Path) -> Topology:
     if scenario.full:
         shard = replace(shard, max_length=3, overflow="reject-publish")
     queues = [shard]
-    if scenario.kind in {"once", "chain"}:
-        once = scenario.kind == "once"
-        work = Queue("work", "work", routing_keys=("",), once=once, store=once, **common)
-        queues.append(work)
+    if scenario.worked:
+        once, stream = scenario.kind == "once", scenario.kind == "stream"
+        queues.append(
+            Queue(
+                "work",
+                "work",
+                routing_keys=("",),
+                once=once,
+                store=once,
+                stream=stream,
+                **common,
+            )
+        )
     return Topology(
         name="simulated",
         path=folder / "topology.toml",
         broker_url=BrokerUrl.in_memory(BROKER),
         store=StoreOptions(adapter="tests:none") if scenario.stored else None,
         exchanges={
-            "work": Exchange("work", "fanout", 0),
+            "work": Exchange("work", "fanout", LARGE_PACK if scenario.kind == "stream" else 0),
             "ring": Exchange("ring", "x-consistent-hash", scenario.pack),
         },
         queues={queue.name: queue for queue in queues},

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
+from collections import Counter
+from types import FunctionType
 
 import pytest
 
 from tests.simulation.planted import FAULTS, planted
+from tests.simulation.reached import PATHS
 from tests.simulation.runs import simulate
+from tests.simulation.scenario import Scenario
+from tests.simulation.scheduler import Scheduler
 
 SEEDS = range(1, 6)
 MOST = 40
+MOST_TO_REACH = 200
 
 
 def test_some_seeds_find_nothing():
@@ -42,3 +49,26 @@ def test_a_planted_fault_is_found(name: str):
     assert name in FAULTS
     with planted(name):
         assert any(simulate(seed).faults for seed in range(1, MOST))
+
+
+def test_seeds_reach_the_rare_paths():
+    reached = Counter[str]()
+    for seed in range(1, MOST_TO_REACH):
+        if Scenario.of(Scheduler(seed)).kind == "stream":
+            reached.update(simulate(seed).reached)
+        if all(reached[path] for path, *_ in PATHS):
+            break
+    assert {path for path, *_ in PATHS} == reached.keys()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_takes_the_arguments_of_what_it_replaces(name: str):
+    for owner, attribute, value in FAULTS[name]():
+        original = owner.__dict__[attribute]
+        if not isinstance(original, FunctionType):
+            assert not isinstance(value, FunctionType)
+            continue
+        parameters = inspect.signature(original).parameters.values()
+        named = {one.name: None for one in parameters if one.kind is one.KEYWORD_ONLY}
+        positional = [None for one in parameters if one.name not in named]
+        inspect.signature(value).bind(*positional, **named)

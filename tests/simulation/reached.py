@@ -1,0 +1,58 @@
+"""Which rare paths of the code a seed reaches, and the sizes that let small seeds reach them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from feedbus.dispatch import handler_calls, publications
+from feedbus.runner.overtaking import Overtaking
+from tests.simulation.scheduler import Scheduler
+
+SLICE_RECORDS = 3
+# Methods whose results are not empty when the path is taken.
+PATHS = (("overtook", Overtaking, "take_first"), ("paused", Overtaking, "take_beside"))
+
+
+@contextmanager
+def replaced(owner: Any, attribute: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value within the block."""
+    before = owner.__dict__[attribute]
+    setattr(owner, attribute, value)
+    try:
+        yield
+    finally:
+        setattr(owner, attribute, before)
+
+
+@contextmanager
+def small() -> Iterator[None]:
+    """Send the messages of a stream in slices of a few records."""
+    with ExitStack() as stack:
+        for module in (publications, handler_calls):
+            stack.enter_context(replaced(module, "STREAM_RECORDS", SLICE_RECORDS))
+        yield
+
+
+@contextmanager
+def counted(scheduler: Scheduler) -> Iterator[Counter[str]]:
+    """Count how often each path is taken within the block."""
+    reached: Counter[str] = Counter()
+
+    def counting(path: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*arguments: Any) -> Any:
+            found = original(*arguments)
+            if found:
+                reached[path] += 1
+                scheduler.note(f"{path}: {len(found)}")
+            return found
+
+        return count
+
+    with ExitStack() as stack:
+        for path, owner, method in PATHS:
+            original = owner.__dict__[method]
+            stack.enter_context(replaced(owner, method, counting(path, original)))
+        yield reached
