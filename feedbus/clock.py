@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from feedbus.errors import FeedbusError
+from feedbus.process import threads
+from feedbus.process.threads import Threads
 
 NANOSECONDS = 1_000_000_000
 Events = list[tuple[selectors.SelectorKey, int]]
@@ -34,11 +36,13 @@ class Clock(Protocol):
     Attributes:
         takes_time: whether a wait takes real time, so that a signal has to be able to end it.
         random: the source of jitter and of random names.
+        threads: starts the threads that wait by this clock.
 
     """
 
     takes_time: bool
     random: random.Random
+    threads: Threads
 
     def monotonic(self) -> float:
         """Return a time in seconds that never goes back; only differences have a meaning."""
@@ -67,6 +71,7 @@ class SystemClock:
     def __init__(self) -> None:
         """Use random numbers of the operating system, which differ in forked processes."""
         self.random: random.Random = random.SystemRandom()
+        self.threads = threads.SYSTEM
 
     # These are the machine's own functions, so the interface adds no cost for each message.
     monotonic = staticmethod(time.monotonic)
@@ -118,6 +123,7 @@ class VirtualClock:
         self.random: random.Random = (
             random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311 -- no secrets
         )
+        self.threads = threads.SYSTEM
         self._lock = threading.Lock()
 
     def now(self) -> datetime:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 from feedbus.bus.sender import Sender
@@ -20,6 +19,7 @@ from feedbus.errors import Outage
 from feedbus.handling.event_loop import limit
 from feedbus.handling.resources import Resources
 from feedbus.logs.python_warnings import note_coroutines
+from feedbus.process.threads import Pool
 from feedbus.records import Records
 from feedbus.topology import Consumer
 from feedbus.wire import Delivery
@@ -50,7 +50,7 @@ class ConcurrentCalls:
         self._closed: list[Delivery] = []
         self._slow = SlowCalls(self._clock)
         self.outage: Outage | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Pool | None = None
         self.waker = Waker()
 
     @property
@@ -153,9 +153,8 @@ class ConcurrentCalls:
                 awaited.append(self._await(work, work.callee.call_async))
                 continue
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(
-                    self._most, "feedbus handler", initializer=note_coroutines
-                )
+                threads = self._clock.threads
+                self._pool = threads.pool("feedbus handler", self._most, note_coroutines)
             self._pool.submit(self._call, work)
         if awaited:
             self._resources.loop.start(awaited)

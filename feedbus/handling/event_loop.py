@@ -7,14 +7,13 @@ import contextlib
 import os
 import sys
 import sysconfig
-import threading
-import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from feedbus.clock import SYSTEM, Clock
 from feedbus.logs import EventLog
 from feedbus.process.fork_safety import end_fork
 
@@ -38,14 +37,18 @@ class HandlerTimeout(Exception):  # noqa: N818 -- names what happened
 class HandlerLoop:
     """Runs coroutines while the caller waits; their tasks continue afterwards."""
 
-    def __init__(self, on_blocked: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(
+        self, on_blocked: Callable[[float], None] = lambda _: None, clock: Clock = SYSTEM
+    ) -> None:
         """Start the thread, and return when its loop runs.
 
         Args:
             on_blocked: called repeatedly, while the loop is blocked, with the seconds of the block.
+            clock: the clock by which the caller waits, and whose threads are used.
 
         """
         self._on_blocked = on_blocked
+        self._clock = clock
         self._counted_at = 0.0
         self._pid = os.getpid()
         self._turned = True
@@ -53,11 +56,11 @@ class HandlerLoop:
         self._reported: set[tuple[str, int | None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         started: Started = Future()
-        self._thread = threading.Thread(
-            target=_run_loop, args=(started,), name="feedbus handlers", daemon=True
+        threads = clock.threads
+        self._thread = threads.start(
+            "feedbus handlers", lambda: _run_loop(started, threads.new_event_loop)
         )
-        self._thread.start()
-        self._loop, self._ending = started.result()
+        self._loop, self._ending = threads.result(started)
 
     def run(self, coroutine: Coroutine[Any, Any, Any], timeout_seconds: float | None = None) -> Any:
         """Return the result of a coroutine, or raise its exception.
@@ -70,7 +73,7 @@ class HandlerLoop:
         waiting = asyncio.run_coroutine_threadsafe(self._outcome(limited), self._loop)
         while True:
             with contextlib.suppress(TimeoutError):
-                value, error = waiting.result(LOOK_SECONDS)
+                value, error = self._clock.threads.result(waiting, LOOK_SECONDS)
                 break
             self.look()
         if error is not None:
@@ -82,7 +85,7 @@ class HandlerLoop:
 
         While coroutines run, call this function more often than every BLOCKED_SECONDS.
         """
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if self._turned:
             if now - self._asked_at >= LOOK_SECONDS:
                 self._turned, self._asked_at = False, now
@@ -140,9 +143,9 @@ class HandlerLoop:
                 end_fork()
 
 
-def _run_loop(started: Started) -> None:
+def _run_loop(started: Started, new_loop: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
     """Run a loop until it is closed, even if a task in it raises SystemExit or stops it."""
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         loop = runner.get_loop()
         life = loop.create_task(_live(started))
         while not life.done():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import Outage, UsageError, described
 from feedbus.handling.annotations import name_of, place
 from feedbus.handling.parameters import Parameters, Resource, Source, declared, of_resource
@@ -30,16 +31,22 @@ class Resources:
     """The resources of a process's handlers, and their open values."""
 
     def __init__(
-        self, topology: Topology, *, on_blocked: Callable[[float], None] = lambda _: None
+        self,
+        topology: Topology,
+        *,
+        on_blocked: Callable[[float], None] = lambda _: None,
+        clock: Clock = SYSTEM,
     ) -> None:
         """Start without open resources.
 
         Args:
             topology: can be requested by resources.
             on_blocked: called with the seconds for which a handler has blocked the event loop.
+            clock: the clock by which the process waits.
 
         """
         self._opening = Opening(topology)
+        self._clock = clock
         self._on_blocked = on_blocked
         self._dead: deque[Resource] = deque()  # appended to by the thread of the loop
         self._loop: HandlerLoop | None = None
@@ -150,7 +157,7 @@ class Resources:
         if self._loop is None:
             from feedbus.handling.event_loop import HandlerLoop  # asyncio takes long to import
 
-            self._loop = HandlerLoop(self._on_blocked)
+            self._loop = HandlerLoop(self._on_blocked, self._clock)
         return self._loop
 
     def _open(self, parameters: Parameters) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import select
+import selectors
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -118,7 +118,9 @@ class ConcurrentDeliveries:
 
     def wait(self, seconds: float) -> None:
         """Wait until a record has ended, at most the given time."""
-        select.select([self.fileno()], [], [], seconds)
+        with selectors.SelectSelector() as selector:
+            selector.register(self.fileno(), selectors.EVENT_READ)
+            self._clock.select(selector, seconds)
 
     def open(self, delivery: Delivery, arrived_at: float) -> None:
         """Decode a delivery that arrived after all others; see ConcurrentCalls.open()."""

@@ -79,7 +79,7 @@ class Runner:
         self._on_ready: Callable[[], None] | None = on_ready
         counted = metrics.consumer(consumer.name)
         self._sender = Sender(topology, metrics, waiting=crash_guard.paused)
-        self._resources = Resources(topology, on_blocked=counted.loop_blocked)
+        self._resources = Resources(topology, on_blocked=counted.loop_blocked, clock=clock)
         self._heartbeats = Heartbeats(clock)
         dispatch = Dispatch(
             topology,
