@@ -103,7 +103,7 @@ class ConcurrentCalls:
         self._came += deliveries
         if not self._came:
             return
-        opened, inputs = self._dispatch.open(self._came, self._unidentified)
+        opened, inputs = self._dispatch.decode(self._came, self._unidentified)
         self._came = []
         parts = {id(each): Part(each) for each in opened}
         self._unidentified.update(
@@ -195,7 +195,7 @@ class ConcurrentCalls:
 
         """
         closing = self._done if only is None else [only]
-        self._dispatch.close(closing)
+        self._dispatch.finish(closing)
         self._done = [] if only is None else [each for each in self._done if each is not only]
         self._closed += [each.delivery for each in closing]
 
@@ -226,7 +226,7 @@ class ConcurrentCalls:
         if work.publications is not None:
             work.publications.discard()
         opened, row = work.part.opened, work.row
-        self._dispatch.ended(opened, row, work.error, work.seconds)
+        self._dispatch.record_ended(opened, row, work.error, work.seconds)
         self._slow.end(work)
         if work.error is None:
             self._leave(work.part)

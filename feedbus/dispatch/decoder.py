@@ -58,9 +58,10 @@ class HandlerInput:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A record that no handler gets, on a queue whose dead letters block their keys.
+    """A record that no handler gets, for example because it is not valid.
 
-    The decision is made after the earlier records of its key, so it blocks only the later ones.
+    It is used on queues whose dead letters block their keys (`block_on_dead`). There, the decision
+    on the record is made after the earlier records of its key, so it blocks only the later ones.
 
     Attributes:
         arrived: the delivery.
@@ -112,7 +113,7 @@ class Decoder:
         self._codecs = Codecs.of(topology)
         self._json_alone = not topology.codecs and all(each.reads == "object" for each in callees)
 
-    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Decoded], Inputs]:
+    def decode(self, deliveries: Sequence[Delivery]) -> tuple[list[Decoded], Inputs]:
         """Decode deliveries; return them, and the inputs: records for handlers, and faults."""
         opened: list[Decoded] = []
         inputs: Inputs = []
@@ -223,7 +224,7 @@ class Decoder:
         if delivery.faults:
             return self._refuse_whole(inputs, delivery, self._failure_policy.undecodable(delivery))
         if self._failure_policy.expired(delivery):  # as if the broker had done it: blocks no key
-            decision = self._failure_policy.lost(delivery, EXPIRED)
+            decision = self._failure_policy.dead_letter(delivery, EXPIRED)
             return Decoded(self._consumer, delivery, _nothing(delivery), [decision])
         try:
             if not self._json_alone:
@@ -245,7 +246,7 @@ class Decoder:
     def _refuse_whole(self, inputs: Inputs, delivery: Delivery, decision: Decision) -> Decoded:
         """Decide on a delivery that cannot be decoded: now, or after earlier records of its key."""
         if not (self._in_turn and self._order.by_key and delivery.content_type != PACK):
-            return self.set_aside(delivery, decision)
+            return self.with_decision(delivery, decision)
         arrived = Decoded(self._consumer, delivery, _nothing(delivery))
         inputs.append(Fault(arrived, 0, decision=decision))
         return arrived
@@ -263,13 +264,13 @@ class Decoder:
             reads=self._callees[place].reads if place is not None else "bytes",
         )
 
-    def set_aside(self, delivery: Delivery, decision: Decision) -> Decoded:
-        """Dead-letter a delivery of which no record can be decoded."""
+    def with_decision(self, delivery: Delivery, decision: Decision) -> Decoded:
+        """Return a delivery as decoded without records, and with the decision on all of it."""
         arrived = Decoded(self._consumer, delivery, _nothing(delivery))
-        self._set_aside(arrived, decision)
+        self._add_decision(arrived, decision)
         return arrived
 
-    def _set_aside(self, arrived: Decoded, decision: Decision) -> None:
+    def _add_decision(self, arrived: Decoded, decision: Decision) -> None:
         if self._retries is not None:
             decision = self._retries.after_whole(arrived.delivery, arrived.pack, decision)
         arrived.decisions.append(decision)
@@ -277,7 +278,7 @@ class Decoder:
     def decide(self, fault: Fault) -> None:
         """Decide on a record that no handler gets, after the earlier records of its key."""
         if fault.decision is not None:
-            self._set_aside(fault.arrived, fault.decision)
+            self._add_decision(fault.arrived, fault.decision)
         elif fault.error is not None:
             self.fail(fault.arrived, fault.row, fault.error)
 

@@ -37,7 +37,7 @@ events = EventLog(__name__)
 class Dispatch:
     """Handles the deliveries of one consumer with the handlers of its queue."""
 
-    def __init__(  # noqa: PLR0913 -- a dispatch's parts
+    def __init__(  # noqa: PLR0913 -- the parts that it uses, most of them given by name
         self,
         topology: Topology,
         consumer: Consumer,
@@ -48,9 +48,9 @@ class Dispatch:
         store: Store,
         resources: Resources,
     ) -> None:
-        """Prepare the handlers, which are called in transactions of the store.
+        """Create the parts of the dispatch.
 
-        On a queue with `store = false`, the store is not used.
+        Handlers are called in transactions of the store, except on a queue with `store = false`.
 
         Raises:
             UsageError: a parameter of a handler requests an unknown value.
@@ -91,11 +91,11 @@ class Dispatch:
             self.retries,
             block_on_dead=queue.block_on_dead,
         )
-        left = Leftovers(store, topology.name, self.clock) if queue.once else None
-        self.calls = HandlerCalls(consumer, sender, store, left, self.blocked.overtaken)
+        leftovers = Leftovers(store, topology.name, self.clock) if queue.once else None
+        self.calls = HandlerCalls(consumer, sender, store, leftovers, self.blocked.overtaken)
         self._batches = BatchCalls(self.calls, self._decoder, self.blocked)
         dead_handler = (
-            DeadHandler(topology, consumer, sender, store, left, resources=resources)
+            DeadHandler(topology, consumer, sender, store, leftovers, resources=resources)
             if queue.dead_handler is not None
             else None
         )
@@ -110,7 +110,7 @@ class Dispatch:
         )
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
-        """Handle deliveries; when this returns, all of them may be acknowledged.
+        """Handle deliveries. When this returns, all of them may be acknowledged.
 
         The broker has then confirmed all messages that result from them: those that the handler
         published, retries and dead letters.
@@ -120,19 +120,19 @@ class Dispatch:
 
         """
         started, paused_seconds = self.clock.monotonic(), self._paused_seconds
-        opened, inputs = self.open(deliveries)
+        decoded, inputs = self.decode(deliveries)
         count = 0
         for each in inputs:
-            if isinstance(each, Fault):
+            if isinstance(each, Fault):  # no handler gets this record
                 self.blocked.decide(each)
                 continue
             records = Records(each.chunks, each.owners)
             count += len(records)
             self._log_drops(self._batches.perform(each.callee, records).values())
-        self._failed_records.send(opened)
+        self._failed_records.send(decoded)
         took_seconds = self.clock.monotonic() - started
         self._metrics.handled(took_seconds - (self._paused_seconds - paused_seconds), count)
-        self._settled.add(opened)
+        self._settled.add(decoded)
 
     def pause_after_slices(self, pause: Callable[[], None]) -> None:
         """Call a function after each slice of the messages that a handler publishes.
@@ -154,13 +154,13 @@ class Dispatch:
         """Whether handlers are called in transactions of a store."""
         return not isinstance(self._store, NoStore)
 
-    def ended(
-        self, arrived: Decoded, row: int, error: BaseException | None, seconds: float
+    def record_ended(
+        self, delivery: Decoded, row: int, error: BaseException | None, seconds: float
     ) -> None:
-        """Register that one record was handled, with its exception if there is one.
+        """Count one record that was handled; if its call raised, decide on the record.
 
         Args:
-            arrived: the delivery of the record.
+            delivery: the delivery of the record.
             row: the index of the record in the delivery.
             error: the exception, as calls.judge() returns it.
             seconds: the duration of the call.
@@ -168,18 +168,18 @@ class Dispatch:
         """
         self._metrics.handled(seconds, 1)
         if error is not None:
-            self.failed(arrived, row, error)
+            self.record_failed(delivery, row, error)
 
-    def failed(self, arrived: Decoded, row: int, error: BaseException) -> None:
-        """Register the exception of one record, as calls.judge() returns it."""
+    def record_failed(self, delivery: Decoded, row: int, error: BaseException) -> None:
+        """Decide on a record whose call raised an exception, as calls.judge() returns it."""
         self._log_drops([error])
-        self._decoder.fail(arrived, row, error)
+        self._decoder.fail(delivery, row, error)
 
-    def close(self, opened: Sequence[Decoded], note: Callable[[str], None] | None = None) -> None:
-        """Send retries and dead letters, and count; then the deliveries may be acknowledged.
+    def finish(self, decoded: Sequence[Decoded], note: Callable[[str], None] | None = None) -> None:
+        """Send the retries and dead letters of deliveries, which may then be acknowledged.
 
         Args:
-            opened: the deliveries.
+            decoded: the deliveries.
             note: called with the message id before the dead handler gets failed records of the
                 message.
 
@@ -188,13 +188,16 @@ class Dispatch:
                 repeated.
 
         """
-        self._failed_records.send(opened, note=note)
-        self._settled.add(opened)
+        self._failed_records.send(decoded, note=note)
+        self._settled.add(decoded)
 
-    def open(
+    def decode(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
     ) -> tuple[list[Decoded], Inputs]:
-        """Decode deliveries; return them, and the inputs: records for handlers, and faults.
+        """Decode deliveries; return them, and what to do next, in order.
+
+        The second value is a list. Each item has records for one handler, or is a fault: a record
+        that no handler gets.
 
         Args:
             deliveries: the deliveries in the order of their arrival.
@@ -206,26 +209,27 @@ class Dispatch:
         """
         if self._equal_messages is not None:
             try:
-                deliveries = self._equal_messages.distinguished(deliveries, running)
+                deliveries = self._equal_messages.with_distinct_ids(deliveries, running)
             except Exception as error:
                 if isinstance(error, Outage) or not self._store.is_outage(error):
                     raise
                 msg = f"store: {error}"
                 raise StoreOutage(msg) from error
-        return self._decoder.open(deliveries)
+        return self._decoder.decode(deliveries)
 
-    def give_up(self, delivery: Delivery, reason: str, *, quietly: bool = False) -> None:
+    def give_up(self, delivery: Delivery, reason: str, *, skip_dead_handler: bool = False) -> None:
         """Dead-letter a delivery without decoding it; it may then be acknowledged.
 
         Args:
-            delivery: the message whose handling crashes the consumer.
+            delivery: the message that ends its process each time.
             reason: the reason of the dead letter.
-            quietly: True to skip the dead handler, because it crashes the consumer, too.
+            skip_dead_handler: True if the dead handler ends the process, too.
 
         """
-        opened = self._decoder.set_aside(delivery, self._failure_policy.lost(delivery, reason))
-        self._failed_records.send([opened], quietly=quietly)
-        self._settled.add([opened])
+        decision = self._failure_policy.dead_letter(delivery, reason)
+        decoded = self._decoder.with_decision(delivery, decision)
+        self._failed_records.send([decoded], skip_dead_handler=skip_dead_handler)
+        self._settled.add([decoded])
 
     def _log_drops(self, errors: Iterable[BaseException]) -> None:
         reasons = [error.reason for error in errors if isinstance(error, Drop)]

@@ -39,14 +39,13 @@ class EqualMessages:
         self._metrics = metrics
         self._decided: list[tuple[Delivery, Delivery]] = []
 
-    def distinguished(
+    def with_distinct_ids(
         self, deliveries: Sequence[Delivery], running: Collection[str] = ()
     ) -> Sequence[Delivery]:
-        """Return deliveries; one that equals an earlier message gets another id.
+        """Return the deliveries; a delivery that equals an earlier message gets another id.
 
-        The ids of messages that are being handled are in use, too.
-
-        If the same deliveries are handled again after an outage, the decision is the same.
+        The earlier messages are in the inbox, or are being handled (running). If the same
+        deliveries are handled again after an outage, the result is the same.
         """
         if all(delivery.identified for delivery in deliveries):
             return deliveries

@@ -35,14 +35,14 @@ class FailedRecordSender:
         self,
         opened: Sequence[Decoded],
         *,
-        quietly: bool = False,
+        skip_dead_handler: bool = False,
         note: Callable[[str], None] | None = None,
     ) -> None:
         """Send the retries and dead letters of deliveries, and wait until the broker confirms them.
 
         Args:
             opened: the deliveries.
-            quietly: whether not to call the dead handler.
+            skip_dead_handler: whether not to call the dead handler.
             note: called with the message id before the dead handler gets failed records of the
                 message.
 
@@ -51,7 +51,7 @@ class FailedRecordSender:
                 repeated.
 
         """
-        if self._dead_handler is not None and not quietly:
+        if self._dead_handler is not None and not skip_dead_handler:
             for arrived in opened:
                 if note is not None and arrived.decisions:
                     note(arrived.delivery.message_id)

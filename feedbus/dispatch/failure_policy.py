@@ -89,7 +89,7 @@ class FailurePolicy:
         )
 
     def undecodable(self, delivery: Delivery) -> Decision:
-        """Dead-letter a message that cannot be decoded, unchanged within another message."""
+        """Return the decision to dead-letter a message whose properties cannot be decoded."""
         faults = [*delivery.faults[:FAULTS_NAMED]]
         if len(delivery.faults) > FAULTS_NAMED:
             faults.append(f"and {len(delivery.faults) - FAULTS_NAMED} more")
@@ -97,12 +97,12 @@ class FailurePolicy:
         return Decision("invalid", sealed(letter))
 
     def unreadable(self, delivery: Delivery, error: InvalidBody) -> Decision:
-        """Dead-letter a body that is not a record, unchanged."""
+        """Return the decision to dead-letter a message whose body is not a record, unchanged."""
         extra = {ERRORS: errors_text(error.errors)}
         return Decision("invalid", self._whole(delivery, text_of(error), extra))
 
-    def lost(self, delivery: Delivery, reason: str) -> Decision:
-        """Dead-letter a whole delivery, unchanged."""
+    def dead_letter(self, delivery: Delivery, reason: str) -> Decision:
+        """Return the decision to dead-letter a whole delivery, unchanged."""
         letter = self._whole(delivery, reason)
         return Decision("dead_letter", sealed(letter) if delivery.faults else letter)
 

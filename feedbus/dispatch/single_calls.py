@@ -64,7 +64,7 @@ class SingleCalls:
 
         """
         self._note(delivery.message_id)
-        (opened,), inputs = self._dispatch.open((delivery,))
+        (opened,), inputs = self._dispatch.decode((delivery,))
         try:
             published = self._outcomes(delivery, opened, inputs)
         except Outage:
@@ -94,7 +94,7 @@ class SingleCalls:
                     records: Records = Records((chunk.select((index,)),), (opened,))
                     started = dispatch.clock.monotonic()
                     publications, error = calls.outcome(each.callee, records)
-                    dispatch.ended(opened, row, error, dispatch.clock.monotonic() - started)
+                    dispatch.record_ended(opened, row, error, dispatch.clock.monotonic() - started)
                     if publications:
                         published.append(Published(opened, row, records, publications))
         return published
@@ -112,9 +112,9 @@ class SingleCalls:
             for each, error in zip(published, errors, strict=True):
                 if error is not None:
                     judged = self._dispatch.calls.judge(each.records, error)
-                    self._dispatch.failed(each.opened, each.row, judged)
+                    self._dispatch.record_failed(each.opened, each.row, judged)
             self._clear_published()
-        self._dispatch.close(self._opened, self._note)
+        self._dispatch.finish(self._opened, self._note)
         deliveries = [opened.delivery for opened in self._opened]
         self._opened = []
         return deliveries

@@ -204,8 +204,8 @@ class BatchMode:
                     message_id=ids[0],
                 )
                 # The consumer has crashed that often again: now the dead handler is the cause.
-                quietly = bool(run.crash_guard.reason_given_up(ids[0], 2 * limit))
-                run.dispatch.give_up(deliveries[0], reason, quietly=quietly)
+                skip = bool(run.crash_guard.reason_given_up(ids[0], 2 * limit))
+                run.dispatch.give_up(deliveries[0], reason, skip_dead_handler=skip)
             else:
                 run.dispatch.handle(deliveries)
         seconds = run.clock.monotonic() - started
