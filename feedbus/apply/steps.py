@@ -99,7 +99,7 @@ def apply(  # noqa: PLR0913 -- an apply's parts, each given by name
     ):
         with broker.locked(connection, topology):
             if not older_file:
-                states = ledger.recall_all(connection.channel(), topology)
+                states = ledger.read_all_locked(connection.channel(), topology)
                 file_order.refuse_older(states.values(), topology)
             _make(connection, topology, plan, supervisor)
             _unbind(connection, topology, plan)
@@ -183,8 +183,8 @@ def _switch(connection: Connection, topology: Topology, report: Callable[[str], 
     for exchange in topology.exchanges.values():
         if not exchange.hashed:
             continue
-        known = ledger.recall(channel, topology, exchange.name)
-        state = switch.adopt(channel, topology, exchange.name, report)
+        known = ledger.read_locked(channel, topology, exchange.name)
+        state = switch.make_current(channel, topology, exchange.name, report)
         if known is None or known.current != state.current:
             report(f"{exchange.name}: publishing switched to generation {state.current.digest}")
     channel.close()

@@ -211,9 +211,9 @@ def standing(
         # is not.
         with broker.locked(connection, topology):
             channel = connection.channel()
-            state = ledger.recall(channel, topology, exchange)
+            state = ledger.read_locked(channel, topology, exchange)
             if state is not None and state != seen:
-                ledger.mend(channel, names, state)
+                ledger.repair(channel, names, state)
             channel.close()
     except UsageError:  # a switch is in progress
         return "switching"

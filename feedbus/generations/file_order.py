@@ -55,16 +55,16 @@ def why_refused(state: State, topology: Topology) -> str:
     )
 
 
-def confirmed(state: State, topology: Topology) -> State:
-    """Return the state with this host's file, if that is newer and asks for the same ring."""
+def with_newer_file(state: State, topology: Topology) -> State:
+    """Return the state with this host's file as its source, if this file is newer."""
     own = TopologyFile.of(topology)
     if own is None or (state.source is not None and own.modified <= state.source.modified):
         return state
     return replace(state, source=own)
 
 
-def succeeded(state: State, topology: Topology, wanted: Generation) -> State:
-    """Return the state with the file that asks for another ring, and the ring that it replaces."""
+def with_next_ring(state: State, topology: Topology, wanted: Generation) -> State:
+    """Return the state with this host's file as its source, and with the replaced ring."""
     before, after = _ring(state.current), _ring(wanted)
     if before == after:
         return state

@@ -30,7 +30,7 @@ from feedbus.wire.constants import JSON
 events = EventLog(__name__)
 
 READ_ATTEMPTS = 100
-RECALL_ATTEMPTS = 10  # the ledger is read under the lock; a dead reader's message returns soon
+LOCKED_ATTEMPTS = 10  # fewer: under the lock, only a reader that just ended has the message
 READ_PAUSE_SECONDS = 0.03
 # A quorum queue puts returned messages in the order of their return, and drops its first message if
 # there are too many. With room for one, a reader that returns an old state after another reader has
@@ -40,11 +40,18 @@ KEPT = 100
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The current generation of an exchange, and earlier ones that are not empty yet.
+    """The state of an exchange's ring.
 
-    While it is not settled, a switch is not complete: draining generations may still get records.
-    It is disordered if the broker distributes keys in another order than the current generation's.
-    The source is the file that asked for the current ring; replaced has digests of earlier rings.
+    Attributes:
+        current: the generation to which the entry sends messages.
+        draining: earlier generations whose queues are not deleted yet.
+        settled: whether the switch to the current generation is complete; until then, draining
+            generations may still get records.
+        serial: the number of this state; each change has a higher one.
+        disordered: whether the broker has bound the current ring in another order than feedbus.
+        source: the topology file that asked for the current ring.
+        replaced: the digests of earlier rings.
+
     """
 
     current: Generation
@@ -73,10 +80,10 @@ def states(connection: Connection, topology: Topology) -> dict[str, State]:
 def read(channel: Channel, topology: Topology, exchange: str) -> State | None:
     """Return the state of an exchange, or None if the broker has no generation of it yet."""
     _declare(channel, topology, exchange, Names(topology).generations(exchange))
-    return _seen(channel, topology, exchange, RECALL_ATTEMPTS)
+    return _seen(channel, topology, exchange, LOCKED_ATTEMPTS)
 
 
-def recall(channel: Channel, topology: Topology, exchange: str) -> State | None:
+def read_locked(channel: Channel, topology: Topology, exchange: str) -> State | None:
     """Read the state under the topology's lock; None if the broker has no generation yet.
 
     Raises:
@@ -91,7 +98,7 @@ def recall(channel: Channel, topology: Topology, exchange: str) -> State | None:
     for queue in there:
         _declare(channel, topology, exchange, queue)
         try:
-            state = _take(channel, topology, exchange, queue, RECALL_ATTEMPTS)
+            state = _take(channel, topology, exchange, queue, LOCKED_ATTEMPTS)
         except _DamagedError:
             damaged.append(queue)
         else:
@@ -110,10 +117,10 @@ def recall(channel: Channel, topology: Topology, exchange: str) -> State | None:
     return None
 
 
-def recall_all(channel: Channel, topology: Topology) -> dict[str, State]:
-    """Read the state of each ring that has one, under the topology's lock; see recall()."""
+def read_all_locked(channel: Channel, topology: Topology) -> dict[str, State]:
+    """Read the state of each ring that has one, under the topology's lock; see read_locked()."""
     hashed = [exchange.name for exchange in topology.exchanges.values() if exchange.hashed]
-    found = {name: recall(channel, topology, name) for name in hashed}
+    found = {name: read_locked(channel, topology, name) for name in hashed}
     return {name: state for name, state in found.items() if state is not None}
 
 
@@ -124,7 +131,7 @@ def declare(channel: Channel, topology: Topology, exchange: str) -> None:
         _declare(channel, topology, exchange, queue)
 
 
-def mend(channel: Channel, names: Names, state: State) -> None:
+def repair(channel: Channel, names: Names, state: State) -> None:
     """Write the state again if readers cannot read it; the caller holds the topology's lock."""
     exchange = state.current.exchange
     try:
@@ -190,7 +197,7 @@ def _seen(channel: Channel, topology: Topology, exchange: str, attempts: int) ->
         queue=queue,
     )
     with broker.locked(channel.connection, topology):
-        return recall(channel, topology, exchange)
+        return read_locked(channel, topology, exchange)
 
 
 def _take(

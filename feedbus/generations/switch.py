@@ -1,4 +1,8 @@
-"""The switch from one generation of a ring to the next; its state is kept in the ledger."""
+"""The switch from one generation of a ring to the next.
+
+The steps are in docs/internals/resharding.md. The ledger contains the state of the ring. A state is
+*settled* when the switch to its current generation is complete.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ EXIT_AT = "FEEDBUS_EXIT_AT"
 EXIT_CODE = 99
 
 
-def adopt(
+def make_current(
     channel: Channel,
     topology: Topology,
     exchange: str,
@@ -36,37 +40,43 @@ def adopt(
     *,
     on_full: Callable[[], None] = lambda: None,
 ) -> State:
-    """Make the topology's ring the current one, and return the resulting state.
+    """Make the ring that the topology declares the current one, and return the resulting state.
 
-    Messages that arrive during the switch are held, then appended to the old ring, so that each
-    key's records stay in order: the new ring's consumers wait until the old ring is empty. Every
-    step can be repeated, so after a crash this function is called again. An interrupted switch is
-    finished first, even if the topology has changed again since. The caller holds the topology's
-    lock; report is called with the reason if this takes long. on_full is called if held messages
-    wait for a full queue.
+    Messages that arrive during the switch are held. Then they are appended to the queues of the old
+    ring, whose records are handled before those of the new ring. So each key stays in order. After
+    a crash, the function is called again, because every step can be repeated. It first completes
+    an interrupted switch, even if the topology has changed since.
+
+    Args:
+        channel: a channel to the broker; its user holds the topology's lock.
+        topology: the topology.
+        exchange: the name of the exchange.
+        report: called with the reason if the switch takes long.
+        on_full: called if held messages wait for a full queue.
+
     """
     names = Names(topology)
     wanted = topology.generation(exchange)
-    state = ledger.recall(channel, topology, exchange)
+    state = ledger.read_locked(channel, topology, exchange)
     if state is not None and not state.settled:
         state = _carry_out(channel, names, state, on_full)
     if state is None:
-        state = file_order.confirmed(State(wanted, settled=False), topology)
-    elif same(state.current, wanted) and not state.disordered:
+        state = file_order.with_newer_file(State(wanted, settled=False), topology)
+    elif same_ring(state.current, wanted) and not state.disordered:
         broker.declare_ring(channel, names, state.current)
-        known, state = state, file_order.confirmed(state, topology)
+        known, state = state, file_order.with_newer_file(state, topology)
         if state != known:
             state = ledger.write(channel, names, state)
         else:
-            ledger.mend(channel, names, state)
-        # There are held messages only if the broker took longer than expected at the last switch.
+            ledger.repair(channel, names, state)
+        # Usually there are none: only if the broker was slow at the last switch.
         _append_held(channel, names, exchange, (state.current,), on_full)
         return state
     else:
         draining = (*state.draining, state.current)
         state = replace(
-            file_order.succeeded(state, topology, wanted),
-            current=successor(state, wanted),
+            file_order.with_next_ring(state, topology, wanted),
+            current=next_generation(state, wanted),
             draining=draining,
             settled=False,
             disordered=False,
@@ -79,8 +89,8 @@ def adopt(
 
 def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[], None]) -> State:
     """Carry out a switch whose new ring is declared; an interrupted switch starts again."""
-    # The state is written first: until it is settled, consumers delete no queue, and after a crash
-    # the switch starts again.
+    # The state is written first. While it is not settled, consumers delete no queue. After a crash,
+    # the ledger shows that this switch must be completed.
     state = ledger.write(channel, names, state)
     step("written")
     for old in state.draining:
@@ -103,19 +113,20 @@ def _carry_out(channel: Channel, names: Names, state: State, on_full: Callable[[
     return state
 
 
-def successor(state: State, wanted: Generation) -> Generation:
+def next_generation(state: State, wanted: Generation) -> Generation:
     """Return the generation that follows the current one."""
-    # A turn is never used again, so a late pack cannot reach another ring than its own.
+    # Each generation has another number (turn). So a pack that arrives late cannot reach the
+    # queues of a later generation with the same shards.
     return replace(wanted, turn=state.current.turn + 1)
 
 
-def same(one: Generation, other: Generation) -> bool:
-    """Whether two generations have the same shards, weights and arguments; the turn may differ."""
+def same_ring(one: Generation, other: Generation) -> bool:
+    """Whether two generations have the same shards, weights and arguments of queues."""
     return (one.members, one.shape) == (other.members, other.shape)
 
 
 def step(name: str) -> None:
-    """Mark a step of a change; FEEDBUS_EXIT_AT=NAME ends the process there, to test crashes."""
+    """End the process after this step if FEEDBUS_EXIT_AT names the step; tests use it."""
     if os.environ.get(EXIT_AT) == name:
         os._exit(EXIT_CODE)
 
@@ -125,7 +136,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
 
     The caller holds the topology's lock.
     """
-    state = ledger.recall(channel, topology, generation.exchange)
+    state = ledger.read_locked(channel, topology, generation.exchange)
     if state is None:
         return
     names = Names(topology)
@@ -141,7 +152,7 @@ def forget_drained(channel: Channel, topology: Topology, generation: Generation)
 
 
 def _delete_waiting(channel: Channel, queue: str) -> None:
-    """Delete a waiting queue; a shard's queue ends only when no record waits for it."""
+    """Delete the waiting queue of a deleted shard's queue; keep it if it has records."""
     count = broker.count(channel.connection, queue)
     if count:
         events.error(
@@ -157,12 +168,12 @@ def _delete_waiting(channel: Channel, queue: str) -> None:
 
 
 def record_disorder(channel: Channel, topology: Topology, generation: Generation) -> None:
-    """Record that the broker has bound the shards of a ring in another order than its generation.
+    """Write into the state that the broker has bound the shards of a ring in another order.
 
-    The next call of adopt() makes a new generation of the same members. The caller
-    holds the lock of the topology.
+    The next call of make_current() then makes a new generation with the same shards. The caller
+    holds the topology's lock.
     """
-    state = ledger.recall(channel, topology, generation.exchange)
+    state = ledger.read_locked(channel, topology, generation.exchange)
     if state is not None and state.current == generation and not state.disordered:
         ledger.write(channel, Names(topology), replace(state, disordered=True))
 
@@ -179,12 +190,12 @@ def _disconnect(channel: Channel, names: Names, generation: Generation) -> None:
     """Stop routing messages to a generation: packs are returned, plain messages are held."""
     for member, _ in generation.members:
         queue, key = names.member(generation, member), names.pack_key(generation, member)
-        apart = channel.connection.channel()
+        own_channel = channel.connection.channel()
         try:
-            apart.queue_unbind(queue, names.packs(generation.exchange), key)
+            own_channel.queue_unbind(queue, names.packs(generation.exchange), key)
         except NotFound:  # the queue is already drained; the error closes the channel
             continue
-        apart.close()
+        own_channel.close()
     channel.exchange_unbind(names.ring(generation), names.exchange(generation.exchange), "")
 
 
@@ -213,19 +224,21 @@ def _append_held(
         on_full()
 
     def append(messages: Sequence[Any]) -> None:
-        left = [Moved.of(each, "", each.delivery_info["routing_key"]) for each in messages]
+        moved = [Moved.of(each, "", each.delivery_info["routing_key"]) for each in messages]
         for generation in generations:
-            there = [replace(each, exchange=names.ring(generation)) for each in left]
+            moved = [replace(each, exchange=names.ring(generation)) for each in moved]
             refusals = publish_all(
                 channel.connection,
-                there,
+                moved,
                 at_once=1 if _may_refuse(names.topology, generation) else WINDOW,
                 on_full=partial(wait, generation),
             )
             refused = {id(each.message) for each in refusals}
-            left = [each for each in there if id(each) in refused]
-        if left:
-            msg = f"broker: {len(left)} messages of {names.held(exchange)} are accepted by no shard"
+            moved = [each for each in moved if id(each) in refused]
+        if moved:
+            msg = (
+                f"broker: {len(moved)} messages of {names.held(exchange)} are accepted by no shard"
+            )
             raise Outage(msg)
 
     with Emptying(channel.connection, names.held(exchange), append) as emptying:
@@ -245,19 +258,21 @@ def _may_refuse(topology: Topology, generation: Generation) -> bool:
 def fence(channel: Channel, names: Names, old: Generation) -> None:
     """Publish a fence to each queue of a ring.
 
-    The consumer that receives it reads the state. If the queue is to end, the consumer proves that
-    it is empty and deletes it. The ring must not have a binding any more. A full queue that nobody
-    reads gets no fence: a consumer that begins to read an old queue puts one there.
+    The consumer that receives the fence reads the state of the ring. If the queue belongs to an old
+    generation, the consumer proves that it is empty and deletes it. No binding may lead to the ring
+    any more. A full queue without a consumer gets no fence: the consumer that begins to read it
+    puts a fence there.
     """
     connection = channel.connection
-    left = names.members(old)
-    while left:
-        fences = [probes.fence(queue, old.digest) for queue in left]
+    queues = names.members(old)
+    while queues:
+        fences = [probes.fence(queue, old.digest) for queue in queues]
         refusals = publish_all(connection, fences, nacked_seconds=NACKED_SECONDS)
         full = [each.message.routing_key for each in refusals if each.outcome == "nacked"]
-        left = [queue for queue in full if not _is_left_alone(connection, queue)]
+        queues = [queue for queue in full if not _has_no_consumer(connection, queue)]
 
 
-def _is_left_alone(connection: Connection, queue: str) -> bool:
-    """Whether a queue has messages and no consumer; without a leader it reports neither."""
+def _has_no_consumer(connection: Connection, queue: str) -> bool:
+    """Whether a queue has messages and no consumer."""
+    # A queue without a leader reports no messages, so it does not count.
     return bool(broker.count(connection, queue)) and not broker.consumers(connection, queue)

@@ -10,7 +10,7 @@ from feedbus.broker_names import Names
 from feedbus.errors import UsageError
 from feedbus.generations import file_order, ledger, queue_replacement
 from feedbus.generations.ledger import State
-from feedbus.generations.switch import adopt
+from feedbus.generations.switch import make_current
 from feedbus.logs import EventLog
 from feedbus.topology import Topology
 from feedbus.wire.amqp_protocols import Connection
@@ -40,7 +40,7 @@ def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) ->
     ):
         external.check_on_broker(connection, topology)
         channel = connection.channel()
-        before = ledger.recall_all(channel, topology)
+        before = ledger.read_all_locked(channel, topology)
         file_order.refuse_older(before.values(), topology)
         project_marks.claim(channel, topology)
         _end_replacements(connection, topology)
@@ -49,7 +49,7 @@ def set_up(topology: Topology, *, on_full: Callable[[], None] = lambda: None) ->
         for seen in before.values():
             _refuse_consumed(connection, topology, seen)
         states = {
-            exchange.name: adopt(channel, topology, exchange.name, on_full=on_full)
+            exchange.name: make_current(channel, topology, exchange.name, on_full=on_full)
             for exchange in topology.exchanges.values()
             if exchange.hashed
         }

@@ -142,7 +142,7 @@ class Comparison:
             if state is None:
                 yield wanted
             else:
-                yield from (state.current, *state.draining, switch.successor(state, wanted))
+                yield from (state.current, *state.draining, switch.next_generation(state, wanted))
 
     def _wanted_exchanges(self) -> set[str]:
         names, topology = self._names, self.topology

@@ -32,7 +32,7 @@ def changes(
         if state is None:
             first = _evenness(wanted) if rates else None
             yield RingChange(exchange.name, None, wanted.digest, "the first ring", after=first)
-        elif not (state.settled and switch.same(state.current, wanted)) or state.disordered:
+        elif not (state.settled and switch.same_ring(state.current, wanted)) or state.disordered:
             names = Names(topology)
             backlogs = {
                 generation: messages(names, seen, generation)
@@ -49,12 +49,12 @@ def _change(
     state: State, wanted: Generation, backlogs: Mapping[Generation, Mapping[str, int]]
 ) -> RingChange:
     old = state.current
-    if switch.same(old, wanted) and not state.disordered:
+    if switch.same_ring(old, wanted) and not state.disordered:
         return RingChange(
             old.exchange, old.digest, old.digest, "an interrupted switch is completed"
         )
     backlog = sum(sum(each.values()) for each in backlogs.values())
-    new = switch.successor(state, wanted)
+    new = switch.next_generation(state, wanted)
     return RingChange(
         old.exchange, old.digest, new.digest, _reason(state, wanted), backlog_messages=backlog
     )
