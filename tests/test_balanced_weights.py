@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedbus import config
-from feedbus.balance.traffic import Tally
+from feedbus.balance.key_traffic import Tally
 from feedbus.balance.weights import find
 from feedbus.config.weight_editing import weighted
 from feedbus.ring import Ring, frontier

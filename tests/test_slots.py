@@ -162,7 +162,16 @@ def test_a_command_in_a_slot_holds_its_slot_and_says_that_it_is_ready(folder):
         "import time; from feedbus.process import slot_status; "
         "slot_status.mark_ready(); time.sleep(60)"
     )
-    command = ["-m", "feedbus.process.slot_command", "--run", run, "--name", "web", "--slot", "1"]
+    command = [
+        "-m",
+        "feedbus.process.project_command",
+        "--run",
+        run,
+        "--name",
+        "web",
+        "--slot",
+        "1",
+    ]
     process = subprocess.Popen([sys.executable, *command, "--", sys.executable, "-c", code])
     try:
         wait_until(lambda: slot_status.ready_since(run / "web.1.ready", process.pid) is not None)
@@ -176,7 +185,16 @@ def test_a_command_in_a_slot_holds_its_slot_and_says_that_it_is_ready(folder):
 def test_a_command_in_a_slot_has_its_memory_limited(folder):
     run = slots.run_folder(folder)
     code = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0])"
-    command = ["-m", "feedbus.process.slot_command", "--run", run, "--name", "web", "--slot", "1"]
+    command = [
+        "-m",
+        "feedbus.process.project_command",
+        "--run",
+        run,
+        "--name",
+        "web",
+        "--slot",
+        "1",
+    ]
     limited = [*command, "--memory-limit", "123456789", "--", sys.executable, "-c", code]
     ended = subprocess.run([sys.executable, *limited], capture_output=True, text=True, check=True)
     assert ended.stdout == "123456789\n"
@@ -186,7 +204,7 @@ def test_a_command_that_does_not_exist_is_reported_without_a_traceback(folder):
     run = slots.run_folder(folder)
     command = [
         "-m",
-        "feedbus.process.slot_command",
+        "feedbus.process.project_command",
         "--run",
         run,
         "--name",

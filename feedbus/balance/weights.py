@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from feedbus.balance.key_traffic import Tally
 from feedbus.balance.spread import Spread
-from feedbus.balance.traffic import Tally
 from feedbus.config.toml_positions import write
 from feedbus.config.weight_editing import Weights, weighted, write_weights
 from feedbus.ring import Balance, frontier, placer

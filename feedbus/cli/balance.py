@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import click
 
+from feedbus.balance.key_traffic import Pair, Tally, pairs_of_keys, pairs_of_rows
 from feedbus.balance.keys import Keys
 from feedbus.balance.spread import find_ring
-from feedbus.balance.traffic import Pair, Tally, pairs_of_keys, pairs_of_rows
 from feedbus.balance.weights import CLOSE, Found, find, report, toml
 from feedbus.cli import Context, counted
 from feedbus.cli.keys_option import KEYS

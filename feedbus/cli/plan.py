@@ -100,7 +100,7 @@ def look(topology: Topology, delete_nonempty: tuple[str, ...], *, predict: bool 
 
 def _with_hot_keys(topology: Topology, plan: Plan, keys: Keys, traffic: str | None) -> Plan:
     """Add, for each changed ring, the busiest key of the sample, if it is too busy for a shard."""
-    from feedbus.balance.traffic import Tally, pairs_of_keys
+    from feedbus.balance.key_traffic import Tally, pairs_of_keys
     from feedbus.plan.rings import hot_key
 
     tally = Tally()

@@ -69,7 +69,9 @@ def supervise(
     """
     from circus.arbiter import Arbiter
 
-    importlib.import_module("feedbus.supervisor.commands")  # before the arbiter looks for them
+    importlib.import_module(
+        "feedbus.supervisor.circus_commands"
+    )  # before the arbiter looks for them
     from feedbus.supervisor.reloader import Reloader
     from feedbus.supervisor.supervision import Supervision
 

@@ -38,7 +38,9 @@ class Seed:
         except FeedbusError as error:
             sys.exit(f"error: {error}")
         write_events(self.topology)
-        importlib.import_module("feedbus.supervisor.commands")  # before the arbiter looks for them
+        importlib.import_module(
+            "feedbus.supervisor.circus_commands"
+        )  # before the arbiter looks for them
         self.forks = ForkServer.start(self.topology)
         if not prepare(self.topology, self.forks):
             sys.exit(1)

@@ -60,7 +60,7 @@ def _feedbus(topology: Topology, *words: str) -> list[str]:
 
 
 def _process(topology: Topology, process: Process) -> dict[str, Any]:
-    in_slot = ["-m", "feedbus.process.slot_command", "--run", str(topology.var / "run")]
+    in_slot = ["-m", "feedbus.process.project_command", "--run", str(topology.var / "run")]
     in_slot += ["--name", process.name, "--slot", "$(circus.wid)"]
     if process.memory_limit_bytes is not None:
         in_slot += ["--memory-limit", str(process.memory_limit_bytes)]

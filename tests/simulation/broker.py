@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from feedbus.transports.memory.broker import MemoryBroker, NoUpkeep, Pairs, Presence
+from feedbus.transports.memory.broker import MemoryBroker, NoUpkeep, Presence, SocketPairs
 from feedbus.transports.sqlite.backend import Backend
 from feedbus.transports.sqlite.ports import NEWS
 from tests.simulation.clock import SimulatedClock
@@ -14,55 +14,55 @@ from tests.simulation.network import Network
 from tests.simulation.scheduler import Scheduler
 
 
-class Bell(Pairs):
-    """A bell that also shows whether it was rung."""
+class RecordedWakeUps(SocketPairs):
+    """The wake-ups of a connection; `arrived` shows whether one was sent to it."""
 
-    rung = False
+    arrived = False
 
-    def ring(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
-        """Ring the bells of others, in the order of their ids."""
+    def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
+        """Wake other connections, in the order of their ids."""
         for owner in sorted(owners):
-            bell = self._broker.own_bells.get(owner)
-            if bell is not None:
-                bell.rung = True
-            super().ring((owner,), meaning)
+            wake_ups = self._broker.own_wake_ups.get(owner)
+            if wake_ups is not None:
+                wake_ups.arrived = True
+            super().wake((owner,), meaning)
 
     def listen(self, owner: int) -> None:
-        """Receive what is sent to a connection."""
+        """Start to receive the wake-ups of a connection."""
         super().listen(owner)
-        self._broker.own_bells[owner] = self
+        self._broker.own_wake_ups[owner] = self
 
-    def silence(self) -> set[bytes]:
-        """Take what has arrived."""
-        self.rung = False
-        return super().silence()
+    def read(self) -> set[bytes]:
+        """Read the wake-ups that have arrived."""
+        self.arrived = False
+        return super().read()
 
 
 class SimulatedBroker(MemoryBroker):
     """A broker in memory whose connections go through a network."""
 
     def __init__(self, name: str, network: Network, prepared: bytes | None) -> None:
-        """Hold what a prepared broker held."""
+        """Begin with the content of a prepared broker."""
         self.network = network
-        self.own_bells: dict[int, Bell] = {}
+        self.own_wake_ups: dict[int, RecordedWakeUps] = {}
         self.connection_type = SimulatedConnection
         super().__init__(name, clock=SimulatedClock(network.scheduler), prepared=prepared)
         self.random = network.scheduler.random
 
     def open(self) -> Backend:
-        """Return what a new connection works with."""
+        """Return the backend of a new connection."""
         self.network.scheduler.step("connects")
         if self.network.down:
             msg = "connection refused"
             raise ConnectionRefusedError(msg)
-        bell = Bell(self)
+        wake_ups = RecordedWakeUps(self)
         link: list[SimulatedConnection] = []
 
         def woken() -> bool:
-            return bell.rung or not link[0].connected
+            return wake_ups.arrived or not link[0].connected
 
         clock = LinkClock(self.network.scheduler, woken, link)
-        backend = Backend(self.tables, clock, self.random, bell, Presence(self), NoUpkeep())
+        backend = Backend(self.tables, clock, self.random, wake_ups, Presence(self), NoUpkeep())
         clock.backend_of = self
         return backend
 

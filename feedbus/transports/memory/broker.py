@@ -52,7 +52,7 @@ class MemoryBroker:
         self.name = name
         self.clock: Clock = clock or SystemClock()
         self.random = random.Random(seed)  # noqa: S311 -- names and pauses, no secrets
-        self.bells: dict[int, socket.socket] = {}
+        self.wake_up_sockets: dict[int, socket.socket] = {}
         self.living: set[int] = set()
         self._pid = os.getpid()
         database = sqlite3.connect(
@@ -80,7 +80,7 @@ class MemoryBroker:
             )
             raise FileUnavailable(msg)
         return Backend(
-            self.tables, self.clock, self.random, Pairs(self), Presence(self), NoUpkeep()
+            self.tables, self.clock, self.random, SocketPairs(self), Presence(self), NoUpkeep()
         )
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class ClockTime:
         """Do nothing: no later process continues from this time."""
 
 
-class Pairs:
+class SocketPairs:
     """Wakes connections through a pair of sockets for each, which a selector can wait for."""
 
     def __init__(self, broker: MemoryBroker) -> None:
@@ -162,17 +162,17 @@ class Pairs:
         self.receiver, self._sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.receiver.setblocking(False)
         self._sender.setblocking(False)
-        self._broker.bells[owner] = self._sender
+        self._broker.wake_up_sockets[owner] = self._sender
 
-    def ring(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
+    def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
         """Wake connections; ignore one that is gone or has an unread wake-up."""
         for owner in owners:
-            bell = self._broker.bells.get(owner)
-            if bell is not None:
+            wake_up_socket = self._broker.wake_up_sockets.get(owner)
+            if wake_up_socket is not None:
                 with suppress(OSError):
-                    bell.send(meaning)
+                    wake_up_socket.send(meaning)
 
-    def silence(self) -> set[bytes]:
+    def read(self) -> set[bytes]:
         """Read the wake-ups that have arrived, and return their meanings."""
         heard = set()
         with suppress(OSError):
@@ -183,7 +183,7 @@ class Pairs:
     def close(self, owner: int | None) -> None:
         """Close both sockets; a second time does nothing."""
         if owner is not None:
-            self._broker.bells.pop(owner, None)
+            self._broker.wake_up_sockets.pop(owner, None)
         self.drop()
 
     def drop(self) -> None:

@@ -11,7 +11,7 @@ from feedbus.clock import Clock, SystemClock
 from feedbus.transports.sqlite.broker_time import BrokerTime
 from feedbus.transports.sqlite.compaction import Compaction
 from feedbus.transports.sqlite.liveness import Locks
-from feedbus.transports.sqlite.ports import Bell, Liveness, Upkeep
+from feedbus.transports.sqlite.ports import Liveness, Upkeep, WakeUps
 from feedbus.transports.sqlite.schema import live_folder, open_database
 from feedbus.transports.sqlite.transactions import BUSY_TIMEOUT_SECONDS, Tables, unavailable
 from feedbus.transports.sqlite.wakeup import Sockets
@@ -24,7 +24,7 @@ class Backend:
     tables: Tables
     clock: Clock
     random: random.Random
-    bell: Bell
+    wake_ups: WakeUps
     liveness: Liveness
     upkeep: Upkeep
 

@@ -29,7 +29,7 @@ class Time(Protocol):
         """Store the time of a write, within its transaction."""
 
 
-class Bell(Protocol):
+class WakeUps(Protocol):
     """Wakes other connections by their ids, and receives their wake-ups."""
 
     receiver: socket.socket | None
@@ -37,10 +37,10 @@ class Bell(Protocol):
     def listen(self, owner: int) -> None:
         """Start to receive the wake-ups that are sent to a connection."""
 
-    def ring(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
+    def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
         """Wake connections."""
 
-    def silence(self) -> set[bytes]:
+    def read(self) -> set[bytes]:
         """Read the wake-ups that have arrived, and return their meanings."""
 
     def close(self, owner: int | None) -> None:

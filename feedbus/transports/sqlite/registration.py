@@ -1,7 +1,7 @@
 """A connection's registration in the broker file: its id, its writes, and its wake-ups.
 
 Each connection that consumes, or that declares exclusive queues, is entered in the tables as an
-owner. Others see that it lives, and it has a bell that they ring.
+owner. Others see that it lives, and they can wake it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from feedbus.transports.sqlite.liveness import process_namespace
 from feedbus.transports.sqlite.owners import enter, reap, take_out
 from feedbus.transports.sqlite.ports import FAREWELL
 from feedbus.transports.sqlite.transactions import FileUnavailable, Transaction
-from feedbus.transports.sqlite.waiting import DIED, RANG, SIGNALLED, WOKEN, Watch
+from feedbus.transports.sqlite.waiting import DIED, SIGNALLED, WAKE_UP, WOKEN, Watch
 
 SPREAD_SECONDS = 0.004  # so that connections that wait for one clock do not all wake at once
 LOOK_SECONDS = 0.05
@@ -40,7 +40,7 @@ class RegisteredConnection:
         self.clock = backend.clock
         self._random = backend.random
         self._upkeep = backend.upkeep
-        self._bell = backend.bell
+        self._wake_ups = backend.wake_ups
         self._watch: Watch | None = None
         self._owners_seen = -1
         self._looked_at = 0.0
@@ -70,14 +70,14 @@ class RegisteredConnection:
             yield tx
             keep_limits(tx)
             concerned = self._concerned(tx)
-        self._bell.ring(concerned)
+        self._wake_ups.wake(concerned)
         self._upkeep.postpone()
         self.stir()
 
     def stir(self) -> None:
         """Make an event loop call back soon: there may be messages or confirms to deliver."""
         if self._evented and self.owner is not None:
-            self._bell.ring((self.owner,))
+            self._wake_ups.wake((self.owner,))
 
     def _concerned(self, tx: Transaction) -> set[int]:
         concerned = set(tx.stirred)
@@ -106,13 +106,13 @@ class RegisteredConnection:
             with self.write() as tx:
                 owner = enter(tx)
                 self.liveness.begin(owner)  # before others can see the id
-                self._bell.listen(owner)
+                self._wake_ups.listen(owner)
                 reap(tx, self.liveness, owner)
         except BaseException:
             self.liveness.end()
             raise
         self.owner = owner
-        self._watch = Watch(self._bell, self.clock)
+        self._watch = Watch(self._wake_ups, self.clock)
         self.refresh()
         return owner
 
@@ -226,7 +226,7 @@ class RegisteredConnection:
     def _react(self, happened: set[str]) -> None:
         if happened:
             self._upkeep.postpone()
-        if RANG in happened:  # a connection that is always busy never sleeps, and checks here
+        if WAKE_UP in happened:  # a connection that is always busy never sleeps, and checks here
             self._look_around()
         if DIED in happened:
             with self.write() as tx:
@@ -268,8 +268,8 @@ class RegisteredConnection:
             self.liveness.end()
             with contextlib.suppress(FileUnavailable):  # its process lives, so nobody would notice
                 others = self.tables.read("SELECT id FROM owners WHERE id <> ?", (self.owner,))
-                self._bell.ring((owner for (owner,) in others), FAREWELL)
-        self._bell.close(self.owner)
+                self._wake_ups.wake((owner for (owner,) in others), FAREWELL)
+        self._wake_ups.close(self.owner)
         self.tables.close()
 
     def hold(self) -> None:
@@ -286,7 +286,7 @@ class RegisteredConnection:
         if self._watch is not None:
             self._watch.drop()
         self.liveness.drop()
-        self._bell.drop()
+        self._wake_ups.drop()
         self.tables.close()
 
     def _spread_seconds(self) -> float:

@@ -7,25 +7,25 @@ import selectors
 from collections.abc import Mapping
 
 from feedbus.clock import Clock
-from feedbus.transports.sqlite.ports import FAREWELL, Bell
+from feedbus.transports.sqlite.ports import FAREWELL, WakeUps
 from feedbus.transports.sqlite.signal_pipe import pipe
 
 FALLBACK_SECONDS = 1.0  # between checks, if the kernel reports no changes
 LINGER_SECONDS = 0.1  # between checks of a lock that outlives its process
-RANG, DIED, SIGNALLED, WOKEN = "rang", "died", "signalled", "woken"
+WAKE_UP, DIED, SIGNALLED, WOKEN = "wake-up", "died", "signalled", "woken"
 
 
 class Watch:
     """Waits at the same time for wake-ups, for the deaths of other processes, and for signals."""
 
-    def __init__(self, bell: Bell, clock: Clock) -> None:
+    def __init__(self, wake_ups: WakeUps, clock: Clock) -> None:
         """Wait only for wake-ups at first; refresh() adds processes."""
-        self._bell = bell
+        self._wake_ups = wake_ups
         self._clock = clock
         self._selector = selectors.DefaultSelector()
-        self._blind = bell.receiver is None
-        if bell.receiver is not None:
-            self._selector.register(bell.receiver, selectors.EVENT_READ, RANG)
+        self._blind = wake_ups.receiver is None
+        if wake_ups.receiver is not None:
+            self._selector.register(wake_ups.receiver, selectors.EVENT_READ, WAKE_UP)
         self._signals = -1  # registered while the main thread waits
         if clock.takes_time:
             pipe.join()
@@ -87,12 +87,12 @@ class Watch:
                 pid = next(pid for pid, number in self._processes.items() if number == key.fd)
                 self._forget(pid)
                 self._note_death(pid)
-        if RANG in happened and FAREWELL in self._bell.silence():
+        if WAKE_UP in happened and FAREWELL in self._wake_ups.read():
             happened.add(DIED)
         if SIGNALLED in happened:
             pipe.hear()
         if not happened and looking is not None and looking == min(limits):
-            happened = {RANG, DIED}
+            happened = {WAKE_UP, DIED}
         return happened
 
     def fileno(self) -> int:

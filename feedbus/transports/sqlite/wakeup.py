@@ -50,13 +50,13 @@ class Sockets:
         else:
             self.receiver = receiver
 
-    def ring(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
+    def wake(self, owners: Iterable[int], meaning: bytes = NEWS) -> None:
         """Wake connections; ignore one that is gone or has an unread wake-up."""
         for owner in owners:
             with contextlib.suppress(OSError):
                 self._sender.sendto(meaning, self._address(owner))
 
-    def silence(self) -> set[bytes]:
+    def read(self) -> set[bytes]:
         """Read the wake-ups that have arrived, and return their meanings."""
         heard = set()
         with contextlib.suppress(OSError):

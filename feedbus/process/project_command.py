@@ -1,6 +1,6 @@
-"""Become a command that is not feedbus's own, in a slot of a supervised process.
+"""Run a command of the project (`[processes]`) in a slot, in place of this process.
 
-`python -m feedbus.process.slot_command --run DIR --name NAME --slot N -- COMMAND …`
+`python -m feedbus.process.project_command --run DIR --name NAME --slot N -- COMMAND …`
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from feedbus.process.supervised_process import default_signals, follow_parent, l
 
 
 def become(arguments: Sequence[str]) -> None:
-    """Follow the supervisor, take the slot, limit memory, and become the command."""
-    parser = argparse.ArgumentParser(prog="python -m feedbus.process.slot_command")
+    """Prepare this process for its supervisor, take the slot, and execute the command."""
+    parser = argparse.ArgumentParser(prog="python -m feedbus.process.project_command")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--slot", type=int, required=True)
