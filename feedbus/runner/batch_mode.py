@@ -43,24 +43,26 @@ class BatchMode:
 
     @property
     def working(self) -> bool:
-        """Whether deliveries are being handled and are not settled, between two calls."""
+        """Whether deliveries are decoded and not settled; only possible in the concurrent mode."""
         return False
 
     def fileno(self) -> int | None:
-        """Return a descriptor that is readable when a record has ended, or None."""
+        """Return a descriptor that becomes readable when a call has ended, or None."""
         return None
 
-    def arrive(self, raw: RawConnection) -> bool:
-        """Wait for a batch: until it is full, or until its wait is over and nothing has arrived.
+    def receive(self, raw: RawConnection) -> bool:
+        """Wait until there is a batch, or until a limit; return whether there is work.
 
-        So a single record is handled immediately. If records arrive fast, they are collected while
-        the previous batch is handled. The collected deliveries are handled only while their channel
-        is open; otherwise the broker delivers them again. Returns whether there is work.
+        A batch is complete when it is full. It is also complete when it has all records that have
+        arrived, and `batch.wait` is over since the start of the previous batch. So a single record
+        is handled immediately.
         """
         run = self._run
         batch, buffer, waited = run.consumer.queue.batch, run.buffer, bool(run.buffer)
         if run.waiting:
-            run.receive(raw, 0.0)  # also waiting records, even if many deliveries have arrived
+            run.receive(
+                raw, 0.0
+            )  # waiting records must be read even if many deliveries have arrived
         else:
             raw.take_arrived()
         if run.full():
@@ -87,7 +89,12 @@ class BatchMode:
         return bool(buffer)
 
     def handle_due(self, raw: RawConnection) -> bool:
-        """Handle waiting records that are due; return False to return all deliveries."""
+        """Handle waiting records that are due.
+
+        Returns:
+            False if all deliveries must be returned to the broker.
+
+        """
         run = self._run
         if run.waiting is None or not run.waiting:
             return True
@@ -99,7 +106,12 @@ class BatchMode:
         return True
 
     def handle_next(self, raw: RawConnection) -> bool:
-        """Handle the arrived deliveries, or a fence; return False to return all unsettled ones."""
+        """Handle a batch, or a fence.
+
+        Returns:
+            False if all unsettled deliveries must be returned to the broker.
+
+        """
         run = self._run
         if not run.buffer:
             return True  # all were handled in the pauses of a waiting record that was due
@@ -121,8 +133,8 @@ class BatchMode:
     def let_finish(self) -> None:
         """Finish and settle the running records; the broker delivers the others again."""
 
-    def look(self) -> None:
-        """Record the messages in handlers; called often while the run holds."""
+    def while_holding(self) -> None:
+        """Record which messages are in handlers; it is called often during an outage."""
 
     def forget(self) -> None:
         """Forget all unsettled deliveries: the broker delivers them again."""
@@ -146,7 +158,7 @@ class BatchMode:
         return buffer.take(run.consumer.queue.batch.size, most, suspected)
 
     def _work(self, raw: RawConnection, deliveries: Sequence[Delivery], arrived_at: float) -> bool:
-        """Handle deliveries and settle them; return False to return all of them."""
+        """Handle deliveries and settle them; return False to return all of them to the broker."""
         run = self._run
         ids = [delivery.message_id for delivery in deliveries]
         self._last_batch = run.clock.monotonic()
@@ -171,7 +183,7 @@ class BatchMode:
         self._handled(raw, deliveries, load.seconds, load)
 
     def _wait_out(self, raw: RawConnection, error: Outage) -> bool:
-        """Hold because of an outage; return whether to try again, or False to end the run.
+        """Hold because of an outage; return True to try again, or False to end the run.
 
         Raises:
             Outage: the waiting records must be read again.
@@ -181,18 +193,18 @@ class BatchMode:
         run.crash_guard.release()  # a kill during the hold is counted against no message
         if run.must_read_anew:
             raise error
-        run.hold(error, self.look)
+        run.hold(error, self.while_holding)
         if not run.goes_on(working=self.working):
             return False
         raw.take_arrived()  # lost deliveries are delivered again, so they are not handled here
         return True
 
     def _dispatch_noted(self, deliveries: Sequence[Delivery], ids: Sequence[str]) -> ConnectionLoad:
-        """Call the handler with a batch; a file contains the message ids during the call."""
+        """Call the handler with a batch; the crash guard's file has its message ids meanwhile."""
         run = self._run
         started = run.clock.monotonic()
         with run.heartbeats.while_working():
-            run.resources.open()  # one may have ended by itself
+            run.resources.open()  # a resource may have ended by itself
             run.crash_guard.take(ids, run.handler_seconds)
             limit = run.consumer.queue.delivery_limit
             reason = run.crash_guard.reason_given_up(ids[0], limit)
@@ -203,7 +215,7 @@ class BatchMode:
                     consumer=run.consumer.name,
                     message_id=ids[0],
                 )
-                # The consumer has crashed that often again: now the dead handler is the cause.
+                # After twice as many crashes, the dead handler is the cause of the later ones.
                 skip = bool(run.crash_guard.reason_given_up(ids[0], 2 * limit))
                 run.dispatch.give_up(deliveries[0], reason, skip_dead_handler=skip)
             else:
@@ -230,7 +242,7 @@ class BatchMode:
     def _settle(
         self, raw: RawConnection, deliveries: Sequence[Delivery], load: ConnectionLoad
     ) -> None:
-        """Acknowledge a batch; if publishing failed, the broker still owns the deliveries.
+        """Acknowledge a batch.
 
         If the handler may have caused the loss of the channel, a request to the broker shows
         whether the channel is still open. A loss is counted against the messages in the handler.
@@ -251,7 +263,7 @@ class BatchMode:
                 run.waiting.settle(deliveries)
             if slow or load.cause(run.timeout):
                 raw.take_arrived()
-                raw.channel().close()  # a request whose answer follows the acknowledgement
+                raw.channel().close()  # the answer to this request comes after the acknowledgement
         except Exception as error:
             run.timeout.learn(error)
             cause = load.cause(run.timeout)

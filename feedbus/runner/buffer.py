@@ -16,7 +16,7 @@ Choose = Callable[[Sequence[Delivery], int], Sequence[int]]
 class Buffer:
     """Deliveries in the order of their arrival, with their arrival times and record counts.
 
-    The broker's prefetch bounds them.
+    Their number is at most the prefetch.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Buffer:
         return len(self._deliveries)
 
     def add(self, delivery: Delivery, arrived_at: float) -> None:
-        """Append a delivery; arrived_at is by the monotonic clock."""
+        """Append a delivery; arrived_at is a time of the monotonic clock."""
         self._deliveries.append(delivery)
         self._arrivals.append(arrived_at)
         self.records += delivery.record_count
@@ -53,7 +53,7 @@ class Buffer:
             self.add(delivery, arrived_at)
 
     def put_back(self, deliveries: Sequence[Delivery], arrived_at: float) -> None:
-        """Return deliveries that were taken to their places in the order of arrival."""
+        """Put deliveries that were taken back into the buffer, in the order of arrival."""
         for delivery in deliveries:
             later = (
                 position
@@ -66,7 +66,7 @@ class Buffer:
         self.records += sum(delivery.record_count for delivery in deliveries)
 
     def pick(self, choose: Choose, most: float) -> list[Delivery]:
-        """Remove and return at most so many of the deliveries that a function chooses."""
+        """Remove and return the deliveries that a function chooses, at most this number."""
         positions = choose(self._deliveries, self.records)[: int(max(min(most, len(self)), 0))]
         picked = [self._deliveries[position] for position in positions]
         for position in reversed(positions):
@@ -75,12 +75,12 @@ class Buffer:
         return picked
 
     def holds_before(self, consumer_tag: str, tag: int) -> bool:
-        """Whether a delivery of a consumer tag arrived before the one with this delivery tag."""
+        """Whether the buffer has a delivery of a consumer tag before this delivery tag."""
         came = (each.tag for each in self._deliveries if each.consumer_tag == consumer_tag)
         return next(came, tag) < tag
 
     def holds(self, consumer_tag: str) -> bool:
-        """Whether there is a delivery of a consumer tag."""
+        """Whether the buffer has a delivery of this consumer tag."""
         return any(each.consumer_tag == consumer_tag for each in self._deliveries)
 
     @property
@@ -95,7 +95,7 @@ class Buffer:
 
     @property
     def oldest_at(self) -> float:
-        """When the next delivery arrived; there must be one."""
+        """The time at which the next delivery arrived; the buffer must not be empty."""
         return self._arrivals[0]
 
     def pop(self) -> Delivery:

@@ -27,7 +27,7 @@ class ConcurrentMode(BatchMode):
 
     @property
     def working(self) -> bool:
-        """Whether deliveries are decoded and not settled."""
+        """Whether there are deliveries that are decoded and not settled."""
         return bool(self._concurrent)
 
     def fileno(self) -> int | None:
@@ -35,16 +35,16 @@ class ConcurrentMode(BatchMode):
         return self._concurrent.fileno()
 
     def cancelled(self) -> None:
-        """Count the slowest message as the cause of a cancelled consumer."""
+        """Count the cancelled subscription against the message whose handler runs longest."""
         self._concurrent.blame_slowest(self._run.timeout)
 
     def channel_closed(self, error: BaseException) -> None:
-        """Count slow messages as the cause, if the broker closed the channel for its timeout."""
+        """If the broker's timeout closed the channel, count this against the slow messages."""
         if self._run.timeout.learn(error):
             self._concurrent.blame_slow(self._run.timeout)
 
-    def look(self) -> None:
-        """Record the messages in handlers; called often while the run holds."""
+    def while_holding(self) -> None:
+        """Record which messages are in handlers; it is called often during an outage."""
         if self._concurrent:
             self._concurrent.look()
             self._concurrent.note()
@@ -60,7 +60,7 @@ class ConcurrentMode(BatchMode):
         """End the threads."""
         self._concurrent.close()
 
-    def arrive(self, raw: RawConnection) -> bool:
+    def receive(self, raw: RawConnection) -> bool:
         """Wait for a delivery or the end of a record; return whether there is work."""
         run, concurrent = self._run, self._concurrent
         raw.take_arrived()
@@ -91,24 +91,23 @@ class ConcurrentMode(BatchMode):
             with run.heartbeats.while_working():
                 self._settle_ended()
                 if not concurrent.running:
-                    run.resources.open()  # one may have ended by itself
+                    run.resources.open()  # a resource may have ended by itself
             if not self._admit(raw, at_fence=taken_for_message):
                 return False
             concurrent.start()
         except Outage as error:
             if run.must_read_anew:
                 raise
-            run.hold(error, self.look)
+            run.hold(error, self.while_holding)
             raw.take_arrived()  # lost deliveries are delivered again, so they are not handled here
         return True
 
     def _admit(self, raw: RawConnection, *, at_fence: bool) -> bool:
-        """Decode deliveries while more records can run; False means that all must be returned.
+        """Decode deliveries while more records can run; return False to return all deliveries.
 
         Args:
             raw: the connection.
-            at_fence: whether the first one is handled as a message, although it is marked as a
-                fence.
+            at_fence: whether the first delivery looks like a fence, but is an ordinary message.
 
         """
         run, concurrent, buffer = self._run, self._concurrent, self._run.buffer
@@ -131,7 +130,7 @@ class ConcurrentMode(BatchMode):
         return True
 
     def _admit_due(self, raw: RawConnection) -> bool:
-        """Add waiting records that are due; False means that all deliveries must be returned."""
+        """Add waiting records that are due; return False to return all deliveries."""
         run, concurrent, waiting = self._run, self._concurrent, self._run.waiting
         if waiting is None or not waiting:
             return True

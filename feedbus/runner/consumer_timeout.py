@@ -12,16 +12,17 @@ TIMED_OUT = re.compile(r"acknowledgement .*timed out.*?Timeout value used: (\d+)
 
 
 class ConsumerTimeout:
-    """The timeout, if it is known, and whether a delivery will be settled within it.
+    """The timeout, if it is known, and whether a delivery will probably be settled in time.
 
-    It counts from the delivery, so it also counts for messages that wait in the consumer.
+    The broker counts the time from the delivery, so messages that wait in the consumer can exceed
+    it, too.
     """
 
     def __init__(self, seconds: float, clock: Clock) -> None:
         """Start with the topology's value; infinity is no timeout."""
         self.seconds = seconds
         self._clock = clock
-        self._slowest_seconds = 0.0  # batch of late
+        self._slowest_seconds = 0.0  # batch of the latest batches
 
     def note(self, took_seconds: float) -> None:
         """Record how long a batch took."""
@@ -37,16 +38,17 @@ class ConsumerTimeout:
         )
 
     def learn(self, error: BaseException) -> bool:
-        """Read the timeout in the broker's error; return whether it closed a channel for it."""
+        """Return whether the broker closed a channel because of its timeout; learn its value."""
         found = TIMED_OUT.search(str(error))
         if found is not None:
             self.seconds = min(self.seconds, int(found[1]) / 1000)
         return found is not None
 
     def cancelled(self, took_seconds: float) -> str:
-        """Return the cause in words, for a broker that cancels a consumer without a reason.
+        """Return a text with the probable cause, after the broker has cancelled a subscription.
 
-        RabbitMQ 4.3 does so on quorum queues. It also does so when the queue's leader has moved.
+        RabbitMQ 4.3 gives no reason for a cancel on a quorum queue. The cause is its timeout, or
+        the leader of the queue has moved.
         """
         return (
             f"the broker cancelled the consumer while it was handled, which took"

@@ -1,4 +1,4 @@
-"""Record the messages in a handler in a file, to find messages that crash their consumer."""
+"""A file with the messages that are in the handler, to find messages that end their process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ HUNG = "its handler took longer than handler_timeout"
 
 
 def clear(path: Path) -> None:
-    """Clear the record of a process that was killed on purpose, not because of a message.
+    """Delete the messages from the file of a process that was not killed because of a message.
 
     Args:
-        path: the process's file; one that does not exist is no error.
+        path: the process's file, if it exists.
 
     """
     if path.exists():
@@ -31,7 +31,7 @@ def clear(path: Path) -> None:
 
 
 class CrashGuard:
-    """The message ids in the handler, in a file that remains after a crash.
+    """The ids of the messages that are in the handler, in a file that remains after a crash.
 
     If the file names messages when a process starts, they were in the handler when the previous
     process crashed. From then on they are handled alone. A message that was alone in the handler
@@ -44,11 +44,11 @@ class CrashGuard:
     def __init__(
         self, path: Path, *, forgiving: bool = False, now: Callable[[], float] = watchdog.now
     ) -> None:
-        """Read the record of an earlier process, and keep the file open.
+        """Read the file of an earlier process, and keep it open.
 
         Args:
             path: the file.
-            forgiving: count the end of that process against no message.
+            forgiving: whether the end of that process is counted against no message.
             now: returns the time of a clock that all processes share.
 
         """
@@ -86,7 +86,7 @@ class CrashGuard:
         return message_id in self._deaths
 
     def reason_given_up(self, message_id: str, delivery_limit: int) -> str:
-        """Return why a message is given up, or "" if it may still be handled."""
+        """Return why a message becomes a dead letter, or "" if it may still be handled."""
         deaths, cause = self._deaths.get(message_id, (0, ""))
         if deaths < delivery_limit:
             return ""
@@ -115,10 +115,10 @@ class CrashGuard:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time of the block as time of a running handler.
+        """Do not count the time of the block as time of the handler.
 
-        In another thread than that of take(), it counts, because several handlers run at the same
-        time.
+        In another thread than the thread of take(), the time is counted, because several handlers
+        run at the same time.
         """
         if self._until is None or threading.get_ident() != self._thread:
             yield
@@ -133,9 +133,9 @@ class CrashGuard:
 
     @contextmanager
     def nested(self) -> Iterator[Sequence[str]]:
-        """Let other messages be recorded together with these while the block runs.
+        """While the block runs, record other messages in addition to the present ones.
 
-        Its time is not counted as time of these messages.
+        The time of the block is not counted as time of the present messages.
         """
         outer, until = self._in_handler, self._until
         left_seconds = (until if until is not None else self._now()) - self._now()
@@ -146,7 +146,7 @@ class CrashGuard:
             self._write(self._now() + left_seconds)
 
     def blame(self, message_ids: Sequence[str], cause: str) -> None:
-        """Mark messages that were in the handler as suspects; count a message that was alone."""
+        """Suspect the messages that were in the handler; count a crash if it was only one."""
         alone = len(message_ids) == 1
         for message_id in message_ids:
             deaths, _ = self._deaths.get(message_id, (0, ""))

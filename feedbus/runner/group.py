@@ -15,12 +15,14 @@ from feedbus.runner.connection_load import NONE, ConnectionLoad
 from feedbus.runner.crash_guard import CrashGuard
 from feedbus.wire import Delivery
 
-GROUP_SECONDS = 0.02  # of handling: a slow handler's messages are settled one by one
-LOOK_SECONDS = 0.005  # between two checks of the connection
+GROUP_SECONDS = (
+    0.02  # the longest time of a group; messages of a slow handler are settled one by one
+)
+LOOK_SECONDS = 0.005  # the time between two checks of the connection
 
 
 class Group:
-    """The deliveries handled since the last settling; a crash repeats at most these.
+    """The deliveries that were handled and are not settled; at most these are repeated by a crash.
 
     The crash guard's file names the message that is in the handler, so a crash is counted only
     against this message. At the end of the group, the file names all messages, and a crash is
@@ -59,7 +61,7 @@ class Group:
         self._heartbeats = heartbeats
         self._seconds = seconds
         self._most = max(prefetch // 2, 1)
-        self._begun: Delivery | None = None  # to be called again, after an outage
+        self._begun: Delivery | None = None  # its call is repeated after an outage
         self.load = NONE  # of the latest call: a slow one ends its group
 
     def __len__(self) -> int:
@@ -132,7 +134,7 @@ class Group:
 
     @property
     def _goes_on(self) -> bool:
-        """Whether there is a next delivery that can be part of the group."""
+        """Whether the next delivery has arrived and can be part of the group."""
         buffer = self._buffer
         return (
             bool(buffer)

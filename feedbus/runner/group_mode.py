@@ -12,7 +12,7 @@ from feedbus.wire.amqp_protocols import RawConnection
 
 
 class GroupMode(BatchMode):
-    """A mode of the runner, for queues without transactions: settles many messages together."""
+    """A mode of the runner for queues without transactions: messages are settled in groups."""
 
     def __init__(self, run: Run, subscriptions: Subscriptions, sender: Sender) -> None:
         """Handle the deliveries of a run's subscriptions; the sender sends the messages."""
@@ -51,7 +51,7 @@ class GroupMode(BatchMode):
         run, group = self._run, self._group
         started = run.clock.monotonic()
         outage = None
-        if not group:  # else the outage was at the end of the group
+        if not group:  # otherwise the outage was at the end of the group
             if not run.resources.ready:  # a resource has ended by itself
                 with run.heartbeats.while_working():
                     run.resources.open()

@@ -17,8 +17,8 @@ class Limits:
         max_messages: the largest number of handled deliveries.
         idle_timeout_seconds: the longest time since the last delivery.
         max_runtime_seconds: the longest time since the start.
-        memory_limit_bytes: the most resident memory after a batch. So a consumer with a memory leak
-            ends before the kernel kills it.
+        memory_limit_bytes: the largest resident memory after a batch. So a consumer with a memory
+            leak ends before the kernel kills it.
 
     """
 
@@ -32,7 +32,7 @@ class RemainingLimits:
     """The remaining limits of a run."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
-        """Start to count."""
+        """Start to count messages and time."""
         self._clock = clock
         self._limits = limits
         self._memory = ResidentMemory()
@@ -48,7 +48,7 @@ class RemainingLimits:
         self._idle_from = now
 
     def handled(self, deliveries: int) -> None:
-        """Count deliveries."""
+        """Count handled deliveries."""
         self._handled += deliveries
 
     @property

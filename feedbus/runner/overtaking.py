@@ -18,7 +18,7 @@ from feedbus.topology import Queue
 from feedbus.wire import Delivery
 from feedbus.wire.constants import FENCE, PACK
 
-SMALL_PART = 20  # a delivery is small if it has at most this part (1/20) of a batch's records
+SMALL_PART = 20  # a delivery is small if it has at most 1/20 of the records of a batch
 SCANNED = 200  # the largest number of deliveries whose keys are compared
 
 Keys = frozenset[Hashable]
@@ -37,7 +37,7 @@ class Overtaking:
 
     @classmethod
     def of(cls, queue: Queue) -> Overtaking | None:
-        """Return the overtaking of a queue, or None if the queue has no `order_by`."""
+        """Return the object for a queue, or None if the queue has no `order_by`."""
         return cls(queue) if queue.order_by else None
 
     def take_first(
@@ -45,8 +45,8 @@ class Overtaking:
     ) -> list[Delivery]:
         """Take the small deliveries that are handled before the first one of the buffer.
 
-        There are none if all deliveries fit into one batch. There are also none directly after a
-        call that returned some, so that the large deliveries are handled, too.
+        The result is empty if all deliveries fit into one batch. It is also empty directly after a
+        call that returned deliveries, so that the large deliveries are handled, too.
 
         Args:
             buffer: the deliveries that wait.
@@ -97,7 +97,7 @@ class Overtaking:
 
         Args:
             handled: the keys of the records that are being handled.
-            deliveries: that wait, in the order of their arrival.
+            deliveries: the waiting deliveries, in the order of their arrival.
             suspected: see take_first().
 
         """

@@ -23,10 +23,10 @@ class _Call:
 
     Attributes:
         raw: the connection of its deliveries.
-        deliveries: that it handles.
-        overtaking: knows their keys.
-        over: whether it has no more pauses.
-        error: to be raised when it returns.
+        deliveries: the deliveries that it handles.
+        overtaking: returns the keys of deliveries.
+        over: whether the call has no more pauses.
+        error: the error that is raised when the call has returned.
 
     """
 
@@ -60,9 +60,9 @@ class PublishingPauses:
         """Handle deliveries of a run in the pauses.
 
         Args:
-            run: with the buffer of the deliveries.
+            run: the run, which has the buffer of deliveries.
             overtaking: chooses the deliveries.
-            cancelled: whether the broker has cancelled a subscription.
+            cancelled: returns whether the broker has cancelled a subscription.
             handle: handles and settles deliveries, with the ids of all messages in the handler.
 
         """
@@ -99,7 +99,7 @@ class PublishingPauses:
             raise call.error
 
     def pause(self) -> None:
-        """Handle the small deliveries that may be handled now; raise no error of theirs."""
+        """Handle the small deliveries that may be handled now; none of their errors is raised."""
         if not self._possible():
             return
         run, call = self._run, self._calls[-1]
@@ -149,6 +149,6 @@ class PublishingPauses:
         except Outage:
             if run.must_read_anew:
                 raise
-            # The consumer holds when it comes to these deliveries again.
+            # They are handled again later. If the outage still lasts then, the consumer holds.
             run.buffer.put_back(deliveries, arrived_at)
             call.over = True

@@ -144,12 +144,14 @@ class Run:
                 break
             timeout = 0.0
 
-    def hold(self, error: Outage | UsageError, look: Callable[[], None] = lambda: None) -> None:
+    def hold(
+        self, error: Outage | UsageError, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         """Wait before the next attempt, longer each time, at most until a limit or a signal.
 
         Args:
             error: the cause.
-            look: a function that is called often during the wait.
+            meanwhile: a function that is called often during the wait.
 
         """
 
@@ -158,6 +160,6 @@ class Run:
             deadline = clock.monotonic() + seconds
             while (left := deadline - clock.monotonic()) > 0 and not stopped.is_set():
                 self.heartbeats.wait(stopped, min(left, POLL_SECONDS))
-                look()
+                meanwhile()
 
         self.holding.hold(error, wait, self.limits.run_seconds)

@@ -151,7 +151,7 @@ class Runner:
                     try:
                         self._consume()
                     except (Outage, UsageError) as error:
-                        self._run.hold(error, self._mode.look)
+                        self._run.hold(error, self._mode.while_holding)
             finally:
                 self._mode.close()
                 self._resources.close()
@@ -239,7 +239,7 @@ class Runner:
             run.set_standby(stands_by=bool(to_subscribe))
             self._report_ready()
             subscriptions.put_fences(raw)
-            arrived = mode.arrive(raw)
+            arrived = mode.receive(raw)
             if not mode.handle_due(raw):
                 to_subscribe = self._return_deliveries(queues, to_subscribe)
             elif not arrived:

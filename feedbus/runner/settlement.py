@@ -6,13 +6,13 @@ from collections import deque
 
 
 class Settlement:
-    """Delivery tags in the order of their arrival, and which of them are done."""
+    """The delivery tags of a channel in the order of arrival, and which of them are handled."""
 
     def __init__(self) -> None:
         """Start without deliveries."""
         self._tags: deque[int] = deque()
         self._done: set[int] = set()
-        self._acknowledged: set[int] = set()  # after one that is not done
+        self._acknowledged: set[int] = set()  # tags that were acknowledged before an earlier one
 
     def arrived(self, tag: int) -> None:
         """Record a delivery; its tag must be higher than all earlier ones."""
@@ -26,8 +26,9 @@ class Settlement:
         """Return the tags to acknowledge now; each tag is returned only once.
 
         Returns:
-            The tag up to which everything is done, for one multiple acknowledgement, 0 for none;
-            and the tags of deliveries that are done after one that is not.
+            Two values. The first is the tag for one multiple acknowledgement, or 0 for none. The
+            second has the tags that are acknowledged one by one, because an earlier delivery is
+            not done.
 
         """
         up_to = 0
