@@ -22,10 +22,10 @@ class BlockedKeys:
         *,
         block_on_dead: bool,
     ) -> None:
-        """Block nothing without retries.
+        """Start without blocked keys.
 
         Args:
-            decoder: knows the keys and the failed records.
+            decoder: returns the keys of records, and decides on failed records.
             failure_policy: decides on records that have failed.
             retries: the waiting records; None if the queue has no order.
             block_on_dead: whether dead letters block their keys.
@@ -65,7 +65,7 @@ class BlockedKeys:
         return self._retries.must_wait(arrived.delivery, arrived.pack, row)
 
     def defer(self, arrived: Decoded, row: int) -> None:
-        """Let a record wait for others of its key."""
+        """Let a record wait for earlier records of its key."""
         self._decoder.fail(arrived, row, Waits())
 
     def decide(self, fault: Fault) -> None:
@@ -81,7 +81,7 @@ class BlockedKeys:
             self._retries.abandoned = True
 
     def overtaken(self, records: Records) -> bool:
-        """Whether a handler handled a record, but wants to retry an earlier record of its key."""
+        """Whether a batch handler handled a record, but retries an earlier record of its key."""
         verdicts = records.batch.verdicts
         if self._retries is None or not any(
             isinstance(each, self._stopping) for each in verdicts.values()

@@ -28,9 +28,9 @@ class Callee:
     Attributes:
         handler: the handler.
         reads: the kind of body that it takes: objects, text or bytes.
-        load: validates records for it.
-        call: calls it.
-        call_async: calls it in the event loop; None if it is not async.
+        load: validates records for the handler.
+        call: calls the handler.
+        call_async: calls the handler in the event loop; None if the handler is not async.
 
     """
 

@@ -26,7 +26,7 @@ from feedbus.wire import Delivery
 
 
 class ConcurrentCalls:
-    """The waiting and running records of one consumer; only one thread may use it."""
+    """The waiting and running records of one consumer; only the consumer's thread may use it."""
 
     def __init__(
         self, dispatch: Dispatch, consumer: Consumer, sender: Sender, resources: Resources
@@ -65,21 +65,21 @@ class ConcurrentCalls:
 
     @property
     def oldest_started_at(self) -> float | None:
-        """When the longest running call started, or None without one."""
+        """The start time of the call that has run longest; None if no call runs."""
         return self._slow.oldest_started_at
 
     @property
     def slow(self) -> list[tuple[str, float]]:
-        """The messages with long recent or running calls, and their durations."""
+        """The messages whose calls take long or have just taken long, and the durations."""
         return self._slow.durations(self.in_handlers)
 
     def forget_slow(self) -> None:
-        """Forget the messages with long calls, including those that run now."""
+        """Forget the messages of slow(), also those whose calls still run."""
         self._slow.forget(self.in_handlers)
 
     @property
     def given_to_dead_handler(self) -> list[Decoded]:
-        """Finished deliveries with records for the dead handler."""
+        """The finished deliveries that have records for the dead handler."""
         return [each for each in self._done if self._dispatch.has_dead_handler and each.decisions]
 
     @property
@@ -89,7 +89,7 @@ class ConcurrentCalls:
 
     @property
     def unfinished(self) -> bool:
-        """Whether finish() has work."""
+        """Whether a call has ended, so that finish() must be called."""
         return bool(self._ended or self._unfinished or self._done or self._closed)
 
     def open(self, deliveries: Sequence[Delivery]) -> None:
@@ -235,7 +235,7 @@ class ConcurrentCalls:
             self._end_turn(work, row)
 
     def _end_turn(self, ended: Work | Turn, row: int) -> None:
-        """Let the next record of a key run, or all of them wait, after one that failed."""
+        """Let the next record of a key run; if a record failed, let the later ones wait."""
         self._leave(ended.part)
         if not self._blocked.must_wait(ended.part.opened, row):
             self._sequencer.end(ended)

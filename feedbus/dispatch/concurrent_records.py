@@ -44,7 +44,7 @@ class Work:
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """The turn of a fault among the records of its key."""
+    """A fault that waits until the earlier records of its key have ended."""
 
     key: Hashable
     part: Part

@@ -92,7 +92,7 @@ class Decoder:
         failure_policy: FailurePolicy,
         retries: OrderedRetries | None,
     ) -> None:
-        """Prepare for the handlers of the consumer's queue.
+        """Create the decoder for the handlers of a queue.
 
         Args:
             topology: the topology with the project's codecs.
@@ -223,7 +223,9 @@ class Decoder:
     def _open(self, inputs: Inputs, delivery: Delivery) -> Decoded:
         if delivery.faults:
             return self._refuse_whole(inputs, delivery, self._failure_policy.undecodable(delivery))
-        if self._failure_policy.expired(delivery):  # as if the broker had done it: blocks no key
+        if self._failure_policy.expired(
+            delivery
+        ):  # like a message that the broker itself has expired, it blocks no key
             decision = self._failure_policy.dead_letter(delivery, EXPIRED)
             return Decoded(self._consumer, delivery, _nothing(delivery), [decision])
         try:
@@ -252,7 +254,7 @@ class Decoder:
         return arrived
 
     def _read(self, delivery: Delivery) -> Pack:
-        """Decode a body in the form that its handler reads."""
+        """Decode a body as an object, a text or bytes, as its handler expects."""
         place = self._routes.place(delivery.original_key, delivery.properties)
         return self._codecs.read(
             delivery.body,
@@ -283,7 +285,7 @@ class Decoder:
             self.fail(fault.arrived, fault.row, fault.error)
 
     def fail(self, opened: Decoded, row: int, error: BaseException) -> None:
-        """Decide on a record by its exception."""
+        """Decide on a failed record; its exception determines the decision."""
         delivery, pack = opened.delivery, opened.pack
         if isinstance(error, Waits):
             decision = self._failure_policy.deferred(delivery, pack, row)

@@ -1,4 +1,4 @@
-"""Send the retries and dead letters of deliveries; the dead handler is called before."""
+"""Send the retries and dead letters of deliveries, after a call of the dead handler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FailedRecordSender:
     """Sends the retries and dead letters of one consumer, which then settles the deliveries."""
 
     def __init__(self, consumer: str, sender: Sender, dead_handler: DeadHandler | None) -> None:
-        """Set the sender, and the dead handler.
+        """Use a sender, and a dead handler if there is one.
 
         Args:
             consumer: the name of the consumer, for the log.
@@ -66,7 +66,7 @@ class FailedRecordSender:
             return
         refusals = self._sender.send(messages)
         if any(refusal.final for refusal in refusals):
-            # Send it without its properties and headers: the broker always refuses one of them.
+            # The broker will always refuse a property or a header, so it is sent without them.
             bared = [bare(each.message, each.reason) for each in refusals if each.final]
             refusals = [each for each in refusals if not each.final] + self._sender.send(bared)
         if refusals:

@@ -122,14 +122,14 @@ class FailurePolicy:
         return self._again(self._record(delivery, pack, row, reason), error)
 
     def deferred(self, delivery: Delivery, pack: Pack, row: int) -> Decision:
-        """Let one record of a delivery wait for others of its key; no attempt is counted."""
+        """Return the decision that a record waits for earlier records of its key."""
         letter = self._record(delivery, pack, row, "")
         own = {name: value for name, value in letter.headers.items() if name not in OF_AN_ATTEMPT}
         headers = {**own, ATTEMPT: delivery.attempts}
         return Decision("wait", replace(letter, headers=headers, counted_as="retry"), 0)
 
     def _again(self, letter: Outgoing, error: BaseException) -> Decision:
-        """Return a retry in place of a dead letter, unless all retries are used."""
+        """Return a retry of a record; if all retries are used, return its dead letter."""
         policy = self.consumer.queue.retry
         attempt = int(letter.headers[ATTEMPT])
         if attempt > len(policy.delays_seconds) and policy.then != "repeat":

@@ -93,7 +93,7 @@ class Publications(Spool):
         self._rows = []
 
     def leave(self) -> None:
-        """Record that these messages are not being sent, so their rows are left in the outbox."""
+        """Record that these messages are not sent now, so their rows are left in the outbox."""
         if self._left is not None and self._rows:
             self._left.end(self)
             self._left.add(self._rows[-1])

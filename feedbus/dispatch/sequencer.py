@@ -1,4 +1,4 @@
-"""The records that may run now: those of one key in order, up to a number at the same time."""
+"""Decide which records may run now: records of one key in order, several keys together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Item = TypeVar("Item", bound=Keyed)
 class Sequencer(Generic[Item]):
     """Records that wait or run. It does no I/O and uses no threads: its owner calls it.
 
-    A key is blocked from the time when a record of it becomes ready until end() of that record.
+    When a record becomes ready to run, its key is blocked until end() is called with the record.
     If the record has failed and will run again, cut() removes the later records of its key.
     """
 
@@ -30,7 +30,7 @@ class Sequencer(Generic[Item]):
         self._most = most
         self._ready: deque[Item] = deque()
         self._running: set[Item] = set()
-        # The records that wait for the record that blocks a key; None if there are none.
+        # For each blocked key, the records that wait; None if no record waits.
         self._behind: dict[Hashable, deque[Item] | None] = {}
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Sequencer(Generic[Item]):
 
     @property
     def running(self) -> set[Item]:
-        """The records that run; not to be changed."""
+        """The records that run; the caller must not change the set."""
         return self._running
 
     @property
@@ -72,7 +72,7 @@ class Sequencer(Generic[Item]):
         return taken
 
     def end(self, item: Item) -> None:
-        """Register that a record has run, so that the next one of its key may run."""
+        """End a record, so that the next record of its key may run."""
         self._running.remove(item)
         if item.key is None:
             return
@@ -83,12 +83,12 @@ class Sequencer(Generic[Item]):
             del self._behind[item.key]
 
     def cut(self, item: Item) -> list[Item]:
-        """Register that a record has run, and remove the later ones of its key: they do not run."""
+        """End a record, and remove the later records of its key, so that they do not run."""
         self._running.remove(item)
         return list(self._behind.pop(item.key, None) or ())
 
     def again(self, item: Item) -> None:
-        """Let a record run again, before the others of its key."""
+        """Let a record run again, before the later records of its key."""
         self._running.remove(item)
         self._ready.appendleft(item)
 

@@ -34,14 +34,14 @@ class SlowCalls:
 
     @property
     def oldest_started_at(self) -> float | None:
-        """When the longest running call started, or None without one."""
+        """The start time of the call that has run longest; None if no call runs."""
         begun = self._begun
         while begun and (begun[0][1].ended or begun[0][1].started_at != begun[0][0]):
             begun.popleft()
         return begun[0][0] if begun else None
 
     def durations(self, running: Iterable[Work]) -> list[tuple[str, float]]:
-        """Return the messages with long recent or running calls, and their durations."""
+        """Return the messages whose calls take long or have just taken long, and the durations."""
         now = self._clock.monotonic()
         while self._ended and self._ended[0][0] < now - KEPT_SECONDS:
             self._ended.popleft()
@@ -50,7 +50,7 @@ class SlowCalls:
         return ended + [each for each in lasting if each[1] >= LEAST_TIMEOUT_SECONDS]
 
     def forget(self, running: Iterable[Work]) -> None:
-        """Forget the messages with long calls, including those that run now."""
+        """Forget the messages of durations(), also those whose calls still run."""
         self._ended.clear()
         for work in running:
             work.known_slow = True

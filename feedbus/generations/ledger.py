@@ -1,4 +1,4 @@
-"""The state of a ring on the broker: the current generation, and those that still drain.
+"""The state of a ring on the broker: the current generation, and those that are drained.
 
 Two queues contain it, as one message. Consumers and publishers read the first queue. While one of
 them has its message, another may find no message, or an older one. This is harmless: with an old
@@ -248,12 +248,12 @@ def _declare(channel: Channel, topology: Topology, exchange: str, queue: str) ->
     except UsageError as error:
         if differs_in(error.__cause__) != "x-max-length":
             raise
-        # As version 0.1 has declared it.
+        # feedbus 0.1 has declared the queue in this way.
         declarations.declare_auxiliary(channel, queue, {"x-max-length": 1}, quorum=quorum)
 
 
 def _decode(exchange: str, body: bytes | str) -> State | None:
-    """Return the state in a body, or None if it has none."""
+    """Return the state that a body contains, or None."""
     try:
         stored = json.loads(body)
         return State(

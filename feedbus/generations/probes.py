@@ -82,7 +82,7 @@ class Probes:
 
     @property
     def proved(self) -> bool:
-        """Whether enough probes have returned with nothing between them."""
+        """Whether two probes have returned with no message between them."""
         return self._quiet >= NEEDED
 
     def put(self) -> None:
@@ -109,7 +109,7 @@ class Probes:
         self._publish("")
 
     def postpone(self) -> None:
-        """Put the missing fence later."""
+        """Try again later to put the missing fence."""
         self._put_at = self._clock.monotonic()
 
     def _publish(self, message_id: str) -> None:

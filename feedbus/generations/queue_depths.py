@@ -19,8 +19,7 @@ class Depths:
         ready: messages in its queue.
         retrying: messages of its queue that wait for their next attempt, by the queue's delays.
         dead: dead letters of its queue.
-        waiting: records that wait so that their keys stay in order, and that no consumer has
-            received.
+        waiting: records in its waiting queue that no consumer has received.
 
     """
 

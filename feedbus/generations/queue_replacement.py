@@ -59,7 +59,7 @@ def differs(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
 
 
 def begun(topology: Topology, consumer: Consumer, seen: Inventory) -> bool:
-    """Whether a replacement of a consumer's queue was begun and not finished."""
+    """Whether a replacement of a consumer's queue was begun, but not finished."""
     return Names(topology).gate(consumer) in seen.exchanges
 
 
@@ -264,7 +264,7 @@ class Replacement:
         exchange = self._names.exchange(self.consumer.queue.exchange)
         for key in queue_arguments.binding_keys(self.consumer.queue):
             channel.queue_bind(self._queue, exchange, key)
-        # Last, because the gate marks a replacement that is not complete.
+        # The gate is deleted last, because it marks a replacement that is not complete.
         channel.exchange_delete(self._names.gate(self.consumer))
         channel.close()
 

@@ -17,14 +17,14 @@ class KeyLocks:
     """
 
     def __init__(self) -> None:
-        """Start with no thread that sends."""
+        """Start without locks."""
         self._changed = threading.Condition()
         self._sending: set[Key] = set()
         self._waiting: dict[int, set[Key]] = {}
 
     @contextmanager
     def hold(self, first: int, keys: Iterable[Key]) -> Iterator[None]:
-        """Hold the locks of keys; wait for threads that hold them, or that wait with earlier rows.
+        """Hold the locks of keys; wait for other threads with these keys and with earlier rows.
 
         Args:
             first: the first row to send.

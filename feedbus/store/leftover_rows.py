@@ -49,16 +49,16 @@ class Leftovers:
         return self._up_to != 0
 
     def add(self, row: int) -> None:
-        """Record that a row, and those before it, may be left."""
+        """Record that a row and all earlier rows may be left."""
         with self._changing:
             self._up_to = max(self._up_to or 0, row)
 
     def begin(self, sender: object, rows: Sequence[int]) -> None:
-        """Record that rows are being sent by this process, so they are not left."""
+        """Record that this process sends rows now, so they are not leftover rows."""
         self._sending[id(sender)] = rows
 
     def end(self, sender: object) -> None:
-        """Record that the rows of begin() are sent, or left."""
+        """Record that the rows of begin() were sent, or are left."""
         self._sending.pop(id(sender), None)
 
     def forget(self) -> None:

@@ -16,7 +16,7 @@ Execute = Callable[[str, Mapping[str, Any]], Cursor]
 
 
 def advisory_lock(execute: Execute, name: str, wait_seconds: float) -> bool:
-    """Lock a name on PostgreSQL until the transaction ends; return False if it is locked."""
+    """Lock a name on PostgreSQL until the transaction ends; return False if it is not free."""
     key = {"key": zlib.crc32(f"feedbus.{name}".encode())}
 
     def take() -> bool:

@@ -88,7 +88,7 @@ def accepted(bus: RelayBus, entries: Iterable[Entry], clock: Clock) -> Iterator[
 def publish_entries(
     store: Store, bus: RelayBus, entries: Iterable[Entry], clock: Clock = SYSTEM
 ) -> int:
-    """Publish these rows as accepted() does and remove them; return how many were published.
+    """Publish rows and remove those that the broker accepts; return how many these are.
 
     Raises:
         Outage: the broker is unavailable; rows that were confirmed before are removed.
@@ -114,7 +114,9 @@ def publish_pending(  # noqa: PLR0913 -- options, each given by name
     older_than_seconds: float = IN_FLIGHT_SECONDS,
     clock: Clock = SYSTEM,
 ) -> int:
-    """Publish leftover rows in order and remove them; one process at a time, the others return 0.
+    """Publish leftover rows in order and remove them; return how many were published.
+
+    Only one process does this at a time. In other processes, the function returns 0.
 
     Args:
         store: the store with the outbox.

@@ -36,7 +36,7 @@ class Entry:
 
 
 class Outbox(Protocol):
-    """Messages that were committed together with their cause and may not yet be on the broker."""
+    """The messages that were committed and that the broker has not confirmed yet."""
 
     def put(
         self,
@@ -108,7 +108,7 @@ class Inbox(Protocol):
     """The messages that a queue's consumers have handled, so that a repetition has no effect."""
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Return those of the given messages that the queue has handled before."""
+        """Return the ids of messages that the queue has handled before."""
 
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Record messages as handled by a queue; return those that were not recorded before.
@@ -134,7 +134,7 @@ class Inbox(Protocol):
 
 
 class Store(Protocol):
-    """The database that a handler's effects commit to, as feedbus uses it."""
+    """A database in which the effects of handlers commit."""
 
     @property
     def session_type(self) -> type | None:
@@ -193,4 +193,4 @@ class Store(Protocol):
         """
 
     def close(self) -> None:
-        """Close every connection; harmless when none is open."""
+        """Close all connections; do nothing if none is open."""

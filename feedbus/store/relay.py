@@ -31,7 +31,7 @@ class Relay:
     """Publishes a store's outbox: new rows when publish() is called, leftover rows in a thread.
 
     During an outage of the broker, callers get no error and do not wait: the rows stay, and the
-    thread publishes them when the broker answers again. Until then, new rows wait behind them. The
+    thread publishes them when the broker answers again. Until then, new rows wait, too. The
     thread also removes published rows, many together, and deletes rows of the inbox that are older
     than the topology's keep_handled.
 
@@ -114,12 +114,12 @@ class Relay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the published rows from the outbox a last time, and end the thread."""
+        """End the thread; the published rows are removed from the outbox before."""
         self.stop()
         self._thread.join()
 
     def stop(self) -> None:
-        """Let run() return, after a last removal."""
+        """Let run() remove the published rows a last time and return."""
         self._over.set()
         self._wake.set()
 

@@ -70,7 +70,7 @@ class SqlStore(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Close every connection; harmless when none is open."""
+        """Close all connections; do nothing if none is open."""
 
     def is_outage(self, error: BaseException) -> bool:
         """Whether an error means that the store is unavailable, full or not set up."""

@@ -199,7 +199,7 @@ class SqlInbox(Table):
         )
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Return those of the given messages that the queue has handled before."""
+        """Return the ids of messages that the queue has handled before."""
         found = self._execute(
             "SELECT message_id FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",
@@ -229,7 +229,7 @@ class SqlInbox(Table):
         return [each for each in distinct if each in new]
 
     def release(self, queue: str, ids: Sequence[str]) -> None:
-        """Take back what unseen() has recorded of messages that are to be handled again."""
+        """Delete the ids that unseen() has recorded, for messages that will be handled again."""
         self._execute(
             "DELETE FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",
