@@ -108,7 +108,7 @@ class Inbox(Protocol):
     """The messages that a queue's consumers have handled, so that a repetition has no effect."""
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Return the ids of messages that the queue has handled before."""
+        """Return which of the given message ids the queue has handled before."""
 
     def unseen(self, queue: str, ids: Sequence[str]) -> list[str]:
         """Record messages as handled by a queue; return those that were not recorded before.

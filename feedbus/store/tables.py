@@ -199,7 +199,7 @@ class SqlInbox(Table):
         )
 
     def seen(self, queue: str, ids: Sequence[str]) -> list[str]:
-        """Return the ids of messages that the queue has handled before."""
+        """Return which of the given message ids the queue has handled before."""
         found = self._execute(
             "SELECT message_id FROM feedbus_inbox WHERE project = :project AND queue = :queue"  # noqa: S608 -- no input in it
             f" AND message_id IN (SELECT value FROM {self._values('ids', 'text')})",
