@@ -236,7 +236,7 @@ class BatchMode:
         run.limits.idle_from(run.clock.monotonic())
         self._settle(raw, deliveries, load)
         self._subscriptions.sample(deliveries[0])
-        run.holding.over()
+        run.holding.record_success()
         run.limits.handled(len(deliveries))
 
     def _settle(

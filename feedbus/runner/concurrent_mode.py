@@ -163,7 +163,7 @@ class ConcurrentMode(BatchMode):
         if outage is not None:
             raise outage
         if settled:
-            run.holding.over()
+            run.holding.record_success()
 
     def let_finish(self) -> None:
         """Finish and settle the running records; the broker delivers the others again."""

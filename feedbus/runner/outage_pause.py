@@ -67,7 +67,7 @@ class OutagePause:
         wait(max(0.0, min(self.latest_seconds, most_seconds)))
         self._metrics.held(part, self._clock.monotonic() - started)
 
-    def over(self) -> None:
+    def record_success(self) -> None:
         """Record a success, so that the next outage starts with a short pause."""
         if not self.failures:
             return

@@ -92,7 +92,7 @@ class Run:
         """Wait while another host works on the queue; this process can begin at any time."""
         name = self.consumer.name
         events.info("standing_by", f"{name} stands by: another host works on it", consumer=name)
-        self.holding.over()
+        self.holding.record_success()
         while self.ended() is None and not self.assigned():
             self.clock.wait(self.stop_requested, POLL_SECONDS)
             self.limits.idle_from(self.clock.monotonic())

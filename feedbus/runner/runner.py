@@ -1,4 +1,8 @@
-"""Run one consumer until a signal or a limit ends it."""
+"""Run one consumer until a signal or a limit ends it.
+
+The run subscribes to the consumer's queues, receives deliveries, and passes them to its mode, which
+handles and settles them. After an outage it begins again with a new connection.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,7 @@ CANCEL_SECONDS = 5.0  # how long an async handler may take to end after it was c
 class Runner:
     """Runs one consumer in the foreground."""
 
-    def __init__(  # noqa: PLR0913 -- a run's parts, each given by name
+    def __init__(  # noqa: PLR0913 -- the parts of a run, each given by name
         self,
         topology: Topology,
         consumer: Consumer,
@@ -129,7 +133,7 @@ class Runner:
                 calls, run.crash_guard, run.handler_seconds, run.clock
             )
             return ConcurrentMode(run, self._subscriptions, concurrent)
-        # A group is several messages without a transaction each.
+        # Groups are for messages that are handled without a transaction.
         batched = queue.stream or any(each.batch for each in handlers.handlers)
         if batched or run.dispatch.has_store:
             return BatchMode(run, self._subscriptions)
@@ -164,7 +168,7 @@ class Runner:
         return self._run.ended(working=self._mode.working)
 
     def _goes_on(self) -> bool:
-        """Whether to continue to read the queue: the run is not over, the queue is assigned."""
+        """Whether the run is not over, and the queue is still assigned to this host."""
         return self._run.goes_on(working=self._mode.working)
 
     def _consume(self) -> None:
@@ -182,7 +186,7 @@ class Runner:
         # so the raw connection is used, which does not.
         raw: RawConnection = connection.connection
 
-        def pause() -> bool:
+        def wait_for_others() -> bool:
             self._report_ready()  # this process is ready, although it waits for other consumers
             self._heartbeats.beat()
             stopped = self._run.clock.wait(self._run.stop_requested, OTHERS_POLL_SECONDS)
@@ -193,10 +197,12 @@ class Runner:
                 broker.outage(connection, self._topology.broker_url),
                 self._heartbeats.of(raw),
             ):
-                drain = Drain(self._topology, self._consumer, states, pause)
+                drain = Drain(self._topology, self._consumer, states, wait_for_others)
                 descriptor = self._mode.fileno()
                 if descriptor is not None:
-                    raw.wake_on(descriptor)  # ended calls wake the wait for the broker
+                    raw.wake_on(
+                        descriptor
+                    )  # so a call that ends interrupts the wait for the broker
                 self._run.removed = drain.why_ended(raw)
                 if self._run.removed is not None:
                     return
@@ -240,13 +246,13 @@ class Runner:
             self._report_ready()
             subscriptions.put_fences(raw)
             arrived = mode.receive(raw)
-            if not mode.handle_due(raw):
+            if not mode.handle_due(raw):  # the broker's consumer timeout would expire
                 to_subscribe = self._return_deliveries(queues, to_subscribe)
             elif not arrived:
                 subscribed_seconds = run.clock.monotonic() - subscribed_at
                 if not to_subscribe and subscribed_seconds > run.holding.latest_seconds:
-                    run.holding.over()  # no outage for longer than the last pause
-            elif not mode.handle_next(raw):
+                    run.holding.record_success()  # no outage for longer than the last pause
+            elif not mode.handle_next(raw):  # the same
                 to_subscribe = self._return_deliveries(queues, to_subscribe)
             subscriptions.end_empty(lambda: mode.working)
             self._pruning.look(raw)
