@@ -19,12 +19,12 @@ ExchangeType = Literal["direct", "topic", "fanout", "x-consistent-hash"]
 
 PEEWEE, SQLALCHEMY = "peewee", "sqlalchemy"  # feedbus's own adapters
 SESSIONS = {PEEWEE: "peewee:Database", SQLALCHEMY: "sqlalchemy.orm:Session"}
-# Longer than retries usually take, and longer than a dead letter usually waits.
+# This is longer than retries usually take, and than a dead letter usually waits.
 KEEP_HANDLED_SECONDS = 30 * 24 * 3600.0
 HANDLER_TIMEOUT_SECONDS = 600.0
 PREFETCH = 10
 WAITING_LIMIT = 10_000
-MOST_BUCKETS = 10_000  # of a ring
+MOST_BUCKETS = 10_000  # the largest number of buckets of a ring
 OPERATIONS = "operations"  # the name of the process that serves metrics, health and the page
 # A port that others rarely use: exporters of Prometheus use 9100 to 9999, RabbitMQ uses 5672 and
 # 15672 to 15692, and Linux uses the ports from 32768 on for outgoing connections.
@@ -55,9 +55,9 @@ class Exchange:
 
     Attributes:
         name: the name in topology.toml.
-        type: how messages find queues.
-        pack: the largest number of records in one message to it; 0 for no packs.
-        arguments: for the broker, passed unchanged when feedbus declares the exchange.
+        type: the type of the exchange; it determines which queues get a message.
+        pack: the largest number of records in one message; 0 for no packs.
+        arguments: the arguments with which feedbus declares the exchange.
         content_type: the content type of the messages that feedbus publishes to it; None for JSON.
         external_name: the whole name on the broker, if another system declares it; otherwise "".
 
@@ -78,13 +78,13 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The waits between the attempts with a record, and what happens after the last attempt.
+    """The delays between the attempts to handle a record, and what happens after the last one.
 
     Attributes:
-        delays_seconds: the waits.
-        then: what happens after the last attempt; "repeat" tries again with the last wait.
-        retry_on: dotted names of the exceptions that are retried; () stands for all exceptions.
-        reject_on: dotted names of the exceptions that are not retried.
+        delays_seconds: the delays.
+        then: what happens after the last attempt; "repeat" tries again after the last delay.
+        retry_on: dotted names of the exceptions after which a record is retried; () for all.
+        reject_on: dotted names of the exceptions after which a record is a dead letter.
 
     """
 
@@ -95,7 +95,7 @@ class RetryPolicy:
 
     @property
     def delays_milliseconds(self) -> tuple[int, ...]:
-        """The different waits in milliseconds; each has a retry queue."""
+        """The different delays in milliseconds; each has a retry queue."""
         return tuple(dict.fromkeys(round(delay * 1000) for delay in self.delays_seconds))
 
 
@@ -105,9 +105,9 @@ class Batch:
 
     Attributes:
         size: a batch is full with this number of records.
-        wait_seconds: the shortest time between the beginnings of two batches, unless the second one
-            is full. A record waits for others at most this long, and not at all if no batch was
-            handled shortly before.
+        wait_seconds: the shortest time between the starts of two batches, unless the second batch
+            is full. A record waits at most this long for other records. It does not wait if the
+            start of the last batch is longer ago.
 
     """
 
@@ -127,14 +127,14 @@ class DeadLetters:
 class Queue:
     """A table [queues.NAME]: one queue, or several shards that share one declaration.
 
-    Exactly one of handler, handlers and handlers_by_type names its handlers. The reference of
-    topology.toml describes every option. Some of them in short:
+    Its handlers are in exactly one of handler, handlers and handlers_by_type. The reference of
+    topology.toml describes every option. Options whose names need an explanation are:
 
     Attributes:
         handlers: handlers by the pattern of the routing key.
         handlers_by_type: handlers by the property `type` of the message.
-        order_by: the field by whose values records stay in order; True for the routing key, False
-            for no order.
+        order_by: records with the same value of this field stay in order; True stands for the
+            routing key, False for no order.
         waiting_limit: how many records of one consumer may wait for earlier records of their keys.
         block_on_dead: whether records wait for the dead letters of their keys, too.
         store: whether the handlers run in transactions of the store, if there is one.
@@ -210,7 +210,7 @@ class StoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A consumer: one queue on the broker (a shard, or a queue without shards) and its reader."""
+    """The consumer of one queue on the broker: of a shard, or of a queue without shards."""
 
     name: str
     queue: Queue
@@ -220,7 +220,7 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A supervised process that is not a consumer, such as the web."""
+    """A supervised process that is not a consumer, such as a web server."""
 
     name: str
     command: tuple[str, ...]
@@ -238,8 +238,8 @@ class Operations:
 
     Attributes:
         host: the address; if other machines can reach it, a token is needed.
-        port: the port; None stands for OPERATIONS_PORT, or a free port if that one is in use; 0
-            stands for any free port.
+        port: the port. With None, it is OPERATIONS_PORT, or a free port if OPERATIONS_PORT is in
+            use. With 0, it is any free port.
 
     """
 
@@ -261,16 +261,16 @@ class Logging:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A message that is published at the times of a cron line.
+    """A message that is published at the times of a cron expression.
 
     Attributes:
         name: the name in topology.toml.
-        cron: the line.
-        exchange: where the message is published, as topology.toml names it.
+        cron: the cron expression.
+        exchange: the name of the exchange in topology.toml.
         key: the routing key.
-        payload: its payload.
-        headers: its headers.
-        timezone: the time zone of the line, by its name in the IANA database.
+        payload: the payload of the message.
+        headers: the headers of the message.
+        timezone: the IANA name of the expression's time zone.
         catch_up_seconds: how late a missed schedule may be fired.
 
     """
@@ -287,11 +287,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Generation:
-    """One ring of a hash exchange: (consumer name, weight) in binding order.
+    """One ring of an x-consistent-hash exchange.
 
-    The turn is a number that distinguishes it from an earlier ring of the same members whose
-    queues are not empty yet. The shape is a digest of the arguments of its queues, "" if these are
-    the defaults.
+    Attributes:
+        exchange: the name of the exchange in topology.toml.
+        members: the names of the consumers (the shards) and their weights, in the order in which
+            they are bound.
+        turn: the number of the generation; an earlier ring with the same members has another one.
+        shape: a digest of the arguments of its queues; "" for the default arguments.
+
     """
 
     exchange: str
@@ -301,7 +305,7 @@ class Generation:
 
     @cached_property
     def digest(self) -> str:
-        """Eight hex digits; they differ if placement or the arguments of the queues may differ."""
+        """A digest of the members, the turn and the shape: eight hex digits."""
         shape = [self.shape] if self.shape else []
         text = json.dumps([*self.members, self.turn, *shape], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -338,12 +342,12 @@ class Topology:
 
     @property
     def root(self) -> Path:
-        """The folder of the file: handlers are imported from it, and relative paths begin there."""
+        """The folder of topology.toml: handlers and relative paths are found from there."""
         return self.path.parent
 
     @cached_property
     def consumers(self) -> Mapping[str, Consumer]:
-        """Every consumer by name, in the order of the file; shards by their numbers."""
+        """Every consumer by name, in the order of topology.toml; shards in the order of numbers."""
         found: dict[str, Consumer] = {}
         for queue in self.queues.values():
             if queue.shards is None:
@@ -382,7 +386,7 @@ class Topology:
         return not queue.external_name and self.exchanges[queue.exchange].hashed
 
     def generation(self, exchange: str) -> Generation:
-        """Return the ring that this file declares for a hash exchange.
+        """Return the ring that topology.toml declares for an x-consistent-hash exchange.
 
         Shards are bound in the order of their numbers, so that additional shards at the end move
         the fewest keys. The weights are written so that a restart of the broker keeps this order.

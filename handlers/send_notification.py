@@ -1,4 +1,4 @@
-"""send_notification by e-mail and by phone: store it for delivery, once however often it comes."""
+"""Store notifications by e-mail and SMS; a message that is delivered twice is stored once."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from store import models, queries
 @handler(SendNotification, batch=True)
 def send_email(records: Records) -> None:
     """Store an e-mail for each record."""
-    _set_aside(records, queries.add_email_notifications(_grouped(records)), "e-mail address")
+    _drop_or_reject(records, queries.add_email_notifications(_grouped(records)), "e-mail address")
 
 
 @handler(SendNotification, batch=True)
 def send_sms(records: Records) -> None:
     """Store a short message for each record."""
     groups = [(source, shorten(text), users) for source, text, users in _grouped(records)]
-    _set_aside(records, queries.add_sms_notifications(groups), "phone")
+    _drop_or_reject(records, queries.add_sms_notifications(groups), "phone")
 
 
 def shorten(text: str) -> str:
-    """Return a text that fits, its end replaced by an ellipsis when it was too long."""
+    """Return the text of an SMS; if it is too long, its end is replaced by an ellipsis."""
     most = models.SMS_TEXT_CHARACTERS
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _grouped(records: Records) -> list[tuple[str, str, list[int]]]:
-    """Return sources, texts and users. A source is a tweet, else a message: the same each time."""
+    """Return (source, text, users) for each notification.
+
+    The source identifies a notification, also when its message is delivered again: the id of the
+    tweet or, without a tweet, of the message.
+    """
     tweets = records.where_not("tweet_id", {None}).group_by("tweet_id", "text").items()
     other = records.where("tweet_id", {None})
     columns = zip(other.ids, other.column("text"), other.column("user_id"), strict=True)
@@ -37,7 +41,7 @@ def _grouped(records: Records) -> list[tuple[str, str, list[int]]]:
     ]
 
 
-def _set_aside(records: Records, unreached: set[int], lacking: str) -> None:
+def _drop_or_reject(records: Records, unreached: set[int], lacking: str) -> None:
     """Drop records of users who were deleted; reject those of users who cannot be reached."""
     lost = records.where("user_id", unreached)
     gone = queries.deleted(users=unreached).users
