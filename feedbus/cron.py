@@ -18,19 +18,19 @@ from feedbus.topology import Schedule
 
 
 class WrongCron(ValueError):  # noqa: N818 -- names what it is
-    """A text that is not a cron line, with the reason."""
+    """A text that is not a cron expression, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A cron line in a time zone; all times that it accepts and returns are in UTC."""
+    """A cron expression in a time zone; all times that it accepts and returns are in UTC."""
 
     line: str
     zone: tzinfo = UTC
 
     @classmethod
     def of(cls, schedule: Schedule) -> Cron:
-        """Return the cron line of a schedule."""
+        """Return the cron expression of a schedule."""
         zone = UTC if schedule.timezone == "UTC" else ZoneInfo(schedule.timezone)
         return cls(schedule.cron, zone)
 

@@ -1,4 +1,4 @@
-"""The moments of a cron line, also where the clock changes."""
+"""The moments of a cron expression, also where the clock changes."""
 
 from __future__ import annotations
 

@@ -70,8 +70,8 @@ class TopologyTable(TableSchema):
     middleware = Table(MiddlewareTable, "Code that runs around each call of a handler.")
     schedules = Tables(
         Table(ScheduleTable, "A schedule; the key is its name."),
-        "[Messages](../how-to/scheduling.md) that are published at the moments of a cron line, by "
-        "name.",
+        "[Messages](../how-to/scheduling.md) that are published at the moments of a cron "
+        "expression, by name.",
         of="tables",
     )
     operations = Table(OperationsTable, "Metrics, health and the operations page.")

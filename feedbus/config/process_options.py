@@ -112,7 +112,7 @@ class ScheduleTable(TableSchema):
         "field in front is the second.",
         required=True,
     )
-    timezone = TimeZone("The time zone of the line, by its name in the IANA database.")
+    timezone = TimeZone("The time zone of the cron expression, by its name in the IANA database.")
     exchange = Name(
         "The exchange that the message is published to.", required=True, example="orders"
     )

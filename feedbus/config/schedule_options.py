@@ -23,9 +23,9 @@ LEAST_CATCH_UP_SECONDS = 10.0  # a firing is always some moments late
 
 
 class CronLine(Text):
-    """A cron line: when a schedule is fired."""
+    """A cron expression: when a schedule is fired."""
 
-    kind = "cron line"
+    kind = "cron expression"
     example = "30 2 * * MON-FRI"
     expected = (
         'minute, hour, day of month, month and day of week, such as "*/5 * * * *" or'

@@ -15,8 +15,8 @@ class ScheduleOverview:
     """A schedule as `feedbus status` and the operations page show it.
 
     Attributes:
-        cron: the cron line.
-        timezone: the time zone of the cron line.
+        cron: the cron expression.
+        timezone: the time zone of the cron expression.
         exchange: the exchange of its message.
         last: the moment of this line that was fired last, in ISO 8601 and the schedule's time zone;
             None if none was.
@@ -58,5 +58,5 @@ def overview(
 
 
 def _names(cron: Cron, moment: datetime) -> bool:
-    """Whether a cron line matches a time; it need not match the time when the schedule was new."""
+    """Whether a cron expression matches a time, also a time before the schedule existed."""
     return cron.latest(moment - timedelta(seconds=1), moment) == moment
