@@ -26,8 +26,8 @@ NO_TABLES = (
 )
 
 # SQLSTATE classes and codes, https://www.postgresql.org/docs/15/errcodes-appendix.html.
-# A statement timeout (57014) is not among them: the message may be the cause, if its handling needs
-# too much time. So the retry policy applies, which also gives a slow server time.
+# The codes of POSTGRES_TIMEOUTS are not among them: the message may be the cause, if its handling
+# needs too much time. So the retry policy applies, which also gives a slow server time.
 POSTGRES_CONNECTION = "08"
 POSTGRES_CLASSES = {POSTGRES_CONNECTION, "53", "58"}  # and insufficient resources, system error
 POSTGRES_CODES = {
@@ -38,6 +38,10 @@ POSTGRES_CODES = {
     "57P02",  # crashed
     "57P03",  # starting up
     "57P05",  # idle session timeout
+}
+POSTGRES_TIMEOUTS = {
+    "57014",  # a statement timeout
+    "55P03",  # a lock timeout
 }
 POSTGRES_NO_TABLE = "42P01"
 # The code 42501 is also that of a row that a row security policy refuses, which a message may
@@ -60,13 +64,21 @@ def connection_lost(error: BaseException) -> bool:
     return cause is not None and any(map(_is_lost, _causes(cause)))
 
 
+def timed_out(error: BaseException) -> bool:
+    """Whether PostgreSQL has ended a statement because it, or a wait for a lock, was too long."""
+    return any(
+        _library(each) in POSTGRES_DRIVERS and _code(each) in POSTGRES_TIMEOUTS
+        for each in _causes(error)
+    )
+
+
 def describe(error: BaseException, where: str) -> str:
     """Return one line: what is wrong with the store, and what to do."""
     for each in _causes(error):
         reason = _reason(each)
         if reason is not None:
             return f"store {where}: {reason}"
-    return f"store {where}: {error}"
+    return f"store {where}: {one_line(error)}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -12,7 +12,7 @@ from feedbus.clock import SYSTEM, Clock
 from feedbus.errors import StoreOutage, UsageError
 from feedbus.store.locks import advisory_lock, file_lock
 from feedbus.store.migrations import up_to_date, upgrade
-from feedbus.store.outages import describe, outage
+from feedbus.store.outages import describe, outage, timed_out
 from feedbus.store.tables import Cursor, Dialect, SqlInbox, SqlOutbox
 
 SET_UP_SECONDS = 60.0
@@ -24,6 +24,37 @@ def not_the_owner(call: str, savepoint: str) -> str:
         f"{call}() inside a transaction of the store: the store commits when the handler or the"
         f" block returns, and rolls back when it raises; {savepoint} is a savepoint"
     )
+
+
+class OwnStatements:
+    """The statements of feedbus itself, in its own tables; a timeout of one is an outage.
+
+    No message is the cause if the database is too slow, or if another session keeps a lock.
+    """
+
+    def __init__(self, store: SqlStore) -> None:
+        """Execute the statements with a store."""
+        self._store = store
+        self.dialect = store.dialect
+        self.clock = store.clock
+
+    def execute(self, sql: str, parameters: Mapping[str, Any]) -> Cursor:
+        """Execute a statement as SqlStore.execute() does.
+
+        Raises:
+            StoreOutage: the statement has waited too long.
+
+        """
+        try:
+            return self._store.execute(sql, parameters)
+        except Exception as error:
+            if not timed_out(error):
+                raise
+            msg = (
+                f"{self._store.describe(error)}, in feedbus's own tables; if this continues, a"
+                " session keeps their locks: pg_blocking_pids() names it"
+            )
+            raise StoreOutage(msg) from error
 
 
 class SqlStore(ABC):
@@ -53,8 +84,9 @@ class SqlStore(ABC):
         self.project = project
         self.where = where
         self.dialect: Dialect = dialect
-        self.outbox = SqlOutbox(self, project)
-        self.inbox = SqlInbox(self, project)
+        self._own = OwnStatements(self)
+        self.outbox = SqlOutbox(self._own, project)
+        self.inbox = SqlInbox(self._own, project)
         self._file = file
 
     @abstractmethod
@@ -89,7 +121,7 @@ class SqlStore(ABC):
         """
         if self.dialect == "postgresql":
             with self.transaction():
-                yield advisory_lock(self.execute, name, wait_seconds)
+                yield advisory_lock(self._own.execute, name, wait_seconds)
         elif self._file is None:
             yield True
         else:
@@ -99,7 +131,7 @@ class SqlStore(ABC):
     def set_up(self) -> None:
         """Create feedbus's own tables, or upgrade those of an earlier version."""
         with self.transaction():
-            done = up_to_date(self, self.where)
+            done = up_to_date(self._own, self.where)
         if done:
             return
         with self.exclusive("tables", wait_seconds=SET_UP_SECONDS) as held, self.transaction():
@@ -109,8 +141,8 @@ class SqlStore(ABC):
                     f" {SET_UP_SECONDS:g} s; end it, or wait for it"
                 )
                 raise StoreOutage(msg)
-            if not up_to_date(self, self.where):
-                upgrade(self, self.project)
+            if not up_to_date(self._own, self.where):
+                upgrade(self._own, self.project)
 
     def refusal(self) -> str:
         """Return why this version of feedbus cannot use the tables, or "" if it can.
@@ -120,7 +152,7 @@ class SqlStore(ABC):
 
         """
         try:
-            up_to_date(self, self.where)
+            up_to_date(self._own, self.where)
         except UsageError as error:
             return str(error)
         except Exception as error:

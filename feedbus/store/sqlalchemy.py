@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from sqlalchemy.orm import Session
 
 from feedbus.clock import Waiting
 from feedbus.errors import Outage, StoreOutage, UsageError
+from feedbus.store.closed_sessions import ClosedSessions, session_of
 from feedbus.store.outages import outage
 from feedbus.store.sql import SqlStore, not_the_owner
 from feedbus.store.tables import Cursor, Dialect
 from feedbus.store.write_queue import TURN_SECONDS, Turn
+
+SERVER_SESSION = "feedbus_server_session"  # in the pool's record of a connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,8 @@ class SqlAlchemyStore(SqlStore):
         file = Path(str(name)).absolute() if in_file else None
         super().__init__(project, engine.url.render_as_string(), dialect, file)
         self.engine = engine
+        if dialect == "postgresql":
+            _end_closed_sessions(engine)
         self._waiting = waiting
         self._local = threading.local()
 
@@ -176,6 +182,41 @@ class SqlAlchemyStore(SqlStore):
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return begin
+
+
+_watched: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _end_closed_sessions(engine: Engine) -> None:
+    """Let each new connection of an engine end the sessions of connections that were given up."""
+    if engine in _watched:
+        return
+    _watched.add(engine)
+    closed = ClosedSessions()
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, record: Any) -> None:
+        def query(sql: str) -> Sequence[Any]:
+            cursor = connection.cursor()
+            try:
+                cursor.execute(sql)
+                rows: Sequence[Any] = cursor.fetchall()
+            except Exception:
+                connection.rollback()
+                raise
+            finally:
+                cursor.close()
+            connection.commit()
+            return rows
+
+        number = getattr(getattr(connection, "info", None), "backend_pid", None)
+        if number is not None:
+            record.info[SERVER_SESSION] = session_of(query, number)
+            closed.end(query)
+
+    @event.listens_for(engine, "invalidate")
+    def given_up(_connection: Any, record: Any, _error: BaseException | None) -> None:
+        closed.add(record.info.get(SERVER_SESSION))
 
 
 @lru_cache(maxsize=64)

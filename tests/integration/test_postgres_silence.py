@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from feedbus.errors import StoreOutage
 from feedbus.metrics import Metrics
+from feedbus.store.closed_sessions import ClosedSessions, ServerSession
 from feedbus.store.peewee import (
     PeeweeStore,
     bind,
@@ -23,6 +28,7 @@ from feedbus.store.peewee import (
 )
 from servers.proxy import SilentProxy
 from tests.projects import wait_until
+from tests.stores import MAKERS
 from tests.systems import System, queue
 
 pytestmark = pytest.mark.integration
@@ -123,3 +129,119 @@ def test_consumers_go_on_after_a_store_that_fell_silent(proxied, tmp_path: Path)
     assert found == [(1,), (2,), (3,)]
     assert metrics.value("feedbus_records_total", "work", "retry") == 0
     assert metrics.value("feedbus_outages_total", "work", "store") == 1
+
+
+def open_transactions(url: str) -> int:
+    """Return how many sessions keep a transaction open, as another client sees them."""
+    connection = psycopg2.connect(url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+                " AND datname = current_database() AND xact_start IS NOT NULL"
+            )
+            return cursor.fetchone()[0]
+    finally:
+        connection.close()
+
+
+def shut_down(session: Any) -> None:
+    """Shut down the socket of a connection, as the kernel does after tcp_user_timeout."""
+    raw = getattr(session.connection(), "connection", session.connection())
+    with socket.socket(fileno=os.dup(raw.fileno())) as handle:
+        handle.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("kind", ["peewee", "sqlalchemy"])
+def test_the_locks_of_a_connection_that_was_given_up_end_with_the_next_connection(
+    proxied, kind: str
+):
+    proxy, url = proxied
+    store = MAKERS[kind][0](f"{url}?options=-c%20statement_timeout%3D30s", "shop")
+    store.set_up()
+    row = store.outbox.put("orders", {"n": 1}).id
+
+    def silenced() -> None:
+        with store.transaction() as session:
+            store.inbox.unseen("work", ["one"])
+            store.outbox.remove([row])
+            proxy.swallow()
+            shut_down(session)
+            store.outbox.pending(1)
+
+    with pytest.raises(StoreOutage):
+        silenced()
+    assert open_transactions(url) == 1
+    with store.transaction():
+        assert store.inbox.unseen("work", ["one"]) == ["one"]
+        assert store.outbox.remove([row]) == 1
+    assert open_transactions(url) == 0
+    store.close()
+
+
+def test_a_session_that_was_opened_by_another_process_is_not_ended():
+    closed = ClosedSessions()
+    closed.add(ServerSession(7, 1, os.getpid() + 1))
+    closed.end(pytest.fail)
+
+
+def test_a_session_with_the_number_of_one_that_was_given_up_is_not_ended(postgres):
+    first, second = (PeeweeStore(postgres.url(), "shop") for _ in range(2))
+    first.ready()
+    second.ready()
+    kept = second.database.connection().server_session
+    first.database.connection().server_session = replace(kept, started_at=kept.started_at - 1)
+    first.database.discard()
+    first.ready()
+    assert second.execute("SELECT 1", {}).fetchall() == [(1,)]
+    assert second.database.connection().server_session == kept
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("setting", ["statement_timeout", "lock_timeout"])
+@pytest.mark.parametrize("kind", ["peewee", "sqlalchemy", "psycopg"])
+def test_a_wait_for_a_lock_of_feedbuss_own_tables_is_an_outage(postgres, kind: str, setting: str):
+    url = postgres.new_database()
+    store = MAKERS[kind][0](f"{url}?options=-c%20{setting}%3D200", "shop")
+    other = PeeweeStore(url, "shop")
+    store.set_up()
+    row = store.outbox.put("orders", {"n": 1}).id
+    with other.transaction():
+        other.inbox.unseen("work", ["one"])
+        other.outbox.remove([row])
+        with pytest.raises(StoreOutage, match="feedbus's own tables; if this continues"):
+            store.inbox.unseen("work", ["one"])
+        with pytest.raises(StoreOutage), store.transaction():
+            store.outbox.remove([row])
+    assert store.inbox.unseen("work", ["one"]) == []
+    store.close()
+    other.close()
+    postgres.drop_database(url)
+
+
+def test_a_record_whose_inbox_row_is_locked_waits_and_uses_up_no_attempt(postgres, tmp_path: Path):
+    url = postgres.new_database()
+    limited = f"{url}?options=-c%20statement_timeout%3D200"
+    system = System.at(tmp_path, queue(once=True), store_url=limited)
+    other, metrics = PeeweeStore(url), Metrics.none()
+    with system.bus() as bus:
+        bus.publish("work", {"n": 1}, message_id="one")
+
+    def held() -> bool:
+        return metrics.value("feedbus_outages_total", "work", "store") >= 1
+
+    def rolled_back() -> None:
+        with other.transaction():
+            assert other.inbox.unseen("work", ["one"]) == ["one"]
+            wait_until(held)
+            raise ZeroDivisionError
+
+    with system.running(system.note, metrics=metrics):
+        with pytest.raises(ZeroDivisionError):
+            rolled_back()
+        wait_until(lambda: system.seen == [1])
+    assert metrics.value("feedbus_records_total", "work", "retry") == 0
+    other.close()
+    close_bound()
+    postgres.drop_database(url)

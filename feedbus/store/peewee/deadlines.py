@@ -22,6 +22,8 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
+from feedbus.store.closed_sessions import ServerSession
+
 LOOK_SECONDS = 0.5
 MARGIN_SECONDS = 5.0  # added to the server's own timeout, which should occur first
 PROBE_IDLE_SECONDS = 10.0  # a connection that was idle for longer is checked first, and
@@ -37,6 +39,7 @@ class Connection(extensions.connection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Connect, within libpq's connect_timeout."""
         super().__init__(*arguments, **options)
+        self.server_session: ServerSession | None = None
         self.due = math.inf
         self.used_at = time.monotonic()
         self._gave_up = False

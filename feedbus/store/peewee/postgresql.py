@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import peewee
 
 from feedbus.process.fork_safety import close_in_forks
+from feedbus.store.closed_sessions import ClosedSessions, session_of
 from feedbus.store.peewee.base_database import Database
 from feedbus.urls import StoreUrl
 
@@ -16,6 +17,11 @@ POSTGRES_SETTINGS = {
     "statement_timeout": "30s",
     "random_page_cost": "1.1",  # for SSDs; by default, a batch of keys may read the whole table
     "jit": "off",  # compiling takes longer than any statement here
+    # So that the server ends the sessions of a host that is gone, which keep their locks.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30s",
 }
 SETTING_GIVEN = re.compile(r"(?:-c\s*|--)(\w+)\s*=")  # in libpq's options
 
@@ -29,6 +35,7 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
     def __init__(self, database: str, *, settings: Mapping[str, str], **options: Any) -> None:
         """Set the settings on each connection, because poolers refuse startup parameters."""
         self._settings = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
+        self._closed_sessions = ClosedSessions()
         super().__init__(database, **options)
 
     def _connect(self) -> Any:
@@ -37,7 +44,23 @@ class PostgresDatabase(Database, peewee.PostgresqlDatabase):
         if self._settings:
             with connection.cursor() as cursor:
                 cursor.execute(self._settings)
+
+        def query(sql: str) -> Sequence[Any]:
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                rows: Sequence[Any] = cursor.fetchall()
+                return rows
+
+        connection.server_session = session_of(query, connection.info.backend_pid)
+        self._closed_sessions.end(query)
         return connection
+
+    def discard(self) -> None:
+        """Close this thread's connection in any state; the next one ends its session, too."""
+        opened = self._state.conn  # type: ignore[attr-defined]  # inner, not in the stubs
+        super().discard()
+        if opened is not None and opened.closed:
+            self._closed_sessions.add(opened.server_session)
 
     def begin(self, isolation_level: Any = None) -> None:
         """Begin a transaction; the server begins it with the first statement."""

@@ -1,0 +1,103 @@
+"""Sessions on PostgreSQL that this process has given up: the server may still keep their locks.
+
+If the network drops everything, or a proxy stays connected, the server does not notice that a
+connection was closed. The session stays `idle in transaction`. So the next connection of this
+process ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feedbus.logs import EventLog
+from feedbus.printable import one_line
+
+events = EventLog(__name__)
+
+Query = Callable[[str], Sequence[Sequence[Any]]]
+
+STARTED = "(extract(epoch FROM backend_start) * 1000000)::bigint"
+OWN = f"SELECT pid, {STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid()"  # noqa: S608 -- no input in it
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSession:
+    """A session on the server; the time distinguishes it from a later one with the same number.
+
+    Attributes:
+        number: the process id of the session on the server.
+        started_at: when the session began, in microseconds since 1970.
+        process: the process that has opened it. A forked process must not end it.
+
+    """
+
+    number: int
+    started_at: int
+    process: int
+
+
+def session_of(query: Query, number: object) -> ServerSession | None:
+    """Return the session of a connection, or None if the server does not show it.
+
+    Args:
+        query: executes a statement on the connection.
+        number: the process id that the server has sent when the connection was opened. Behind a
+            connection pooler it is another one, because transactions use different sessions.
+
+    """
+    try:
+        rows = query(OWN)
+    except Exception:  # noqa: BLE001 -- not every server that speaks the protocol has this view
+        return None
+    if not rows or rows[0][0] != number:
+        return None
+    return ServerSession(rows[0][0], rows[0][1], os.getpid())
+
+
+class ClosedSessions:
+    """The sessions that were given up, and that the server has perhaps not ended."""
+
+    def __init__(self) -> None:
+        """Start without sessions."""
+        self._lock = threading.Lock()
+        self._sessions: set[ServerSession] = set()
+
+    def add(self, session: ServerSession | None) -> None:
+        """Record that the connection of a session was given up."""
+        if session is not None and session.process == os.getpid():
+            with self._lock:
+                self._sessions.add(session)
+
+    def end(self, query: Query) -> None:
+        """End the sessions that still exist; query executes a statement on a new connection."""
+        with self._lock:
+            sessions = [each for each in self._sessions if each.process == os.getpid()]
+        if not sessions:
+            return
+        pairs = ", ".join(f"({each.number}, {each.started_at})" for each in sessions)
+        try:
+            found = query(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"  # noqa: S608 -- numbers
+                f" WHERE (pid, {STARTED}) IN ({pairs})"
+            )
+        except Exception as error:  # noqa: BLE001 -- of any driver; the connection itself may be good
+            events.warning(
+                "session_left",
+                "a session that this process has given up cannot be ended on PostgreSQL; if it is"
+                " idle in transaction, end it with pg_terminate_backend()",
+                sessions=", ".join(str(each.number) for each in sessions),
+                error=one_line(error),
+            )
+            return
+        with self._lock:
+            self._sessions.difference_update(sessions)
+        if found:
+            events.info(
+                "sessions_ended",
+                "PostgreSQL has ended sessions that this process had given up, with their locks",
+                sessions=len(found),
+            )
