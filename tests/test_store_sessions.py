@@ -153,6 +153,7 @@ def test_settings_of_the_url_go_before_the_defaults(postgres_url):
         return database.execute_sql(f"SHOW {name}").fetchone()[0]
 
     assert setting("statement_timeout") == "30s"
+    assert setting("tcp_keepalives_idle") == "30"
     assert setting("application_name") == "feedbus"
     bind(PeeweeStore(f"{postgres_url}?application_name=mine&options=-c%20statement_timeout%3D7s"))
     assert setting("statement_timeout") == "7s"
