@@ -9,9 +9,9 @@ from feedbus.config.process_options import (
     MiddlewareTable,
     OperationsTable,
     ProcessTable,
-    ScheduleTable,
 )
 from feedbus.config.queue_options import QueueTable
+from feedbus.config.schedule_options import ScheduleTable
 from feedbus.config.server_options import BrokerTable, StoreTable
 from feedbus.config.table_types import Table, Tables, TableSchema
 from feedbus.config.value_types import ContentType

@@ -1,12 +1,11 @@
-"""The options of [processes], [middleware], [operations], [logging] and [schedules]."""
+"""The options of [processes], [operations], [logging] and [middleware]."""
 
 from __future__ import annotations
 
 from feedbus import topology
-from feedbus.config.option_types import Choice, Dotted, Duration, Flag, Name, Size, Text, Whole
-from feedbus.config.schedule_options import CronLine, HeaderTable, JsonTable, TimeZone
+from feedbus.config.option_types import Choice, Dotted, Duration, Flag, Size, Text, Whole
 from feedbus.config.table_types import Array, Tables, TableSchema
-from feedbus.config.value_types import Command, EnvironmentName, RoutingKey, Setting
+from feedbus.config.value_types import Command, EnvironmentName, Setting
 from feedbus.logs import LOG_FORMATS
 
 # The options that consumers and other processes have in common.
@@ -99,32 +98,4 @@ class LoggingTable(TableSchema):
         ' `TIME LEVEL event=… consumer=… key=value message="…"`, `json` one object on each line.'
         " `${FEEDBUS_LOG_FORMAT:-text}` takes it from the environment.",
         *LOG_FORMATS,
-    )
-
-
-class ScheduleTable(TableSchema):
-    """The table [schedules.NAME]."""
-
-    builds = topology.Schedule
-
-    cron = CronLine(
-        "The moments of the schedule: minute, hour, day of month, month, day of week. A sixth "
-        "field in front is the second.",
-        required=True,
-    )
-    timezone = TimeZone("The time zone of the cron expression, by its name in the IANA database.")
-    exchange = Name(
-        "The exchange that the message is published to.", required=True, example="orders"
-    )
-    key = RoutingKey("The routing key of the message.")
-    payload = JsonTable("The payload of the message.", default="{}")
-    headers = HeaderTable(
-        "The headers of the message, as publish() takes them.",
-        default="{}",
-        example={"source": "nightly"},
-    )
-    catch_up = Duration(
-        "How late a missed moment may be fired, at least 10 seconds. Of several missed "
-        "moments, only the latest is fired.",
-        attribute="catch_up_seconds",
     )

@@ -1,4 +1,4 @@
-"""The types of the options of [schedules.NAME], and their checks against other tables."""
+"""The options of [schedules.NAME], and their checks against other tables."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from marshmallow import ValidationError
 
+from feedbus import topology
 from feedbus.config.key_paths import KeyPath
-from feedbus.config.option_types import Option, Text
+from feedbus.config.option_types import Duration, Name, Option, Text
 from feedbus.config.partial_topology import RING, Draft, Found
 from feedbus.config.problems import Fault, describe, nearest
+from feedbus.config.table_types import TableSchema
+from feedbus.config.value_types import RoutingKey
 from feedbus.cron import Cron, WrongCron
 from feedbus.topic_patterns import topic_matches, words_of
 from feedbus.wire.content_types import bare_type, is_known
@@ -179,3 +182,31 @@ def _key(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
     message = f"expected key to match a binding of '{name}' ({shown})"
     message += f", got '{key}'" if "key" in options else ", got no key"
     yield at, Fault(message=message, expected=f"a routing key that matches one of {shown}")
+
+
+class ScheduleTable(TableSchema):
+    """The table [schedules.NAME]."""
+
+    builds = topology.Schedule
+
+    cron = CronLine(
+        "The moments of the schedule: minute, hour, day of month, month, day of week. A sixth "
+        "field in front is the second.",
+        required=True,
+    )
+    timezone = TimeZone("The time zone of the cron expression, by its name in the IANA database.")
+    exchange = Name(
+        "The exchange that the message is published to.", required=True, example="orders"
+    )
+    key = RoutingKey("The routing key of the message.")
+    payload = JsonTable("The payload of the message.", default="{}")
+    headers = HeaderTable(
+        "The headers of the message, as publish() takes them.",
+        default="{}",
+        example={"source": "nightly"},
+    )
+    catch_up = Duration(
+        "How late a missed moment may be fired, at least 10 seconds. Of several missed "
+        "moments, only the latest is fired.",
+        attribute="catch_up_seconds",
+    )

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from feedbus.config.exchange_options import ExchangeTable
 from feedbus.config.key_paths import KeyPath
 from feedbus.config.problems import Fault, Report
-from feedbus.config.process_options import ProcessTable, ScheduleTable
+from feedbus.config.process_options import ProcessTable
 from feedbus.config.queue_options import QueueTable
+from feedbus.config.schedule_options import ScheduleTable
 from feedbus.config.table_types import TableSchema
 from feedbus.errors import Problem
 
