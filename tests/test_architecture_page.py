@@ -1,4 +1,4 @@
-"""The modules that the pages about the code name exist."""
+"""The pages about the code: the modules that they name exist, the glossary has their terms."""
 
 from __future__ import annotations
 
@@ -36,3 +36,26 @@ def test_the_table_of_the_embedded_brokers_layers_names_its_modules() -> None:
     named = {name for line in rows for name in re.findall(r"`(\w+)`", line)}
     modules = {path.stem for path in (ROOT / "feedbus/transports/sqlite").glob("*.py")}
     assert named == modules - {"__init__"}
+
+
+TERM_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs/internals").glob("*.md"))]
+NO_TERMS = {
+    "at-least-once",
+    "declared",
+    "disconnected",
+    "connected",
+}  # RabbitMQ's, and names of steps
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", TERM_PAGES, ids=lambda page: page.name)
+def test_the_glossary_has_each_term_that_a_page_introduces_in_italics(page: Path) -> None:
+    glossary = (ROOT / "docs/glossary.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \|", glossary, re.MULTILINE)
+    terms = {term for row in rows for term in row.split(", ")} | {"state", "stands by"}
+    italics = re.findall(r"(?<![*\w])\*([a-z][a-z -]+)\*(?![*\w])", without_code(page))
+    missing = {term for term in italics if not {term, term.removesuffix("s")} & terms}
+    assert missing <= NO_TERMS
