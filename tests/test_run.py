@@ -134,13 +134,16 @@ def test_a_handler_that_eats_memory_fails_its_message_and_nothing_else(tmp_path:
 
 
 def test_dead_letters_are_shown_sent_back_and_purged(tmp_path: Path) -> None:
-    body = "if not os.path.exists('mended'): raise Reject('broken')\nnote(n)"
+    body = "if not os.path.exists('mended'): raise KeyError('broken')\nnote(n)"
     project = Project.at(tmp_path, body.replace("'mended'", repr(str(tmp_path / "mended"))))
     project.publish(1, 2, 3)
     project.feedbus(*IDLE)
     first, second, _ = project.dead()
-    shown = project.feedbus("dead", "show", "work", str(first["id"])).stdout
-    assert '"reason": "broken"' in shown
+    shown = json.loads(project.feedbus("dead", "show", "work", str(first["id"])).stdout)
+    assert shown["reason"] == "KeyError: 'broken'"
+    assert shown["traceback"] == first["traceback"]
+    assert shown["traceback"][-1] == "KeyError: 'broken'"
+    assert any("raise KeyError('broken')" in line for line in shown["traceback"])
     (tmp_path / "mended").touch()
     reported = project.feedbus("dead", "requeue", "work", str(second["id"])).stdout
     assert reported == "1 dead letter sent back to work\n"

@@ -16,6 +16,8 @@ from feedbus.errors import Drop, Reject, Retry, Unroutable
 from feedbus.metrics import Metrics, totals
 from feedbus.records import Records
 from feedbus.topology import RetryPolicy
+from feedbus.wire.constants import TRACEBACK
+from feedbus.wire.failed_messages import sent_back
 from tests.systems import BATCH, System, on_broker, publish_confirmed, queue
 
 
@@ -43,6 +45,36 @@ def test_a_rejected_message_is_dead_lettered_with_its_reason(make: Callable[...,
         1,
         {"n": 2},
     )
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
+def test_a_dead_letter_has_the_traceback_of_its_last_attempt_and_a_requeued_message_none(
+    make: Callable[..., System], batch: bool
+) -> None:
+    system = make(queue(**({"batch": BATCH} if batch else {})))
+
+    def raises(message: dict[str, Any]) -> None:
+        if message["n"] == 2:
+            raise KeyError("no such seat")  # noqa: EM101, TRY003 -- a handler's own
+        if message["n"] == 3:
+            raise Reject("nobody wants 3")  # noqa: EM101, TRY003 -- a handler's own
+        if message["n"] == 4:
+            raise Retry("4 is not ready")  # noqa: EM101, TRY003 -- a handler's own
+        system.note(message)
+
+    def handle(given: Any, _bus: Bus) -> None:
+        for message in given if batch else [given]:
+            raises(message)
+
+    system.publish([2, 3, 4])
+    system.run(handle, batch=batch)
+    found = {json.loads(letter.body)["n"]: letter.traceback for letter in system.dead()}
+    assert found.keys() == {2, 3, 4}
+    assert found[2].endswith("KeyError: 'no such seat'")
+    assert "in raises\n    raise KeyError" in found[2]
+    assert (found[3], found[4]) == ("", "")
+    again = [sent_back(each.delivery, "work", "", died_in=str.isupper) for each in system.dead()]
+    assert [TRACEBACK in each.headers for each in again] == [False, False, False]
 
 
 def test_a_dropped_message_is_counted_and_logged_and_leaves_no_dead_letter(

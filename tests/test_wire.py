@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from types import SimpleNamespace
@@ -24,9 +25,10 @@ from feedbus.wire.constants import (
     KEY,
     REASON,
     SEALED,
+    TRACEBACK,
     UNIDENTIFIED,
 )
-from feedbus.wire.failed_messages import errors_text, reason_text
+from feedbus.wire.failed_messages import errors_text, reason_text, traceback_text
 from feedbus.wire.sealed_message import fitted, sealed
 from tests import raw_client as raw
 
@@ -223,6 +225,63 @@ def test_a_publisher_of_ours_with_too_large_headers_gets_a_usage_error():
 def test_reasons_and_errors_are_bounded_text(errors, reason):
     assert len(errors_text(InvalidBody(errors).errors)) < 8_200
     assert len(reason_text(reason * 1000).encode()) <= 1000
+
+
+def raised(call: Callable[[], object]) -> BaseException:
+    """Return the exception of a call, with its traceback."""
+    try:
+        call()
+    except BaseException as error:  # noqa: BLE001 -- the tests raise anything
+        return error
+    raise AssertionError
+
+
+class UnprintableError(Exception):
+    """An exception of a handler without a text."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def test_a_traceback_ends_with_the_exception_and_has_no_values_of_variables():
+    secret = "s3cret"
+
+    def fail() -> None:
+        assert len(secret) == 6
+        _ = 1 / 0
+
+    text = traceback_text(raised(fail))
+    assert text.endswith("ZeroDivisionError: division by zero")
+    assert "in fail\n    _ = 1 / 0" in text
+    assert "s3cret" not in text
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, "line\n" * 20_000, "\udcff" * 5_000, "🙂" * 5_000])
+def test_a_traceback_is_bounded_and_keeps_the_calls_of_the_handler(text):
+    def deep(left: int) -> None:
+        if left:
+            deep(left - 1)
+            deep(0)  # so that the calls are not equal lines
+        raise ValueError(text)
+
+    found = traceback_text(raised(lambda: deep(200)))
+    assert len(found.encode()) <= 4096
+    assert "in deep" in found
+    assert "ValueError: " in found
+
+
+def test_the_traceback_of_an_exception_without_a_text_has_its_calls():
+    def fail() -> None:
+        raise UnprintableError
+
+    assert "in fail" in traceback_text(raised(fail))
+
+
+def test_a_traceback_is_left_out_where_it_does_not_fit():
+    sent = letter(headers={TRACEBACK: "x" * 4096, "own": "kept"})
+    assert fitted(sent, 131_072) is sent
+    small = fitted(sent, 4096)
+    assert small.headers == letter(headers={"own": "kept"}).headers
 
 
 def test_only_the_first_of_too_many_errors_are_kept():

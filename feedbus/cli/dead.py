@@ -65,7 +65,7 @@ def list_letters(context: Context, queue: str | None, limit: int, as_json: bool)
 @click.argument("message_id")
 @click.pass_obj
 def show(context: Context, queue: str, message_id: str) -> None:
-    """Show one dead letter of QUEUE: its reason, the errors of its fields, and its body."""
+    """Show one dead letter of QUEUE: its reason, traceback, errors of fields, and body."""
     from feedbus.dead_letters import letters
 
     topology = context.load()
@@ -192,6 +192,7 @@ def _values(letter: DeadLetter) -> dict[str, Any]:
         "key": letter.key,
         "reason": letter.reason,
         "errors": letter.errors,
+        "traceback": letter.traceback.splitlines(),
         "attempts": letter.attempts,
         "failedAt": _when(letter),
         "contentType": letter.content_type,

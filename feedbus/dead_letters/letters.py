@@ -16,7 +16,16 @@ from feedbus.generations import topology_setup
 from feedbus.topology import Queue, Topology
 from feedbus.wire import Delivery, Outgoing
 from feedbus.wire.amqp_protocols import Channel
-from feedbus.wire.constants import ATTEMPT, DEATHS, ERRORS, FAILED_AT, KEY, REASON, SEALED
+from feedbus.wire.constants import (
+    ATTEMPT,
+    DEATHS,
+    ERRORS,
+    FAILED_AT,
+    KEY,
+    REASON,
+    SEALED,
+    TRACEBACK,
+)
 from feedbus.wire.delivery import key_of, moment_of, text_of
 
 
@@ -35,6 +44,8 @@ class DeadLetter:
         content_type: the content type of the body.
         body: the published bytes.
         delivery: the delivered message, which can be sent back.
+        traceback: the end of the traceback of the handler's exception; "" if a verdict, the
+            validation or the broker is the reason.
 
     """
 
@@ -50,6 +61,7 @@ class DeadLetter:
     content_type: str
     body: bytes
     delivery: Delivery
+    traceback: str = ""
 
     @property
     def payload(self) -> Any:
@@ -127,6 +139,7 @@ def of(queue: Queue, message: Outgoing, delivery: Delivery) -> DeadLetter:
         content_type=(delivery.content_type if sealed else message.content_type) or "",
         body=delivery.body if sealed else message.body,
         delivery=delivery,
+        traceback=str(headers.get(TRACEBACK, "")),
     )
 
 
@@ -151,6 +164,7 @@ def read(queue: Queue, message: Any) -> DeadLetter:
         content_type=delivery.content_type or "",
         body=delivery.body,
         delivery=delivery,
+        traceback=text_of(headers.get(TRACEBACK, "")),
     )
 
 

@@ -29,8 +29,15 @@ from feedbus.wire.constants import (
     REASON,
     SENT_AT,
     TIMER_TARGET,
+    TRACEBACK,
 )
-from feedbus.wire.failed_messages import errors_text, kept_properties, of_record, reason_text
+from feedbus.wire.failed_messages import (
+    errors_text,
+    kept_properties,
+    of_record,
+    reason_text,
+    traceback_text,
+)
 from feedbus.wire.sealed_message import sealed
 
 FAULTS_NAMED = 5
@@ -118,7 +125,7 @@ class FailurePolicy:
             return Decision("reject", self._record(delivery, pack, row, text_of(error)))
         reason = text_of(error) if isinstance(error, Retry) else described(error)
         if not isinstance(error, Retry) and self.rules.rejects(error):
-            return Decision("reject", self._record(delivery, pack, row, reason))
+            return Decision("reject", _traced(self._record(delivery, pack, row, reason), error))
         return self._again(self._record(delivery, pack, row, reason), error)
 
     def deferred(self, delivery: Delivery, pack: Pack, row: int) -> Decision:
@@ -135,7 +142,7 @@ class FailurePolicy:
         if attempt > len(policy.delays_seconds) and policy.then != "repeat":
             if policy.then == "drop":
                 return Decision("drop", None)
-            return Decision("dead_letter", letter)
+            return Decision("dead_letter", _traced(letter, error))
         step = policy.delays_seconds[min(attempt, len(policy.delays_seconds)) - 1]
         asked = error.after_seconds if isinstance(error, Retry) else None
         milliseconds = max(1, round((step if asked is None else asked) * 1000))
@@ -192,3 +199,9 @@ class FailurePolicy:
             stamp=SENT_AT,
             records=delivery.record_count,
         )
+
+
+def _traced(letter: Outgoing, error: BaseException) -> Outgoing:
+    """Return a dead letter with the traceback of its exception; a verdict has none."""
+    text = "" if isinstance(error, Retry) else traceback_text(error)
+    return replace(letter, headers={**letter.headers, TRACEBACK: text}) if text else letter

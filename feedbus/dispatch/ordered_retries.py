@@ -24,6 +24,7 @@ from feedbus.wire.constants import (
     PACK,
     PLACE,
     RELEASE,
+    TRACEBACK,
 )
 
 events = EventLog(__name__)
@@ -303,7 +304,8 @@ class OrderedRetries:
             own[NOT_BEFORE] = round(due_at * MICROSECONDS)
         else:
             own[BLOCKED] = True
-            message = replace(message, body=b"", content_type=None, properties={})
+            headers = {name: text for name, text in message.headers.items() if name != TRACEBACK}
+            message = replace(message, body=b"", content_type=None, headers=headers, properties={})
         return replace(
             message,
             exchange="",

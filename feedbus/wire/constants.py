@@ -28,6 +28,7 @@ PRIORITY = "feedbus-priority"
 QUEUE = "feedbus-queue"
 REASON = "feedbus-reason"
 SENT_AT = "feedbus-sent-at"  # as a retry, as a dead letter or from the dead letters
+TRACEBACK = "feedbus-traceback"
 UNIDENTIFIED = "feedbus-unidentified"
 USER_ID = "feedbus-user-id"
 # Headers of a record that waits so that its key stays in order: its key, if that is not the routing
@@ -61,6 +62,7 @@ OF_FAILURES = frozenset(
         REASON,
         RELEASE,
         SENT_AT,
+        TRACEBACK,
         UNIDENTIFIED,
         USER_ID,
     }
@@ -74,4 +76,5 @@ OF_DEATHS = ("x-first-death-", "x-last-death-")  # the prefix of other such head
 SHORT_TEXT_BYTES = 255  # a routing key, a message id or any other text property
 REASON_BYTES = 1_000
 ERRORS_BYTES = 8_000
+TRACEBACK_BYTES = 4_096
 LEAST_TIMEOUT_SECONDS = 1.0  # the shortest consumer timeout of any broker

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from traceback import TracebackException
 from typing import Any
 
 from feedbus.wire.constants import (
@@ -21,6 +22,7 @@ from feedbus.wire.constants import (
     RECORD_COUNT,
     SEALED,
     SENT_AT,
+    TRACEBACK_BYTES,
     UNIDENTIFIED,
 )
 from feedbus.wire.delivery import AS_HEADERS, Delivery
@@ -32,6 +34,7 @@ from feedbus.wire.sealed_message import opened
 # must not expire, and RabbitMQ accepts only the user id of the connection.
 APART = frozenset({"content_type", "content_encoding", "application_headers", "delivery_mode"})
 
+CUT = "...\n"  # in front of the end of a long traceback
 OF_PACKS = frozenset({RECORD_COUNT, GENERATION, UNIDENTIFIED})
 KEPT_ALWAYS = OF_FAILURES | {RECORD_COUNT}
 
@@ -129,8 +132,31 @@ def of_record(message: Outgoing) -> Outgoing:
 
 def reason_text(reason: str) -> str:
     """Return a reason as the text of a header, shortened if it is too long."""
-    raw = reason[:REASON_BYTES].encode(errors="backslashreplace")
-    return raw[:REASON_BYTES].decode(errors="ignore")
+    return _cut(reason, REASON_BYTES)
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return the end of an exception's traceback as the text of a header.
+
+    It has no values of variables. The text of each exception is shortened like a reason, so that
+    the calls of the handler remain. Returns "" if the traceback cannot be formatted.
+    """
+    try:
+        lines = TracebackException.from_exception(error).format()
+        parts = [_cut(line.rstrip("\n"), REASON_BYTES) for line in lines]
+    except Exception:  # noqa: BLE001 -- a handler's own class may raise anything here
+        return ""
+    raw = "\n".join(parts).encode()
+    if len(raw) <= TRACEBACK_BYTES:
+        return raw.decode()
+    end = raw[-(TRACEBACK_BYTES - len(CUT)) :]
+    return CUT + end[end.find(b"\n") + 1 :].decode(errors="ignore")
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    """Return the beginning of a text, in characters that UTF-8 has."""
+    raw = text[:limit_bytes].encode(errors="backslashreplace")
+    return raw[:limit_bytes].decode(errors="ignore")
 
 
 def errors_text(errors: Mapping[str, Sequence[str]]) -> str:

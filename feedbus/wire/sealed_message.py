@@ -15,7 +15,7 @@ from typing import Any
 
 from feedbus.errors import UsageError
 from feedbus.wire.amqp_encoding import read_properties, write_properties
-from feedbus.wire.constants import ERRORS, FAILED_AT, OF_FAILURES, REASON, SEALED
+from feedbus.wire.constants import ERRORS, FAILED_AT, OF_FAILURES, REASON, SEALED, TRACEBACK
 from feedbus.wire.outgoing_message import Outgoing
 
 FRAME_OVERHEAD = 8 + 12  # a frame's own bytes, and those of a content header before its properties
@@ -76,6 +76,9 @@ def fitted(message: Outgoing, frame_bytes: int | None) -> Outgoing:
     if FAILED_AT not in message.headers:
         msg = f"cannot publish: headers and properties of {size} bytes; expected at most {room}"
         raise UsageError(msg)
+    if TRACEBACK in message.headers:
+        headers = {name: value for name, value in message.headers.items() if name != TRACEBACK}
+        return fitted(replace(message, headers=headers), frame_bytes)
     if message.content_type != SEALED:
         message = sealed(message)
     if _size(message) > room:
