@@ -238,7 +238,12 @@ class Publisher:
         blocked = self._blockage.active
         rest = (self._unblocked_by if blocked else self._confirmed_by) - self._clock.monotonic()
         if rest <= 0:
-            why = "; it blocks publishers" if blocked else ""
+            why = (
+                ", because it is short of memory or disk space and blocks publishers; see"
+                " `rabbitmq-diagnostics alarms`"
+                if blocked
+                else ""
+            )
             msg = f"broker: {len(self._waiting)} messages were not confirmed in time{why}"
             raise BrokerOutage(msg)
         try:

@@ -149,7 +149,9 @@ def test_a_publisher_does_not_wait_for_an_alarm_longer_than_it_may(
         with alarm(fragile_rabbitmq):
             started = time.monotonic()
             for _ in range(2):
-                with pytest.raises(Outage, match="blocks publishers"):
+                with pytest.raises(
+                    Outage, match="short of memory or disk space and blocks publishers"
+                ):
                     bus.publish("work", {"n": 1}, message_id="the-same")
             assert time.monotonic() - started < 20  # neither for the alarm's end nor for a goodbye
         bus.publish("work", {"n": 2})
