@@ -20,6 +20,7 @@ from feedbus import broker, config
 from feedbus.process import watchdog
 from feedbus.process.watchdog import Note, Watchdog, note_line
 from feedbus.runner import CrashGuard
+from feedbus.runner.crash_guard import DIED, HUNG
 from tests.projects import PATIENCE_SECONDS, Project, wait_until
 
 pytestmark = pytest.mark.processes
@@ -116,6 +117,49 @@ def test_only_a_second_look_ends_a_process_and_only_the_one_that_wrote_the_file(
         assert process.wait(PATIENCE_SECONDS) == -signal.SIGABRT
     assert note == overdue
     assert str(note) == "one and 1 more"
+    assert cause_of_the_loss_of("one", path) == HUNG
+
+
+def cause_of_the_loss_of(message_id: str, path: Path) -> str:
+    """Return the cause that the next process names."""
+    with CrashGuard(path) as crash_guard:
+        return crash_guard.reason_given_up(message_id, 0).partition("last time, ")[2]
+
+
+def test_a_handler_that_ends_its_process_is_not_said_to_have_exceeded_its_time(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "hand"
+    with contextlib.suppress(ZeroDivisionError), CrashGuard(path) as crash_guard:
+        crash_guard.take(["one"], -1.0)  # its deadline is over when the next process starts
+        _ = 1 / 0
+    assert cause_of_the_loss_of("one", path) == DIED
+
+
+def test_under_a_supervisor_a_handler_that_exits_is_given_up_with_that_reason(
+    tmp_path: Path,
+) -> None:
+    body = "note(n)\nif n == 1:\n    os._exit(7)"
+    project = Project.at(tmp_path, body, 'handler_timeout = "50ms"')
+    project.publish(1, 2)
+    with up(project):
+        wait_until(lambda: "2" in project.seen())
+    (letter,) = project.dead()
+    assert letter["reason"].endswith("the last time, its process ended")
+
+
+def test_a_process_that_survives_sigabrt_is_killed_with_the_next_look(tmp_path: Path) -> None:
+    path = tmp_path / "hand"
+    code = "import signal; signal.signal(signal.SIGABRT, signal.SIG_IGN); print(1, flush=True);"
+    words = [sys.executable, "-c", f"{code} signal.pause()"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        path.write_bytes(note_line(watchdog.now() - 1, process.pid, {}, ["one"]))
+        dog = Watchdog(path, process.pid)
+        notes = [dog.look() for _ in range(3)]
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+    assert [note is not None for note in notes] == [False, True, False]
 
 
 def test_what_a_handler_waits_for_its_turn_is_not_counted(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 PLAIN_ID = re.compile(r"[\w.:/+@-]*", re.ASCII)  # characters that JSON does not escape
 UNTIL_AT = 1  # the position of the deadline in the line
+ENDED = 0.0  # in place of the deadline, if a watchdog has ended the process
 LOOK_SECONDS = 1.0
 SURE_LOOKS = 2
 ERROR = 40  # the value of logging.ERROR; logging takes long to import
@@ -35,7 +36,7 @@ class Note:
 
     Attributes:
         until: the deadline of the handler, by the clock that all processes of a machine share; None
-            while no handler runs.
+            while no handler runs; ENDED if the watchdog has ended the process.
         pid: the process that wrote it.
         deaths: for each suspected message id, how often the consumer crashed with it, and the
             latest cause.
@@ -117,6 +118,9 @@ class Watchdog:
         faulthandler writes the stacks of the threads and ends the process, without the interpreter
         lock. If the process still runs, the next check sends SIGKILL. One check is not enough,
         because it may have read an incomplete line.
+
+        Before it ends the process, it writes that into the file. The next process cannot know it
+        from the deadline: a process that has ended by itself may be started after its deadline.
         """
         note = self._read()
         if note is None or note.pid != self._pid or not note.overdue(now()):
@@ -126,8 +130,22 @@ class Watchdog:
         self._overdue = note.until
         if self._looks < SURE_LOOKS:
             return None
-        self._send(signal.SIGABRT if self._looks == SURE_LOOKS else signal.SIGKILL)
-        return note if self._looks == SURE_LOOKS else None
+        if self._looks > SURE_LOOKS:
+            self._send(signal.SIGKILL)
+            return None
+        self._write_ended()
+        self._overdue = ENDED
+        self._send(signal.SIGABRT)
+        return note
+
+    def _write_ended(self) -> None:
+        # Without this, only the cause in the dead letter is less exact.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.pwrite(descriptor, until_text(ENDED), UNTIL_AT)
+            finally:
+                os.close(descriptor)
 
     def _read(self) -> Note | None:
         try:

@@ -12,7 +12,7 @@ from typing import Self
 
 from feedbus.process import watchdog
 from feedbus.process.private_files import open_private, private_folder
-from feedbus.process.watchdog import UNTIL_AT, Note, note_line, until_text
+from feedbus.process.watchdog import ENDED, UNTIL_AT, Note, note_line, until_text
 
 DIED = "its process ended"
 HUNG = "its handler took longer than handler_timeout"
@@ -64,7 +64,7 @@ class CrashGuard:
         self._deaths = note.deaths
         self._in_handler: Sequence[str] = ()
         if not forgiving:
-            self.blame(note.message_ids, HUNG if note.overdue(now()) else DIED)
+            self.blame(note.message_ids, HUNG if note.until == ENDED else DIED)
         self.release()
 
     def __enter__(self) -> Self:
