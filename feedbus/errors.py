@@ -98,7 +98,10 @@ class PublishError(FeedbusError):
         """Name the first reasons and the number of failures."""
         self.failures = tuple(failures)
         reasons = sorted({reason for _, reason in self.failures})
-        super().__init__(f"{len(self.failures)} not published: {'; '.join(reasons[:5])}")
+        more = f"; and {len(reasons) - 5} more reasons" if len(reasons) > 5 else ""  # noqa: PLR2004
+        count = len(self.failures)
+        messages = f"{count:,} message{' was' if count == 1 else 's were'} not published"
+        super().__init__(f"{messages}: {'; '.join(reasons[:5])}{more}")
 
 
 class Unroutable(PublishError):  # noqa: N818 -- the broker's own word

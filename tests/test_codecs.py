@@ -140,7 +140,7 @@ def test_json_is_still_json_beside_codecs(system) -> None:
 
 
 def test_what_a_content_type_cannot_carry_is_refused(system) -> None:
-    with pytest.raises(UsageError, match=r"Raw needs content_type in \[exchanges.json\]"):
+    with pytest.raises(UsageError, match=r"set content_type in \[exchanges.json\]"):
         system.publish("json", Raw("text"))
     with pytest.raises(UsageError, match=r"for text/plain expected Raw\('…'\).*, got a mapping"):
         system.publish("texts", {"id": 1})

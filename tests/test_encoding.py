@@ -59,11 +59,11 @@ def test_an_exchange_without_packs_sends_each_record_plain() -> None:
 @pytest.mark.parametrize(
     ("key", "payload", "reported"),
     [
-        ("\ud800", {"n": 1}, "is not UTF-8"),
+        ("\ud800", {"n": 1}, "a routing key in UTF-8"),
         ("k" * 256, {"n": 1}, "routing key of 256 bytes"),
         ("k", {"n": float("nan")}, "cannot publish"),
         ("k", {"n": object()}, "cannot publish"),
-        ("k", {"n": "x" * 2**22}, "body of 4194312 bytes; expected at most 4194304"),
+        ("k", {"n": "x" * 2**22}, "a body of at most 4194304 bytes, got 4194312"),
     ],
 )
 def test_what_no_broker_could_carry_is_refused(

@@ -179,7 +179,7 @@ def test_a_record_whose_message_nobody_receives_fails_alone(make: Callable[..., 
     system.run(send_on, idle_seconds=1.0)
     (letter,) = system.dead()
     assert json.loads(letter.body) == {"n": 1}
-    assert "no queue for key 'nowhere'" in letter.reason
+    assert "for the routing key 'nowhere'" in letter.reason
     assert system.ready() == {"work": 0, "next": 3}
 
 

@@ -92,11 +92,12 @@ PROBLEMS = [
 MESSAGES = {
     "apply/steps.py": (
         "another `feedbus apply` is running ({} is locked); wait until it has ended, or stop it",
-        "nothing was changed, since messages would be lost:\n{}",
+        "nothing was changed, because these changes would lose messages:\n{}",
         "{}: publishing switched to generation {}",
     ),
     "broker/locks.py": (
-        "{} is held: another `feedbus apply` or `feedbus up` is running; wait until it has ended",
+        "another `feedbus apply` or `feedbus up` is running (it has locked {} on the broker); wait"
+        " until it has ended, or stop it",
     ),
     "cli/apply.py": ("not everything is done; run `feedbus apply` again",),
     "cli/plan.py": (

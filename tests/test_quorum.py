@@ -105,8 +105,8 @@ def test_a_removed_queue_is_deleted_once_it_is_proved_to_be_empty(
         _, done, reported = carry_out(wanted)
         assert not done
         assert (
-            f"{wanted.name}.gone stays: another program consumes it; stop that program, then"
-            " run `feedbus apply` again" in reported
+            f"{wanted.name}.gone was not deleted: another program consumes from it; stop that"
+            " program, then run `feedbus apply` again" in reported
         )
     _, done, _ = carry_out(wanted)
     assert done
@@ -129,7 +129,7 @@ def test_a_queue_of_an_earlier_version_keeps_up_running_and_apply_replaces_it(
     system.publish([1, 2])
     reported = [change.reason for change in make_plan(wanted, None, predict=False).changes]
     assert (
-        f"x-delivery-limit 7 to {NO_DELIVERY_LIMIT}: replaced by a new queue, its content is kept"
+        f"x-delivery-limit 7 to {NO_DELIVERY_LIMIT}: replaced by a new queue, which gets its messages"
         in reported
     )
     carry_out(wanted)

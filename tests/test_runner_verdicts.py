@@ -274,6 +274,6 @@ def test_a_child_that_nobody_would_receive_is_its_parents_failure(
     system.publish([1])
     system.run(lambda message, bus: bus.publish("other", message, "nowhere"), idle_seconds=1.5)
     (letter,) = system.dead()
-    assert "no queue for key 'nowhere'" in letter.reason
+    assert "for the routing key 'nowhere'" in letter.reason
     with system.bus() as bus, pytest.raises(Unroutable):
         bus.publish("other", {"n": 1}, "nowhere")

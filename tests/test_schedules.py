@@ -210,7 +210,7 @@ def test_a_message_that_the_broker_refuses_is_tried_again_and_logged_once(topolo
         for seconds in (0, 10, 20):
             clock.set(f"2026-02-01T01:30:{seconds:02}Z")
             scheduler.turn()
-        assert caplog.text.count("no queue for key 'stock.all'") == 1
+        assert caplog.text.count("for the routing key 'stock.all'") == 1
         channel.queue_bind(queue, exchange, key)
         clock.set("2026-02-01T01:30:30Z")
         scheduler.turn()

@@ -45,7 +45,10 @@ def test_a_topology_without_connections_has_everything_but_their_addresses(file)
     topology = config.load(file, environ={}, connects=False)
     assert [*topology.consumers, *topology.processes] == ["reserve_0", "reserve_1", "web"]
     assert topology.store_url is topology.management_url is None
-    with pytest.raises(UsageError, match=r"^\[broker\] url: a variable in it is not set$"):
+    with pytest.raises(
+        UsageError,
+        match=r"^\[broker\] url: expected a URL, got an environment variable that is not set; ",
+    ):
         broker.connect(topology)
     with pytest.raises(TopologyError) as raised:
         config.load(file, environ={})

@@ -125,7 +125,7 @@ def _refuse(plan: Plan) -> None:
             f"  {danger.name}: messages: {danger.messages:,}; {danger.reason}"
             for danger in plan.dangers
         )
-        msg = f"nothing was changed, since messages would be lost:\n{lines}"
+        msg = f"nothing was changed, because these changes would lose messages:\n{lines}"
         raise UsageError(msg)
 
 
@@ -208,7 +208,7 @@ def _delete(
         else:
             continue  # gone, or part of a ring by now
         done = done and not reason
-        report(f"{queue} stays: {reason}" if reason else f"{queue} is deleted")
+        report(f"{queue} was not deleted: {reason}" if reason else f"{queue} was deleted")
         step("queue-removed")
     names = Names(topology)
     if any(map(names.is_of_timer, plan.work.deleted_queues)):

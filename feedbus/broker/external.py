@@ -13,8 +13,8 @@ from feedbus.errors import UsageError
 from feedbus.topology import Exchange, Queue, Topology
 
 REMEDY = (
-    "feedbus does not declare external objects: let the system that owns it declare it, or correct"
-    " its name in the topology"
+    "feedbus never declares external objects: start the system that declares it, or correct its"
+    " name in the topology"
 )
 
 

@@ -16,7 +16,10 @@ def broker_of(topology: Topology) -> Broker:
     """
     url = topology.broker_url
     if not url.written:
-        msg = "[broker] url: a variable in it is not set"
+        msg = (
+            "[broker] url: expected a URL, got an environment variable that is not set;"
+            " `feedbus check` names the variable"
+        )
         raise UsageError(msg)
     if url.file is not None:
         from feedbus.broker.embedded import Embedded

@@ -50,8 +50,8 @@ def exclusive_queue(connection: Connection, name: str, clock: Clock) -> Iterator
         except ResourceLocked as error:
             if clock.monotonic() > deadline:
                 msg = (
-                    f"{name} is held: another `feedbus apply` or `feedbus up` is running; wait"
-                    " until it has ended"
+                    f"another `feedbus apply` or `feedbus up` is running (it has locked {name} on"
+                    " the broker); wait until it has ended, or stop it"
                 )
                 raise UsageError(msg) from error
             clock.sleep(QUEUE_POLL_SECONDS)

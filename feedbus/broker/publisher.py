@@ -27,7 +27,7 @@ NACKED_SECONDS = 2.0
 NACKED_PAUSE_SECONDS = 0.1
 FULL_SECONDS = 5.0  # after which a full queue is reported
 SILENT_SECONDS = 1.0  # after which a wait for confirms is a long one
-NACKED = "refused by the broker (nack): its queue is full or cannot write"
+NACKED = "the broker refused the message (nack): a queue is full or cannot write to its disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class Publisher:
                 left, one_at_a_time = unanswered, True
                 continue
             if unanswered:
-                reason = f"refused by the broker: {error}"
+                reason = f"the broker refused the message: {error}"
                 refusals.append(Refusal(unanswered[0], "nacked", reason, final=True))
                 one_at_a_time = False
             left = left[len(window) :]
@@ -286,7 +286,9 @@ class Publisher:
         ) or self._first_waiting(lambda _: True)
         if tag is not None:
             self._returned_tag = tag
-            self._returned[tag] = f"no queue for key '{key}' on {exchange} ({error})"
+            self._returned[tag] = (
+                f"no queue of exchange '{exchange}' is bound for the routing key '{key}' ({error})"
+            )
 
     def _first_waiting(self, test: Callable[[Outgoing], bool]) -> int | None:
         tags = range(self._returned_tag + 1, self._last_tag + 1)

@@ -33,7 +33,8 @@ class Collect(Protocol):
 def _refuse_late(*_: object) -> NoReturn:
     msg = (
         "the handler has returned, so this message would be lost: publish before the handler"
-        " returns, or, in its threads and tasks, with a bus of feedbus.connect()"
+        " returns; a thread or a task that runs longer than the handler needs its own bus, from"
+        " feedbus.connect()"
     )
     raise UsageError(msg)
 

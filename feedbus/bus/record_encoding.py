@@ -115,7 +115,10 @@ class Encoder:
         _check_keys(keys)
         _check_id(pack.ids)
         if exchange.content_type is None and (RAW in pack.shared or RAW in pack.columns):
-            msg = f"cannot publish: Raw needs content_type in [exchanges.{exchange.name}]"
+            msg = (
+                f"cannot publish Raw(…) to exchange '{exchange.name}': set content_type in"
+                f" [exchanges.{exchange.name}], or publish a mapping"
+            )
             raise UsageError(msg)
         if exchange.pack < 2 or pack.ids.ordinals is None:  # noqa: PLR2004 -- packs of one are none
             return list(self._plain(exchange, pack, range(len(pack))))
@@ -225,14 +228,19 @@ def _body(pack: Pack, index: int | None = None) -> bytes:
 
 def _check_size(body: bytes) -> None:
     if len(body) > BODY_LIMIT_BYTES:
-        msg = f"cannot publish: body of {len(body)} bytes; expected at most {BODY_LIMIT_BYTES}"
+        msg = (
+            f"cannot publish: expected a body of at most {BODY_LIMIT_BYTES} bytes, got"
+            f" {len(body)} bytes"
+        )
         raise UsageError(msg)
 
 
 def _check_id(ids: Ids) -> None:
     """Refuse a caller's message id that AMQP cannot carry."""
     if len(ids) == 1 and not is_id(f"{ids[0]}+"):
-        msg = f"cannot publish: message id {ids[0][:50]!r}; expected UTF-8 of 1 to 254 bytes"
+        msg = (
+            f"cannot publish: expected a message id in UTF-8 of 1 to 254 bytes, got {ids[0][:50]!r}"
+        )
         raise UsageError(msg)
 
 
@@ -247,10 +255,11 @@ def _check_keys(keys: Sequence[str]) -> None:
         try:
             size = len(key.encode())
         except UnicodeEncodeError as error:
-            msg = f"cannot publish: routing key {key!r} is not UTF-8"
+            msg = f"cannot publish: expected a routing key in UTF-8, got {key!r}"
             raise UsageError(msg) from error
         if size > SHORT_TEXT_BYTES:
             msg = (
-                f"cannot publish: routing key of {size} bytes; expected at most {SHORT_TEXT_BYTES}"
+                f"cannot publish: expected a routing key of at most {SHORT_TEXT_BYTES} bytes, got"
+                f" {size} bytes"
             )
             raise UsageError(msg)

@@ -41,13 +41,13 @@ def why_refused(state: State, topology: Topology) -> str:
     if own is None or source is None or source.host == own.host or _ring(current) == _ring(wanted):
         return ""
     if own.modified < source.modified:
-        why = "is older than the file that asked for the current ring"
+        why = "is older than the file that declared the current ring"
     elif _ring(wanted) in state.replaced:
-        why = "asks for a ring that was replaced by the current one"
+        why = "declares an earlier ring, which was replaced by the ring of another file"
     else:
         return ""
     return (
-        f"ring '{current.exchange}': {own}, {why}: {source}. This host's file asks for"
+        f"ring '{current.exchange}': {own}, {why}: {source}. This host's file declares"
         f" {len(wanted.members)} shards, and the current ring has {len(current.members)}. Nothing"
         " was changed, and the other hosts continue. Copy the current file to this host, and try"
         " again. If this host's file is the correct one, copy it to all hosts, and run `feedbus"

@@ -17,8 +17,8 @@ from feedbus.wire.outgoing_message import Moved
 PREFETCH = 1000
 AT_ONCE = 500
 QUIET_SECONDS = 0.05
-IN_USE = "another program consumes it; stop that program, then run `feedbus apply` again"
-REFILLED = "messages have arrived in it meanwhile; run `feedbus apply` again"
+IN_USE = "another program consumes from it; stop that program, then run `feedbus apply` again"
+REFILLED = "new messages have arrived in it; run `feedbus apply` again"
 
 Move = Callable[[Sequence[Any]], None]
 

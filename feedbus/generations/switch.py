@@ -157,9 +157,10 @@ def _delete_waiting(channel: Channel, queue: str) -> None:
     if count:
         events.error(
             "waiting_queue_kept",
-            f"queue {queue} is kept, because {count} records wait in it, but their shard's queue"
-            " does not exist: an operator or feedbus 0.1 has deleted it; move the messages to the"
-            " exchange of their ring; `feedbus plan` lists the queue until it is empty",
+            f"the waiting queue {queue} was not deleted: it has {count} messages, but the queue of"
+            " their shard does not exist (an operator or feedbus 0.1 has deleted it); move the"
+            " messages to the exchange of the ring; `feedbus plan` lists the queue until it is"
+            " empty",
             queue=queue,
             messages=count,
         )
@@ -217,8 +218,9 @@ def _append_held(
         shards = ", ".join(member for member, _ in generation.members)
         events.warning(
             "held_messages_wait",
-            f"{exchange}: messages that arrived during a change of its shards wait for room in a"
-            f" full queue of the earlier shards ({shards}), until a consumer reads it",
+            f"{exchange}: messages that arrived during a change of its shards cannot be moved yet,"
+            f" because a queue of the old shards ({shards}) is full; they are moved when a consumer"
+            " has read messages from it",
             exchange=exchange,
         )
         on_full()
@@ -236,9 +238,7 @@ def _append_held(
             refused = {id(each.message) for each in refusals}
             moved = [each for each in moved if id(each) in refused]
         if moved:
-            msg = (
-                f"broker: {len(moved)} messages of {names.held(exchange)} are accepted by no shard"
-            )
+            msg = f"broker: no shard accepts {len(moved)} messages of queue {names.held(exchange)}"
             raise Outage(msg)
 
     with Emptying(channel.connection, names.held(exchange), append) as emptying:

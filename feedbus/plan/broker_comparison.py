@@ -192,7 +192,7 @@ class Comparison:
                     f" its messages: --delete-nonempty {bare}"
                 )
                 if self._names.is_of_timer(name):
-                    remedy = f"empty it, or name it: --delete-nonempty {bare}"
+                    remedy = f"empty it, or delete it with its messages: --delete-nonempty {bare}"
                 self._note("dangerous", "queue", name, f"{self._why(name)}; {remedy}", waiting)
         # A queue that is empty now can still get messages until it is unbound.
         leaving += [name for name in deleted if self._consumed(name) and name not in leaving]
@@ -247,9 +247,11 @@ class Comparison:
         if wanted is not None:
             found = differing(self.seen.queues[name].arguments, wanted)
             changes = (f"{key} {old} to {new}" for key, (old, new) in found.items())
-            return f"declared anew with {', '.join(changes)}, so that messages can be delayed again"
+            return (
+                f"declared again with {', '.join(changes)}, so that messages can be delayed again"
+            )
         if name in self.waiting:  # but is not wanted
-            return "records wait there, and their queue has no order_by any more"
+            return "a waiting queue, but its queue has no order_by any more"
         made = derived(name)
         owner = self._bare(made.owner) if made else ""
         if made and (owner in self.topology.queues or queue_of(owner) in self.topology.queues):

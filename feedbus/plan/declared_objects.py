@@ -61,8 +61,8 @@ class DeclaredObjects:
                 was = found.type if found.type != kind else "other arguments"
                 self._note(
                     *("change", "exchange", name),
-                    f"{exchange.type}, was {was}: deleted and declared again; publishers are"
-                    " refused in between",
+                    f"{exchange.type}, was {was}: deleted and declared again; the broker refuses"
+                    " publishers until it is declared",
                 )
                 yield name
 
@@ -87,8 +87,8 @@ class DeclaredObjects:
                 found = self.seen.queues[name]
                 self._note(
                     *("change", "queue", name),
-                    f"{self._difference(consumer, found)}: replaced by a new queue, its"
-                    " content is kept",
+                    f"{self._difference(consumer, found)}: replaced by a new queue, which gets"
+                    " its messages",
                     found.messages,
                 )
                 yield consumer.name
@@ -103,7 +103,8 @@ class DeclaredObjects:
     def parked_delays(self) -> None:
         """Add retries that an interrupted replacement has parked."""
         for _, name in queue_replacement.parked_delays(self.topology, self.seen):
-            self._note("change", "queue", name, "retries that were parked are returned")
+            reason = "an interrupted replacement has moved retries here; they are moved back"
+            self._note("change", "queue", name, reason)
 
     def delays(self) -> Iterator[tuple[str, str]]:
         """Add retry and dead-letter queues; yield (queue, delay) to declare again."""
@@ -111,8 +112,8 @@ class DeclaredObjects:
             for name in queue_replacement.wrong_delays(self.topology, queue, self.seen):
                 self._note(
                     *("change", "queue", name),
-                    "its retries return by another route: it is declared again, and their"
-                    " waiting times begin again",
+                    "its arguments have changed: it is declared again, and the waiting times of"
+                    " its retries begin again",
                     self.seen.queues[name].messages,
                 )
                 yield queue.name, name

@@ -40,7 +40,7 @@ def changes(
             }
             change = _change(state, wanted, backlogs)
             if file_order.why_refused(state, topology):
-                reason = f"{change.reason}; refused, since another host's file is newer"
+                reason = f"{change.reason}; refused, because another host's file is newer"
                 change = replace(change, reason=reason)
             yield _predicted(change, state, wanted, backlogs, rates) if rates else change
 
@@ -91,7 +91,7 @@ def _reason(state: State, wanted: Generation) -> str:
     if len(old) != len(new):
         reasons.append(f"{len(old)} shards become {len(new)}")
     elif old.keys() != new.keys():
-        reasons.append("other shards")
+        reasons.append("the names of the shards have changed")
     heavier = [name for name in new if name in old and old[name] != new[name]]
     if heavier:
         changed = [f"{name} {old[name]} to {new[name]}" for name in heavier]
@@ -99,9 +99,9 @@ def _reason(state: State, wanted: Generation) -> str:
     if state.current.shape != wanted.shape:
         reasons.append("its queues' arguments differ")
     if state.disordered:
-        reasons.append("the broker places keys in another order than that of the bindings")
+        reasons.append("the broker has rebuilt the ring in another order")
     if not reasons:
-        reasons.append("the shards are bound in another order")
+        reasons.append("the order of the shards has changed")
     if not state.settled:
         reasons.append("an interrupted switch is completed first")
     return "; ".join(reasons)

@@ -121,8 +121,7 @@ class Connection(frames.Connection):
         elif now - self._heard_at > SILENT_INTERVALS * self.heartbeat:
             self._give_up(
                 f"the broker has sent nothing for {now - self._heard_at:.0f} s, not even a"
-                " heartbeat;"
-                " connecting again"
+                " heartbeat; feedbus connects again"
             )
 
     def close(self, *arguments: Any, **options: Any) -> Any:
@@ -146,7 +145,9 @@ class Connection(frames.Connection):
             except TimeoutError:
                 self.check_heard()
                 if time.monotonic() >= deadline:
-                    self._give_up(f"it did not answer within {self._answer_seconds:.0f} s")
+                    self._give_up(
+                        f"the broker did not answer a request within {self._answer_seconds:.0f} s"
+                    )
             else:
                 return
 
@@ -174,7 +175,7 @@ class Connection(frames.Connection):
 
     def _open_transport(self) -> Any:
         if self._transport is None or not self._transport.connected:
-            msg = "the connection is closed"
+            msg = "the connection to the broker is closed"
             raise RecoverableConnectionError(msg)
         return self._transport
 
