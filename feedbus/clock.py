@@ -153,7 +153,10 @@ class VirtualClock:
         """
         if not event.is_set():
             if seconds is None:
-                msg = "the event is not set: on a virtual clock this wait never ends"
+                msg = (
+                    "a wait for an event would never end, because on a virtual clock nothing else"
+                    " runs that could set it: set the event first, or wait with a time limit"
+                )
                 raise NothingToWaitFor(msg)
             self.sleep(seconds)
         return event.is_set()
@@ -172,7 +175,10 @@ class VirtualClock:
         events = selector.select(0)
         if not events:
             if seconds is None:
-                msg = "nothing is ready and nothing is due: on a virtual clock this wait never ends"
+                msg = (
+                    "the event loop would wait for ever: no task is ready, no timer is set, and on"
+                    " a virtual clock nothing else runs"
+                )
                 raise NothingToWaitFor(msg)
             self.sleep(seconds)
         return events

@@ -58,7 +58,7 @@ def resolve_codec(dotted: str, root: Path) -> Codec:
             msg = f"{dotted} cannot be created: {type(error).__name__}: {error}"
             raise UsageError(msg) from error
     if not isinstance(found, Codec):
-        msg = f"{dotted} is not a codec"
+        msg = f"{dotted} is not a codec, but a {type(found).__name__}"
         raise UsageError(msg)
     return found
 

@@ -167,6 +167,6 @@ def test_a_resource_that_ends_by_itself_is_opened_again_with_what_asks_for_it(
 
 def test_an_async_generator_that_yields_nothing_is_no_resource():
     resources = needed(absent)
-    with pytest.raises(Outage, match=r"absent .* it yields nothing"):
+    with pytest.raises(Outage, match=r"absent .* it has yielded no value"):
         resources.open()
     resources.close()

@@ -98,7 +98,7 @@ def test_it_reports_before_and_after_and_what_to_paste(balance, path):
 def test_written_weights_are_what_the_next_look_finds(balance, path):
     before = path.read_text()
     found = balance("update_feed", "--keys", "1..1000", "--write")
-    assert f"written to {path}; `feedbus apply` puts it into effect" in found.stdout
+    assert f"the weights were written to {path}; run `feedbus apply`" in found.stdout
     changed = [
         (old, new)
         for old, new in zip(before.splitlines(), path.read_text().splitlines(), strict=True)
@@ -112,7 +112,7 @@ def test_written_weights_are_what_the_next_look_finds(balance, path):
 
     again = path.read_text()
     found = balance("update_feed", "--keys", "1..1000", "--write")
-    assert "no weights of at most 200 buckets are clearly more even" in found.stdout
+    assert "weights with at most 200 buckets in all cannot be clearly more even" in found.stdout
     assert path.read_text() == again
 
 
@@ -155,14 +155,14 @@ def test_a_target_takes_the_fewest_buckets_that_reach_it(balance):
     found = balance("feed", "--keys", "1..1000", "--target", "1.001")
     assert "1.001 cannot be reached: the best is 1.020" in found.stdout
     found = balance("feed", "--keys", "1..1000", "--target", "1.5")
-    assert "the current weights reach 1.5 already" in found.stdout
+    assert "the current weights already reach max/mean 1.5" in found.stdout
 
 
 def test_weights_of_more_buckets_than_allowed_stay_when_they_are_more_even(balance, path):
     balance("feed", "--keys", "1..1000", "--write")
     written = path.read_text()
     found = balance("feed", "--keys", "1..1000", "--max-buckets", "10", "--write")
-    assert "no weights of at most 10 buckets are clearly more even" in found.stdout
+    assert "weights with at most 10 buckets in all cannot be clearly more even" in found.stdout
     assert path.read_text() == written
 
 
@@ -243,7 +243,7 @@ def test_keys_come_from_the_store(balance, filled, query, traffic):
         ("SELECT reader_id FROM absent", "store "),
         ("SELECT NULL FROM feed", "query: row 1: expected a routing key"),
         ("SELECT reader_id, -1 FROM feed", "query: row 1: expected traffic as a number from 0"),
-        ("SELECT reader_id FROM feed WHERE 1 = 0", "no keys"),
+        ("SELECT reader_id FROM feed WHERE 1 = 0", "expected at least one routing key"),
     ],
 )
 def test_what_the_store_refuses_is_reported_in_a_line_and_changes_nothing(
@@ -289,8 +289,8 @@ def test_what_cannot_be_balanced_is_refused(balance, words, code, reported):
         ("a\t-1\n", "keys.tsv:1: expected traffic as a number from 0"),
         ("a\tnan\n", "keys.tsv:1: expected traffic as a number from 0"),
         ("a\t1e999999999\n", "keys.tsv:1: expected traffic as a number from 0"),
-        ("a\t0\n", "none of the 1 key has traffic"),
-        ("", "no keys"),
+        ("a\t0\n", "expected traffic for at least one of the 1 key"),
+        ("", "expected at least one routing key"),
     ],
 )
 def test_traffic_that_is_none_is_reported_by_line(balance, tmp_path, content, reported):

@@ -85,7 +85,7 @@ def test_a_handler_that_does_not_exist_is_a_problem(shop):
     done = check(cwd=shop)
     assert done.returncode == 1
     assert done.stdout == (
-        "topology.toml:8:11: [queues.orders] handler: handlers_of_check has no 'tak'; "
+        "topology.toml:8:11: [queues.orders] handler: the module handlers_of_check has no 'tak'; "
         "did you mean 'handlers_of_check:take'?\n"
     )
 
@@ -97,8 +97,9 @@ def test_an_async_handler_with_a_synchronous_store_is_a_problem_with_its_place(s
     done = check(cwd=shop)
     assert done.returncode == 1
     reported = (
-        "handler: take (handlers_of_check.py:4) is async, and the [store] is not: its transaction"
-        " belongs to one thread: expected a handler under 'def', or store = false of its queue\n"
+        "handler: take (handlers_of_check.py:4) is async, but a transaction of the [store] can only"
+        " be used in one thread: expected a handler that is defined with 'def', or store = false in"
+        " the table of the queue\n"
     )
     assert done.stdout == (
         f"topology.toml:8:11: [queues.orders] {reported}"

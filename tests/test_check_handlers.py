@@ -76,14 +76,14 @@ HANDLER = "7:11: [queues.reserve] handler: reserve (app_of_check.py:12) "
 WRONG = {
     "no parameter": (
         ("order: dict, message: Message, client: Client", ""),
-        f"{HANDLER}takes no message: expected the message as its first parameter",
+        f"{HANDLER}has no parameter for the message: expected the message as its first parameter",
     ),
     "a parameter that nobody gives": (
         ("message: Message, client", "message: int, client"),
         (
-            f"{HANDLER}has a parameter that nothing provides: 'message: int', and its queue"
-            " has no store whose session it could be: expected bus: Bus, message: Message, what a"
-            " resource gives, or a default"
+            f"{HANDLER}has a parameter for which feedbus has no value: 'message: int' (its queue"
+            f" has no store, so there is no session): expected bus: Bus, message: Message, the"
+            f" value of a resource, or a default"
         ),
     ),
     "an annotation that cannot be evaluated": (
@@ -97,8 +97,8 @@ WRONG = {
     "a return annotation": (
         ("client: Client) -> None: ...\n\ndef comp", "client: Client) -> bool: ...\n\ndef comp"),
         (
-            f"{HANDLER}returns bool by its annotation: expected -> None; raise Reject, Retry or"
-            " Drop for another verdict"
+            f"{HANDLER}has the return annotation bool: expected -> None; to reject, retry or"
+            f" drop a record, raise Reject, Retry or Drop"
         ),
     ),
     "a message in a batch": (
@@ -107,7 +107,7 @@ WRONG = {
             "(Schema, batch=True)\ndef reserve(order: Records",
         ),
         (
-            f"{HANDLER}has a parameter whose value it cannot get: 'message: Message': expected"
+            f"{HANDLER}has a parameter that it cannot have: 'message: Message': expected"
             " records.messages: each record of a batch has a message of its own"
         ),
     ),
@@ -124,8 +124,8 @@ WRONG = {
             "async def client() -> Client:\n    return",
         ),
         (
-            f"{HANDLER}is not async, and needs the async resource client (app_of_check.py:8):"
-            " expected an async handler, or a resource under 'def'"
+            f"{HANDLER}is not async, but needs the async resource client (app_of_check.py:8):"
+            " expected an async handler, or a resource that is defined with 'def'"
         ),
     ),
 }
@@ -140,7 +140,10 @@ def test_a_handler_that_cannot_be_called_is_a_problem(check, change, said):
 AROUND = {
     "a dead handler that is not there": (
         'dead_handler = "app_of_check:compansate"\n',
-        "8:16: [queues.reserve] dead_handler: app_of_check has no 'compansate'; expected",
+        (
+            "8:16: [queues.reserve] dead_handler: the module app_of_check has no 'compansate';"
+            " expected"
+        ),
     ),
     "a dead handler that is a class": (
         'dead_handler = "app_of_check:Client"\n',
@@ -156,7 +159,7 @@ AROUND = {
     ),
     "an exception in both lists": (
         RETRY + 'retry_on = ["OSError"], reject_on = ["builtins.OSError"] }\n',
-        "8:80: [queues.reserve] retry.reject_on[0]: 'builtins.OSError' is named in retry_on too:",
+        "8:80: [queues.reserve] retry.reject_on[0]: 'builtins.OSError' is also in retry_on:",
     ),
     "an exception that is no name": (
         RETRY + 'reject_on = ["not a name"] }\n',
@@ -169,7 +172,8 @@ AROUND = {
     "a program that is not there": (
         '[processes.web]\ncommand = "pyton -m web"\n',
         (
-            "9:11: [processes.web] command: there is no program 'pyton': no folder of PATH has it;"
+            "9:11: [processes.web] command: there is no program 'pyton': no folder of PATH"
+            " contains it;"
             " expected a program that can be started"
         ),
     ),
@@ -192,8 +196,9 @@ def test_what_surrounds_a_handler_and_does_not_fit_is_a_problem(check, more, sai
 def test_middleware_that_asks_for_what_is_not_there_is_a_problem(check):
     found = check(MIDDLEWARE, before="(self, client: Client)", after="(self, bus: Bus)")
     assert found.startswith(
-        "topology.toml:9:8: [middleware] use[0]: Timing (app_of_check.py:17) has a parameter"
-        " that nothing provides: 'bus: Bus': expected topology: Topology, what a resource gives, or"
+        "topology.toml:9:8: [middleware] use[0]: Timing (app_of_check.py:17) has a parameter for"
+        " which feedbus has no value: 'bus: Bus': expected topology: Topology, the value of a"
+        " resource, or"
     )
 
 

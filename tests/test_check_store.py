@@ -90,7 +90,10 @@ def test_a_store_and_a_handler_that_fit_are_no_problem(tmp_path, store, paramete
     [
         (
             PEEWEE + '\nprepare = "app:prepar"',
-            "toml:11:11: [store] prepare: app has no 'prepar'; did you mean 'app:prepare'?",
+            (
+                "toml:11:11: [store] prepare: the module app has no 'prepar'; did you mean"
+                " 'app:prepare'?"
+            ),
         ),
         (
             PEEWEE + '\nprepare = "nowhere:prepare"',
@@ -127,12 +130,18 @@ def test_what_a_store_names_and_does_not_fit_is_reported_at_its_place(tmp_path, 
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ("", "reserve (app.py:26) takes no message: expected the message as its first parameter"),
+        (
+            "",
+            (
+                "reserve (app.py:26) has no parameter for the message: expected the message as its"
+                " first parameter"
+            ),
+        ),
         (
             "order, price: int",
             (
-                "has a parameter that nothing provides: 'price: int': expected bus: Bus,"
-                " message: Message, a Session, what a resource gives, or a default"
+                "has a parameter for which feedbus has no value: 'price: int': expected bus: Bus,"
+                " message: Message, a Session, the value of a resource, or a default"
             ),
         ),
         (
@@ -143,7 +152,7 @@ def test_what_a_store_names_and_does_not_fit_is_reported_at_its_place(tmp_path, 
                 " outside of TYPE_CHECKING"
             ),
         ),
-        ("order, nothing", "has a parameter that nothing provides: 'nothing'"),
+        ("order, nothing", "has a parameter for which feedbus has no value: 'nothing'"),
     ],
 )
 def test_what_a_handler_asks_for_and_nobody_gives_is_a_problem(tmp_path, parameters, said):
@@ -154,14 +163,14 @@ def test_what_a_handler_asks_for_and_nobody_gives_is_a_problem(tmp_path, paramet
 
 def test_a_session_needs_a_store_that_has_it_and_a_transaction(tmp_path):
     wanted = "order, session: Session"
-    assert "a parameter that nothing provides: 'session: Session'" in check(
+    assert "a parameter for which feedbus has no value: 'session: Session'" in check(
         tmp_path, PEEWEE, wanted
     )
     assert "stream = true has no transaction" in check(
         tmp_path, SQLALCHEMY, wanted, "stream = true"
     )
     without = check(tmp_path, SQLALCHEMY, wanted, "store = false")
-    assert "'session: Session', and its queue has no store whose session it could be" in without
+    assert "'session: Session' (its queue has no store, so there is no session)" in without
 
 
 @pytest.mark.parametrize("store", [SQLALCHEMY, 'adapter = "app:open_sessionless"'])
@@ -170,20 +179,22 @@ def test_an_async_handler_or_dead_handler_beside_a_store_needs_store_false(tmp_p
     written = APP.replace("def reserve(", "async def reserve(") + "async def undo(letter): ...\n"
     found = check(tmp_path, store, "order", options, app=written)
     said = (
-        "is async, and the [store] is not: its transaction belongs to one thread:"
-        " expected a handler under 'def', or store = false of its queue"
+        "is async, but a transaction of the [store] can only be used in one thread:"
+        " expected a handler that is defined with 'def', or store = false in the table of the queue"
     )
     assert f"topology.toml:7:11: [queues.reserve] handler: reserve (app.py:26) {said}" in found
     assert f"topology.toml:8:16: [queues.reserve] dead_handler: undo (app.py:28) {said}" in found
     assert "ok" in check(tmp_path, store, "order", f"{options}store = false", app=written)
     once = check(tmp_path, store, "order", "once = true\nstore = false", app=written)
-    assert "[queues.reserve] store: cannot be combined with once: the store records which" in once
+    assert (
+        "[queues.reserve] store: cannot be false with once = true: the store keeps the ids" in once
+    )
 
 
 def test_threads_that_need_more_connections_than_the_pool_of_the_engine_has_are_a_problem(tmp_path):
     said = (
         "topology.toml:8:15: [queues.reserve] concurrency: 15 concurrent records need 16"
-        " connections of the store, and the pool of app:engine has 15: expected an engine with"
+        " connections to the store, but the pool of app:engine has 15: expected an engine with"
         " pool_size=16"
     )
     assert said in check(tmp_path, SQLALCHEMY, "order", "concurrency = 15\nonce = true")

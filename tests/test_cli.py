@@ -163,7 +163,9 @@ def test_a_command_of_the_project_is_run_with_the_topology(shop):
 def test_a_command_that_is_none_is_reported_without_a_traceback(shop):
     result = invoke("plain")
     assert result.exit_code == 1
-    assert result.output.startswith("error: the command 'plain' is not a click command")
+    assert result.output.startswith(
+        "error: [commands] plain: expected the dotted name of a click command"
+    )
 
 
 def test_a_command_that_cannot_be_imported_is_reported_without_a_traceback(shop):

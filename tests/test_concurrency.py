@@ -222,9 +222,15 @@ def test_a_record_without_the_field_that_orders_is_a_dead_letter():
         system.publish("work", {"n": None})
         system.bus.publish_many("work", [({"n": n}, "") for n in (2, None, [3], 4)])
         system.run()
-        expected = "order_by expected a text, a number, true or false here, got"
+        expected = "order_by needs this field: expected a text, a number, true or false, got"
         assert [each.errors for each in system.dead_letters("work")] == [
-            {"n": [f"{expected} {got}"]} for got in ("no such field", "null", "null", "list")
+            {"n": [f"{expected} {got}"]}
+            for got in (
+                "a record without it",
+                "null",
+                "null",
+                "list",
+            )
         ]
         assert [each.payload["n"] for each in system.handled("work")] == [1, 2, 4]
 

@@ -218,7 +218,9 @@ def test_each_variable_that_is_unset_is_reported_and_nothing_else_of_its_value(t
     text = START + ORDERS + '[broker]\nurl = "${VAR_X}://${VAR_Y}"\n'
     reported = [problem.message for problem in problems_of(write(tmp_path, text))]
     assert reported == [
-        f"variable {name} is not set and has no default" for name in ("VAR_X", "VAR_Y")
+        f"variable {name} is not set and has no default; expected {name} in the environment, or"
+        f" ${{{name}:-default}}"
+        for name in ("VAR_X", "VAR_Y")
     ]
 
 
@@ -309,9 +311,15 @@ def test_the_nodes_of_a_cluster_are_tried_in_the_order_of_the_file(tmp_path):
     ("url", "reported"),
     [
         ("amqp://a;ampq://b", "got 'ampq://…'; did you mean 'amqp://'?"),
-        ("amqp://a;sqlite:///b.db", "expected one file, or the nodes of one cluster"),
+        (
+            "amqp://a;sqlite:///b.db",
+            "expected the URL of one SQLite file, or the URLs of the nodes",
+        ),
         ("amqp://a;", "expected the name or the address of one host"),
-        ("amqp://a/?heartbeat=0", "expected heartbeat=SECONDS, more than 0, got another value"),
+        (
+            "amqp://a/?heartbeat=0",
+            "expected heartbeat=SECONDS with more than 0 seconds, got a different value",
+        ),
         ("amqp://a/?timeout=3", "or ssl_verify after '?', got 'timeout'"),
     ],
 )

@@ -79,17 +79,20 @@ def test_a_handler_whose_module_does_not_exist_is_reported_with_the_nearest(tmp_
 
 
 def test_a_handler_that_its_module_does_not_have_is_reported_with_the_nearest(tmp_path, handlers):
-    reported = f"{handlers} has no 'tak'; did you mean '{handlers}:take'?"
+    reported = f"the module {handlers} has no 'tak'; did you mean '{handlers}:take'?"
     assert_handler_problem(tmp_path, f"{handlers}:tak", reported)
 
 
 def test_a_function_that_is_no_handler_is_reported(tmp_path, handlers):
-    reported = f"{handlers}:plain is not a handler: expected a function under @feedbus.handler"
+    reported = (
+        f"{handlers}:plain is not a handler: expected a function with the decorator"
+        " @feedbus.handler"
+    )
     assert_handler_problem(tmp_path, f"{handlers}:plain", reported)
 
 
 def test_a_batch_for_a_handler_of_single_records_is_reported(tmp_path, handlers):
-    reported = "takes one record at a time: expected @handler(…, batch=True) for batch.size 2"
+    reported = "takes one record in a call: expected @handler(…, batch=True) for batch.size 2"
     assert_handler_problem(tmp_path, f"{handlers}:take", reported, "batch = { size = 2 }\n")
 
 
@@ -102,7 +105,7 @@ def test_a_batch_for_a_handler_of_single_records_is_reported(tmp_path, handlers)
             "import no_such_thing\n",
             "ModuleNotFoundError: No module named 'no_such_thing' (NAME.py:1)",
         ),
-        ("raise SystemExit(3)\n", "it exits with 3"),
+        ("raise SystemExit(3)\n", "the module ends the process (exit code 3)"),
     ],
     ids=["raises", "does not parse", "imports what is not there", "exits"],
 )

@@ -35,7 +35,7 @@ WRONG_FILES = {
     ),
     "a name that is the broker's own": (
         START.replace('"shop"', '▸"amq.x"') + ORDERS,
-        "name: expected another name: 'amq' is the broker's own, got 'amq.x'",
+        "name: expected another name: names with 'amq' are reserved by the broker, got 'amq.x'",
     ),
     "a table that is a text": (
         'broker = ▸"amqp://"\n' + START + ORDERS,
@@ -78,8 +78,8 @@ WRONG_FILES = {
     "an argument of a ring that feedbus sets": (
         START.replace('hash" }', 'hash", arguments = { ▸hash-header = "id" } }') + ORDERS,
         (
-            "[exchanges] feed.arguments.hash-header: cannot be set on a hash exchange: "
-            "feedbus sets it itself"
+            "[exchanges] feed.arguments.hash-header: cannot be set on an exchange of type"
+            " x-consistent-hash: feedbus sets it itself"
         ),
     ),
     "a process without a command": (
@@ -117,8 +117,8 @@ WRONG_FILES = {
     "a process named like feedbus's own": (
         START + ORDERS + '[processes.▸Operations]\ncommand = "x"\n',
         (
-            "[processes.Operations] expected another name: 'Operations' is feedbus's own process, "
-            "see [operations]"
+            "[processes.Operations] expected another name: 'Operations' is a process of feedbus"
+            " itself, see [operations]"
         ),
     ),
     "a port that is none": (

@@ -61,7 +61,10 @@ WRONG_OPTIONS = {
     ),
     "a batch that waits without a size": (
         'batch = { ▸wait = "1s" }',
-        "batch.wait: has no effect without size, because there is no batch to wait for",
+        (
+            "batch.wait: has no effect without size: without it, each batch has one record;"
+            " expected also size"
+        ),
     ),
     "a batch that waits longer than the consumer": (
         'idle_timeout = "1s"\nbatch = { size = 5, wait = ▸"2s" }',
@@ -133,12 +136,15 @@ WRONG_OPTIONS = {
     ),
     "once and stream": (
         "once = true\n▸stream = true\n[store]\nurl = 'sqlite:///s.db'",
-        "stream: cannot be combined with once: a stream has no transaction of the store",
+        (
+            "stream: cannot be combined with once: a stream has no transaction of the store;"
+            " expected either once or stream"
+        ),
     ),
     "once without a store": (
         "▸once = true",
         (
-            "once: needs a store, in which feedbus records which messages were handled; "
+            "once: needs a store, in which feedbus keeps the ids of handled messages; "
             'expected a table [store], such as url = "sqlite:///var/store.db"'
         ),
     ),
@@ -151,7 +157,10 @@ WRONG_OPTIONS = {
     ),
     "overflow without a maximal length": (
         '▸overflow = "drop-head"',
-        "overflow: has no effect without max_length: the queue cannot overflow",
+        (
+            "overflow: has no effect without max_length: the queue cannot overflow; expected also"
+            " max_length"
+        ),
     ),
     "a delivery limit of none": (
         "delivery_limit = ▸0",
@@ -159,20 +168,25 @@ WRONG_OPTIONS = {
     ),
     "priorities on a quorum queue": (
         'type = "quorum"\narguments = { ▸x-max-priority = 5 }',
-        'arguments.x-max-priority: a quorum queue does not have it: expected type = "classic"',
+        (
+            "arguments.x-max-priority: is not an argument of quorum queues: remove it, or set"
+            " type ="
+            ' "classic"'
+        ),
     ),
     "a dead letter strategy on a classic queue": (
         'arguments = { ▸x-dead-letter-strategy = "at-least-once" }',
         (
-            "arguments.x-dead-letter-strategy: a classic queue does not have it: expected"
+            "arguments.x-dead-letter-strategy: is not an argument of classic queues: remove it,"
+            " or set"
             ' type = "quorum"'
         ),
     ),
     "an exclusive queue": (
         'type = "quorum"\narguments = { ▸exclusive = true }',
         (
-            "arguments.exclusive: is not an argument: queues of feedbus are always durable,"
-            " shared and permanent"
+            "arguments.exclusive: cannot be set: queues of feedbus are always durable, not"
+            " exclusive and permanent"
         ),
     ),
     "an argument that an option says": (
@@ -243,7 +257,7 @@ WRONG_RINGS = {
     ),
     "weights without shards": (
         "▸weights = { 3 = 2 }",
-        "weights: has no effect without shards: expected weight, or shards in addition",
+        "weights: has no effect without shards: expected weight, or also shards",
     ),
     "the weight of a shard that does not exist": (
         "shards = 3\nweights = { 2 = 2, ▸3 = 2 }",

@@ -25,7 +25,7 @@ WRONG_FILES = {
         START + ORDERS.replace("orders]", f"▸{'x' * 225}]", 1),
         (
             f"[queues.{'x' * 225}] expected a name of at most 224 characters, got 225: "
-            "the broker takes 255 bytes, and feedbus adds a suffix to it"
+            "the broker accepts 255 bytes, and feedbus adds a prefix and a suffix to the name"
         ),
     ),
     "a queue declared beside the shard of that name": (
@@ -45,8 +45,8 @@ WRONG_FILES = {
     "a queue named like the lock": (
         START + ORDERS + ORDERS.replace("orders]", "▸lock]", 1),
         (
-            "[queues.lock] expected another name: 'lock' is the queue by which feedbus locks the "
-            "topology"
+            "[queues.lock] expected another name: feedbus itself uses the queue 'lock' as the"
+            " lock of the topology"
         ),
     ),
     "a queue without an exchange": (
@@ -81,34 +81,34 @@ WRONG_FILES = {
     "a direct queue without routing keys": (
         START + "▸" + ORDERS.replace('routing_keys = ["new"]\n', ""),
         (
-            "[queues.orders] routing_keys: no message reaches this queue: expected routing_keys, "
-            "as 'orders' is direct"
+            "[queues.orders] routing_keys: no message reaches this queue: expected routing_keys,"
+            " because the exchange 'orders' is of type direct"
         ),
     ),
     "a topic queue with no routing key in its array": (
         START + ORDERS.replace('"orders"', '"mail"', 1).replace('["new"]', "▸[]"),
         (
-            "[queues.orders] routing_keys: no message reaches this queue: expected routing_keys, "
-            "as 'mail' is topic"
+            "[queues.orders] routing_keys: no message reaches this queue: expected routing_keys,"
+            " because the exchange 'mail' is of type topic"
         ),
     ),
     "a topic pattern that is malformed": (
         START + ORDERS.replace('"orders"', '"mail"', 1).replace('"new"', '"a.*", ▸"a.b*"'),
         (
-            "[queues.orders] routing_keys[1]: expected words joined by dots, '*' and '#' standing "
-            "alone as words, got 'a.b*'"
+            "[queues.orders] routing_keys[1]: expected words joined by dots, in which '*' and"
+            " '#' are words of their own, got 'a.b*'"
         ),
     ),
     "a topic pattern with an empty word": (
         START + ORDERS.replace('"orders"', '"mail"', 1).replace('"new"', '▸"a..b"'),
         (
-            "[queues.orders] routing_keys[0]: expected words joined by dots, '*' and '#' standing "
-            "alone as words, got 'a..b'"
+            "[queues.orders] routing_keys[0]: expected words joined by dots, in which '*' and"
+            " '#' are words of their own, got 'a..b'"
         ),
     ),
     "a routing key that is named twice": (
         START + ORDERS.replace('"new"', '"new", ▸"new"'),
-        "[queues.orders] routing_keys[1]: 'new' is named twice",
+        "[queues.orders] routing_keys[1]: 'new' is listed twice; expected each routing key once",
     ),
     "a routing key that is longer than AMQP takes": (
         START + ORDERS.replace('"new"', f'▸"{"é" * 128}"'),
@@ -127,8 +127,8 @@ WRONG_FILES = {
     "routing keys on a hash exchange": (
         START + FEED + '▸routing_keys = ["x"]\n',
         (
-            "[queues.feed] routing_keys: has no effect on an exchange of type x-consistent-hash: "
-            "the ring decides"
+            "[queues.feed] routing_keys: has no effect on an exchange of type x-consistent-hash:"
+            " the hash of the routing key selects the shard"
         ),
     ),
     "two rings' worth of buckets in one": (

@@ -61,8 +61,8 @@ WRONG_FILES = {
     "a management API that would get the password of amqps in clear text": (
         START + ORDERS + '[broker]\nurl = "amqps://h//"\nmanagement = ▸"http://h:15672"\n',
         (
-            "[broker] management: expected https://, as url is amqps://: the password would "
-            "travel unencrypted, got 'http://…'"
+            "[broker] management: expected https://, because url is amqps://: http:// would send"
+            " the password unencrypted, got 'http://…'"
         ),
     ),
     "a store's option that libpq does not know": (
@@ -78,7 +78,7 @@ WRONG_FILES = {
     ),
     "a URL with a blank": (
         START + ORDERS + '[broker]\nurl = ▸"amqp://my host/"\n',
-        "[broker] url: expected a URL without blanks and control characters, got 'amqp://…'",
+        "[broker] url: expected a URL without spaces and control characters, got 'amqp://…'",
     ),
     "a prepare without a colon": (
         START + ORDERS + '[store]\nurl = "sqlite:///s.db"\nprepare = ▸"store.migrate"\n',
@@ -107,11 +107,14 @@ WRONG_FILES = {
     ),
     "an engine without sqlalchemy": (
         START + ORDERS + '[store]\nurl = "sqlite:///s.db"\n▸engine = "shop.db:engine"\n',
-        "[store] engine: has no effect with peewee: expected url instead",
+        '[store] engine: has no effect with adapter = "peewee": expected url instead',
     ),
     "a variable that is unset and has no default": (
         START + ORDERS + '[broker]\nurl = ▸"${BROKER}"\n',
-        "[broker] url: variable BROKER is not set and has no default",
+        (
+            "[broker] url: variable BROKER is not set and has no default; expected BROKER in the"
+            " environment, or ${BROKER:-default}"
+        ),
     ),
     "a variable that is not closed": (
         START + ORDERS + '[broker]\nurl = ▸"${BROKER:-sqlite:///x.db"\n',

@@ -170,10 +170,13 @@ def returns(letter: DeadLetter) -> bool: ...
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (two, "has a parameter that nothing provides: 'other: int'"),
+        (two, "has a parameter for which feedbus has no value: 'other: int'"),
         (takes_a_number, "takes int: expected a function of a DeadLetter, or of a record, that"),
-        (nothing, "takes no dead letter: expected the dead letter as its first parameter"),
-        (returns, "returns bool by its annotation: expected -> None"),
+        (
+            nothing,
+            "has no parameter for the dead letter: expected the dead letter as its first parameter",
+        ),
+        (returns, "has the return annotation bool: expected -> None"),
         (DeadLetter, "is not a function"),
     ],
 )
@@ -240,7 +243,7 @@ def test_nothing_is_lost_and_nothing_loops_where_it_ends_its_process(tmp_path, l
     project.feedbus("run", "work", "--max-messages", "1")
     assert project.seen() == ["handled", "undone"] * limit + ["undone"] * limit
     (letter,) = project.dead()
-    assert f"its consumer was lost {2 * limit} times" in letter["reason"]
+    assert f"the process or its connection ended {2 * limit} times" in letter["reason"]
     with sqlite3.connect(tmp_path / "var/store.db") as database:
         assert (
             database.execute("SELECT name FROM sqlite_master WHERE name = 'undone'").fetchall()

@@ -59,7 +59,7 @@ def test_the_compose_file_follows_the_compose_specification():
 
 
 def test_the_api_token_has_to_be_set():
-    with pytest.raises(Unset, match="requests have to show"):
+    with pytest.raises(Unset, match="requests must send"):
         Compose.read({})
 
 

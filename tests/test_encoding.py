@@ -60,7 +60,7 @@ def test_an_exchange_without_packs_sends_each_record_plain() -> None:
     ("key", "payload", "reported"),
     [
         ("\ud800", {"n": 1}, "a routing key in UTF-8"),
-        ("k" * 256, {"n": 1}, "routing key of 256 bytes"),
+        ("k" * 256, {"n": 1}, "a routing key of at most 255 bytes, got 256"),
         ("k", {"n": float("nan")}, "cannot publish"),
         ("k", {"n": object()}, "cannot publish"),
         ("k", {"n": "x" * 2**22}, "a body of at most 4194304 bytes, got 4194312"),

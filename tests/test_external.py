@@ -38,7 +38,7 @@ BROKEN = {
     ),
     "no name": (
         '[exchanges.new]\ntype = "topic"\nexternal = true',
-        '[exchanges.new] external: expected name = "…" in addition',
+        '[exchanges.new] external: expected also name = "…"',
     ),
     "a name alone": (
         '[exchanges.new]\ntype = "topic"\nname = "erp.new"',
@@ -238,7 +238,7 @@ def test_what_is_missing_is_named_and_nothing_is_declared(system):
         said = str(caught.value)
         assert "[exchanges.legacy]: the broker has no exchange 'erp.events'" in said
         assert "[queues.legacy_orders]: the broker has no queue 'erp.orders'" in said
-        assert "let the system that owns it declare it" in said
+        assert "start the system that declares it" in said
     seen = inventory.take(system.topology)
     assert not seen.queues
     assert not seen.exchanges

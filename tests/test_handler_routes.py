@@ -180,8 +180,8 @@ def fields_of(message: Outgoing, kind: str) -> dict[str, Any]:
         (BY_KEY + BY_TYPE, "handlers_by_type: cannot be combined with handlers"),
         ('handlers = { "a.b*" = "several:created" }\n', "words joined by dots"),
         ("handlers = {}\n", "expected a table of dotted names, at least one"),
-        (BY_KEY.replace(":changed", ":awaited"), "is a handler under async def: expected def"),
-        (BY_KEY + "batch = { size = 2 }\n", "takes one record at a time"),
+        (BY_KEY.replace(":changed", ":awaited"), "is defined with 'async def': expected 'def'"),
+        (BY_KEY + "batch = { size = 2 }\n", "takes one record in a call"),
     ],
 )
 def test_a_wrong_table_of_handlers_is_a_problem_with_its_place(make, tmp_path, options, problem):

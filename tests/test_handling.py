@@ -120,9 +120,12 @@ async def asynchronous_result(message):
 
 RESULTS = {
     "a result of an async function": (asynchronous_result, "write 'raise Reject"),
-    "a coroutine": (decorated(asynchronous), "none of its code has run: await it"),
-    "a generator": (decorated(generator), "none of its code has run: .* does not yield"),
-    "an async generator": (decorated(asynchronous_generator), "none of its code has run: .* yield"),
+    "a coroutine": (decorated(asynchronous), "its code has not run: define the handler"),
+    "a generator": (decorated(generator), "its code has not run: .* without 'yield'"),
+    "an async generator": (
+        decorated(asynchronous_generator),
+        "its code has not run: .* without 'yield'",
+    ),
     "a verdict": (lambda *_: Reject("no"), r"returned Reject\('no'\).*write 'raise Reject"),
     "another verdict": (lambda *_: Retry("later"), "write 'raise Retry"),
     "a class": (lambda *_: Reject, "expected None"),

@@ -62,7 +62,7 @@ PROBLEMS = [
         ('\nrouting_keys = ["mail"]', ""),
         (
             "topology.toml:10:1: [queues.mail] routing_keys: no message reaches this queue:"
-            " expected routing_keys, as 'mail' is direct"
+            " expected routing_keys, because the exchange 'mail' is of type direct"
         ),
     ),
     (
@@ -75,13 +75,16 @@ PROBLEMS = [
     (
         ("shards = 4", "once = true"),
         (
-            "topology.toml:9:1: [queues.reserve] once: needs a store, in which feedbus records"
-            ' which messages were handled; expected a table [store], such as url = "sqlite:///var/store.db"'
+            "topology.toml:9:1: [queues.reserve] once: needs a store, in which feedbus keeps"
+            ' the ids of handled messages; expected a table [store], such as url = "sqlite:///var/store.db"'
         ),
     ),
     (
         ('name = "shop"', 'name = "shop"\n[broker]\nurl = "amqp://guest:${PASSWORD}@rabbit//"'),
-        "topology.toml:4:7: [broker] url: variable PASSWORD is not set and has no default",
+        (
+            "topology.toml:4:7: [broker] url: variable PASSWORD is not set and has no default;"
+            " expected PASSWORD in the environment, or ${PASSWORD:-default}"
+        ),
     ),
     (
         ("shards = 4", "shards = [4"),
@@ -96,10 +99,12 @@ MESSAGES = {
         "{}: publishing switched to generation {}",
     ),
     "broker/locks.py": (
-        "another `feedbus apply` or `feedbus up` is running (it has locked {} on the broker); wait"
-        " until it has ended, or stop it",
+        (
+            "another `feedbus apply` or `feedbus up` is running (it has locked {} on the broker);"
+            " wait until it has ended, or stop it"
+        ),
     ),
-    "cli/apply.py": ("not everything is done; run `feedbus apply` again",),
+    "cli/apply.py": ("not every change was made; run `feedbus apply` again",),
     "cli/plan.py": (
         "nothing to change",
         (
@@ -132,7 +137,8 @@ MESSAGES = {
     ),
     "process/watchdog.py": (
         (
-            "the handler hangs on {}: it has exceeded handler_timeout by {} s; process {} is ended"
+            "the handler has exceeded handler_timeout by {} s while it handles {}; process {} is"
+            " ended"
             " with SIGABRT and writes the stacks of its threads to its log; the message is"
             " delivered again"
         ),

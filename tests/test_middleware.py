@@ -140,7 +140,9 @@ def test_what_a_handler_raises_goes_through_all_of_it():
 def test_middleware_that_swallows_an_exception_does_not_acknowledge(number, raised):
     (reason,) = run(Outer, Swallows, numbers=(number,))
     assert reason.startswith(f"SwallowedError: the middleware Swallows ({__file__}:")
-    assert reason.endswith(f" suppressed {raised}; let it pass, or raise another one")
+    assert reason.endswith(
+        f" suppressed {raised}; do not catch the exception, or raise another one"
+    )
     assert STEPS.count(number) == 2  # with its retry
 
 
@@ -157,8 +159,14 @@ def test_middleware_that_raises_is_a_failure_and_may_give_another_verdict():
     [
         ("Numbered", "is not a middleware but <class .*: expected a class derived from"),
         ("take", "is not a middleware but <function take"),
-        ("NoContextManager", "is a generator, not a context manager: expected @contextmanager"),
-        ("Async", r"around \(.*py:\d+\) is async, and a handler of the topology is not: expected"),
+        (
+            "NoContextManager",
+            "is a generator, not a context manager: expected the decorator @contextmanager",
+        ),
+        (
+            "Async",
+            r"around \(.*py:\d+\) is async, but a handler of the topology is not async: expected",
+        ),
     ],
 )
 def test_what_cannot_be_middleware_is_a_problem_with_its_place(name, said):

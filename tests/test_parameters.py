@@ -72,7 +72,7 @@ def test_parameters_are_found_by_annotation_in_any_order_and_left_at_their_defau
     assert asked(lambda _, bus: bus) == Parameters((BUS,))
     assert asked(lambda *_: None) == Parameters()
     assert asked(print) == Parameters()
-    with pytest.raises(Unfit, match="its queue has no store whose session"):
+    with pytest.raises(Unfit, match="its queue has no store, so there is no session"):
         asked(function)
 
 
@@ -95,7 +95,7 @@ def test_what_is_optional_is_given_where_it_can_be():
     names = [want if isinstance(want, str) else want.function for want in wants]
     assert names == [BUS, SESSION, fast, replica, replica]
     assert asked(default) == Parameters((), {"bus": BUS})
-    with pytest.raises(Unfit, match="has a parameter that nothing provides: 'own: "):
+    with pytest.raises(Unfit, match="has a parameter for which feedbus has no value: 'own: "):
         asked(needed)
 
 
@@ -132,13 +132,14 @@ def no_message() -> None: ...
 
 
 UNFIT = {
-    ambiguous: r"'engine: Engine', which primary and replica give: expected Annotated",
-    other_type: r"Annotated\[int, replica\]': expected Engine, which replica gives",
+    ambiguous: r"'engine: Engine', and several resources have this type \(primary and replica\): "
+    "expected Annotated",
+    other_type: r"Annotated\[int, replica\]': expected Engine, the type of the resource replica",
     unknown_name: r"'engine: Absent', which cannot be evaluated \(NameError",
-    nothing_such: "has a parameter that nothing provides: 'engine: Own'",
-    returns: "returns int by its annotation: expected -> None; raise Reject",
+    nothing_such: "has a parameter for which feedbus has no value: 'engine: Own'",
+    returns: "has the return annotation int: expected -> None; to reject",
     returns_unknown: "'return: Absent', which cannot be evaluated",
-    no_message: "takes no message: expected the message as its first parameter",
+    no_message: "has no parameter for the message: expected the message as its first parameter",
 }
 
 
@@ -255,7 +256,7 @@ def a_b(a: A) -> B: ...
 def test_resources_that_need_each_other_are_a_problem():
     def function(_: object, a: A) -> None: ...
 
-    with pytest.raises(Unfit, match="asks for itself: an_a → a_b → an_a"):
+    with pytest.raises(Unfit, match="depends on itself: an_a → a_b → an_a"):
         asked(function).resources()
 
 
@@ -268,7 +269,7 @@ def test_a_sync_handler_cannot_ask_for_an_async_resource():
     @handler(Schema)
     def function(_: object, own: asyncio.Queue[int]) -> None: ...
 
-    with pytest.raises(Unfit, match=r"is not async, and needs the async resource awaited \(.*\d\)"):
+    with pytest.raises(Unfit, match=r"is not async, but needs the async resource awaited \(.*\d\)"):
         getattr(function, MARK).caller(None, Resources(None))
 
 

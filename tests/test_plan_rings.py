@@ -62,7 +62,7 @@ def test_a_plan_names_the_old_shards_that_keys_wait_for(
     show(plan, as_json=False)
     assert (
         f"keys that move from shard_1 to {', '.join(wait.moved_to)} wait for its {len(keys)}"
-        " messages (its rate is unknown, because it handles none now)"
+        " messages (the duration is unknown, because it handles no messages now)"
     ) in capsys.readouterr().out
 
 

@@ -214,7 +214,7 @@ circle.append(circle)
         ({"b": [1, KEY]}, r"field 'at\.b\.1': expected a value that JSON has"),
         (float("nan"), "field 'at': float: Out of range"),
         (10**5000, "field 'at': int: Exceeds the limit"),
-        (circle, "nested in itself, or too deeply"),
+        (circle, "contains itself, or is nested too deeply"),
         (b"raw", "field 'at': expected a value that JSON has"),
     ],
     ids=["uuid", "within", "nan", "huge", "circle", "bytes"],

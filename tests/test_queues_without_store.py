@@ -77,5 +77,5 @@ def test_it_waits_for_no_outage_of_the_store(tmp_path):
 def test_an_async_handler_in_a_transaction_is_refused_when_the_consumer_starts():
     topology = beside_a_store("mail")
     queues = {**topology.queues, "work": replace(topology.queues["work"], store=True)}
-    with pytest.raises(UsageError, match="or store = false of its queue"):
+    with pytest.raises(UsageError, match="or store = false in the table of the queue"):
         TestSystem(replace(topology, queues=queues))

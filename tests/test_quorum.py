@@ -129,8 +129,8 @@ def test_a_queue_of_an_earlier_version_keeps_up_running_and_apply_replaces_it(
     system.publish([1, 2])
     reported = [change.reason for change in make_plan(wanted, None, predict=False).changes]
     assert (
-        f"x-delivery-limit 7 to {NO_DELIVERY_LIMIT}: replaced by a new queue, which gets its messages"
-        in reported
+        f"x-delivery-limit 7 to {NO_DELIVERY_LIMIT}: replaced by a new queue, which gets its"
+        f" messages" in reported
     )
     carry_out(wanted)
     assert arguments(wanted)[name]["x-delivery-limit"] == NO_DELIVERY_LIMIT

@@ -78,7 +78,9 @@ def test_a_test_replaces_a_resource_before_or_after_it_is_opened():
 def test_only_a_resource_can_be_replaced():
     with (
         TestSystem(topology_of(f"{__name__}:send")) as system,
-        pytest.raises(TypeError, match=r"expected a function under @feedbus.resource, got <class"),
+        pytest.raises(
+            TypeError, match=r"expected a function with the decorator @feedbus.resource, got <class"
+        ),
     ):
         system.override(Client, FakeClient())
 
@@ -127,7 +129,7 @@ def test_what_cannot_be_closed_is_logged_and_the_others_are_closed(caplog):
 
 
 def test_a_generator_that_yields_nothing_is_no_resource():
-    with pytest.raises(Outage, match=r"never .* cannot be opened: it yields nothing"):
+    with pytest.raises(Outage, match=r"never .* cannot be opened: it has yielded no value"):
         needed(never).open()
 
 

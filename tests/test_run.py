@@ -81,7 +81,8 @@ def test_a_message_that_kills_its_consumer_is_found_out_and_set_aside(tmp_path: 
     assert project.seen() == ["1", *["2"] * 5, "3"]
     (letter,) = project.dead()
     assert letter["reason"] == (
-        "its consumer was lost 5 times while it was handled; the last time, its process ended"
+        "while the message was handled, the process or its connection ended 5 times; the last"
+        " time, the process ended"
     )
 
 

@@ -75,8 +75,8 @@ def test_under_a_supervisor_a_message_that_always_hangs_is_given_up_and_the_next
     assert project.seen() == [*["1"] * 5, "2"]
     (letter,) = project.dead()
     assert letter["reason"] == (
-        "its consumer was lost 5 times while it was handled; the last time, its handler took longer"
-        " than handler_timeout"
+        "while the message was handled, the process or its connection ended 5 times; the last"
+        " time, the handler took longer than handler_timeout"
     )
     assert (shown["restarts"], shown["last_exit"]) == (5, "killed by SIGABRT")
     assert log(project).count("event=hangs consumer=work ") == 5

@@ -80,7 +80,10 @@ class LazyGroup(click.Group):
 
             command = resolve_object(named[cmd_name], path.absolute().parent)
         if not isinstance(command, click.Command):
-            msg = f"the command '{cmd_name}' is not a click command; correct the name in [commands]"
+            msg = (
+                f"[commands] {cmd_name}: expected the dotted name of a click command, got a"
+                f" {type(command).__name__}"
+            )
             raise FeedbusError(msg)
         return command
 
@@ -114,7 +117,7 @@ class LazyGroup(click.Group):
         """Complete commands without importing them."""
         from click.shell_completion import CompletionItem
 
-        own = dict.fromkeys(self._project(ctx), "this project's own")
+        own = dict.fromkeys(self._project(ctx), "a command of this project")
         helps = {**COMMANDS, **own, **COMMANDS}
         options = click.Command.shell_complete(self, ctx, incomplete)
         found = [

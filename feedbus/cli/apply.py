@@ -46,7 +46,7 @@ Examples:
 @click.option(
     "--older-file",
     is_flag=True,
-    help="Replace a ring that a newer file of another host has created.",
+    help="Apply this file, although the current ring is from a newer file of another host.",
 )
 @click.pass_obj
 def command(  # noqa: PLR0913 -- an option each
@@ -79,7 +79,7 @@ def command(  # noqa: PLR0913 -- an option each
             _follow(topology, text, runs=plan.watchers is not None)
             return
         if not (yes or plan.dangers or plan.empty) and sys.stdin.isatty():
-            click.confirm("Apply this?", abort=True)
+            click.confirm("Make these changes?", abort=True)
         supervisor = _follower(topology, text) if plan.watchers is not None else None
         progress = Progress()
         done = apply(
@@ -94,13 +94,16 @@ def command(  # noqa: PLR0913 -- an option each
     if done:
         progress.report(click.style("applied", fg="green", bold=True))
     elif supervisor is None:
-        progress.report(f"switched; {OLD_QUEUES} drain when `feedbus up` is next started")
+        progress.report(
+            f"switched; the consumers drain {OLD_QUEUES} when you start them with `feedbus up`"
+        )
     elif no_wait:
         progress.report(
-            f"switched; {OLD_QUEUES} drain meanwhile; the next `feedbus apply` deletes them"
+            f"switched; the consumers now drain {OLD_QUEUES}; run `feedbus apply` again later: it"
+            " deletes them"
         )
     else:
-        msg = "not everything is done; run `feedbus apply` again"
+        msg = "not every change was made; run `feedbus apply` again"
         raise UsageError(msg)
 
 
@@ -142,7 +145,10 @@ class Progress:
         stuck = now - self._moved_at > PATIENCE_SECONDS
         text = f"draining: {counted(left, 'message')} left"
         if stuck:
-            text += "; none was handled for a while, see `feedbus status`"
+            text += (
+                f"; none was handled for {PATIENCE_SECONDS:.0f} s; `feedbus status` shows the state"
+                " of the consumers"
+            )
         if self._terminal:
             click.echo(f"\r{text:<70}", nl=False)
             self._shown = True

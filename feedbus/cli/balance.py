@@ -91,7 +91,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
     RabbitMQ and the embedded broker distribute the keys exactly as predicted.
     """
     if (keys is None) == (query is None):
-        msg = "expected either --keys or --query"
+        msg = f"expected either --keys or --query, got {'neither' if keys is None else 'both'}"
         raise click.UsageError(msg)
     topology = context.load(connects=query is not None)
     generation = find_ring(topology, queue, context.topology_path)
@@ -116,7 +116,10 @@ def command(  # noqa: PLR0913 -- an argument for each option
     else:
         click.echo(_report_text(found, max_buckets, target))
         if written:
-            click.echo(f"\nwritten to {context.topology_path}; `feedbus apply` puts it into effect")
+            click.echo(
+                f"\nthe weights were written to {context.topology_path}; run `feedbus apply` to use"
+                " them"
+            )
     if refusal is not None:
         raise refusal
 
@@ -131,7 +134,7 @@ def _pairs(
     from feedbus.store.peewee import reading
 
     if topology.store_url is None:
-        msg = "--query: the topology has no database: expected url in [store]"
+        msg = "--query: the topology has no database; set url in [store], or use --keys FILE"
         raise UsageError(msg)
     with reading(topology.store_url, query or "") as (columns, rows):
         yield pairs_of_rows(columns, rows, traffic)
@@ -139,11 +142,13 @@ def _pairs(
 
 def _check(tally: Tally, traffic: str | None) -> None:
     if not tally.keys:
-        msg = "no keys: expected at least one to balance"
+        msg = "expected at least one routing key, got none"
         raise UsageError(msg)
     if not tally.total:
         source = f" in {traffic}" if traffic and not traffic.isdecimal() else ""
-        msg = f"none of the {counted(tally.keys, 'key')} has traffic{source}"
+        msg = (
+            f"expected traffic for at least one of the {counted(tally.keys, 'key')}{source}, got 0"
+        )
         raise UsageError(msg)
 
 
@@ -177,22 +182,24 @@ def _report_text(found: Found, most_buckets: int, target: float | None) -> str:
 
 def _why_not(found: Found, most_buckets: int, target: float | None) -> list[str]:
     if target is not None and found.before.max_over_mean <= target:
-        return [f"the current weights reach {target:g} already"]
+        return [f"the current weights already reach max/mean {target:g}; nothing was changed"]
     best = found.evenness(found.choices[-1])
-    sentence = f"no weights of at most {counted(most_buckets, 'bucket')} are clearly more even"
-    return [f"{sentence}: the best reach {best:.3f}"]
+    sentence = (
+        f"weights with at most {counted(most_buckets, 'bucket')} in all cannot be clearly more even"
+    )
+    return [f"{sentence}: the best reach max/mean {best:.3f}"]
 
 
 def _limits(found: Found, target: float | None) -> list[str]:
     best = found.evenness(found.choices[-1])
     lines = []
     if target is not None and min(best, found.before.max_over_mean) > target:
-        lines += ["", f"{target:g} cannot be reached: the best is {best:.3f}"]
+        lines += ["", f"max/mean {target:g} cannot be reached: the best is {best:.3f}"]
     if found.floor > 1 and best > found.floor * 0.999:
         key, total = found.tally.heaviest, found.tally.total
         share = f"{found.tally.heaviest_load / total:.2%} of the records"
         sentence = f"the key '{key}' alone has {share}, {found.floor:.3f} times a shard's mean"
-        lines += ["", f"no weights do better: {sentence}"]
+        lines += ["", f"other weights cannot be better: {sentence}"]
     return lines
 
 

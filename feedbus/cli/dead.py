@@ -104,7 +104,8 @@ def requeue(
     from feedbus.dead_letters.requeue import Requeue
 
     if bool(message_ids) == everything:
-        msg = "expected the ids of dead letters, or --all"
+        got = "both" if everything else "neither"
+        msg = f"expected either the ids of dead letters or --all, got {got}"
         raise click.UsageError(msg)
     topology = context.load()
     chosen = topology.queue(queue)
@@ -175,7 +176,10 @@ def purge(context: Context, queue: str, yes: bool) -> None:  # noqa: FBT001 -- c
 def _require(queue: str, missing: int) -> None:
     """Raise UsageError if some ids belong to no dead letter."""
     if missing > 0:
-        msg = f"{missing} of these ids are not among the dead letters of {queue}"
+        msg = (
+            f"{queue} has no dead letters with {missing} of these ids; `feedbus dead list {queue}`"
+            " lists those that exist"
+        )
         raise UsageError(msg)
 
 

@@ -19,7 +19,7 @@ class KeysType(click.ParamType[Keys]):
         """Return the source of keys; A..B must be a valid range."""
         match = RANGE.fullmatch(value)
         if match and int(match[1]) > int(match[2]):
-            self.fail(f"expected A..B with A up to B, got '{value}'", param, ctx)
+            self.fail(f"expected A..B with A not larger than B, got '{value}'", param, ctx)
         if not match and ".." in Path(value).name and not Path(value).exists():
             self.fail(
                 f"expected A..B in whole numbers, such as 1..10000, got '{value}'", param, ctx

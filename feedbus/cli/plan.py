@@ -77,7 +77,7 @@ def command(  # noqa: PLR0913 -- an argument for each option
     of a changed ring. One shard handles all records of a key, so more shards do not help.
     """
     if traffic is not None and keys is None:
-        msg = "--traffic: expected --keys in addition"
+        msg = "--traffic: expected --keys, too, got --traffic alone"
         raise click.UsageError(msg)
     topology = context.load()
     found = look(topology, delete_nonempty)
@@ -201,7 +201,7 @@ def _backlog(ring: RingChange) -> str:
     if ring.moved_share is None:
         return waiting
     if ring.drain_seconds is None:
-        return f"{waiting}; how long they take is unknown, because none is being handled now"
+        return f"{waiting}; the duration is unknown, because none of them is being handled now"
     return f"{waiting}, about {ring.drain_seconds:,.0f} s at the current rate"
 
 
@@ -218,7 +218,7 @@ def _waits(waits: Sequence[Wait]) -> Iterator[str]:
 def _wait(wait: Wait) -> str:
     count = counted(wait.messages, "message")
     if wait.seconds is None:
-        duration = "its rate is unknown, because it handles none now"
+        duration = "the duration is unknown, because it handles no messages now"
     else:
         duration = f"about {wait.seconds:,.0f} s at its current rate"
     if not wait.moved_to:

@@ -50,10 +50,10 @@ def command(  # noqa: PLR0913, PLR0917 -- an option each
     from feedbus.bus import connect
 
     if (text is None) == (file is None):
-        msg = "expected either --json or --file"
+        msg = f"expected either --json or --file, got {'neither' if text is None else 'both'}"
         raise click.UsageError(msg)
     if key and key_field:
-        msg = "expected --key or --key-field, not both"
+        msg = "expected either --key or --key-field, got both"
         raise click.UsageError(msg)
     topology = context.load()
     topology.exchange(exchange)
@@ -77,7 +77,7 @@ def _pairs(lines: Any, key: str, key_field: str | None) -> Iterator[Pair]:
             msg = f"line {number}: expected a JSON object, got {_short(line)}"
             raise UsageError(msg)
         if key_field is not None and key_field not in payload:
-            msg = f"line {number}: has no field '{key_field}', which --key-field names"
+            msg = f"line {number}: expected the field '{key_field}' of --key-field, got none"
             raise UsageError(msg)
         yield payload, (key if key_field is None else str(payload[key_field]))
 
@@ -89,9 +89,9 @@ def _counted(pairs: Iterator[Pair]) -> Iterator[Pair]:
     for count, pair in enumerate(pairs, start=1):
         yield pair
         if shown and count % 1000 == 0:
-            click.echo(f"\r{count:,} read", nl=False, err=True)
+            click.echo(f"\r{count:,} messages read", nl=False, err=True)
     if shown and count >= 1000:  # noqa: PLR2004 -- where progress began
-        click.echo(f"\r{count:,} read", err=True)
+        click.echo(f"\r{count:,} messages read", err=True)
 
 
 def _short(line: bytes) -> str:

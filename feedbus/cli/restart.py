@@ -62,7 +62,8 @@ def command(context: Context, *, names: tuple[str, ...], as_json: bool) -> None:
         still = f"; not restarted: {', '.join(rest)}" if rest else ""
         raise FeedbusError(failed + still)
     else:
-        click.echo(f"{counted(len(chosen), 'watcher')} restarted")
+        names = counted(len(chosen), "consumer or process", "consumers and processes")
+        click.echo(f"{names} restarted")
     if failed:
         sys.exit(1)
 
@@ -112,13 +113,17 @@ def _restart(topology: Topology, name: str, *, quiet: bool) -> tuple[str, list[i
     for seen in _states(topology, name, lines):
         if seen["state"] == "gave up":
             text = (
-                f"{name}: the supervisor no longer restarts it; its last process ended with"
-                f" {seen['last_exit']}; read {log_path(topology, name)}"
+                f"{name}: the supervisor does not restart it any more; its last process ended with"
+                f" {seen['last_exit']}; read {log_path(topology, name)}, correct the cause, and run"
+                f" `feedbus restart {name}` again"
             )
             return text, []
         if seen["state"] in {"running", "holding"}:
             return "", [one["pid"] for one in seen["processes"]]
-    return f"{name} is not ready after {READY_SECONDS:.0f} s: it is {seen['state']}", []
+    return (
+        f"{name} is not ready after {READY_SECONDS:.0f} s (state: {seen['state']}); read"
+        f" {log_path(topology, name)}"
+    ), []
 
 
 def _states(topology: Topology, name: str, lines: BusyLines) -> Iterator[Mapping[str, Any]]:

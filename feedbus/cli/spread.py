@@ -65,7 +65,8 @@ def command(
         before = Spread.over(earlier, find_ring(earlier, queue, against))
     moves = place(keys, spread, before)
     if not spread.records:
-        msg = f"no keys in {'standard input' if keys.source == '-' else keys.source}"
+        source = "standard input" if keys.source == "-" else keys.source
+        msg = f"{source}: expected at least one routing key, got none"
         raise UsageError(msg)
     if as_json:
         report = {"exchange": generation.exchange, "records": spread.records.total()}

@@ -50,9 +50,13 @@ def table(found: dict[str, Any]) -> str:
         lines += [f"{name} holds: {printable(reason)}" for reason in holding]
     for name, one in found["consumers"].items():
         if one["waiting"]:
-            lines.append(f"{name}: {one['waiting']:,} records wait for failed ones of their keys")
+            records = (
+                "1 record waits" if one["waiting"] == 1 else f"{one['waiting']:,} records wait"
+            )
+            lines.append(f"{name}: {records} because an earlier record of the same key has failed")
         if one["dead_dropped"]:
-            lines.append(f"{name}: {one['dead_dropped']:,} dead letters were dropped by limits")
+            letters = f"{one['dead_dropped']:,} dead letter{'s' * (one['dead_dropped'] != 1)}"
+            lines.append(f"{name}: {letters} deleted because of max_age or max_length")
     lines += [printable(note) for note in found["notes"]]
     for name in ("broker", "store"):
         one = found[name]
@@ -97,11 +101,13 @@ def _delayed(counts: dict[str, int]) -> list[str]:
     """Return a line with the number of delayed messages, if there are any."""
     lines = []
     if counts.get("waiting"):
-        lines.append(f"{'delayed':<10}  {counts['waiting']:,} messages wait until they are due")
+        waiting = counts["waiting"]
+        text = "1 message waits" if waiting == 1 else f"{waiting:,} messages wait"
+        lines.append(f"{'delayed':<10}  {text} for the end of the delay")
     if counts.get("undelivered"):
         lines.append(
-            f"{'delayed':<10}  {counts['undelivered']:,} messages were due, and no queue of the"
-            " topology takes them; add a queue for their exchange and routing key, then run"
+            f"{'delayed':<10}  messages that are due but that no queue of the topology takes:"
+            f" {counts['undelivered']:,}; add a queue for their exchange and routing key, then run"
             " `feedbus apply`, which sends them"
         )
     return lines

@@ -127,9 +127,10 @@ def _supervise(
 
     def settled(failures: list[str], holds: list[str], took_seconds: float) -> None:
         for line in holds:
-            events.warning("consumer_paused", f"{line}; it tries again", consumer=SUPERVISOR)
+            text = f"{line}; feedbus tries again"
+            events.warning("consumer_paused", text, consumer=SUPERVISOR)
         if failures:
-            text = "some processes are not ready; the supervisor keeps running"
+            text = "some processes are not ready; the supervisor continues to run"
             events.error("not_all_ready", text, consumer=SUPERVISOR, detail="\n".join(failures))
         else:
             text = f"all {total} processes are ready, after {took_seconds:.1f} s"
@@ -202,12 +203,13 @@ def _detach(topology: Topology, options: UpOptions) -> None:
         os.waitpid(supervisor, 0)
         raise
     if not answer:
-        msg = f"the supervisor ended before everything was ready; see {log}"
+        msg = f"the supervisor ended before every process was ready; {log} has the reason"
         raise FeedbusError(msg)
     failures, holds, took_seconds = json.loads(answer)
     for line in holds:
         click.echo(printable(line), err=True)
     if failures:
-        msg = "\n".join(["not everything is ready:", *failures, "`feedbus down` stops the others"])
+        remedy = "the other processes run; `feedbus down` stops them"
+        msg = "\n".join(["some processes are not ready:", *failures, remedy])
         raise FeedbusError(msg)
     click.echo(f"everything is ready after {took_seconds:.1f} s; logs are in {log.parent}")

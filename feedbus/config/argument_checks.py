@@ -47,12 +47,12 @@ def check_arguments(draft: Draft, queue: str, options: Options) -> Found:
             reason = "is set by feedbus itself: dead letters go to a queue of their own"
         elif name in NO_ARGUMENTS:
             reason = (
-                "is not an argument: queues of feedbus are always durable, shared and permanent"
+                "cannot be set: queues of feedbus are always durable, not exclusive and permanent"
             )
         elif kind == "quorum" and name in CLASSIC_ONLY:
-            reason = 'a quorum queue does not have it: expected type = "classic"'
+            reason = 'is not an argument of quorum queues: remove it, or set type = "classic"'
         elif kind == "classic" and name in QUORUM_ONLY:
-            reason = 'a classic queue does not have it: expected type = "quorum"'
+            reason = 'is not an argument of classic queues: remove it, or set type = "quorum"'
         else:
             continue
         yield draft.at(queue, "arguments", name), Fault(message=reason, at_key=True)
@@ -77,7 +77,7 @@ def check_exchange_arguments(draft: Draft) -> Found:
     for name, exchange in draft.loaded.get("exchanges", {}).items():
         for argument in exchange.get("arguments", {}):
             if exchange.get("type") == RING and argument in RING_ARGUMENTS:
-                message = "cannot be set on a hash exchange: feedbus sets it itself"
+                message = f"cannot be set on an exchange of type {RING}: feedbus sets it itself"
                 yield (
                     ("exchanges", name, "arguments", argument),
                     Fault(message=message, at_key=True),

@@ -68,7 +68,7 @@ def _overflow(draft: Draft, queue: str, options: Options) -> Found:
         message = "has no effect without max_length: the queue cannot overflow"
         yield (
             draft.at(queue, "overflow"),
-            Fault(message=message, expected="max_length in addition", at_key=True),
+            Fault(message=message, expected="also max_length", at_key=True),
         )
 
 
@@ -84,25 +84,25 @@ def _stream(draft: Draft, queue: str, options: Options) -> Found:
 def _wait(draft: Draft, queue: str, options: Options) -> Found:
     batch = options.get("batch", {})
     if batch.get("wait_seconds") and not draft.report.has(draft.at(queue, "batch", "size")):
-        message = "has no effect without size, because there is no batch to wait for"
+        message = "has no effect without size: without it, each batch has one record"
         yield (
             draft.at(queue, "batch", "wait"),
-            Fault(message=message, expected="size in addition", at_key=True),
+            Fault(message=message, expected="also size", at_key=True),
         )
 
 
 def _concurrency(draft: Draft, queue: str, options: Options) -> Found:
     concurrency = options.get("concurrency", 1)
     if options.get("prefetch", concurrency) < concurrency:
-        message = f"to handle {concurrency} records at the same time, as many must be delivered"
-        expected = f"at least concurrency ({concurrency}): {message}"
+        message = "the broker must deliver that many messages before the first is acknowledged"
+        expected = f"at least concurrency ({concurrency}), because {message}"
         yield draft.at(queue, "prefetch"), Fault(expected=expected, got=str(options["prefetch"]))
     size = options.get("batch", {}).get("size", 1)
     if concurrency > 1 and size > 1:
         message = (
-            "cannot be combined with batch.size: a batch takes the records of all keys, so another"
-            " one would wait for it; use a larger batch.size, or shards, which have their own"
-            " batches"
+            "cannot be combined with batch.size: a batch has records of all keys, so the next batch"
+            " would have to wait for it; use a larger batch.size, or shards, each of which has its"
+            " own batches"
         )
         expected = "either concurrency or batch.size"
         yield (
@@ -123,7 +123,7 @@ def _order_by(draft: Draft, queue: str, options: Options) -> Found:
 
 def _block_on_dead(draft: Draft, queue: str, options: Options) -> Found:
     if options.get("block_on_dead") and not options.get("order_by", "shards" in options):
-        message = "needs order_by, which says what a dead letter blocks"
+        message = "has no effect without order_by, which defines the key that a dead letter blocks"
         fault = Fault(message=message, expected="order_by = true, or a field's name", at_key=True)
         yield draft.at(queue, "block_on_dead"), fault
 
@@ -136,7 +136,7 @@ def _timeouts(draft: Draft, queue: str, options: Options) -> Found:
         yield draft.at(queue, "batch", "wait"), Fault(expected=expected)
     most = consumer_timeout_of(draft.loaded.get("broker", {}))
     if options.get("handler_timeout_seconds", HANDLER_TIMEOUT_SECONDS) >= most:
-        message = "the broker would deliver the message again while its handler works"
+        message = "otherwise the broker delivers the message again while its handler runs"
         expected = f"less than consumer_timeout in [broker] ({write_duration(most)})"
         path = draft.at(queue, "handler_timeout")
         if not draft.says(queue, "handler_timeout"):
@@ -171,7 +171,7 @@ def _management(draft: Draft) -> Found:
     url, management = broker.get("url"), broker.get("management")
     encrypted = url is not None and any(node.tls for node in url.nodes)
     if encrypted and management is not None and management.clear_text_to_others():
-        expected = "https://, as url is amqps://: the password would travel unencrypted"
+        expected = "https://, because url is amqps://: http:// would send the password unencrypted"
         yield ("broker", "management"), Fault(expected=expected, got="'http://…'")
 
 

@@ -45,14 +45,14 @@ def check_external(draft: Draft) -> Found:
 def _incomplete(draft: Draft, path: KeyPath, kind: str, options: Mapping[str, Any]) -> Found:
     external = options.get(EXTERNAL, False)
     if external and not draft.report.has((*path, "name")):
-        expected = f'name = "…" in addition, the whole name of the {kind} on the broker'
+        expected = f'also name = "…", the whole name of the {kind} on the broker'
         yield (*path, EXTERNAL), Fault(message=f"expected {expected}", expected=expected)
     if draft.report.has((*path, "name")) and external is False:
         message = (
-            f"has no effect without external = true: feedbus names its own {kind}s after the"
-            " topology and their tables"
+            f"has no effect without external = true: feedbus makes the names of its own {kind}s"
+            " from the name of the topology and of the table"
         )
-        expected = "external = true in addition, or no name"
+        expected = "also external = true, or no name"
         yield (
             (*path, "name"),
             Fault(message=f"{message}; expected {expected}", expected=expected, at_key=True),
@@ -70,7 +70,10 @@ def _misfits(draft: Draft, path: KeyPath, options: Mapping[str, Any]) -> Found:
 
 def _name(path: KeyPath, kind: str, name: str, prefix: str) -> Found:
     if prefix and name.startswith(f"{prefix}."):
-        expected = f"a name that does not begin with '{prefix}.', as this topology's own do"
+        expected = (
+            f"a name that does not begin with '{prefix}.', because the names of this topology's own"
+            " objects begin with it"
+        )
         yield (*path, "name"), Fault(expected=expected)
     elif kind == "exchange" and name == DEFAULT_EXCHANGE:
         expected = "another exchange: the default exchange routes by the names of queues"

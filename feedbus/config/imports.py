@@ -75,10 +75,13 @@ def _unlike(
     for place, handler in handlers.items():
         if handler.is_async != first:
             got, expected = ("async def", "def") if handler.is_async else ("def", "async def")
-            message = f"is a handler under {got}: expected {expected}, as the first of the queue"
+            message = (
+                f"is defined with '{got}': expected '{expected}', as for the first handler of the"
+                " queue"
+            )
             yield (
                 draft.at(queue, *place),
-                Fault(message=message, expected=f"a handler under {expected}"),
+                Fault(message=message, expected=f"a handler that is defined with '{expected}'"),
             )
 
 
@@ -86,14 +89,14 @@ def _fault_of(error: UsageError | SystemExit, dotted: str, root: Path) -> Fault:
     """Describe why a handler cannot be imported, or called by feedbus."""
     module = dotted.partition(":")[0]
     if isinstance(error, SystemExit):
-        message = f"cannot import {module}: it exits with {error.code}"
+        message = f"cannot import {module}: the module ends the process (exit code {error.code})"
         return Fault(message=message, expected="a module that can be imported", cause=message)
     if isinstance(error, Unfit):
         message = str(error).replace(f"{root}{os.sep}", "")
         return Fault(message=message, expected=error.expected, got=error.got, cause=cause_of(error))
     return Fault(
         message=_reason(error, module, root),
-        expected="a function under @feedbus.handler",
+        expected="a function with the decorator @feedbus.handler",
         suggestion=_suggest(dotted, root),
         cause=cause_of(error),
     )
@@ -115,16 +118,15 @@ def _unsuitable(options: Mapping[str, Any], handler: Handler, store: StoreOffer)
         yield Fault(message=message, expected="a handler without a session")
     if options.get("concurrency", 1) > 1 and handler.batch:
         message = (
-            f"takes a batch, but concurrency {options['concurrency']} is for single records: a"
-            " batch takes the records of all keys, so another one would wait for it; expected"
-            " @handler without batch=True, or no concurrency but shards, which have their own"
-            " batches"
+            f"takes a batch, but concurrency {options['concurrency']} is for single records; remove"
+            " batch=True from @handler, or use shards instead of concurrency: each shard has its"
+            " own batches"
         )
         yield Fault(message=message, expected="a handler of one record")
     size = options.get("batch", {}).get("size", 1)
     if size > 1 and not handler.batch:
         message = (
-            f"takes one record at a time: expected @handler(…, batch=True) for batch.size {size}"
+            f"takes one record in a call: expected @handler(…, batch=True) for batch.size {size}"
         )
         yield Fault(message=message, expected="a handler with batch=True")
 

@@ -20,7 +20,7 @@ def check_names(draft: Draft) -> Found:
     """Find every name that conflicts with another one."""
     prefix = draft.loaded.get("name", "")
     if prefix == "amq" or prefix.startswith("amq."):
-        yield ("name",), Fault(expected="another name: 'amq' is the broker's own")
+        yield ("name",), Fault(expected="another name: names with 'amq' are reserved by the broker")
     exchanges = draft.loaded.get("exchanges", {})
     yield from _meetings("exchange", ((name, ("exchanges", name)) for name in exchanges))
     yield from _meetings("consumer or process", _started(draft))
@@ -31,7 +31,8 @@ def check_names(draft: Draft) -> Found:
     if draft.loaded.get("operations", {}).get("enabled", True):
         yield from _operations(draft)
     if LOCK in draft.queues:
-        yield ("queues", LOCK), _kept(f"'{LOCK}' is the queue by which feedbus locks the topology")
+        reason = f"feedbus itself uses the queue '{LOCK}' as the lock of the topology"
+        yield ("queues", LOCK), _kept(reason)
     for name in exchanges:
         yield from _length(prefix, name, ("exchanges", name))
     for name in draft.loaded.get("schedules", {}):
@@ -60,7 +61,7 @@ def _operations(draft: Draft) -> Found:
     """Find a consumer or process that has the name of feedbus's own process."""
     for name, path in _started(draft):
         if name.casefold() == OPERATIONS:
-            yield path, _kept(f"'{name}' is feedbus's own process, see [operations]")
+            yield path, _kept(f"'{name}' is a process of feedbus itself, see [operations]")
 
 
 def _meetings(what: str, named: Iterator[tuple[str, KeyPath]]) -> Found:
@@ -99,8 +100,8 @@ def _length(prefix: str, name: str, path: KeyPath) -> Found:
     most = LONGEST_NAME_BYTES - LONGEST_SUFFIX - len(f"{prefix}.")
     if len(name) > most:
         message = (
-            f"expected a name of at most {most} characters, got {len(name)}: the broker takes "
-            f"{LONGEST_NAME_BYTES} bytes, and feedbus adds a suffix to it"
+            f"expected a name of at most {most} characters, got {len(name)}: the broker accepts "
+            f"{LONGEST_NAME_BYTES} bytes, and feedbus adds a prefix and a suffix to the name"
         )
         yield (
             path,

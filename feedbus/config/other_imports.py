@@ -82,7 +82,8 @@ def _resolved(
         message = f"{error}; expected {expected}".replace(f"{root}{os.sep}", "")
         fault = Fault(message=message, expected=expected, cause=cause_of(error))
     except SystemExit as error:
-        fault = Fault(message=f"its module exits with {error.code}", expected=expected)
+        message = f"its module ends the process when it is imported (exit code {error.code})"
+        fault = Fault(message=message, expected=expected)
     draft.report.add(path, fault)
     return None
 
@@ -129,8 +130,8 @@ def _exceptions(draft: Draft, queue: str, retry: dict[str, Any], root: Path) -> 
             if option == "retry_on":
                 retried.add(found)
             elif found in retried:
-                expected = "each exception in one of the two"
-                message = f"'{name}' is named in retry_on too: expected {expected}"
+                expected = "each exception in only one of retry_on and reject_on"
+                message = f"'{name}' is also in retry_on: expected {expected}"
                 draft.report.add(path, Fault(message=message, expected=expected))
 
 
@@ -143,7 +144,11 @@ def _program(draft: Draft, name: str, process: dict[str, Any], root: Path) -> No
     # The supervisor starts it in the folder of the topology, too.
     program = str(root / first) if os.sep in first else first
     if shutil.which(program, path=path) is None:
-        where = f"{program} is not a program" if os.sep in first else "no folder of PATH has it"
+        where = (
+            f"{program} does not exist or is not executable"
+            if os.sep in first
+            else "no folder of PATH contains it"
+        )
         expected = "a program that can be started"
         message = f"there is no program '{first}': {where}; expected {expected}"
         draft.report.add(("processes", name, "command"), Fault(message=message, expected=expected))

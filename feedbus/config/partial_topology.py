@@ -95,5 +95,9 @@ class Draft:
                     reason = f"has no effect on an exchange of type {kind}: only {RING} has a ring"
                     yield option, reason
         if kind in {"fanout", RING} and "routing_keys" in options:
-            means = "every queue gets every message" if kind == "fanout" else "the ring decides"
+            means = (
+                "every queue gets every message"
+                if kind == "fanout"
+                else "the hash of the routing key selects the shard"
+            )
             yield "routing_keys", f"has no effect on an exchange of type {kind}: {means}"

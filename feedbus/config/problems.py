@@ -12,6 +12,7 @@ from feedbus.errors import Problem
 
 TEXT_SHOWN = 80
 LISTED = 12
+LONGEST_EXPECTED = 200  # characters; a longer list does not help
 LONG_BITS = 63
 
 
@@ -76,7 +77,7 @@ class Report:
         if got is None:
             found = lookup(self.written, path)
             got = kind_of(found) if fault.hidden else describe(found)
-        message = fault.message or f"expected {fault.expected}, got {got}"
+        message = _with_expected(fault) or f"expected {fault.expected}, got {got}"
         return Problem(
             file=self.file,
             line=line,
@@ -88,6 +89,16 @@ class Report:
             got=got,
             suggestion=fault.suggestion,
         )
+
+
+def _with_expected(fault: Fault) -> str:
+    """Return the message of a fault; it says what was expected, if that is not obvious from it."""
+    message, expected = fault.message, fault.expected
+    imports = message.startswith("cannot import ")
+    known = fault.suggestion or "expected " in message or expected in message
+    if not message or imports or known or len(expected) > LONGEST_EXPECTED:
+        return message
+    return f"{message}; expected {expected}"
 
 
 def describe(value: Any) -> str:

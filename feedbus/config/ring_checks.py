@@ -15,7 +15,7 @@ def check_weights(draft: Draft, queue: str, options: Options) -> Found:
     shards = options.get("shards")
     if shards is None:
         if not draft.says(queue, "shards"):
-            message = "has no effect without shards: expected weight, or shards in addition"
+            message = "has no effect without shards: expected weight, or also shards"
             yield draft.at(queue, "weights"), Fault(message=message, at_key=True)
         return
     for number in weights:

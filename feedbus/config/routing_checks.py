@@ -7,6 +7,7 @@ from feedbus.config.problems import Fault, nearest
 from feedbus.wire.content_types import bare_type, is_known
 
 HANDLERS = ("handler", "handlers", "handlers_by_type")
+PATTERN = "words joined by dots, in which '*' and '#' are words of their own"
 
 
 def check_exchange(draft: Draft, queue: str, options: Options) -> Found:
@@ -46,8 +47,7 @@ def check_handler(draft: Draft, queue: str, options: Options) -> Found:
         yield draft.at(queue, option), Fault(message=message, expected=expected, at_key=True)
     for pattern in options.get("handlers", {}):
         if not _well_formed(pattern):
-            expected = "words joined by dots, '*' and '#' standing alone as words"
-            yield draft.at(queue, "handlers", pattern), Fault(expected=expected, at_key=True)
+            yield draft.at(queue, "handlers", pattern), Fault(expected=PATTERN, at_key=True)
 
 
 def check_misfits(draft: Draft, queue: str, options: Options) -> Found:
@@ -67,7 +67,10 @@ def check_routing_keys(draft: Draft, queue: str, options: Options) -> Found:
         and (not draft.says(queue, "routing_keys") or "routing_keys" in options)
     ):
         exchange = options["exchange"]
-        message = f"no message reaches this queue: expected routing_keys, as '{exchange}' is {kind}"
+        message = (
+            f"no message reaches this queue: expected routing_keys, because the exchange"
+            f" '{exchange}' is of type {kind}"
+        )
         yield (
             draft.at(queue, "routing_keys"),
             Fault(message=message, expected="an array of texts, at least one"),
@@ -75,9 +78,9 @@ def check_routing_keys(draft: Draft, queue: str, options: Options) -> Found:
     for index, key in enumerate(keys if kind in {"direct", "topic"} else ()):
         path = draft.at(queue, "routing_keys", index)
         if key in keys[:index]:
-            yield path, Fault(message=f"'{key}' is named twice", expected="each routing key once")
+            yield path, Fault(message=f"'{key}' is listed twice", expected="each routing key once")
         elif kind == "topic" and not _well_formed(key):
-            yield path, Fault(expected="words joined by dots, '*' and '#' standing alone as words")
+            yield path, Fault(expected=PATTERN)
 
 
 def _well_formed(pattern: str) -> bool:

@@ -16,14 +16,14 @@ EXPECTED_IN_STORE = {
 def check_once(draft: Draft, queue: str, options: Options) -> Found:
     """Find a queue with `once` that has no store, or whose store forgets message ids too soon."""
     if options.get("once") and not draft.report.has(("store",)):
-        message = "needs a store, in which feedbus records which messages were handled"
+        message = "needs a store, in which feedbus keeps the ids of handled messages"
         expected = 'a table [store], such as url = "sqlite:///var/store.db"'
         yield (
             draft.at(queue, "once"),
             Fault(message=f"{message}; expected {expected}", expected=expected, at_key=True),
         )
     if options.get("once") and not options.get("store", True):
-        message = "cannot be combined with once: the store records which messages were handled"
+        message = "cannot be false with once = true: the store keeps the ids of handled messages"
         expected = "either once or store = false"
         fault = Fault(message=message, expected=expected, at_key=True)
         yield draft.at(queue, "store"), fault
@@ -57,8 +57,10 @@ def check_store(draft: Draft) -> Found:
             beside = "" if adapter == PEEWEE else f' for adapter = "{adapter}"'
             yield ("store", option), Fault(expected=f"{EXPECTED_IN_STORE[option]}{beside}")
         elif said and adapter in needed and adapter != owner:
-            message = f"has no effect with {adapter}: expected {needed[adapter]} instead"
+            message = (
+                f'has no effect with adapter = "{adapter}": expected {needed[adapter]} instead'
+            )
             yield ("store", option), Fault(message=message, at_key=True)
     if adapter not in needed and draft.report.has(("store", "engine")):
-        message = f"has no effect with {adapter}: only sqlalchemy has an engine"
+        message = f'has no effect with adapter = "{adapter}": only "sqlalchemy" uses an engine'
         yield ("store", "engine"), Fault(message=message, at_key=True)

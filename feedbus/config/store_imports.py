@@ -86,7 +86,7 @@ def check_connections(draft: Draft, root: Path) -> None:
             continue
         expected = f"an engine with pool_size={needed}, or a lower concurrency"
         message = (
-            f"{concurrency} concurrent records need {needed} connections of the store, and the pool"
+            f"{concurrency} concurrent records need {needed} connections to the store, but the pool"
             f" of {options['engine']} has {most}: expected {expected}"
         )
         draft.report.add(draft.at(queue, "concurrency"), Fault(message=message, expected=expected))

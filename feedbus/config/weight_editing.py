@@ -133,7 +133,7 @@ class _Tree:
             header = self.headers[table]
             bracket = next(child for child in header.children if child.type == "]")
             return self._put_line(bracket.end_byte, f"{path[-1]} = {value}")
-        msg = f"the file has no table [{write(table)}]: add it with {path[-1]} = {value} yourself"
+        msg = f"the file has no table [{write(table)}]: add this table with {path[-1]} = {value}"
         raise UsageError(msg)
 
     def rename(self, path: Keys, name: str, value: str) -> bytes:

@@ -236,7 +236,8 @@ class Dispatch:
         if reasons:
             events.info(
                 "records_dropped",
-                f"the handler raised Drop for {len(reasons)} records; they are acknowledged",
+                f"the handler raised Drop for records of a batch ({len(reasons)}); the records are"
+                " acknowledged",
                 consumer=self._consumer.name,
                 records=len(reasons),
                 first_reason=reasons[0],

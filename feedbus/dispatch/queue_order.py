@@ -77,6 +77,6 @@ def _fault(value: object) -> str:
     """Return why a value cannot be an ordering key, or "" if it can."""
     if isinstance(value, str | int | float):
         return ""
-    names = {MISSING: "no such field", None: "null"}
+    names = {MISSING: "a record without it", None: "null"}
     got = names.get(value) if value is MISSING or value is None else type(value).__name__
-    return f"order_by expected a text, a number, true or false here, got {got}"
+    return f"order_by needs this field: expected a text, a number, true or false, got {got}"

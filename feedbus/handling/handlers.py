@@ -131,8 +131,10 @@ class Handler:
 def refuse_in_transaction(function: Callable[..., object]) -> None:
     """Raise UnfitHandler for an async function that would run in a transaction of the store."""
     if is_async(function):
-        expected = "a handler under 'def', or store = false of its queue"
-        got = "is async, and the [store] is not: its transaction belongs to one thread"
+        expected = (
+            "a handler that is defined with 'def', or store = false in the table of the queue"
+        )
+        got = "is async, but a transaction of the [store] can only be used in one thread"
         raise UnfitHandler(function, expected, got)
 
 
@@ -173,7 +175,7 @@ def handler(message: Any = None, /, *, batch: bool = False) -> Any:
         try:
             message_type_of(message)
         except UnfitMessageType as error:
-            got = f"is not a message type: it is {error.got}"
+            got = f"is {error.got}, which is not a message type"
             raise UnfitHandler(message, error.expected, got, error.advice) from error
     return partial(_marked, declared=message, batch=batch)
 
@@ -188,7 +190,8 @@ def _marked(function: Function, declared: Any, *, batch: bool) -> Function:
     try:
         setattr(function, MARK, Handler(function, declared, batch))
     except AttributeError as error:
-        got, advice = f"is a {type(function).__name__}", "write a function around it"
+        got = f"is a {type(function).__name__}, which cannot be marked as a handler"
+        advice = "write a function that calls it"
         raise UnfitHandler(function, EXPECTED, got, advice) from error
     return function
 
@@ -196,14 +199,14 @@ def _marked(function: Function, declared: Any, *, batch: bool) -> Function:
 def _check_function(function: object) -> None:
     called = getattr(function, "__call__", None)  # noqa: B004 -- of an object, what it calls
     if isinstance(function, type):
-        got, advice = "is a class", "write a function, or mark an instance that has __call__"
+        got, advice = "is a class", "write a function, or mark an object that has __call__"
     elif called is None:
         got, advice = "is not callable", "write a function"
     elif _any(inspect.isasyncgenfunction, function, called):
-        got = "is an async generator, which is never iterated"
+        got = "is an async generator, which feedbus does not iterate"
         advice = "publish with bus.publish(…) instead of yield"
     elif _any(inspect.isgeneratorfunction, function, called):
-        got = "is a generator function, which is never iterated"
+        got = "is a generator function, which feedbus does not iterate"
         advice = "publish with bus.publish(…) instead of yield"
     else:
         return
@@ -233,14 +236,14 @@ def _complaint(result: object) -> str:
         advice = f"write 'raise {type(result).__name__}(…)'"
     elif inspect.iscoroutine(result):
         result.close()
-        advice = "none of its code has run: await it, in a handler with 'async def'"
+        advice = "its code has not run: define the handler with 'async def', and await it there"
     elif inspect.isgenerator(result):
         result.close()
-        advice = "none of its code has run: write a function that does not yield"
+        advice = "its code has not run: write a function without 'yield'"
     elif inspect.isasyncgen(result):
-        advice = "none of its code has run: write an 'async def' that does not yield"
+        advice = "its code has not run: write an 'async def' without 'yield'"
     elif inspect.isawaitable(result):
-        advice = "it is not awaited: await it, in a handler with 'async def'"
+        advice = "it was not awaited: define the handler with 'async def', and await it there"
     return f"the handler returned {got}: expected None; {advice}"
 
 
@@ -249,7 +252,7 @@ def resolve(dotted: str, root: Path) -> Handler:
     found = resolve_object(dotted, root)
     marked = getattr(found, MARK, None)
     if not isinstance(marked, Handler):
-        msg = f"{dotted} is not a handler: expected a function under @feedbus.handler"
+        msg = f"{dotted} is not a handler: expected a function with the decorator @feedbus.handler"
         raise UsageError(msg)
     # If a decorator above @handler has copied the mark, the decorated function is called.
     return marked if marked.function is found else replace(marked, function=found)
@@ -272,6 +275,6 @@ def resolve_object(dotted: str, root: Path) -> Any:
         msg = f"cannot import {module_name}: {type(error).__name__}: {error}"
         raise UsageError(msg) from error
     if not hasattr(module, name):
-        msg = f"{module_name} has no '{name}'"
+        msg = f"the module {module_name} has no '{name}'"
         raise UsageError(msg)
     return getattr(module, name)

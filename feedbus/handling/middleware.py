@@ -81,7 +81,7 @@ class SwallowedError(Exception):
         kind = type(middleware)
         super().__init__(
             f"the middleware {name_of(kind)}{place(kind)} suppressed"
-            f" {described(error)}; let it pass, or raise another one"
+            f" {described(error)}; do not catch the exception, or raise another one"
         )
 
 
@@ -103,12 +103,14 @@ def resolve_middleware(dotted: str, root: Path, *, asynchronous: bool) -> type[M
     around = found.around
     if inspect.isgeneratorfunction(around) or inspect.isasyncgenfunction(around):
         form = "asynccontextmanager" if inspect.isasyncgenfunction(around) else "contextmanager"
-        raise Unfit(around, f"@{form} above it", "is a generator, not a context manager")
+        got = "is a generator, not a context manager"
+        raise Unfit(around, f"the decorator @{form} above it", got)
     if inspect.iscoroutinefunction(around):
-        raise Unfit(around, "@asynccontextmanager above it, and a yield", "is a coroutine")
+        got = "is a coroutine function, not a context manager"
+        raise Unfit(around, "the decorator @asynccontextmanager above it, and one yield in it", got)
     if inspect.isasyncgenfunction(inspect.unwrap(around)) and not asynchronous:
-        got = "is async, and a handler of the topology is not"
-        raise Unfit(around, "a context manager under 'def'", got)
+        got = "is async, but a handler of the topology is not async"
+        raise Unfit(around, "a context manager that is defined with 'def'", got)
     parameters_of(found).resources()
     return found
 
@@ -194,7 +196,8 @@ def _manager(middleware: Middleware, about: Call) -> Any:
         return found
     msg = (
         f"{name_of(middleware.around)}{place(middleware.around)} returned {type(found).__name__}:"
-        " expected a context manager; write @contextmanager above it, and a yield"
+        " expected a context manager; write the decorator @contextmanager above it, and one yield"
+        " in it"
     )
     raise TypeError(msg)
 

@@ -39,7 +39,7 @@ class Life:
         try:
             value = await anext(self._generator)
         except StopAsyncIteration:
-            opened.set_exception(RuntimeError("it yields nothing"))
+            opened.set_exception(RuntimeError("it has yielded no value"))
             return
         except BaseException as error:  # noqa: BLE001 -- raised where it is awaited
             opened.set_exception(error)

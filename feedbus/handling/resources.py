@@ -97,7 +97,10 @@ class Resources:
         """
         resource = declared(function)
         if resource is None:
-            msg = f"resource: expected a function under @feedbus.resource, got {function!r:.80}"
+            msg = (
+                "resource: expected a function with the decorator @feedbus.resource, got"
+                f" {function!r:.80}"
+            )
             raise TypeError(msg)
         if not any(resource in parameters.resources() for parameters in self._needed):
             msg = (
@@ -183,7 +186,8 @@ class Resources:
         except (Outage, KeyboardInterrupt):
             raise
         except BaseException as error:
-            reason = "it yields nothing" if isinstance(error, StopIteration) else described(error)
+            empty = isinstance(error, StopIteration)
+            reason = "it has yielded no value" if empty else described(error)
             msg = f"the resource {_shown(resource)} cannot be opened: {reason}"
             raise Outage(msg) from error
         return value

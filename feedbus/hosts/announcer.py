@@ -151,7 +151,7 @@ class Announcer:
         if before != there:
             events.info(
                 "hosts_changed",
-                f"{len(there)} hosts share the shards: {', '.join(sorted(there))}",
+                f"the hosts that share the shards have changed; now: {', '.join(sorted(there))}",
                 joined=", ".join(sorted(there - before)),
                 gone=", ".join(sorted(before - there)),
             )
@@ -165,6 +165,6 @@ class Announcer:
             events.warning(
                 "hosts_unknown",
                 "this host cannot announce itself to the other hosts, so the broker alone decides"
-                f" which host works on a shard; the next attempt is in a second: {text}",
+                f" which host works on a shard; feedbus tries again in a second: {text}",
                 error=text,
             )

@@ -156,10 +156,10 @@ class InlineSystem:
                 if consumer:
                     done += consumer.handle()
             if done > most:
-                waiting = f", {self.retries()} retries wait" if self.retries() else ""
+                waiting = f" ({self.retries()} retries wait)" if self.retries() else ""
                 msg = (
                     f"stopped after {done} deliveries{waiting}: handlers publish to each other"
-                    " without end, or a queue with repeat = true fails each time"
+                    " without end, or a record of a queue with repeat = true fails each time"
                 )
                 raise NeverDone(msg)
         return done

@@ -58,8 +58,8 @@ class Metrics:
         except OSError as error:
             events.warning(
                 "no_metrics",
-                f"the metric files of {process} cannot be written: {error}; it runs without"
-                " metrics; make the folder writable and restart the process",
+                f"the metric files of {process} cannot be written: {error}; the process runs"
+                " without metrics; make the folder writable and restart the process",
                 process=process,
             )
             return cls.none()

@@ -71,7 +71,7 @@ def guard_of(listener: socket.socket, address: Address, environ: Mapping[str, st
     if token is None and not loopback:
         msg = (
             f"{address.host_option} '{address.host}' can be reached from other machines: set"
-            f" {TOKEN} to a secret that requests have to show, or choose 127.0.0.1"
+            f" {TOKEN} to a secret that requests must send, or listen on 127.0.0.1"
         )
         raise UsageError(msg)
     return Guard(token, loopback)

@@ -165,9 +165,9 @@ class Watchdog:
 def describe(note: Note) -> str:
     """Return the text of the event `hangs`."""
     return (
-        f"the handler hangs on {note}: it has exceeded handler_timeout by"
-        f" {note.overdue(now()):.0f} s; process {note.pid} is ended with SIGABRT and writes the"
-        " stacks of its threads to its log; the message is delivered again"
+        f"the handler has exceeded handler_timeout by {note.overdue(now()):.0f} s while it handles"
+        f" {note}; process {note.pid} is ended with SIGABRT and writes the stacks of its threads to"
+        " its log; the message is delivered again"
     )
 
 

@@ -98,7 +98,7 @@ def _unencodable(value: object, where: str, depth: int) -> str:
                 return found
         return ""
     if isinstance(value, Mapping | list | tuple):
-        return f"'{where[:ERROR_CHARACTERS]}' is nested in itself, or too deeply"
+        return f"'{where[:ERROR_CHARACTERS]}' contains itself, or is nested too deeply"
     if not isinstance(value, PLAIN):
         advice = "write it as text, or publish an instance of a dataclass"
         shown = f"{value!r:.60} of type {type(value).__name__}"

@@ -211,7 +211,7 @@ class BatchMode:
             if reason:
                 events.error(
                     "message_given_up",
-                    f"{run.consumer.name} puts message {ids[0]} into the dead letters: {reason}",
+                    f"{run.consumer.name} makes message {ids[0]} a dead letter: {reason}",
                     consumer=run.consumer.name,
                     message_id=ids[0],
                 )

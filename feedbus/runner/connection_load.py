@@ -29,8 +29,8 @@ class ConnectionLoad:
             return timeout.exceeded(self.seconds)
         if self.missed_seconds:
             return (
-                f"no heartbeat was sent for {self.missed_seconds:.0f} s, since its"
-                " handler kept every other thread of the process from running"
+                f"no heartbeat was sent for {self.missed_seconds:.0f} s, because the handler"
+                " blocked all other threads of the process"
             )
         return ""
 

@@ -51,13 +51,13 @@ class ConsumerTimeout:
         the leader of the queue has moved.
         """
         return (
-            f"the broker cancelled the consumer while it was handled, which took"
+            f"the broker cancelled the consumer, because handling the message took"
             f" {took_seconds:.0f} s (consumer_timeout)"
         )
 
     def exceeded(self, took_seconds: float) -> str:
         """Return a text with the broker's action on a message that took this long."""
         return (
-            f"handling it took {took_seconds:.0f} s, and the broker waits"
+            f"handling the message took {took_seconds:.0f} s, and the broker waits only"
             f" {self.seconds:g} s for an acknowledgement (consumer_timeout)"
         )

@@ -14,8 +14,8 @@ from feedbus.process import watchdog
 from feedbus.process.private_files import open_private, private_folder
 from feedbus.process.watchdog import ENDED, UNTIL_AT, Note, note_line, until_text
 
-DIED = "its process ended"
-HUNG = "its handler took longer than handler_timeout"
+DIED = "the process ended"
+HUNG = "the handler took longer than handler_timeout"
 
 
 def clear(path: Path) -> None:
@@ -90,7 +90,10 @@ class CrashGuard:
         deaths, cause = self._deaths.get(message_id, (0, ""))
         if deaths < delivery_limit:
             return ""
-        return f"its consumer was lost {deaths} times while it was handled; the last time, {cause}"
+        return (
+            f"while the message was handled, the process or its connection ended {deaths} times;"
+            f" the last time, {cause}"
+        )
 
     def take(self, message_ids: Sequence[str], seconds: float) -> None:
         """Record the messages that a handler is about to handle, and their time limit."""

@@ -84,5 +84,5 @@ class RemainingLimits:
             return f"idle for {limits.idle_timeout_seconds:g} s"
         limit = limits.memory_limit_bytes
         if limit is not None and self._memory.above(limit):
-            return "above its memory limit"
+            return "used more memory than memory_limit"
         return None

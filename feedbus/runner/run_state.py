@@ -91,13 +91,14 @@ class Run:
     def await_assignment(self) -> None:
         """Wait while another host works on the queue; this process can begin at any time."""
         name = self.consumer.name
-        events.info("standing_by", f"{name} stands by: another host works on it", consumer=name)
+        text = f"{name} does not read its queue now: its shard is assigned to another host"
+        events.info("standing_by", text, consumer=name)
         self.holding.record_success()
         while self.ended() is None and not self.assigned():
             self.clock.wait(self.stop_requested, POLL_SECONDS)
             self.limits.idle_from(self.clock.monotonic())
         if self.assigned():
-            text = f"{name} begins: it is assigned to this host now"
+            text = f"{name} reads its queue: its shard is assigned to this host now"
             events.info("assigned", text, consumer=name)
 
     def set_standby(self, *, stands_by: bool) -> None:

@@ -103,7 +103,10 @@ def parse_broker_url(text: str) -> BrokerUrl:
     if SQLITE not in schemes:
         return BrokerUrl(text, nodes=tuple(map(_node, written)))
     if len(written) > 1:
-        refuse("one file, or the nodes of one cluster", "both")
+        refuse(
+            "the URL of one SQLite file, or the URLs of the nodes of one RabbitMQ cluster",
+            "both kinds of URLs",
+        )
     return BrokerUrl(text, file=file_of(text))
 
 
@@ -133,5 +136,5 @@ def _heartbeat(text: str | None) -> float | None:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < math.inf:
-        refuse("heartbeat=SECONDS, more than 0", "another value")
+        refuse("heartbeat=SECONDS with more than 0 seconds", "a different value of heartbeat")
     return seconds

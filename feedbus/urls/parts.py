@@ -73,12 +73,12 @@ def scheme_of(text: str, schemes: Sequence[str]) -> str:
         known = bool(separator) and SCHEME.fullmatch(scheme)
         refuse(
             f"a URL that begins with {listed}",
-            f"'{scheme}://…'" if known else "a text that begins otherwise",
+            f"'{scheme}://…'" if known else "a text that begins differently",
             name=scheme if known else "",
             known=schemes,
         )
     if not rest.isprintable() or (scheme != SQLITE and " " in rest):
-        refuse("a URL without blanks and control characters", shown(scheme))
+        refuse("a URL without spaces and control characters", shown(scheme))
     return scheme
 
 
@@ -131,7 +131,7 @@ def decode(scheme: str, text: str) -> str:
     """Return a part of a URL without its escapes, or raise UrlError."""
     decoded = unquote(text, errors="replace")
     if "\0" in decoded or "\ufffd" in decoded:
-        refuse("a URL whose %XX are UTF-8, without %00", shown(scheme))
+        refuse("a URL whose %XX characters are valid UTF-8, without %00", shown(scheme))
     return decoded
 
 

@@ -50,9 +50,9 @@ class Tls:
                 refuse(f"a value for {name}", "nothing")
         verify = options.get("ssl_verify", "full")
         if verify not in VERIFIED:
-            refuse("ssl_verify=full or ssl_verify=none", "another value")
+            refuse("ssl_verify=full or ssl_verify=none", "a different value of ssl_verify")
         if "ssl_keyfile" in options and "ssl_certfile" not in options:
-            refuse("ssl_certfile beside ssl_keyfile", "ssl_keyfile alone")
+            refuse("both ssl_certfile and ssl_keyfile", "ssl_keyfile alone")
 
         def file(name: str) -> Path | None:
             return Path(options[name]) if name in options else None

@@ -268,7 +268,9 @@ def test_without_a_supervisor_apply_switches_and_says_who_drains(system: System)
         time.sleep(0.2)
     system.write(3)
     reported = system.feedbus("apply")
-    switched = "switched; the queues of the old generation drain when `feedbus up` is next started"
+    switched = (
+        "switched; the consumers drain the queues of the old generation when you start them with"
+    )
     assert switched in reported
     system.feedbus("up", "--detach")
     system.check()

@@ -66,9 +66,9 @@ def _nobody_gives(
     function: Callable[..., object], parameter: inspect.Parameter, found: Any, offer: Offer
 ) -> Unfit:
     written = "" if found in UNANNOTATED else f": {shown(found)}"
-    got = f"has a parameter that nothing provides: '{parameter.name}{written}'"
+    got = f"has a parameter for which feedbus has no value: '{parameter.name}{written}'"
     if offer.session_type is None and written and BUS in offer.names:
-        got += ", and its queue has no store whose session it could be"
+        got += " (its queue has no store, so there is no session)"
     return Unfit(function, offer.expected, got)
 
 
@@ -81,7 +81,7 @@ def _given(
         if named in offer.names:
             return named
         if named in offer.refused:
-            got = f"has a parameter whose value it cannot get: '{parameter.name}: {shown(kind)}'"
+            got = f"has a parameter that it cannot have: '{parameter.name}: {shown(kind)}'"
             raise Unfit(function, offer.refused[named], got)
         return None
     session_type = offer.session_type
@@ -91,7 +91,10 @@ def _given(
     if len(found) > 1:
         names = [name_of(resource.function) for resource in found]
         forms = [f"Annotated[{shown(kind)}, {name}]" for name in names]
-        got = f"asks for '{parameter.name}: {shown(kind)}', which {' and '.join(names)} give"
+        got = (
+            f"has the parameter '{parameter.name}: {shown(kind)}', and several resources have this"
+            f" type ({' and '.join(names)})"
+        )
         raise Unfit(function, " or ".join(forms), got)
     return found[0] if found else None
 
@@ -104,8 +107,8 @@ def _agreed(
     if kind in UNANNOTATED or any(map(resource.fits, _members(kind))):
         return resource
     name = name_of(resource.function)
-    got = f"asks for '{parameter.name}: Annotated[{shown(kind)}, {name}]'"
-    raise Unfit(function, f"{shown(provided)}, which {name} gives", got)
+    got = f"has the parameter '{parameter.name}: Annotated[{shown(kind)}, {name}]'"
+    raise Unfit(function, f"{shown(provided)}, the type of the resource {name}", got)
 
 
 def shown(found: Any) -> str:

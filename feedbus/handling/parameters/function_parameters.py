@@ -47,7 +47,8 @@ class Parameters:
         if after:
             if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
                 expected = f"{after} as its first parameter"
-                raise Unfit(function, expected, f"takes no {after.removeprefix('the ')}")
+                got = f"has no parameter for {after}"
+                raise Unfit(function, expected, got)
             del parameters[0]
         positions: list[Want] = []
         keywords: dict[str, Want] = {}
@@ -90,8 +91,8 @@ class Parameters:
                 continue
             if want in asking:
                 way = " → ".join(name_of(each.function) for each in (*asking, want))
-                expected = "resources that do not need each other"
-                raise Unfit(want.function, expected, f"asks for itself: {way}")
+                expected = "resources that do not depend on each other"
+                raise Unfit(want.function, expected, f"depends on itself: {way}")
             found |= dict.fromkeys(of_resource(want).resources((*asking, want)))
             found[want] = None
         return list(found)
@@ -140,8 +141,8 @@ def refuse_async_resources(function: Callable[..., object], parameters: Paramete
     for resource in parameters.resources():
         if resource.is_async:
             name = f"{name_of(resource.function)}{place(resource.function)}"
-            expected = "an async handler, or a resource under 'def'"
-            raise Unfit(function, expected, f"is not async, and needs the async resource {name}")
+            expected = "an async handler, or a resource that is defined with 'def'"
+            raise Unfit(function, expected, f"is not async, but needs the async resource {name}")
 
 
 def check_result(function: Callable[..., object]) -> None:
@@ -154,5 +155,5 @@ def check_result(function: Callable[..., object]) -> None:
     except Unresolved as error:
         raise Unfit(function, "-> None", str(error)) from error
     if found not in (None, typing.NoReturn, typing.Never) and found not in UNANNOTATED:
-        advice = "raise Reject, Retry or Drop for another verdict"
-        raise Unfit(function, "-> None", f"returns {shown(found)} by its annotation", advice)
+        advice = "to reject, retry or drop a record, raise Reject, Retry or Drop"
+        raise Unfit(function, "-> None", f"has the return annotation {shown(found)}", advice)

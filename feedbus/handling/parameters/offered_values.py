@@ -89,7 +89,7 @@ class Offer:
     def expected(self) -> str:
         """The values that can be requested, as text for errors."""
         sessions = [] if self.session_type is None else [f"a {name_of(self.session_type)}"]
-        shown = [*(SHOWN[name] for name in self.names), *sessions, "what a resource gives"]
+        shown = [*(SHOWN[name] for name in self.names), *sessions, "the value of a resource"]
         return f"{', '.join(shown)}, or a default"
 
 

@@ -24,7 +24,7 @@ YIELDING = frozenset(
         abc.Iterator,
     }
 )
-FORMS = "'def' or 'async def', returning the value or yielding it once"
+FORMS = "with 'def' or 'async def', which returns the value, or yields it once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Resource:
                 raise Unfit(self.function, expected, f"is a generator that returns {found}")
             found = given[0]
         if found is None or found is type(None):
-            raise Unfit(self.function, expected, "is a resource that gives None")
+            raise Unfit(self.function, expected, "is a resource whose value is None")
         return found
 
     def fits(self, wanted: Any) -> bool:
@@ -108,7 +108,7 @@ def resource(function: Function) -> Function:
     """
     if type(function) is not FunctionType:
         raise Unfit(
-            function, f"a function ({FORMS})", "is not a function, so it cannot be a resource"
+            function, f"a function {FORMS}", "is not a function, so it cannot be a resource"
         )
     setattr(function, MARK, Resource(function))
     return function

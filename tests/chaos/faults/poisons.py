@@ -23,7 +23,7 @@ from tests.systems import publish_confirmed
 HANDLER_TIMEOUT = "3s"
 EVERY = 1_000  # records for one poison message
 RETRIED = 3  # attempts of a record whose handler fails: two delays
-LOST = "its consumer was lost 5 times"
+LOST = "the process or its connection ended 5 times"
 
 
 @dataclass(frozen=True, slots=True)
