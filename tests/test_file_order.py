@@ -71,7 +71,7 @@ def test_an_older_file_is_refused_by_name_and_the_ring_stays(hosts):
     assert one.up() == 5
     for start in (other.up, other.apply):
         with pytest.raises(
-            UsageError, match="is older than the file that asked for the curr"
+            UsageError, match="is older than the file that declared the curr"
         ) as error:
             start()
         for host in hosts:

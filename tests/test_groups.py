@@ -92,7 +92,7 @@ def test_only_the_message_that_ends_the_process_is_counted(make: Callable[..., S
     system.run(end)
     (letter,) = system.dead()
     assert json.loads(letter.body) == {"n": 2}
-    assert "lost 5 times" in letter.reason
+    assert "ended 5 times" in letter.reason
     # In the first run in a group; from then on 2 alone, with what was before it settled.
     assert begun == [0, 1, 2, 0, 1, 2, 2, 2, 2, 3, 4]
 

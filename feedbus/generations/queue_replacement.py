@@ -188,8 +188,9 @@ class Replacement:
         while count := channel.queue_declare(self._queue, passive=True).consumer_count:
             if self._clock.monotonic() > deadline:
                 msg = (
-                    f"queue {self._queue} cannot be replaced, because {count} other consumers read"
-                    " it: stop them (`feedbus down` on their hosts), then run `feedbus apply` again"
+                    f"queue {self._queue} cannot be replaced, because it still has consumers"
+                    f" ({count}):"
+                    " stop them (`feedbus down` on their hosts), then run `feedbus apply` again"
                 )
                 raise UsageError(msg)
             self._clock.sleep(LEAVE_PAUSE_SECONDS)

@@ -15,38 +15,37 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     CONSUMERS: {
         "started": "A consumer has started.",
         "ended": "A consumer has ended; `reason` says why, such as a signal or a limit of messages."
-        " If the supervisor logs it: a process has ended and will be restarted; `exit` says how it"
-        " ended.",
-        "process_failed": "A supervised process ends because of this error. Correct the cause that"
-        " the message names.",
+        " If the line has `exit`, the supervisor has written it: it will restart the process.",
+        "process_failed": "A process that the supervisor has started ends with this error. Correct"
+        " the cause that the message contains.",
         "handler_failed": "The handler raised an exception for one record; the traceback follows."
         " The queue's retry policy decides what happens to the record.",
         "batch_failed": "The handler raised an exception for a batch. Each record is handled"
         " alone; `handler_failed` names those that fail.",
-        "records_dropped": "The handler raised `Drop` for records of a batch; `records` is their"
-        " number. They were acknowledged.",
-        "dead_letter": "A message became a dead letter. `feedbus dead show` prints it. `records` is"
-        " the number of its records that failed.",
+        "records_dropped": "The handler raised `Drop` for `records` records, which were"
+        " acknowledged. They do not become dead letters.",
+        "dead_letter": "A message became a dead letter; `reason` says why. `feedbus dead show`"
+        " prints it. `records` is the number of its records that failed.",
         "dead_handler_failed": "The dead handler raised an exception; the traceback follows."
         " The record became a dead letter anyway.",
         "dead_handler_skipped": "The dead handler was not called, because the message is not"
         " valid for the type of its parameter. The message became a dead letter.",
-        "message_given_up": "The handling of one message has crashed the process, or has caused the"
-        " loss of the connection, `delivery_limit` times. The message becomes a dead letter.",
-        "hangs": "A handler takes longer than `handler_timeout`. Its process is ended with SIGABRT"
-        " and writes the stacks of its threads; the message is delivered again.",
-        "channel_lost": "The broker closed the channel, because the handling of a message took"
-        " longer than the broker's timeout. The message is delivered again.",
+        "message_given_up": "While one message was handled, the process or its connection ended"
+        " `delivery_limit` times. The message becomes a dead letter.",
+        "hangs": "A handler takes longer than `handler_timeout`. feedbus ends the process with"
+        " SIGABRT. The stacks of its threads are in its log. The message is delivered again.",
+        "channel_lost": "The broker closed the channel, because handling a message took longer than"
+        " `consumer_timeout`, or no heartbeat was sent. The message is delivered again.",
         "prefetched_returned": "Messages that waited for their handler were returned to the broker,"
         " before the broker's `consumer_timeout` expired. They are delivered again.",
-        "unsettled_at_end": "The consumer ended during an outage; its unacknowledged messages are"
-        " delivered again.",
+        "unsettled_at_end": "The consumer ended during an outage. The broker delivers its"
+        " unacknowledged messages again.",
         "repeat_skipped": "On a queue with `once = true`: a redelivered message without a message"
         " id was skipped, because an equal message was handled before. Publish with message ids.",
         "consumer_paused": "The broker, the store or something else that the consumer needs does"
-        " not answer. The consumer tries again, and nothing is lost. `feedbus status` shows the"
-        " state `holding`. If the reason does not change, the"
-        " line is written once a minute.",
+        " not answer; the message has the reason. The consumer tries again, and no message is lost."
+        " `feedbus status` shows the state `holding`. While the reason stays the same, this line is"
+        " written once a minute.",
         "consumer_resumed": "The consumer handles messages again after `consumer_paused`.",
         "sessions_ended": "PostgreSQL has ended sessions that this process had given up because the"
         " server did not answer. Their locks are released. `sessions` is their number.",
@@ -64,54 +63,58 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " requeue` and `feedbus dead drop` release the key.",
         "standing_by": "The consumer's shard is assigned to another host. The consumer has returned"
         " the messages that it had not handled, and waits.",
-        "assigned": "The consumer's shard is assigned to this host again, and the consumer reads"
-        " it.",
-        "coroutine_not_awaited": "A handler has created a coroutine and not awaited it, so its code"
-        " has not run; `place` and `function` say where. Equal ones are logged once for each"
-        " process.",
+        "assigned": "The consumer's shard is assigned to this host now, so the consumer reads its"
+        " queue.",
+        "coroutine_not_awaited": "A handler has created a coroutine and not awaited it, so the code"
+        " of the coroutine has not run; `place` and `function` say where. Each process logs each"
+        " place once.",
         "loop_blocked": "An async handler has blocked the event loop; the stack shows where.",
         "task_failed": "An asyncio task of a handler or a resource failed; the traceback follows.",
         "loop_stopped": "A handler or a resource stopped the event loop; feedbus runs it again.",
         "resource_ended": "A resource has ended by itself; feedbus opens it again.",
-        "resource_not_closed": "A resource could not be closed; the others were closed.",
-        "log": "A line that a library or a handler has logged; `logger` names its logger. Python's"
-        " warnings have the logger `py.warnings`.",
+        "resource_not_closed": "A resource could not be closed; the traceback follows. The other"
+        " resources were closed.",
+        "log": "A line that a library or a handler has logged; `logger` is the name of the logger."
+        " Python's warnings have the logger `py.warnings`.",
     },
     SUPERVISOR: {
-        "starting": "`feedbus up` starts the processes; the message has their number.",
+        "starting": "`feedbus up` starts the processes. The message has their number and the folder"
+        " of their logs.",
         "ready": "A process is ready: it handles messages or answers requests.",
         "all_ready": "Every process is ready.",
         "not_all_ready": "Some processes were not ready within a minute, or are not restarted any"
-        " more. The lines that follow name each one, the reason and its log.",
+        " more. The next lines name each of these processes, the reason and its log.",
         "gave_up": "A process has failed too often and is not restarted. Read its log, then start"
         " it with `circusctl start NAME`.",
-        "stopping": "A process was asked to end, or all processes were. Each one finishes its"
-        " work first.",
-        "killed": "A process did not end within its `stop_timeout` and was killed, or child"
-        " processes outlived it. The message that it handled is delivered again.",
+        "stopping": "The supervisor is stopping a process, or all processes. Each process first"
+        " finishes the messages that it handles.",
+        "killed": "The supervisor has killed a process that did not end within `stop_timeout`, or"
+        " child processes that did not end with their process. The broker delivers the messages of"
+        " a killed process again.",
         "consumer_removed": "A consumer that is no longer in the topology has handled the last"
         " messages of its queue and has ended.",
-        "leftover_ended": "feedbus ended a process that was left over from an earlier supervisor,"
-        " which had been killed.",
+        "leftover_ended": "The supervisor has ended a process that an earlier supervisor had"
+        " started. The earlier supervisor was killed and could not end it.",
         "stopped": "Every process has ended.",
         "files_changed": "`feedbus up --reload`: files of the project have changed.",
-        "command_output": "`feedbus up --reload`: a line that `feedbus apply` or `feedbus check`"
-        " has printed.",
+        "command_output": "`feedbus up --reload` runs `feedbus check` and `feedbus apply`. This is"
+        " a line of their output.",
         "reload_refused": "`feedbus up --reload`: the changed files have problems, so the running"
         " system was not changed.",
         "reload_failed": "`feedbus up --reload`: the change could not be applied. feedbus tries"
         " again when files change the next time.",
-        "lines_dropped": "The disk was full, so lines of this log are missing.",
+        "lines_dropped": "The disk was full, so lines of this log are missing. Free disk space.",
     },
     OPERATIONS: {
-        "hosts_changed": "A host has joined the hosts that share the shards, or has left them;"
-        " `joined` and `gone` name it.",
+        "hosts_changed": "The hosts that share the shards have changed: `joined` and `gone` have"
+        " the names of the hosts that were added and removed.",
         "hosts_unknown": "This host cannot announce itself to the other hosts. Until it can, the"
         " broker alone decides which host works on a shard.",
-        "listening": "The process serves its HTTP address.",
+        "listening": "The operations process answers HTTP requests at this address.",
         "not_listening": "The HTTP address cannot be used; feedbus tries again every few seconds.",
         "port_taken": "The default port is in use, so the process uses another port.",
-        "not_ready": "`/readyz` was answered with 503; `part` and `error` name the reason.",
+        "not_ready": "`/readyz` was answered with 503, because the broker, the store, the disk or a"
+        " consumer is not ready: `part` says which, and `error` has the reason.",
         "request_store_outage": "A request was answered with 503, because the store does not"
         " answer.",
         "request_crashed": "A request was answered with 500. The traceback follows. The answer"
@@ -122,13 +125,14 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " feedbus tries again.",
         "outbox_rows_left": "Published messages could not be removed from the outbox. They are"
         " published a second time, with the same message ids.",
-        "broker_unreachable": "The broker does not answer; messages stay in the outbox.",
+        "broker_unreachable": "The broker does not answer. Messages stay in the outbox, and are"
+        " published when it answers.",
         "relay_waits": "The messages of the outbox cannot be published, because the store or the"
         " broker does not answer. feedbus tries again.",
-        "outbox_relayed": "Messages of the outbox were published.",
+        "outbox_relayed": "The relay has published messages that a process had left in the outbox.",
         "schedule_fired": "A schedule has published its message.",
         "schedule_missed": "No operations process ran at some times of a schedule. `fired` is the"
-        " latest of these times within `catch_up`: its message was published late.",
+        " latest of these times within `catch_up`; the message of this time was published late.",
         "schedule_failed": "A schedule cannot publish its message; feedbus tries again.",
     },
     BROKER: {
@@ -140,21 +144,23 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "publishing_switched": "topology.toml has changed, so messages are now published to another"
         " ring of shards. Every host of the project needs the same file.",
         "held_messages_wait": "Messages that arrived during a switch cannot be moved to the old"
-        " queues yet, because one is full. They are moved when a consumer has read from it.",
+        " queues yet, because an old queue is full. They are moved when a consumer has read from"
+        " this queue.",
         "state_damaged": "Another program has published to a queue that only feedbus uses. Stop"
         " that program, then run `feedbus apply`.",
         "misplaced": "The broker has rebuilt a ring in another order, so records of one key may be"
         " handled out of order. Run `feedbus apply`.",
-        "misplaced_not_recorded": "feedbus could not record that a ring must be repaired; it tries"
-        " again.",
-        "messages_lost": "A program published messages directly to a queue while feedbus deleted"
-        " it. Publish to the exchange of the queue instead.",
-        "waiting_queue_kept": "A shard's queue does not exist, but its waiting queue has messages,"
-        " so feedbus keeps it. Move the messages to the exchange of the ring.",
+        "misplaced_not_recorded": "feedbus could not write to the broker that a ring must be"
+        " repaired; it tries again.",
+        "messages_lost": "Messages are lost, because a program published them directly to a queue"
+        " while feedbus deleted it. Let the program publish to the exchange of the queue instead.",
+        "waiting_queue_kept": "A waiting queue has messages, but the queue of its shard does not"
+        " exist, so no consumer reads them. feedbus did not delete the waiting queue. Move the"
+        " messages to the exchange of the ring.",
         "delivery_limit_differs": "A quorum queue has another delivery limit on the broker than"
         " feedbus declares. Run `feedbus apply`.",
-        "requeue_exchange_refused": "The broker user may not declare exchanges, so requeued dead"
-        " letters have the queue's name as routing key.",
+        "requeue_exchange_refused": "The user of the broker may not declare exchanges, so requeued"
+        " dead letters get the name of the queue as their routing key.",
         "dead_letters_dropped": "Dead letters were deleted because of `dead_letters.max_age` or"
         " `max_length`.",
         "dead_letters_unreadable": "The dead letters cannot be read, so old ones are not deleted;"
@@ -167,11 +173,12 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         " were due. It exists now, and the messages were sent to it.",
     },
     METRICS: {
-        "no_metrics": "The folder of metric files cannot be written; this process runs without"
-        " metrics.",
+        "no_metrics": "The folder of metric files cannot be written, so this process runs without"
+        " metrics. Make the folder writable, then restart the process.",
         "metrics_in_memory": "A metric file cannot grow, so new metrics of this process are not"
         " exported. Free disk space, then restart the process.",
-        "metrics_restarted": "A metric file was damaged and renamed; its counters begin at 0.",
+        "metrics_restarted": "A metric file was damaged and renamed. The counters of the process"
+        " start again at 0.",
         "metrics_unreadable": "A metric file cannot be read; its metrics are missing from"
         " `/metrics`.",
     },
